@@ -1,4 +1,4 @@
-"""Entry point of `python -m certmond`, which runs the command `certmond`."""
+"""Entry point of `python -m certmond`."""
 
 from certmond.cli.main import main
 

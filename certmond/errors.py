@@ -1,39 +1,41 @@
-"""Exceptions of certmond, which form this tree.
+"""Exceptions of certmond, as a tree.
 
-    CertmondError                the command line prints the message, on which an operator can act, and exits with 3
-    ├── ConfigError              the configuration is invalid; the exception has all problems
-    ├── MalformedError           bytes that cannot be parsed; certmond reports a finding
-    │   └── LimitError               bytes that exceed a limit of size or work
-    ├── ListenError              the HTTP listener could not be opened
-    ├── RuntimeDirError          the runtime directory could not be written or read
-    ├── NotRunningError          a command needs a running daemon
-    ├── WriteError               a file could not be written; the old file remains
-    │   └── StateError           the state directory cannot be used; certmond reads and writes no file in it
-    ├── BusyError                another certmond is writing on this node
-    ├── KeyUnusableError         a private key could not be read or used
-    ├── RotationError            a rotation cannot begin, continue or be aborted; its phase does not change
-    ├── LostError                this node has lost the restart lock; another node may hold it
-    ├── OvertakenError           another writer changed the record of the cluster first
-    ├── RestartError             certmond could not restart a service
-    │   ├── IdleError            the service does not run
-    │   └── TriedError           the restart began and failed; the service may have stopped
-    └── SigningError             a certificate was not issued, and the old certificate remains
-        ├── RefusedError         the signer refuses the request; a repetition does not help
-        │   ├── UnknownUserError     the Kubernetes API does not know the user
-        │   └── UntrustedError       another user can change a program; certmond does not run it
-        ├── UnreachableError     the signer did not answer; a later request may succeed
-        │   └── UnknownServerError   the server of the Kubernetes API has a certificate of an untrusted CA
-        └── WaitingError         the signer has not decided yet; certmond asks again after a delay
+    CertmondError
+    ├── ConfigError
+    ├── MalformedError
+    │   └── LimitError
+    ├── ListenError
+    ├── RuntimeDirError
+    ├── NotRunningError
+    ├── WriteError
+    │   └── StateError
+    ├── BusyError
+    ├── KeyUnusableError
+    ├── RotationError
+    ├── LostError
+    ├── OvertakenError
+    ├── RestartError
+    │   ├── IdleError
+    │   └── TriedError
+    └── SigningError
+        ├── RefusedError
+        │   ├── UnknownUserError
+        │   └── UntrustedError
+        ├── UnreachableError
+        │   └── UnknownServerError
+        └── WaitingError
 
-A fact about the node, such as a missing file or a broken certificate, is no exception: certmond reports it as a finding
-with a reason. An exception means that certmond could not execute a request.
+A fact about the node, such as a missing file or a broken certificate, is a finding and no exception.
 """
 
 from __future__ import annotations
 
 
 class CertmondError(Exception):
-    """Base class of the exceptions of certmond. The message is one sentence with the fact and the remedy."""
+    """Base class of the exceptions of certmond.
+
+    The command line prints the message, which has the fact and the remedy, and exits with 3.
+    """
 
 
 class ConfigError(CertmondError):
@@ -49,7 +51,7 @@ class MalformedError(CertmondError):
 
 
 class LimitError(MalformedError):
-    """The bytes exceed a limit of size or work, so certmond does not parse them. The message has the limit."""
+    """The bytes exceed a limit of size or work."""
 
 
 class ListenError(CertmondError):
@@ -57,18 +59,15 @@ class ListenError(CertmondError):
 
 
 class RuntimeDirError(CertmondError):
-    """certmond could not write or lock the runtime directory, or could not read a file in this directory."""
+    """certmond could not write, lock or read the runtime directory."""
 
 
 class NotRunningError(CertmondError):
-    """The daemon is not running, so the assessment that a command has read may be outdated."""
+    """The daemon is not running, so the assessment can be outdated."""
 
 
 class WriteError(CertmondError):
-    """certmond could not replace files. The old files remain, unless one of the `problems` reports otherwise.
-
-    `problems` has one message for each problem.
-    """
+    """certmond could not replace files. The old files remain, unless one of the `problems` reports otherwise."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -76,14 +75,11 @@ class WriteError(CertmondError):
 
 
 class StateError(WriteError):
-    """The state directory is unusable: another user can change it, or a later version of certmond has written it.
-
-    certmond used no file of the directory, and wrote nothing on the node.
-    """
+    """The state directory is unusable: another user can change it, or a later version of certmond has written it."""
 
 
 class BusyError(CertmondError):
-    """Another process of certmond is writing files on this node. A later attempt may succeed."""
+    """Another process of certmond is writing files on this node."""
 
 
 class KeyUnusableError(CertmondError):
@@ -95,25 +91,22 @@ class RotationError(CertmondError):
 
 
 class LostError(CertmondError):
-    """This node has lost the restart lock, and another node may hold it.
-
-    A restart in progress may finish. certmond begins no other restart.
-    """
+    """This node has lost the restart lock, and another node can hold it."""
 
 
 class OvertakenError(CertmondError):
     """Another writer changed the record of the cluster first, so certmond wrote nothing.
 
-    The caller must read the record again, and must discard decisions that depend on the older record.
+    The caller must read the record again, and discard decisions that depend on the older record.
     """
 
 
 class RestartError(CertmondError):
-    """certmond could not restart a service. The message has the reason."""
+    """certmond could not restart a service."""
 
 
 class IdleError(RestartError):
-    """The service does not run, so certmond does not restart it. Only an operator starts a stopped service."""
+    """The service does not run. Only an operator starts a stopped service."""
 
 
 class TriedError(RestartError):
@@ -137,7 +130,7 @@ class UntrustedError(RefusedError):
 
 
 class UnreachableError(SigningError):
-    """The signer was not reachable, or did not answer in time. A later request may succeed."""
+    """The signer was not reachable, or did not answer in time."""
 
 
 class UnknownServerError(UnreachableError):
@@ -145,7 +138,7 @@ class UnknownServerError(UnreachableError):
 
 
 class WaitingError(SigningError):
-    """The signer has not decided yet. The caller repeats the request after `seconds`, and sends the same `cookie`."""
+    """The signer has not decided yet. The caller repeats the request after `seconds` with the same `cookie`."""
 
     def __init__(self, message: str, seconds: float, cookie: str) -> None:
         super().__init__(message)
@@ -156,7 +149,7 @@ class WaitingError(SigningError):
 def defect(error: Exception) -> str:
     """Return a message about an unexpected exception, with its type and the line of code that raised it.
 
-    Omit the text of the exception, because the text may quote a private key.
+    The text of the exception can quote a private key, so the message omits this text.
     """
     trace, place = error.__traceback__, ""
     while trace is not None:

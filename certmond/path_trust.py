@@ -1,8 +1,6 @@
 """Check that only root, or the user that runs certmond, can change the target of a path.
 
-certmond checks programs that it runs, and its state directory. The file, and each directory and symlink on its path,
-must belong to root or to the user that runs certmond. No other user may have write permission. A directory with the
-sticky bit is an exception: other users can add names to it, but cannot replace names of another user.
+The check covers the file, and each directory and symlink on its path.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ _MOST_LINKS = 40  # path_resolution(7)
 
 
 def exposure(path: str, owners: Container[int] = ()) -> str | None:
-    """Return why another user can change the target of `path`, as fact and remedy, or None if no other user can.
+    """Return why another user can change the target of `path`, with the remedy, or None.
 
     The users `owners` are trusted like root. Raises OSError if a part of the path is missing or cannot be read.
     """
@@ -24,11 +22,10 @@ def exposure(path: str, owners: Container[int] = ()) -> str | None:
 
 
 def distrust(command: Sequence[str]) -> str | None:
-    """Return why another user can change a file that the command runs, as fact and remedy, or None.
+    """Return why another user can change a file that the command runs, with the remedy, or None.
 
-    The first word is the absolute path of the program. An argument may be a file that a shell, an interpreter, `env` or
-    `timeout` runs. So the function also checks each argument that is the absolute path of a regular file. Raises
-    OSError if the program cannot be read.
+    The check includes arguments that are absolute paths of regular files, such as a script for a shell. Raises OSError
+    if the program cannot be read.
     """
     program, *arguments = command
     files = (argument for argument in arguments if argument.startswith("/") and _is_regular(argument))
@@ -36,27 +33,27 @@ def distrust(command: Sequence[str]) -> str | None:
 
 
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
-    """Return why another user can change the file, or read a `secret` file. Return None if no other user can."""
+    """Return why another user can change the file, or read a `secret` file, or None."""
     if secret and status.st_mode & 0o077:
-        return f"{path} can be read or written by others (mode {_mode(status)}); chmod 600 {path}"
+        return f"{path} can be read or written by others (mode {_mode(status)}); run: chmod 600 {path}"
     return _exposed(path, status, owners)
 
 
 def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str | None:
     is_link = stat.S_ISLNK(status.st_mode)
     if status.st_uid not in {0, os.geteuid()} and status.st_uid not in owners:
-        return f"{path} belongs to user {status.st_uid}; chown {'-h ' if is_link else ''}{_user()} {path}"
+        return f"{path} belongs to user {status.st_uid}; run: chown {'-h ' if is_link else ''}{_user()} {path}"
+    # In a sticky directory, other users can add names, but cannot replace names of another user.
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if not is_link and not is_sticky and status.st_mode & _others(status):
-        return f"{path} can be written by others (mode {_mode(status)}); chmod go-w {path}"
+        return f"{path} can be written by others (mode {_mode(status)}); run: chmod go-w {path}"
     return None
 
 
 def _others(status: os.stat_result) -> int:
     """Return the bits of a mode that permit other users to write.
 
-    If certmond runs as an unprivileged user, the primary group of this user may have write permission. Many
-    distributions have the umask 0002, so this group can write each file that the user creates.
+    The primary group of an unprivileged user may write, because many distributions have the umask 0002.
     """
     return 0o002 if os.geteuid() != 0 and status.st_gid == os.getegid() else 0o022
 
@@ -77,7 +74,7 @@ def _is_regular(path: str) -> bool:
 
 
 def _on_the_way(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield each directory and symlink on the path, and then the file, each with its status (lstat(2))."""
+    """Yield each directory and symlink on the path, and then the file, with their status (lstat(2))."""
     reached, links = "/", 0
     rest = os.path.join(os.getcwd(), path).split("/")[::-1]
     yield reached, os.lstat(reached)

@@ -1,8 +1,7 @@
 """Removal of key material from texts and values before certmond logs or shows them.
 
-Key material is a PEM block of a private key (RFC 7468), which may be cut off at either end, and may have escaped line
-ends. Such a block may also be in base64, as in the `client-key-data` of a kubeconfig. The removal takes linear time,
-because another user may be the author of a long text.
+Key material is a PEM block of a private key (RFC 7468), as text or in base64. The removal takes linear time, because
+another user can be the author of a long text.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ _REST = re.compile(r"(?:[A-Za-z0-9+/=]|\r?\n[ \t]*|\\n)*")  # the rest of a base
 
 
 def _encoded(shift: int) -> str:
-    """Return the part of the base64 of `PRIVATE KEY` that does not depend on the bytes before and after this text.
+    """Return the part of the base64 of `PRIVATE KEY` that does not depend on the adjacent bytes.
 
-    The text begins `shift` bytes after the start of a group of three bytes.
+    `shift` is the position of the text in a group of three bytes.
     """
     words = b"\0" * shift + b"PRIVATE KEY"
     return b64encode(words)[-(-shift * 8 // 6) : len(words) * 8 // 6].decode()
@@ -34,7 +33,7 @@ _HEADER = re.compile("|".join(_ENCODED))
 
 
 def redacted(text: str) -> str:
-    """Return `text` with each private key replaced by the text `REMOVED`."""
+    """Return `text` with each private key replaced by `REMOVED`."""
     if "PRIVATE KEY" in text:
         text = _without_blocks(text)
     if any(each in text for each in _ENCODED):
@@ -43,10 +42,7 @@ def redacted(text: str) -> str:
 
 
 def redacted_value(value: object) -> object:
-    """Return a value of any type without key material.
-
-    Numbers, texts and containers keep their kind, and bytes and other values become text.
-    """
+    """Return a value of any type without key material. Bytes and unknown types become text."""
     match value:
         case str():
             return redacted(value)
@@ -72,7 +68,7 @@ def _without_blocks(text: str) -> str:
 
 
 def _without_ends(text: str) -> str:
-    """Replace each private key that has no BEGIN line by the text `REMOVED`, and return the result."""
+    """Return `text` with each private key that has no BEGIN line replaced by `REMOVED`."""
     pieces, at = list[str](), 0
     while end := _END.search(text, at):
         pieces += text[at : end.start()].rstrip(_BODY), REMOVED

@@ -1,9 +1,6 @@
 """Run of a child process with limits on its time and output. The child does not outlive the call.
 
-This module owns the child: an argument list without a shell, a new session, standard input, and the end of all
-processes that the child started. The environment of the child is PATH, HOME, LANG and the variables of the caller.
-Before each run, `run` checks that no other user can change the program. The caller interprets the exit status. No
-message quotes arguments, input or output, because they may contain secrets.
+No message quotes arguments, input or output, because they may contain secrets.
 """
 
 from __future__ import annotations
@@ -53,8 +50,8 @@ def run(
 ) -> Ended:
     """Run `command` to its end with `given` on standard input. Call `alive` at least every second.
 
-    Raises UntrustedError if another user can change the program, and UnreachableError if the program cannot run or
-    takes too long. Raises RefusedError if the program writes too much output.
+    Raises UntrustedError if another user can change the program, UnreachableError if it cannot run or takes too long,
+    and RefusedError if it writes too much output.
     """
     program = command[0]
     try:
@@ -95,9 +92,9 @@ def run(
 
 
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a sentence for each command that certmond refuses to run, because another user can change the command.
+    """Yield a sentence for each command that certmond refuses to run, because another user can change it.
 
-    The keys of `commands` name the purpose. Skip a missing program, because an operator may install it later.
+    The keys of `commands` name the purpose. Skip a missing program.
     """
     for what, command in commands.items():
         with suppress(OSError):
@@ -143,10 +140,7 @@ class _Ear:
         os.close(self._end)
 
     def listen(self, seconds: float) -> bool:
-        """Read until the child has ended, and return True. Return False after `seconds`.
-
-        Return True even if other processes hold the child's pipes open.
-        """
+        """Read until the child has ended, and return True. Return False after `seconds`."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             ready = [key for key, _ in self._selector.select(min(left, _TURN))]
@@ -173,6 +167,6 @@ class _Ear:
 
 
 def _surroundings() -> dict[str, str]:
-    """Return the environment of every program. A program gets no other variables of certmond's environment."""
+    """Return the environment of every program."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}

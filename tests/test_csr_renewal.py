@@ -75,7 +75,7 @@ def test_the_request_is_shown_and_its_approval_is_waited_for(asking: Asking) -> 
         assert line.startswith(asks), line
         assert " waits for approval (since " in line
         assert f" UTC, until {datetime.now(UTC):%Y}-" in line
-        assert line.endswith(f"; to end it: kubectl certificate approve {name})\n")
+        assert line.endswith(f"; to end the wait: kubectl certificate approve {name})\n")
         asking.api.decide("Approved")
         said, reported = command.communicate(timeout=DEADLINE)
     assert (command.returncode, reported) == (0, ""), said

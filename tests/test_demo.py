@@ -235,7 +235,7 @@ def test_process_that_ends_fails_the_demo_at_once(
     monkeypatch.setattr(scenario, "_options", lambda place, **_: ["--root", f"{place}/nowhere"])
     assert scenario.run(keep=False) == 1
     output = capsys.readouterr().out
-    assert "The demo failed: the daemon ended by itself, with exit code 3" in output
+    assert "The demo failed: the daemon ended unexpectedly, with exit code 3" in output
     assert "nowhere" in output.partition("--- the daemon said:")[2]
     assert list(impatient.iterdir()) == []
 

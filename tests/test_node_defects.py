@@ -379,7 +379,7 @@ ROTATIONS: dict[str, Reported] = {
     "another CA with a weak key": (
         put_ca(key="rsa-1024"), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "1024"
     ),
-    "a rotation": (follow(), {}, "rotation_under_way", Severity.INFO, "is in the phase trust since"),
+    "a rotation": (follow(), {}, "rotation_under_way", Severity.INFO, "has been in the phase trust since"),
     "a third CA during a rotation": (
         follow(put_ca()), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "neither the old nor the new CA"
     ),

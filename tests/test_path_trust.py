@@ -34,7 +34,7 @@ def test_a_program_that_others_can_write_is_not_trusted(program: Path, mode: int
     """A file, or a directory on the path, that group or others can write is named with its mode and the remedy."""
     place = program if what == "." else program.parent
     place.chmod(mode)
-    assert exposure(str(program)) == f"{place} can be written by others (mode 0{mode:o}); chmod go-w {place}"
+    assert exposure(str(program)) == f"{place} can be written by others (mode 0{mode:o}); run: chmod go-w {place}"
 
 
 def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_what_belongs_to_another_user_is_not_trusted(program: Path, monkeypatch:
     """A file of a user that is neither root nor the one that runs certmond is named with the command that fixes it."""
     if os.geteuid() == 0:
         os.chown(program, 12345, 12345)
-        assert exposure(str(program)) == f"{program} belongs to user 12345; chown root {program}"
+        assert exposure(str(program)) == f"{program} belongs to user 12345; run: chown root {program}"
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
         assert "chown 12345" in (exposure(str(program)) or "")
@@ -84,7 +84,7 @@ def test_a_symlink_of_another_user_is_not_trusted(program: Path, tmp_path: Path)
     (link := shared / "link").symlink_to(program)
     assert exposure(str(link)) is None
     os.chown(link, 12345, 12345, follow_symlinks=False)
-    assert exposure(str(link)) == f"{link} belongs to user 12345; chown -h root {link}"
+    assert exposure(str(link)) == f"{link} belongs to user 12345; run: chown -h root {link}"
 
 
 def test_each_symlink_between_counts(program: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_script_among_the_arguments_counts(program: Path, tmp_path: Path) -> N
     data.chmod(0o644)
     assert distrust(command) is None
     data.chmod(0o666)
-    assert distrust(command) == f"{data} can be written by others (mode 0666); chmod go-w {data}"
+    assert distrust(command) == f"{data} can be written by others (mode 0666); run: chmod go-w {data}"
 
 
 def test_what_is_not_there_is_the_systems_error(program: Path) -> None:

@@ -61,6 +61,6 @@ def test_an_unwritable_file_delays_no_other_restart(tmp_path: Path) -> None:
     assert command.returncode == 0, text
     waits = [line for line in lines if line.startswith("waiting: [trust] ") and "could not be written" in line]
     assert waits, text
-    assert all(line.endswith("; to end it: certmond root-ca abort)\n") for line in waits)
+    assert all(line.endswith("; to end the wait: certmond root-ca abort)\n") for line in waits)
     assert lines.count(f"  user.conf: {node.files}/user.conf will trust the old CA and the new CA\n") <= 2, text
     assert node.unwell(new) == []

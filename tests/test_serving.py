@@ -102,7 +102,7 @@ def test_unrelated_mistakes_do_not_stop_the_server(tmp_path: Path) -> None:
         ("web_confg: /etc/certmond/web/web.yaml\n", "did you mean web_config?"),
         ("listen: 127.0.0.1:0\n", "listen: must be ADDRESS:PORT"),
         ("listen: [\n", "is not YAML"),
-        ("hold: 1\nhold: 2\n", "hold: is a duplicate"),
+        ("hold: 1\nhold: 2\n", "hold: repeats the key of line 1"),
     ],
 )
 def test_a_possible_access_rule_is_not_guessed(tmp_path: Path, configuration: str, problem: str) -> None:

@@ -45,7 +45,7 @@ def test_show(place: Place) -> None:
         done = place.run("show", *SA, *wide)
         assert done.code == 0
         assert f"public key with the SHA-256 {public.sha256}" in done.out
-        assert "no rotation is under way" in done.out
+        assert "no rotation is in progress" in done.out
 
 
 @pytest.mark.parametrize("kind", ["rsa", "rsa-3072", "ec", "ec-p384", "ec-p521"])
@@ -139,7 +139,7 @@ def test_a_node_without_the_key_takes_none(place: Place) -> None:
     place.node.path(f"{PKI}/sa.key").unlink()
     done = place.run("stage", place.bring(), *SA)
     assert done.code == 2
-    assert "stage it on the control-plane nodes" in done.err
+    assert "stage the new key on the control-plane nodes" in done.err
     place.node.path(f"{PKI}/sa.pub").unlink()
     assert "there is no public key of sa below" in place.run("show", *SA).err
 

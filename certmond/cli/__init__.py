@@ -1,1 +1,1 @@
-"""Command line of certmond: a module for each group of commands, and modules that the commands share."""
+"""Commands of certmond, and the functions that they share."""

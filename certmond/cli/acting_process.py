@@ -1,9 +1,7 @@
-"""Handover of steps from a command to the acting process, the only process that executes steps on this node.
+"""Handover of steps from a command to the process that executes steps on this node.
 
-The acting process is the daemon in enforce mode, or a command. It executes restarts, phases of a rotation, and
-verification. Every command writes the decision of its operator itself, under the lock that all writers share. Then the
-command shows the progress of the acting process, which it reads from the records of the daemon. If the acting process
-ends, the command executes the steps itself. This module waits for file events instead of polling.
+The daemon in enforce mode executes the steps, or one command at a time. Other commands show the progress of this
+process.
 """
 
 from __future__ import annotations
@@ -31,24 +29,24 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_lock import ACTING, COMMAND, WRITING, Holder, NodeLock, holder_of, is_held, writer_of
 
 PATIENCE = timedelta(seconds=30)
-"""Maximum time for which a command waits for another command that writes on this node."""
+"""Maximum time that a command waits for another command that writes on this node."""
 
 T = TypeVar("T")
 
 _RESTART_TIMEOUT = 60.0
-"""Seconds for which a command waits for a restart that the daemon has not begun, planned or held."""
+"""Seconds that a command waits for the daemon to begin a restart."""
 _LOCK_POLL = 30.0
-"""Seconds after which the command checks a lock again, because a killed holder of the lock may cause no file event."""
+"""Seconds between two checks of a lock, because the end of a killed process might cause no file event."""
 _SILENT, _HUNG = 30.0, 120.0
-"""Seconds without a heartbeat until a command reports that the daemon hangs, and until the command fails."""
+"""Seconds without a heartbeat of the daemon until a command reports the silence, and until the command fails."""
 _SHOWN = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """Events of the daemon that a command shows."""
 _SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
-"""Pattern of the time at which a hold began, in the message from `pki.rotation.rotation_holds`."""
+"""Pattern of the time at which a hold began, in a message from `pki.rotation.rotation_holds`."""
 
 
 class Handover:
-    """Coordination of one command with the process that executes steps on this node."""
+    """Handover of steps from one command to the process that executes steps on this node."""
 
     def __init__(self, state_dir: Path, progress: Progress, terms: Terms) -> None:
         self._state_dir, self._progress, self._terms = state_dir, progress, terms
@@ -67,7 +65,7 @@ class Handover:
     def acting_lock(self) -> Iterator[bool]:
         """Yield whether this command may execute steps on the node during the block.
 
-        Yield False if a daemon in enforce mode or another command executes steps. Raises WriteError, StateError.
+        Raises WriteError or StateError.
         """
         acts = self._command.take() and self._acting.take()
         try:
@@ -76,10 +74,9 @@ class Handover:
             self._acting.release()
 
     def retry_while_busy(self, act: Callable[[], T]) -> T:
-        """Call `act` and return its result. After a BusyError, wait for the other writer and call `act` again.
+        """Return the result of `act`. While another process writes on this node, wait and call `act` again.
 
-        If the other writer is the acting process of this node, the wait has no limit. If it is another process, raise
-        the BusyError after `PATIENCE`.
+        Raises BusyError if another command writes for longer than `PATIENCE`.
         """
         waited: Holder | None = None
         begun = end = datetime.now(UTC)
@@ -105,23 +102,19 @@ class Handover:
                         self._show_silence(report)
 
     def _acts(self, writer: Holder) -> bool:
-        """Return whether `writer` is the acting process of this node, and is not the present process."""
+        """Return whether `writer` is the process that executes steps, and not this process."""
         acting = holder_of(self._state_dir, ACTING)
         return acting is not None and acting.pid == writer.pid != os.getpid()
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
-        """Wait until a file of `interest` or a record in the state directory changes.
-
-        Also return at the instant `until`, or after `at_most` seconds.
+        """Wait until a watched file or a record of certmond changes, until the instant `until`, or for `at_most`
+        seconds.
         """
         self._watch({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
 
     def discard_events(self, interest: Interest | None = None) -> None:
-        """Discard the file changes up to now, because the caller scans the node next.
-
-        With `interest`, also watch these files and the records of certmond. A later change ends the next pause.
-        """
+        """Discard the file changes up to now. With `interest`, also watch these files."""
         if interest is not None:
             self._watch({**interest, **records_of(self._state_dir)})
         self._events.discard()
@@ -129,13 +122,10 @@ class Handover:
     # Progress of the acting process
 
     def watch_restarts(self, left: Collection[str], since: datetime) -> tuple[str, str] | None:
-        """Show the progress of the acting process on the restarts of the services `left`.
+        """Show the progress of restarts that another process executes, until the progress changes.
 
-        Return None when the progress changes, or when no process acts on the node.
-
-        Return a service and a reason if the acting process holds the restart of the service, or has not begun the
-        restart after `_RESTART_TIMEOUT` seconds. Both cases require that this process has scanned the node after
-        `since`, executes no restart, and plans no restart of `left`.
+        Return a service and a reason if its restart is held, or does not begin within `_RESTART_TIMEOUT`. Otherwise
+        return None.
         """
         before, end = self._end_times(left), time.monotonic() + _RESTART_TIMEOUT
         while True:
@@ -163,7 +153,7 @@ class Handover:
             self._events.wait(at_most=min(_SILENT, max(1.0, end - time.monotonic())))
 
     def watch_rotation(self, rotation: Rotation, noted: Rotation | None) -> None:
-        """Show the progress of the acting process on the rotation until the progress changes, or until no process acts.
+        """Show the progress of a rotation that another process executes, until the progress changes.
 
         `noted` is the rotation in the record of this node at the last scan.
         """
@@ -185,10 +175,9 @@ class Handover:
             self._events.wait(at_most=_SILENT)
 
     def show_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
-        """Show why the present phase of the rotation waits, the start of the wait, and a command that ends the wait.
+        """Show why the rotation waits, the start of the wait, and a command that ends the wait.
 
-        If certmond holds the phase, `reason` contains this command, and may contain the start of the hold. Otherwise
-        the command aborts the rotation. `more` is the number of further reasons.
+        `more` is the number of other reasons.
         """
         others, since = f" (and {more} more)" if more > 0 else "", rotation.since
         fact, _, command = reason.partition("; run: ")
@@ -198,17 +187,16 @@ class Handover:
         self._progress.wait(f"[{rotation.phase}] {fact}{others}", command or _abort_command(rotation), since=since)
 
     def show_restart(self, episode: Episode) -> None:
-        """Show the state of a restart, and the time at which certmond stops waiting for proof."""
+        """Show the state of a restart, and the deadline of its verification."""
         until = episode.acted_at + self._terms.ready_within if episode.acted_at and not episode.good else None
         remedy = self._restore_command(episode) if episode.trouble else ""
         state = "is being restarted" if episode.stage is Stage.ACT else state_of(episode)
         self._progress.wait(f"{episode.service}: {state}", remedy, until=until, since=episode.begun_at)
 
     def _restore_command(self, episode: Episode) -> str:
-        """Return the command that restores the files of a failed restart, or "" if certmond has replaced no file.
+        """Return the command that restores the files after a failed restart, or "" if no command does.
 
-        During a rotation, return the command that aborts the rotation, or "" in a phase that permits no abort. A
-        restored file of the old CA would stop the rotation.
+        During a rotation, a restored file of the old CA would stop the rotation, so return the command that aborts it.
         """
         if rotation := self._current_rotation():
             return _abort_command(rotation)
@@ -216,7 +204,7 @@ class Handover:
         return f"certmond archive restore {names}" if names else ""
 
     def _changed(self, state: object) -> bool:
-        """Return whether `state` differs from the state in the previous call."""
+        """Return whether `state` differs from that of the previous call."""
         before, self._last_state = self._last_state, state
         return before != state
 
@@ -231,21 +219,21 @@ class Handover:
             return None
 
     def _show_silence(self, report: ActivityReport) -> None:
-        """Show that the daemon writes no heartbeat, and the time at which this command fails for that reason."""
+        """Show that the daemon writes no heartbeat, and the time at which this command fails."""
         now = datetime.now(UTC)
         since, until = now - timedelta(seconds=report.silent), now + timedelta(seconds=_HUNG - report.silent)
         fact = f"{report.holder} writes no heartbeat"
         self._progress.wait(fact, "systemctl restart certmond", since=since, until=until)
 
     def _silence(self, heartbeat: Mapping[str, Any]) -> float:
-        """Return the seconds since this process first read the latest heartbeat of the daemon."""
+        """Return the seconds since this command first read the latest heartbeat of the daemon."""
         beat, now = float(heartbeat.get("alive_at") or 0.0), time.monotonic()
         if beat != self._heartbeat[0]:
             self._heartbeat = beat, now
         return now - self._heartbeat[1]
 
     def _report(self) -> ActivityReport:
-        """Watch the files of the acting process's report, then read them and return the report.
+        """Return the report of the process that executes steps, and watch the files of this report.
 
         Raises BusyError if the daemon has written no heartbeat for `_HUNG` seconds.
         """
@@ -268,7 +256,7 @@ class Handover:
         return report
 
     def _show_events(self, report: ActivityReport) -> None:
-        """Show the events of the daemon since the previous report. Show no event of the first report."""
+        """Show the events of the daemon since the previous report."""
         found = [(each["at"], each["message"]) for each in report.activity.get("events", ()) if each["event"] in _SHOWN]
         if self._shown_events is not None and report.activity:
             for at, message in reversed(found):

@@ -1,7 +1,4 @@
-"""Report of the acting process, from the documents that this process writes below its runtime directory.
-
-A command reads from the report the planned restarts, the held steps, and the progress of a rotation.
-"""
+"""Report of the process that executes steps on this node, read from its runtime directory."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ from certmond.pki.rotation.phases import Rotation
 from certmond.transaction.node_lock import Holder
 
 _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
-"""Events about a step that the acting process executes."""
+"""Events about the execution of a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActivityReport:
-    """Report of the acting process `holder`, or an empty report if this process writes no documents.
+    """Report of the process `holder`, empty if this process writes no report.
 
-    `passed_at` is the time of the last pass of the process in seconds since the epoch. `silent` is the number of
-    seconds since the last heartbeat of the process.
+    `passed_at` is the time of the last pass in seconds since the epoch. `silent` is the number of seconds since the
+    last heartbeat.
     """
 
     holder: Holder | None
@@ -33,20 +30,17 @@ class ActivityReport:
 
     @property
     def planned(self) -> frozenset[str]:
-        """Return the services whose restart the process plans."""
+        """Return the services that the process plans to restart."""
         return frozenset(each["target"] for each in self._plan("steps") if each.get("step") == "restart")
 
     @property
     def held(self) -> Mapping[str, str]:
-        """Return the reason of each held step by the target of the step."""
+        """Return why each held step waits, by the name of its target."""
         return {each["target"]: each["because"] for each in self._plan("held")}
 
     @property
     def obstacle(self) -> str:
-        """Return the message of the latest event that holds a planned restart.
-
-        Return "" if no event holds one, or if the acting process has executed a step since that event.
-        """
+        """Return the latest message about a planned restart that waits, or "" if no restart waits."""
         for each in self.activity.get("events", ()):
             if each["event"] in _STEPS:
                 break
@@ -56,7 +50,7 @@ class ActivityReport:
         return ""
 
     def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """Return the progress of the present phase of the rotation `under_way`, or {} if the report has none."""
+        """Return the progress of the present phase of the rotation, or {} if the report has none."""
         published = self.activity.get("rotation") or {}
         same = (published.get("id"), published.get("phase")) == (under_way.id, under_way.phase.value)
         return published if same else {}

@@ -1,7 +1,6 @@
-"""The commands `archive list` and `archive restore`, which list and restore replaced files.
+"""The commands `archive list` and `archive restore`.
 
-This module owns the options, output and exit codes of both commands. `renewal.restoration` judges and restores a
-generation. `acting_process` waits for other writers.
+This module owns their options, output and exit codes. `renewal.restoration` checks and restores the files.
 """
 
 from __future__ import annotations
@@ -70,9 +69,9 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 
 
 def _verdict(restoration: Restoration | None, name: str, generation: str) -> Verdict | None:
-    """Return the verdict on a generation. Raises MalformedError, StateError.
+    """Return the verdict on a generation, or None if certmond cannot read the configuration or a file of the node.
 
-    Return None if certmond never restores this generation, or cannot read the configuration or a file of the node.
+    Raises MalformedError or StateError.
     """
     from certmond.errors import StateError, WriteError
 

@@ -1,7 +1,6 @@
-"""Shell completion: the completion script for each shell, and the names that complete an argument.
+"""Shell completion of commands, certificates, services, and sections of the runbook.
 
-The names are the certificates and services of the configuration, and the reasons and alerts of the runbook. If the
-configuration has an error, certmond completes the certificates and services of the default profile.
+If the configuration has an error, certmond completes the names of the default profile.
 """
 
 from __future__ import annotations
@@ -27,7 +26,9 @@ def completion(context: click.Context, shell: str) -> None:
     """Print the completion script for bash, zsh or fish."""
     found = get_completion_class(shell)
     if found is None:
-        raise click.UsageError(f"This version of click has no completion for {shell}.")
+        raise click.UsageError(
+            f"The installed version of click, a library of certmond, has no completion for {shell}; upgrade click."
+        )
     click.echo(found(context.find_root().command, {}, "certmond", "_CERTMOND_COMPLETE").source())
 
 

@@ -1,7 +1,6 @@
-"""Search for a section of the runbook. The package contains the runbook, so the search needs no network.
+"""Search of the runbook, which is part of the package.
 
-A section describes a reason or an alert: the meaning, the commands to inspect the problem, and the remedy. The headings
-of runbook.md are exactly the names of the reasons and of the alerts.
+The heading of a section is exactly the name of a reason or an alert.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from certmond.errors import CertmondError
 
 
 def explain(name: str) -> str:
-    """Return the runbook's section on a reason or an alert. Ignore case, spaces, hyphens and underscores in `name`.
+    """Return the section of the runbook on a reason or an alert. Ignore case, spaces, hyphens and underscores.
 
-    Raises CertmondError for a name without a section.
+    Raises CertmondError if the runbook has no such section.
     """
     by_key = {_key(heading): section for heading, section in sections().items()}
     if section := by_key.get(_key(name)):

@@ -1,6 +1,6 @@
 """Export of the node's CA certificates as PEM.
 
-This module exports either all certificates of a file or none of them, and never a private key. It writes no file.
+This module exports all certificates of a file or none, and never a private key.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 def trust_bundle(root: str, path: str) -> bytes:
-    """Return the certificates in the node's file `path`, each once, in the order of the file.
+    """Return the certificates in the file `path`, each once, in the order of the file.
 
     Raises MalformedError if a part of the file is unreadable, because a trust bundle must be complete. Raises
     WriteError if certmond cannot read the file.

@@ -1,7 +1,7 @@
-"""The command `init`: create the complete PKI of a control-plane node from a kubeadm or certmond configuration.
+"""The command `init`, which creates the PKI of a control-plane node.
 
-This module owns the options, output and exit codes of `init`, and reads its input. `pki.planning.bootstrap` plans the
-files of the PKI, and `renewal.bootstrap` creates them.
+This module owns the options, output and exit codes. `pki.planning.bootstrap` plans the files, and `renewal.bootstrap`
+creates them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from certmond.renewal.bootstrap_ca import RootCAKeyPair
 
 PATIENCE = 30.0
-"""Seconds for which the command waits for another process of certmond that writes on this node."""
+"""Seconds that the command waits while another certmond process writes on this node."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -91,10 +91,7 @@ def init(
 
 
 def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
-    """Return the configuration, with the values of the file `kubeadm_config`, and whether this node joins a cluster.
-
-    Without a kubeadm configuration, the node does not join.
-    """
+    """Return the configuration with the values of `kubeadm_config`, and whether this node joins a cluster."""
     from certmond.formats.kubeadm_config import parse_kubeadm_config
     from certmond.signers.local_ca import read_file
 
@@ -108,7 +105,7 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
         raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
     if acting and mode & 0o022:  # any owner is accepted: the operator names this file
         fact = f"can be written by others (mode {mode:04o}), who could choose the names in the certificates"
-        raise CertmondError(f"{kubeadm_config} {fact}; chmod go-w {kubeadm_config}")
+        raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {kubeadm_config}")
     given = {"node_name": kubeadm.node_name, "validity": kubeadm.validity, "key_algorithm": kubeadm.key_algorithm}
     update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     update["init"] = config.init.model_copy(
@@ -150,7 +147,7 @@ def _maker(options: Globals, node_name: str, given: RootCAKeyPair | None) -> Boo
 def _existing_state(
     options: Globals, config: Config, specs: Sequence[CertificateSpec], facts: dict[str, str], now: datetime
 ) -> Ground:
-    """Assess the existing files of the node with the facts of the new cluster, and return the result."""
+    """Return the assessment of the existing files of the node."""
     from certmond.files.catalog_observer import Store
     from certmond.pki.assessment.assess import assess
     from certmond.pki.planning.bootstrap import Ground
@@ -164,9 +161,9 @@ def _existing_state(
 
 
 def _host_name(root: str) -> str:
-    """Return the name of this host in lower case, which kubeadm uses as the name of the node.
+    """Return the name of this host in lower case, as kubeadm names the node.
 
-    Raises CertmondError if the name is not valid for a node.
+    Raises CertmondError if a node cannot have this name.
     """
     from certmond.formats.kubeadm_config import is_node_name
     from certmond.transaction.node_files import NodeFiles
@@ -182,9 +179,9 @@ def _host_name(root: str) -> str:
 
 
 def _address() -> str:
-    """Return the address of the interface with the default route, an IPv4 address if possible.
+    """Return the address of the interface with the default route, preferably IPv4. The kernel sends no packet.
 
-    The kernel selects this address without sending a packet. Raises CertmondError without a default route.
+    Raises CertmondError without a default route.
     """
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
@@ -218,7 +215,7 @@ def _execute(maker: Bootstrapper, result: Bootstrap, *, quiet: bool) -> None:
 
 
 def _document(result: Bootstrap, ground: Ground) -> dict[str, Any]:
-    """Return the steps of `init` as a document in the format of `certmond plan`."""
+    """Return the steps of `init` in the format of `certmond plan`."""
     from certmond.pki.planning.steps import Cause
     from certmond.renewal.bootstrap import path_of
 

@@ -1,8 +1,7 @@
-"""The command line: commands, options and exit codes. Only this module imports all parts of certmond.
+"""The command line of certmond: commands, options and exit codes.
 
-The exit codes are those of monitoring plugins: 0 no finding above info, 1 a warning, 2 a critical finding, 3 unknown.
-Unknown includes a broken configuration, a wrong option, and a node without certificates. A command imports its modules
-when it runs. So `serve` does not load cryptography, and `version` is fast.
+The exit codes are those of monitoring plugins: 0 OK, 1 warning, 2 critical, 3 unknown. Each command imports its modules
+when it runs, so `version` is fast and `serve` does not load cryptography.
 """
 
 from __future__ import annotations
@@ -298,10 +297,10 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """Run the console script. For an error, print one message on stderr and exit with 3.
+    """Run the command. For an error, print one message on stderr and exit with 3.
 
-    A bug also exits with 3, because exit code 1, the default of Python, means a warning. For a bug, also print the
-    traceback, but not the text of the exception, because this text may quote a key.
+    A bug also exits with 3, because 1 means a warning. Its traceback omits the text of the exception, which might quote
+    a key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys are in this memory: no core file may have them
     prepare()

@@ -1,4 +1,4 @@
-"""Shared parts of the commands: global options, the format of a time, the output of a document."""
+"""Options and output that the commands share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Serving(NamedTuple):
-    """Configuration of `serve`: its address, its access-control file if any, and the problems of other settings."""
+    """Settings of `serve`, and the problems of other settings."""
 
     listen: str
     web_config: str | None
@@ -41,7 +41,7 @@ class Serving(NamedTuple):
 
 @dataclass(frozen=True)
 class Globals:
-    """Options that every command accepts, before or after the name of the command."""
+    """Options that every command accepts."""
 
     config: Path | None = None
     root: str = "/"
@@ -51,22 +51,22 @@ class Globals:
 
     @property
     def state_dir(self) -> Path:
-        """Return the state directory of certmond, by default /var/lib/certmond below `root`."""
+        """Return the state directory, by default /var/lib/certmond below `root`."""
         return self.given_state_dir or Path(self.root) / STATE_DIR.relative_to("/")
 
     def load(self, *, acting: bool = False) -> Config:
-        """Return the effective configuration. `acting` is True for a command that writes on the node.
+        """Return the effective configuration.
 
-        Raises ConfigError.
+        `acting` is True for a command that changes the node. Raises ConfigError.
         """
         from certmond.config.source_files import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
     def serving(self) -> Serving:
-        """Return the configuration of `serve`, even if other settings have problems. Raises CertmondError.
+        """Return the settings of `serve`, even if other settings are invalid. Raises CertmondError.
 
-        A child process reads the configuration and exits, so that the process that listens does not load a parser.
+        A child process parses the configuration, so that the listening process does not load a parser.
         """
         receiving, sending = os.pipe()
         if child := os.fork():
@@ -112,7 +112,7 @@ def _store_option(context: click.Context, parameter: click.Parameter, value: Any
 
 
 def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the names of profiles that start with `incomplete`, for the option --profile."""
+    """Return the names of profiles that start with `incomplete`."""
     from certmond.config.model import NO_PROFILE, profiles
 
     return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]
@@ -199,13 +199,10 @@ def assess_node(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     pause: Callable[[float], None] = time.sleep,
 ) -> Assessment:
-    """Scan the files and running services of the node, and return their assessment for the time `at`, by default now.
+    """Return the assessment of the node at the time `at`, by default now.
 
-    With `check_api`, also check that a configured Kubernetes API and this node authenticate each other. Skip this check
-    with `at`, with another `root`, or if the caller may not read the state of certmond.
-
-    If a certificate and its key do not match, another process may still be writing them. In the first two seconds after
-    a change, wait by `pause`, and return the assessment of a second scan. Do not wait with `at`.
+    With `check_api`, also check that the node and the configured Kubernetes API authenticate each other. If a key does
+    not match its certificate, scan again after at most two seconds, because a process might still be writing them.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -246,7 +243,7 @@ def _report_wait(assessment: Assessment) -> None:
 
 
 def _is_state_readable(state_dir: Path) -> bool:
-    """Return False if the caller has no permission to read the state of a rotation, otherwise True."""
+    """Return whether the caller may read the state of a rotation."""
     try:
         (state_dir / "rotation").stat()
     except PermissionError:
@@ -257,7 +254,7 @@ def _is_state_readable(state_dir: Path) -> bool:
 
 
 def display(document: dict[str, Any], output: str, table: Callable[[dict[str, Any], bool], RenderableType]) -> None:
-    """Print a document as JSON or YAML, or as the table that `table` returns, depending on `output`."""
+    """Print a document as JSON or YAML, or as the table that `table` returns."""
     if output == "json":
         click.echo(json.dumps(document, indent=2))
     elif output == "yaml":

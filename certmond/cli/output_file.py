@@ -1,7 +1,6 @@
 """Atomic replacement of the file to which a command writes its output.
 
-A process that reads the file gets the complete old content or the complete new content. This module replaces only
-regular files. It never replaces a device, a pipe, or the target of another user's symlink.
+This module never replaces a device, a pipe, or the target of another user's symlink.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ _PUBLIC = 0o644
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Replace the content of the file `target` with `content`, or create the file.
+    """Replace or create the file `target`. Raises WriteError.
 
-    An existing file keeps its mode. A new file is world-readable. Raises WriteError.
+    An existing file keeps its mode. A new file is world-readable.
     """
     with blaming(str(target)), Directories("/") as directories:
         place = directories.place(directories.resolve(os.path.abspath(target)))

@@ -1,6 +1,6 @@
-"""The commands `plan` and `forecast`, and the functions that they share with commands that change the node.
+"""The commands `plan` and `forecast`, and functions for the commands that change the node.
 
-This module owns the options, output and exit codes of the two commands. `daemon.enforcer` makes the plan.
+This module owns the options, output and exit codes. `daemon.enforcer` makes the plan.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
 
 
 def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    """Return the value of an option as a duration. Raises BadParameter if it is invalid or exceeds 100 years."""
+    """Return an option's value as a duration of at most 100 years. Raises BadParameter."""
     from certmond.pki.catalog.field_types import parse_duration
 
     try:
@@ -95,7 +95,7 @@ def _within_the_calendar() -> Iterator[None]:
 
 
 def _at(config: Config, at: datetime | None) -> Config:
-    """Return the configuration. If the user gives a time `at`, disable the hold for an unsynchronized clock."""
+    """Return the configuration, without the hold for an unsynchronized clock if the user gives a time."""
     if at is None:
         return config
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
@@ -104,7 +104,7 @@ def _at(config: Config, at: datetime | None) -> Config:
 def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:
     """Return the Enforcer, which plans and executes the steps of a command.
 
-    Journal entries of the Enforcer name the calling user. Raises StateError if the state directory is unusable.
+    Raises StateError if the state directory is unusable.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller

@@ -1,7 +1,6 @@
-"""Wait of a command until a file changes or an instant is reached, and the output line about the wait.
+"""Wait of a command for a file change or an instant, and the output line about the wait.
 
-The command prints one line for each reason of a wait, and waits for file events instead of polling. The caller decides
-which files and which instant end the wait.
+The caller decides which files and which instant end the wait.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
 _LONGEST = 300.0
-"""Maximum seconds of a wait. After this time the command scans the node again, as the daemon does at each `resync`."""
+"""Maximum duration of a wait in seconds."""
 _QUIET = 0.05
-"""Seconds to wait after a file event for related events, and for the release of the lock of a closed file."""
+"""Seconds to wait after a file event for related events, and for the release of a file lock."""
 
 
 STATUS = "certmond status"
@@ -31,9 +30,9 @@ STATUS = "certmond status"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait of a command: the reason, the start, the latest end, and the command `remedy` that ends the wait.
+    """Reason, start and latest end of a wait, and the command `remedy` that ends the wait.
 
-    If no command ends the wait, `remedy` is empty. Then the line names `shows`, a command that prints the state.
+    If no command ends the wait, the text names `shows`, a command that prints the state.
     """
 
     reason: str
@@ -44,22 +43,19 @@ class Wait:
 
     def __str__(self) -> str:
         until = f", until {_clock(self.until)}" if self.until else ""
-        remedy = f"to end it: {self.remedy}" if self.remedy else f"see: {self.shows}"
+        remedy = f"to end the wait: {self.remedy}" if self.remedy else f"see: {self.shows}"
         return printable(f"waiting: {self.reason} (since {_clock(self.since)}{until}; {remedy})")
 
 
 class Progress:
-    """Terminal output about the progress of one command. This class prints a wait only if its reason is new.
-
-    A `quiet` command prints no progress.
-    """
+    """Output of one command about its progress. A `quiet` command prints no progress."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._waiting: tuple[str, datetime] | None = None
 
     def tell(self, line: str) -> None:
-        """Print a line about an event. If the reader has closed the output, print no further lines, and do not fail."""
+        """Print a line. After the reader has closed the output, print nothing."""
         if self._quiet:
             return
         try:
@@ -77,9 +73,9 @@ class Progress:
         since: datetime | None = None,
         shows: str = STATUS,
     ) -> None:
-        """Print the wait if `reason` is not the reason of the previous wait.
+        """Print a line about a wait, unless the previous wait had the same reason.
 
-        `since` is the start of the wait, by default now. `until` is the latest end of the wait.
+        `since` is the start of the wait, by default now. `until` is its latest end.
         """
         if self._waiting and self._waiting[0] == reason:
             return
@@ -89,7 +85,7 @@ class Progress:
 
 
 class Events:
-    """Watcher of the files whose change ends a wait of a command. Call `watch` before reading the files."""
+    """Watcher of the files that end a wait of a command. Call `watch` before you read the files."""
 
     def __init__(self) -> None:
         self._wake = Wake()
@@ -97,18 +93,18 @@ class Events:
         self._interest: Interest = {}
 
     def watch(self, interest: Interest) -> None:
-        """Watch exactly the files in `interest` from now on. The next `wait` treats newly watched files as changed."""
+        """Watch exactly the files in `interest`. The next `wait` treats newly watched files as changed."""
         if interest != self._interest or self._watcher.polled:
             self._watcher.set_interest(interest)
             self._interest = dict(interest)
 
     def discard(self) -> None:
-        """Discard the file changes up to now, because the caller reads the files next."""
+        """Discard the file changes up to now."""
         self._wake.wait(0)
         self._watcher.take_changes()
 
     def wait(self, until: datetime | None = None, *, at_most: float = _LONGEST) -> bool:
-        """Wait until a file changes, but not beyond `until` or `at_most` seconds. Return whether a file changed."""
+        """Wait for a file change, at most until `until` or for `at_most` seconds. Return whether a file changed."""
         seconds = min(at_most, _LONGEST)
         if until is not None:
             seconds = min(seconds, max(0.0, (until - datetime.now(UTC)).total_seconds()))

@@ -1,6 +1,6 @@
-"""The commands `renew` and `restart`, with their progress on the terminal.
+"""The commands `renew` and `restart`.
 
-This module owns the options, output and exit codes. Both commands use the planner, steps and checks of the daemon.
+This module owns their options, output and exit codes. `daemon.enforcer` plans and executes the steps.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from certmond.pki.services.staleness import Surroundings
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(seconds=8)
-"""First and longest pause between two requests to a signer that does not set the time of the next request."""
+"""First and longest pause between two requests to a signer, unless the signer sets the pause."""
 
 
 def _patience(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
-    """Return the value of an option as a duration. Accept zero as `0s`. Raises BadParameter if it is invalid."""
+    """Return an option's value as a duration. Raises BadParameter."""
     return timedelta() if value == "0s" else length(context, parameter, value)
 
 
@@ -186,10 +186,7 @@ def _refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) 
 
 
 def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
-    """Print configuration entries that permit certmond to sign the certificates `names`, which it refuses to sign now.
-
-    Print nothing for the outputs json and yaml.
-    """
+    """Print configuration entries that would permit certmond to sign the certificates `names`."""
     import yaml
 
     from certmond.pki.signing.policy import entry_that_fixes
@@ -225,7 +222,7 @@ def _existing(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
 
 
 def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
-    """Execute the steps of the plan that change files, print each step, and return the outcomes."""
+    """Execute the steps that change files, print each one, and return the outcomes."""
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:
@@ -239,10 +236,9 @@ def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: P
 def _poll_signers(
     enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
 ) -> tuple[Outcome, ...]:
-    """Repeat the requests on which a signer has not decided, for at most `timeout`. Return the outcomes of all steps.
+    """Repeat the requests on which a signer has not decided, for at most `timeout`.
 
-    A signer program sets the time of the next request. certmond repeats a request to the Kubernetes API after a pause.
-    It does not repeat the request for a certificate that another process has replaced.
+    Return the outcomes of all steps.
     """
     begun = datetime.now(UTC)
     end, pause = begun + timeout, _FIRST_PAUSE
@@ -280,10 +276,7 @@ def _identity(outcome: Outcome) -> tuple[str, str]:
 def _next_requests(
     enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta
 ) -> dict[tuple[str, str], datetime]:
-    """Return the time of the next request for each certificate on which a signer has not decided.
-
-    The keys are the names and paths of the certificates.
-    """
+    """Return the time of the next request for each certificate on which a signer has not decided."""
     soon = datetime.now(UTC) + pause
     return {
         _identity(each): enforcer.next_request_at(each.step) or soon for each in outcomes if each.result == "waiting"
@@ -291,10 +284,7 @@ def _next_requests(
 
 
 def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | None:
-    """Return the outcome "done" if another process, such as the daemon, has replaced the certificate.
-
-    Otherwise return None, for example if the file still has the old certificate, or does not match its key.
-    """
+    """Return the outcome "done" if another process has replaced the certificate, otherwise None."""
     from certmond.pki.planning.steps import Issue
 
     step, status = waiting.step, assessment.by_identity.get(_identity(waiting))
@@ -308,7 +298,7 @@ def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | N
 
 
 def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
-    """Print the steps that failed or wait, and the number of completed steps. With `quiet`, print nothing."""
+    """Print the steps that failed or wait, and the number of completed steps."""
     if quiet:
         return
     for outcome in outcomes:
@@ -319,10 +309,7 @@ def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
 
 
 def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
-    """Return the services whose state is known and that use no replaced certificate.
-
-    They include services that restarted without certmond, for example together with another service.
-    """
+    """Return the services that are known to use no replaced certificate."""
     assessment, around = enforcer.see()
     services_now = around.live.services if around.live else {}
     behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}
@@ -330,7 +317,7 @@ def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
 
 
 def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
-    """Print the services that were not restarted and still use a replaced certificate."""
+    """Print the services that still use a replaced certificate."""
     from certmond.pki.planning.steps import Issue
 
     users: dict[str, list[str]] = {}

@@ -1,10 +1,6 @@
-"""The commands that read Root CAs: `root-ca show`, `verify` and `export`, and the assessment of a CA for this node.
+"""The commands `root-ca show`, `verify` and `export`, and functions for the other `root-ca` commands.
 
-`root-ca show` also accepts the key pair of service-account tokens, which rotates like a CA.
-
-This module owns the command group `root-ca`, and the options, output and exit codes of these commands.
-`pki.rotation.ca_validation` has the requirements for a CA. These commands change no file of the node, and never print a
-private key.
+This module owns their options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA.
 """
 
 from __future__ import annotations
@@ -29,9 +25,9 @@ if TYPE_CHECKING:
     from certmond.renewal.bootstrap_ca import CAFiles
 
 TOKEN_KEYS = "sa"  # noqa: S105 - a name
-"""Name of the profile's entry for the key pair of service-account tokens. This entry has no certificate."""
+"""Name of the entry for the key pair of service-account tokens, which has no certificate."""
 FAMILIES = ("ca", "etcd-ca", "front-proxy-ca", TOKEN_KEYS)
-"""Names of the profile's entries whose CA or key pair certmond can rotate."""
+"""Names of the entries whose CA or key pair certmond can rotate."""
 WARNED, REFUSED = 1, 2
 
 FILE = click.Path(path_type=Path)
@@ -119,10 +115,7 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 
 def _released(options: Globals) -> float | None:
-    """Return the place (`worker_batches.place`) up to which workers may act.
-
-    Return None without a rotation, in a phase without batches, and for an unreadable record.
-    """
+    """Return how far the rotation has released the workers (`worker_batches.place`), or None without batches."""
     from certmond.errors import MalformedError, RotationError
     from certmond.pki.rotation.worker_batches import in_batches
     from certmond.state.rotation_record import RotationRecord
@@ -135,9 +128,9 @@ def _released(options: Globals) -> float | None:
 
 
 def node_family(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
-    """Return the family `name` of this node, and the time of its assessment.
+    """Return the CA `name` of this node with its leaves, and the time of their assessment.
 
-    Raises CertmondError if the node has no certificate of the family.
+    Raises CertmondError if the node has no such CA.
     """
     from certmond.pki.rotation.ca_hierarchy import family_of
 
@@ -152,7 +145,7 @@ def node_family(options: Globals, config: Config, name: str) -> tuple[Family, da
 
 
 def require_own_rotation(config: Config, name: str) -> None:
-    """Raise CertmondError if the operator or another program, and not certmond, renews the trust anchor `name`."""
+    """Raise CertmondError if certmond does not rotate the trust anchor `name`."""
     for spec in config.certificates:
         if spec.name == name and spec.renewed_by:
             raise CertmondError(f"certmond does not rotate {name}: it is renewed by {spec.renewed_by}")
@@ -183,7 +176,7 @@ def _assessed(options: Globals, config: Config) -> Assessment:
 
 
 def node_anchors(options: Globals, config: Config) -> dict[str, set[Anchor]]:
-    """Return the trust anchors in the files of this node, by the name of the entry for the file."""
+    """Return the trust anchors in the files of this node, by the name of their entry."""
     found: dict[str, set[Anchor]] = {}
     for status in _assessed(options, config).statuses:
         if status.seen.spec.is_trust:
@@ -192,20 +185,20 @@ def node_anchors(options: Globals, config: Config) -> dict[str, set[Anchor]]:
 
 
 def require_certificate(family: str, what: str, remedy: str) -> None:
-    """Raise UsageError if `family` is the key pair of tokens. The command or option `what` needs a certificate."""
+    """Raise UsageError if `family` is the key pair of tokens, which has no certificate."""
     if family == TOKEN_KEYS:
         raise click.UsageError(f"{what} is for Root CAs, and {family} is a key pair without a certificate. {remedy}.")
 
 
 def read_ca_files(certificate: Path, key: Path | None) -> CAFiles:
-    """Return the CA in the files that the operator names. Raises CertmondError if a file is unreadable."""
+    """Return the CA in the given files. Raises CertmondError if a file is unreadable."""
     from certmond.renewal.bootstrap_ca import read_ca_files
 
     return readable(read_ca_files(str(certificate), str(key) if key else None))
 
 
 def readable(found: CAFiles) -> CAFiles:
-    """Return `found`. Raises CertmondError if one of its files is unreadable."""
+    """Return `found`. Raises CertmondError if a file was unreadable."""
     if found.unread:
         raise CertmondError("\n".join(found.unread))
     return found
@@ -214,7 +207,7 @@ def readable(found: CAFiles) -> CAFiles:
 def verdict_on(
     files: CAFiles, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
 ) -> Verdict:
-    """Return the verdict on the CA in `files` as the next CA of `family`, with the problems of these files."""
+    """Return the verdict on the CA in `files` as the next CA of `family`."""
     from certmond.pki.rotation.ca_validation import Verdict, judge
     from certmond.pki.x509.public_key import describe_key
 

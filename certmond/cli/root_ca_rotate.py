@@ -1,8 +1,7 @@
-"""The commands `root-ca rotate` and `root-ca abort`, with their progress on the terminal.
+"""The commands `root-ca rotate` and `root-ca abort`.
 
-This module owns the options, output and exit codes of both commands. If a daemon in enforce mode runs, the commands
-record the operator's decision and show the progress of the daemon. Otherwise the commands execute the same steps
-themselves. An interrupted command loses no progress.
+This module owns their options, output and exit codes. A daemon in enforce mode executes the steps. Without this daemon,
+the commands execute the steps.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]
 
 
 def _refuse_other_rotation(rotation: Rotation, family: str, *, at_once: bool) -> None:
-    """Exit with 2 if the rotation in progress has another family, or another mode than `at_once` requests."""
+    """Exit with 2 if the rotation in progress is not the requested one."""
     if rotation.family != family or (at_once and rotation.mode != "replace"):
         fact = f"{rotation.name} is in progress, in the mode {rotation.mode} and the phase {rotation.phase}"
         remedy = f"complete it first: certmond root-ca rotate --family {rotation.family}{_or_abort(rotation)}"
@@ -154,7 +153,7 @@ def _refuse_other_rotation(rotation: Rotation, family: str, *, at_once: bool) ->
 
 
 def _or_abort(rotation: Rotation) -> str:
-    """Return a clause with the command that aborts the rotation, or "" in a phase that permits no abort."""
+    """Return a clause with the command that aborts the rotation, or "" if the phase permits no abort."""
     from certmond.pki.rotation.phases import may_be_aborted
 
     return ", or: certmond root-ca abort" if may_be_aborted(rotation) else ""
@@ -171,10 +170,9 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 
 
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
-    """Print a note that the operator must restart workloads, if the configuration has no `cluster:`.
+    """Print a note that the operator must restart workloads, if certmond does not check them.
 
-    Print the note only in a rotation of `ca` that trusts both CAs, and only before the new CA signs. With `beside`,
-    print the note on stderr.
+    With `beside`, print the note on stderr.
     """
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
@@ -191,10 +189,9 @@ def _warn(warnings: tuple[str, ...]) -> None:
 def _new_ca_rotation(
     options: Globals, config: Config, assessment: Assessment, family: str, exclude: tuple[str, ...], *, at_once: bool
 ) -> Rotation:
-    """Return a new rotation from the present CA to the staged CA.
+    """Return a new rotation from the present CA to the staged CA. Exit with 2 if the staged CA has problems.
 
-    If the staged CA has problems, print them and exit with 2. Raises CertmondError if no usable CA is staged, or if the
-    node does not have exactly one CA of the family.
+    Raises CertmondError if no usable CA is staged, or if the CA file does not have exactly one CA.
     """
     from certmond.pki.rotation.ca_hierarchy import family_of
     from certmond.pki.rotation.ca_validation import judge
@@ -228,10 +225,9 @@ def _new_key_rotation(
     *,
     at_once: bool,
 ) -> Rotation:
-    """Return a new rotation to the staged key that signs service-account tokens.
+    """Return a new rotation to the staged key that signs tokens. Exit with 2 if this key has problems.
 
-    If the staged key has problems, print them and exit with 2. Raises CertmondError if no usable key is staged, or if
-    the node trusts another public key than the one of its signing key.
+    Raises CertmondError if no usable key is staged, or if the node trusts a key that is not its signing key.
     """
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.rotation.service_account_keys import keys_of, objections
@@ -251,9 +247,9 @@ def _new_key_rotation(
 
 
 def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
-    """Return the staged CA or public key of `family`, and the public key of the staged private key, if any.
+    """Return the staged CA or public key, and the public key of the staged private key, if any.
 
-    Raises CertmondError if no CA or key is staged for the family, or if the staged files are damaged.
+    Raises CertmondError if the staged files are missing or damaged.
     """
     from certmond.rotation.staged_ca import Part, Staging
 
@@ -265,7 +261,7 @@ def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey
 
 
 def _refuse(problems: tuple[str, ...]) -> None:
-    """Print the problems and exit with 2. Without a problem, do nothing."""
+    """Print the problems, if any, and exit with 2."""
     if problems:
         click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
         sys.exit(REFUSED)
@@ -291,7 +287,7 @@ def _show_plan(
 
 
 def _print_downtime(document: dict[str, Any]) -> None:
-    """Print the downtime that the rotation causes on a cluster with a single control-plane node."""
+    """Print the downtime that the rotation causes on a cluster with one control-plane node."""
     from certmond.expose.documents.rotation_preview import unavoidable
 
     for line in unavoidable(document):
@@ -301,7 +297,7 @@ def _print_downtime(document: dict[str, Any]) -> None:
 def _plan(
     enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, batch: str | None
 ) -> dict[str, Any]:
-    """Return the preview of the rotation on this node, as a document. Raises RotationError if no rotation can begin."""
+    """Return the preview of the rotation on this node. Raises RotationError if no rotation can begin."""
     from certmond.expose.documents.rotation_preview import preview_document
     from certmond.pki.planning.restarts import restart_order
     from certmond.pki.rotation.expected_downtime import absences

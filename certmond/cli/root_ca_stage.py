@@ -1,9 +1,6 @@
-"""The command `root-ca stage`: store a new Root CA, or a new key that signs tokens, for a rotation.
+"""The command `root-ca stage`, which stores a new Root CA, or a new key that signs tokens.
 
-This module owns the options, output and exit codes of the command. The command changes no file that the node uses. It
-refuses to replace staged files that a rotation in progress needs. `root_ca` judges a CA by the rules of `root-ca
-verify`. `pki.rotation.service_account_keys` judges a key that signs tokens. `rotation.ca_generation` creates a CA, and
-`rotation.staged_ca` stores it.
+This module owns the options, output and exit codes. The command changes no file that the node uses.
 """
 
 from __future__ import annotations
@@ -136,7 +133,7 @@ def stage(
 
 
 def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
-    """Stage the private key in the file `given`, or a new private key. If the key has a problem, exit with 2."""
+    """Stage the private key in the file `given`, or a new key. Exit with 2 if the key has a problem."""
     from certmond.formats.private_key import make_key
     from certmond.pki.catalog.entries import KeyAlgorithm
     from certmond.pki.rotation.service_account_keys import objections
@@ -150,7 +147,7 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
     found, now = node_token_keys(options, config, family)
     if not found.holds_key:
         fact = f"this node has no {found.spec.key}, and the key must be only on nodes that sign tokens"
-        _refuse([f"{fact}; stage it on the control-plane nodes"])
+        _refuse([f"{fact}; stage the new key on the control-plane nodes"])
     if given is None:
         like = KeyAlgorithm(algorithm) if algorithm else algorithm_of(found.trusted[0])
         brought = CAFiles(None, make_key(like or KeyAlgorithm.RSA_2048))
@@ -169,10 +166,7 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
 
 
 def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
-    """Yield a problem if the private key of the new CA is missing, or if the node must not have this key.
-
-    A node needs the private key of the new CA only if the node has the private key of the current CA.
-    """
+    """Yield a problem if the key of the new CA is missing, or must not be on this node."""
     if family.holds_key and certificate and key is None:
         yield f"this node signs with {family.spec.key}; give the private key of {certificate}, too"
     elif not family.holds_key and key is not None:
@@ -181,7 +175,7 @@ def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -
 
 
 def _other_families(options: Globals, config: Config, family: str, staged: Certificate | None) -> Iterator[str]:
-    """Yield a problem for each other family whose CA is `staged`. Skip a family that shares a CA with `family`."""
+    """Yield a problem for each other CA entry of this node that already has the CA `staged`."""
     from certmond.state.rotation_record import RotationRecord
 
     record = RotationRecord(options.state_dir)
@@ -213,7 +207,7 @@ def _generated_ca(
         fact = (
             f"this node has no {family.spec.key or 'key of its CA'}, and a CA key must be created on a node that signs"
         )
-        _refuse([f"{fact}; create the CA there, and stage its certificate here"])
+        _refuse([f"{fact}; create the CA on a node that signs, and stage its certificate here"])
     given: dict[str, Any] = {"key_algorithm": KeyAlgorithm(algorithm) if algorithm else None, "validity": validity}
     spec = family.spec.model_copy(update={name: value for name, value in given.items() if value is not None})
     terms = Terms(now, None, {}, config.validity, config.key_algorithm)
@@ -241,8 +235,8 @@ def _stage_anchor(
 ) -> None:
     """Stage the CA or public key `anchor` with its private key.
 
-    Exit with 2 if a rotation in progress needs the staged files, or if another CA or key is staged and `force` is
-    False. Raises BusyError while another process writes.
+    Exit with 2 if a rotation needs the staged files, or if other files are staged and `force` is False. Raises
+    BusyError.
     """
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Event, Journal
@@ -279,9 +273,9 @@ def _stage_anchor(
 
 
 def _is_successor(options: Globals, family: str, anchor: Anchor) -> bool:
-    """Return whether `anchor` is the new CA or key of the rotation of `family` in this node's record.
+    """Return whether `anchor` is the new CA or key of the recorded rotation.
 
-    A node may receive the record of a rotation before an operator stages the new CA on this node.
+    A node can receive the record before an operator stages the CA on this node.
     """
     from certmond.errors import MalformedError
     from certmond.state.rotation_record import RotationRecord

@@ -1,8 +1,7 @@
-"""Execution of a rotation by a command, until the rotation is complete.
+"""Execution of a rotation by a command.
 
-If another process executes the steps on this node, the command shows the progress of that process instead. This module
-owns the intervals of the scans, and the output about a step. The command uses the plan, the steps, the verification and
-the phase conditions of the daemon.
+If another process executes the steps, the command shows the progress of that process. This module owns the intervals of
+the scans and the output about each step.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from certmond.pki.rotation.phases import Rotation
 from certmond.pki.services.staleness import Surroundings
 
 _RETRY = timedelta(seconds=1)
-"""Pause between two attempts to execute a step, while another process writes on this node."""
+"""Pause before the next attempt while another process writes on this node."""
 _FIRST_PAUSE = 2.0
-"""Seconds until the next scan for a change that causes no file event, such as a service that becomes healthy.
+"""First pause in seconds before a scan for changes that cause no file event.
 
-The pause doubles each time, up to `_LONGEST_POLL`.
+The pause doubles up to `_LONGEST_POLL`.
 """
 _LONGEST_POLL, _LONGEST = 30.0, 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class _StepResult:
-    """The result of one step of a rotation.
+    """Result of one step of a rotation.
 
-    `message` describes the step or, if `waits` is True, the reason for the wait. The next scan is at `until`. If
-    `failed` is True, the rotation cannot continue without an operator.
+    `message` describes the step, or the wait if `waits` is True. The next scan is at `until`. `failed` means that an
+    operator must act.
     """
 
     message: str | None = None
@@ -49,10 +48,10 @@ class _StepResult:
 
 
 def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, aborting: bool) -> int:
-    """Execute the rotation, or show its progress if another process acts on this node. Return the exit code.
+    """Execute the rotation, or show its progress if another process executes it. Return the exit code.
 
-    Return 0 when the rotation is complete or, with `aborting`, when its abort is complete. Return `FAILED` if the
-    rotation cannot continue, or has ended with the other result. Raises RotationError if its state is unknown.
+    The code is `FAILED` if the rotation cannot continue, or did not end with the requested result. Raises RotationError
+    if the state of the rotation is unknown.
     """
     shown: Any = None
     rotation: Rotation | None = None
@@ -96,7 +95,7 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
 
 
 def other_end(rotation: Rotation) -> str:
-    """Return the message for a rotation that another process aborted, or for one that ended before its abort began."""
+    """Return the message that the rotation was aborted or is complete."""
     if rotation.aborted:
         return f"{rotation.name} was aborted: the old {rotation.noun} is in use, not the new {rotation.noun}"
     return f"{rotation.name} is complete: the new {rotation.noun} is in use, not the old {rotation.noun}"
@@ -105,10 +104,9 @@ def other_end(rotation: Rotation) -> str:
 def _one_step(
     enforcer: Enforcer, progress: Progress, assessment: Assessment, around: Surroundings, printed: set[str]
 ) -> _StepResult:
-    """Execute the next step of the rotation, or another planned step that must come first.
+    """Execute the next step of the rotation, or a planned step that must come first.
 
-    If certmond cannot write a file, it still executes restarts and may begin the next phase. `printed` has the lines
-    that the command has printed about steps since the last step that succeeded.
+    `printed` has the lines that were printed since the last successful step.
     """
     write_failure: str | None = None
     try:
@@ -136,7 +134,7 @@ def _one_step(
 
 
 def _write_files(enforcer: Enforcer, progress: Progress, made: Plan, printed: set[str]) -> str | None:
-    """Execute the steps that change files. Return the message of the first step, or None if any step succeeded."""
+    """Execute the steps that change files. Return the first message if no step succeeded, otherwise None."""
 
     def tell(step: Write) -> None:
         line = f"  {step.target}: {step.detail}"

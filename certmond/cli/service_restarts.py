@@ -1,7 +1,6 @@
-"""Restarts that an operator requests by a command, and the check that services use the new certificates.
+"""Restarts that an operator requests, and the check that services use the new certificates.
 
-This module owns the list of services for which a command waits, and the result of each restart. `acting_process`
-decides which process restarts a service, and `controllers.restart` restarts the service.
+This module selects the services and collects the results. `controllers.restart` restarts a service.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.staleness import Surroundings
 
 _RELOADED_WITHIN = timedelta(seconds=15)
-"""Maximum time for which a command waits for services that reload a certificate without a restart."""
+"""Maximum time for services to reload a certificate without a restart."""
 
 
 def restart_services(
     enforcer: Enforcer, handover: Handover, progress: Progress, wanted: frozenset[str], *, by_hand: bool
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
-    """Restart the `wanted` services that use an old file or, with `by_hand`, all `wanted` services.
+    """Restart the `wanted` services that use an old file or, with `by_hand`, all of them.
 
-    Return the result of each restart by the name of its service, and the held restarts.
+    Return the result of each restart by service, and the held restarts.
     """
     results, since = dict[str, str](), datetime.now(UTC)
     first_running: dict[str, str] | None = None
@@ -91,10 +90,7 @@ def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step
 
 
 def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
-    """Return the records of the restarts of `wanted` services that ended since `since`.
-
-    Skip a restart without proof or failure, such as one that another restart has replaced.
-    """
+    """Return the records of the `wanted` services whose restart succeeded or failed after `since`."""
     return [
         past
         for name, past in enforcer.restarting.past().items()
@@ -106,7 +102,7 @@ def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime
 def planned(
     enforcer: Enforcer, assessment: Assessment, around: Surroundings, wanted: frozenset[str], *, by_hand: bool
 ) -> Plan:
-    """Return the plan that restarts the `wanted` services. Without `by_hand`, omit services that use no old file."""
+    """Return the plan that restarts the `wanted` services that use an old file or, with `by_hand`, all of them."""
     if by_hand:
         return enforcer.restarts(assessment, around, wanted)
     made = enforcer.plan(assessment, frozenset(), around)
@@ -117,11 +113,10 @@ def planned(
 def wait_for_reloads(
     enforcer: Enforcer, progress: Progress, before: Assessment, renewed: frozenset[str], *, only_silent: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Wait at most `_RELOADED_WITHIN` for the services that reload a `renewed` certificate without a restart.
+    """Wait at most `_RELOADED_WITHIN` until services have reloaded the `renewed` certificates.
 
-    Return two tuples. The first has a sentence for each endpoint that served a certificate in the assessment `before`
-    and serves no certificate now. The second has a sentence for each endpoint that does not serve the new certificate.
-    With `only_silent`, the second tuple is empty.
+    Return two tuples of sentences: on endpoints that no longer serve a certificate, and on endpoints that do not serve
+    the new one. With `only_silent`, the second tuple is empty.
     """
     if not renewed:
         return (), ()

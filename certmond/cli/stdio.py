@@ -1,8 +1,4 @@
-"""Preparation of the standard streams, which the parent process may have closed.
-
-This module opens a closed stream on /dev/null before the process opens another file. It escapes characters in the
-output that the encoding of the stream does not have.
-"""
+"""Preparation of the standard streams, which the parent process might have closed."""
 
 from __future__ import annotations
 
@@ -13,9 +9,9 @@ import warnings
 
 
 def prepare() -> None:
-    """Open the standard streams that the parent process has closed.
+    """Open the closed standard streams on /dev/null.
 
-    Call this function before the process opens a file, because the file would get the descriptor of a closed stream.
+    Call this function before the process opens a file, which would get the descriptor of a closed stream.
     """
     for number in range(3):
         try:
@@ -41,7 +37,7 @@ def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
 
 
 def output_fails() -> bool:
-    """Flush stdout. Return True if the flush fails. Then the buffer still has unwritten output."""
+    """Flush stdout, and return whether this fails."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -50,7 +46,7 @@ def output_fails() -> bool:
 
 
 def discard_output() -> None:
-    """Redirect standard output to /dev/null, including the unwritten output in its buffer."""
+    """Redirect stdout to /dev/null, including the output in its buffer."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

@@ -1,7 +1,7 @@
 """Access to the Kubernetes API: credentials, time limit, and a callback during a call.
 
-`client` owns the connection, and the caller owns the requests. The import of this module does not need lightkube. If
-lightkube is missing, a call raises an error that names this package.
+`client` owns the connection, and the caller owns the requests. Without lightkube, the calls fail, but not the import of
+this module.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Access to the Kubernetes API. `kubeconfig` returns the path of a kubeconfig, or raises RefusedError.
+    """Credentials and time limit for calls of the Kubernetes API.
 
-    A call of the API, or one page of a listing, takes at most `time_limit`. During a call, certmond calls `alive` at
-    least every second. The exceptions of `alive` reach the caller.
+    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. A call, or one page of a listing, takes at
+    most `time_limit`. Meanwhile certmond calls `alive` at least every second.
     """
 
     kubeconfig: Callable[[], str]
@@ -34,8 +34,8 @@ class Access:
     def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Call `work` with a connection to the API server, and return the result.
 
-        Raises the errors of `work`. Raises RefusedError if lightkube is missing or the kubeconfig is unusable. Raises
-        UnreachableError if `work` does not handle a conflict or a missing object.
+        Raises RefusedError if lightkube is missing or the kubeconfig is unusable. Raises UnreachableError for a
+        conflict or a missing object that `work` does not handle.
         """
         try:
             # These imports need the extra `kubernetes`.

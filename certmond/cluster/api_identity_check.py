@@ -1,7 +1,6 @@
-"""Check that the Kubernetes API and this node authenticate each other, for a command that only reads.
+"""Authentication check between the Kubernetes API and this node, for a command.
 
-In the daemon, the coordinator makes the same check. The import of this module does not need lightkube. If lightkube is
-missing, the check has no result.
+In the daemon, `coordinator` makes this check.
 """
 
 from __future__ import annotations
@@ -10,14 +9,11 @@ from certmond.cluster.access import Access
 from certmond.errors import CertmondError, UnknownServerError, UnknownUserError
 
 _ATTEMPTS = 2
-"""Number of attempts. One failure proves nothing, because a process may have been changing the credentials."""
+"""Number of attempts. One failure proves nothing, because a process might be changing the credentials."""
 
 
 def estranged(access: Access) -> str | None:
-    """Return the reason for which the API server or this node rejects the other in each of `_ATTEMPTS` attempts.
-
-    Return None if one attempt succeeds, or if its result is unknown. Never raises CertmondError.
-    """
+    """Return why the API server or this node rejects the other in every attempt, otherwise None."""
     try:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra
     except ImportError:

@@ -1,8 +1,7 @@
-"""Connection to the Kubernetes API, through lightkube, with the credentials of a kubeconfig.
+"""Connection to the Kubernetes API through lightkube.
 
-This module owns the connection, the time limit of a call, and the translation of the API's errors. The caller owns the
-calls and the meaning of the answers. No message quotes the content of a kubeconfig. lightkube is an optional
-dependency, so certmond imports this module only if the configuration needs the Kubernetes API.
+This module limits the time of a call and translates errors. No message quotes a kubeconfig. lightkube is optional, so
+import this module only for calls of the API.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from certmond.pki.findings import printable
 
 FIELD_MANAGER = "certmond"
 PAGE = 250
-"""Number of objects in one page of a listing. The object of a pod has about ten kilobytes."""
+"""Number of objects in one page of a listing. A pod has about ten kilobytes."""
 _LISTING_FACTOR = 12
-"""Time limit of a listing with all its pages, as a multiple of the limit of one call. 30,000 pods have 120 pages."""
+"""Time limit of a whole listing, as a multiple of the limit of one call. 30,000 pods have 120 pages."""
 
 _ALIVE_INTERVAL = 0.5  # seconds; half of the interval that `alive` requires
 _NO_ISSUER = {7, 18, 19, 20, 21}
@@ -42,7 +41,7 @@ T = TypeVar("T")
 
 
 class ConflictError(Exception):
-    """HTTP 409: an object of this name exists already, or another client changed the object."""
+    """HTTP 409: the object exists already, or another client changed it."""
 
 
 class NotFoundError(Exception):
@@ -53,8 +52,8 @@ class NotFoundError(Exception):
 async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Connection]:
     """Yield a connection for the current context of `kubeconfig`.
 
-    Raises RefusedError if the kubeconfig is unusable, or if users other than root and certmond can change it. Such a
-    user could choose the programs that certmond runs and the files that certmond reads.
+    Raises RefusedError if the file is unusable, or if a user other than root and certmond can change it. A kubeconfig
+    can name programs that certmond runs.
     """
     if writers := Files().entry(kubeconfig).writers:
         detail = f"{kubeconfig} can be changed by {named_users(writers)}, so certmond does not use it"
@@ -76,7 +75,7 @@ async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Con
 def _client(kubeconfig: str, seconds: float) -> AsyncClient | None:
     """Return a client for the kubeconfig, or None if the file is unusable.
 
-    Drop the reason, because the text of the exception may quote a private key.
+    Drop the exception, whose text might quote a private key.
     """
     try:
         config = KubeConfig.from_file(kubeconfig).get()
@@ -100,7 +99,10 @@ def run_with_keepalive(work: Coroutine[Any, Any, T], alive: Callable[[], None]) 
 
 
 class Connection:
-    """A connection to the API server with one kubeconfig. A call, or a page of a listing, takes at most `seconds`."""
+    """Connection to the API server with one kubeconfig.
+
+    A call, or one page of a listing, takes at most `seconds`.
+    """
 
     def __init__(self, client: AsyncClient, kubeconfig: str, seconds: float) -> None:
         self.client = client
@@ -108,11 +110,10 @@ class Connection:
         self._seconds = seconds
 
     async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
-        """Make one call of the API. If the server asks for a retry, repeat the call until the time limit.
+        """Make one call of the API, and repeat it while the server requests a retry.
 
-        `doing` describes the call in an error message, and `rule` describes how to permit the call by RBAC. `times`
-        multiplies the time limit of a call. Raises RefusedError if the API server refuses the call, UnreachableError if
-        a later call may succeed. Raises ConflictError and NotFoundError, which the caller handles.
+        `doing` describes the call in a message, and `rule` describes how to permit it. `times` multiplies the time
+        limit. Raises RefusedError, ConflictError, NotFoundError, or UnreachableError if a later call might succeed.
         """
         seconds = self._seconds * times
         try:
@@ -142,9 +143,9 @@ class Connection:
             raise UnreachableError(f"{detail}; check its address") from None
 
     async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
-        """Return the objects of all pages of a listing. Raises the errors of `call`.
+        """Return the objects of all pages of a listing.
 
-        Raises RefusedError if the API does not have the kind of object.
+        Raises the errors of `call`, or RefusedError if the API does not have the kind of object.
         """
 
         async def every() -> list[T]:
@@ -189,7 +190,7 @@ def _is_issuer_unknown(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield `error`, its cause or context, the cause of that exception, and so on."""
+    """Yield `error` and the exceptions that caused it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

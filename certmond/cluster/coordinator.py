@@ -1,9 +1,7 @@
-"""Coordination of a rotation among all nodes of a cluster: one record, one coordinator, and a report of every node.
+"""Coordination of a rotation among all nodes of a cluster.
 
-This module decides when certmond reads the cluster's record, when the next workers may act, and when a phase begins. A
-phase begins after every node has reported the previous phase (`node_reports`) and the cluster passes its checks
-(`rotation_checks.phase_checks`). If a node receives no answer from the API, it stays in its phase. This module changes
-no file of the node. No report contains a key.
+This module decides when certmond reads the cluster's record, when workers may act, and when a phase begins.
+`node_reports` collects the reports of the nodes, and `rotation_checks` checks the cluster.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from certmond.formats.manifest import Components
 
 _PRESUMED_ENDED_AFTER = timedelta(minutes=10)
-"""Time without a record after which a worker concludes that the control plane has ended the rotation.
+"""Time without a record after which a worker presumes that the rotation has ended.
 
 A control-plane node that has recorded the rotation restores the record within a minute.
 """
@@ -56,10 +54,10 @@ class Lead(Protocol):
 
 
 class ClusterConductor:
-    """Coordination of a rotation in a cluster, on the node `node`. One node at a time is the coordinator.
+    """Coordination of a rotation on the node `node`.
 
-    `own` has the credentials of the node itself, which permit it to annotate its Node. `clock` returns UTC instants,
-    and `monotonic` returns the seconds of a clock that cannot be set. `boot` is the machine's boot ID.
+    `own` has the credentials of the node, which may annotate its Node. `monotonic` returns the seconds of a clock that
+    cannot be set. `boot` is the machine's boot ID.
     """
 
     def __init__(
@@ -99,9 +97,8 @@ class ClusterConductor:
     ) -> Rotation | None:
         """Return the rotation in the cluster's record, or `own` if the record is unknown or outdated.
 
-        A record is outdated if this node has ended the recorded rotation, or is in a later phase. If `own` is None and
-        the recorded rotation is complete, return None, unless this node has ended a rotation before (`closed`) or
-        trusts an old CA of it. Raises RotationError if the record is unreadable or is of another rotation.
+        `closed` are the ids of the rotations that this node has ended, and `trusted` are the CAs that the node trusts.
+        Raises RotationError if the record is unreadable or is of another rotation.
         """
         self._ended = frozenset(closed)
         if self._record_error:
@@ -114,6 +111,7 @@ class ClusterConductor:
         if forth(shared.id) in closed:
             return own  # an older record, perhaps of a restored etcd
         if own is None:
+            # A node that is new in the cluster ignores a complete rotation.
             was_offline = not {*shared.old}.isdisjoint(trusted)
             return None if shared.over and not (closed or was_offline) else shared
         if shared.id == own.id:
@@ -146,7 +144,7 @@ class ClusterConductor:
     def publish(self, rotation: Rotation) -> None:
         """Publish the rotation in the cluster's record.
 
-        Raises RotationError if the cluster is in another rotation, or if no record can contain `rotation`. Raises
+        Raises RotationError if the cluster is in another rotation, or if a record cannot contain this one. Raises
         OvertakenError if the record changed after this node read it, CertmondError if the API does not write it.
         """
         self._publish(rotation, noted=False)
@@ -169,8 +167,7 @@ class ClusterConductor:
     def bring_back(self, rotation: Rotation) -> None:
         """Restore the cluster's record if it is missing or older than `rotation`.
 
-        Do nothing if the state of the record is unknown. Raises the errors of `publish`, and RotationError if another
-        node is in a later phase than this node.
+        Raises the errors of `publish`, and RotationError if another node is in a later phase.
         """
         if not self._is_record_outdated(rotation):
             return
@@ -222,10 +219,9 @@ class ClusterConductor:
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
 
     def _follower_wait(self, rotation: Rotation) -> str:
-        """Return the reason for which a node without the CA's key waits.
+        """Return why a node without the CA's key waits.
 
-        Presume that the rotation has ended if the record has been missing for `_PRESUMED_ENDED_AFTER` in the last
-        phase.
+        If the record stays missing in the last phase, presume that the rotation has ended.
         """
         if self._missing_since is None:
             return "the coordinator begins the next phase when all nodes have reached this phase"
@@ -245,10 +241,9 @@ class ClusterConductor:
         return (*waits, *missing) if waits else ()  # the unknown name may be a misspelling of one of them
 
     def _checks_workloads(self, rotation: Rotation) -> bool:
-        """Return whether certmond checks the workloads before the end of the present phase.
+        """Return whether certmond checks the workloads in this phase.
 
-        Return True only in the phase trust of the family `ca`, unless the configuration has `workloads: ignore`. Pods
-        that started before the publication of both CAs trust only the old CA.
+        Pods that started before both CAs were published trust only the old CA.
         """
         return rotation.family == "ca" and rotation.phase is Phase.TRUST and self._spec.workloads != "ignore"
 

@@ -1,7 +1,6 @@
-"""Calls of the Kubernetes API for CertificateSigningRequests of certificates.k8s.io/v1, and for the Node of this node.
+"""Calls of the Kubernetes API for CertificateSigningRequests, and for the Node of this node.
 
-This module owns names, uids, resource versions and conflicts. The caller owns the content of a request and the meaning
-of an answer.
+This module owns names, uids and conflicts. The caller owns the content of a request.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _RULES = {
     "delete": "resources [certificatesigningrequests], verbs [delete]",
     "read the Node": "resources [nodes], verbs [get], in apiGroups ['']",
 }
-"""The RBAC rule that permits each call. The API group is certificates.k8s.io, unless the rule names another group."""
+"""The RBAC rule that permits each call, by default in the API group certificates.k8s.io."""
 
 T = TypeVar("T")
 
@@ -43,7 +42,7 @@ T = TypeVar("T")
 class Filed:
     """A CertificateSigningRequest in the API.
 
-    `request` and `certificate` are PEM. `conditions` has the message of each condition by its type.
+    `request` and `certificate` are PEM. `conditions` has the message of each condition by type.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Filed:
 class Requests:
     """Calls of the Kubernetes API for CertificateSigningRequests.
 
-    Each call raises RefusedError if the API server forbids the call, and UnreachableError if a retry may succeed.
+    Each call raises RefusedError if the server forbids it, and UnreachableError if a retry might succeed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -89,10 +88,9 @@ class Requests:
             return None
 
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
-        """Approve the request `filed`, unless it is approved, denied or failed already.
+        """Approve the request, unless it is approved, denied or failed.
 
-        Return its current state, or None if the request does not exist or was replaced by another request of the same
-        name. With `dry_run`, only check the permission.
+        Return its current state, or None if it was deleted or replaced. With `dry_run`, only check the permission.
         """
         for _ in range(_CONFLICTS):
             try:
@@ -109,7 +107,7 @@ class Requests:
             await self._call("delete", lambda: self._client.delete(CertificateSigningRequest, name))
 
     async def addresses(self, node_name: str) -> frozenset[str]:
-        """Return the internal and external IP addresses of the Node `node_name`, or an empty set without this Node."""
+        """Return the internal and external IP addresses of the Node, or an empty set if it does not exist."""
         try:
             node = await self._call("read the Node", lambda: self._client.get(Node, node_name))
         except NotFoundError:

@@ -1,9 +1,7 @@
 """Signing by the cluster through a CertificateSigningRequest of certificates.k8s.io/v1.
 
-This module owns the choice of Kubernetes' signer, the content and name of the request, and the rule by which certmond
-approves a request itself. CsrSigner does not wait for a decision. The caller calls `sign` again with the cookie of the
-pending request. CsrSigner reuses a request that this process or an earlier process has filed. The private key never
-leaves this node. The API receives only the request.
+This module owns the choice of Kubernetes' signer, the content of the request, and the rule by which certmond approves
+the request. The private key never leaves this node.
 """
 
 from __future__ import annotations
@@ -40,9 +38,9 @@ _LONGEST_POLL = 300.0  # seconds between two checks of an undecided request
 
 
 class CsrSigner:
-    """Signer that uses the Kubernetes API, with the rights of a kubeconfig's current user.
+    """Signer that uses the Kubernetes API with the rights of a kubeconfig's current user.
 
-    With `approve`, the signer also approves its own request if the request is only for this node's identity.
+    With `approve`, the signer approves its own request if the request is only for this node's identity.
     """
 
     def __init__(self, kubeconfig: str, *, time_limit: timedelta, approve: bool = False) -> None:
@@ -54,7 +52,7 @@ class CsrSigner:
         """Return the certificate for `request`.
 
         Raises WaitingError while the cluster has not issued the certificate, RefusedError if the request cannot
-        succeed, and UnreachableError if a retry may succeed.
+        succeed, and UnreachableError if a retry might succeed.
         """
         try:
             from certmond.cluster.client import run_with_keepalive  # noqa: PLC0415 - needs the extra
@@ -86,7 +84,7 @@ class CsrSigner:
         raise self._waiting(filed, earlier, objection)
 
     async def _find(self, api: Requests, wanted: _Wanted, earlier: _Cookie | None) -> Filed:
-        """Return the API's object for the request: the object of the cookie, a new object, or an existing object.
+        """Return the API object for the request, and create it if necessary.
 
         Raises RefusedError if an object of this name has other content.
         """
@@ -123,7 +121,7 @@ class CsrSigner:
 
 @dataclass(frozen=True, slots=True)
 class _Cookie:
-    """Name and uid of a filed CertificateSigningRequest, and the number of times that certmond has checked it."""
+    """Name and uid of a filed request, and the number of times that certmond has checked it."""
 
     name: str
     uid: str
@@ -131,7 +129,7 @@ class _Cookie:
 
     @classmethod
     def parse(cls, text: str | None) -> _Cookie | None:
-        """Return the cookie in `text`, or None if `text` does not have the format of a cookie."""
+        """Return the cookie in `text`, or None if `text` is not a cookie."""
         match (text or "").split(" "):
             case [name, uid, polls] if polls.isdecimal():
                 return cls(name, uid, int(polls))
@@ -144,7 +142,7 @@ class _Cookie:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The request to file. The caller's request determines the whole content except the signature."""
+    """The request to file."""
 
     name: str
     pem: bytes
@@ -168,7 +166,7 @@ class _Wanted:
         )
 
     def is_same(self, filed: Filed) -> bool:
-        """Return whether the API's object `filed` requests the same certificate from the same signer.
+        """Return whether `filed` requests the same certificate from the same signer.
 
         Ignore the signature, because each ECDSA signature is different.
         """
@@ -182,7 +180,7 @@ class _Wanted:
 def _signer_name(name: str, template: Template) -> str:
     """Return the name of Kubernetes' signer for the template (pkg/controller/certificates/signer/signer.go).
 
-    Raises RefusedError if Kubernetes has no signer for the template.
+    Raises RefusedError if Kubernetes has no such signer.
     """
     usage, organizations = template.extended_usages, _values(template.subject, NameOID.ORGANIZATION_NAME)
     common_name = "".join(_values(template.subject, NameOID.COMMON_NAME))
@@ -198,11 +196,9 @@ def _signer_name(name: str, template: Template) -> str:
 
 
 async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | None:
-    """Return the reason for which certmond does not approve this request, or None if certmond approves it.
+    """Return why certmond does not approve this request, or None if certmond approves it.
 
-    certmond approves only requests to the two signers for kubelet certificates. The subject must be exactly
-    CN=system:node:<this node>,O=system:nodes. Each DNS name must be this node's name. Each IP address must be in the
-    status of the Node. The request must not have names of another kind.
+    certmond approves only a kubelet certificate whose subject, name and addresses are those of this node.
     """
     if wanted.signer_name == API_CLIENT:
         return f"an operator must approve requests to {API_CLIENT}"
@@ -228,7 +224,7 @@ def _approval(request: Request) -> str:
 
 
 def _of_key(filed: Filed, request: Request) -> bytes:
-    """Return the PEM of the issued chain, without other text.
+    """Return the PEM of the issued chain.
 
     Raises RefusedError if the certificate is not for the key of the request.
     """
@@ -240,7 +236,7 @@ def _of_key(filed: Filed, request: Request) -> bytes:
 
 
 def _object_name(request: Request, content: bytes) -> str:
-    """Return the name of the API object, a DNS-1123 name. Equal requests of a node have the same name."""
+    """Return the name of the API object (DNS-1123). Equal requests of a node have the same name."""
     parts = (request.node_name[:100], request.name, hashlib.sha256(content).hexdigest()[:10])
     plain = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts)
     return "-".join(("certmond", *filter(None, plain)))

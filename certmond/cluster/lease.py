@@ -1,8 +1,7 @@
 """A lock among the nodes of a cluster: a Lease of coordination.k8s.io/v1.
 
-The rules are those of client-go's leader election. A node decides only by its own clock whether it still holds the
-Lease. certmond never compares a time in the Lease with this node's clock, because the clocks of nodes differ. The
-caller decides what the lock protects.
+The rules are those of client-go's leader election. A node never compares a time in the Lease with its own clock,
+because the clocks of nodes differ.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ _HELD_FOR = 5 / 6  # of the duration: no two nodes hold it, even if their clocks
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 
 RESTART, ROTATION = "certmond-restart", "certmond-rotation"
-"""Names of certmond's Leases: the lock for restarts, and the lock of the coordinator of a rotation."""
+"""Names of certmond's Leases: for restarts, and for the coordinator of a rotation."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Content of a Lease that certmond has read or will write. `version` is empty if the API has no Lease yet.
+    """Content of a Lease. certmond writes `metadata` unchanged.
 
-    `metadata` comes from the API. certmond writes `metadata` without a change.
+    `version` is empty if the API has no Lease yet.
     """
 
     holder: str
@@ -51,7 +50,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Result of `decide` if the node `holder` holds the Lease, since `since` by the clock of that node."""
+    """The node that holds the Lease, and the time at which it took the Lease by its own clock."""
 
     holder: str
     since: datetime | None
@@ -60,11 +59,10 @@ class Waits:
 def decide(
     found: Record | None, identity: str, seconds: int, *, seen: float, now: float, at: datetime
 ) -> Record | Waits:
-    """Return the Lease that `identity` must write to hold it, or a Waits if another node holds the Lease.
+    """Return the Lease that `identity` must write to hold the lock, or a Waits if another node holds the lock.
 
-    This node first read the content `found` at `seen`, and the present time is `now`, both by the monotonic clock. A
-    Lease of another node is free if its content has not changed for its duration. If it has no duration, the duration
-    is `seconds`. certmond writes the time of day `at` to the Lease for the operator.
+    `seen` is the time at which this node first read `found`, and `now` is the present time, both by the monotonic
+    clock. A Lease is free if its content has not changed for its duration.
     """
     if found is None:
         return Record(identity, seconds, acquired=at, renewed=at, transitions=0)
@@ -76,29 +74,23 @@ def decide(
 
 
 class Leases(Protocol):
-    """Calls of the API for one Lease. A call raises RefusedError or UnreachableError if the API does not execute it."""
+    """Calls of the API for one Lease. Each call raises RefusedError or UnreachableError."""
 
     async def read(self) -> Record | None:
-        """Return the current Lease, or None if the Lease does not exist."""
+        """Return the Lease, or None if it does not exist."""
 
     async def create(self, record: Record) -> Record | None:
-        """Create the Lease and return it, or None if the Lease exists."""
+        """Create the Lease and return it, or None if it exists."""
 
     async def replace(self, record: Record) -> Record | None:
-        """Replace the Lease and return the new Lease.
-
-        Return None if another client has deleted the Lease or changed it since `record.version`.
-        """
+        """Replace the Lease and return it, or None if another client has changed or deleted it."""
 
 
 class ClusterLease:
-    """A lock among nodes, by the Lease `name`: for restarts, or for the coordination of a rotation.
+    """Lock among nodes, by the Lease `name`. Only one thread may use it.
 
-    `kubeconfig` returns the path of a kubeconfig at each call of the API, and may raise RefusedError. `identity` is the
-    node's name, which must be unique. Other nodes wait for `duration` after the last renewal by the holder. The Lease
-    contains this duration in whole seconds, at least one. A call of the API takes at most `time_limit`. During a call,
-    certmond calls `alive` at least every second. The exceptions of `alive` reach the caller. `monotonic` returns the
-    seconds of a clock that cannot be set. Only one thread may use a ClusterLease.
+    `identity` is the unique name of the node. Other nodes wait for `duration` after the last renewal. `monotonic`
+    returns the seconds of a clock that cannot be set.
     """
 
     def __init__(
@@ -123,22 +115,21 @@ class ClusterLease:
 
     @property
     def held(self) -> bool:
-        """Return whether this node still holds the lock, by its own clock. Check this property before each action."""
+        """Return whether this node still holds the lock by its own clock. Check this property before each action."""
         return self._written_record is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
 
     def take(self) -> str | None:
-        """Take or renew the lock. Return None, or the reason, as a sentence, for which this node does not hold it.
+        """Take or renew the lock. Return None, or the reason for which this node does not hold the lock.
 
-        Raises UnreachableError and RefusedError. After one of these errors, a node that held the lock before still
-        holds the lock for the rest of its duration.
+        Raises UnreachableError or RefusedError. After an error, a holder keeps the lock for the rest of its duration.
         """
         return self._run(self._take)
 
     def keep(self) -> None:
-        """Renew the lock, if a third of the duration has passed since the last renewal.
+        """Renew the lock if a third of its duration has passed.
 
-        Raises LostError if this node does not hold the lock. Raises UnreachableError and RefusedError if the API does
-        not execute the renewal.
+        Raises LostError if this node does not hold the lock. Raises UnreachableError or RefusedError if the API does
+        not renew it.
         """
         if self._written_record is None:
             raise LostError(f"this node does not hold {self}; take it first")

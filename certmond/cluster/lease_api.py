@@ -1,7 +1,7 @@
-"""One Lease of coordination.k8s.io/v1 in the Kubernetes API: read, create, and compare-and-swap.
+"""One Lease of coordination.k8s.io/v1 in the Kubernetes API.
 
-This module owns the API's form of a Lease. A replacement contains the uid and the resource version of the Lease that
-certmond has read. So the API server replaces only this version. The caller decides which node holds the Lease.
+The API server replaces only the version of the Lease that certmond has read. `lease` decides which node holds the
+Lease.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class LeaseApi:
-    """Calls of the API for the Lease `name` in `namespace`. This class implements `certmond.cluster.lease.Leases`."""
+    """Calls of the API for the Lease `name` in `namespace`."""
 
     def __init__(self, connection: Connection, namespace: str, name: str) -> None:
         self._connection = connection
@@ -33,7 +33,7 @@ class LeaseApi:
         self._name = name
 
     async def read(self) -> Record | None:
-        """Return the current Lease, or None if the Lease does not exist."""
+        """Return the Lease, or None if it does not exist."""
         try:
             return await self._call(
                 "read", lambda: _record(self._client.get(Lease, self._name, namespace=self._namespace))
@@ -42,7 +42,7 @@ class LeaseApi:
             return None
 
     async def create(self, record: Record) -> Record | None:
-        """Create the Lease and return it, or None if the Lease exists."""
+        """Create the Lease and return it, or None if it exists."""
         made = Lease(metadata=ObjectMeta(name=self._name, namespace=self._namespace), spec=_spec(record))
         try:
             return await self._call("create", lambda: _record(self._client.create(made)))
@@ -53,10 +53,7 @@ class LeaseApi:
             raise RefusedError(f"the cluster has no namespace {self._namespace}; {remedy}") from None
 
     async def replace(self, record: Record) -> Record | None:
-        """Replace the Lease and return the new Lease.
-
-        Return None if another client has deleted the Lease or changed it since `record.version`.
-        """
+        """Replace the Lease and return it, or None if another client has changed or deleted it."""
         lease = Lease(metadata=record.metadata, spec=_spec(record))
         try:
             return await self._call("update", lambda: _record(self._client.replace(lease)))
@@ -79,9 +76,9 @@ def _spec(record: Record) -> LeaseSpec:
 
 
 def _micro(time: datetime | None) -> Any:
-    """Return the time as a MicroTime with six decimal places, or None if `time` is None.
+    """Return the time as a MicroTime.
 
-    The API requires six decimal places. lightkube omits them for a whole second.
+    The API requires six decimal places, which lightkube omits for a whole second.
     """
     return time and f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 

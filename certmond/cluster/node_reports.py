@@ -1,8 +1,6 @@
-"""Reports of the nodes on their progress in a rotation: this node writes its own report, and reads all others.
+"""Reports of the nodes on their progress in a rotation.
 
-This module owns when this node writes, repeats and withdraws its report. Also keeps facts about other nodes: which
-nodes ever had a CA's key, which nodes took part in a rotation, and whose kubelet was ready. `nodes` owns the format of
-a report. The import of this module does not need lightkube.
+This module decides when this node writes, repeats and withdraws its report. `nodes` owns the format of a report.
 """
 
 from __future__ import annotations
@@ -21,17 +19,17 @@ if TYPE_CHECKING:
     from certmond.cluster.nodes import ClusterNode
 
 _REPEATED_AFTER = 6
-"""Interval at which certmond writes an unchanged report again, as a multiple of `poll`.
+"""Interval at which certmond repeats an unchanged report, as a multiple of `poll`.
 
-The cluster may have replaced the Node by a new object without the report.
+The cluster might have replaced the Node by an object without the report.
 """
 
 
 class NodeReports:
     """Reader of the reports of all nodes, and writer of the report of the node `node`.
 
-    `own` has the credentials of the node itself, which permit it to annotate its Node. `boot` is the boot ID of the
-    machine. `monotonic` returns the seconds of a clock that cannot be set.
+    `own` has the credentials of the node, which may annotate its Node. `boot` is the boot ID of the machine.
+    `monotonic` returns the seconds of a clock that cannot be set.
     """
 
     def __init__(
@@ -54,17 +52,17 @@ class NodeReports:
         self._next_write = self._next_withdrawal = 0.0
 
     def publish(self, report: Report) -> None:
-        """Write this node's report if it has changed, or if its next repetition is due.
+        """Write this node's report if it has changed or its repetition is due.
 
-        Raises RefusedError, UnreachableError.
+        Raises RefusedError or UnreachableError.
         """
         if not self._is_published or report != self._published or self._monotonic() >= self._next_write:
             self._annotate(report.rotation, report)
 
     def withdraw(self, rotation: Rotation) -> None:
-        """Withdraw this node's report on the present phase of the rotation, if its Node may have such a report.
+        """Withdraw this node's report on the present phase of the rotation. Never raises CertmondError.
 
-        The annotation still shows that the node takes part in the rotation. Never raises CertmondError.
+        The annotation still shows that the node takes part in the rotation.
         """
         report = self._published
         if self._is_published and (report is None or (report.rotation, report.phase) != (rotation.id, rotation.phase)):
@@ -75,7 +73,7 @@ class NodeReports:
                 self._annotate(rotation.id, None)
 
     def members(self, rotation: Rotation) -> list[Member]:
-        """Return all nodes of the cluster, with their current reports. Raises RefusedError, UnreachableError."""
+        """Return all nodes of the cluster with their current reports. Raises RefusedError or UnreachableError."""
         from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
 
         found, forward_id = list_nodes(self._access), forth(rotation.id)
@@ -91,11 +89,11 @@ class NodeReports:
         ]  # fmt: skip
 
     def others(self, rotation: Rotation) -> list[Member]:
-        """Return all nodes of the cluster except this node. Raises RefusedError, UnreachableError."""
+        """Return all nodes of the cluster except this node. Raises RefusedError or UnreachableError."""
         return [each for each in self.members(rotation) if each.name != self._node]
 
     def not_ready(self, names: Collection[str]) -> frozenset[str]:
-        """Return the nodes in `names` that did not exist, or were not ready, when `members` last listed the nodes."""
+        """Return the nodes in `names` that were missing or not ready in the last listing."""
         return frozenset(names) - self._ready
 
     def _annotate(self, rotation: str, report: Report | None) -> None:

@@ -1,7 +1,7 @@
-"""The Node objects of the cluster, with the fields that a rotation needs, and the report of each node.
+"""The Node objects of the cluster, and the report of each node on a rotation.
 
-This module owns the format of the annotation `certmond.io/rotation`. It writes only this annotation, and only to this
-node's Node. A report is a claim of its node, and the caller verifies the claim. This module imports lightkube.
+This module owns the annotation `certmond.io/rotation`, and writes it only to this node's Node. A report is a claim of
+its node, which the caller must verify.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _WRITE = "use this node's own credentials (kubelet.conf), or grant a cluster rol
 class Acknowledgement:
     """A node's report on a rotation: the phase that the node has reached, or "" if it has reached no phase.
 
-    `trust` is the SHA-256 of the set of trust anchors on the node. `issuer` is the SHA-256 of the CA that has signed
-    the leaves of the node, or "" without leaves or with leaves of several CAs. Both are hexadecimal. `holds_key` is
-    true if the new CA's key is on the node. `boot` is the boot ID of the machine that reported, or "".
+    `trust` is the SHA-256 of the set of trust anchors on the node. `issuer` is the SHA-256 of the CA that signed all
+    leaves, or "" without such a CA. `holds_key` is true if the new CA's key is on the node. `boot` is the boot ID of
+    the machine, or "".
     """
 
     id: str
@@ -55,7 +55,7 @@ class Acknowledgement:
 
     @classmethod
     def parse(cls, text: str) -> Acknowledgement | None:
-        """Return the report in `text`, or None if `text` is not the value of an annotation."""
+        """Return the report in `text`, or None if `text` is not a report."""
         found = _TEXT.fullmatch(text)
         if found is None:
             return None
@@ -65,10 +65,10 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """One Node of the cluster. `report` is the report of the node, or None without a valid report.
+    """One Node of the cluster. `report` is None if the Node has no valid report.
 
-    `uid` distinguishes the Node from a later Node of the same name. `boot` is the boot ID of the machine, which changes
-    with each start. `boot` is empty if the kubelet reports no boot ID.
+    `uid` distinguishes the Node from a later Node of the same name. `boot` is the boot ID of the machine, or "" if
+    unknown.
     """
 
     name: str
@@ -82,15 +82,12 @@ class ClusterNode:
 
     @property
     def started_since(self) -> bool:
-        """Return whether the boot ID has changed since the report, by a restart or a replacement of the machine.
-
-        Return False if the node has no report, or if a boot ID is unknown.
-        """
+        """Return whether the boot ID has changed after the report, by a restart or a replacement of the machine."""
         return bool(self.report and self.report.boot and self.boot and self.report.boot != self.boot)
 
 
 def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
-    """Return every Node, sorted by name. Raises RefusedError, UnreachableError."""
+    """Return every Node, sorted by name. Raises RefusedError or UnreachableError."""
 
     async def work(connection: Connection) -> tuple[ClusterNode, ...]:
         found = await connection.listed("list the Nodes", _READ, lambda: nodes(connection.client))
@@ -106,8 +103,8 @@ def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
 def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
     """Write `report` to the Node `name`, and change nothing else.
 
-    Raises RefusedError if the Node does not exist, or if the API server forbids the write. Raises UnreachableError if
-    a retry may succeed.
+    Raises RefusedError if the Node does not exist or the API server forbids the write, UnreachableError if a retry
+    might succeed.
     """
     text = str(report)
     if Acknowledgement.parse(text) != report:

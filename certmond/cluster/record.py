@@ -1,7 +1,6 @@
-"""The public record of a rotation, which every node of the cluster may read, as a value and as JSON.
+"""The public record of a rotation, as a value and as JSON.
 
-This module owns the schema of the record, and the rule that the record never contains a secret. `record_api` stores the
-record. `pki.rotation` defines the phases.
+This module owns the schema of the record, which never contains a secret. `record_api` stores the record.
 """
 
 from __future__ import annotations
@@ -21,10 +20,7 @@ _NEVER, _REFUSED = "PRIVATE KEY", "contains a private key, which must never be i
 
 
 def _public(pem: str) -> str:
-    """Return `pem` if it contains only certificates or public keys. Otherwise raise ValueError.
-
-    The record of a rotation of sa.key contains public keys, because sa.key has no certificate.
-    """
+    """Return `pem`. Raises ValueError if `pem` contains anything except certificates and public keys."""
     found = decode(pem.encode(), "it")
     holds_private = found.key or found.encrypted_key
     if found.faults or not found.pem or holds_private or not found.anchors:
@@ -40,15 +36,12 @@ _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 
 
 class ClusterRecord(BaseModel):
-    """The record of a rotation: its id, CAs and progress. The record contains only public data.
+    """The record of a rotation. certmond ignores fields of a later version of certmond.
 
-    The phase `phase` began at `since`. `old` are the PEMs of the old CAs, and `new` is the PEM of the new CA. For
-    service account keys, `old` and `new` are public keys. `excluded` are the nodes for which no other node waits.
-    `coordinator` is the node that wrote the record last. `published` is the time at which the coordinator first found
-    both CAs published to workloads. `signature` is the signature of the old CA over the statement of
-    `pki.rotation.authorization`. `released` is the place up to which workers may act in the phase (`worker_batches`).
-
-    certmond ignores fields that a later version of certmond has written.
+    `old` and `new` are the PEMs of the CAs. In a rotation of `sa`, they are the PEMs of the public keys for
+    service-account tokens. `published` is the time at which the coordinating node first found both CAs published to
+    workloads. `signature` is the old CA's signature over the statement of `pki.rotation.authorization`. A worker may
+    act if its place (`worker_batches`) is below `released`.
     """
 
     model_config = ConfigDict(
@@ -83,12 +76,12 @@ class ClusterRecord(BaseModel):
 
     @property
     def old_anchors(self) -> tuple[Anchor, ...]:
-        """Return the old CAs or public keys in `old`, in the order of the record."""
+        """Return the old CAs or public keys, in the order of the record."""
         return tuple(each for pem in self.old for each in _read(pem).anchors)
 
     @property
     def new_anchors(self) -> tuple[Anchor, ...]:
-        """Return the CAs or public keys in `new`. A valid record has exactly one."""
+        """Return the new CAs or public keys. A valid record has exactly one."""
         return _read(self.new).anchors
 
     def text(self) -> str:

@@ -1,8 +1,6 @@
-"""Storage of a rotation's record in the Kubernetes API: the ConfigMap kube-system/certmond-rotation.
+"""Storage of a rotation's record in the ConfigMap kube-system/certmond-rotation.
 
-Reads, creates and replaces the record. A replacement contains the resource version that certmond has read, so that it
-never overwrites the change of another client. The caller owns the content of the record, and `record` refuses secrets
-in this content. This module imports lightkube.
+A replacement never overwrites the change of another client. `record` owns the content of the record.
 """
 
 from __future__ import annotations
@@ -32,9 +30,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A record in the API, with the `metadata` and the `others`, the other keys of the ConfigMap.
+    """A record in the API.
 
-    certmond writes `metadata` and `others` without a change.
+    certmond writes `metadata` and `others`, the other keys of the ConfigMap, unchanged.
     """
 
     record: ClusterRecord
@@ -43,9 +41,9 @@ class Recorded:
 
 
 def read_record(access: Access) -> Recorded | None:
-    """Return the current record, or None if the ConfigMap does not exist.
+    """Return the record, or None if the ConfigMap does not exist.
 
-    Raises MalformedError if the record is invalid, RefusedError, UnreachableError.
+    Raises MalformedError if the record is invalid, RefusedError or UnreachableError.
     """
 
     async def work(connection: Connection) -> Recorded | None:
@@ -58,7 +56,7 @@ def read_record(access: Access) -> Recorded | None:
 
 
 def create_record(access: Access, record: ClusterRecord) -> Recorded:
-    """Create the record and return it. Raises OvertakenError if a record exists, RefusedError, UnreachableError."""
+    """Create the record and return it. Raises OvertakenError if a record exists, RefusedError or UnreachableError."""
     made = ConfigMap(metadata=ObjectMeta(name=NAME, namespace=NAMESPACE), data={_KEY: record.text()})
 
     async def work(connection: Connection) -> Recorded:
@@ -77,7 +75,7 @@ def create_record(access: Access, record: ClusterRecord) -> Recorded:
 def replace_record(access: Access, found: Recorded, record: ClusterRecord) -> Recorded:
     """Replace the record `found` and return the new record.
 
-    Raises OvertakenError if another client has changed or deleted `found` meanwhile, RefusedError, UnreachableError.
+    Raises OvertakenError if another client has changed or deleted `found`, RefusedError or UnreachableError.
     """
     made = ConfigMap(metadata=found.metadata, data={**found.others, _KEY: record.text()})
 
@@ -106,7 +104,7 @@ async def _call(connection: Connection, verb: str, call: Callable[[], Awaitable[
 async def _versioned(answer: Awaitable[ConfigMap]) -> ConfigMap:
     """Return the ConfigMap in the answer of the API server.
 
-    Raises ValueError if the ConfigMap has no uid or resource version. Its replacement would overwrite any version.
+    Raises ValueError without a uid and resource version, because a replacement would overwrite any version.
     """
     found = await answer
     if found.metadata is None or not (found.metadata.uid and found.metadata.resourceVersion):

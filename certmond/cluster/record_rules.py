@@ -1,9 +1,6 @@
 """Conversion between a rotation and the cluster's record, and the rules for the replacement of a record.
 
-A node never replaces the record by an earlier phase, or by fewer released workers in the same phase. While the recorded
-rotation is in progress, only its abort can replace it. A decision must be based on the current record. This module also
-decides whether the record is older than the state of a node, for example after a user has deleted the record. The
-functions have no side effects. `record_api` stores the record.
+A node never replaces the record by an earlier state of the rotation. Only its abort can replace a rotation in progress.
 """
 
 from __future__ import annotations
@@ -18,11 +15,11 @@ from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, flaw, for
 from certmond.pki.x509.certificate import to_pem
 
 DELETE_RECORD = "kubectl -n kube-system delete configmap certmond-rotation"
-"""Command with which an operator deletes a wrong record from the cluster."""
+"""Command that deletes a wrong record from the cluster."""
 
 
 def rotation_of(record: ClusterRecord) -> Rotation:
-    """Return the rotation in a record. Raises RotationError if this version of certmond does not support the record."""
+    """Return the rotation in a record. Raises RotationError if this certmond does not support the record."""
     try:
         (new,), old = record.new_anchors, record.old_anchors
         made = Rotation(
@@ -40,7 +37,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
 
 
 def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
-    """Return the public record of a rotation.
+    """Return the record of a rotation.
 
     Raises RotationError if this node alone began the rotation, or if a value is not valid in a record.
     """
@@ -67,9 +64,8 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
 def is_behind(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
     """Return whether the cluster's record is missing or older than `own`, the rotation in a node's record.
 
-    An older record has an earlier phase of the same rotation, or fewer released workers. It can also be of the rotation
-    that `own` aborts, or of a complete rotation that the node has ended (`closed`). A restore of etcd can cause an
-    older record. A phase ends only after every node has reached it, so the latest phase is valid. Raises RotationError.
+    `closed` are the ids of the rotations that the node has ended. The latest phase is valid, because a phase ends only
+    after every node has reached it. Raises RotationError for an unsupported record.
     """
     if found is None:
         return True
@@ -90,11 +86,11 @@ def admit(
     *,
     noted: bool = False,
 ) -> None:
-    """Check that `rotation` may replace the record `found`. The caller decided on `rotation` with the record `known`.
+    """Check that `rotation` may replace the record `found`.
 
-    `known` is None if the caller has not read the record. `closed` are the ids of the rotations that this node has
-    ended. With `noted`, the rotation comes from this node's record and is not a new decision. Raises RotationError if
-    `rotation` may not replace the record, OvertakenError if the caller must read the record and decide again.
+    `known` is the record on which the caller's decision depends, if any. With `noted`, the rotation comes from this
+    node's record. Raises RotationError if `rotation` may not replace the record, OvertakenError if the caller must read
+    the record and decide again.
     """
     if known is not None and found != known:
         raise OvertakenError("another node has changed the cluster's record of the rotation; certmond reads it again")

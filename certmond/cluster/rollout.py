@@ -1,9 +1,6 @@
-"""Restart of workloads in batches, as `kubectl rollout restart` restarts them, until all pods are new.
+"""Restart of workloads in batches, as by `kubectl rollout restart`, until all pods are new.
 
-The annotation of the pod template and the rule for completion are those of kubectl. The controllers of the cluster
-replace the pods, within the limits of each workload. `workloads` selects the workloads. If a workload was restarted
-since the given instant, certmond does not restart it again, and only waits for its new pods. This module imports
-lightkube.
+The annotation and the rule for completion are those of kubectl. `workloads` selects the workloads.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ _POLL_INTERVAL = 0.5  # seconds
 
 
 class Outcome(StrEnum):
-    """The result of one restart."""
+    """Result of a restart."""
 
     DONE = "done"
     UNDER_WAY = "under way"
@@ -40,10 +37,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One restart of a workload.
-
-    `fact` is a phrase that follows the workload's name. It describes the result, the wait, or the reason of a failure.
-    """
+    """One restart of a workload. `fact` is a phrase that follows the workload's name."""
 
     workload: Workload
     outcome: Outcome
@@ -59,12 +53,10 @@ def restart_workloads(
     batch: int = 5,
     limit: timedelta = timedelta(minutes=10),
 ) -> tuple[Rollout, ...]:
-    """Restart the workloads, `batch` at a time, and return the result of each restart. `at` is the present time.
+    """Restart the workloads, `batch` at a time, and return the results. `at` is the present time.
 
-    If a workload was restarted since `since`, only wait for its new pods. Each batch must complete within `limit`
-    before the next batch begins. After a failed or incomplete restart, certmond does not restart the remaining
-    workloads, and returns no Rollout for them. A temporary failure of the API only prolongs the wait. Raises
-    RefusedError, and UnreachableError if a restart could not begin.
+    Do not restart a workload that was restarted at `since` or later. Stop after a batch that does not complete within
+    `limit`. Raises RefusedError, or UnreachableError if a restart could not begin.
     """
 
     async def work(connection: Connection) -> tuple[Rollout, ...]:
@@ -92,7 +84,7 @@ async def _start(connection: Connection, workload: Workload, since: datetime, at
 
 
 async def _wait_for_batch(connection: Connection, begun: list[Rollout], seconds: float) -> list[Rollout]:
-    """Wait until no rollout of the batch is in progress, or for `seconds`. Return the rollouts with their results."""
+    """Wait at most `seconds` for the batch, and return its results."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while any(each.outcome is Outcome.UNDER_WAY for each in begun):
@@ -123,9 +115,9 @@ async def _progress(connection: Connection, rollout: Rollout) -> Rollout:
 
 
 def _missing(kind: str, found: Any) -> str:
-    """Return the reason for which the rollout is incomplete, as a phrase that follows the workload's name.
+    """Return why the rollout is incomplete, as a phrase that follows the workload's name, or "" if it is complete.
 
-    Return "" for a complete rollout. The rules are those of kubectl (polymorphichelpers/rollout_status.go).
+    The rules are those of kubectl (polymorphichelpers/rollout_status.go).
     """
     status = found.status
     if kind == "DaemonSet":

@@ -1,9 +1,7 @@
-"""Workloads with pods that started before the cluster published a CA, and may not trust that CA yet.
+"""Workloads with pods that started before the cluster published a CA, and might not trust this CA.
 
-This module owns the search for pods that receive a service account's token or `kube-root-ca.crt`, and for their owners.
-A process usually reads these files only at its start. So certmond assumes that an older process does not trust the CA.
-This module restarts no workload (`rollout` does). It reads no Secret, so it does not find a pod whose only token is in
-a Secret. It imports lightkube.
+A process usually reads its CAs only at its start. This module does not find a pod whose only token is in a Secret.
+`rollout` restarts the workloads.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ class Workload(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StaleWorkloads:
-    """Workloads with a pod that may not trust a new CA. certmond can restart the workloads in `restartable`.
+    """Workloads with a pod that might not trust a new CA.
 
     `by_hand` has the workloads that an operator must restart, with the reason. `bare` has the pods without an owner.
     """
@@ -51,11 +49,9 @@ class StaleWorkloads:
 
 
 def stale_workloads(access: Access, since: datetime, not_ready: Collection[str] = ()) -> StaleWorkloads:
-    """Return the workloads with a pod that started before `since`, rounded down to a whole second.
+    """Return the workloads with a pod that started before `since`. Raises RefusedError or UnreachableError.
 
-    Ignore pods on the nodes `not_ready`, mirror pods, and pods without a token and without the published CA.
-
-    Raises RefusedError, UnreachableError.
+    Ignore pods on the nodes `not_ready`, and pods with neither a token nor the published CA.
     """
     return access.run(lambda connection: _stale(connection, since, not_ready))
 
@@ -65,7 +61,7 @@ def workloads(
 ) -> CheckResult:
     """Check that each running pod with a token or the published CA started at `since` or later.
 
-    Ignore pods on the nodes `not_ready`, because the API lists the pods of such a node until the Node is deleted.
+    Ignore pods on the nodes `not_ready`, because the API lists these pods until the Node is deleted.
     """
 
     async def work(connection: Connection) -> CheckResult:
@@ -89,7 +85,7 @@ def workloads(
 
 
 def why_not_restarted(kind: str, spec: Any) -> str | None:
-    """Return the reason for which a new pod template would not replace all pods, or None if it would."""
+    """Return why a new pod template would not replace all pods, or None if it would."""
     strategy = getattr(spec, "updateStrategy", None)
     if kind == "Deployment" and spec.paused:
         return "is paused"
@@ -157,10 +153,7 @@ def _controller(found: Any) -> OwnerReference | None:
 
 
 def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
-    """Return whether the check covers the pod, because the pod receives a token or the published CA.
-
-    Return False for mirrors of static pods, for pods that are being deleted, and for pods on the nodes `not_ready`.
-    """
+    """Return whether the check covers the pod, which must receive a token or the published CA."""
     metadata = pod.metadata
     if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in not_ready:
         return False
@@ -168,10 +161,7 @@ def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
 
 
 def _has_token_or_ca(volume: Any) -> bool:
-    """Return whether the volume contains a service account's token or the published CA.
-
-    The API server adds a projected volume with the token and the CA to a pod, unless automounting is disabled.
-    """
+    """Return whether the volume contains a service account token or the published CA."""
     sources: Iterable[Any] = (volume.projected and volume.projected.sources) or ()
     projected = any(
         each.serviceAccountToken or (each.configMap and each.configMap.name == _PUBLISHED) for each in sources
@@ -180,7 +170,7 @@ def _has_token_or_ca(volume: Any) -> bool:
 
 
 def _start_time(pod: Any) -> datetime:
-    """Return the start time of the oldest running container of the pod, or of the pod if no container runs.
+    """Return the start of the oldest running container, or of the pod if no container runs.
 
     A container that the kubelet has restarted has read its files again.
     """

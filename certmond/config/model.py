@@ -1,7 +1,6 @@
-"""Parser of the configuration. The result is a frozen Config, or all problems with file, line, path and remedy.
+"""Parser of the configuration. The result is a Config, or all problems with file, line, path and remedy.
 
-This module owns the merge of profile, configuration file and conf.d/, and the rules between entries. `pki.catalog`
-defines what one entry may contain. `source_files` reads the files. This module opens only the shipped profiles.
+This module merges the profile and the files. `rules` has the rules between entries, and `source_files` reads the files.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ DEFAULT_PROFILE = "kubeadm"
 NO_PROFILE = "none"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_ID = "urn:certmond:schema:configuration"
-"""Identifier of the schema. It is a name and not an address, so that no editor tries to download the schema."""
+"""Identifier of the schema. It is not an address, so that no editor tries to download the schema."""
 
 
 class Source(NamedTuple):
-    """A YAML text, and the name that messages use for the text."""
+    """A YAML text, and its name in messages."""
 
     name: str
     text: str | bytes
@@ -52,7 +51,7 @@ class Source(NamedTuple):
 
 @cache
 def profiles() -> Mapping[str, str]:
-    """Return the YAML text of each shipped profile by the name of the profile."""
+    """Return the YAML text of each shipped profile, by the name of the profile."""
     shipped = sorted((Path(__file__).parents[1] / "profiles").iterdir())
     return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
 
@@ -168,12 +167,12 @@ class Config(Model):
 
     @property
     def given_facts(self) -> dict[str, str]:
-        """Return the facts that the configuration sets. certmond does not read these facts from the node."""
+        """Return the facts that the configuration sets."""
         return {"node_name": self.node_name} if self.node_name else {}
 
     @property
     def commands(self) -> dict[str, tuple[str, ...]]:
-        """Return the command of each program that certmond runs, by the purpose of the program."""
+        """Return the command of each configured program, by the purpose of the program."""
         found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}
         found |= {f"service {each.name}": each.command for each in self.services}
         found |= {f"hook {each.name}": each.command for each in self.hooks}
@@ -200,9 +199,8 @@ def parse(
 ) -> Config:
     """Return the configuration from the profile and `sources`. A later source takes precedence.
 
-    `profile` is the name of the profile. If it is None, the sources name the profile, and DEFAULT_PROFILE is the
-    default. `unread` are the problems of unreadable sources. `parse` ignores known keys that are not in `keys`. Raises
-    ConfigError with every problem.
+    `profile` overrides the profile in the sources. Keys that are not in `keys` are ignored. Raises ConfigError with
+    every problem, including `unread`.
     """
     problems = list(unread)
     documents = []
@@ -256,9 +254,9 @@ def schema() -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """Return the effective configuration as YAML. `parse` returns an equal configuration from this text.
+    """Return the effective configuration as YAML, which `parse` accepts.
 
-    An entry of a list contains only the fields that the profile or a file sets.
+    An entry contains only the fields that the profile or a file sets.
     """
     whole = config.model_dump(mode="json")
     for section in SECTIONS:
@@ -267,7 +265,7 @@ def dump(config: Config) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML dumper: formats short lists on one line, writes no aliases, and escapes unprintable characters."""
+    """YAML dumper with short lists on one line, without aliases, and with escapes for unprintable characters."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
         return True
@@ -283,17 +281,16 @@ class _Dumper(yaml.SafeDumper):
 def _only(keys: Container[str], document: Node) -> Node:
     """Return the document without the known keys that are not in `keys`.
 
-    Keep an unknown key, because it may be a misspelling of a key in `keys`.
+    Keep an unknown key, which might be a misspelling of a key in `keys`.
     """
     ignored = [key for key in Config.model_fields if key not in keys]
     return replace(document, value={key: node for key, node in document.fields.items() if key not in ignored})
 
 
 def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
-    """Return the profile that the last of the documents names, after the profiles on which this profile is based.
+    """Return the profile that the documents name, after the profiles on which it is based.
 
-    If no document names a profile, or the name is unknown, return the default profile. So `parse` can find the other
-    problems.
+    For an unknown name, return the default profile, so that `parse` finds the other problems.
     """
     named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
     name = named[-1] if named else DEFAULT_PROFILE
@@ -318,10 +315,7 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
 
 
 def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
-    """Return `earlier`, with each of `entries` merged into the earlier entry of the same name, or appended.
-
-    Add a problem to `problems` for each name that `entries` repeats.
-    """
+    """Return `earlier`, with each of `entries` merged into the entry of the same name, or appended."""
     result = list(earlier)
     number = {entry.name: number for number, entry in enumerate(result) if entry.name}
     lines: dict[str, int] = {}

@@ -1,7 +1,6 @@
-"""Messages for the errors that pydantic finds in a configuration, each at its line.
+"""Messages for the errors that pydantic finds in a configuration.
 
-This module owns the messages for single values, and suggestions for misspelled keys. `rules` has the rules between
-values. This module defines no models. The caller passes the models.
+This module also suggests corrections of misspelled keys. `rules` has the rules between entries.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def problem_of(
 ) -> Problem:
     """Return the problem for an error that pydantic found in `whole`, at its place in `tree`.
 
-    `parts` has the model of each section by the key of the section.
+    `parts` has the model of each section.
     """
     location, given = error["loc"], error["input"]
     match error["type"]:

@@ -1,7 +1,7 @@
-"""The rules between the entries of a configuration.
+"""Rules between the entries of a configuration.
 
 This module checks references, conflicts of paths, and the order of services. `pki.catalog` defines what one entry may
-contain. Each problem has its place in the file. This module reads no file.
+contain.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PARTS: Mapping[str, type[Model]] = {
     "cluster": ClusterSpec,
     "init": InitSpec,
 }
-"""Model of each key whose value contains keys. If the value is a list, the model is that of one entry in the list."""
+"""Model of each section of the configuration, or of one entry if the section is a list."""
 _REFERENCES = (  # section and field -> the section of the entries that the field names
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
@@ -63,9 +63,8 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 
 
 def references(tree: Node) -> Iterator[Problem]:
-    """Yield a problem for each reference to a missing entry.
-
-    Also yield a problem for each entry that `ca` or `embedded_ca` names and that is not an authority.
+    """Yield a problem for each reference to a missing entry, and for each CA reference to an entry that is no
+    authority.
     """
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
@@ -98,10 +97,7 @@ def between_entries(
 def derived_files(
     certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield the problems of derived files.
-
-    A derived file must not have the path of another file or of a static Pod. Its source must fit its kind.
-    """
+    """Yield a problem for each derived file whose path is in use, or whose source has the wrong kind."""
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
     for number, derived in enumerate(derived_specs):
@@ -126,7 +122,7 @@ def derived_files(
 def key_conflicts(
     certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield a problem for each entry that keeps its key (`keep_key`) although its signer creates a new key."""
+    """Yield a problem for each entry that keeps its key although its signer creates a new key."""
     kinds = {signer.name: signer.kind for signer in signers}
     for number, spec in enumerate(certificates):
         kind = kinds.get(spec.signer or LOCAL)
@@ -137,7 +133,7 @@ def key_conflicts(
 
 
 def dependency_cycles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
-    """Yield one problem for each cycle of services that must restart after each other."""
+    """Yield a problem for each cycle of services that must restart after each other."""
     services = tree.fields["services"].items if "services" in tree.fields else []
     waits = {entry.name: dict(entry.texts("after")) for entry in services}
     while True:

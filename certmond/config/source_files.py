@@ -1,7 +1,7 @@
 """Reader of the configuration files: the main file and conf.d/*.yaml.
 
-This module owns the order of the files, and the refusal of files and directories that other users can write. `model`
-merges and validates the texts of the files.
+This module owns the order of the files, and refuses files that other users can write. `model` merges and validates the
+texts.
 """
 
 from __future__ import annotations
@@ -28,13 +28,10 @@ def load(
     acting: bool = False,
     keys: Container[str] = EVERY_KEY,
 ) -> Config:
-    """Return the configuration: the profile, then the file `path`, then conf.d/*.yaml beside it.
-
-    Later files take precedence.
+    """Return the configuration from the profile, the file `path` and conf.d/*.yaml beside it, in this order.
 
     A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if the caller
-    is `acting`, or if the configuration makes certmond change the node or run programs. `parse` ignores known keys that
-    are not in `keys`. Raises ConfigError.
+    is `acting`, or if the configuration `acts`. Raises ConfigError.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []
@@ -61,7 +58,7 @@ def load(
 def _regular(file: Path) -> int:
     """Return a descriptor of `file` for reading. Raises OSError if `file` is not a regular file.
 
-    The content of a device or pipe may be endless, or its read may block.
+    A read of a device or pipe might not end.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
@@ -74,24 +71,24 @@ def _regular(file: Path) -> int:
 
 
 def _real_directory(file: Path) -> Path:
-    """Return the directory of a file. For a symlink, return the directory of the target."""
+    """Return the directory of a file, or of its target if the file is a symlink."""
     return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
 
 
 def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
     """Yield a problem if users other than root and certmond can write the file or directory.
 
-    These users could choose the commands and signers that certmond uses.
+    These users could choose the commands that certmond runs.
     """
     sticky = (
         stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     )  # certmond refuses a file of another user in it
     if status.st_mode & 0o022 and not sticky:
         yield Problem(
-            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
+            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); run: chmod go-w {file}"
         )
     if status.st_uid not in {0, os.geteuid()}:
-        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; chown root {file}")
+        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; run: chown root {file}")
 
 
 def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:

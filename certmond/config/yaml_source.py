@@ -1,9 +1,7 @@
-"""Parser of YAML text. Each value has its file, line and path, so that a problem can name its place.
+"""Parser of YAML text that keeps the file, line and path of each value.
 
-The supported YAML has mappings without repeated keys, lists, text, booleans and null. It also has anchors, aliases and
-merge keys, up to a size that limits memory. Numbers stay text, because the numbers of a configuration are modes and
-durations, which mean the same with and without quotes. For any text, the result is a tree or problems, and never an
-exception.
+Numbers stay text, because modes and durations mean the same with and without quotes. For any text, the result is a tree
+or problems, never an exception.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ class Place(NamedTuple):
         return f"{place}: {self.path}" if self.path else place
 
     def below(self, key: str | int) -> Place:
-        """Return the place of the item or key `key` in the value at this place. The item or key may be missing."""
+        """Return the place of the item or key `key` below this place."""
         if isinstance(key, int):
             return self._replace(path=f"{self.path}[{key}]")
         name = key if re.fullmatch(r"[\w-]{1,64}", key) else shown(key)
@@ -78,24 +76,24 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Return the text in the field `name`, which identifies an entry of a list, or "" without such a text."""
+        """Return the text of the field `name`, which identifies an entry of a list, or "" without this text."""
         node = self.fields.get("name")
         return node.value if node and isinstance(node.value, str) else ""
 
     def texts(self, field: str) -> Iterator[tuple[str, Node]]:
-        """Yield the text in the field `field`, or each text in the list of this field, with its node."""
+        """Yield each text in the field `field`, which may be a list, with its node."""
         node = self.fields.get(field)
         for each in (node.items or [node]) if node else ():
             if isinstance(each.value, str):
                 yield each.value, each
 
     def keys(self, field: str) -> Iterator[tuple[str, Node]]:
-        """Yield each key of the mapping in the field `field`, with the value of the key."""
+        """Yield each key of the mapping in the field `field`, with its value."""
         node = self.fields.get(field)
         yield from node.fields.items() if node else ()
 
     def find(self, location: Iterable[str | int]) -> Place:
-        """Return the place of `location` below this node. If `location` is missing, return its nearest known place."""
+        """Return the place of `location` below this node, or its nearest known place."""
         node = self
         for step in location:
             if isinstance(step, str) and step in node.fields:
@@ -124,7 +122,7 @@ def shown(text: object) -> str:
 
 
 def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
-    """Parse the document `text`. Return its mapping, or None if the document is unusable, and every problem."""
+    """Return the mapping in the document `text`, or None if the document is unusable, and every problem."""
     reader = _Reader(file)
     try:
         return reader.document(text), reader.problems
@@ -235,7 +233,7 @@ class _Reader:
             elif key == "<<" and isinstance(event, events.ScalarEvent) and event.implicit[0]:
                 merged = self._merged(value) | merged
             elif key in own:
-                text = f"is a duplicate of line {own[key].place.line}; remove one of them"
+                text = f"repeats the key of line {own[key].place.line}; remove one of the two"
                 self.problems.append(Problem(value.place, text))
             else:
                 own[key] = value

@@ -1,8 +1,7 @@
-"""Retention of the archive: certmond removes generations older than `archive.keep_for`, with their private keys.
+"""Retention of the archive: certmond removes generations older than `archive.keep_for`.
 
-It keeps the newest good generation of each certificate for a restore, and the only copy of a private key among damaged
-files (`renewal/damaged_files`). If a later version of certmond wrote a generation of a certificate, certmond removes no
-generation of this certificate. The caller of `apply` holds the lock of the transactions.
+certmond keeps the newest good generation of each certificate, and the only copy of a private key. The caller of `apply`
+holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -27,10 +26,7 @@ _INTERVAL = timedelta(hours=1)
 
 
 class Retention:
-    """The retention rule of one configuration.
-
-    certmond applies the rule at most once an hour, and immediately if the clock was set back.
-    """
+    """The retention rule of one configuration. certmond applies the rule at most once an hour."""
 
     def __init__(
         self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime], files: View
@@ -41,14 +37,14 @@ class Retention:
         self._applied_at: datetime | None = None
 
     def due(self) -> bool:
-        """Return whether certmond has not applied the rule in the last hour, and the clock causes no hold."""
+        """Return whether certmond must apply the rule now. Return False while the clock is not synchronized."""
         recently = self._applied_at and timedelta() <= self._clock() - self._applied_at < _INTERVAL
         return not recently and clock_hold(self._hold) is None
 
     def apply(self) -> None:
         """Remove expired generations if the rule is due, and record each removal. Raises WriteError.
 
-        Also remove the temporary files of killed processes, because these files can contain private keys.
+        Also remove the temporary files of killed processes, which can contain private keys.
         """
         if not self.due():
             return
@@ -68,10 +64,10 @@ class Retention:
         self._audit.conclude(Event.STEP_DONE, now, message, fields=fields)
 
     def expired(self, name: str, now: datetime) -> tuple[str, ...]:
-        """Return the generations of a certificate that certmond removes at `now`, oldest first.
+        """Return the expired generations of a certificate, oldest first.
 
-        Omit the newest good generation, and the only copy of a private key among damaged files. Raises StateError if a
-        later version of certmond wrote a generation of the certificate.
+        Omit the newest good generation, and the only copy of a private key. Raises StateError if a later version of
+        certmond wrote a generation of the certificate.
         """
         found = self._archive.ids(name)
         old = tuple(each for each in found if (at := stored_at(each)) and now - at > self._keep_for)
@@ -92,10 +88,7 @@ class Retention:
 
 
 def belongs_together(files: Sequence[ArchivedFile]) -> bool:
-    """Return whether a certificate or public key in the files matches a private key in the files.
-
-    Also return True if the files have no private key.
-    """
+    """Return whether the files have a certificate or public key for one of their private keys, if any."""
     documents = [document for file in files for document in _documents(file)]
     keys = {document.key.sha256 for document in documents if document.key}
     return not keys or any(anchor.key.sha256 in keys for document in documents for anchor in document.anchors)

@@ -1,8 +1,6 @@
 """Check whether the cluster has published the new CAs to its Pods, for the rotation of a single node.
 
-This module owns the choice of the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates
-the answer. The import of this module does not need the package lightkube. Without lightkube, the answer names the
-missing package.
+This module chooses the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the answer.
 """
 
 from __future__ import annotations
@@ -21,10 +19,7 @@ from certmond.pki.rotation.phases import Rotation, desired
 from certmond.pki.x509.certificate import certificates_of
 
 _KUBECONFIGS = ("admin.conf", "super-admin.conf", "controller-manager.conf")
-"""Names of the kubeconfigs whose users may list ConfigMaps in all namespaces, in order of preference.
-
-The files belong to root. `cluster.client` refuses a file that another user can change.
-"""
+"""Names of the kubeconfigs whose users may list ConfigMaps in all namespaces, in order of preference."""
 _ANSWER, _LIMIT = timedelta(seconds=5), timedelta(seconds=20)
 """Time limits of one API request, and of all requests of a check."""
 
@@ -42,10 +37,7 @@ class PublicationCheck:
         self._known: tuple[tuple[str, datetime], float, Asked] | None = None
 
     def gate(self, rotation: Rotation, own: Gate, now: datetime) -> Gate:
-        """Return the gate `own` of this node, combined with the result of the check. Never raises CertmondError.
-
-        Return `own` if the rotation does not change published CAs, or if the node has no kubeconfig for the check.
-        """
+        """Return the gate `own`, combined with the result of the check. Never raises CertmondError."""
         if not concerns(rotation):
             return own
         if rotation.published is not None:
@@ -55,7 +47,7 @@ class PublicationCheck:
         return gate(rotation, own, self._asked(rotation, paths), now, self._pause)
 
     def _present(self) -> list[str]:
-        """Return the resolved paths of the kubeconfigs for the check that exist on this node."""
+        """Return the resolved paths of the kubeconfigs that exist on this node."""
         found = list[str]()
         for path in self._paths:
             try:
@@ -69,7 +61,7 @@ class PublicationCheck:
     def _asked(self, rotation: Rotation, paths: Sequence[str]) -> Asked:
         """Return the API's answer for the present phase. Send a request if the last answer is older than `poll`.
 
-        If the API server refuses the user of one kubeconfig, send the request with the next kubeconfig.
+        If the API server refuses the user of one kubeconfig, use the next kubeconfig.
         """
         phase, now = (rotation.id, rotation.since), self._monotonic()
         if (

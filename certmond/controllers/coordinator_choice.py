@@ -1,7 +1,4 @@
-"""Choice of the coordinator of rotations, by the configuration.
-
-This module owns the choice of the credentials for the Kubernetes API. This module makes no decision about a rotation.
-"""
+"""Choice of the coordinator of rotations, and of its credentials for the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from certmond.errors import RefusedError
 from certmond.state.boot import boot_id
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
-"""Default kubeconfig for the Kubernetes API, and the kubeconfig with which a node writes to its Node object."""
+"""Kubeconfig of the kubelet, with which a node writes to its Node object."""
 _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
 """Timeouts of an API request: for a command that only reads, and for a process that executes steps."""
 
@@ -27,7 +24,7 @@ _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
 def awake() -> float:
     """Return the seconds since boot, including time in suspend (CLOCK_BOOTTIME).
 
-    With this clock, a Lease of a suspended host expires.
+    By this clock, the Lease of a suspended host expires.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -43,11 +40,9 @@ def coordinator_of(
     monotonic: Callable[[], float],
     alive: Callable[[], None],
 ) -> Coordinator:
-    """Return the coordinator for the node `node`.
+    """Return the coordinator for the node `node`. A process that is not `acting` only reads.
 
-    `real` resolves the path of a file of the node, and may raise RefusedError. A process that is not `acting` only
-    reads. Without `cluster:` in the configuration, the coordinator sends requests to the API only if the process is
-    `acting` and `root` is "/".
+    `real` resolves the path of a file of the node, and may raise RefusedError.
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
@@ -70,10 +65,7 @@ def coordinator_of(
 
 
 def _as_itself(real: Callable[[str], str], otherwise: str) -> str:
-    """Return the kubeconfig for writes to this node's Node object.
-
-    Return the resolved path of KUBELET_CONF if this file exists, otherwise the resolved path `otherwise`.
-    """
+    """Return the resolved path of KUBELET_CONF if this file exists, otherwise of the kubeconfig `otherwise`."""
     with suppress(RefusedError):
         if Path(own := real(KUBELET_CONF)).exists():
             return own

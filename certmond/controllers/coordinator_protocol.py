@@ -1,6 +1,6 @@
-"""Interface of the coordinator, which decides when a phase of a rotation ends, and its single-node implementation.
+"""Interface of the coordinator, which decides when a phase of a rotation ends.
 
-`cluster.coordinator` implements the interface for several nodes. A coordinator changes no file of the node.
+`SingleNode` implements the interface for one node, and `cluster.coordinator` for several nodes.
 """
 
 from __future__ import annotations
@@ -22,33 +22,32 @@ from certmond.rotation.phase_timer import PhaseTimer
 
 
 class Coordinator(Protocol):
-    """Interface of the coordinator, which coordinates the nodes that take part in a rotation."""
+    """Interface of the coordinator of the nodes that take part in a rotation."""
 
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
         """Return the rotation that this node continues, or None without a rotation. Send no request, and do not block.
 
-        `own` is the rotation in the node's record. `closed` has the ids of the rotations that the node has ended.
-        `trusted` are the trust anchors of the node. Raises RotationError if `own` and the shared record contradict each
-        other.
+        `own` is the rotation in the node's record, `closed` are the ids of ended rotations, and `trusted` are the trust
+        anchors of the node. Raises RotationError if `own` and the shared record contradict each other.
         """
         ...
 
     @property
     def estranged(self) -> str | None:
-        """Return the reason for which this node and the API do not authenticate each other, or None if they do."""
+        """Return why this node and the API do not authenticate each other, or None if they do."""
         ...
 
     def ask(self) -> timedelta | None:
-        """Read the decisions of other nodes if a request is due.
+        """Read the decisions of other nodes if a read is due.
 
-        Return the time until the next request, or None if this coordinator reads no decisions.
+        Return the time until the next read, or None if this coordinator reads no decisions.
         """
         ...
 
     def objection(self, components: Components) -> str | None:
-        """Return the reason for which certmond must not begin a rotation by itself, or None if it may."""
+        """Return why certmond must not begin a rotation by itself, or None if it may."""
         ...
 
     def publish(self, rotation: Rotation) -> None:
@@ -56,21 +55,18 @@ class Coordinator(Protocol):
         ...
 
     def bring_back(self, rotation: Rotation) -> None:
-        """Restore a missing or outdated shared record from the record of this control-plane node.
-
-        Raises CertmondError.
-        """
+        """Restore a missing or outdated shared record from the record of this node. Raises CertmondError."""
         ...
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        """Report that this node has reached the phase. Return a Gate with the conditions for the end of the phase.
+        """Report that this node has reached the phase. Return the conditions for the end of the phase.
 
         Never raises CertmondError.
         """
         ...
 
     def workers(self, rotation: Rotation) -> Workers | None:
-        """Return the progress of the workers in the phase at the last count, or None if this node counts no workers."""
+        """Return the last count of the workers in the phase, or None if this node counts no workers."""
         ...
 
     def unsettled(self, rotation: Rotation) -> None:
@@ -83,10 +79,10 @@ class Coordinator(Protocol):
 
 
 class SingleNode:
-    """Coordinator for a rotation of a single node, which does not wait for reports of other nodes.
+    """Coordinator for the rotation of a single node, which waits for no reports of other nodes.
 
-    A command that only reads also uses this coordinator on a node of a larger cluster. Then `strange` checks whether
-    this node and the API authenticate each other. `publication` checks which CAs the cluster has published to Pods.
+    `strange` checks whether this node and the API authenticate each other. `publication` checks which CAs the cluster
+    has published to Pods.
     """
 
     def __init__(
@@ -128,7 +124,7 @@ class SingleNode:
         return None
 
     def unsettled(self, rotation: Rotation) -> None:
-        """Start the timer of the phase. A single node has published no report."""
+        """Start the timer of the phase. A single node has no report to withdraw."""
         self._timer.first_seen(rotation, self._clock())
 
     def end(self) -> None:
@@ -160,9 +156,9 @@ class SingleNode:
 
 
 def _members(components: Components) -> int:
-    """Return the number of etcd members in `--initial-cluster` of etcd's manifest, or 0 without a manifest of etcd.
+    """Return the number of etcd members in etcd's manifest, or 0 without this manifest.
 
-    kubeadm writes this flag (phases/etcd/local.go).
+    kubeadm writes them to `--initial-cluster` (phases/etcd/local.go).
     """
     flags = (pod.flags.get("etcd", {}) for pod in components.pods)
     return max((len(found.get("initial-cluster", "").split(",")) for found in flags), default=0)

@@ -1,8 +1,7 @@
 """Execution of a plan. The audit log records the beginning and the result of each step.
 
-This module owns the order within one step: key, signer, verification, archive, replacement, ledger. The plan decides
-the steps, and `transaction` replaces the files. A failed step leaves the files of the node unchanged, and the next step
-follows.
+This module owns the order within a step: key, signer, verification, archive, replacement, ledger. A failed step leaves
+the files of the node unchanged, and the next step follows.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ from certmond.transaction.commit import Recovery, Transactions, Writer
 from certmond.transaction.node_files import NodeFiles
 
 _NO_CERTIFICATE = ""
-"""Value instead of a SHA-256 in the record of a pending request that replaces no certificate."""
+"""Placeholder for a SHA-256 if a pending request replaces no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Executor:
         self._step_files = StepFiles(config.certificates, self._files, Staging(state_dir), self._archive)
 
     def interrupted(self) -> frozenset[str]:
-        """Return the names of the journal files of transactions that are in progress or incomplete."""
+        """Return the names of the journal files of unfinished transactions."""
         with suppress(OSError):
             return frozenset(name for name in os.listdir(self._records) if name.endswith(".json"))
         return frozenset()
@@ -115,14 +114,14 @@ class Executor:
             return self._recover(writer)
 
     def tidy(self) -> None:
-        """Remove expired generations of the archive, at most once an hour. Raises BusyError, WriteError."""
+        """Remove expired generations of the archive, at most once an hour. Raises BusyError or WriteError."""
         if self._retention.due():
             with self.writing():
                 pass
 
     @contextmanager
     def writing(self, patience: float = 0) -> Iterator[Writer]:
-        """Hold the lock of all writers, and first recover incomplete transactions. Raises BusyError, WriteError."""
+        """Hold the lock of all writers, and first recover incomplete transactions. Raises BusyError or WriteError."""
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
             yield writer
@@ -136,15 +135,13 @@ class Executor:
     ) -> tuple[Outcome, ...]:
         """Execute the steps of the plan in order, except restarts, and return their outcomes.
 
-        A restart needs a new scan of the node. `tell` receives each step before the step begins. No step begins after
-        `stopping` returns True.
-
-        Raises BusyError while another process writes, WriteError if the state directory is unusable.
+        `tell` receives each step before the step begins. Raises BusyError while another process writes, WriteError if
+        the state directory is unusable.
         """
         with self._transactions.lock(patience) as writer, self._ledger.batch():
             self._recover(writer)
             outcomes = list[Outcome]()
-            for step in plan.writes:
+            for step in plan.writes:  # not the restarts, which need a new scan of the node
                 if stopping():
                     break
                 tell(step)
@@ -163,10 +160,9 @@ class Executor:
         return found
 
     def _waiting(self) -> Iterator[Identity]:
-        """Yield each certificate with a pending request, if the file still has the certificate that it replaces.
+        """Yield each certificate with a pending request, if the request still replaces the installed certificate.
 
-        Remove the other requests from the ledger, because their files have other certificates. Another program has
-        renewed these certificates, or a process of certmond was killed before it recorded the renewal.
+        Remove the other requests from the ledger.
         """
         for identity, attempt in self._ledger.attempts().items():
             if attempt.cookie is not None:
@@ -180,10 +176,7 @@ class Executor:
                             self._ledger.remove(identity)
 
     def _installed(self, name: str, path: str) -> frozenset[str]:
-        """Return the SHA-256 of each certificate in the file `path`.
-
-        Return an empty set if the file is unreadable, or if the catalogue has no entry `name`.
-        """
+        """Return the SHA-256 of each certificate in the file `path`, or an empty set if the file is unreadable."""
         try:
             content = self._files.read(path)
             found = certificates_in(content or b"", path, self._kinds[name])
@@ -275,7 +268,7 @@ class Executor:
         return Outcome(step, "done", message, issued)
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
-        """Restore a certificate, or repair a kubeconfig. Record a restore before it begins."""
+        """Restore a certificate, or repair a kubeconfig."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
         if step.generation is None:  # the step changes the kubeconfig in place; its certificate stays
             done = self._restoration.repair(step, writer)
@@ -295,7 +288,7 @@ class Executor:
         return present_key(step, self._files) if step.keep_key else make_key(step.template.key)
 
     def _archive_old(self, step: Issue) -> Iterator[Generation]:
-        """Archive the files that `step` will replace. If the files are damaged, yield their generation."""
+        """Archive the files that `step` will replace. Yield the generation of damaged files."""
         files = {
             path: self._transactions.real(path)
             for path in archived(step.status.seen)

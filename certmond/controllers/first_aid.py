@@ -1,8 +1,7 @@
 """First aid after a user has replaced a trust anchor: the node trusts the old CA again, in addition to the new CA.
 
-certmond gives first aid on a node that begins no rotation by itself. This module owns the choice of the trust anchors,
-their findings, and the end of the first aid. It writes no file. `controllers.rotation` records the first aid, and steps
-of the plan write the files.
+This module chooses the trust anchors and their findings. `controllers.rotation` records the first aid, and steps of the
+plan write the files.
 """
 
 from __future__ import annotations
@@ -28,14 +27,17 @@ _RESTORE = "restore the old CA and its key"
 
 
 class FirstAid:
-    """First aid that the node needed at the last scan. `recorded` has the first aid in the node's record, by family."""
+    """First aid that the node needed at the last scan.
+
+    `recorded` has the first aid in the node's record, by CA entry.
+    """
 
     def __init__(self, config: Config, files: NodeFiles) -> None:
         self._config, self._files = config, files
         self.reset()
 
     def reset(self) -> None:
-        """Discard the result of the last scan, for example because a rotation is in progress."""
+        """Discard the result of the last scan."""
         self.recorded: Mapping[str, Rotation] = {}
         self._grounds: Mapping[str, Ground] = {}
         self._new_aids: dict[str, Rotation] = {}
@@ -49,9 +51,9 @@ class FirstAid:
         recorded: Mapping[str, Rotation],
         now: datetime,
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings about first aid, by family. They replace the findings of `replaced`.
+        """Return the findings about first aid, by CA entry. They replace the findings of `replaced`.
 
-        `known` has the accepted trust anchors of the node, by family.
+        `known` has the accepted trust anchors of the node, by CA entry.
         """
         self.recorded, self._grounds = recorded, grounds
         self._changed = frozenset(replaced.changes)
@@ -67,10 +69,8 @@ class FirstAid:
     def _possible(
         self, family: str, ground: Ground, replaced: CAChanges, known: Sequence[Anchor], now: datetime
     ) -> Rotation | str | None:
-        """Return the first aid for a trust anchor, or the reason for which first aid is impossible.
-
-        Return None if the configuration does not permit first aid, or if the trust anchor needs no first aid. Also
-        return None if the new CA has a problem, which `replaced` reports.
+        """Return the first aid for a trust anchor, or why first aid is impossible, or None if it is not needed or
+        permitted.
         """
         permitted = self._config.mode == "enforce" and self._config.root_ca.on_change == "rotate"
         if not permitted or replaced.objection is None or family not in replaced.changes:
@@ -112,14 +112,14 @@ class FirstAid:
         )
 
     def obstacles(self, family: str) -> Iterator[str]:
-        """Yield a message with the remedy if first aid prevents a rotation of the family on this node."""
+        """Yield a message with the remedy if first aid prevents a rotation of this CA on the node."""
         if family in self.recorded:
             fact = f"the CA of {family} was replaced on this node, and no other node follows the replacement"
             yield f"{fact}; restore the old CA and its key, then stage the other CA: certmond root-ca stage"
 
     @property
     def is_due(self) -> bool:
-        """Return whether the node needs first aid that the node's record does not contain yet."""
+        """Return whether the node needs first aid that its record does not contain yet."""
         return any(self._is_unrecorded(family) for family in self._new_aids)
 
     def _is_unrecorded(self, family: str) -> bool:
@@ -133,17 +133,14 @@ class FirstAid:
         return tuple(filter(None, (next_step(aid, ground) for aid, ground in pairs)))
 
     def _is_active(self, family: str) -> bool:
-        """Return whether certmond must continue the recorded first aid of a family.
-
-        Return False in observe mode. In the phase trust, return False if the node no longer needs the first aid.
-        """
+        """Return whether certmond must continue the recorded first aid of a CA."""
         recorded, new_aid = self.recorded.get(family), self._new_aids.get(family)
         if recorded is None or self._config.mode != "enforce":
             return False
         return recorded.phase is not Phase.TRUST or (new_aid is not None and new_aid.new == recorded.new)
 
     def next_records(self, around: Surroundings, now: datetime) -> dict[str, Rotation]:
-        """Return the first aid that certmond must record now, by family. In observe mode, return `recorded`."""
+        """Return the first aid that the node's record must contain now, by CA entry."""
         found = dict(self.recorded)
         if self._config.mode != "enforce":
             return found
@@ -164,7 +161,7 @@ class FirstAid:
 
 
 def _both_trusted(aid: Rotation, ground: Ground) -> str:
-    """Return the message, with the remedy, for a node that still trusts both CAs after first aid."""
+    """Return the message for a node that still trusts both CAs after first aid."""
     if ground.trust[0] != aid.new or ground.key != aid.new.key:
         fact = f"{ground.path} trusts the old CA first, and then the CA that replaced it"
         return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"

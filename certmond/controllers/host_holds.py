@@ -1,6 +1,6 @@
 """Holds of the host: an operator's hold, an upgrade in progress, or a clock that is not synchronized.
 
-This module owns the checks on this host. The plan decides which steps a hold delays, and for how long.
+The plan decides which steps a hold delays, and for how long.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ _TIMEX_SIZE = 208  # bytes of struct timex on every architecture of Linux; a lar
 
 
 def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold | None:
-    """Return the hold by the configured file or, if this file does not exist, by the configured program.
-
-    Return None if neither causes a hold.
-    """
+    """Return the hold by the configured file or program, or None without a hold."""
     if hold.file and (since := NodeFiles(root).modified_at(hold.file)):
         owner = "the user or program that created the file, such as an upgrade of Kubernetes"
         return Hold(HoldReason.FILE, f"held while {hold.file} exists", owner, f"rm {hold.file}", since)
@@ -41,10 +38,7 @@ def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold 
 
 
 def clock_hold(hold: HoldSpec) -> Hold | None:
-    """Return a hold if the clock of this host is not synchronized, otherwise None.
-
-    Return None also if the configuration disables the check.
-    """
+    """Return a hold if the clock of this host is not synchronized, otherwise None."""
     if hold.unsynchronised_clock and not clock_is_synchronised():
         fact = "held until the clock of this host is synchronized (timedatectl shows it)"
         return Hold(HoldReason.CLOCK, fact, "the NTP client of this host", "timedatectl set-ntp true")
@@ -52,7 +46,7 @@ def clock_hold(hold: HoldSpec) -> Hold | None:
 
 
 class HostHolds:
-    """The checks for a hold by an operator or upgrade, and for a hold by the clock.
+    """Checks for a hold by an operator or upgrade, and for a hold by the clock.
 
     `monotonic` returns the seconds of a clock that cannot be set.
     """
@@ -63,16 +57,13 @@ class HostHolds:
         self._result: tuple[float, Hold | None, Hold | None] | None = None
 
     def now(self) -> tuple[Hold | None, Hold | None]:
-        """Check the host now. Return the hold by an operator or upgrade, and the hold by the clock.
-
-        The check runs the configured program, unless the configured file exists.
-        """
+        """Check the host now. Return the hold by an operator or upgrade, and the hold by the clock."""
         result = operator_hold(self._hold, self._root, self._alive), clock_hold(self._hold)
         self._result = (self._monotonic(), *result)
         return result
 
     def recent(self) -> tuple[Hold | None, Hold | None]:
-        """Return the result of the last check if the result is at most `poll` old. Otherwise check the host now."""
+        """Return the result of the last check. If this result is older than `poll`, check the host again."""
         if self._result is None or not 0 <= self._monotonic() - self._result[0] < self._pause:
             return self.now()
         return self._result[1:]

@@ -1,7 +1,7 @@
 """Detection of a trust anchor that a user has replaced, and the rotation to the new trust anchor.
 
-This module owns the finding on the change, the parameters of the rotation, and the reasons against a rotation on this
-node. This module writes no file. `controllers.rotation` begins the rotation.
+This module owns the finding, the parameters of the rotation, and the reasons against it. `controllers.rotation` begins
+the rotation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 class CAChanges:
-    """The changes of the trust anchors of a node outside a rotation, as of the last scan."""
+    """Changes of the node's trust anchors that no rotation has made, as of the last scan."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -37,20 +37,20 @@ class CAChanges:
         """Each change and its verdict, by the name of the entry."""
 
     def update(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
-        """Store the current state of the node, and discard the changes that the last scan has found.
+        """Store the current state of the node, and discard the changes of the last scan.
 
-        `objection` is the reason for which certmond must not begin a rotation by itself, or None if it may.
+        `objection` is the reason for which certmond must not begin a rotation by itself, or None.
         """
         self._inventory, self._grounds, self._objection = inventory, dict(grounds), objection
         self.reset()
 
     def reset(self) -> None:
-        """Discard all changes, for example because a rotation is in progress."""
+        """Discard all changes."""
         self._change, self._unchanged, self.changes = None, frozenset(), {}
 
     @property
     def objection(self) -> str | None:
-        """Return the reason for which certmond must not begin a rotation by itself, or None if it may."""
+        """Return why certmond must not begin a rotation by itself, or None if it may."""
         return self._objection
 
     def findings(
@@ -58,7 +58,7 @@ class CAChanges:
     ) -> dict[str, tuple[Finding, ...]]:
         """Return the findings on changed trust anchors, by the name of the entry.
 
-        `known` has the accepted trust anchors of the node, and `aids` has the first aid of the node, both by family.
+        `known` has the accepted trust anchors of the node, and `aids` has the first aid in its record.
         """
         found, unchanged = dict[str, tuple[Finding, ...]](), set[str]()
         for family, ground in self._grounds.items():
@@ -80,7 +80,7 @@ class CAChanges:
     def findings_beside(
         self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings on changed trust anchors, by family, except for the family of `rotation`.
+        """Return the findings on changed trust anchors, except for the entry of `rotation`, by the name of the entry.
 
         certmond acts on these changes after the end of `rotation`.
         """
@@ -105,7 +105,7 @@ class CAChanges:
 
     @property
     def unchanged_anchors(self) -> dict[str, tuple[Anchor, ...]]:
-        """Return the unchanged trust anchors by family, or {} if a user has replaced a trust anchor."""
+        """Return the unchanged trust anchors by entry, or {} if a user has replaced a trust anchor."""
         if self._change is not None:
             return {}
         return {family: self._grounds[family].trust for family in self._unchanged if self._grounds[family].trust}
@@ -121,10 +121,9 @@ class CAChanges:
         return replace(verdict, problems=(*unusable, *_unknown_anchors(change, ground), *verdict.problems))
 
     def rotation(self, now: datetime, *, at_once: bool) -> Rotation | None:
-        """Return a new rotation to the trust anchor that a user has installed. The caller records the rotation.
+        """Return a new rotation to the CA that a user has installed, or None if no such rotation can begin.
 
-        Return None if no trust anchor has changed, or if the new trust anchor has a problem. Also return None if
-        certmond must not begin a rotation by itself on this node.
+        The caller records the rotation.
         """
         if self._change is None or self._objection or self._change[1].problems:
             return None
@@ -132,10 +131,9 @@ class CAChanges:
         return self._new_rotation(change, verdict, now, at_once=at_once)
 
     def next_rotation(self, rotation: Rotation, now: datetime) -> Rotation | None:
-        """Return a new rotation to a third trust anchor that a user has installed during `rotation`.
+        """Return a new rotation to a third CA that a user has installed during `rotation`, or None if none can begin.
 
-        The caller records the new rotation. Return None without a third trust anchor, or if it has a problem. Also
-        return None if certmond must not begin a rotation by itself on this node.
+        The caller records the new rotation.
         """
         ground, wanted = self._grounds[rotation.family], self._config.root_ca.on_change
         if self._config.mode != "enforce" or wanted == "alarm" or self._objection:
@@ -153,7 +151,7 @@ class CAChanges:
         return None if self.refusal(made) else made
 
     def refusal(self, rotation: Rotation) -> str | None:
-        """Return the reason, with a remedy, for which `rotation` must not begin on this node, or None if it may."""
+        """Return why `rotation` must not begin on this node, with a remedy, or None if it may."""
         ground = self._grounds.get(rotation.family)
         if ground is None:
             return None
@@ -166,7 +164,7 @@ class CAChanges:
         return obstacle(rotation, ground)
 
     def _unsigned(self, family: str) -> Iterator[str]:
-        """Yield the paths of the leaves of the family that only the key of the CA on this node can sign."""
+        """Yield the paths of the leaves that only the key of the CA on this node can sign."""
         cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
         for seen in self._inventory.observations:
             own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
@@ -183,7 +181,7 @@ class CAChanges:
     ) -> str:
         """Return the message on a change: the fact, the action of certmond, and the next command.
 
-        `after` is the rotation in progress. certmond acts on the change after the end of that rotation.
+        certmond acts after the end of the rotation `after`, if any.
         """
         rotate = "certmond root-ca rotate" + ("" if change.family == SIGNER_FAMILY else f" --family {change.family}")
         fact = fact_of(change, ground)
@@ -228,7 +226,7 @@ def fact_of(change: Change, ground: Ground) -> str:
 
 
 def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
-    """Return the mode of the rotation. If each old CA has expired, replace an overlap by the mode `replace`.
+    """Return the mode of the rotation.
 
     An overlap with an expired CA has no effect, because clients refuse the certificates of this CA.
     """

@@ -1,9 +1,7 @@
-"""Execution of restarts, one step at a time. An episode is one restart of a service, including its proof.
+"""Execution of restarts, one step at a time. An episode is one restart of a service with its verification.
 
-certmond records the beginning and the end of each step, so that another process can continue the episode. This module
-connects the state machine (`pki.services.restart_state_machine`) with the history, `restart.act` and the rollback. It
-does not block, and returns the time of the next step. The plan decides which services restart. `restart_lock` decides
-which node may restart services.
+certmond records each step, so that another process can continue the episode. `pki.services.restart_state_machine`
+decides the steps, and the plan decides which services restart.
 """
 
 from __future__ import annotations
@@ -49,9 +47,9 @@ _FRESH = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The result of a step: a service, a phrase that follows its name, and the time `until` of the next step.
+    """Result of a step: a service, a phrase that follows its name, and the time `until` of the next step.
 
-    `result` is the result of the episode, or None while the episode continues.
+    `result` is None while the restart continues.
     """
 
     service: str
@@ -61,7 +59,7 @@ class Progress:
 
 
 class RestartController:
-    """Executor of the restarts in a plan, for one configuration and one node."""
+    """Executor of the restarts in a plan."""
 
     def __init__(
         self,
@@ -109,9 +107,8 @@ class RestartController:
     ) -> Progress | None:
         """Continue the restart in progress, or begin the first restart of `plan`. Return None without a restart.
 
-        With `hands_over`, only record the first restart of `plan`, so that the acting process executes it.
-
-        Raises BusyError while another process writes, WriteError if the state directory is unusable.
+        With `hands_over`, only record the restart for the process that executes steps. Raises BusyError while another
+        process writes, WriteError if the state directory is unusable.
         """
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
         if around.live is None or (planned is None and self.under_way() is None):
@@ -128,10 +125,7 @@ class RestartController:
                 return step.begin(planned, plan, hands_over=hands_over)
 
     def record_new_services(self, assessment: Assessment, around: Surroundings) -> None:
-        """Record the files that each service of kind `command` uses, if the service has no record yet.
-
-        Raises BusyError, WriteError.
-        """
+        """Record the files of each service of kind `command` that has no record yet. Raises BusyError or WriteError."""
         known = self.past()
         for service in self._config.services:
             if service.kind == "command" and service.name not in known and around.live:
@@ -145,7 +139,7 @@ class RestartController:
                     )
 
     def record_wait(self, name: str, reason: str) -> None:
-        """Record why certmond does not restart a service yet, unless the last call had the same service and reason."""
+        """Record why certmond does not restart a service yet, unless the last call recorded the same."""
         if self._waiting != (name, reason):
             self._waiting = name, reason
             fields = {"step": "restart", "target": name}
@@ -163,7 +157,7 @@ class _RestartStep:
     restarter: Restarter
 
     def begin(self, step: Restart, plan: Plan, *, hands_over: bool) -> Progress:
-        """Begin the planned restart, or return the reason for which it waits. With `hands_over`, only record it."""
+        """Begin the planned restart, or return why it waits. With `hands_over`, only record it."""
         name = step.service.name
         past = self.owner.past().get(name)
         since = past.ended_at if past and past.ended_at and past.ended_at <= self._now() else None
@@ -224,10 +218,7 @@ class _RestartStep:
                 return self._end(move)
 
     def _act(self, episode: Episode) -> Progress:
-        """Restart the service for the first time. If the restart is impossible, end the episode.
-
-        The restart is impossible after a RestartError, or if this node has lost the restart lock.
-        """
+        """Restart the service for the first time. If the restart is impossible, end the episode."""
         name, episode = episode.service, before_act(episode)
         self._record(episode)
         if not self.owner.lock.may_begin():
@@ -242,7 +233,10 @@ class _RestartStep:
         return self._await_proof(episode, message)
 
     def _after_failed_act(self, episode: Episode, error: TriedError) -> Progress:
-        """Continue the episode if a probe can show whether the service restarted. Otherwise end it as failed."""
+        """If a probe can show whether the service restarted, wait for the probe.
+
+        Otherwise end the restart as failed.
+        """
         name = episode.service
         served = any(service == name for service, _ in self.observed.around.survey.serving.values())
         if served or self.observed.around.survey.health.get(name):
@@ -250,7 +244,7 @@ class _RestartStep:
         return self._end(Ended(episode, Result.FAILED, f"{name} was not restarted: {error}"))
 
     def _retry(self, episode: Episode) -> Progress:
-        """Restart the service again, also if a killed process may already have restarted it."""
+        """Restart the service again, even if a killed process might have restarted it."""
         if episode.attempt == 1 and (reason := self.owner.lock.wait_for_others(asked=episode.asked)):
             return self._wait(episode.service, f"waits for the restart lock: {reason}")
         episode = before_act(episode)
@@ -277,7 +271,7 @@ class _RestartStep:
         return Progress(episode.service, message, self._now() + INTERVAL)
 
     def _roll_back(self, episode: Episode) -> Progress:
-        """Restore the previous files of a service that did not become healthy. If that fails, end the episode."""
+        """Restore the previous files of a service that did not become healthy. If this fails, end the episode."""
         self._record(episode)
         fact = f"{episode.service} did not become healthy ({episode.trouble})"
         try:
@@ -314,9 +308,9 @@ class _RestartStep:
         return Progress(name, ended.message, None, ended.result)
 
     def _begin_bystanders(self, episode: Episode) -> bool:
-        """Begin an episode for each service that stopped together with the service of `episode`.
+        """Begin the verification of each service that stopped together with the restarted service.
 
-        Such an episode verifies that the other service starts again. Return whether a restart is in progress.
+        Return whether a restart is in progress.
         """
         known, found = self.owner.past(), False
         for bystander in episode.bystanders:
@@ -342,7 +336,7 @@ class _RestartStep:
 
 
 def state_of(episode: Episode) -> str:
-    """Return the progress of the proof of a restart, as a phrase that follows the name of the service."""
+    """Return the progress of the verification of a restart, as a phrase that follows the name of the service."""
     if episode.trouble:
         return f"has no proof yet: {episode.trouble}"
     if episode.good > HEALTHY_OBSERVATIONS:

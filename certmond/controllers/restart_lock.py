@@ -1,7 +1,7 @@
 """The lock that lets one control-plane node at a time restart services.
 
-This module owns when a restart takes, renews and releases the lock, and the behavior while the API does not answer. The
-Lease (`cluster.lease`) decides which node holds the lock. A single node needs no Lease. A worker uses a delay instead.
+This module decides when a restart takes, renews and releases the lock. The Lease (`cluster.lease`) decides which node
+holds the lock.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ class RestartLock(Protocol):
     """A lock for restarts among control-plane nodes."""
 
     def take(self) -> str | None:
-        """Take the lock. Return None, or the reason for which this node does not hold the lock.
-
-        Raises UnreachableError, RefusedError.
-        """
+        """Take the lock. Return None, or why this node does not hold it. Raises UnreachableError or RefusedError."""
         ...
 
     def keep(self) -> None:
-        """Renew the lock. Raises LostError if this node no longer holds the lock, UnreachableError, RefusedError."""
+        """Renew the lock. Raises LostError if this node no longer holds it, UnreachableError or RefusedError."""
         ...
 
     @property
     def held(self) -> bool:
-        """Return whether this node holds the lock now, by its own clock."""
+        """Return whether this node holds the lock by its own clock."""
         ...
 
     def give_back(self) -> None:
@@ -41,7 +38,7 @@ class RestartLock(Protocol):
 
 
 class SingleNodeLock:
-    """Lock for a single node. The node always holds this lock."""
+    """Lock for a single node, which always holds this lock."""
 
     held = True
 
@@ -56,11 +53,10 @@ class SingleNodeLock:
 
 
 class WorkerDelay:
-    """Delay of a worker instead of a lock. It spreads the restarts of many workers without an API request.
+    """Delay that spreads the restarts of many workers. A worker has this delay instead of a lock.
 
-    The delay begins with the first `take`. The length of the delay is a part of `spread` that depends on the name of
-    the node. A worker whose batch is released (`called`) does not wait. `monotonic` returns the seconds of a monotonic
-    clock.
+    The delay begins with the first `take`. Its length is a part of `spread` that depends on the name of the node. A
+    worker whose batch is released (`called`) does not wait.
     """
 
     held = True
@@ -93,7 +89,7 @@ class WorkerDelay:
 
 
 class RestartLockSession:
-    """Use of the lock in a restart: take the lock before the restart, renew it, and release it at the end."""
+    """Use of the lock in a restart: take it before the restart, renew it, and release it at the end."""
 
     def __init__(self, lock: RestartLock, config: Config) -> None:
         self._lock, self._config = lock, config
@@ -102,10 +98,10 @@ class RestartLockSession:
         self._lost: str | None = None
 
     def wait_for_others(self, *, asked: bool = False) -> str | None:
-        """Take the lock. Return the reason for which this node must wait, or None if the restart may begin.
+        """Take the lock. Return why this node must wait, or None if the restart may begin.
 
-        The restart may begin if this node holds the lock, or if `without_api: go_on` permits a restart without the
-        lock. A worker does not wait if the operator `asked` for the restart.
+        `without_api: go_on` permits a restart without the lock. A worker does not wait if the operator `asked` for the
+        restart.
         """
         if asked and isinstance(self._lock, WorkerDelay):
             return None
@@ -121,17 +117,14 @@ class RestartLockSession:
             return str(error)
 
     def may_begin(self) -> bool:
-        """Return whether the restart may begin, because this node holds the lock by its own clock.
-
-        Also return True if `without_api: go_on` permits a restart without the lock.
-        """
+        """Return whether the restart may begin, with the lock or by `without_api: go_on`."""
         return self._lock.held or not self._fenced
 
     def keep(self) -> str | None:
         """Renew the lock during a restart, or take it again. If this node has lost the lock, return the reason once.
 
-        Otherwise return None. The restart continues without the lock, because an incomplete restart is worse for all
-        nodes. A restart of the API server also prevents the renewal of the lock.
+        The restart continues without the lock, because an incomplete restart is worse for all nodes. A restart of the
+        API server also prevents the renewal of the lock.
         """
         now = time.monotonic()
         if not self._lock.held and now < self._next_request_at:

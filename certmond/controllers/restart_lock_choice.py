@@ -1,4 +1,4 @@
-"""Choice of the lock for the restarts of a node, by the role of the node in the cluster.
+"""Choice of the lock for the restarts of a node, by its role in the cluster.
 
 A single node needs no lock, a worker has a delay, and a control-plane node takes a Lease.
 """
@@ -16,8 +16,7 @@ from certmond.transaction.node_files import NodeFiles
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 """Manifest that only a control-plane node has.
 
-If a node uses the kubelet's kubeconfig and has no such file, it is a worker, which takes no Lease. A control-plane node
-requests a Lease. The API refuses this Lease to the kubelet's kubeconfig, and the node reports the refusal.
+A node with the kubelet's kubeconfig and without this file is a worker, which takes no Lease.
 """
 
 
@@ -33,8 +32,8 @@ def restart_lock_of(
 ) -> RestartLock:
     """Return the lock for the restarts of the node `node`.
 
-    `real` resolves the path of a file of the node. With `scattered`, a worker delays its restarts by a part of the
-    configured `spread`, or until its batch is released (`called`).
+    `real` resolves the path of a file of the node. With `scattered`, a worker delays its restarts unless its batch is
+    released (`called`).
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:

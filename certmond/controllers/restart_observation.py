@@ -1,7 +1,4 @@
-"""Facts about a restart from one observation of the node: whether it can begin, and whether the service is healthy.
-
-This module reads and changes no file, and does not block.
-"""
+"""Facts about a restart from one observation of the node."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from certmond.pki.services.staleness import ServedAt, Surroundings
 from certmond.services.file_usage import KUBELET
 
 _REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
-"""Time without a change of a file that a restart requires, and the maximum wait for this condition.
+"""Time without a change of a file that a restart requires, and the longest wait for this condition.
 
 A process that writes several files pauses for a shorter time between two files.
 """
@@ -38,10 +35,9 @@ class RestartObservation:
         return tuple(address for address in health if self.live.health.get(address, "not probed") is None)
 
     def files_settle_at(self, now: datetime) -> datetime | None:
-        """Return the time until which a restart waits, because a process may still be writing files.
+        """Return the time until which a restart waits because files have just changed, or None without a wait.
 
-        Return None if the restart need not wait. The wait ends when the first change is a minute old, even if writes
-        continue.
+        The wait ends when the first change is a minute old.
         """
         stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
         newest = max((content.since for content in self.around.contents.values() if content.since <= now), default=now)
@@ -50,9 +46,9 @@ class RestartObservation:
         return None
 
     def files_changed_again(self, episode: Episode) -> bool:
-        """Return whether the files of a restart have changed since certmond planned the restart.
+        """Return whether the files of a restart have changed after certmond planned it.
 
-        Return False if certmond restores the previous files, or has restored them.
+        Ignore the changes of a rollback.
         """
         if episode.stage is Stage.PUT_BACK or episode.put_back_at:
             return False
@@ -89,7 +85,7 @@ class RestartObservation:
 
 def _unproven(at: ServedAt, path: str) -> str:
     if at.matches is False:
-        return f"{at.endpoint} serves another certificate than {path}"
+        return f"{at.endpoint} serves a certificate other than the one in {path}"
     if at.sha256:
         return f"{path} has no certificate to compare with the certificate that {at.endpoint} serves"
     return f"{at.endpoint} serves no certificate: {at.reason}"

@@ -1,8 +1,7 @@
-"""Controller that begins a CA rotation on one node, advances the rotation from phase to phase, and ends it.
+"""Controller that begins, advances and ends the CA rotation of one node.
 
-This module owns the rotation record of the node, and removes the staged CAs at the end. `rotation_state` reads the
-state of the rotation. `executor` writes the files of a phase as steps of the plan. The coordinator decides whether a
-phase may end.
+This module owns the rotation record of the node. `executor` writes the files of a phase, and the coordinator decides
+whether a phase may end.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles
 
 _PUBLICATION_ERRORS = (SigningError, OvertakenError, RotationError, MalformedError)
-"""Exceptions that a failed publication to the other nodes raises."""
+"""Exceptions of a failed publication to the other nodes."""
 _CHANGED = "another process has changed the rotation record; certmond reads it again"
-"""Message of a method that found another rotation record than expected. The next pass decides again."""
+"""Message about an unexpected rotation record. The next pass decides again."""
 
 
 class RotationController:
-    """Controller of the CA rotations of one node, for one configuration."""
+    """Controller of the CA rotations of one node."""
 
     def __init__(
         self,
@@ -69,13 +68,13 @@ class RotationController:
 
     @property
     def waits(self) -> tuple[str, ...]:
-        """Return the conditions for which the phase waited at the last `advance`, or () if another phase has begun."""
+        """Return the conditions for which the phase waited at the last `advance`."""
         return self._waits if self._waits_in == self._state.at else ()
 
     def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Begin, advance or end the rotation, if possible now. Return a sentence about the change, or None.
 
-        Raises BusyError, WriteError.
+        Raises BusyError or WriteError.
         """
         self.until, self.settled, state = self._next_request_at(), False, self._state
         self._waits_in = state.at
@@ -117,10 +116,10 @@ class RotationController:
         return self._begin_phase(rotation, following(rotation, self._clock()), gate.message)
 
     def give_first_aid(self, around: Surroundings, now: datetime) -> str | None:
-        """Record which replaced trust anchors need first aid, so that the next plan has the steps of first aid.
+        """Record which replaced trust anchors need first aid. Return a sentence if the record has changed, otherwise
+        None.
 
-        Return a sentence if the record of first aid has changed, or None. Sends no request, because the API server may
-        refuse this node. Raises BusyError, WriteError.
+        Send no request, because the API server might refuse this node. Raises BusyError or WriteError.
         """
         before, after = self._state.first_aid.recorded, self._state.first_aid.next_records(around, now)
         if after == before:
@@ -132,17 +131,14 @@ class RotationController:
         return f"certmond recorded the CAs that need first aid: {', '.join(after) or 'none'}"
 
     def _next_request_at(self) -> datetime | None:
-        """Read the decisions of the other nodes. Return the time of the next read, or None if no read is necessary.
-
-        While the state of the rotation is unknown, the next read is at most `poll` later, because a repair of the state
-        may cause no event.
-        """
+        """Read the decisions of the other nodes. Return the time of the next read, or None if no read is necessary."""
         wait = self._coordinator.ask()
+        # The repair of a broken state might cause no event.
         waits = [each for each in (wait, self._config.poll if self._state.broken else None) if each is not None]
         return self._clock() + min(waits) if waits else None
 
     def _take_over(self, own: Rotation | None, rotation: Rotation) -> str:
-        """Store the `rotation` of the shared record in the node's record. Return a sentence about the result."""
+        """Store the rotation of the shared record in the node's record. Return a sentence about the result."""
         with self._executor.writing():
             if self._record.load() != own:
                 return _CHANGED
@@ -153,10 +149,7 @@ class RotationController:
         return message
 
     def _restore_shared_record(self) -> bool:
-        """Restore the shared record if it is missing or outdated. Return False if the rotation must wait.
-
-        A node that does not rotate, or does not have the key of the CA, restores no record.
-        """
+        """Restore the shared record if it is missing or outdated. Return False if the rotation must wait."""
         rotation, ground = self._state.rotation, self._state.ground
         if rotation is None or ground is None or not ground.holds_key:
             return True  # a node without the CA's key writes no shared record
@@ -188,7 +181,6 @@ class RotationController:
     def _signed(self, rotation: Rotation) -> Rotation:
         """Return `rotation` with a signature by the key of the old CA, so that other nodes of the cluster accept it.
 
-        Return `rotation` unchanged on a single-node cluster, and for a rotation to a CA that a user has installed.
         Raises RotationError without the key of the old CA, KeyUnusableError if the key is unusable.
         """
         if self._config.cluster.kubeconfig is None or rotation.found:
@@ -204,9 +196,9 @@ class RotationController:
         return replace(rotation, signature=b64encode(sign(key, statement(rotation))).decode("ascii"))
 
     def change(self, rotation: Rotation) -> None:
-        """Record and publish a decision about the rotation in progress, such as an abort or the exclusion of nodes.
+        """Record and publish a decision about the rotation in progress, such as an abort.
 
-        Raises RotationError if another process has changed the record meanwhile.
+        Raises RotationError if another process has changed the record.
         """
         with self._executor.writing(5):
             if self._record.load() not in {self._state.own, self._state.rotation}:
@@ -217,10 +209,10 @@ class RotationController:
         self._audit_step(f"{rotation.name} continues in the phase {rotation.phase}", rotation)
 
     def _save(self, rotation: Rotation, reached: str, message: str) -> str | None:
-        """Publish and record the new state of the rotation. Return `message`.
+        """Publish and record the new state of the rotation, and return `message`.
 
-        If another process has changed the record, write nothing and return a sentence with this fact. If the
-        publication to the other nodes failed, return None. `reached` is the fact that justifies the new state.
+        Return another sentence if another process has changed the record, or None if the publication failed. `reached`
+        is the fact that justifies the new state.
         """
         with self._executor.writing():
             if self._record.load() != self._state.own:
@@ -239,10 +231,11 @@ class RotationController:
         return self._save(after, f"{before.phase} is reached", message)
 
     def _end(self, rotation: Rotation, old_ca_files: Sequence[str]) -> str | None:
-        """End the rotation: destroy the staged CAs, and accept the new trust anchor. Return a sentence, or None.
+        """End the rotation: destroy the staged CAs, and accept the new trust anchor. Return a sentence about the
+        result.
 
-        `old_ca_files` are files that still have a certificate of the old CA, because the rotation does not wait for
-        them. If the staged key of the new CA is not installed, certmond destroys nothing and returns None.
+        Return None if the staged key of the new CA is not installed. `old_ca_files` are files that still have a
+        certificate of the old CA.
         """
         ground, staged = self._state.ground, [each for each in map(self._staging.read, Part) if each]
         needed = [each for each in staged if each.key_unknown or each.key == rotation.new.key]
@@ -272,7 +265,10 @@ class RotationController:
         return message
 
     def _begin_replacement(self, now: datetime) -> str | None:
-        """Begin a rotation to a CA that a user has installed with its key. Return a sentence about it, or None."""
+        """Begin a rotation to a CA that a user has installed by hand.
+
+        Return a sentence about it, or None if none begins.
+        """
         wanted = self._config.root_ca.on_change
         made = self._state.replaced.rotation(now, at_once=wanted == "replace") if wanted != "alarm" else None
         if made is None:
@@ -281,7 +277,7 @@ class RotationController:
         return f"the CA of {made.family} was replaced: {made.name} begins in the phase {made.phase}"
 
     def _accept(self) -> str | None:
-        """Record the installed trust anchors as accepted, unless a user has replaced a trust anchor."""
+        """Record the installed trust anchors as accepted, unless a user has replaced one."""
         known, present = self._record.anchors(), self._state.replaced.unchanged_anchors
         if any(known.get(family) != trust for family, trust in present.items()):
             with self._executor.writing():

@@ -1,7 +1,4 @@
-"""Findings about a rotation in progress on this node, and the trust anchors with which certmond must not sign.
-
-The module reads and writes no file.
-"""
+"""Findings about a rotation in progress on this node, and the CAs with which certmond must not sign."""
 
 from __future__ import annotations
 
@@ -20,10 +17,10 @@ EXPLANATION = "see: certmond explain rotation_frozen"
 def findings_of(
     rotation: Rotation, ground: Ground, back: Rotation | None, waits: Sequence[str], inventory: Inventory
 ) -> tuple[dict[str, tuple[Finding, ...]], dict[str, str]]:
-    """Return the findings about `rotation`, and the trust anchors with which certmond must not sign now.
+    """Return the findings about `rotation`, and the reasons for which certmond must not sign with a CA.
 
-    Both mappings have the name of the CA's entry as key. The second mapping has the reason as value. `back` is the
-    rotation with which certmond replaces `rotation`, or None. `waits` are the conditions for which the phase waits.
+    The keys of both mappings are names of CA entries. `back` is the rotation that replaces `rotation`, or None. `waits`
+    are the conditions for which the phase waits.
     """
     unsure = dict[str, str]()
     if frozen := freeze_reason(rotation, ground):
@@ -44,7 +41,9 @@ def findings_of(
     waiting = f"; it waits: {waits[0]}" if waits else ""
     if len(waits) > 1:
         waiting += f" (and {len(waits) - 1} more)"
-    message = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
+    message = (
+        f"{rotation.name} has been in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
+    )
     if is_refused(rotation, ground, inventory):
         fact = f"{ground.path} was replaced by another CA, and components refuse certificates of the old CA"
         message = f"{fact} until certmond has replaced the files of this node: {message}"

@@ -1,8 +1,6 @@
-"""State of the rotation that this node follows: the phase, the findings, and the CAs with which it must not sign.
+"""State of the CA rotation on this node, and the CAs with which this node must not sign.
 
-This module combines one scan of the node, the rotation record of the node, and the decisions of other nodes that the
-coordinator has read. The rotation controller, the planner and the commands use this state. This module writes no file
-and sends no request.
+This module combines a scan of the node with the rotation records of this node and of the cluster.
 """
 
 from __future__ import annotations
@@ -45,27 +43,18 @@ from certmond.transaction.node_files import NodeFiles
 
 @dataclass(frozen=True, slots=True)
 class PhaseProgress:
-    """Progress of this node in the present phase of a rotation.
-
-    `waits` has the conditions that the node still waits for. `until` is the time at which the wait ends, or None.
-    `begun` is false if the node may not act in the phase yet.
-    """
+    """Progress of this node in the present phase of a rotation."""
 
     rotation: Rotation
+    # The conditions that are not met, and the end of the wait.
     waits: tuple[str, ...] = ()
     until: datetime | None = None
+    # False before the node may act in the phase.
     begun: bool = True
 
 
 class RotationState:
-    """State of the rotation on the node named `node`, as of the last `update`.
-
-    `own` is the rotation in the node's record. `rotation` is the rotation in progress on this node. `back` is a new
-    rotation that replaces `rotation`, because a user has installed the old CA or a third CA. `broken` is the reason for
-    which the state is unknown, or None. `elsewhere` is true while other nodes rotate a CA that this node does not use.
-    `unsure` maps each CA with which certmond must not sign now to the reason. `in_use` names the CAs of `unsure` that
-    have signed all leaves of this node.
-    """
+    """State of the rotation on the node named `node`, as of the last `update`."""
 
     def __init__(
         self,
@@ -89,12 +78,18 @@ class RotationState:
 
     def _reset(self) -> None:
         self._grounds = dict[str, Ground]()
+        # The rotation in the node's record, and the rotation in progress on this node.
         self.own: Rotation | None = None
         self.rotation: Rotation | None = None
         self.ground: Ground | None = None
+        # A new rotation that replaces `rotation`, because a user has installed the old CA or a third CA.
         self.back: Rotation | None = None
+        # The reason for which the state is unknown.
         self.broken: str | None = None
+        # True while other nodes rotate a CA that this node does not use.
         self.elsewhere = False
+        # The CAs with which certmond must not sign, each with the reason, and those of them that have signed all leaves
+        # here.
         self.unsure: Mapping[str, str] = {}
         self.in_use = frozenset[str]()
         self.first_aid.reset()
@@ -108,8 +103,7 @@ class RotationState:
     ) -> dict[str, tuple[Finding, ...]]:
         """Read the state of the rotation. Return findings on the node's trust anchors, by the name of the entry.
 
-        `waits` has the conditions for which the phase waited in the last pass. If the state cannot be read, freeze all
-        CAs that certmond rotates, and return a finding with the reason.
+        `waits` has the conditions for which the phase waited in the last pass.
         """
         before = self.at
         self._reset()
@@ -178,7 +172,7 @@ class RotationState:
         return findings
 
     def followed(self) -> Rotation | None:
-        """Return the rotation that this node follows, or None. Sends no request to read newer decisions of other nodes.
+        """Return the rotation that this node follows, or None.
 
         Raises RotationError if the node's record and the shared record contradict each other.
         """
@@ -186,10 +180,7 @@ class RotationState:
         return self._coordinator.follow(self.own, self._record.closed(), trusted)
 
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
-        """Record `why` as the reason for which the state is unknown. Return a finding with this reason.
-
-        Until the next scan, certmond signs with no CA of `families`, except with unchanged CAs.
-        """
+        """Mark the state as unknown because of `why`, and stop signing with the changed CAs of `families`."""
         self.rotation = self.ground = self.back = None
         self.replaced.reset()
         self.broken = why
@@ -199,13 +190,9 @@ class RotationState:
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
     def _is_unchanged(self, family: str, known: Sequence[Anchor]) -> bool:
-        """Return whether the CA certificate and key of `family` are still those of the accepted CA `known`.
-
-        certmond may sign with an unchanged CA, because each client that trusts the present leaves trusts this CA. The
-        other nodes keep the CA until this node reports that it has reached the phase, or until an operator excludes
-        this node.
-        """
+        """Return whether the certificate and key of the CA are those of the accepted CA `known`."""
         ground, own = self._grounds.get(family), self.own
+        # Each client that trusts the present leaves trusts an unchanged CA, so certmond may sign with this CA.
         if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:
             return False
         under_way = own is not None and own.family == family and not own.over
@@ -214,25 +201,25 @@ class RotationState:
         )  # otherwise the key was replaced, and then restored
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
-        """Return why the node refuses the rotation of the shared record, or None if the node follows this rotation."""
+        """Return why this node refuses the rotation of the shared record, or None."""
         if rotation == self.own:
             return None
         return refusal(self.own, rotation, ground, staged=self._is_staged(rotation), now=now)
 
     def _is_staged(self, rotation: Rotation) -> bool:
-        """Return whether the new CA of `rotation` is staged on this node, with its private key."""
+        """Return whether the new CA of `rotation` is staged on this node with its private key."""
         staged = (self._staging.read(part) for part in Part)
         return any(each and not each.fault and each.key and each.anchor == rotation.new for each in staged)
 
     def _uses(self, ground: Ground) -> bool:
-        """Return whether the node has the CA of `ground` or its key, or has accepted this CA before."""
+        """Return whether the node has the CA or its key, or has accepted this CA before."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
     # Properties of the rotation in progress
 
     @property
     def family(self) -> str | None:
-        """Return the family of the rotation in progress, or None."""
+        """Return the name of the CA in rotation, or None."""
         return self.rotation.family if self.rotation else None
 
     @property
@@ -242,10 +229,7 @@ class RotationState:
 
     @property
     def signing(self) -> Mapping[str, Certificate]:
-        """Return the CA certificate that signs in the present phase, by its family.
-
-        Return {} without a rotation, in a phase without such a CA, and for service-account keys.
-        """
+        """Return the CA certificate that signs in the present phase, by the name of the CA."""
         rotation, wanted = self.rotation, desired(self.rotation) if self.rotation else None
         if rotation is None or wanted is None:
             return {}
@@ -258,7 +242,7 @@ class RotationState:
 
     @property
     def replaced_ca(self) -> ReplacedCA:
-        """Return the CA whose replacement by a user caused the rotation in progress, or NO_REPLACED_CA."""
+        """Return the CA whose replacement by a user started the rotation, or NO_REPLACED_CA."""
         rotation = self.rotation
         if rotation is None or not rotation.found:
             return NO_REPLACED_CA
@@ -266,29 +250,21 @@ class RotationState:
 
     @property
     def workers(self) -> Workers | None:
-        """Return the numbers of workers at the last count.
-
-        Return None without a rotation, or if this node counts no workers.
-        """
+        """Return the numbers of workers at the last count, or None if this node does not count workers."""
         return self._coordinator.workers(self.rotation) if self.rotation else None
 
     @property
     def called(self) -> bool:
-        """Return whether the present phase has batches of workers, and this node may act in it.
-
-        Such a node restarts its services without a random delay.
-        """
+        """Return whether this node restarts its services without a random delay, because workers change in batches."""
         return self.rotation is not None and in_batches(self.rotation) and self._worker_hold(self.rotation) is None
 
     def _worker_hold(self, rotation: Rotation) -> str | None:
-        """Return why this worker must not act in the phase yet, or None if this node may act.
-
-        A node that has the key of the CA does not count as a worker, independent of the labels of its Node object.
-        """
+        """Return why this worker must not act in the phase yet, or None."""
+        # A node with the key of the CA does not count as a worker, whatever the labels of its Node object.
         return None if self.ground is None or self.ground.holds_key else held_back(rotation, self._node)
 
     def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-        """Return the steps and restarts of `rotation` on this node, for each phase from the present phase on.
+        """Return the steps and restarts of `rotation` on this node, by phase.
 
         Raises RotationError if the catalogue has no entry for the CA.
         """
@@ -298,9 +274,8 @@ class RotationState:
         return preview(rotation, ground, assessment, order)
 
     def missing_steps(self, assessment: Assessment) -> MissingSteps:
-        """Return the steps that the present phase still requires on this node.
-
-        Without a rotation, return the steps of first aid. Return no step while this node may not act.
+        """Return the steps that this node must execute in the present phase, or the steps of first aid without a
+        rotation.
         """
         if self.rotation is None:
             return MissingSteps(self.first_aid.steps)
@@ -323,17 +298,14 @@ class RotationState:
         return PhaseProgress(rotation, waits)
 
     def _first_seen_at(self, rotation: Rotation, now: datetime) -> datetime:
-        """Return when this process first observed the present phase, or `now` if that time is in the future.
-
-        The time is in the future if the clock was set back.
-        """
+        """Return when this process first observed the present phase. Return `now` if the clock was set back."""
         phase = rotation.id, rotation.phase
         if self._first_seen is None or self._first_seen[0] != phase or self._first_seen[1] > now:
             self._first_seen = phase, now
         return self._first_seen[1]
 
     def report(self, rotation: Rotation, assessment: Assessment) -> Report:
-        """Return the report with which this node announces that it has reached the phase of `rotation`."""
+        """Return the report that this node has reached the phase of `rotation`."""
         ground, known = self.ground, {*rotation.old, rotation.new}
         leaves = [
             each for each in family_statuses(rotation.family, assessment)

@@ -1,7 +1,6 @@
-"""Choice of the signer for a renewal step, by the kind of the signer in the configuration.
+"""Choice of the signer for a renewal step.
 
-This module creates the signers, and imports the module of a signer only when a step uses this signer.
-`pki.signing.policy` decides which certificates a CA signs.
+This module creates the signer. `pki.signing.policy` decides which certificates a CA signs.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class SignerChoice:
     def of(self, step: Issue) -> Signer:
         """Return the signer of the step.
 
-        Raises RefusedError for an unknown kind, or if the catalogue has no key of the CA that the signer needs.
+        Raises RefusedError if the kind of the signer is unknown, or its CA has no key in the catalogue.
         """
         spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)
         match spec.kind if spec else LOCAL:
@@ -69,10 +68,7 @@ class SignerChoice:
         return LocalSigner(certificate, key, spec.passphrase if spec else None, clock=self._clock)
 
     def _authority(self, step: Issue) -> tuple[str, str]:
-        """Return the resolved paths of the certificate and the key of the CA that signs for the step.
-
-        Raises RefusedError if the catalogue has no such CA with a key.
-        """
+        """Return the paths of the certificate and key of the CA that signs. Raises RefusedError without such a CA."""
         entries: Mapping[str, tuple[str, str | None]] = {s.name: (s.path, s.key) for s in self._config.certificates}
         path, key = entries.get(step.authority or "", ("", None))
         if not key:

@@ -1,6 +1,6 @@
-"""Names of the files in the state directory through which a command hands work to the daemon.
+"""Names of the files in the state directory through which a command gives work to the daemon.
 
-The daemon watches these files. `restart.history` and `state.rotation_record` own their content.
+`restart.history` and `state.rotation_record` own the content of these files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from certmond.state.rotation_record import record_path
 
 
 def records_of(state_dir: Path) -> dict[str, frozenset[str] | None]:
-    """Return the file names to watch, by directory, in the form that `Watcher.set_interest` accepts."""
+    """Return the names of the files to watch, by directory, in the form of `Watcher.set_interest`."""
     real, record = os.path.realpath(state_dir), record_path(state_dir)
     directory = record.parent.name
     return {real: frozenset({NAME, directory}), f"{real}/{directory}": frozenset({record.name})}

@@ -1,7 +1,6 @@
-"""Construction of the components that scan a node, plan steps and execute them, for the daemon and for commands.
+"""Construction of the components that scan a node, plan steps and execute them.
 
-The module makes no decision. `pki.planning` decides when certmond renews a certificate, and `controllers.executor`
-renews the certificate.
+`pki.planning` decides when to renew a certificate. `controllers.executor` renews the certificate.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ from certmond.transaction.commit import Transactions
 from certmond.transaction.node_files import NodeFiles
 
 _EVIDENCE = 0.5
-"""Maximum number of seconds in which one pass collects evidence about the origin of due certificates."""
+"""Maximum number of seconds for which one pass collects evidence about the origin of due certificates."""
 
 
 def policy_of(config: Config) -> Policy:
@@ -76,16 +75,15 @@ def policy_of(config: Config) -> Policy:
 
 
 def _has_stale_consumers(assessment: Assessment) -> bool:
-    """Return whether a running service still uses an old version of any certificate."""
+    """Return whether a running service uses an old version of any certificate."""
     return any(status.presence.stale for status in assessment.statuses)
 
 
 class Enforcer:
     """Planner and executor for one configuration and one node.
 
-    With `acting`, the process may execute steps. With `keeps`, it records when the content of each file changed. With
-    `scattered`, as in the daemon, it delays the restarts of a worker by a random time. The enforcer calls `alive` often
-    enough for the watchdog of systemd. It calls `wake` when a check of the running services has ended.
+    `acting` permits the execution of steps. `keeps` records when the content of each file changed. `scattered` delays
+    the restarts of a worker by a random time.
     """
 
     def __init__(
@@ -99,7 +97,9 @@ class Enforcer:
         acting: bool = False,
         keeps: bool = False,
         scattered: bool = False,
+        # Called often, for the watchdog of systemd.
         alive: Callable[[], None] = lambda: None,
+        # Called after each check of the running services.
         wake: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = awake,
     ) -> None:
@@ -152,30 +152,27 @@ class Enforcer:
         return self._ledger.renewed()
 
     def circumstances(self) -> Circumstances:
-        """Return the derived files for the planner, with a reason for each file that certmond must write again.
-
-        Omit a file that another program wrote.
-        """
+        """Return the derived files that certmond may replace, with a reason for each file that is not current."""
         return circumstances_of(self._config.derived, self._derivations.states())
 
     def see(
         self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
     ) -> tuple[Assessment, Surroundings]:
-        """Scan the whole node, check the running services, and assess the result as of `at`, by default as of now.
+        """Scan the node, check the running services, and assess the result as of `at` (default: now).
 
-        With `everything`, collect evidence about the origin of each certificate, else only of each due certificate.
-        `private` requires access to the state directory. With `waits`, a key that does not match its certificate is no
-        finding while another process may still be writing the files.
+        `everything` collects evidence about the origin of all certificates, not only of due ones. `waits` tolerates a
+        key that does not match its certificate while another process writes.
         """
         store = Store(self._config.certificates, self._root, self._config.given_facts)
         inventory, now = store.observe(), at or self._clock()
         seen = self.surroundings_observer.view(store, inventory, self.restarting.past())
+        # Without `private`, certmond does not read the state directory.
         around = self._with_records(store, inventory, now, seen, everything=everything) if private else seen
         self.interest = store.interest
         return self.assess(inventory, now, around, waits=waits), around
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
-        """Return the current state of the node, without the inventory of its certificates. Does not block."""
+        """Return the current state of the node, except for its certificates. Does not block."""
         seen = self.surroundings_observer.around(store, inventory, self.restarting.past())
         return self._with_records(store, inventory, self._clock(), seen, within=_EVIDENCE)
 
@@ -189,10 +186,8 @@ class Enforcer:
         everything: bool = False,
         within: float | None = None,
     ) -> Surroundings:
-        """Return `seen` with the findings on CAs, evidence about the origin of certificates, and sources for repairs.
-
-        With `everything`, collect evidence about each certificate, else only about each due certificate. `within` is
-        the maximum time for this, in seconds.
+        """Return `seen` with findings on CAs, the origin of certificates, and sources for repairs, within `within`
+        seconds.
         """
         findings = self.rotation_state.update(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(
@@ -210,9 +205,9 @@ class Enforcer:
         *,
         waits: bool = True,
     ) -> Assessment:
-        """Return the assessment of `inventory`. The daemon and every command use this method.
+        """Return the assessment of `inventory`.
 
-        With `waits`, a key that does not match its certificate is no finding while another process may be writing.
+        `waits` tolerates a key that does not match its certificate while another process writes.
         """
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
@@ -231,14 +226,14 @@ class Enforcer:
         return self.restarting.step(plan, assessment, around, self.surroundings_observer, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Record first aid for a replaced CA, else advance a rotation. Return a sentence about the change, or None."""
+        """Record first aid for a replaced CA, or advance the rotation. Return a message about the change, or None."""
         message = self.rotating.give_first_aid(around, assessment.taken_at)
         return message or self.rotating.advance(assessment, around, plan)
 
     def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:
-        """Archive the files with which services run, so that certmond can restore these files later.
+        """Archive the files with which services run, so that certmond can restore them.
 
-        Also record the present files of each service that has no record. Raises BusyError, WriteError.
+        Raises BusyError if another process writes, and WriteError if a file cannot be written.
         """
         self.restarting.record_new_services(assessment, around)
         if unarchived := self._previous.unarchived(tuple(assessment.certificates), self.restarting.restarted_now()):
@@ -248,11 +243,7 @@ class Enforcer:
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
-        """Return the plan of enforce mode, or the plan that renews the entries named in `asked`.
-
-        Check for an upgrade and for a wrong clock only if a certificate is due or a service uses an old certificate,
-        because this check may run a program.
-        """
+        """Return the plan of enforce mode, or the plan that renews the entries named in `asked`."""
         states = self._derivations.states()
         policy, past = policy_of(self._config), self._ledger.attempts()
         now, state = circumstances_of(self._config.derived, states), self.rotation_state
@@ -266,6 +257,7 @@ class Enforcer:
         signing = self.rotation_state.signing
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         hold = None
+        # Check for an upgrade and a wrong clock only if it matters, because this check can run a program.
         if asked is None and (replaced_by(made) or _has_stale_consumers(assessment)):
             hold, clock = (each.fact if each else None for each in self._host.now())
             now = replace(now, hold=hold, clock=clock)
@@ -286,9 +278,9 @@ class Enforcer:
         )
 
     def next_request_at(self, step: Step) -> datetime | None:
-        """Return the earliest time of the next request to a signer that has not decided yet.
+        """Return the time of the next request to a signer that has not decided yet, or None.
 
-        Return None if the step has no pending request, or if the kind of its signer is `csr`.
+        The result is None for a signer of the kind `csr`.
         """
         attempt = self._ledger.attempts().get((step.target, step.path))
         of_api = isinstance(step, Issue) and policy_of(self._config).signers.get(step.signer) == "csr"
@@ -300,23 +292,20 @@ class Enforcer:
         return self._with_restarts(made, assessment, around, RestartHolds())
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
-        """Return a plan that restarts the services named in `asked`, whichever certificates these services use."""
+        """Return a plan that restarts the services named in `asked`."""
         return restarts(assessment, around, (), self.restarting.terms, holds=RestartHolds(), asked=asked)
 
     def _with_restarts(
         self, made: Plan, assessment: Assessment, around: Surroundings | None, holds: RestartHolds
     ) -> Plan:
-        """Return the plan `made` with the necessary restarts, after all steps that change files."""
+        """Return the plan `made`, followed by the necessary restarts."""
         around = around or Surroundings(self._config.services)
         after = restarts(assessment, around, made.steps, self.restarting.terms, holds=holds)
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
     def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """Return the facts for which the present phase must wait, because they would stop a later phase on this node.
-
-        Return () if the rotation does not wait on this node.
-        """
+        """Return the facts for which the present phase waits, because they would stop a later phase."""
         if not waits_here(rotation):
             return ()
         upgrade, clock = self._host.recent()

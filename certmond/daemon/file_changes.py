@@ -1,7 +1,4 @@
-"""Scans of the node's files for the daemon, and collection of the changes that inotify reports.
-
-`files.catalog_observer` reads the files, and `files.inotify` watches the paths that a scan has read.
-"""
+"""Scanner of the node's files for the daemon, and collector of the changes that inotify reports."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from certmond.notify.journal import Event, Journal
 from certmond.pki.catalog.observation import Inventory
 
 QUIET = 0.05
-"""Seconds that pass without another event before the daemon treats a change of files as complete."""
+"""Seconds without an event after which a change of files is complete."""
 CEILING = 1.0
-"""Maximum number of seconds between the first event and the pass, even if events still arrive."""
+"""Maximum number of seconds from the first event to the pass."""
 
 
 class FileChanges:
-    """Scanner and watcher of the node's files for one daemon. A change that `watcher` reports sets `wake`."""
+    """Scanner and watcher of the node's files for one daemon. A change of a file sets `wake`."""
 
     def __init__(self, watcher: Watcher, wake: Wake, state_dir: Path, journal: Journal) -> None:
         self._watcher, self._wake, self._state_dir, self._journal = watcher, wake, state_dir, journal
@@ -36,12 +33,10 @@ class FileChanges:
         return inventory
 
     def watch(self, store: Store) -> None:
-        """Watch the paths of the last scan, and the files through which commands hand work to the daemon.
-
-        The watcher reports a newly watched path as changed, because the path may have changed between the scan and this
-        call. If inotify cannot watch all paths, log a warning once. The daemon then polls.
-        """
+        """Watch the paths of the last scan, and the files through which commands give work to the daemon."""
+        # The watcher reports a newly watched path as changed, because it can change between the scan and this call.
         self._watcher.set_interest({**store.interest, **records_of(self._state_dir)})
+        # If inotify cannot watch all paths, the daemon polls.
         degraded = bool(self._watcher.polled)
         if degraded and not self._degraded:
             where = ", ".join(sorted(self._watcher.polled)[:3])
@@ -50,9 +45,9 @@ class FileChanges:
         self._degraded = degraded
 
     def collect(self, since: float, ends: Callable[[], bool]) -> Changes | None:
-        """Wait until no more events arrive, and return the changes, or None if no watched path has changed.
+        """Wait until events cease, and return the changes, or None without a change.
 
-        Stop waiting `CEILING` seconds after `since` (monotonic clock), or when `ends` returns true.
+        Stop `CEILING` seconds after `since` (monotonic clock), or when `ends` returns true.
         """
         while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not ends():
             pass

@@ -1,8 +1,6 @@
 """Loop of the daemon, which waits for an event, scans the node, assesses, plans, publishes and executes.
 
-This module decides when a pass runs, and in which order. A pass reads the current state of the node and does not depend
-on earlier events. The loop has no rule about certificates and changes no certificate itself. In observe mode, the loop
-executes no step.
+A pass depends only on the current state of the node, not on earlier events.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.transaction.node_lock import ACTING, NodeLock
 
 HEARTBEAT_INTERVAL = 10.0
-"""Maximum number of seconds between two heartbeats. The watchdog of systemd may require a shorter interval."""
+"""Maximum number of seconds between two heartbeats. The watchdog of systemd can require a shorter interval."""
 
 
 def utc_now() -> datetime:
@@ -51,8 +49,7 @@ def utc_now() -> datetime:
 class Daemon:
     """The daemon of one node.
 
-    `load` reads the configuration. `clock` returns the time in UTC, with a time zone. `monotonic` returns the seconds
-    that the rate limits of the log and of hooks use.
+    `load` reads the configuration. `clock` returns the time in UTC. `monotonic` is the clock of rate limits.
     """
 
     def __init__(
@@ -85,12 +82,12 @@ class Daemon:
         self._enforcer, self._reconciler = self._new_controllers()
 
     def stop(self, *_: object) -> None:
-        """Request the end of the loop. A signal handler may call this method."""
+        """Request the end of the loop. Safe to call from a signal handler."""
         self._stopping = True
         self._wake.set()
 
     def reload(self, *_: object) -> None:
-        """Request a reload of the configuration. A signal handler may call this method."""
+        """Request a reload of the configuration. Safe to call from a signal handler."""
         self._reloading = True
         self._wake.set()
 
@@ -134,7 +131,7 @@ class Daemon:
     # When a pass runs
 
     def _next_cause(self) -> Cause | None:
-        """Wait for an event or a deadline. Return the cause of the next pass, or None if no pass is necessary."""
+        """Wait for an event or a deadline. Return the cause of the next pass, or None."""
         self._send_heartbeat()
         woken = self._wake.wait(0 if self._reloading or self._scan_again else self._seconds_to_wait())
         if self._stopping:
@@ -152,7 +149,7 @@ class Daemon:
         return self._schedule.due(self._deadlines(), self._clock())
 
     def _seconds_to_wait(self) -> float:
-        """Return the seconds until the next deadline of the loop, at most the interval between heartbeats."""
+        """Return the seconds until the next deadline or heartbeat."""
         left = self._schedule.seconds_left(self._deadlines(), self._clock())
         watchdog = self._notifier.watchdog / 3 or HEARTBEAT_INTERVAL
         return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
@@ -167,7 +164,7 @@ class Daemon:
         )  # fmt: skip
 
     def _change_cause(self, since: float) -> Cause | None:
-        """Wait until no more events arrive. Return the cause of a pass, or None if the events require no pass."""
+        """Wait until events cease. Return the cause of the next pass, or None."""
         changes = self._file_changes.collect(since, lambda: self._stopping or self._reloading)
         checked, self._services_checked = self._services_checked, False
         if changes is None:
@@ -215,10 +212,7 @@ class Daemon:
         )  # fmt: skip
 
     def _take_acting_lock(self) -> bool:
-        """Take the lock that a process needs to execute steps on this node. Return False while a command holds it.
-
-        If the state directory is unusable, return True, so that each step fails with a message about this directory.
-        """
+        """Take the lock for the execution of steps. Return False while a command holds the lock."""
         try:
             return self._acting_lock.take(self._runtime_dir)
         except WriteError:
@@ -227,7 +221,7 @@ class Daemon:
     # The parts of a pass
 
     def _pass(self, cause: Cause) -> None:
-        """Make one pass: scan and assess the node, plan the steps, then publish and log the result."""
+        """Scan and assess the node, plan the steps, then publish and log the result."""
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
             self._schedule.full_scan_begins(started)
@@ -247,24 +241,22 @@ class Daemon:
         self._in_pass = False
 
     def _request_service_check(self, cause: Cause, assessment: Assessment) -> None:
-        """Request a check of the running services if `cause` requires one, or if files of the services have changed.
-
-        While a service uses an old certificate or refuses clients, also schedule the next check.
-        """
+        """Request a check of the running services if `cause` or changed files require one."""
         if cause.checks_services or self._enforcer.surroundings_observer.has_news:
             self._enforcer.surroundings_observer.ask()
+        # A service can get a new certificate, or accept clients again, without a change of a file.
         if any(status.presence.stale or status.presence.refusing for status in assessment.statuses):
             self._schedule.check_services_within(self._config.poll.total_seconds())
 
     def _service_check_ended(self) -> None:
-        """Wake the loop after a check of the running services. The thread that makes this check calls the method."""
+        """Wake the loop after a check of the running services. Called from the thread of this check."""
         self._services_checked = True
         self._wake.set()
 
     # Execution
 
     def _execute(self) -> None:
-        """Execute the plan, if the daemon is in enforce mode and no other process holds the lock for execution."""
+        """Execute the plan in enforce mode."""
         again = self._reconciler.execute()
         self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
         if self._reconciler.service_check_at:
@@ -272,7 +264,7 @@ class Daemon:
             self._schedule.check_services_within(min(max(0.0, wait), HEARTBEAT_INTERVAL))
 
     def _keep_alive(self) -> None:
-        """Send a heartbeat during a step that takes long, and publish changes of the node."""
+        """Send a heartbeat and publish changes of the node during a long step."""
         if time.monotonic() - self._heartbeat_at < HEARTBEAT_INTERVAL:
             self._notifier.alive()
         else:
@@ -280,10 +272,8 @@ class Daemon:
         self._scan_during_step()
 
     def _scan_during_step(self) -> None:
-        """Scan changed files while a step is in progress, and publish the result. Plan no steps.
-
-        Do nothing during a pass. Scan at most once in `CEILING` seconds, or in twice this time while events arrive.
-        """
+        """Scan changed files while a step is in progress, and publish the result."""
+        # Scan at most once in `CEILING` seconds, or in twice this time while events arrive.
         quiet, self._event_count = self._event_count == self._watcher.events, self._watcher.events
         before, since = self._assessment, time.monotonic() - self._published_at
         if self._in_pass or before is None or since < (CEILING if quiet else 2 * CEILING):
@@ -303,11 +293,9 @@ class Daemon:
     def _report(
         self, cause: Cause, assessment: Assessment, surroundings: Surroundings, started: float
     ) -> Assessment | None:
-        """Publish the assessment, log its changes, and run hooks. Return the previous assessment, or None.
-
-        `started` is the start of the pass on the monotonic clock.
-        """
+        """Publish the assessment, log its changes, and run hooks. Return the previous assessment, or None."""
         before, self._assessment, self._surroundings = self._assessment, assessment, surroundings
+        # `started` is the time of the start on this clock.
         self._published_at = done = time.monotonic()
         scope = "everything" if cause.touched is None else f"{len(cause.touched)} paths"
         message = f"a pass ({cause.name}) over {scope} took {(done - started) * 1000:.0f} ms"
@@ -322,7 +310,7 @@ class Daemon:
         return before
 
     def _publish(self, assessment: Assessment) -> None:
-        """Write the metrics and the status document of `assessment` into the runtime directory."""
+        """Write the metrics and the status document into the runtime directory."""
         state = self._enforcer.rotation_state
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
@@ -340,10 +328,8 @@ class Daemon:
         self._files.write_activity(self._reconciler.plan, self._enforcer.rotation_state, self._enforcer.rotating)
 
     def _send_heartbeat(self) -> None:
-        """Send a heartbeat to systemd and to `certmond serve`.
-
-        Only the thread of the loop calls this method, so a heartbeat proves that the loop runs.
-        """
+        """Send a heartbeat to systemd and to `certmond serve`."""
+        # Only the thread of the loop calls this method, so a heartbeat proves that the loop runs.
         self._notifier.alive()
         self._change_log.settle(self._monotonic())
         self._heartbeat_at = time.monotonic()

@@ -1,7 +1,4 @@
-"""Schedule of the daemon's loop: the times at which a pass or a check of the running services is due.
-
-Intervals count on the monotonic clock. The caller passes the system time. The module starts no pass.
-"""
+"""Times at which a pass of the daemon or a check of the running services is due."""
 
 from __future__ import annotations
 
@@ -15,35 +12,31 @@ _CHECKS_SERVICES = frozenset({"start", "reload", "resync", "step", "retry", "clo
 
 @dataclass(frozen=True)
 class Cause:
-    """The cause of a pass, and the files that the pass reads.
-
-    `touched` has the changed paths ("directory/name"), or is None for all files. `since` is the time of the first event
-    on the monotonic clock, or None without an event.
-    """
+    """The cause of a pass, and the files that the pass reads."""
 
     name: str
+    # The changed paths ("directory/name"), or None for all files.
     touched: frozenset[str] | None
+    # Time of the first event on the monotonic clock.
     since: float | None = None
 
     @property
     def checks_services(self) -> bool:
-        """Return whether the daemon checks the running services after a pass with this cause."""
+        """Return whether the daemon checks the running services after this pass."""
         return self.name in _CHECKS_SERVICES
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """The deadlines after a pass.
+    """The deadlines after a pass."""
 
-    `resync` and `poll` are the intervals from the last full scan to the next. `poll` is None if inotify reports every
-    change. `assessed_at` is the time of the last assessment. `retry_at` is the time of the next attempt to execute the
-    plan, on the monotonic clock. At each of the `instants`, a verdict, the plan or the rotation changes.
-    """
-
+    # Intervals between full scans. `poll` is None if inotify reports every change.
     resync: timedelta
     poll: timedelta | None
     assessed_at: datetime | None
+    # Time of the next attempt to execute the plan, on the monotonic clock.
     retry_at: float | None
+    # Times at which a finding, the plan or the rotation changes.
     instants: tuple[datetime, ...]
 
 
@@ -55,26 +48,24 @@ class PassSchedule:
         self._service_check_at: float | None = None
 
     def full_scan_begins(self, now: float) -> None:
-        """Record `now`, on the monotonic clock, as the start of the last scan of all files."""
+        """Record `now`, on the monotonic clock, as the start of the last full scan."""
         self._scanned_at = now
 
     def check_services_within(self, seconds: float) -> None:
-        """Schedule a check of the running services in `seconds`, unless an earlier check is scheduled already.
-
-        If each pass replaced the scheduled check, frequent passes would postpone the check again and again.
-        """
+        """Schedule a check of the running services in `seconds`, unless an earlier check is scheduled already."""
         at = time.monotonic() + seconds
+        # Keep the earlier time: otherwise frequent passes would postpone the check without end.
         self._service_check_at = min(self._service_check_at or at, at)
 
     def service_check_begins(self) -> bool:
-        """Return whether a scheduled check of the running services is due. Remove a due check from the schedule."""
+        """Return whether a check of the running services is due, and remove the check from the schedule."""
         if not self._service_check_at or time.monotonic() < self._service_check_at:
             return False
         self._service_check_at = None
         return True
 
     def due(self, deadlines: Deadlines, now: datetime) -> Cause | None:
-        """Return the cause of the pass that is due at the system time `now`, or None if no pass is due."""
+        """Return the cause of the pass that is due at the system time `now`, or None."""
         if name := next((name for name, seconds in self._scans(deadlines) if seconds <= 0), None):
             return Cause(name, None)
         if deadlines.assessed_at and now < deadlines.assessed_at:
@@ -84,14 +75,14 @@ class PassSchedule:
         return Cause("deadline", frozenset()) if any(now >= instant for instant in deadlines.instants) else None
 
     def seconds_left(self, deadlines: Deadlines, now: datetime) -> float:
-        """Return the seconds until the first deadline, as a negative number if this deadline has passed."""
+        """Return the seconds until the first deadline. A negative number means a missed deadline."""
         left = [seconds for _, seconds in self._scans(deadlines)]
         left += [at - time.monotonic() for at in (self._service_check_at, deadlines.retry_at) if at]
         left += [(instant - now).total_seconds() for instant in deadlines.instants]
         return min(left)
 
     def _scans(self, deadlines: Deadlines) -> Iterator[tuple[str, float]]:
-        """Yield the name and the remaining seconds of each interval that ends with a full scan: `resync`, `poll`."""
+        """Yield the name and the remaining seconds of each interval between full scans."""
         elapsed = time.monotonic() - self._scanned_at
         yield "resync", deadlines.resync.total_seconds() - elapsed
         if deadlines.poll is not None:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 def uncollected() -> Iterator[None]:
     """Exclude the objects that the `with` block creates from garbage collection.
 
-    Otherwise the collector would scan the objects of ten thousand certificates in the middle of a pass. Reference
-    counting still frees unused objects. It does not free reference cycles, but a pass creates no cycles.
+    Otherwise the collector would scan the objects of ten thousand certificates in the middle of a pass.
     """
+    # A pass creates no reference cycles, so reference counting is enough.
     gc.disable()
     try:
         yield

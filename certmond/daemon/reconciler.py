@@ -1,6 +1,5 @@
-"""Execution of the plan after each pass of the daemon in enforce mode, with a record of planned and held steps.
+"""Execution of the plan after each pass of the daemon in enforce mode.
 
-This module keeps state between passes: the recorded steps, the steps that have begun, and the time of the next attempt.
 `daemon.loop` decides when a pass runs. `daemon.enforcer` makes the plan and executes the steps.
 """
 
@@ -23,38 +22,24 @@ from certmond.pki.planning.steps import Issue, Plan, Write
 from certmond.pki.services.staleness import Surroundings
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
-"""Seconds until the next attempt to execute the plan.
-
-BUSY_INTERVAL applies while another process writes, and while a signer has not decided yet. The plan sets the times of
-further requests to this signer. FAILURE_INTERVAL applies after a failed step, or while the state directory is unusable.
+"""Seconds until the next attempt to execute the plan: while another process or a signer is busy, and after a failure.
 """
 SLICE = 1.0
-"""Seconds for which the daemon executes steps that change files, before it scans the node and publishes the result.
-
-The daemon does not interrupt a step in progress.
-"""
+"""Seconds for which the daemon executes steps that change files before the next scan. A step is not interrupted."""
 FILE_STEP_TIME = 10.0
-"""Minimum number of seconds for which the daemon executes only steps that change files.
-
-After this time, restarts and rotations follow when each entry of the plan has had a step.
-"""
+"""Minimum number of seconds for steps that change files, before restarts and rotations follow."""
 HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
-"""Limits for audit records of held steps: for each file, in total, and the seconds between two summaries.
-
-certmond writes ten records for a file, then one per minute. A summary counts the omitted records. certmond always
-records steps that begin, end or fail.
-"""
+"""Limits for audit records of held steps: for each file, for all files, and the seconds between two summaries."""
 CHECK_INTERVAL = timedelta(seconds=2)
 """Minimum time between two checks of the running services while a rotation waits."""
 RECOVERY_PATIENCE = 5.0
-"""Maximum number of seconds for which the daemon waits at its start until another process has stopped writing."""
+"""Maximum number of seconds for which the starting daemon waits for another process that writes."""
 
 
 class Reconciler:
     """Planner of the daemon for one configuration, which also executes the plan if `enforcing`.
 
-    `take_lock` takes the lock that a process needs to execute steps. It returns False while a command holds this lock.
-    No step begins after `stopping` returns true.
+    `take_lock` returns False while a command executes steps. No step begins after `stopping` returns true.
     """
 
     def __init__(
@@ -104,19 +89,17 @@ class Reconciler:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
     def make_plan(self, assessment: Assessment, around: Surroundings) -> None:
-        """Plan the steps for `assessment`, and store the result in `plan`.
-
-        First record the subject of each certificate, because a later repair of a damaged certificate needs the subject.
-        """
+        """Plan the steps for `assessment`, and store the result in `plan`."""
         self._observed = assessment, around
+        # A later repair of a damaged certificate needs its subject.
         self._enforcer.salvage.record_subjects(assessment)
         planned = self._enforcer.plan if self._enforcing else self._enforcer.plan_observed
         self.plan = planned(assessment, around=around)
 
     def record_plan(self, assessment: Assessment) -> None:
-        """Write an audit record for each newly planned or held step, except holds that end within `REPAIR_WAIT`.
+        """Write an audit record for each newly planned or held step.
 
-        Do nothing in observe mode. A rate limit applies to the records of held steps.
+        Short holds get no record, and a rate limit applies to the others.
         """
         if not self._enforcing:
             return
@@ -145,7 +128,7 @@ class Reconciler:
         self._recorded, self._unrecorded = frozenset(current) - late, frozenset(late)
 
     def execute(self) -> bool:
-        """Execute steps of the plan in enforce mode. Return whether the daemon must scan the node again immediately."""
+        """Execute steps of the plan in enforce mode. Return whether the daemon must scan the node again."""
         rotation = self._enforcer.rotation_state.rotation
         with bound(**({"rotation": rotation.id} if rotation else {})):
             return self._execute()
@@ -193,11 +176,8 @@ class Reconciler:
             return False
 
     def _slice(self) -> bool:
-        """Execute steps that change files for `SLICE` seconds, at least one step. Alternate between the entries.
-
-        Return whether all these steps of the plan have begun. Otherwise the next slice continues after another pass,
-        with the plan of that pass. A failed step runs again only after all other steps of the plan have begun.
-        """
+        """Execute steps that change files for `SLICE` seconds. Return whether all of these steps have begun."""
+        # A failed step runs again only after all other steps of the plan have begun.
         left = round_robin(
             (step for step in self.plan.writes if _identity(step) not in self._begun),
             (target for _, target, _ in self._begun),
@@ -217,19 +197,17 @@ class Reconciler:
         return len(new) == len(left)
 
     def _file_steps_are_over(self, begun: Collection[str]) -> bool:
-        """Return whether restarts and rotations are next, although the plan still has steps that change files.
-
-        Otherwise an entry with a path pattern could delay restarts and rotations without end.
-        """
+        """Return whether restarts and rotations are next, although steps that change files remain."""
         if begun or self._monotonic() < self._stepping_since + FILE_STEP_TIME:
             return False
+        # Without this limit, an entry with a path pattern could delay restarts and rotations without end.
         return all(step.target in self._stepped for step in self.plan.writes)
 
     def _begin_file_steps(self) -> None:
         self._stepped, self._stepping_since = set(), self._monotonic()
 
     def _end_of_round(self) -> set[str]:
-        """End a sequence of slices. Return the results of its steps, and set the time of the next attempt."""
+        """End a round of steps. Return their results, and set the time of the next attempt."""
         results, self._results, self._begun = self._results, set(), set()
         if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
@@ -238,11 +216,8 @@ class Reconciler:
         return results
 
     def _rotate_without_file_steps(self) -> bool:
-        """Advance the rotation although no step that changes files has succeeded.
-
-        Otherwise the daemon would not follow an abort of the rotation. Return whether the daemon must scan the node
-        again immediately.
-        """
+        """Advance the rotation although no file has changed. Return whether the daemon must scan the node again."""
+        # An abort of the rotation must not wait for other steps.
         again = self._rotate()
         if self.retry_at:
             # The retry comes first, because each pass executes the plan again.
@@ -250,10 +225,7 @@ class Reconciler:
         return again
 
     def _restart(self) -> bool:
-        """Begin or continue a restart whose service has all new files. Log a defect, and try again later.
-
-        Return whether the daemon must scan the node again immediately.
-        """
+        """Begin or continue a restart. Return whether the daemon must scan the node again."""
         self.service_check_at = None
         if self._observed is None or time.monotonic() < self._no_restart_before:
             return False
@@ -274,7 +246,7 @@ class Reconciler:
         return progress.until is None
 
     def _rotate(self) -> bool:
-        """Advance a rotation or first aid. Return whether the daemon must scan the node again immediately."""
+        """Advance a rotation or first aid. Return whether the daemon must scan the node again."""
         if self._observed is None:
             return False
         rotating = self._enforcer.rotating
@@ -294,5 +266,5 @@ class Reconciler:
 
 
 def _identity(step: Write) -> tuple[type, str, str]:
-    """Return the kind, target and path of a step, which identify the step in the plans of several passes."""
+    """Return the kind, target and path, which identify a step in the plans of several passes."""
     return type(step), step.target, step.path

@@ -1,7 +1,4 @@
-"""Writer of the files that `certmond serve` reads in the runtime directory: metrics, status, activity, heartbeat.
-
-The module writes the activity only after a change, and logs a failed write. `expose` renders the content.
-"""
+"""Files in the runtime directory that `certmond serve` reads: metrics, status, activity and heartbeat."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from certmond.pki.planning.steps import Plan
 
 
 class RuntimeFiles:
-    """Writer of the files in the runtime directory. It logs a failed write once. The next pass repeats the write."""
+    """Writer of the files in the runtime directory. The next pass repeats a failed write."""
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self._directory, self._journal = directory, journal
@@ -35,7 +32,7 @@ class RuntimeFiles:
         self._activity: object = None
 
     def write_assessment(self, config: Config, assessment: Assessment, own: str, following: NextEvent | None) -> None:
-        """Write the metrics and the status document of `assessment`. `own` is the text of the daemon's own metrics."""
+        """Write the metrics and the status document. `own` is the text of the daemon's own metrics."""
         own += self._compatible.text(assessment) if config.compatibility else ""
         with self._writing(METRICS) as path:
             self._renderer.write_metrics(path, assessment, own)
@@ -43,7 +40,7 @@ class RuntimeFiles:
             self._renderer.write_status(path, assessment, config.mode, following)
 
     def write_activity(self, plan: Plan, state: RotationState, controller: RotationController) -> None:
-        """Write the plan, the rotation and recent events, if one of them has changed since the last write."""
+        """Write the plan, the rotation and recent events, if they have changed."""
         rotation = state.rotation, controller.waits, controller.until
         current = (plan, rotation, state.workers, self._journal.logged)
         if current != self._activity:
@@ -56,7 +53,7 @@ class RuntimeFiles:
         self._write(HEARTBEAT, heartbeat(time.time(), passed_at, resync.total_seconds(), passed_at is not None))
 
     def remove_heartbeat(self) -> None:
-        """Remove the heartbeat file, so that `serve` reports a stopped daemon. Ignore all errors of the file system."""
+        """Remove the heartbeat file, so that `certmond serve` reports a stopped daemon."""
         with suppress(OSError):  # the directory may be deleted or read-only by now
             (self._directory / HEARTBEAT).unlink()
 
@@ -66,7 +63,7 @@ class RuntimeFiles:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """Yield the path of a runtime file. Log a failed write, unless another failed write is not repeated yet."""
+        """Yield the path of a runtime file, and log the first of several failed writes."""
         try:
             yield self._directory / name
         except RuntimeDirError as error:

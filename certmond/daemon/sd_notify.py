@@ -1,8 +1,4 @@
-"""Notifications to systemd (sd_notify(3)): ready, reloading, stopping, watchdog and status.
-
-Outside systemd, the daemon sends no notification. The daemon ignores a failed notification. A status has no line break,
-because a line break would start another assignment. A user can put a line break into the name of a certificate.
-"""
+"""Notifications to systemd (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -25,6 +21,8 @@ class Notifier:
         """Maximum number of seconds between two calls of `alive`, or 0 if the watchdog of systemd is off."""
 
     def ready(self, status: str) -> None:
+        # `printable` removes line breaks, which a certificate name can contain and which would start another
+        # assignment.
         self._tell(f"READY=1\nSTATUS={printable(status)[:_MOST]}")
 
     def status(self, status: str) -> None:
@@ -44,5 +42,6 @@ class Notifier:
         if self._wanted:
             from systemd.daemon import notify  # noqa: PLC0415 - libsystemd is optional outside systemd
 
+            # A lost notification must not stop the daemon.
             with suppress(OSError):
                 notify(message)

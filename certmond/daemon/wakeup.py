@@ -1,6 +1,6 @@
 """Flag with which threads and signal handlers wake the loop of the daemon.
 
-The flag is an eventfd, because `threading.Event` can deadlock when a signal handler interrupts the waiting thread.
+`threading.Event` can deadlock when a signal handler interrupts the waiting thread. An eventfd cannot.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Wake:
-    """Flag that any thread or signal handler sets, and for which one thread waits. It stays set until the next wait."""
+    """Flag that threads and signal handlers set, and for which one thread waits."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -19,7 +19,7 @@ class Wake:
         self._poll.register(self._descriptor, select.POLLIN)
 
     def set(self) -> None:
-        """Wake the waiting thread, or end its next wait immediately. A signal handler may call this method."""
+        """Wake the waiting thread, or end its next wait immediately. Safe to call from a signal handler."""
         os.eventfd_write(self._descriptor, 1)
 
     def wait(self, seconds: float) -> bool:

@@ -1,8 +1,6 @@
-"""Files of a control-plane node for the demo, with the content that kubeadm and the kubelet create.
+"""Files of a control-plane node for the demo, as kubeadm and the kubelet create them.
 
-This module defines kubeadm's paths, subjects, usages, names, modes and flags independently of certmond's catalogue. So
-the demo also checks that the catalogue agrees with kubeadm. Keys are ECDSA P-256, for speed. No cluster trusts the
-certificates.
+These facts about kubeadm are independent of certmond's catalogue, so that the demo also checks the catalogue.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ KUBERNETES, KUBELET = "/etc/kubernetes", "/var/lib/kubelet"
 DAY = timedelta(days=1)
 CA_LIFE, LEAF_LIFE = 3650 * DAY, 365 * DAY
 CA_AGE, LEAF_AGE = 400 * DAY, 100 * DAY
-"""The age of the CAs and the age of the leaves when the demo starts."""
+"""Ages of the CAs and of the leaves when the demo starts."""
 
 _SERVER, _CLIENT = (ExtendedKeyUsageOID.SERVER_AUTH,), (ExtendedKeyUsageOID.CLIENT_AUTH,)
 _SERVICE = ("DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc")
@@ -46,7 +44,7 @@ class File(NamedTuple):
 
 
 Files = Mapping[str, File]
-"""Files by their path on the node. `Node.put` writes the files in the order of the mapping."""
+"""Files by their path on the node, in the order in which `Node.put` writes them."""
 
 
 class Renewal(NamedTuple):
@@ -58,12 +56,9 @@ class Renewal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of kubeadm's table of certificates.
+    """One row of kubeadm's table of certificates."""
 
-    `path` is the path of a kubeconfig below /etc/kubernetes, or the path of a certificate and its key without the
-    extension.
-    """
-
+    # A kubeconfig, or a certificate and its key without the extension, relative to /etc/kubernetes.
     path: str
     ca: str
     common_name: str
@@ -151,7 +146,7 @@ class Node:
         self._authorities: dict[str, _Issued] = {}
 
     def make(self) -> None:
-        """Create the CAs, their leaves, the service-account key, and the configuration files of the components."""
+        """Create the CAs, the leaves, the service-account key, and the configuration files of the components."""
         for name, row in AUTHORITIES.items():
             self._authorities[name] = _issue(row, None, self._now - CA_AGE, CA_LIFE)
             self.put(_pair(f"{KUBERNETES}/{row.path}", self._authorities[name]))
@@ -163,9 +158,9 @@ class Node:
         self._make_kubelet()
 
     def issue(self, name: str, age: timedelta = timedelta(minutes=5)) -> Renewal:
-        """Return a new certificate for the entry `name`, with a new key. Its validity of one year began `age` ago.
+        """Return the files of a new certificate for the entry `name`, with a new key.
 
-        Write no file.
+        The validity of one year began `age` ago.
         """
         row = LEAVES[name]
         issued = _issue(row, self._authorities[row.ca], self._now - age, LEAF_LIFE)
@@ -176,7 +171,7 @@ class Node:
         return Renewal({path: File(self._kubeconfig(row.common_name, user))}, issued.serial)
 
     def other_key(self, name: str) -> Files:
-        """Return a private key that matches no certificate, for the path of the key of the entry `name`."""
+        """Return a private key that matches no certificate, for the path of the entry's key."""
         return {f"{KUBERNETES}/{LEAVES[name].path}.key": File(_key_pem(ec.generate_private_key(ec.SECP256R1())))}
 
     def put(self, files: Files) -> None:
@@ -199,7 +194,7 @@ class Node:
         return self._root / path.lstrip("/")
 
     def _make_kubelet(self) -> None:
-        """Create the client certificate, the serving certificate and the configuration files of the kubelet."""
+        """Create the certificates and the configuration files of the kubelet."""
         start = self._now - LEAF_AGE
         client = _issue(_KUBELET_CLIENT, self._authorities["ca"], start, LEAF_LIFE)
         current, dated = (f"{KUBELET}/pki/kubelet-client-{which}.pem" for which in ("current", f"{start:%F-%H-%M-%S}"))

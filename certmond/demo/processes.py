@@ -1,8 +1,4 @@
-"""Processes of the demo: the daemon and the HTTP server, started with the commands that an operator uses.
-
-This module owns the two processes and the HTTP requests to the server. It polls the server until it shows an expected
-change, or until a deadline.
-"""
+"""Processes of the demo: the daemon and the HTTP server, started with the commands that an operator uses."""
 
 from __future__ import annotations
 
@@ -35,7 +31,7 @@ T = TypeVar("T")
 
 
 class StageError(CertmondError):
-    """Error that reports that a stage of the demo did not show the expected result."""
+    """A stage of the demo did not show the expected result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +58,7 @@ class Expected:
 
 
 class Running:
-    """The running processes of the demo, and the loopback address on which the server listens.
-
-    After a signal, `interrupted` returns true, and the next call of `wait` raises KeyboardInterrupt. So a signal cannot
-    stop the demo between the start of a process and its registration in this object.
-    """
+    """The running processes of the demo, and the loopback address of the server."""
 
     def __init__(self, place: Path, interrupted: Callable[[], bool] = bool) -> None:
         self._place = place
@@ -79,10 +71,8 @@ class Running:
         self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start `certmond` with `arguments` as the process `name`, with a log file for its output.
-
-        The process gets a separate session, so that Ctrl-C in the terminal reaches only the demo.
-        """
+        """Start `certmond` with `arguments` as the process `name`. Write its output to a log file."""
+        # A separate session: Ctrl-C in the terminal reaches only the demo.
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
         with self._log(name).open("wb") as log:
             self._programs[name] = subprocess.Popen(
@@ -129,7 +119,7 @@ class Running:
     def document(self, good: Callable[[Document], bool] = bool) -> Document:
         """Wait until `good` accepts the document of /api/v1/status, and return this document.
 
-        The daemon writes the document after the metrics. Raises StageError after the deadline.
+        Raises StageError after the deadline.
         """
 
         def look() -> Document | None:
@@ -149,17 +139,18 @@ class Running:
         return self.document(lambda document: not any(item["severity"] != "info" for item in _findings(document)))
 
     def wait(self, what: str, look: Callable[[], T | None]) -> T:
-        """Call `look` until it returns a true result, and return this result. `what` describes the expected state.
+        """Call `look` until it returns a true result, and return this result.
 
-        Raises StageError after the deadline and after the end of a process, KeyboardInterrupt after a signal.
+        Raises StageError after the deadline or the end of a process, and KeyboardInterrupt after a signal.
         """
         deadline = time.monotonic() + PATIENCE
         while not (found := look()):
+            # A signal interrupts the demo only here, so that no started process is lost.
             if self._interrupted():
                 raise KeyboardInterrupt
             for name, program in self._programs.items():
                 if program.poll() is not None:
-                    raise StageError(f"the {name} ended by itself, with exit code {program.returncode}")
+                    raise StageError(f"the {name} ended unexpectedly, with exit code {program.returncode}")
             if time.monotonic() > deadline:
                 stand = re.findall(r"^certmond_finding\{.*", self.metrics(), re.MULTILINE)
                 raise StageError("\n".join((f"the server did not show within {PATIENCE:g} s: {what}", *stand)))
@@ -167,7 +158,7 @@ class Running:
         return found
 
     def _get(self, path: str) -> str | None:
-        """Return the body of the server's answer, or None if the server does not answer with status 200."""
+        """Return the body of the answer, or None without an answer or with a status other than 200."""
         connection = HTTPConnection(self.address, timeout=PATIENCE)
         try:
             connection.request("GET", path)

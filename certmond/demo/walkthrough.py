@@ -1,7 +1,6 @@
 """Stages of `certmond demo`, which renew, break and repair certificates, and show what the daemon reports.
 
-This module owns the temporary directory, the order of the stages and the output. The demo writes nothing outside the
-temporary directory, and connects only to the loopback address.
+The demo writes only below a temporary directory, and connects only to the loopback address.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from certmond.errors import CertmondError
 from certmond.expose.documents.status_table import status_table
 
 WIDTH = 400
-"""Width of the output in columns. Each line is shorter, so a narrow terminal wraps lines and truncates no column."""
+"""Width of the output in columns, more than any line needs. A narrow terminal wraps lines."""
 
 
 def run(keep: bool) -> int:
-    """Run the demo. Return 0 for success, 1 if a stage failed, or 130 if a signal interrupted the demo.
+    """Run the demo. Return 0 for success, 1 if a stage failed, or 130 after a signal.
 
-    With `keep`, do not remove the directory of the demo. Raises CertmondError if this directory cannot be created.
+    `keep` keeps the directory of the demo. Raises CertmondError if this directory cannot be created.
     """
     console = Console(soft_wrap=True, width=WIDTH, highlight=False)
     code = 0
@@ -69,7 +68,7 @@ def run(keep: bool) -> int:
 
 
 class Demo:
-    """The demo in the directory `place`: methods that run its stages, and their output."""
+    """The stages of the demo in the directory `place`, and their output."""
 
     def __init__(self, place: Path, running: Running, console: Console) -> None:
         self._place = place
@@ -194,10 +193,7 @@ class Demo:
         self._show(status_table(document))
 
     def _change(self, change: Callable[[], None], *expected: Expected) -> Document:
-        """Call `change`, and wait until /metrics shows the `expected` certificates. Print how long this took.
-
-        Return the status document that also shows the expected certificates.
-        """
+        """Call `change`, wait until the server shows the `expected` certificates, and return the status document."""
 
         def look() -> bool:
             text = self._running.metrics()
@@ -252,10 +248,7 @@ def _advice(place: Path) -> Iterator[str]:
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """Yield an event. In the `with` block, SIGINT, SIGTERM and SIGHUP set this event and do not end the process.
-
-    A signal that this process ignores keeps its action.
-    """
+    """Yield an event that SIGINT, SIGTERM and SIGHUP set instead of ending the process."""
     event = Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():

@@ -1,8 +1,6 @@
 """Discovery of a configuration that fits a node, from the flags of the node's components.
 
-This module owns the table of the flags that name files of the catalogue. A comment explains each difference from the
-profile. This module reads files only through `Files`. The result is a valid configuration, even if files of the node
-are invalid. `certmond check` assesses the files.
+This module owns the table of the flags that name files of the catalogue.
 """
 
 from __future__ import annotations
@@ -62,20 +60,15 @@ _REPEATED = ("tls-sni-cert-key", "service-account-key-file")  # the last occurre
 
 
 class _Source(NamedTuple):
-    """A file that contains flags or equivalent fields of a component.
-
-    In comments of the configuration, `prefix` precedes the name of a flag.
-    """
+    """A file that contains flags or equivalent fields of a component."""
 
     file: str
+    # Text before the name of a flag in comments of the configuration.
     prefix: str
     component: Container
 
     def on_host(self, path: str) -> str:
-        """Return the path on the host that corresponds to `path` in the component.
-
-        Return "" if no such path exists, or if an entry of the catalogue cannot contain the path.
-        """
+        """Return the path on the host that corresponds to `path` in the component, or ""."""
         return "" if re.search(r"[\x00*?[]|.{4096}", path, re.DOTALL) else self.component.on_host(path) or ""
 
 
@@ -85,7 +78,7 @@ _Claim = tuple[_Source, str, dict[str, tuple[str, str]]]  # …, flag, field of 
 def discover(config: Config, root: str) -> str:
     """Return a configuration for the node below `root`, as YAML with comments.
 
-    The configuration names the profile of `config`, and has an entry for each difference from this profile.
+    The configuration has an entry for each difference from the profile of `config`.
     """
     return _Discovery(config, root).text()
 
@@ -143,7 +136,7 @@ class _Discovery:
         return next((source.on_host(each) for source, flag in pairs for each in source.component.values(flag)), "")
 
     def _noted(self, path: str, content: Any) -> Any:
-        """Return `content`, the parsed content of the file at `path`. Add a note if the file exists but is unusable."""
+        """Return `content`, the parsed content of the file at `path`. Add a note if the file is unusable."""
         if self._is_there(path) and not content:
             fault = self._files.entry(path).fault
             self._notes.append(
@@ -158,13 +151,11 @@ class _Discovery:
             yield _Source(_KUBELET_CONFIG, f"{_KUBELET_CONFIG} ", kubelet_fields(fields, _KUBELET_CONFIG))
 
     def _conf_sources(self) -> Iterator[_Source]:
-        """Yield the paths of the CA, the client certificate and the client key in the kubelet's kubeconfig.
-
-        If the kubeconfig embeds the client certificate, the path is that of the kubeconfig.
-        """
+        """Yield the files of the CA, the client certificate and the client key that the kubelet's kubeconfig names."""
         if config := self._files.value(self._conf, _parse_kubeconfig):
             users = [user for user in config.users if user.name == config.current_user]
             flags = [("certificate-authority", cluster.ca.path or "") for cluster in config.clusters if cluster.ca]
+            # An embedded certificate is in the kubeconfig.
             flags += [("client-certificate", each.certificate.path or self._conf) for each in users if each.certificate]
             flags += [("client-key", each.key.path or "") for each in users if each.key]
             yield _Source(self._conf, f"{self._conf} ", Container("kubelet.conf", tuple(flags), {}))
@@ -193,10 +184,7 @@ class _Discovery:
                         )
 
     def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
-        """Set the paths of the entry `name` to those that flags name. Yield the claims that need a separate entry.
-
-        A claim is a flag with the paths that it names. The path of the profile takes precedence over other paths.
-        """
+        """Set the paths of the entry `name` to those that flags name. Yield the flags that need a separate entry."""
         spec, paths = self._profile.get(name), [fields["path"][0] for *_, fields in claims]
         own = spec.path if spec and spec.path in paths else next(iter(paths), "")
         changes: dict[str, tuple[str, str]] = {}
@@ -223,10 +211,8 @@ class _Discovery:
             written.update(new)
 
     def _is_absent(self, name: str) -> bool:
-        """Return whether the file of the entry `name` does not exist and no file of the node mentions it.
-
-        Also change the entry: its file becomes required if a flag names it. Without a flag, a file that does not exist
-        becomes optional.
+        """Return whether the file of an entry is neither on the node nor mentioned. Also set whether the file is
+        required.
         """
         named, is_there = self._named.get(name), self._is_there(self._specs[name].path)
         why = f"kubelet's staticPodPath {self._manifests}, kubeconfig {self._conf}"
@@ -249,11 +235,9 @@ class _Discovery:
         return self._conf if place == _KUBELET_CONF else place if place in files else next(iter(files), place)
 
     def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
-        """Add an entry for the file that `flag` names, unless the file has an entry already.
-
-        Add no entry for service-account keys, because they do not expire.
-        """
+        """Add an entry for the file that `flag` names, unless the file has an entry already."""
         given = {field: value for field, (value, _) in fields.items()}
+        # Service-account keys do not expire, so they get no entry.
         if entry == "sa" or any(given["path"] in {it.path, it.key, it.kubeconfig} for it in self._specs.values()):
             return
         stem = f"{source.component.name}-{flag}"

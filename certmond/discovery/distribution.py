@@ -1,7 +1,6 @@
-"""Detection of a node's Kubernetes distribution by the files that exist on the node, to select the profile.
+"""Detection of a node's Kubernetes distribution by the files that exist on the node.
 
-This module owns the table of the files that only one distribution has. `distributions` returns all candidates. This
-module reads no content of a file.
+This module owns the table of the files that only one distribution has.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ NAMES = {
 
 
 class Distribution(NamedTuple):
-    """A profile that fits the node, and the file (`marker`) by which certmond detected the distribution."""
+    """A profile that fits the node, and the file (`marker`) that identifies the distribution."""
 
     profile: str
     marker: str
@@ -41,7 +40,7 @@ class Distribution(NamedTuple):
 
 
 def distributions(root: str) -> tuple[Distribution, ...]:
-    """Return the distributions whose files exist below `root`: none, one, or several if the files are ambiguous."""
+    """Return the distributions that the files below `root` indicate."""
     files = Files(root)
     marks = {name: _first(files, paths) for name, paths in _MARKERS.items()}
     found = {name: mark for name, mark in marks.items() if mark}
@@ -50,7 +49,7 @@ def distributions(root: str) -> tuple[Distribution, ...]:
 
 
 def advice(root: str, profile: str) -> str:
-    """Return the remedy for a node without a certificate of `profile`. It names the profiles that fit, if any."""
+    """Return the remedy for a node without a certificate of `profile`, with the profiles that fit."""
     others = [each for each in distributions(root) if each.profile != profile]
     if not others:
         return (

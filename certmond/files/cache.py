@@ -1,10 +1,7 @@
 """Cache of parsed files of the node, which reads a file again only after a change.
 
-This module resolves each path below a root directory, which absolute symlinks cannot leave. The cache reads only
-regular files of at most MAX_SIZE. It calls stat for a file again only after `refresh` has dropped the entry of the
-file, and parses the file again only if its bytes differ. It stores parsed values and digests, but no bytes, because
-these may be a private key. If other users can change the file that names a path, the path has a separate entry. That
-entry has only content that these users can read. The module writes no file.
+The cache stores no bytes, because these can be a private key. For a path in a file that other users can change, the
+cache has only content that these users can read.
 """
 
 from __future__ import annotations
@@ -26,16 +23,16 @@ from certmond.files.scan_process import in_two_processes
 
 _BATCH_BYTES = 1 << 18  # bytes of files that are read before the parser runs
 _MAX_PAUSES = 20
-"""Maximum number of pauses in one pass, in which certmond waits until another process has completed a write.
+"""Maximum number of pauses in one pass, in which another process can complete a write.
 
-Without this limit, a user who touches many files again and again would stop the pass.
+Without this limit, a user who changes many files again and again would stop the pass.
 """
 
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
 """Function that parses the content of a file. The second argument is the path for messages.
 
-A parser raises no exception, because the value that it returns contains the errors of the content.
+A parser raises no exception. Its result contains the errors of the content.
 """
 
 
@@ -55,14 +52,10 @@ class Files:
         """The entries that the last call of `refresh` dropped, or None if the call dropped all entries."""
         self._pauses = PauseBudget(_MAX_PAUSES)
         self.unfinished = set[str]()
-        """The lookups of files that the next pass must read again, because this pass may not pause any longer."""
+        """The lookups of files that the next pass must read again, because a write can be in progress."""
 
     def refresh(self, touched: frozenset[str] | None) -> None:
-        """Drop the entries of the `touched` lookups ("directory/name"), or all entries if `touched` is None.
-
-        The files of these entries may have changed. The method `entry` reuses a dropped entry if its file has not
-        changed. The next call of `refresh` removes each dropped entry that no caller has requested.
-        """
+        """Drop the entries of the `touched` lookups ("directory/name"), or all entries if `touched` is None."""
         self.dropped, self._pauses, self.unfinished = None, PauseBudget(_MAX_PAUSES), set()
         if self._previous or self._previous_listings:
             self._interest = None
@@ -87,10 +80,8 @@ class Files:
             self.dropped = frozenset(self._previous.values())
 
     def _drop_lookups(self, entry: Entry) -> None:
-        """Remove the lookups of a dropped entry from the index.
-
-        Otherwise a user who changes the target of a symlink again and again would grow the index without bound.
-        """
+        """Remove the lookups of a dropped entry from the index."""
+        # Otherwise a user who changes the target of a symlink again and again would grow the index without bound.
         for lookup in entry.lookups:
             others = self._by_lookup.get(lookup)
             if isinstance(others, set):
@@ -107,14 +98,15 @@ class Files:
         return (names[at : at + 1] == (name,)) != os.path.lexists(f"{directory}/{name}")
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
-        """Return the entry of `path`. Call stat again if the file may have changed.
+        """Return the cache entry of `path`.
 
-        `referrer` is the file that names `path`, or None for a path of the catalogue. If other users can change the
-        referrer, the entry has only content that these users can read.
+        `referrer` is the file that names `path`, or None. If other users can change the referrer, the entry has only
+        content that these users can read.
         """
         key = entry_key(path, referrer)
         entry = self._entries.get(key)
         if entry is None:
+            # A dropped entry of an unchanged file is used again.
             known = self._previous.pop(key, None)
             entry = self._store(self._stat_entry(path, known, referrer))
             if known is None or known.lookups != entry.lookups:
@@ -142,7 +134,7 @@ class Files:
     def parsed(self, paths: Sequence[str], parse: Parser[Any]) -> Iterator[Iterable[str]]:
         """Parse the files at `paths`, so that `value` returns the results. Yield the parsed paths in several parts.
 
-        For many paths, a forked worker parses a part of the files. So `parse` must return no private key.
+        A forked worker can send results, so `parse` must return no private key.
         """
         known = [path for path in paths if path in self._entries or path in self._previous]
         new = [*dict.fromkeys(path for path in paths if path not in self._entries and path not in self._previous)]
@@ -159,10 +151,9 @@ class Files:
         return paths
 
     def _parse_entries(self, entries: Iterable[Entry], parse: Parser[Any]) -> None:
-        """Read the files of several entries, then parse them. Repeat this until all entries are parsed.
+        """Read the files of several entries, then parse them.
 
-        To read and parse ten thousand files one by one would take a fifth longer, because the kernel and the parser
-        evict each other from the caches of the processor.
+        One by one, ten thousand files take a fifth longer, because of the caches of the processor.
         """
         read, size = list[tuple[Entry, bytes]](), 0
         for entry in entries:
@@ -189,7 +180,7 @@ class Files:
     def listing(self, directory: str) -> tuple[str, ...]:
         """Return the sorted names in a directory, or () if the directory cannot be read.
 
-        Return the same object until the names change. Add a readable directory, with all its names, to `interest`.
+        The result is the same object until the names change.
         """
         resolved = self._directories.readable_directory(directory)
         if resolved.fault is not None:
@@ -207,7 +198,7 @@ class Files:
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
-        """Return the time of the last added or removed name in a directory (ctime), or None if it cannot be read."""
+        """Return the time of the last added or removed name in a directory (ctime), or None if unknown."""
         resolved = self._directories.readable_directory(directory)
         with suppress(OSError):
             return instant_of(os.lstat(resolved.real or "/").st_ctime_ns) if resolved.fault is None else None
@@ -215,7 +206,7 @@ class Files:
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return each directory that certmond must watch, with the names to watch. None means all names."""
+        """Return the names to watch, by directory. None means all names."""
         # This excludes entries that no caller has requested again after a change.
         if self._interest is None or self._directories.has_new or self._previous or self._previous_listings:
             names: dict[str, set[str]] = {}
@@ -233,10 +224,7 @@ class Files:
         return {lookup for some in self._directories.lookups() for lookup in some} | {self._root or "/"}
 
     def _stat_entry(self, path: str, known: Entry | None, referrer: Referrer | None) -> Entry:
-        """Call stat for `path`, and return a new entry, or the previous entry `known` if nothing has changed.
-
-        If only the metadata has changed, the new entry has the parsed values of `known`.
-        """
+        """Call stat for `path`. Return a new entry, or the previous entry `known` if nothing has changed."""
         resolved = self._directories.resolve_path(path, referrer)
         entry = Entry(
             path, fault=resolved.fault, is_link=resolved.is_link, lookups=resolved.lookups, writers=resolved.writers
@@ -255,6 +243,7 @@ class Files:
         if known is None:
             return entry
         same = _comparable(known) == _comparable(entry)
+        # If only the metadata has changed, the new entry gets the parsed values of `known`.
         if known.digest and entry.fault is None and not (same and known.settled):
             self._reuse_values(entry, known, resolved.real)
             same = same and entry.digest == known.digest
@@ -263,20 +252,15 @@ class Files:
         return known if same else entry
 
     def _withhold(self, entry: Entry, resolved: ResolvedPath) -> None:
-        """Remove all facts from the entry except the refusal, because the writers of its referrer cannot read the file.
-
-        Keep the lookups in directories that these users can read, so that certmond still watches these directories.
-        """
+        """Remove all facts except the refusal from the entry of a file that other users cannot read."""
         entry.fault = resolved.restriction and refusal(entry.path, resolved.restriction)
         entry.real, entry.is_link, entry.state, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
+        # Still watch the directories that these users can read.
         is_readable = self._directories.is_directory_readable
         entry.lookups = tuple(takewhile(lambda each: is_readable(resolved.other_users, each), resolved.lookups))
 
     def _reuse_values(self, entry: Entry, known: Entry, real: str) -> None:
-        """Read the content of the file at `real`. Reuse the parsed values of `known` if the bytes are equal.
-
-        Otherwise parse the new content. Set the fault of the entry if the file cannot be read.
-        """
+        """Read the content of the file at `real`. Reuse the parsed values of `known` if the bytes are equal."""
         omitted = self._pauses.omitted
         try:
             content = content_at(real, entry.inode, self._pauses)
@@ -293,7 +277,7 @@ class Files:
             entry.values = {parse: parse(content, entry.path) for parse in known.values}
 
     def _read(self, entry: Entry) -> bytes | None:
-        """Return the content of the file. If the file cannot be read, set the fault of the entry and return None."""
+        """Return the content of the file, or None after setting the fault of the entry."""
         content = self._read_direct(entry)
         if content is None:
             resolved = self._directories.resolve_path(entry.path, entry.referrer)
@@ -324,5 +308,5 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 
 
 def _comparable(entry: Entry) -> tuple[object, ...]:
-    """Return the fields that differ between two entries of a path after a change of the path or of the metadata."""
+    """Return the fields that show a change of the path or of the metadata."""
     return entry.lookups, entry.state, entry.fault, entry.writers, entry.restriction, entry.foreign

@@ -1,7 +1,4 @@
-"""Cache entry of one path, with the resolved path, the metadata of the file, and the parsed values of its content.
-
-An entry has a fault if the path does not lead to a regular file of at most MAX_SIZE. The module reads no file.
-"""
+"""Cache entry of one path: the resolved path, the metadata of the file, and the parsed values of its content."""
 
 from __future__ import annotations
 
@@ -28,15 +25,10 @@ EntryKey = str | tuple[str, Referrer]
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """Cached facts about one path. The cache returns the same object until the file changes.
-
-    `real` is the path below the root without symlinks, or None if the file does not exist. If `settled`, every later
-    change of the file changes `state`. `writers` are the other users who can change the file. `restriction` is the
-    reason for which certmond reads the path only if other users can read it, or None. `referrer` is the file that names
-    the path. If `foreign`, other users control a part of the path, and at least one of them does not own the file.
-    """
+    """Cached facts about one path. The cache returns the same object until the file changes."""
 
     path: str
+    # The path below the root without symlinks, or None if the file does not exist.
     real: str | None = None
     fault: Fault | None = None
     is_link: bool = False
@@ -44,12 +36,17 @@ class Entry:
     uid: int = 0
     gid: int = 0
     state: tuple[int, ...] | None = None
+    # True if every later change of the file changes `state`.
     settled: bool = True
     digest: bytes | None = None
     lookups: tuple[str, ...] = ()
+    # The other users who can change the file.
     writers: frozenset[int] = frozenset()
+    # The reason for which certmond reads the path only if other users can read it.
     restriction: Restriction | None = None
+    # True if other users control a part of the path, and at least one of them does not own the file.
     foreign: bool = False
+    # The file that names the path.
     referrer: Referrer | None = None
     values: dict[Any, Any] = field(default_factory=dict)
 
@@ -66,7 +63,7 @@ class Entry:
     def own_file(self) -> str | None:
         """Return the path of the file to which the entry leads, or None if the file does not exist.
 
-        If another user made a symlink to a file that this user does not own, return the path of the symlink.
+        For a symlink of a user who does not own the file, return the path of the symlink.
         """
         return self.path if self.real and self.foreign else self.real
 
@@ -76,7 +73,7 @@ class Entry:
 
     @property
     def inode(self) -> tuple[int, ...] | None:
-        """Return the device and the inode number that an opened file must have, or None if every file is allowed."""
+        """Return the device and the inode number that an opened file must have, or None to permit every file."""
         return self.state[:2] if self.state and self.restriction else None
 
     @property
@@ -98,10 +95,7 @@ class Entry:
 
 
 def entry_key(path: str, referrer: Referrer | None) -> EntryKey:
-    """Return the cache key of a path that `referrer` names.
-
-    The key is the path alone if `path` has no referrer, or if no other user can change the referrer.
-    """
+    """Return the cache key of `path`, which includes the referrer if other users can change the referrer."""
     return (path, referrer) if referrer and referrer.writers else path
 
 
@@ -110,7 +104,7 @@ _SENT_FIELDS = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "sta
 
 
 def instant_of(nanoseconds: int) -> datetime:
-    """Return the UTC time of a file time stamp, which is in nanoseconds since 1970."""
+    """Return the UTC time of a file time stamp, in nanoseconds from 1970."""
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 

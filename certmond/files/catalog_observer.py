@@ -1,8 +1,6 @@
 """Observation of the node's certificates, which produces an inventory from the catalogue and the files of the node.
 
-This module reads the files that each entry of the catalogue names. It returns the same `Observation` object until one
-of its files changes, so that later stages can skip unchanged observations. The module evaluates no certificate. An
-unusable file has a `Fault` in its observation.
+An unusable file has a `Fault` in its observation.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ _NOT_BUILT: _Built = (), ()
 class Store:
     """Observer of the files that the catalogue entries `specs` name, on the node below `root`.
 
-    `facts` override the facts that the observer reads from files of the node. `also` are more paths to watch.
+    `facts` override the facts in files of the node. `also` are more paths to watch.
     """
 
     def __init__(
@@ -108,12 +106,12 @@ class Store:
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """Return the lookups of files that the next pass must read again, because a write may be in progress."""
+        """Return the lookups of files that the next pass must read again, because a write can be in progress."""
         return frozenset(self._files.unfinished)
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return the names to watch, by directory. None means all names in the directory."""
+        """Return the names to watch, by directory. None means all names."""
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
@@ -227,11 +225,9 @@ class Store:
 
 
 def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
-    """Return the cache entries `used` with the observations `seen`, or with the equal observations of `before`.
-
-    Later stages skip observations that are the same objects. Observations with faults count as equal only if their
-    files have not changed since the previous pass.
-    """
+    """Return `used` and `seen`, or the equal observations of `before` instead of `seen`."""
+    # Later stages skip observations that are the same objects. Observations with faults are equal only if their files
+    # have not changed.
     same = (
         before
         and before[1] == seen

@@ -1,8 +1,4 @@
-"""Consistent reads of a regular file that another process may be writing.
-
-Also defines the values that distinguish two states of a file. The module resolves no path, caches no content, and
-parses no content.
-"""
+"""Consistent reads of a regular file that another process may be writing."""
 
 from __future__ import annotations
 
@@ -24,10 +20,8 @@ _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
-    """Return the content of an open regular file. Raises OSError with EFBIG if the file has more than `most` bytes.
-
-    Allocate memory only for the content, because a buffer of `most` bytes for each read would fragment the heap.
-    """
+    """Return the content of an open regular file. Raises OSError with EFBIG if the file has more than `most` bytes."""
+    # Allocate only the needed memory: a buffer of `most` bytes for each read would fragment the heap.
     size = os.fstat(file.fileno()).st_size
     content = file.read(min(size, most) + 1)
     if len(content) > size:  # the file has grown since fstat
@@ -44,7 +38,7 @@ class PauseBudget:
         self._pauses, self.omitted = pauses, 0
 
     def spend(self) -> bool:
-        """Return whether the caller may pause. Count the permitted or omitted pause."""
+        """Return whether the limit permits a pause. Count the permitted or omitted pause."""
         if not self._pauses:
             self.omitted += 1
             return False
@@ -55,9 +49,8 @@ class PauseBudget:
 def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBudget | None = None) -> bytes:
     """Return the content that the regular file at `real` had at one instant.
 
-    `inode` is the device and the inode number that the file must have, or None. Raises OSError, also if another process
-    replaced the file or changes it during each of three attempts. If `pauses` permits no pause, a write may still be in
-    progress, so the caller must read the file again later.
+    Raises OSError if the file is unreadable, has another device and inode than `inode`, or changes during three
+    attempts. If `pauses` permits no pause, the caller must read the file again later.
     """
     descriptor = open_without_symlinks(real, _OPEN)
     try:
@@ -82,7 +75,7 @@ def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBud
                 and state_of(os.fstat(descriptor)) == state_of(before)
             ):
                 return content
-        raise OSError(errno.EBUSY, "another process is writing it")  # the last event of the write triggers a pass
+        raise OSError(errno.EBUSY, "another process is writing the file")  # the last event of the write triggers a pass
     finally:
         os.close(descriptor)
 
@@ -90,6 +83,6 @@ def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBud
 def state_of(status: os.stat_result) -> tuple[int, ...]:
     """Return the values of stat that identify the state of a file.
 
-    They include ctime, because a chmod or a write that restores mtime also changes ctime.
+    ctime is necessary, because a write can restore mtime.
     """
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)

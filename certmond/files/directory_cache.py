@@ -1,8 +1,4 @@
-"""Cache of the resolved directories of the node, and resolution of paths below these directories.
-
-For a path that another user controls, the module uses only the cached directory of the file that names the path. The
-module reads no content of a file.
-"""
+"""Cache of the resolved directories of the node, and resolution of paths below these directories."""
 
 from __future__ import annotations
 
@@ -36,7 +32,7 @@ class DirectoryCache:
         self._directories.clear()
 
     def lookups(self) -> Iterator[tuple[str, ...]]:
-        """Return an iterator of the lookups ("directory/name") that resolved each cached directory."""
+        """Return the lookups ("directory/name") that resolved each cached directory."""
         return (resolved.lookups for resolved in self._directories.values())
 
     def directory(self, path: str) -> ResolvedPath:
@@ -50,12 +46,12 @@ class DirectoryCache:
     def readable_directory(self, path: str) -> ResolvedPath:
         """Return the resolved directory `path`.
 
-        The result has a fault if the directory does not exist, or if other users control the path and cannot read it.
+        The result has a fault if other users control the path and cannot read the directory.
         """
         return self._if_readable(self.directory(path), path)
 
     def resolve_path(self, path: str, referrer: Referrer | None) -> ResolvedPath:
-        """Return the resolved `path`. The result has a fault if the path does not exist or must not be read.
+        """Return the resolved `path`. The result has a fault if certmond cannot or must not read the file.
 
         `referrer` is the file that names `path`, or None for a path of the configuration.
         """
@@ -73,7 +69,7 @@ class DirectoryCache:
         return self._if_readable(resolve(name, resolved, root=self._root, name=path), path)
 
     def _if_readable(self, resolved: ResolvedPath, path: str) -> ResolvedPath:
-        """Return `resolved`. Add a fault if other users control a part of `path` and cannot read the file."""
+        """Return `resolved`, with a fault if other users control a part of `path` and cannot read the file."""
         if resolved.fault is not None or resolved.restriction is None:
             return resolved
         with suppress(OSError):
@@ -91,7 +87,7 @@ class DirectoryCache:
 
 
 def _fault_below(resolved: ResolvedPath, path: str) -> Fault | None:
-    """Return the fault of the path `path` in the directory `resolved`, which has a fault."""
+    """Return the fault of `path` in the directory `resolved`, which has a fault."""
     if resolved.restriction:
         return refusal(path, resolved.restriction)
     if resolved.fault is None or resolved.fault.reason is Reason.MISSING:

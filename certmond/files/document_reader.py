@@ -1,7 +1,6 @@
-"""Reader of the node's files for the observation of certificates, which records the files that it has read.
+"""Reader of the node's files for the observation of certificates.
 
-This module chooses the parser for an entry of the catalogue, and decides whether the node should have a file. The
-module evaluates no certificate. An unusable file has a `Fault` in its document.
+This module chooses the parser for an entry of the catalogue, and decides whether the node should have a file.
 """
 
 from __future__ import annotations
@@ -28,12 +27,10 @@ from certmond.pki.x509.parsing import Document
 
 
 class DocumentReader:
-    """Reader that parses files through the cache `files`, and records the used cache entries in `used`.
-
-    If `own_root`, the files are those of this host, so the reader reports owners with the user names of this host.
-    """
+    """Reader that parses files through the cache `files`, and records the used cache entries in `used`."""
 
     def __init__(self, files: Files, *, own_root: bool) -> None:
+        # If the files are those of this host, the reader reports owners with user names.
         self._files, self._own_root = files, own_root
         self.used: dict[EntryKey, Entry] = {}
 
@@ -46,7 +43,7 @@ class DocumentReader:
         return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
 
     def parser(self, spec: CertificateSpec) -> Parser[Any]:
-        """Return the parser for the files of a catalogue entry, which uses the password of the entry if it has one."""
+        """Return the parser for the files of a catalogue entry, with the password of the entry."""
         if spec.kind is Kind.KUBECONFIG:
             return parse_credentials
         password = self._password(spec.password_file) if spec.password_file else None
@@ -75,12 +72,10 @@ class DocumentReader:
         return entry
 
     def is_expected(self, spec: CertificateSpec) -> bool:
-        """Return whether an entry is required on this node. An optional entry is not required.
-
-        A conditional entry is required if another file of the node requires it, or if such a file is unreadable.
-        """
+        """Return whether this node requires the entry."""
         if spec.optional or not spec.conditional:
             return not spec.optional
+        # A conditional entry is required if another file of the node requires it, or if such a file is unreadable.
         mentioned = (self.manifest(path) for path in spec.mentioned_in)
         unread = any(self.entry(path).fault and not self.entry(path).missing for path in spec.mentioned_in)
         return (
@@ -90,20 +85,20 @@ class DocumentReader:
         )
 
     def is_wanted(self, spec: CertificateSpec) -> bool:
-        """Return the value of `Observation.wanted`: False if the file of a conditional entry is not required here."""
+        """Return the value of `Observation.wanted`: False if this node does not require the file of a conditional
+        entry.
+        """
         return spec.optional or spec.is_glob or self.is_expected(spec)
 
     def missing_fault(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
         user = next((each for each in spec.mentioned_in if (text := self.manifest(each)) and path in text.text), None)
-        because = f", although {user} uses it" if user else ""
+        because = f", although {user} names this file" if user else ""
         dangling = " (it is a symlink to a missing file)" if entry.is_link else ""
         return Fault(Reason.MISSING, f"{path} does not exist{dangling}{because}")
 
     def changed_at(self, *entries: Entry) -> datetime | None:
-        """Return the time of the latest change of these files, or None if it is unknown for all files.
-
-        The time for a missing file is that of the last change of its directory.
-        """
+        """Return the time of the latest change of these files, or None if unknown."""
+        # A missing file has the time of the last change of its directory.
         removals = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
         return max(filter(None, (latest_change(*entries), *removals)), default=None)
 
@@ -118,7 +113,7 @@ class DocumentReader:
 def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
     """Yield an observation for each distinct certificate of a bundle.
 
-    The first observation also has the key and the faults of the file, even if the bundle has no certificate.
+    The first observation also has the key and the faults of the file.
     """
     distinct = tuple(dict.fromkeys(certificates))
     yield replace(whole, certificates=distinct[:1])

@@ -11,7 +11,7 @@ from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 
 MAX_FILES = 100_000
-"""Maximum number of files for one pattern, because a user who can write in the directory can create any number."""
+"""Maximum number of files for one pattern, because a user with write access can create any number."""
 MAX_DIRECTORIES = 10_000
 """Maximum number of directories for one pattern, because each directory needs one of the limited inotify watches."""
 _MAX_DEPTH = 16  # levels of directories that `**` descends
@@ -19,14 +19,13 @@ _MAX_DEPTH = 16  # levels of directories that `**` descends
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """Result of the expansion of a pattern: the matching paths in order, without duplicates.
+    """Result of the expansion of a pattern."""
 
-    `excess` is a phrase about the limit that the pattern exceeds, or "". `listings` has the names in each directory
-    that the expansion has read. `entries` are the cache entries that it has read.
-    """
-
+    # The matching paths in order, without duplicates.
     paths: tuple[str, ...]
+    # A phrase about the limit that the pattern exceeds, or "".
     excess: str
+    # The directories and files that the expansion has read.
     listings: Mapping[str, tuple[str, ...]]
     entries: tuple[Entry, ...]
 
@@ -37,7 +36,7 @@ class Expansion:
 
 
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
-    """Return the paths that match the pattern. Skip names that match a pattern in `exclude`.
+    """Return the paths that match the pattern, without names that match a pattern in `exclude`.
 
     `**` follows no symlink and descends a limited number of directories.
     """

@@ -1,31 +1,7 @@
 """Watches of directories with inotify, which wake the daemon when a watched name changes.
 
-This module owns the inotify instance and the watch of each directory, and collects changes until the next
-`take_changes`. An event names a path that certmond must read again, and the module reads no content. Only one thread
-may call `set_interest`, `take_changes` and `close`.
-
-*Directories*: The module watches directories instead of files, because a renewal replaces a file by a rename. A watch
-of the old file reports no event for the new file. A watch of the directory also reports a name that did not exist.
-
-*InotifyFD*: The module uses `InotifyFD` of watchdog, which needs one descriptor and one thread for all directories, and
-reports an overflow of the kernel's queue. The `Observer` of watchdog starts a thread for each directory, and hides an
-overflow. This module handles four cases that `InotifyFD` does not handle:
-
-- After EACCES, `InotifyFD` does not raise. It returns the descriptor -1, and keeps the callback under this number.
-- A second callback with the same number on one watch causes a RuntimeWarning. A watch belongs to an inode, so two paths
-  can share a watch, for example after a bind mount. This module has one callback for each descriptor.
-- An overflow can lose the event of a removed watch. So `set_interest` requests every watch again after an overflow.
-- An exception in a callback ends the thread of `InotifyFD`. So `set_interest` checks that the thread is alive.
-
-*Polling*: `Watcher.polled` has the directories for which inotify does not report every change. For these directories,
-the kernel has no watches left, certmond has no permission, or other hosts can change the file system.
-
-*First read*: The caller reads a directory before it requests a watch. So a directory with a new watch counts as
-changed, and also a new name in a watched directory.
-
-*Mounts*: A mount on a directory causes no inotify event. The kernel marks /proc/self/mountinfo as "exceptional"
-(POLLPRI) after each change. `Watcher` reports only a change that affects a watched path, so the mounts of Pods do not
-wake the daemon.
+A renewal replaces a file by a rename, so a watch of the file itself would miss the new file. Only one thread may call
+`set_interest`, `take_changes` and `close`.
 """
 
 import errno
@@ -62,15 +38,15 @@ _MAX_PATHS = 16_384  # with more changed paths, a new read of all files is not m
 @dataclass(frozen=True, slots=True)
 class Changes:
     everything: bool
-    """True if the caller must read all files again, because events were lost, a mount or too many paths changed."""
+    """True if the caller must read all files again, after lost events, a mount, or too many changed paths."""
     paths: frozenset[str]
-    """The paths that may have changed, as "directory/name", or as "directory" for a directory itself."""
+    """The changed paths, as "directory/name", or as "directory" for a directory itself."""
     cause: str
-    """The cause of the changes: inotify, overflow or mount. Of several causes, the one with the largest effect."""
+    """The cause of the changes with the largest effect: inotify, overflow or mount."""
 
 
 def affects(point: str, interest: Interest) -> bool:
-    """Return whether a mount or unmount at `point` changes the content of a watched path, even of a single file."""
+    """Return whether a mount or unmount at `point` changes the content of a watched path."""
     parent, name = os.path.split(point)
     names = interest.get(parent, frozenset())
     below = os.path.join(point, "")
@@ -82,7 +58,7 @@ class _Directory:
     path: str
     names: frozenset[str] | None
     identity: tuple[int, int] | None = None
-    """Device and inode immediately before the request of the watch, to detect that the path has another inode now."""
+    """Device and inode immediately before the request of the watch, to detect another inode at this path."""
     watch: WatchDescriptor | None = None
 
     def entries(self, names: Iterable[str]) -> list[str]:
@@ -91,9 +67,10 @@ class _Directory:
 
 class Watcher:
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Create a watcher without watches. It calls `wake` for each change, also from other threads.
+        """Create a watcher without watches.
 
-        `wake` must be quick and must not raise an exception.
+        The watcher calls `wake` for each change, also from other threads. `wake` must be quick and must not raise an
+        exception.
         """
         self.events = 0
         """Number of inotify events for a watched name or a watched directory."""
@@ -117,7 +94,7 @@ class Watcher:
 
     @property
     def polled(self) -> frozenset[str]:
-        """Return the directories in which inotify does not report every change, so that certmond must poll them."""
+        """Return the directories that certmond must poll, because inotify does not report every change."""
         return self._polled
 
     @property
@@ -142,9 +119,7 @@ class Watcher:
     def set_interest(self, interest: Interest) -> None:
         """Watch exactly the directories in `interest`, each as the inode to which its path leads now.
 
-        A directory that cannot be watched is no error. The watch of its parent reports when a missing directory is
-        created. The property `polled` has every other directory without a watch. A new directory or name counts as
-        changed, so that the daemon detects a change between its last read and this call.
+        A new directory or name counts as changed, because the caller read this path before the watch existed.
         """
         if self._closed:
             return
@@ -152,6 +127,7 @@ class Watcher:
         self._mounts = self._mounts or self._mount_table()
         inotify = self._live_instance()
         with self._lock:
+            # An overflow can lose the event of a removed watch, so request every watch again.
             uncertain, self._uncertain = self._uncertain, False
             for path in self._directories.keys() - interest.keys():
                 self._release(self._directories.pop(path))
@@ -165,12 +141,14 @@ class Watcher:
                 self._report([path] if names is None else directory.entries(names - previous_names))
             error_number = self._watch(directory, inotify, exhausted=exhausted, uncertain=uncertain)
             exhausted = exhausted or error_number == errno.ENOSPC
+            # No watches are left, certmond has no permission, or other hosts can change the file system. The watch of
+            # the parent reports the creation of a missing directory.
             if error_number not in _MISSING and (error_number or is_eventless(filesystem_type(path, types))):
                 polled.add(path)
         self._polled = frozenset(polled)
 
     def close(self) -> None:
-        """End the threads of inotify and of the mount table, and close all descriptors. Later calls have no effect."""
+        """End the threads, and close all descriptors. Later calls have no effect."""
         if self._closed:
             return
         self._closed = True
@@ -217,6 +195,7 @@ class Watcher:
             return None
 
     def _mounts_changed(self, points: frozenset[str]) -> None:
+        # The mounts of Pods must not wake the daemon.
         interest = self._interest
         if any(affects(point, interest) for point in points):
             self._report(everything=True, cause="mount")
@@ -235,15 +214,15 @@ class Watcher:
         self._wake()
 
     def _live_instance(self) -> InotifyFD | None:
-        """Return the inotify instance with a running thread. Create an instance if none exists or its thread has ended.
-
-        Return None if the kernel permits no instance or no thread.
-        """
+        """Return an inotify instance with a running thread, or None if the kernel permits no instance or thread."""
+        # An exception in a callback ends the thread of InotifyFD.
         if self._inotify is not None and not self._inotify.is_alive():
             self._inotify.stop()  # calls on_watch_deleted for every watch
             self._inotify = None
         if self._inotify is None:
             try:
+                # `Observer` of watchdog would start a thread for each directory, and hides an overflow of the kernel's
+                # queue.
                 inotify = _Inotify()
                 inotify.start()
             except OSError:
@@ -252,10 +231,8 @@ class Watcher:
         return self._inotify
 
     def _watch(self, directory: _Directory, inotify: InotifyFD | None, *, exhausted: bool, uncertain: bool) -> int:
-        """Watch a directory, unless its present inode has a watch. Return 0, or the errno of the failure.
-
-        `exhausted` is true if the kernel has no watches left, and `uncertain` if existing watches may be lost.
-        """
+        """Watch a directory, unless its present inode has a watch. Return 0, or the errno of the failure."""
+        # `exhausted`: the kernel has no watches left. `uncertain`: existing watches can be lost.
         error_number = 0
         try:
             status = os.stat(directory.path)
@@ -278,12 +255,11 @@ class Watcher:
         return error_number
 
     def _attach(self, inotify: InotifyFD, directory: _Directory, identity: tuple[int, int]) -> bool:
-        """Request the watch of a directory from the kernel. Return whether the watch is new for this directory.
-
-        Raises OSError if the kernel refuses the watch.
-        """
+        """Request a watch from the kernel. Return whether the watch is new for this directory."""
         number = CallbackId(next(self._numbers))
         with self._lock:
+            # After EACCES, InotifyFD returns -1 and keeps the callback. Two paths can share a watch, for example after
+            # a bind mount, and a second callback with the same number on a watch causes a RuntimeWarning.
             watch = inotify.add_callback(os.fsencode(directory.path), _MASK, self, number)
             if watch == -1 or watch in self._watches:
                 inotify.remove_callbacks([(watch, number)])
@@ -298,10 +274,7 @@ class Watcher:
             return True
 
     def _release(self, directory: _Directory) -> bool:
-        """Remove a directory from its watch, and remove a watch without directories from the kernel.
-
-        Return False if the directory has no watch. The caller holds the lock.
-        """
+        """Remove a directory from its watch, and an unused watch from the kernel. The caller holds the lock."""
         watch, directory.watch = directory.watch, None
         if watch is None:
             return False

@@ -1,7 +1,6 @@
 """Check that prevents the write of a private key to a file that another user can replace.
 
-This module owns the message of the refusal and its remedy. `files.write_access` finds the users who can write. The
-module writes no file.
+`files.write_access` finds the users who can write.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from certmond.pki.findings import printable
 
 
 def exposed(root: str, paths: Iterable[str], owner: str | None) -> str | None:
-    """Return why certmond must not write a private key to `paths`, with the remedy, or None if the write is safe.
+    """Return why certmond must not write a private key to `paths`, with the remedy, or None.
 
-    The reason is a user who can replace one of the files and who is neither root, nor the user of certmond, nor
-    `owner`.
+    A write is safe if only root, the user of certmond and `owner` can replace the files.
     """
     lookup = WriterLookup(root)
     for path in paths:

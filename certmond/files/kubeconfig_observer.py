@@ -1,7 +1,6 @@
 """Observation of the certificates and keys that a kubeconfig embeds or names.
 
-This module observes each user and cluster of a kubeconfig, and kubelet.conf together with the kubelet's client
-certificate. The module evaluates no certificate. An unusable file has a `Fault` in its observation.
+An unusable file has a `Fault` in its observation.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class KubeconfigObserver:
         self._reader = reader
 
     def is_wanted(self, seen: Observation) -> bool:
-        """Return whether the node should have the file of the kubelet's client certificate in `seen`.
+        """Return whether the node should have the file of the kubelet's client certificate.
 
         Return False if kubelet.conf embeds the certificate or names another file.
         """
@@ -101,10 +100,7 @@ class KubeconfigObserver:
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
-        """Yield an observation for each CA certificate of a kubeconfig, because these certificates expire too.
-
-        The caller uses this method only for an entry without `embedded_ca`.
-        """
+        """Yield an observation for each CA certificate of a kubeconfig, because these certificates expire too."""
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=update)
         for cluster in credentials.config.clusters:
@@ -117,10 +113,7 @@ class KubeconfigObserver:
             )
 
     def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
-        """Return the CA certificates for the cluster of the current context of a kubeconfig, and their faults.
-
-        Without such a cluster, use the only cluster, or return no certificate if there are several or no clusters.
-        """
+        """Return the CA certificates for the current or only cluster of a kubeconfig, and their faults."""
         config = credentials.config
         current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
         if not current and len(config.clusters) != 1:
@@ -140,10 +133,7 @@ class KubeconfigObserver:
     def _material(
         self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None
     ) -> Document:
-        """Return the parsed certificate, key or CA that the kubeconfig at `path` embeds or names.
-
-        If other users can write the kubeconfig but cannot read a named file, the document has only a fault.
-        """
+        """Return the parsed certificate, key or CA that the kubeconfig at `path` embeds or names."""
         if material is None:
             return Document()
         if material.path and material.data is None:

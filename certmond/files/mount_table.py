@@ -1,7 +1,6 @@
 """Mount table of this process (proc_pid_mountinfo(5)), with a thread that waits for a change of the mounts.
 
-This module owns the parser of the table, and the types of file systems on which files can change without an inotify
-event.
+This module owns the types of file systems on which files can change without an inotify event.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ def parse_mounts(table: bytes) -> tuple[Mount, ...]:
 
 
 def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
-    """Return the type of the file system that contains `directory`, or None if it is unknown.
+    """Return the type of the file system that contains `directory`, or None if unknown.
 
-    `types` has the type of the file system at each mount point.
+    `types` has the type at each mount point.
     """
     while directory not in types:
         directory, below = os.path.dirname(directory), directory
@@ -57,7 +56,7 @@ def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
 def is_eventless(type_name: str | None) -> bool:
     """Return whether files on a file system of this type can change without an inotify event.
 
-    Return True if the type is None, which means unknown.
+    None means an unknown type, for which the result is True.
     """
     return type_name is None or _EVENTLESS.fullmatch(type_name) is not None
 
@@ -84,10 +83,7 @@ class MountTable:
             raise OSError(errno.EAGAIN, "cannot start a thread") from error
 
     def types(self) -> dict[str, str]:
-        """Return the type of the file system at each mount point, or {} if the thread no longer runs.
-
-        For several mounts at one point, return the type of the topmost mount.
-        """
+        """Return the type of the topmost file system at each mount point, or {} if the thread no longer runs."""
         return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
 
     def _run(self) -> None:

@@ -9,9 +9,9 @@ from functools import lru_cache
 
 @lru_cache(maxsize=256)
 def owner_name(uid: int, gid: int, by_name: bool) -> str:
-    """Return the owner of a file as `user:group`. With `by_name`, use the user and group names of this host.
+    """Return the owner of a file as `user:group`, with names if `by_name`, else with numbers.
 
-    Use the number of an ID without a name. Without `by_name`, use the numbers of all IDs, but `root` for 0.
+    The number 0 becomes `root`.
     """
     if not by_name:
         return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"

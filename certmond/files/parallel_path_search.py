@@ -1,7 +1,4 @@
-"""Search for certification paths in two processes, if the node has at least two processors.
-
-The results are the same as those of `pki.x509.path_building.find_all`.
-"""
+"""Search for certification paths in two processes, with the results of `pki.x509.path_building.find_all`."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from certmond.pki.x509.path_building import PathSearch, Question, find_all
 
 
 def find_in_two_processes(questions: Sequence[Question]) -> Iterator[PathSearch]:
-    """Return an iterator of the results of `find_all` for `questions`, in their order."""
+    """Return the results of `find_all` for `questions`, in their order."""
     return chain.from_iterable(in_two_processes(questions, find_all, shared=_certificates))
 
 

@@ -1,10 +1,7 @@
 """Path resolution that follows symlinks one by one, like Linux, but never above a root directory.
 
-This module records the names that it looks up, so that the daemon can watch them. A symlink of another user, who is
-neither root nor the user of certmond, leads only to files that this user can read, through directories that this user
-can search. The same rule applies to a path in a file that another user can change. certmond opens exactly the file that
-it resolved. Otherwise a user who can write one watched file could read other files with certmond's rights. The module
-reads no content of a file.
+A path that another user controls leads only to files that this user can read. Otherwise the user could read other files
+with certmond's rights.
 """
 
 from __future__ import annotations
@@ -21,13 +18,13 @@ _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 _ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 ALL_USERS = -1
-"""Element of a set of user IDs that represents all users. It means that the group or others can write."""
+"""Element of a set of user IDs that represents all users: the group or others can write."""
 
 
 class Restriction(NamedTuple):
     """The reason for which certmond follows a path only to files that other users can read, and the remedy.
 
-    Neither text names the target of the path, because other users must not learn whether the target exists.
+    Neither text names the target, because other users must not learn whether the target exists.
     """
 
     fact: str
@@ -44,34 +41,32 @@ class Referrer:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPath:
-    """Result of a path resolution. `real` is the file to which the path leads.
+    """Result of a path resolution."""
 
-    `lookups` has each "directory/name" that the resolution looked up. `status` is the result of lstat for `real`, or
-    None. `other_users` control a part of the path, so each of them must be able to read `real`. `restriction` has the
-    reason. `writers` are the other users who can change the file or its path: the owners of the file, the directories
-    and the symlinks. They include `ALL_USERS` if the group or others can write. Write permission for a directory with
-    the sticky bit does not count, because a user can replace only the user's own files there.
-    """
-
+    # The file to which the path leads.
     real: str
+    # Each "directory/name" that the resolution looked up.
     lookups: tuple[str, ...]
     is_link: bool = False
     fault: Fault | None = None
+    # Result of lstat for `real`.
     status: os.stat_result | None = None
+    # The other users who control a part of the path, so that each of them must be able to read `real`.
     other_users: frozenset[int] = frozenset()
+    # The other users who can change the file or its path, with `ALL_USERS` if the group or others can write.
     writers: frozenset[int] = frozenset()
     restriction: Restriction | None = None
 
 
 def root_start(root: str, referrer: Referrer | None = None) -> ResolvedPath:
-    """Return the root directory, from which `resolve` follows a configured path or a path in the file `referrer`."""
+    """Return the root directory as the start for a configured path, or for a path in the file `referrer`."""
     if referrer is None or not referrer.writers:
         return ResolvedPath(root, ())
     return ResolvedPath(root, (), other_users=referrer.writers, restriction=_referrer_restriction(referrer))
 
 
 def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath:
-    """Return `directory`, from which `resolve` follows a path in the file `referrer`, which has other writers."""
+    """Return `directory` as the start for a path in the file `referrer`, which has other writers."""
     other_users = directory.other_users | referrer.writers
     return replace(
         directory, lookups=(), is_link=False, other_users=other_users, restriction=_referrer_restriction(referrer)
@@ -79,12 +74,10 @@ def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath
 
 
 def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> ResolvedPath:
-    """Follow `path` and its symlinks from `start`, never above `root`, and return the result. A fault names `name`.
+    """Follow `path` and its symlinks from `start`, never above `root`. A fault names `name`.
 
-    The result includes `other_users` and `writers` of `start`. If other users control the path, certmond looks up a
-    name only in a directory that each of them can search (path_resolution(7)). Otherwise a path such as
-    `/closed/name/../../open/file` would disclose whether `/closed/name` exists. The rule does not apply to the parents
-    of the directory in which these users control the path, because the users know these parents.
+    If other users control the path, certmond looks up names only in directories that these users can search
+    (path_resolution(7)). Otherwise `/closed/name/../../open/file` would disclose whether `/closed/name` exists.
     """
     current, other_users, writers, restriction = start.real, start.other_users, start.writers, start.restriction
     trusted, hops = {0, os.geteuid()}, 0
@@ -97,6 +90,7 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
         part = pending.pop()
         step = f"{current}/{part}"
         try:
+            # The rule does not apply to parents of `home`, which these users know.
             if other_users and not (f"{home}/".startswith(f"{step}/") or _can_search(other_users, current)):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if part == "..":
@@ -141,7 +135,7 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
 def is_readable_by(other_users: frozenset[int], real: str, status: os.stat_result, *, root: str) -> bool:
     """Return whether each of `other_users` owns the file at `real`, or all users can read the file.
 
-    All users can read a file only if they can also search its directories. `status` is the status of the file.
+    To read a file, a user must also be able to search its directories.
     """
     if other_users <= {status.st_uid}:
         return True
@@ -168,7 +162,7 @@ def open_without_symlinks(real: str, flags: int) -> int:
 
 
 def fault_of(error: OSError, path: str, restriction: Restriction | None = None) -> Fault:
-    """Return the fault for an OSError at `path`. If the path has a `restriction`, return the fault of `refusal`."""
+    """Return the fault for an OSError at `path`, or the fault of `refusal` for a path with a `restriction`."""
     if restriction:
         return refusal(path, restriction)  # the errno would disclose to the other user whether the file exists
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
@@ -204,27 +198,23 @@ def _referrer_restriction(referrer: Referrer) -> Restriction:
 
 
 def _can_search(other_users: frozenset[int], directory: str) -> bool:
-    """Return whether each of `other_users` can look up a name in `directory`, as the owner or as any user.
-
-    Return False if `directory` is no directory.
-    """
+    """Return whether each of `other_users` can look up a name in `directory`."""
     status = os.lstat(directory or "/")
     owned = stat.S_IXUSR if other_users <= {status.st_uid} else 0
     return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & (stat.S_IXOTH | owned))
 
 
 def _writers_of(status: os.stat_result) -> frozenset[int]:
-    """Return the users, besides root and the user of certmond, who can change a file or the names in a directory."""
+    """Return the users, besides root and the user of certmond, who can change a file or directory."""
+    # In a directory with the sticky bit, a user can replace only the user's own files.
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     all_users = {ALL_USERS} if status.st_mode & _OTHERS_WRITE and not sticky else set[int]()
     return frozenset({status.st_uid, *all_users} - {0, os.geteuid()})
 
 
 def _symlink_at(step: str) -> tuple[str, int] | None:
-    """Return the target and the owner of the symlink at `step`, or None if the path is no longer a symlink.
-
-    Both facts are from one descriptor, so that they belong to the same symlink.
-    """
+    """Return the target and the owner of the symlink at `step`, or None if the path is no longer a symlink."""
+    # One descriptor, so that both facts belong to the same symlink.
     descriptor = open_without_symlinks(step, _ITSELF)
     try:
         status = os.fstat(descriptor)

@@ -1,12 +1,7 @@
 """Forked worker that processes a part of many items, such as the files of the first scan of a large node.
 
-This process takes pieces of the items from the front, and the worker takes pieces from the back. This process also
-processes the pieces for which the worker returns no result. So the worker changes only the duration.
-
-The worker is a fork(2) of this process, with the same memory, user and rights. It writes only its results, into a pipe.
-It keeps the standard descriptors and two pipes, and runs no signal handler. The kernel kills the worker when this
-process ends, and the OOM killer prefers the worker. This process forks only if it has one thread, because locks of
-other threads would stay locked in the worker.
+This process takes the items from the front, and the worker takes them from the back. This process repeats items without
+a result, so the worker changes only the duration.
 """
 
 from __future__ import annotations
@@ -55,10 +50,8 @@ def in_two_processes(
 ) -> Iterator[R]:
     """Yield the results of `work` for consecutive pieces of `items`, in the order of the items.
 
-    Without a worker, `items` is one piece. The worker continues while the caller processes a result. In the worker,
-    `encode` turns a result into facts without private keys. In this process, `decode` turns these facts into the
-    result. `shared` returns the objects of a piece that both processes have. Raises each exception of `work` and
-    `decode` in this process. This process repeats a piece that fails in the worker.
+    `encode` prepares a result for the pipe, without private keys, and `decode` restores the result. `shared` returns
+    the objects of a piece that both processes have. Raises each exception of `work` and `decode`.
     """
     if len(items) < MIN_ITEMS or not _can_fork():
         yield work(items)
@@ -93,10 +86,9 @@ def in_two_processes(
 
 
 def _can_fork() -> bool:
-    """Return whether this process has two processors and one thread, and does not ignore SIGCHLD.
-
-    If this process ignored SIGCHLD, the kernel could give the pid of an ended worker to another process.
-    """
+    """Return whether this process can use two processors or more, has only one thread, and does not ignore SIGCHLD."""
+    # With several threads, locks of other threads would stay locked in the worker. Without SIGCHLD, the kernel could
+    # give the pid of an ended worker to another process.
     reaped = signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
     return len(os.sched_getaffinity(0)) > 1 and threading.active_count() == 1 and reaped
 
@@ -111,7 +103,7 @@ class _Worker:
         self._readable = True
 
     def claims_piece(self) -> bool:
-        """Claim a piece for this process. Return False if this process and the worker have claimed all pieces."""
+        """Claim a piece for this process. Return False if no piece is left."""
         return bool(self._tokens.read(1))
 
     def results(self, timeout: float = 0) -> Iterator[bytes]:
@@ -123,7 +115,7 @@ class _Worker:
                 self._readable = False
 
     def _read(self, size: int) -> bytes:
-        """Return the next `size` bytes of the worker, or b"" if the worker has ended or does not send them in time."""
+        """Return the next `size` bytes of the worker, or b"" if the worker does not send them in time."""
         data = bytearray()
         while len(data) < size:
             data_part = self._result_pipe.read(size - len(data)) if self._poll.poll(_PIECE_TIMEOUT * 1000) else b""
@@ -177,10 +169,12 @@ def _run_worker(work: Callable[[], None], files: Iterable[FileIO], parent: int, 
                 signal.signal(each, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # The kernel kills the worker when this process ends.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         descriptors = sorted(file.fileno() for file in files)
         for below, above in pairwise((2, *descriptors, os.sysconf("SC_OPEN_MAX"))):
             os.closerange(below + 1, above)
+        # The OOM killer prefers the worker.
         with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")
         if os.getppid() == parent:  # otherwise the parent had already exited

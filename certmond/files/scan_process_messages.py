@@ -1,8 +1,7 @@
 """Serialization of the facts that a forked worker sends to this process.
 
-This module owns the types of these facts. No fact contains a private key. If both processes have an object, the worker
-sends the index of the object in a shared list. This process unpacks only bytes from its own worker, because pickle can
-execute code while it unpacks.
+This process unpacks only bytes from its own worker, because pickle can execute code while it unpacks. No fact contains
+a private key.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ _FACTS = (Certificate, PublicKey, Document, Fault, PathSearch, Path, Rejection)
 
 
 def _maker(made: type[Any]) -> Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """Return a function that returns the constructor and the arguments of an object of the class `made`, for pickle.
+    """Return a function that reduces an object of the class `made` for pickle.
 
-    The default function of pickle for frozen classes with slots takes five times as long.
+    The default function for frozen classes with slots takes five times as long.
     """
     names = [each.name for each in fields(made) if each.init]
     make = _certificate if made is Certificate else made
@@ -47,7 +46,7 @@ class _Packer(pickle.Pickler):
 class _Sharing(_Packer):
     """Pickler that replaces an object of the list `shared` by its index.
 
-    Without a shared list, `_Packer` is faster, because the lookup of an object takes as long as its serialization.
+    Without a shared list, `_Packer` is faster.
     """
 
     def __init__(self, buffer: io.BytesIO, shared: Sequence[object]) -> None:
@@ -68,7 +67,7 @@ class _Unpacker(pickle.Unpickler):
 
 
 def pack(facts: object, shared: Sequence[object] = ()) -> bytes:
-    """Return `facts` as bytes for `unpack`, which needs a list with the same objects as `shared`, in the same order."""
+    """Return `facts` as bytes for `unpack`, which needs the same objects in `shared`."""
     buffer = io.BytesIO()
     (_Sharing(buffer, shared) if shared else _Packer(buffer, pickle.HIGHEST_PROTOCOL)).dump(facts)
     return buffer.getvalue()

@@ -1,8 +1,6 @@
 """Search for the users who can change a file of the node, or replace the file by another file.
 
-This module checks the file, and each directory and symlink of its path. root and the user of certmond are always
-permitted. A group with write permission counts as another user, even root's group, unless the entry of the catalogue
-declares the group. A user in an access control list counts too. The module writes no file.
+A group with write permission counts as another user, unless the entry of the catalogue declares the group.
 """
 
 from __future__ import annotations
@@ -22,15 +20,12 @@ _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """Users, besides root, the user of certmond and the declared owner, who can replace or change some files.
+    """Users, besides root, the user of certmond and the declared owner, who can replace or change some files."""
 
-    `path` is a phrase about a user who can replace a file, and `file` a phrase about a user who can change a file. Each
-    is "" without such a user. `owner` is true if the declared owner can replace or change a file, and is neither root
-    nor the user of certmond.
-    """
-
+    # A phrase about a user who can replace a file, and one about a user who can change a file, or "".
     path: str = ""
     file: str = ""
+    # True if the declared owner can replace or change a file, and is neither root nor the user of certmond.
     owner: bool = False
 
 
@@ -51,7 +46,7 @@ class _Trusted:
         return cls(frozenset(users), frozenset(groups), None if uid in {0, own} else uid, gid)
 
     def other_writer(self, status: os.stat_result, path: str) -> str:
-        """Return a phrase about another user who can write the file or directory `path`, or "" without such a user."""
+        """Return a phrase about another user who can write the file or directory `path`, or ""."""
         if status.st_uid not in self.users:
             return f"belongs to user {status.st_uid}"
         if status.st_mode & stat.S_IWOTH:
@@ -82,8 +77,7 @@ class WriterLookup:
     def writers(self, paths: Iterable[str], owner: str | None) -> Writers:
         """Return the users who can replace or change the files at `paths`.
 
-        `owner` is the owner that the entry of the catalogue declares, as `user` or `user:group`, or None. If a path
-        does not exist or cannot be read, only its existing part counts.
+        `owner` is the declared owner, as `user` or `user:group`, or None. Only the existing part of a path counts.
         """
         trusted = _Trusted.of(owner)
         path_writers = file_writers = ""
@@ -104,10 +98,7 @@ class WriterLookup:
         return Writers(printable(path_writers), printable(file_writers), owner_writes)
 
     def _steps(self, path: str) -> Iterator[tuple[str, os.stat_result, os.stat_result | None]]:
-        """Yield each lookup of the resolution of `path`, with its symlinks.
-
-        A lookup is a path, the status of the directory of this path, and the status of the path or None.
-        """
+        """Yield each lookup of the resolution of `path`: the path, the status of its directory, and its own status."""
         current, hops = "", 0
         pending = _parts(path)
         while pending:
@@ -169,10 +160,7 @@ def _group_id(group: str) -> int | None:
 
 
 def _private_group(uid: int) -> int | None:
-    """Return the private group of a user (useradd(8), USERGROUPS_ENAB).
-
-    Return None if the user is unknown, or if the group has another name or another member.
-    """
+    """Return the group that has only this user as a member (useradd(8), USERGROUPS_ENAB), or None."""
     try:
         user = pwd.getpwuid(uid)
         group = grp.getgrgid(user.pw_gid)

@@ -1,1 +1,1 @@
-"""Parsers for files of a Kubernetes node, such as kubeconfigs, manifests, private keys and PKCS#12 files."""
+"""Parsers and editors for files of a Kubernetes node, such as kubeconfigs, manifests and private keys."""

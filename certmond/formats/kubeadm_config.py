@@ -1,8 +1,7 @@
 """Parser of a kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) for `certmond init`.
 
-This module owns the field names and defaults of the format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go,
-defaults.go). The parser ignores fields that do not affect certificates, and reports all problems together. The file can
-contain tokens, so no message quotes a value that may be a secret.
+The fields are in cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go. The file can contain tokens, so no message quotes a
+value that may be a secret.
 """
 
 from __future__ import annotations
@@ -52,11 +51,7 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class KubeadmConfig:
-    """The values of a kubeadm configuration file.
-
-    A value that the file does not set is unset in `init`, or is None. certmond then uses the value from its own
-    configuration. `joins` is true if the file is for `kubeadm join`.
-    """
+    """The values that a kubeadm configuration file sets. `joins` is True for the file of a `kubeadm join`."""
 
     init: InitSpec
     joins: bool = False
@@ -66,14 +61,14 @@ class KubeadmConfig:
 
 
 def is_node_name(text: str) -> bool:
-    """Return whether `text` is a valid name of a Node: at most 253 lower-case letters, digits, `-` and `.`."""
+    """Return whether `text` can be the name of a Node."""
     return bool(_NODE_NAME.fullmatch(text))
 
 
 def parse_kubeadm_config(data: bytes, path: str) -> KubeadmConfig:
-    """Return the kubeadm configuration in `data`. Raises ConfigError with all problems.
+    """Return the kubeadm configuration in `data`.
 
-    `path` is the path of the file in these problems.
+    Raises ConfigError with all problems. The messages name the file `path`.
     """
     return _Reader(path).read(data)
 
@@ -118,9 +113,9 @@ class _Reader:
             documents = list(yaml.load_all(data, Loader=_Loader))
         except yaml.MarkedYAMLError as error:
             line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise ConfigError((f"{self._path}{line}: is not YAML; correct it",)) from None
+            raise ConfigError((f"{self._path}{line}: is not YAML; correct the file",)) from None
         except Exception:  # noqa: BLE001 - PyYAML also raises exceptions of its internals
-            raise ConfigError((f"{self._path}: is not YAML; correct it",)) from None
+            raise ConfigError((f"{self._path}: is not YAML; correct the file",)) from None
         for number, document in enumerate(documents, start=1):
             self._add_document(number, document)
         if not (self._documents or self._problems):
@@ -163,7 +158,7 @@ class _Reader:
     def _get(self, kind: str, field_path: str) -> Any:
         """Return the value of a field, or None if the field is empty or not set.
 
-        `kind` and `field_path` are those for `kubeadm init`. A file for `kubeadm join` has other paths for some fields.
+        `field_path` is the path for `kubeadm init`, which differs for `kubeadm join`.
         """
         if kind == "InitConfiguration":
             kind, field_path = self._node_kind(), self._node_field_path(field_path)
@@ -244,9 +239,9 @@ class _Reader:
 
 
 def _address(value: Any) -> Any:
-    """Return `value`, or None for 0.0.0.0 and ::, because kubeadm then chooses an address of the host.
+    """Return `value`, or None for 0.0.0.0 and ::.
 
-    See SetAPIEndpointDynamicDefaults in kubeadm.
+    kubeadm then chooses an address of the host (SetAPIEndpointDynamicDefaults).
     """
     try:
         return None if isinstance(value, str) and ip_address(value).is_unspecified else value
@@ -257,7 +252,7 @@ def _address(value: Any) -> Any:
 def _bracketed(value: Any) -> Any:
     """Return an IPv6 address in brackets, and any other value unchanged.
 
-    kubeadm also accepts an IPv6 address without brackets (util/endpoint.go, ParseHostPort).
+    kubeadm accepts both forms (util/endpoint.go, ParseHostPort).
     """
     try:
         return f"[{value}]" if isinstance(value, str) and isinstance(ip_address(value), IPv6Address) else value
@@ -266,10 +261,7 @@ def _bracketed(value: Any) -> Any:
 
 
 def _version(value: Any) -> Any:
-    """Return the version in a label such as stable-1.34, or None for a label without a minor version, such as stable.
-
-    Return any other value unchanged.
-    """
+    """Return the version in a label such as stable-1.34, None for stable, and any other value unchanged."""
     label = _LABEL.fullmatch(value) if isinstance(value, str) else None
     if label is None:
         return value

@@ -1,8 +1,7 @@
 """Parser of kubeconfig files (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
 
-This module returns every user and every cluster, with the data that the kubeconfig embeds and the paths of the files to
-which the kubeconfig refers. It reads no file. A relative path starts at the directory of the kubeconfig, as in
-client-go.
+The parser does not read the files to which a kubeconfig refers. Relative paths start at the directory of the
+kubeconfig, as in client-go.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from certmond.errors import MalformedError
 
 _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 MAX_STRUCTURE = 50_000
-"""Maximum number of separators in a YAML text. PyYAML takes tens of microseconds to parse each value."""
+"""Maximum number of lines, keys and items in a YAML text, because PyYAML is slow."""
 _STRUCTURE = (b"\n", b":", b",", b"[", b"{")
 _OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
-"""Fields of a user that authenticates without a certificate (client-go, tools/clientcmd/api/v1/types.go, AuthInfo)."""
+"""Fields of a user that authenticates without a certificate (tools/clientcmd/api/v1/types.go, AuthInfo)."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """A certificate or key of a kubeconfig: the embedded bytes (`data`), or the path of a file (`path`).
+    """A certificate or key of a kubeconfig: the embedded bytes, or the path of a file.
 
-    If a kubeconfig has both, client-go uses the embedded bytes.
+    If a kubeconfig has both, client-go uses the bytes.
     """
 
     data: bytes | None = None
@@ -44,7 +43,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user of a kubeconfig. `other` is the first field with other credentials ("token", "exec", …), or ""."""
+    """A user of a kubeconfig. `other` names a credential other than a certificate, such as "token"."""
 
     name: str
     certificate: Material | None
@@ -54,9 +53,9 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster of a kubeconfig. Clients verify that the certificate of the server is valid for `server_name`.
+    """A cluster of a kubeconfig.
 
-    If `skips_verification` (`insecure-skip-tls-verify`) is True, clients do not verify the certificate and need no CA.
+    Clients verify the certificate of the server for `server_name`, unless `skips_verification` is True.
     """
 
     name: str
@@ -68,10 +67,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """The content of a kubeconfig. `current_user` and `current_cluster` are the names in the current context, or None.
-
-    `problems` are the errors in single users, clusters and contexts.
-    """
+    """The content of a kubeconfig. `problems` are the errors in single users, clusters and contexts."""
 
     users: tuple[User, ...]
     clusters: tuple[Cluster, ...]
@@ -83,8 +79,8 @@ class Kubeconfig:
 def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     """Return the content of the kubeconfig at `path`.
 
-    Raises MalformedError if `data` is not a kubeconfig. Adds an error in a single user, cluster or context to
-    `problems`, without an exception.
+    Raises MalformedError if `data` is not a kubeconfig. Errors in single users, clusters and contexts become
+    `problems`.
     """
     document = load_mapping(data)
     if "users" not in document and "clusters" not in document:
@@ -117,7 +113,7 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 def load_mapping(data: bytes) -> Mapping[str, Any]:
     """Return the mapping in a YAML document.
 
-    Raises MalformedError for other content, and never quotes the content, because it may contain a private key.
+    Raises MalformedError for other content. The message never quotes the content, which may be a private key.
     """
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
         raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
@@ -168,10 +164,7 @@ def _material(
 
 
 def _is_path(text: str) -> bool:
-    """Return whether the text can be a path. A text that is empty, or contains a NUL or PEM, is not a path.
-
-    certmond publishes paths, and PEM may be a private key.
-    """
+    """Return whether `text` can be a path. PEM does not count as a path, because certmond publishes paths."""
     return bool(text) and not any(part in text for part in ("\x00", "-----BEGIN", _PEM_IN_BASE64))
 
 
@@ -185,6 +178,6 @@ def _host(server: str) -> str:
 def as_text(value: Any) -> str:
     """Return `value` if it is a YAML string, otherwise "".
 
-    Does not convert a list or mapping to text, because YAML aliases can make the text unbounded.
+    Does not convert a list or mapping, because YAML aliases can make the text unbounded.
     """
     return value if isinstance(value, str) else ""

@@ -1,6 +1,6 @@
-"""Parser of the public contents of a kubeconfig. The parser reads the embedded PEM and then drops the bytes.
+"""Parser of the public contents of a kubeconfig, with the embedded certificates.
 
-No part of a private key stays in memory after certmond has parsed a kubeconfig. This module reads no file.
+The result contains no part of a private key.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A kubeconfig without the bytes of its PEM, and the parsed PEM.
+    """A kubeconfig without its embedded bytes, and the parsed PEM.
 
-    `documents` maps the name of a user or cluster and the field ("certificate", "key", "ca") to the parsed PEM.
+    The keys of `documents` are the name of a user or cluster, and "certificate", "key" or "ca".
     """
 
     config: Kubeconfig = _NO_KUBECONFIG
@@ -32,7 +32,7 @@ class Credentials:
 
 
 def parse_credentials(data: bytes, path: str) -> Credentials:
-    """Return the users and clusters of the kubeconfig `data`. Errors are `faults` of the result. Never raises."""
+    """Return the users and clusters of the kubeconfig `data`. Never raises: errors become `faults` of the result."""
     try:
         config = parse_kubeconfig(data, path)
     except MalformedError as error:
@@ -64,20 +64,15 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
 
 
 def own_user(config: Kubeconfig) -> User | None:
-    """Return the user whose certificate must have the subject of the entry.
-
-    This is the user of the current context, or the only user if the file has no current context. Return None if this
-    user is missing or has no certificate.
-    """
+    """Return the user of the current context, or else the only user. Return None if this user has no certificate."""
     name = config.current_user or (config.users[0].name if len(config.users) == 1 else None)
     return next((user for user in config.users if user.certificate and user.name == name), None)
 
 
 def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *, embeds: bool) -> list[Fault]:
-    """Return a list with the fault for a missing certificate or server in a kubeconfig, or [].
+    """Return the fault for a missing certificate or server in a kubeconfig, as a list, or [].
 
-    The kubeconfig needs a certificate of the current user. If the entry names a CA to embed (`embeds`), the kubeconfig
-    also needs a server. `others` are the users with other credentials, such as a token.
+    `others` are the users with other credentials, such as a token. If `embeds` is True, the kubeconfig needs a server.
     """
     config = credentials.config
     if own_user(config) is None:
@@ -91,15 +86,12 @@ def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *
 
 
 def broken_cluster(credentials: Credentials) -> str:
-    """Return why the current context has no server with a usable CA, as a clause, or "" if it has such a server.
-
-    The reason is a missing cluster or server, or a missing or malformed embedded CA. A cluster that skips verification
-    or uses http needs no CA. If the kubeconfig has several clusters and no current context, certmond checks no CA.
-    """
+    """Return why the current context has no server with a usable CA, as a clause, or ""."""
     config = credentials.config
     clusters = _current_clusters(config)
     if not _has_server(config):
         return f"cluster {clusters[0].name!r} has no server" if clusters else "its current context has no cluster"
+    # With several clusters and no current context, no CA is known to be the right one.
     if len(clusters) != 1 or clusters[0].skips_verification or clusters[0].server.startswith("http://"):
         return ""
     cluster = clusters[0]
@@ -112,7 +104,7 @@ def broken_cluster(credentials: Credentials) -> str:
 
 
 def _current_clusters(config: Kubeconfig) -> list[Cluster]:
-    """Return the clusters with the name in the current context, or all clusters if the context names no cluster."""
+    """Return the cluster of the current context, or all clusters if the context names none."""
     return [each for each in config.clusters if config.current_cluster in {None, each.name}]
 
 
@@ -123,7 +115,7 @@ def _has_server(config: Kubeconfig) -> bool:
 def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) -> Fault:
     """Return the fault for the missing client certificate of the current user.
 
-    `others` are the users with other credentials, such as a token. certmond does not replace these credentials.
+    certmond does not replace the credentials of `others`, such as a token.
     """
     fact = f"{path} has no client certificate"
     if any(user.certificate for user in config.users):
@@ -137,10 +129,8 @@ def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) ->
 
 
 def _document(data: bytes, where: str) -> Document:
-    """Return the parsed content of `data`. Add a fault if `data` is not PEM, the only format that client-go reads.
-
-    certmond does not open embedded PKCS#12, because a kubeconfig may embed hundreds of files.
-    """
+    """Return the parsed content of `data`, with a fault if `data` is not PEM, as client-go requires."""
+    # Do not open embedded PKCS#12, because a kubeconfig may embed hundreds of files.
     if is_pkcs12(data):
         return Document(faults=(Fault(Reason.MALFORMED, f"{where} is PKCS#12, but client-go reads only PEM"),))
     document = decode(data, where)

@@ -1,8 +1,6 @@
 """Edits of a kubeconfig, and the content of a new kubeconfig as kubeadm writes it.
 
-An edit changes the certificate and the key of one user, and the CA and the server of the given clusters. Every other
-byte stays unchanged (`formats.yaml_edit`). This module accesses no file. No error quotes a kubeconfig, because a
-kubeconfig may contain a private key.
+An edit leaves all other bytes unchanged. No message quotes a kubeconfig, which may contain a private key.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ _SERVER = "server"
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The PEM of a client certificate and its key, for a kubeconfig that embeds both."""
+    """The PEM of a client certificate and its key."""
 
     certificate_pem: bytes = field(repr=False)
     key_pem: bytes = field(repr=False)
@@ -42,7 +40,7 @@ class Files:
 
 
 class Entry(NamedTuple):
-    """A user, a cluster or a context: its name, the position of its fields, and the fields."""
+    """A named user, cluster or context, with the position of its fields."""
 
     name: str
     position: Position
@@ -58,11 +56,10 @@ def with_credentials(
     key_pem: bytes,
     trust_pem: bytes | None,
 ) -> bytes:
-    """Return the kubeconfig `data` with a new certificate and key for the user that embeds `old`.
+    """Return the kubeconfig `data` with new credentials for the user that embeds `old`, or else the current user.
 
-    If `old` is None, change the user of the current context. `trust_pem` replaces the CA of this user's cluster, if the
-    kubeconfig embeds that CA. Raises WriteError if the kubeconfig has no such user with embedded credentials, or if the
-    edit would change other content. Messages name the file `path`.
+    `trust_pem` replaces an embedded CA. Raises WriteError if no such user embeds credentials, or if the edit would
+    change other content.
     """
     document = _loaded(data, path)
     contexts = _contexts(document)
@@ -78,10 +75,9 @@ def with_credentials(
 
 
 def has_several_entries(data: bytes) -> bool:
-    """Return whether a kubeconfig has entries that a repair must preserve.
+    """Return whether a kubeconfig has users, clusters or contexts besides the current ones.
 
-    These are further users, clusters or contexts, or a user that the current context does not name. Return False for
-    a malformed file.
+    A repair must preserve these entries.
     """
     try:
         document = load_mapping(data)
@@ -95,7 +91,7 @@ def has_several_entries(data: bytes) -> bool:
 
 
 def credentials_obstacle(data: bytes, path: str) -> str | None:
-    """Return why `with_credentials` cannot replace the credentials of the current user, or None without an obstacle."""
+    """Return why `with_credentials` cannot replace the credentials of the current user, or None."""
     try:
         document = _loaded(data, path)
         _user(document, _contexts(document), path, None)
@@ -105,10 +101,7 @@ def credentials_obstacle(data: bytes, path: str) -> str | None:
 
 
 def embeds_ca(data: bytes) -> bool:
-    """Return whether the cluster of the current context, or the only cluster, embeds a CA.
-
-    Return False for a malformed file, and without such a cluster.
-    """
+    """Return whether the cluster of the current context, or the only cluster, embeds a CA."""
     try:
         document = load_mapping(data)
         return bool(_current_cluster(document, "").fields.get(_TRUST))
@@ -117,10 +110,10 @@ def embeds_ca(data: bytes) -> bool:
 
 
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
-    """Return the kubeconfig `data` in which the current user has the credentials of the current user of `source`.
+    """Return the kubeconfig `data` with the credentials of the current user from the archived kubeconfig `source`.
 
-    `source` is an archived kubeconfig. Raises MalformedError if `source` is not a kubeconfig. Raises WriteError if
-    `source` embeds no credentials of its current user, or if `with_credentials` raises WriteError.
+    Raises MalformedError if `source` is not a kubeconfig. Raises WriteError if `source` embeds no such credentials, or
+    if the edit would change other content.
     """
     config = parse_kubeconfig(source, path)
     user = next((user for user in config.users if user.name == config.current_user), None)
@@ -134,11 +127,10 @@ def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
 
 
 def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Collection[Certificate] = ()) -> bytes:
-    """Return the kubeconfig `data` with `trust` as the embedded CA of the cluster of its current context.
+    """Return the kubeconfig `data` with `trust` as the CA of its current cluster.
 
-    In every other cluster that embeds one of `anchors`, `trust` replaces the anchors, and other CAs stay.
-    Raises WriteError if the current cluster embeds no CA, or if the edit would change other content. Messages name the
-    file `path`.
+    In other clusters, `trust` replaces embedded CAs that are in `anchors`. Raises WriteError if the current cluster
+    embeds no CA, or if the edit would change other content.
     """
     document = _loaded(data, path)
     cluster = _current_cluster(document, path)
@@ -154,11 +146,10 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
 
 
 def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
-    """Return the kubeconfig `data`. If its current cluster lacks a CA or a server, add `trust` or the URL `server`.
+    """Return the kubeconfig `data` with the CA or the server that its current cluster lacks.
 
-    Embedded data without a certificate counts as a missing CA. A reference to a CA file stays unchanged. Raises
-    WriteError if the current context would still have no server with a usable CA, or if the edit would change other
-    content.
+    The CA is `trust`, and the server is the URL `server`. Raises WriteError if the cluster would still be unusable, or
+    if the edit would change other content.
     """
     document = _loaded(data, path)
     no_cluster = f"certmond adds no cluster to {path}; add the cluster to the file"
@@ -218,7 +209,7 @@ def _is_current(document: Mapping[str, Any], context: Entry) -> bool:
 
 
 def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, credentials: Embedded | Files) -> bytes:
-    """Return a kubeconfig with one context, byte for byte as kubeadm writes it (client-go, clientcmd, WriteToFile)."""
+    """Return a kubeconfig with one context, byte for byte as kubeadm writes it (clientcmd, WriteToFile)."""
     match credentials:
         case Embedded(certificate_pem, key_pem):
             fields = {_CERTIFICATE: encoded(certificate_pem), _KEY: encoded(key_pem)}
@@ -241,7 +232,7 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
 
 
 def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[Entry]:
-    """Yield the valid entries of the list `plural` ("users"), each with the fields in its key `singular` ("user")."""
+    """Yield the valid entries of a list such as "users". `singular` is the key of their fields, such as "user"."""
     entries = document.get(plural)
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         fields = entry.get(singular) if isinstance(entry, Mapping) else None
@@ -252,7 +243,7 @@ def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator
 def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Certificate | None) -> Entry:
     """Return the user whose credentials `with_credentials` replaces.
 
-    Raises WriteError if this user does not exist, or does not embed both a certificate and a key.
+    Raises WriteError if no such user embeds a certificate and a key.
     """
     is_current = bool(contexts) and _is_current(document, contexts[0])
     current = is_current and as_text(contexts[0].fields.get("user"))
@@ -284,6 +275,6 @@ def _embeds(entry: Entry, certificate: Certificate) -> bool:
 
 
 def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> Entry | None:
-    """Return the cluster in the first of `contexts` that names `user`, or None. The current context comes first."""
+    """Return the cluster in the first of `contexts` that names `user`, or None."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)

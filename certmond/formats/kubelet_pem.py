@@ -1,7 +1,6 @@
-"""Names and content of the PEM files that the kubelet rotates.
+"""Names and contents of the PEM files that the kubelet rotates.
 
-The symlink …-current.pem points to the newest dated file (client-go, util/certificate/certificate_store.go). This
-module accesses no file.
+The symlink …-current.pem points to the newest dated file (client-go, util/certificate/certificate_store.go).
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ _CURRENT = "-current.pem"
 
 
 def dated(path: str, when: datetime) -> str:
-    """Return the path of the file that the kubelet would write at `when` as the target of the symlink `path`.
+    """Return the path of the file that the kubelet writes at `when` for the symlink `path`.
 
-    The name contains the local time, as Go's time.Now() returns it. Raises WriteError if `path` does not end in
-    -current.pem.
+    The name contains the local time, as in Go. Raises WriteError if `path` does not end in -current.pem.
     """
     name = posixpath.basename(path)
     if not name.endswith(_CURRENT):
@@ -28,7 +26,7 @@ def dated(path: str, when: datetime) -> str:
 
 
 def successor(path: str, when: datetime, taken: Container[str]) -> str:
-    """Return the path of the dated file for `when`, or for the first later second whose file name is not in `taken`.
+    """Return the path of the dated file for `when`, or for the first later second with an unused name.
 
     certmond never overwrites an older file, because a rollback needs that file.
     """
@@ -38,8 +36,8 @@ def successor(path: str, when: datetime, taken: Container[str]) -> str:
 
 
 def content(certificate_pem: bytes, key_pem: bytes) -> bytes:
-    """Return the content of a PEM file: first the certificate with its chain, then the key.
+    """Return the content of a PEM file: the certificate with its chain, and then the key.
 
-    The kubelet writes this order, and HAProxy reads it.
+    The kubelet and HAProxy use this order.
     """
     return b"".join(part.rstrip() + b"\n" for part in (certificate_pem, key_pem))

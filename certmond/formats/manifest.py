@@ -1,7 +1,7 @@
 """Parser of static Pod manifests and of the kubelet's configuration, and of the facts of the node in these files.
 
-The facts are the values of variables in the catalogue, such as `${node_name}`. This module makes no findings. The facts
-of a file that cannot be parsed are unknown, and certmond skips a requirement with an unknown fact.
+The facts are the values of variables in the catalogue, such as `${node_name}`. The facts of a malformed file are
+unknown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ISSUER_PREFIX = "kubernetes.default.svc."
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A static Pod manifest, or another small text file. `flags` maps the name of each container to its flags."""
+    """A static Pod manifest or another text file, with the flags of each container."""
 
     text: str
     flags: Mapping[str, Mapping[str, str]]
@@ -45,7 +45,7 @@ class Components:
 class Container:
     """A container of a static Pod. `flags` contains each repetition of a flag.
 
-    `mounts` maps a path in the container to a path on the host, or to None if the volume is not a valid hostPath.
+    `mounts` maps a path in the container to a path on the host, or to None without a valid hostPath.
     """
 
     name: str
@@ -57,9 +57,9 @@ class Container:
         return [value for name, value in self.flags if name == flag and value]
 
     def on_host(self, path: str) -> str | None:
-        """Return the path on the host for `path` in the container. Accesses no file.
+        """Return the path on the host for `path` in the container, or None if unknown.
 
-        Return None for a relative path or a mount without a hostPath. Return a path outside all mounts unchanged.
+        A path outside all mounts stays unchanged.
         """
         if not path.startswith("/"):
             return None
@@ -70,7 +70,7 @@ class Container:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Return the manifest `data` with the flags of its containers. Text that is not YAML has no flags. Never raises."""
+    """Return the manifest `data` with the flags of its containers. Text that is not YAML has no flags."""
     text = data.decode("utf-8", "replace")
     try:
         document = load_mapping(data)
@@ -80,7 +80,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
-    """Yield the containers of a Pod from `fields`, the parsed manifest. Skip invalid parts."""
+    """Yield the valid containers of a parsed Pod manifest."""
     spec = fields.get("spec")
     hosts = {as_text(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
     for container in _mappings(spec, "containers"):
@@ -98,14 +98,14 @@ def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
 
 
 def kubelet_environment(text: str) -> Container:
-    """Return the kubelet as a `Container` with the flags in `text`, an environment file of the kubelet's unit."""
+    """Return the kubelet as a `Container` with the flags in its environment file."""
     return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^\s*#.*|^\s*\w+=|[\"']", " ", text).split())), {})
 
 
 def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
-    """Return the kubelet as a `Container` whose flags are the fields of its configuration file `path`.
+    """Return the kubelet as a `Container` whose flags are the fields of its configuration file.
 
-    Each text is resolved as a path relative to that file. A Boolean field becomes a flag only if its value is true.
+    Texts become paths relative to the file `path`. Only true Booleans become flags.
     """
     authentication = fields.get("authentication")
     x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
@@ -134,7 +134,7 @@ def node_facts(
     kubelet_flags: Manifest | None,
     hostname: str,
 ) -> dict[str, str]:
-    """Return the known facts of the node: node_name, advertise_address, service_ip, dns_domain, control_plane_name."""
+    """Return the known facts of the node, such as node_name and service_ip."""
     flags = apiserver.flags.get("kube-apiserver", {}) if apiserver else {}
     names = etcd.flags.get("etcd", {}) if etcd else {}
     kubelet = dict(kubelet_environment(kubelet_flags.text).flags) if kubelet_flags else {}
@@ -158,9 +158,9 @@ def _node_user(kubeconfig: Kubeconfig | None) -> str | None:
 
 
 def _first_address(ranges: str) -> str | None:
-    """Return the service IP of the API server, as kubeadm chooses it (GetAPIServerVirtualIP).
+    """Return the first host address of the first range, or None for an invalid range.
 
-    This is the first host address of the first range in `ranges`. Return None for an invalid range.
+    kubeadm chooses this address for the Service of the API server (GetAPIServerVirtualIP).
     """
     try:
         return str(ip_network(ranges.partition(",")[0], strict=False)[1])
@@ -179,10 +179,7 @@ def _dns_domain(issuer: str, kubelet_config: Manifest | None) -> str | None:
 
 
 def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
-    """Return the name that clients use for the API server, as "DNS:…" or "IP:…".
-
-    Return None if the current cluster is unknown, and for localhost or a loopback address.
-    """
+    """Return the name of the API server in the kubeconfig as "DNS:…" or "IP:…", or None if unknown or local."""
     if kubeconfig is None:
         return None
     cluster = next((item for item in kubeconfig.clusters if item.name == kubeconfig.current_cluster), None)

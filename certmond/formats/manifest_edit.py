@@ -1,8 +1,6 @@
 """Edit of a static Pod manifest that sets new values for flags of one container.
 
-certmond makes no other edit of a manifest. It edits --cluster-signing-cert-file and similar flags. Every other byte
-stays unchanged. certmond parses the result to prove this. This module accesses no file. After a caller has written the
-result, the kubelet restarts the Pod.
+All other bytes stay unchanged. The kubelet restarts the Pod after the caller has written the result.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ _BLOCKS = frozenset("|>")
 
 
 _Position = tuple[str | int, ...]
-"""The position of a word in a document: the keys and list indexes from the root to the word."""
+"""Keys and list indexes from the root of the document to a word."""
 
 
 class _Word(NamedTuple):
@@ -33,20 +31,19 @@ class _Word(NamedTuple):
 
 
 def flag_values_in(data: bytes, path: str, container: str, flags: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the values of each of `flags` (names without dashes), in order, or () for a flag that is not set.
+    """Return the values of each of `flags`, named without dashes, or () for a flag that is not set.
 
-    If a flag has several values, the component uses the last one. Raises WriteError if the manifest cannot be parsed,
-    or does not have exactly one such container. Messages name the file `path`.
+    The component uses the last value. Raises WriteError if the manifest is invalid, or does not have exactly one such
+    container.
     """
     found = _container(_document(data, path), path, container)
     return {flag: tuple(value for name, value in found.flags if name == flag) for flag in flags}
 
 
 def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str]) -> bytes:
-    """Return the manifest `data` with a new value for each occurrence of each flag (named without dashes).
+    """Return the manifest `data` with new values for flags of a container, named without dashes.
 
-    A flag that already has the new value keeps its text. Raises WriteError if a flag is not set, or if the edit would
-    change other content. Messages name the file `path`.
+    Raises WriteError if a flag is not set, or if the edit would change other content.
     """
     document = _document(data, path)
     _container(document, path, container)
@@ -106,7 +103,7 @@ def _container(document: Mapping[str, Any], path: str, name: str) -> Container:
 
 
 def _words(document: Mapping[str, Any], container: str) -> Iterator[_Word]:
-    """Yield the words of the container's command line: the items of `command`, and then the items of `args`."""
+    """Yield the words of the container's `command`, and then of its `args`."""
     for number, fields in enumerate(document["spec"]["containers"]):
         if isinstance(fields, Mapping) and as_text(fields.get("name")) == container:
             for field in ("command", "args"):
@@ -117,9 +114,9 @@ def _words(document: Mapping[str, Any], container: str) -> Iterator[_Word]:
 
 
 def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
-    """Return the new words that set `flag` to `value`, by position. Omit words that already have the value.
+    """Return the new words that set `flag` to `value`, by position.
 
-    Raises ValueError, with the problem and the remedy, if the flag is not set or its text is unsupported.
+    Raises ValueError, with the remedy, if the flag is not set or its text is unsupported.
     """
     edits, is_set = dict[_Position, str](), False
     for number, word in enumerate(words):
@@ -143,10 +140,7 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
 
 
 def _with_edits(text: str, edits: Mapping[_Position, str]) -> str:
-    """Return the manifest `text` with the words in `edits`, by position.
-
-    Raises ValueError if a word that the edit replaces is not a plain or quoted scalar.
-    """
+    """Return `text` with the words in `edits`. Raises ValueError if an old word is not a plain or quoted scalar."""
     # Use the loader in Python, because its marks count characters.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = [(_node(root, position), word) for position, word in edits.items()]
@@ -178,7 +172,7 @@ def _is_proven(
     flags: Mapping[str, str],
     edits: Mapping[_Position, str],
 ) -> bool:
-    """Return whether `after` differs from `before` only in the new words, and each flag has only its new value."""
+    """Return whether `after` differs from `before` only in the new values of the flags."""
     expected = copy.deepcopy(dict(before))
     for position, word in edits.items():
         within: Any = expected

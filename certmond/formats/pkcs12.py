@@ -1,8 +1,6 @@
-"""Decryption of PKCS#12 files with an encrypted part, in a separate process with limited CPU time.
+"""Decryption of PKCS#12 files in a separate process with limited CPU time.
 
-The author of a file chooses the cost of the decryption, and certmond cannot interrupt OpenSSL. In the daemon's process,
-the decryption could block the daemon. The separate process reads the password from its standard input, a file in
-memory.
+The author of a file chooses the cost of the decryption, and certmond cannot interrupt OpenSSL in its own process.
 """
 
 from __future__ import annotations
@@ -40,14 +38,14 @@ print(*(b64encode(each or b"").decode() for each in (key, *found)), sep="\\n")
 
 
 def decode_isolated(data: bytes, path: str, password: bytes | None = None) -> Document:
-    """Return the parsed content of the file `path`. A separate process opens PKCS#12 with an encrypted part."""
+    """Return the parsed content of the file `path`. A separate process decrypts PKCS#12."""
     return decode(data, path, password, open_isolated)
 
 
 def open_isolated(data: bytes, password: bytes | None) -> Opened:
-    """Return the certificates and the public key of a PKCS#12 file, which a separate process opens.
+    """Return the certificates and the public key of a PKCS#12 file.
 
-    Raises MalformedError if the password does not open the file, and LimitError if the process takes too long.
+    Raises MalformedError if the password does not open the file, and LimitError if the decryption takes too long.
     """
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     command = (sys.executable, "-P", "-s", "-c", _PROGRAM)

@@ -1,6 +1,6 @@
 """Private keys: generation, loading, signatures, and the encodings that kubeadm and the kubelet write.
 
-certmond caches no private key, and no message quotes a key. `pki.x509.public_key` parses public keys.
+No message quotes a key. `pki.x509.public_key` parses public keys.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRIAL = b"certmond"
 
 
 def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
-    """Return a new key of this algorithm. OpenSSL generates the key from random numbers of the kernel."""
+    """Return a new key from random numbers of the kernel."""
     match algorithm:
         case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
             return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))
@@ -41,10 +41,10 @@ def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
 
 
 def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> PrivateKey:
-    """Return the private key in `data`, which is PEM or DER. Messages name the file `where`.
+    """Return the private key in `data`, which is PEM or DER.
 
-    `passphrase` decrypts an encrypted key.
-    Raises KeyUnusableError for an unusable, encrypted or unsupported key. The error never quotes the key.
+    Raises KeyUnusableError for an unusable, encrypted or unsupported key. The message names the file `where`, and never
+    quotes the key.
     """
     load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
     key: PrivateKeyTypes | None
@@ -72,7 +72,7 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
 
 
 def sign(key: PrivateKey, data: bytes) -> bytes:
-    """Return the signature of `data`. RSA and ECDSA keys sign a SHA-256 digest.
+    """Return the signature of `data`, with SHA-256 for RSA and ECDSA.
 
     Raises KeyUnusableError if the key does not sign.
     """
@@ -86,14 +86,13 @@ def sign(key: PrivateKey, data: bytes) -> bytes:
                 case ed25519.Ed25519PrivateKey():
                     return key.sign(data)
     except MalformedError:
-        raise KeyUnusableError("the private key does not sign; replace it with the right key") from None
+        raise KeyUnusableError(
+            "the private key creates no valid signature; replace it with the private key of this certificate"
+        ) from None
 
 
 def can_sign(key: PrivateKey) -> bool:
-    """Return whether the key makes a valid signature.
-
-    `load_key` accepts a key with inconsistent numbers, but such a key does not make a valid signature.
-    """
+    """Return whether the key makes a valid signature, which `load_key` does not check."""
     try:
         with guarded("does not verify"):
             match key:
@@ -110,9 +109,9 @@ def can_sign(key: PrivateKey) -> bool:
 
 
 def key_pem(key: PrivateKey) -> bytes:
-    """Return the key as PKCS#1 or SEC1 PEM, as client-go writes it (keyutil, MarshalPrivateKeyToPEM).
+    """Return the key as PKCS#1 or SEC 1 PEM like client-go (keyutil, MarshalPrivateKeyToPEM), or Ed25519 as PKCS#8.
 
-    Return an Ed25519 key as PKCS#8, its only encoding. Raises MalformedError if OpenSSL cannot encode the key.
+    Raises MalformedError if OpenSSL cannot encode the key.
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL

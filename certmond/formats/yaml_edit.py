@@ -1,8 +1,6 @@
 """Edits of a YAML text: replacement of values, and insertion of missing values.
 
-Comments, order, quotes and all other content stay unchanged. An edit parses its result, and fails if
-any other value has changed. This module accesses no file. No error quotes the text, because the text may contain a
-private key.
+All other bytes stay unchanged. No message quotes the text, which may contain a private key.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from certmond.errors import WriteError
 from certmond.formats.kubeconfig import as_text, load_mapping
 
 Position = tuple[str | int, ...]
-"""Position of a value in a document: the keys and list indexes from the root to the value."""
+"""Keys and list indexes from the root of the document to a value."""
 
 # The text before a value: anchor and tag, then a quote, or the header of a block scalar with its first indentation.
 _HEAD = re.compile(r"""(?:[&!]\S*\s+)*(?:["']|[|>][^\n]*\n\s*|)""")
@@ -29,11 +27,10 @@ _TAIL = "\"' \t\r\n"
 def with_values(
     data: bytes, document: Mapping[str, Any], new_values: Mapping[Position, bytes | str], what: str
 ) -> bytes:
-    """Return the YAML text `data` with the values `new_values`, without any other change.
+    """Return the YAML text `data` with `new_values`. Bytes become base64.
 
-    Writes bytes as base64, and text unchanged. `document` is the parsed `data`, and must contain the mapping to which
-    each value belongs. Raises WriteError if the edit would change other content. The error describes the values as
-    `what`.
+    `document` is the parsed `data`. Raises WriteError if the edit would change other content. The message calls the
+    values `what`.
     """
     # Equal values keep their text, so that an up-to-date file does not change.
     edits = {
@@ -58,10 +55,7 @@ def encoded(content: bytes) -> str:
 
 
 def decoded(value: Any) -> bytes | None:
-    """Return the bytes of a base64 text, which may have line breaks, or None if the text is not base64.
-
-    Return b"" if `value` is not a text.
-    """
+    """Return the bytes of a base64 text, which may have line breaks, or None if the text is not base64."""
     try:
         return base64.b64decode("".join(as_text(value).split()), validate=True)
     except ValueError:
@@ -73,7 +67,7 @@ def _equals(value: Any, content: bytes | str) -> bool:
 
 
 def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
-    """Return the text with the values `edits`. Raises ValueError if the value to replace is not a scalar."""
+    """Return the text with the values `edits`. Raises ValueError if an old value is not a scalar."""
     # Use the loader in Python, because its marks count characters, including a BOM.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     replacements = [_edit(text, root, position, content) for position, content in edits.items()]
@@ -83,7 +77,7 @@ def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
 
 
 def _edit(text: str, root: Any, position: Position, content: bytes | str) -> tuple[int, int, str]:
-    """Return the edit that sets the value at `position`: the start and the end of the old text, and the new text."""
+    """Return the start and the end of the old value at `position`, and the new text."""
     *outer, key = position
     new = content if isinstance(content, str) else encoded(content)
     mapping = _node(root, outer)
@@ -118,7 +112,7 @@ def _node(node: Any, position: list[str | int]) -> Any:
 
 
 def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: Mapping[Position, bytes | str]) -> bool:
-    """Return whether `after` has the new values, and otherwise equals `before` with the same types and order."""
+    """Return whether `after` has the new values, and otherwise equals `before`."""
     if not all(_equals(_value(after, position), content) for position, content in new_values.items()):
         return False
     # Compare as text: this is fast with aliases, distinguishes 1 from true, and treats .nan as equal to .nan.
@@ -127,17 +121,14 @@ def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: 
 
 
 def _without(document: Any, positions: list[Position]) -> Any:
-    """Return a copy of the document without the values at `positions`.
-
-    Copies each mapping above a value, so that another position with the same mapping (a YAML alias) keeps the value.
-    """
+    """Return a copy of the document without the values at `positions`."""
     for position in positions:
         document = _without_one(document, position)
     return document
 
 
 def _without_one(value: Any, position: Position) -> Any:
-    copy = value.copy()
+    copy = value.copy()  # another position may share this mapping (a YAML alias)
     if len(position) == 1:
         copy.pop(position[0], None)
     else:

@@ -1,8 +1,7 @@
-"""The audit trail records every planned, started, completed or failed step in the journal and in a separate log.
+"""Audit trail of all steps, in the journal and in a separate log.
 
-This module owns `<state directory>/audit.log`, an append-only file with one JSON object per line. certmond writes each
-line to the disk before it continues the step. An entry has the step, its cause, the old and new serial number, and the
-actor. No entry has a key or a file's content.
+This module owns `<state directory>/audit.log`, an append-only file with one JSON object per line. certmond starts a
+step only after its entry is on the disk.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Note:
 
 
 class Audit:
-    """The writer of the audit trail. `actor` is "daemon", or the user who ran the command, as `caller` returns it."""
+    """The writer of the audit trail. `actor` is "daemon", or the result of `caller`."""
 
     def __init__(self, journal: Journal, state_dir: Path, actor: str) -> None:
         self._journal = journal
@@ -57,7 +56,10 @@ class Audit:
         self.note_all([Note(event, message, fields)], at, level)
 
     def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:
-        """Write several entries with the time `at` to audit.log at once, and then to the journal. Raises WriteError."""
+        """Write several entries to audit.log at once, and then to the journal.
+
+        Raises WriteError if audit.log cannot be written.
+        """
         self._log(notes, at)
         for note in notes:
             self._tell(note.event, note.message, level, note.fields)
@@ -89,7 +91,7 @@ def _given(fields: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def caller() -> str:
-    """Return the name of the effective user, or "LOGIN as EFFECTIVE" if the user logged in under another name.
+    """Return the name of the effective user, or "LOGIN as EFFECTIVE" after a login under another name.
 
     The login name is that of the kernel's login UID, or else SUDO_USER.
     """

@@ -1,8 +1,6 @@
 """Log of the changes between passes: certificates replaced and removed, findings raised and cleared.
 
-Each certificate has a budget of entries, and all certificates together have another budget. certmond does not log a
-change beyond a budget, but counts the change for a summary. When the budget permits an entry, certmond logs the current
-state. A reserve admits critical findings of certificates that have not changed often.
+Budgets limit the number of entries. certmond counts a change beyond a budget, and logs the resulting state later.
 """
 
 from __future__ import annotations
@@ -17,12 +15,9 @@ from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.steps import Identity
 
 EACH = Budget(burst=10, every=60)
-"""Budget of one certificate: enough changes for a renewal, a restart and an error, and then one change per minute."""
+"""Budget of one certificate: enough for a renewal, a restart and an error, and then one change per minute."""
 OVERALL = Budget(burst=1000, every=2)
-"""Budget of all certificates: enough changes for all renewals of a large node, and then 30 changes per minute.
-
-The log grows by at most 20 MB per day.
-"""
+"""Budget of all certificates: enough for all renewals of a large node. The log grows by at most 20 MB per day."""
 RESERVE = Budget(burst=10_000, every=1)
 """Budget for additional critical findings, such as those of 10,000 certificates of a broken CA.
 
@@ -37,7 +32,7 @@ _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of the change log. `raises` is the severity of a raised finding, or None for another change."""
+    """One entry of the change log. `raises` is the severity of a raised finding."""
 
     event: Event
     message: str
@@ -48,19 +43,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A certificate with deferred changes: its last logged state and its present state.
-
-    A state is None if the certificate was missing.
-    """
+    """The last logged state and the present state of a certificate with deferred changes."""
 
     written: CertificateStatus | None
     present: CertificateStatus | None
 
 
 class ChangeLog:
-    """Writer of the changes between assessments to `journal`. Calls `count` with the number of omitted changes.
+    """Writer of the changes between assessments to the journal.
 
-    `now` is a time in seconds of a monotonic clock.
+    `count` receives the number of omitted changes. `now` is in seconds of a monotonic clock.
     """
 
     def __init__(self, journal: Journal, count: Callable[[int], None] = lambda _: None) -> None:
@@ -70,7 +62,7 @@ class ChangeLog:
         self._settle_at = 0.0
 
     def compare(self, before: Assessment | None, after: Assessment, now: float) -> None:
-        """Write the changes from the assessment `before` to the assessment `after`."""
+        """Write the changes between the assessments `before` and `after`."""
         known = before.by_identity if before else {}
         for status in after.statuses:
             previous = known.get(status.seen.identity)
@@ -82,7 +74,7 @@ class ChangeLog:
         self.settle(now)
 
     def settle(self, now: float) -> None:
-        """Write the deferred changes that the budget now permits. Write the summary if the summary is due."""
+        """Write the deferred changes that the budget now permits, and a due summary."""
         if self._owed and now >= self._settle_at:
             self._settle_at = now + _SETTLE_INTERVAL
             for identity, owed in list(self._owed.items()):
@@ -95,10 +87,7 @@ class ChangeLog:
     def _write(
         self, identity: Identity, before: CertificateStatus | None, after: CertificateStatus | None, now: float
     ) -> None:
-        """Write the changes from the logged state to `after` if the budget permits, and otherwise defer the changes.
-
-        Count the changes since `before` that are deferred.
-        """
+        """Write the changes from the logged state to `after` if the budget permits, otherwise defer and count them."""
         owed = self._owed.pop(identity, None)
         written = owed.written if owed else before
         entries, fresh = list(changes(written, after)), len(list(changes(before, after))) if owed else 0

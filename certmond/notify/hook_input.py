@@ -1,7 +1,6 @@
 """The JSON document that a hook reads on its standard input.
 
-The fields are a released interface, like those of `certmond status --json`. `hook_worker` decides when a hook receives
-a document.
+The fields are a released interface, like those of `certmond status --json`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ SCHEMA = 1
 
 
 def document(step: Due, node: str) -> bytes:
-    """Return the JSON document for one run of a hook, on one line. `node` is the name of the node."""
+    """Return the JSON document for one run of a hook, on one line."""
     notice = step.notice
     whole = {
         "schema": SCHEMA, "event": step.event, "node": node,

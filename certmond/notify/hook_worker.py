@@ -1,11 +1,7 @@
 """One hook: its thread, the runs of its program, and the record of the findings that the program has received.
 
-This module owns the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit. After each pass,
+This module owns the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit.
 `pki.assessment.hook_delivery` decides which runs are due.
-
-certmond runs the program without a shell, with one document on standard input, and does not start two runs at once. It
-runs the program once for each event, and again if certmond is killed before it has stored the result. If a finding is
-raised and cleared repeatedly, the hook receives only the latest state.
 """
 
 from __future__ import annotations
@@ -31,18 +27,18 @@ from certmond.subprocesses import first_line, run
 from certmond.transaction.temp_file import make_directory
 
 MOST = 1000
-"""Maximum number of open findings that one hook receives. Further findings wait until some of these are cleared."""
+"""Maximum number of open findings that one hook receives."""
 FIRST_PAUSE, LAST_PAUSE = 5.0, 300.0
-"""Seconds between a failed run and the next run: the first and the longest pause. Each failure doubles the pause."""
+"""Shortest and longest pause after a failed run, in seconds. Each failure doubles the pause."""
 EACH = Budget(burst=4, every=60)
-"""Budget of runs for one reason of one certificate: four runs at once, and then one run per minute.
+"""Budget of runs for one reason of one certificate.
 
 Four runs can report that a finding is raised, cleared, raised with a higher severity, and cleared again.
 """
 OVERALL = Budget(burst=100, every=0.5)
-"""Budget of all runs: 100 runs at once, and then two runs per second. A thousand findings take eight minutes."""
+"""Budget of all runs of a hook. A thousand findings take about eight minutes."""
 RESERVE = Budget(burst=MOST, every=1)
-"""Budget of additional runs for critical findings that have not been raised and cleared repeatedly."""
+"""Budget of additional runs for critical findings that have not changed often."""
 LOG_EACH, LOG_OVERALL = Budget(burst=2, every=60), Budget(burst=50, every=2)
 """Budgets of journal entries about skipped findings: for one reason of one certificate, and for all findings."""
 INTERVAL = 60.0
@@ -51,9 +47,9 @@ _SAVE_INTERVAL = 1.0  # seconds between two writes of the record; after a kill, 
 _RECORD = TypeAdapter(list[Notice])
 
 Count = Callable[[str, str], None]
-"""Function that counts the results of a hook. The arguments are the name of the hook, and the result.
+"""Function that counts a result of a hook: `told`, `failed` or `passed_over`.
 
-A run succeeds (`told`) or fails (`failed`). If a hook does not receive an event, the result is `passed_over`.
+An event that the hook does not receive is `passed_over`.
 """
 
 
@@ -61,7 +57,7 @@ A run succeeds (`told`) or fails (`failed`). If a hook does not receive an event
 class PassResult:
     """The node and the time of a pass. `settled` is True if certmond has observed the services.
 
-    A finding that is absent in a pass counts as cleared only if the pass is `settled`.
+    Otherwise an absent finding does not count as cleared.
     """
 
     node: str
@@ -70,10 +66,10 @@ class PassResult:
 
 
 class Hook:
-    """One hook, and its thread. `pauses` are the first and the longest pause after a failure, in seconds.
+    """One hook, and its thread.
 
-    If this hook replaces the hook `after`, its thread first waits until the thread of `after` has ended. `monotonic` is
-    the clock of the rate limit, in seconds.
+    `pauses` are the shortest and the longest pause after a failure, in seconds. The thread starts its work after the
+    thread of the hook `after` has ended.
     """
 
     def __init__(
@@ -113,7 +109,7 @@ class Hook:
         self._thread_failure_logged = False
 
     def deliver(self, found: dict[Key, Notice], pass_result: PassResult) -> None:
-        """Give the findings of a pass to the thread of the hook. The first call starts the thread. Never blocks."""
+        """Give the findings of a pass to the thread of the hook. Never blocks."""
         with self._lock:
             self._delivered = found, pass_result
             self._findings_since |= found
@@ -140,7 +136,7 @@ class Hook:
         self._woken.set()
 
     def join(self, patience: float) -> None:
-        """Wait until the thread has ended. After `patience` seconds, kill the program that the thread runs."""
+        """Wait until the thread has ended. After `patience` seconds, kill its program."""
         if self._thread is None:
             return
         self._thread.join(patience)
@@ -166,10 +162,7 @@ class Hook:
         self._save()
 
     def _loads_record(self) -> bool:
-        """Load the record of earlier runs. Return whether the hook may run.
-
-        Return False if the record cannot be read. A damaged record counts as empty.
-        """
+        """Load the record of earlier runs. Return False if the record is unreadable."""
         try:
             self._received = {notice.key: notice for notice in self._record.load() or ()}
         except StateError as error:
@@ -180,7 +173,7 @@ class Hook:
         return True
 
     def _take_findings(self) -> None:
-        """Take the delivered findings. Log the findings that were cleared before the hook received them."""
+        """Take the delivered findings, and log those that were cleared before the hook received them."""
         self._woken.clear()
         with self._lock:
             delivered, findings_since, self._findings_since = self._delivered, self._findings_since, {}
@@ -226,11 +219,7 @@ class Hook:
         )
 
     def _next(self) -> Due | None:
-        """Return the due run with the fewest failures, or None.
-
-        Of several such runs, the first one for a finding with at least half of its budget left has precedence. Return
-        None if no run is due, in the pause after a failure, and while the budget is exhausted.
-        """
+        """Return the due run with the fewest failures, or None if certmond must wait."""
         steps, now = self._due(), self._monotonic()
         self.waiting = len(steps) + self._excess
         if not steps or time.monotonic() < self._retry_at:
@@ -241,11 +230,12 @@ class Hook:
         admitted = [step for step in steps if step.key not in self._rate_limited]
         if not admitted:
             return None
+        # With equal failures, prefer a finding with at least half of its budget left.
         calm = self._quota.is_calm
         return min(admitted, key=lambda step: (self._failures.get(step.key, 0), not calm(step.notice.subject, now)))
 
     def _wait_seconds(self) -> float | None:
-        """Return the seconds until the thread must act without a new pass, or None if it must only wait for a pass."""
+        """Return the seconds until the next action of the thread, or None to wait for the next pass."""
         if self._stopping.is_set():
             return 0
         now, pauses = self._monotonic(), list[float]()

@@ -1,7 +1,6 @@
-"""Programs of the operator that certmond runs when a finding is raised and when it is cleared.
+"""Programs of the operator that certmond runs when a finding is raised or cleared.
 
-This module owns the hooks of a configuration. Each hook has a separate thread, so a pass does not wait for a program.
-`hook_worker` runs one hook.
+This module owns the hooks of a configuration. `hook_worker` runs one hook in a separate thread.
 """
 
 from __future__ import annotations
@@ -17,14 +16,11 @@ from certmond.pki.assessment.hook_delivery import open_findings
 from certmond.pki.catalog.settings import HookSpec
 
 GRACE = 5.0
-"""Seconds that a running program has to end when certmond stops. After this time, certmond kills the program.
-
-certmond repeats the run after its next start.
-"""
+"""Seconds that a running program has to end when certmond stops. After this time, certmond kills the program."""
 
 
 class Hooks:
-    """All hooks of a configuration. `configure` can replace them. Only `close` waits for a running program."""
+    """All hooks of a configuration. Only `close` waits for a running program."""
 
     def __init__(
         self, state_dir: Path, journal: Journal, count: Count, monotonic: Callable[[], float] = time.monotonic
@@ -34,7 +30,7 @@ class Hooks:
         self._leaving: dict[str, Hook] = {}
 
     def configure(self, specs: Iterable[HookSpec]) -> None:
-        """Replace the present hooks with the hooks in `specs`. Hooks with an unchanged configuration continue."""
+        """Replace the hooks with those in `specs`. Hooks with an unchanged configuration continue."""
         by_name = {spec.name: spec for spec in specs}
         for name, hook in list(self._hooks.items()):
             if by_name.get(name) != hook.spec:
@@ -49,21 +45,21 @@ class Hooks:
                 )  # fmt: skip
 
     def deliver(self, assessment: Assessment, *, settled: bool) -> None:
-        """Give each hook the open findings of the assessment that have at least the severity the hook requires."""
+        """Give each hook the open findings of at least its minimum severity."""
         result = PassResult(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
         for hook in self._hooks.values():
             hook.deliver(open_findings(assessment, hook.spec.at_least), result)
 
     @property
     def waiting(self) -> Mapping[str, int]:
-        """Return the number of waiting events of each hook."""
+        """The number of waiting events of each hook."""
         return {name: hook.waiting for name, hook in self._hooks.items()}
 
     def close(self) -> None:
-        """Stop all hooks, and wait until their threads have ended. Kill programs that still run after GRACE seconds."""
+        """Stop all hooks. Kill programs that still run after GRACE seconds."""
         every = [*self._hooks.values(), *self._leaving.values()]
         for hook in every:
             hook.stop()
         deadline = time.monotonic() + GRACE
         for hook in every:
-            hook.join(max(0.0, deadline - time.monotonic()))
+            hook.join(max(0.0, deadline - time.monotonic()))  # certmond repeats a killed run after its next start

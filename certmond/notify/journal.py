@@ -1,7 +1,6 @@
-"""Log of `certmond run`, `certmond serve` and the commands. Each call logs one event. The page shows the latest events.
+"""Log of `certmond run`, `certmond serve` and the commands.
 
-This module owns the kinds of events with their MESSAGE_IDs, and the pipeline of processors for each event. `bound` adds
-fields to all events of a block. An entry reports an event, not a lasting state. No entry has a key or a file's content.
+This module owns the kinds of events with their MESSAGE_IDs. No entry contains a key or the content of a file.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 
 
 class Event(StrEnum):
-    """The kinds of events. Each kind has a constant MESSAGE_ID, so `journalctl MESSAGE_ID=…` finds its events."""
+    """Kinds of events. Each kind has a constant MESSAGE_ID, so `journalctl MESSAGE_ID=…` finds its events."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -99,25 +98,24 @@ _RENDERERS = {
 bound = bound_contextvars
 """`with bound(certificate=…, path=…):` adds these fields to each event that this thread logs in the block.
 
-A field of the event itself takes precedence. The names are `certificate`, `path`, `service` and `rotation`.
+A field of the event itself takes precedence.
 """
 
 
 class Journal:
-    """Writer of events to the log. `style` is "journal", "plain", "json", "message" or "none", or selects one of these.
+    """Writer of events to the log.
 
-    "auto" selects "journal" under systemd, otherwise "plain". "serve" selects "journal" under systemd, otherwise
-    "message". "command" is for a command that reports to its caller, and selects "journal" if journald runs on this
-    host, otherwise "none".
+    `style` is "journal", "plain", "json", "message" or "none". The values "auto", "serve" and "command" select one of
+    these.
     """
 
     def __init__(self, style: str = "auto", verbose: bool = False) -> None:
         if style in {"auto", "serve"}:
             style = "journal" if _stderr_is_of_journald() else {"auto": "plain", "serve": "message"}[style]
-        if style == "command":
+        if style == "command":  # a command reports to its caller, so only journald needs its events
             style = "journal" if os.path.exists(_SOCKET) else "none"
         self.recent: deque[dict[str, str]] = deque(maxlen=RECENT)
-        """The last entries, newest first, as plain values. The page shows these entries."""
+        """The last entries, newest first, for the status page."""
         self.logged = 0
         self._verbose = verbose
         renderer = _RENDERERS[style]()
@@ -135,7 +133,7 @@ class Journal:
         self._log(event, message, level, fields)
 
     def detail(self, event: Event, message: str, **fields: object) -> None:
-        """Log a detail of the daemon's work if `--verbose` is set. The page does not show the detail."""
+        """Log a detail if `--verbose` is set. The status page shows no details."""
         if self._verbose:
             self._log(event, message, "debug", fields)
 
@@ -162,7 +160,7 @@ class _EventLogger(BoundLoggerBase):
 
 
 def _stderr_is_of_journald() -> bool:
-    """Return whether journald reads the standard error of this process (JOURNAL_STREAM, systemd.exec(5)).
+    """Return whether journald reads the standard error of this process (systemd.exec(5)).
 
     The presence of JOURNAL_STREAM is not sufficient, because a terminal may inherit this variable from a service.
     """
@@ -189,10 +187,7 @@ def _add_timestamp(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 
 
 def _shown(text: str) -> str:
-    """Return the text on one line. Omit the middle of a long text, because a message ends with the remedy.
-
-    A name in a kubeconfig may be half a megabyte long, and the page keeps 50 entries.
-    """
+    """Return the text on one line. Omit the middle of a long text, because a message ends with the remedy."""
     shown = printable(text)
     if len(shown) <= LONGEST:
         return shown

@@ -1,8 +1,6 @@
-"""Handler that passes records of the standard library's `logging` to the log of this process.
+"""Handler that passes records of the standard library's `logging` to the journal.
 
-Each line of a record is one event. The kind of the event is the attribute `kind` of the record, which packages below
-`notify` set (`extra=`), or else `library`. The log contains only the type and the place of an exception, because the
-text of an exception may quote a key.
+The log contains only the type and the place of an exception, because the text of an exception may quote a key.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ class _Handler(logging.Handler):
 
 
 def log_to(journal: Journal) -> None:
-    """Log the records of this process with the level WARNING or higher to `journal`. Replaces a previous journal."""
+    """Log the records of this process with the level WARNING or higher to `journal`."""
     root = logging.getLogger()
     for former in [each for each in root.handlers if isinstance(each, _Handler)]:
         root.removeHandler(former)

@@ -1,8 +1,4 @@
-"""Renderers of log entries for journald and for a console, as JSON lines, as messages only, and without output.
-
-A renderer has the last structlog processor of the pipeline, and the logger that writes the result. The processor gets
-an event with its message (`event`), `level`, `timestamp`, `message_id`, and fields without key material.
-"""
+"""Renderers of log entries for journald and for a console, as JSON lines, as messages only, and without output."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ class Renderer(NamedTuple):
 
 
 class JournaldLogger:
-    """Logger that sends entries to journald through systemd-python, or to stderr if journald does not answer."""
+    """Logger that sends entries to journald, or to stderr if journald does not answer."""
 
     def msg(self, message: str, **fields: object) -> None:
         import systemd.journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
@@ -37,7 +33,7 @@ class JournaldLogger:
 
 
 class StderrLogger:
-    """Logger that writes each line immediately to the current standard error of the process."""
+    """Logger that writes each line immediately to standard error."""
 
     def msg(self, line: str) -> None:
         sys.stderr.write(f"{line}\n")
@@ -47,7 +43,7 @@ class StderrLogger:
 
 
 class NoLogger:
-    """Logger that writes nothing. The other processors of the pipeline still process the event."""
+    """Logger that writes nothing."""
 
     def msg(self, message: str) -> None: ...
 
@@ -55,12 +51,12 @@ class NoLogger:
 
 
 def journald() -> Renderer:
-    """Return the renderer for the systemd journal, with MESSAGE_ID, PRIORITY and a CERTMOND_… for each event field."""
+    """Return the renderer for the systemd journal, with a CERTMOND_… field for each field of the event."""
     return Renderer(_journal_entry, JournaldLogger())
 
 
 def console() -> Renderer:
-    """Return the renderer that writes readable lines to standard error. On a terminal, the lines have colors."""
+    """Return the renderer that writes readable lines to standard error, with colors on a terminal."""
     import structlog.dev  # noqa: PLC0415 - 3.5 MB with rich, which only a terminal needs
 
     return Renderer(_line(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)), StderrLogger())
@@ -79,7 +75,7 @@ def sentences() -> Renderer:
 
 
 def nowhere() -> Renderer:
-    """Return the renderer that writes nothing, for a command that prints its result itself."""
+    """Return the renderer that writes nothing, for a command that prints its result."""
     return Renderer(lambda _logger, _method, event: str(event["event"]), NoLogger())
 
 

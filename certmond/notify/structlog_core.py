@@ -1,9 +1,7 @@
-"""The part of structlog that certmond's processes use: bound loggers, context variables and levels.
+"""The part of structlog that certmond uses: bound loggers, context variables and levels.
 
-This module owns the import of structlog. The `__init__` of structlog imports all its modules, and also asyncio, rich,
-pygments and attrs. These take 5 MB of memory in the daemon, and 8 MB in `certmond serve` (docs/decisions/0060). This
-module finds structlog without running `__init__`, so an import of `structlog.X` loads only X. The first access to a
-missing name of structlog runs `__init__`, so that other modules of the process get the complete package.
+structlog's `__init__` also imports asyncio, rich and pygments, which take 5 MB in the daemon (docs/decisions/0060).
+This module imports parts of structlog without running `__init__`.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ def _find_package() -> None:
         loader.exec_module(package)
         return getattr(package, name)
 
+    # Other modules of the process get the complete package at their first access to a missing name.
     package.__dict__["__getattr__"] = complete
     sys.modules["structlog"] = package
 

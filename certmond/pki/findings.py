@@ -1,8 +1,7 @@
 """Findings, with their reasons, severities and messages.
 
-The log, the metrics, the JSON, the alerts and the runbook use the same name for a `Reason`. These names are a released
-interface. A new version may add a name, but does not change the meaning of a name. `assessment.rules` decides which
-findings a certificate has.
+The name of a `Reason` is a released interface: a new version does not change its meaning. `assessment.rules` decides
+which findings a certificate has.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """The severity as a number: 0, 1 or 2. This is also the exit code of a monitoring plugin."""
+        """The severity as a number, which is also the exit code of a monitoring plugin."""
         return _RANKS[self]
 
 
@@ -33,7 +32,7 @@ class Remedy(Enum):
     """The action that clears a finding."""
 
     OPERATOR = auto()
-    """An action of the operator, or the end of the condition. A renewal does not clear the finding."""
+    """An action of the operator, or the end of the condition."""
     RENEWAL = auto()
     """A renewal of the certificate, or a rotation if the certificate is a CA."""
     REPAIR = auto()
@@ -124,15 +123,12 @@ class Reason(StrEnum):
 
     @property
     def blocks_issuing(self) -> bool:
-        """Whether `certmond init` issues no certificate while a file has this finding with the severity critical."""
+        """Whether `certmond init` issues no certificate while this finding is critical."""
         return Blocks.ISSUING in self.blocks
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, with escapes for characters that control or confuse a terminal.
-
-    Names of files, users and certificates may contain such characters.
-    """
+    """Return `text` on one line, with escapes for characters that control or confuse a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -145,20 +141,17 @@ class Finding:
     message: str
 
     def capped(self, most: Severity | None) -> Finding:
-        """Return the finding with at most the severity `most`. If `most` is None, the severity does not change."""
+        """Return the finding with at most the severity `most`, or unchanged without `most`."""
         return replace(self, severity=most) if most and self.severity.rank > most.rank else self
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault that certmond detects when it reads a file, before any assessment.
-
-    `detail` names the file and the fact. If `remedy` is None, the finding has the usual remedy of its reason.
-    """
+    """A fault that certmond detects when it reads a file. `detail` names the file and the fact."""
 
     reason: Reason
     detail: str
-    remedy: str | None = None
+    remedy: str | None = None  # None for the usual remedy of the reason
 
 
 def highest_severity(findings: Iterable[Finding]) -> Severity | None:

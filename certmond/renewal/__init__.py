@@ -1,1 +1,1 @@
-"""Execution of renewals: certmond writes new certificates and keys, derived files, and repairs from the archive."""
+"""Execution of renewals: new certificates and keys, derived files, and repairs from the archive."""

@@ -1,7 +1,7 @@
-"""Verdicts on the generations of the archive: whether certmond may restore them in the current state of the node.
+"""Verdicts on the generations of the archive: whether certmond may restore them.
 
 A restore must not grant a right that a later certificate lacks. `archived_pair` checks the certificate and the key of a
-generation. This module writes no file.
+generation.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 @dataclass(frozen=True, slots=True)
 class PairLocation:
-    """Paths on the node to which certmond would restore the certificate and the key of a generation."""
+    """Paths to which certmond would restore the certificate and the key of a generation."""
 
     kind: Kind
     path: str
     key_path: str
     spec: CertificateSpec | None
     references: bool = False
-    """Whether certmond reads the files to which a kubeconfig refers. True if no other user could choose these files."""
+    """Whether certmond reads the files to which a kubeconfig refers, because no other user could choose these files."""
 
 
 class Generations:
-    """Reader of the generations in the archive of one node, for one configuration."""
+    """Reader of the generations in the archive of one node."""
 
     def __init__(self, config: Config, archive: Archive, files: NodeFiles, clock: Callable[[], datetime]) -> None:
         self._specs, self._facts = {spec.name: spec for spec in config.certificates}, config.given_facts
@@ -68,11 +68,7 @@ class Generations:
     def _wider(
         self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
     ) -> Verdict | None:
-        """Return the verdict `wider` if a later certificate has fewer rights than `leaf`, otherwise None.
-
-        The installed certificate is later. An archived certificate is later if certmond archived it after the first
-        copy of `leaf`, or if it starts or expires later than `leaf`, or has the same dates as `leaf`.
-        """
+        """Return the verdict `wider` if a later certificate has fewer rights than `leaf`, or None."""
         fixed = fixed_by(spec, self._facts)
         for pair, younger in self._others(name, generation, leaf):
             other = pair.leaf
@@ -88,10 +84,7 @@ class Generations:
         return None
 
     def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield the installed pair and the pair of each complete generation of `name`, each with a flag.
-
-        The flag is True for the installed pair, and for a pair that is younger than the first generation with `leaf`.
-        """
+        """Yield the installed pair and each archived pair of `name`, and whether the pair is later than `leaf`."""
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
         for described, files in self._archive.complete_generations(name):
@@ -105,7 +98,7 @@ class Generations:
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """Return whether the current files contain a certificate with its key, or a key that needs a passphrase.
 
-        A kubeconfig must also name a server and its CA, if its entry fixes a subject and a CA.
+        A kubeconfig must also have a complete cluster.
         """
         location = self.location(name, files)
         pair = self.pair(location, self._files.read)
@@ -117,19 +110,18 @@ class Generations:
 
     @staticmethod
     def broken_cluster(location: PairLocation, content: bytes) -> str:
-        """Return a text about the broken cluster in the kubeconfig `content`, or "" if the cluster is complete.
+        """Return what is wrong with the cluster in the kubeconfig `content`, or "".
 
-        Return "" also if the entry does not fix a subject and a CA, because certmond then does not check the cluster.
+        certmond checks the cluster only if the entry fixes a subject and a CA.
         """
         fixed = location.spec and location.spec.subject and location.spec.embedded_ca
         return broken_cluster(parse_credentials(content, location.path)) if fixed else ""
 
     def embedded_ca(self, spec: CertificateSpec, chain: Sequence[Certificate] = ()) -> tuple[Certificate, ...]:
-        """Return the present certificates of the CA that the kubeconfig of an entry must embed.
+        """Return the present certificates of the CA that the kubeconfig of an entry must embed, or () for none.
 
-        Return () if the entry embeds no CA, or if the CA's file has no certificate. `chain` is the client certificate
-        with its intermediates. Raises WriteError if a kubeconfig must not trust the CA, or if the entry also names this
-        CA in `ca`, and the CA has not signed `chain`.
+        `chain` is the client certificate with its intermediates. Raises WriteError if a kubeconfig must not trust the
+        CA.
         """
         if spec.embedded_ca is None:
             return ()
@@ -140,10 +132,7 @@ class Generations:
         return document.certificates
 
     def _ca_objection(self, spec: CertificateSpec, document: Document, chain: Sequence[Certificate]) -> str | None:
-        """Return why a kubeconfig must not trust the certificates in `document`, with the remedy, or None if it may.
-
-        `document` is the file of the CA that the entry `spec` embeds.
-        """
+        """Return why a kubeconfig must not trust the certificates in the CA file `document`, or None."""
         found, now = document.certificates, self._clock()
         if writer := self._files.other_writer(self._specs[spec.embedded_ca or ""].path, None):
             return f"{writer}; let only root write there"
@@ -158,10 +147,9 @@ class Generations:
         return None
 
     def with_present_ca(self, location: PairLocation, content: bytes) -> bytes:
-        """Return the `content` of a kubeconfig with the present CA instead of a CA that a rotation may have removed.
+        """Return the kubeconfig `content` with the present CA, because a rotation can have removed the archived CA.
 
-        Return `content` unchanged if it is no kubeconfig, if it embeds no CA, or if the entry fixes no CA. Raise
-        WriteError if the kubeconfig must not trust the present CA, or if the edit would change other content.
+        Raises WriteError if the kubeconfig must not trust the present CA.
         """
         spec = location.spec
         if spec is None or location.kind is not Kind.KUBECONFIG or spec.embedded_ca is None or not embeds_ca(content):
@@ -170,7 +158,7 @@ class Generations:
         return with_trust(content, location.path, trust) if trust else content
 
     def to_restore(self, name: str, files: Sequence[ArchivedFile]) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation as certmond restores them. A kubeconfig among them gets the present CA."""
+        """Return the files of a generation as certmond restores them. A kubeconfig gets the present CA."""
         location = self.location(name, files)
         return tuple(replace(file, content=self.with_present_ca(location, file.content)) for file in files)
 
@@ -184,7 +172,7 @@ class Generations:
     def location(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
         """Return the paths of the certificate and the key of a generation.
 
-        They are those of the entry `name`. Without this entry, they are the last path and the first path in `files`.
+        Without an entry `name`, the paths are the last and the first path in `files`.
         """
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
@@ -201,10 +189,7 @@ class Generations:
         return PairLocation(spec.kind, path, key_path, spec, references=trusted)
 
     def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
-        """Return the current CA certificates of an entry, for a certificate with the chain `own`.
-
-        Return None if `spec` is None or names no CA, or if certmond cannot read the file of a CA.
-        """
+        """Return the current CA certificates of an entry, or None if a CA is unknown or unreadable."""
         if spec is None or not spec.ca:
             return None
         found = list[Certificate]()
@@ -223,8 +208,8 @@ class Generations:
 def _is_later(other: Certificate, leaf: Certificate) -> bool:
     """Return whether `other` starts later or expires later than `leaf`, or has the same dates.
 
-    Equal dates do not show which certificate is later. A certificate of kubeadm starts at the same time as its CA
-    (pkiutil, NewSignedCert), and certmond may issue a certificate that ends with its CA.
+    Equal dates do not show which certificate is later, because a certificate of kubeadm starts with its CA (pkiutil,
+    NewSignedCert).
     """
     dates = (other.not_before, other.not_after), (leaf.not_before, leaf.not_after)
     return dates[0] == dates[1] or other.not_before > leaf.not_before or other.not_after > leaf.not_after

@@ -1,6 +1,6 @@
-"""Evaluation of archived files: whether their certificate and key match and are valid now.
+"""Verdicts on archived pairs: whether the certificate and the key match and are valid now.
 
-The daemon and `certmond archive` use the same rules. This module reads and writes no file.
+The daemon and `certmond archive` use the same rules.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from certmond.transaction.commit import NewFile
 class Worth(StrEnum):
     """Verdict on an archived certificate and its key.
 
-    `good`: the certificate is valid now. `outdated`: the certificate is not valid now. `wider`: certmond later
-    installed a certificate that lacks the subject, a usage or a name of this certificate. `unjudged`: the key needs a
-    passphrase. `broken`: the certificate and the key do not match, or certmond cannot parse one of them.
+    `good`: the certificate is valid now. `outdated`: the certificate is not valid now. `wider`: a later certificate
+    lacks the subject, a usage or a name of this certificate. `unjudged`: the key needs a passphrase. `broken`: the
+    certificate and the key do not match, or are malformed.
     """
 
     GOOD = "good"
@@ -34,7 +34,7 @@ class Worth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Verdict on a generation. `why` is a clause with the reason, or "" if the verdict is `good`."""
+    """Verdict on a generation. `why` is the reason, or "" if the verdict is `good`."""
 
     worth: Worth
     why: str = ""
@@ -51,9 +51,8 @@ def verdict(
 ) -> Verdict:
     """Return the verdict on a certificate and its key at `now` (aware, UTC).
 
-    An `Unpaired` is `unjudged` if its key needs a passphrase, and otherwise `broken`. A pair is `outdated` if the
-    certificate is not valid at `now`, or has no path to one of the CAs in `anchors`. If `anchors` is None, ignore the
-    path.
+    A pair is `outdated` if the certificate is not valid at `now`, or has no path to a CA in `anchors`. If `anchors` is
+    None, the path does not matter.
     """
     if isinstance(pair, Unpaired):
         return Verdict(Worth.UNJUDGED if pair.encrypted else Worth.BROKEN, pair.message)

@@ -1,7 +1,6 @@
-"""Execution of the steps of `certmond init`: each step creates, signs, verifies and writes files.
+"""Execution of the steps of `certmond init`, which create the first files of a node.
 
-This module owns the first files of a node and their directories. It never overwrites a file: a step fails if another
-process has created one of its files. After a kill, the next `certmond init` executes the remaining steps.
+certmond never overwrites an existing file.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 class Bootstrapper:
-    """Creator of the missing files of the node below `root`. `given` is the key of the operator's Root CA."""
+    """Creator of the missing files of a node. `given` is the key of the operator's Root CA."""
 
     def __init__(
         self,
@@ -73,30 +72,25 @@ class Bootstrapper:
         self._files = NodeFiles(root)
 
     def unfinished(self) -> bool:
-        """Return whether the state directory has an incomplete transaction. A killed process has left the transaction,
-        or another process writes now. False if the directory is unreadable.
-        """
+        """Return whether the state directory has an unfinished transaction."""
         with suppress(OSError):
             return any(map(is_record, os.listdir(self._records)))
         return False
 
     def recover(self, patience: float) -> None:
-        """Complete or undo incomplete transactions. Wait at most `patience` seconds for the writers' lock."""
+        """Finish or undo interrupted transactions. Wait at most `patience` seconds for the writers' lock."""
         if self.unfinished():
             with self._transactions.lock(patience) as writer:
                 self._settle(writer)
 
     def objections(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
-        """Yield a message for each obstacle to the steps.
-
-        The obstacles are: another user could read a key, an installed CA must not sign, or the given CA cannot sign. To
-        test the given CA, sign each certificate in memory, because constraints of the CA may forbid the certificate.
-        """
+        """Yield a message for each obstacle to the steps."""
         yield from self._exposed_keys(steps)
         yield from self._replaced_cas(steps)
         given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
         if given is None or self._given is None:
             return
+        # Sign each certificate in memory, because the constraints of the CA may forbid it.
         key = make_key(KeyAlgorithm.ECDSA_P256)
         digest = None if isinstance(self._given, Ed25519PrivateKey) else SHA256()
         for step in steps:
@@ -111,10 +105,7 @@ class Bootstrapper:
                     yield f"the given CA cannot sign {step.spec.path} ({why}); give another CA"
 
     def _replaced_cas(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
-        """Yield a message for each installed CA that must not sign.
-
-        Either a rotation of the CA is in progress, or the CA is not among the CAs that this node used last.
-        """
+        """Yield a message for each installed CA that must not sign."""
         record = RotationRecord(self._state_dir)
         rotation, aids, anchors = record.load(), record.aids(), record.anchors()
         created = {step.spec.name for step in steps if isinstance(step, MakeAuthority)}
@@ -141,10 +132,9 @@ class Bootstrapper:
     def execute(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
     ) -> None:
-        """Execute the steps in order until one fails. The next run continues with the failed step.
+        """Execute the steps in order until one fails.
 
-        Raises RefusedError before the first step if another user could read the key of any step. Raises CertmondError
-        if a step fails.
+        Raises RefusedError if another user could read a key, and CertmondError if a step fails.
         """
         if exposures := list(self._exposed_keys(steps)):
             raise RefusedError("\n".join(exposures))
@@ -163,7 +153,7 @@ class Bootstrapper:
             self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
 
     def _make(self, step: InitStep, writer: Writer) -> str | None:
-        """Create the files of one step. Return the hexadecimal serial number of a new certificate, or None."""
+        """Create the files of one step. Return the hexadecimal serial number of a new certificate."""
         match step:
             case MakeAuthority():
                 return self._authority(step, writer)
@@ -229,11 +219,7 @@ class Bootstrapper:
         return f"{issued.serial:x}"
 
     def _granted(self, step: IssueFirst) -> Grant:
-        """Return the permission to sign the certificate of a step.
-
-        Raises RefusedError if the entry does not determine the content of the certificate, or if another user could
-        read the key.
-        """
+        """Return the permission to sign the certificate of a step. Raises RefusedError if the policy denies it."""
         paths = filter(None, (step.spec.key, step.spec.path))
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
@@ -241,7 +227,7 @@ class Bootstrapper:
         return granted
 
     def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
-        """Yield the changes that write the certificate and its key in the format of the entry, the key first."""
+        """Yield the changes that write the key and the certificate."""
         spec = step.spec
         owner = _owner(spec)
         if step.kubeconfig is not None:
@@ -264,9 +250,7 @@ class Bootstrapper:
         )  # fmt: skip
 
     def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Read], None]) -> None:
-        """Create the missing directories and write `changes`. Before the files are replaced, call `verify` with a
-        function that reads the files as they will be.
-        """
+        """Create the missing directories, check the new content with `verify`, and write `changes`."""
         for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
             self.make_directory(directory)
         writer.commit(changes, verify=lambda written: verify(as_written(changes, written, self._files)))
@@ -298,7 +282,7 @@ def _opened_directory(directory: str) -> Iterator[int]:
 
 
 def path_of(step: InitStep) -> str:
-    """Return the path of the file that the step creates. Messages show this path."""
+    """Return the path of the file that the step creates."""
     return step.kubeconfig.path if isinstance(step, WriteKubeconfig) else step.spec.path
 
 
@@ -313,8 +297,9 @@ def _key_path(spec: CertificateSpec) -> str:
 
 
 def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
-    """Prove that the new files have the requested certificate and `key`. Raises RefusedError, also if `path`, the
-    certification path of this certificate, is None.
+    """Raise RefusedError unless the new files have the requested certificate and its key.
+
+    `path` is the certification path of the certificate, or None.
     """
     pair = entry_pair(spec.kind, spec.path, spec.key, read)
     if isinstance(pair, Unpaired) or pair.leaf.key != describe_key(key.public_key()):
@@ -327,7 +312,7 @@ def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Templat
 
 
 def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
-    """Raise RefusedError unless the key of an entry matches the CA or the public key of this entry."""
+    """Raise RefusedError unless the key of an entry matches its CA certificate or public key."""
     key_path = _key_path(spec)
     found = anchor_of_key(read(spec.path), read(key_path), spec.path, key_path)
     if isinstance(found, Unpaired):

@@ -1,8 +1,4 @@
-"""Root CA of the operator: reading of its two files on this host, and checks for its use in Kubernetes.
-
-`pki.rotation.ca_validation` has the rules. These rules permit a weak signature, because no component verifies the
-signature of a trust anchor.
-"""
+"""Read and check the certificate and the key of the operator's Root CA."""
 
 from __future__ import annotations
 
@@ -32,10 +28,9 @@ class RootCAKeyPair:
 
 @dataclass(frozen=True, slots=True)
 class CAFiles:
-    """Certificate and key from the files of a CA, with the messages about these files.
+    """Certificate and key of a CA, and the problems with their files.
 
-    `unread` has a message for each unreadable file, and `problems` has the errors in the readable files. `warnings`
-    reports that other users have access to the key.
+    `unread` is about unreadable files, `problems` about readable files, and `warnings` about access by other users.
     """
 
     certificate: Certificate | None
@@ -46,7 +41,7 @@ class CAFiles:
 
 
 def read_authority(certificate_path: str, key_path: str, now: datetime) -> RootCAKeyPair:
-    """Return the Root CA in two files of this host. Raises ConfigError with every problem."""
+    """Return the Root CA from two files of this host. Raises ConfigError with every problem."""
     found = read_ca_files(certificate_path, key_path)
     problems = [*found.unread, *found.problems]
     if found.certificate is not None:
@@ -60,7 +55,7 @@ def read_authority(certificate_path: str, key_path: str, now: datetime) -> RootC
 
 
 def read_ca_files(certificate_path: str, key_path: str | None) -> CAFiles:
-    """Return the certificate and, with a `key_path`, the key. The result also has the messages about errors."""
+    """Return the certificate and the key of a CA, with messages about errors."""
     unread, problems = list[str](), list[str]()
     certificate = _certificate(certificate_path, unread, problems)
     key = _key(key_path, unread, problems) if key_path is not None else None
@@ -69,9 +64,7 @@ def read_ca_files(certificate_path: str, key_path: str | None) -> CAFiles:
 
 
 def read_key(path: str) -> CAFiles:
-    """Return a private key without a certificate, such as the key that signs service-account tokens. The result also
-    has the messages about errors.
-    """
+    """Return a private key without a certificate, such as the key that signs service-account tokens."""
     unread, problems = list[str](), list[str]()
     key = _key(path, unread, problems, "the private key")
     warnings = _open_to_others(path) if key is not None else ()

@@ -1,7 +1,6 @@
-"""Evidence for renewals: old CAs, users who can write the files, and certificates that certmond installed later.
+"""Evidence about the origin of each certificate: old CAs, users who can write the files, and later certificates.
 
-This module collects this evidence from the node, the state directory and root-owned kubeconfigs. `pki.signing.policy`
-evaluates the evidence. This module writes no file.
+`pki.signing.policy` evaluates this evidence.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """Cached evidence about a certificate, with the inputs and the time (`at`) of its collection."""
+    """Cached evidence about a certificate, with its inputs and the time `at` of its collection."""
 
     seen: Observation
     attempt: Attempt | None
@@ -50,7 +49,7 @@ class _Evidence:
 
 
 class ProvenanceLookup:
-    """Collector of the evidence about the certificates of one node, for one configuration."""
+    """Collector of the evidence about the certificates of one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path) -> None:
         self._config, self._root = config, root
@@ -70,12 +69,10 @@ class ProvenanceLookup:
         everything: bool = False,
         within: float | None = None,
     ) -> dict[Identity, Provenance]:
-        """Return the evidence for each certificate that is due at `now` (aware, UTC) and that certmond renews.
+        """Return the evidence for each certificate that is due at `now` (aware, UTC).
 
-        `family` adds the certificates that this CA signed, and `everything` adds all certificates that certmond renews.
-        Skip a certificate if its signer needs the key of a CA and this key is not on the node. With `within`, stop
-        after this number of seconds, and use cached evidence about unchanged files until the next resync. The executor
-        collects missing evidence.
+        `family` adds the certificates of this CA, and `everything` adds all certificates that certmond renews. With
+        `within`, stop after this number of seconds.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
         due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
@@ -140,10 +137,9 @@ class ProvenanceLookup:
     def of(
         self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals | None = None
     ) -> Provenance:
-        """Return current evidence about one certificate, whose renewal the CA `ca` signs.
+        """Collect the evidence about one certificate again, and add it to `known`.
 
-        The result includes the old CAs and the later certificates of `known`, the earlier evidence. Raises WriteError
-        if certmond cannot read the archive.
+        `ca` is the CA that signs the renewal. Raises WriteError if the archive cannot be read.
         """
         former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
         made = self._provenance(
@@ -153,7 +149,7 @@ class ProvenanceLookup:
         return replace(made, later=(*made.later, *known.later)) if known else made
 
     def _due_at(self, seen: Observation) -> datetime | None:
-        """Return the time from which certmond may renew the certificate, or None if certmond never renews it."""
+        """Return the time from which certmond may renew the certificate, or None for never."""
         spec = seen.spec
         if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
             return None
@@ -172,7 +168,7 @@ class ProvenanceLookup:
         self, seen: Observation, ca: str | None, access: WriterLookup, renewals: Renewals, *,
         former: Iterable[Certificate], beside: Iterable[Certificate], signed: bool,
     ) -> Provenance:  # fmt: skip
-        """Return the evidence about a certificate. Check its key only if a known CA has `signed` the certificate."""
+        """Return the evidence about a certificate. Check its key only if a known CA has `signed` it."""
         owner, key = seen.spec.owner, [seen.key_path] if seen.key_path else []
         writers = access.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")
@@ -192,8 +188,7 @@ class ProvenanceLookup:
     def _is_possessed(self, seen: Observation) -> bool:
         """Return whether the private key in the files of the certificate matches the certificate.
 
-        Ignore a key to which a symlink of another user or a reference in a kubeconfig leads. Root can read more files
-        than that user.
+        Follow no reference, and no symlink of another user, because root can read more files than that user.
         """
         if not seen.key_matches:
             return False
@@ -205,17 +200,16 @@ class ProvenanceLookup:
         return isinstance(pair, KeyPair) and pair.leaf == seen.certificates[0]
 
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
-        """Return the old CAs of an entry, from the record of rotations and the archive. If the record has no CA of the
-        entry, add the CAs that root-owned kubeconfigs in `inventory` embed.
-        """
+        """Return the old CAs of an entry, from the record of rotations, the archive or root-owned kubeconfigs."""
         accepted = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
         archived = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
         embedded = self._embedded(name, inventory) if inventory and not accepted else ()
         return tuple(dict.fromkeys((*accepted, *archived, *embedded)))
 
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
-        """Return the CAs that every root-owned kubeconfig of the entry embeds. One kubeconfig may be for another
-        cluster, so its CAs alone do not count.
+        """Return the CAs that every root-owned kubeconfig of the entry embeds.
+
+        A single kubeconfig may be for another cluster.
         """
         access, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
         for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):
@@ -228,29 +222,24 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the archived certificates that are later than the present certificate, and whether one is lost.
-
-        A certificate is later if it ends after the present certificate, or if certmond has recorded it as a later
-        certificate. A recorded certificate is lost if it is neither in the archive nor in the other files (`beside`).
-        """
+        """Return the archived certificates that are later than the present certificate, and whether one is lost."""
         present, archived = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):
             archived += _in_files(files, seen.spec.kind)
+        # A recorded certificate is lost if neither the archive nor another file has it.
         last = {each.sha256 for each in known.successors(seen, archived, owner_writes=owner_writes)}
         later = [each for each in archived if each.not_after > present.not_after or each.sha256 in last]
         return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*archived, *beside)}
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
-        """Return the files of each archived generation of an entry, or [] without permission to read the archive.
-        Raises WriteError on other errors.
-        """
+        """Return the files of each archived generation of an entry, or [] without permission to read the archive."""
         with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
             return [files for _, files in self._archive.complete_generations(name)]
         return []
 
 
 def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[Certificate]:
-    """Yield the first certificate of each archived file, or every certificate of a bundle. Skip malformed files."""
+    """Yield the first certificate of each archived file, or every certificate of a bundle."""
     for file in files:
         with suppress(CertmondError):
             found = certificates_in(file.content, file.path, kind)

@@ -1,8 +1,7 @@
-"""Archive of damaged files that certmond has replaced, separate from the generations of valid files.
+"""Archive of the damaged files that certmond has replaced.
 
-This module owns the retention of damaged files. certmond keeps a generation with the only copy of a private key longer
-than the other generations, also beyond `archive.keep_for`. A user may have written the key of a CA into the wrong file
-by mistake.
+certmond keeps the only copy of a private key beyond `archive.keep_for`, because a user may have written the key of a CA
+into the wrong file.
 """
 
 from __future__ import annotations
@@ -20,22 +19,23 @@ from certmond.state.archive import Archive, ArchivedFile, Generation
 from certmond.transaction.dirfd import digest
 
 _MOST, _LARGEST = 100, 128 * 1024
-"""Maximum number of generations of one name, and maximum size in bytes of a generation that stays for its key.
-Repeated damage must not fill the disk, and the daemon must not read for minutes.
+"""Maximum number of generations of one name, and maximum bytes of a generation that stays for its key.
+
+Repeated damage must not fill the disk.
 """
 
 
 class DamagedFiles:
-    """Archive of the damaged files of the entries `specs`. It keeps at least `keep` generations of each entry."""
+    """Archive of the damaged files of the entries `specs`, with at least `keep` generations of each entry."""
 
     def __init__(self, state_dir: Path, keep: int, specs: Sequence[CertificateSpec], files: View) -> None:
         self._archive, self._keep = Archive(state_dir, _MOST), keep
         self._only_copies = OnlyCopies(self._archive, specs, files)
 
     def keep(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Archive the damaged `files` of the entry `name`, and return the new generation.
+        """Archive the damaged `files` of the entry `name`, and return the new generation. Raises WriteError.
 
-        `files` maps each path of the node to its resolved path. The caller holds the writers' lock. Raises WriteError.
+        `files` maps each path of the node to its resolved path. The caller holds the writers' lock.
         """
         damaged = damaged_name(name)
         stored = self._archive.store(damaged, files, when, description)
@@ -44,7 +44,7 @@ class DamagedFiles:
 
 
 class OnlyCopies:
-    """Search for private keys whose only copy is in the archive, on a node with the entries `specs`."""
+    """Search for private keys whose only copy is in the archive."""
 
     def __init__(self, archive: Archive, specs: Sequence[CertificateSpec], files: View) -> None:
         self._archive, self._files = archive, files
@@ -54,9 +54,8 @@ class OnlyCopies:
     def removable(self, damaged: str, generations: Sequence[str]) -> list[str]:
         """Return the `generations` of the name `damaged` that certmond may remove, oldest first.
 
-        A generation stays if it has the only copy of a private key, and at most `_LARGEST` bytes. Copies in other
-        generations and in files of the entries count. If several of the generations have the same key, the newest one
-        stays. Reads each file once. Raises StateError if a later version of certmond wrote a generation.
+        A small generation with the only copy of a private key stays. Raises StateError if a later version of certmond
+        wrote a generation.
         """
         if not generations:
             return []
@@ -65,7 +64,7 @@ class OnlyCopies:
         staying += [(name, each) for name in others for each in self._archive.ids(name)]
         copies = set(self._node_files()).union(*(_keys(self._load(*each)) for each in staying))
         removable = list[str]()
-        for generation in reversed(generations):
+        for generation in reversed(generations):  # of several with one key, the newest stays
             files = self._load(damaged, generation)
             keys = _keys(files) - copies
             if keys and sum(len(file.content) for file in files) <= _LARGEST:
@@ -88,10 +87,10 @@ class OnlyCopies:
 
 
 def archive_clause(generations: Iterable[Generation]) -> str:
-    """Return a clause that names the generations of damaged files in the archive, or "" without generations."""
+    """Return a clause that names the archived generations of damaged files."""
     return "".join(f"; the damaged content is in the archive as {each.name} {each.id}" for each in generations)
 
 
 def _keys(files: Iterable[ArchivedFile]) -> set[str]:
-    """Return the SHA-256 digest of each file that has a private key or a part of a private key."""
+    """Return the SHA-256 digest of each file that has at least a part of a private key."""
     return {digest(file.content) for file in files if is_secret(file.content) or decode(file.content, file.path).key}

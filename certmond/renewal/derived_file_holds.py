@@ -1,7 +1,4 @@
-"""Derived files in a plan: the files that certmond must write, and the files that it holds, with the reason.
-
-`renewal.derived_file_state` defines the states. This module reads and writes no file.
-"""
+"""Derived files in a plan: the files to write, and the files that certmond holds, with the reason."""
 
 from __future__ import annotations
 
@@ -17,9 +14,7 @@ from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale,
 
 
 def circumstances_of(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Circumstances:
-    """Return the derived files for the planner, with a reason for each file that certmond must write. Omit each file
-    that certmond may not replace.
-    """
+    """Return the derived files for the planner, without the files that certmond may not replace."""
     paths, stale = {}, {}
     for spec in derived:
         match states[spec.name]:
@@ -41,10 +36,7 @@ def replaced_by(made: Plan) -> frozenset[str]:
 
 
 def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: datetime) -> Plan:
-    """Return the plan with a hold for each derived file whose last write failed recently.
-
-    The hold replaces the step until certmond may retry the write. Keep the step if the plan also replaces the source.
-    """
+    """Return the plan with a hold for each derived file whose last write failed recently."""
     renewed = replaced_by(made)
     steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
     for step in made.steps:
@@ -59,7 +51,7 @@ def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: d
 
 
 def unwritten_files(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Iterator[Held]:
-    """Yield a hold for each derived file that has an unusable source or that certmond may not replace."""
+    """Yield a hold for each derived file that certmond cannot or may not write."""
     for spec in derived:
         state = states[spec.name]
         if isinstance(state, Foreign | Unready):
@@ -67,7 +59,7 @@ def unwritten_files(derived: Sequence[DerivedSpec], states: Mapping[str, State])
 
 
 def hold_reasons_of(derived: Sequence[DerivedSpec], states: Mapping[str, State], made: Plan) -> dict[str, str]:
-    """Return, by the name of the source, why certmond holds a derived file that is missing or out of date."""
+    """Return, by source, why certmond holds a missing or outdated derived file."""
     return {
         spec.source: held.because
         for spec in derived

@@ -1,8 +1,7 @@
 """State of derived files: bundles of a certificate and its key, and copies of a kubeconfig.
 
-This module owns the required content of a derived file, and the check whether certmond may replace the present file. A
-file with content that its source lacks belongs to another program. certmond does not change such a file, and reports
-the reason. This module reads and writes no file. No message and no repr shows a key.
+A file with content that its source lacks belongs to another program, so certmond does not change it. No message shows a
+key.
 """
 
 from __future__ import annotations
@@ -38,28 +37,28 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """State of a file that differs from its source. `content` is the content that certmond must write."""
+    """State of a file that differs from its source. `content` is the content to write."""
 
     content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """State of a file that does not exist. `content` is the content that certmond must write."""
+    """State of a file that does not exist. `content` is the content to write."""
 
     content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """State of a file that certmond may not replace. `message` has the reason and the remedy."""
+    """State of a file that certmond may not replace, with the reason and the remedy."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unready:
-    """State of a file whose source is missing or unusable. certmond does not change the file."""
+    """State of a file whose source is missing or unusable."""
 
     message: str
 
@@ -68,11 +67,7 @@ State = Current | Stale | Absent | Foreign | Unready
 
 
 def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: bytes | None) -> State:
-    """Return the state of the derived file, from the content of three files.
-
-    `source` is the certificate file or the kubeconfig of the source. `key` is its separate key file, or None if the
-    source has no separate key file. `present` is the derived file. A missing file is None.
-    """
+    """Return the state of a derived file from the content of its source, separate key file and present file."""
     if source is None:
         return Unready(f"{spec.path} is not written: its source {spec.source} does not exist; restore it")
     return _bundle(spec, source, key, present) if spec.kind == "pem-bundle" else _copy(spec, source, present)
@@ -85,10 +80,9 @@ def watched(spec: DerivedSpec, source: CertificateSpec) -> tuple[str, ...]:
 
 
 def owner_ids(owner: str) -> tuple[int, int]:
-    """Return the uid and the gid of `owner`, which is "user:group" or "user".
+    """Return the uid and the gid of `owner`, which is "user:group" or "user". Raises WriteError for an unknown name.
 
-    Without a group, return the primary group of the user or, for a numeric user, the uid. A number needs no account on
-    this host. Raises WriteError, which names the missing user or group.
+    Without a group, return the primary group or, for a numeric user, the uid.
     """
     name, _, group = owner.partition(":")
     try:
@@ -128,7 +122,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
 
 
 def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
-    """Return, as a clause, why the file is not an older bundle of this source. Return None for an older bundle."""
+    """Return why the file is not an older bundle of this source, or None."""
     labels = _LABELS.findall(present)
     if not labels:
         return "is not PEM"
@@ -163,7 +157,7 @@ def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
 
 
 def _unfit(own: Credentials) -> str | None:
-    """Return, as a clause, why certmond must not copy this kubeconfig. Return None if certmond may copy it."""
+    """Return why certmond must not copy this kubeconfig, or None."""
     if own.faults or any(map(_is_broken, own.documents.values())):
         return "is broken"
     if not own.config.users:
@@ -182,10 +176,11 @@ def _unfit(own: Credentials) -> str | None:
 
 
 def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> str | None:
-    """Return, as a clause, why the kubeconfig is not an older copy of the source. Return None for an older copy."""
+    """Return why the kubeconfig is not an older copy of the source, or None."""
     found = parse_credentials(present, spec.path)
     if found.faults or any(map(_is_broken, found.documents.values())):
         return "is not a readable kubeconfig"
+    # A replacement would lose each of these names.
     if surplus := _content_names(present) - _content_names(source):
         return f"has {min(surplus)}, which {spec.source} lacks"
     present_users, users = _subjects(found), _subjects(own)
@@ -199,9 +194,7 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
 
 
 def _content_names(data: bytes) -> frozenset[str]:
-    """Return the names of the fields, users, clusters and contexts in a kubeconfig, as messages show them. A
-    replacement would lose each name that the source lacks.
-    """
+    """Return the names of the fields, users, clusters and contexts in a kubeconfig."""
     document = load_mapping(data)
     names = {repr(as_text(key)) for key, value in document.items() if value}
     for plural, singular in (("users", "user"), ("clusters", "cluster"), ("contexts", "context")):
@@ -214,7 +207,7 @@ def _content_names(data: bytes) -> frozenset[str]:
 
 
 def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
-    """Return, for each user, the subject of the embedded certificate, the path of a certificate file, or None."""
+    """Return, for each user, the subject of the embedded certificate or the path of the certificate file."""
 
     def subject(user: User) -> bytes | str | None:
         document = credentials.documents.get((user.name, "certificate"))
@@ -226,7 +219,7 @@ def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
 
 
 def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
-    """Return the CA certificates that the clusters embed, and the paths of the CA files to which they refer."""
+    """Return the CA certificates that the clusters embed, and the paths of their CA files."""
     embedded = {
         each
         for (_, field), document in credentials.documents.items()
@@ -241,12 +234,10 @@ def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
 
 
 def _leaf(document: Document) -> Certificate:
-    """Return the first certificate that is not a CA, or else the first one. The document must have a certificate."""
+    """Return the first certificate that is not a CA, or else the first one."""
     return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
 
 
 def _is_broken(document: Document) -> bool:
-    """Return whether the content has an error that prevents a copy. Ignore trailing data. Also ignore errors of a key,
-    because `load_key` reports them.
-    """
+    """Return whether the content has an error that prevents a copy. `load_key` reports errors of a key."""
     return any(fault.reason not in {Reason.TRAILING_DATA, Reason.KEY_UNUSABLE} for fault in document.faults)

@@ -1,4 +1,4 @@
-"""Derived files of this node: reading of their sources, and their replacement by a transaction.
+"""State and replacement of the derived files of this node.
 
 `renewal/derived_file_state` defines the content of a derived file.
 """
@@ -27,9 +27,7 @@ class Derivations:
         self._files = files
 
     def states(self) -> dict[str, State]:
-        """Return the state of each derived file, by its name. A file with an unreadable source is `Unready`. A file
-        whose path leads to the file of another entry is `Foreign`.
-        """
+        """Return the state of each derived file, by its name."""
         taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
         found: dict[str, State] = {}
         for name, spec in self._specs.items():
@@ -43,7 +41,7 @@ class Derivations:
     def make(self, name: str, writer: Writer) -> str:
         """Write the derived file if it differs from its source. Return a sentence about the result.
 
-        Raises WriteError if the source is missing or unusable, or if certmond may not replace the file.
+        Raises WriteError if the source is unusable, or if certmond may not replace the file.
         """
         spec = self._specs[name]
         found, present = self._state(spec)
@@ -79,8 +77,7 @@ class Derivations:
     def _writable_source(self, spec: DerivedSpec) -> str | None:
         """Return why certmond must not copy a kubeconfig that another user can change, or None.
 
-        Such a user could choose the server and the programs that the users of the copy trust. Root and the owner of the
-        copy may change the source.
+        Such a user could choose the server of the copy, and the programs that it runs.
         """
         if spec.kind != "kubeconfig":
             return None
@@ -92,10 +89,8 @@ class Derivations:
         return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
 
     def _has_other_owner(self, spec: DerivedSpec) -> bool:
-        """Return whether the present file has another owner than its entry requires. A replacement keeps the present
-        owner. False if the file does not exist, or if the entry sets no owner.
-        """
-        present = self._files.owner(spec.path) if spec.owner else None
+        """Return whether the present file has another owner than its entry requires."""
+        present = self._files.owner(spec.path) if spec.owner else None  # a replacement keeps the present owner
         if spec.owner is None or present is None:
             return False
         wanted = owner_ids(spec.owner)
@@ -120,9 +115,7 @@ class Derivations:
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
-    """Return the embedded certificate and key of the current user of a kubeconfig. Each is None if the kubeconfig does
-    not embed it. Raises WriteError if the kubeconfig is malformed.
-    """
+    """Return the embedded certificate and key of the current user of a kubeconfig."""
     try:
         config = parse_kubeconfig(content, path)
     except MalformedError as error:

@@ -1,9 +1,6 @@
 """Check that a certificate and a private key match, from the content of their files.
 
-This module owns the definition of a pair in each format on a node. Go's crypto/tls loads such a pair (tls.go,
-X509KeyPair). The first certificate in one file must have the public key of the first private key in the other file.
-This key must be able to sign. certmond makes this check before each replacement of a certificate or key. This module
-checks no dates, names or certification paths, and writes no file.
+As in Go's crypto/tls (tls.go, X509KeyPair), the first certificate must match the first private key.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from certmond.pki.x509.public_key import PublicKey, describe_key
 from certmond.transaction.operations import Change, NewLink, Removed
 
 Read = Callable[[str], bytes | None]
-"""Function that returns the content of a file of the node, or None if it does not exist. May raise WriteError."""
+"""Function that returns the content of a file, or None if it does not exist. May raise WriteError."""
 
 
 class Files(Protocol):
@@ -41,7 +38,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate that matches its key. `chain` has all certificates of the file, the matching certificate first."""
+    """A certificate that matches its key. `chain` has all certificates of the file, this certificate first."""
 
     chain: tuple[Certificate, ...]
 
@@ -53,9 +50,9 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """Reason for which a certificate and a key do not match. `message` is a clause that names the file.
+    """Why a certificate and a key do not match, as a clause that names the file.
 
-    `leaf` is the certificate, if the file has one. `encrypted` is true if the key needs a passphrase.
+    `encrypted` is true if the key needs a passphrase.
     """
 
     message: str
@@ -64,8 +61,9 @@ class Unpaired:
 
 
 def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: str) -> KeyPair | Unpaired:
-    """Return the pair of a certificate and its key, or why they do not match. `certificate` and `key` are the content
-    of the files `path` and `key_path`, which may be the same file, or None for a missing file.
+    """Return the pair of a certificate and its key, or why they do not match.
+
+    `certificate` and `key` are the content of the files `path` and `key_path`.
     """
     if certificate is None:
         return Unpaired(f"{path} does not exist")
@@ -84,9 +82,9 @@ def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: 
 
 
 def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: str) -> Anchor | Unpaired:
-    """Return the trust anchor in `path` that matches the private key in `key_path`, or the reason if none matches.
+    """Return the trust anchor in `path` that matches the private key in `key_path`, or why none matches.
 
-    `trust` and `key` are the content of the files. During a rotation, `trust` has several CAs or public keys.
+    `trust` and `key` are the content of the files.
     """
     if trust is None:
         return Unpaired(f"{path} does not exist")
@@ -98,11 +96,9 @@ def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: s
 
 
 def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) -> tuple[KeyPair | Unpaired, ...]:
-    """Return, for each user with a certificate in a kubeconfig, the pair, or why certificate and key do not match.
+    """Return the pair of each user of a kubeconfig, or why certificate and key do not match. The current user is first.
 
-    The current user comes first. `read` reads the files to which the kubeconfig refers. Without `read`, skip users
-    without embedded credentials. If no user remains, or the kubeconfig is unusable, return one `Unpaired` with the
-    reason.
+    `read` reads the files to which the kubeconfig refers. Without `read`, skip users without embedded credentials.
     """
     if data is None:
         return (Unpaired(f"{path} does not exist"),)
@@ -116,8 +112,9 @@ def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) ->
 
 
 def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | None:
-    """Return the key that a kubeconfig embeds for the user of this certificate, or None without such a key. Raises
-    KeyUnusableError if the kubeconfig is malformed.
+    """Return the key that a kubeconfig embeds for the user of this certificate, or None.
+
+    Raises KeyUnusableError if the kubeconfig is malformed.
     """
     try:
         users = parse_kubeconfig(data, path).users
@@ -133,14 +130,10 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
 def entry_pair(
     kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False, own: bool = False
 ) -> KeyPair | Unpaired:
-    """Return the pair of an entry, or the reason for which its certificate and key do not match.
+    """Return the pair of an entry, or why its certificate and key do not match.
 
-    For a kubeconfig, this is the pair of the current user, or of the first user with a certificate. With `own`, for an
-    entry that fixes a subject, only the current user counts.
-
-    For other kinds, this is the pair of `path` and `key_path`. Without `key_path`, the file at `path` has both parts.
-    With `references`, certmond reads the files to which a kubeconfig refers, with certmond's rights. Set `references`
-    only if no other user can write the kubeconfig.
+    With `own`, only the current user of a kubeconfig counts. With `references`, also read the files to which a
+    kubeconfig refers. Set `references` only if no other user can write the kubeconfig, because certmond reads as root.
     """
     if kind is Kind.KUBECONFIG:
         data = read(path)
@@ -151,10 +144,9 @@ def entry_pair(
 
 
 def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: Files) -> Read:
-    """Return a function that reads the files of the node as they are after `changes`.
+    """Return a function that reads the files of the node as they are after certmond has applied `changes`.
 
-    `written` has the staged content of the changes. The function reads every other file in its current state. A path
-    that resolves to a changed file or symlink has the new content.
+    `written` has the new content of the changed files, by path.
     """
     new: dict[str, bytes | None] = dict(written)
     for change in changes:
@@ -174,9 +166,7 @@ def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: F
 
 
 class KeyPairs:
-    """The pairs of certificate and key of the entries `specs`. Skip entries without a key, entries with a password, and
-    entries with a pattern, because a pattern has no fixed path.
-    """
+    """The pairs of certificate and key of the entries `specs`."""
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._files = files
@@ -189,8 +179,7 @@ class KeyPairs:
     def mismatches(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
         """Yield a clause for each pair that matches now and would not match after `changes`.
 
-        `read` reads the files as they are after the changes. Also check other entries that share a changed file, by the
-        same path or by a symlink.
+        `read` reads the files after the changes.
         """
         changed = {change.path for change in changes}
         changed |= {self._files.leads_to(path) for path in changed}
@@ -215,7 +204,7 @@ class KeyPairs:
 
 
 def _key_in(data: bytes | None, path: str) -> PublicKey | Unpaired:
-    """Return the public key of the private key in a file, or the reason for which certmond cannot use this key."""
+    """Return the public key of the private key in a file, or why certmond cannot use this key."""
     if data is None:
         return Unpaired(f"{path} does not exist")
     try:

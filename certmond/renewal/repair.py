@@ -1,7 +1,6 @@
 """Replacement of damaged files, with the owner and mode of their entry.
 
-This module owns the rule that certmond copies no content of a damaged file. The caller passes the new content, and the
-transaction writes the file.
+certmond copies no content of a damaged file.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class View(Protocol):
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
         """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable.
 
-        If `follow_any_link` is false, follow no symlink of another user. Callers that copy the content set it to false.
+        Callers that copy the content set `follow_any_link` to False, to follow no symlink of another user.
         """
         ...
 
@@ -47,8 +46,8 @@ def placed(
 ) -> NewFile:
     """Return the change that replaces the present file of an entry at `path` with `content`.
 
-    The entry limits `mode`, the mode of the archived file. The entry's owner takes precedence over `owner`. Raises
-    WriteError if certmond cannot read the present file, or the entry names an unknown user.
+    The entry limits `mode`, and its owner takes precedence over `owner`. Raises WriteError if the present file is
+    unreadable or the owner is unknown.
     """
     most = spec.key_mode if is_secret(content) else _PUBLIC if spec.mode is None else spec.mode
     whose = owner_ids(spec.owner) if spec.owner else owner
@@ -63,7 +62,7 @@ def linked(
     path: str, content: bytes, spec: CertificateSpec | None, files: View, now: datetime, *,
     owner: tuple[int, int] | None = None,
 ) -> list[Change]:  # fmt: skip
-    """Return the changes that write a dated PEM file of the kubelet and make `path` a symlink to this file."""
+    """Return the changes that write a dated PEM file of the kubelet and the symlink `path` to this file."""
     dated = kubelet_pem.successor(path, now, files.names(posixpath.dirname(path)))
     most, whose = (spec.key_mode, spec.owner) if spec else (0o600, None)
     present = files.read(path)
@@ -74,12 +73,12 @@ def linked(
 
 
 def is_secret(content: bytes) -> bool:
-    """Return whether the content has a private key or a part of a private key."""
+    """Return whether the content has at least a part of a private key."""
     return any(mark in content for mark in _SECRET)
 
 
 def damaged_name(name: str) -> str:
-    """Return the archive name of an entry's damaged files. It differs from the archive name of valid files."""
+    """Return the archive name of an entry's damaged files."""
     return f"{name[:54]}{_DAMAGED}"
 
 

@@ -1,8 +1,6 @@
 """Sources for a repair of damaged entries: the archive, the entry, and facts of the node.
 
-This module owns the collection of these sources, and the search for the API server of a kubeconfig.
-`archive_generations` evaluates archived files, and `pki.assessment.damage` chooses the repair. This module writes no
-file.
+`pki.assessment.damage` chooses the repair.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ _PORT = "6443"  # the default of kube-apiserver's --secure-port
 
 
 class SalvageLookup:
-    """Collector of the sources for the repair of damaged entries, for one node and one configuration."""
+    """Collector of the sources for the repair of damaged entries of one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, policy: Policy) -> None:
         self._config, self._root, self._state_dir, self._policy = config, root, state_dir, policy
@@ -63,8 +61,9 @@ class SalvageLookup:
         self._subjects.record(assessment)
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
-        """Return, by identity, the repair sources of each entry that is damaged at `now` (aware, UTC). For a CA whose
-        key is missing, return the archive directory that has the key. Omit the CA if no directory has the key.
+        """Return the repair sources of each entry that is damaged at `now` (aware, UTC).
+
+        For a CA without its key, return the archive directory of the key.
         """
         keyless = (seen for seen in inventory.observations if lacks_key(seen))
         found = {
@@ -141,7 +140,7 @@ class SalvageLookup:
     def _is_good(
         self, seen: Observation, number: str, files: tuple[ArchivedFile, ...], generations: Generations
     ) -> bool:
-        """Return whether the generation is good now and, if the kubeconfig has a broken cluster, repairs it."""
+        """Return whether the generation is valid now and can repair the damage."""
         if generations.judged(seen.spec.name, number, files).worth is not Worth.GOOD:
             return False
         generations.to_restore(seen.spec.name, files)  # raises an error if certmond cannot restore it
@@ -165,7 +164,7 @@ class SalvageLookup:
     def _cluster_sources(
         self, seen: Observation, generations: Generations, servers: list[tuple[str, str]]
     ) -> tuple[list[tuple[str, str]], str]:
-        """Return the usable `servers`, and why certmond cannot repair the cluster in the file, or "" if it can."""
+        """Return the usable `servers`, and why certmond cannot repair the cluster in the file, or ""."""
         try:
             present = self._files.read(seen.path, follow_any_link=False) or b""
             config = parse_kubeconfig(present, seen.path)
@@ -191,8 +190,9 @@ class SalvageLookup:
         return servers, ""
 
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
-        """Yield the id and the files of each archived generation of an entry, newest first. Skip generations with which
-        a service failed. Stop if the archive is unreadable.
+        """Yield the archived generations of an entry with their files, newest first.
+
+        Skip generations with which a service failed.
         """
         with suppress(CertmondError, OSError):
             for described, files in self._archive.complete_generations(name):
@@ -202,10 +202,8 @@ class SalvageLookup:
     def _servers(
         self, seen: Observation, inventory: Inventory, archived: Sequence[Sequence[ArchivedFile]]
     ) -> Iterator[tuple[str, str]]:
-        """Yield candidates for the cluster name and the server of a kubeconfig.
-
-        The sources are its archived generations, other root-owned kubeconfigs of the same CA, and the manifest of the
-        API server.
+        """Yield candidates for the cluster and server of a kubeconfig: from the archive, other kubeconfigs, the API
+        server.
         """
         for files in archived:
             yield from _of_current(files[-1].content, seen.path)
@@ -224,9 +222,7 @@ class SalvageLookup:
 
     @staticmethod
     def _others(seen: Observation, inventory: Inventory) -> Iterator[str]:
-        """Yield the paths of other kubeconfigs of the same CA. Kubeconfigs of static Pods come first if `seen` is for a
-        static Pod. Otherwise, kubeconfigs of users come first.
-        """
+        """Yield the paths of other kubeconfigs of the same CA, those with a similar use first."""
         same = [each for each in inventory.observations if each.spec.embedded_ca == seen.spec.embedded_ca is not None]
         for each in sorted(same, key=lambda each: bool(each.spec.mentioned_in) != bool(seen.spec.mentioned_in)):
             if each.path != seen.path and each.spec.kind is Kind.KUBECONFIG and each.certificates:
@@ -236,7 +232,7 @@ class SalvageLookup:
 
 
 def _of_current(content: bytes, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and server of the cluster in the current context. Yield nothing for a malformed kubeconfig."""
+    """Yield the name and server of the cluster in the current context."""
     with suppress(MalformedError):
         config = parse_kubeconfig(content, path)
         for cluster in config.clusters:

@@ -1,8 +1,6 @@
-"""New files of one renewal, made from the present files and the answer of the signer.
+"""New files of one renewal, from the present files and the answer of the signer.
 
-This module owns the formats of a certificate on a node: two files, one PEM file with certificate and key, a kubeconfig,
-the kubelet's dated PEM with its symlink. Also checks, before any replacement, that the staged files are correct. This
-module reads through a `View`, and writes no file.
+This module owns the format of each kind of certificate on a node, and the check of the new files.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ class Renewal:
     now: datetime
 
     def changes(self, view: View) -> list[Change]:
-        """Return the file changes, the key first. Raises WriteError if the files differ from the plan."""
+        """Return the file changes, the key first. Raises WriteError if another process has changed the files."""
         spec, path = self.step.status.seen.spec, self.step.path
         if why := stale_reason(self.step, view):
             raise WriteError(why)
@@ -65,7 +63,10 @@ class Renewal:
         return [self._secret(key_path, key_pem(self.key), view.read(key_path)), certificate]
 
     def _repaired(self, spec: CertificateSpec, view: View) -> list[Change]:
-        """Return the changes that replace damaged files. Keep only a valid chain and other users of a kubeconfig."""
+        """Return the changes that replace damaged files.
+
+        Keep only a valid chain and the other users of a kubeconfig.
+        """
         path, key_path = self.step.path, self.step.status.seen.key_path
         present = view.read(path, follow_any_link=False) or b"" if self.step.old else b""
         if spec.kind is Kind.KUBELET:
@@ -81,27 +82,22 @@ class Renewal:
         return [certificate] if self.step.keep_key else [placed(spec, key_path, key_pem(self.key), view), certificate]
 
     def _secret(self, path: str, content: bytes, present: bytes | None) -> NewFile:
-        """Return the change that writes a file with a key. The entry limits the mode of this file."""
+        """Return the change that writes a file with a key."""
         at_most = self.step.status.seen.spec.key_mode
         return NewFile(path, content, owner=self._owner(present), expected=_expected(present), at_most=at_most)
 
     def _owner(self, present: bytes | None) -> tuple[int, int] | None:
-        """Return the owner that the entry sets, for a new file. Return None for a file that exists."""
+        """Return the owner that the entry sets for a new file."""
         owner = self.step.status.seen.spec.owner
         return owner_ids(owner) if owner and present is None else None
 
     def verify(self, read: Read) -> None:
-        """Check that the new files have the requested certificate and its key. `read` reads the new files.
-
-        Raises RefusedError with every difference.
-        """
+        """Check the new files through `read`. Raises RefusedError with every difference from the request."""
         if problems := list(self._problems(self._pair(read))):
             raise RefusedError(f"the certificate from {self.step.signer} for {self.step.target} {'; '.join(problems)}")
 
     def issued(self) -> Certificate:
-        """Return the new certificate from the signer's answer. Raises RefusedError if the answer has no certificate for
-        the key.
-        """
+        """Return the new certificate from the signer's answer. Raises RefusedError if none matches the key."""
         found = decode(self.pem, self.step.signer).certificates
         own = describe_key(self.key.public_key())
         leaf = next((each for each in found if each.key == own), None)
@@ -128,7 +124,7 @@ class Renewal:
         )  # fmt: skip
 
     def _kubelet(self, view: View) -> Iterator[Change]:
-        """Yield a new dated PEM file and its symlink, as the kubelet does. The symlink also replaces a regular file."""
+        """Yield the changes that write a dated PEM file and its symlink, as the kubelet does."""
         path = self.step.path
         dated = kubelet_pem.successor(path, self.now, view.names(posixpath.dirname(path)))
         content = kubelet_pem.content(to_pem(self.issued()), key_pem(self.key))
@@ -136,13 +132,14 @@ class Renewal:
         yield NewLink(path, dated, expected=_expected(view.read(path)))
 
     def _combined(self, present: bytes) -> bytes:
-        """Return certificate and key in the order of the present file. Readers of the file may depend on the order."""
+        """Return certificate and key in the order of the present file, on which its readers may depend."""
         chain, key = self._chain(present), key_pem(self.key)
         return key + chain if 0 <= present.find(b"PRIVATE KEY") < present.find(b"BEGIN CERTIFICATE") else chain + key
 
     def _chain(self, present: bytes) -> bytes:
-        """Return the new certificate as PEM, with its chain if the entry requires a chain. If the signer returned no
-        chain and the issuer is unchanged, use the present chain.
+        """Return the new certificate as PEM, with its chain if the entry requires a chain.
+
+        If the signer returned no chain and the issuer is unchanged, keep the present chain.
         """
         leaf, old = self.issued(), self.step.old
         if not self.step.status.seen.spec.chain:
@@ -211,8 +208,7 @@ def certified_key(step: Issue, asked: PrivateKey, given: PrivateKey | None) -> P
 def present_key(step: Issue, view: View) -> PrivateKey:
     """Return the private key of the certificate that the step replaces.
 
-    Raises KeyUnusableError if no certificate exists, or if the key file has another key or no key. Raises WriteError if
-    the file is unreadable.
+    Raises KeyUnusableError without a matching key, and WriteError if the file is unreadable.
     """
     seen, old = step.status.seen, step.old
     path = seen.key_path or step.path
@@ -228,13 +224,13 @@ def present_key(step: Issue, view: View) -> PrivateKey:
 
 
 def is_one_file(seen: Observation) -> bool:
-    """Return whether one file has both certificate and key, also if two paths lead to this file."""
+    """Return whether one file has both certificate and key."""
     certificate, key = seen.pair
     return key in {None, certificate}
 
 
 def stale_reason(step: Issue, view: View) -> str | None:
-    """Return why the present files differ from the files of the plan, or None if they do not differ."""
+    """Return a message if the present files differ from the files of the plan, or None."""
     seen = step.status.seen
     if step.old is None:
         key_path = None if is_one_file(seen) else seen.key_path
@@ -252,7 +248,7 @@ def stale_reason(step: Issue, view: View) -> str | None:
 
 
 def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
-    """Return the public key of the private key that an entry has in this file, or None without a readable key."""
+    """Return the public key of the private key that an entry has in this file, or None."""
     if step.status.seen.spec.kind is Kind.KUBECONFIG and step.old:
         try:
             content = key_of_user(content, path, step.old) or b""
@@ -262,7 +258,7 @@ def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
 
 
 def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate, ...]:
-    """Return every certificate in the content of a file, also those that a kubeconfig embeds."""
+    """Return every certificate in a file, including those that a kubeconfig embeds."""
     if kind is not Kind.KUBECONFIG:
         return decode(content, path).certificates
     documents = parse_credentials(content, path).documents.values()
@@ -277,7 +273,7 @@ def archived(seen: Observation) -> tuple[str, ...]:
 
 
 def archive_name(spec: CertificateSpec, path: str) -> str:
-    """Return the archive name of a certificate: the name of its entry and, for a pattern, a digest of the path."""
+    """Return the archive name of a certificate. The name has a digest of the path if the entry is a pattern."""
     return f"{spec.name[:40]}-{digest(os.fsencode(path))[:12]}" if spec.is_glob else spec.name
 
 

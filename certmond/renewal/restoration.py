@@ -1,8 +1,6 @@
 """Restore of archived files. The replaced files become a new generation of the archive.
 
-This module owns the choice of the generation: by default the newest good generation that differs from the present
-files. certmond never restores a certificate and a key that do not match. `archived_pair` evaluates a generation, and
-the transaction replaces files.
+This module owns the choice of the generation. It never restores a certificate and a key that do not match.
 """
 
 from __future__ import annotations
@@ -70,19 +68,19 @@ class Restoration:
         self._audit, self._clock, self._writing = audit, clock, writing
 
     def verdict(self, name: str, generation: str) -> Verdict | None:
-        """Return the present verdict on a generation, or None if certmond never restores it.
+        """Return the present verdict on a generation, or None if certmond never restores this entry.
 
-        Raises MalformedError if the generation is damaged, WriteError if certmond cannot read a file of the node.
+        Raises MalformedError if the generation is damaged, and WriteError if a file of the node is unreadable.
         """
         files = self._archive.load(name, generation)
         return None if self._is_by_hand(name, files) else self._generations.judged(name, generation, files)
 
     def restore(self, name: str, generation: str | None, *, dry_run: bool) -> list[str]:
-        """Restore the named generation, or the newest good generation that differs from the present files.
+        """Restore a generation, by default the newest valid one. Return a sentence for each file and each skipped
+        generation.
 
-        Return a sentence for each file, and for each skipped generation. With `dry_run`, write no file. Raises
-        RefusedError if no generation is good, or if the named generation is not good. Raises BusyError while another
-        process writes, and other CertmondErrors.
+        With `dry_run`, write no file. Raises RefusedError without a valid generation, and BusyError while another
+        process writes.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
@@ -144,10 +142,8 @@ class Restoration:
     def repair(self, step: Restore, writer: Writer) -> str:
         """Replace the damaged files of an entry with the generation of the step. Return a sentence about the result.
 
-        The files get the owner and mode of the entry. Without a generation, repair only the cluster of a kubeconfig.
-
-        Raises RefusedError if the generation is no longer good. Raises WriteError if another process has repaired the
-        files meanwhile, or if another user could read the key.
+        Raises RefusedError if the generation is no longer valid. Raises WriteError if another process has repaired the
+        files, or if another user could read the key.
         """
         spec, name = step.status.seen.spec, step.target
         if step.generation is None:
@@ -180,7 +176,7 @@ class Restoration:
         return f"{step.path} is restored from {step.generation} of the archive{archive_clause(archived)}"
 
     def _repair_cluster(self, step: Restore, spec: CertificateSpec, writer: Writer) -> str:
-        """Write the present CA and the known server into a kubeconfig. Keep the credentials of the kubeconfig."""
+        """Write the present CA and the known server into a kubeconfig, which keeps its credentials."""
         name, path = step.target, step.path
         present = self._files.read(path, follow_any_link=False) or b""
         location = PairLocation(spec.kind, path, path, spec)
@@ -207,7 +203,7 @@ class Restoration:
         return f"the cluster of {path} is repaired, with the present CA of {spec.embedded_ca}{archive_clause(archived)}"
 
     def _check_writable(self, paths: Sequence[str], spec: CertificateSpec | None) -> None:
-        """Raise WriteError if another user could read a key at these paths, or if a symlink has a forbidden target."""
+        """Raise WriteError if another user could read a key at these paths, or a symlink has a forbidden target."""
         owner = spec.owner if spec else None
         if why := self._files.exposed(paths, owner) or self._symlink_targets.objection(paths, spec):
             raise WriteError(why)
@@ -227,7 +223,7 @@ class Restoration:
             yield self._damaged.keep(name, replaced, self._clock(), described)
 
     def _linked(self, file: ArchivedFile, spec: CertificateSpec | None) -> list[Change]:
-        """Return the changes that write a new dated PEM file and the symlink to it, as the kubelet does."""
+        """Return the changes that write a dated PEM file and its symlink, as the kubelet does."""
         return linked(file.path, file.content, spec, self._files, self._clock(), owner=file.owner)
 
     def _verify(
@@ -252,11 +248,9 @@ class Restoration:
         raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
     def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
-        """Return the newest good generation that differs from the present files.
+        """Return the newest valid generation that differs from the present files, or else the best other one.
 
-        If no such generation exists, return the newest one that equals the present files, unless its verdict is
-        `broken`. Otherwise, return the newest outdated generation, if the node has no matching pair. `skipped` collects
-        a sentence for each skipped generation. Raises RefusedError if the archive has no such generation.
+        `skipped` collects a sentence for each skipped generation. Raises RefusedError if none is usable.
         """
         candidates = list[_Candidate]()
         for generation in reversed(ids):
@@ -282,10 +276,10 @@ class Restoration:
         raise RefusedError("\n".join([fact, *skipped]))
 
     def _candidate(self, name: str, generation: str) -> _Candidate:
-        """Return a generation with its verdict.
+        """Return a generation with its verdict. Raises WriteError if certmond never restores this entry.
 
-        Raises MalformedError if the generation is damaged, and WriteError if certmond never restores it. Raises
-        RefusedError if certmond cannot write the present CA into its kubeconfig.
+        Raises MalformedError if the generation is damaged, and RefusedError if its kubeconfig cannot get the present
+        CA.
         """
         files = self._archive.load(name, generation)
         if self._is_by_hand(name, files):
@@ -301,7 +295,7 @@ class Restoration:
     def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """Return whether certmond never restores `name`, because it is a CA or a key pair without a certificate.
 
-        The operator may have removed the key of the CA, or may have ended the trust in the CA.
+        The operator may have ended the trust in the CA.
         """
         return name in self._by_hand or not self._by_hand.isdisjoint(file.path for file in files)
 

@@ -1,7 +1,6 @@
 """Permission to sign a certificate of the plan, from the evidence at the time of the signature.
 
-This module owns the second collection of the evidence, and the check that the CA is unchanged after the signature.
-`pki.signing.policy` decides on the permission. This module writes no file.
+`pki.signing.policy` decides on the permission.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class SigningPermissions:
-    """Permissions to sign certificates, for one configuration and the node below `root`."""
+    """Permissions to sign certificates on one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, files: NodeFiles) -> None:
         self._authorities = {
@@ -51,11 +50,7 @@ class SigningPermissions:
         return basis(old, seen.certificates[1:], status.issuers, provenance)
 
     def check_authorities(self, step: Issue) -> None:
-        """Raise WriteError if a CA of the certificate has changed on the node, for example during the signature.
-
-        Skip the check if a CA has a path pattern or a password, because certmond cannot read such a CA from one PEM
-        file.
-        """
+        """Raise WriteError if a CA of the certificate has changed on the node."""
         named = [name for name in step.status.seen.spec.ca if name != SELF]
         if not self._authorities.keys() >= set(named):
             return

@@ -1,8 +1,7 @@
 """Check of the symlinks through which certmond would write.
 
-This module owns the rule: a symlink of an entry must not lead to a file of another entry, such as a CA. If the symlink
-leads out of the directory of the entry, its target must be a certificate, a key or a kubeconfig. This module reads
-files and writes none.
+A symlink must not lead to a file of another entry, such as a CA. A target in another directory must be a certificate, a
+key or a kubeconfig.
 """
 
 from __future__ import annotations
@@ -22,17 +21,15 @@ _PEM = re.compile(rb"-----BEGIN ((TRUSTED|X509) )?CERTIFICATE-----|-----BEGIN ((
 
 
 class SymlinkTargets:
-    """Check of symlinks for the entries `specs`. It omits entries with a pattern, whose paths are unknown."""
+    """Check of symlinks for the entries `specs`."""
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._specs, self._files = [spec for spec in specs if not spec.is_glob], files
 
     def objection(self, paths: Iterable[str], spec: CertificateSpec | None) -> str | None:
-        """Return why certmond must not write to one of the `paths` of the entry `spec`, with the remedy.
+        """Return why certmond must not write to one of the `paths` of the entry `spec`, with the remedy, or None.
 
-        Return None if each path leads to a file that certmond may write. Raises WriteError if a file is unreadable. Two
-        entries may have the same path, because `KeyPairs` checks their pairs. Two entries may also have different paths
-        to the same pair of files, because they share one certificate.
+        Raises WriteError if a file is unreadable.
         """
         for path in paths:
             real = self._files.leads_to(path)
@@ -53,15 +50,13 @@ class SymlinkTargets:
         return None
 
     def _holder(self, path: str, real: str, spec: CertificateSpec | None) -> str | None:
-        """Return the name of another entry whose files include `real`, or None. Ignore an entry with the path `path`.
-        Ignore an entry with the same pair of files, unless this entry is a CA.
-        """
+        """Return the name of another entry whose files include `real`, or None."""
         own = self._real_files(spec) if spec else {real}
         for other in self._specs:
-            if path in {other.path, other.key}:
+            if path in {other.path, other.key}:  # `KeyPairs` checks two entries with one path
                 continue
             others = self._real_files(other)
-            if real in others and (other.is_trust or others != own):
+            if real in others and (other.is_trust or others != own):  # equal pairs: two entries share a certificate
                 return other.name
         return None
 
@@ -69,7 +64,7 @@ class SymlinkTargets:
         return {self._files.leads_to(path) for path in (spec.path, spec.key) if path}
 
     def _is_certificate_file(self, path: str) -> bool:
-        """Return whether the file is missing, empty, or has a certificate, a key or a kubeconfig, even damaged."""
+        """Return whether the file is missing, empty, or has a certificate, key or kubeconfig."""
         content = self._files.read(path) or b""
         if not content.strip(b"\0\t\r\n ") or _PEM.search(content):
             return True

@@ -1,8 +1,6 @@
-"""Restart of a service: of a systemd unit, of a static Pod's container, or by a command.
+"""Restart of a systemd unit, of a static Pod's container, or by a command.
 
-This module owns the action for each kind of service. Other modules decide when certmond restarts a service, and whether
-the restart worked. This module never edits a manifest and never signals a process by name. It starts a stopped service
-only if certmond has stopped this service.
+This module never edits a manifest, and never signals a process by name.
 """
 
 from __future__ import annotations
@@ -24,8 +22,9 @@ from certmond.subprocesses import run
 
 @dataclass(frozen=True, slots=True)
 class Restarter:
-    """Restarts of services on this host. A restart calls `alive` at least every second. `runtime` is the kubelet's
-    container runtime endpoint.
+    """Restarts of services on this host. A restart calls `alive` at least every second.
+
+    `runtime` is the endpoint of the kubelet's container runtime.
     """
 
     alive: Callable[[], None] = lambda: None
@@ -37,10 +36,8 @@ class Restarter:
     ) -> str:  # fmt: skip
         """Restart the service, and return a sentence about the result.
 
-        `instance` is the container to stop if the service is a static Pod. With `revive`, start a unit even if it does
-        not run, because certmond has stopped it. `listens` are the endpoints of a static Pod, which listens for `delay`
-        after SIGTERM. Raises RestartError if certmond did not act, IdleError if a unit does not run, TriedError if a
-        command failed.
+        With `revive`, also start a stopped unit. `instance` is the container to stop if the service is a static Pod.
+        Raises RestartError if certmond did not act, IdleError if a unit does not run, TriedError if a command failed.
         """
         match service.kind:
             case "systemd":

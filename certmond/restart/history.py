@@ -1,7 +1,7 @@
 """History of restarts: for each service, the restart in progress and the result of the last restart.
 
-This module owns `<state directory>/restarts.json`. certmond writes this file before each restart. Otherwise, if
-certmond is killed, the next process would repeat the restart. A writer holds the lock of the transactions.
+certmond writes `<state directory>/restarts.json` before each restart, so that the next process does not repeat the
+restart after a kill.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ class History:
         return self._memory.read() or {}
 
     def store(self, past: Past) -> None:
-        """Store the history of one service. Raises WriteError."""
+        """Store the history of one service. The caller holds the writers' lock. Raises WriteError."""
         self._memory.write({**self.all(), past.service: past})

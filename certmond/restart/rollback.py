@@ -1,8 +1,6 @@
 """Rollback of files: certmond archives working files, and restores them if the new files fail.
 
-This module owns the choice of the previous generation: it differs from the present files, is complete, and is still
-valid. It never archives a CA or its key, because the daemon does not roll back a Root CA. A transaction replaces the
-files.
+This module never archives a CA or its key, because the daemon does not roll back a Root CA.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class PreviousFiles:
-    """Archive and restore of previous files, for one configuration and one node."""
+    """Archive and restore of the previous files of one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
         self._specs = {spec.name: spec for spec in config.certificates}
@@ -50,10 +48,9 @@ class PreviousFiles:
     def unarchived(
         self, statuses: Collection[CertificateStatus], restarting: Container[str] = ()
     ) -> list[CertificateStatus]:
-        """Return the good certificates that services use and that `archive` has not stored in their present state.
+        """Return the valid certificates in use that `archive` has not stored in their present state.
 
-        Omit a certificate that a service in `restarting` uses, because the restart must first show that the certificate
-        works. If a certificate is missing from `statuses`, a later call with this certificate returns it again.
+        Omit a certificate that a service in `restarting` uses: the restart must first show that the certificate works.
         """
         present = {status.seen.identity for status in statuses}
         self._archived = {identity: seen for identity, seen in self._archived.items() if identity in present}
@@ -68,8 +65,7 @@ class PreviousFiles:
     def archive(self, statuses: Iterable[CertificateStatus], facts: Mapping[str, str]) -> None:
         """Archive the files of these certificates. The caller holds the writers' lock. Raises WriteError.
 
-        `facts` are the facts of the node. Skip an old certificate that a user has restored and that has more rights
-        than a later certificate.
+        Skip an old certificate with more rights than a later one.
         """
         renewals = self._provenance.renewals()
         for status in statuses:
@@ -101,8 +97,8 @@ class PreviousFiles:
     def restore(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
         """Restore the newest valid previous files of each target. Return a sentence for each target.
 
-        `statuses` has the present verdicts, with the trust anchors of the previous certificates. Raises WriteError,
-        without a change, if the archive has no such files, or if another process has changed the present files.
+        Raises WriteError without a change if the archive has no such files, or another process has changed the present
+        files.
         """
         known = {status.seen.identity: status for status in statuses}
         changes, replaced, messages = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
@@ -167,7 +163,7 @@ class PreviousFiles:
     def _is_good(
         self, spec: CertificateSpec, target: Target, files: Sequence[ArchivedFile], status: CertificateStatus
     ) -> bool:
-        """Return whether the files have a certificate with its key that would be valid under the present CAs."""
+        """Return whether the files have a certificate with its key that is valid under the present CAs."""
         pair = self._pair(spec, target.path, as_put_back(files, self._files))
         own = pair.chain if isinstance(pair, KeyPair) else ()
         anchors = status.anchors if spec.ca else own
@@ -195,5 +191,5 @@ def _change(file: ArchivedFile, present: bytes | None) -> NewFile:
 
 
 def _differs(files: Iterable[ArchivedFile], target: Target) -> bool:
-    """Return whether one of the files differs from the target's file at the same path. Ignore unknown paths."""
+    """Return whether one of the files differs from the target's file at the same path."""
     return any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)

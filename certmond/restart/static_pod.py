@@ -1,9 +1,7 @@
 """Stop of one container of a static Pod. The kubelet then starts the container again with the present files.
 
-This module stops exactly the observed container. To identify it, certmond passes its id to the container runtime, or
-else opens a pidfd and checks the process. A name never suffices. This module waits until the container has ended or
-drained (`services.listener_probe`), or until its grace period is over. It never changes a manifest, because the kubelet
-treats an edited or moved manifest as another Pod.
+certmond identifies the container by its id or by a pidfd. It never changes a manifest, because the kubelet treats an
+edited manifest as another Pod.
 """
 
 from __future__ import annotations
@@ -38,9 +36,7 @@ def stop(
 ) -> str:
     """Stop the container `instance` with SIGTERM, and with SIGKILL after `grace` seconds or when `draining` is over.
 
-    Return a sentence about the result. Do nothing if no container of the Pod runs. Raises RestartError, without a
-    signal, if another container or several containers of the Pod run. Also raises RestartError if certmond cannot stop
-    `instance`.
+    Return a sentence about the result. Raises RestartError, without a signal, if another container of the Pod runs.
     """
 
     def observe() -> list[RunningContainer]:
@@ -70,16 +66,12 @@ def stop(
 def _kill_when_drained(
     pod: Pod, found: Sequence[RunningContainer], draining: Draining | None, alive: Callable[[], None], proc: str
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function to call while the runtime stops the container. The function kills the drained process.
-
-    If certmond cannot open or identify the process, the function kills no process, and the runtime waits for the whole
-    grace period.
-    """
+    """Yield a function that kills the process when it has drained. Call this function during the stop."""
     if draining is None or len(found) != 1:
         yield alive
         return
     (only,) = found
-    descriptor = -1
+    descriptor = -1  # without a pidfd, the runtime waits for the whole grace period
     with suppress(OSError):
         descriptor = os.pidfd_open(only.pid)
     if descriptor < 0:
@@ -138,9 +130,7 @@ def _by_signal(
 
 
 def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
-    """Return a clause with the reason for which certmond must not signal this PID, or None. The PID must still be the
-    observed process, and must run the program of the Pod.
-    """
+    """Return why certmond must not signal this PID, or None."""
     try:
         program = os.readlink(os.path.join(proc, str(found.pid), "exe"))
     except PermissionError:
@@ -157,7 +147,7 @@ def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
 def _end(
     descriptor: int, name: str, grace: float, alive: Callable[[], None], draining: Draining | None
 ) -> str:  # fmt: skip
-    """End the process: SIGTERM, then SIGKILL after the grace period or when it has drained. Return a sentence."""
+    """End the process with SIGTERM, then with SIGKILL. Return a sentence about the result."""
     for sent, seconds, until in ((signal.SIGTERM, grace, draining), (signal.SIGKILL, _AFTER_KILL, None)):
         try:
             signal.pidfd_send_signal(descriptor, sent)
@@ -172,7 +162,7 @@ def _end(
 
 
 def _ends(descriptor: int, seconds: float, alive: Callable[[], None], draining: Draining | None = None) -> bool:
-    """Return whether the process ends within `seconds`, before `draining` is over."""
+    """Return whether the process ends within `seconds`. False if `draining` is over first."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     deadline = time.monotonic() + seconds

@@ -1,8 +1,4 @@
-"""Generation of the Root CA that replaces the present Root CA: its key and its self-signed certificate.
-
-`pki.rotation.ca_template` defines the content of the certificate. `pki.rotation.ca_validation` checks the new CA as it
-checks a CA of the operator. This module writes no file and stores no key.
-"""
+"""Generation of the Root CA that replaces the present Root CA: its key and its self-signed certificate."""
 
 from __future__ import annotations
 
@@ -26,7 +22,6 @@ from certmond.transaction.dirfd import blaming
 def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
     """Return a CA with the name of the present CA and a new key.
 
-    The entry sets the algorithm of the key. Without this setting, the new key has the algorithm of the present key.
     Raises RefusedError if cryptography cannot parse the present CA.
     """
     _require_read(present, spec)
@@ -38,8 +33,7 @@ def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> RootC
 def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
     """Return the present CA with the same key, a new serial number and new dates.
 
-    Raises KeyUnusableError if the key is damaged or is not the key of the present CA. Raises RefusedError if
-    cryptography cannot parse the present CA.
+    Raises KeyUnusableError if the key does not match the present CA, and RefusedError if cryptography cannot parse it.
     """
     _require_read(present, spec)
     if describe_key(key.public_key()) != present.key:
@@ -50,8 +44,9 @@ def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms:
 
 
 def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey:
-    """Return the private key of the present CA. Raises KeyUnusableError if the entry has no key path or the key is
-    unusable, WriteError if its file is unreadable.
+    """Return the private key of the present CA.
+
+    Raises KeyUnusableError if the entry has no usable key, and WriteError if its file is unreadable.
     """
     if spec.key is None:
         raise KeyUnusableError(f"the entry {spec.name} has no `key`; set it")

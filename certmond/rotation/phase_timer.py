@@ -1,9 +1,4 @@
-"""Duration of a rotation's phase on a monotonic clock, so that a step of the system time does not shorten the phase.
-
-This module owns the instant at which this process first observed the phase. certmond computes the time before this
-instant from the record, and the time since then from the monotonic clock. `pki.rotation.gates` defines how long a phase
-must last. This module does not block.
-"""
+"""Duration of a rotation's phase on a monotonic clock, so that a step of the system time does not shorten the phase."""
 
 from __future__ import annotations
 
@@ -17,11 +12,11 @@ from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.x509.public_key import PublicKey
 
 _DRIFT = timedelta(minutes=1)
-"""Unit to which certmond rounds a step of the system time. A slewed clock differs by less than half of this unit."""
+"""Unit to which certmond rounds a step of the system time. A slewed clock differs by less than half of it."""
 
 
 class PhaseTimer:
-    """Timer for the phases of rotations in this process. `monotonic` returns seconds of a monotonic clock."""
+    """Timer for the phases of rotations. `monotonic` returns seconds of a monotonic clock."""
 
     def __init__(self, spec: RootCaSpec, monotonic: Callable[[], float]) -> None:
         self._spec, self._monotonic = spec, monotonic
@@ -36,10 +31,9 @@ class PhaseTimer:
         return at, timedelta(seconds=self._monotonic() - seconds)
 
     def gate(self, rotation: Rotation, now: datetime) -> Gate:
-        """Return the gate that holds the phase for its minimum duration, even if all nodes are ready.
+        """Return the gate that holds the phase for its minimum duration.
 
-        If the start of the phase in the record is in the future, use the first observation. In that case a clock was
-        set back, or the clock of the node that stored the record was ahead.
+        If the recorded start of the phase is in the future, count from the first observation.
         """
         seen, elapsed = self.first_seen(rotation, now)
         stepped = _DRIFT * round((now - seen - elapsed) / _DRIFT)
@@ -49,6 +43,6 @@ class PhaseTimer:
 
 
 def _counted_from(rotation: Rotation) -> datetime:
-    """Return the start of the phase or, for token keys, when all API servers had the new key, if that is known."""
+    """Return the start of the phase or, for token keys, the time at which all API servers had the new key."""
     seen = rotation.published if isinstance(rotation.new, PublicKey) else None
     return rotation.since if seen is None else seen

@@ -1,10 +1,7 @@
-"""Staged CAs of a rotation: the new CA that certmond will install, and the old CA that an abort would install again.
+"""Staged CAs of a rotation: the new CA to install, and the old CA that an abort installs again.
 
-This module owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode
-0700. The files of one CA are a part. certmond writes the certificate of a part last and removes it first, so a part
-with a certificate is complete. `read` reports every other part as incomplete, and a repetition of the interrupted
-command repairs the part. Only the method `key` loads the private key, and no output contains it. A writer holds the
-lock of `transaction`. The module reads the rotation's record in this directory, and never writes the record.
+This module owns `<state directory>/rotation/{new,old}.{crt,key,family}`. certmond writes a certificate after its other
+files and removes it first, so a CA with a certificate is complete.
 """
 
 from __future__ import annotations
@@ -44,8 +41,7 @@ class Part(StrEnum):
 class StagedCA:
     """A staged CA. `fault` is a sentence if the files are unusable. Then the other fields may be incomplete.
 
-    `key` is the public key, or None if the private key is not on this node. `key_unknown` is true if a key file exists
-    that certmond cannot parse.
+    `key_unknown` is true if certmond cannot parse the key file.
     """
 
     part: Part
@@ -58,11 +54,7 @@ class StagedCA:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The rotation in the record of this node. The fields are empty if certmond cannot parse the record.
-
-    While a record exists, a rotation is in progress, also in the phase `done`. At the end of the rotation, certmond
-    removes the staged files.
-    """
+    """The rotation in the record of this node. The fields are empty if certmond cannot parse the record."""
 
     id: str = ""
     family: str = ""
@@ -77,7 +69,7 @@ class Staging:
         self.directory = state_dir / "rotation"
 
     def read(self, part: Part) -> StagedCA | None:
-        """Return a staged CA, or None if it has no files. Errors become the `fault` of the result. Never raises."""
+        """Return a staged CA, or None if it has no files. Errors become the `fault` of the result."""
         try:
             with opened_state(self.directory) as directory:
                 found = dict(_contents(directory, part, self.directory))
@@ -92,8 +84,8 @@ class Staging:
     def key(self, part: Part) -> PrivateKey:
         """Return the private key of a staged CA.
 
-        Raises ConfigError if the key file does not exist, and WriteError or KeyUnusableError if it is unusable. Raises
-        StateError if another user can read or change the file.
+        Raises ConfigError if the key file does not exist, WriteError or KeyUnusableError if it is unusable, and
+        StateError if another user can read or change it.
         """
         where = self.directory / f"{part}.{_KEY}"
         with blaming(str(where), "read"):
@@ -106,10 +98,9 @@ class Staging:
         return load_key(content, str(where))
 
     def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
-        """Stage a CA or a public key as `part`, with its private key if it is given, and sync the files to the disk.
+        """Stage a CA or a public key as `part`, with its private key if it is given.
 
-        Raises ConfigError if `key` belongs to another certificate, WriteError if the write fails. After a failed write,
-        the previous files remain, or `read` reports an incomplete part.
+        Raises ConfigError if `key` belongs to another certificate, WriteError if the write fails.
         """
         contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
                     _CERTIFICATE: to_pem(anchor)}  # fmt: skip
@@ -136,7 +127,7 @@ class Staging:
                     _sync_after(directory, partial(names[kind].settle, content))
 
     def destroy(self, *parts: Part) -> None:
-        """Remove the files and drafts of these parts, and sync the removal to the disk. Raises WriteError."""
+        """Remove the files and drafts of these parts. Raises WriteError."""
         with blaming(str(self.directory)), suppress(FileNotFoundError), opened(self.directory) as directory:
             for part in parts:
                 for kind in (_CERTIFICATE, _KEY, _FAMILY):
@@ -147,7 +138,7 @@ class Staging:
     def recorded(self) -> Recorded | None:
         """Return the rotation in the record, or None if the record is missing or the directory is unreadable.
 
-        Raises StateError if another user can change the record, or if a later version of certmond has written it.
+        Raises StateError if another user can change the record, or a later version of certmond has written it.
         """
         try:
             with opened_state(self.directory) as directory:
@@ -169,14 +160,14 @@ class Staging:
             fault = f"{where}.{_CERTIFICATE} is damaged; stage the CA again: certmond root-ca stage"
         elif keys is not None and keys.key != anchor.key:
             fact = f"{where}.{_KEY} is not the key of {where}.{_CERTIFICATE}"
-            fault = f"{fact}: the part is incomplete or damaged; stage the CA again: certmond root-ca stage"
+            fault = f"{fact}: the staged CA is incomplete or damaged; stage the CA again: certmond root-ca stage"
         key, unknown = (keys.key, keys.key is None) if keys else (None, False)
         return StagedCA(part, printable(family), anchor, key, fault and printable(fault), unknown)
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """The two names of a file of a part: its final name, and the name of its draft."""
+    """The final name of a file of a staged CA, and the name of its draft."""
 
     directory: int
     part: Part
@@ -191,7 +182,7 @@ class _Names:
         return Place(self.directory, f".{self.part}.{self.kind}")
 
     def settle(self, content: bytes | None) -> None:
-        """Rename the draft to the path of the file, or remove the file if `content` is None."""
+        """Rename the draft to its final name, or remove the file if `content` is None."""
         if content is None:
             remove(self.place)
         else:
@@ -199,7 +190,7 @@ class _Names:
 
 
 def _draft(place: Place, content: bytes | None) -> None:
-    """Write the content with mode 0600 to a draft, and read the draft back. Without content, remove the draft."""
+    """Write the content to a draft with mode 0600, and read it back. Without content, remove the draft."""
     remove(place)
     if content is None:
         return
@@ -215,13 +206,13 @@ def _sync_after(directory: int, act: Callable[[], None]) -> None:
 
 
 def _contents(directory: int, part: Part, where: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the kind and content of each file of a part. If only drafts exist, yield a certificate without content."""
+    """Yield the kind and content of each file of a staged CA."""
     all_of_it = [_Names(directory, part, kind) for kind in (_CERTIFICATE, _KEY, _FAMILY)]
     present = [names for names in all_of_it if names.place.status() is not None]
     for names in present:
         yield names.kind, read_state(directory, where / names.place.name, secret=names.kind == _KEY)
     if not present and any(names.draft.status() is not None for names in all_of_it):
-        yield _CERTIFICATE, None
+        yield _CERTIFICATE, None  # only drafts: the staged CA is incomplete
 
 
 def _recorded(directory: int, record: Path) -> Recorded | None:

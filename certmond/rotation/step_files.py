@@ -1,8 +1,6 @@
 """Replacement of the files of one rotation step on this node, in one transaction.
 
-This module owns the content of each file of a `Rotate` step, the search for the private key of a CA, and the check of
-the result. Before certmond replaces a key, it stores the old key as the staged part `old`, because an abort needs the
-old key. `pki.rotation.planner` plans the step.
+Before certmond replaces a key, it stages the old key, because an abort needs it.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class StepFiles:
-    """Replacement of the files of rotations, for the entries `certificates` of one node."""
+    """Replacement of the files of rotations on one node."""
 
     def __init__(
         self, certificates: tuple[CertificateSpec, ...], files: NodeFiles, staging: Staging, archive: Archive
@@ -76,7 +74,7 @@ class StepFiles:
                     yield Removed(path, expected)
 
     def _check(self, step: Rotate) -> None:
-        """Raise WriteError if the node has a trust anchor or a key of the family that the plan does not know."""
+        """Raise WriteError if the CA entry has a trust anchor or a key that the plan does not know."""
         spec = self._anchors.get(step.target)
         if spec is None or not step.known:
             return
@@ -95,8 +93,9 @@ class StepFiles:
             raise WriteError(why)
 
     def _store_old_key(self, step: Rotate) -> None:
-        """Store the key that the step replaces as the staged part `old`, unless a staged part already has it. Raises
-        WriteError if the key matches no trust anchor, or if `old` has another key.
+        """Stage the key that the step replaces, unless it is already staged.
+
+        Raises WriteError if the key matches no trust anchor, or if another old key is staged.
         """
         spec = self._anchors.get(step.target)
         if spec is None or spec.key is None or not any(isinstance(w, KeyOf) and w.path == spec.key for w in step.wants):
@@ -138,13 +137,13 @@ class StepFiles:
         raise KeyUnusableError(f"{fact}; stage it: certmond root-ca stage")
 
     def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
-        """Archive the certificates of the CA if the step replaces them. Omit the key, which the rotation stores."""
+        """Archive the certificates of the CA if the step replaces them. The rotation stores the key."""
         spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
 
     def _unpaired(self, step: Rotate, changes: Sequence[Change], read: Read) -> Iterator[str]:
-        """Yield a clause for each changed pair, of the CA or of a separate signer, whose key matches no certificate."""
+        """Yield a clause for each changed key of the CA or of a separate signer that matches no certificate."""
         spec, changed = self._anchors.get(step.target), {change.path for change in changes}
         for path, key_path in ((spec.path, spec.key), own_files(spec.path)) if spec else ():
             key = read(key_path) if key_path and not changed.isdisjoint({path, key_path}) else None

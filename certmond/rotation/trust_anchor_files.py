@@ -1,8 +1,7 @@
-"""State of one trust anchor and its signer on this node (`Ground`), from inventory, manifests and files.
+"""State of one trust anchor and its signer on this node, from inventory, manifests and files.
 
-This module owns the paths of the files with which the controller-manager signs, now and during a rotation. These files
-are in the directory of the trust anchor, because the container mounts this directory. This module makes no decision and
-writes no file.
+During a rotation, the controller-manager signs with separate files in the directory of the trust anchor, because the
+container mounts this directory.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _SPECIFIC = ("kubelet-serving", "kubelet-client", "kube-apiserver-client", "lega
 
 
 def ground_of(family: str, inventory: Inventory, components: Components, files: NodeFiles) -> Ground | None:
-    """Return the state of the trust anchor `family` on this node, or None if the catalogue has no such entry.
+    """Return the state of the trust anchor `family` on this node, or None without such an entry.
 
     Raises WriteError if a file is unreadable.
     """
@@ -43,13 +42,13 @@ def ground_of(family: str, inventory: Inventory, components: Components, files: 
 
 
 def own_files(path: str) -> tuple[str, str]:
-    """Return the certificate path and the key path of a separate signer, for a trust anchor at `path`."""
+    """Return the certificate path and the key path of a separate signer."""
     directory = posixpath.dirname(path)
     return posixpath.join(directory, _OWN[0]), posixpath.join(directory, _OWN[1])
 
 
 def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer | None:
-    """Return the signer of the controller-manager in this Pod, or None if the Pod has no such signer."""
+    """Return the signer of the controller-manager in this Pod, or None."""
     container = next((each for each in containers(pod.fields) if each.name == CONTROLLER_MANAGER), None)
     if container is None:
         return None

@@ -1,9 +1,6 @@
 """Search for the process of a static Pod's container on the host, without the container runtime.
 
-This module owns the lookup from a name to a process. The kubelet's log directory has the uids of a Pod. The cgroup of a
-process has the uid of its Pod and the id of its container. The first word of the command line is the program. This
-module needs no client of the runtime and no privilege, only a /proc that shows the processes of other users. It sends
-no signal, and does not open /proc/PID/exe.
+The kubelet's log directory has the uids of a Pod, and the cgroup of a process has the uid of its Pod.
 """
 
 from __future__ import annotations
@@ -34,10 +31,10 @@ _CONTAINER = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A container of a static Pod.
+    """A container of a static Pod. `container` is its name in the manifest.
 
-    `container` is the name of the container in the manifest. `name` is the name of the mirror Pod: the manifest's
-    metadata.name, "-" and the name of the node. `executable` is the base name of the container's first command word.
+    `name` is the name of the mirror Pod, which ends with the name of the node. `executable` is the base name of the
+    first command word.
     """
 
     container: str
@@ -50,8 +47,7 @@ class Pod:
 class RunningContainer:
     """A running container, identified by its main process. `started_at` (UTC) is accurate to about 10 ms.
 
-    `ticks` is the start in ticks of the kernel's clock, which a change of the system clock does not affect. `pid` and
-    `ticks` together identify a process until the next boot.
+    `pid` and the start time `ticks` identify a process until the next boot.
     """
 
     pid: int
@@ -67,7 +63,7 @@ def running_containers(
 ) -> dict[Pod, list[RunningContainer]]:
     """Return the running containers of each Pod, from one scan of `proc`.
 
-    Raises RestartError if `logs` exists and is unreadable, because certmond then does not know whether the Pods run.
+    Raises RestartError if `logs` exists and is unreadable.
     """
     uids = {pod: set[str]() for pod in pods}
     for pod, uid in _uids(pods, logs):
@@ -85,7 +81,7 @@ def running_containers(
 
 
 def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
-    """Return the state of a service from the containers of its Pod. Several containers make the state unknown."""
+    """Return the state of a service from the containers of its Pod. With several containers, the state is unknown."""
     if not found:
         return ServiceSeen(running=False)
     if len(found) > 1:
@@ -98,7 +94,7 @@ def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
 
 
 def still_runs(found: RunningContainer, proc: str = "/proc") -> bool:
-    """Return whether the PID still belongs to the process in `found`, with the same container and start."""
+    """Return whether the PID still belongs to the process in `found`."""
     process = _process(found.pid, proc)
     return process is not None and (process.container_id, process.ticks) == (found.container_id, found.ticks)
 
@@ -136,7 +132,7 @@ def _processes(uids: Collection[str], proc: str) -> Iterator[_Process]:
 
 
 def _process(pid: int, proc: str) -> _Process | None:
-    """Return the process, or None if the process is not in a container or has ended."""
+    """Return the process, or None if it is not in a container or has ended."""
     try:
         group = _container(_read(proc, pid, "cgroup"))
         times = _times(_read(proc, pid, "stat")) if group else None
@@ -165,7 +161,7 @@ def _times(stat: bytes) -> tuple[int, int] | None:
 def _main_process(group: Sequence[_Process]) -> _Process:
     """Return a container's main process: the oldest process whose parent is outside the container.
 
-    The parent of a process that `crictl exec` starts is also outside, but this process is younger.
+    A process of `crictl exec` also has its parent outside, but is younger.
     """
     inside = {process.pid for process in group}
     own = [process for process in group if process.parent not in inside]
@@ -187,7 +183,7 @@ def _program(command: Sequence[str]) -> str:
 
 
 def _uid_with_hyphens(uid: str) -> str:
-    """Return a uid with hyphens. The name of a systemd slice has underscores in place of these hyphens."""
+    """Return a uid with hyphens, which the name of a systemd slice replaces with underscores."""
     return uid.replace("_", "-")
 
 

@@ -1,9 +1,6 @@
 """Cache of the time at which the content of each file changed last: `<state directory>/changes.json`.
 
-The time stamps of a file are not sufficient. Users cannot forge the ctime, but a chmod or a touch also changes the
-ctime. Then the file would appear newer than a process that has read the same content. The cache keeps the entry of a
-missing file for some time, because a move away and back does not change the content. Without an entry, the ctime
-counts. The cache has digests, and no content.
+The ctime is not sufficient, because a chmod also changes it.
 """
 
 from __future__ import annotations
@@ -22,7 +19,8 @@ from certmond.pki.services.model import Content
 from certmond.state.json_file import Memory
 
 _NAME = "changes.json"
-_ABSENT = 100  # maximum number of missing or no longer requested files to keep
+# Maximum number of missing or no longer requested files to keep, because a move away and back is no change.
+_ABSENT = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -34,7 +32,7 @@ class _Known(BaseModel):
 
 
 class Changes:
-    """Cache of the changes. Without `keeps`, or without write access, later processes do not get the cache."""
+    """Cache of digests and change times. Without `keeps`, certmond writes no cache file."""
 
     def __init__(self, state_dir: Path, *, keeps: bool) -> None:
         self._keeps = keeps
@@ -44,13 +42,11 @@ class Changes:
     def contents(self, files: Iterable[tuple[str, str, int]], now: datetime) -> dict[str, Content]:
         """Return, by path, the digest of each file's content and the time of its last change.
 
-        `files` has the path, the SHA-256 of the relevant content and the ctime in nanoseconds. A ctime after `now`
-        counts as `now`, because the clock was set back after the change. Otherwise all observations would appear older
-        than the change.
+        `files` has the path, the SHA-256 of the content and the ctime in nanoseconds.
         """
         known = self._memory.read() or {} if self._known is None else self._known
         found = dict[str, _Known]()
-        for path, sha256, ctime in files:
+        for path, sha256, ctime in files:  # a ctime after now: the clock was set back
             changed, before = min(_EPOCH + timedelta(microseconds=ctime // 1000), now), known.get(path)
             same = before is not None and before.sha256 == sha256
             found[path] = _Known(sha256=sha256, since=min(before.since, changed) if before and same else changed)

@@ -1,7 +1,6 @@
-"""Client of the container runtime. The client runs crictl from cri-tools.
+"""Client of the container runtime, which runs crictl from cri-tools.
 
-This module owns the command line, the search for crictl and its configuration, and the parser of its output. It selects
-containers by labels, never by a pattern, and stops a container by its full id. The caller chooses the container.
+The client selects containers by labels, and stops a container by its full id.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _CALL = 10  # seconds for one call to the runtime; the default of crictl is 2
 def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
     """Return the client of the host whose files are below `root`, or None if crictl is not installed.
 
-    `endpoint` is the kubelet's runtime endpoint. The client uses the endpoint if crictl has no configuration file.
+    `endpoint` is the kubelet's runtime endpoint, for a crictl without a configuration file.
     """
     program = _program(root)
     if program is None:
@@ -52,7 +51,7 @@ def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
 class Crictl:
     """Client of the container runtime. `command` is the program with the arguments for the runtime.
 
-    Each call takes at most `limit`. A call of `stop` takes at most `limit` and the grace period.
+    Each call takes at most `limit`, and `stop` also the grace period.
     """
 
     def __init__(self, command: tuple[str, ...], limit: timedelta = _LIMIT) -> None:
@@ -66,7 +65,7 @@ class Crictl:
         return _ids(ended.output, pod)
 
     def stop(self, container_id: str, grace: int, alive: Callable[[], None]) -> None:
-        """Stop a container with SIGTERM, and with SIGKILL after `grace` seconds. Return when the container has ended.
+        """Stop a container with SIGTERM, and with SIGKILL after `grace` seconds. Return when it has ended.
 
         Raises RestartError if the runtime fails or exceeds the time limit. The container may have ended nevertheless.
         """
@@ -92,7 +91,7 @@ class Crictl:
 def _ids(answer: bytes, pod: Pod) -> list[str]:
     """Return the ids of the running containers with the Pod's labels in a ListContainersResponse.
 
-    Raises RestartError if `answer` is not a ListContainersResponse in JSON.
+    Raises RestartError if `answer` is malformed.
     """
     try:
         containers = json.loads(answer)["containers"]
@@ -124,5 +123,5 @@ def _program(root: str) -> tuple[str, ...] | None:
 
 
 def _existing(paths: tuple[str, ...], root: str, mode: int = os.F_OK) -> str | None:
-    """Return the first of the paths that exists below `root` and permits the access `mode`, or None."""
+    """Return the first of the paths that exists below `root` with the access `mode`, or None."""
     return next((path for path in (root.rstrip("/") + each for each in paths) if os.access(path, mode)), None)

@@ -1,8 +1,6 @@
 """Connection to a D-Bus message bus: sequential calls, and the signals that arrive during these calls.
 
-This module owns the socket and its deadline. Every wait for a connection, an answer or a signal ends at `deadline`, and
-calls `alive` meanwhile. certmond uses only the protocol implementation of jeepney, because the connection of jeepney
-sends Hello without a time limit. This module does not depend on any service of the bus.
+certmond does not use the connection of jeepney, which sends Hello without a time limit.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ _MAX_DETAIL = 200  # maximum number of characters to quote from an invalid answe
 class Bus:
     """An open connection, closed at the end of its `with` block.
 
-    A caller can change `deadline`, an instant of time.monotonic(). Every method raises OSError if the bus cannot be
-    reached or has not answered before the deadline.
+    A caller can change `deadline`, an instant of time.monotonic(). Every method raises OSError if the bus does not
+    answer before the deadline.
     """
 
     def __init__(self, address: str, deadline: float, alive: Callable[[], None]) -> None:
@@ -119,7 +117,7 @@ class Bus:
 
 @contextmanager
 def _only_os_errors() -> Iterator[None]:
-    """Convert every other exception of the block to an OSError, so that a peer without D-Bus counts as unreachable."""
+    """Convert every other exception to an OSError, so that a peer without D-Bus counts as unreachable."""
     try:
         yield
     except OSError:
@@ -131,5 +129,5 @@ def _only_os_errors() -> Iterator[None]:
 
 
 def error_message(error: DBusErrorResponse) -> str:
-    """Return the message of an error reply, or the name of the error if it has no message."""
+    """Return the message of an error reply, or else the name of the error."""
     return str(error.data[0] if error.data else error.name).rstrip(".")

@@ -1,11 +1,7 @@
-"""Endpoints of the components on this node, with the certificate file of each endpoint, from flags and configuration.
+"""Endpoints of the components on this node, with the certificate file of each endpoint.
 
-This module owns the list of the flags that name a certificate file. A component without such a flag creates a
-certificate in memory, as kubeadm's controller-manager and scheduler do. This module omits such a component, because
-certmond has no file to compare. It opens no connection.
-
-If a component listens on all addresses, certmond probes the loopback address. The address that the component
-advertises, or that the kubelet probes, may belong to a load balancer for several nodes.
+This module omits components that create a certificate in memory. For a component that listens on all addresses, it uses
+the loopback address, because another address may belong to a load balancer.
 """
 
 from __future__ import annotations
@@ -28,7 +24,7 @@ _KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 
 
 class _Listener(NamedTuple):
-    """A listener of a component. `path` is its certificate file, or None if the file is not on this host."""
+    """A listener of a component. `path` is its certificate file, or None if it is not on this host."""
 
     component: str
     address: str
@@ -40,8 +36,7 @@ class _Listener(NamedTuple):
 def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> dict[Endpoint, tuple[str, str]]:
     """Return each endpoint with its component and the path of its certificate file.
 
-    `outside` are the components that do not run in a Pod, with their flags. Skip Pods without the host's network,
-    invalid values, and listeners without a certificate file.
+    `outside` are the components that do not run in a Pod.
     """
     listeners = [each for pod in components.pods if _on_host_network(pod.fields) for each in _of_pod(pod.fields)]
     listeners += [each for container in outside for each in _of_container(container)]
@@ -58,7 +53,7 @@ def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> d
 
 
 def _on_host_network(fields: Mapping[str, Any]) -> bool:
-    """Return whether the Pod uses the host's network. Otherwise, its address is not in the files of the node."""
+    """Return whether the Pod uses the host's network. Otherwise, the node's files do not have its address."""
     spec = fields.get("spec")
     return isinstance(spec, Mapping) and spec.get("hostNetwork") is True
 
@@ -87,9 +82,7 @@ def _of_component(container: Container) -> Iterator[_Listener]:
 
 
 def _of_etcd(container: Container) -> Iterator[_Listener]:
-    """Yield the listener of the first https URL for clients, and of the first for peers. All URLs of one kind share a
-    certificate.
-    """
+    """Yield the listeners of the first https URLs for clients and for peers. URLs of one kind share a certificate."""
     flags = dict(container.flags)
     for urls, certificate in _ETCD:
         for url in [url for url in flags.get(urls, "").split(",") if url.startswith("https://")][:1]:
@@ -100,7 +93,7 @@ def _of_etcd(container: Container) -> Iterator[_Listener]:
 
 
 def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
-    """Return the kubelet's listener. Its certificate may be configured or self-signed (cmd/kubelet/app/server.go)."""
+    """Return the kubelet's listener, with its configured or self-signed certificate (cmd/kubelet/app/server.go)."""
     flags = dict(kubelet.flags)
     port = fields.get("port")
     address = flags.get("address") or as_text(fields.get("address"))

@@ -1,9 +1,7 @@
 """Survey of the services: the files, endpoints and health addresses of each service, from flags and probes.
 
-This module owns the table of files that each Kubernetes component reloads, by flag (staging/src/k8s.io/apiserver,
-client-go and etcd's client/pkg/transport). For services whose flags are unknown, the profile sets `reloads`. A
-container cannot reload a file that is mounted as a single file, because the mount keeps the old inode after a rename
-(mount(2)). This module reads no file: manifests and command lines are arguments.
+This module owns the table of files that each Kubernetes component reloads (staging/src/k8s.io/apiserver, client-go and
+etcd's client/pkg/transport). A container cannot reload a file that is mounted as a single file (mount(2)).
 """
 
 from __future__ import annotations
@@ -40,10 +38,10 @@ _RELOADED: Mapping[str, set[str]] = {
         "peer-client-cert-file", "peer-client-key-file",
     },
 }  # fmt: skip
-"""Flags of each component whose files the component reloads. It reads the files of other flags only at its start."""
+"""Flags of each component that name files which the component reloads."""
 
 KUBELET = "kubelet.service"
-"""The systemd unit of the kubelet. The configuration and flags of the kubelet are in files of the node."""
+"""The systemd unit of the kubelet."""
 
 _HEALTHZ_PORT = 10248  # pkg/kubelet/apis/config/v1beta1/defaults.go
 
@@ -73,7 +71,7 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
 
 
 def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, str] | None:
-    """Return the namespace, name and program of a service's Pod from its manifest, or None without a manifest."""
+    """Return the namespace, name and program of a service's Pod from its manifest, or None."""
     pod = _pod_of(service, components.pods)
     metadata = pod.fields.get("metadata") if pod else None
     if pod is None or not isinstance(metadata, Mapping):
@@ -84,7 +82,7 @@ def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, st
 
 
 def runtime_endpoint(components: Components) -> str | None:
-    """Return the kubelet's container runtime endpoint, or None if neither its flags nor its configuration set it."""
+    """Return the endpoint of the kubelet's container runtime, or None if it is not configured."""
     flags = components.kubelet_flags.text if components.kubelet_flags else ""
     given = dict(flag_values(flags.replace('"', " ").replace("'", " ").split())).get("container-runtime-endpoint")
     config = components.kubelet_config.fields if components.kubelet_config else {}
@@ -92,7 +90,7 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    """Return a Pod with the container of the service, or None. Prefer a Pod that has the name of the container."""
+    """Return a Pod with the container of the service, or None. Prefer a Pod with the name of the container."""
     found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
     named = (pod for pod in found if _name(pod) == service.pod)
     return next(named, found[0] if found else None)
@@ -117,9 +115,7 @@ def _words(fields: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _uses(container: Container) -> Iterator[tuple[str, Use]]:
-    """Yield the host path of each file that a flag names, and whether the component reloads the file. If several flags
-    name the same file, a flag without a reload takes precedence.
-    """
+    """Yield the host path of each file that a flag names, and whether the component reloads the file."""
     found: dict[str, Use] = {}
     for flag, value in container.flags:
         for path in value.partition(":")[0].split(","):
@@ -200,6 +196,6 @@ def _address(asked: Mapping[str, Any], container: Mapping[str, Any]) -> str | No
 
 
 def _host(host: str) -> str:
-    """Return the host that the kubelet probes. The kubelet and these Pods share the host's network."""
+    """Return the address to probe. These Pods share the network of the node."""
     host = "127.0.0.1" if host in {"", "0.0.0.0", "localhost"} else host  # noqa: S104 - not bound
     return f"[{host}]" if ":" in host else host

@@ -1,10 +1,7 @@
 """Health probes of services: an HTTP request or a TCP connection to each address.
 
-This module owns the request and the interpretation of the answer. The status codes 200 to 399 are healthy, as for the
-kubelet (pkg/probe/http). 401 and 403 are also healthy, because a server that refuses anonymous requests runs. certmond
-verifies the certificate of an https:// address against the given CAs. It does not verify the names, because the address
-is one of this node. Without CAs, as for a self-signed certificate in memory, certmond does not verify the certificate.
-This module follows no redirect, and sends only the path.
+The status codes 200 to 399 are healthy, as for the kubelet (pkg/probe/http). 401 and 403 also show that the server
+runs.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LIMIT = 3.0
-"""Time limit in seconds for all addresses together. The probes of kubeadm permit 15 seconds, for a busy component."""
+"""Time limit in seconds for all addresses together. kubeadm permits 15 seconds, for a busy component."""
 _MAX_LINE = 1 << 12  # maximum number of bytes of the status line
 
 Anchors = str | None
@@ -23,7 +20,7 @@ Anchors = str | None
 
 
 async def health_problems(addresses: Mapping[str, Anchors], limit: float = LIMIT) -> dict[str, str | None]:
-    """Return the problem of each address as a sentence, or None if the address is healthy. Never raises."""
+    """Return the problem of each address as a sentence, or None for a healthy address. Never raises."""
     deadline = asyncio.get_running_loop().time() + limit
     probes = [_health_problem(address, anchors, deadline) for address, anchors in addresses.items()]
     return dict(zip(addresses, await asyncio.gather(*probes), strict=True))
@@ -72,7 +69,7 @@ def _status_problem(address: str, line: bytes) -> str | None:
 
 def _context(anchors: Anchors) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
+    context.check_hostname = False  # the address is one of this node
     if anchors:
         context.load_verify_locations(cadata=anchors)
     else:

@@ -1,8 +1,7 @@
 """Check whether a terminating server has closed its listeners.
 
-kube-apiserver closes its listener after `--shutdown-delay-duration`, and refuses new connections. Then it waits for
-connections with an open watch, but not longer than its request timeout of 60 s (k8s.io/apiserver,
-pkg/server/genericapiserver.go, RunWithContext; secure_serving.go, RunServer). This module ends no process.
+kube-apiserver closes its listener after `--shutdown-delay-duration`. Then it waits for open watches, at most 60 s
+(k8s.io/apiserver, pkg/server/genericapiserver.go, RunWithContext; secure_serving.go, RunServer).
 """
 
 from __future__ import annotations

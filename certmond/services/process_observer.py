@@ -1,7 +1,6 @@
-"""Observation of the services of this node (`Live`): units, containers, served certificates and health.
+"""Observation of the services of this node: units, containers, served certificates and health.
 
-This module owns the observation, whose network probes run concurrently. The daemon observes in a separate thread, so
-that no pass waits for a server. The result also reports a server that does not answer. Changes nothing.
+The daemon observes in a separate thread, so that no pass waits for a server.
 """
 
 from __future__ import annotations
@@ -86,11 +85,10 @@ def _run_probes(
 
 
 def _prepare(question: Question) -> None:
-    """Import the probes in the calling thread.
-
-    If two threads import asyncio and asyncio.subprocess at the same time, each gets an incomplete module. Then every
-    later import of asyncio in the process fails. The client of the Kubernetes API imports asyncio.subprocess first.
+    """Import the probes in the calling thread, because concurrent imports of asyncio and asyncio.subprocess break
+    asyncio.
     """
+    # The client of the Kubernetes API imports asyncio.subprocess.
     if question.endpoints or question.health:
         with suppress(OSError, ImportError):  # such as without file descriptors: the observation retries and reports it
             from certmond.services import health_probe as health  # noqa: F401 - as in `_run_probes`
@@ -106,8 +104,9 @@ def _with_first_start(seen: ServiceSeen, name: str, before: Live | None) -> Serv
 
 
 class ObserverThread:
-    """Thread that observes on request and calls `wake` after each observation. `wake` must return quickly without an
-    error.
+    """Thread that observes on request and calls `wake` after each observation.
+
+    `wake` must return quickly and must not raise.
     """
 
     def __init__(self, wake: Callable[[], None], limit: float | None = None) -> None:
@@ -125,7 +124,7 @@ class ObserverThread:
         return self._seen
 
     def ask(self, question: Question) -> None:
-        """Request an observation, which starts after a running observation. Replace a request that has not started.
+        """Request an observation. Replace a request that has not started.
 
         If the thread cannot start, `seen` has the reason.
         """

@@ -1,12 +1,7 @@
 """systemd units over D-Bus: their state, and one restart or reload with its result.
 
-This module owns the meaning of systemd's properties: whether a unit has processes that may use a certificate, and how
-the job of certmond ended. It never starts a unit that does not run, except with `revive`. The plan decides which unit
-certmond restarts, and when.
-
-systemd checks that the unit runs, so no race exists between this check and the restart. For a unit that has just
-stopped, TryRestartUnit queues a job without effect, and ReloadUnit queues an invalid job. The InvocationID, which
-changes at each start, shows whether a job with the result "done" had no effect.
+systemd itself checks that the unit runs (TryRestartUnit), because the unit can stop at any time. The InvocationID,
+which changes at each start, shows whether the job had an effect.
 """
 
 from __future__ import annotations
@@ -55,9 +50,8 @@ _Properties = dict[str, Any]
 class UnitResult:
     """The result of a restart or reload, as a word and a sentence.
 
-    "done" is a success. With "not running" or "stopping", the unit was in this state, and the job had no effect. With
-    "skipped", systemd stopped the unit, but its conditions prevented the start. With "timeout", the job may still run.
-    Other words are job results of systemd: "failed", "canceled", "dependency".
+    The word is "done", "not running", "stopping", "skipped" (by a condition of the unit), "timeout" or a job result of
+    systemd, such as "failed".
     """
 
     result: str
@@ -65,11 +59,7 @@ class UnitResult:
 
 
 def unit_states(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str, ServiceSeen]:
-    """Return the state of each unit, within `limit` seconds for all of them. Never raises.
-
-    A unit runs if it has a main process, or other processes in its cgroup. A finished oneshot, a target or a socket
-    uses no certificate.
-    """
+    """Return the state of each unit, within `limit` seconds for all units. Never raises."""
     seen: dict[str, ServiceSeen] = {}
     try:
         with Bus(bus, time.monotonic() + limit, lambda: None) as connection:
@@ -84,10 +74,9 @@ def unit_states(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> d
 def restart(
     unit: str, *, reload: bool, alive: Callable[[], None], revive: bool = False, bus: str = BUS, limit: float = 120.0
 ) -> UnitResult:
-    """Restart or reload a running unit. Wait at most `limit` seconds for the end, and call `alive` each second.
+    """Restart or reload a running unit, and wait at most `limit` seconds for the end. Call `alive` each second.
 
-    With `revive`, start a unit that does not run, because the caller has stopped it. Reset an exceeded start limit.
-    Raises RestartError if systemd cannot be reached or refuses the job. Then the job has no effect.
+    With `revive`, start a unit that does not run. Raises RestartError if systemd cannot be reached or refuses the job.
     """
     started = time.monotonic()
     requested = queued = False
@@ -139,7 +128,7 @@ def _unit_state(connection: Bus, unit: str) -> ServiceSeen:
 
 
 def _properties(connection: Bus, unit: str) -> _Properties:
-    """Return all properties of a unit of any type. The unit may be missing or not loaded."""
+    """Return all properties of a unit, which may be missing or not loaded."""
     (path,) = connection.call(_MANAGER, "LoadUnit", "s", unit)
     whole = DBusAddress(path, _NAME, "org.freedesktop.DBus.Properties")
     (found,) = connection.call(whole, "GetAll", "s", "")
@@ -147,10 +136,9 @@ def _properties(connection: Bus, unit: str) -> _Properties:
 
 
 def _runs(found: _Properties) -> bool:
-    """Return whether the unit has processes that may use a certificate, also while it starts or stops.
+    """Return whether the unit has processes that may use a certificate.
 
-    A forking service without a PID file may have no main process. Such a service is "running" as long as its cgroup has
-    processes. Only services have the property MainPID.
+    A forking service without a PID file may have no main process.
     """
     return "MainPID" in found and (found["MainPID"] > 0 or found["SubState"] == "running")
 
@@ -158,9 +146,9 @@ def _runs(found: _Properties) -> bool:
 def _was_stopped(found: _Properties) -> bool:
     """Return whether systemd stopped the unit on request and no job is pending.
 
-    A process that ends without a request exits before the unit leaves the state "active". For a unit that systemd has
-    unloaded since, certmond knows only that it has not failed.
+    A process that ends without a request exits before the unit leaves the state "active".
     """
+    # A unit that systemd has unloaded has no times: certmond knows only that it has not failed.
     by_itself = 0 < found.get("ExecMainExitTimestampMonotonic", 0) <= found["ActiveExitTimestampMonotonic"]
     (job, _) = found["Job"]
     return found["ActiveState"] == "inactive" and found.get("Result") == "success" and not job and not by_itself
@@ -188,13 +176,11 @@ def _prepare(connection: Bus, unit: str, before: _Properties, *, reload: bool, r
 
 
 def _outcome(connection: Bus, job: str) -> str:
-    """Wait for the end of this job and return its result. Ignore signals of processes other than systemd.
-
-    Look up the owner of systemd's name for each signal, because the owner changes with a daemon-reexec.
-    """
+    """Wait for the end of this job and return its result. Ignore signals of processes other than systemd."""
     while True:
         signal = connection.signal()
         fields = signal.header.fields
+        # Look up the owner of the name for each signal, because a daemon-reexec changes it.
         if fields.get(HeaderFields.member) == "JobRemoved" and (
             (fields.get(HeaderFields.sender),) == connection.call(BUS_ITSELF, "GetNameOwner", "s", _NAME)
         ):

@@ -1,17 +1,7 @@
 """TLS handshake with each endpoint, and the certificate that its server presents.
 
-This module owns the connection, from its first packet to the DER of the leaf. certmond does not trust the server: it
-verifies no certificate, accepts all default ciphers of OpenSSL, and sends no data after the handshake. It opens no key,
-except that of a given client certificate. The result also reports an endpoint that does not answer.
-
-All handshakes run concurrently in asyncio, and share one time limit. With a pool of eight threads, the ninth endpoint
-would wait.
-
-A server that requires a client certificate presents its own certificate first. In TLS 1.3 the handshake has already
-ended for the client when the server refuses. In TLS 1.2 the handshake fails, and `ssl` returns no certificate of a
-failed handshake. But the server's Certificate message is in clear text, and certmond parses it from the received bytes.
-So certmond needs no key of the node. A client certificate only avoids an entry in the server's log, and certmond
-ignores an unusable client certificate.
+certmond verifies no certificate, and sends no data after the handshake. If a TLS 1.2 server requires a client
+certificate, the handshake fails, and certmond parses the server's Certificate message from the received bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +19,7 @@ from typing import NamedTuple
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 
 LIMIT = 1.0
-"""Time limit in seconds for a handshake. The server is on this node or in the network of the node."""
+"""Time limit in seconds for a handshake with a server on this node or in its network."""
 _MOST = 1 << 18  # maximum number of bytes from a server; OpenSSL accepts no chain above 100 KiB
 _PIECE = 1 << 14
 _CIPHERS = "DEFAULT"  # the default of OpenSSL, with RSA key exchange; Python's default has fewer ciphers
@@ -39,7 +29,7 @@ _AROUND = re.compile(r"^\[[^]]*\] | \(_ssl\.c:[0-9]+\)$")  # the parts that Pyth
 
 
 class ClientPair(NamedTuple):
-    """The paths of the PEM files of a client certificate and its key. Each probe reads them."""
+    """The paths of the PEM files of a client certificate and its key."""
 
     certificate: str
     key: str
@@ -51,8 +41,9 @@ Pairs = Mapping[Endpoint, ClientPair]
 async def served_certificates(
     endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None, limit: float = LIMIT
 ) -> dict[Endpoint, Seen]:
-    """Return the certificate that each endpoint serves, or why certmond received none. All handshakes end within
-    `limit` seconds. `at` is the time of the results.
+    """Return the certificate that each endpoint serves at `at`, or why certmond received none.
+
+    All handshakes end within `limit` seconds.
     """
     deadline = asyncio.get_running_loop().time() + limit
     handshakes = (_handshake_result(endpoint, at, (pairs or {}).get(endpoint), deadline) for endpoint in endpoints)
@@ -84,7 +75,7 @@ async def _handshake_result(endpoint: Endpoint, at: datetime, pair: ClientPair |
 async def _complete_handshake(
     connection: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, received: bytearray
 ) -> None:
-    """Complete the handshake. Append the received bytes to `received`, also if the handshake fails."""
+    """Complete the handshake. Append the received bytes to `received`, even if the handshake fails."""
     loop = asyncio.get_running_loop()
     while not _advance(tls):
         await loop.sock_sendall(connection, outgoing.read())
@@ -98,7 +89,7 @@ async def _complete_handshake(
             incoming.write(piece)
         else:
             incoming.write_eof()
-    with suppress(OSError):  # the certificate has arrived, even if the server has closed the connection since
+    with suppress(OSError):  # the certificate has arrived, even if the server has closed the connection meanwhile
         await loop.sock_sendall(connection, outgoing.read())
 
 
@@ -124,7 +115,7 @@ def _advance(tls: ssl.SSLObject) -> bool:
 
 
 def leaf_in_clear(received: bytes | bytearray) -> bytes | None:
-    """Return the certificate in the first bytes of a TLS 1.2 server, or None if the certificate is incomplete."""
+    """Return the certificate in the first bytes of a TLS 1.2 server, or None if it is incomplete."""
     messages, offset = bytearray(), 0
     while offset < len(received) and received[offset] == _HANDSHAKE:  # record: type, version, length (RFC 5246, 6.2.1)
         start = offset + 5

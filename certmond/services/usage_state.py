@@ -1,7 +1,6 @@
 """Collection of the facts about services that a pass needs: files, flags, processes, served certificates.
 
-This module owns the selection of what certmond observes, and the state between passes. Below a root other than "/",
-certmond observes no process and uses only files. `pki.services.staleness` evaluates the facts (`Surroundings`).
+Below a root other than "/", certmond uses only files. `pki.services.staleness` evaluates the facts.
 """
 
 from __future__ import annotations
@@ -33,10 +32,9 @@ if TYPE_CHECKING:
 
 
 class SurroundingsObserver:
-    """Collector of the facts about services, for one configuration.
+    """Collector of the facts about services.
 
-    This class probes the health of services only with `acting`, for a process that restarts services. Calls `wake`
-    after each requested observation.
+    `acting` is true for a process that restarts services: only this process probes their health.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class SurroundingsObserver:
         self.runtime_endpoint: str | None = None
 
     def around(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
-        """Return the present facts about services. The observation of the processes in them may be older."""
+        """Return the present facts about services. The observation of the processes may be older."""
         live = self._live = self._observer.seen or self._live
         components = store.components()
         self._services = [each for each in self._config.services if _is_here(each, store)]
@@ -77,11 +75,11 @@ class SurroundingsObserver:
 
     @property
     def has_news(self) -> bool:
-        """Return whether a file or the subjects of the observation have changed since the latest request."""
+        """Return whether a file or a subject of the observation has changed after the latest request."""
         return self._visible and (self._question, self._contents) != self._requested
 
     def ask(self) -> None:
-        """Request an observation of the services. Do not wait for the result."""
+        """Request an observation of the services, and do not wait for the result."""
         if self._visible:
             self._requested = self._question, self._contents
             self._observer.ask(self._question)
@@ -127,7 +125,7 @@ class SurroundingsObserver:
         self._question = Question(units, pods, tuple(found.serving), health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
-        """Return the CAs, as PEM, for the certificate at an https:// address. None for unknown CAs."""
+        """Return the CAs, as PEM, for the certificate at an https:// address, or None."""
         if not address.startswith("https://"):
             return None
         place = address.removeprefix("https://").partition("/")[0]

@@ -1,8 +1,6 @@
 """Signing by a program that follows certmonger's contract for enrollment helpers (certmonger, doc/helpers.txt).
 
-This module owns the contract: the environment of the helper, and the meaning of its exit status and output. certmond
-supports every helper for certmonger. A helper receives the request and never the private key. This module puts the
-requested certificate before the other certificates in the helper's output. The caller verifies the certificates.
+A helper receives the request and never the private key. The caller verifies the certificates.
 """
 
 from __future__ import annotations
@@ -42,8 +40,10 @@ class CommandSigner:
         self._ca_profile = ca_profile
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate and its chain. Raises RefusedError if the helper or its CA refuses the request,
-        UnreachableError if the helper fails, and WaitingError if the CA has not decided yet.
+        """Return the certificate and its chain.
+
+        Raises RefusedError if the helper or its CA refuses the request, UnreachableError if the helper fails, and
+        WaitingError if the CA has not decided yet.
         """
         ended = run(self._command, self._environment(request), self._time_limit, request.alive)
         helper = f"the helper {self._command[0]} of signer {self._name}"
@@ -120,8 +120,9 @@ def _exit_description(ended: Ended) -> str:
 
 
 def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
-    """Return the certificate of the request's key, then the other certificates in their order. Raises RefusedError if
-    the output has no such certificate.
+    """Return the certificate of the request's key, then the other certificates in their order.
+
+    Raises RefusedError if the output has no such certificate.
     """
     found = decode(_as_pem(output), "its output").certificates
     if not found:
@@ -134,7 +135,7 @@ def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
 
 
 def _as_pem(output: bytes) -> bytes:
-    """Return the certificates in JSON (certmonger, src/submit-e.c: `certificate`, `chain`) or PKCS#7 as PEM.
+    """Return JSON (certmonger, src/submit-e.c: `certificate`, `chain`) or PKCS#7 as PEM certificates.
 
     Return b"" for malformed JSON or PKCS#7, and any other output unchanged.
     """

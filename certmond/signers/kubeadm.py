@@ -1,12 +1,7 @@
 """Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, `kubeadm kubeconfig user` for client credentials.
 
-This module owns the input and output of kubeadm. kubeadm runs in a private directory, with symlinks to the CA's files
-and a separate configuration. With only `--cert-dir`, kubeadm would read the directory from the cluster, and overwrite
-the node's real files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the
-private directory.
-
-kubeadm creates the key itself. No message quotes its standard output, because a kubeconfig contains a key. The module
-follows kubeadm's source, v1.22 to v1.36. The tests replace kubeadm with a stand-in.
+kubeadm runs in a private directory with a separate configuration. With only `--cert-dir`, it would overwrite the node's
+real files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg).
 """
 
 from __future__ import annotations
@@ -51,9 +46,9 @@ _OLDEST, _V1BETA4 = 22, 31  # v1.22 introduced v1beta3, v1.31 v1beta4
 
 
 class KubeadmSigner:
-    """Signer that runs kubeadm (`command`) with the CA at these paths. certmond owns the directory `directory`.
+    """Signer that runs kubeadm (`command`) in a temporary directory below `directory`, with the CA at these paths.
 
-    The caller holds the writers' lock, because `sign` removes files of a crashed run from this directory.
+    The caller holds the writers' lock, because `sign` removes files of a crashed run.
     """
 
     def __init__(
@@ -66,8 +61,9 @@ class KubeadmSigner:
         self._time_limit = time_limit
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate, and the key that kubeadm created. Raises RefusedError if kubeadm does not issue the
-        certificate, and UnreachableError if kubeadm does not run or does not end.
+        """Return the certificate, and the key that kubeadm created.
+
+        Raises RefusedError if kubeadm does not issue the certificate, UnreachableError if kubeadm does not run or end.
         """
         name, organizations = _subject(request)
         if request.name not in _PAIRS and not _is_client(request.template):
@@ -108,8 +104,9 @@ class KubeadmSigner:
         return _issued(made, made_key)
 
     def _version(self, alive: Callable[[], None]) -> str:
-        """Return kubeadm's version, for the configuration. Without a version, kubeadm queries the Internet. Raises
-        RefusedError if the version is too old.
+        """Return kubeadm's version, without which kubeadm would query the Internet.
+
+        Raises RefusedError if the version is too old.
         """
         message = first_line(self._run(("version", "-o", "short"), alive).output)
         match = _VERSION.fullmatch(message)
@@ -137,7 +134,7 @@ class KubeadmSigner:
             yield Path(directory)
 
     def _link(self, directory: Path, ca: str) -> None:
-        """Create symlinks to the CA's files, with the names that kubeadm expects. kubeadm only reads these files."""
+        """Create symlinks to the CA's files, with the names that kubeadm expects."""
         (directory / ca).parent.mkdir(mode=0o700, exist_ok=True)
         os.symlink(self._ca_certificate, directory / f"{ca}.crt")
         os.symlink(self._ca_key, directory / f"{ca}.key")
@@ -208,8 +205,9 @@ def _output_file(path: Path) -> bytes:
 
 
 def _from_kubeconfig(output: bytes) -> Issued:
-    """Return the credentials of the only user in a kubeconfig. Raises RefusedError, which does not quote the
-    kubeconfig.
+    """Return the credentials of the only user in a kubeconfig.
+
+    Raises RefusedError, which does not quote the kubeconfig.
     """
     try:
         users = parse_kubeconfig(output, "/").users

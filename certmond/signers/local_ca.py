@@ -1,8 +1,6 @@
-"""Signing with the key of a CA on this node, as in kubeadm and k3s, and signing of a self-signed Root CA.
+"""Signing with the key of a CA on this node, and signing of a self-signed Root CA.
 
-This module owns the steps from the CA's two files to a signature. Each signature reads both files, and checks that they
-match and that the CA is valid now. This module keeps no copy, writes no file, and quotes no key or passphrase in a
-message. `pki.signing.template` defines the content of a certificate.
+No message quotes a key or a passphrase. `pki.signing.template` defines the content of a certificate.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # does not blo
 
 
 class LocalSigner:
-    """Signer that uses the CA in the files `certificate` and `key`. Both are real paths, including the root directory.
+    """Signer that uses the CA in the files `certificate` and `key`, which are real paths.
 
     `passphrase` is the name of the systemd credential with the passphrase of the key.
     """
@@ -54,7 +52,7 @@ class LocalSigner:
     def sign(self, request: Request) -> Issued:
         """Return the certificate. If an intermediate CA signs, append the chain without the root.
 
-        Raises RefusedError if the CA may not sign, KeyUnusableError if the key of the CA is unusable.
+        Raises RefusedError if the CA may not sign, KeyUnusableError if its key is unusable.
         """
         if request.template.is_ca:
             raise RefusedError(f"{request.name} is a CA, which no other CA signs; set `signer: self`")
@@ -87,8 +85,8 @@ class LocalSigner:
             raise KeyUnusableError(f"{error}, or put its passphrase into the credential {self._passphrase}") from None
 
     def _issuer(self, known: tuple[Certificate, ...], key: PrivateKey) -> Certificate:
-        """Return the CA certificate of `key` that may sign now. After a reissue, there may be several: return the one
-        that ends last. Raises RefusedError if no certificate may sign.
+        """Return the CA certificate of `key` that may sign now and ends last. Raises RefusedError without such a
+        certificate.
         """
         own = public_key_of(key)
         candidates = sorted((each for each in known if each.key == own), key=lambda each: each.not_after, reverse=True)
@@ -109,8 +107,9 @@ def self_signed(template: Template, key: PrivateKey) -> bytes:
 
 
 def signed(certificate_builder: x509.CertificateBuilder, key: PrivateKey, where: str) -> x509.Certificate:
-    """Return the certificate, signed with the CA's key from the file `where`. Raises KeyUnusableError if the key cannot
-    sign.
+    """Return the certificate, signed with the CA's key from the file `where`.
+
+    Raises KeyUnusableError if the key cannot sign.
     """
     try:
         with guarded("does not sign"):
@@ -144,10 +143,7 @@ def _credential(name: str) -> bytes:
 
 
 def _refusal(ca: Certificate, now: datetime) -> str | None:
-    """Return the reason for which this certificate may not sign now, with the remedy, or None.
-
-    The rules are those of RFC 5280, 4.2.1.3, 4.2.1.9 and 6.1.4.
-    """
+    """Return why this certificate may not sign now, or None (RFC 5280, 4.2.1.3, 4.2.1.9 and 6.1.4)."""
     if ca.refused:
         return f"({ca.subject}) is not usable: {ca.refused}; replace that CA"
     if not ca.is_ca:
@@ -162,7 +158,7 @@ def _refusal(ca: Certificate, now: datetime) -> str | None:
 
 
 def _below_root(ca: Certificate | None, known: tuple[Certificate, ...]) -> Iterator[Certificate]:
-    """Yield `ca` and its issuers without the root. Yield no certificate if `ca` is the root."""
+    """Yield `ca` and its issuers without the root."""
     rest = list(known)
     while ca is not None and not ca.self_issued:
         yield ca
@@ -172,7 +168,7 @@ def _below_root(ca: Certificate | None, known: tuple[Certificate, ...]) -> Itera
 
 
 def _digest(key: PrivateKey) -> SHA256 | SHA384 | SHA512 | None:
-    """Return the digest that Go's x509.CreateCertificate uses for a signature with this key, or None for Ed25519."""
+    """Return the digest that Go's x509.CreateCertificate uses with this key, or None for Ed25519."""
     match key:
         case ed25519.Ed25519PrivateKey():
             return None

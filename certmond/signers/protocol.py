@@ -1,4 +1,4 @@
-"""Interface of all signers, and the request to a signer. A signer writes no file of the node."""
+"""Interface of all signers, and the request to a signer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from certmond.pki.x509.certificate import Certificate, load_request
 class Request:
     """The request for one certificate: the granted content, the key to certify, and the certificate to replace (`old`).
 
-    `authority` is the entry of the CA, or None if the configuration names none. A repeated request has the `cookie` of
-    the signer's last answer, and the PKCS#10 of the first request (`csr`). The signer calls `alive` at least every
-    second while it waits.
+    A repeated request has the `cookie` of the signer's last answer, and the first PKCS#10 (`csr`). The signer calls
+    `alive` at least every second while it waits.
     """
 
     name: str
@@ -42,7 +41,7 @@ class Request:
         return self.grant.template
 
     def requests_the_same(self, csr: bytes) -> bool:
-        """Return whether an earlier request, as PEM, asks for the content that is granted now. The keys may differ.
+        """Return whether an earlier request, as PEM, asks for the same content, perhaps with another key.
 
         Raises MalformedError if `csr` is not a request.
         """
@@ -50,7 +49,7 @@ class Request:
         return sent.subject == wanted.subject and {*sent.extensions} == {*wanted.extensions}
 
     def pem(self) -> bytes:
-        """Return the earlier request, or else a new PKCS#10 (RFC 2986) that is signed with the key, as PEM."""
+        """Return the earlier request, or else a new PKCS#10 (RFC 2986), as PEM."""
         if self.csr is not None:
             return self.csr
         builder = x509.CertificateSigningRequestBuilder(self.template.subject)
@@ -69,7 +68,7 @@ class Issued:
 
 
 class Signer(Protocol):
-    """A signer. certmond does not trust a signer, so the caller verifies each answer before its use."""
+    """A signer. The caller verifies each answer, because certmond does not trust a signer."""
 
     def sign(self, request: Request) -> Issued:
         """Return the certificate. Raises RefusedError, UnreachableError, or, if the signer waits, WaitingError."""

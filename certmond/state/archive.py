@@ -1,8 +1,7 @@
 """Archive of byte-for-byte copies of the files that certmond replaces.
 
-This module owns `<state directory>/archive/<certificate>/<generation>/`: directories with mode 0700, files with mode
-0600, and a description of the files. A generation is complete, or it does not exist. This module never writes outside
-the archive: a restore is an ordinary transaction. The caller of `store` holds the lock of the transactions.
+This module owns `<state directory>/archive/<certificate>/<generation>/`. A generation is complete, or it does not
+exist.
 """
 
 from __future__ import annotations
@@ -41,9 +40,7 @@ _STORED = 200  # maximum bytes of the original name in the stored name; with the
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Description of the archived files of one replacement. `id` is the name of the generation in the archive.
-    `description` has facts from the caller.
-    """
+    """Description of the archived files of one replacement. `description` has facts from the caller."""
 
     name: str
     id: str
@@ -95,10 +92,10 @@ class Archive:
         self._keep = max(keep, 1)
 
     def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Store `files` (path of the node -> real file) as a new generation. Return the generation. Raises WriteError.
+        """Store `files` (path of the node -> real file) as a new generation, and return it. Raises WriteError.
 
-        If the files equal the newest generation, return that generation. So a replacement that fails repeatedly removes
-        no older generation.
+        If the files equal the newest generation, return that generation, so that a repeated replacement removes no
+        older one.
         """
         home = self._home(name)
         with blaming(str(home)):
@@ -139,13 +136,10 @@ class Archive:
             _sweep(home)
 
     def tidy(self) -> None:
-        """Remove the incomplete generations of killed processes, with their keys. Raises WriteError.
-
-        Skip a directory that another user can change.
-        """
+        """Remove the incomplete generations of killed processes, with their keys. Raises WriteError."""
         for name in filter(_NAME.fullmatch, _listing(self._directory)):
             if any(each.startswith(".") for each in _listing(self._directory / name)):
-                with suppress(StateError):
+                with suppress(StateError):  # another user can change the directory
                     self.remove(name, ())
 
     def names(self) -> tuple[str, ...]:
@@ -157,18 +151,16 @@ class Archive:
         return tuple(sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number))
 
     def generation(self, name: str, generation: str) -> Generation:
-        """Return the description of one generation.
+        """Return the description of one generation. Raises MalformedError if the description is damaged.
 
-        Raises MalformedError if the description is damaged. Raises StateError if a later version of certmond has
-        written it or another user can change it.
+        Raises StateError if a later version of certmond has written it or another user can change it.
         """
         return self._described(name, generation)[0]
 
     def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation, in the order of `store`.
+        """Return the files of a generation, in the order of `store`. Raises MalformedError if it is missing or damaged.
 
-        Raises MalformedError if the generation does not exist or is damaged. Raises StateError if a later version of
-        certmond has written the generation, or another user can change it.
+        Raises StateError if a later version of certmond has written it, or another user can change it.
         """
         if generation not in self.ids(name):
             raise MalformedError(
@@ -186,7 +178,7 @@ class Archive:
     def _surplus(self, name: str) -> list[str]:
         """Return the generations in excess of `keep`.
 
-        Omit the newest generation with which no service failed, because a rollback restores this generation.
+        The newest one with which no service failed stays for a rollback.
         """
         found = self.ids(name)
         worked = next((each for each in reversed(found) if self._worked(name, each)), None)
@@ -261,11 +253,12 @@ def _load(where: Path, file: _File) -> ArchivedFile:
 
 
 def _damaged(where: Path) -> MalformedError:
-    return MalformedError(printable(f"{where} is damaged, and cannot be restored completely; name another generation"))
+    remedy = "name another generation, see: certmond archive list"
+    return MalformedError(printable(f"{where} is damaged, and certmond cannot restore it completely; {remedy}"))
 
 
 def stored_at(generation: str) -> datetime | None:
-    """Return the time at which certmond stored a generation, from its id, or None if the id has no time."""
+    """Return the time at which certmond stored a generation, from its id, or None."""
     try:
         return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:

@@ -1,8 +1,6 @@
-"""A small JSON document in the state directory. Each read validates the document, and each write replaces it.
+"""A small JSON document in the state directory. Each read validates it, and each write replaces it.
 
-`read` treats an unusable document as missing, and `load` raises an error. After `write`, the document is on the disk
-with mode 0600. If `write` fails, the old document stays. `write` does not replace a document of a later version of
-certmond.
+A failed write keeps the old document.
 """
 
 from __future__ import annotations
@@ -39,10 +37,9 @@ class Memory(Generic[T]):
         return None
 
     def load(self) -> T | None:
-        """Return the content, or None if the file is missing.
+        """Return the content, or None if the file is missing. Raises MalformedError if the file is unusable.
 
-        Raises MalformedError if the file is unusable. The message has no remedy. Raises StateError if another user can
-        change the file or a later version of certmond has written it.
+        Raises StateError if another user can change the file or a later version of certmond has written it.
         """
         try:
             return self._adapter.validate_python(self._content())
@@ -55,6 +52,7 @@ class Memory(Generic[T]):
             detail = " ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         except (ValueError, OverflowError, RecursionError):
             detail = "it is not JSON"
+        # The caller adds the remedy.
         raise MalformedError(f"{self._state_dir / self._name} cannot be read ({printable(detail)[:200]})")
 
     def write(self, value: T) -> None:

@@ -1,8 +1,6 @@
 """Record of the last subject of each entry that accepts several subjects: `<state directory>/subjects.json`.
 
-An operator can replace a certificate with a certificate that has another accepted subject. The record of renewals has
-only the certificates that certmond installed. Without the record of subjects, a repair uses no subject of the group
-`system:masters` if the entry accepts another subject. This module contains only subjects, which are public.
+A repair needs the subject of a certificate that an operator has installed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Requests for which a signer has not issued the certificate yet, with their keys.
 
-This module owns `<state directory>/pending/`, with mode 0700. For each certificate, the directory has the key, the
-request, and a record with the SHA-256 of the certificate to replace. The caller removes these files after the
-replacement of the certificate, or after a refusal by the signer.
+This module owns `<state directory>/pending/`, with the key, the request, and the SHA-256 of the certificate to replace.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ _Found = tuple[str | None, PrivateKey | None, bytes | None]
 
 
 class Pending:
-    """The pending requests by name and path of the certificate. A writer holds the lock of the transactions."""
+    """The pending requests by name and path of the certificate. The caller of a write holds the writers' lock."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
@@ -55,7 +53,7 @@ class Pending:
     def resume(self, identity: Identity, cookie: str | None) -> _Found:
         """Return the cookie, key and request to repeat. All are None without a cookie or with an unusable file.
 
-        Raises StateError if another user can read or change the key, or change the request.
+        Raises StateError if another user can read the key or change a file.
         """
         if cookie is None:
             return None, None, None

@@ -1,9 +1,7 @@
 """The last renewal attempt of each certificate, stored across processes.
 
-This module owns `<state directory>/renewals.json`. During many renewals, `renewals.log` has one line for each attempt
-that is not in the document yet. Both files are a cache: without them, certmond only retries a failed renewal sooner.
-This module prunes attempts of deleted files, except the most recent attempts and those of the last hour. It contains no
-key. Times are UTC.
+This module owns `<state directory>/renewals.json` and `renewals.log`. Both are a cache: without them, certmond only
+retries a failed renewal sooner.
 """
 
 from __future__ import annotations
@@ -35,11 +33,7 @@ _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
 """Maximum number of bytes to read from the log."""
 _ABSENT = 100
-"""Number of the most recent attempts of deleted files to keep, because the files may return.
-
-certmond also keeps the last attempt of each common name of an entry, because the owner may copy an old certificate to a
-file with another name. It also keeps the attempts of the last hour, because they count in the quota of their entry.
-"""
+"""Number of the most recent attempts of deleted files to keep, because the files may return."""
 
 
 def _nameable(text: str) -> str:
@@ -74,7 +68,7 @@ class _Entry(BaseModel):
 
 
 class _Line(BaseModel):
-    """A line of the log: a new attempt, or, if `removed` is true, an attempt that was removed."""
+    """A line of the log: a new attempt, or a removed attempt."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -83,7 +77,7 @@ class _Line(BaseModel):
 
 
 class Ledger:
-    """The attempts by name and path of the certificate. A writer holds the lock of the transactions.
+    """The attempts by name and path of the certificate. The caller of a write holds the writers' lock.
 
     `exists` returns whether a file exists at a path.
     """
@@ -134,10 +128,9 @@ class Ledger:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Store each attempt of the `with` block as a line of the log, and write the document once after the block.
+        """Store each attempt of the `with` block as a line of the log, and write the document after the block.
 
-        When `store` returns, the attempt is on the disk. After a kill, `attempts` reads the log, and the next write of
-        the document removes the log.
+        When `store` returns, the attempt is on the disk.
         """
         self._batch, self._written, self._noted = self._load(), False, False
         try:
@@ -169,11 +162,11 @@ class Ledger:
         return known
 
     def _pruned(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
-        """Return the attempts without old attempts of deleted files. The check is slow, so prune only after some
-        growth.
-        """
-        if len(attempts) <= self._enough:
+        """Return the attempts without old attempts of deleted files."""
+        if len(attempts) <= self._enough:  # the check of the files is slow
             return attempts
+        # Keep the last attempt of each common name, because the owner may copy an old certificate to another file. Keep
+        # the attempts of the last hour, because they count in the quota of their entry.
         deleted = sorted((each for each in attempts if not self._exists(each[1])), key=lambda each: attempts[each].at)
         last = {(name, attempts[name, path].common_name): (name, path) for name, path in deleted}
         newest_of_names = {each for (_, common_name), each in last.items() if common_name is not None}
@@ -220,7 +213,7 @@ def _opened_log(state_dir: Path) -> Iterator[int | None]:
 
 
 def _lines(log: int | None, path: str) -> Iterator[_Line]:
-    """Yield the valid lines of the log. Skip other lines. Raises StateError for a line of a later version."""
+    """Yield the valid lines of the log. Raises StateError for a line of a later version."""
     if log is None:
         return
     with suppress(OSError), open(log, "rb", closefd=False) as file:

@@ -1,8 +1,6 @@
 """The record of this node's rotation, and the accepted trust anchors, stored across processes.
 
-This module owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`, which contain only
-public data. An unreadable record is an error, because a rotation that ends in an intermediate phase would cause an
-outage. A caller that writes holds the lock of the transactions.
+An unreadable record is an error, because a rotation that ends in an intermediate phase would cause an outage.
 """
 
 from __future__ import annotations
@@ -81,8 +79,9 @@ class RotationRecord:
         self._anchors = Memory(state_dir, ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
-        """Return the current rotation, or None if the record is missing or its directory is inaccessible. Raises
-        MalformedError if the record is unusable.
+        """Return the current rotation, or None if the record is missing or inaccessible.
+
+        Raises MalformedError if the record is unusable.
         """
         try:
             entry = self._memory.load()
@@ -106,7 +105,7 @@ class RotationRecord:
         self._memory.write(_entry(rotation))
 
     def close(self, rotation: Rotation) -> None:
-        """Close the rotation: rename its record to last.json, and sync it to the disk. Raises WriteError."""
+        """Close the rotation: rename its record to last.json. Raises WriteError."""
         self.save(rotation)
         ids = dict.fromkeys((*(self._closed.read() or ()), forth(rotation.id), rotation.id))
         self._closed.write(tuple(ids)[-_MAX_CLOSED:])
@@ -115,26 +114,26 @@ class RotationRecord:
             os.fsync(directory)
 
     def closed(self) -> frozenset[str]:
-        """Return the ids of closed rotations, from a cache. For an aborted rotation, also include its original id."""
+        """Return the ids of closed rotations. For an aborted rotation, also include its original id."""
         entry = self._last.read()
         return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 
     def anchors(self) -> dict[str, tuple[Anchor, ...]]:
-        """Return the trust anchors that this node has used, by family, from a cache."""
+        """Return the trust anchors that this node has used, by CA entry."""
         return {family: tuple(map(_parsed, texts)) for family, texts in (self._anchors.read() or {}).items()}
 
     def rotated(self, family: str) -> tuple[Anchor, ...]:
-        """Return the trust anchors of the current and of the last rotation of this family, from a cache."""
+        """Return the trust anchors of the current and the last rotation of the CA entry `family`."""
         entries = (each for each in (self._memory.read(), self._last.read()) if each and each.family == family)
         return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
 
     def aids(self) -> dict[str, Rotation]:
-        """Return, by family, the rotations for which this node executes first aid, from a cache."""
+        """Return, by CA entry, the rotations for which this node executes first aid (docs/rotation.md)."""
         found = {family: _rotation(entry) for family, entry in (self._aids.read() or {}).items()}
         return {family: each for family, each in found.items() if not flaw(each)}
 
     def note_aids(self, aids: Mapping[str, Rotation]) -> None:
-        """Store the rotations for which this node executes first aid, and sync them to the disk. Raises WriteError."""
+        """Store the rotations for which this node executes first aid. Raises WriteError."""
         if aids:
             self._aids.write({family: _entry(each) for family, each in aids.items()})
             return
@@ -143,7 +142,7 @@ class RotationRecord:
             os.fsync(directory)
 
     def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:
-        """Store the trust anchors that the node uses now, by family. Raises WriteError."""
+        """Store the trust anchors that the node uses now, by CA entry. Raises WriteError."""
         self._anchors.write({family: tuple(map(_text, found)) for family, found in anchors.items()})
 
 
@@ -164,7 +163,7 @@ def _rotation(entry: _Entry) -> Rotation:
 
 
 def _unreadable(fact: str) -> MalformedError:
-    remedy = "restore it from a backup, or remove it if no rotation is under way"
+    remedy = "restore it from a backup, or remove it if no rotation is in progress"
     return MalformedError(f"{fact}, so the phase of a rotation is unknown; {remedy}")
 
 

@@ -1,10 +1,6 @@
 """Transactions that replace several files of the node: after a crash and its recovery, all are old, or all are new.
 
-This module owns the order of every write: write the record, stage, verify, decide, then rename or remove. Before the
-decision, a failure leaves the old files untouched and removes the staged files. After the decision, the next process
-completes an interrupted transaction. certmond never overwrites a file that another process has changed meanwhile, and
-creates no directory on the node. In a directory that the kubelet watches, certmond only replaces a manifest. This
-module does not interpret certificates.
+This module owns the order of every write: write the record, stage, verify, decide, then rename or remove.
 """
 
 from __future__ import annotations
@@ -64,8 +60,8 @@ class Transactions:
     def lock(self, timeout: float = 0) -> Iterator[Writer]:
         """Hold the writers' lock in the `with` block. Wait at most `timeout` seconds for another writer.
 
-        Raises BusyError if another process still holds the lock, StateError if the state directory is unfit for use,
-        and WriteError on other errors.
+        Raises BusyError if another process holds the lock, StateError if the state directory is unfit for use, and
+        WriteError on other errors.
         """
         records = self._state_dir / "transactions"
         with blaming(str(self._state_dir)):
@@ -102,7 +98,7 @@ class Transactions:
 
 
 class Writer:
-    """The holder of the writers' lock. `Transactions.lock` creates the writer for a `with` block."""
+    """The holder of the writers' lock, from `Transactions.lock`."""
 
     def __init__(self, root: str, where: Path, directory: int) -> None:
         self._root = root
@@ -117,10 +113,10 @@ class Writer:
         verify: Callable[[Mapping[str, bytes]], None],
         before_rename: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make all changes, in this order, or make none.
+        """Make all changes, in this order, or make none. Raises WriteError.
 
-        `verify` receives the content of each new file as read back, and raises an error to refuse the changes.
-        `before_rename` runs after `verify`, and before the first rename. Raises WriteError.
+        `verify` receives the content of each new file, and raises an error to refuse the changes. `before_rename` runs
+        after `verify`.
         """
         with Directories(self._root) as directories, ExitStack() as files, ExitStack() as uninterrupted:
             record, descriptors = self._plan(changes, directories, files)
@@ -149,7 +145,7 @@ class Writer:
             raise WriteError(result.message)
 
     def recover(self) -> tuple[Recovery, ...]:
-        """Finish or undo the transactions of earlier processes. Callers do this at each start and before a commit."""
+        """Finish or undo the transactions of earlier processes. Callers do this before a commit."""
         with blaming(str(self._where)):
             return tuple(self._recover(record) for record in list(self._records.left()))
 
@@ -176,7 +172,7 @@ class Writer:
     def _plan(
         self, changes: Sequence[Change], directories: Directories, files: ExitStack
     ) -> tuple[Record, list[int | None]]:
-        """Return the record, and the descriptors of the files to replace. `files` closes the descriptors.
+        """Return the record, and the descriptors of the files to replace, which `files` closes.
 
         Raises one WriteError with every problem.
         """
@@ -239,7 +235,7 @@ class Writer:
 def _signals_wait() -> Iterator[None]:
     """Defer signals that end this process until after the `with` block, so that no signal interrupts the renames.
 
-    Python runs signal handlers only in the main thread. In another thread this function has no effect.
+    Python runs signal handlers only in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

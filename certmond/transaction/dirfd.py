@@ -1,8 +1,6 @@
 """Names of files that certmond replaces, each with the open descriptor of its directory.
 
-This module owns the resolution of a path below the root to an open directory and a last name. After that, no operation
-uses the path, so a user who replaces a symlink cannot redirect a write. Also owns the check whether certmond can
-replace a name, and the error messages. This module never writes a file.
+No operation resolves the path again, so a user who replaces a symlink cannot redirect a write.
 """
 
 from __future__ import annotations
@@ -76,7 +74,7 @@ class Place:
     def fingerprint(self) -> str | None:
         """Return the SHA-256 of a regular file, or the `link_fingerprint` of a symlink.
 
-        Return NO_FILE for a file of another type, and None if the name does not exist.
+        Return NO_FILE for another type, and None if the name does not exist.
         """
         status = self.status()
         if status is None:
@@ -86,9 +84,7 @@ class Place:
         return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
 
     def open_fingerprinted(self) -> tuple[str | None, int | None]:
-        """Return the fingerprint, and a descriptor of the same file. The descriptor is None unless the name is a
-        regular file.
-        """
+        """Return the fingerprint and, for a regular file, a descriptor of the same file."""
         status = self.status()
         if status is None or not stat.S_ISREG(status.st_mode):
             return self.fingerprint(), None
@@ -101,9 +97,9 @@ class Place:
             raise
 
     def open(self) -> int:
-        """Open this regular file for reading and return the descriptor. Raises OSError for a file of another type.
+        """Open this regular file for reading and return the descriptor.
 
-        Never opens a file of another type, because the open of a device or a FIFO has effects.
+        Raises OSError for another type, because the open of a device or a FIFO has effects.
         """
         found = os.open(self.name, _ITSELF, dir_fd=self.directory)
         try:
@@ -117,12 +113,12 @@ class Place:
             os.close(found)
 
     def read(self, most: int = MAX_SIZE) -> bytes:
-        """Return the content of a regular file. Raises OSError, with EFBIG if the file has more than `most` bytes."""
+        """Return the content of a regular file. Raises OSError, with EFBIG for more than `most` bytes."""
         with open(self.open(), "rb") as file:
             return content_of(file, most)
 
     def check_replaceable(self) -> None:
-        """Raise the OSError that a rename onto this name would raise, if certmond can predict the error."""
+        """Raise the OSError that a rename onto this name would raise, if it is predictable."""
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory, effective_ids=True):
             read_only = os.fstatvfs(self.directory).f_flag & os.ST_RDONLY
             raise (
@@ -147,7 +143,7 @@ class Place:
 
 
 class Directories:
-    """Open directories below `root`. Each directory is opened on demand and closed after the `with` block."""
+    """Open directories below `root`, which are closed after the `with` block."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
@@ -165,9 +161,8 @@ class Directories:
     def resolve(self, path: str, *, follow: bool = True, follow_any_link: bool = False) -> str:
         """Return `path` without symlinks, never above the root. Without `follow`, do not resolve its last name.
 
-        Raises OSError (ENOLINK) for a symlink that belongs neither to root nor to this user. The owner of such a
-        symlink could redirect a write with the rights of this process. With `follow_any_link`, for reads only, follow
-        such a symlink.
+        Raises OSError (ENOLINK) for a symlink of another user, who could redirect a write. With `follow_any_link`, for
+        reads only, follow such a symlink.
         """
         if not can_be_a_path(path):
             raise OSError(errno.EINVAL, "a file cannot have this name")
@@ -192,7 +187,7 @@ class Directories:
         return "/" + "/".join(real)
 
     def place(self, real: str) -> Place:
-        """Return the place of a path without symlinks, which `resolve` has returned."""
+        """Return the place of a path that `resolve` has returned."""
         directory, _, name = real.rpartition("/")
         if not name:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -204,8 +199,9 @@ class Directories:
                 os.fsync(descriptor)
 
     def _link(self, directory: str, name: str, follow_any_link: bool) -> str | None:
-        """Return the target of a symlink, or None for another file. Use one descriptor for both owner and target."""
+        """Return the target of a symlink, or None for another file."""
         try:
+            # One descriptor for owner and target: the symlink cannot change between the two reads.
             within = self._walk(directory, _PASSING)
             try:
                 link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
@@ -254,7 +250,7 @@ def digest(content: bytes) -> str:
 
 
 def link_fingerprint(target: str) -> str:
-    """Return the result of `Place.fingerprint` for a symlink. The result differs from every SHA-256."""
+    """Return the result of `Place.fingerprint` for a symlink, which differs from every SHA-256."""
     return f"-> {target}"
 
 

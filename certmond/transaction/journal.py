@@ -1,8 +1,6 @@
 """Records of transactions on the disk. With a record, the next process finishes or undoes the transaction.
 
-This module owns one file for each unfinished transaction, with the paths and the SHA-256 of the new files, never with
-content. certmond writes the file once. The name of the file has the state (`….intent.json`, `….commit.json`), so that
-the decision is one rename, which needs no space on the disk. This module does not read the node's files.
+The name of a record has the state, so that the decision is one rename, which needs no space on the disk.
 """
 
 from __future__ import annotations
@@ -35,8 +33,7 @@ class State(StrEnum):
 class Entry:
     """One file of a transaction. `path` is the path in the change, and `real` is this path without symlinks.
 
-    `old` and `new` are results of `Place.fingerprint`. `new` is None if the transaction removes the file. `staged` is
-    the name of the new file until the rename.
+    `old` and `new` are results of `Place.fingerprint`. `new` is None for a removal.
     """
 
     path: str
@@ -48,9 +45,9 @@ class Entry:
 
     @property
     def staging(self) -> str:
-        """Return the path of the staged file: in the directory of the old file, or for a manifest in its parent.
+        """Return the path of the staged file, beside the old file or, for a manifest, in the parent directory.
 
-        In the directory of the manifest, the kubelet would start a Pod from the staged file.
+        The kubelet would start a Pod from a file beside the manifest.
         """
         directory = posixpath.dirname(self.real)
         return posixpath.join(posixpath.dirname(directory) if self.manifest else directory, self.staged)
@@ -58,10 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A transaction. `root` is its root directory, relative to the records, so that a copy of the tree stays valid.
-
-    `root` is None in a record of an old version, which did not store it.
-    """
+    """A transaction. `root` is its root directory, relative to the records, or None in a record of an old version."""
 
     id: str
     state: State
@@ -74,13 +68,13 @@ class Record:
 
 
 class Records:
-    """The records in the directory with this descriptor. Only the holder of the writers' lock uses them."""
+    """The records in the directory with this descriptor, for the holder of the writers' lock."""
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
 
     def write(self, record: Record) -> None:
-        """Write the record under a temporary name, then rename it. So a record with its final name is complete."""
+        """Write the record under a temporary name, then rename it, so that it is complete."""
         draft = f".{record.id}"
         text = json.dumps(
             {"version": VERSION, "root": record.root, "entries": [asdict(entry) for entry in record.entries]}, indent=1
@@ -90,13 +84,13 @@ class Records:
         self._rename(draft, _name(record))
 
     def decide(self, record: Record) -> Record:
-        """Decide the transaction. From now on, recovery finishes the transaction."""
+        """Decide the transaction, so that recovery finishes it."""
         decided = replace(record, state=State.COMMIT)
         self._rename(_name(record), _name(decided))
         return decided
 
     def revoke(self, record: Record) -> Record:
-        """Revoke the decision, so that recovery undoes the transaction. Without a decision, rename no record."""
+        """Revoke the decision, so that recovery undoes the transaction."""
         undecided = replace(record, state=State.INTENT)
         with suppress(FileNotFoundError):
             self._rename(_name(replace(record, state=State.COMMIT)), _name(undecided))
@@ -139,10 +133,9 @@ def _name(record: Record) -> str:
 
 
 def _record(identity: str, state: State, content: bytes) -> Record:
-    """Return the parsed record.
+    """Return the parsed record. Raises StateError for the record of a later version of certmond.
 
-    Raises StateError for the record of a later version of certmond. Raises ValueError for content that a transaction
-    with this identity cannot have written, so that recovery removes only files of certmond.
+    Raises ValueError for content that certmond cannot have written, so that recovery removes only files of certmond.
     """
     try:
         document: Any = understood(json.loads(content), f"the record {identity} of a replacement")

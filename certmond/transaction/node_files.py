@@ -1,8 +1,4 @@
-"""Reads of the node's files without a cache, for a caller that then writes.
-
-This module owns the resolution of paths below the root directory. The daemon reads the files that it watches through
-`files/cache`. This module never writes.
-"""
+"""Reads of the node's files without a cache, for a caller that then writes."""
 
 from __future__ import annotations
 
@@ -26,9 +22,9 @@ class NodeFiles:
         return exposed(self._root, paths, owner)
 
     def other_writer(self, path: str, owner: str | None) -> str:
-        """Return a phrase about another user who can change or replace a file, or "" if only trusted users can.
+        """Return a phrase about a user who can change or replace a file, or "".
 
-        The trusted users are root, the user of certmond and `owner`.
+        Ignore root, the user of certmond and `owner`, which are trusted.
         """
         writers = WriterLookup(self._root).writers([path], owner)
         return writers.path or writers.file
@@ -36,8 +32,7 @@ class NodeFiles:
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
         """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable.
 
-        Callers that copy the content set `follow_any_link` to False. Otherwise the owner of a symlink could choose the
-        file to copy.
+        Callers that copy the content set `follow_any_link` to False, so that no other user chooses the file to copy.
         """
         with Directories(self._root) as directories, blaming(path, "read"):
             try:
@@ -61,11 +56,11 @@ class NodeFiles:
             return bool(status.st_mode & 0o022) or status.st_uid not in {0, os.geteuid()}
 
     def exists(self, path: str) -> bool:
-        """Return whether a file, symlink or directory exists at `path`. False if certmond cannot read the path."""
+        """Return whether a file, symlink or directory exists at `path`. False if the path is unreadable."""
         return self.modified_at(path) is not None
 
     def modified_at(self, path: str) -> datetime | None:
-        """Return the mtime of `path` in whole seconds (UTC), or None if `path` does not exist or is unreadable."""
+        """Return the mtime of `path` in whole seconds (UTC), or None if it does not exist or is unreadable."""
         with Directories(self._root) as directories:
             try:
                 status = directories.place(directories.resolve(path, follow_any_link=True)).status()

@@ -1,9 +1,7 @@
 """Locks that decide which process of certmond acts on this node: a daemon in enforce mode, or one command at a time.
 
-This module owns two advisory locks in the state directory, and the content of a lock file, which names its holder. The
-kernel releases a lock when its holder ends. The daemon holds `ACTING` for its lifetime. A command holds `ACTING` for
-one step, so that a starting daemon acquires the lock after this step. Without a daemon, the acting command holds
-`COMMAND`. `WRITING` is the lock of `transaction.commit`.
+The daemon holds `ACTING` for its lifetime. A command holds `COMMAND`, and `ACTING` during each step, so that a starting
+daemon can acquire `ACTING`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ ACTING, COMMAND, WRITING = "acting.lock", "command.lock", ".lock"
 """The names of the lock files. `transaction.commit` uses WRITING."""
 _MOST = 4096  # maximum number of bytes to read from a lock file
 _MAX_ATTEMPTS = 1000
-"""Maximum number of attempts, one each millisecond, while only the shared locks of `is_held` prevent the lock."""
+"""Maximum number of attempts, one each millisecond, while only shared locks of `is_held` prevent the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class NodeLock:
         return self._descriptor is not None
 
     def take(self, runtime_dir: Path | None = None) -> bool:
-        """Acquire the lock if it is free. Return whether this process holds the lock. Never wait for another process.
+        """Acquire the lock if it is free. Return whether this process holds the lock.
 
         Raises WriteError, and StateError if another user can change the state directory.
         """
@@ -85,7 +83,7 @@ class NodeLock:
         return True
 
     def _lock(self, descriptor: int) -> bool:
-        """Try to acquire the lock. Retry while only the short shared lock of another process in `is_held` exists."""
+        """Acquire the lock if it is free. Retry while only the short shared lock of `is_held` prevents it."""
         for _ in range(_MAX_ATTEMPTS):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +111,7 @@ def name_holder(descriptor: int, runtime_dir: Path | None = None) -> None:
 
 
 def is_held(state_dir: Path, name: str) -> bool:
-    """Return whether a process holds the lock `name`. Open the file read-only, to cause no inotify event of a write."""
+    """Return whether a process holds the lock `name`. A read-only open causes no inotify event of a write."""
     try:
         descriptor = os.open(state_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -131,7 +129,7 @@ def is_held(state_dir: Path, name: str) -> bool:
 
 
 def holder_of(state_dir: Path, name: str) -> Holder | None:
-    """Return the process that holds the lock `name`, or None if the lock is free. An unknown process has pid 0."""
+    """Return the process that holds the lock `name`, or None. An unknown process has pid 0."""
     if not is_held(state_dir, name):
         return None
     try:
@@ -145,6 +143,6 @@ def holder_of(state_dir: Path, name: str) -> Holder | None:
 
 
 def writer_of(state_dir: Path) -> Holder | None:
-    """Return the process that writes on this node, or None. For a daemon, include its runtime directory."""
+    """Return the process that writes on this node, or None."""
     writer, acting = holder_of(state_dir, WRITING), holder_of(state_dir, ACTING)
     return acting if writer and acting and writer.pid == acting.pid else writer

@@ -1,7 +1,6 @@
 """The changes that a transaction can make, and the conflicts that prevent them.
 
-This module owns the kinds of changes: a new file, a new symlink, a removed file. Also owns the rule that certmond never
-makes the kubelet start a Pod: a manifest only replaces a manifest. This module never writes, and reads no content.
+A manifest only replaces a manifest, so that certmond never makes the kubelet start a Pod.
 """
 
 from __future__ import annotations
@@ -24,20 +23,14 @@ _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # the kubelet st
 class NewFile:
     """The new content of a file.
 
-    `mode` and `owner` (uid, gid; None: the user of certmond) apply to a new file. An existing file keeps its owner and
-    mode, limited by `at_most`, so that other users cannot read a key. `expected` is the SHA-256 of the content that the
-    caller has read, or None if the file did not exist.
-
-    With `new_metadata`, the new file gets neither owner and mode nor attributes from the file that it replaces.
-
-    `manifest` marks the manifest of a static Pod, in any directory that the kubelet reads. It replaces an existing
-    manifest. certmond adds no file to this directory, because the kubelet starts a Pod for every file in the directory.
+    An existing file keeps its owner and mode, limited by `at_most`, except with `new_metadata`. `expected` is the
+    SHA-256 of the content to replace, or None for a new file. `manifest` marks the manifest of a static Pod.
     """
 
     path: str
     content: bytes = field(repr=False)
-    mode: int = 0o600
-    owner: tuple[int, int] | None = None
+    mode: int = 0o600  # of a new file, or with new_metadata
+    owner: tuple[int, int] | None = None  # uid and gid, as for `mode`; None: the user of certmond
     expected: str | None = None
     at_most: int = 0o7777
     manifest: bool = False
@@ -46,9 +39,7 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    """The new target of a symlink. The new symlink replaces a symlink, or a file whose content has the SHA-256
-    `expected`.
-    """
+    """A symlink to `target`, which replaces a symlink or a file whose content has the SHA-256 `expected`."""
 
     path: str
     target: str
@@ -57,7 +48,7 @@ class NewLink:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A regular file to remove, if its content has the SHA-256 `expected`. certmond keeps no copy of the file."""
+    """A regular file to remove, if its content has the SHA-256 `expected`. certmond keeps no copy."""
 
     path: str
     expected: str
@@ -98,13 +89,11 @@ def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
     elif old is None and is_manifest(change):
         yield f"{change.path} does not exist, and certmond starts no Pod; restore the manifest first"
     elif old != change.expected:
-        yield f"{change.path} was changed by another process after certmond had read it; try again"
+        yield f"{change.path} was changed by another process after certmond had read the file; repeat the command"
 
 
 def static_pod_conflicts(entries: Sequence[Entry], watched: str) -> Iterator[str]:
-    """Yield a message for each file from which the kubelet would start a Pod. Such a file is below `watched`, in a
-    directory of static Pods, or in the directory of a replaced manifest.
-    """
+    """Yield a message for each file from which the kubelet would start a Pod."""
     pods = {posixpath.dirname(entry.real) for entry in entries if entry.manifest}
     for entry in entries:
         names = (entry.staging,) if entry.manifest else (entry.path, entry.real)

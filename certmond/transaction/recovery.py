@@ -1,8 +1,7 @@
 """The end of a transaction: rename the new files to their final paths, or remove every staged file.
 
-This module owns both ends, for the process that began the transaction and for a later process after a crash. Both
-processes run the same code. After a kill at any instruction, another process can repeat this code. certmond keeps a
-file that another process has changed meanwhile. This module stages no file and decides nothing.
+A later process can repeat this code after a kill at any instruction. certmond keeps a file that another process has
+changed meanwhile.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Recovery:
 
 
 def settle(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Finish a decided transaction. Any part of it may already be complete. Return the result."""
+    """Finish a decided transaction, which may be partly complete. Return the result."""
     try:
         steps = [_Step.of(entry, directories) for entry in record.entries]
         ready = [step for step in steps if step.is_ready()]
@@ -87,7 +86,7 @@ def pending(record: Record, error: OSError) -> Recovery:
 
 
 def elsewhere(record: Record, root: str) -> Recovery:
-    """Return the result for a transaction below another root, because its paths name other files below this root."""
+    """Return the result for a transaction below another root directory, which certmond cannot finish here."""
     what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which finishes it"
     return _recovery(Outcome.PENDING, record, what)
 
@@ -107,8 +106,8 @@ def damaged(where: str) -> Recovery:
 def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
     """Keep the old files open until all are replaced.
 
-    A rename that also frees the old file takes twenty times as long. Until the last rename, key and certificate do not
-    match.
+    A rename that also frees the old file takes twenty times as long, and key and certificate do not match until the
+    last rename.
     """
     with ExitStack() as descriptors:
         for place in places:
@@ -137,7 +136,7 @@ class _Step:
         }
 
     def is_waiting(self) -> bool:
-        """Return whether the rename or the removal of the file has certainly not happened yet."""
+        """Return whether the rename or the removal of the file has certainly not happened."""
         return (
             self.place.fingerprint() == self.entry.old
             if self.entry.new is None

@@ -1,9 +1,4 @@
-"""Checks that the state directory is fit for use: no other user can change it, and no later version has written it.
-
-This module owns both rules, and the version of the format of the records. Before certmond reads or writes a record, it
-refuses an unfit directory as a whole and names the file. So an older version loses no record of a later version, and
-does not continue the work of the later version. This module writes nothing.
-"""
+"""Checks that the state directory is fit for use: no other user can change it, and no later version has written it."""
 
 from __future__ import annotations
 
@@ -22,7 +17,7 @@ from certmond.path_trust import exposed_file, exposure
 from certmond.transaction.dirfd import Place, opened
 
 VERSION = 1
-"""Latest version of the record format, which certmond writes. A record without a version has version 1."""
+"""Latest version of the record format. A record without a version has version 1."""
 
 _USER = "certmond"
 """User of the packaged unit in observe mode (certmond.sysusers). Commands of root use its state directory."""
@@ -31,21 +26,21 @@ _RECORDS = ("*.json", "rotation/*.json", "transactions/*.json", "hooks/*.json", 
 _LINES = ("renewals.log",)
 _KEYS = ("rotation/*.key", "pending/*.key")
 _MOST = 64 << 20
-"""Maximum number of bytes to read from a file, enough for the state of a hundred thousand certificates."""
+"""Maximum number of bytes to read from a file, enough for a hundred thousand certificates."""
 _LARGE = 1 << 16  # bytes
 _fit: dict[str, tuple[int, ...]] = {}
 """The status of each large record at its last successful check."""
 
 
 def versioned(content: Any) -> Any:
-    """Return `content` with the version of its format. A document that already has a version stays unchanged."""
+    """Return `content` with the version of its format, unless it already has a version."""
     return content if _number(content) is not None else {"version": VERSION, "content": content}
 
 
 def understood(document: Any, path: str) -> Any:
     """Return the content of a document that was read from `path`.
 
-    Raises StateError if a later version of certmond has written the document.
+    Raises StateError if a later version of certmond has written it.
     """
     number = _number(document)
     if number is not None and number > VERSION:
@@ -71,7 +66,7 @@ def refuse_exposed(path: Path) -> None:
 def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
     """Return the content of a file in a directory of the state.
 
-    Raises StateError if another user can change the file, or can read a `secret` file. Raises OSError.
+    Raises StateError if another user can change the file, or read a `secret` file. Raises OSError.
     """
     place = Place(directory, path.name)
     status = place.status()
@@ -84,7 +79,7 @@ def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
 def refuse_unfit(state_dir: Path) -> None:
     """Raise StateError with the first reason for which the state directory is unfit for use.
 
-    Skip files that do not exist or that this process cannot read, because certmond does not use them either.
+    Skip files that this process cannot read, because certmond does not use them.
     """
     for directory in (state_dir, *(state_dir / name for name in _DIRECTORIES)):
         with suppress(OSError):
@@ -105,10 +100,10 @@ def refuse_unfit(state_dir: Path) -> None:
 def refuse_record(directory: int, path: Path) -> None:
     """Raise StateError if another user can change the record, or a later version of certmond has written it.
 
-    Raises OSError, ValueError or RecursionError if the record is unreadable. Parse a large record again only after a
-    change of its status. A chmod also changes the status.
+    Raises OSError, ValueError or RecursionError if it is unreadable.
     """
     status = Place(directory, path.name).status()
+    # A large record is parsed again only after a change of its status, to which a chmod belongs.
     signature = status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if signature is None or _fit.get(str(path)) != signature:
         understood(json.loads(read_state(directory, path)), str(path))

@@ -1,8 +1,6 @@
 """A staged file in the directory of the file that it will replace: complete, on the disk, and read back.
 
-This module owns the write under a temporary name, with mode, owner and extended attributes (ACL, SELinux label) of the
-old file. Before the file is complete, no other user can read the file. After that, the users who could read the old
-file can read the new file. This module never changes or renames the old file.
+No other user can read the file before it is complete.
 """
 
 from __future__ import annotations
@@ -41,10 +39,10 @@ def new_file(place: Place, content: bytes) -> Iterator[int]:
 def stage(
     staged: Place, old: int | None, content: bytes, mode: int, owner: tuple[int, int] | None, *, at_most: int
 ) -> bytes:
-    """Write `content` to `staged` with the attributes of the file `old`. `at_most` limits the mode of this file.
+    """Write `content` to `staged` with the attributes of the file `old`. Return the content as read back.
 
-    If `old` is None, apply `mode` and `owner`. Return the content as read back. `old` is a descriptor, because another
-    process may have replaced the file at the path.
+    `at_most` limits the mode of `old`. Without `old`, apply `mode` and `owner`. `old` is a descriptor, because another
+    process may have replaced the file.
     """
     with new_file(staged, content) as descriptor:
         if old is None:

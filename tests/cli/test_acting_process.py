@@ -23,7 +23,7 @@ from tests.builders import HOUR, NOW, make_ca
 
 ROTATION = Rotation("r1", "ca", Mode.OVERLAP, (make_ca().facts,), make_ca().facts, Phase.TRUST, NOW)
 EPISODE = Episode("web", (Target("ca", "/ca.crt", {}),), "it is older", NOW, Stage.PROVE, acted_at=NOW)
-ABORT, STATUS = "; to end it: certmond root-ca abort)", "; see: certmond status)"
+ABORT, STATUS = "; to end the wait: certmond root-ca abort)", "; see: certmond status)"
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def test_a_hold_offers_the_one_command_that_ends_it(
     (line,) = capsys.readouterr().out.splitlines()
     end = "the end of this hold depends on who keeps it"
     fact = f"held while /hold is there, until 2026-11-24 13:00:00 UTC at the latest; {end}"
-    assert line == f"waiting: [trust] {fact} (and 1 more) (since 2026-11-24 11:00:00 UTC; to end it: rm /hold)"
+    assert line == f"waiting: [trust] {fact} (and 1 more) (since 2026-11-24 11:00:00 UTC; to end the wait: rm /hold)"
     without = replace(held, since=None, until=None)
     handover.show_rotation_wait(ROTATION, without.sentence)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.endswith(
-        "; the end of this hold depends on who keeps it (since 2026-11-24 12:00:00 UTC; to end it: rm /hold)"
+        "; the end of this hold depends on who keeps it (since 2026-11-24 12:00:00 UTC; to end the wait: rm /hold)"
     )
 
 
@@ -90,7 +90,7 @@ def test_a_restart_without_a_rotation_offers_the_archive_if_it_is_unhealthy(
     handover.show_restart(replace(EPISODE, trouble="web does not run"))
     well, ill = capsys.readouterr().out.splitlines()
     assert well.endswith(STATUS)
-    assert ill.endswith("; to end it: certmond archive restore ca)")
+    assert ill.endswith("; to end the wait: certmond archive restore ca)")
 
 
 TURN = "web waits for the restart lock: the Kubernetes API cannot be reached"
@@ -163,4 +163,4 @@ def test_a_daemon_that_hangs_is_waited_for_until_an_instant(
             follow(made, restarts)
         said = [line for line in capsys.readouterr().out.splitlines() if "writes no heartbeat (since " in line]
         assert len(said) == 1
-        assert said[0].endswith("; to end it: systemctl restart certmond)")
+        assert said[0].endswith("; to end the wait: systemctl restart certmond)")

@@ -1125,7 +1125,7 @@ def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
     assert done.code == 3
     assert "/dev/zero cannot be read (it is not a regular file)" in done.err
     host.config.write_bytes(b"\xff")
-    assert host.refused() == [f"{host.config}: is not YAML; correct it"]
+    assert host.refused() == [f"{host.config}: is not YAML; correct the file"]
 
 
 def test_a_kubeadm_configuration_that_others_can_write_is_refused(host: Host) -> None:
@@ -1135,7 +1135,7 @@ def test_a_kubeadm_configuration_that_others_can_write_is_refused(host: Host) ->
         done = host.init()
         assert done.code == 3
         assert f"{host.config} can be written by others (mode {mode:04o})" in done.err
-        assert done.err.endswith(f"; chmod go-w {host.config}\n")
+        assert done.err.endswith(f"; run: chmod go-w {host.config}\n")
         assert not host.state.exists()
         assert host.init("--dry-run").code == 0
     host.config.chmod(0o644)

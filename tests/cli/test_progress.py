@@ -19,10 +19,10 @@ def test_a_wait_is_printed_when_its_reason_changes(capsys: pytest.CaptureFixture
     """
     progress = Progress()
     for until in (AT + timedelta(minutes=1), AT + timedelta(minutes=2)):
-        progress.wait("ill", "certmond renew web", since=AT, until=until)
+        progress.wait("ill", "rm /hold", since=AT, until=until)
     progress.wait("web is well", since=AT)
     assert capsys.readouterr().out.splitlines() == [
-        "waiting: ill (since 2026-11-27 20:00:00 UTC, until 2026-11-27 20:01:00 UTC; to end it: certmond renew web)",
+        "waiting: ill (since 2026-11-27 20:00:00 UTC, until 2026-11-27 20:01:00 UTC; to end the wait: rm /hold)",
         "waiting: web is well (since 2026-11-27 20:00:00 UTC; see: certmond status)",
     ]
 

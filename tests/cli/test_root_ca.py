@@ -97,7 +97,7 @@ def test_show(host: Host) -> None:
     table = host.run("show")
     assert table.code == 0
     assert present["pin"] in table.out
-    assert "no rotation is under way" in table.out
+    assert "no rotation is in progress" in table.out
     assert yaml.safe_load(host.run("show", "-o", "yaml").out)["present"] == [present]
     assert not host.state.exists()
 
@@ -559,7 +559,7 @@ def test_without_the_key_of_the_present_one(host: Host) -> None:
     assert done.code == 2
     assert f"omit {host.key}" in done.err
     for how in ("--generate", "--reuse-key"):
-        assert "create the CA there" in (refused := host.run("stage", how)).err
+        assert "create the CA on a node that signs" in (refused := host.run("stage", how)).err
         assert refused.code == 2
     new = ca()
     host.give(new)
@@ -647,7 +647,7 @@ def test_show_runs_as_any_user(host: Host) -> None:
     done = separate("root-ca", "show", "--root", host.node.root, "--state-dir", host.state, before=UNPRIVILEGED)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("rotation could not be read (Permission denied)") == 1
-    assert "no rotation is under way" not in done.stdout
+    assert "no rotation is in progress" not in done.stdout
     assert "CN=kubernetes" in done.stdout
 
 

@@ -401,7 +401,7 @@ def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) 
     released, and of those that have reached the phase. A single node and a rotation at once have none.
     """
     calm.stage(world.new)
-    said = "workers in trust, issue, distrust: one worker first, then batches of 10%; each waits until all earlier"
+    said = "workers in trust, issue, distrust: one worker first, then batches of 10%; each worker waits until all"
     assert said in calm.hurry("root-ca", "rotate", "--plan").out
     assert "workers" not in calm.hurry("root-ca", "rotate", "--plan", "--at-once").out
     calm.begin(world.new)

@@ -129,7 +129,7 @@ def test_the_daemon_alone_leads_beside_a_command(world: World, node: Shared, mon
     assert lines[-1] == "done"
     for phase in ("trust is reached, issue begins", "issue is reached, distrust begins"):
         assert any(line.startswith("daemon: ") and phase in line for line in lines), said
-    wait = r"waiting: \[trust\] .*kube-root-ca.crt.+ \(since .+ UTC; to end it: certmond root-ca abort\)"
+    wait = r"waiting: \[trust\] .*kube-root-ca.crt.+ \(since .+ UTC; to end the wait: certmond root-ca abort\)"
     assert any(re.fullmatch(wait, line) for line in lines), said
     assert {user for _, user in watched.requests} == {"certmond-daemon"}
     assert watched.leases == {"certmond-daemon"}

@@ -195,7 +195,7 @@ IN_FILE = [
     ("poll: 1m # \x07", ":1: is not YAML: control characters are not allowed; remove the character"),
     ("poll: 1m\n# \ud800", ":1: is not UTF-8; save it as UTF-8"),
     ("poll: 1m\n---\npoll: 2m", ":2: begins a second document; remove the line ---"),
-    ("poll: 1m\n\npoll: 2m", ":3: poll: is a duplicate of line 1; remove one of them"),
+    ("poll: 1m\n\npoll: 2m", ":3: poll: repeats the key of line 1; remove one of the two"),
     ("true: 1", ":1: has a key that is not text; put it in quotes"),
     ("[a]: 1", ":1: has a key that is not text; put it in quotes"),
     ("poll: !much 1m", ":1: poll: has the tag '!much', which certmond does not support; remove it"),
@@ -753,7 +753,7 @@ def test_a_configuration_that_others_can_write_does_not_allow_actions(tmp_path: 
     more.chmod(0o664)
     with pytest.raises(ConfigError) as refused:
         load(main)
-    assert refused.value.problems == (f"{more}: can be written by others (mode 0664); chmod go-w {more}",)
+    assert refused.value.problems == (f"{more}: can be written by others (mode 0664); run: chmod go-w {more}",)
     main.write_text("mode: observe")
     assert load(main).resync == timedelta(minutes=1)
 
@@ -786,7 +786,7 @@ def test_a_command_that_writes_refuses_a_configuration_that_others_can_write(tmp
     main.write_text("mode: observe")
     main.chmod(0o666)
     assert load(main).mode == "observe"
-    with pytest.raises(ConfigError, match=rf"^{main}: can be written by others \(mode 0666\); chmod go-w {main}$"):
+    with pytest.raises(ConfigError, match=rf"^{main}: can be written by others \(mode 0666\); run: chmod go-w {main}$"):
         load(main, acting=True)
 
 
@@ -804,7 +804,7 @@ def test_a_directory_that_others_can_write_is_as_bad_as_the_file(tmp_path: Path,
     where.chmod(0o775)
     with pytest.raises(ConfigError) as refused:
         load(home / "config.yaml")
-    assert refused.value.problems == (f"{where}: can be written by others (mode 0775); chmod go-w {where}",)
+    assert refused.value.problems == (f"{where}: can be written by others (mode 0775); run: chmod go-w {where}",)
     where.chmod(0o1777)
     assert load(home / "config.yaml").acts
 
@@ -817,7 +817,7 @@ def test_a_directory_of_another_user_is_as_bad_as_the_file(tmp_path: Path, below
     (home / "conf.d").mkdir(parents=True)
     os.chown(home / below, 1234, 0)
     assert load(home / "config.yaml") == load(tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match=rf"^{home / below}: belongs to user 1234; chown root {home / below}$"):
+    with pytest.raises(ConfigError, match=rf"^{home / below}: belongs to user 1234; run: chown root {home / below}$"):
         load(home / "config.yaml", acting=True)
 
 
@@ -828,7 +828,7 @@ def test_a_configuration_of_another_user_does_not_allow_enforce_mode(tmp_path: P
     main.write_text("mode: enforce")
     main.chmod(0o600)
     os.chown(main, 1234, 0)
-    with pytest.raises(ConfigError, match=r"belongs to user 1234; chown root"):
+    with pytest.raises(ConfigError, match=r"belongs to user 1234; run: chown root"):
         load(main)
 
 

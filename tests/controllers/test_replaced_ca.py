@@ -355,7 +355,7 @@ def test_an_expired_old_ca_is_replaced_at_once(tmp_path: Path) -> None:
         made._execute()
         made._pass(Cause("step", None))
         (said,) = reported(made)
-        assert re.search("was replaced by another CA, .* is in the phase issue since", said)
+        assert re.search("was replaced by another CA, .* has been in the phase issue since", said)
         for _ in range(RESTS):
             made._execute()
             made._pass(Cause("step", None))

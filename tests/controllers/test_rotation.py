@@ -1002,7 +1002,7 @@ def test_the_reason_of_a_phase_is_not_reported_for_another_one(quick: Path) -> N
             f.message for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_under_way"
         ]
         assert len(reported) == 1
-        assert "is in the phase distrust" in reported[0]
+        assert "has been in the phase distrust" in reported[0]
         assert "it waits" not in reported[0]
         assert enforcer.rotating.waits == ()
 
@@ -1053,8 +1053,8 @@ def test_an_unreadable_key_is_not_destroyed(quick: Path) -> None:
         assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     (said,) = enforcer.rotating.waits
     fault = (
-        f"{kept} is not the key of {kept.with_suffix('.crt')}: the part is incomplete or damaged; stage the CA again: "
-        "certmond root-ca stage"
+        f"{kept} is not the key of {kept.with_suffix('.crt')}: the staged CA is incomplete or damaged; stage the CA "
+        "again: certmond root-ca stage"
     )
     destroys = "certmond destroys no key until you restore the key of the new CA"
     assert said == f"{node.files}/ca.key is not the key of the installed CA, and {fault}; {destroys}"
@@ -1329,7 +1329,7 @@ def test_a_command_that_waits_for_an_instant_makes_no_scan(quick: Path) -> None:
             assert command.stdout
             said = next(line for line in iter(command.stdout.readline, "") if line.startswith("waiting: [trust] "))
             assert "both CAs are trusted until " in said
-            assert said.endswith("; to end it: certmond root-ca abort)\n")
+            assert said.endswith("; to end the wait: certmond root-ca abort)\n")
             asleep(command.pid, 60_000)
         finally:
             command.kill()

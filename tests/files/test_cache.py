@@ -343,7 +343,7 @@ def test_a_file_is_read_in_one_state(tree: Tree, monkeypatch: pytest.MonkeyPatch
     assert tree.value("/a.crt") == b"<BBBB>"
     writes = iter([b"x" * length for length in range(100)])
     tree.files.refresh(None)
-    assert tree.fault("/a.crt") == "unreadable: … cannot be read (another process is writing it)"
+    assert tree.fault("/a.crt") == "unreadable: … cannot be read (another process is writing the file)"
     writes = iter([])
     tree.files.refresh(tree.touched("/a.crt"))
     assert (tree.value("/a.crt") or b"").startswith(b"<x")

@@ -547,7 +547,7 @@ def test_a_file_may_be_expected_because_another_names_it(tree: Tree) -> None:
     assert tree.look(spec) == ()
     tree.write("/a.yaml", "command: [--cert=/y.crt]")
     tree.write("/b.yaml", "command: [--cert=/x.crt]")
-    assert reported(tree.one(spec)) == ["missing: /x.crt does not exist, although /b.yaml uses it"]
+    assert reported(tree.one(spec)) == ["missing: /x.crt does not exist, although /b.yaml names this file"]
 
 
 def test_a_file_is_expected_if_the_file_that_may_name_it_is_unreadable(tree: Tree) -> None:
@@ -599,7 +599,7 @@ def test_nothing_is_missing_on_a_worker(node: Node) -> None:
     config.write_text("authentication: {x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}}\n")
     seen = by_name(Store(load(None).certificates, str(node.root)).observe())["ca"]
     assert reported(seen) == [
-        "missing: /etc/kubernetes/pki/ca.crt does not exist, although /var/lib/kubelet/config.yaml uses it"
+        "missing: /etc/kubernetes/pki/ca.crt does not exist, although /var/lib/kubelet/config.yaml names this file"
     ]
 
 

@@ -399,10 +399,10 @@ def test_a_node_that_joins_needs_the_cluster() -> None:
         ("text", "document 1: is not a mapping; correct it"),
         ("[1, 2]", "document 1: is not a mapping; correct it"),
         (f"{CLUSTER}---\n{CLUSTER}", "document 2: is a second ClusterConfiguration; remove one"),
-        ("a: b: c", "is not YAML; correct it"),
-        ("a: !!python/object:os.system {}", "is not YAML; correct it"),
-        ("token: 'abcdef.0123456789abcdef", "is not YAML; correct it"),
-        ("[" * 100_000, "is not YAML; correct it"),
+        ("a: b: c", "is not YAML; correct the file"),
+        ("a: !!python/object:os.system {}", "is not YAML; correct the file"),
+        ("token: 'abcdef.0123456789abcdef", "is not YAML; correct the file"),
+        ("[" * 100_000, "is not YAML; correct the file"),
     ],
 )
 def test_other_documents(text: str, reported: str) -> None:
@@ -413,7 +413,7 @@ def test_other_documents(text: str, reported: str) -> None:
 
 def test_the_line_of_a_syntax_error() -> None:
     """A YAML error has its line."""
-    assert problems(f"{CLUSTER}clusterName: 'unfinished\n") == [f"{PATH}:4: is not YAML; correct it"]
+    assert problems(f"{CLUSTER}clusterName: 'unfinished\n") == [f"{PATH}:4: is not YAML; correct the file"]
 
 
 def test_aliases_cannot_eat_memory() -> None:

@@ -133,7 +133,7 @@ def test_an_unreadable_record_is_not_absent(tmp_path: Path, damage: str) -> None
         RotationRecord(tmp_path).load()
     assert str(caught.value).startswith(f"{path} cannot be {said}")
     assert str(caught.value).endswith(
-        "), so the phase of a rotation is unknown; restore it from a backup, or remove it if no rotation is under way"
+        "), so the phase of a rotation is unknown; restore it from a backup, or remove it if no rotation is in progress"
     )
 
 

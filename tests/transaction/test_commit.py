@@ -601,7 +601,7 @@ def test_a_manifest_that_changed_meanwhile_stays(host: Host) -> None:
     """The rule is that of any other file, before the decision and after it."""
     stale = host.manifest()
     host.at(MANIFEST).write_bytes(b"theirs")
-    assert "was changed by another process after certmond had read it" in host.error([stale])
+    assert "was changed by another process after certmond had read the file" in host.error([stale])
     with pytest.raises(WriteError, match="written by another process"):
         host.commit([host.manifest()], before_rename=lambda: host.at(MANIFEST).write_bytes(b"theirs, too"))
     assert host.at(MANIFEST).read_bytes() == b"theirs, too"

@@ -1,1 +1,1 @@
-"""Checks of the cluster that a rotation makes before a phase ends, and updates of CAs in objects of the cluster."""
+"""Checks of the cluster before a phase of a rotation ends, and updates of CAs in objects of the cluster."""

@@ -1,7 +1,6 @@
-"""Result of a check of the cluster, and the function that runs each check.
+"""Result of a check of the cluster, and the function that runs a check.
 
-This module owns the time limit of a check. If the cluster refuses a call or does not answer, the check fails. Each
-check has its own module.
+If the API refuses a call or does not answer in time, the check fails. Each check has its own module.
 """
 
 from __future__ import annotations
@@ -28,10 +27,9 @@ _MOST_NAMES = 10  # names in a sentence, which gives only the number of the othe
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of a check. If `ok` is True, the check does not block the next phase. A skipped check is ok.
+    """Result of a check. A failed check (`ok` is False) blocks the next phase.
 
-    `fact` describes the result. If certmond could not make the check, `failure` shows whether the API server refused a
-    call or did not answer.
+    `failure` shows whether the API server refused a call or did not answer.
     """
 
     name: str
@@ -44,10 +42,7 @@ class CheckResult:
 def run_check(
     access: Access, name: str, work: Callable[[Connection], Awaitable[CheckResult]], limit: timedelta | None
 ) -> CheckResult:
-    """Return the result of `work`, or a failed check if the API refuses or does not answer within `limit`.
-
-    Without `limit`, `work` limits its own time.
-    """
+    """Return the result of `work`, or a failed check if the API refuses a call or does not answer within `limit`."""
     seconds = None if limit is None else limit.total_seconds()
 
     async def call(connection: Connection) -> CheckResult:
@@ -66,10 +61,9 @@ def run_check(
 
 
 def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: bool = False) -> str | None:
-    """Return the difference between the bundle `pem` and the certificates `wanted`.
+    """Return how the bundle `pem` differs from the certificates `wanted`, as a phrase, or None if it does not differ.
 
-    The difference is a phrase that follows the name of the bundle. Return None if the bundle contains exactly `wanted`,
-    in any order. With `at_least`, the bundle may contain more certificates.
+    The order does not matter. With `at_least`, the bundle may contain more certificates.
     """
     found = decode(pem, where)
     if found.faults:
@@ -82,7 +76,7 @@ def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: 
 
 
 def first_names(names: Iterable[str]) -> str:
-    """Return a text with the first ten names in the given order, and the number of the remaining names."""
+    """Return a text with the first ten names, and the number of the remaining names."""
     known = [printable(name) for name in names]
     more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
     return ", ".join(known[:_MOST_NAMES]) + more

@@ -1,8 +1,7 @@
-"""Check of the ConfigMap kube-public/cluster-info, from which a node that joins with a token reads the CA.
+"""Check of the ConfigMap kube-public/cluster-info, from which a joining node reads the CA.
 
-With `update`, certmond replaces the old and new CAs of the cluster in the kubeconfig of the ConfigMap, and keeps other
-CAs. kube-controller-manager (bootstrap-signer) signs the kubeconfig again after a change. This module imports
-lightkube.
+With `update`, certmond replaces the CAs of the rotation and keeps other CAs. kube-controller-manager (bootstrap-signer)
+then signs the kubeconfig again.
 """
 
 from __future__ import annotations
@@ -40,11 +39,10 @@ def cluster_info(
 ) -> CheckResult:
     """Check that the kubeconfig trusts exactly the CAs `wanted` among `family_cas`, the old and the new CAs.
 
-    A CA that has the key of one of these CAs also belongs to `family_cas`. With `update`, write `wanted` in the given
-    order, before all other CAs. The write changes no other field, and fails if another client has changed the ConfigMap
-    since certmond read it. A missing ConfigMap passes the check.
+    With `update`, write `wanted` before all other CAs. A missing ConfigMap passes the check.
     """
     trust = tuple(wanted)
+    # A CA that has the key of one of these CAs belongs to them, too.
     keys = frozenset(each.key for each in (*family_cas, *trust))
 
     async def work(connection: Connection) -> CheckResult:
@@ -104,7 +102,7 @@ async def _call(connection: Connection, verb: str, call: Any) -> Any:
 
 
 def _cluster(text: str) -> tuple[Any, dict[str, Any]]:
-    """Return the kubeconfig in `text` as a document, and the fields of its only cluster. Raises MalformedError."""
+    """Return the kubeconfig in `text`, and the fields of its only cluster. Raises MalformedError."""
     document = load_mapping(text.encode("utf-8"))
     match document:
         case {"clusters": [{"cluster": dict() as cluster}]}:

@@ -1,7 +1,6 @@
-"""Checks of the cluster that a phase of a rotation requires before it ends: signer, published CAs, workloads.
+"""Checks of the cluster that a phase of a rotation requires before it ends.
 
-This module owns the selection of the checks, their time limits, and the restarts of workloads. Each check has its own
-module, and the coordinator ends the phase. The import of this module does not need lightkube.
+This module selects the checks, limits their time, and restarts workloads. `coordinator` ends the phase.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
     from certmond.cluster.rotation_checks.signer import SignerCheck
 
 _CHECK_LIMIT = timedelta(seconds=20)
-"""Time limit of a check. After this time, the node continues its other work, and then repeats the check."""
+"""Time limit of a check, after which the node continues its other work."""
 _LISTING_LIMIT = timedelta(seconds=60)
-"""Time limit of a check that lists many objects: namespaces, CustomResourceDefinitions, or pods."""
+"""Time limit of a check that lists many objects, such as pods."""
 _BATCH = 5
-"""Number of workloads to restart before the node continues its other work."""
+"""Number of workloads that the node restarts before it continues its other work."""
 
 
 class Inspection:
-    """The checks of the cluster in one process. This class keeps an undecided request of the signer check."""
+    """Checks of the cluster in one process, with the undecided request of the signer check."""
 
     def __init__(self, access: Access, spec: ClusterSpec) -> None:
         self._access, self._spec = access, spec
@@ -41,12 +40,10 @@ class Inspection:
         return _failures(self._results(rotation, now))
 
     def workloads(self, since: datetime, not_ready: Collection[str], now: datetime) -> tuple[str, ...]:
-        """Return a sentence with the remedy for workloads with pods that started before `since`, if any.
+        """Return sentences about workloads with old pods. If configured, first restart some of these workloads.
 
-        Ignore pods on the nodes `not_ready`. If the configuration permits restarts, first restart some of these
-        workloads. Then also return a sentence for each restart that is in progress or has failed.
-
-        Raises RefusedError, UnreachableError.
+        A pod is old if it started before `since`. Ignore pods on the nodes `not_ready`. Raises RefusedError or
+        UnreachableError.
         """
         from certmond.cluster.rollout import Outcome, restart_workloads  # noqa: PLC0415 - needs the extra
         from certmond.cluster.workloads import stale_workloads, workloads  # noqa: PLC0415
@@ -65,7 +62,7 @@ class Inspection:
         )
 
     def end(self) -> None:
-        """Delete the CertificateSigningRequest of the signer check, if this process has filed one. Never raises."""
+        """Delete the CertificateSigningRequest of the signer check, if any. Never raises CertmondError."""
         if self._signer_check:
             self._signer_check.withdraw()
 

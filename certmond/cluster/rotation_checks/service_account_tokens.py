@@ -1,7 +1,6 @@
-"""Check of a new service account token: the API server accepts it, and the expected key has signed it.
+"""Check that the API server accepts a new service account token, and that the expected key has signed it.
 
-certmond requests a token, sends it to the API server for a review, and discards it. No message contains the token. The
-service account needs no permissions. This module imports lightkube.
+certmond discards the token, and no message contains it.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ def tokens(
 ) -> CheckResult:
     """Check that the API server accepts a new token of the service account.
 
-    With `signed_by`, also check that this key has signed the token. If the cluster does not have the service account,
-    certmond skips the check, and the result is ok.
+    With `signed_by`, also check that this key has signed the token. Skip the check if the service account does not
+    exist.
     """
     account = f"{namespace}/{service_account}"
     rule = f"grant this user a role in {namespace} with apiGroups [''], resourceNames [{service_account}],"

@@ -1,10 +1,7 @@
-"""Check of the cluster's signer and its CA: certmond requests a certificate, verifies it and discards it.
+"""Check of the cluster's signer: certmond requests a certificate, verifies it and discards it.
 
-The request is for the signer kubernetes.io/kube-apiserver-client and for a user without permissions. It has a temporary
-key and the shortest lifetime that the API permits. While the request waits for approval or for a signer, each later
-check reads the same request again, also in another process. certmond does not delete a denied request, so that the
-operator does not have to deny it again. certmond deletes any other request in this check or in a later check. Without a
-later check, the cluster deletes the request within a day. This module imports lightkube.
+The certificate is for a user without permissions. certmond keeps a request that waits for an operator, or that an
+operator has denied.
 """
 
 from __future__ import annotations
@@ -35,9 +32,9 @@ from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 NAME = "signing"
 REQUEST = "certmond-canary"
-"""Name of the request. It is fixed, so that a role can permit exactly this request."""
+"""Name of the request, which is fixed so that a role can permit exactly this request."""
 USER = "certmond:canary"
-"""Common name of the certificate. The user of this name is in no group. Do not bind a role to this user."""
+"""Common name of the certificate. Do not bind a role to this user."""
 
 _SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
 _USAGES = ("digital signature", "client auth")
@@ -57,7 +54,7 @@ _CONTROLLER = "check that a kube-controller-manager is the leader, and check its
 
 @dataclass(slots=True)
 class _PendingRequest:
-    """A request of this check in the API, its public key, and the CA `expected` that must sign the certificate."""
+    """A filed request, its public key, and the CA that must sign the certificate."""
 
     expected: Certificate
     key: PublicKey
@@ -66,17 +63,17 @@ class _PendingRequest:
 
 
 class SignerCheck:
-    """The check of the signer in one process. This class keeps an undecided request for the next check."""
+    """Check of the signer in one process, with the undecided request for the next check."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._pending: _PendingRequest | None = None
 
     def check(self, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> CheckResult:
-        """Check that a certificate that the cluster signs now verifies with the CA `expected` at `now`.
+        """Check that the cluster issues a certificate that verifies with the CA `expected` at `now`.
 
-        The check takes at most `limit`, and one more call of the API that deletes the request. If certmond may not
-        approve its request, the check fails without a wait, and the next check reads the request again.
+        The check takes at most `limit`, and one more call that deletes the request. Without permission to approve the
+        request, the check fails without a wait.
         """
         seconds = limit.total_seconds()
 
@@ -131,9 +128,9 @@ class SignerCheck:
         return self._pending
 
     async def _awaiting_operator(self, api: Requests, expected: Certificate) -> _PendingRequest | None:
-        """Return the request of another process if the operator must approve it or has denied it, otherwise None.
+        """Return another process's request that waits for an operator or was denied, otherwise None.
 
-        certmond does not delete such a request, because the operator would have to decide again.
+        certmond does not delete this request, because the operator would have to decide again.
         """
         filed = await api.read(REQUEST)
         key = _key_of(filed) if filed and not filed.certificate else None
@@ -157,7 +154,7 @@ class SignerCheck:
         return None
 
     async def _wait_for_decision(self, api: Requests, pending: _PendingRequest) -> None:
-        """Wait until the request has a certificate, or until it can no longer get a certificate."""
+        """Wait until the request has a certificate, or can no longer get one."""
         while not (pending.filed.certificate or {"Denied", "Failed"} & pending.filed.conditions.keys()):
             pending.approved = "Approved" in pending.filed.conditions
             await asyncio.sleep(_POLL_INTERVAL)
@@ -167,7 +164,7 @@ class SignerCheck:
         self._store(pending, await api.read(REQUEST))
 
     def _store(self, pending: _PendingRequest, found: Filed | None) -> None:
-        """Store `found`, the API's current state of the request.
+        """Store the API's current state of the request.
 
         Raises UnreachableError if another client has deleted or replaced the request.
         """
@@ -178,7 +175,7 @@ class SignerCheck:
 
 
 def _key_of(filed: Filed) -> PublicKey | None:
-    """Return the public key of `filed` if it has the content of a request of this check, otherwise None."""
+    """Return the public key of the request `filed`, or None if it is not a request of this check."""
     try:
         request = load_request(filed.request)
         with guarded("is not a request that can be used"):

@@ -1,8 +1,7 @@
-"""Check of the CA that the cluster publishes to its workloads for the API server.
+"""Check of the CAs that the cluster publishes to its workloads.
 
-This module checks the ConfigMap kube-root-ca.crt in every namespace, and on request the Secrets with service account
-tokens. kube-controller-manager writes these objects. certmond does not write them, and uses no token. It imports
-lightkube.
+This module checks the ConfigMap kube-root-ca.crt of every namespace, and optionally the Secrets with service account
+tokens. kube-controller-manager writes these objects, and certmond does not.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _REMEDY = "check that a kube-controller-manager is the leader, and that it resta
 def published_trust(
     access: Access, wanted: Iterable[Certificate], limit: timedelta = LIMIT, *, at_least: bool = False
 ) -> CheckResult:
-    """Check that `kube-root-ca.crt` contains exactly the CAs `wanted`, in any order, in every namespace.
+    """Check that `kube-root-ca.crt` of every namespace contains exactly the CAs `wanted`, in any order.
 
-    Skip namespaces that are being deleted. With `at_least`, the ConfigMap may contain more CAs.
+    With `at_least`, the ConfigMap may contain more CAs.
     """
     trust = tuple(wanted)
 
@@ -65,9 +64,9 @@ def published_trust(
 def token_secrets(
     access: Access, wanted: Iterable[Certificate], *, enabled: bool = False, limit: timedelta = LIMIT
 ) -> CheckResult:
-    """Check that every Secret with a service account's token contains exactly the CAs `wanted`, in any order.
+    """Check that every Secret with a service account token contains exactly the CAs `wanted`, in any order.
 
-    Without `enabled`, certmond skips the check, because the check needs the permission to read all Secrets.
+    Without `enabled`, skip the check, which needs permission to read all Secrets.
     """
     trust = tuple(wanted)
     if not enabled:

@@ -1,8 +1,6 @@
-"""Check of the CA bundles of webhooks and extension API servers that contain the cluster's CA.
+"""Check of the CA bundles of webhooks and extension API servers.
 
-The bundles are in webhook configurations, APIServices and the conversion of CustomResourceDefinitions. certmond writes
-only to objects with the annotation `certmond.io/ca-bundle: <family>`, and reports the other objects. It ignores a
-bundle without a CA of the family. This module imports lightkube.
+certmond writes only to objects with the annotation `certmond.io/ca-bundle: <family>`, and reports the other objects.
 """
 
 from __future__ import annotations
@@ -31,10 +29,7 @@ _BUNDLE = "caBundle"
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of objects with CA bundles. certmond reads raw fields, so that a write keeps the fields it does not know.
-
-    `place` is the path of the fields around the bundle.
-    """
+    """A kind of objects with CA bundles. `place` is the path of the fields around the bundle."""
 
     resource: type[GenericGlobalResource]
     group: str
@@ -59,7 +54,7 @@ _KINDS = (
 class _OutdatedBundle:
     """An object with outdated CA bundles at the JSON pointers `pointers` (RFC 6901).
 
-    If `owned` is True, the annotation of the object permits certmond to write the bundles.
+    `owned` means that the annotation of the object permits certmond to write the bundles.
     """
 
     kind: _Kind
@@ -82,13 +77,12 @@ def ca_bundles(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> CheckResult:
-    """Check that every bundle with one of `family_cas`, the old and the new CAs, has exactly `wanted` of these CAs.
+    """Check that each bundle with one of `family_cas`, the old and the new CAs, has exactly `wanted` of these CAs.
 
-    A CA that has the key of one of these CAs also belongs to `family_cas`. A bundle of an annotated object must contain
-    only `wanted`. With `update`, write `wanted` in the given order to the bundles of annotated objects. The write fails
-    if another client has changed the object since certmond read it.
+    With `update`, replace the outdated bundles of annotated objects by `wanted`.
     """
     trust = tuple(wanted)
+    # A CA that has the key of one of these CAs belongs to them, too.
     keys = frozenset(each.key.sha256 for each in (*family_cas, *trust))
 
     async def work(connection: Connection) -> CheckResult:
@@ -162,9 +156,9 @@ def _fact(bundle: str, owned: bool, keys: frozenset[str], wanted: tuple[Certific
 
 
 async def _updated(connection: Connection, behind: _OutdatedBundle, wanted: tuple[Certificate, ...]) -> bool:
-    """Write the CAs `wanted` to the outdated bundles of an object, and return True.
+    """Write the CAs `wanted` to the outdated bundles of an object.
 
-    Return False if another client has changed or deleted the object since certmond read it.
+    Return False if another client has changed or deleted the object.
     """
     bundle = base64.b64encode(b"".join(map(to_pem, wanted))).decode("ascii")
     patch = [

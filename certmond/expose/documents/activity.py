@@ -1,7 +1,6 @@
 """The activity document of the daemon, with the plan, the rotation in progress and the last events.
 
-This module owns the schema of this document, which is stable (schema 1). `status` owns the document with the state of
-the node.
+The schema of this document is stable. `status` owns the document with the state of the node.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ def activity_document(
 ) -> dict[str, Any]:
     """Return the activity document as values that `json` can encode.
 
-    `waits` are the conditions for which the rotation waits. `until` is the time at which the rotation may continue.
-    `workers` has the numbers of workers, if this node counts them. `events` begins with the newest event.
+    `until` is the time at which the rotation can continue. `events` begins with the newest event.
     """
     return {
         "schema": SCHEMA,

@@ -1,7 +1,4 @@
-"""Remaining lifetime of a certificate, as text and as a percentage.
-
-The module is pure, and imports the standard library only.
-"""
+"""Remaining lifetime of a certificate, as text and as a percentage."""
 
 from __future__ import annotations
 
@@ -12,10 +9,7 @@ _UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def residual(end: str | None, now: datetime) -> str:
-    """Return the time from `now` to `end` in the format of kubeadm, such as 364d.
-
-    Return a negative time, such as -2d, if `end` has passed, and "" if `end` is None.
-    """
+    """Return the time from `now` to `end` in the format of kubeadm, such as 364d, or -2d if `end` has passed."""
     if end is None:
         return ""
     left = (datetime.fromisoformat(end) - now).total_seconds()
@@ -25,17 +19,14 @@ def residual(end: str | None, now: datetime) -> str:
 
 
 class Lifetime(NamedTuple):
-    """The remaining lifetime of a certificate in percent.
-
-    `left` is the present value. `renewal` is the value at the renewal time, or None without a renewal time.
-    """
+    """The remaining lifetime of a certificate in percent: now (`left`), and at the renewal time (`renewal`)."""
 
     left: float
     renewal: float | None
 
     @classmethod
     def of(cls, entry: dict[str, Any], now: datetime) -> Lifetime | None:
-        """Return the lifetime for an entry of the status document, or None if the dates of the entry are unknown."""
+        """Return the lifetime for an entry of the status document, or None if its dates are unknown."""
         if entry["not_before"] is None or entry["not_after"] is None:
             return None
         start, end = datetime.fromisoformat(entry["not_before"]), datetime.fromisoformat(entry["not_after"])
@@ -49,7 +40,7 @@ class Lifetime(NamedTuple):
 
     @property
     def due(self) -> bool:
-        """Return whether the renewal time has passed. Return False without a renewal time."""
+        """Return whether the renewal time has passed."""
         return self.renewal is not None and self.left <= self.renewal
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Tables for a plan document and for a forecast document, and a chart of the forecast, for the terminal."""
+"""Tables of the plan and the forecast, and a chart of the forecast, for the terminal."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ def _next(document: dict[str, Any]) -> str:
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return a chart with a line for each certificate, then a table of the events.
 
-    Without `wide`, one row has all targets with the same event on the same day. If the forecast has no event, return a
-    sentence about that instead.
+    Without `wide`, one row has all certificates with the same event on the same day.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("WHEN", "WHAT", "TARGET", "DETAIL"):

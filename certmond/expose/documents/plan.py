@@ -1,7 +1,6 @@
-"""The plan document and the forecast document, for scripts. Times have the format of RFC 3339.
+"""The plan document and the forecast document, for scripts.
 
-This module owns the schemas of both documents. The schema of the plan document is stable (schema 1). `forecast_table`
-renders both documents for the terminal.
+The schema of the plan document is stable. Times have the format of RFC 3339.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ SCHEMA = 1
 
 
 def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """Return the plan document, which has the steps in their order and the held steps."""
+    """Return the plan document, with the steps in their order and the held steps."""
     return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
 
 
 def plan_entry(plan: Plan) -> dict[str, Any]:
-    """Return the members `steps`, `held` and `changes_at` of the plan document, as values that `json` can encode."""
+    """Return the members `steps`, `held` and `changes_at` of the plan document."""
     return {
         "steps": [step_entry(step) for step in plan.steps],
         "held": [
@@ -61,9 +60,9 @@ def step_name(step: Step) -> str:
 
 
 def forecast_document(forecast: Forecast, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """Return the forecast document. `following` is the next event, which may be later than the end of the forecast.
+    """Return the forecast document. `following` is the next event, which can be later than the end of the forecast.
 
-    The events include the renewals that certmond executes only in enforce mode, even if `mode` is observe.
+    In observe mode, the events include the renewals that enforce mode would execute.
     """
     return {
         "schema": SCHEMA,

@@ -1,6 +1,6 @@
-"""The JSON documents of `certmond root-ca show` and `certmond root-ca verify`, and their tables for the terminal.
+"""The JSON documents of `certmond root-ca show` and `certmond root-ca verify`, and their tables.
 
-This module owns the schemas of both documents, which are stable (schema 1). The documents contain no private key.
+The schemas of both documents are stable. The documents contain no private key.
 """
 
 from __future__ import annotations
@@ -45,10 +45,9 @@ def pin(certificate: Certificate) -> str:
 def show_document(
     family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
-    """Return the document of `certmond root-ca show` about a family and the `staged` CAs of the node.
+    """Return the document of `certmond root-ca show` about the present and the `staged` CAs of the node.
 
-    The document has the present CAs, each with the leaves that it has signed. For the family `sa`, it has the public
-    keys that verify service-account tokens. `rotation` is the record of the rotation in progress, or None.
+    For the family `sa`, the document has the public keys that verify service-account tokens.
     """
     return {
         "schema": SCHEMA,
@@ -80,10 +79,9 @@ def show_document(
 def verify_document(
     path: str, family: Family, candidate: Certificate | None, verdict: Verdict, now: datetime
 ) -> dict[str, Any]:
-    """Return the document of `certmond root-ca verify`, which has the verdict on the CA in the file `path`.
+    """Return the document of `certmond root-ca verify` about the CA in the file `path`.
 
-    The verdict is `fit`, `warning` or `refused`. The document also has the leaves of the node, and whether each chains
-    to the CA `candidate`.
+    The verdict is `fit`, `warning` or `refused`.
     """
     chained = [leaf.name for leaf in family.signed_by(candidate, now)] if candidate else []
     return {
@@ -107,7 +105,7 @@ def _signed(family: Family | TokenKeys, anchor: Anchor, now: datetime) -> list[s
 
 
 def facts(certificate: Anchor) -> dict[str, Any]:
-    """Return the facts of a CA certificate or a public key. For a public key, facts such as the subject are None."""
+    """Return the facts of a CA certificate or a public key. A public key has None for facts such as the subject."""
     if isinstance(certificate, PublicKey):
         known = {"sha256": certificate.sha256, "key": str(certificate)}
         return dict.fromkeys(("subject", "serial", "sha256", "pin", "key", "not_before", "not_after")) | known
@@ -123,7 +121,7 @@ def facts(certificate: Anchor) -> dict[str, Any]:
 
 
 def show_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return the table of `certmond root-ca show`: the present and the staged CAs, and the leaves that each signed."""
+    """Return the table of `certmond root-ca show`, with the present CAs, their leaves and the staged CAs."""
     table = _table(
         "CA", "SUBJECT", "KEY", "FROM", "UNTIL", "KEY HERE", "SIGNS", *(("SERIAL", "SHA256") if wide else ())
     )
@@ -154,7 +152,7 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
     rotation = document["rotation"]
     if rotation is None:
         faults = any(each["fault"] for each in document["staged"])
-        yield from () if faults else (Text("no rotation is under way"),)  # unknown if a staged file has a fault
+        yield from () if faults else (Text("no rotation is in progress"),)  # unknown if a staged file has a fault
     elif not rotation["phase"]:
         remedy = "restore rotation/record.json of the state directory, or remove it if no rotation is in progress"
         yield Text(f"the record of a rotation cannot be read; {remedy}", style=_STYLES["refused"])

@@ -1,7 +1,4 @@
-"""Preview of a rotation: the changes and restarts of each phase, as a document for scripts and as a table.
-
-This module owns the schema of the document and the layout of the table.
-"""
+"""Preview of a rotation: the changes and restarts of each phase, as a document and as a table."""
 
 from __future__ import annotations
 
@@ -27,14 +24,15 @@ SCHEMA = 1
 def preview_document(
     rotation: Rotation,
     previews: Sequence[Preview],
+    # The downtimes of services that have no other instance.
     away: Iterable[Absence],
     batch: str | None,
+    # The reasons for which the rotation waits before it replaces a key.
     holds: Sequence[Hold] = (),
 ) -> dict[str, Any]:
-    """Return the preview document, which has the changes, restarts and downtimes on this node for each phase.
+    """Return the preview document, with the changes, restarts and downtimes on this node for each phase.
 
-    `away` has the downtimes of services that have no other instance. `batch` is the size of a batch of workers, or None
-    on a single-node cluster. The `holds` are the reasons for which the rotation waits before it replaces a key.
+    `batch` is the size of a batch of workers, or None on a single-node cluster.
     """
     known = list(away)
     phases = [phase.value for phase in stepwise(rotation)] if batch else []
@@ -87,7 +85,9 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
     if workers := document["workers"]:
         phases = ", ".join(workers["phases"])
         how = f"one worker first, then batches of {workers['batch']}"
-        below.append(Text(f"workers in {phases}: {how}; each waits until all earlier workers acknowledged the phase"))
+        below.append(
+            Text(f"workers in {phases}: {how}; each worker waits until all earlier workers have acknowledged the phase")
+        )
     if document["holds"]:
         below.append(Text(f"the rotation waits in {document['phase']} and replaces no key, because of these holds:"))
         below += [Text(printable(each["message"]), style="yellow") for each in document["holds"]]
@@ -95,10 +95,7 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
 
 
 def unavoidable(document: dict[str, Any]) -> Iterator[str]:
-    """Yield lines about services that are unavailable during their restart if the node is the only control plane.
-
-    Yield nothing if the document has no downtime.
-    """
+    """Yield lines about services that are unavailable during their restart if the node is the only control plane."""
     found = dict[tuple[str, int, str], list[str]]()
     for each in document["phases"]:
         for one in each["away"]:

@@ -1,4 +1,4 @@
-"""The status document: the JSON output of `certmond check` and `certmond status`. The schema is stable (schema 1)."""
+"""The status document: the JSON output of `certmond check` and `certmond status`. The schema is stable."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
     """Return one element of `certificates` in the status document.
 
-    If the file of the certificate is unusable, the element has the facts of the last valid certificate.
+    An unusable file has the facts of its last valid certificate.
     """
     certificate = status.certificate
     return {
@@ -112,5 +112,5 @@ def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 def _time(instant: datetime | None) -> str | None:
-    """Return the UTC time `instant` in the format of RFC 3339, or None if `instant` is None."""
+    """Return the UTC time `instant` in the format of RFC 3339, or None."""
     return instant.isoformat().replace("+00:00", "Z") if instant else None

@@ -19,7 +19,7 @@ _KEYS = {True: "matches", None: "-"}
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a table of the certificates, then the next event, then every finding. The most severe finding is first."""
+    """Return a table of the certificates, the next event, and the findings, with the most severe finding first."""
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
@@ -35,7 +35,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
 
 
 def next_line(document: dict[str, Any]) -> Iterator[Text]:
-    """Yield a line about the next event of a status or forecast document. Yield nothing without a next event."""
+    """Yield a line about the next event of a status or forecast document, if it has one."""
     if event := document.get("next_event"):  # documents of older daemons have no next_event
         yield Text()
         at = datetime.fromisoformat(event["at"])
@@ -55,10 +55,7 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
 
 
 def _presence(entry: dict[str, Any]) -> Iterator[Text]:
-    """Yield the cells SERVED and USED BY of a certificate.
-
-    SERVED has each endpoint, and whether the endpoint serves the certificate in the file.
-    """
+    """Yield the cells SERVED and USED BY of a certificate."""
     words = {True: "matches", False: "DIFFERS", None: "no answer"}
     served = [f"{at['endpoint']} {words[at['matches']]}" for at in entry["served"]]
     differs = any(at["matches"] is False for at in entry["served"])
@@ -76,10 +73,7 @@ def _since(used: dict[str, Any]) -> str:
 
 
 def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
-    """Return the name of the entry that has the trust anchor of the certificate.
-
-    If the trust anchor has no entry, return its subject. Return "" if the certificate has no trust anchor.
-    """
+    """Return the name of the trust anchor's entry, else the subject of the trust anchor, else ""."""
     return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
 
 
@@ -100,6 +94,6 @@ def _worst(entry: dict[str, Any]) -> str:
 
 
 def _reasons(entry: dict[str, Any]) -> list[str]:
-    """Return the reasons of all warnings and critical findings. Without such a finding, return all reasons."""
+    """Return the reasons of all warnings and critical findings, or else of all findings."""
     serious = [item["reason"] for item in entry["findings"] if item["severity"] != "info"]
     return list(dict.fromkeys(serious or [item["reason"] for item in entry["findings"]]))

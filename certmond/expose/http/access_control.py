@@ -1,9 +1,6 @@
 """Access control of the HTTP server by TLS, client certificates and passwords, from a web configuration.
 
-This module reads the web configuration and the files that it names. The server checks these files for changes with
-stat(2) for each connection and each request. While a file is unusable, the last good configuration remains in force,
-for example while only one file of a new key pair is installed. certmond logs an unusable file once, and a metric
-reports it.
+While a file of the configuration is unusable, the last good configuration remains in force.
 """
 
 from __future__ import annotations
@@ -25,10 +22,7 @@ from certmond.expose.http.web_config import RateLimit, Source, load
 log = logging.getLogger(__name__)
 
 CHANGE_SECONDS = 2.0
-"""Seconds from the detection of unusable files until certmond logs them.
-
-During this time, another process may still be writing the files. The time begins again only after all files were usable
-for the same number of seconds.
+"""Seconds from the detection of unusable files until certmond logs them, because another process can be writing them.
 """
 Mark = tuple[int, ...] | None
 SUCCESSFUL = "certmond_web_config_last_reload_successful"
@@ -38,7 +32,7 @@ _NOT_TLS = b"this port requires HTTPS, and received plain HTTP\n"
 
 
 class Policy:
-    """The rules of a web configuration, with its certificates and users. `access_policy.Policy` describes the methods.
+    """The rules of a web configuration, with its certificates and users.
 
     The constructor raises ConfigError if OpenSSL cannot use a certificate, a key or a setting.
     """
@@ -92,16 +86,14 @@ class Policy:
 
 
 class Bucket:
-    """Rate limit that permits one request in each interval, and up to `burst` requests at once after a pause.
-
-    Without an interval, all requests are permitted.
-    """
+    """Rate limit of one request in each interval, with up to `burst` requests at once after a pause."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit, self._lock = limit, threading.Lock()
         self._level, self._at = float(limit.burst), time.monotonic()
 
     def take(self) -> bool:
+        # An interval of 0 sets no limit.
         if not self._limit.interval:
             return True
         with self._lock:
@@ -115,7 +107,7 @@ class Bucket:
 
 
 class Gate:
-    """Holder of the policy in force. It loads a new policy after a change of the files of the web configuration.
+    """The policy in force, which follows changes of the web configuration and its files.
 
     The constructor raises ConfigError if a file is unusable.
     """
@@ -136,10 +128,7 @@ class Gate:
         return self._latest
 
     def policy(self) -> Policy:
-        """Return the policy in force now. The first caller after a change reads the files, and other callers wait.
-
-        If the new files are unusable, return the last good policy, and log the problems after CHANGE_SECONDS.
-        """
+        """Return the policy in force now. If the new files are unusable, return the last good policy."""
         with self._lock:
             now = time.monotonic()
             if self._good_since is not None and now >= self._good_since + CHANGE_SECONDS:
@@ -162,7 +151,7 @@ class Gate:
         return f"# HELP {SUCCESSFUL} {MEANING}.\n# TYPE {SUCCESSFUL} gauge\n{SUCCESSFUL} {value}\n".encode()
 
     def _refresh(self) -> None:
-        """Load the current web configuration, or else the last good one with the current content of its files.
+        """Load the current web configuration, or else the last good one.
 
         Raises ConfigError with all problems, even if the last good web configuration is now in force.
         """
@@ -186,7 +175,7 @@ class Gate:
 
 
 def _mark(path: Path) -> Mark:
-    """Return values that change when the file or its content changes, or None if stat(2) fails."""
+    """Return values that change with the file or its content, or None if stat(2) fails."""
     try:
         found = path.stat()
     except OSError:

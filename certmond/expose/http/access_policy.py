@@ -1,8 +1,6 @@
 """Interface of access control, and an implementation that admits every client without TLS.
 
-`access_control` implements the interface from a web configuration. certmond imports that module only if a web
-configuration exists. Without TLS and passwords, a request on loopback must name this host. This module imports the
-standard library only, without the module ssl.
+`access_control` implements the interface from a web configuration.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from certmond.expose.http.routes import Answer, Request, sentence
 
 HOST = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")  # RFC 3986, 3.2.2 and 3.2.3
 MISDIRECTED = (
-    "the request is for another host: on loopback without TLS and passwords, certmond accepts only an IP address, "
-    "localhost or the name of this host; configure a proxy to send one of these as Host (docs/web.md)"
+    "the request is for another host: on loopback without TLS and passwords, `certmond serve` accepts only an IP "
+    "address, localhost or the name of this host; configure a proxy to send one of these as Host (docs/web.md)"
 )
 
 
@@ -31,10 +29,10 @@ class Policy(Protocol):
         """Return the plain or encrypted connection that replaces `connection`. Send and receive no bytes."""
 
     def greet(self, connection: socket.socket) -> bool:
-        """Make the TLS handshake, if any. Return whether the client is admitted. Raises OSError if it fails."""
+        """Make the TLS handshake. Return whether the client is admitted. Raises OSError if the handshake fails."""
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer that refuses the request, or None to admit it. Limits apply to the address `origin`."""
+        """Return the answer that refuses the request, or None. Limits apply to the address `origin`."""
 
     def dress(self, answer: Answer) -> Answer:
         """Return the answer with the additional HTTP headers of the policy."""
@@ -49,7 +47,9 @@ class Gate(Protocol):
         """Return the result of the last call of `policy`. Read no file."""
 
     def policy(self) -> Policy:
-        """Return the policy in force now. The loop that accepts connections must not call it: it may read files."""
+        """Return the policy in force now. The loop that accepts connections must not call this method, which reads
+        files.
+        """
 
     def metrics(self) -> bytes:
         """Return the metrics of the access control, in the text format of Prometheus."""
@@ -86,12 +86,11 @@ class OpenGate:
 
 
 def misdirected(request: Request, policy: Policy) -> Answer | None:
-    """Return the answer that refuses a loopback request for another host (RFC 9110, 15.5.20), or None to admit it.
+    """Return the answer that refuses a loopback request for another host (RFC 9110, 15.5.20), or None.
 
-    This check prevents DNS rebinding: an attacker resolves the name of a web site to the loopback address, so that a
-    page of the site can read certmond's answer. The check is not necessary with TLS, because the name does not match
-    the certificate, or with passwords, because the browser has no password for this name.
+    This check prevents DNS rebinding, in which a web site's name resolves to the loopback address.
     """
+    # With TLS, the certificate does not match the site's name. With passwords, the browser has none for this name.
     if policy.encrypts or policy.asks or _is_own(request.headers.get("host", "")):
         return None
     return sentence(HTTPStatus.MISDIRECTED_REQUEST, MISDIRECTED)

@@ -1,8 +1,6 @@
 """Basic authentication (RFC 7617) against bcrypt hashes, resistant to a flood of wrong passwords.
 
-One check of a password runs at a time. The next check is for another client address, if one waits. The check of a wrong
-password takes as long as that of an unknown user. The module stores a keyed digest of each right password, and no other
-form of a password. It logs nothing.
+certmond stores a keyed digest of each right password, and no other form of a password.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ PASSWORD_BYTES = 72  # bcrypt and the programs that create hashes ignore the byt
 
 
 class CheckQueue:
-    """Queue of password checks. It runs one check at a time, and prefers a client other than that of the last check."""
+    """Queue of password checks. It runs one check at a time, and alternates between client addresses."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -36,9 +34,9 @@ class CheckQueue:
 
     @contextmanager
     def slot(self, origin: str) -> Iterator[bool]:
-        """Wait for the other checks, and yield whether the check may run in the `with` block.
+        """Wait for the other checks, and yield whether the check can run in the `with` block.
 
-        Yield False after `WAIT_SECONDS`, or immediately if WAITING checks of the address `origin` wait already.
+        Yield False after `WAIT_SECONDS`, or if WAITING checks of the address `origin` wait already.
         """
         ticket = (origin, object())
         with self._changed:
@@ -66,7 +64,7 @@ class CheckQueue:
 
 
 class Passwords:
-    """The users of a web configuration with their bcrypt hashes, and a cache of right passwords from clients."""
+    """The users of a web configuration with their bcrypt hashes, and a cache of right passwords."""
 
     def __init__(self, users: Mapping[str, str]) -> None:
         self._hashes = {name.encode(): text.encode() for name, text in users.items()}
@@ -78,7 +76,7 @@ class Passwords:
         self._queue = CheckQueue()
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer that refuses the request, or None to admit it. Without users, admit every request."""
+        """Return the answer that refuses the request, or None. Without users, admit every request."""
         if not self._hashes:
             return None
         credentials = _credentials(request.headers.get("authorization", ""))
@@ -100,6 +98,7 @@ class Passwords:
     def _check(self, user: bytes, password: bytes) -> bool:
         own = self._hashes.get(user, b"")
         right = False
+        # The check of a wrong password takes as long as that of an unknown user.
         for cost, placeholder in self._unknown_user_hashes.items():
             is_own = own != b"" and int(own.split(b"$")[2]) == cost
             matches = bcrypt.checkpw(password, own if is_own else placeholder)

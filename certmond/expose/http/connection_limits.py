@@ -1,10 +1,7 @@
 """Limits for the connections of the HTTP server: their number, the share of one address, and their deadlines.
 
-One address has at most half of the slots. If no slot is free, a new connection displaces a connection whose client is
-silent. A connection without any request is displaced first, beginning with the longest silence. A new connection that
-has sent a request displaces it immediately. Every other displacement requires a silence of `GRACE_SECONDS`. So the
-server still answers requests during a flood of silent connections. The module shuts down overdue connections. It reads
-and writes no payload.
+Without a free slot, a new connection displaces the connection that is silent for the longest time. So the server
+answers requests during a flood of silent connections.
 """
 
 from __future__ import annotations
@@ -56,6 +53,7 @@ class Slots:
             return True
 
     def _displace(self, now: float, asks: bool, origin: str | None = None) -> bool:
+        # A new connection with a request displaces one without a request immediately, and others after `GRACE_SECONDS`.
         def may_yield(slot: Slot) -> bool:
             candidates = now - slot.since >= GRACE_SECONDS or (asks and not slot.asked)
             return candidates and slot.waiting and origin in {None, slot.origin}
@@ -64,6 +62,7 @@ class Slots:
                 for number, (each, slot) in enumerate(self.taken.items()) if may_yield(slot)]  # fmt: skip
         if not candidates or self._leaving >= LEAVING:
             return False
+        # Connections without a request are displaced first.
         *_, connection = min(candidates)
         del self.taken[connection]
         self._leaving += 1
@@ -71,7 +70,7 @@ class Slots:
         return True
 
     def change(self, connection: socket.socket, wrap: Callable[[socket.socket], socket.socket]) -> socket.socket:
-        """Move the slot of `connection` to the connection that `wrap` returns, and return this connection.
+        """Move the slot of `connection` to the connection that `wrap` returns.
 
         Raises ConnectionAbortedError if another connection has displaced `connection`.
         """
@@ -99,9 +98,8 @@ class Slots:
             self.changed.notify_all()
 
     def shut_down(self, how: int, overdue_at: float = float("inf")) -> None:
-        """Shut down each connection whose deadline is not later than `overdue_at`.
-
-        The thread of such a connection no longer waits for its client. `how` is the argument of shutdown(2).
+        """Shut down each connection whose deadline is not later than `overdue_at`. `how` is the argument of
+        shutdown(2).
         """
         with self.changed:
             for connection, slot in self.taken.items():
@@ -124,14 +122,12 @@ def _end(connection: socket.socket, how: int) -> None:
 
 
 def origin_of(connection: socket.socket) -> str:
-    """Return the IPv4 address of a client, or its IPv6 network (/64), because clients choose the rest of the address.
-
-    Return "" if the client has disconnected or has no address.
-    """
+    """Return the IPv4 address or the IPv6 network (/64) of a client, or "" if unknown."""
     try:
         host = connection.getpeername()[0]
     except (OSError, IndexError):
         return ""  # the client has disconnected, or has no address
     if connection.family != socket.AF_INET6 or host.startswith("::ffff:"):
         return str(host)
+    # A client can choose the rest of its IPv6 address.
     return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex()

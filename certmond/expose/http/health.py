@@ -1,8 +1,4 @@
-"""Evaluation of the daemon's heartbeat: whether the daemon is alive, and whether its output is current.
-
-The daemon writes the heartbeat to `heartbeat.json` in the runtime directory. This module imports the standard library
-only.
-"""
+"""Evaluation of the daemon's heartbeat: whether the daemon is alive, and whether its output is current."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import NamedTuple, Self
 
 ALIVE_SECONDS = 30  # the daemon rewrites its heartbeat at least every 10 s
 UNREADABLE = (KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError)
-"""Exceptions that the read or the evaluation of an invalid heartbeat can raise."""
+"""Exceptions that an invalid heartbeat can cause."""
 SEE_JOURNAL = "see `journalctl -u certmond`"
 
 
@@ -32,10 +28,7 @@ class Heartbeat(NamedTuple):
 
 
 def not_alive(beat: Heartbeat, now: float) -> str | None:
-    """Return why the daemon does not count as alive, or None if its heartbeat is recent.
-
-    A heartbeat with a time in the future does not count as recent.
-    """
+    """Return why the daemon does not count as alive, or None if its heartbeat is recent."""
     age = now - beat.alive_at
     if abs(age) < ALIVE_SECONDS:  # in this form, NaN is not alive
         return None
@@ -64,8 +57,7 @@ def not_ready(beat: Heartbeat, now: float) -> str | None:
 def halted(text: bytes | None, now: float) -> str | None:
     """Return a sentence for the page if the daemon has stopped or its output is not current, or None.
 
-    The sentence names a time instead of an age, so that the page does not change every second. `text` is the content of
-    the heartbeat file, or None if this file does not exist.
+    The sentence has a time and no age, so that the page does not change every second.
     """
     if text is None:
         return "The daemon is not running"

@@ -1,8 +1,6 @@
-"""Parser of HTTP requests, and the answer to each request. The module opens no socket and starts no thread.
+"""Parser of HTTP requests, and the answer to each request.
 
-This module opens only fixed file names, and passes no part of a URL to the file system. Each request opens its file, so
-an answer never mixes two versions of the file. sendfile(2) sends the uncompressed form. The server compresses each
-version of a file once, and sends the same gzip form to all clients. This module imports the standard library only.
+Each request opens its file, so an answer never mixes two versions of a file. No part of a URL reaches the file system.
 """
 
 import errno
@@ -44,7 +42,7 @@ class Request(NamedTuple):
 
 
 class Rendering(io.FileIO):
-    """Open file of the runtime directory. The open content stays the same when the daemon replaces the file."""
+    """Open file of the runtime directory. Its content does not change when the daemon replaces the file."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -104,10 +102,7 @@ def sentence(status: HTTPStatus, text: str, *headers: str) -> Answer:
 
 
 def read_request(stream: io.BufferedIOBase) -> Request | HTTPStatus | None:
-    """Return the next request of a connection, or None at the end of the connection.
-
-    Return the HTTP status for an invalid request.
-    """
+    """Return the next request of a connection, None at the end, or the HTTP status for an invalid request."""
     lines: list[bytes] = []
     room = HEAD_BYTES
     while line := stream.readline(room + 1):
@@ -141,7 +136,7 @@ def parse_request(first: bytes, *rest: bytes) -> Request | None:
 
 
 def prefers_gzip(accept_encoding: str) -> bool:
-    """Return whether the client accepts gzip, and does not prefer the uncompressed form (RFC 9110, 12.5.3)."""
+    """Return whether the client accepts gzip and does not prefer the uncompressed form (RFC 9110, 12.5.3)."""
     quality: dict[str, float] = {}
     for item in accept_encoding.lower().split(","):
         coding, semicolon, parameter = item.partition(";")
@@ -161,10 +156,7 @@ class Document:
         self._compressed = ("", b"")  # the tag of a rendering, and its gzip form
 
     def compressed(self) -> tuple[str, bytes]:
-        """Return the entity tag and the gzip form of the file with its tail.
-
-        The first caller after a change compresses the file, and other callers wait for the result.
-        """
+        """Return the entity tag and the gzip form of the file, which all clients share."""
         with self._lock, Rendering(self.path) as file:
             tail = self.tail()
             tag = named(file, tail)
@@ -191,7 +183,7 @@ def named(file: Rendering, tail: bytes) -> str:
 
 
 def conditional(request: Request, tag: str, answer: Answer) -> Answer:
-    """Return the answer with the entity tag `tag`, or the status 304 if the client already has this version."""
+    """Return the answer with the entity tag `tag`, or the status 304 if the client has this version."""
     known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
     headers = (*answer.headers, f"ETag: {tag}")
     if known.isdisjoint({"*", tag}):
@@ -202,10 +194,9 @@ def conditional(request: Request, tag: str, answer: Answer) -> Answer:
 
 
 class Front:
-    """Route for the HTML page. The server renders the page on the first request after a change.
+    """Route for the HTML page, which the server renders on the first request after a change.
 
-    The server keeps the gzip form for all clients. The daemon does not render the page, because only the server can
-    report that the daemon has stopped.
+    The daemon does not render the page, because only the server can report that the daemon has stopped.
     """
 
     def __init__(self, runtime_dir: Path) -> None:

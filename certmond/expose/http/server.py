@@ -1,8 +1,7 @@
 """HTTP server of `certmond serve`, which serves the files that the daemon writes into the runtime directory.
 
-This module owns the sockets, and a thread for each connection. `connection_limits` limits the connections, `routes` has
-the answers, and `access_policy` decides which clients have access. The server reads no key of the node and needs no
-privilege. The module imports the standard library only.
+`routes` has the answers, and `access_policy` decides which clients have access. The server reads no key of the node,
+and imports only the standard library.
 """
 
 import errno
@@ -75,7 +74,7 @@ class Server:
             each.close()
 
     def stop(self) -> None:
-        """Request the end of `serve_forever`. A signal handler or another thread may call this method."""
+        """Request the end of `serve_forever`. Safe to call from a signal handler."""
         self._stopping = True
         with suppress(OSError):
             self._waker.send(b"\0")
@@ -101,10 +100,7 @@ class Server:
         self.slots.shut_down(socket.SHUT_RDWR)
 
     def _service_actions(self) -> float | None:
-        """Notify the watchdog of systemd, and shut down overdue connections.
-
-        Return the maximum number of seconds until the next call, or None without a limit.
-        """
+        """Notify systemd, shut down overdue connections, and return the seconds until the next call."""
         now = time.monotonic()
         if self._ping_every and now >= self._ping_at:
             notify("WATCHDOG=1")
@@ -114,7 +110,7 @@ class Server:
         return min(pauses + ([min(1.0, self.patience)] if self.slots.taken else []), default=None)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a waiting connection, and start its thread. Return False if no connection could be accepted."""
+        """Accept a waiting connection, and start its thread. Return False without a connection."""
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
@@ -143,7 +139,7 @@ class Server:
             connection.shutdown(socket.SHUT_WR)
 
     def _converse(self, connection: socket.socket, local: bool) -> None:
-        """Serve a connection until it ends. `local` is true if the listener of the connection is on loopback."""
+        """Serve a connection until it ends. `local` is true for a listener on loopback."""
         try:
             origin, policy = origin_of(connection), self.gate.policy()
             if connection.family != socket.AF_UNIX:
@@ -170,7 +166,7 @@ class Server:
     def _exchange(
         self, connection: socket.socket, stream: io.BufferedIOBase, policy: Policy, origin: str, local: bool
     ) -> bool:
-        """Read one request and answer the request. Return whether the connection stays open for another request."""
+        """Read and answer one request. Return whether the connection stays open for another request."""
         self.slots.extend(connection, self.patience, waiting=True)
         request = read_request(stream)
         if request is None:
@@ -215,7 +211,7 @@ def notify(state: str) -> None:
 
 
 def inherited() -> list[socket.socket]:
-    """Return the listening sockets that systemd passed from certmond-web.socket, or [] without socket activation.
+    """Return the listening sockets that systemd passed.
 
     Raises ListenError if systemd passed a socket that does not listen.
     """

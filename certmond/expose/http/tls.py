@@ -1,8 +1,6 @@
 """TLS context of the HTTP server, with the settings of a web configuration.
 
-This module reads the certificate and the key, and checks the names in client certificates. The module reads each file
-once, and passes the bytes to OpenSSL in anonymous memory, without a temporary file. It parses no certificate. Only the
-context keeps the private key.
+This module also checks the names in client certificates. In memory, only this context has the private key.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ _NAMES = {"DNS", "email", "IP Address", "URI"}
 def make_context(source: Source) -> ssl.SSLContext:
     """Return the TLS context of the server for a web configuration.
 
-    Raises ConfigError with all problems. Each problem has the line of the configuration to which it belongs.
+    Raises ConfigError with all problems and their lines.
     """
     settings, problems = source.config.tls_server_config, []
     pems = {key: _inline(source, key) for key in ("cert", "key", "client_ca")}
@@ -55,10 +53,9 @@ def make_context(source: Source) -> ssl.SSLContext:
 
 
 def allowed(connection: ssl.SSLSocket, names: tuple[str, ...]) -> bool:
-    """Return whether one subject alternative name of the client's certificate is in `names`, or `names` is empty.
+    """Return whether the certificate of the client has one of `names`, or `names` is empty.
 
-    `names` has DNS names, e-mail addresses, URIs and IP addresses. IP addresses have the form of Go, such as
-    2001:db8::1.
+    IP addresses in `names` have the form of Go, such as 2001:db8::1.
     """
     if not names:
         return True
@@ -79,7 +76,7 @@ def _inline(source: Source, key: str) -> bytes:
 
 
 def _key_of(source: Source, name: str) -> str:
-    """Return the key of the web configuration that sets `name`, such as `cert_file` or `cert` for the name `cert`."""
+    """Return the key of the web configuration that sets `name`, such as `cert_file` or `cert`."""
     return f"{name}_file" if f"{name}_file" in source.config.tls_server_config.files else name
 
 
@@ -143,7 +140,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
 
 
 class _EncryptedError(Exception):
-    """Error that reports an encrypted private key, for which OpenSSL requested a password."""
+    """OpenSSL requested a password, because the private key is encrypted."""
 
 
 def _no_password() -> str:
@@ -152,9 +149,9 @@ def _no_password() -> str:
 
 @contextmanager
 def _memory(pem: bytes) -> Iterator[str]:
-    """Yield a path in anonymous memory that has the bytes `pem` during the `with` block.
+    """Yield a path in anonymous memory that has the bytes `pem`.
 
-    OpenSSL accepts only paths, and a private key must not be in a file on disk. Raises ValueError for more than 1 MiB.
+    OpenSSL accepts only paths, and a private key must not be in a file on disk.
     """
     if len(pem) > MAX_BYTES:
         raise ValueError("larger than 1 MiB")

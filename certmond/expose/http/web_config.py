@@ -1,8 +1,6 @@
 """Parser of the web configuration, which has the format of Prometheus's exporter-toolkit.
 
-This module checks the keys, their values and their combinations. Each problem has its file and line, and quotes no
-private key and no hash. This module follows docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks
-each rule of certmond that is stricter. This module opens only the given file.
+The source of the rules is docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each stricter rule.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from certmond.errors import ConfigError
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
 CURVES = ("CurveP256", "CurveP384", "CurveP521", "X25519")
 SUITES_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-"""The cipher suites of TLS 1.3. Like Go, the server always offers all of them, whatever the configuration names."""
+"""The cipher suites of TLS 1.3. Like Go, the server always offers all of them."""
 SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
@@ -38,7 +36,7 @@ SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
 }
-"""The cipher suites of Go's crypto/tls.CipherSuites up to TLS 1.2, with the names that OpenSSL uses."""
+"""The cipher suites of Go's crypto/tls.CipherSuites up to TLS 1.2, with their names in OpenSSL."""
 HEADERS = {
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
@@ -46,9 +44,9 @@ HEADERS = {
     "X-Frame-Options": ("deny", "sameorigin"),
     "X-XSS-Protection": (),
 }
-"""The headers that the configuration may set. Each has its valid values, or () if every value is valid."""
+"""The permitted headers with their valid values, or () if every value is valid."""
 MOST_COST = 15
-"""Maximum cost of a bcrypt hash. A check with the cost 15 takes about 2 s, and each further step doubles this time."""
+"""Maximum cost of a bcrypt hash. A check takes about 2 s, and each higher cost doubles this time."""
 
 _HASH = re.compile(r"\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}")
 _SPAN = re.compile(r"0|(?:(?:\d{1,9}(?:\.\d{1,9})?)(?:ns|us|µs|ms|s|m|h))+")
@@ -154,7 +152,7 @@ _PARTS: dict[str, type[BaseModel]] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A web configuration, with the directory of its file and the line of each value in this file."""
+    """A web configuration, with the directory of its file and the line of each value."""
 
     config: WebConfig
     tree: Node
@@ -194,7 +192,7 @@ def load(path: Path) -> Source:
 def parse(name: str, text: str | bytes, directory: Path) -> Source:
     """Return the web configuration in `text`. Relative paths in the text are relative to `directory`.
 
-    Raises ConfigError with all problems. `name` is the path of the file in these problems.
+    Raises ConfigError with all problems in the file `name`.
     """
     tree, problems = read(name, text)
     if tree is None:

@@ -1,8 +1,6 @@
-"""Writer of the metrics and the status document from an assessment, and reader of the status document.
+"""Writer of the metrics and the status document, and reader of the status document.
 
 This module owns the metrics about certificates, and the names of the files in the runtime directory.
-`incremental_rewrite` copies unchanged parts from the previous file. So the daemon neither renders these parts again nor
-keeps them in memory.
 """
 
 from __future__ import annotations
@@ -80,10 +78,10 @@ FAMILIES = (
 )
 """The gauges about certificates, in the order of the exposition."""
 COUNT = Family("certmond_findings", "Number of open findings", ("severity",))
-"""The number of open findings for each severity. certmond exports 0 for a severity without a finding."""
+"""The number of open findings for each severity, with 0 for a severity without a finding."""
 
 _Lines = tuple[str, ...]
-"""The lines of one certificate: a text for each gauge of `FAMILIES`, which is empty if the gauge has no series."""
+"""The lines of one certificate: a text for each gauge of `FAMILIES`, or "" for a gauge without a series."""
 
 
 class Renderer:
@@ -118,10 +116,7 @@ _HEADS = tuple(family.head for family in FAMILIES)
 
 
 def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
-    """Return one status for each combination of name and path.
-
-    Two statuses with the same name and path would have the same labels, and a repeated series invalidates the metrics.
-    """
+    """Return one status for each combination of name and path, because a repeated series invalidates the metrics."""
     return tuple(assessment.by_identity.values())
 
 
@@ -181,10 +176,7 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
 
 
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
-    """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event.
-
-    For a node without certificates, return a line that names `certmond check`.
-    """
+    """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event."""
     if not assessment.statuses:
         return "no certificate on this node; to find the profile, run: certmond check"
     certificates = [status for status in assessment.certificates if status.certificate]
@@ -207,16 +199,13 @@ def _gravest(status: CertificateStatus) -> Finding:
 
 
 def write(directory: Path, name: str, text: str) -> None:
-    """Replace the file `name` in the runtime directory by a file with the content `text`.
-
-    A reader gets the old or the new file, never a part. Raises RuntimeDirError if the file cannot be written.
-    """
+    """Replace the file `name` in the runtime directory. Raises RuntimeDirError if the file cannot be written."""
     with replacing(directory / name) as descriptor, open(descriptor, "wb", closefd=False) as file:
         file.write(encoded(text))
 
 
 def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:
-    """Return the heartbeat as JSON, from which `certmond serve` reports whether the daemon is alive and ready."""
+    """Return the heartbeat as JSON, for `certmond serve`."""
     return json.dumps({"alive_at": alive_at, "pass_at": pass_at, "resync": resync, "ready": ready})
 
 

@@ -1,8 +1,6 @@
-"""Replacement of a file of many rows, which renders changed rows and copies unchanged rows from the previous file.
+"""Replacement of a file of many rows, which copies unchanged rows from the previous file.
 
-The module stores the position of each row, and keeps the previous file open. The kernel copies rows from the previous
-file to the new file, so no text stays in memory. If another process has changed the previous file, certmond renders
-every row again.
+The kernel copies the rows, so no text stays in memory.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from typing import Generic, NamedTuple, TypeVar
 from certmond.errors import RuntimeDirError
 
 _BUFFER = 1 << 16
-"""Size of the buffer for new text, in bytes. Python allocates this buffer for each file, and then frees the buffer.
+"""Size of the buffer for new text, in bytes.
 
-glibc raises its mmap threshold for a block of 128 KiB or more (M_MMAP_THRESHOLD, mallopt(3)). This buffer is smaller.
+A block of 128 KiB or more would raise the mmap threshold of glibc (M_MMAP_THRESHOLD, mallopt(3)).
 """
 
 R = TypeVar("R")
@@ -32,7 +30,7 @@ R = TypeVar("R")
 def replacing(path: Path) -> Iterator[int]:
     """Yield a descriptor for the new content of the file `path`, and replace the file after the `with` block.
 
-    A reader gets the old or the new file, never a part. Raises RuntimeDirError for each OSError in the block.
+    A reader gets the old or the new file, never a part. Raises RuntimeDirError for each OSError.
     """
     staged = path.with_name(f".{path.name}.new")
     try:
@@ -51,7 +49,7 @@ def replacing(path: Path) -> Iterator[int]:
 
 
 class _Column(NamedTuple):
-    """A column in a file. `start` is the offset of its first row, and `sizes` has the size of each row, in bytes."""
+    """A column in a file: the offset of its first row, and the size of each row, in bytes."""
 
     start: int
     sizes: array[int]
@@ -65,7 +63,7 @@ class _Reading:
         self._row, self._place = 0, column.start
 
     def stretch(self, row: int, length: int) -> tuple[int, array[int]]:
-        """Return the offset of the row with the number `row`, and the sizes of `length` rows from that row on."""
+        """Return the offset of row `row`, and the sizes of `length` rows from that row on."""
         if row < self._row:
             self._row, self._place = 0, self._column.start
         self._place += sum(self._column.sizes[self._row : row])
@@ -74,21 +72,21 @@ class _Reading:
 
 
 class Sheet(Generic[R]):
-    """A file of rows and columns. `texts` returns the text of a row for each column.
+    """A file of rows and columns.
 
-    A row counts as unchanged if it is the same object as in the previous call of `write`. The character `separator`
-    precedes every row except the first.
+    `texts` returns the text of a row for each column. `separator` precedes each row but the first.
     """
 
     def __init__(self, texts: Callable[[R], Sequence[str]], separator: str = "") -> None:
         self._texts, self._separator = texts, separator.encode()
         self._file: int | None = None
+        # A row is unchanged if it is the same object as in the previous `write`.
         self._state: tuple[int, ...] = ()
         self._rows: tuple[R, ...] = ()
         self._columns: list[_Column] = []
 
     def write(self, path: Path, rows: Sequence[R], heads: Sequence[str], tail: str) -> None:
-        """Replace the file `path`. The new content is each column after its head, and then `tail`.
+        """Replace the file `path` by each column after its head, and then `tail`.
 
         Raises RuntimeDirError if the file cannot be written.
         """
@@ -138,14 +136,12 @@ class Sheet(Generic[R]):
         return found
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
-        """Yield the runs of `rows`: the number of the first row, its number in the previous file, and the length.
-
-        The rows of a run are consecutive in the previous file, or are all new. For new rows, the number in the previous
-        file is negative.
-        """
+        """Yield each run of rows: its first row, the same row in the previous file, and its length."""
+        # If another process has changed the previous file, every row is new.
         known: dict[int, int] = {}
         if self._file is not None and _state(self._file) == self._state:
             known = dict(zip(map(id, self._rows), count()))
+        # New rows have a negative number in the previous file.
         former = list(map(known.get, map(id, rows), count(-len(rows))))
         first = 0
         for _, run in groupby(map(sub, former, count())):  # within a run, the distance to the former number is constant

@@ -114,12 +114,12 @@ class Telemetry:
             self._mode.labels(name).set(name == mode)
 
     def set_planned(self, steps: Mapping[str, int]) -> None:
-        """Set the number of planned steps of each kind. A kind that `steps` does not contain gets 0."""
+        """Set the number of planned steps of each kind, with 0 for each kind that is not in `steps`."""
         for name in _STEPS:
             self._planned.labels(name).set(steps.get(name, 0))
 
     def count_hook(self, hook: str, result: str) -> None:
-        """Count a completed run of the hook `hook`. Any thread may call this method."""
+        """Count a completed run of the hook. Safe to call from any thread."""
         self.hook_runs.labels(hook, result).inc()
 
     def set_hooks(self, waiting: Mapping[str, int]) -> None:
@@ -136,14 +136,13 @@ class Telemetry:
             self._phase.labels(str(name)).set(name == (phase or "idle"))
 
     def set_workers(self, workers: Workers | None) -> None:
-        """Set the numbers of workers that take part, may act, and have acknowledged the phase. None sets all to 0."""
+        """Set the numbers of workers that take part, can act, and have acknowledged the phase. None sets all to 0."""
         for name in _WORKERS:
             self._workers.labels(name).set(getattr(workers, name) if workers else 0)
 
     def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
-        """Count a pass with its cause and its duration in seconds.
-
-        `latency` is the time since the first report of a change in seconds, or None without a change.
+        """Count a pass. `duration` and `latency` are in seconds, and the latency starts at the first report of a
+        change.
         """
         self.passes.labels(cause).inc()
         self.duration.observe(duration)
@@ -152,7 +151,7 @@ class Telemetry:
             self.latency.observe(latency)
 
     def count_watch(self, events: int, overflows: int) -> None:
-        """Count the new events and overflows. The arguments are the totals since the start of the daemon."""
+        """Count the new events and overflows. The arguments are the totals from the start of the daemon."""
         self.watch_events.inc(events - self._events)
         self.watch_overflows.inc(overflows - self._overflows)
         self._events, self._overflows = events, overflows

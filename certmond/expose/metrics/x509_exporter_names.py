@@ -1,8 +1,7 @@
 """Additional metrics with the names of x509-certificate-exporter, for existing alert rules and dashboards.
 
-The names and labels are those of versions 3 and 4 of the exporter for files and kubeconfigs (internal/collector.go and
-docs/metrics.md). The values are from certmond's assessment, and the module reads no file. certmond exports these
-metrics only if the configuration has the key `compatibility`.
+The names are those of versions 3 and 4 of the exporter (internal/collector.go and docs/metrics.md). The values are from
+certmond's assessment.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class _Series:
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
-    """The lines for one certificate status. They are valid until a certificate expires, at the Unix time `until`."""
+    """The lines for one certificate status, valid until a certificate expires at the Unix time `until`."""
 
     status: CertificateStatus
     file: str
@@ -98,7 +97,7 @@ class Compatible:
 
 
 def _rendered(status: CertificateStatus, now: int) -> _Rendered:
-    """Return the lines for all certificates in the file of `status`, and for the CAs that its kubeconfig embeds."""
+    """Return the lines for all certificates in the file of `status`, and for the CAs that a kubeconfig embeds."""
     seen, series, until = status.seen, list[_Series](), float("inf")
     own = seen.certificates if not status.stale else (status.certificate,) if status.certificate else ()
     holders = [(seen.path, seen.holder, own)]
@@ -137,9 +136,9 @@ def _names(certificate: Certificate) -> str:
 
 
 def _parts(name: str) -> dict[str, str]:
-    """Return the attributes of the distinguished name `name`: the last CN, and the first value of each other attribute.
+    """Return the last CN and the first value of each other attribute of a distinguished name.
 
-    Go makes the same choice (crypto/x509/pkix, FillFromRDNSequence). Return {} if an attribute has no name.
+    Go makes the same choice (crypto/x509/pkix, FillFromRDNSequence).
     """
     try:
         attributes = list(x509.Name.from_rfc4514_string(name))

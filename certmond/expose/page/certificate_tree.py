@@ -1,8 +1,4 @@
-"""Sections of the HTML page on certificates and on services.
-
-The section on certificates is a tree of trust anchors and their leaves, with a bar for each remaining lifetime. The
-module is pure, and imports the standard library only.
-"""
+"""Sections of the HTML page on certificates and on services."""
 
 from __future__ import annotations
 
@@ -66,10 +62,7 @@ def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
 
 
 def _state(entry: dict[str, Any]) -> tuple[str, str]:
-    """Return the worst severity of a certificate's findings, and the reasons of its warnings and critical findings.
-
-    If all findings have the severity info, return their reasons. Without a finding, both results are "ok".
-    """
+    """Return the worst severity of a certificate's findings, and the reasons of its severe findings."""
     found = entry["findings"]
     severities = {item["severity"] for item in found}
     serious = [item["reason"] for item in found if item["severity"] != "info"]
@@ -78,7 +71,7 @@ def _state(entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def _tone(entry: dict[str, Any], life: Lifetime) -> str:
-    """Return the CSS class of a lifetime bar: `critical`, `due` or `ok`. Only the remaining lifetime affects it."""
+    """Return the CSS class of a lifetime bar: `critical`, `due` or `ok`."""
     late = any(item["severity"] == "critical" and item["reason"] in _LATE for item in entry["findings"])
     return "critical" if late else "due" if life.due else "ok"
 
@@ -130,10 +123,7 @@ def _served(at: dict[str, Any]) -> str:
 
 
 def services(digest: Digest) -> str:
-    """Return the section of the page on services.
-
-    The section shows when each service started, and which certificates it uses and serves.
-    """
+    """Return the section of the page on services: when each started, and which certificates it uses and serves."""
     if not digest.services:
         return section("services", "Services", '<p class="empty">No service uses a certificate.</p>')
     lines = ("".join(_service(each)) for each in digest.services.values())

@@ -1,7 +1,4 @@
-"""HTML elements of the page. The function `text` escapes every value from a file, a certificate or a message.
-
-The module is pure, and imports the standard library only.
-"""
+"""HTML elements of the page. The function `text` escapes every value from a file, a certificate or a message."""
 
 from __future__ import annotations
 
@@ -18,8 +15,7 @@ _NO_FRAGMENT = re.compile(r"[^A-Za-z0-9./-]")
 def text(value: object) -> str:
     """Return `value` with escapes, as the text of an HTML element or of a quoted attribute.
 
-    Also escape characters that are invisible or change the direction of text, because users choose subjects and file
-    names.
+    Invisible characters also get escapes, because users choose subjects and file names.
     """
     plain = str(value)
     if not plain.isprintable():
@@ -28,17 +24,15 @@ def text(value: object) -> str:
 
 
 def identity(entry: dict[str, Any]) -> str:
-    """Return the URL fragment of a certificate's row, which stays the same in every version of the page.
-
-    The fragment has no character that an HTML attribute must escape.
-    """
+    """Return the URL fragment of a certificate's row, which stays the same in every version of the page."""
+    # No character of a fragment needs an escape in an HTML attribute.
     return "c-" + _NO_FRAGMENT.sub(lambda each: f"_{ord(each[0]):x}_", f"{entry['name']}:{entry['path']}")
 
 
 def moment(value: str | None, style: str = "minute") -> str:
     """Return the UTC time `value` (RFC 3339) as a `time` element, or "never" for None.
 
-    `style` is the precision of the text: `day`, `minute` or `second`.
+    `style` is the precision: `day`, `minute` or `second`.
     """
     if value is None:
         return "never"
@@ -50,7 +44,7 @@ def moment(value: str | None, style: str = "minute") -> str:
 
 
 def mark(state: str) -> str:
-    """Return the symbol of a state. Each state has a different shape, so that the color is not the only difference."""
+    """Return the symbol of a state. Each state has its own shape, for readers who cannot distinguish the colors."""
     return f'<span class="mark {text(state)}" aria-hidden="true"></span>'
 
 
@@ -67,5 +61,5 @@ def items(kind: str, lines: Iterable[str], name: str = "") -> str:
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun in the singular or plural, such as `1 warning`, `2 warnings` or `no warnings`."""
+    """Return a number with its noun, such as `1 warning`, `2 warnings` or `no warnings`."""
     return f"{number:,} {one}" if number == 1 else f"{number or 'no':{',' if number else ''}} {many or one + 's'}"

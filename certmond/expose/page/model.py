@@ -1,8 +1,6 @@
 """Selection of the findings and certificates that the page shows, from the status document.
 
-The page counts every finding, and shows the most severe. It shows the certificates with findings first, then those that
-expire first. A document with ten thousand certificates has ten megabytes, so the module parses one certificate at a
-time, and keeps only those that the page shows. The module is pure, and imports the standard library only.
+This module parses one certificate at a time, because a document can have ten thousand.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 ROWS, FINDINGS, NAMES = 2500, 200, 12
-"""Maximum numbers of certificates and findings on the page, and of certificates that it names for a service."""
+"""Maximum numbers of certificates, of findings, and of certificate names for a service."""
 RANKS = ("critical", "warning", "info")
 
 _DECODER = json.JSONDecoder()
@@ -49,16 +47,14 @@ class Service:
 
 
 class Branch:
-    """A trust anchor and its leaves, as a branch of the page's certificate tree.
-
-    `head` is the status entry of the trust anchor, or None if the anchor has no separate file. `hidden` is the number
-    of leaves that the page does not show.
-    """
+    """A trust anchor and its leaves, as a branch of the page's certificate tree."""
 
     def __init__(self, sha256: str | None, title: str) -> None:
         self.sha256, self.title = sha256, title
+        # The status entry of the trust anchor, or None without a separate file.
         self.head: Entry | None = None
         self.leaves: list[Entry] = []
+        # Number of leaves that the page does not show.
         self.hidden = 0
 
 
@@ -78,7 +74,7 @@ class Digest:
         text = document.decode("utf-8", "surrogatepass")
         entries = heapq.nsmallest(ROWS, self._seen(_walk(text, self._members)), key=_urgency)
         if self._members["schema"] != 1:
-            raise ValueError("a status document of another schema")
+            raise ValueError("the schema of the status document is not 1")
         taken_at, self.node, self.mode = (str(self._members[name]) for name in _FACTS)
         self.taken_at = datetime.fromisoformat(taken_at)
         self._note(self._members["findings"], None)
@@ -88,10 +84,8 @@ class Digest:
 
     @property
     def next_event(self) -> Entry | None:
-        """Return the next event of the forecast, or None without an event.
-
-        The document of an older daemon has no next event.
-        """
+        """Return the next event of the forecast, or None."""
+        # The document of an older daemon has no next event.
         found: Entry | None = self._members.get("next_event")
         return found
 
@@ -143,10 +137,7 @@ class Digest:
         return self.services.setdefault(name, Service(name))
 
     def _grown(self, entries: list[Entry]) -> list[Branch]:
-        """Return a branch for each trust anchor, in the order of the document.
-
-        The last branch has the certificates without a trust anchor, if there are any.
-        """
+        """Return a branch for each trust anchor, and a last branch for certificates without a trust anchor."""
         branches: dict[str | None, Branch] = {}
         files: dict[tuple[str, str], Branch] = {}
         for anchor in self._members["trust_anchors"]:
@@ -168,10 +159,7 @@ class Digest:
 
 
 def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
-    """Return the key that sorts certificates by urgency.
-
-    Trust anchors are first, then certificates by their worst severity, then certificates by their expiry.
-    """
+    """Return a sort key: trust anchors are first, then certificates by their worst severity and expiry."""
     entry = placed[1]
     if entry["trust_anchor"] and entry["trust_anchor"] == entry["sha256"]:
         return -1, ""

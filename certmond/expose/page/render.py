@@ -1,8 +1,6 @@
 """Renderer of the HTML page at `/` from the status document and the activity document of the daemon.
 
-Also returns the Content-Security-Policy, with which a browser runs only the script and style of the page. The page
-works without JavaScript, because its script only replaces the content by a newer version. `html.text` escapes every
-value. The module is pure. It imports the standard library only, because the HTTP server imports it.
+The page works without JavaScript. Its script only replaces the content by a newer version.
 """
 
 from __future__ import annotations
@@ -63,8 +61,8 @@ def policy() -> str:
 def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) -> str:
     """Return the whole page as HTML.
 
-    `halted` is the reason for which the page may be outdated, or None. `tag` identifies this version of the page.
-    Raises ValueError, LookupError or TypeError if a document is not from the daemon.
+    `halted` is the reason for which the page can be outdated, or None. `tag` identifies this version of the page.
+    Raises ValueError, LookupError or TypeError for an invalid document.
     """
     digest = Digest(status)
     doing: dict[str, Any] = json.loads(activity) if activity else {"plan": None, "rotation": None, "events": []}

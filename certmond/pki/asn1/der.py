@@ -1,7 +1,4 @@
-"""Reader of DER values (ITU-T X.690).
-
-This module reads tags and lengths, and does not interpret the content. Each function accepts any bytes.
-"""
+"""Reader of DER values (ITU-T X.690). This module reads tags and lengths, and does not interpret the content."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from certmond.errors import MalformedError
 
 
 class Value(NamedTuple):
-    """One DER value in `data`: its first tag byte, its start, the start of its content, and its end."""
+    """One DER value in `data`, with the positions of its parts."""
 
     data: bytes
     tag: int
@@ -31,7 +28,7 @@ class Value(NamedTuple):
         return self.data[self.start : self.end]
 
     def values(self) -> Iterator[Value]:
-        """Yield the values inside this constructed value. Raises MalformedError if the content is not DER values."""
+        """Yield the values inside this constructed value. Raises MalformedError for malformed DER."""
         at = self.content_start
         while at < self.end:
             value = read_value(self.data, at, self.end)
@@ -40,10 +37,10 @@ class Value(NamedTuple):
 
 
 def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
-    """Return the DER value at `at`, which must end at `end` or before.
+    """Return the DER value at `at`, which must not extend beyond `end`.
 
-    Raises MalformedError for an invalid length, a tag number above 30, and a value that extends beyond `end`. A length
-    is invalid if it is indefinite, or not in the shortest form (X.690, 10.1). Go's cryptobyte has the same rules.
+    Raises MalformedError if the value is cut off, or has a tag number above 30 or an invalid length (X.690, 10.1). Go's
+    cryptobyte has the same rules.
     """
     end = len(data) if end is None else end
     if end - at < 2:
@@ -65,10 +62,7 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
 
 
 def leading_value(data: bytes) -> bytes:
-    """Return the SEQUENCE at the start of `data`, without the bytes after it.
-
-    Return other data, and data with an incomplete SEQUENCE, unchanged.
-    """
+    """Return the SEQUENCE at the start of `data` without the bytes after it, or other data unchanged."""
     return data[: _content(data, 0)[1]] if len(data) >= 2 and data[0] == 0x30 else data
 
 

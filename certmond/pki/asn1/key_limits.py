@@ -1,7 +1,6 @@
-"""Limits on the kind and size of keys. certmond checks the DER of a key in linear time before a library loads the key.
+"""Limits on the kind and size of keys, which certmond checks before a library loads a key.
 
-The time that a library needs for a key depends on the numbers of the key. For example, a DSA key of 10,000 bits takes
-half a second. The functions for DER also raise MalformedError for bytes that are not DER.
+The time that a library needs depends on the numbers of the key. A DSA key of 10,000 bits takes half a second.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from certmond.errors import LimitError, MalformedError
 from certmond.pki.asn1.der import Value, read_value
 
 MAX_RSA_BITS = 16_384
-"""Maximum size of each number of an RSA key. OpenSSL has the same limit (OPENSSL_RSA_MAX_MODULUS_BITS)."""
+"""Maximum size of each number of an RSA key, as in OpenSSL (OPENSSL_RSA_MAX_MODULUS_BITS)."""
 MAX_RSA_EXPONENT_BITS = 64
 """Maximum size of the public exponent, as in OpenSSL for large moduli (OPENSSL_RSA_MAX_PUBEXP_BITS)."""
 MAX_DSA_BITS, MAX_DSA_ORDER_BITS = 3_072, 256
@@ -40,7 +39,7 @@ _LENGTHS = {
     bytes.fromhex("2b6570"): ("Ed25519", 32),
     bytes.fromhex("2b6571"): ("Ed448", 57),
 }
-"""Kinds of keys with a fixed length, and the length in bytes (RFC 8410)."""
+"""Kinds of keys with a fixed length in bytes (RFC 8410)."""
 
 
 def check_serial(serial: int) -> None:
@@ -57,8 +56,7 @@ def check_request(der: bytes) -> None:
 def check_public_key(der: bytes) -> None:
     """Raise LimitError if a public key exceeds a limit.
 
-    `der` is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSA key alone (RFC 8017, A.1.1). Accepts every key of at
-    most 300 bytes, because such a key takes little time.
+    `der` is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSA key alone (RFC 8017, A.1.1).
     """
     if len(der) <= _SMALL:
         return
@@ -78,12 +76,11 @@ def check_public_key(der: bytes) -> None:
 def check_private_key(der: bytes) -> None:
     """Raise LimitError if a private key exceeds a limit.
 
-    The key is PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1 (RFC 5915), or OpenSSL's form of a DSA key. Accepts
-    every encrypted key.
+    `der` is PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1 (RFC 5915), or OpenSSL's form of a DSA key.
     """
     fields = _values(read_value(der), 2)
     if fields[0].tag == _SEQUENCE:
-        return
+        return  # an encrypted key
     if fields[1].tag == _SEQUENCE:
         _check_pkcs8(fields)
     elif fields[1].tag == _OCTETS:
@@ -117,7 +114,7 @@ def _check_kind(kind: bytes, key: bytes) -> None:
 def _check_rsa(numbers: list[Value]) -> None:
     """Raise LimitError if a number of an RSA key exceeds a limit.
 
-    `numbers` starts with the modulus and the public exponent or, for a private key, with a version before the modulus.
+    `numbers` starts with the modulus or, for a private key, with a version.
     """
     for number in numbers:
         _check_bits("an RSA modulus or exponent", number, MAX_RSA_BITS)
@@ -128,7 +125,7 @@ def _check_rsa(numbers: list[Value]) -> None:
 def _check_dsa(algorithm: list[Value], large: list[Value], small: list[Value]) -> None:
     """Raise LimitError if a number of a DSA key exceeds a limit.
 
-    `algorithm` has p, q and g after its name (RFC 3279, 2.3.2). `small` has numbers with the limit of the order.
+    `algorithm` has p, q and g (RFC 3279, 2.3.2). `small` has numbers with the limit of q.
     """
     parameters = _values(algorithm[1], 0) if len(algorithm) > 1 else []
     for number in (*parameters[:1], *parameters[2:], *large):

@@ -1,7 +1,6 @@
 """Assessment of the node's certificates: a verdict on each one, and the next time at which a verdict changes.
 
-This module combines observations, paths and rules into an `Assessment`. The functions are pure. The previous assessment
-is an argument that supplies verdicts on unchanged inputs, and the last good certificate of a damaged file.
+This module combines observations, paths and rules. The previous assessment supplies verdicts on unchanged inputs.
 """
 
 from __future__ import annotations
@@ -38,18 +37,11 @@ _CHANGES_AT = attrgetter("changes_at")  # the lookup is measurable in a loop ove
 
 @dataclass(frozen=True, slots=True)
 class CertificateStatus:
-    """The verdict on one certificate.
-
-    If `stale` is True, the files have no certificate now, and `certificate` is the last good one. `anchors_reported` is
-    True if all trust anchors are missing and their entries report this. `embeddable` are the certificates that the
-    kubeconfig must trust. `issuers` are the present certificates of the CA that would sign a renewed certificate.
-    `basis` has the sources of the renewed certificate's contents, or None if certmond has not checked the origin of
-    `certificate`. `damage` has the time since which the files contain no complete pair.
-    """
+    """The verdict on one certificate."""
 
     seen: Observation
     certificate: Certificate | None
-    stale: bool
+    stale: bool  # the files have no certificate now, and `certificate` is the last good one
     renew_at: datetime | None
     trust_anchor: Certificate | None
     chain_valid: bool
@@ -58,16 +50,16 @@ class CertificateStatus:
     search: PathSearch
     usages: frozenset[str]
     anchors: Anchors
-    anchors_reported: bool
-    embeddable: Anchors
+    anchors_reported: bool  # all trust anchors are missing, and their entries report this
+    embeddable: Anchors  # the certificates that the kubeconfig must trust
     judged_at: datetime
     changes_at: datetime | None
     renewed_at: datetime | None = None
     presence: Presence = NOWHERE
-    issuers: Anchors = ()
-    basis: Basis | None = None
+    issuers: Anchors = ()  # the present certificates of the CA that would sign a renewed certificate
+    basis: Basis | None = None  # None if certmond has not checked the origin of `certificate`
     mismatch: Mismatch | None = None
-    damage: Mismatch | None = None
+    damage: Mismatch | None = None  # the state of files without a complete pair
 
     @property
     def severity(self) -> Severity | None:
@@ -108,7 +100,7 @@ class Assessment:
 
     @property
     def waits_until(self) -> datetime | None:
-        """The latest end of a wait for a program that replaces a certificate and its key, or None without a wait."""
+        """The latest end of a wait for a program that replaces a certificate and its key, or None."""
         waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
         return max(filter(None, waits), default=None)
 
@@ -143,11 +135,8 @@ def assess(
 ) -> Assessment:
     """Return the assessment of all observations of `inventory` at `now` (aware, UTC).
 
-    `previous` is the last assessment, with unchanged verdicts, the last good certificate of a damaged file, and the
-    start of each wait. `renewed` maps the SHA-256 of a certificate to the time at which certmond installed the
-    certificate. `around` has the running services and the served certificates, or None if certmond did not observe the
-    services. `searching` searches paths, as `find_all` does. If `waits` is True, certmond reports a mismatch of
-    certificate and key only after `key_mismatch.WAIT`. A program may replace the two files one after the other.
+    `renewed` maps the SHA-256 of a certificate to the time of its installation. If `waits` is True, certmond reports a
+    mismatch of certificate and key only after `key_mismatch.WAIT`.
     """
     terms = Terms(inventory.facts, renew_before, catalog_anchors(inventory.observations), renewed or {}, around, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
@@ -170,10 +159,7 @@ def assess(
 
 
 def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
-    """Return the previous verdicts that are still valid, by the `id` of their observation.
-
-    Return {} without a previous assessment, if its terms differ, or if `now` is not between its time and `changes_at`.
-    """
+    """Return the previous verdicts that are still valid, by the `id` of their observation."""
     if previous is None or previous.terms != terms or now < previous.taken_at:
         return {}
     if previous.changes_at is not None and previous.changes_at <= now:
@@ -182,7 +168,7 @@ def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) ->
 
 
 class _Unjudged(NamedTuple):
-    """Inputs of a new verdict. `search` is the previous result for `question` if it is still valid, otherwise None."""
+    """Inputs of a new verdict. `search` is the previous path search, if that is still valid."""
 
     seen: Observation
     question: Question
@@ -197,17 +183,14 @@ class _Unjudged(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _extended(usages: tuple[str, ...]) -> frozenset[str]:
-    """Return the extended usages among `usages`, as one object for all certificates of an entry."""
+    """Return the extended key usages among `usages`."""
     return _EXTENDED.intersection(usages)
 
 
 def _check(
     seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
 ) -> CertificateStatus | _Unjudged:
-    """Return the previous verdict `before` if it is still valid. Otherwise return the inputs of a new verdict.
-
-    For files without a certificate, return a new verdict.
-    """
+    """Return the previous verdict if it is still valid, otherwise the inputs of a new verdict."""
     anchors, around = terms.anchors, terms.around
     own = own_anchors(seen, anchors)
     reported = not own and any(name in anchors for name in seen.spec.ca)  # the entries of the anchors report it
@@ -293,12 +276,9 @@ def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presen
 def _is_valid(
     before: CertificateStatus, seen: Observation, anchors: Anchors, embeddable: Anchors, now: datetime
 ) -> bool:
-    """Return whether the verdict `before` is still valid: these inputs are unchanged, and `changes_at` is after `now`.
-
-    A comparison with `is` suffices, because the observer returns the same object until a file of the entry changes.
-    """
+    """Return whether the verdict `before` is still valid for these inputs."""
     return (
-        seen is before.seen
+        seen is before.seen  # the observer returns the same object until a file of the entry changes
         and before.anchors == anchors
         and before.embeddable == embeddable
         and before.judged_at <= now
@@ -318,7 +298,7 @@ def _absent(
     issuers: Anchors,
     facts: Mapping[str, str],
 ) -> CertificateStatus:
-    """Return the verdict on files without a certificate: the findings, and the last good certificate, if known."""
+    """Return the verdict on files without a certificate, with the last good certificate if known."""
     last = before.certificate if before else None
     findings = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
     findings = about_damage(

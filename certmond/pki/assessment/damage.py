@@ -1,7 +1,7 @@
 """Damaged files of an entry, and their repair from the archive or with a new certificate.
 
-This module decides which entries certmond repairs, which generation certmond restores, and what a new certificate
-contains if the previous certificate is lost. `pki.planning` decides when certmond repairs. The functions read no file.
+This module decides which entries certmond repairs, and with which contents. `pki.planning` decides when certmond
+repairs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ _MASTERS = "O=system:masters"
 def damage(seen: Observation) -> str | None:
     """Return the damage of an entry's files, as a clause for a message, or None.
 
-    Undamaged files contain a certificate and its key. An undamaged kubeconfig also names a server and the CA of the
-    server. Return None for files that certmond does not repair, such as trust anchors, files that match a pattern, and
-    files that are unreadable or unwanted.
+    Undamaged files contain a certificate and its key. Return None for files that certmond does not repair, such as
+    trust anchors.
     """
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
@@ -43,7 +42,7 @@ def damage(seen: Observation) -> str | None:
 
 
 def _pair_damage(seen: Observation) -> str | None:
-    """Return why the files of an entry do not contain a certificate and its key, or None without a known reason."""
+    """Return why the files of an entry do not contain a certificate and its key, or None."""
     spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason.remedy is Remedy.REPAIR]
     if not seen.certificates:
         return faults[0].detail if faults else None
@@ -55,15 +54,12 @@ def _pair_damage(seen: Observation) -> str | None:
 
 
 def is_cluster_damage(seen: Observation) -> bool:
-    """Return whether a kubeconfig is damaged only in its cluster, and its certificate and key are a pair."""
+    """Return whether a kubeconfig is damaged only in its cluster."""
     return bool(damage(seen) and seen.certificates) and _pair_damage(seen) is None
 
 
 def lacks_key(seen: Observation) -> bool:
-    """Return whether the private key of a CA should be on this node but is missing.
-
-    A key that belongs to another certificate counts as missing.
-    """
+    """Return whether the private key of a CA is missing from this node, or belongs to another certificate."""
     wanted = seen.spec.authority and seen.key_path is not None and not (seen.spec.key_optional or seen.key_unknown)
     return wanted and bool(seen.certificates) and not seen.key_matches
 
@@ -83,15 +79,14 @@ def generation(
     known: Certificate | None,
     under: Certificate | None = None,
 ) -> tuple[str, Certificate] | None:
-    """Return the newest good generation that certmond may restore without the operator, with its certificate, or None.
+    """Return the newest archived generation that certmond may restore automatically, and its certificate, or None.
 
-    `known` is the last certificate of these files that their CA signed, or None if unknown. `under` is the anchor that
-    must have signed the generation, or None for any anchor. The generation must not exceed the contents of `known`.
-    A stricter rule applies if `known` is None, or if the certificate that certmond installed last is lost. This
-    certificate is lost if it is neither `known` nor in the archive. The generation must then not exceed the contents
-    that the entry fixes, nor the subject of the certificate that certmond installed last. If `known` is None, the
-    generation must also not exceed the subject that certmond observed last, or have an `_unprivileged` subject.
+    `known` is the last certificate of these files that their CA signed. `under` is the CA that must have signed the
+    generation, or None for any CA.
     """
+    # A generation must not exceed the contents of `known`. The rule is stricter without `known`, or if the certificate
+    # that certmond installed last is lost (neither `known` nor archived): only the contents that the entry fixes, and
+    # the subject of that certificate.
     fixed, archived = fixed_by(seen.spec, facts), {each.sha256 for each in salvage.kept}
     lost = salvage.last is not None and salvage.last not in archived and (known is None or known.sha256 != salvage.last)
     for number, leaf in salvage.good:
@@ -108,7 +103,7 @@ def generation(
 
 
 def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate]) -> Certificate | None:
-    """Return the last certificate of an entry's files if one of `issuers` signed it, otherwise None.
+    """Return the certificate if one of `issuers` signed it, otherwise None.
 
     A certificate from another issuer does not prove which rights the CA granted.
     """
@@ -119,13 +114,9 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
-    """Return a template with only the contents that the entry fixes. If this is impossible, return why, with a remedy.
+    """Return a template with only the contents that the entry fixes, or the reason why this is impossible.
 
-    `signer` is the kind of the signer. If the entry accepts several subjects, the template gets the subject of `known`,
-    or else of the last certificate that certmond observed in these files. If the certificate that certmond installed
-    last had another accepted subject, an `_unprivileged` subject of the two takes precedence. If the entry accepts
-    neither subject, the template gets an unprivileged subject: the first one with a certificate in the archive, or else
-    the first one in the entry.
+    `signer` is the kind of the signer. The previous subject of the files has precedence.
     """
     spec = seen.spec
     if why := obstacle(seen, signer, authority):
@@ -148,9 +139,9 @@ def new_template(
 def lost_names(
     seen: Observation, template: Template, former: Sequence[Certificate], issuers: Sequence[Certificate]
 ) -> str:
-    """Return the names, joined by commas, that the newest `former` certificate of this CA has and the template lacks.
+    """Return the names, joined by commas, that the newest `former` certificate has and the template lacks.
 
-    Return "" for a certificate that is only for clients, because clients verify only the names of a server.
+    Return "" for a client certificate, because clients verify only the names of a server.
     """
     mine = [each for each in former if is_issued(each, (), issuers)]
     newest = max(mine, key=lambda each: each.not_after, default=None)
@@ -162,18 +153,15 @@ def lost_names(
 
 
 def unknown_names(seen: Observation, facts: Mapping[str, str]) -> list[str]:
-    """Return the names of the entry that contain a fact which is unknown on the node now."""
+    """Return the names of the entry that contain an unknown fact."""
     return [name for name in seen.spec.names if expand(name, facts) is None]
 
 
 def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, known: Certificate | None) -> str:
-    """Return the command that repairs the files, or the reason why certmond does not repair them, with a remedy.
-
-    `known` has the same meaning as in `generation`.
-    """
+    """Return the command that repairs the files, or the reason why certmond does not repair them."""
     name = seen.spec.name
     if seen.spec.renewed_by:
-        return f"certmond does not repair it; it is renewed by {seen.spec.renewed_by}"
+        return f"certmond does not repair this certificate; it is renewed by {seen.spec.renewed_by}"
     if salvage.barrier:
         return salvage.barrier
     only_cluster = is_cluster_damage(seen)
@@ -185,7 +173,7 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
-    """Return why no signer can sign a new certificate of this entry, as a clause with the remedy, or None."""
+    """Return why no signer can sign a new certificate of this entry, with the remedy, or None."""
     spec = seen.spec
     if spec.renewed_by:
         return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
@@ -210,15 +198,12 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
 
 
 def _has_other_subject(leaf: Certificate, subject: str | None) -> bool:
-    """Return whether `leaf` has an attribute that `subject` lacks. Return False if `subject` is None."""
+    """Return whether `leaf` has an attribute that `subject` lacks, or False without a subject."""
     return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 
 def _has_last_subject(leaf: Certificate, last: str | None, accepted: Sequence[str]) -> bool:
-    """Return whether the subject `last` has all attributes of `leaf`.
-
-    If `last` is None, return whether `leaf` has one of the `_unprivileged` subjects.
-    """
+    """Return whether the subject `last` has all attributes of `leaf`. Without `last`, `leaf` must be unprivileged."""
     if last is None:
         return has_accepted_subject(leaf, _unprivileged(accepted))
     return not _has_other_subject(leaf, last)
@@ -227,6 +212,7 @@ def _has_last_subject(leaf: Certificate, last: str | None, accepted: Sequence[st
 def _subject(accepted: Sequence[str], salvage: Salvage, known: Certificate | None) -> str:
     last = known.subject if known else salvage.seen_subject
     recorded = [subject_attributes(text) for text in (last, salvage.subject) if last and text]
+    # If two accepted subjects are recorded, an unprivileged one takes precedence.
     if previous := [text for text in accepted if subject_attributes(text) in recorded]:
         return _unprivileged(previous)[0]
     unprivileged = _unprivileged(accepted)

@@ -1,7 +1,6 @@
 """Rate limits of reported events, and the count of omitted events.
 
-Times are arguments, in seconds of a monotonic clock. A `Budget` implements the generic cell rate algorithm (ITU-T
-I.371, Annex A). It admits at most `burst + w / every` events in any window of `w` seconds.
+Times are in seconds of a monotonic clock. A `Budget` implements the generic cell rate algorithm (ITU-T I.371, Annex A).
 """
 
 from __future__ import annotations
@@ -14,25 +13,25 @@ from dataclasses import dataclass
 class Budget:
     """A limit on the rate of events: `burst` events at once, and then one event every `every` seconds.
 
-    The state of a budget is `used_until`, the result of `after` for the last event.
+    The state of a budget is the result of `after` for the last event.
     """
 
     burst: int
     every: float
 
     def free_at(self, used_until: float) -> float:
-        """Return the earliest time at which the budget admits another event. `used_until` is the present state."""
+        """Return the earliest time at which the budget admits another event."""
         return used_until - (self.burst - 1) * self.every
 
     def after(self, used_until: float, now: float) -> float:
-        """Return the state of the budget after an event at `now`. `used_until` is the state before the event."""
+        """Return the state of the budget after an event at `now`."""
         return max(used_until, now) + self.every
 
 
 class Quota:
-    """Budgets of events: one for `each` key, and one for all keys (`overall`).
+    """Budgets of events: one for each key, and one for all keys.
 
-    The `reserve` admits urgent events beyond the overall budget, for keys that have used at most half of their budget.
+    The `reserve` admits urgent events beyond the overall budget, for keys with few recent events.
     """
 
     def __init__(self, each: Budget, overall: Budget, reserve: Budget) -> None:
@@ -42,10 +41,7 @@ class Quota:
         self._overall_used = self._reserve_used = float("-inf")
 
     def free_at(self, key: Hashable, now: float, *, urgent: bool = False) -> float:
-        """Return the earliest time, not before `now`, at which the budgets admit an event of `key`.
-
-        An event that occurs before this time may delay it.
-        """
+        """Return the earliest time at which the budgets admit an event of `key`."""
         own = self._each.free_at(self._used.get(key, float("-inf")))
         overall = self._overall.free_at(self._overall_used)
         if urgent and self.is_calm(key, now):
@@ -57,7 +53,7 @@ class Quota:
         return self.free_at(key, now, urgent=urgent) <= now
 
     def take(self, key: Hashable, now: float, *, urgent: bool = False) -> bool:
-        """Count an event of `key` if the budgets admit the event. Return whether the function counted it."""
+        """Count an event of `key`, and return True, if the budgets admit the event."""
         if not self.admits(key, now, urgent=urgent):
             return False
         if self._overall.free_at(self._overall_used) <= now:
@@ -76,13 +72,13 @@ class Quota:
 
 
 class Omissions:
-    """Counter of omitted events and of their keys. A report is due at most once in `interval` seconds."""
+    """Counter of omitted events. A report is due at most once in `interval` seconds."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._count, self._keys = 0, set[Hashable]()
         self.due_at: float | None = None
-        """The time at which the next report is due, or None without omitted events."""
+        """The time of the next report, or None without omitted events."""
 
     def add(self, key: Hashable, count: int, now: float) -> None:
         """Add `count` omitted events of `key`."""
@@ -92,10 +88,7 @@ class Omissions:
             self.due_at = now + self._interval if self.due_at is None else self.due_at
 
     def reported(self, now: float) -> tuple[int, int] | None:
-        """Return the number of omitted events and the number of their keys, and reset both.
-
-        Return None if no report is due.
-        """
+        """Return and reset the numbers of omitted events and of their keys, or return None if no report is due."""
         if self.due_at is None or now < self.due_at:
             return None
         found = self._count, len(self._keys)

@@ -1,6 +1,6 @@
 """Rules for files: read and parse errors, modes and owners, repeated damage, and the service-account key pair.
 
-This module owns these rules and their messages. `rules` owns the rules for certificates.
+`rules` owns the rules for certificates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def about_files(seen: Observation) -> Iterator[Finding]:
-    """Yield the findings about the files of an entry: read and parse errors, wrong modes, and wrong owners."""
+    """Yield the findings about read and parse errors, wrong modes, and wrong owners of an entry's files."""
     for fault in seen.faults:
         yield fault_finding(fault)
     for permissions in seen.permissions:
@@ -34,10 +34,10 @@ def about_damage(
     findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
     facts: Mapping[str, str], known: Certificate | None, issuers: Sequence[Certificate],
 ) -> tuple[Finding, ...]:  # fmt: skip
-    """Return the findings. A finding about damage gets the repair command of this node as its remedy.
+    """Return the findings, with the repair command for this node in each finding about damage.
 
-    Adds a finding about repeated damage. If the archive has the missing key of a CA, the finding names the directory.
-    `known` is the last certificate of these files, and `issuers` are the certificates that may have signed `known`.
+    Adds a finding about repeated damage. `issuers` are the certificates that may have signed `known`, the last
+    certificate of these files.
     """
     if salvage is None:
         return tuple(findings)
@@ -64,10 +64,7 @@ def about_damage(
 
 
 def _with_archived_key(item: Finding, salvage: Salvage) -> Finding:
-    """Return the finding. If the archive has the missing key of a CA, replace the remedy in the message.
-
-    The new remedy is to copy the key from the archive.
-    """
+    """Return the finding. If the archive has the missing key of a CA, the remedy names the archive."""
     if salvage.key_directory is None or item.reason not in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}:
         return item
     fact = item.message.partition("; ")[0]
@@ -88,7 +85,7 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
 
 
 def about_key_pair(seen: Observation) -> Iterator[Finding]:
-    """Yield a finding if the private service-account key is missing, or is not the pair of the public key.
+    """Yield a finding if the private service-account key is missing, or does not match the public key.
 
     Every API server must verify the tokens of every controller manager.
     """

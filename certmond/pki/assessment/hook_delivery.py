@@ -1,7 +1,6 @@
 """Events for a hook: the difference between the open findings and the findings that the hook has received.
 
-This module decides which events a hook receives. It runs no hook. No event is due after the hook has received every
-open finding, and the clearing of every earlier finding.
+This module decides which events a hook receives. `notify.hook_worker` runs the hook.
 """
 
 from __future__ import annotations
@@ -16,26 +15,22 @@ from certmond.pki.catalog.field_types import Instant
 from certmond.pki.findings import Severity
 
 Key = tuple[str, str, str, str]
-"""Identity of a finding, as in the journal: certificate, path, reason, severity. Another severity is a new finding."""
+"""Identity of a finding: certificate, path, reason, severity. Another severity is a new finding."""
 Notices = Mapping[Key, "Notice"]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One finding, as a hook receives it.
-
-    `at` is the time at which certmond first observed the finding. `told_at` is the time at which the hook last received
-    the finding, or None. `reason` is text, because the stored state of another version may have an unknown reason.
-    """
+    """One finding, as a hook receives it."""
 
     certificate: str
     path: str
-    reason: str
+    reason: str  # the stored state of another version may have an unknown reason
     severity: Severity
     message: str
-    at: Instant
+    at: Instant  # the first observation of the finding
     not_after: Instant | None = None
-    told_at: Instant | None = None
+    told_at: Instant | None = None  # the last run that the hook received
 
     @property
     def key(self) -> Key:
@@ -43,13 +38,13 @@ class Notice:
 
     @property
     def subject(self) -> tuple[str, str, str]:
-        """The identity of the finding without its severity, for a receiver that ignores severities."""
+        """The identity of the finding without its severity."""
         return self.certificate, self.path, self.reason
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One run of a hook that is due. The run reports that the finding is `raised` or `cleared`."""
+    """One run of a hook that is due, to report that a finding is `raised` or `cleared`."""
 
     event: Literal["raised", "cleared"]
     notice: Notice
@@ -79,7 +74,7 @@ def open_findings(assessment: Assessment, at_least: Severity) -> dict[Key, Notic
 def selected_findings(found: Notices, received: Notices, before: Notices, most: int) -> dict[Key, Notice]:
     """Return the findings in `found` that the hook has received, and the most severe others, up to `most` findings.
 
-    A finding in `before`, the previous selection, keeps the time of its first observation.
+    A finding in the previous selection `before` keeps the time of its first observation.
     """
     kept = {key: notice for key, notice in found.items() if key in received}
     rest = sorted((notice for key, notice in found.items() if key not in received), key=_most_severe_first)
@@ -92,13 +87,12 @@ def due(
 ) -> Iterator[Due]:
     """Yield the events for the hook in this order: cleared findings, new findings, repeats.
 
-    `settled` is False until certmond has observed the services and their endpoints. Until then, no finding is cleared.
-    `at` is the time in an event about a cleared finding. If the severity of a problem changes, the old finding is
-    cleared before the new finding is raised, so that a receiver that ignores the severity ends in the right state.
+    No finding is cleared until certmond has observed the services (`settled`).
     """
     gone = [notice for key, notice in received.items() if key not in want]
     if settled:
         yield from (Due("cleared", replace(notice, at=at)) for notice in gone)
+    # If the severity changes, clear the old finding first, because a receiver may ignore the severity.
     waiting = {notice.subject for notice in gone}
     fresh = [notice for key, notice in want.items() if key not in received and notice.subject not in waiting]
     yield from (Due("raised", notice) for notice in sorted(fresh, key=_most_severe_first))

@@ -1,4 +1,4 @@
-"""The last attempt to renew or repair a certificate: its outcome, and the earliest time of the next attempt.
+"""The last attempt to renew or repair a certificate, and the earliest time of the next attempt.
 
 This module owns the pauses between attempts. `state.renewals` stores the attempts.
 """
@@ -11,33 +11,27 @@ from datetime import datetime, timedelta
 MIN_INTERVAL = timedelta(hours=1)
 """Minimum time between two automatic renewals of a certificate."""
 IN_A_ROW = timedelta(hours=2)
-"""Two repairs within this time count as repairs in a row. The pause grows with each repair in a row."""
+"""Maximum time between two repairs in a row. The pause grows with each repair in a row."""
 FIRST_RETRY, LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
 LAST_FILE_RETRY = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The last attempt to renew a certificate: its time, its outcome, and the number of `failures` in a row.
-
-    `sha256` is the digest of the certificate that the last successful attempt installed. `ends_at`, `common_name` and
-    `subject` are the end, the common name and the subject of this certificate. `issued_at` is the time at which
-    certmond installed this certificate, or None if the time is `at`. `restored` is True if the certificate is from the
-    archive. `repaired_at` is the time of the last repair of damaged files. `repairs` is the number of repairs in a row.
-    """
+    """The last attempt to renew a certificate, and the certificate that the last successful attempt installed."""
 
     at: datetime
     failures: int = 0
     message: str = ""
-    sha256: str | None = None
-    issued_at: datetime | None = None
+    sha256: str | None = None  # of the installed certificate, like `ends_at`, `common_name` and `subject`
+    issued_at: datetime | None = None  # when certmond installed the certificate, or None if the time is `at`
     wait_until: datetime | None = None
     cookie: str | None = None
     ends_at: datetime | None = None
     common_name: str | None = None
-    restored: bool = False
-    repaired_at: datetime | None = None
-    repairs: int = 0
+    restored: bool = False  # the certificate is from the archive
+    repaired_at: datetime | None = None  # the last repair of damaged files
+    repairs: int = 0  # in a row
     subject: str | None = None
 
     @property
@@ -56,21 +50,18 @@ class Attempt:
 
     @property
     def file_retry_at(self) -> datetime:
-        """The earliest time of the next attempt for a file that needs no signature. It is within 10 minutes of `at`."""
+        """The earliest time of the next attempt for a file that needs no signature."""
         return min(self.retry_at, self.at + LAST_FILE_RETRY)
 
     @property
     def repair_pause(self) -> tuple[datetime, datetime] | None:
-        """The start and the end of the pause before the next repair, or None without a pause."""
+        """The start and the end of the pause before the next repair, or None."""
         if self.failures or self.wait_until is not None:
             return self.at, self.retry_at
         return (self.repaired_at, self.repaired_at + _pause(self.repairs)) if self.repaired_at else None
 
     def repaired(self, before: Attempt | None) -> Attempt:
-        """Return this attempt as a repair, with the number of repairs in a row.
-
-        `before` is the previous attempt, or None.
-        """
+        """Return this attempt as a repair that follows the attempt `before`."""
         in_a_row = before and before.repaired_at and timedelta() <= self.at - before.repaired_at < IN_A_ROW
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 
@@ -94,5 +85,5 @@ class Attempt:
 
 
 def _pause(times: int) -> timedelta:
-    """Return the pause after `times` failures or repairs in a row. It is 1, 2, 4, … minutes, and at most an hour."""
+    """Return the pause after `times` failures or repairs in a row: 1, 2, 4, … minutes, and at most an hour."""
     return min(FIRST_RETRY * (1 << min(max(times, 1) - 1, 16)), LAST_RETRY)

@@ -1,4 +1,4 @@
-"""Input of the rules, which is one certificate with its files and paths, and functions that return a finding."""
+"""Input of the rules for one certificate, and functions that return a finding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REMEDIES = {
     Reason.UNREADABLE: "make it readable for root, or replace it with the right file",
     Reason.MISSING: "restore it, or issue it again",
     Reason.MALFORMED: "restore it from a backup, or issue it again",
-    Reason.TRAILING_DATA: "remove this data, although it is harmless",
+    Reason.TRAILING_DATA: "remove this harmless data",
     Reason.KEY_UNUSABLE: "write the key as PEM, or issue the pair again",
 }
 """Usual remedies, for faults without a specific remedy."""
@@ -25,16 +25,13 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Input of a check: one certificate, its files, its paths, its anchors, the facts of the node, and the time.
-
-    `anchors_reported` is True if all trust anchors are missing and their entries report this.
-    """
+    """Input of a check: one certificate with its files, paths and anchors, the facts of the node, and the time."""
 
     seen: Observation
     certificate: Certificate
     search: PathSearch
     anchors: tuple[Certificate, ...]
-    anchors_reported: bool
+    anchors_reported: bool  # all trust anchors are missing, and their entries report this
     embeddable: tuple[Certificate, ...]
     facts: Mapping[str, str]
     renew_at: datetime
@@ -52,7 +49,7 @@ class Case:
 
     @property
     def further_anchor(self) -> bool:
-        """Whether the certificate is a trust anchor in a bundle, but not the first certificate of the bundle."""
+        """Whether the certificate is a trust anchor in a bundle, but not the first one."""
         return self.spec.authority and self.seen.name != self.spec.name
 
 
@@ -65,13 +62,10 @@ def finding(reason: Reason, message: str, severity: Severity | None = None) -> F
 
 
 def fault_finding(fault: Fault) -> Finding:
-    """Return the finding for a fault of a file, with the remedy of the fault, or else the usual remedy."""
+    """Return the finding for a fault of a file. A fault without a remedy gets the usual remedy."""
     return finding(fault.reason, f"{fault.detail}; {fault.remedy or _REMEDIES[fault.reason]}")
 
 
 def has_entry(case: Case, anchor: Certificate) -> bool:
-    """Return whether a separate entry of the catalogue has the trust anchor of this certificate.
-
-    Otherwise the anchor is in the same file, and the rules check it together with the certificate.
-    """
+    """Return whether the trust anchor of this certificate has a separate entry in the catalogue."""
     return SELF not in (case.spec.ca or (SELF,)) or anchor not in case.seen.certificates

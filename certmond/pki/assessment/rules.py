@@ -1,8 +1,7 @@
 """Rules for the certificates of a Kubernetes node, as a list of checks.
 
-This module owns each rule and its message. A check takes one `Case` and yields findings. A check does not depend on the
-verdict on another certificate. Only one entry reports a fault: a leaf has no finding for a fault that the entry of its
-CA reports. `validity_rules` has the checks of the dates.
+Only one entry reports a fault: a leaf has no finding for a fault of its CA. `validity_rules` has the checks of the
+dates.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
 
 
 def no_path(case: Case) -> Iterator[Finding]:
-    """Report that no certification path ends at a trust anchor, unless another check or entry reports the reason."""
+    """Report that no certification path ends at a trust anchor, unless another check reports the reason."""
     if case.search.paths or case.anchors_reported:
         return
     if not case.anchors and case.spec.ca != (SELF,):
@@ -81,7 +80,7 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
 
 
 def wrong_usage(case: Case) -> Iterator[Finding]:
-    """Report a usage that the entry requires and the certificate does not permit. Skip trust anchors."""
+    """Report a usage that the entry requires and the certificate does not permit."""
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
         yield finding(Reason.WRONG_USAGE, f"{case.where} does not permit the usage {', '.join(missing)}; reissue it")
@@ -97,7 +96,7 @@ def missing_name(case: Case) -> Iterator[Finding]:
 
 
 def key_missing(case: Case) -> Iterator[Finding]:
-    """Report that the private key of the certificate is missing, unless the entry permits this (`key_optional`)."""
+    """Report a missing private key, unless the entry permits this (`key_optional`)."""
     seen = case.seen
     if seen.key_path and seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
         yield finding(
@@ -173,13 +172,14 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
 def weak_key(case: Case) -> Iterator[Finding]:
     """Report a key that is shorter than RSA-2048 or P-256, or of a kind that Kubernetes does not support.
 
-    Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize). Go's TLS refuses ECDSA P-224, and every kind except RSA,
-    ECDSA and Ed25519 (crypto/tls, signatureSchemesForCertificate). But Go verifies signatures of a CA with a P-224 key.
+    Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize), and ECDSA P-224 in TLS (crypto/tls,
+    signatureSchemesForCertificate).
     """
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)
     if least is None or key.bits < least:
         accepted = key.algorithm == "RSA" and key.bits >= SMALLEST_RSA
+        # Go verifies the signatures of a CA with a P-224 key.
         accepted = accepted or (key.algorithm == "ECDSA" and case.spec.authority)
         fact = f"{case.where} has the key {key}" + ("" if accepted else ", which Go's TLS refuses")
         severity = None if accepted else Severity.CRITICAL
@@ -187,12 +187,9 @@ def weak_key(case: Case) -> Iterator[Finding]:
 
 
 def key_unusable(case: Case) -> Iterator[Finding]:
-    """Report a key that Go parses but cannot use, such as an RSA key with more than 8,192 bits.
-
-    For a CA with a key over 8,192 bits, the finding is a warning. Go verifies the signatures of the CA, but Go's TLS
-    refuses a chain that contains the CA.
-    """
+    """Report a key that Go parses but cannot use, such as an RSA key with more than 8,192 bits."""
     if why := unusable(case.certificate.key):
+        # Go verifies the signatures of a CA with such a key, but Go's TLS refuses a chain that contains the CA.
         large = case.spec.authority and case.certificate.key.bits > LARGEST_RSA
         yield finding(
             Reason.KEY_UNUSABLE,
@@ -203,10 +200,7 @@ def key_unusable(case: Case) -> Iterator[Finding]:
 
 
 def weak_signature(case: Case) -> Iterator[Finding]:
-    """Report a signature with MD5 or SHA-1, which Go refuses.
-
-    The severity for a trust anchor is info, because Go does not verify the signature of a trust anchor.
-    """
+    """Report a signature with MD5 or SHA-1, which Go refuses. Go does not verify the signature of a trust anchor."""
     if case.certificate.signature_hash in WEAK_HASHES:
         yield finding(
             Reason.WEAK_SIGNATURE,
@@ -257,7 +251,7 @@ _OF_THE_ANCHOR = frozenset({Refusal.NOT_CA, Refusal.CANNOT_SIGN, Refusal.UNSUPPO
 
 
 def _reported_elsewhere(case: Case, why: Rejection) -> bool:
-    """Return whether another check of this certificate, or the entry of its anchor, reports the rejection."""
+    """Return whether another check, or the entry of the trust anchor, reports the rejection."""
     if why.certificate.objections and why.certificate in case.seen.certificates:
         return True
     if why.certificate == case.certificate:

@@ -1,6 +1,6 @@
-"""Rules for running services: a service must serve, and have in memory, the certificate that is in the file.
+"""Rules for running services, which must use the certificate that is in the file.
 
-This module owns these rules and their messages. `services.staleness` owns the evidence.
+`services.staleness` owns the evidence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from certmond.pki.services.staleness import Presence, Stale
 
 
 def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
-    """Yield the findings about the services that use a certificate: served certificates, and restarts."""
+    """Yield the findings about the services that use a certificate."""
     yield from served_differs(presence, now)
     yield from handshake_refused(presence)
     yield from restart_pending(presence)
@@ -78,7 +78,7 @@ def _remedy(stale: Stale) -> str:
 
 
 def no_longer_served(before: Iterable[Presence], after: Iterable[Presence]) -> Iterator[str]:
-    """Yield a sentence for each endpoint that served a certificate `before` and serves no certificate `after`."""
+    """Yield a sentence for each endpoint that served a certificate `before` and serves none `after`."""
     answered = {at.endpoint for presence in before for at in presence.served if at.sha256}
     silent = {at.endpoint: at for presence in after for at in presence.served if not at.sha256}
     for endpoint in sorted(answered & silent.keys(), key=str):

@@ -1,6 +1,6 @@
 """Rule for a due certificate that certmond does not renew, because the CA must not sign the same contents again.
 
-This module owns the message of this finding. `signing.policy` decides what certmond may sign.
+`signing.policy` decides what certmond may sign.
 """
 
 from __future__ import annotations

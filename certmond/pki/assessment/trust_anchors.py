@@ -12,7 +12,7 @@ Anchors = tuple[Certificate, ...]
 
 
 def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority in the catalogue, by the name of the authority's entry."""
+    """Return the trust anchors of each authority in the catalogue, by the name of its entry."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
         if seen.spec.authority:
@@ -23,7 +23,7 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
     """Return the trust anchors of an entry: for an authority, its own certificate, otherwise the anchors in `ca`.
 
-    Without `ca`, return the self-issued certificates of the entry's file, or else its last certificate.
+    Without `ca`, return the self-issued certificates of the file, or else its last certificate.
     """
     if seen.spec.authority:
         return seen.certificates[:1]
@@ -38,9 +38,9 @@ def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 
 
 def issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the certificates of the CA that would sign a renewed certificate.
+    """Return the certificates of the CA that would sign a renewed certificate, or ().
 
-    The first CA in the entry's `ca` that has a certificate on this node signs, except `self`. Return () without one.
+    This is the first CA in `ca` that has a certificate on this node.
     """
     return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 

@@ -1,4 +1,4 @@
-"""Rules for the validity of a certificate and of its CAs, the renewal point, and the next change of the findings."""
+"""Rules for the validity of a certificate and of its CAs, and the renewal point."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ CRITICAL_WINDOW = timedelta(days=7)
 
 
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
-    """Return the renewal point of a certificate: `renew_before` before its end, but at most a third of its lifetime.
+    """Return the renewal point: `renew_before` before the end, but at most a third of the lifetime.
 
-    For a certificate of the kubelet, the maximum is a tenth. The kubelet renews its certificate after 70 to 90 % of the
-    lifetime, so the certificate is due only if this renewal has failed.
+    The maximum is a tenth for the kubelet, which renews its certificate after 70 to 90 % of the lifetime.
     """
     life = certificate.not_after - certificate.not_before
     share = life / 10 if spec.kind is Kind.KUBELET else life / 3
@@ -25,12 +24,12 @@ def renewal_point(certificate: Certificate, spec: CertificateSpec, default: time
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """Return the start of the critical window: 7 days before the end, or a tenth of the lifetime if this is less."""
+    """Return the start of the critical window: 7 days before the end, or a tenth of the lifetime if shorter."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 
 def expired(case: Case) -> Iterator[Finding]:
-    """Report that the certificate, or a CA of its path, has expired: notAfter is in the past (RFC 5280, 4.1.2.5)."""
+    """Report that the certificate, or a CA of its path, has expired (RFC 5280, 4.1.2.5)."""
     for link in _own_links(case):
         if case.now > link.not_after and case.further_anchor:
             message = f"{case.where}: the old CA {link.called} in the bundle expired on {_day(link.not_after)}"
@@ -54,7 +53,11 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
     """Report that the certificate is due and has not expired."""
     if case.renew_at <= case.now <= case.certificate.not_after:
         late = case.now >= critical_point(case.certificate)
-        remedy = "the kubelet did not rotate it: see its log" if case.spec.kind is Kind.KUBELET else _renew(case)
+        remedy = (
+            "the kubelet did not rotate this certificate; see: journalctl -u kubelet"
+            if case.spec.kind is Kind.KUBELET
+            else _renew(case)
+        )
         yield finding(
             Reason.NEARING_EXPIRY,
             f"{case.where} expires on {_day(case.certificate.not_after)} and has been due since {_day(case.renew_at)}; "
@@ -84,7 +87,7 @@ def still_due(case: Case) -> Iterator[Finding]:
 
 
 def outlives_ca(case: Case) -> Iterator[Finding]:
-    """Report a certificate that ends after a CA of its path, and so becomes invalid before its own end."""
+    """Report a certificate that ends after a CA of its path."""
     best = case.search.best
     if best and len(best.certificates) > 1 and best.until < case.certificate.not_after and case.now <= best.until:
         issuer = min(best.certificates[1:], key=lambda link: link.not_after)
@@ -96,7 +99,7 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
 
 
 def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | None:
-    """Return the first instant after `case.now` at which the findings or the renewal may change with time, or None."""
+    """Return the next time at which the findings or the renewal may change although no file changes, or None."""
     certificate, paths = case.certificate, case.search.paths
     instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
     instants += filter(None, others)
@@ -106,7 +109,7 @@ def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | Non
 
 
 def _own_links(case: Case) -> tuple[Certificate, ...]:
-    """Return the certificate and the CAs of its best path. Omit a trust anchor that has a separate entry."""
+    """Return the certificate and the CAs of its best path, without a trust anchor that has a separate entry."""
     best = case.search.valid_at(case.now) or case.search.best
     if best is None:
         return (case.certificate,)

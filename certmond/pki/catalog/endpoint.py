@@ -1,7 +1,7 @@
 """Endpoint of a service, and the certificate that a server presents at the endpoint.
 
-This module owns the text form of an endpoint, which is also its identity: `192.0.2.10:6443`, `[2001:db8::1]:2379`, or
-`api.example.com@192.0.2.10:6443` with a server name (SNI). It opens no connection, and makes no findings.
+This module owns the text form of an endpoint: `192.0.2.10:6443`, `[2001:db8::1]:2379`, or
+`api.example.com@192.0.2.10:6443` with a server name (SNI).
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ _TEXT = re.compile(r"(?:([^@]+)@)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5}
 class Endpoint:
     """The address and the port of a server, and the server name (SNI), if any.
 
-    Different notations of one endpoint compare equal. Raises MalformedError if the port is out of range, or if
-    `server_name` is not a DNS name (RFC 6066, section 3). Also raises MalformedError for an address that is a host
-    name, is unspecified ("0.0.0.0", "::"), or has a zone.
+    Different notations of one endpoint compare equal. Raises MalformedError for an invalid address, port or server name
+    (RFC 6066, section 3).
     """
 
     address: str
@@ -57,7 +56,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The certificate that a server presented, as DER and without validation, with the TLS version and the time."""
+    """The certificate that a server presented, as DER and without validation."""
 
     der: bytes = field(repr=False)
     version: str
@@ -65,16 +64,15 @@ class Served:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 digest of the certificate, to compare with `Certificate.sha256`."""
+        """The SHA-256 digest of the certificate, in hexadecimal."""
         return hashlib.sha256(self.der).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """Result for a server that presented no certificate. `reason` is the cause, as in "the connection was refused".
+    """Result for a server that presented no certificate, with the cause.
 
-    If `spoke_tls` is True, the server accepted the connection, but ended the TLS handshake. This server has no usable
-    key pair.
+    `spoke_tls` is True if the server accepted the connection, but ended the TLS handshake.
     """
 
     reason: str

@@ -1,8 +1,6 @@
 """Catalogue: the certificates that a node should have, and their requirements.
 
-The profiles in the package and the operator's `certificates:` list have the same schema. This module owns the models of
-this schema, and the rules for a single entry. `config` reads the YAML, and merges the profile with the operator's list.
-This module never reads a node.
+This module owns the models and the rules for a single entry. `config` merges the profile with the operator's list.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from certmond.pki.catalog.field_types import (
 from certmond.pki.findings import Severity
 
 SELF = "self"
-"""Value of `ca` for a self-signed certificate in the file, such as the default serving certificate of the kubelet."""
+"""Value of `ca` for a self-signed certificate in the same file."""
 
 DEFAULT_EXCLUDE = (
     ".*", "*.key", "*.csr", "*.pub", "*~", "*.bak", "*.old", "*.orig", "*.tmp", "*.rpmsave", "*.dpkg-*", "expired",
@@ -54,7 +52,7 @@ class Kind(StrEnum):
 
 
 class KeyAlgorithm(StrEnum):
-    """Algorithms of new keys, by the names of kubeadm (v1beta4, `encryptionAlgorithm`), and Ed25519."""
+    """Algorithms of new keys: the values of `encryptionAlgorithm` in kubeadm's v1beta4 configuration, and Ed25519."""
 
     RSA_2048 = "RSA-2048"
     RSA_3072 = "RSA-3072"
@@ -65,7 +63,7 @@ class KeyAlgorithm(StrEnum):
 
 
 ROOT_CAS = ("ca", "etcd-ca", "front-proxy-ca")
-"""Names of the profile's entries whose CA certmond can rotate."""
+"""Names of the entries whose CA certmond can rotate."""
 T = TypeVar("T")
 
 
@@ -203,14 +201,14 @@ class CertificateSpec(Model):
 
     @property
     def ca_remedy(self) -> str:
-        """Return the action that replaces this CA, with the command if certmond can rotate it."""
+        """The action that replaces this CA, with the command if certmond can rotate it."""
         if self.name not in ROOT_CAS:
             return "replace it with the tool that issued it, then each certificate below it"
         return "rotate it: certmond root-ca rotate" + ("" if self.name == ROOT_CAS[0] else f" --family {self.name}")
 
     @property
     def conditional(self) -> bool:
-        """Whether other files of the node determine whether the certificate should exist."""
+        """Whether other files of the node decide whether the certificate should exist."""
         return bool(self.mentioned_in or self.belongs_with)
 
     @field_validator("key")
@@ -287,7 +285,7 @@ class ServiceSpec(Model):
 
     @property
     def changes_instance(self) -> bool:
-        """Whether the service reads new files by a restart, in which a new process replaces the old one."""
+        """Whether a new process replaces the old one when the service reads new files."""
         return self.kind != "command" and self.means == "restart"
 
     @field_validator("means")
@@ -307,5 +305,5 @@ class ServiceSpec(Model):
 
 
 def anchors_first(specs: Iterable[CertificateSpec]) -> tuple[CertificateSpec, ...]:
-    """Return the entries in the given order, but with all authorities before the other entries."""
+    """Return the entries in the given order, but with all authorities first."""
     return tuple(sorted(specs, key=lambda spec: not spec.authority))

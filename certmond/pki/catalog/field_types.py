@@ -1,7 +1,6 @@
 """Types of values in the catalogue and the configuration: durations, modes, subjects, names.
 
-This module owns the syntax of each type, and the message for an invalid value. It owns the names of the facts that a
-text may contain, such as `${node_name}`.
+This module owns the syntax of each type, and the names of the facts, such as `${node_name}`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _BATCH = re.compile(r"[1-9][0-9]{0,5}|(?:100|[1-9][0-9]?)%")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
-"""Names of the facts in `${…}`. `control_plane_name` is DNS:… or IP:… with the name by which clients reach the API."""
+"""Names of the facts in `${…}`. `control_plane_name` starts with DNS: or IP:."""
 
 
 def parse_duration(value: Any) -> Any:
@@ -54,7 +53,7 @@ def parse_duration(value: Any) -> Any:
 
 
 def format_duration(value: timedelta) -> str:
-    """Return the duration as a text for `parse_duration`, such as 5m, 30d or 1h30m. Years become days."""
+    """Return the duration as a text for `parse_duration`, such as 5m, 30d or 1h30m."""
     rest, parts = value, []
     for unit, letter in zip(_UNITS[1:], "dhms", strict=True):
         count, rest = divmod(rest, unit)
@@ -204,7 +203,7 @@ Batch = Annotated[
         {"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}
     ),
 ]
-"""Number of workers that change their files at once in a rotation, or a percentage of all workers."""
+"""Number or percentage of workers that change their files at once in a rotation."""
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Subject = Annotated[str, AfterValidator(_subject)]
 Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]
@@ -217,18 +216,18 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
 class Model(BaseModel):
-    """Base class of the models. A model converts no type, accepts no unknown field, and is immutable."""
+    """Base class of the models: strict types, no unknown fields, immutable."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True)
 
 
 def expand(text: str, facts: Mapping[str, str]) -> str | None:
-    """Return `text` with the values of the node's facts, or None if a fact in `text` is unknown."""
+    """Return `text` with the values of the node's facts, or None if a fact is unknown."""
     if any(variable not in facts for variable in _VARIABLE.findall(text)):
         return None
     return Template(text).safe_substitute(facts)
 
 
 def subject_attributes(text: str) -> frozenset[str]:
-    """Return the set of attributes of a subject such as CN=a,O=b. The escapes of RFC 4514 stay unchanged."""
+    """Return the attributes of a subject such as CN=a,O=b. The escapes of RFC 4514 stay unchanged."""
     return frozenset(part.strip() for part in re.split(r"(?<!\\)[,+]", text))

@@ -1,8 +1,7 @@
-"""Requirements of an entry for a certificate on this node, with the values of the node's facts.
+"""Requirements of an entry for a certificate on this node.
 
-This module owns the comparison of a certificate's subject, usages and names with the requirements. `assessment.rules`
-reports what a certificate lacks, and `signing.template` adds this to a new certificate. certmond skips a requirement
-with an unknown fact.
+`assessment.rules` reports what a certificate lacks, and `signing.template` adds this to a new certificate. certmond
+skips a requirement with an unknown fact.
 """
 
 from __future__ import annotations
@@ -16,21 +15,18 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def accepted_subjects(spec: CertificateSpec, facts: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the accepted subjects of an entry, or () if a subject contains an unknown fact.
-
-    The first one is the subject of a new certificate.
-    """
+    """Return the accepted subjects of an entry, or () if a subject contains an unknown fact."""
     texts = tuple(text for text in (expand(subject, facts) for subject in spec.subject) if text)
     return texts if len(texts) == len(spec.subject) else ()
 
 
 def has_accepted_subject(certificate: Certificate, accepted: Iterable[str]) -> bool:
-    """Return whether `accepted` contains the subject of the certificate, with the attributes in any order."""
+    """Return whether the subject of the certificate is in `accepted`, with attributes in any order."""
     return any(subject_attributes(text) == certificate.attributes for text in accepted)
 
 
 def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str, ...]:
-    """Return the required usages that the certificate lacks. Only an RSA key needs the usage key encipherment."""
+    """Return the required usages that the certificate lacks. Only an RSA key needs key encipherment."""
     lacking = tuple(usage for usage in spec.usages if not certificate.has_usage(usage))
     if certificate.key.algorithm == "RSA":
         return lacking
@@ -38,7 +34,7 @@ def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str
 
 
 def missing_names(spec: CertificateSpec, facts: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names that the entry requires and `names` lacks, without duplicates."""
+    """Return the names that the entry requires and `names` lacks."""
     if not spec.names:
         return ()
     wanted = {_comparable(text): text for text in (expand(name, facts) for name in spec.names) if text}

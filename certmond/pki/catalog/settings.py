@@ -1,6 +1,6 @@
-"""Settings in the configuration: signers, hooks, derived files, holds, restarts, rotation, and `certmond init`.
+"""Settings in the configuration, such as signers, hooks, restarts and the rotation.
 
-This module owns the models of these settings, and reads no node. `entries` has the models of certificates and services.
+`entries` has the models of certificates and services.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duratio
 from certmond.pki.findings import Severity
 
 LOCAL, NO_SIGNER = "local", "none"
-"""Values of `signer` without an entry in `signers`. `local` is the key of the CA on this node. `none` is no signer."""
+"""Values of `signer` for the key of the CA on this node, and for no signer."""
 OWN_KEY = frozenset({"kubeadm"})
 """Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
 
@@ -63,7 +63,7 @@ def _endpoint(text: str) -> str:
 
 
 def split_endpoint(text: str) -> tuple[str, int | None]:
-    """Return the host, and the port or None, of HOST, HOST:PORT, [IPv6] or [IPv6]:PORT. Raises ValueError."""
+    """Return the host and the optional port of HOST:PORT or [IPv6]:PORT. Raises ValueError for another text."""
     match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
     if not match:
         raise ValueError("must be HOST or HOST:PORT, an IPv6 address in brackets")

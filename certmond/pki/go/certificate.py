@@ -1,8 +1,7 @@
-"""Certificates as Go parses them: crypto/x509.ParseCertificate of Go 1.24 (crypto/x509/parser.go), rule by rule.
+"""Certificates as Go 1.24 parses them (crypto/x509/parser.go, ParseCertificate).
 
-This module owns the fields of a certificate's DER, and the reasons for which Go refuses a certificate. Every component
-of Kubernetes refuses the same certificates. `parse_fields` also returns the fields of a refused certificate, because
-certmond reports the dates of this certificate. The functions are pure.
+This module owns the fields of a certificate's DER, and the reasons for which Go refuses a certificate. `parse_fields`
+also returns the fields of a refused certificate.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from certmond.pki.go.public_key import is_plain_public_key, parse_algorithm, req
 from certmond.pki.go.signature import Signature, signature_of
 
 _KEPT = 512
-"""Maximum size of a cached part, in octets. certmond parses such a part once for all certificates that contain it."""
+"""Maximum size in octets of a cached part. certmond parses such a part once for all certificates."""
 _VERSION, _ISSUER_ID, _SUBJECT_ID, _EXTENSIONS = 0xA0, 0x81, 0x82, 0xA3
 _MOST_OBJECTIONS, _LONGEST_WORDS = 4, 240
-"""Limits of the number and the length of stored objections. An objection may quote the certificate."""
+"""Limits of the number and the length of stored objections, which may quote the certificate."""
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5]\d)Z")
 
@@ -45,8 +44,8 @@ _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5
 class Fields(NamedTuple):
     """Fields in the DER of a certificate.
 
-    `objections` has Go's message for each reason to refuse the certificate. Go accepts a certificate without
-    objections. `facts` are the fields of `Certificate` that come from extensions.
+    `objections` has Go's messages for its reasons to refuse the certificate. `facts` are the fields of `Certificate`
+    from extensions.
     """
 
     version: int
@@ -69,7 +68,7 @@ class _Reading:
         self.data, self.at, self.end = data, at, end
 
     def next(self, tag: int, words: str) -> Value:
-        """Return the next value. Raises MalformedError(words) for another tag, and for a malformed value."""
+        """Return the next value. Raises MalformedError(words) for another tag or malformed DER."""
         data, at = self.data, self.at
         if self.end - at > 1 and data[at] == tag and (size := data[at + 1]) < 0x80 and size <= self.end - at - 2:
             self.at = at + 2 + size
@@ -85,8 +84,8 @@ class _Reading:
 def parse_fields(der: bytes) -> Fields:
     """Return the fields of the certificate `der`.
 
-    Raises MalformedError, with Go's message, if the encoding lacks a field from version to validity. Raises LimitError
-    for a serial number that exceeds the limit.
+    Raises MalformedError, with Go's message, if a field up to the public key is missing. Raises LimitError for a serial
+    number that exceeds the limit.
     """
     objections = list[str]()
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
@@ -163,13 +162,13 @@ def _times(encoded: bytes) -> tuple[datetime, datetime]:
 
 
 def _time(day: bytes, hour: bytes) -> datetime:
-    """Return the time of a UTCTime of 13 octets, in UTC. Raises ValueError for a day that does not exist."""
+    """Return the time of a UTCTime of 13 octets. Raises ValueError for a day that does not exist."""
     century = "20" if day < b"5" else "19"
     return datetime.fromisoformat(f"{century}{day.decode('ascii')}T{hour.decode('ascii')}Z")
 
 
 def _of_key(info: bytes) -> tuple[str, ...]:
-    """Return Go's objection to a SubjectPublicKeyInfo, or () if Go accepts the key."""
+    """Return Go's objection to a SubjectPublicKeyInfo, or ()."""
     try:
         require_public_key(info)
     except MalformedError as error:
@@ -178,10 +177,7 @@ def _of_key(info: bytes) -> tuple[str, ...]:
 
 
 def _extensions(fields: _Reading, objections: list[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the facts in the extensions, and the critical extensions that Go does not handle.
-
-    Adds Go's objections to `objections`.
-    """
+    """Return the facts in the extensions, and the critical extensions that Go does not handle."""
     facts, unknown, seen = dict[str, Any](), list[str](), set[bytes]()
     try:
         _unique_identifiers(fields, objections)
@@ -213,7 +209,7 @@ def _extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None
 
 @lru_cache(maxsize=1024)
 def _known_extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None]:
-    """Return the extension or None, the parts of the extension that Go handles, and Go's objection or None."""
+    """Return the extension, its parts that Go handles, and Go's objection or None."""
     extension = None
     try:
         extension = parse_extension(read_value(encoded))
@@ -236,7 +232,7 @@ def _unique_identifiers(fields: _Reading, objections: list[str]) -> None:
 
 
 def _outer(outer: _Reading, inner: bytes, objections: list[str]) -> None:
-    """Check the second algorithm identifier and the signature, and add Go's objections to `objections`."""
+    """Collect Go's objections to the outer algorithm identifier and the signature."""
     try:
         if outer.next(SEQUENCE, "x509: malformed algorithm identifier").content != inner:
             objections.append("x509: inner and outer signature algorithm identifiers don't match")
@@ -263,7 +259,7 @@ def _signature(identifier: Value, objections: list[str]) -> Signature:
 
 
 class SignedPart(NamedTuple):
-    """The signed part of a certificate, the signature algorithms inside and outside of this part, and the signature."""
+    """The signed part of a certificate, its inner and outer signature algorithms, and the signature."""
 
     content: bytes
     algorithm: bytes
@@ -272,7 +268,7 @@ class SignedPart(NamedTuple):
 
 
 def signed_part_of(der: bytes) -> SignedPart:
-    """Return the signed part and the signature of a certificate. Raises MalformedError for a malformed certificate."""
+    """Return the signed part and the signature of a certificate. Raises MalformedError for malformed DER."""
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
     outer = _Reading(der, whole.content_start, whole.end)
     signed = outer.next(SEQUENCE, "x509: malformed tbs certificate")
@@ -302,10 +298,7 @@ def extension_of(der: bytes, oid: bytes) -> bytes | None:
 
 
 def alternative_names_of(der: bytes) -> bytes | None:
-    """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6).
-
-    Return None if this extension is missing, or if the certificate is malformed.
-    """
+    """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6), or None."""
     try:
         return extension_of(der, SUBJECT_ALTERNATIVE_NAME)
     except MalformedError:

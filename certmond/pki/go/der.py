@@ -1,7 +1,6 @@
-"""DER values as Go parses them: vendor/golang.org/x/crypto/cryptobyte/asn1.go, of Go 1.24.
+"""DER values as Go 1.24 parses them (vendor/golang.org/x/crypto/cryptobyte/asn1.go).
 
-This module owns the ASN.1 types in certificates. The argument `words` is the message of Go's parser for the field. A
-function raises MalformedError(words) for a value that Go refuses. The functions are pure.
+The argument `words` is the message of Go's parser. A function raises MalformedError(words) for a value that Go refuses.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _NUMERIC = b"0123456789 "
 
 
 class Bits(NamedTuple):
-    """A BIT STRING: its octets after the leading octet, and the number of unused bits in the last octet."""
+    """A BIT STRING: its octets, and the number of unused bits in the last octet."""
 
     octets: bytes
     padding: int
@@ -38,12 +37,12 @@ class Bits(NamedTuple):
         return (int.from_bytes(self.octets) >> self.padding).to_bytes(len(self.octets))
 
     def is_set(self, place: int) -> bool:
-        """Return whether the bit at `place`, counted from the left, is set. Return False for a missing bit."""
+        """Return whether the bit at `place`, counted from the left, is set."""
         return place < 8 * len(self.octets) - self.padding and bool(self.octets[place // 8] >> (7 - place % 8) & 1)
 
 
 def read(data: bytes, at: int, end: int, tag: int, words: str) -> Value:
-    """Return the value at `at` (ReadASN1). Raises MalformedError(words) for another tag, or for malformed DER."""
+    """Return the value at `at` (ReadASN1). Raises MalformedError(words) for another tag or malformed DER."""
     try:
         value = read_value(data, at, end)
     except MalformedError:
@@ -62,7 +61,7 @@ def read_any(data: bytes, at: int, end: int, words: str) -> Value:
 
 
 def only(data: bytes, tag: int, words: str) -> Value:
-    """Return the first value of `data`. Raises MalformedError(words) for another tag, or for malformed DER."""
+    """Return the first value of `data`. Raises MalformedError(words) for another tag or malformed DER."""
     return read(data, 0, len(data), tag, words)
 
 
@@ -72,7 +71,7 @@ def starts_with(data: bytes, at: int, end: int, tag: int) -> bool:
 
 
 def integer(content: bytes, words: str) -> int:
-    """Return the INTEGER of `content`, of any size. Raises MalformedError(words) if the encoding is not minimal."""
+    """Return the INTEGER of `content`. Raises MalformedError(words) if the encoding is not minimal."""
     if not content or (len(content) > 1 and (content[0], content[1] >> 7) in {(0, 0), (0xFF, 1)}):
         raise MalformedError(words)
     return int.from_bytes(content, signed=True)
@@ -94,10 +93,7 @@ def boolean(content: bytes, words: str) -> bool:
 
 
 def is_object_identifier(content: bytes) -> bool:
-    """Return whether ReadASN1ObjectIdentifier accepts `content`.
-
-    The parts must be complete, minimally encoded, and below 2³¹.
-    """
+    """Return whether Go's ReadASN1ObjectIdentifier accepts `content`."""
     if not content or content[-1] & 0x80:
         return False
     value, length = 0, 0
@@ -135,8 +131,7 @@ def bits(content: bytes, words: str) -> Bits:
 def string(tag: int, content: bytes) -> str:
     """Return the text of an attribute's value (parseASN1String).
 
-    Raises MalformedError if Go does not support the type, or refuses the content. Go keeps the octets of a T61String
-    unchanged. This function decodes these octets as Latin-1.
+    Raises MalformedError if Go refuses the value. The octets of a T61String become Latin-1.
     """
     match tag:
         case 0x0C:
@@ -163,7 +158,7 @@ def string(tag: int, content: bytes) -> str:
 
 
 def is_plain_text(content: bytes) -> bool:
-    """Return whether `content` is permitted in a PrintableString. As a UTF8String, such octets are the same text."""
+    """Return whether `content` is valid in a PrintableString, and so also in a UTF8String."""
     return not content.translate(None, _PRINTABLE)
 
 
@@ -176,7 +171,7 @@ def _of(content: bytes, permitted: bytes, words: str) -> str:
 def time(value: Value) -> datetime:
     """Return the time of a UTCTime or GeneralizedTime in UTC (parseTime). Raises MalformedError if Go refuses the time.
 
-    Like Go, this function accepts a UTCTime without seconds, and an offset from UTC. RFC 5280 forbids both.
+    Go accepts an offset from UTC, and a UTCTime without seconds. RFC 5280 forbids both.
     """
     if value.tag == UTC_TIME:
         words, found = "x509: malformed UTCTime", _UTC.fullmatch(value.content)
@@ -201,10 +196,7 @@ def time(value: Value) -> datetime:
 
 
 def _offset(sign: bytes | None, hours: bytes | None, minutes: bytes | None, words: str) -> timedelta:
-    """Return the offset from UTC. Raises MalformedError(words) for an offset of zero that is not Z.
-
-    Go formats the parsed time, compares the texts, and refuses such an offset.
-    """
+    """Return the offset from UTC. Raises MalformedError(words) for +0000, which Go refuses."""
     if sign is None:
         return timedelta()
     offset = timedelta(hours=int(hours or b"0"), minutes=int(minutes or b"0"))

@@ -1,7 +1,6 @@
-"""Extensions of a certificate as Go's crypto/x509 parses them (Go 1.24, crypto/x509/parser.go, processExtensions).
+"""Extensions of a certificate as Go 1.24 parses them (crypto/x509/parser.go, processExtensions).
 
-This module decides which extensions Go refuses, with Go's messages, and which critical extensions Go does not handle.
-It returns the contents that certmond uses as fields of `Certificate`. The functions are pure.
+This module decides which extensions Go refuses, and which critical extensions Go does not handle.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _USAGES = (
     "crl sign",
 )  # fmt: skip
 _OF_AGREEMENT = ("encipher only", "decipher only")
-"""Usages of the bits after `_USAGES`. These usages only restrict the usage "key agreement"."""
+"""Usages of the bits after `_USAGES`, which only restrict the usage "key agreement"."""
 _EXTENDED = {
     "2.5.29.37.0": "any", "1.3.6.1.5.5.7.3.1": "server auth", "1.3.6.1.5.5.7.3.2": "client auth",
     "1.3.6.1.5.5.7.3.3": "code signing", "1.3.6.1.5.5.7.3.4": "email protection",
@@ -47,7 +46,7 @@ _ANY_POLICY = bytes.fromhex("551d2000")
 
 
 class Extension(NamedTuple):
-    """One extension (RFC 5280, 4.1). `oid` and `content` are the contents of its OBJECT IDENTIFIER and OCTET STRING."""
+    """One extension (RFC 5280, 4.1), with the contents of its object identifier and its value."""
 
     oid: bytes
     critical: bool
@@ -55,7 +54,7 @@ class Extension(NamedTuple):
 
 
 class Understood(NamedTuple):
-    """The fields of `Certificate` from one extension (`facts`), and whether Go handles the whole extension."""
+    """The fields of `Certificate` from one extension, and whether Go handles the whole extension."""
 
     facts: dict[str, Any]
     handled: bool = True
@@ -77,16 +76,16 @@ def parse_extension(value: Value) -> Extension:
 
 
 def understand(extension: Extension) -> Understood:
-    """Return the parts of the extension that Go handles. For an unknown extension, `handled` is False.
+    """Return the parts of the extension that Go handles.
 
-    Raises MalformedError with Go's message if Go refuses the extension.
+    Raises MalformedError, with Go's message, if Go refuses the extension.
     """
     reader = _READERS.get(extension.oid)
     return reader(extension) if reader else Understood({}, handled=False)
 
 
 def _sequence(content: bytes, words: str) -> Iterator[Value]:
-    """Yield the values in the SEQUENCE at the start of `content`. Raises MalformedError(words) for malformed DER."""
+    """Yield the values in the SEQUENCE `content`. Raises MalformedError(words) for malformed DER."""
     whole = only(content, SEQUENCE, words)
     at = whole.content_start
     while at < whole.end:
@@ -177,7 +176,7 @@ def _policies(extension: Extension) -> Understood:
 
 
 def _is_policy(content: bytes) -> bool:
-    """Return whether newOIDFromDER accepts `content`. The parts must be minimally encoded, and may have any size."""
+    """Return whether Go's newOIDFromDER accepts `content`."""
     if not content or content[-1] & 0x80:
         return False
     return all(octet != 0x80 or (place and content[place - 1] & 0x80) for place, octet in enumerate(content))

@@ -1,7 +1,6 @@
-"""Name constraints as Go's crypto/x509 parses them (Go 1.24, parseNameConstraintsExtension).
+"""Name constraints as Go 1.24 parses them (parseNameConstraintsExtension), and mailboxes (parseRFC2821Mailbox).
 
-This module decides which subtrees Go refuses, with Go's messages, and returns the values of accepted subtrees. Also
-parses mailboxes, as parseRFC2821Mailbox of verify.go does. `x509.name_constraints` compares names with the values.
+`x509.name_constraints` compares names with the constraints.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _ATEXT = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 
 
 class Constraint(NamedTuple):
-    """One subtree of nameConstraints. `kind` is "DNS", "email" or "URI" with a text, or "IP" with a network."""
+    """One subtree of nameConstraints: "DNS", "email" or "URI" with a text, or "IP" with a network."""
 
     kind: str
     value: str | IPv4Network | IPv6Network
 
 
 class Constraints(NamedTuple):
-    """The subtrees of nameConstraints that Go compares with names. `handled` is True if Go supports all subtrees."""
+    """The subtrees of nameConstraints. `handled` is True if Go supports all subtrees."""
 
     permitted: tuple[Constraint, ...]
     excluded: tuple[Constraint, ...]
@@ -37,9 +36,9 @@ class Constraints(NamedTuple):
 
 
 def parse_constraints(content: bytes) -> Constraints:
-    """Return the subtrees in the `content` of a nameConstraints extension (parseNameConstraintsExtension).
+    """Return the subtrees in a nameConstraints extension (parseNameConstraintsExtension).
 
-    Raises MalformedError with Go's message if Go refuses the extension.
+    Raises MalformedError, with Go's message, if Go refuses the extension.
     """
     words = "x509: invalid NameConstraints extension"
     whole = only(content, SEQUENCE, words)
@@ -103,7 +102,7 @@ def _is_address(text: str) -> bool:
 
 
 def parse_mailbox(text: str) -> tuple[str, str] | None:
-    """Return the local part and the domain of an email address, or None if parseRFC2821Mailbox refuses the address."""
+    """Return the local part and the domain of an email address, or None (parseRFC2821Mailbox)."""
     local, rest = _quoted(text[1:]) if text.startswith('"') else _atoms(text)
     if local is None or not rest.startswith("@") or not is_domain(rest[1:]):
         return None

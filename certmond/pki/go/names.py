@@ -1,7 +1,7 @@
-"""Names of subjects and issuers as Go's crypto/x509 parses them (Go 1.24, crypto/x509/parser.go, parseName).
+"""Names of subjects and issuers as Go 1.24 parses them (crypto/x509/parser.go, parseName).
 
-This module decides which names Go refuses, with Go's messages. Also returns the text of a name that the library
-cryptography does not parse. The functions are pure.
+This module decides which names Go refuses. It also returns the text of a name that the library cryptography does not
+parse.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _ESCAPED = frozenset('\\"+,;<>')
 
 
 def is_plain_name(name: bytes) -> bool:
-    """Return whether Go accepts a name of the common form: X.520 attributes with plain text, each in a separate SET.
+    """Return whether a name has the common form: X.520 attributes with plain text, each in a separate SET.
 
-    Return False for another form, which Go may accept as well.
+    Go accepts this form, and some other forms.
     """
     at, end = 2, len(name)
     if end != name[1] + 2:
@@ -54,7 +54,7 @@ def is_plain_name(name: bytes) -> bool:
 
 
 class _Attribute(NamedTuple):
-    """One AttributeTypeAndValue: the content of its type, and the tag and the content of its value."""
+    """One AttributeTypeAndValue (RFC 5280, 4.1.2.4)."""
 
     oid: bytes
     tag: int
@@ -62,7 +62,7 @@ class _Attribute(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The text of the attribute, as in RFC 4514. If Go refuses the value, the text contains hexadecimal digits."""
+        """The text of the attribute, as in RFC 4514, in hexadecimal digits if Go refuses the value."""
         kind = dotted(self.oid) if is_object_identifier(self.oid) else f"#{self.oid[:16].hex()}"
         try:
             value = _escaped(string(self.tag, self.content))
@@ -73,7 +73,7 @@ class _Attribute(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def name_objections(name: bytes) -> tuple[str, ...]:
-    """Return Go's objection to a Name, or () if Go accepts the name (parseName)."""
+    """Return Go's objection to a Name (parseName), or ()."""
     words = "x509: invalid RDNSequence"
     try:
         for attribute in (each for together in _attributes(name) for each in together):
@@ -107,10 +107,7 @@ def _attributes(name: bytes) -> list[list[_Attribute]]:
 
 
 def attribute_texts(name: bytes) -> list[list[str]]:
-    """Return the texts of the attributes of each SET of a Name, as in RFC 4514.
-
-    If `name` is not a Name, return one text with its octets in hexadecimal digits.
-    """
+    """Return the texts of the attributes of each SET of a Name, as in RFC 4514."""
     try:
         return [[each.text for each in together] for together in _attributes(name)]
     except MalformedError:

@@ -1,8 +1,7 @@
-"""Private keys as Go loads them, with crypto/rsa's checks of a private key.
+"""Private keys as Go 1.24 loads them (tls.X509KeyPair), with crypto/rsa's checks.
 
-The functions follow tls.X509KeyPair, x509.ParsePKCS1PrivateKey, ParsePKCS8PrivateKey and ParseECPrivateKey of Go 1.24.
-For the DER of a private key, they return the public half, or Go's message if Go refuses the key. No message contains a
-number of the key. The functions are pure.
+The functions follow x509.ParsePKCS1PrivateKey, ParsePKCS8PrivateKey and ParseECPrivateKey. No message contains a number
+of the key.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _WORDS = "asn1: structure error"
 
 
 class _RefusedError(MalformedError):
-    """Error for a key with the structure that a function parses, but with a content that Go refuses."""
+    """Error for a key with a known structure and a content that Go refuses."""
 
 
 class _Rsa(NamedTuple):
@@ -66,14 +65,14 @@ _Parsed = _Rsa | _Point | bytes
 
 
 class Loaded(NamedTuple):
-    """The numbers of a private key, which are secret, or the reason for which Go refuses the key."""
+    """The secret numbers of a private key, or Go's reason to refuse the key."""
 
     parsed: _Parsed | None
     objection: str | None = None
 
     @property
     def public(self) -> PublicKeyTypes:
-        """The public half of the key. Raises MalformedError for a number without a public half, such as 0."""
+        """The public half of the key. Raises MalformedError if the number has no public half, such as 0."""
         try:
             match self.parsed:
                 case _Rsa(modulus, exponent):
@@ -89,7 +88,7 @@ class Loaded(NamedTuple):
 
 
 class _Element(NamedTuple):
-    """An ASN.1 value as Go's encoding/asn1 parses it: its first octet, its content, and its end."""
+    """An ASN.1 value as Go's encoding/asn1 parses it."""
 
     tag: int
     content: bytes
@@ -97,10 +96,9 @@ class _Element(NamedTuple):
 
 
 def parse_private_key(der: bytes) -> Loaded:
-    """Return the private key in `der`, or Go's objection. Does not depend on the label of a PEM block. Never raises.
+    """Return the private key in `der`, or Go's objection. Never raises.
 
-    Go tries PKCS#1, PKCS#8 and SEC 1 in this order, and Go's message does not name the cause of the failure. The
-    objection that this function returns is the message for the form that the key has.
+    Go tries PKCS#1, PKCS#8 and SEC 1 in this order. The objection is the message for the form that the key has.
     """
     objections = list[tuple[int, str]]()
     likely = _LIKELY.match(der)  # no key has two of these forms: the order only saves time
@@ -155,7 +153,7 @@ def _integers(data: bytes, most: int) -> tuple[list[bytes], int]:
 
 
 def _primes(data: bytes, at: int) -> list[int]:
-    """Return the third and later primes of an RSA key, or [] if the key has only two primes."""
+    """Return the third and later primes of an RSA key."""
     if at == len(data):
         return []
     several, found, at = _any(data, at), list[int](), 0
@@ -172,10 +170,7 @@ def _primes(data: bytes, at: int) -> list[int]:
 
 
 def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: list[int]) -> None:
-    """Raise MalformedError if the numbers of the key are inconsistent, by the rules of crypto/rsa's Validate.
-
-    The rules are in crypto/internal/fips140/rsa, checkPrivateKey.
-    """
+    """Raise MalformedError for inconsistent numbers of a key (crypto/internal/fips140/rsa, checkPrivateKey)."""
     modulus, exponent = key
     if private >= modulus or modulus < 2:
         raise _RefusedError("crypto/rsa: invalid private exponent")
@@ -261,7 +256,7 @@ def _named(parameters: bytes) -> bytes | None:
 
 
 def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
-    """Return the key in SEC 1 (RFC 5915). `curve` is the curve that PKCS#8 names, if any.
+    """Return the key in SEC 1 (RFC 5915), on the `curve` that PKCS#8 names, if any.
 
     Raises MalformedError if parseECPrivateKey refuses the key.
     """
@@ -288,10 +283,7 @@ def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
 
 
 def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None, int]:
-    """Return the content of an optional value in an explicit tag, and the position of the next value.
-
-    Return None and `at` if the optional value is missing.
-    """
+    """Return the content of an optional value in an explicit tag, or None, and the position of the next value."""
     if at == len(data):
         return None, at
     outer, content, length = _header(data, at)
@@ -310,7 +302,7 @@ def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None,
 
 
 def _element(data: bytes, at: int, tag: int) -> _Element:
-    """Return the value at `at`, with this tag. Raises MalformedError for another tag, or if the value is cut off."""
+    """Return the value at `at`. Raises MalformedError for another tag, or if the value is cut off."""
     found = _any(data, at)
     if found.tag != tag:
         raise MalformedError(f"{_WORDS}: tags don't match")
@@ -327,7 +319,7 @@ def _any(data: bytes, at: int) -> _Element:
 def _header(data: bytes, at: int) -> tuple[int, int, int]:
     """Return the tag, and the start and the length of the content (parseTagAndLength).
 
-    Raises MalformedError if Go refuses the header, and for tag numbers above 30.
+    Raises MalformedError if Go refuses the header.
     """
     if len(data) - at < 2 or data[at] & 0x1F == 0x1F:
         raise MalformedError("asn1: syntax error: truncated tag or length")

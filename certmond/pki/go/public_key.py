@@ -1,7 +1,6 @@
-"""Public keys as Go parses them (Go 1.24, crypto/x509/parser.go, parsePublicKey) and as crypto/tls uses them.
+"""Public keys as Go 1.24 parses them (crypto/x509/parser.go, parsePublicKey) and as crypto/tls uses them.
 
-This module decides which SubjectPublicKeyInfo Go refuses, with Go's messages. Also decides which of the accepted keys
-Go cannot use to verify a signature or to serve TLS. The functions are pure.
+This module decides which keys Go refuses, and which of the accepted keys Go cannot use.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ _NAMES = {RSA: "RSA", EC: "ECDSA", ED25519: "Ed25519", DSA: "DSA", RSA_PSS: "RSA
 
 
 class Algorithm(NamedTuple):
-    """An AlgorithmIdentifier (RFC 5280, 4.1.1.2): the content of its object identifier, and its encoded parameters."""
+    """An AlgorithmIdentifier (RFC 5280, 4.1.1.2), with encoded parameters."""
 
     oid: bytes
     parameters: bytes
 
 
 class Key(Protocol):
-    """The attributes of a public key that this module uses, as in `certificate.PublicKey`."""
+    """The attributes of a public key that this module uses."""
 
     @property
     def algorithm(self) -> str: ...
@@ -127,7 +126,7 @@ _P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 
 
 def is_plain_public_key(info: bytes) -> bool:
-    """Return whether the SubjectPublicKeyInfo is RSA-2048 with the exponent 65,537, or P-256. Go accepts such keys."""
+    """Return whether the key is RSA-2048 with the exponent 65,537, or P-256. Go accepts such keys."""
     if info.startswith(_RSA_2048):
         return len(info) == 294 and info[33] >= 0x80 and info.endswith(_COMMON_EXPONENT)
     return info.startswith(_P256) and len(info) == 91 and CURVES[_P256_NAME].has(info[26:])
@@ -136,7 +135,7 @@ def is_plain_public_key(info: bytes) -> bool:
 def require_public_key(info: bytes) -> Algorithm:
     """Return the algorithm of a SubjectPublicKeyInfo. Raises MalformedError with the message of ParseCertificate.
 
-    Accepts a key of an unknown algorithm. Go parses a certificate with such a key, but cannot use the key.
+    Go parses a key of an unknown algorithm, but cannot use the key.
     """
     whole = only(info, SEQUENCE, "x509: malformed spki")
     identifier = read(info, whole.content_start, whole.end, SEQUENCE, "x509: malformed public key algorithm identifier")
@@ -203,10 +202,9 @@ _CHECKS = {RSA: _require_rsa, EC: _require_ec, ED25519: _require_ed25519, DSA: _
 
 
 def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
-    """Return the key of a SubjectPublicKeyInfo that Go accepts. Ignores data after the numbers of the key.
+    """Return the key of a SubjectPublicKeyInfo, or None for an unsupported algorithm.
 
-    Return None for an algorithm that Go's TLS does not use, or that cryptography does not support. Raises
-    MalformedError if Go refuses the SubjectPublicKeyInfo.
+    Raises MalformedError if Go refuses the SubjectPublicKeyInfo.
     """
     algorithm = require_public_key(info)
     key = _key_bits(info)
@@ -223,7 +221,7 @@ def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
 
 
 def unusable(key: Key) -> str | None:
-    """Return Go's message if crypto/tls or crypto/rsa refuses to use a key that Go parses, or None."""
+    """Return Go's message if crypto/tls or crypto/rsa cannot use a key that Go parses, or None."""
     if key.algorithm != "RSA":
         return None
     if key.bits > LARGEST_RSA:
@@ -245,7 +243,7 @@ def _key_bits(info: bytes) -> bytes:
 
 
 def rsa_objection(modulus: int, exponent: int) -> str | None:
-    """Return Go's message if crypto/rsa refuses a public key with these numbers (checkPublicKey), or None."""
+    """Return Go's message if crypto/rsa refuses these numbers (checkPublicKey), or None."""
     if modulus % 2 == 0:
         return "crypto/rsa: public modulus is even"
     if exponent < 2:
@@ -258,10 +256,7 @@ def rsa_objection(modulus: int, exponent: int) -> str | None:
 
 
 def key_name(info: bytes) -> str:
-    """Return the name of the algorithm of a SubjectPublicKeyInfo, or else its object identifier.
-
-    Return "unknown" for malformed DER.
-    """
+    """Return the name or the object identifier of the key's algorithm, or "unknown" for malformed DER."""
     try:
         whole = only(info, SEQUENCE, "x509: malformed spki")
         algorithm = parse_algorithm(read_any(info, whole.content_start, whole.end, "x509: malformed spki"))

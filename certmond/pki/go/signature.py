@@ -1,7 +1,6 @@
-"""Signature algorithms of certificates, as Go's crypto/x509 identifies them (Go 1.24, getSignatureAlgorithmFromAI).
+"""Signature algorithms of certificates as Go 1.24 identifies them (crypto/x509, getSignatureAlgorithmFromAI).
 
-This module owns the mapping from an AlgorithmIdentifier to a signature algorithm. Go accepts RSASSA-PSS only if all
-parameters name the same hash, and the salt is as long as the hash. RFC 4055 permits other combinations.
+Go accepts RSASSA-PSS only if all parameters name the same hash, and the salt is as long as the hash.
 """
 
 from __future__ import annotations
@@ -21,14 +20,10 @@ _ED25519, _PSS = bytes.fromhex("2b6570"), bytes.fromhex("2a864886f70d01010a")
 
 
 class Signature(NamedTuple):
-    """A signature algorithm: the kind of key, the digest, and whether RSA uses PSS padding.
-
-    For an algorithm that Go does not support, `key` is empty, and `digest` is the object identifier of the algorithm.
-    `digest` is None for Ed25519, which has no separate digest.
-    """
+    """A signature algorithm: the kind of key, the digest, and whether RSA uses PSS padding."""
 
     key: str
-    digest: str | None
+    digest: str | None  # None for Ed25519, or the object identifier of an algorithm that Go does not support
     pss: bool = False
 
 
@@ -50,10 +45,7 @@ _ALGORITHMS = {bytes.fromhex(text): signature for text, signature in _PLAIN.item
 
 
 def signature_of(algorithm: Algorithm) -> Signature:
-    """Return the signature algorithm of an AlgorithmIdentifier. If Go does not support the algorithm, `key` is empty.
-
-    Ignores the parameters, except for PSS and Ed25519.
-    """
+    """Return the signature algorithm of an AlgorithmIdentifier. `key` is empty if Go does not support the algorithm."""
     if algorithm.oid == _ED25519 and not algorithm.parameters:
         return Signature("Ed25519", None)
     unknown = Signature("", dotted(algorithm.oid))
@@ -68,7 +60,7 @@ def signature_algorithm_of(encoded: bytes) -> Signature:
 
 
 def _pss(parameters: bytes) -> Signature | None:
-    """Return the algorithm with these RSASSA-PSS-params (RFC 4055, 3.1), or None if Go does not support the params."""
+    """Return the algorithm with these RSASSA-PSS-params (RFC 4055, 3.1), or None if Go does not support them."""
     words = "x509: unsupported RSASSA-PSS parameters"
     try:
         whole = read(parameters, 0, len(parameters), SEQUENCE, words)

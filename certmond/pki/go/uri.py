@@ -1,6 +1,6 @@
-"""URIs in a subjectAltName, as Go's net/url.Parse and crypto/x509 parse them (Go 1.24, net/url/url.go).
+"""URIs in a subjectAltName as Go 1.24 parses them (net/url/url.go and crypto/x509).
 
-This module decides whether Go accepts a URI in a certificate. Go refuses a certificate with a URI that Go cannot parse.
+Go refuses a certificate with a URI that Go cannot parse.
 """
 
 from __future__ import annotations
@@ -27,18 +27,12 @@ def require_uri(uri: str) -> None:
 
 
 def is_domain(name: str) -> bool:
-    """Return whether domainToReverseLabels accepts `name`.
-
-    Go accepts "", and a name of non-empty labels with characters from `!` to `~`.
-    """
+    """Return whether Go's domainToReverseLabels accepts `name`."""
     return not name or all(label and all("!" <= each <= "~" for each in label) for label in name.split("."))
 
 
 def host_in(uri: str) -> str:
-    """Return the host and port of a URI, without escapes, or "" if the URI has no host.
-
-    Raises MalformedError if url.Parse refuses the URI.
-    """
+    """Return the host and port of a URI without escapes, or "". Raises MalformedError if url.Parse refuses the URI."""
     whole, _, fragment = uri.partition("#")
     if any(each < " " or each == "\x7f" for each in whole):
         raise MalformedError("net/url: invalid control character in URL")
@@ -95,10 +89,7 @@ def _require_port(port: str) -> None:
 
 
 def _unescaped(text: str) -> str:
-    """Return the text with each escape, such as %41, replaced by its character.
-
-    Raises MalformedError for a % without two hexadecimal digits.
-    """
+    """Return the text without URL escapes. Raises MalformedError for a % without two hexadecimal digits."""
     if any(found[1] is None for found in _ESCAPE.finditer(text)):
         raise MalformedError("invalid URL escape")
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)

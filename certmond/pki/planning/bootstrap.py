@@ -1,7 +1,6 @@
 """Planner of `certmond init`: the steps that create the missing files of a node, or the problems that prevent this.
 
-`certmond init` checks existing files, and changes no existing file. A plan with problems has no steps, and reports all
-problems together. `bootstrap_steps` owns the contents of each step.
+`certmond init` changes no existing file. `bootstrap_steps` owns the contents of each step.
 """
 
 from __future__ import annotations
@@ -23,19 +22,18 @@ _LAST = "admin.conf"
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """The steps of `certmond init`, or the problems that prevent the steps. `kept` are the entries with files."""
+    """The steps of `certmond init`, or the problems that prevent the steps."""
 
     steps: tuple[InitStep, ...] = ()
     problems: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()  # the entries with existing files
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """State of the node: its certificates, assessed with the facts of the cluster, and all existing paths.
+    """State of the node: its assessed certificates, and the known file paths that exist.
 
-    `given` is the validated Root CA that the operator gave, or None. If `joins` is True, the node must already have the
-    files that all control-plane nodes share.
+    `given` is the Root CA that the operator gave. `joins` is True if the node joins a cluster.
     """
 
     present: Assessment
@@ -45,7 +43,7 @@ class Ground:
 
 
 def bootstrap(specs: Sequence[CertificateSpec], ground: Ground, init: InitSpec, policy: Policy) -> Bootstrap:
-    """Return the steps that create the missing files of `specs` on this node, or the problems that forbid the steps."""
+    """Return the steps that create the missing files of `specs`, or the problems that forbid the steps."""
     return _Bootstrapper(specs, ground, init, policy).run()
 
 
@@ -74,14 +72,11 @@ class _Bootstrapper:
         return Bootstrap(tuple(self._steps), kept=tuple(name for name in self._specs if name in self._present))
 
     def _ordered(self) -> Iterator[CertificateSpec]:
-        """Yield the CAs first, and admin.conf last. If admin.conf exists, `certmond init` has finished."""
+        """Yield the CAs first, and admin.conf last, because admin.conf marks a completed `certmond init`."""
         yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
-        """Add a problem for each finding that blocks `init`, and for a Root CA other than the one of the operator.
-
-        If the kubeconfig of a kubelet entry is missing, add the step that creates it.
-        """
+        """Add a problem for each finding that blocks `init`, and for a Root CA other than the given one."""
         passed_over = set() if status.anchors else {Reason.NO_PATH}  # the missing CA already has a problem
         if spec.kubeconfig and spec.kubeconfig not in self._paths:
             passed_over.add(Reason.MISSING)  # a step creates it
@@ -98,10 +93,7 @@ class _Bootstrapper:
         self._refer_to(spec)
 
     def _make(self, spec: CertificateSpec) -> None:
-        """Add the step that creates a missing file, or the problem that forbids the step.
-
-        A step is forbidden if related files exist, or if the file must come from another node.
-        """
+        """Add the step that creates a missing file, or the problem that forbids the step."""
         beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
         if signed := ", ".join(self._signed_by(spec)):
             self._problems.append(
@@ -151,10 +143,9 @@ class _Bootstrapper:
             self._steps.append(self._drafts.kubeconfig(spec, spec.kubeconfig, authority))
 
     def _makes_super_admin(self) -> bool:
-        """Return whether to create super-admin.conf: for Kubernetes v1.29 or later, if admin.conf does not exist.
+        """Return whether to create super-admin.conf, which kubeadm creates from v1.29.
 
-        If admin.conf exists, an operator may have moved super-admin.conf away. A node that joins the cluster gets no
-        super-admin.conf.
+        If admin.conf exists, an operator may have moved super-admin.conf away.
         """
         return not self._joins and _LAST not in self._present and self._drafts.current_admins
 

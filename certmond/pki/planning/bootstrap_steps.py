@@ -1,8 +1,7 @@
 """Steps of `certmond init`, and the contents of each first certificate and kubeconfig.
 
-This module selects the entries of the catalogue that a control-plane node needs. The subjects, names and server URLs
-are those that the kubeadm of the cluster's version writes. All functions are pure. `bootstrap` decides which steps are
-necessary. The comments cite files of kubernetes/kubernetes, below cmd/kubeadm/app.
+The contents are those that the kubeadm of the cluster's version writes. The comments cite files of
+kubernetes/kubernetes, below cmd/kubeadm/app.
 """
 
 from __future__ import annotations
@@ -38,10 +37,7 @@ _OLD_ADMINS = "O=system:masters"
 
 @dataclass(frozen=True, slots=True)
 class MakeAuthority:
-    """Step that installs a Root CA and its key: a new CA from `template`, or the CA `given` by the operator.
-
-    The caller has the key of a `given` CA.
-    """
+    """Step that installs a Root CA and its key: a new CA, or the CA `given` by the operator."""
 
     spec: CertificateSpec
     template: Template | None
@@ -71,14 +67,11 @@ class NewKubeconfig:
 
 @dataclass(frozen=True, slots=True)
 class IssueFirst:
-    """Step that issues the first certificate of an entry, signed by the CA of the entry `authority`.
-
-    `fixed` has the contents that the entry fixes, and the names that the cluster's configuration adds.
-    """
+    """Step that issues the first certificate of an entry, signed by the CA of the entry `authority`."""
 
     spec: CertificateSpec
     template: Template
-    fixed: Fixed
+    fixed: Fixed  # the contents that the entry fixes, and the names that the cluster's configuration adds
     authority: CertificateSpec
     detail: str
     kubeconfig: NewKubeconfig | None = None
@@ -98,10 +91,7 @@ InitStep = MakeAuthority | MakeKeyPair | IssueFirst | WriteKubeconfig
 
 
 def facts_of(init: InitSpec, node_name: str, address: str) -> dict[str, str]:
-    """Return the facts for the catalogue (such as `${node_name}`), taken from the cluster's configuration.
-
-    `address` is the IP address of this node.
-    """
+    """Return the facts for the catalogue, such as `${node_name}`, from the cluster's configuration."""
     host = split_endpoint(init.control_plane_endpoint)[0] if init.control_plane_endpoint else address
     return {
         "node_name": node_name,
@@ -115,7 +105,7 @@ def facts_of(init: InitSpec, node_name: str, address: str) -> dict[str, str]:
 def relocated(specs: Sequence[CertificateSpec], init: InitSpec) -> tuple[CertificateSpec, ...]:
     """Return the entries in `specs` that a control-plane node of this cluster needs.
 
-    Paths below /etc/kubernetes/pki become paths below `certificates_dir` of the cluster.
+    Paths below /etc/kubernetes/pki become paths below `certificates_dir`.
     """
 
     def moved(path: str | None) -> str | None:
@@ -143,7 +133,7 @@ def _belongs(spec: CertificateSpec) -> bool:
 
 
 class Drafts:
-    """Factory for the steps of `certmond init`, for a node with these facts, at `now`."""
+    """Factory for the steps of `certmond init`."""
 
     def __init__(self, init: InitSpec, policy: Policy, facts: Mapping[str, str], now: datetime) -> None:
         self._init, self._policy, self._facts, self._now = init, policy, facts, now
@@ -151,7 +141,7 @@ class Drafts:
         self._version = (int(version[1]), int(version[2])) if version else None
 
     def authority(self, spec: CertificateSpec, given: Certificate | None) -> MakeAuthority:
-        """Return the step that creates a Root CA. If `given` is not None, return the step that installs `given`."""
+        """Return the step that creates a Root CA, or that installs `given`."""
         if given is not None:
             detail = f"the given Root CA {given.subject}, until {_day(given.not_after)}"
             return MakeAuthority(spec, None, given, given.not_after, detail)
@@ -174,7 +164,7 @@ class Drafts:
     def certificate(self, spec: CertificateSpec, authority: CertificateSpec, issuer_end: datetime | None) -> IssueFirst:
         """Return the step that issues the first certificate of `spec`.
 
-        `issuer_end` is the end of the CA that signs the certificate. Raises ValueError for an invalid subject or name.
+        `issuer_end` is the end of the CA. Raises ValueError for an invalid subject or name.
         """
         subject = self._subject(spec)
         names = _in_order((*missing_names(spec, self._facts, ()), *self._further_names(spec)))
@@ -207,10 +197,7 @@ class Drafts:
         return NewKubeconfig(path, self._init.cluster_name, self._server(local=local), user)
 
     def _server(self, *, local: bool) -> str:
-        """Return the URL of the API server on this node, or of the control-plane endpoint (util/endpoint.go).
-
-        The URL has the control-plane endpoint only if the cluster has one and `local` is False.
-        """
+        """Return the URL of the control-plane endpoint, or of this node's API server (util/endpoint.go)."""
         port = self._init.bind_port
         host: str = self._facts["advertise_address"]
         if self._init.control_plane_endpoint and not local:
@@ -219,10 +206,7 @@ class Drafts:
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def _subject(self, spec: CertificateSpec) -> str:
-        """Return the subject that the kubeadm of the cluster's version issues.
-
-        For an unknown version, return the subject that the newest kubeadm issues.
-        """
+        """Return the subject that the kubeadm of the cluster's version issues."""
         old = [text for text in spec.subject if _OLD_ADMINS in text]
         text = old[0] if old and not self.current_admins else spec.subject[0]
         return expand(text, self._facts) or text
@@ -237,20 +221,14 @@ class Drafts:
 
 
 def _in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Return each name once: DNS names in alphabetical order, then addresses in the given order.
-
-    The kubeadm function is RemoveDuplicateAltNames in util/pkiutil.
-    """
+    """Return each name once: sorted DNS names, then addresses (util/pkiutil, RemoveDuplicateAltNames)."""
     distinct = dict.fromkeys(names)
     dns = sorted(name for name in distinct if name.startswith("DNS:"))
     return (*dns, *(name for name in distinct if not name.startswith("DNS:")))
 
 
 def is_usable_address(text: str | None) -> bool:
-    """Return whether `text` is an IP address other than the unspecified address (0.0.0.0 or ::).
-
-    Return False for None. Raises ValueError for a text that is not an IP address.
-    """
+    """Return whether `text` is an IP address other than 0.0.0.0 or ::. Raises ValueError for another text."""
     return text is not None and not ip_address(text).is_unspecified
 
 

@@ -1,7 +1,6 @@
 """Simulation of the planner over time: future renewals and restarts, and problems that need an operator.
 
-The simulation executes no step. It uses the rules of the planner: `renewals.plan` returns the steps of each instant.
-When it simulates the renewal of a certificate, it copies only the dates from the step's template.
+`renewals.plan` returns the steps of each instant, and the simulation executes no step.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ class What(StrEnum):
 
 
 class NextEvent(NamedTuple):
-    """The next event of all certificates, with its time, the name of the certificate (`target`) and its kind (`what`).
-
-    `what` is `RENEW` if certmond renews the certificate, or `DUE` if it cannot.
-    """
+    """The next event of all certificates. `what` is `DUE` if certmond cannot renew the certificate."""
 
     at: datetime
     target: str
@@ -82,10 +78,7 @@ def forecast(
 
 
 def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
-    """Return the first `renew` or `due` event of a forecast without past attempts, or None if it has no such event.
-
-    An event whose time has passed gets the time of the assessment.
-    """
+    """Return the first `renew` or `due` event of a forecast, or None."""
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
     earliest = ((_earliest(status, policy, node, now), status) for status in assessment.certificates)
@@ -101,10 +94,7 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
 
 
 def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
-    """Return the earliest time at which certmond could renew the certificate, or None for a status without dates.
-
-    The time is `now` if the certificate is not valid yet, or if its file should be a symlink and is not.
-    """
+    """Return the earliest time at which certmond could renew the certificate, or None without dates."""
     at, certificate = renewal_time(status, policy, node), status.certificate
     if at is None or certificate is None:
         return None
@@ -118,9 +108,9 @@ def _due_at(
     at: datetime,
     now: datetime,
 ) -> datetime | None:
-    """Return `at` if certmond can renew the certificate, otherwise its renewal point, or None.
+    """Return `at` if certmond can renew the certificate, otherwise its renewal point.
 
-    None means that the file has no valid certificate, or that the kubelet rotates the certificate.
+    Return None without a valid certificate, or if the kubelet rotates the certificate.
     """
     certificate = status.certificate
     if renewal_obstacle(status, authorities, policy) is None:
@@ -131,16 +121,13 @@ def _due_at(
 
 
 def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
-    """Return whether the kubelet rotates this certificate.
-
-    The kubelet does not rotate an expired certificate, or a certificate whose file should be a symlink and is not.
-    """
+    """Return whether the kubelet rotates this certificate. The kubelet does not rotate an expired certificate."""
     over = status.certificate is not None and status.certificate.expires_at < now
     return status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
 
 
 def _after_repair(status: CertificateStatus) -> CertificateStatus:
-    """Return the status of damaged files after their repair, without dates, because the forecast cannot know them."""
+    """Return the status of damaged files after their repair, with unknown dates."""
     return replace(status, seen=replace(status.seen, certificates=(), faults=()), certificate=None, renew_at=None)
 
 
@@ -202,7 +189,7 @@ class _Simulation:
         return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)
 
     def _detail(self, step: Issue) -> str:
-        """Return the detail of the step. For the second and later renewals, leave out the changes of the template."""
+        """Return the detail of the step. From the second renewal, leave out the changes of the template."""
         if step.identity not in self._past:
             return step.detail
         return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)
@@ -227,7 +214,7 @@ class _Simulation:
             )
 
     def _tell_once(self, event: ForecastEvent, path: str = "") -> None:
-        """Add the event if the forecast has no event of the same kind for this target and this path."""
+        """Add the event if the forecast has no event of this kind for the target and the path."""
         key = (event.what, event.target, path)
         if key not in self._told:
             self._told.add(key)

@@ -1,8 +1,6 @@
 """Search for certificates that certmond installed after the present certificate of a file.
 
-The sources are the record of renewals, the archive, and the other files of a pattern. A user may restore an old
-certificate, in the same file or in another file of the pattern. When certmond renews the old certificate, the new one
-gets only the rights that the later certificate has. All functions are pure.
+A user may restore an old certificate. Its renewal gets only the rights that the later certificate has.
 """
 
 from __future__ import annotations
@@ -19,15 +17,12 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def holder_of(certificate: Certificate) -> str | None:
-    """Return the common name as printable text, or None if the subject has no common name.
-
-    The record of renewals contains the same text.
-    """
+    """Return the common name as printable text, as in the record of renewals, or None."""
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 
 class Renewals:
-    """Index of the recorded renewals by the file of the certificate, and by common name for the files of a pattern."""
+    """Index of the recorded renewals by file, and by common name for the files of a pattern."""
 
     def __init__(self, attempts: Mapping[Identity, Attempt]) -> None:
         self.attempts = attempts
@@ -37,10 +32,7 @@ class Renewals:
                 self._of_holder[name, attempt.common_name].append((path, attempt))
 
     def elsewhere(self, seen: Observation) -> list[Attempt]:
-        """Return the attempts for certificates with the same common name in other files of the same pattern.
-
-        Return an empty list if the path of the entry is not a pattern.
-        """
+        """Return the attempts for certificates with the same common name in other files of the same pattern."""
         if not seen.spec.is_glob:
             return []
         found = self._of_holder.get((seen.name, holder_of(seen.certificates[0]) or ""), ())
@@ -49,8 +41,8 @@ class Renewals:
     def successors(self, seen: Observation, kept: Sequence[Certificate], *, owner_writes: bool) -> list[Attempt]:
         """Return the attempts that installed a later certificate than the present certificate of the file.
 
-        Return an empty list if certmond installed the present certificate. `kept` are the certificates of this file in
-        the archive. If `owner_writes`, also compare the date of issue, and the other files of a pattern.
+        `kept` are the archived certificates of this file. If `owner_writes`, also compare the dates of issue, and the
+        other files of a pattern.
         """
         present, own = seen.certificates[0], self.attempts.get(seen.identity)
         if own and own.sha256 == present.sha256:
@@ -76,10 +68,7 @@ class Pattern:
         return found
 
     def beside(self, seen: Observation) -> Sequence[Certificate]:
-        """Return the certificates with the same common name in all files of the same pattern.
-
-        Return an empty sequence if the path of the entry is not a pattern.
-        """
+        """Return the certificates with the same common name in all files of the same pattern."""
         return self._found.get((seen.spec.name, seen.certificates[0].common_name), ()) if seen.spec.is_glob else ()
 
 
@@ -88,17 +77,14 @@ def later_beside(
 ) -> tuple[Certificate, ...]:
     """Return the certificates in `beside` that are later than `present`.
 
-    A later certificate expires later, or an attempt in `elsewhere` installed it after notBefore of `present`.
+    A later certificate expires later, or an attempt in `elsewhere` installed it later.
     """
     followed = {each.sha256 for each in elsewhere if is_older(present, each)}
     return tuple(each for each in beside if each.not_after > present.not_after or each.sha256 in followed)
 
 
 def is_older(present: Certificate, attempt: Attempt) -> bool:
-    """Return whether the attempt installed another certificate than `present`, and `present` is the older one.
-
-    `present` is older if it starts before the time of installation, or expires before the installed certificate.
-    """
+    """Return whether `present` is older than the certificate that the attempt installed."""
     return attempt.sha256 not in {None, present.sha256} and (
         present.not_before < attempt.put_in_place_at or _ends_earlier(present, attempt)
     )

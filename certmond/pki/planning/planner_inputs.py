@@ -23,18 +23,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """State of the host. `hold` (an upgrade) and `clock` (a clock that is not synchronized) are reasons to wait.
+    """State of the host, such as an upgrade or a clock that is not synchronized."""
 
-    `derived` has the path and the source of each derived file. `stale` has the reason for each derived file that
-    certmond must write again. `unsure` has the reason for each anchor that other components may not trust yet.
-    `in_use` has the names of the anchors in `unsure` that signed all leaves of this node, and that may sign more if an
-    operator requests it. `replaced_ca` is a CA that was replaced without a rotation, which a rotation now repairs.
-    """
-
-    hold: str | None = None
-    stale: Mapping[str, str] = field(default_factory=dict)
-    derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    clock: str | None = None
-    unsure: Mapping[str, str] = field(default_factory=dict)
+    hold: str | None = None  # the reason to wait for the end of an upgrade
+    stale: Mapping[str, str] = field(default_factory=dict)  # why certmond must write a derived file again
+    derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # the path and the source of each derived file
+    clock: str | None = None  # the reason to wait for a synchronized clock
+    unsure: Mapping[str, str] = field(default_factory=dict)  # why other components may not trust an anchor yet
+    # The anchors in `unsure` that signed all leaves of this node. They may sign more if an operator requests it.
     in_use: frozenset[str] = frozenset()
     replaced_ca: ReplacedCA = NO_REPLACED_CA

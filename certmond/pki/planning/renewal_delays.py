@@ -1,6 +1,6 @@
 """Reasons to delay a due renewal, such as a recent attempt, an upgrade or a failed restart.
 
-A delay ends at a known time, or when an operator removes the cause. `renewals` decides which certificates are due.
+`renewals` decides which certificates are due.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from certmond.pki.planning.steps import Cause, Held
 from certmond.pki.x509.certificate import Certificate
 
 REPAIRS = frozenset({Cause.NOT_A_SYMLINK, Cause.DAMAGED})
-"""Causes that are faults of files. A successful renewal does not delay the repair of such a fault."""
+"""Causes that are faults of files. A successful renewal does not delay their repair."""
 CAUSE_TEXT = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
@@ -35,7 +35,7 @@ CAUSE_TEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Result of `delay`: the held renewal with its reason, or None, and the times at which this result may change."""
+    """The held renewal, if any, and the times at which this result may change."""
 
     held: Held | None = None
     instants: tuple[datetime, ...] = ()
@@ -53,8 +53,8 @@ def delay(
 ) -> Delay:
     """Return the reason for which certmond does not renew the certificate at `now`, and the end of the delay.
 
-    `old` is the present certificate, or None if the new certificate replaces damaged files. `due` is the time at which
-    this node renews the present certificate.
+    `old` is None if the new certificate replaces damaged files. `due` is the time at which this node renews the
+    certificate.
     """
     (name, path), spec, replaced_ca = status.seen.identity, status.seen.spec, circumstances.replaced_ca
     if doubted := unsettled_ca_hold(status, cause, circumstances):
@@ -80,9 +80,9 @@ def delay(
 
 
 def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
-    """Return the hold for a certificate whose CA is not trusted by all components yet, or None if the CA may sign.
+    """Return the hold for a certificate whose CA is not trusted by all components yet, or None.
 
-    The hold also applies if the operator requests the renewal, except for a CA in `circumstances.in_use`.
+    The hold also applies to a renewal by the operator, except for a CA in `circumstances.in_use`.
     """
     if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None

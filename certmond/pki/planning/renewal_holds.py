@@ -1,6 +1,6 @@
-"""Rules for the holds of a renewal because of an upgrade or a wrong clock, and for their exceptions.
+"""Rules for the holds of a renewal because of an upgrade or a wrong clock.
 
-`renewals` decides when a certificate is due. All functions are pure: the state of the host is an argument.
+`renewals` decides when a certificate is due.
 """
 
 from __future__ import annotations
@@ -18,29 +18,22 @@ _OUTSIDE_VALIDITY = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 @dataclass(frozen=True, slots=True)
 class ReplacedCA:
-    """A CA that was replaced on disk without a rotation, and that a rotation now repairs.
-
-    `since` is the start of the rotation's phase. `at_once` is True if no component trusts the old CA. All components
-    then refuse each certificate of the old CA until certmond issues the certificate again.
-    """
+    """A CA that was replaced on disk without a rotation, and that a rotation now repairs."""
 
     family: str
-    since: datetime
-    at_once: bool
+    since: datetime  # the start of the rotation's phase
+    at_once: bool  # no component trusts the old CA, so all refuse its certificates until certmond issues them again
 
     def concerns(self, spec: CertificateSpec) -> bool:
         """Return whether the entry is this CA, is signed by this CA, or embeds this CA."""
         return self.family in {spec.name, spec.embedded_ca, *spec.ca}
 
     def is_refused(self, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether this CA signs the entry's certificate, and all components refuse it because of `cause`."""
+        """Return whether all components refuse the entry's certificate, which this CA signs, because of `cause`."""
         return self.family in spec.ca and (cause in _OUTSIDE_VALIDITY or (cause is Cause.ROTATION and self.at_once))
 
     def discounts(self, tried_at: datetime, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether to ignore an attempt at `tried_at`, because it came before `since` and used the old CA.
-
-        The answer is False unless the renewal for `cause` repairs a certificate of the replaced CA.
-        """
+        """Return whether to ignore an attempt at `tried_at`, because the attempt used the old CA."""
         repairs = self.family in spec.ca and (cause is Cause.ROTATION or self.is_refused(spec, cause))
         return repairs and tried_at < self.since
 
@@ -63,9 +56,9 @@ class HostHold:
         now: datetime,
         replaced_ca: ReplacedCA = NO_REPLACED_CA,
     ) -> tuple[str | None, datetime | None]:
-        """Return why certmond holds the renewal of `old` for `cause` at `now`, and the end of the hold.
+        """Return why certmond holds the renewal of `old` at `now`, and the end of the hold, or (None, None).
 
-        Return (None, None) if certmond does not hold it. A hold of a valid certificate ends at its critical point.
+        A hold of a valid certificate ends at its critical point.
         """
         if replaced_ca.is_refused(spec, cause):
             return None, None

@@ -1,7 +1,6 @@
-"""Reasons for which certmond cannot renew a certificate, each with its remedy, if there is one.
+"""Reasons for which certmond cannot renew a certificate, with their remedies.
 
-The reasons concern the kind of the certificate, its files, its signer, and the key of its CA. `renewals` decides when
-certmond renews a certificate.
+`renewals` decides when certmond renews a certificate.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the k
 def renewal_obstacle(
     status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy
 ) -> str | None:
-    """Return why certmond cannot renew the certificate, whatever its dates are, or None if certmond can renew it."""
+    """Return why certmond cannot renew the certificate, or None if a renewal is possible."""
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
     if spec.renewed_by:
@@ -65,8 +64,5 @@ def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str])
 
 
 def authority_of(status: CertificateStatus, authorities: Mapping[str, CertificateStatus]) -> CertificateStatus | None:
-    """Return the status of the first CA in `ca` of the entry that is in `authorities`, or None.
-
-    This CA would sign the renewal.
-    """
+    """Return the status of the CA that would sign the renewal, or None."""
     return next((authorities[name] for name in status.seen.spec.ca if name != SELF and name in authorities), None)

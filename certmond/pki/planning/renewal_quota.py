@@ -1,4 +1,4 @@
-"""Order of the steps among the entries of the catalogue, and the hourly quota of an entry with a pattern.
+"""Execution order of steps, and the hourly quota of renewals for an entry with a pattern.
 
 The quota protects certmond from a user who creates many files that match the pattern.
 """
@@ -13,13 +13,13 @@ from operator import itemgetter
 from certmond.pki.planning.steps import Write
 
 RENEWALS, WINDOW = 1000, timedelta(hours=1)
-"""Maximum number of certificates of one entry with a pattern that certmond renews within `WINDOW`."""
+"""Maximum number of certificates that certmond renews within `WINDOW` for one entry with a pattern."""
 
 
 def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
-    """Return the steps in the order of their execution: the first step of each entry, then the second, and so on.
+    """Return the steps in execution order: the first step of each entry, then the second, and so on.
 
-    `begun` has the entry's name of each step that has already begun in this round, and that comes before `steps`.
+    `begun` has the entry name of each started step. These steps count as the first steps of their entries.
     """
     taken, numbered = Counter(begun), list[tuple[int, Write]]()
     for step in steps:
@@ -29,7 +29,7 @@ def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ..
 
 
 class RenewalQuota:
-    """Hourly quota of renewals. `attempts` has the entry's name and the time of each attempted renewal before `now`."""
+    """Hourly quota of renewals. `attempts` contains the entry name and the time of each past renewal."""
 
     def __init__(self, attempts: Iterable[tuple[str, datetime]], now: datetime) -> None:
         self._now = now
@@ -39,10 +39,7 @@ class RenewalQuota:
                 self._used.setdefault(name, []).append(at)
 
     def take(self, name: str) -> datetime | None:
-        """Count a renewal of the entry `name` and return None.
-
-        If the quota of the entry is exhausted, count nothing and return the time at which the next renewal is allowed.
-        """
+        """Count a renewal of the entry, or return the time of the next allowed renewal if the quota is exhausted."""
         used = self._used.setdefault(name, [])
         if len(used) >= RENEWALS:
             return used[-RENEWALS] + WINDOW

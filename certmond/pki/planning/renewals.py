@@ -1,7 +1,6 @@
-"""Planner of renewals and repairs: it decides when certmond renews a certificate, and when a due renewal is held.
+"""Planner of renewals: it decides when certmond renews or repairs a certificate, and when a renewal must wait.
 
-The plan is a value. `certmond plan` prints the same steps that `controllers.executor` executes. The time, past attempts
-and the state of the host are arguments. The same arguments give the same plan, also in a forecast.
+The plan depends only on the arguments. `controllers.executor` executes the plan.
 """
 
 from __future__ import annotations
@@ -42,19 +41,18 @@ def plan(
     reissue: Mapping[Identity, Certificate] | None = None,
     signing: Mapping[str, Certificate] | None = None,
 ) -> Plan:
-    """Return the plan for the node in `assessment`, at the time of this assessment.
+    """Return the plan of renewals and repairs for the node.
 
-    `asked` names the entries that the operator renews now, whatever their dates are. If `asked` is None, the plan is
-    that of the daemon, and also renews each certificate in `reissue`, signed by the given anchor. `signing` maps each
-    CA in rotation to the anchor that signs in the present phase. The plan restores no certificate of another anchor.
+    `asked` contains the entries to renew now at the request of the operator, or is None for the plan of the daemon.
+    `reissue` and `signing` map the certificates and the CAs in a rotation to the anchors that sign.
     """
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
 
 def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
-    """Return the time at which this node renews the certificate, or None without a renewal point.
+    """Return the time at which this node renews the certificate, or None.
 
-    The time is up to `policy.spread` before the renewal point. A hash of the node's name selects the time.
+    A hash of the node's name selects a time up to `policy.spread` before the renewal point.
     """
     certificate, due = status.certificate, status.renew_at
     if certificate is None or due is None:
@@ -66,7 +64,7 @@ def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> dateti
 
 @lru_cache(maxsize=256)
 def _spread_offset(life: timedelta, spread: timedelta, node: str) -> timedelta:
-    """Return how long before the renewal point the node `node` renews a certificate with the lifetime `life`."""
+    """Return how long before the renewal point this node renews a certificate with the lifetime `life`."""
     share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
     return min(spread, life / _SPREAD_SHARE) * share
 
@@ -112,7 +110,7 @@ class _Planner:
 
     @cached_property
     def _holders(self) -> dict[str, list[Observation]]:
-        """Map of each certificate file and key file to the observations that use it and have a key file."""
+        """Map from each file of a key pair to the observations that use this file."""
         found: dict[str, list[Observation]] = {}
         for each in (status.seen for status in self._assessment.statuses if status.seen.key_path):
             for file in filter(None, {*each.pair}):
@@ -120,10 +118,8 @@ class _Planner:
         return found
 
     def _cause(self, status: CertificateStatus) -> Cause | None:
-        """Return the cause for a renewal of the certificate now, or None if the certificate needs no renewal.
-
-        Return None also for a derived file that matches a pattern, because certmond writes this file after its source.
-        """
+        """Return why the certificate needs a renewal now, or None."""
+        # certmond writes a derived file after its source.
         if self._derived and not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
             return None
         if self._asked is not None:
@@ -149,7 +145,7 @@ class _Planner:
         old, salvage = status.certificate, status.presence.salvage
         why = (salvage and salvage.barrier) or renewal_obstacle(status, self._authorities, self._policy)
         if why or old is None:
-            self._hold(status, why or "it has no certificate")
+            self._hold(status, why or "the file contains no certificate")
             return
         authority = authority_of(status, self._authorities)
         end = authority.certificate.not_after if authority and authority.certificate else None
@@ -180,10 +176,7 @@ class _Planner:
             self._covered.add(file)
 
     def _may_repair(self, status: CertificateStatus) -> bool:
-        """Return whether this plan may repair the files of the entry.
-
-        The plan may not if another step or hold has the files, or if they are derived or not requested.
-        """
+        """Return whether this plan may repair the files of the entry."""
         files = {status.seen.path, status.seen.pair[0]}
         asked = self._asked is None or status.seen.name in self._asked
         return asked and self._derived.isdisjoint(files) and self._covered.isdisjoint(files)
@@ -233,7 +226,7 @@ class _Planner:
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
-        """Return the file that this pair shares with another pair, or None. A new key would break the other pair."""
+        """Describe the file that this pair shares with another pair. A new key would break the other pair."""
         certificate, key = seen.pair
         holders = (each for file in (key, certificate) if file for each in self._holders.get(file, ()))
         for other in (each for each in holders if each.path != seen.path):
@@ -245,11 +238,9 @@ class _Planner:
         return None
 
     def _held_back(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
-        """Return the hold of the renewal, or None if the renewal need not wait.
-
-        A renewal that the operator requests waits only if other components may not trust the CA yet.
-        """
+        """Return the hold that delays the renewal, or None."""
         if cause is Cause.ASKED:
+            # The request of the operator overrides all other holds.
             return unsettled_ca_hold(status, cause, self._circumstances)
         return self._waiting(status, old, cause)
 
@@ -299,16 +290,13 @@ class _Planner:
         )
 
     def _under(self, status: CertificateStatus, cause: Cause) -> Certificate | None:
-        """Return the only anchor that may sign the new certificate, or None if each anchor of the entry may sign."""
+        """Return the only anchor that may sign the new certificate, or None if any anchor of the entry may sign."""
         if cause is Cause.ROTATION:
             return self._reissue.get(status.seen.identity)
         return next(filter(None, map(self._signing.get, status.seen.spec.ca)), None) if cause in REPAIRS else None
 
     def _services_to_restart(self, status: CertificateStatus) -> Iterator[str]:
-        """Yield the names of the services that use the certificate and do not reload it.
-
-        If the daemon has observed no consumer of the certificate, use the consumers in the catalogue.
-        """
+        """Yield the names of the services that use the certificate and do not reload it."""
         spec = status.seen.spec
         known = {each.service: each.reloads for each in status.presence.consumers}
         for service in self._policy.services:
@@ -318,10 +306,7 @@ class _Planner:
                 yield service.name
 
     def _derivations(self) -> Iterator[Derive]:
-        """Yield the step for each derived file that is out of date, or whose source this plan renews.
-
-        If the plan does not renew the source, and the source is not signed by its CA, add a held step instead.
-        """
+        """Yield a step for each derived file that is out of date, or whose source the plan renews."""
         renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():
             if source not in renewed and (why := self._unproven(source)):
@@ -341,8 +326,6 @@ class _Planner:
 
 
 def _basis(status: CertificateStatus, old: Certificate) -> Basis:
-    """Return the certificates from which the new certificate gets its contents: those of `status.basis`, or `old`.
-
-    `status.basis` is None before a check of the origin of `old`. The executor checks the origin in any case.
-    """
+    """Return the certificates from which the new certificate gets its contents."""
+    # `status.basis` is None until certmond checks the origin of `old`. The executor always checks the origin.
     return status.basis or Basis(old)

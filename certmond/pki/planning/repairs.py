@@ -1,7 +1,6 @@
-"""Steps that repair damaged files: certmond restores a generation of the archive, or issues a new certificate.
+"""Steps that repair damaged files: restore them from the archive, or issue a new certificate.
 
-If neither is possible, the result is a hold with the obstacle. `assessment.damage` decides which files are damaged, and
-which generation certmond may restore. `renewals` decides when certmond repairs the files.
+`assessment.damage` decides which files are damaged. `renewals` decides when certmond repairs the files.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def write_hold(status: CertificateStatus) -> Held | None:
-    """Return a hold while another process may still be writing the damaged files, otherwise None."""
+    """Return a hold if another program might be writing the damaged files, or None."""
     since = status.damage
     if since is None or since.stands:
         return None
@@ -40,10 +39,10 @@ def write_hold(status: CertificateStatus) -> Held | None:
 
 
 class Repairs:
-    """Planner of the repairs of the damaged files in one assessment.
+    """Planner of the repairs of damaged files.
 
-    `shared` returns the file that an entry shares with another entry, or None. `restarts` returns the services that use
-    the certificate and do not reload it.
+    `shared` returns the file that an entry shares with another entry. `restarts` returns the services to restart after
+    a repair.
     """
 
     def __init__(
@@ -61,10 +60,10 @@ class Repairs:
         self._signing, self._node, self._shared, self._restarts = signing, node, shared, restarts
 
     def step(self, status: CertificateStatus, *, requested: bool) -> Restore | Issue | Held | None:
-        """Return the step that repairs the damaged files, a hold with the obstacle, or None.
+        """Return the step that repairs the damaged files, or a hold with the obstacle.
 
-        None means that the certificate is good, so a renewal can repair the files. `requested` is True if the operator
-        requests the repair. The new certificate may then lose names of the old certificate.
+        Return None if a renewal can repair the files. If `requested` is True, the new certificate can lose names of the
+        old certificate.
         """
         seen, salvage, what = status.seen, status.presence.salvage or Salvage(), damage(status.seen)
         if seen.spec.renewed_by:
@@ -94,10 +93,7 @@ class Repairs:
     def _new_certificate(
         self, status: CertificateStatus, salvage: Salvage, under: Certificate | None, *, requested: bool
     ) -> Issue | str:
-        """Return the step that issues a certificate with only the contents that the entry fixes.
-
-        Return the reason as a text if certmond cannot or must not issue this certificate.
-        """
+        """Return the step that issues a certificate from the contents of the entry, or the obstacle as a text."""
         seen, facts, authority = status.seen, self._assessment.facts, authority_of(status, self._authorities)
         signer, end = seen.spec.signer or LOCAL, None
         if authority and authority.certificate:

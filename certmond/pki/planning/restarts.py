@@ -1,8 +1,7 @@
-"""Planner of restarts: it finds the services with an outdated file in memory, and orders or holds their restarts.
+"""Planner of the restarts of services that have an outdated file in memory.
 
-A restart requires that the certificate is good, that the last restart is not recent, and that no restart failed with
-the same files. The daemon executes one restart at a time and then observes the node again, because one restart may also
-restart other services.
+This module decides the order of the restarts, and which restarts must wait. The daemon executes one restart at a time,
+because one restart can also restart other services.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: 
 
 @dataclass(frozen=True, slots=True)
 class RestartHolds:
-    """Reasons to hold a restart. `hold` is the text for an upgrade, or None.
+    """Reasons to hold a restart.
 
-    `unmade` has the names of derived certificates that certmond could not write, each with the fault. `rotating` has
-    the names of the trust anchors that a rotation changes. `replaced_ca` is a CA that was replaced without a rotation,
-    and that a rotation now repairs.
+    `hold` is the text for an upgrade. `unmade` contains the fault of each derived certificate that certmond could not
+    write. `rotating` contains the trust anchors that a rotation changes.
     """
 
     hold: str | None = None
@@ -37,10 +35,7 @@ class RestartHolds:
     replaced_ca: ReplacedCA = NO_REPLACED_CA
 
     def is_urgent(self, statuses: Iterable[CertificateStatus]) -> bool:
-        """Return whether a restart for these outdated files must not wait.
-
-        It must not wait if a file depends on a replaced CA, and no component trusts the old CA.
-        """
+        """Return whether a restart must not wait, because no component trusts the old CA of an outdated file."""
         return self.replaced_ca.at_once and any(self.replaced_ca.concerns(each.seen.spec) for each in statuses)
 
 
@@ -53,21 +48,19 @@ def restarts(
     holds: RestartHolds,
     asked: frozenset[str] | None = None,
 ) -> Plan:
-    """Return the restarts in their order, and the held restarts. The steps in `before` come before all restarts.
+    """Return the restarts in their order, and the held restarts.
 
-    A service also gets a restart if `before` renews a certificate that the service does not reload. If `asked` is not
-    None, the plan restarts exactly the services in `asked`, even without an outdated file, and holds no restart.
+    `before` contains the steps that come before all restarts. If `asked` is not None, the plan restarts exactly these
+    services and holds no restart.
     """
     return _Planner(assessment, around, before, terms, holds=holds, asked=asked).plan()
 
 
 def restart_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
-    """Return the services in the order of their restarts: each service comes after the services in its `after`.
-
-    The order is otherwise the given order. The configuration rejects a cycle.
-    """
+    """Return the services in restart order: each service comes after the services in its `after`."""
     waiting, found = {service.name: service for service in services}, list[ServiceSpec]()
     while waiting:
+        # The configuration rejects a cycle.
         ready = next((s for s in waiting.values() if not waiting.keys() & set(s.after)), next(iter(waiting.values())))
         found.append(waiting.pop(ready.name))
     return found
@@ -121,21 +114,19 @@ class _Planner:
             self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
-        """Yield each outdated certificate in the memory of the service, if the service had enough time to reload it.
-
-        For a certificate that the service may still reload, record the end of this time for `Plan.changes_at`.
-        """
+        """Yield each outdated certificate that the service should already have reloaded."""
         for status in self._statuses:
             for stale in status.presence.stale:
                 if stale.service == service and stale.due:
                     yield status, stale
                 elif stale.service == service:
+                    # The service can reload the file until `due_at`.
                     self._instants.append(stale.due_at)
 
     def _obstacle(
         self, service: ServiceSpec, found: Sequence[tuple[CertificateStatus, Stale]], targets: Sequence[Target]
     ) -> Held | None:
-        """Return the hold of the restart, with its reason and its end, or None if certmond may restart the service."""
+        """Return the hold that delays the restart, or None."""
         name, path = service.name, found[0][1].path
         past = self._around.past.get(name)
         trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
@@ -170,7 +161,7 @@ class _Planner:
         return None
 
     def _start_faults(self, service: str) -> Iterator[str]:
-        """Yield the faults of the service's files that would prevent its start."""
+        """Yield the faults in the service's files that would prevent a start of the service."""
         for status in self._statuses:
             reads = any(consumer.service == service for consumer in status.presence.consumers)
             for item in status.findings if reads else ():
@@ -182,7 +173,7 @@ class _Planner:
                 yield f"the private key does not match {status.seen.path}"
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
-        """Return why the daemon does not restart the service again for the same files, or None if it may."""
+        """Return why the daemon does not restart the service again for the same files, or None."""
         contents = {path: content.sha256 for path, content in self._around.contents.items()}
         if failure := past.failure(contents):
             return f"{failure}; install another certificate, or run: certmond restart {past.service}"
@@ -206,7 +197,7 @@ class _Planner:
 
 
 def _unusable_reason(status: CertificateStatus) -> str | None:
-    """Return why no service must start with this certificate or key pair, or None if it is usable."""
+    """Return why a service cannot use this certificate or key pair, or None."""
     seen, keys = status.seen, status.seen.spec.kind is Kind.KEY_PAIR
     if not keys and (status.stale or status.certificate is None):
         return f"{seen.path} contains no certificate"

@@ -1,7 +1,6 @@
-"""Types of the plan: each kind of step, and the held step.
+"""Types of the plan: the kinds of steps, and the held step.
 
-The planner creates these values, and the executor or the output reads them. To add a kind of step, add its class to the
-union `Step`. mypy then reports every `match` that lacks the class.
+To add a kind of step, add its class to the union `Step`. mypy then reports every `match` that lacks the class.
 """
 
 from __future__ import annotations
@@ -40,11 +39,10 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """Step that issues a new certificate, which replaces `old`, or damaged files if `old` is None.
+    """Step that issues a new certificate.
 
-    `restarts` are the services that use the certificate and do not reload it. `under` is the only anchor that may sign,
-    or None if each anchor of the entry may sign. For a damaged kubeconfig, `server` has the name of the cluster and the
-    URL of the API server.
+    `old` is None if the step replaces damaged files. `under` is the only anchor that may sign, or None if any anchor of
+    the entry may sign. `server` contains the cluster name and the API server URL of a damaged kubeconfig.
     """
 
     status: CertificateStatus
@@ -77,10 +75,9 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Step that replaces damaged files of an entry with those of a `generation` of the archive.
+    """Step that restores the damaged files of an entry from the archive.
 
-    `certificate` is the certificate of the generation. If `generation` is None, the step repairs only the cluster of a
-    kubeconfig, with the present CA and the known server. The kubeconfig then keeps its credentials with `certificate`.
+    If `generation` is None, the step keeps the certificate and repairs only the cluster of the kubeconfig.
     """
 
     status: CertificateStatus
@@ -115,9 +112,9 @@ class Derive:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Step that restarts a service. `targets` are the outdated or renewed certificates that cause the restart.
+    """Step that restarts a service because of the certificates in `targets`.
 
-    `instance` identifies the running instance of the service. It is empty if certmond did not observe the service.
+    `instance` identifies the running instance, and is empty if certmond did not observe the service.
     """
 
     service: ServiceSpec
@@ -137,7 +134,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Change after which the file `path` contains exactly the anchors in `anchors`, in this order."""
+    """Change that writes exactly these anchors to a file, in this order."""
 
     path: str
     anchors: tuple[Anchor, ...]
@@ -145,10 +142,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class KeyOf:
-    """Change after which the file `path` contains the private key of `anchor`.
-
-    certmond reads this key from the state directory or from a file of the node.
-    """
+    """Change that writes the private key of `anchor` to a file."""
 
     path: str
     anchor: Anchor
@@ -156,9 +150,9 @@ class KeyOf:
 
 @dataclass(frozen=True, slots=True)
 class Trusting:
-    """Change after which the kubeconfig `path` embeds `certificates` as the CAs for the cluster of its current context.
+    """Change that embeds `certificates` as the CAs of the current cluster of a kubeconfig.
 
-    In the other clusters of the kubeconfig, `certificates` replace each certificate that is in `anchors`.
+    In the other clusters, `certificates` replace each certificate in `anchors`.
     """
 
     path: str
@@ -168,10 +162,7 @@ class Trusting:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Change after which the static Pod manifest `path` sets the flags of `container` to the values in `flags`.
-
-    The container already has these flags.
-    """
+    """Change that sets flags of a container in a static Pod manifest. The container must already have the flags."""
 
     path: str
     container: str
@@ -180,7 +171,7 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class AbsentFile:
-    """Change after which the file `path` does not exist."""
+    """Change that removes a file."""
 
     path: str
 
@@ -190,9 +181,9 @@ FileChange = Bundle | KeyOf | Trusting | Flags | AbsentFile
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """Step that makes the changes of a rotation phase to files that belong together, in one transaction.
+    """Step that makes the file changes of a rotation phase in one transaction.
 
-    `wants` are the changes. `known` are the old and the new anchors, and the step replaces no other anchor.
+    The step replaces only anchors in `known`.
     """
 
     target: str
@@ -210,7 +201,7 @@ Step = Write | Restart
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A held step, with the reason. `until` is the end of the hold, or None if the end depends on an event."""
+    """Step that must wait. `until` is the end of the hold, or None if an event ends the hold."""
 
     target: str
     path: str
@@ -220,9 +211,9 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps in their order, and the held steps. `changes_at` is the next time at which the plan would change.
+    """Steps in their order, and the held steps.
 
-    It is None if only an event on the node can change the plan.
+    `changes_at` is the next time at which the plan changes, or None if only an event can change the plan.
     """
 
     steps: tuple[Step, ...] = ()
@@ -231,7 +222,7 @@ class Plan:
 
     @property
     def writes(self) -> tuple[Write, ...]:
-        """The steps that change files. certmond executes these steps before all restarts."""
+        """Steps that change files. certmond executes these steps before all restarts."""
         return tuple(step for step in self.steps if not isinstance(step, Restart))
 
     @property

@@ -1,8 +1,7 @@
-"""Authorization of a rotation that another node announces: a node follows only a rotation that the old CA has signed.
+"""Authorization of a rotation that another node announces.
 
-This module defines the text that the old CA's key signs when a rotation begins. It also has the checks that a node
-makes before it follows a record. A user who can write the record, but does not have the old CA's key, cannot make a
-node trust a CA. All functions are pure. `formats.private_key.sign` creates the signature.
+A node follows only a rotation that the key of the old CA has signed, so write access to the record is not enough.
+`formats.private_key.sign` creates the signature.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ def statement(rotation: Rotation) -> bytes:
 
 
 def refusal(own: Rotation | None, announced: Rotation, ground: Ground, *, staged: bool, now: datetime) -> str | None:
-    """Return why this node does not follow the rotation `announced`, as a sentence, or None if the node follows it.
+    """Return why this node does not follow the announced rotation, or None.
 
-    `own` is the rotation in this node's own record. `staged` is True if an operator has staged the new certificate and
-    its key on this node.
+    `own` is the rotation in the record of this node. `staged` is True if the new certificate and its key are staged on
+    this node.
     """
     why = next(_objections(own, announced, ground, staged, now), None)
     if why is None:
@@ -91,7 +90,7 @@ def _not_the_way_back(own: Rotation, announced: Rotation, now: datetime) -> Iter
 
 
 def _not_continuous(announced: Rotation, ground: Ground) -> Iterator[str]:
-    """Yield the reasons not to follow a rotation that this node does not know yet."""
+    """Yield the reasons not to follow a rotation that is new to this node."""
     there, trust, wanted = _forth(announced), set(ground.trust), desired(announced)
     signers = {each for each in there.old if _has_signed(each, statement(announced), announced.signature)}
     # A node that joined after the removal of the old CA needs no change.
@@ -107,10 +106,7 @@ def _not_continuous(announced: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _forth(rotation: Rotation) -> Rotation:
-    """Return the rotation with the id and the anchors that it had before its abort.
-
-    Return a rotation that is not aborted unchanged.
-    """
+    """Return the rotation as it was before an abort."""
     if not rotation.aborted:
         return rotation
     return replace(rotation, id=forth(rotation.id), old=(rotation.new,), new=rotation.old[0])

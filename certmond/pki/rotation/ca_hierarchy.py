@@ -1,6 +1,6 @@
-"""Family: one trust anchor of the catalogue on this node, its present certificates, and its leaves.
+"""CA entry of the catalogue with its certificates and leaves on this node.
 
-A leaf belongs to a CA if this CA has signed it. The names of issuer and subject prove nothing.
+The signature decides which CA a leaf belongs to. The names of issuer and subject prove nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from certmond.pki.x509.public_key import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A certificate of this node that is not a CA.
+    """Certificate of this node that is not a CA.
 
-    `chain` are the other certificates in its file. `usages` and `validity` are those that its entry requires.
+    `chain` contains the other certificates in the file. `usages` and `validity` come from the catalogue entry.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A trust anchor and its leaves. `trusted` are the CA certificates in the order of the file.
+    """CA entry with its certificates and leaves.
 
-    `present` has the same certificates, but starts with the certificate whose private key is on this node. `key` is the
-    public key of this private key. If the key file is encrypted or unreadable, `key` is None and `holds_key` is True.
+    `trusted` contains the CA certificates in the order of the file. `present` starts with the certificate whose private
+    key is on this node. If the key file is unreadable, `key` is None and `holds_key` is True.
     """
 
     spec: CertificateSpec
@@ -46,7 +46,7 @@ class Family:
     leaves: tuple[Leaf, ...]
 
     def signed_by(self, ca: Certificate, now: datetime) -> tuple[Leaf, ...]:
-        """Return the leaves that have a valid certification path at `now` with `ca` as the only trust anchor."""
+        """Return the leaves with a certification path to `ca` that is valid at `now`."""
         return tuple(
             leaf
             for leaf in self.leaves
@@ -54,9 +54,9 @@ class Family:
         )
 
     def leaves_end(self, now: datetime, validity: timedelta) -> datetime:
-        """Return when the leaf with the longest validity would expire if its CA signed it at `now`.
+        """Return when the leaf with the longest validity would expire if it were signed at `now`.
 
-        `validity` is the validity of a leaf whose entry defines none, and of a family without leaves.
+        `validity` is the default for a leaf.
         """
         try:
             return now + max((leaf.validity or validity for leaf in self.leaves), default=validity)
@@ -65,7 +65,7 @@ class Family:
 
 
 def family_of(assessment: Assessment, name: str) -> Family | None:
-    """Return the family `name`, or None if the catalogue has no such CA, or its file contains no certificate."""
+    """Return the CA entry `name` with its certificates and leaves, or None if there is no such CA."""
     statuses = [status for status in assessment.statuses if status.seen.spec.name == name]
     trusted = tuple(status.seen.certificates[0] for status in statuses if status.seen.certificates)
     if not trusted or not statuses[0].seen.spec.authority:

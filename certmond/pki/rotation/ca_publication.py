@@ -1,7 +1,6 @@
-"""Publication of a new CA to Pods: the state of the kube-root-ca.crt ConfigMaps, and the delays until Pods read them.
+"""Publication of a new CA to Pods through the kube-root-ca.crt ConfigMaps.
 
-Each delay has its source in Kubernetes. The functions are pure, and serve a node that rotates alone. For a cluster of
-several nodes, `cluster.rotation_checks` has further checks.
+This module defines how long Pods need to read the new CA. `cluster.rotation_checks` checks clusters of several nodes.
 """
 
 from __future__ import annotations
@@ -16,26 +15,25 @@ from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation
 
 _BACK = timedelta(seconds=20)
-"""Interval at which a kubelet checks its manifests and restarts each static Pod with a changed manifest
-(fileCheckFrequency, pkg/kubelet/apis/config/v1beta1/defaults.go).
+"""Interval at which a kubelet checks its manifests and restarts changed static Pods (fileCheckFrequency,
+pkg/kubelet/apis/config/v1beta1/defaults.go).
 """
 _LEASE, _RETRY = timedelta(seconds=15), timedelta(seconds=2) * 2.2
-"""LeaseDuration, and the longest RetryPeriod. The Lease of a stopped leader remains valid for LeaseDuration.
-Another candidate tries to acquire the Lease once per RetryPeriod, with jitter
-(component-base/config/v1alpha1/defaults.go; JitterFactor, client-go/tools/leaderelection).
+"""Time for which the Lease of a stopped leader remains valid, and the longest time between attempts to acquire a Lease
+(LeaseDuration and RetryPeriod, component-base/config/v1alpha1/defaults.go; JitterFactor,
+client-go/tools/leaderelection).
 """
 SYNCED = timedelta(minutes=1) * 1.5
-"""Time within which a kubelet updates a ConfigMap in a running Pod. The kubelet does this when it syncs the Pod, once
-per syncFrequency (pkg/kubelet/apis/config/v1beta1/defaults.go), with jitter (workerResyncIntervalJitterFactor 0.5,
-pkg/kubelet/pod_workers.go). By default, the kubelet also watches ConfigMaps.
+"""Time within which a kubelet updates a ConfigMap in a running Pod (syncFrequency,
+pkg/kubelet/apis/config/v1beta1/defaults.go, with workerResyncIntervalJitterFactor 0.5, pkg/kubelet/pod_workers.go).
 """
 LEADS = _BACK + _LEASE + _RETRY
-"""Time that kube-controller-manager needs after its restart to become the leader and publish a CA."""
+"""Time that kube-controller-manager needs after a restart to become the leader and publish a CA."""
 TAKES = LEADS + SYNCED
 
 
 class Answer(Enum):
-    """Result of the request for the ConfigMaps kube-root-ca.crt."""
+    """Answer to a request for the kube-root-ca.crt ConfigMaps."""
 
     PUBLISHED = auto()
     BEHIND = auto()
@@ -45,22 +43,22 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Result of the request for the ConfigMaps, and a sentence that describes this result."""
+    """Answer to a request for the ConfigMaps, and a sentence that describes the answer."""
 
     answer: Answer
     fact: str
 
 
 def concerns(rotation: Rotation) -> bool:
-    """Return whether the present phase of the rotation ends only after Pods trust both CAs."""
+    """Return whether the present phase of the rotation waits until Pods trust both CAs."""
     return rotation.family == SIGNER_FAMILY and rotation.mode is Mode.OVERLAP and rotation.phase is Phase.TRUST
 
 
 def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: timedelta) -> Gate:
-    """Return the gate `held` with a further condition: the publication of both CAs.
+    """Add the publication of both CAs to the conditions of the gate `held`.
 
-    certmond repeats the request after `pause` until both CAs are published. If the API server refuses the request, or
-    does not answer for the time `TAKES`, the phase waits only for `root_ca.overlap`, and the gate reports this.
+    certmond repeats the request after `pause` until both CAs are published. If the API server refuses the request or
+    does not answer within `TAKES`, the phase waits only for `root_ca.overlap`.
     """
     fact = asked.fact
     again = Gate((*held.waits, fact), min(filter(None, (held.until, now + pause))))
@@ -80,7 +78,7 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
-    """Return the gate `held`. For the time `SYNCED` after the publication of the CAs, add a wait for the kubelets."""
+    """Add a wait to the gate `held` until the kubelets have updated running Pods."""
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
         return held
@@ -90,10 +88,7 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
 
 
 def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
-    """Return why `root_ca.overlap` may be too short for Pods, as a sentence with its remedy, or None.
-
-    None means that the overlap is long enough, or that the configuration `cluster` makes the phase wait for Pods.
-    """
+    """Return a sentence with a remedy if `root_ca.overlap` is too short for Pods, or None."""
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:
         return None

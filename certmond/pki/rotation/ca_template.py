@@ -1,7 +1,7 @@
-"""Template of the Root CA that replaces the present Root CA, with a new key or with the same key.
+"""Templates of a new Root CA, with a new key or with the present key.
 
-This module defines which parts certmond copies from the present CA. All functions are pure: keys, random numbers and
-the time are arguments. `ca_validation` decides whether the new CA may replace the present CA.
+This module decides which parts certmond copies from the present CA. `ca_validation` decides whether the new CA may
+replace the present CA.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ _DNS_NAME = re.compile(
 
 
 def following(present: Certificate, spec: CertificateSpec, terms: Terms) -> Template:
-    """Return the template of a Root CA with a new key, the contents that kubeadm writes, and the present subject.
-
-    The algorithm of the new key is that of the entry, or else that of the present key.
-    """
+    """Return the template of a Root CA with a new key, the present subject, and the contents that kubeadm writes."""
     key = spec.key_algorithm or algorithm_of(present.key) or terms.key
     name = present.common_name or ""
     names = (f"DNS:{name}",) if _DNS_NAME.fullmatch(name) else ()
@@ -33,10 +30,7 @@ def following(present: Certificate, spec: CertificateSpec, terms: Terms) -> Temp
 
 
 def reissued(present: Certificate, spec: CertificateSpec, terms: Terms, serial: int) -> x509.CertificateBuilder:
-    """Return the present CA with the serial number `serial` and new dates, ready to be signed with the present key.
-
-    All other parts stay the same, except the authority key identifier, which contains only the present key identifier.
-    """
+    """Return a builder for the present CA with new dates and the serial number `serial`."""
     parsed = load(present.der)
     start, end = terms.dates(spec)
     made = x509.CertificateBuilder(

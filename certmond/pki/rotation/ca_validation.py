@@ -1,8 +1,6 @@
-"""Validation of a new Root CA: whether Kubernetes accepts it, and whether it can replace the present Root CA.
+"""Validation of a new Root CA that replaces the present Root CA.
 
-certmond refuses a CA that would have a critical finding after its installation. A problem stops the rotation, and a
-warning does not. All functions are pure and read no file. A caller that has the private key of the new CA passes the
-public key.
+A problem stops the rotation, and a warning does not.
 """
 
 from __future__ import annotations
@@ -24,23 +22,24 @@ from certmond.pki.x509.path_building import Refusal, objection
 from certmond.pki.x509.public_key import PublicKey
 
 Mode = Literal["overlap", "reissue"]
-"""How a candidate replaces the present CA. `overlap`: for a time, components trust both CAs. `reissue`: the candidate
-has the same key, so the leaves stay valid.
+"""How a new CA replaces the present CA. `overlap`: components trust both CAs for a time. `reissue`: the new CA has the
+same key, so the leaves stay valid.
 """
 
 _ANY_CA = CertificateSpec(name="ca", path="/ca.crt", key="/ca.key", authority=True, usages=("cert sign",))
 _OF_LEAVES = frozenset({Refusal.NAME_CONSTRAINT, Refusal.USAGE})
-"""Refusals that depend on the leaves that the CA must sign, and not on the CA alone."""
+"""Refusals that depend on the leaves that the CA must sign."""
 _OF_THE_KEY = frozenset({Reason.WEAK_KEY, Reason.KEY_UNUSABLE})
 _SAME_LIFE = timedelta(days=1)
-"""Largest difference in lifetime for which certmond does not warn that the new CA has a shorter lifetime."""
+"""Largest decrease in lifetime for which certmond gives no warning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Result of the validation. `problems` forbid the candidate, and `warnings` do not. Each text contains its remedy.
+    """Result of the validation.
 
-    `until` is the time from which the candidate is old enough, or None if the candidate is old enough now.
+    `problems` forbid the new CA, and `warnings` do not. `until` is the time at which the new CA becomes old enough, or
+    None.
     """
 
     mode: Mode
@@ -63,13 +62,8 @@ def judge(
 ) -> Verdict:
     """Return whether `candidate` can replace the CA certificates in `present`, of which the first one signs now.
 
-    `leaves_end` is the time at which a certificate that is issued now would expire. `leaves` are the leaves that the
-    rotation issues again. `where` and `key_where` name the files in messages. If `key_where` is None, no key is
-    required, as on a worker.
-
-    A staged candidate can wait until it has no problems. `in_place` is True for an installed candidate, which cannot
-    wait, because the API server verifies its clients with this CA. For an installed candidate, a fact is a problem only
-    if it makes the rotation impossible. Other facts are warnings.
+    `leaves_end` is the end of a certificate that is issued now. If `key_where` is None, no key is required, as on a
+    worker. For an installed candidate (`in_place`), only a fact that makes the rotation impossible is a problem.
     """
     status = _assessed(candidate, key, now, where, key_where)
     advice = (  # about programs other than Kubernetes
@@ -99,9 +93,9 @@ def judge(
 def unfit(
     certificate: Certificate, key: PublicKey | None, now: datetime, *, where: str, key_where: str | None
 ) -> tuple[str, ...]:
-    """Return a sentence for each reason for which no cluster can use the Root CA `certificate` at `now`.
+    """Return the reasons for which no cluster can use the Root CA at `now`, as sentences.
 
-    `where` and `key_where` name the files in messages. If `key_where` is None, no key is required.
+    If `key_where` is None, no key is required.
     """
     return tuple(map(printable, _fatal(_assessed(certificate, key, now, where, key_where))))
 
@@ -137,7 +131,7 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
 
 
 def _is_late(found: Finding) -> bool:
-    """Return whether the finding is a critical `nearing_expiry`, because the CA expires very soon."""
+    """Return whether the finding says that the CA expires very soon."""
     return found.reason is Reason.NEARING_EXPIRY and found.severity is Severity.CRITICAL
 
 
@@ -149,10 +143,8 @@ def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[st
 
 
 def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
-    """Yield a sentence for a missing subject key identifier, or for an authority key identifier of another key.
-
-    Yield nothing for a certificate that is not a CA, because `judge` reports this fault.
-    """
+    """Yield a sentence if the CA has no subject key identifier, or has the authority key identifier of another key."""
+    # `judge` reports a certificate that is not a CA.
     if not candidate.is_ca:
         return
     if candidate.subject_key_id is None:
@@ -164,10 +156,7 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """Yield a sentence if the candidate is a present CA, or has the key of a present CA with other identifiers.
-
-    A CA with the same key must have the same name and the same subject key identifier.
-    """
+    """Yield a sentence if the candidate is a present CA, or reuses the key of a present CA under another identity."""
     if candidate in present:
         yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"
         return
@@ -186,7 +175,7 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
 def _same_identifier(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
     """Yield a sentence if the candidate has the subject key identifier of a present CA, but another key.
 
-    OpenSSL selects an issuer by its name and identifier, so it confuses two such CAs.
+    OpenSSL confuses two such CAs.
     """
     for other in present:
         if (
@@ -225,7 +214,8 @@ def _shorter_life(candidate: Certificate, present: Sequence[Certificate], where:
 
 
 def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:
-    """Yield a warning if the serial number is 0. A negative serial number is a problem, which `judge` reports."""
+    """Yield a warning if the serial number is 0."""
+    # A negative serial number is a problem, which `judge` reports.
     if candidate.serial == 0:
         yield f"{where} has the serial number 0, which RFC 5280 forbids; reissue it with another serial number"
 

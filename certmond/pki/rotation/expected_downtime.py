@@ -1,8 +1,7 @@
-"""Expected downtime of services without a replica in each phase of a rotation, for the preview.
+"""Expected downtime of services without a replica in each phase of a rotation.
 
-The downtime of a service is the sum of two fields. `drain` is the time for which the old process runs after it has
-closed its listener. `restart_takes` is the time until the new process serves. `preview` lists the services that
-restart. All functions are pure.
+The downtime is the time in which the old process drains (`drain`), plus the time until the new process serves
+(`restart_takes`). `preview` lists the services that restart.
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ from certmond.pki.rotation.preview import Preview
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Expected downtime of a service in a phase of the rotation. `length` is an estimate.
-
-    The service must restart to read the file `because`.
-    """
+    """Expected downtime of a service that must restart in a phase to read the file `because`."""
 
     phase: Phase
     service: str
@@ -30,7 +26,7 @@ class Absence:
 
 
 def absences(previews: Sequence[Preview], services: Iterable[ServiceSpec]) -> Iterator[Absence]:
-    """Yield the expected downtime of each planned restart. Skip the services without a value for `restart_takes`."""
+    """Yield the expected downtime of each restart in `previews`. Skip services without a value for `restart_takes`."""
     lengths = {each.name: each.restart_takes + (each.drain or timedelta()) for each in services if each.restart_takes}
     for found in previews:
         for name in found.restarts:

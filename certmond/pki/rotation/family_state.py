@@ -1,7 +1,7 @@
-"""State of one family on a node: the anchor's files, the signer, and the reasons against a rotation on this node.
+"""State of a trust anchor's files on a node, and the reasons against a rotation on this node.
 
-A node is *frozen* if another program has changed these files, so that the node has neither the old nor the desired
-state. On a frozen node, certmond changes none of these files. All functions are pure.
+A node is *frozen* if these files have neither the old nor the desired state. On a frozen node, certmond changes none of
+these files.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from certmond.pki.x509.certificate import Anchor, Certificate
 from certmond.pki.x509.public_key import PublicKey
 
 SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
-"""Flags of kube-controller-manager that set the files of the CA with which it signs
+"""Flags of kube-controller-manager for the files of its signing CA
 (cmd/kube-controller-manager/app/options/csrsigningcontroller.go).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """The kube-controller-manager of this node, and the certificate and key files with which it signs.
+    """The kube-controller-manager of this node, and the files with which it signs.
 
-    `now`, `shared` and `apart` are values of its two signing flags. The manifest has the values `now`. The values
-    `shared` name the anchor's files, and `apart` name separate files, which are `files` on the host. `present` are the
-    separate files that exist, and `holds` and `key` are their contents. If certmond cannot create the separate files,
-    `problem` is the reason.
+    `now` contains the present values of the two signing flags, `shared` the values for the anchor's files, and `apart`
+    the values for separate files. `files` contains the paths of the separate files on the host, and `present` those
+    that exist. `holds` and `key` are the contents of the separate files.
     """
 
     manifest: str
@@ -43,11 +42,10 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """State of a family on a node: `trust` has the anchors in the file `path`, and `key` has the anchor's public key.
+    """State of a trust anchor's files on a node.
 
-    `key_unknown` is True if certmond cannot read the anchor's key file. `signs` is True if a key of the family is
-    staged on the node, which must then also have the anchor's key. `left` are separate signer files that no manifest
-    uses.
+    `trust` contains the anchors in the file `path`, and `key` is the public key of the key file. `signs` is True if a
+    key of the anchor is staged on the node. `left` contains separate signer files that no manifest uses.
     """
 
     family: str
@@ -62,26 +60,23 @@ class Ground:
 
     @property
     def holds_key(self) -> bool:
-        """Whether the node has a file for the anchor's private key. A control-plane node has this file."""
+        """Whether the node has a key file for the anchor."""
         return self.key is not None or self.key_unknown
 
 
 def freeze_reason(rotation: Rotation, ground: Ground) -> str | None:
-    """Return why the node is frozen, as a sentence with its remedy, or None if the node is not frozen."""
+    """Return why the node is frozen, as a sentence with the remedy, or None."""
     why = None if is_abandoned(rotation, ground) else obstacle(rotation, ground)
     return f"{rotation.name} is frozen: {why}" if why else None
 
 
 def obstacle(rotation: Rotation, ground: Ground) -> str | None:
-    """Return why this node cannot execute the rotation, as a sentence with its remedy, or None if the node can."""
+    """Return why this node cannot execute the rotation, as a sentence with the remedy, or None."""
     return next(_obstacles(rotation, ground), None)
 
 
 def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
-    """Return whether the rotation was aborted and has ended, and the node's files contain no part of the abandoned CA.
-
-    Another fault of these files then has no effect on the rotation.
-    """
+    """Return whether the rotation was aborted and has ended, and this node has no file of the abandoned CA."""
     abandoned, signer = {*rotation.old} - {rotation.new}, ground.signer
     if not (rotation.aborted and rotation.over) or not abandoned.isdisjoint(ground.trust):
         return False
@@ -91,7 +86,7 @@ def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
 
 
 def has_old_state(rotation: Rotation, ground: Ground) -> bool:
-    """Return whether the anchor's files have the state of the phase `prepare`, or the state after an abort has ended.
+    """Return whether the anchor's files have the state before the rotation, or the state after an abort.
 
     In both states, all components trust the signing CA.
     """
@@ -127,10 +122,7 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
-    """Yield a sentence for each file of another program that has the path of a separate signer file.
-
-    certmond would otherwise replace the other program's file.
-    """
+    """Yield a sentence for each file of another program at the path of a separate signer file."""
     certificate, key = signer.files
     own = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
     for path in (each for each in signer.present if not own[each]):
@@ -140,6 +132,6 @@ def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
 
 
 def _anchor_name(anchor: Anchor) -> str:
-    """Return the name of the anchor with the start of its SHA-256, because several anchors may have the same name."""
+    """Return the anchor's name with the start of its SHA-256, because several anchors can have the same name."""
     name = anchor.subject if isinstance(anchor, Certificate) else f"the public key {anchor}"
     return f"{name} (SHA-256 {anchor.sha256[:16]}…)"

@@ -1,8 +1,7 @@
-"""First aid for a trust anchor that was replaced without a rotation, if no rotation may begin.
+"""First aid for a trust anchor that was replaced without a rotation, where no rotation may begin.
 
-First aid makes the node also trust the old anchor, like the first step of a rotation. First aid ends after the operator
-has restored the old certificate and key, or has removed the old certificate. On a single node, certmond begins a
-rotation instead. All functions are pure.
+First aid makes the node also trust the old anchor, until the operator has restored the old certificate and key, or has
+removed the old certificate.
 """
 
 from __future__ import annotations
@@ -20,15 +19,16 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
-    """Return the rotation whose first step is the first aid. Return a sentence if this node can have no first aid.
+    """Return the rotation whose first step is the first aid, or a sentence that says why first aid is impossible.
 
-    The old anchors of the rotation are those in `change` that are recorded on this node (`known`) and valid at `now`.
+    The old anchors of the rotation are those in `change` that this node has recorded (`known`) and that are valid at
+    `now`.
     """
     former = tuple(
         each for each in certificates_of(known) if each in change.old and each.not_before <= now <= each.not_after
     )
     if not former:
-        return "this node does not also trust an old CA: its record contains no old CA that is valid now"
+        return "certmond cannot make this node also trust the old CA: its record contains no old CA that is valid now"
     made = begin(Rotation(identity, change.family, Mode.OVERLAP, former, change.new, Phase.PREPARE, now, found=True))
     return obstacle(made, ground) or made
 
@@ -36,11 +36,9 @@ def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetim
 def advanced(
     aid: Rotation, ground: Ground, *, depends_on_former: bool, settled: bool, now: datetime
 ) -> Rotation | None:
-    """Return the first aid in its next phase, unchanged if it must stay in its phase, or None if it has ended.
+    """Return the first aid in its next phase, unchanged if the phase cannot end, or None if the first aid has ended.
 
-    The first aid leaves the phase `trust` after the operator has restored the old key. It also leaves this phase after
-    the operator has removed the old anchor, if no file depends on this anchor (`depends_on_former` is False). The
-    signer then uses the anchor's files again. When this change is `settled`, certmond removes the separate files.
+    The phase `trust` ends after the operator has restored the old key or removed the old anchor.
     """
     if aid.phase is not Phase.TRUST:
         return aid if not settled else None if aid.over else following(aid, now)
@@ -52,10 +50,7 @@ def advanced(
 
 
 def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
-    """Return the step that first aid still needs, or None if the files are correct, or if first aid has an obstacle.
-
-    First aid never writes the anchor's key file. So the step is also None if this file does not have the signing key.
-    """
+    """Return the step that first aid still needs, or None. First aid never writes the key file of the anchor."""
     wanted = desired(aid)
     if wanted is None or ground.key != wanted.signing.key or obstacle(aid, ground):
         return None
@@ -65,10 +60,7 @@ def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
 
 
 def untrusted_signer(ground: Ground) -> str | None:
-    """Return a sentence with the remedy if kube-controller-manager signs with a CA that this node does not trust.
-
-    Return None if this CA is in the anchor's file, or if kube-controller-manager signs with the anchor's files.
-    """
+    """Return a sentence if kube-controller-manager signs with a CA that this node does not trust, or None."""
     signer = ground.signer
     if signer is None or signer.now != signer.apart or not signer.holds or signer.holds[0] in ground.trust:
         return None
@@ -82,7 +74,7 @@ def untrusted_signer(ground: Ground) -> str | None:
 
 
 def is_reached(aid: Rotation, ground: Ground) -> bool:
-    """Return whether the files have all contents that the present phase requires, and first aid has no obstacle."""
+    """Return whether the files have the contents of the present phase, and no obstacle prevents first aid."""
     wanted = desired(aid)
     as_wanted = wanted is not None and (ground.trust, ground.key) == (wanted.trust, wanted.signing.key)
     return as_wanted and next_step(aid, ground) is None and not obstacle(aid, ground)

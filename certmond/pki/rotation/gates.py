@@ -1,7 +1,6 @@
 """Gates between phases: a phase ends only after every node has reported this phase.
 
-This module defines the contents of a report, and checks all reports. A node without a report keeps the phase open until
-the node reports, or until an operator excludes the node. All functions are pure. `cluster` transports the reports.
+A node without a report keeps the phase open until an operator excludes the node. `cluster` transports the reports.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.public_key import PublicKey
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the old {} is distrusted"}
-"""Phases with a minimum duration, each with a text for messages. Components that send no report need this time."""
+"""Phases with a minimum duration for components that send no report, each with a text for messages."""
 OUTSIDERS = timedelta(hours=1)
-"""Time for which a verifier of tokens outside the cluster may cache the public keys. The API server answers
-/openid/v1/jwks with `max-age=3600` (pkg/routes/openidmetadata.go).
+"""Time for which a verifier of tokens outside the cluster can cache the public keys (`max-age=3600` of /openid/v1/jwks,
+pkg/routes/openidmetadata.go).
 """
 
 
@@ -27,9 +26,8 @@ OUTSIDERS = timedelta(hours=1)
 class Report:
     """Report of a node that has reached a phase.
 
-    `trust` is the digest of the anchors on the node. `issuer` is the SHA-256 of the anchor that has signed all leaves
-    of the node, or "" without leaves or without a common anchor. `signs` is True if the node has the key of a CA. For
-    such a node, `ready` is True if it also has the key of the new CA.
+    `trust` is the digest of the node's anchors. `issuer` is the SHA-256 of the anchor that has signed all leaves of the
+    node, or "". `signs` is True if the node has the key of a CA. `ready` is False if such a node lacks the new key.
     """
 
     rotation: str
@@ -42,10 +40,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node of the cluster, and its last report, or None if the node has sent no report.
+    """Node of the cluster, and its last report.
 
-    `started_since` is True if the machine was started after the report, or if another machine now has the node's name.
-    `took_part` is True if the node has reported a phase of the rotation.
+    `started_since` is True if the machine was started or replaced after the report. `took_part` is True if the node has
+    reported a phase of the rotation.
     """
 
     name: str
@@ -57,10 +55,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Reasons for which a phase cannot end yet (`waits`), and the time of the next check (`until`), if known.
+    """Reasons for which a phase cannot end yet (`waits`), and the time of the next check (`until`).
 
-    A gate without `waits` is open: the phase can end. `noted` is the rotation with new facts that all nodes must read
-    before the phase ends. `message` is the text that an open gate reports.
+    A gate without `waits` is open. `noted` is the rotation with new facts that all nodes must read before the phase
+    ends. `message` is the text that an open gate reports.
     """
 
     waits: tuple[str, ...] = ()
@@ -95,19 +93,14 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:
-    """Return whether the node takes part in the rotation.
-
-    All nodes take part in a rotation of `ca`. In another rotation, all control planes take part, and a worker takes
-    part only if it has reported.
-    """
+    """Return whether the node takes part in the rotation."""
     return rotation.family == SIGNER_FAMILY or member.control_plane or member.took_part
 
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
-    """Yield a sentence for each node whose report is ahead of `rotation`, so that the record may be outdated.
+    """Yield a sentence for each node whose report is ahead of `rotation`, so that the record might be outdated.
 
-    A report is ahead if it has a later phase, or if it has a phase from which the aborted rotation permits no abort. A
-    report is also ahead if it has an unknown rotation. `closed` has the ids of rotations that have ended on this node.
+    `closed` contains the ids of rotations that have ended on this node.
     """
     phases = sequence(rotation)
     for name, report in ((each.name, each.report) for each in members if each.report):
@@ -123,8 +116,8 @@ def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]
 def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
     """Return the gate for the minimum duration of a phase that all nodes have reached.
 
-    For a CA, the duration starts with the phase. For service-account keys, the duration starts when all nodes are
-    ready. Before this time, a node may sign with the old key, or publish only the old key to external verifiers.
+    For service-account keys, the duration starts when all nodes are ready. Until then, a node can sign with the old
+    key.
     """
     if rotation.mode is not Mode.OVERLAP or rotation.phase not in _HELD:
         return Gate()
@@ -143,5 +136,5 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
 
 
 def unknown_exclusions(rotation: Rotation, members: Mapping[str, Member]) -> tuple[str, ...]:
-    """Return the names of excluded nodes that the cluster does not have. These names are probably typing errors."""
+    """Return the names of excluded nodes that the cluster does not have."""
     return tuple(name for name in rotation.excluded if name not in members)

@@ -1,7 +1,4 @@
-"""Conditions that keep a phase from ending on one node, and the time by which services must have reloaded its files.
-
-All functions are pure.
-"""
+"""Conditions that keep a phase of a rotation open on one node."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ def open_conditions(
 ) -> Iterator[str]:
     """Yield a sentence for each condition that keeps this node from reaching the present phase of the rotation.
 
-    `plan` has the reasons for held steps. A service that reloads its files has until `reload_deadline`.
+    `plan` contains the reasons for held steps.
     """
     left, held = missing_steps(rotation, ground, assessment), {each.target: each.because for each in plan.held}
     if left.frozen:
@@ -64,10 +61,9 @@ def open_conditions(
 
 
 def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
-    """Return why a node below another root (`--root`) never reaches a phase of the rotation, or None if it can.
+    """Return why a node below another root (`--root`) never reaches a phase of the rotation, or None.
 
-    A phase ends only after no running service has an older file in memory, and certmond cannot observe services below
-    another root. The mode `replace` does not wait for services, so its phases can end.
+    certmond cannot observe services below another root. The mode `replace` does not wait for services.
     """
     if not around.elsewhere or not around.services or rotation.mode is Mode.REPLACE:
         return None
@@ -84,7 +80,7 @@ def _missing_observation(rotation: Rotation, around: Surroundings) -> Iterator[s
 
 
 def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
-    """Yield a sentence for each service whose state is unknown, because it may have an older file in memory."""
+    """Yield a sentence for each service that certmond cannot observe."""
     for use in (use for status in statuses for use in status.presence.consumers):
         seen = live.services.get(use.service)
         if seen and seen.running is None and seen.problem and not seen.absent:
@@ -92,10 +88,9 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
 
 
 def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
-    """Return the time by which services must have reloaded the changed files of the rotation's family.
+    """Return the time by which services must have reloaded the changed files of the rotation.
 
-    Count from the last recorded change or the start of the phase, whichever is later. Ignore future times, which are
-    from before the clock was set back. Without any past time, count from `met`, the first observation in this phase.
+    `met` is the time of the first observation in this phase, which counts if the clock was set back.
     """
     paths = {path for status in family_statuses(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]
@@ -121,10 +116,7 @@ def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
 
 
 def _flag_value(command: Sequence[str], flag: str) -> str | None:
-    """Return the last value of a flag in a command line, or None if the command line does not have this flag.
-
-    The syntax is that of Kubernetes components: `--flag=value` or `--flag value`, with `_` or `-` in the flag's name.
-    """
+    """Return the last value of a flag in the command line of a Kubernetes component, or None."""
     found = None
     for word, following in pairwise((*command, "")):
         name, equals, value = word.partition("=")

@@ -1,21 +1,17 @@
 """Phases of the rotation of a trust anchor (RFC 4210, 4.4: root CA key update), and the files of each phase.
 
-The rule is *trust before use, use before distrust*. A phase defines the files that a node should have. The files of a
-node show which phase the node has reached. `planner` returns the steps, and `gates` decides when a phase ends. This
-module executes no step.
+The rule is *trust before use, use before distrust*. `planner` returns the steps, and `gates` decides when a phase ends.
 
-These invariants hold in every phase and between any two consecutive phases, for any progress of the nodes (proven by
-`tests/pki/rotation/test_phases.py`):
+These invariants hold in every phase and between two consecutive phases (tests/pki/rotation/test_phases.py):
   I1  Every server accepts every client certificate in use.
   I2  Every client accepts every server certificate in use.
   I3  All components trust an anchor before it signs.
   I4  The first certificate of the anchor's file belongs to the anchor's key.
   I5  certmond issues a leaf again only after all components trust its new issuer.
   I6  Components distrust an anchor only after no leaf depends on this anchor.
-  I7  At the end of the rotation no component trusts the old anchor.
+  I7  At the end of the rotation, no component trusts the old anchor.
 
-A service-account key is also an anchor: components trust the public key, and tokens depend on this key. certmond
-removes the old key after all tokens with a signature of the old key have expired.
+A service-account key is also an anchor. certmond removes the old key after all tokens of the old key have expired.
   I8  Every API server accepts every token that has not expired.
 """
 
@@ -31,7 +27,7 @@ from certmond.pki.catalog.field_types import Instant
 from certmond.pki.x509.certificate import Anchor, Certificate
 
 SIGNER_FAMILY = "ca"
-"""Family of the CA with which kube-controller-manager signs."""
+"""Name of the entry of the CA with which kube-controller-manager signs."""
 
 
 _BACK = "-back"
@@ -49,7 +45,7 @@ class Mode(StrEnum):
 
 
 class Phase(StrEnum):
-    """Phase of a rotation. Each phase requires a state of the files that every node must reach."""
+    """Phase of a rotation. Each phase defines the files that every node must have."""
 
     PREPARE = "prepare"
     DETACH = "detach"
@@ -71,21 +67,17 @@ _MIRRORED = {
     Phase.TRUST: Phase.DISTRUST,
     Phase.ISSUE: Phase.ISSUE,
 }
-"""Phase in which an aborted rotation continues, for each phase in which an operator can abort the rotation. The abort
-exchanges the old and the new anchor.
-"""
+"""Phase in which a rotation continues after an abort, which exchanges the old and the new anchor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """One rotation from the anchors `old` to the anchor `new`. Its present phase began at `since` (UTC).
+    """One rotation from the anchors `old` to the anchor `new`, in a phase that began at `since` (UTC).
 
-    `found` is True if the new anchor was installed before the rotation began, so that it signs from the start.
-    `aborted` is True after an abort, which exchanges `old` and `new`. The rotation does not wait for the nodes in
-    `excluded`. `published` is the time at which certmond first observed that all namespaces have the CA, or that all
-    API servers have the service-account key. `signature` is the signature of the old anchor over the text of
-    `authorization.statement`, in base64, and empty for a node that rotates alone. `released` is the place, from 0 to 1,
-    below which workers may act in the phase (`worker_batches`).
+    `found` is True if the new anchor was installed before the rotation began. An abort exchanges `old` and `new`.
+    `published` is the time at which certmond first observed that all namespaces have the CA, or that all API servers
+    have the key. `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a
+    node rotates alone. Workers whose place (`worker_batches`) is below `released`, from 0 to 1, may act.
     """
 
     id: str
@@ -109,7 +101,7 @@ class Rotation:
 
     @property
     def shared(self) -> bool:
-        """Whether other nodes take part in the rotation, which requires a signature of the old anchor."""
+        """Whether other nodes take part in the rotation."""
         return bool(self.signature)
 
     @property
@@ -127,11 +119,10 @@ class Rotation:
 class Desired:
     """Files that a phase requires on every node.
 
-    `trust` are the anchors in the order of their file. The first of them belongs to the key file. `detached` is the
-    anchor with which kube-controller-manager signs from separate files, or None if it uses the anchor's files. Separate
-    files are necessary because kube-controller-manager refuses a file with more than one certificate
+    `trust` contains the anchors in the order of their file. The first one belongs to the key file. `detached` is the
+    anchor in separate files for kube-controller-manager, which refuses a file with more than one certificate
     (pkg/controller/certificates/signer/ca_provider.go, setCA). `leaves` is the anchor that must have signed all leaves,
-    or None if the phase permits every anchor. If `tidy` is True, the separate files must not exist.
+    or None for any anchor. If `tidy` is True, the separate files must not exist.
     """
 
     trust: tuple[Anchor, ...]
@@ -141,12 +132,12 @@ class Desired:
 
     @property
     def signing(self) -> Anchor:
-        """The anchor that signs. On control-plane nodes, the key file of the family has its private key."""
+        """The anchor that signs. On control-plane nodes, the key file contains the private key of this anchor."""
         return self.trust[0]
 
 
 def sequence(rotation: Rotation) -> tuple[Phase, ...]:
-    """Return the phases of this rotation, in their order."""
+    """Return the phases of the rotation in their order."""
     phases = _SEQUENCES[rotation.mode]
     if rotation.family != SIGNER_FAMILY:
         phases = tuple(phase for phase in phases if phase not in {Phase.DETACH, Phase.ATTACH})
@@ -156,7 +147,7 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
 
 
 def flaw(rotation: Rotation) -> str | None:
-    """Return why no such rotation can exist, or None if the rotation is valid. Readers of a record must check this."""
+    """Return why the rotation is invalid, or None. Readers of a record must check this."""
     if not rotation.old:
         return "it has no old anchor"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:
@@ -176,7 +167,7 @@ def following(rotation: Rotation, now: datetime) -> Rotation:
 
 
 def desired(rotation: Rotation) -> Desired | None:
-    """Return the file contents that the present phase requires, or None for `prepare`, which requires no change."""
+    """Return the files that the present phase requires, or None for `prepare`, which requires no change."""
     old, new = rotation.old, rotation.new
     signer = rotation.family == SIGNER_FAMILY
     match rotation.phase:
@@ -205,17 +196,16 @@ def desired(rotation: Rotation) -> Desired | None:
 
 
 def begin(rotation: Rotation) -> Rotation:
-    """Return the rotation in its first phase, which is `prepare` if an operator starts the rotation.
+    """Return the rotation in its first phase.
 
-    If the new anchor was found on disk, only the readers of this file trust it. So such a rotation skips `prepare` and
-    `detach`.
+    A rotation to an anchor that was found on disk skips `prepare` and `detach`.
     """
     phases = sequence(rotation)
     return replace(rotation, phase=phases[1] if rotation.found else phases[0])
 
 
 def forth(identity: str) -> str:
-    """Return the id that the rotation had before its abort. `identity` is the id before or after the abort."""
+    """Return the id that the rotation had before its abort."""
     return identity.removesuffix(_BACK)
 
 
@@ -225,22 +215,19 @@ def may_turn_back(rotation: Rotation) -> bool:
 
 
 def may_be_aborted(rotation: Rotation) -> bool:
-    """Return whether an operator can abort the rotation.
-
-    The phase must permit an abort. The rotation must not be an abort, or a rotation to an anchor found on disk.
-    """
+    """Return whether an operator can abort the rotation."""
     return may_turn_back(rotation) and not (rotation.aborted or rotation.found)
 
 
 def abort(rotation: Rotation, now: datetime) -> Rotation:
-    """Return the aborted rotation, which goes through the same phases with the old and the new anchor exchanged.
+    """Return the aborted rotation, in which the old and the new anchor are exchanged.
 
     Raises RotationError if the rotation cannot be aborted.
     """
     if rotation.over:
         raise RotationError(f"{rotation.name} is done, and cannot be aborted")
     if rotation.aborted:
-        raise RotationError(f"{rotation.name} is an abort already")
+        raise RotationError(f"{rotation.name} is an abort already; to see its progress, run: certmond root-ca show")
     if not may_turn_back(rotation):
         raise RotationError(
             f"{rotation.name} is in the phase {rotation.phase} and cannot be aborted: a node may distrust the old "

@@ -1,7 +1,6 @@
 """Planner of the steps that one node still needs in the present phase of a rotation.
 
-It compares the observed node with `phases.desired`. `phase_end` has the conditions that keep the phase open. All
-functions are pure.
+This module compares the node with `phases.desired`. `phase_end` has the conditions that keep the phase open.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from certmond.pki.x509.path_building import find_paths
 
 @dataclass(frozen=True, slots=True)
 class MissingSteps:
-    """Steps that a node still needs in a phase: first the changes of files, then the certificates to issue again.
+    """Steps that a node still needs in a phase: changes of files, then certificates to issue again.
 
-    `unawaited` are the kubeconfigs for which the phase does not wait, because a user other than root can keep certmond
-    from writing them. `frozen` is the reason if the node is frozen. A frozen node has no steps.
+    The phase does not wait for the kubeconfigs in `unawaited`, which a user other than root can change. `frozen` is the
+    reason if the node is frozen.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -35,7 +34,7 @@ class MissingSteps:
 
 
 def missing_steps(rotation: Rotation, ground: Ground, assessment: Assessment) -> MissingSteps:
-    """Return the steps that this node still needs in the present phase of the rotation, or why the node is frozen."""
+    """Return the steps that this node still needs in the present phase, or why the node is frozen."""
     wanted = desired(rotation)
     why = freeze_reason(rotation, ground) or (wanted and _service_failure(rotation, ground, assessment))
     if why:
@@ -65,7 +64,7 @@ def _user_writable(assessment: Assessment) -> frozenset[str]:
 def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
     """Return the first failure of a service to start with the files of the phase, or None.
 
-    certmond must then write no file, because the service would fail again. Ignore failures from before an abort.
+    certmond must then write no file, because the service would fail again.
     """
     if is_abandoned(rotation, ground):
         return None
@@ -77,7 +76,7 @@ def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment)
 
 
 def family_statuses(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """Yield the statuses of the anchor `family`, of the certificates that it signs, and of the files that trust it."""
+    """Yield the statuses of the entry `family`, of its leaves, and of the files that embed its CA."""
     for status in assessment.statuses:
         spec = status.seen.spec
         if spec.name == family or family in spec.ca or spec.embedded_ca == family:
@@ -85,9 +84,9 @@ def family_statuses(family: str, assessment: Assessment) -> Iterator[Certificate
 
 
 def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[FileChange]:
-    """Yield the changes to the files of the anchor and of kube-controller-manager, in the order of their execution.
+    """Yield the changes to the files of the anchor and of kube-controller-manager, in execution order.
 
-    A key comes before its certificate. A file comes before the flag that names this file.
+    A key comes before its certificate, and a file before the flag that names this file.
     """
     signer = ground.signer
     if signer and wanted.detached:
@@ -109,9 +108,9 @@ def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[FileChange]:
 def _kubeconfig_changes(
     rotation: Rotation, wanted: Desired, assessment: Assessment, only: frozenset[Certificate] = frozenset()
 ) -> Iterator[Rotate]:
-    """Yield the step for each kubeconfig that does not embed exactly the wanted CAs, in any order.
+    """Yield a step for each kubeconfig that does not embed exactly the wanted CAs.
 
-    With `only`, skip a kubeconfig that trusts none of the certificates in `only`.
+    `only` limits the steps to kubeconfigs that trust one of these certificates.
     """
     found = dict[str, str]()
     for status in assessment.statuses:
@@ -125,20 +124,14 @@ def _kubeconfig_changes(
 
 
 def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
-    """Yield the clusters of a kubeconfig that do not trust exactly the anchors in `wanted`.
-
-    Skip a cluster without a CA, which needs no change.
-    """
+    """Yield the clusters of a kubeconfig that do not trust exactly the anchors in `wanted`."""
     for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
         if not embedded.absent and frozenset(embedded.certificates) != frozenset(wanted.trust):
             yield embedded
 
 
 def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """Yield the leaves that an old anchor of the rotation has signed, and the new anchor has not.
-
-    The result does not depend on the anchors that the node trusts now.
-    """
+    """Yield the leaves that an old anchor of the rotation has signed, and the new anchor has not."""
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
         if certificate is None or status.stale or spec.authority or rotation.family not in spec.ca:
@@ -153,7 +146,7 @@ def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[Certif
 
 
 def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
-    """Return a text that describes the changes in `wants`, separated by semicolons."""
+    """Describe the changes in `wants`, separated by semicolons."""
     texts = list[str]()
     for want in wants:
         match want:
@@ -173,7 +166,7 @@ def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
 
 
 def anchor_names(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
-    """Return the anchors as text, such as "the old CA and the new CA", because their subjects may be equal."""
+    """Return the anchors as text, such as "the old CA and the new CA", because their subjects can be equal."""
     what = rotation.noun
     former, later = (
         (f"the abandoned {what}", f"the original {what}")

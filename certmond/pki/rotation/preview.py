@@ -1,7 +1,7 @@
 """Preview of the remaining phases of a rotation on one node.
 
-For each phase, the preview uses `planner` and the state in which the previous phase would leave the node. It does not
-estimate the duration of a phase. All functions are pure.
+The preview of a phase starts from the state in which the previous phase would leave the node. `expected_downtime`
+estimates the downtime of services.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from certmond.pki.services.staleness import files_of
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Preview of one phase: a sentence for each change of a file, and the services that certmond then restarts.
+    """Preview of one phase: the changes of files, and the services that certmond then restarts.
 
-    `because` has one changed file for each of these services. The service does not reload this file.
+    `because` maps each service to a changed file that the service does not reload.
     """
 
     phase: Phase
@@ -31,9 +31,10 @@ class Preview:
 
 
 def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-    """Return the previews of the present and the later phases. `order` has the services in the order of their restarts.
+    """Return the previews of the present and the later phases.
 
-    If the node would be frozen in a phase, the preview of this phase has the reason and is the last preview.
+    `order` contains the services in restart order. If the node would be frozen in a phase, the preview of this phase is
+    the last one.
     """
     phases, found = sequence(rotation), list[Preview]()
     trust_before = ground.trust
@@ -80,7 +81,7 @@ def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
 
 
 def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str, str]]:
-    """Yield each service that uses a file in `touched` and does not reload it, with the path of the first such file."""
+    """Yield each service that does not reload a changed file, with the path of this file."""
     for status in assessment.statuses:
         for each in status.presence.consumers if status.seen.name == status.seen.spec.name else ():
             changed = [path for path in each.files if path in touched]
@@ -89,7 +90,7 @@ def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str,
 
 
 def _after(ground: Ground, wanted: Desired) -> Ground:
-    """Return the state of the node after all changes that the phase requires."""
+    """Return the state of the node after the changes that the phase requires."""
     signer = ground.signer
     if signer and wanted.detached:
         signer = replace(

@@ -1,8 +1,7 @@
-"""Detection of a trust anchor that was replaced on disk without a rotation, and of the old anchor.
+"""Detection of a trust anchor that was replaced on disk without a rotation.
 
-The evidence is in the recorded anchors of the node, in its kubeconfigs, and in the signatures of its leaves. A name
-proves nothing, because the old and the new CA may have the same name. `ca_validation` validates the new anchor. All
-functions are pure.
+The evidence is in the recorded anchors, in the kubeconfigs, and in the signatures of the leaves. A name proves nothing,
+because the old and the new CA can have the same name.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
 
 OF_SEVERAL = "to rotate a CA of several nodes, run `certmond root-ca stage` on each of them and `rotate` on one"
-"""Message with the next commands: in a cluster, certmond begins no rotation without the operator."""
+"""Message for a cluster, in which certmond begins no rotation without the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A replaced anchor: its files have `new` instead of `old`, and other files of the node still depend on `old`."""
+    """A trust anchor whose files contain `new` instead of `old`, while other files still depend on `old`."""
 
     family: str
     old: tuple[Certificate, ...]
@@ -32,23 +31,22 @@ class Change:
 
 
 def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inventory) -> Change | None:
-    """Return the replacement of an anchor without a rotation. Return None if no file depends on an old anchor.
+    """Return the change if an anchor was replaced without a rotation, or None.
 
-    `known` are the recorded anchors of the node. The first of them is the anchor that signed. Without a record, only
-    files that root alone can write are evidence. Otherwise a user could make the node trust a CA by writing it into a
-    file. The same rule applies to a recorded anchor that was trusted but did not sign.
-
-    If the record contains the present signing anchor, the operator rotates the CA without certmond. An old anchor is
-    then only a recorded anchor that the node no longer trusts.
+    `known` contains the recorded anchors of the node, the signing anchor first. Without a record, only files that root
+    alone can write are evidence, because a user could otherwise make the node trust a CA.
     """
     trust = certificates_of(ground.trust)
     if not trust:
         return None  # no file on a node is evidence of an old token key
     new, evidence, by_hand = trust[0], dict[Certificate, str](), trust[0] in known
+    # If the record contains the present signing anchor, the operator rotates the CA without certmond. An old anchor is
+    # then only a recorded anchor that the node no longer trusts.
     accepted = trust if by_hand else (new,)
     candidates = [each for each in certificates_of(known) if each not in accepted] if known else [*trust[1:]]
     if by_hand and not candidates:
         return None
+    # A file that another user can write is evidence only of the anchors in `sure`.
     counted, sure = frozenset(candidates), frozenset(known[:1] if by_hand else known)
     for seen in (each for each in inventory.observations if each.spec.embedded_ca == family and _is_own(each)):
         rooted = _is_of_root(seen)
@@ -74,8 +72,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
 def has_signed_all(change: Change, inventory: Inventory) -> bool:
     """Return whether the node has leaves, and the present anchor has signed all of them.
 
-    The node may still trust the old anchor, but does not need it. A present anchor with the key of the old anchor has
-    also signed the leaves.
+    The node then does not need the old anchor.
     """
     leaves = [
         each for each in filter(_is_own, inventory.observations) if change.family in each.spec.ca and each.certificates
@@ -85,17 +82,14 @@ def has_signed_all(change: Change, inventory: Inventory) -> bool:
 
 
 def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Change | None:
-    """Return the change if a third anchor and its key have replaced the anchor that `rotation` found on disk, or None.
-
-    The anchor that `rotation` found is an old anchor of the change only if it may have signed a certificate. On a node
-    with a signing kube-controller-manager, this anchor may have signed certificates of other nodes.
-    """
+    """Return the change if a third anchor has replaced the anchor that `rotation` found on disk, or None."""
     trust = certificates_of(ground.trust)
     known = certificates_of((rotation.new, *rotation.old))
     if not rotation.found or not trust or trust[0] in known or ground.key != trust[0].key:
         return None
     second, former = known[0], known[1:] if rotation.phase in {Phase.TRUST, Phase.ISSUE} else ()
     leaves = (each for each in filter(_is_own, inventory.observations) if rotation.family in each.spec.ca)
+    # kube-controller-manager can have signed certificates of other nodes with this anchor.
     signed = ground.signer is not None or second in trust or rotation.phase is not Phase.TRUST
     signed = signed or any(
         find_paths(each.certificates[0], (second,), each.certificates[1:]).paths
@@ -106,10 +100,7 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
 
 
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
-    """Return the reverse rotation, to the old anchor, if an operator has restored the old key. Otherwise return None.
-
-    `rotation` cannot continue, because the node no longer has the key of the anchor that `rotation` found on disk.
-    """
+    """Return the reverse rotation to the old anchor if an operator has restored the old key, or None."""
     if not rotation.found:
         return None
     for old in rotation.old:
@@ -127,7 +118,7 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
     """Return whether the API server or its clients refuse certificates because of the anchor that `rotation` found.
 
     The API server reloads the anchor's file at once (apiserver/pkg/server/dynamiccertificates). Its clients trust the
-    anchors in their kubeconfigs. In the mode `replace`, no component trusts the old anchor in the phase `issue`.
+    anchors in their kubeconfigs.
     """
     wanted = desired(rotation) if rotation.found else None
     if wanted is None or rotation.mode is Mode.REISSUE:
@@ -144,22 +135,19 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
 
 
 def _is_own(seen: Observation) -> bool:
-    """Return whether the observation has its own entry in the catalogue, and this entry is not a CA."""
+    """Return whether the observation has its own catalogue entry, and this entry is not a CA."""
     return seen.name == seen.spec.name and not seen.spec.authority
 
 
 def _is_of_root(seen: Observation) -> bool:
-    """Return whether root owns all observed files, and no other user or group can write them."""
+    """Return whether root owns all observed files, and no other user or group can write these files."""
     return all(each.owner.partition(":")[0] in {"root", "0"} and not each.mode & 0o022 for each in seen.permissions)
 
 
 def _signers(
     seen: Observation, family: str, accepted: Sequence[Certificate], others: Sequence[Certificate]
 ) -> Iterator[Certificate]:
-    """Yield each anchor in `others` that has signed the observed certificate.
-
-    Yield nothing if an anchor in `accepted` has also signed it.
-    """
+    """Yield the anchors in `others` that have signed the certificate, if no anchor in `accepted` has signed it."""
     if family not in seen.spec.ca or not seen.certificates or not others:
         return
     leaf, rest = seen.certificates[0], seen.certificates[1:]

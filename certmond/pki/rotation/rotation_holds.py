@@ -1,7 +1,7 @@
-"""Holds that would stop a rotation in a later phase. certmond detects them while the rotation can still safely wait.
+"""Holds that would stop a rotation in a later phase.
 
-This module defines the holds, the phases in which they apply, and their messages. The state of the host is an argument.
-`planning.renewal_holds` and `planning.restarts` define the holds of renewals and restarts. All functions are pure.
+certmond reports these holds while the rotation can safely wait. `planning.renewal_holds` and `planning.restarts` define
+the holds of renewals and restarts.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class HoldReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One hold of a rotation, which `fact` describes. `until` is its latest end, or None if time does not end it.
+    """One hold of a rotation.
 
-    `depends_on` names the user, program or event that ends the hold earlier. `command` ends the hold, or shows its
-    cause.
+    `until` is the latest end, or None if time does not end the hold. `depends_on` names the user, program or event that
+    ends the hold earlier. `command` ends the hold, or shows its cause.
     """
 
     reason: HoldReason
@@ -48,21 +48,20 @@ class Hold:
 
     @property
     def sentence(self) -> str:
-        """The hold as a sentence, with its start, its latest end and the next command."""
+        """The hold as a sentence with the next command."""
         since = f" since {_second(self.since)}" if self.since else ""
         until = f", until {_second(self.until)} at the latest" if self.until else ""
         return f"{self.fact}{since}{until}; the end of this hold depends on {self.depends_on}; run: {self.command}"
 
     def held(self, ground: Ground) -> Held:
-        """Return this hold as a held step of the plan, for the family in `ground`."""
+        """Return this hold as a held step of the plan."""
         return Held(ground.family, ground.path, self.sentence, self.until)
 
 
 def waits_here(rotation: Rotation) -> bool:
     """Return whether the rotation must wait in its present phase for the end of every hold.
 
-    The rotation waits only while the old anchor signs and certmond has replaced no key. An aborted rotation does not
-    wait. A rotation to an anchor that was found on disk does not wait, because the key is already replaced.
+    The rotation waits only while the old anchor signs and certmond has replaced no key.
     """
     if rotation.found or rotation.aborted:
         return False
@@ -80,10 +79,7 @@ def holds(
     upgrade: Hold | None,
     clock: Hold | None,
 ) -> Iterator[Hold]:
-    """Yield each hold that keeps this node from completing the rotation now.
-
-    The holds are an upgrade, a clock that may be wrong, failed restarts, and failed renewals whose retry is not due.
-    """
+    """Yield each hold that keeps this node from completing the rotation now."""
     now, statuses = assessment.taken_at, list(family_statuses(rotation.family, assessment))
     leaves = [status for status in statuses if status.certificate and not status.seen.spec.is_trust]
     ends = [end for each in leaves if each.certificate and (end := critical_point(each.certificate)) > now]

@@ -1,6 +1,6 @@
-"""Keys of service-account tokens on this node: their files, the services that read them, and the checks of a new key.
+"""Keys of service-account tokens on this node, and the checks of a new key.
 
-All functions are pure and use only public keys. `ca_validation` validates a Root CA.
+This module uses only public keys. `ca_validation` validates a Root CA.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _LEAST_RSA = 2048
 
 @dataclass(frozen=True, slots=True)
 class TokenKeys:
-    """The service-account keys of one entry. `trusted` are the public keys in the order of their file.
+    """Service-account keys of one entry.
 
-    `key` is the public key of the private key on this node. If certmond cannot read the private key, `key` is None and
-    `holds_key` is True. `unread` has a sentence for each of the two files that no known service on this node reads.
+    `trusted` contains the public keys in the order of their file, and `key` is that of the private key on this node. If
+    the private key is unreadable, `key` is None and `holds_key` is True. `unread` has a sentence for each file that no
+    known service reads.
     """
 
     spec: CertificateSpec
@@ -35,10 +36,7 @@ class TokenKeys:
 
 
 def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
-    """Return the keys of the entry `name`.
-
-    Return None if the catalogue has no key pair with this name, or if its file has no public key.
-    """
+    """Return the service-account keys of the entry `name`, or None if the entry has no public key."""
     for status in assessment.statuses:
         seen = status.seen
         if seen.spec.name == name and seen.spec.kind is Kind.KEY_PAIR and seen.public_keys:
@@ -54,7 +52,7 @@ def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
 
 
 def objections(key: PublicKey, present: Sequence[PublicKey], where: str) -> Iterator[str]:
-    """Yield a sentence for each reason for which `key`, which is in the file `where`, cannot replace `present`."""
+    """Yield the reasons for which the key in the file `where` cannot replace the keys in `present`, as sentences."""
     match key.algorithm, key.bits:
         case "RSA", bits if bits < _LEAST_RSA:
             yield f"the RSA key in {where} has {bits} bits; give a key of at least {_LEAST_RSA} bits"

@@ -1,6 +1,6 @@
-"""Order of the steps of a rotation's phase in a plan: before the other steps, among the other steps, or held.
+"""Order of the steps of a rotation phase in the plan.
 
-A step that failed to write a file does not delay the renewal of a certificate. All functions are pure.
+A step that failed to write a file does not delay the renewal of certificates.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from certmond.pki.rotation.planner import MissingSteps
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The steps of a phase that certmond tries now (`steps`), and the failed steps with their messages (`held`).
+    """Steps of a phase that certmond tries now, and the failed steps (`held`).
 
-    `changes_at` is the time of the next retry. `first` is True if certmond plans renewals only after it has executed
-    these steps and observed the node again.
+    `changes_at` is the time of the next retry. If `first` is True, certmond executes these steps and observes the node
+    again before it plans renewals.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -28,10 +28,7 @@ class Pace:
     first: bool = False
 
     def beside(self, made: Plan) -> Plan:
-        """Return the plan `made` with the steps of this phase before its own steps.
-
-        Leave out a renewal of a certificate whose file a step of the phase writes.
-        """
+        """Return the plan `made` with the steps of this phase first, and without renewals of the same files."""
         paths = {step.path for step in self.steps}
         rest = (step for step in made.steps if not (isinstance(step, Issue) and step.path in paths))
         instants = filter(None, (made.changes_at, self.changes_at))
@@ -41,10 +38,9 @@ class Pace:
 
 
 def pace(left: MissingSteps, past: Mapping[Identity, Attempt], now: datetime) -> Pace:
-    """Return which steps of a phase certmond tries at `now`, according to the attempts in `past`.
+    """Return the steps of a phase that certmond tries at `now`, according to the attempts in `past`.
 
-    certmond tries a failed step again in each plan. If the phase does not wait for the step, certmond tries the step
-    again after a pause of at most ten minutes.
+    certmond retries a failed step only after a pause if the phase does not wait for this step.
     """
     steps, held, instants, first = list[Rotate](), list[Held](), list[datetime](), False
     for step in left.steps:

@@ -1,8 +1,7 @@
 """Batches of workers in a phase: first one worker, then several workers at a time.
 
-A batch begins after all workers of earlier batches have reported. A worker without a report stops all later batches, so
-that a fault breaks few kubelets. Control planes act before all workers, and use the restart lock (`restart_lock`). All
-functions are pure. `cluster.coordinator` releases each batch and informs the nodes.
+A batch begins after all workers of earlier batches have reported, so that a fault breaks few kubelets.
+`cluster.coordinator` releases the batches.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from certmond.pki.rotation.gates import Gate, Member, closed
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, forth, sequence
 
 _CHANGING = frozenset({Phase.TRUST, Phase.ISSUE, Phase.DISTRUST})
-"""Phases that change files on a worker. In all other phases, certmond restarts no kubelet, so no worker waits."""
+"""Phases in which certmond changes files on a worker and restarts its kubelet."""
 _NAMED = 5
 """Maximum number of workers whose names a message lists."""
 
@@ -38,10 +37,7 @@ def place(name: str) -> float:
 
 
 def stepwise(rotation: Rotation) -> tuple[Phase, ...]:
-    """Return the phases of the rotation in which workers act in batches.
-
-    The result is empty for the mode `replace`, and for a family other than `ca`, which workers do not have.
-    """
+    """Return the phases of the rotation in which workers act in batches."""
     if rotation.family != SIGNER_FAMILY or rotation.mode is Mode.REPLACE:
         return ()
     return tuple(phase for phase in sequence(rotation) if phase in _CHANGING)
@@ -53,19 +49,19 @@ def in_batches(rotation: Rotation) -> bool:
 
 
 def is_released(rotation: Rotation, name: str) -> bool:
-    """Return whether the worker `name` may act in the present phase, because its batch has begun or needs none."""
+    """Return whether the worker `name` may act in the present phase."""
     return not in_batches(rotation) or place(name) < rotation.released
 
 
 def held_back(rotation: Rotation, name: str) -> str | None:
-    """Return why the worker `name` may not act in the present phase yet, as a sentence, or None if it may act."""
+    """Return why the worker `name` must wait in the present phase, as a sentence, or None."""
     if is_released(rotation, name):
         return None
     return "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
 
 
 def joined(own: Rotation, announced: Rotation) -> Rotation:
-    """Return `announced`, with the `released` of `own` if both are in the same phase and this value is higher.
+    """Return `announced`, but never with a lower `released` than `own` in the same phase.
 
     So a worker that may act does not lose this permission.
     """
@@ -86,7 +82,7 @@ def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
 def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
     """Return a sentence for each node for which the phase or the next batch of workers waits.
 
-    Workers that may not act yet have no sentence. The first sentence also has the progress of the workers.
+    The first sentence also has the progress of the workers.
     """
     members = list(members)
     acting = (each for each in members if not _is_worker(rotation, each) or is_released(rotation, each.name))
@@ -97,8 +93,8 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
     """Return a gate whose rotation releases the next batch, or an open gate if all workers are released.
 
-    The caller has checked that all workers of earlier batches are ready. The first batch is one worker. `batch` is the
-    size of each later batch: a number, or a percentage, which is rounded down, but to at least one worker.
+    All workers of earlier batches must be ready. `batch` is the number or the percentage of workers in each batch after
+    the first, which has one worker.
     """
     found = _waited_for(rotation, members)
     count = workers(rotation, found)
@@ -124,8 +120,7 @@ def _waited_for(rotation: Rotation, members: Iterable[Member]) -> list[Member]:
 def _is_worker(rotation: Rotation, member: Member) -> bool:
     """Return whether the node is a worker, according to its label and its report.
 
-    A node with the label of a control plane also counts as a worker if it reports that it does not have the new key.
-    Such a node got the label after the phase `prepare`.
+    A node that got the control-plane label after the phase `prepare` has no new key and counts as a worker.
     """
     report = member.report
     if not member.control_plane or report is None:

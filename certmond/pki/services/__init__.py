@@ -1,1 +1,1 @@
-"""Model of the running services: their restarts, and the services with an outdated certificate in memory."""
+"""Model of the running services: their restarts, and the outdated certificates in their memory."""

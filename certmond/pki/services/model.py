@@ -1,4 +1,4 @@
-"""Types of an observation of the services on a node: their state, their files, and the certificates that they serve."""
+"""Types for one observation of the services on a node."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen
 
 @dataclass(frozen=True, slots=True)
 class ServiceSeen:
-    """State of one service: whether it runs, its start time, and its instance.
+    """State of one service.
 
-    `running` is None if the state is unknown, and `problem` is then the reason. `absent` is True if the service manager
-    does not have the service. `instance` is systemd's InvocationID or the ID of a container, which changes with each
-    start. `instance` is "" for a service that does not run or has no ID. `started_at` is in UTC, by the clock of this
-    host. `failed` is True if the service manager no longer tries to start the service. `stopped` is True if a user or
-    program has requested the stop. `command` is the command line.
+    `running` is None if the state is unknown. `instance` is systemd's InvocationID or the ID of a container, or "" for
+    none. `started_at` is in UTC. `failed` is True if the service manager has given up, `stopped` if a user or program
+    has requested the stop, and `absent` if the service manager does not have the service.
     """
 
     running: bool | None
@@ -32,7 +30,7 @@ class ServiceSeen:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The SHA-256 of a file's bytes, and the time since which the file has them, in UTC by the clock of this host.
+    """SHA-256 of a file, and the time of its last change (UTC).
 
     For a file that contains only trust anchors, `sha256` is the digest of the set of anchors (`trust_sets`).
     """
@@ -43,7 +41,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Use of a file by a service. `reloads` is True if the service reloads the file. `how` is the flag for the file."""
+    """Use of a file by a service. `how` is the command-line flag that names the file."""
 
     reloads: bool
     how: str
@@ -53,9 +51,9 @@ class Use:
 class Survey:
     """Files and endpoints of the services, as found in the node's files and processes.
 
-    `uses` has each file that the command line of a service names. `serving` has the service and the file for each
-    endpoint. `health` has the health-check addresses of each service. `delays` has the time for which a service still
-    listens after SIGTERM, if its flags set this time.
+    `uses` contains the files in the command line of each service, and `serving` the service and the file of each
+    endpoint. `health` contains the health-check addresses of each service. `delays` contains the time for which each
+    service listens after SIGTERM.
     """
 
     uses: Mapping[str, Mapping[str, Use]] = field(default_factory=dict)
@@ -64,16 +62,16 @@ class Survey:
     delays: Mapping[str, timedelta] = field(default_factory=dict)
 
     def listens(self, service: str) -> tuple[Endpoint, ...]:
-        """Return the endpoints at which the service `service` serves a certificate."""
+        """Return the endpoints at which a service serves a certificate."""
         return tuple(endpoint for endpoint, (name, _) in self.serving.items() if name == service)
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One observation of the running services, which began at the time `at` by the clock of this host.
+    """One observation of the running services, which began at `at`.
 
-    `services` has the state of each service by its name. `served` has the TLS result of each endpoint. `health` has the
-    fault of each health-check address, or None for a healthy address.
+    `served` contains the TLS result of each endpoint. `health` contains the fault of each health-check address, or None
+    for a healthy address.
     """
 
     at: datetime

@@ -1,6 +1,6 @@
-"""Record of one restart of a service (an episode): its stage, its reason, its attempts, and its result.
+"""Record of one restart of a service (an episode), with its attempts and its result.
 
-`restart.history` writes these fields to the state directory. `restart_state_machine` decides each change.
+`restart.history` stores the record. `restart_state_machine` decides each change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from certmond.pki.catalog.field_types import Instant
 
 
 class Stage(StrEnum):
-    """Stage of an episode: certmond next restarts the service, proves the restart, or restores the previous files."""
+    """Stage of an episode: certmond restarts the service, proves the restart, or restores the previous files."""
 
     ACT = "act"
     PROVE = "prove"
@@ -22,7 +22,7 @@ class Stage(StrEnum):
 
 
 class Result(StrEnum):
-    """Result of an episode, which is one restart of a service with its proof."""
+    """Result of an episode."""
 
     PROVEN = "proven"
     UNPROVEN = "unproven"  # the service was restarted, and is as unhealthy as before the restart
@@ -35,7 +35,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A certificate that causes a restart: the name of its entry, its path, and the SHA-256 of each of its files."""
+    """Certificate that causes a restart. `contents` maps the path of each file to its SHA-256."""
 
     name: str
     path: str
@@ -44,10 +44,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Bystander:
-    """Another service with outdated files that may stop when certmond restarts a service.
+    """Another service with outdated files that can stop with the restarted service.
 
-    For example, kube-controller-manager and kube-scheduler stop with the API server. `instance` is the instance of the
-    bystander before the restart.
+    For example, kube-controller-manager stops with the API server. `instance` is the instance of the bystander before
+    the restart.
     """
 
     service: str
@@ -59,13 +59,12 @@ class Bystander:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One restart of one service. certmond records the episode before and after each act, which restarts the service.
+    """One restart of one service, in up to three attempts.
 
-    `before` is the instance that the latest act ends. `instances` are the instances that certmond observed after this
-    act. `well_before` are the health addresses that were healthy at the start of the episode. `attempt` is the number
-    of the attempt. The third attempt uses the previous files, which certmond restored at `put_back_at`. `acts` counts
-    the recorded acts. It is greater than `attempt` if a process was killed, or could not write the record after an act.
-    `asked` is True if a command, and not the daemon's plan, requested the restart.
+    `acts` counts the acts, each of which restarts the service. The third `attempt` uses the previous files, which
+    certmond restored at `put_back_at`. `before` is the instance that the latest act ends, and `instances` are the
+    instances after this act. `well_before` contains the health addresses that were healthy at the start. `asked` is
+    True if a command requested the restart.
     """
 
     service: str
@@ -84,17 +83,17 @@ class Episode:
     trouble: str = ""
     put_back_at: Instant | None = None
     bystanders: tuple[Bystander, ...] = ()
+    # Greater than `attempt` if certmond was killed, or could not write the record after an act.
     acts: int = 0
     asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Restart state of a service: the present episode, if one is in progress, and the result of the last episode.
+    """Restart state of a service: the present episode, and the result of the last episode.
 
-    `contents` has the SHA-256 of each file at the end of the last episode, and `instance` was the running instance at
-    this time. `again` is True if a new change of the files ended the last episode soon after the episode before, so
-    that the files may change continually.
+    `contents` is the SHA-256 of each file at the end of the last episode, and `instance` is the instance at this time.
+    `again` is True if the files changed during the last episode, soon after an earlier episode.
     """
 
     service: str
@@ -108,15 +107,12 @@ class Past:
     again: bool = False
 
     def has_read(self, path: str, sha256: str, instance: str) -> bool:
-        """Return whether `instance` has read the content `sha256` of the file `path`.
-
-        The last restart or reload of the service must have ended with this instance and this content.
-        """
+        """Return whether `instance` has read the content `sha256` of the file `path`."""
         taken_up = self.result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
         return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
     def failure(self, contents: Mapping[str, str]) -> str | None:
-        """Return the message of the last episode if this episode failed and its files are unchanged, otherwise None.
+        """Return the message of the last episode if this episode failed and its files are unchanged, or None.
 
         `contents` has the present SHA-256 of each file.
         """
@@ -127,9 +123,10 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Time limits of a restart. A service must be healthy within `ready_within` and stay healthy for `stable`.
+    """Time limits of a restart.
 
-    `spacing` is the minimum time between two restarts of a service.
+    A service must be healthy within `ready_within` and stay healthy for `stable`. `spacing` is the minimum time between
+    two restarts of a service.
     """
 
     ready_within: timedelta = timedelta(minutes=4)

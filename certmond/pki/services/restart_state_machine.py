@@ -1,8 +1,7 @@
-"""State machine of one restart of a service, from the decision to the proof. All functions are pure.
+"""State machine of one restart of a service, from the decision to the proof.
 
-A restart is proven if a new instance serves the files on disk, and is healthy three times in a row and for some time.
-After a failure, certmond makes a second attempt, then an attempt with the previous files, then a report to the
-operator. The record and the observed node decide each act, so a new process continues where a killed process stopped.
+A restart is proven if a new instance serves the files on disk and stays healthy. The record and the observed node
+decide each act, so a new process continues where a killed process stopped.
 
 These invariants hold at every step:
   - certmond writes the record of an act before the act.
@@ -22,16 +21,16 @@ from certmond.pki.services.restart_episode import Bystander, Episode, Result, St
 HEALTHY_OBSERVATIONS = 3
 """Number of consecutive observations that must show a healthy service."""
 _BLIND_ACTS = 3
-"""Maximum number of acts, in addition to the attempts, that certmond makes if it cannot record the end of an act."""
+"""Maximum number of additional acts if certmond cannot record the end of an act."""
 BACK_OFF = timedelta(minutes=5)
 """Longest time for which the kubelet delays the restart of a failing container (MaxContainerBackOff)."""
 INTERVAL = timedelta(seconds=1)
-"""Minimum time between two observations of a service that count as separate observations."""
+"""Minimum time between two observations of a service that count separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthObservation:
-    """One observation of a restarted service. The observation began at the time `at`.
+    """One observation of a restarted service, which began at `at`.
 
     `ill` has a sentence for each unhealthy address. `unproven` has a sentence for each endpoint that does not serve the
     certificate in the file.
@@ -45,17 +44,14 @@ class HealthObservation:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Move in which certmond ends the instance `episode.before` of the service, so that a new instance starts."""
+    """Move in which certmond ends the instance `episode.before`, so that a new instance starts."""
 
     episode: Episode
 
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """Move in which certmond restores the files that the certificates in `episode.targets` replaced.
-
-    The next act restarts the service with the restored files.
-    """
+    """Move in which certmond restores the files that the certificates in `episode.targets` replaced."""
 
     episode: Episode
 
@@ -70,7 +66,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Move that ends the episode with `result`. `message` describes this result."""
+    """Move that ends the episode with `result`."""
 
     episode: Episode
     result: Result
@@ -85,8 +81,8 @@ def next_move(
 ) -> Move:
     """Return the next move of the episode after an observation.
 
-    `changes_instance` is True if the act starts a new instance. A restart does this, and a reload does not. `starts` is
-    True if the act can start a stopped service. Only the kubelet can start a stopped static Pod.
+    `changes_instance` is True for a restart and False for a reload. `starts` is False if only the kubelet can start the
+    service, as for a static Pod.
     """
     episode = _without_future(episode, observed.at)
     if episode.stage is Stage.PUT_BACK:
@@ -113,15 +109,12 @@ def next_move(
 
 
 def before_act(episode: Episode) -> Episode:
-    """Return the record that the caller must write before an act. The record counts the act, so it always differs."""
+    """Return the record that the caller must write before an act."""
     return replace(episode, stage=Stage.ACT, acts=episode.acts + 1)
 
 
 def _without_future(episode: Episode, now: datetime) -> Episode:
-    """Return the episode with each recorded time in the future replaced by `now`.
-
-    A time more than five seconds after `now` is in the future, because the clock was set back.
-    """
+    """Return the episode with each recorded time in the future replaced by `now`, because the clock was set back."""
 
     def at_most(at: datetime | None) -> datetime | None:
         return now if at is not None and at > now + 5 * INTERVAL else at
@@ -133,10 +126,7 @@ def _without_future(episode: Episode, now: datetime) -> Episode:
 
 
 def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
-    """Return an episode for a bystander that has stopped with the restarted service, as if certmond had restarted it.
-
-    Return None if the same instance of the bystander still runs, or if its state is unknown.
-    """
+    """Return an episode for a bystander that has stopped with the restarted service, or None."""
     if seen.running is None or (seen.running and seen.instance == bystander.instance):
         return None
     return after_act(
@@ -149,17 +139,14 @@ def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> 
 
 
 def after_act(episode: Episode, at: datetime) -> Episode:
-    """Return the record that the caller must write after the act at the time `at`. The next stage is the proof."""
+    """Return the record that the caller must write after an act at the time `at`."""
     return replace(
         episode, stage=Stage.PROVE, acted_at=at, instances=(), good=0, good_since=None, good_at=None, trouble=""
     )
 
 
 def _resumed_act(episode: Episode, observed: HealthObservation, *, changes_instance: bool) -> Move:
-    """Return the act, or a wait for the proof if certmond has already executed the act.
-
-    In the second case, certmond was killed after the act and before it wrote the record of the act.
-    """
+    """Return the act, or a wait if a killed certmond has already executed the act."""
     instance, failed = observed.service.instance, observed.service.failed
     if episode.put_back_at:  # the instance may have started before the files were restored, and must end
         return Act(replace(episode, before=instance))
@@ -193,7 +180,7 @@ def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance
 def _is_unobservable(seen: ServiceSeen, *, changes_instance: bool) -> bool:
     """Return whether the state of the service is unknown because of a fault.
 
-    For a service of kind command, the state is always unknown, so only a reported problem is a fault.
+    The state of a service of kind command is always unknown.
     """
     return seen.running is None and (changes_instance or seen.problem is not None)
 
@@ -218,10 +205,7 @@ def _healthy(episode: Episode, now: datetime, terms: Terms) -> Move:
 
 
 def _is_over(episode: Episode, observed: HealthObservation, acted_at: datetime, terms: Terms) -> bool:
-    """Return whether certmond must stop waiting for a healthy service.
-
-    certmond stops if the service manager has given up, if a third instance has started, or if the time limit is over.
-    """
+    """Return whether certmond must stop waiting for a healthy service."""
     service, end = observed.service, acted_at + terms.ready_within
     if episode.put_back_at and service.running is False:
         end += BACK_OFF
@@ -253,18 +237,12 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
 
 
 def after_restore(episode: Episode, at: datetime) -> Episode:
-    """Return the record that the caller must write after certmond restored the previous files at the time `at`.
-
-    The next stage is an act, which restarts the service with these files.
-    """
+    """Return the record that the caller must write after certmond has restored the previous files at `at`."""
     return replace(episode, stage=Stage.ACT, put_back_at=at)
 
 
 def _stopped_by_others(episode: Episode) -> Ended:
-    """Return the end of the episode for a service that another process or user has stopped.
-
-    certmond does not start such a service.
-    """
+    """Return the end of the episode for a service that another program or user has stopped."""
     name, left = episode.service, "was stopped by another program or user, and certmond leaves it stopped"
     if episode.put_back_at:
         fact = f"{name} did not start with the new files; with the previous files it {left}"

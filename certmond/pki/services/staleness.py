@@ -1,9 +1,7 @@
 """Search for the services that use a certificate, and for the services that have an older certificate in memory.
 
-There are two kinds of evidence. The first is a TLS handshake in which the service serves another certificate than the
-file contains. The second is a process that started before the last change of the file, and does not reload this file. A
-handshake with the correct certificate overrides the second kind. Without evidence, certmond reports no finding. All
-functions are pure.
+The evidence is a TLS handshake with another certificate, or a process that started before the file changed and does not
+reload the file. A handshake with the correct certificate overrides the start time of the process.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.x509.certificate import parse_certificate
 
 RELOAD_WITHIN = timedelta(seconds=90)
-"""Time after a change of a file in which a service that reloads this file may still serve the previous certificate."""
+"""Time that a service has to reload a changed file."""
 
 _SETTLED = timedelta(seconds=2)  # time after a change of a certificate in which its key may change, too
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -31,10 +29,9 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A service that uses a certificate. `reloads` is True if the service reloads a new certificate.
+    """Service that uses a certificate.
 
-    `files` are the files of the entry that the command line of the service names, or all files of the entry if the
-    command line names none.
+    `files` contains the files of the entry that the service's command line names, or else all files of the entry.
     """
 
     service: str
@@ -46,9 +43,10 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """Observation of an endpoint: the SHA-256 of the served certificate, and whether the file has this certificate.
+    """Observation of an endpoint.
 
-    If the endpoint served no certificate, `sha256` and `matches` are None, and `reason` is the cause.
+    `sha256` is that of the served certificate, and `matches` is True if the file contains this certificate. If the
+    endpoint served no certificate, both are None, and `reason` is the cause.
     """
 
     endpoint: Endpoint
@@ -61,10 +59,10 @@ class ServedAt:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A service that has an older certificate in memory than the file `path`, which changed at `since`.
+    """Service that has an older certificate in memory than the file `path`, which changed at `since`.
 
-    A restart is `due` from `due_at`, when the time for a reload is over. `ends_at` is the end of the certificate that
-    the service serves, or None if certmond did not observe this certificate.
+    A restart is `due` from `due_at`, when the time for a reload is over. `ends_at` is the end of the served
+    certificate, or None.
     """
 
     service: str
@@ -79,10 +77,9 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Refusing:
-    """A server that serves no certificate in a TLS handshake after the file `path` has changed.
+    """Server that serves no certificate in a TLS handshake after the file `path` has changed.
 
-    `due` is True if the observation began late enough after this change. Before this time, the certificate may have
-    changed, and its key not yet.
+    `due` is False directly after the change, because another program might not have written the key yet.
     """
 
     at: ServedAt
@@ -92,13 +89,11 @@ class Refusing:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """State of a certificate outside its files: its consumers and endpoints, and services with an older certificate.
+    """State of a certificate outside its files.
 
-    `judged` is True if certmond observed the services after the last change of the files. If it is False, an empty
-    `stale` proves nothing. `failures` are the failed restarts for the present files, and `failed_at` is the time of the
-    latest. `findings` are findings about a trust anchor that changes. `provenance` is the origin of the certificate, or
-    None before a check. `refusing` are servers that serve no certificate. `salvage` has the sources for a repair. It is
-    None if the files are not damaged, or if certmond has not checked the sources.
+    `judged` is True if certmond observed the services after the last change of the files. `failures` are the failed
+    restarts for the present files. `refusing` are the servers that serve no certificate. `salvage` has the sources for
+    a repair of damaged files.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -118,10 +113,10 @@ NOWHERE = Presence()
 
 @dataclass(frozen=True)
 class Surroundings:
-    """State of the node at the time of a pass, except its certificates.
+    """State of the node, except its certificates.
 
-    `live` is None before the first observation of the services. `elsewhere` is True if the node's files are below
-    another root, where no service runs. `live` is then also None.
+    `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
+    where no service runs.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -136,9 +131,9 @@ class Surroundings:
     salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
-        """Return the state of this certificate outside its files, such as its consumers and endpoints.
+        """Return the state of this certificate outside its files.
 
-        `renewed_at` is the time at which certmond installed the certificate, or None if certmond did not install it.
+        `renewed_at` is the time at which certmond installed the certificate, or None.
         """
         findings, provenance = self.findings.get(seen.name, ()), self.provenance.get(seen.identity)
         salvage = self.salvage.get(seen.identity)
@@ -160,13 +155,13 @@ class Surroundings:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
 
     def failed(self, seen: Observation) -> tuple[Past, ...]:
-        """Return the last restart of each service that failed with this certificate, if the files are unchanged."""
+        """Return the failed restarts for the present files of this certificate."""
         contents = {path: content.sha256 for path, content in self.contents.items()}
         return tuple(past for past in self.past.values() if seen.name in past.targets and past.failure(contents))
 
     @cached_property
     def _paths(self) -> frozenset[str]:
-        """The paths of all files that services use or serve."""
+        """Paths of all files that services use or serve."""
         used = {path for paths in self.survey.uses.values() for path in paths}
         return frozenset(used | {path for _, path in self.survey.serving.values()})
 
@@ -181,7 +176,7 @@ class Surroundings:
                 yield Consumer(service.name, reloads, now.running, now.started_at, self._read(service, seen))
 
     def _reloads(self, service: ServiceSpec, seen: Observation, renewed_at: datetime | None) -> bool | None:
-        """Return whether the service reloads all files of this certificate that it uses, or None if it uses none."""
+        """Return whether the service reloads this certificate, or None if the service does not use this certificate."""
         known = self.survey.uses.get(service.name)
         spec = seen.spec
         if known is not None and spec.kind is not Kind.KUBELET:
@@ -195,10 +190,7 @@ class Surroundings:
         return spec.name in service.reloads
 
     def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
-        """Return the files of this certificate that the command line of the service names.
-
-        Return all files of the certificate for the kubelet, or if the command line names none of them.
-        """
+        """Return the files of this certificate that the command line of the service names, or else all files."""
         known, files = self.survey.uses.get(service.name, {}), files_of(seen)
         named = tuple(path for path in files if path in known)
         return named if named and seen.spec.kind is not Kind.KUBELET else files
@@ -238,7 +230,8 @@ class Surroundings:
         for at in served:
             if at.matches is False:
                 due_at = changed + (self.reload_within if reloading.get(at.service) else timedelta())
-                detail = f"{at.service or 'the listener'} at {at.endpoint} serves another certificate than {seen.path}"
+                where = f"{at.service or 'the listener'} at {at.endpoint}"
+                detail = f"{where} serves a certificate other than the one in {seen.path}"
                 yield Stale(
                     at.service, Reason.SERVED_DIFFERS, seen.path, changed, due_at, live.at >= due_at, detail,
                     _end_of(at.der),
@@ -249,10 +242,7 @@ class Surroundings:
             yield from self._held(seen, consumer, renewed_at)
 
     def _held(self, seen: Observation, consumer: Consumer, renewed_at: datetime | None) -> Iterator[Stale]:
-        """Yield evidence for the first file that changed after the consumer's start and that it does not reload.
-
-        Yield nothing if the consumer does not run, or if the time of its start is unknown.
-        """
+        """Yield evidence for the first changed file that the running consumer has not read."""
         name = consumer.service
         now, past = self._seen(name), self.past.get(name)
         began = self._last_run(seen.name, past, renewed_at) if name in self._commands else now.started_at
@@ -275,17 +265,14 @@ class Surroundings:
 
     @cached_property
     def _commands(self) -> frozenset[str]:
-        """The names of the services of kind command. certmond cannot observe their processes."""
+        """Names of the services of kind command. certmond cannot observe their processes."""
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
-        """Return the last time at which the command of a service of kind command ran, or None.
-
-        If this time is unknown, return the earliest possible time if certmond has renewed `target`, or has restarted
-        the service for `target`. The restart is then due.
-        """
+        """Return the last time at which the command of a service of kind command ran, or None."""
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at
+        # If this time is unknown, the earliest time makes a restart due.
         return _LONG_AGO if renewed_at or (past and target in past.targets) else None
 
     def _reads_again(self, consumer: Consumer, seen: Observation, path: str) -> bool:
@@ -299,7 +286,7 @@ class Surroundings:
 
 
 def files_of(seen: Observation) -> tuple[str, ...]:
-    """Return the paths of the certificate, of its key, and of a kubelet's kubeconfig that refers to them.
+    """Return the paths of the certificate, its key, and the kubeconfig of a kubelet.
 
     Leave out a key file that certmond must not change.
     """

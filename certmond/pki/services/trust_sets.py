@@ -1,7 +1,6 @@
-"""Digest of the set of trust anchors in a file. It does not depend on their order, on duplicates, or on other text.
+"""Digest of the set of trust anchors in a file.
 
-A verifier accepts any of its anchors at the end of a path, so only their set matters (RFC 5280, section 6.1). Go's
-x509.CertPool and the token keys of kube-apiserver are also sets. All functions are pure.
+Order and duplicates do not matter to a verifier (RFC 5280, section 6.1), to Go's x509.CertPool, or to kube-apiserver.
 """
 
 from __future__ import annotations
@@ -14,21 +13,18 @@ from certmond.pki.x509.certificate import Anchor
 
 
 def digest_of(trust: Iterable[Anchor]) -> str:
-    """Return the SHA-256 of the set of anchors, which does not depend on their order or on duplicates."""
+    """Return the SHA-256 of the set of anchors. Order and duplicates do not matter."""
     return hashlib.sha256("\n".join(sorted({each.sha256 for each in trust})).encode()).hexdigest()
 
 
 def trust_sets(observations: Collection[Observation]) -> dict[str, str]:
-    """Return the digest of the set of anchors for the path of each file that contains only trust anchors.
-
-    Leave out a file with a fault, and a file that an entry of another kind also describes. In such a file, a change of
-    any byte may matter.
-    """
+    """Return the digest of the set of anchors for the path of each file that contains only trust anchors."""
     anchors = {seen.path: set[Anchor]() for seen in observations if seen.spec.is_trust}
     for seen in (each for each in observations if each.path in anchors):
         found = seen.certificates or seen.public_keys
         if seen.spec.is_trust and found and not seen.faults:
             anchors[seen.path].update(found)
         else:
+            # In such a file, a change of any byte may matter.
             del anchors[seen.path]
     return {path: digest_of(trust) for path, trust in anchors.items()}

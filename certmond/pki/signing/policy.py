@@ -1,9 +1,7 @@
-"""Policy for the certificates that the key of a CA may sign. certmond checks this policy before each signature.
+"""Policy for the certificates that the key of a CA may sign.
 
-No signer signs without a `Grant` of this policy. The entry must fix the subject, each usage and each name of a new
-certificate, or a predecessor must have them. A predecessor is a certificate that the present CA, or an old CA that the
-node knows, has signed. A reserved subject always needs an entry that names it. All functions are pure: `Provenance` has
-the users that can write a file, and the known CAs.
+certmond checks this policy before each signature, and no signer signs without a `Grant`. The contents of a new
+certificate must come from the entry, or from a predecessor that a CA of this node has signed.
 """
 
 from __future__ import annotations
@@ -40,11 +38,11 @@ _SIGNS = "digital signature"
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """Sources, in addition to the entry, of the contents of a renewed certificate.
+    """Sources of the contents of a renewed certificate, in addition to the entry.
 
-    The renewed certificate may have the subject, usages and names of `predecessor`. If `predecessor` is None, `reasons`
-    explains this. `later` are newer certificates. The renewed certificate must have no content that one of them lacks.
-    If `barrier` is not empty, the policy denies every certificate for this reason.
+    The renewed certificate can have the subject, usages and names of `predecessor`, but no content that a certificate
+    in `later` lacks. `reasons` explains why there is no predecessor. If `barrier` is not empty, the policy denies every
+    certificate.
     """
 
     predecessor: Certificate | None = None
@@ -55,7 +53,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Contents that an entry fixes on a node with known facts: the accepted subjects, the usages and the names."""
+    """Contents that an entry fixes: the accepted subjects, the usages and the names."""
 
     subjects: tuple[str, ...] = ()
     usages: tuple[str, ...] = ()
@@ -71,10 +69,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Refusal to sign a certificate, with the reasons.
-
-    `problems` has each part of the contents that neither the entry nor a predecessor has, and then other reasons.
-    """
+    """Refusal to sign a certificate, with the reasons."""
 
     problems: tuple[str, ...]
 
@@ -83,7 +78,7 @@ class Denial:
 
 
 def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
-    """Return the subjects, usages and names that the entry `spec` fixes on a node with these facts.
+    """Return the subjects, usages and names that the entry fixes on a node with these facts.
 
     Leave out a name that contains an unknown fact.
     """
@@ -96,8 +91,8 @@ def basis(
 ) -> Basis:
     """Return the sources of the contents with which certmond may renew `certificate`.
 
-    `chain` are the other certificates in its file, and `issuers` are the present certificates of the CA that signs. It
-    does not matter whether these certificates have expired, because a signature does not expire.
+    `chain` contains the other certificates in its file. `issuers` contains the present certificates of the signing CA,
+    which can have expired.
     """
     if provenance.path_writers:
         fact = f"{provenance.path_writers}, who could take the key of a new certificate"
@@ -125,9 +120,8 @@ def basis(
 def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
     """Return whether a certificate in `issuers` has signed the certificate, directly or through `chain`.
 
-    The certificate in `issuers` may have expired. Each intermediate CA must permit the usages of the certificate (RFC
-    5280, 4.2.1.12, nested as in Go), and must have been valid at the same time as the certificate. Return False for an
-    issuer itself, and for a certificate that Go or cryptography does not read.
+    The certificate in `issuers` can have expired. Each intermediate CA must permit the usages of the certificate (RFC
+    5280, 4.2.1.12), and must have been valid at the same time as the certificate.
     """
     if certificate.refused or certificate in issuers:
         return False
@@ -146,7 +140,7 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
 def successor_denial(
     certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str], basis: Basis, now: datetime
 ) -> Denial | None:
-    """Return why the policy denies the renewal of the certificate, or None if the policy permits the renewal."""
+    """Return why the policy denies the renewal of the certificate, or None."""
     template = successor(certificate, spec, Terms(now, None, facts), inherits=basis.predecessor is not None)
     made = grant(template, fixed_by(spec, facts), basis)
     return made if isinstance(made, Denial) else None
@@ -170,10 +164,9 @@ def outdone(
     certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance,
     fixed: Fixed,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Return the contents of `certificate` that a later certificate does not have, and that the entry does not fix.
+    """Return the contents of `certificate` that a later certificate lacks, and that the entry does not fix.
 
-    If the result is not empty, an old certificate has replaced a later certificate. `chain`, `issuers` and `provenance`
-    are the arguments of `basis`.
+    If the result is not empty, an old certificate has replaced a later certificate.
     """
     found = [each for later in basis(certificate, chain, issuers, provenance).later
              for each in surplus(certificate, later, fixed)]  # fmt: skip
@@ -183,10 +176,9 @@ def outdone(
 
 
 def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
-    """Return a text for each part of `certificate` that neither `later` nor the entry has: subject, usages and names.
+    """Return a text for each part of `certificate` (subject, usages, names) that neither `later` nor the entry has.
 
-    If `later` is None, compare only with the entry. If the entry accepts several subjects, return the subject unless it
-    is a part of the subject of `later`. If Go or cryptography does not read the certificate, return only the reason.
+    If `later` is None, compare only with the entry.
     """
     if certificate.refused:
         return (certificate.refused,)
@@ -266,20 +258,20 @@ def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate 
 
 
 def _as_of_its_key(template: Template, other: Certificate) -> Template:
-    """Return the template without the usages that the key of `other` cannot have because of its algorithm."""
+    """Return the template without the usages that the key of `other` cannot have."""
     return replace(template, usages=template.usages - unfit_usages(other.key.algorithm))
 
 
 def _same_subject(one: x509.Name, other: x509.Name) -> bool:
     """Return whether the names have the same attributes, and their common names are in the same order.
 
-    The order matters because Kubernetes takes the last common name as the user.
+    Kubernetes takes the last common name as the user.
     """
     return attributes_of(one) == attributes_of(other) and _common_names(one) == _common_names(other)
 
 
 def _is_part(one: x509.Name, other: x509.Name) -> bool:
-    """Return whether the common names are equal, and `other` has every other attribute of `one`, such as a group."""
+    """Return whether `other` has all attributes of `one` and the same common names."""
     return attributes_of(one) <= attributes_of(other) and _common_names(one) == _common_names(other)
 
 

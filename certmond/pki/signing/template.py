@@ -1,7 +1,7 @@
-"""Templates of new certificates: certmond creates them from the catalogue and the old certificate.
+"""Templates of new certificates, made from the catalogue and the old certificate.
 
-The rules are those of RFC 5280, sections 4.1 and 4.2, and those of kubeadm and the kubelet. All functions are pure:
-keys, random numbers and the time are arguments. This module signs no certificate and reads no private key.
+The rules are those of RFC 5280, sections 4.1 and 4.2, and those of kubeadm and the kubelet. This module signs no
+certificate and reads no private key.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certifica
 from certmond.pki.x509.public_key import PublicKey
 
 BACKDATE = timedelta(minutes=5)
-"""Time by which notBefore of a new certificate is in the past, because some hosts have slow clocks. The signers of
-Kubernetes use the same time (pkg/controller/certificates/authority/policies.go).
+"""Time by which notBefore is in the past, because some hosts have slow clocks
+(pkg/controller/certificates/authority/policies.go).
 """
 
 _OIDS = {name: oid for oid, name in EXTENDED_USAGES.items()}
 EXTENDED = frozenset(_OIDS)
-"""Kubernetes names of all known usages in an extendedKeyUsage extension."""
+"""Kubernetes names of all known extended key usages."""
 _KEY_USAGES = frozenset(KEY_USAGES.values())
 _OF_A_CA = frozenset({"cert sign", "crl sign"})
 _OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # besides digital signature, as in a CA of kubeadm
 _ENCIPHERING = frozenset({"key encipherment", "data encipherment"})
 _UNFIT = {"ECDSA": _ENCIPHERING, "Ed25519": _ENCIPHERING | {"key agreement"}}
-"""Key usages that a key of an algorithm cannot have (RFC 8813, section 3; RFC 9295, section 3). For RSA keys, certmond
-excludes no usage.
-"""
+"""Key usages that a key of an algorithm cannot have (RFC 8813, section 3; RFC 9295, section 3)."""
 _SIGNS = "digital signature"
 _FIRST = datetime.min.replace(tzinfo=UTC)
 _FOREVER = datetime.max.replace(tzinfo=UTC)  # RFC 5280, 4.1.2.5: 99991231235959Z
@@ -54,8 +52,8 @@ T = TypeVar("T")
 class Template:
     """Contents of a new certificate (RFC 4211, CertTemplate). Times are UTC.
 
-    `usages` and `extended_usages` have Kubernetes names. An extended usage without such a name is a dotted OID.
-    `changes` has a text for each difference from the old certificate, except the dates and the serial number.
+    `usages` and `extended_usages` are Kubernetes names, or dotted OIDs. `changes` has a text for each difference from
+    the old certificate.
     """
 
     subject: x509.Name
@@ -71,7 +69,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Inputs for a new certificate besides its entry. `facts` are the facts of the node, and `now` is the time in UTC.
+    """Inputs for a new certificate besides its entry.
 
     `issuer_end` is the end of the signing CA, or None if unknown. `validity` and `key` apply to an entry without these
     values.
@@ -86,7 +84,7 @@ class Terms:
     def dates(self, spec: CertificateSpec) -> tuple[datetime, datetime]:
         """Return the start and the end of the validity period of a new certificate.
 
-        The start is `BACKDATE` before `now`. The end is `now` plus the validity, but at most the end of the signing CA.
+        The end is at most the end of the signing CA.
         """
         try:
             end = self.now + (spec.validity or self.validity)
@@ -97,11 +95,10 @@ class Terms:
 
 
 def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits: bool = True) -> Template:
-    """Return the template of the certificate that replaces `old`, with the contents of `old` and of the entry.
+    """Return the template of the certificate that replaces `old`.
 
-    If `inherits` is False, the values that the entry fixes replace those of `old`. Other values still come from `old`,
-    and `signing.policy` decides about them. Ignore a requirement that no certificate can meet, such as an invalid name.
-    Raises MalformedError if cryptography does not read `old`.
+    If `inherits` is False, the values that the entry fixes replace those of `old`. Raises MalformedError if
+    cryptography does not read `old`.
     """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key
@@ -113,6 +110,7 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
     usages = _usages((*spec.usages, *had), key, signs=_SIGNS in had or not had)
     lacking = tuple(usage for usage in spec.usages if usage in _OIDS and usage not in present)
     kept = names_in(had_names)
+    # Ignore an invalid name, because no certificate can have it.
     names = {text: _possible(general_name, text) for text in missing_names(spec, terms.facts, kept)}
     missing = {text: name for text, name in names.items() if name}
     before = old.usages or frozenset()
@@ -147,10 +145,7 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
 def _left_open(
     spec: CertificateSpec, usages: frozenset[str], extended: tuple[str, ...], names: tuple[x509.GeneralName, ...]
 ) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
-    """Return the key usages, extended usages and names for which the entry `spec` fixes no values.
-
-    A result is empty if the entry fixes its values. The names are also empty for a certificate that is not for servers.
-    """
+    """Return the key usages, extended usages and names for which the entry fixes no values."""
     fixes_usages = not EXTENDED.isdisjoint(spec.usages)
     return (
         frozenset() if spec.usages else usages,
@@ -167,7 +162,8 @@ def _not_in(usages: Iterable[str], others: Iterable[str]) -> Iterator[str]:
 def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
     """Return the template of the first certificate of an entry, with these names (DNS:…, IP:…).
 
-    If `is_ca`, add the usages of a Root CA of kubeadm. Raises ValueError for an invalid subject or name.
+    If `is_ca` is True, the template has the usages of a Root CA of kubeadm. Raises ValueError for an invalid subject or
+    name.
     """
     key = spec.key_algorithm or terms.key
     start, end = terms.dates(spec)
@@ -189,7 +185,7 @@ def builder(
 ) -> x509.CertificateBuilder:
     """Return a builder for the certificate, which the key of `issuer` must then sign.
 
-    If `issuer` is None, the certificate is self-signed, so its own key must sign it.
+    If `issuer` is None, the certificate is self-signed.
     """
     key_id = x509.SubjectKeyIdentifier.from_public_key(public_key)
     made = x509.CertificateBuilder(
@@ -206,7 +202,7 @@ def builder(
 
 
 def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """Yield each extension of the template, except the key identifiers, and whether the extension is critical.
+    """Yield each extension of the template, except the key identifiers, and whether it is critical.
 
     The order is that of Go's x509.CreateCertificate.
     """
@@ -221,10 +217,7 @@ def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
 
 
 def algorithm_of(key: PublicKey) -> KeyAlgorithm | None:
-    """Return the algorithm for a new key that replaces `key`, or None if certmond does not create such keys.
-
-    A new RSA key has 2048, 3072 or 4096 bits. It is shorter than `key` only if `key` has more than 4096 bits.
-    """
+    """Return the algorithm for a new key that replaces `key`, or None if certmond does not create such keys."""
     match key.algorithm, key.bits:
         case "RSA", bits:
             sizes = {2048: KeyAlgorithm.RSA_2048, 3072: KeyAlgorithm.RSA_3072}
@@ -264,18 +257,14 @@ def _possible(make: Callable[[str], T], text: str) -> T | None:
 
 
 def name_of(text: str) -> x509.Name:
-    """Return the X.509 name for a subject in the format of RFC 4514. Ignore spaces around separators.
-
-    Raises ValueError for an invalid subject.
-    """
+    """Return the X.509 name for a subject in the format of RFC 4514. Raises ValueError for an invalid subject."""
     return x509.Name.from_rfc4514_string("".join(part.strip() for part in re.split(r"(?<!\\)([,+])", text)))
 
 
 def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
-    """Return the key usages in `asked` that a key of this algorithm can have. Only a CA gets the usages of a CA.
+    """Return the key usages in `asked` that a key of this algorithm can have.
 
-    Add "digital signature" if `signs` is True. Also add it if the result would be empty, because the extension needs at
-    least one usage (RFC 5280, 4.2.1.3).
+    The result is never empty, because the extension needs at least one usage (RFC 5280, 4.2.1.3).
     """
     unfit = unfit_usages(key.value.partition("-")[0])
     usages = _KEY_USAGES.intersection(asked) - unfit - (frozenset() if is_ca else _OF_A_CA)
@@ -283,10 +272,7 @@ def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, sig
 
 
 def unfit_usages(algorithm: str) -> frozenset[str]:
-    """Return the key usages that a key of this algorithm cannot have.
-
-    `algorithm` is "RSA", "ECDSA" or "Ed25519". The result is empty for "RSA".
-    """
+    """Return the key usages that a key of the algorithm "RSA", "ECDSA" or "Ed25519" cannot have."""
     return _UNFIT.get(algorithm, frozenset())
 
 
@@ -300,7 +286,7 @@ def _oids(parsed: x509.Certificate) -> Iterator[str]:
 
 
 def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    """Return the subjectAltName entries of all kinds. The result is empty for a certificate without this extension."""
+    """Return the subjectAltName entries of all kinds."""
     try:
         return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
@@ -314,8 +300,7 @@ def _dropped_extensions(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentif
 def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:
     """Return the authority key identifier of a new certificate (RFC 5280, 4.2.1.1).
 
-    OpenSSL compares it with the subject key identifier of the issuer, so copy this identifier byte for byte. For a
-    self-signed certificate, use `own`.
+    OpenSSL compares this identifier byte for byte with the subject key identifier of the issuer.
     """
     if issuer is None:
         return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)

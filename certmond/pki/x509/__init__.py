@@ -1,1 +1,1 @@
-"""X.509 certificates: their parsing, their names, and the search for certification paths (RFC 5280)."""
+"""X.509 certificates, and the search for certification paths (RFC 5280)."""

@@ -1,7 +1,6 @@
-"""Parser of one X.509 certificate: it translates DER to an immutable `Certificate`.
+"""Parser of one X.509 certificate.
 
-The parser makes no findings. A serial number of zero, a SHA-1 signature and a CA without CA:TRUE are facts that other
-modules assess.
+The parser makes no findings. Other modules assess facts such as a serial number of zero or a SHA-1 signature.
 """
 
 from __future__ import annotations
@@ -61,13 +60,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Certificate:
-    """The contents of one certificate (RFC 5280, section 4). Times are UTC. Certificates with equal DER are equal.
+    """Contents of one certificate (RFC 5280, section 4). Times are UTC.
 
-    `usages` and `extended_usages` are None without the extension keyUsage or extendedKeyUsage, which permits all
-    usages. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…" or "URI:…". `is_ca` is None without the
-    extension basicConstraints. `demands_policies` is True if certificate policies, which certmond does not evaluate,
-    may invalidate a path (RFC 5280, 6.1). `objections` are the reasons for which Go, and so every component of
-    Kubernetes, refuses the certificate. `unread` is the reason for which cryptography does not parse the certificate.
+    If `usages` or `extended_usages` is None, the certificate permits all usages. `names` contains the subjectAltName
+    entries as "DNS:…", "IP:…", "email:…" or "URI:…". `demands_policies` is True if certificate policies can invalidate
+    a path (RFC 5280, 6.1). `objections` are the reasons for which Go refuses the certificate. `unread` is the reason
+    for which cryptography does not parse the certificate.
     """
 
     der: bytes = field(repr=False)
@@ -109,7 +107,7 @@ class Certificate:
 
     @property
     def refused(self) -> str | None:
-        """The library that refuses the certificate, with the reason, or None if Go and cryptography read it.
+        """Why Go or cryptography refuses the certificate, or None.
 
         certmond copies no contents from a refused certificate.
         """
@@ -119,7 +117,7 @@ class Certificate:
 
     @property
     def common_name(self) -> str | None:
-        """The common name (CN) of the subject, or None for a subject without a common name."""
+        """The common name (CN) of the subject, or None."""
         return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
 
     @property
@@ -129,14 +127,11 @@ class Certificate:
 
     @property
     def self_issued(self) -> bool:
-        """Whether subject and issuer are the same name (RFC 5280, section 3.2), whichever key has signed it."""
+        """Whether subject and issuer are the same name (RFC 5280, section 3.2)."""
         return self.subject_der == self.issuer_der
 
     def has_usage(self, usage: str) -> bool:
-        """Return whether the certificate permits `usage`, which is a Kubernetes name such as "server auth".
-
-        A certificate without the extension permits all usages. "any" permits all extended usages.
-        """
+        """Return whether the certificate permits `usage`, a Kubernetes name such as "server auth"."""
         if usage in _KEY_USAGE_NAMES:
             return self.usages is None or usage in self.usages
         return self.extended_usages is None or "any" in self.extended_usages or usage in self.extended_usages
@@ -146,10 +141,10 @@ _KEY_USAGE_NAMES = frozenset(KEY_USAGES.values())
 
 
 def parse_certificate(der: bytes) -> Certificate:
-    """Return the contents of a DER certificate, as Go reads them (`pki.go.certificate`).
+    """Return the contents of a DER certificate, as Go reads them.
 
-    `objections` of the result has the reason if Go refuses the certificate, and `unread` if cryptography refuses it.
-    Raises MalformedError if the dates are not readable, and LimitError if the serial number or the key exceeds a limit.
+    Raises MalformedError if the bytes are not a certificate, and LimitError if the serial number or the key exceeds a
+    limit.
     """
     try:
         fields = parse_fields(der)
@@ -193,7 +188,7 @@ def parse_certificate(der: bytes) -> Certificate:
 
 
 Anchor = Certificate | PublicKey
-"""A trust anchor that a rotation replaces: a Root CA, or the public key that verifies service-account tokens."""
+"""Trust anchor that a rotation replaces: a Root CA, or the public key that verifies service-account tokens."""
 
 
 def to_pem(anchor: Anchor) -> bytes:
@@ -210,12 +205,12 @@ def to_pem(anchor: Anchor) -> bytes:
 
 
 def certificates_of(anchors: Iterable[Anchor]) -> tuple[Certificate, ...]:
-    """Return the anchors that are certificates, without the public keys."""
+    """Return the anchors that are certificates."""
     return tuple(each for each in anchors if isinstance(each, Certificate))
 
 
 def names_in(names: Iterable[x509.GeneralName]) -> frozenset[str]:
-    """Return the subjectAltName entries as "DNS:…", "IP:…", "email:…" and "URI:…", without entries of other kinds."""
+    """Return the subjectAltName entries as "DNS:…", "IP:…", "email:…" and "URI:…". Leave out other kinds."""
     return frozenset(filter(None, map(_name, names)))
 
 
@@ -254,21 +249,20 @@ def load_request(pem: bytes) -> x509.CertificateSigningRequest:
 
 
 def attributes_of(name: x509.Name) -> frozenset[str]:
-    """Return the attributes of a name as texts such as "CN=…" and "O=…". Their order and grouping are lost."""
+    """Return the attributes of a name as texts such as "CN=…" and "O=…"."""
     return frozenset(attribute.rfc4514_string() for attribute in name)
 
 
 def is_ordinary(der: bytes) -> bool:
-    """Return whether the certificate has at most 4096 bytes, so that certmond may keep its values in the caches.
+    """Return whether the certificate has at most 4096 bytes.
 
-    Without this limit, a file whose certificate changes again and again could fill the caches with a thousand values of
-    a megabyte.
+    certmond caches the values of such certificates only, so that large certificates cannot fill the memory.
     """
     return len(der) <= 4096
 
 
 def _common(value: T, ordinary: bool) -> T:
-    """Return a value equal to `value`. For an ordinary certificate, return the object that other certificates share."""
+    """Return `value`, or an equal object that ordinary certificates share."""
     return _shared(value) if ordinary else value
 
 
@@ -298,10 +292,9 @@ _ABSENT = {
 
 
 def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tuple[list[list[str]], str, PublicKey]:
-    """Return the attributes of the subject, the name of the issuer, and the key, as cryptography reads them.
+    """Return the attributes of the subject, the issuer's name and the key, as cryptography reads them.
 
-    Raises MalformedError if cryptography does not read a part of the certificate. Parts include the extensions, because
-    a renewal copies them. Raises LimitError for a key that exceeds a limit.
+    Raises MalformedError if cryptography does not read a part of the certificate.
     """
     check_public_key(fields.key)
     # cryptography parses lazily and raises many types of exceptions.
@@ -310,6 +303,7 @@ def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tu
         attributes = [[each.rfc4514_string() for each in together] for together in parsed.subject.rdns]
         name = _issuer(_Issuer(issuer, parsed)) if ordinary else parsed.issuer.rfc4514_string()
         key = plain_key(fields.key) or public_key_of(parsed)
+        # A renewal copies the extensions.
         tuple(parsed.extensions)
     if key.algorithm == "RSA" and key.der != fields.key and RSA_PSS in fields.key[:32]:
         key = replace(key, algorithm="RSASSA-PSS")  # for Go, this is a separate algorithm, which Go cannot use

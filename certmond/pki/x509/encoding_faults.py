@@ -1,7 +1,4 @@
-"""Messages about the encoding of a certificate that Go refuses, or that Go reads and cryptography does not.
-
-The fields `objections` and `unread` of a certificate have the reasons.
-"""
+"""Messages about certificates whose encoding Go or cryptography refuses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Guard for library calls on untrusted bytes: it replaces each exception of the library by a MalformedError.
+"""Guard for library calls on untrusted bytes: it turns each exception of the library into a MalformedError.
 
-For damaged input, cryptography and OpenSSL raise ValueError, TypeError, UnsupportedAlgorithm and OverflowError. They
-also raise InternalError, RecursionError and pyo3's PanicException, which is derived directly from BaseException.
+For damaged input, cryptography raises many types of exceptions. pyo3's PanicException is derived directly from
+BaseException.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ _PANIC = "PanicException"  # pyo3 creates the module of this class at run time, 
 _LONGEST = 200  # characters of the library's message
 
 
+# A generator would create reference cycles of frames.
 class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
-    """Context manager that replaces each exception of a library by a MalformedError with the text `sentence`.
+    """Context manager that turns each exception of a library into a MalformedError with the text `sentence`.
 
-    The library's message may quote the bytes, so it follows only if `quotable` is True. The exceptions
-    KeyboardInterrupt, SystemExit, MemoryError and MalformedError stay unchanged. This is a class, because a generator
-    would create reference cycles of frames.
+    The library's message follows only if `quotable` is True, because it can quote the bytes.
     """
 
     def __init__(self, sentence: str, *, quotable: bool = False) -> None:
@@ -43,9 +42,6 @@ class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
 
 
 def _message(error: Exception) -> str:
-    """Return the start of the first line of the library's message.
-
-    Return the name of the exception's type for an InternalError, and for an exception without a message.
-    """
+    """Return the start of the library's message, or the name of the exception's type."""
     text = str(error).partition("\n")[0][:_LONGEST]
     return text if text and not isinstance(error, InternalError) else type(error).__name__

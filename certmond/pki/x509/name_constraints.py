@@ -1,8 +1,7 @@
-"""Name constraints of a CA (RFC 5280, section 4.2.1.10), as Go's crypto/x509 applies them to a certificate's names.
+"""Name constraints of a CA (RFC 5280, section 4.2.1.10), as Go's crypto/x509 applies them.
 
-This module decides whether a CA may certify given DNS names, IP addresses, email addresses and URIs. A CA may not
-certify a name that cannot be parsed. The path search refuses a CA with constraints of another kind, because Go does not
-handle its critical extension. An index of the subtrees makes the cost of a name proportional to its number of labels.
+This module decides whether a CA may certify the names of a certificate. An index of the subtrees makes the cost of a
+name proportional to its number of labels.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _AT_OR_BELOW, _BELOW = "", "."  # end of a domain in the index; neither is a lab
 class _Subtrees:
     """Index of the permitted or excluded subtrees of a CA.
 
-    Domains are in a tree of labels, and networks are sorted by IP version and prefix length.
+    Domains are in a tree of labels, and networks are grouped by IP version and prefix length.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -61,7 +60,7 @@ class _Subtrees:
         self.counts[kind] += 1
 
     def hold(self, kind: str, value: str) -> bool:
-        """Return whether a subtree contains the name `value`, which has the kind "DNS", "IP", "email" or "URI".
+        """Return whether a subtree contains the name `value` of the kind "DNS", "IP", "email" or "URI".
 
         Raises ValueError for a name that cannot be parsed.
         """
@@ -93,17 +92,18 @@ class _Subtrees:
 
 @dataclass(frozen=True, slots=True)
 class NameConstraints:
-    """The name constraints of one CA: a name must be in a permitted subtree, and not in an excluded subtree.
+    """Name constraints of one CA.
 
-    A kind of names without a permitted subtree has no restriction except the excluded subtrees.
+    A name must be in a permitted subtree of its kind, if there is one, and in no excluded subtree.
     """
 
     permitted: _Subtrees
     excluded: _Subtrees
 
     def permit(self, certificate: Certificate) -> bool:
-        """Return whether the CA may certify every name of `certificate`. It may not certify an unparsable name."""
+        """Return whether the CA may certify every name of `certificate`."""
         try:
+            # A name that cannot be parsed raises ValueError.
             return all(self._permits(name) for name in certificate.names)
         except ValueError:
             return False
@@ -111,7 +111,7 @@ class NameConstraints:
     def comparisons(self, certificate: Certificate, most: int) -> int:
         """Return how many comparisons of names with subtrees Go makes for `certificate` in the worst case.
 
-        The result is an upper bound if this bound is at most `most`. Otherwise, the result is the exact number.
+        A result of at most `most` is an upper bound. A larger result is exact.
         """
         names = alternative_names_of(certificate.der)
         subtrees = self.permitted.counts + self.excluded.counts
@@ -130,10 +130,7 @@ class NameConstraints:
 
 
 def constraints_of(issuer: Certificate) -> NameConstraints | None:
-    """Return the name constraints of a CA that has this extension.
-
-    Return None if the constraints cannot be parsed. Go then refuses the CA.
-    """
+    """Return the name constraints of a CA, or None if they cannot be parsed. Go then refuses the CA."""
     return _kept(issuer.der) if is_ordinary(issuer.der) else _parsed(issuer.der)
 
 
@@ -158,10 +155,7 @@ def _prefix(address: IPv4Address | IPv6Address, length: int) -> int:
 
 
 def _labels(domain: str) -> list[str]:
-    """Return the labels of a domain in lower case, the last label first.
-
-    Raises ValueError for an empty label, and for a character that is not one of `!` to `~`.
-    """
+    """Return the labels of a domain in lower case, the last label first. Raises ValueError for an invalid domain."""
     labels = domain.lower().split(".")[::-1] if domain else []
     if not all(labels) or _NOT_IN_A_LABEL.search(domain):
         raise ValueError(domain)
@@ -181,7 +175,7 @@ def _mailbox(address: str) -> tuple[str, str]:
 def _host(uri: str) -> str:
     """Return the host of a URI.
 
-    Raises ValueError if the URI has no host, or if the host is an IP address, as RFC 5280 requires.
+    Raises ValueError if there is no host, or if the host is an IP address, as RFC 5280 requires.
     """
     host = host_in(uri)
     if not host.endswith("]"):

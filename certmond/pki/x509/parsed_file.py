@@ -1,7 +1,6 @@
-"""Properties of one parsed file: its end-entity certificate, its key, and the faults of its contents.
+"""Properties of one parsed file: its end-entity certificate, its key, and its faults.
 
-All functions are pure: they read no file and make no findings. `files.catalog_observer` decides which files belong to
-an observation.
+`files.catalog_observer` decides which files belong to an observation.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from certmond.pki.x509.public_key import PublicKey
 def leaf_of(document: Document) -> dict[str, Any]:
     """Return the certificates of a file as fields of an `Observation`, with the end-entity certificate first.
 
-    The end-entity certificate is the first certificate whose private key is in the file, or else the first certificate
-    that is not a CA, or else the first certificate.
+    The end-entity certificate is the one whose private key is in the file, or else the first that is not a CA.
     """
     certificates = document.certificates
     if len(certificates) < 2:
@@ -30,10 +28,9 @@ def leaf_of(document: Document) -> dict[str, Any]:
 
 
 def public_key_in(document: Document, key: PublicKey | None) -> PublicKey | None:
-    """Return the public key in a file, or None if the file has no key and no certificate.
+    """Return the public key in a file, or None.
 
-    If the file has several, as in a rotation of service-account keys, return `key` if it is in the file, or else the
-    first.
+    If the file has several keys, return `key` if it is among them, or else the first key.
     """
     found = (*document.public_keys, *filter(None, (document.key,)), *(item.key for item in document.certificates))
     return next((one for one in found if key and one.sha256 == key.sha256), next(iter(found), None))
@@ -45,20 +42,20 @@ def has_key(document: Document) -> bool:
 
 
 def may_hide_key(document: Document) -> bool:
-    """Return whether the file contains, or may contain, a private key that certmond cannot read."""
+    """Return whether the file can contain a private key that certmond cannot read."""
     return document.encrypted_key or any(f.reason in {Reason.UNREADABLE, Reason.MALFORMED} for f in document.faults)
 
 
 def is_broken(document: Document) -> bool:
     """Return whether the file has a fault other than trailing data.
 
-    Such a fault already explains why the file lacks a certificate or a key.
+    Such a fault explains why the file lacks a certificate or a key.
     """
     return any(fault.reason is not Reason.TRAILING_DATA for fault in document.faults)
 
 
 def encrypted_key_in(document: Document, path: str) -> Iterator[Fault]:
-    """Yield a fault if the file contains an encrypted private key. `path` is the path of the file."""
+    """Yield a fault if the file contains an encrypted private key."""
     if document.encrypted_key:
         fact = f"the private key in {path} is encrypted, which no component of Kubernetes can read"
         yield Fault(Reason.UNREADABLE, fact, "store it decrypted, mode 0600")
@@ -67,7 +64,7 @@ def encrypted_key_in(document: Document, path: str) -> Iterator[Fault]:
 def not_pem(document: Document, path: str) -> Iterator[Fault]:
     """Yield a fault if the file contains certificates and is not PEM.
 
-    Kubernetes reads key pairs and trust anchors only in PEM. `path` is the path of the file.
+    Kubernetes reads key pairs and trust anchors only in PEM.
     """
     if document.certificates and not document.pem:
         fact = f"{path} is not PEM, and tls.LoadX509KeyPair and client-go read certificates in PEM only"
@@ -75,5 +72,5 @@ def not_pem(document: Document, path: str) -> Iterator[Fault]:
 
 
 def without_missing(faults: Sequence[Fault]) -> tuple[Fault, ...]:
-    """Return the faults in `faults` that do not report a missing file."""
+    """Return the faults that do not report a missing file."""
     return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)

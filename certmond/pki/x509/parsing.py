@@ -1,9 +1,7 @@
-"""Parser of certificates and keys in the bytes of a file: PEM, DER and PKCS#12, as common tools write them.
+"""Parser of certificates and keys in the bytes of a file: PEM, DER and PKCS#12.
 
-The parser reads every readable certificate. A bad PEM block becomes a Fault with the number of the block, and does not
-hide the other blocks. The parser derives the public key from a private key, and then drops the private key. Any bytes
-give a `Document`, never an error. A fault quotes no bytes of the file, because the reader of the message may have no
-permission to read the file.
+Any bytes give a `Document`, never an error. A fault quotes no bytes of the file, because the reader of the message may
+have no permission to read the file.
 """
 
 from __future__ import annotations
@@ -35,16 +33,12 @@ from certmond.pki.x509.pkcs12 import check_iterations
 from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
-"""Maximum numbers of PEM blocks and of private keys that certmond reads in one file. No component of Kubernetes needs
-more.
-"""
+"""Maximum numbers of PEM blocks and of private keys that certmond reads in one file."""
 
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
 _KEY_LABELS = frozenset({"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"})
-"""Labels of the private keys that Go reads. A block with another label, such as TSS2 PRIVATE KEY, may contain a
-reference to a key in a TPM.
-"""
+"""Labels of the private keys that Go reads. A block with another label can refer to a key in a TPM."""
 _SEQUENCE = 0x30
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
@@ -53,8 +47,8 @@ _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 class Document:
     """Certificates and keys of one file, in the order of the file.
 
-    `key` is the public key of the first private key. `public_keys` are the public keys outside certificates.
-    `encrypted_key` is True if a private key requires a passphrase. `pem` is True for PEM, and for an unknown format.
+    `key` is the public key of the first private key. `public_keys` contains the public keys outside certificates. `pem`
+    is also True for an unknown format.
     """
 
     certificates: tuple[Certificate, ...] = ()
@@ -66,12 +60,12 @@ class Document:
 
     @property
     def anchors(self) -> tuple[Anchor, ...]:
-        """The possible trust anchors in the file: its certificates, or its public keys if it has no certificate."""
+        """The possible trust anchors in the file: its certificates, or else its public keys."""
         return self.certificates or self.public_keys
 
     @property
     def only_keys(self) -> bool:
-        """Whether the file has a key and no certificate. certmond ignores such a file among certificates."""
+        """Whether the file has a key and no certificate."""
         return not self.certificates and bool(self.key or self.public_keys or self.encrypted_key)
 
 
@@ -83,13 +77,13 @@ class Opened(NamedTuple):
 
 
 Opening = Callable[[bytes, bytes | None], Opened]
-"""Type of a function that opens a PKCS#12 file with a password. The function raises MalformedError if the file does not
-open, and LimitError if the decryption takes too long.
+"""Function that opens a PKCS#12 file with a password. The function raises MalformedError if the file does not open, and
+LimitError if the decryption takes too long.
 """
 
 
 def opened_here(data: bytes, password: bytes | None) -> Opened:
-    """Open a PKCS#12 file in this process, without a time limit, and return its contents.
+    """Open a PKCS#12 file in this process, without a time limit.
 
     Raises MalformedError if the file does not open with `password`.
     """
@@ -101,7 +95,7 @@ def opened_here(data: bytes, password: bytes | None) -> Opened:
 
 
 def not_opened(_data: bytes, _password: bytes | None) -> Opened:
-    """Raise LimitError for a PKCS#12 file with an encrypted part, because the cost of its decryption is unknown."""
+    """Raise LimitError, because the cost of decrypting the PKCS#12 file is unknown."""
     raise LimitError("is a PKCS#12 file with an encrypted part, which this check does not open; convert it to PEM")
 
 
@@ -111,9 +105,9 @@ def is_pkcs12(data: bytes) -> bool:
 
 
 def decode(data: bytes, path: str, password: bytes | None = None, opening: Opening = not_opened) -> Document:
-    """Return the certificates, keys and faults in the bytes `data` of a file. `path` names the file in the faults.
+    """Return the certificates, keys and faults in the bytes of a file.
 
-    `password` is the password of a PKCS#12 file. `opening` opens a PKCS#12 file with an encrypted part.
+    `path` names the file in the faults. `opening` opens a PKCS#12 file with an encrypted part.
     """
     if not data.strip(b"\x00 \t\r\n"):
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is empty"),))
@@ -195,10 +189,7 @@ def _contents(block: Block, where: str) -> Document:
 
 
 def _certificate_document(der: bytes, where: str) -> Document:
-    """Return a document with the certificate in `der` and the faults of its encoding.
-
-    If `der` is not a certificate, the document has only this fault. `where` names the bytes in faults.
-    """
+    """Return a document with the certificate in `der`, or with a fault if `der` is not a certificate."""
     try:
         certificate = _certificate(der)
     except MalformedError as error:
@@ -207,7 +198,7 @@ def _certificate_document(der: bytes, where: str) -> Document:
 
 
 _held = WeakValueDictionary[bytes, Certificate]()
-"""Parsed certificates by their DER. The references are weak, so certificates that no object uses free their memory."""
+"""Parsed certificates by their DER. The references are weak, so that unused certificates free their memory."""
 
 
 def _certificate(der: bytes) -> Certificate:
@@ -215,9 +206,9 @@ def _certificate(der: bytes) -> Certificate:
 
 
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
-    """Return the parsed certificate for `der`. All files with this certificate share one object.
+    """Return the parsed certificate for `der`, which all files with this certificate share.
 
-    Call `make` to create the object if it does not exist yet.
+    `make` creates the certificate if it does not exist yet.
     """
     certificate = _held.get(der)
     if certificate is None:
@@ -248,7 +239,7 @@ def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Documen
 def _private_key(der: bytes) -> PublicKey | None:
     """Return the public key of the private key `der`, or None if the private key requires a passphrase.
 
-    Raises MalformedError if cryptography cannot load the private key, and LimitError if it exceeds a limit.
+    Raises MalformedError if cryptography cannot load the private key.
     """
     check_private_key(der)
     with guarded("is not a usable private key"):
@@ -260,9 +251,9 @@ def _private_key(der: bytes) -> PublicKey | None:
 
 
 def check_private_keys(data: bytes) -> None:
-    """Raise LimitError if a private key in `data` exceeds the limit of its size, or of its iterations if encrypted.
+    """Raise LimitError if a private key in `data` is too large, or its decryption needs too many iterations.
 
-    `data` is PEM or DER. Ignore all other faults.
+    `data` is PEM or DER.
     """
     if not is_pem(data):
         _check_private_key(lambda: data)
@@ -314,7 +305,7 @@ def _decode_der(data: bytes, path: str) -> Document:
 
 
 def _is_der(data: bytes) -> bool:
-    """Return whether `data` is exactly one DER SEQUENCE, which is the form of a certificate and of a key."""
+    """Return whether `data` is exactly one DER SEQUENCE, as a certificate or a key is."""
     try:
         value = read_value(data)
     except MalformedError:

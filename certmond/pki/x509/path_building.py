@@ -1,20 +1,16 @@
 """Search for certification paths with the rules of Go's crypto/x509, which the components of Kubernetes use.
 
-A path connects a certificate to a trust anchor. The search ignores the time. Each path has the period in which it is
-valid, so a verdict for another time needs no new search. The rules are those of Go 1.24's Certificate.Verify
-(crypto/x509/verify.go):
+The search ignores the time: each path has the period in which it is valid. The rules are those of Go 1.24's
+Certificate.Verify (crypto/x509/verify.go):
 
 - The issuer's key has signed the certificate, and the certificate has the raw subject of the issuer as its issuer.
 - An issuer of version 3 has cA, an issuer with keyUsage has keyCertSign, and the path obeys pathLenConstraint.
-- No algorithm is one that Go does not support, such as SHA-1 or MD5, and no critical extension is unknown.
+- Go supports every algorithm, so SHA-1 and MD5 are refused, and Go handles every critical extension.
 - Every certificate of the path permits the extended key usages, and obeys the name constraints of the CAs above it.
 
-As in Go, no rule requires a subjectAltName on clients, an authorityKeyIdentifier, keyUsage on the root, or a positive
-serial number. certmond refuses a path that demands certificate policies, because certmond does not evaluate policies.
-No PKI of Kubernetes has policies.
-
-certmond does not use `cryptography.x509.verification`. That verifier has one message for all refusals, accepts no
-Ed25519 key of a CA, and refuses certificates of kubeadm. docs/decisions/0002 has all reasons.
+No rule requires a subjectAltName on clients, an authorityKeyIdentifier, keyUsage on the root, or a positive serial
+number. Unlike Go, certmond refuses a path that demands certificate policies. docs/decisions/0002 explains why certmond
+does not use `cryptography.x509.verification`.
 """
 
 from __future__ import annotations
@@ -49,7 +45,7 @@ _MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: limits the cost of 
 
 
 class Refusal(StrEnum):
-    """Reason for which the search refuses a certificate. `Rejection` has the certificate that the text describes."""
+    """Reason for which the search refuses a certificate."""
 
     NO_ISSUER = "no CA certificate has the name of its issuer"
     BAD_SIGNATURE = "not signed by the CA certificate with the name of its issuer"
@@ -70,7 +66,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Refusal of one certificate in the search for paths, with the certificate that the text of `refusal` describes."""
+    """Refusal of one certificate in the search for paths. `certificate` is the one that the refusal describes."""
 
     refusal: Refusal
     certificate: Certificate
@@ -81,7 +77,7 @@ _NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A certification path from the leaf to the trust anchor. It is valid from `since` to `until`, both included."""
+    """Certification path from the leaf to the trust anchor, valid from `since` to `until`, both included."""
 
     certificates: tuple[Certificate, ...]
     since: datetime = field(init=False, compare=False)
@@ -104,18 +100,18 @@ _UNTIL = attrgetter("until")
 
 @dataclass(frozen=True, slots=True)
 class PathSearch:
-    """Result of a search: all paths, also those that are not valid now, and the refusals of other candidates."""
+    """Result of a search: all paths, including those that are not valid now, and the refusals."""
 
     paths: tuple[Path, ...]
     rejections: tuple[Rejection, ...]
 
     def valid_at(self, now: datetime) -> Path | None:
-        """Return the path that is valid at `now`, or None. Of several valid paths, return the one that ends last."""
+        """Return the path that is valid at `now`, or None. Of several paths, return the one that ends last."""
         return max([path for path in self.paths if path.holds_at(now)], key=_UNTIL, default=None)
 
     @property
     def best(self) -> Path | None:
-        """The path that ends last, even if it is not valid now, or None if the search has found no path."""
+        """The path that ends last, even if it is not valid now, or None."""
         return max(self.paths, key=_UNTIL, default=None)
 
 
@@ -127,7 +123,7 @@ class Question(NamedTuple):
     intermediates: tuple[Certificate, ...]
     usages: frozenset[str]
     file: str = ""
-    """Path of the file with the leaf. All questions about the same file share a `Budget`."""
+    """Path of the leaf's file. All questions about the same file share a `Budget`."""
 
 
 Searching = Callable[[Sequence[Question]], Iterable[PathSearch]]
@@ -147,11 +143,10 @@ def find_paths(
     usages: Iterable[str] = (),
     budget: Budget | None = None,
 ) -> PathSearch:
-    """Return all certification paths from `leaf` to a certificate in `anchors`, for the extended usages `usages`.
+    """Return all certification paths from `leaf` to a certificate in `anchors`.
 
-    If `leaf` is an anchor, the path is the leaf alone. `usages` are Kubernetes names such as "server auth". As in Go
-    (VerifyOptions.KeyUsages), the leaf and every CA must permit each usage. The search ends when `budget` is spent. It
-    raises no exception.
+    The leaf and every CA must permit each usage in `usages`, as in Go (VerifyOptions.KeyUsages). `usages` are
+    Kubernetes names such as "server auth". The search ends when `budget` is spent.
     """
     return _Search(tuple(anchors), tuple(intermediates), frozenset(usages), budget or Budget()).run(leaf)
 
@@ -209,12 +204,10 @@ class _Search:
                 self._extend((*chain, issuer))
 
     def _refuse(self, chain: tuple[Certificate, ...], issuer: Certificate) -> Rejection | None:
-        """Return why `issuer` cannot be the next certificate after `chain`, or None if it can.
-
-        Check the signature first, because the other properties of an issuer that has signed nothing do not matter.
-        """
+        """Return why `issuer` cannot be the next certificate after `chain`, or None."""
         child = chain[-1]
         self._checks += 1
+        # Check the signature first: the other properties of an issuer that has signed nothing do not matter.
         if child.signature_hash not in _HASHES:
             weak = child.signature_hash in WEAK_HASHES
             return Rejection(Refusal.WEAK_SIGNATURE if weak else Refusal.UNSUPPORTED, child)
@@ -226,7 +219,7 @@ class _Search:
     def _entity(self, certificate: Certificate) -> tuple[str, tuple[bytes, bytes | None]]:
         """Return the key, the subject and the subjectAltName of a certificate.
 
-        As in Go (alreadyInChain), no two certificates of a path have all three values in common.
+        No two certificates of a path have all three values in common (Go's alreadyInChain).
         """
         if certificate not in self._names:
             self._names[certificate] = certificate.subject_der, alternative_names_of(certificate.der)
@@ -246,14 +239,14 @@ class _Search:
 
 
 def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()) -> Refusal | None:
-    """Return why the trust anchor `anchor` must not sign a certificate like `leaf`, or None if it may."""
+    """Return why the trust anchor `anchor` must not sign a certificate like `leaf`, or None."""
     if refusal := _forbidden(anchor, (leaf,), Budget(), is_anchor=True):
         return refusal
     return None if all(map(anchor.has_usage, usages)) else Refusal.USAGE
 
 
 def _forbidden(issuer: Certificate, chain: Sequence[Certificate], budget: Budget, *, is_anchor: bool) -> Refusal | None:
-    """Return why `issuer` may not certify the certificates in `chain`, or None if it may. Check no signature."""
+    """Return why `issuer` may not certify the certificates in `chain`, or None."""
     if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
         return Refusal.NOT_CA
     if issuer.usages and "cert sign" not in issuer.usages:
@@ -279,7 +272,7 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
 
 
 def _unusable(certificate: Certificate) -> Refusal | None:
-    """Return the reason for which Go refuses the certificate in every path, or None if Go can use it."""
+    """Return the reason for which Go refuses the certificate in every path, or None."""
     if certificate.unknown_critical and not certificate.objections:
         return Refusal.UNKNOWN_CRITICAL
     if certificate.objections or certificate.key.algorithm not in KEYS:
@@ -288,17 +281,14 @@ def _unusable(certificate: Certificate) -> Refusal | None:
 
 
 def _distance(child: Certificate, issuer: Certificate) -> int:
-    """Return the position of a possible issuer in the search, by its key identifier (Go's findPotentialParents)."""
+    """Return the rank of a possible issuer in the search, by its key identifier (Go's findPotentialParents)."""
     if child.authority_key_id == issuer.subject_key_id:
         return 0
     return 2 if child.authority_key_id and issuer.subject_key_id else 1
 
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
-    """Return whether `certificate` names `issuer` as its issuer, and the key of `issuer` has signed it.
-
-    Accept weak digests.
-    """
+    """Return whether `issuer` is the named issuer of `certificate` and has signed it. Accept weak digests."""
     if certificate.issuer_der != issuer.subject_der:
         return False
     try:
@@ -309,9 +299,9 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 
 def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
-    """Return True if the key of `issuer` has signed `certificate`. Raise an exception for a wrong signature.
+    """Verify the signature of `certificate` with the key of `issuer`.
 
-    Return False if the key does not fit the signature algorithm, or if the certificate names two algorithms.
+    Return False if the key does not fit the signature algorithm. Raise an exception for a wrong signature.
     """
     signed = signed_part_of(certificate.der)
     # Only the algorithm in the signed part counts; the outer one must be equal (RFC 5280, 4.1.1.2).

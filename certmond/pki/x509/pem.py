@@ -1,7 +1,6 @@
-"""Reader of the PEM blocks in the bytes of a file (RFC 7468). It also finds the blocks that Go ignores.
+"""Reader of the PEM blocks in the bytes of a file (RFC 7468), including the blocks that Go ignores.
 
-This module reads the BEGIN and END lines of a block, its headers and its base64. `parsing` reads the decoded contents.
-No message quotes bytes of the file.
+`parsing` reads the decoded contents. No message quotes bytes of the file.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 
 
 class Block(NamedTuple):
-    """A PEM block and its position in the file. A block without an END line extends to the next block."""
+    """PEM block and its position in the file. A block without an END line extends to the next block."""
 
     label: str
     text: bytes
@@ -38,7 +37,7 @@ class Block(NamedTuple):
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the block is a private key that requires a passphrase, in PKCS#8 or with the headers of RFC 1421."""
+        """Whether the block is a private key that requires a passphrase (PKCS#8 or RFC 1421)."""
         if self.label == "ENCRYPTED PRIVATE KEY":
             return True
         return b"ENCRYPTED" in self.text and _ENCRYPTED.search(self.text) is not None
@@ -57,9 +56,10 @@ class Block(NamedTuple):
             raise MalformedError("is not base64") from None
 
     def key_body(self) -> bytes:
-        """Return the decoded base64 of a private key. Raises MalformedError if the block is cut off or not base64.
+        """Return the decoded base64 of a private key.
 
-        The message omits the label of the block, because a reader could mistake the label for a key.
+        Raises MalformedError if the block is cut off or not base64. The message omits the label, which a reader could
+        mistake for a key.
         """
         try:
             return self.body()
@@ -67,7 +67,7 @@ class Block(NamedTuple):
             raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
 
     def overlooked_in(self, data: bytes) -> str | None:
-        """Return why Kubernetes ignores this block of the file `data`, as Go does, or None if Kubernetes reads it."""
+        """Return why Go, and so Kubernetes, ignores this block of the file `data`, or None."""
         begins_line = data[self.start - 1 : self.start] in {b"", b"\n"}
         if not (begins_line and _OWN_LINES.fullmatch(self.text) and _END_OF_LINE.match(data, self.stop)):
             return "its BEGIN and END are not on separate lines, so Kubernetes ignores it"

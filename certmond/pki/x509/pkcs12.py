@@ -1,8 +1,7 @@
-"""Limit for the cost of a PKCS #12 file (RFC 7292). certmond checks this limit before OpenSSL opens the file.
+"""Limit for the cost of a PKCS #12 file (RFC 7292), which certmond checks before OpenSSL opens the file.
 
-The module has a reader for the BER that OpenSSL accepts, with indefinite lengths and lengths of any form. The reader
-counts the iterations of the MAC, and of each key derivation outside encrypted parts. It also limits the depth and the
-number of values.
+A reader of the BER that OpenSSL accepts counts the iterations of the MAC, and of each key derivation outside encrypted
+parts.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _DIGEST = 32  # bytes of one run of PBKDF2
 
 @dataclass(slots=True)
 class _Node:
-    """A BER value with its tag byte. A primitive value has `content`, and a constructed value has inner `values`."""
+    """BER value. A primitive value has `content`, and a constructed value has inner `values`."""
 
     tag: int
     content: bytes = b""
@@ -38,10 +37,9 @@ class _Node:
 
 
 def check_iterations(data: bytes) -> bool:
-    """Check the cost of a PKCS #12 file or of an encrypted PKCS #8 key. Return whether a part of it is encrypted.
+    """Check the cost of a PKCS #12 file or an encrypted PKCS #8 key. Return whether a part is encrypted.
 
-    The count does not include iterations inside an encrypted part. Raises LimitError for more than `MAX_ITERATIONS`.
-    Raises MalformedError if OpenSSL could read another structure than this reader.
+    Raises LimitError for more than `MAX_ITERATIONS`, and MalformedError if OpenSSL could read the file differently.
     """
     found = [*_Reader(data).nodes(0, len(data), 0)]
     asked = sum(map(_work, found))
@@ -51,9 +49,7 @@ def check_iterations(data: bytes) -> bool:
 
 
 class _Reader:
-    """Reader of BER. It also reads the BER inside the octet strings of a ContentInfo or a bag (RFC 2315, 7; RFC 7292,
-    4.2).
-    """
+    """Reader of BER, including the BER inside octet strings (RFC 2315, 7; RFC 7292, 4.2)."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -87,7 +83,7 @@ class _Reader:
         return node, place
 
     def _inside(self, node: _Node, depth: int) -> list[_Node]:
-        """Return the BER values inside an octet string, or none for any other value. BER may split the octet string."""
+        """Return the BER values inside an octet string, or none for any other value."""
         if node.tag & ~_CONSTRUCTED != _OCTETS:
             return []
         inner = _Reader(_octets(node))
@@ -143,13 +139,11 @@ def _is_encrypted(node: _Node) -> bool:
 
 
 def _work(node: _Node) -> int:
-    """Return the cost in iterations of all key derivations in a value and its inner values.
-
-    The parameters of a key derivation have the salt first, and then the number of iterations.
-    """
+    """Return the cost in iterations of all key derivations in a value."""
     here = 0
     for place, value in enumerate(node.values[:-1]):
         follower = node.values[place + 1]
+        # The parameters of a key derivation have the salt first, and then the number of iterations.
         if value.tag & ~_CONSTRUCTED in {_OCTETS, _SEQUENCE & ~_CONSTRUCTED} and follower.tag == _INTEGER:
             here += _asked(node.values[place + 1 :])
     return here + sum(map(_work, node.values))

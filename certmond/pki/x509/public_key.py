@@ -1,4 +1,4 @@
-"""Public key as an immutable value with its algorithm, size and SHA-256. The value never contains a private key."""
+"""Public keys as immutable values, which never contain a private key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PublicKey:
 
     @property
     def key(self) -> PublicKey:
-        """The key itself. A trust anchor may be a certificate or a public key, and so both have the property `key`."""
+        """The key itself. Certificates and public keys both have the property `key`."""
         return self
 
     @property
@@ -49,7 +49,7 @@ def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
 
 
 def describe_key(key: PublicKeyTypes) -> PublicKey:
-    """Return the public key `key` of cryptography as a `PublicKey`."""
+    """Return a public key of cryptography as a `PublicKey`."""
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     match key:
         case rsa.RSAPublicKey():
@@ -64,9 +64,9 @@ def describe_key(key: PublicKeyTypes) -> PublicKey:
 
 
 def plain_key(info: bytes) -> PublicKey | None:
-    """Return the key in the SubjectPublicKeyInfo `info` if it is an RSA-2048 or P-256 key in its usual encoding.
+    """Return the RSA-2048 or P-256 key in a SubjectPublicKeyInfo, or None for any other key.
 
-    Return None for any other key. The function does not call cryptography, which is slower.
+    This function is faster than cryptography.
     """
     if not is_plain_public_key(info):
         return None
@@ -75,9 +75,9 @@ def plain_key(info: bytes) -> PublicKey | None:
 
 
 def bare_key(info: bytes) -> PublicKey:
-    """Return the key in the SubjectPublicKeyInfo `info` of a certificate that cryptography does not read.
+    """Return the key in the SubjectPublicKeyInfo of a certificate that cryptography does not read.
 
-    If Go does not support the key, or the key exceeds a limit, its size is 0.
+    The size of the key is 0 if Go does not support the key.
     """
     try:
         check_public_key(info)

@@ -1,7 +1,6 @@
 """Limits for the search of certification paths, for all certificates of one file together.
 
-Go limits the signatures and comparisons of one search. certmond needs a limit for all searches of a file, because a
-file can have hundreds of certificates, with keys that the author of the file chose.
+Go limits only a single search. A file can have hundreds of certificates, with keys that the author of the file chose.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ MAX_COMPARISONS = 250_000
 MAX_NAMES = 50_000
 """Maximum number of names that certmond compares with constraints. A name counts once for each CA with constraints."""
 MAX_WORK = 10_000
-"""Maximum number of verifications of RSA-2048 signatures. OpenSSL needs about 50 microseconds for each of them."""
+"""Maximum number of verifications of RSA-2048 signatures, which take about 50 microseconds each."""
 
 _FAST = {"RSA-2048": 1, "ECDSA-256": 2, "Ed25519": 3}
 _SLOW = 25  # any other curve; OpenSSL's slowest takes a millisecond
@@ -24,10 +23,7 @@ _HASHED = 50_000  # bytes that OpenSSL hashes in the time of one verification
 
 
 def work_of(child: Certificate, issuer: Certificate) -> int:
-    """Return the cost of a verification of the signature of `child` with the key of `issuer`.
-
-    The unit is the verification of an RSA-2048 signature.
-    """
+    """Return the cost of verifying the signature of `child` with the key of `issuer`, in RSA-2048 verifications."""
     key = issuer.key
     cost = 2 * -(-(key.bits**2) // 2048**2) if key.algorithm == "RSA" else _SLOW
     return _FAST.get(str(key), cost) + len(child.der) // _HASHED
@@ -35,27 +31,24 @@ def work_of(child: Certificate, issuer: Certificate) -> int:
 
 @dataclass(slots=True)
 class Budget:
-    """The work and the names that the searches of one file may still use, with a cache of parsed name constraints."""
+    """Work and names that remain for the searches of one file."""
 
     work: int = MAX_WORK
     names: int = MAX_NAMES
     _constraints: dict[Certificate, NameConstraints | None] = field(default_factory=dict)
 
     def spend_work(self, cost: int) -> bool:
-        """Subtract `cost` from the remaining work. Return False if the work was not sufficient."""
+        """Subtract `cost` from the remaining work, and return whether the work was sufficient."""
         self.work -= cost
         return self.work >= 0
 
     def spend_names(self, count: int) -> bool:
-        """Subtract `count` from the remaining names. Return False if the names were not sufficient."""
+        """Subtract `count` from the remaining names, and return whether the names were sufficient."""
         self.names -= count
         return self.names >= 0
 
     def constraints_of(self, issuer: Certificate) -> NameConstraints | None:
-        """Return the name constraints of a CA that has this extension, or None if they cannot be parsed.
-
-        Parse the constraints of each CA only once.
-        """
+        """Return the name constraints of a CA, or None if they cannot be parsed."""
         if issuer not in self._constraints:
             self._constraints[issuer] = constraints_of(issuer)
         return self._constraints[issuer]

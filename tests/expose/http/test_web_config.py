@@ -174,7 +174,7 @@ rate_limits: 1
          "web.yaml:3: http_server_config.headers.X-Content-Type-Options: must be nosniff, not 'sniff'"),
         ("basic_auth_users: [alice]\n", "web.yaml:1: basic_auth_users: must be a mapping"),
         (f"basic_auth_users:\n  yes: {HASH}\n", "web.yaml:2: basic_auth_users: has a key that is not text"),
-        (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}\n", "web.yaml:3: basic_auth_users.a: is a duplicate"),
+        (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}\n", "web.yaml:3: basic_auth_users.a: repeats the key of line 2"),
         (f"basic_auth_users:\n  a: {HASH[:-1]}\n", "web.yaml:2: basic_auth_users.a: is not a bcrypt hash"),
         (f"basic_auth_users:\n  a: {HASH.replace('$04$', '$03$')}\n", "web.yaml:2: basic_auth_users.a: is not a"),
         ("- a\n", "web.yaml:1: must be a mapping"),

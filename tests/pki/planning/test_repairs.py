@@ -119,7 +119,7 @@ def test_a_certificate_of_another_service_is_left_to_it() -> None:
     seen = fixing(renewed_by="the start of k3s")
     assert obstacle(seen, "local", CA) == "certmond does not renew this certificate; it is renewed by the start of k3s"
     assert remedy(seen, Salvage(), FACTS, known=None) == (
-        "certmond does not repair it; it is renewed by the start of k3s"
+        "certmond does not repair this certificate; it is renewed by the start of k3s"
     )
 
 
