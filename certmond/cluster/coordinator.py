@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from certmond.cluster.access import Access
 from certmond.cluster.node_reports import NodeReports
-from certmond.cluster.record_rules import DELETE_RECORD, admit, is_behind, record_of, rotation_of
+from certmond.cluster.record import DELETE_RECORD
+from certmond.cluster.record_rules import admit, is_behind, record_of, rotation_of
 from certmond.cluster.rotation_checks.phase_checks import Inspection
 from certmond.config.model import Config
 from certmond.errors import (

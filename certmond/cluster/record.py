@@ -16,6 +16,8 @@ from certmond.pki.x509.certificate import Anchor
 from certmond.pki.x509.parsing import Document, decode
 
 SCHEMA = 1
+DELETE_RECORD = "kubectl -n kube-system delete configmap certmond-rotation"
+"""Command that deletes a wrong record from the cluster."""
 _NEVER, _REFUSED = "PRIVATE KEY", "contains a private key, which must never be in a record"
 
 
@@ -108,10 +110,7 @@ def parse(text: str, where: str) -> ClusterRecord:
 
 
 def _invalid(where: str, detail: str) -> MalformedError:
-    remedy = (
-        "find the client that wrote the record; if no rotation is in progress, run: "
-        "kubectl -n kube-system delete configmap certmond-rotation"
-    )
+    remedy = f"find the client that wrote the record; if no rotation is in progress, run: {DELETE_RECORD}"
     return MalformedError(f"{where} has an invalid record ({detail}); {remedy}")
 
 

@@ -9,13 +9,10 @@ from collections.abc import Collection
 
 from pydantic import ValidationError
 
-from certmond.cluster.record import ClusterRecord
+from certmond.cluster.record import DELETE_RECORD, ClusterRecord
 from certmond.errors import OvertakenError, RotationError
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, flaw, forth, may_be_aborted, sequence
 from certmond.pki.x509.certificate import to_pem
-
-DELETE_RECORD = "kubectl -n kube-system delete configmap certmond-rotation"
-"""Command that deletes a wrong record from the cluster."""
 
 
 def rotation_of(record: ClusterRecord) -> Rotation:
