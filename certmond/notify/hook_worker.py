@@ -131,7 +131,7 @@ class Hook:
             self._thread = thread
 
     def stop(self) -> None:
-        """Start no more runs. A run that has started continues."""
+        """Do not start another run. A run in progress continues."""
         self._stopping.set()
         self._woken.set()
 

@@ -55,7 +55,8 @@ def _objections(
 ) -> Iterator[str]:
     if own is not None and own.id == announced.id:
         if _what(own) != _what(announced):
-            yield "it has the id of the rotation on this node, but another CA, another mode or another signature"
+            other = f"another {announced.noun}, another mode or another signature"
+            yield f"the announced rotation has the id of the rotation on this node, but {other}"
     elif own is not None and not own.over:
         yield from _not_the_way_back(own, announced, now)
     else:

@@ -158,7 +158,9 @@ def test_an_unfit_ca_is_not_followed() -> None:
 def test_a_rotation_keeps_its_identity(changes: dict[str, Any]) -> None:
     """Under its id only the phase, the excluded nodes and the publication change."""
     reported = replace(at(Phase.ISSUE), **changes)
-    assert "it has the id of the rotation on this node, but another" in said(at(Phase.TRUST), reported, worker(*BOTH))
+    assert "the announced rotation has the id of the rotation on this node, but another" in said(
+        at(Phase.TRUST), reported, worker(*BOTH)
+    )
 
 
 def test_the_keys_of_tokens_are_followed_the_same_way() -> None:
