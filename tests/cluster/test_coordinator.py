@@ -583,7 +583,7 @@ def other_signer(world: World) -> None:
     ("given", "said"),
     [
         pytest.param(other_signer, r"the cluster signs with a CA .*; check --cluster-signing-cert", id="signer"),
-        pytest.param(account, r"the API server rejects a new token of .*; check --service-account", id="token"),
+        pytest.param(account, r"the API server rejects a new token .*; check --service-account-key-file", id="token"),
         pytest.param(lambda _: None, r"kube-root-ca.crt of default has no CA, .*; check that a", id="published"),
         pytest.param(joining, r"the kubeconfig in .*cluster-info .*; run: kubeadm init phase", id="cluster-info"),
         pytest.param(webhook, r"the CA bundle of Validating.* theirs lacks .*; replace", id="ca bundle"),

@@ -19,7 +19,7 @@ from certmond.pki.catalog.entries import (
     Kind,
     ServiceSpec,
     anchors_first,
-)  # fmt: skip
+)
 from certmond.pki.catalog.field_types import FACTS, Instant, expand, format_duration, parse_duration, subject_attributes
 
 BASE = {"name": "x", "path": "/x.crt"}
