@@ -25,12 +25,15 @@ from certmond.expose.http.web_config import parse as parse_web_config
 from certmond.expose.metrics.exposition import STATUS, read_status
 from certmond.expose.page.render import page
 from certmond.formats import kubelet_pem
+from certmond.formats.component_config import named_files
 from certmond.formats.kubeadm_config import parse_kubeadm_config
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.formats.kubeconfig_edit import with_credentials, with_trust
-from certmond.formats.manifest import containers, kubelet_fields, node_facts, parse_manifest
+from certmond.formats.manifest import containers, flag_values, kubelet_fields, node_facts, parse_manifest
 from certmond.formats.manifest_edit import flag_values_in, with_flags
+from certmond.formats.unit_file import command_line, parse_environment, parse_unit, places, settings
 from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.catalog.references import FileKind
 from certmond.pki.x509.certificate import parse_certificate, to_pem
 from certmond.pki.x509.parsing import decode
 from certmond.restart.history import History
@@ -156,6 +159,26 @@ def kubelet(data: bytes) -> None:
         assert found.rpartition("/")[2] not in taken
     document = decode(kubelet_pem.content(leaf().pem + data, leaf().key_pem), PATH)
     assert document.certificates[0] == leaf().facts
+
+
+def component_configuration(data: bytes) -> None:
+    """For each kind, the result is a tuple of paths and embedded certificates, or MalformedError."""
+    for kind in FileKind:
+        with suppress(MalformedError):
+            for each in named_files(data, kind):
+                assert each.path or each.pem is not None
+                assert "\x00" not in f"{each.path}{each.key}"
+
+
+def unit_file(data: bytes) -> None:
+    """A unit and an environment file have values in any bytes, and each flag has the file of its value."""
+    unit = parse_unit(b"[Service]\nExecStart=/a $A ${A}\n" + data, "/u")
+    variables = {name: (value, "/e") for name, value in parse_environment(data, "/e").items()}
+    for command in settings([("/u", unit)]).get("ExecStart", ()):
+        words = command_line(command, variables, "a@b.service")
+        flags = dict(flag_values([word.text for word in words], single_dash=True))
+        assert {word.file for word in words} <= {"/u", "/e"}
+        assert places(words).keys() == flags.keys()
 
 
 def kubeadm_configuration(data: bytes) -> None:
@@ -310,8 +333,8 @@ def heartbeat(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     each.__name__: each
     for each in (
-        acknowledgement, certificate, changes, cluster_record, configuration, encoding, heartbeat,
-        kubeadm_configuration, kubeconfig, kubeconfig_text, kubelet, manifest, manifest_text, pending, renewals,
-        restarts, rotation, status, transaction, web_configuration,
+        acknowledgement, certificate, changes, cluster_record, component_configuration, configuration, encoding,
+        heartbeat, kubeadm_configuration, kubeconfig, kubeconfig_text, kubelet, manifest, manifest_text, pending,
+        renewals, restarts, rotation, status, transaction, unit_file, web_configuration,
     )
 }  # fmt: skip

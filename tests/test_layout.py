@@ -103,6 +103,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "reads files that change",
         ["files/cache_entry", "files/consistent_read", "files/directory_cache"],
     ),
+    "tests/files/references/test_reference_observer.py": (
+        "observes the files that a node names",
+        ["files/references/component_references"],
+    ),
     "tests/files/test_catalog_observer.py": (
         "observes files of every kind",
         ["files/document_reader", "files/glob", "files/kubeconfig_observer", "files/owner_names"],

@@ -129,7 +129,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     assessment = assess_node(config, options.root, at, state_dir=options.state_dir, check_api=True)
     following = next_event(assessment, policy_of(config))
     display(status_document(assessment, config.mode, following), output, status_table)
-    if not assessment.statuses:
+    if all(status.seen.named_by for status in assessment.statuses):
         raise CertmondError(
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"

@@ -171,6 +171,11 @@ class Config(Model):
         return {"node_name": self.node_name} if self.node_name else {}
 
     @property
+    def follows_references(self) -> bool:
+        """Return whether certmond watches files that only the node's own files name."""
+        return self.profile != NO_PROFILE
+
+    @property
     def commands(self) -> dict[str, tuple[str, ...]]:
         """Return the command of each configured program, by the purpose of the program."""
         found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}

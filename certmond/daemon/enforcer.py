@@ -163,7 +163,10 @@ class Enforcer:
         `everything` collects evidence about the origin of all certificates, not only of due ones. `waits` tolerates a
         key that does not match its certificate while another process writes.
         """
-        store = Store(self._config.certificates, self._root, self._config.given_facts)
+        store = Store(
+            self._config.certificates, self._root, self._config.given_facts,
+            references=self._config.follows_references,
+        )  # fmt: skip
         inventory, now = store.observe(), at or self._clock()
         seen = self.surroundings_observer.view(store, inventory, self.restarting.past())
         # Without `private`, certmond does not read the state directory.

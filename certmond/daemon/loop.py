@@ -193,9 +193,9 @@ class Daemon:
         return Cause("reload", None)
 
     def _new_store(self) -> Store:
-        derived = tuple(spec.path for spec in self._config.derived)
-        hold = (self._config.hold.file,) if self._config.hold.file else ()
-        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *hold))
+        config = self._config
+        also = (*(spec.path for spec in config.derived), *filter(None, (config.hold.file,)))
+        return Store(config.certificates, self._root, config.given_facts, also, references=config.follows_references)
 
     def _new_controllers(self) -> tuple[Enforcer, Reconciler]:
         enforcing = self._config.mode == "enforce"

@@ -1,6 +1,6 @@
 """Discovery of a configuration that fits a node, from the flags of the node's components.
 
-This module owns the table of the flags that name files of the catalogue.
+This module owns the assignment of flags to entries of the catalogue.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import posixpath
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -18,45 +19,41 @@ from certmond.config.model import Config, parse
 from certmond.errors import MalformedError
 from certmond.files.cache import Files
 from certmond.files.catalog_observer import Store
+from certmond.files.document_reader import DocumentReader
+from certmond.files.references.kubelet_configuration import CONFIG as KUBELET_CONFIG
+from certmond.files.references.kubelet_configuration import KubeletConfiguration
+from certmond.files.references.unit_files import Place, UnitFiles
 from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
-from certmond.formats.manifest import (
-    Container,
-    Manifest,
-    containers,
-    kubelet_environment,
-    kubelet_fields,
-    parse_manifest,
-)
+from certmond.formats.manifest import Container, Manifest, containers, parse_manifest
 from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.references import FLAGS, KUBELET
 from certmond.pki.x509.parsing import Document, decode
 from certmond.pki.x509.path_building import signed_by
 
 _MANIFESTS, _KUBELET_CONF = "/etc/kubernetes/manifests", "/etc/kubernetes/kubelet.conf"
-_KUBELET_CONFIG, _KUBELET_SERVER = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/pki/kubelet-server-current.pem"
-_KUBELET_FLAGS = ("/etc/default/kubelet", "/etc/sysconfig/kubelet", "/var/lib/kubelet/kubeadm-flags.env")
+_KUBELET_SERVER = "/var/lib/kubelet/pki/kubelet-server-current.pem"
 
-# Entry -> the flags that name its `path` and `key`, as "component flag [flag of the key]". If several flags name
-# different files, the profile's path takes precedence, then the first flag of the row. Each other file becomes a
-# separate entry. So does each file of the row "".
+# Entry -> the flags that name its `path`, as "component flag". If several flags name different files, the profile's
+# path takes precedence, then the first flag of the row. Each other file becomes a separate entry. So does each file of
+# the row "". A third word is the flag of the key, if `pki.catalog.references` does not have it.
 _FLAGS = {
     "ca": ["kube-controller-manager root-ca-file", "kube-apiserver client-ca-file", "kubelet client-ca-file",
-           "kube-controller-manager cluster-signing-cert-file cluster-signing-key-file", "kubelet clientCAFile",
+           "kube-controller-manager cluster-signing-cert-file", "kubelet clientCAFile",
            "kube-controller-manager client-ca-file", "kubelet.conf certificate-authority"],
-    "apiserver": ["kube-apiserver tls-cert-file tls-private-key-file"],
-    "apiserver-kubelet-client": ["kube-apiserver kubelet-client-certificate kubelet-client-key"],
+    "apiserver": ["kube-apiserver tls-cert-file"],
+    "apiserver-kubelet-client": ["kube-apiserver kubelet-client-certificate"],
     "front-proxy-ca": ["kube-apiserver requestheader-client-ca-file"],
-    "front-proxy-client": ["kube-apiserver proxy-client-cert-file proxy-client-key-file"],
+    "front-proxy-client": ["kube-apiserver proxy-client-cert-file"],
     "etcd-ca": ["etcd trusted-ca-file", "kube-apiserver etcd-cafile", "etcd peer-trusted-ca-file"],
-    "etcd-server": ["etcd cert-file key-file"], "etcd-peer": ["etcd peer-cert-file peer-key-file"],
-    "apiserver-etcd-client": ["kube-apiserver etcd-certfile etcd-keyfile"],
+    "etcd-server": ["etcd cert-file"], "etcd-peer": ["etcd peer-cert-file"],
+    "apiserver-etcd-client": ["kube-apiserver etcd-certfile"],
     "sa": ["kube-apiserver service-account-key-file service-account-signing-key-file"],
     "controller-manager.conf": ["kube-controller-manager kubeconfig"], "scheduler.conf": ["kube-scheduler kubeconfig"],
     "kubelet-client": ["kubelet.conf client-certificate client-key"], "kubelet-server": ["kubelet serverTLSBootstrap"],
-    "kubelet-server-self": ["kubelet tls-cert-file tls-private-key-file", "kubelet tlsCertFile tlsPrivateKeyFile"],
-    "": ["kube-apiserver tls-sni-cert-key", "kube-controller-manager tls-cert-file tls-private-key-file",
-         "kube-scheduler tls-cert-file tls-private-key-file"],
+    "kubelet-server-self": ["kubelet tls-cert-file", "kubelet tlsCertFile"],
+    "": ["kube-apiserver tls-sni-cert-key", "kube-controller-manager tls-cert-file", "kube-scheduler tls-cert-file"],
 }  # fmt: skip
-_REPEATED = ("tls-sni-cert-key", "service-account-key-file")  # the last occurrence of any other flag counts
+_ROWS = {(row.component, row.name): row for row in FLAGS}
 
 
 class _Source(NamedTuple):
@@ -66,6 +63,12 @@ class _Source(NamedTuple):
     # Text before the name of a flag in comments of the configuration.
     prefix: str
     component: Container
+    places: Mapping[str, Place] = MappingProxyType({})
+
+    def named(self, flag: str) -> str:
+        """Return the file and the name of a flag, for a comment."""
+        place = self.places.get(flag)
+        return f"{place.file} {place.text}" if place else f"{self.prefix}{flag}"
 
     def on_host(self, path: str) -> str:
         """Return the path on the host that corresponds to `path` in the component, or ""."""
@@ -91,11 +94,15 @@ class _Discovery:
         self._entries: dict[str, tuple[list[str], dict[str, Any]]] = {}  # entries to write: comments, fields
         self._named: dict[str, str] = {}  # entries of the profile -> the file that names them
         self._notes: list[str] = []
-        self._sources = [*self._kubelet_sources()]
+        reader = DocumentReader(self._files, own_root=False)
+        units = UnitFiles(reader, self._files)
+        self._sources = [*self._kubelet_sources(KubeletConfiguration(reader, self._files, units))]
         own = (spec.kubeconfig for spec in self._profile.values() if spec.kubeconfig)
         self._conf = self._setting("kubeconfig") or next(own, _KUBELET_CONF)
         self._manifests = self._setting("pod-manifest-path", "staticPodPath") or _MANIFESTS
         self._sources += [*self._conf_sources(), *self._pod_sources()]
+        services = (each for each in units.services() if each.component != KUBELET and not each.obstacle)
+        self._sources += [_Source(it.file, f"{it.file} --", it.container, it.places) for it in services]
 
     def text(self) -> str:
         left = [(name, claim) for name, rows in _FLAGS.items() for claim in self._place(name, [*self._claims(rows)])]
@@ -120,10 +127,19 @@ class _Discovery:
         name = self._config.node_name or Store((), self._root).observe().facts.get("node_name", "")
         with suppress(ValueError):  # the files may contain an invalid name
             text += _yaml({"node_name": Config(node_name=name).node_name})
+        text += "".join(map(_comment, self._references()))
         text += "certificates:\n" if self._entries else ""
         for comments, fields in self._entries.values():
             text += textwrap.indent("".join(map(_comment, comments)) + _yaml([fields]), "  ")
         return text + (_comment(f"not on this node: {', '.join(absent)}") if absent else "")
+
+    def _references(self) -> Iterator[str]:
+        """Yield a sentence for each file that no entry has, about whether certmond watches the file."""
+        for seen in Store(tuple(self._specs.values()), self._root, references=True).observe().observations:
+            if not seen.is_watched:
+                yield seen.faults[0].detail
+            elif seen.named_by and seen.name == seen.spec.name:
+                yield f"{seen.named_by} names {seen.path}: certmond watches it as {seen.name}, without an entry here"
 
     def _manifest(self, path: str) -> Manifest:
         return self._files.value(path, parse_manifest) or Manifest("", {}, {})
@@ -144,11 +160,13 @@ class _Discovery:
             )
         return content
 
-    def _kubelet_sources(self) -> Iterator[_Source]:
-        for path in filter(self._is_there, _KUBELET_FLAGS):
-            yield _Source(path, f"{path} --", kubelet_environment(self._manifest(path).text))
-        if fields := self._noted(_KUBELET_CONFIG, self._manifest(_KUBELET_CONFIG).fields):
-            yield _Source(_KUBELET_CONFIG, f"{_KUBELET_CONFIG} ", kubelet_fields(fields, _KUBELET_CONFIG))
+    def _kubelet_sources(self, kubelet: KubeletConfiguration) -> Iterator[_Source]:
+        config = kubelet.manifest()
+        path = config.path if config else KUBELET_CONFIG
+        fields = self._noted(path, config and config.fields)
+        for file, component in reversed([*kubelet.sources()]):
+            if fields or file != path:
+                yield _Source(file, f"{file} " if file == path else f"{file} --", component)
 
     def _conf_sources(self) -> Iterator[_Source]:
         """Yield the files of the CA, the client certificate and the client key that the kubelet's kubeconfig names."""
@@ -168,19 +186,21 @@ class _Discovery:
                 yield _Source(path, f"{name} --", container)
 
     def _claims(self, rows: Sequence[str]) -> Iterator[_Claim]:
-        for component, flag, *key_flags in map(str.split, rows):
+        for component, flag, *others in map(str.split, rows):
+            row = _ROWS.get((component, flag))
+            key_flags = [*others, *([row.key_flag] if row and row.key_flag else [])]
             for source in (source for source in self._sources if source.component.name == component):
-                for value in source.component.values(flag)[0 if flag in _REPEATED else -1 :]:
+                for value in source.component.values(flag)[0 if row and row.repeated else -1 :]:
                     path, _, pair = value.partition(",") if flag == "tls-sni-cert-key" else (value, "", "")
                     path = _KUBELET_SERVER if flag == "serverTLSBootstrap" else path
                     found = {"path": (path, flag), "key": (pair.partition(":")[0], flag)}
                     found.update(("key", (key, by)) for by in key_flags for key in source.component.values(by))
-                    hosts = {field: (source.on_host(at), source.prefix + by) for field, (at, by) in found.items() if at}
+                    hosts = {field: (source.on_host(at), source.named(by)) for field, (at, by) in found.items() if at}
                     if "path" in hosts and all(at for at, _ in hosts.values()):
                         yield source, flag, hosts
                     else:
                         self._notes.append(
-                            f"{source.prefix}{flag}: certmond ignores {value}, which is not a file of this host"
+                            f"{source.named(flag)}: certmond ignores {value}, which is not a file of this host"
                         )
 
     def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
@@ -195,8 +215,9 @@ class _Discovery:
                 self._named.setdefault(name, source.file)
                 changes = fields | changes
         if changes and spec and spec.key and own != spec.path:
-            key = own if spec.key == spec.path else posixpath.splitext(own)[0] + ".key"
-            changes.setdefault("key", (key, f"beside {own}"))
+            stem = posixpath.splitext(own)[0]
+            beside = next(filter(self._is_there, (f"{stem}.key", f"{stem}-key.pem")), f"{stem}.key")
+            changes.setdefault("key", (own if spec.key == spec.path else beside, f"beside {own}"))
         if changes and own == self._conf:
             changes["kind"] = (Kind.KUBECONFIG.value, f"{own} contains the credentials")
         for field, (value, flag_name) in changes.items():
@@ -251,7 +272,7 @@ class _Discovery:
         elif signers := self._signers(given["path"]):
             new["ca"] = signers[0]
         self._specs[name] = CertificateSpec.model_validate(new)
-        self._entries[name] = [f"{source.prefix}{flag}: the profile has no entry for this file"], new
+        self._entries[name] = [f"{source.named(flag)}: the profile has no entry for this file"], new
 
     def _signers(self, path: str) -> list[str]:
         leaf = self._document(path).certificates

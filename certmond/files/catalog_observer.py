@@ -14,7 +14,10 @@ from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader, bundle_observations, first_line
 from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_observer import KubeconfigObserver
-from certmond.formats.kubeconfig import as_text
+from certmond.files.references.component_references import ComponentReferences
+from certmond.files.references.kubelet_configuration import FLAGS, KubeletConfiguration
+from certmond.files.references.reference_observer import ReferenceObserver
+from certmond.files.references.unit_files import UnitFiles
 from certmond.formats.manifest import Components, node_facts
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
@@ -32,7 +35,6 @@ from certmond.pki.x509.parsed_file import (
 from certmond.pki.x509.parsing import Document
 
 _KUBERNETES = "/etc/kubernetes"
-_KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 
 _NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
@@ -44,6 +46,7 @@ class Store:
     """Observer of the files that the catalogue entries `specs` name, on the node below `root`.
 
     `facts` override the facts in files of the node. `also` are more paths to watch.
+    With `references`, the store also observes files that only the node's own files name.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class Store:
         root: str = "/",
         facts: Mapping[str, str] | None = None,
         also: Sequence[str] = (),
+        *,
+        references: bool = False,
     ) -> None:
         self._specs = specs
         self._files = Files(root)
@@ -61,6 +66,12 @@ class Store:
         self._expansions: dict[int, Expansion] = {}
         self._reader = DocumentReader(self._files, own_root=root == "/")
         self._kubeconfigs = KubeconfigObserver(self._reader)
+        units = UnitFiles(self._reader, self._files)
+        self._kubelet = KubeletConfiguration(self._reader, self._files, units)
+        manifests = f"{_KUBERNETES}/manifests"
+        self._references = ComponentReferences(self._reader, self._files, self._kubelet, units, manifests)
+        self._reference_observer = ReferenceObserver(self._reader, self._references) if references else None
+        self._built_references: dict[str, tuple[CertificateSpec, dict[str, _Built]]] = {}
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
         """Return the inventory of the node. Read the files of the `touched` lookups again, or all files if None."""
@@ -79,19 +90,31 @@ class Store:
                 built[spec.path] = _reused((), (nothing,), before.get(spec.path))
                 found = [*built[spec.path][1]]
             observations += found
+        if self._reference_observer:
+            observations += self._of_references(self._reference_observer, tuple(observations))
         for path in self._also:
             self._files.entry(path)
         return Inventory(tuple(observations), self._facts())
 
+    def _of_references(
+        self, observer: ReferenceObserver, observations: tuple[Observation, ...]
+    ) -> Iterator[Observation]:
+        """Yield the observations of files that only the node's own files name."""
+        specs, others = observer.result(observations)
+        before, self._built_references = self._built_references, {}
+        for spec in specs:
+            known, old = before.get(spec.name, (None, {}))
+            built = self._built_of(spec, (spec.path,), old if spec == known else {})
+            self._built_references[spec.name] = spec, built
+            yield from built[spec.path][1]
+        yield from others
+
     def components(self) -> Components:
         """Return the configuration of the static Pods and the kubelet, as of the last call of `observe`."""
-        config = self._reader.manifest(_KUBELET_CONFIG)
-        directory = as_text(config.fields.get("staticPodPath")) if config else ""
-        directory = directory.rstrip("/") or f"{_KUBERNETES}/manifests"
-        names = [name for name in self._files.listing(directory) if not name.startswith(".")]  # as the kubelet does
-        paths = [f"{directory}/{name}" for name in names]
+        paths = self._references.manifests()
         pods = [self._reader.manifest(path) for path in paths if not self._reader.entry(path).fault]
-        return Components(tuple(pod for pod in pods if pod), config, self._reader.manifest(_KUBELET_FLAGS))
+        found = tuple(pod for pod in pods if pod)
+        return Components(found, self._kubelet.manifest(), self._reader.manifest(FLAGS))
 
     def has(self, path: str) -> bool:
         """Return whether the file at `path` existed at the last call of `observe`."""
@@ -150,7 +173,10 @@ class Store:
                 spec.name, spec, path, faults=(self._reader.missing_fault(spec, path, entry),), key_path=spec.key,
                 wanted=self._reader.is_wanted(spec), changed_at=self._reader.changed_at(entry),
             )  # fmt: skip
-            yield replace(whole, wanted=self._kubeconfigs.is_wanted(whole)) if spec.kind is Kind.KUBELET else whole
+            if spec.kind is not Kind.KUBELET:
+                yield whole
+            elif self._kubeconfigs.is_named(whole):
+                yield replace(whole, wanted=self._kubeconfigs.is_wanted(whole))
         elif spec.kind is Kind.KUBECONFIG:
             yield from self._kubeconfigs.observations(spec, path)
         else:
@@ -216,8 +242,8 @@ class Store:
                 etcd=self._reader.manifest(f"{manifests}/etcd.yaml"),
                 kubelet_conf=self._reader.credentials(f"{_KUBERNETES}/kubelet.conf").config,
                 admin_conf=self._reader.credentials(f"{_KUBERNETES}/admin.conf").config,
-                kubelet_config=self._reader.manifest(_KUBELET_CONFIG),
-                kubelet_flags=self._reader.manifest(_KUBELET_FLAGS),
+                kubelet_config=self._kubelet.manifest(),
+                kubelet_flags=self._reader.manifest(FLAGS),
                 hostname=hostname.decode("ascii", "replace"),
             )
             | self._given

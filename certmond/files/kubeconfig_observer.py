@@ -25,12 +25,16 @@ class KubeconfigObserver:
         self._reader = reader
 
     def is_wanted(self, seen: Observation) -> bool:
-        """Return whether the node should have the file of the kubelet's client certificate.
+        """Return whether the node should have the file of the kubelet's client certificate."""
+        return seen.wanted and self.is_named(seen)
 
-        Return False if kubelet.conf embeds the certificate or names another file.
+    def is_named(self, seen: Observation) -> bool:
+        """Return whether kubelet.conf refers to the file of the kubelet's client certificate.
+
+        Return False if kubelet.conf embeds the certificate, and True if kubelet.conf has no certificate.
         """
         named = self._refers_to(seen, seen.spec.kubeconfig) if seen.spec.kubeconfig else None
-        return seen.wanted and named in {None, seen.path}
+        return named in {None, seen.path}
 
     def _refers_to(self, seen: Observation, kubeconfig: str) -> str | None:
         config = self._reader.credentials(kubeconfig).config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
@@ -17,9 +17,12 @@ from urllib.parse import urlsplit
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import Kubeconfig, as_text, load_mapping
+from certmond.pki.catalog.references import PROGRAMS
 
 _NODE_USER = "system:node:"
 _ISSUER_PREFIX = "kubernetes.default.svc."
+_ETCD = "etcd"
+_SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,13 @@ class Container:
     """A container of a static Pod. `flags` contains each repetition of a flag.
 
     `mounts` maps a path in the container to a path on the host, or to None without a valid hostPath.
+    `program` is the base name of the first word of `command`, or "" if the image chooses the program.
     """
 
     name: str
     flags: tuple[tuple[str, str], ...]
     mounts: Mapping[str, str | None]
+    program: str = ""
 
     def values(self, flag: str) -> list[str]:
         """Return the non-empty values of a flag, in order."""
@@ -81,9 +86,18 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
     """Yield the valid containers of a parsed Pod manifest."""
+    return _containers(fields, "containers")
+
+
+def init_containers(fields: Mapping[str, Any]) -> Iterator[Container]:
+    """Yield the valid init containers of a parsed Pod manifest."""
+    return _containers(fields, "initContainers")
+
+
+def _containers(fields: Mapping[str, Any], kind: str) -> Iterator[Container]:
     spec = fields.get("spec")
     hosts = {as_text(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
-    for container in _mappings(spec, "containers"):
+    for container in _mappings(spec, kind):
         mounts = {}
         for mount in _mappings(container, "volumeMounts"):
             volume = hosts.get(as_text(mount.get("name")))
@@ -93,8 +107,43 @@ def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
             place = posixpath.join(host, within).rstrip("/") if sound else None
             if inside := as_text(mount.get("mountPath")):
                 mounts[inside.rstrip("/")] = place
-        words = [*_strings(container.get("command")), *_strings(container.get("args"))]
-        yield Container(as_text(container.get("name")), tuple(flag_values(words)), mounts)
+        name = as_text(container.get("name"))
+        program, words = program_of(_strings(container.get("command")), _strings(container.get("args")))
+        variables = [(as_text(each.get("name")), as_text(each.get("value"))) for each in _mappings(container, "env")]
+        flags = flags_of(_ETCD if _ETCD in (name, program) else program, words, variables)
+        yield Container(name, flags, mounts, program)
+
+
+def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[str, Sequence[str]]:
+    """Return the base name of the program, or "" for an empty `command`, and the words of the command line.
+
+    For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script.
+    """
+    words = [*command, *arguments]
+    program = posixpath.basename(command[0]) if command else ""
+    if program not in _SHELLS or len(words) < 3 or not re.fullmatch("-[a-z]*c", words[1]):
+        return program, words
+    script = words[2].split()
+    names = [posixpath.basename(word) for word in script]
+    return next((name for name in names if name in PROGRAMS), program), [word.strip("\"'") for word in script]
+
+
+def flags_of(
+    program: str, words: Sequence[str], environment: Iterable[tuple[str, str]] = ()
+) -> tuple[tuple[str, str], ...]:
+    """Return the flags of a program with their values.
+
+    etcd accepts `-name` for `--name`, and variables such as ETCD_CERT_FILE. With a configuration file, etcd ignores
+    all other flags (etcd, server/etcdmain/config.go and pkg/flags/flag.go).
+    """
+    if program != _ETCD:
+        return tuple(flag_values(words))
+    prefix, found = "ETCD_", list[tuple[str, str]]()
+    for name, value in environment:
+        if name.startswith(prefix) and value:
+            found.append((name.removeprefix(prefix).lower().replace("_", "-"), value))
+    found += flag_values(words, single_dash=True)
+    return tuple((name, value) for name, value in found if name == "config-file" and value) or tuple(found)
 
 
 def kubelet_environment(text: str) -> Container:
@@ -116,11 +165,14 @@ def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
     return Container("kubelet", (*texts, *switches), {})
 
 
-def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) for each `--name=value` or `--name value`. A flag without a value is "true" (spf13/pflag)."""
+def flag_values(words: Sequence[str], *, single_dash: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield (name, value) for each `--name=value` or `--name value`. A flag without a value is "true" (spf13/pflag).
+
+    With `single_dash`, also yield `-name=value` and `-name value`, as Go's package flag does.
+    """
     for word, following in pairwise([*words, "--"]):
-        if word.startswith("--"):
-            name, given, value = word[2:].partition("=")
+        if word.startswith("-" if single_dash else "--"):
+            name, given, value = word.removeprefix("-").removeprefix("-").partition("=")
             yield name, value if given else "true" if following.startswith("-") else following
 
 

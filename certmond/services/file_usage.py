@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from certmond.formats.kubeconfig import as_text
-from certmond.formats.manifest import Components, Container, Manifest, containers, flag_values
+from certmond.formats.manifest import Components, Container, Manifest, containers, flag_values, flags_of
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.services.model import Survey, Use
@@ -59,7 +59,8 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
     for service in services:
         words = commands.get(service.name, ())
         if service.kind == "systemd" and words and posixpath.basename(words[0]) in _RELOADED:
-            known[service.name] = Container(posixpath.basename(words[0]), tuple(flag_values(words)), {})
+            program = posixpath.basename(words[0])
+            known[service.name] = Container(program, flags_of(program, words), {})
     by_service = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
     uses = {
         name: files for name, files in by_service.items() if files

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from docs.generate import commands, configuration, findings, manual, metrics, profiles
+from docs.generate import commands, configuration, findings, flags, manual, metrics, profiles
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +18,7 @@ OUTPUTS: Mapping[str, Callable[[], str]] = {
     "docs/reference/configuration.md": configuration.reference,
     "docs/reference/metrics.md": metrics.reference,
     "docs/reference/findings.md": findings.reference,
+    "docs/reference/flags.md": flags.reference,
     "docs/reference/commands.md": commands.reference,
     "docs/profiles.md": profiles.reference,
     "docs/man/certmond.8": manual.program,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from certmond.expose.http.access_control import MEANING, SUCCESSFUL
-from certmond.expose.metrics.exposition import COUNT, FAMILIES
+from certmond.expose.metrics.exposition import COUNT, FAMILIES, UNWATCHED
 from certmond.expose.metrics.own_metrics import Telemetry
 
 _Row = tuple[str, str, tuple[str, ...], str]
@@ -24,7 +24,7 @@ def reference() -> str:
     """Return docs/reference/metrics.md."""
     own = [row for row in _own() if not row[0].startswith("certmond_process_")]
     process = [row for row in _own() if row[0].startswith("certmond_process_")]
-    families = (*FAMILIES, COUNT)
+    families = (*FAMILIES, COUNT, UNWATCHED)
     certificates: list[_Row] = [(each.name, "gauge", each.labels, each.meaning) for each in families]
     return (
         _HEAD

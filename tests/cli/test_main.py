@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from certmond.cli.options import UNKNOWN
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import Running, running
 from tests.node import DATA, PKI, Node, key_pem, pem
+from tests.reference_node import ReferenceNode
 
 AT = "2026-12-01T00:00:00Z"
 NAMES = {
@@ -67,6 +68,16 @@ def test_a_healthy_node_is_well(node: Node) -> None:
     assert document["taken_at"] == AT
     assert document["node"] == "controller-0"
     assert document["mode"] == "observe"
+
+
+def test_serial_numbers_of_zero_are_one_line_of_the_wide_table(node: Node) -> None:
+    """With serial numbers of zero, each row reads `ok`, and only `-o wide` has one line with these certificates."""
+    arguments = ("check", "--root", node.root, "--at", AT)
+    table, wide = certmond(*arguments).stdout, certmond(*arguments, "-o", "wide").stdout
+    assert "nonpositive_serial" not in table
+    assert [line.split()[-1] for line in table.splitlines()[1 : len(NAMES) + 1]] == ["ok"] * len(NAMES)
+    (line,) = (line for line in wide.splitlines() if "nonpositive_serial" in line)
+    assert line.startswith("info     ca, front-proxy-ca, etcd-ca: the serial number is not positive; nothing to do")
 
 
 def test_it_agrees_with_kubeadm(node: Node) -> None:
@@ -125,6 +136,7 @@ def test_json_has_exactly_the_promised_fields(node: Node) -> None:
         "node",
         "mode",
         "next_event",
+        "coverage",
         "certificates",
         "trust_anchors",
         "findings",
@@ -137,6 +149,34 @@ def test_json_has_exactly_the_promised_fields(node: Node) -> None:
     assert {"name", "path", "subject", "serial", "sha256", "not_before", "not_after", "self_signed", "findings"} == set(
         document["trust_anchors"][0]
     )
+
+
+def test_it_counts_the_certificates_by_source(node: Node) -> None:
+    """`check` ends with the number of certificates by source, and the number of files that certmond does not watch."""
+    world = ReferenceNode(node, datetime.fromisoformat(AT) + timedelta(days=5))
+    world.add_flags("kube-apiserver", "--oidc-ca-file=/in/the/image.crt")
+    code, document = check(node.root)
+    entries = {entry["name"] for entry in document["certificates"]}
+    named = {entry["name"].partition("#")[0] for entry in document["certificates"] if entry["named_by"]}
+    assert (code, document["coverage"]["unwatched"]) == (2, 1)
+    assert named == world.names - {"kube-apiserver.oidc-ca-file"}  # a later flag takes precedence
+    assert document["coverage"]["entries"] + document["coverage"]["references"] == len(entries)
+    due = {e["name"].partition("#")[0] for e in document["certificates"] if "nearing_expiry" in str(e["findings"])}
+    assert named <= due
+    last = certmond("check", "--root", node.root, "--at", AT).stdout.splitlines()[-1]
+    count = document["coverage"]
+    expected = f"{count['entries']} of the catalogue, {count['references']} that only files of the node name"
+    assert last == f"certificates: {expected}; files not watched: 1"
+    assert "certmond_unwatched_references 1\n" in certmond("metrics", "--root", node.root, "--at", AT).stdout
+
+
+def test_the_profile_none_follows_no_references(node: Node) -> None:
+    """With `profile: none`, certmond watches the listed certificates only."""
+    ReferenceNode(node, datetime.fromisoformat(AT) + timedelta(days=5))
+    config = node.root / "none.yaml"
+    config.write_text("profile: none\ncertificates: [{name: ca, path: /etc/kubernetes/pki/ca.crt, authority: true}]\n")
+    _, document = check(node.root, AT, "--config", config)
+    assert [entry["name"] for entry in document["certificates"]] == ["ca"]
 
 
 def test_yaml_is_the_same_document(node: Node) -> None:

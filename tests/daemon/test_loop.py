@@ -19,6 +19,7 @@ from cryptography import x509
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running
 from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem
+from tests.reference_node import ReferenceNode
 
 API = f"{PKI}/apiserver"
 NOT_AFTER = "certmond_certificate_not_after_timestamp_seconds"
@@ -67,6 +68,18 @@ def test_a_replaced_leaf_is_detected(node: Node, work: Path) -> None:
         assert before is not None
         assert daemon.series(NOT_AFTER, "apiserver") == [certificate.not_valid_after_utc.timestamp()]
         daemon.until(lambda: healthy(daemon, "apiserver"), "healthy")
+
+
+def test_a_flag_that_a_manifest_gains_is_followed(node: Node, work: Path) -> None:
+    """The daemon follows a new flag of a manifest, and a new user of a kubeconfig, without a restart."""
+    world = ReferenceNode(node, datetime(2036, 1, 1, tzinfo=UTC))
+    with running(node.root, work) as daemon:
+        path = world.kubeconfig("/etc/kubernetes/extra/webhook-new")
+        world.add_flags("kube-apiserver", f"--audit-webhook-config-file={path}")
+        name = "kube-apiserver.audit-webhook-config-file"
+        daemon.until(lambda: (daemon.entry(name) or {}).get("path") == path, "the new file")
+        world.kubeconfig("/etc/kubernetes/extra/webhook-new", "client", "second")
+        daemon.until(lambda: daemon.entry(f"{name}#second"), "the new user")
 
 
 def test_a_file_that_goes_bad_keeps_its_last_expiry(node: Node, work: Path) -> None:

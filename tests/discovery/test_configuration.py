@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.findings import Reason, Severity
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem
+from tests.reference_node import EXTRA, ReferenceNode
 
 MANIFESTS = "etc/kubernetes/manifests"
 API, KCM, ETCD = (f"{MANIFESTS}/{name}.yaml" for name in ("kube-apiserver", "kube-controller-manager", "etcd"))
@@ -681,3 +683,57 @@ def test_an_invalid_kubelet_conf_is_ignored(node: Node) -> None:
     text = found(node)
     assert not entries(text)
     assert ("kubelet-client", Reason.MALFORMED) in judged(node, text)
+
+
+def test_a_file_that_certmond_watches_without_an_entry_is_a_comment(node: Node) -> None:
+    """`discover` names each file that only a flag names, and each file that certmond cannot watch, with the flag."""
+    world = ReferenceNode(node, datetime(2036, 1, 1, tzinfo=UTC))
+    world.add_flags("kube-apiserver", "--peer-ca-file=/in/the/image.crt")
+    text = discover(parse((), profile="kubeadm"), str(node.root))
+    flag, path = (
+        "--oidc-ca-file in /etc/kubernetes/manifests/kube-apiserver.yaml",
+        f"{EXTRA}/kube-apiserver-oidc-ca-file",
+    )
+    name = "kube-apiserver.oidc-ca-file"
+    assert f"# {flag} names {path}.crt: certmond watches it as {name}, without an entry here\n" in text
+    assert "# certmond does not watch the file of --peer-ca-file in " in text
+    parse((Source("discovered", text),))
+
+
+def test_a_drop_in_of_the_kubelet_counts(node: Node) -> None:
+    """`discover` reads the kubelet's configuration with its drop-ins."""
+    node.path("var/lib/kubelet/kubeadm-flags.env").write_text('KUBELET_KUBEADM_ARGS="--config-dir=/etc/kubelet.d"\n')
+    node.path("etc/kubelet.d").mkdir()
+    fields = {"kind": "KubeletConfiguration", "authentication": {"x509": {"clientCAFile": "/etc/other/ca.crt"}}}
+    node.path("etc/kubelet.d/10.conf").write_text(yaml.safe_dump(fields))
+    text = discover(parse((), profile="kubeadm"), str(node.root))
+    assert "path: /etc/other/ca.crt" in text
+
+
+def test_components_that_run_as_services_are_followed(node: Node) -> None:
+    """`discover` reads the flags of etcd and the kubelet in units and environment files of systemd."""
+    node.path(ETCD).unlink()
+    move(node, f"{PKI}/etcd", "etc/ssl/etcd")
+    move(node, "etc/ssl/etcd/ca.crt", "etc/ssl/etcd/ca.pem")
+    move(node, "etc/ssl/etcd/ca.key", "etc/ssl/etcd/ca-key.pem")
+    edit(node, API, (f"/{PKI}/etcd/ca.crt", "/etc/ssl/etcd/ca.pem"))
+    flags = {"TRUSTED_CA_FILE": "ca.pem", "CERT_FILE": "server.crt", "KEY_FILE": "server.key"}
+    flags |= {"PEER_TRUSTED_CA_FILE": "ca.pem", "PEER_CERT_FILE": "peer.crt", "PEER_KEY_FILE": "peer.key"}
+    create(node, "etc/etcd.env", "".join(f"ETCD_{name}=/etc/ssl/etcd/{file}\n" for name, file in flags.items()))
+    create(node, "etc/kubernetes/kubelet.env", 'ARGS="--config=/etc/kubernetes/kubelet.yaml"\n')
+    create(node, "etc/kubernetes/kubelet.yaml", "kind: KubeletConfiguration\nstaticPodPath: /etc/kubernetes/pods\n")
+    move(node, MANIFESTS, "etc/kubernetes/pods")
+    for name, file, arguments in (("etcd", "/etc/etcd.env", ""), ("kubelet", "/etc/kubernetes/kubelet.env", " $ARGS")):
+        unit = f"[Service]\nEnvironmentFile=-{file}\nExecStart=/usr/local/bin/{name}{arguments}\n"
+        create(node, f"etc/systemd/system/{name}.service", unit)
+        wants = node.path("etc/systemd/system/multi-user.target.wants")
+        wants.mkdir(exist_ok=True)
+        (wants / f"{name}.service").symlink_to(f"../{name}.service")
+    text = found(node)
+    entry = entries(text)["etcd-server"]
+    assert (entry["path"], entry["key"]) == ("/etc/ssl/etcd/server.crt", "/etc/ssl/etcd/server.key")
+    assert entries(text)["etcd-peer"]["path"] == "/etc/ssl/etcd/peer.crt"
+    assert entries(text)["etcd-ca"]["key"] == "/etc/ssl/etcd/ca-key.pem"
+    assert f"/etc/etcd.env ETCD_CERT_FILE: the profile has /{PKI}/etcd/server.crt" in comments(text, "etcd-server")
+    assert "/etc/kubernetes/pods/kube-apiserver.yaml" in entries(text)["etcd-ca"]["mentioned_in"]
+    assert not {name for name, _ in judged(node, text) if name.startswith("etcd")}

@@ -569,7 +569,7 @@ def test_the_files_that_decide_are_watched(tree: Tree) -> None:
     """A manifest that comes, or changes what it names, changes what is missing."""
     store = Store([row(mentioned_in="/a.yaml", belongs_with="/c.yaml")], str(tree.root))
     assert store.observe().observations == ()
-    assert store.interest[str(tree.root)] == frozenset({"x.crt", "a.yaml", "c.yaml", "etc", "var"})
+    assert store.interest[str(tree.root)] == frozenset({"x.crt", "a.yaml", "c.yaml", "etc", "lib", "run", "usr", "var"})
     tree.write("/a.yaml", "/x.crt")
     assert len(store.observe(tree.touched("/a.yaml")).observations) == 1
     tree.write("/a.yaml", "/y.crt")
@@ -879,7 +879,7 @@ def test_every_file_that_was_looked_at_is_of_interest(node: Node) -> None:
     )
     assert {"kube-apiserver.yaml", "etcd.yaml"} <= (interest["/etc/kubernetes/manifests"] or set())
     assert {"config.yaml", "kubeadm-flags.env", "pki"} <= (interest["/var/lib/kubelet"] or set())
-    assert interest[""] == frozenset({"etc", "var"})
+    assert interest[""] == frozenset({"etc", "lib", "run", "usr", "var"})
 
 
 def test_the_renewal_of_the_kubelet_is_detected(node: Node) -> None:

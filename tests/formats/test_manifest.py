@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
-from certmond.formats.manifest import Manifest, containers, flag_values, node_facts, parse_manifest
+from certmond.formats.manifest import Manifest, containers, flag_values, init_containers, node_facts, parse_manifest
 from certmond.pki.catalog.field_types import FACTS
 from tests.node import Node
 
@@ -234,3 +234,51 @@ def test_a_real_nodes_facts(node: Node) -> None:
         kubelet_flags=None,
         hostname="",
     ).keys() == {"node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name"}
+
+
+def test_the_environment_of_etcd_has_the_meaning_of_flags() -> None:
+    """Only for etcd, ETCD_CERT_FILE has the meaning of --cert-file. The flag takes precedence."""
+    env = [{"name": "ETCD_CERT_FILE", "value": "/e.crt"}, {"name": "ETCD_KEY_FILE", "value": "/e.key"}, {"name": "X"}]
+    command = ["/usr/local/bin/etcd", "--key-file=/f.key"]
+    listed = [{"name": "main", "command": command, "env": env}, {"name": "other", "command": ["x"], "env": env}]
+    etcd, other = containers({"spec": {"containers": listed}})
+    assert (etcd.program, dict(etcd.flags)) == ("etcd", {"cert-file": "/e.crt", "key-file": "/f.key"})
+    assert (other.program, other.flags) == ("x", ())
+
+
+def test_the_flags_in_the_script_of_a_shell_are_read() -> None:
+    """The flags of a component that `sh -c` starts are the words of the script."""
+    script = "exec /usr/local/bin/kube-apiserver --tls-cert-file=/a.crt '--oidc-ca-file=/b.crt' >>/var/log/a.log 2>&1"
+    command = ["/bin/sh", "-c", script]
+    (shell,) = containers({"spec": {"containers": [{"name": "main", "command": command}]}})
+    assert shell.program == "kube-apiserver"
+    assert (shell.values("tls-cert-file"), shell.values("oidc-ca-file")) == (["/a.crt"], ["/b.crt"])
+
+
+def test_etcd_accepts_flags_with_one_dash() -> None:
+    """Only for etcd, `-name` has the meaning of `--name`."""
+    words = ["-cert-file=/a.crt", "-key-file", "/a.key", "--peer-cert-file=/p.crt"]
+    listed = [{"name": name, "command": [name, *words]} for name in ("etcd", "kube-apiserver")]
+    etcd, other = containers({"spec": {"containers": listed}})
+    assert dict(etcd.flags) == {"cert-file": "/a.crt", "key-file": "/a.key", "peer-cert-file": "/p.crt"}
+    assert dict(other.flags) == {"peer-cert-file": "/p.crt"}
+
+
+def test_etcd_with_a_configuration_file_ignores_other_flags() -> None:
+    """The flag --config-file, or its variable, hides all other flags and variables of etcd."""
+    env = [{"name": "ETCD_CONFIG_FILE", "value": "/e.yaml"}, {"name": "ETCD_CERT_FILE", "value": "/e.crt"}]
+    listed = [
+        {"name": "a", "command": ["etcd", "--config-file=/f.yaml", "--cert-file=/f.crt"], "env": env},
+        {"name": "b", "command": ["etcd", "--cert-file=/f.crt"], "env": env},
+    ]
+    both, variable = containers({"spec": {"containers": listed}})
+    assert both.values("config-file")[-1] == "/f.yaml"
+    assert variable.values("config-file") == ["/e.yaml"]
+    assert not [*both.values("cert-file"), *variable.values("cert-file")]
+
+
+def test_init_containers_are_read_separately() -> None:
+    """A container never has the flags of an init container."""
+    spec = {"containers": [{"name": "a", "command": ["a"]}], "initContainers": [{"name": "i", "args": ["--x=/x.crt"]}]}
+    assert [each.name for each in containers({"spec": spec})] == ["a"]
+    assert [(each.name, each.values("x")) for each in init_containers({"spec": spec})] == [("i", ["/x.crt"])]

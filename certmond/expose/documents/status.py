@@ -32,7 +32,14 @@ def header(assessment: Assessment, mode: str, following: NextEvent | None) -> di
         "node": assessment.facts.get("node_name", ""),
         "mode": mode,
         "next_event": event_entry(following),
+        "coverage": coverage(assessment),
     }
+
+
+def coverage(assessment: Assessment) -> dict[str, int]:
+    """Return the number of certificates by source, and the number of references that certmond does not watch."""
+    named = [bool(status.seen.named_by) for status in assessment.certificates if status.certificate]
+    return {"entries": named.count(False), "references": named.count(True), "unwatched": assessment.unwatched}
 
 
 def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
@@ -65,6 +72,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
         "chain_valid": status.chain_valid,
         "key_matches": status.key_matches,
         "stale": status.stale,
+        "named_by": status.seen.named_by or None,
         "consumers": [each.service for each in status.presence.consumers] or list(status.seen.spec.consumers),
         "used_by": [
             {

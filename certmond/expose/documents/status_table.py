@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from certmond.expose.documents.durations import residual
-from certmond.pki.findings import printable
+from certmond.pki.findings import Reason, printable
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
 _RANKS = ("critical", "warning", "info")
@@ -19,7 +19,10 @@ _KEYS = {True: "matches", None: "-"}
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a table of the certificates, the next event, and the findings, with the most severe finding first."""
+    """Return a table of the certificates, the next event, and the findings, with the most severe finding first.
+
+    Only with `wide`, one line names the certificates whose serial number is not positive. They need no action.
+    """
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
@@ -31,7 +34,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
         details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
         details = details if wide else []
         table.add_row(*_cells(entry, anchors, now), *details)
-    return Group(table, *next_line(document), *_explanations(document))
+    return Group(table, *next_line(document), *_explanations(document, wide), *_coverage(document))
 
 
 def next_line(document: dict[str, Any]) -> Iterator[Text]:
@@ -42,8 +45,19 @@ def next_line(document: dict[str, Any]) -> Iterator[Text]:
         yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC")
 
 
+def _coverage(document: dict[str, Any]) -> Iterator[Text]:
+    """Yield a line with the number of certificates by source."""
+    if count := document.get("coverage"):  # an older daemon writes none
+        yield Text()
+        named = f"{count['references']} that only files of the node name"
+        yield Text(
+            f"certificates: {count['entries']} of the catalogue, {named}; files not watched: {count['unwatched']}"
+        )
+
+
 def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Iterator[str | Text]:
     state = _worst(entry)
+    reasons = _serious(entry)
     yield Text(printable(entry["name"]))
     yield f"{datetime.fromisoformat(entry['not_after']):%b %d, %Y %H:%M} UTC" if entry["not_after"] else "-"
     yield residual(entry["not_after"], now)
@@ -51,7 +65,7 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
     yield Text("(itself)" if itself else printable(_authority(entry, anchors)))
     yield Text("valid") if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
     yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
-    yield Text("ok" if state == "ok" else ", ".join(_reasons(entry)), style=_STYLES[state])
+    yield Text(", ".join(reasons) or "ok", style=_STYLES[state if reasons else "ok"])
 
 
 def _presence(entry: dict[str, Any]) -> Iterator[Text]:
@@ -77,9 +91,11 @@ def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
     return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
 
 
-def _explanations(document: dict[str, Any]) -> Iterator[RenderableType]:
+def _explanations(document: dict[str, Any], wide: bool) -> Iterator[RenderableType]:
     found = [item for entry in document["certificates"] for item in entry["findings"]] + document["findings"]
+    found = [item for item in found if item["reason"] != Reason.NONPOSITIVE_SERIAL or item["severity"] != "info"]
     found.sort(key=lambda item: _RANKS.index(item["severity"]))
+    found += _zero_serials(document) if wide else []
     if found:
         yield Text()
     for item in found:
@@ -93,7 +109,14 @@ def _worst(entry: dict[str, Any]) -> str:
     return next((rank for rank in _RANKS if rank in severities), "ok")
 
 
-def _reasons(entry: dict[str, Any]) -> list[str]:
-    """Return the reasons of all warnings and critical findings, or else of all findings."""
-    serious = [item["reason"] for item in entry["findings"] if item["severity"] != "info"]
-    return list(dict.fromkeys(serious or [item["reason"] for item in entry["findings"]]))
+def _zero_serials(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one finding that names all certificates whose serial number is not positive."""
+    reason, found = Reason.NONPOSITIVE_SERIAL, document["certificates"]
+    names = [entry["name"] for entry in found if any(item["reason"] == reason for item in entry["findings"])]
+    message = f"{', '.join(names)}: the serial number is not positive; nothing to do, see: certmond explain {reason}"
+    return [{"severity": "info", "reason": reason, "message": printable(message)}] if names else []
+
+
+def _serious(entry: dict[str, Any]) -> list[str]:
+    """Return the reasons of all warnings and critical findings."""
+    return list(dict.fromkeys(item["reason"] for item in entry["findings"] if item["severity"] != "info"))

@@ -16,7 +16,6 @@ from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_e
 from certmond.expose.metrics.incremental_rewrite import Sheet, encoded, replacing
 from certmond.expose.metrics.label_values import escaped
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.catalog.entries import Kind
 from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.forecast import NextEvent
 
@@ -79,6 +78,10 @@ FAMILIES = (
 """The gauges about certificates, in the order of the exposition."""
 COUNT = Family("certmond_findings", "Number of open findings", ("severity",))
 """The number of open findings for each severity, with 0 for a severity without a finding."""
+UNWATCHED = Family(
+    "certmond_unwatched_references", "Number of files that the node's own files name and certmond does not watch", ()
+)
+"""The number of references that certmond does not watch."""
 
 _Lines = tuple[str, ...]
 """The lines of one certificate: a text for each gauge of `FAMILIES`, or "" for a gauge without a series."""
@@ -126,7 +129,8 @@ def _tail(assessment: Assessment, own: str) -> str:
         for item in status.findings:
             counts[item.severity] += 1
     lines = [f'{COUNT.name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items()]
-    return "".join((COUNT.head, *lines, own))
+    unwatched = f"{UNWATCHED.head}{UNWATCHED.name} {assessment.unwatched}\n"
+    return "".join((COUNT.head, *lines, unwatched, own))
 
 
 def _entry(status: CertificateStatus) -> tuple[str]:
@@ -145,7 +149,7 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
     findings = "".join(
         f'{FINDING.name}{{{labels},reason="{reason}",severity="{severity}"}} 1\n' for reason, severity in kinds
     )
-    if seen.spec.kind is Kind.KEY_PAIR:
+    if not seen.has_certificates:
         return {FINDING: findings}
     chain = f"{CHAIN_VALID.name}{{{labels}}} {int(status.chain_valid)}\n"
     if certificate is None:
@@ -177,7 +181,7 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
 
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
     """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event."""
-    if not assessment.statuses:
+    if all(status.seen.named_by for status in assessment.statuses):
         return "no certificate on this node; to find the profile, run: certmond check"
     certificates = [status for status in assessment.certificates if status.certificate]
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]

@@ -21,7 +21,6 @@ from certmond.pki.assessment.service_rules import about_services, turning_points
 from certmond.pki.assessment.signing_rules import not_issued_by_ca
 from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issuers_of, own_anchors
 from certmond.pki.assessment.validity_rules import next_change, renewal_point
-from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Finding, Reason, Severity, highest_severity
 from certmond.pki.services.staleness import NOWHERE, Presence, Surroundings
@@ -106,7 +105,7 @@ class Assessment:
 
     @property
     def certificates(self) -> Iterator[CertificateStatus]:
-        return (status for status in self.statuses if status.seen.spec.kind is not Kind.KEY_PAIR)
+        return (status for status in self.statuses if status.seen.has_certificates)
 
     @property
     def trust_anchors(self) -> Iterator[CertificateStatus]:
@@ -114,8 +113,13 @@ class Assessment:
 
     @property
     def loose_findings(self) -> Iterator[Finding]:
-        """The findings of key pairs, which have no certificate."""
-        return (item for status in self.statuses if status.seen.spec.kind is Kind.KEY_PAIR for item in status.findings)
+        """The findings of entries without a certificate: key pairs, and references that certmond does not watch."""
+        return (item for status in self.statuses if not status.seen.has_certificates for item in status.findings)
+
+    @property
+    def unwatched(self) -> int:
+        """The number of references of the node that certmond does not watch."""
+        return sum(not status.seen.is_watched for status in self.statuses)
 
     @cached_property
     def severity(self) -> Severity | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from certmond.pki.catalog.entries import SELF
+from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.x509.certificate import Certificate
 
@@ -12,10 +12,10 @@ Anchors = tuple[Certificate, ...]
 
 
 def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority in the catalogue, by the name of its entry."""
+    """Return the trust anchors of each authority, and of each bundle that a flag names, by the name of the entry."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
-        if seen.spec.authority:
+        if seen.spec.authority or (seen.named_by and seen.spec.kind is Kind.BUNDLE):
             found.setdefault(seen.spec.name, []).extend(seen.certificates[:1])
     return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
 

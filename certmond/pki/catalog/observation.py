@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.findings import Fault
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.references import ReferenceSpec
+from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import PublicKey
 
@@ -70,6 +71,21 @@ class Observation:
     def identity(self) -> tuple[str, str]:
         """The name and the path, which are the same in every pass."""
         return self.name, self.path
+
+    @property
+    def named_by(self) -> str:
+        """Return the flag or field that names the file, or "" for an entry of the catalogue."""
+        return self.spec.named_by if isinstance(self.spec, ReferenceSpec) else ""
+
+    @property
+    def is_watched(self) -> bool:
+        """Return False for a reference that certmond cannot follow."""
+        return not any(fault.reason is Reason.NOT_WATCHED for fault in self.faults)
+
+    @property
+    def has_certificates(self) -> bool:
+        """Return False for an entry of keys, and for a reference that certmond does not watch."""
+        return self.spec.kind is not Kind.KEY_PAIR and self.is_watched
 
     @property
     def key_matches(self) -> bool | None:

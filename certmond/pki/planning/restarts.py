@@ -116,6 +116,8 @@ class _Planner:
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
         """Yield each outdated certificate that the service should already have reloaded."""
         for status in self._statuses:
+            if status.seen.named_by:
+                continue  # certmond has no previous generation of the file: the operator restarts the service
             for stale in status.presence.stale:
                 if stale.service == service and stale.due:
                     yield status, stale

@@ -56,6 +56,7 @@ FAMILIES = {
     "certmond_certificate_info": "gauge",
     "certmond_finding": "gauge",
     "certmond_findings": "gauge",
+    "certmond_unwatched_references": "gauge",
     "certmond_trust_anchor_not_after_timestamp_seconds": "gauge",
     "certmond_certificate_served_matches": "gauge",
     "certmond_restarts": "counter",
@@ -194,6 +195,7 @@ def test_a_real_node_reads_as_cryptography_reads_it(node: Node) -> None:
         "certmond_certificate_info": info,
         "certmond_finding": finding,
         "certmond_findings": {labels(severity=name): 3 * (name == "info") for name in Severity},
+        "certmond_unwatched_references": {labels(): 0},
         "certmond_trust_anchor_not_after_timestamp_seconds": anchors,
     }
 

@@ -15,6 +15,7 @@ from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.endpoint import Endpoint, Served
 from certmond.pki.catalog.entries import CertificateSpec, ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
@@ -115,6 +116,15 @@ def test_a_current_service_is_not_restarted() -> None:
     known = around(LEAF)
     fresh = replace(known, live=Live(NOW, {"web": ServiceSeen(True, "2", NOW)}))
     assert made(LEAF, known=fresh) == made(LEAF, known=replace(known, live=None)) == Plan()
+
+
+def test_a_file_that_only_a_flag_names_causes_no_restart() -> None:
+    """The finding leaves the restart to the operator, also beside the restart for an entry of the catalogue."""
+    fields = row("kube-apiserver.oidc-ca-file").model_dump() | {"ca": (), "named_by": "--oidc-ca-file in /m.yaml"}
+    named = see(ReferenceSpec.model_validate(fields), GOOD)
+    assert [status.presence.stale != () for status in judge(around(named), named).statuses] == [False, True]
+    assert made(named) == Plan()
+    assert [target.name for target in restart(made(LEAF, named)).targets] == ["leaf"]
 
 
 def test_one_restart_covers_all_old_certificates() -> None:

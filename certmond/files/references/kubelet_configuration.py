@@ -1,0 +1,150 @@
+"""The kubelet's flags and configuration on this node, with drop-ins.
+
+This module merges drop-ins as cmd/kubelet/app/server.go (mergeKubeletConfigurations) does.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from certmond.files.cache import Files
+from certmond.files.document_reader import DocumentReader
+from certmond.files.references.unit_files import UnitFiles
+from certmond.formats.kubeconfig import as_text
+from certmond.formats.manifest import Container, Manifest, kubelet_environment, kubelet_fields
+from certmond.pki.catalog.references import KUBELET
+
+CONFIG, FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
+_ENVIRONMENTS = (FLAGS, "/etc/sysconfig/kubelet", "/etc/default/kubelet")
+"""Environment files of the kubelet's unit, in the order of their flags (kubeadm, 10-kubeadm.conf)."""
+_PATHS = ("staticPodPath", "tlsCertFile", "tlsPrivateKeyFile")
+"""Fields whose relative path starts at the directory of the file, as clientCAFile (KubeletConfigurationPathRefs)."""
+_FIELDS = {"tls-cert-file": ("tlsCertFile", "tlsPrivateKeyFile"), "client-ca-file": ("clientCAFile",)}
+"""Flag -> the fields that the flag overrides (kubeletConfigFlagPrecedence)."""
+_MAX_DEPTH, _MAX_DROP_INS = 8, 256
+
+
+class KubeletConfiguration:
+    """Reader of the kubelet's configuration."""
+
+    def __init__(self, reader: DocumentReader, files: Files, units: UnitFiles) -> None:
+        self._reader, self._files, self._units = reader, files, units
+        self._merged_from: tuple[Manifest | None, ...] = ()
+        self._merged: Manifest | None = None
+        self.faults: tuple[tuple[str, str], ...] = ()
+        """The drop-ins that the kubelet refuses, each with the reason."""
+
+    def flags(self) -> dict[str, tuple[str, str]]:
+        """Return (value, file) of each flag, from the enabled unit, or else from the environment files of kubeadm."""
+        units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
+        found = dict[str, tuple[str, str]]()
+        if unit := next(units, None):
+            files = {flag: place.file for flag, place in unit.places.items()}
+            return {name: (value, files.get(name, unit.file)) for name, value in unit.container.flags if value}
+        for path in _ENVIRONMENTS:
+            self._reader.entry(path)
+            parsed = self._files.value(path, _parse_environment)
+            found.update((name, (value, path)) for name, value in (parsed.flags if parsed else ()) if value)
+        return found
+
+    def manifest(self) -> Manifest | None:
+        """Return the configuration merged with the drop-ins, or None without a readable file.
+
+        The result is the same object until a file changes. With drop-ins, its paths are absolute.
+        """
+        flags = self.flags()
+        base = self._reader.manifest(_absolute(flags.get("config", (CONFIG, ""))[0]))
+        directory = flags.get("config-dir", ("", ""))[0]
+        drop_ins = [self._reader.manifest(path) for path in self._drop_ins(_absolute(directory))] if directory else []
+        read_from = (base, *drop_ins)
+        if len(read_from) != len(self._merged_from) or any(
+            one is not other for one, other in zip(read_from, self._merged_from, strict=True)
+        ):
+            self._merged_from, self.faults = read_from, ()
+            self._merged = self._merge(base, [each for each in drop_ins if each]) if drop_ins else base
+        return self._merged
+
+    def sources(self) -> Iterator[tuple[str, Container]]:
+        """Yield each file with its fields or flags, without the fields that a flag overrides."""
+        flags, merged = self.flags(), self.manifest()
+        hidden = {field for flag, fields in _FIELDS.items() if flag in flags for field in fields}
+        if merged:
+            fields = kubelet_fields(merged.fields, merged.path).flags
+            yield merged.path, Container("kubelet", tuple(each for each in fields if each[0] not in hidden), {})
+        for path in dict.fromkeys((*_ENVIRONMENTS, *(file for _, file in flags.values()))):
+            own = tuple((name, value) for name, (value, file) in flags.items() if file == path)
+            if own:
+                yield path, Container("kubelet", own, {})
+
+    def manifest_directory(self) -> str:
+        """Return the directory of the static Pods, or "" if the configuration names none."""
+        merged, flags = self.manifest(), self.flags()
+        field = as_text(merged.fields.get("staticPodPath")) if merged else ""
+        given = flags.get("pod-manifest-path", (field, ""))[0]
+        return given.rstrip("/") if given.startswith("/") else ""
+
+    def _drop_ins(self, directory: str, depth: int = 0) -> Iterator[str]:
+        """Yield the drop-ins in the order of filepath.WalkDir, which does not follow symlinks."""
+        for name in self._files.listing(directory)[:_MAX_DROP_INS]:
+            path = posixpath.join(directory, name)
+            entry = self._reader.entry(path)
+            if entry.is_directory and not entry.is_link and depth < _MAX_DEPTH:
+                yield from self._drop_ins(path, depth + 1)
+            elif name.endswith(".conf"):
+                yield path
+
+    def _merge(self, base: Manifest | None, drop_ins: list[Manifest]) -> Manifest:
+        fields = _resolved(base.fields, posixpath.dirname(base.path)) if base else {}
+        faults = list[tuple[str, str]]()
+        for each in drop_ins:
+            if each.fields.get("kind") != "KubeletConfiguration":
+                fact = f"{each.path} is not of kind KubeletConfiguration, so the kubelet does not start with it"
+                faults.append((each.path, fact))
+                continue
+            fields = _patched(fields, each.fields)
+        self.faults = tuple(faults)
+        path, text = (base.path, base.text) if base else (CONFIG, "")
+        return Manifest("\n".join([text, *(each.text for each in drop_ins)]), {}, _resolved(fields, "/"), path)
+
+
+def _parse_environment(data: bytes, _path: str) -> Container:
+    return kubelet_environment(data.decode("utf-8", "replace"))
+
+
+def _absolute(path: str) -> str:
+    return posixpath.join("/", path)  # the working directory of a unit is /
+
+
+def _patched(target: Any, patch: Any, depth: int = 0) -> Any:
+    """Return a JSON document after a merge patch (RFC 7396)."""
+    if not isinstance(patch, Mapping) or depth > _MAX_DEPTH:
+        return patch
+    result = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _patched(result.get(name), value, depth + 1)
+    return result
+
+
+def _resolved(fields: Mapping[str, Any], directory: str) -> dict[str, Any]:
+    """Return the fields with absolute paths."""
+    result = dict(fields)
+    for name in _PATHS:
+        if path := as_text(result.get(name)):
+            result[name] = posixpath.join(directory, path)
+    authentication = result.get("authentication")
+    x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
+    if (
+        isinstance(authentication, Mapping)
+        and isinstance(x509, Mapping)
+        and (path := as_text(x509.get("clientCAFile")))
+    ):
+        result["authentication"] = {
+            **authentication,
+            "x509": {**x509, "clientCAFile": posixpath.join(directory, path)},
+        }
+    return result

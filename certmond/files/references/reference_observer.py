@@ -1,0 +1,142 @@
+"""Entries for the files that the node's own files name and that the catalogue does not have.
+
+This module owns the names and the requirements of these entries. A reference that certmond cannot follow is an
+observation with the fault `not_watched`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from certmond.files.document_reader import DocumentReader, bundle_observations
+from certmond.files.references.component_references import ComponentReferences, Reference
+from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.catalog.references import USAGES, ReferenceSpec, Role
+from certmond.pki.findings import Fault, Reason, printable
+
+_KINDS = {Role.TRUST: Kind.BUNDLE, Role.KUBECONFIG: Kind.KUBECONFIG}  # of other roles: a file
+_MAX_NAME = 63
+_REMEDY = "check that file yourself, or let the flag name a file that certmond can read: certmond explain not_watched"
+
+
+class ReferenceObserver:
+    """Observer of the references that the catalogue does not have."""
+
+    def __init__(self, reader: DocumentReader, references: ComponentReferences) -> None:
+        self._reader, self._references = reader, references
+        self._seen: tuple[Observation, ...] = ()
+        self._found: tuple[Reference, ...] = ()
+        self._result: tuple[tuple[ReferenceSpec, ...], tuple[Observation, ...]] = (), ()
+
+    def result(
+        self, observations: tuple[Observation, ...]
+    ) -> tuple[tuple[ReferenceSpec, ...], tuple[Observation, ...]]:
+        """Return the entries to observe, and the observations of embedded certificates and unwatched references.
+
+        The result has the same objects until a file changes.
+        """
+        found = self._references.find()
+        if found is not self._found or observations != self._seen:
+            self._found, self._seen = found, observations
+            specs, others = self._build(found, observations)
+            before = {each.identity: each for each in self._result[1]}
+            self._result = (
+                specs,
+                tuple(
+                    old if (old := before.get(each.identity)) is not None and old == each else each for each in others
+                ),
+            )
+        return self._result
+
+    def _build(
+        self, found: Sequence[Reference], observations: Iterable[Observation]
+    ) -> tuple[tuple[ReferenceSpec, ...], tuple[Observation, ...]]:
+        covered, authorities = self._covered(found, observations)
+        named, names, files = list[tuple[str, Reference]](), set[str](), set[str]()
+        for each in found:
+            file = self._file(each.path) if each.embedded is None else ""
+            if file and (file in covered or file in files):
+                continue
+            files.add(file)
+            name = _unique(each.name, names)
+            names.add(name)
+            named.append((name, each))
+            if file and each.role is Role.TRUST and each.is_watched:
+                authorities.setdefault(file, name)
+        specs, others = list[ReferenceSpec](), list[Observation]()
+        for name, each in named:
+            if each.embedded is not None:
+                others += _embedded(name, each)
+            elif each.is_watched:
+                specs.append(_spec(name, each, authorities.get(self._file(each.trust)) if each.trust else None))
+            else:
+                others.append(_unwatched(name, each))
+        return tuple(specs), tuple(others)
+
+    def _file(self, path: str) -> str:
+        """Return the file at the end of symlinks, or the path of a missing file."""
+        return (self._reader.entry(path).own_file if path else None) or path
+
+    def _covered(
+        self, found: Sequence[Reference], observations: Iterable[Observation]
+    ) -> tuple[set[str], dict[str, str]]:
+        """Return the files of references that the catalogue has, and the name of the entry for each CA file."""
+        paths = {path for each in found for path in (each.path, each.trust) if path}
+        reals = {either: real for path in paths for real in [self._file(path)] for either in (path, real)}
+        covered, authorities = set[str](), dict[str, str]()
+        for seen in observations if reals else ():
+            files = (seen.path, seen.certificate_file, seen.key_path, seen.key_file, _kubeconfig_of(seen))
+            own = [reals[path] for path in files if path and path in reals]
+            covered.update(own)
+            if own and (seen.spec.authority or seen.spec.kind is Kind.BUNDLE):
+                authorities[own[0]] = seen.spec.name
+        return covered, authorities
+
+
+def _kubeconfig_of(seen: Observation) -> str | None:
+    """Return the kubeconfig of the entry, or None if the kubeconfig refers to another file."""
+    return seen.spec.kubeconfig if seen.refers_to in {None, seen.path} else None
+
+
+def _unique(name: str, names: set[str]) -> str:
+    if name not in names:
+        return name
+    number = 2
+    while (numbered := f"{name[: _MAX_NAME - len(f'.{number}')]}.{number}") in names:
+        number += 1
+    return numbered
+
+
+def _spec(name: str, each: Reference, authority: str | None) -> ReferenceSpec:
+    fields: dict[str, Any] = {"usages": USAGES.get(each.role, ()), "key": each.key}
+    if each.role is not Role.TRUST and authority:
+        fields["ca"] = (authority,)
+    return _entry(name, each, each.path, kind=_KINDS.get(each.role, Kind.FILE), **fields)
+
+
+def _entry(name: str, each: Reference, path: str, **fields: Any) -> ReferenceSpec:
+    named_by = printable(each.named_by)
+    return ReferenceSpec(
+        name=name, path=path, named_by=named_by, renewed_by=f"its operator ({named_by} names it)", **fields
+    )
+
+
+def _unwatched(name: str, each: Reference) -> Observation:
+    fact = each.obstacle or f"{each.path} is not mounted into the container from this host"
+    fault = Fault(Reason.NOT_WATCHED, f"certmond does not watch the file of {each.named_by}: {fact}", _REMEDY)
+    return Observation(name, _entry(name, each, each.source), each.source, faults=(fault,))
+
+
+def _embedded(name: str, each: Reference) -> Iterator[Observation]:
+    """Yield the certificates that a field of a configuration file contains."""
+    document = each.embedded
+    if document is None:
+        return
+    faults = list(document.faults)
+    if not (document.certificates or faults):
+        faults.append(Fault(Reason.MALFORMED, f"{each.named_by} holds no certificate"))
+    usages = () if each.role is Role.TRUST else USAGES[each.role]
+    spec = _entry(name, each, each.source, kind=Kind.BUNDLE, usages=usages)
+    yield from bundle_observations(Observation(name, spec, each.source, faults=tuple(faults)), document.certificates)

@@ -1,0 +1,185 @@
+"""The enabled services of systemd that run a component, with their flags and the files of these flags.
+
+This module owns the search path of units and drop-ins (systemd.unit(5)). certmond reads the files, and does
+not ask systemd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from certmond.files.cache import Files, Parser
+from certmond.files.cache_entry import Entry
+from certmond.files.document_reader import DocumentReader
+from certmond.files.path_resolution import named_users
+from certmond.formats.manifest import Container, flags_of, program_of
+from certmond.formats.unit_file import (
+    Word,
+    command_line,
+    parse_environment,
+    parse_unit,
+    places,
+    settings,
+    split_words,
+    with_specifiers,
+)
+from certmond.pki.catalog.references import PROGRAMS
+
+DIRECTORIES = (
+    "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)  # fmt: skip
+"""The directories of units, in order of precedence. /lib is a separate directory only without a merged /usr."""
+_MAX_FILES = 512
+
+_T = TypeVar("_T")
+
+
+class Place(NamedTuple):
+    """The file that contains a flag, and the name of the flag in this file, such as ETCD_CERT_FILE."""
+
+    file: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An enabled service that runs a component."""
+
+    component: str
+    container: Container
+    file: str  # the unit or drop-in with the command
+    places: Mapping[str, Place] = field(default_factory=dict)  # of the flags whose file is known
+    obstacle: str = ""  # the reason not to follow the flags
+    faults: tuple[tuple[str, str], ...] = ()  # unit or drop-in, and a fact about an unreadable environment file
+
+
+class UnitFiles:
+    """Finder of the enabled services that run a component."""
+
+    def __init__(self, reader: DocumentReader, files: Files) -> None:
+        self._reader, self._files = reader, files
+        self._names: tuple[tuple[str, ...], ...] = ()
+        self._used: tuple[Entry, ...] | None = None
+        self._services: tuple[Service, ...] = ()
+
+    def services(self) -> tuple[Service, ...]:
+        """Return the services in the order of their names: the same object until a file changes."""
+        names = self.listings()
+        if names != self._names or self._used is None or not self._is_current(self._used):
+            before, self._reader.used = self._reader.used, {}
+            self._names, self._services = names, tuple(self._find())
+            self._used = tuple(self._reader.used.values())
+            self._reader.used = before | self._reader.used
+        return self._services
+
+    def listings(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names in the directories of units, of drop-ins and of enabled units."""
+        units = [*map(self._files.listing, DIRECTORIES)]
+        inner = [
+            self._files.listing(f"{directory}/{name}")
+            for directory, names in zip(DIRECTORIES, units, strict=True)
+            for name in names
+            if name.endswith("service.d") or _enables(name)
+        ]
+        return (*units, *inner)
+
+    def _is_current(self, used: tuple[Entry, ...]) -> bool:
+        """Return whether no file has changed, and record the files in the reader."""
+        return all(self._reader.entry(each.path) is each for each in used)
+
+    def _find(self) -> Iterator[Service]:
+        for unit in self._enabled():
+            paths = [*self._paths(unit)]
+            if not paths or self._value(paths[0], parse_unit) is None:  # masked, for example
+                continue
+            found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
+            for command in found.get("ExecStart", ()):
+                if service := self._service(unit, command, found, paths):
+                    yield service
+
+    def _enabled(self) -> list[str]:
+        """Return the sorted names of the enabled services."""
+        return sorted(
+            {
+                name
+                for directory in DIRECTORIES
+                for group in self._files.listing(directory)
+                if _enables(group)
+                for name in self._files.listing(f"{directory}/{group}")
+                if name.endswith(".service") and name.isprintable()
+            }
+        )[:_MAX_FILES]
+
+    def _paths(self, unit: str) -> Iterator[str]:
+        """Yield the paths of a unit and of its drop-ins, in the order in which systemd reads these files."""
+        stem, at, _ = unit.removesuffix(".service").partition("@")
+        names = [unit, f"{stem}@.service"] if at else [unit]
+        files = [f"{each}/{name}" for name in names for each in DIRECTORIES if name in self._files.listing(each)]
+        yield from files[:1]
+        drop_ins = dict[str, str]()
+        prefixes = [stem[: number + 1] for number, character in enumerate(stem) if character == "-"]
+        for name in ("service", *(f"{prefix}.service" for prefix in prefixes), *reversed(names)):
+            for directory in reversed(DIRECTORIES):
+                inner = f"{name}.d" in self._files.listing(directory) and self._files.listing(f"{directory}/{name}.d")
+                for each in inner or ():
+                    if each.endswith(".conf") and each.isprintable():
+                        drop_ins[each] = f"{directory}/{name}.d/{each}"
+        yield from (drop_ins[each] for each in sorted(drop_ins)[:_MAX_FILES])
+
+    def _value(self, path: str, parse: Parser[_T]) -> _T | None:
+        self._reader.entry(path)
+        return self._files.value(path, parse)
+
+    def _service(self, unit: str, command: Word, found: Mapping[str, list[Word]], paths: list[str]) -> Service | None:
+        own = command_line(command, {}, unit)
+        if not own or program_of([each.text for each in own])[0] not in PROGRAMS:
+            return None
+        obstacle = next(filter(None, map(self._changeable, paths)), "")
+        for name in ("RootDirectory", "RootImage"):
+            if found.get(name):
+                obstacle = obstacle or f"{unit} has {name}=, so its paths are not those of this host"
+        environment = dict[str, tuple[str, str]]()
+        for word in found.get("Environment", ()):
+            pairs = (with_specifiers(each, unit).partition("=") for each in split_words(word.text))
+            environment.update((name, (value, word.file)) for name, is_set, value in pairs if is_set)
+        faults = list[tuple[str, str]]()
+        for word in found.get("EnvironmentFile", ()) if not obstacle else ():
+            path = with_specifiers(word.text, unit)
+            variables, fault = self._variables(path.removeprefix("-"), optional=path.startswith("-"))
+            environment.update((name, (value, path.removeprefix("-"))) for name, value in variables.items())
+            obstacle = obstacle or (self._changeable(path.removeprefix("-")) if variables else "")
+            if fault:
+                faults.append((word.file, fault))
+        words = command_line(command, environment, unit)
+        program, texts = program_of([each.text for each in words])
+        flags = flags_of(program, texts, [(name, value) for name, (value, _) in environment.items()])
+        found_in = {
+            name.removeprefix("ETCD_").lower().replace("_", "-"): Place(file, name)
+            for name, (_, file) in environment.items()
+            if name.startswith("ETCD_")
+        }
+        found_in |= {flag: Place(file, f"--{flag}") for flag, file in places(words).items()}
+        container = Container(program, flags, {}, program)
+        return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults))
+
+    def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
+        """Return the variables of an environment file, and the reason for a failed read, or ""."""
+        if not path.startswith("/") or any(character in "*?[%" for character in path) or not path.isprintable():
+            return {}, f"EnvironmentFile={path[:200]} is no path of one file"
+        entry, variables = self._reader.entry(path), self._value(path, parse_environment)
+        if variables is None and entry.fault and not (optional and entry.missing):
+            return {}, entry.fault.detail
+        return variables or {}, ""
+
+    def _changeable(self, path: str) -> str:
+        """Return the reason not to follow a file that other users can change, or ""."""
+        writers = self._reader.entry(path).writers
+        return f"{path} can be changed by {named_users(writers)}" if writers else ""
+
+
+def _enables(name: str) -> bool:
+    """Return whether a directory of this name enables units."""
+    return name.endswith((".wants", ".requires", ".upholds"))

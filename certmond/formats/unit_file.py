@@ -1,0 +1,177 @@
+"""Parsers of systemd unit files, command lines and environment files.
+
+This module owns the formats of systemd.syntax(7), systemd.service(5) and src/basic/env-file.c of systemd. Like
+systemd, the parsers ignore invalid lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from certmond.formats.manifest import flag_values
+
+_ASSIGNMENT = re.compile(r"\s*(\w+)\s*=\s*(.*)")
+_SETTINGS = frozenset({"ExecStart", "Environment", "EnvironmentFile", "RootDirectory", "RootImage"})
+"""The settings that affect which files a service reads."""
+_PREFIXES = "-@:+!|"
+"""Characters before the path of a program. With "@", the second word is the name of the process."""
+_ESCAPES = {"n": "\n", "t": "\t", "s": " ", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_QUOTED = re.compile(r"""[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)')""", re.DOTALL)
+_PLAIN = re.compile(r"[ \t]*((?:[^\n\\]|\\.)*)", re.DOTALL)
+_NAME = re.compile(r"[ \t]*([A-Za-z_]\w*)[ \t]*=")
+_IN_WORD = re.compile(r"\$(?:\$|\{(\w+)\})")
+_SPECIFIER = re.compile(r"%(.)")
+
+Environment = Mapping[str, tuple[str, str]]
+"""Variable -> its value, and the file that sets it."""
+
+
+class Setting(NamedTuple):
+    """A setting of the section [Service]."""
+
+    name: str
+    value: str
+
+
+class Word(NamedTuple):
+    """A word of a command line, and the file that contains it."""
+
+    text: str
+    file: str
+
+
+def parse_unit(data: bytes, _path: str) -> tuple[Setting, ...]:
+    """Return the settings of the section [Service] that certmond uses, in order. An empty value resets a setting."""
+    section, found = "", list[Setting]()
+    for line in _lines(data.decode("utf-8", "replace")):
+        if line.startswith("["):
+            section = line
+        elif section == "[Service]" and (match := _ASSIGNMENT.fullmatch(line)) and match[1] in _SETTINGS:
+            found.append(Setting(match[1], match[2]))
+    return tuple(found)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines without comments. A backslash at the end of a line continues the line."""
+    begun = ""
+    for line in text.split("\n"):
+        part = line.lstrip()
+        if part.startswith(("#", ";")) or not (part or begun):
+            continue
+        if (len(part) - len(part.rstrip("\\"))) % 2:
+            begun += f"{part[:-1]} "
+        else:
+            yield (begun + part).rstrip()
+            begun = ""
+    yield begun.rstrip()
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a value. Quotes and backslashes protect white space."""
+    words, quote = list[str](), ""
+    word: str | None = None
+    characters = iter(text)
+    for each in characters:
+        if each == "\\":
+            following = next(characters, "\\")
+            word = (word or "") + _ESCAPES.get(following, following)
+        elif quote:
+            word, quote = (word or "", "") if each == quote else ((word or "") + each, quote)
+        elif each in "\"'":
+            word, quote = word or "", each
+        elif not each.isspace():
+            word = (word or "") + each
+        elif word is not None:
+            words.append(word)
+            word = None
+    return words if word is None else [*words, word]
+
+
+def parse_environment(data: bytes, _path: str) -> dict[str, str]:
+    """Return the variables of an environment file."""
+    text, found, at = data.decode("utf-8", "replace"), dict[str, str](), 0
+    while at < len(text):
+        if match := _NAME.match(text, at):
+            value, at = _value(text, match.end())
+            found[match[1]] = value
+        else:
+            end = text.find("\n", at)
+            at = len(text) if end < 0 else end + 1
+    return found
+
+
+def _value(text: str, at: int) -> tuple[str, int]:
+    """Return the value that starts at the offset `at`, and the offset of the next line."""
+    parts = list[str]()
+    while match := _QUOTED.match(text, at):
+        if match[1] is None:
+            parts.append(match[2])
+        else:
+            parts.append(re.sub(r'\\(["\\`$])', r"\1", match[1].replace("\\\n", "")))
+        at = match.end()
+    if match := _PLAIN.match(text, at):
+        parts.append(re.sub(r"\\(.)", r"\1", match[1].replace("\\\n", "")).rstrip())
+        at = match.end()
+    return "".join(parts), at + 1
+
+
+def settings(parts: Sequence[tuple[str, Sequence[Setting]]]) -> dict[str, list[Word]]:
+    """Return the values of each setting, from (file, settings) of a unit and of its drop-ins in order."""
+    found = dict[str, list[Word]]()
+    for file, each in parts:
+        for name, value in each:
+            if value:
+                found.setdefault(name, []).append(Word(value, file))
+            else:
+                found[name] = []
+    return found
+
+
+def with_specifiers(text: str, unit: str) -> str:
+    """Return the text with values for the specifiers of the unit's name. Keep all other specifiers."""
+    stem = unit.rpartition(".")[0]
+    prefix, _, instance = stem.partition("@")
+    known = {"%": "%", "n": unit, "N": stem, "p": prefix, "i": instance}
+    return _SPECIFIER.sub(lambda match: known.get(match[1], match[0]), text)
+
+
+def command_line(command: Word, environment: Environment, unit: str) -> list[Word]:
+    """Return the words of an ExecStart= command after the substitution of variables."""
+    marks = len(command.text) - len(command.text.lstrip(_PREFIXES))
+    prefix, words = command.text[:marks], split_words(command.text[marks:])
+    if "@" in prefix:
+        del words[1:2]
+    result = list[Word]()
+    for number, word in enumerate(words):
+        text = with_specifiers(word, unit)
+        if number == 0 or ":" in prefix:
+            result.append(Word(text, command.file))
+        elif text.startswith("$") and not text.startswith(("${", "$$")):
+            value, file = environment.get(text[1:], ("", command.file))
+            result += (Word(each, file) for each in split_words(value))
+        else:
+            result.append(_substituted(Word(text, command.file), environment))
+    return result
+
+
+def _substituted(word: Word, environment: Environment) -> Word:
+    """Return the word after the substitution of `${NAME}`, with the file of the last variable."""
+    file = word.file
+    for name in _IN_WORD.findall(word.text):
+        file = environment[name][1] if name in environment else file
+    return Word(
+        _IN_WORD.sub(lambda match: environment.get(match[1], ("", ""))[0] if match[1] else "$", word.text), file
+    )
+
+
+def places(words: Sequence[Word]) -> dict[str, str]:
+    """Return the file that contains the value of each flag."""
+    found = dict[str, str]()
+    for word, following in pairwise([*words, Word("--", "")]):
+        for name, _ in flag_values([word.text], single_dash=True):
+            is_separate = "=" not in word.text and not following.text.startswith("-")
+            found[name] = following.file if is_separate else word.file
+    return found

@@ -1,0 +1,154 @@
+"""The kubelet's configuration, as the kubelet merges it from its file, its drop-ins and its flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.files.cache import Files
+from certmond.files.catalog_observer import Store
+from certmond.files.document_reader import DocumentReader
+from certmond.files.references.kubelet_configuration import CONFIG, FLAGS, KubeletConfiguration
+from certmond.files.references.unit_files import UnitFiles
+from certmond.services.endpoints import endpoints_of
+
+DROP_INS = "/etc/kubernetes/kubelet.conf.d"
+KIND = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
+
+
+class Tree:
+    """Files of a kubelet below a root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.write(FLAGS, f'KUBELET_KUBEADM_ARGS="--config-dir={DROP_INS} --v=2"\n')
+
+    def write(self, path: str, content: str | Mapping[str, Any]) -> None:
+        place = self.root / path[1:]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(content if isinstance(content, str) else yaml.safe_dump({**KIND, **content}))
+
+    def read(self) -> KubeletConfiguration:
+        files = Files(str(self.root))
+        reader = DocumentReader(files, own_root=False)
+        return KubeletConfiguration(reader, files, UnitFiles(reader, files))
+
+    def fields(self) -> Mapping[str, Any]:
+        found = self.read().manifest()
+        assert found is not None
+        return {name: value for name, value in found.fields.items() if name not in KIND}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def test_drop_ins_are_merged_in_the_order_of_their_names(tree: Tree) -> None:
+    """A later drop-in takes precedence, a mapping is merged, null removes a field, and a list is replaced."""
+    x509 = {"x509": {"clientCAFile": "/a.crt"}, "anonymous": {"enabled": False}}
+    tree.write(CONFIG, {"authentication": x509, "port": 1, "clusterDNS": ["a"], "tlsCertFile": "/t.crt"})
+    tree.write(f"{DROP_INS}/20-b.conf", {"authentication": {"x509": {"clientCAFile": "/c.crt"}}, "tlsCertFile": None})
+    tree.write(f"{DROP_INS}/10-a.conf", {"authentication": {"x509": {"clientCAFile": "/b.crt"}}, "clusterDNS": ["b"]})
+    tree.write(f"{DROP_INS}/30-c.yaml", {"port": 2})
+    assert tree.fields() == {
+        "authentication": {"x509": {"clientCAFile": "/c.crt"}, "anonymous": {"enabled": False}},
+        "port": 1,
+        "clusterDNS": ["b"],
+    }
+
+
+def test_drop_ins_are_in_subdirectories_too(tree: Tree) -> None:
+    """The kubelet walks the directory in lexical order and enters directories, but no symlink to a directory."""
+    tree.write(CONFIG, {"port": 1})
+    tree.write(f"{DROP_INS}/10/a.conf", {"port": 2, "healthzPort": 3})
+    tree.write(f"{DROP_INS}/20.conf", {"port": 4})
+    tree.write("/elsewhere/a.conf", {"port": 5})
+    (tree.root / DROP_INS[1:] / "30").symlink_to("/elsewhere")
+    assert tree.fields() == {"port": 4, "healthzPort": 3}
+
+
+def test_a_relative_path_begins_at_its_file_only_in_the_main_file(tree: Tree) -> None:
+    """The kubelet resolves relative paths of the main file, but not those of drop-ins, and its unit works in /."""
+    tree.write(CONFIG, {"tlsCertFile": "pki/t.crt", "tlsPrivateKeyFile": "pki/t.key"})
+    tree.write(f"{DROP_INS}/a.conf", {"tlsPrivateKeyFile": "pki/d.key"})
+    assert tree.fields() == {"tlsCertFile": "/var/lib/kubelet/pki/t.crt", "tlsPrivateKeyFile": "/pki/d.key"}
+
+
+def test_a_drop_in_of_another_kind_is_a_fault(tree: Tree) -> None:
+    """certmond omits a drop-in with which the kubelet does not start, and reports the drop-in."""
+    tree.write(CONFIG, {"port": 1})
+    tree.write(f"{DROP_INS}/a.conf", "port: 2\n")
+    read = tree.read()
+    manifest = read.manifest()
+    assert manifest is not None
+    assert manifest.fields["port"] == 1
+    assert [path for path, _ in read.faults] == [f"{DROP_INS}/a.conf"]
+    (seen,) = Store((), str(tree.root), references=True).observe().observations
+    assert not seen.is_watched
+    assert f"{DROP_INS}/a.conf" in seen.faults[0].detail
+
+
+def test_the_file_of_the_flag_config_is_read(tree: Tree) -> None:
+    """`--config` in the environment file of the unit replaces the usual path, and the last file takes precedence."""
+    tree.write(CONFIG, {"port": 1})
+    tree.write("/etc/kubernetes/kubelet-config.yaml", {"port": 2})
+    tree.write("/etc/default/kubelet", "KUBELET_EXTRA_ARGS=--config=/etc/kubernetes/kubelet-config.yaml\n")
+    assert tree.fields()["port"] == 2
+
+
+def test_a_flag_takes_precedence_over_a_field(tree: Tree) -> None:
+    """The kubelet parses its flags again after the configuration."""
+    tree.write(CONFIG, {"tlsCertFile": "/f.crt", "authentication": {"x509": {"clientCAFile": "/ca.crt"}}})
+    tree.write("/etc/sysconfig/kubelet", "KUBELET_EXTRA_ARGS=--tls-cert-file=/flag.crt\n")
+    sources = dict(tree.read().sources())
+    assert sources["/etc/sysconfig/kubelet"].values("tls-cert-file") == ["/flag.crt"]
+    assert not sources[CONFIG].values("tlsCertFile")
+    assert sources[CONFIG].values("clientCAFile") == ["/ca.crt"]
+
+
+def test_unchanged_files_give_the_same_object(tree: Tree) -> None:
+    """The merge happens again only after one of the files has changed."""
+    tree.write(CONFIG, {"port": 1})
+    tree.write(f"{DROP_INS}/a.conf", {"port": 2})
+    read = tree.read()
+    assert read.manifest() is read.manifest()
+
+
+def test_a_removed_drop_in_has_no_fault(tree: Tree) -> None:
+    """The fault of a drop-in ends when an operator removes the file."""
+    tree.write(CONFIG, {"port": 1})
+    tree.write(f"{DROP_INS}/a.conf", "port: 2\n")
+    store = Store((), str(tree.root), references=True)
+    assert len(store.observe().observations) == 1
+    (tree.root / f"{DROP_INS}/a.conf"[1:]).unlink()
+    assert not store.observe().observations
+
+
+def test_the_listener_uses_the_certificate_of_a_drop_in(tree: Tree) -> None:
+    """`serverTLSBootstrap` in a drop-in makes certmond expect the rotated certificate on the kubelet's port."""
+    tree.write(CONFIG, {"port": 10250})
+    tree.write(f"{DROP_INS}/a.conf", {"serverTLSBootstrap": True})
+    store = Store((), str(tree.root))
+    store.observe()
+    ((component, path),) = endpoints_of(store.components()).values()
+    assert (component, path) == ("kubelet", "/var/lib/kubelet/pki/kubelet-server-current.pem")
+
+
+def test_the_enabled_unit_decides_the_flags_of_the_kubelet(tree: Tree) -> None:
+    """If the enabled unit names an environment file, certmond does not read the environment files of kubeadm."""
+    tree.write("/etc/kubernetes/kubelet.env", 'KUBELET_ARGS="--config=/etc/kubernetes/kubelet-config.yaml \\\n--v=1"\n')
+    unit = "[Service]\nEnvironmentFile=-/etc/kubernetes/kubelet.env\nExecStart=/usr/bin/kubelet $KUBELET_ARGS\n"
+    tree.write("/etc/systemd/system/kubelet.service", unit)
+    tree.write("/etc/kubernetes/kubelet-config.yaml", {"port": 3})
+    assert tree.read().flags()["config-dir"] == (DROP_INS, FLAGS)
+    enabled = tree.root / "etc/systemd/system/multi-user.target.wants"
+    enabled.mkdir()
+    (enabled / "kubelet.service").symlink_to("/etc/systemd/system/kubelet.service")
+    place = "/etc/kubernetes/kubelet.env"
+    assert tree.read().flags() == {"config": ("/etc/kubernetes/kubelet-config.yaml", place), "v": ("1", place)}
+    assert tree.fields() == {"port": 3}

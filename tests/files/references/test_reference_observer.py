@@ -1,0 +1,325 @@
+"""The files that the flags and configuration files of a node name, without an entry in the configuration."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from certmond.config.model import parse
+from certmond.files.catalog_observer import Store
+from certmond.files.references.component_references import RANCHER_MANIFESTS
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.catalog.references import FLAGS
+from certmond.pki.catalog.references import PROGRAMS as REFERENCE_PROGRAMS
+from certmond.pki.findings import Reason, Severity
+from tests.builders import make_ca
+from tests.node import KUBELET_PEM, NOW, PKI, Node, key_pem, pem
+from tests.reference_node import EXTRA, MANIFESTS, ReferenceNode, pod
+
+CONFIG = parse((), profile="kubeadm")
+SOON, LATER = NOW + timedelta(days=5), NOW + timedelta(days=300)
+API = f"/{MANIFESTS}/kube-apiserver.yaml"
+
+
+def store(node: Node) -> Store:
+    return Store(CONFIG.certificates, str(node.root), references=True)
+
+
+def judged(node: Node) -> Assessment:
+    return assess(store(node).observe(), NOW)
+
+
+def named(node: Node) -> dict[str, Observation]:
+    """Return the observations of references, by name."""
+    return {each.name: each for each in store(node).observe().observations if each.named_by}
+
+
+def reasons(assessment: Assessment, name: str) -> set[str]:
+    return {item.reason.value for status in assessment.statuses if status.seen.name == name for item in status.findings}
+
+
+def owners(names: set[str]) -> set[str]:
+    """Return the names of entries, from those of users and clusters in kubeconfigs."""
+    return {name.partition("#")[0] for name in names}
+
+
+def test_every_named_certificate_near_its_end_is_reported(node: Node) -> None:
+    """Each certificate that a flag or field of the table names is watched and reported five days before its end."""
+    world = ReferenceNode(node, SOON)
+    assessment = judged(node)
+    ending = {
+        status.seen.name
+        for status in assessment.statuses
+        if status.seen.named_by and any(item.reason is Reason.NEARING_EXPIRY for item in status.findings)
+    }
+    assert len(world.names) >= 60
+    assert owners(ending) == world.names
+    unwatched = [item.message for item in assessment.loose_findings if item.reason is Reason.NOT_WATCHED]
+    assert not unwatched
+
+
+def test_healthy_named_certificates_give_no_warning(node: Node) -> None:
+    """The same files with 300 days left give no finding above info, and each certificate has a valid path."""
+    world = ReferenceNode(node, LATER)
+    assessment = judged(node)
+    findings = [item for status in assessment.statuses for item in status.findings]
+    assert [item.message for item in findings if item.severity is not Severity.INFO] == []
+    assert owners({status.seen.name for status in assessment.statuses if status.seen.named_by}) == world.names
+    assert all(status.chain_valid for status in assessment.certificates)
+
+
+def test_files_of_the_catalogue_have_no_second_entry(node: Node) -> None:
+    """On a node of kubeadm, the flags name only files of the profile, so no entry is added."""
+    assert not named(node)
+
+
+def test_a_file_behind_a_symlink_has_no_second_entry(node: Node) -> None:
+    """A flag that names a file of the catalogue through a symlink adds no entry."""
+    world = ReferenceNode(node, LATER)
+    before = set(named(node))
+    node.path(f"{EXTRA[1:]}/link.crt").symlink_to(f"/{PKI}/ca.crt")
+    world.add_flags("kube-apiserver", f"--peer-ca-file={EXTRA}/link.crt")
+    assert set(named(node)) == before - {"kube-apiserver.peer-ca-file"}
+
+
+def test_a_client_is_verified_with_the_ca_that_the_other_end_trusts(node: Node) -> None:
+    """The API server's certificate for etcd must have a path to the CA of etcd's --trusted-ca-file."""
+    world = ReferenceNode(node, LATER)
+    assert named(node)["kube-apiserver.etcd-certfile"].spec.ca == ("etcd.trusted-ca-file",)
+    world.write(f"{EXTRA}/etcd-trusted-ca-file.crt", make_ca("another", not_after=LATER).pem)
+    assert "no_path" in reasons(judged(node), "kube-apiserver.etcd-certfile")
+
+
+def test_a_new_flag_is_followed_without_another_look_at_other_files(node: Node) -> None:
+    """After a manifest has gained a flag, the next pass observes the file of this flag, and no other file again."""
+    world = ReferenceNode(node, LATER)
+    watched = store(node)
+    before = watched.observe().observations
+    assert all(one is other for one, other in zip(before, watched.observe(frozenset()).observations, strict=True))
+    certificate, key = world.pair(f"{EXTRA}/new")
+    world.add_flags("kube-apiserver", f"--tls-sni-cert-key={certificate},{key}")
+    manifest = str(node.path(f"{MANIFESTS}/kube-apiserver.yaml"))
+    after = watched.observe(frozenset({manifest})).observations
+    new = [each for each in after if each not in before]
+    assert [(each.path, each.key_path) for each in new] == [(certificate, key)]
+    assert {id(each) for each in before} <= {id(each) for each in after}
+    assert str(node.path(EXTRA[1:])) in watched.interest
+
+
+@pytest.mark.parametrize("directory", RANCHER_MANIFESTS)
+def test_static_pods_of_rke2_and_k3s_are_followed(node: Node, directory: str) -> None:
+    """No file of such a node names the directory of the static Pods."""
+    world = ReferenceNode(node, LATER)
+    fields = pod("kube-apiserver")
+    fields["spec"]["containers"][0] |= {
+        "command": ["kube-apiserver", f"--peer-ca-file={world.trust(f'{EXTRA}/rke2')}"],
+        "volumeMounts": [{"name": "x", "mountPath": f"{EXTRA}/rke2.crt"}],
+    }
+    fields["spec"]["volumes"] = [{"name": "x", "hostPath": {"path": f"{EXTRA}/rke2.crt"}}]
+    watched = store(node)
+    watched.observe()
+    world.write(f"{directory}/kube-apiserver.yaml", yaml.safe_dump(fields))
+    seen = {each.path: each for each in watched.observe().observations}
+    assert seen[f"{EXTRA}/rke2.crt"].name == "kube-apiserver.peer-ca-file.2"
+    assert seen[f"{EXTRA}/rke2.crt"].is_watched
+
+
+def test_a_configuration_file_that_changes_is_followed(node: Node) -> None:
+    """After AuthorizationConfiguration has gained a webhook, the next pass observes its kubeconfig."""
+    world = ReferenceNode(node, LATER)
+    watched = store(node)
+    watched.observe()
+    path = f"{EXTRA}/kube-apiserver-authorization-config.yaml"
+    fields: dict[str, Any] = yaml.safe_load(node.read(path[1:]))
+    fields["authorizers"] += [{"webhook": {"connectionInfo": {"kubeConfigFile": world.kubeconfig(f"{EXTRA}/second")}}}]
+    node.replace(path[1:], yaml.safe_dump(fields))
+    seen = watched.observe(frozenset({str(node.path(path[1:]))})).observations
+    assert f"{EXTRA}/second.conf" in {each.path for each in seen}
+
+
+@pytest.mark.parametrize(
+    ("flag", "fact"),
+    [
+        ("--oidc-ca-file=/etc/kubernetes/$(NODE).crt", "/etc/kubernetes/$(NODE).crt is no path of a file on this host"),
+        ("--oidc-ca-file=/usr/local/ca.crt", "/usr/local/ca.crt is not mounted into the container from this host"),
+        ("--oidc-ca-file=ca.crt", "ca.crt is no path of a file on this host"),
+        ("--oidc-ca-file=/scratch/ca.crt", "/scratch/ca.crt is no path of a file on this host"),
+        ("--oidc-ca-file=/etc/kubernetes/extra/*.crt", "/etc/kubernetes/extra/*.crt is no path of a file"),
+        ("--oidc-ca-file=/etc/ssl/certs/ca-certificates.crt", "has the CAs of the operating system"),
+        (f"--authorization-config={EXTRA}/none.yaml", f"{EXTRA}/none.yaml does not exist"),
+        (f"--authorization-config={EXTRA}/other.yaml", "is not of kind AuthorizationConfiguration"),
+    ],
+)
+def test_a_reference_that_certmond_cannot_follow_is_named(node: Node, flag: str, fact: str) -> None:
+    """certmond names the flag and the file with the info finding not_watched, and the metrics and JSON count it."""
+    world = ReferenceNode(node, LATER)
+    world.write(f"{EXTRA}/other.yaml", "kind: Pod")
+    path = f"{MANIFESTS}/kube-apiserver.yaml"
+    fields = yaml.safe_load(node.read(path))
+    fields["spec"]["containers"][0]["volumeMounts"].append({"name": "scratch", "mountPath": "/scratch"})
+    fields["spec"]["volumes"].append({"name": "scratch", "emptyDir": {}})
+    node.write(path, yaml.safe_dump(fields))
+    world.add_flags("kube-apiserver", flag)
+    assessment = judged(node)
+    (finding,) = [item for item in assessment.loose_findings if item.reason is Reason.NOT_WATCHED]
+    assert finding.severity is Severity.INFO
+    assert fact in finding.message
+    assert f"{flag.partition('=')[0]} in {API}" in finding.message
+    assert assessment.unwatched == 1
+    assert all(status.seen.is_watched for status in assessment.certificates)
+
+
+def test_a_file_that_another_user_can_change_is_not_followed(node: Node) -> None:
+    """Another user who can change a configuration file never decides which files certmond reads."""
+    ReferenceNode(node, LATER)
+    node.path(f"{EXTRA[1:]}/kube-apiserver-authorization-config.yaml").chmod(0o646)
+    assessment = judged(node)
+    (finding,) = [item for item in assessment.loose_findings if item.reason is Reason.NOT_WATCHED]
+    assert "can be changed by other users" in finding.message
+    assert "kube-apiserver.authorization-config.kubeConfigFile" not in {s.seen.name for s in assessment.certificates}
+
+
+def test_a_kubeconfig_with_paths_of_its_container_is_not_followed(node: Node) -> None:
+    """certmond reports a kubeconfig that names files by paths in the container as not watched."""
+    world = ReferenceNode(node, LATER)
+    fields = pod("cloud-controller-manager")
+    fields["spec"]["containers"][0] |= {
+        "command": ["cloud-controller-manager", "--kubeconfig=/in/c.conf"],
+        "volumeMounts": [{"name": "x", "mountPath": "/in"}],
+    }
+    fields["spec"]["volumes"] = [{"name": "x", "hostPath": {"path": EXTRA}}]
+    world.write(f"/{MANIFESTS}/cloud-controller-manager.yaml", yaml.safe_dump(fields))
+    user = {"name": "u", "user": {"client-certificate": "/in/c.crt", "client-key": "/in/c.key"}}
+    world.write(f"{EXTRA}/c.conf", yaml.safe_dump({"users": [user], "clusters": []}))
+    seen = named(node)["cloud-controller-manager.kubeconfig"]
+    assert not seen.is_watched
+    assert f"{EXTRA}/c.conf names /in/c.crt by its path in the container" in seen.faults[0].detail
+
+
+PATHS = st.sampled_from(
+    [
+        "",
+        "/",
+        "a.crt",
+        "/a.crt",
+        "/a.pem/",
+        "//x//../a.crt",
+        "/[x].crt",
+        "/x/\x00.crt",
+        "/x/\n.crt",
+        "/é.pem",
+        "/" + "y" * 5000,
+    ]
+)
+FLAG_NAMES = st.sampled_from(sorted({row.name for row in FLAGS})) | st.text(max_size=70)
+CONTAINERS = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from([*REFERENCE_PROGRAMS, "", "_-.", "é" * 70]) | st.text(max_size=80),
+        "command": st.lists(st.builds("--{}={}".format, FLAG_NAMES, PATHS | st.text(max_size=9)), max_size=6),
+        "volumeMounts": st.lists(st.fixed_dictionaries({"name": st.just("x"), "mountPath": PATHS}), max_size=3),
+    }
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(CONTAINERS, max_size=3), PATHS)
+def test_any_manifest_gives_valid_entries(tmp_path: Path, listed: list[dict[str, Any]], host: str) -> None:
+    """Whatever names, flags and paths a manifest contains, certmond observes it without an error."""
+    fields = {"spec": {"containers": listed, "volumes": [{"name": "x", "hostPath": {"path": host}}]}}
+    directory = tmp_path / MANIFESTS
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "a.yaml").write_text(json.dumps(fields))
+    inventory = Store((), str(tmp_path), references=True).observe()
+    assert len({each.identity for each in inventory.observations}) == len(inventory.observations)
+    assess(inventory, NOW)
+
+
+def test_a_named_file_that_is_missing_is_critical(node: Node) -> None:
+    """The component does not start without a file that its flag names."""
+    ReferenceNode(node, LATER)
+    node.path(f"{EXTRA[1:]}/kube-scheduler-tls-cert-file.crt").unlink()
+    assert "missing" in reasons(judged(node), "kube-scheduler.tls-cert-file")
+
+
+def test_a_broken_manifest_is_named(node: Node) -> None:
+    """A file in the directory of static Pods that is no manifest gives the finding not_watched."""
+    node.write(f"{MANIFESTS}/etcd.yaml", "{")
+    (finding,) = [item for item in judged(node).loose_findings if item.reason is Reason.NOT_WATCHED]
+    assert f"/{MANIFESTS}/etcd.yaml is not the manifest of a Pod" in finding.message
+
+
+def test_a_flag_outside_the_table_is_followed_for_its_dates(node: Node) -> None:
+    """certmond watches the certificates in the file of an unknown flag, and reports a file without certificates."""
+    world = ReferenceNode(node, SOON)
+    certificate, key = world.pair(f"{EXTRA}/proxy")
+    world.write(f"{EXTRA}/only-key.pem", node.read(key[1:]))
+    world.add_flags("load-balancer", f"--frontend-cert={certificate}", f"--frontend-key={key}", "--mode=x.pem")
+    world.add_flags("load-balancer", f"--other={EXTRA}/only-key.pem", f"--later={EXTRA}/none.crt")
+    world.add_flags("kube-scheduler", f"--new-feature-ca={world.trust(f'{EXTRA}/feature')}")
+    assessment = judged(node)
+    assert reasons(assessment, "load-balancer.frontend-cert") == {"nearing_expiry"}
+    assert reasons(assessment, "kube-scheduler.new-feature-ca") == {"nearing_expiry"}
+    assert reasons(assessment, "load-balancer.other") == reasons(assessment, "load-balancer.later") == {"not_watched"}
+    assert not reasons(assessment, "load-balancer.frontend-key")
+
+
+def test_the_flags_of_an_init_container_are_followed(node: Node) -> None:
+    """A Pod does not start without the files of its init containers, so certmond watches these files."""
+    world = ReferenceNode(node, SOON)
+    certificate = world.trust(f"{EXTRA}/init")
+    fields = pod("cloud-controller-manager")
+    mounts = [{"name": "x", "mountPath": EXTRA}]
+    first = {"name": "wait", "command": ["wait-for-api", f"--ca={certificate}"], "volumeMounts": mounts}
+    fields["spec"] |= {"initContainers": [first], "volumes": [{"name": "x", "hostPath": {"path": EXTRA}}]}
+    world.write(f"/{MANIFESTS}/init.yaml", yaml.safe_dump(fields))
+    assert named(node)["wait.ca"].path == certificate
+    assert reasons(judged(node), "wait.ca") == {"nearing_expiry"}
+
+
+def kubelet_client(node: Node) -> dict[str, set[str]]:
+    """Return the reasons of the kubelet's client certificate, by the name of the entry that has it."""
+    wanted = ("kubelet-client", "kubelet.kubeconfig")
+    found = {each.seen.name for each in judged(node).statuses if each.seen.name.startswith(wanted)}
+    return {name: reasons(judged(node), name) for name in found}
+
+
+def test_a_certificate_that_kubelet_conf_embeds_is_watched(node: Node) -> None:
+    """If kubelet.conf embeds the certificate, the PEM of the kubelet is not missing."""
+    leaf, key = node.mint(node.certificate(KUBELET_PEM), start=SOON - timedelta(days=365), end=SOON)
+    node.edit_kubeconfig("etc/kubernetes/kubelet.conf", client_certificate=None, client_key=None)
+    node.edit_kubeconfig("etc/kubernetes/kubelet.conf", client_certificate_data=pem(leaf), client_key_data=key_pem(key))
+    node.path("var/lib/kubelet/pki/kubelet-client-current.pem").unlink()
+    found = kubelet_client(node)
+    assert found.pop("kubelet.kubeconfig") == {"nearing_expiry"}
+    assert list(found.values()) == [{"nonpositive_serial"}]  # the CA in it
+
+
+def test_a_certificate_that_kubelet_conf_embeds_is_watched_beside_a_pem(node: Node) -> None:
+    """If kubelet.conf does not use the PEM of the kubelet, certmond also watches the certificate in kubelet.conf."""
+    leaf, key = node.mint(node.certificate(KUBELET_PEM), start=SOON - timedelta(days=365), end=SOON)
+    node.edit_kubeconfig("etc/kubernetes/kubelet.conf", client_certificate=None, client_key=None)
+    node.edit_kubeconfig("etc/kubernetes/kubelet.conf", client_certificate_data=pem(leaf), client_key_data=key_pem(key))
+    found = kubelet_client(node)
+    assert found["kubelet.kubeconfig"] == {"nearing_expiry"}
+    assert found["kubelet-client"] == {"not_rotating_pem"}
+
+
+def test_the_pem_of_the_kubelet_is_missing_if_kubelet_conf_refers_to_it(node: Node) -> None:
+    """A missing PEM to which kubelet.conf refers is a critical finding, without a second entry."""
+    node.path("var/lib/kubelet/pki/kubelet-client-current.pem").unlink()
+    assert kubelet_client(node) == {"kubelet-client": {"missing"}}
+
+
+def test_references_are_never_renewed(node: Node) -> None:
+    """An entry of a reference names the operator as the renewer, and the flag."""
+    ReferenceNode(node, SOON)
+    spec = named(node)["kube-apiserver.oidc-ca-file"].spec
+    assert spec.renewed_by == f"its operator (--oidc-ca-file in {API} names it)"

@@ -1,0 +1,191 @@
+"""The flags of components that run as services of systemd."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.findings import Reason
+from tests.node import NOW, Node
+from tests.reference_node import EXTRA, ReferenceNode
+
+ETC, USR = "/etc/systemd/system", "/usr/lib/systemd/system"
+SOON = NOW + timedelta(days=5)
+ETCD_ENVIRONMENT = f"""# Environment file for etcd
+ETCD_DATA_DIR=/var/lib/etcd
+ETCD_TRUSTED_CA_FILE={EXTRA}/e/ca.crt
+ETCD_CERT_FILE={EXTRA}/e/member.crt
+ETCD_KEY_FILE={EXTRA}/e/member.key
+ETCDCTL_CERT={EXTRA}/e/admin.crt
+"""
+
+
+class ServiceNode:
+    """A `node` with services. The certificates in the flags of these services end at SOON."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.world = node, ReferenceNode(node, SOON)
+        self.before = {each.name for each in self.observe() if each.named_by}
+
+    def write(self, path: str, content: str) -> str:
+        self.world.write(path, content)
+        return path
+
+    def service(self, name: str, content: str, directory: str = ETC, *, enabled_in: str = ETC) -> str:
+        """Write the section [Service] of a unit, and enable the unit in a directory. Return the path of the unit."""
+        path = self.write(f"{directory}/{name}", f"[Unit]\nDescription=x\n\n[Service]\n{content}\n")
+        if enabled_in:
+            wants = self.node.path(f"{enabled_in[1:]}/multi-user.target.wants")
+            wants.mkdir(parents=True, exist_ok=True)
+            (wants / name).symlink_to(path)
+        return path
+
+    def observe(self) -> tuple[Observation, ...]:
+        return Store((), str(self.node.root), references=True).observe().observations
+
+    def new(self) -> dict[str, Observation]:
+        """Return the observations of references that the services have added, by name."""
+        return {each.name: each for each in self.observe() if each.named_by and each.name not in self.before}
+
+    def judged(self) -> Assessment:
+        return assess(Store((), str(self.node.root), references=True).observe(), NOW)
+
+    def unwatched(self) -> list[str]:
+        return [each.message for each in self.judged().loose_findings if each.reason is Reason.NOT_WATCHED]
+
+
+@pytest.fixture
+def services(node: Node) -> ServiceNode:
+    return ServiceNode(node)
+
+
+def test_etcd_of_kubespray_is_followed(services: ServiceNode) -> None:
+    """certmond reports each certificate that a variable in the environment file of etcd names."""
+    services.world.trust(f"{EXTRA}/e/ca")
+    services.world.pair(f"{EXTRA}/e/member")
+    services.write("/etc/etcd.env", ETCD_ENVIRONMENT)
+    services.service("etcd.service", "Type=notify\nEnvironmentFile=-/etc/etcd.env\nExecStart=/usr/local/bin/etcd")
+    seen = {each.path: each for each in services.new().values()}
+    assert seen.keys() == {f"{EXTRA}/e/ca.crt", f"{EXTRA}/e/member.crt"}
+    member = seen[f"{EXTRA}/e/member.crt"]
+    assert (member.key_path, member.named_by) == (f"{EXTRA}/e/member.key", "ETCD_CERT_FILE in /etc/etcd.env")
+    assert member.spec.usages == ("server auth",)
+    ending = {each.seen.path for each in services.judged().statuses if each.findings}
+    assert seen.keys() <= ending
+    assert not services.unwatched()
+
+
+def test_the_command_of_a_drop_in_replaces_that_of_the_unit(services: ServiceNode) -> None:
+    """certmond follows the flags in a drop-in, in variables, and outside the table."""
+    for stem in ("old", "new", "extra"):
+        services.world.trust(f"{EXTRA}/{stem}")
+    services.service("kube-apiserver.service", f"ExecStart=/bin/kube-apiserver --oidc-ca-file={EXTRA}/old.crt", USR)
+    drop_in = services.write(
+        f"{ETC}/kube-apiserver.service.d/10-args.conf",
+        f'[Service]\nEnvironment="ARGS=--oidc-ca-file={EXTRA}/new.crt --of-fork {EXTRA}/extra.crt"\n'
+        "ExecStart=\nExecStart=/bin/kube-apiserver $ARGS\n",
+    )
+    seen = services.new()
+    assert {each.path for each in seen.values()} == {f"{EXTRA}/new.crt", f"{EXTRA}/extra.crt"}
+    assert {each.named_by for each in seen.values()} == {f"--oidc-ca-file in {drop_in}", f"--of-fork in {drop_in}"}
+
+
+def test_a_drop_in_with_the_name_of_another_hides_it(services: ServiceNode) -> None:
+    """Of several drop-ins with one name, systemd reads the drop-in in the first directory of the search path."""
+    services.service("kube-scheduler.service", "ExecStart=/bin/kube-scheduler", USR)
+    for directory, stem in ((USR, "usr"), (ETC, "etc")):
+        command = (
+            f"ExecStart=\nExecStart=/bin/kube-scheduler --client-ca-file={services.world.trust(f'{EXTRA}/{stem}')}"
+        )
+        services.write(f"{directory}/kube-scheduler.service.d/a.conf", f"[Service]\n{command}\n")
+    assert {each.path for each in services.new().values()} == {f"{EXTRA}/etc.crt"}
+
+
+@pytest.mark.parametrize("directory", [ETC, USR])
+def test_only_enabled_services_are_followed(services: ServiceNode, directory: str) -> None:
+    """certmond follows the flags of a unit only after the unit is enabled."""
+    command = f"ExecStart=/bin/etcd --cert-file={EXTRA}/none.crt --key-file={EXTRA}/none.key"
+    services.service("etcd.service", command, USR, enabled_in="")
+    assert not services.new()
+    services.service("etcd.service", command, USR, enabled_in=directory)
+    assert [each.faults[0].reason for each in services.new().values()] == [Reason.MISSING]
+
+
+def test_a_masked_service_is_not_followed(services: ServiceNode) -> None:
+    """`systemctl mask` makes the unit in /etc a symlink to /dev/null, which hides the unit in /usr and its drop-ins."""
+    command = f"ExecStart=/bin/etcd --cert-file={EXTRA}/none.crt"
+    services.service("etcd.service", command, USR)
+    services.write(f"{ETC}/etcd.service.d/a.conf", f"[Service]\n{command}\n")
+    services.node.path(f"{ETC[1:]}/etcd.service").symlink_to("/dev/null")
+    assert not services.new()
+
+
+def test_an_instance_of_a_template_is_followed(services: ServiceNode) -> None:
+    """certmond replaces the specifier of the instance, and reports a path with an unknown specifier as not watched."""
+    certificate = services.world.trust(f"{EXTRA}/blue")
+    unit = services.write(
+        f"{ETC}/etcd@.service", f"[Service]\nExecStart=/bin/etcd -trusted-ca-file={EXTRA}/%i.crt --cert-file=/%H.crt\n"
+    )
+    wants = services.node.path(f"{ETC[1:]}/multi-user.target.wants")
+    wants.mkdir(parents=True, exist_ok=True)
+    (wants / "etcd@blue.service").symlink_to(unit)
+    assert [each.path for each in services.new().values() if each.is_watched] == [certificate]
+    (message,) = services.unwatched()
+    assert "/%H.crt is no path of a file on this host" in message
+
+
+def test_a_changed_drop_in_is_followed_at_the_next_pass(services: ServiceNode) -> None:
+    """The store reads the changed files only, and watches the directories of units and drop-ins."""
+    services.service("kube-scheduler.service", "ExecStart=/bin/kube-scheduler")
+    drop_in = f"{ETC}/kube-scheduler.service.d/a.conf"
+    services.write(drop_in, "[Service]\nExecStart=\nExecStart=/bin/kube-scheduler\n")
+    store = Store((), str(services.node.root), references=True)
+    before = store.observe().observations
+    assert all(one is other for one, other in zip(before, store.observe(frozenset()).observations, strict=True))
+    certificate = services.world.trust(f"{EXTRA}/later")
+    services.node.replace(
+        drop_in[1:], f"[Service]\nExecStart=\nExecStart=/bin/kube-scheduler --client-ca-file={certificate}\n"
+    )
+    after = store.observe(frozenset({str(services.node.path(drop_in[1:]))})).observations
+    assert {each.path for each in after} - {each.path for each in before} == {certificate}
+    assert str(services.node.path(ETC[1:])) in store.interest
+
+
+def test_a_unit_that_another_user_can_change_is_not_followed(services: ServiceNode) -> None:
+    """Another user who can change an environment file never decides which files certmond reads."""
+    certificate, key = services.world.pair(f"{EXTRA}/member")
+    services.write("/etc/etcd.env", f"ETCD_KEY_FILE={key}\n")
+    services.node.path("etc/etcd.env").chmod(0o666)
+    services.service("etcd.service", f"EnvironmentFile=/etc/etcd.env\nExecStart=/bin/etcd --cert-file={certificate}")
+    assert not [each for each in services.new().values() if each.is_watched]
+    assert all("/etc/etcd.env can be changed by other users" in message for message in services.unwatched())
+    assert services.unwatched()
+
+
+@pytest.mark.parametrize(
+    ("setting", "fact"),
+    [
+        ("EnvironmentFile=/etc/none.env", "/etc/none.env does not exist"),
+        ("EnvironmentFile=/etc/etcd*.env", "EnvironmentFile=/etc/etcd*.env is no path of one file"),
+        ("RootDirectory=/srv/etcd", "etcd.service has RootDirectory=, so its paths are not those of this host"),
+    ],
+)
+def test_a_service_that_certmond_cannot_follow_is_named(services: ServiceNode, setting: str, fact: str) -> None:
+    """The finding not_watched names the unit or the flag, and the reason."""
+    services.world.trust(f"{EXTRA}/ca")
+    unit = services.service("etcd.service", f"{setting}\nExecStart=/bin/etcd --trusted-ca-file={EXTRA}/ca.crt")
+    (message,) = services.unwatched()
+    assert fact in message
+    assert unit in message
+
+
+def test_other_services_cost_no_reference(services: ServiceNode) -> None:
+    """certmond does not follow the flags of a service that runs a different program."""
+    services.service("web.service", f"ExecStart=/usr/sbin/web --cert-file={EXTRA}/none.crt\nEnvironmentFile=/none")
+    services.service("k3s.service", "ExecStart=/usr/local/bin/k3s server")
+    services.service("broken.service", "ExecStart=")
+    assert not services.new()
