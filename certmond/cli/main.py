@@ -151,9 +151,10 @@ def status(runtime_dir: Path, output: str) -> None:
     display(document, output, status_table)
     if reason := silence(runtime_dir):
         raise NotRunningError(f"the assessment is from {document['taken_at']}, but {reason}")
-    if not (document["certificates"] or document["findings"]):
+    entries = document["certificates"]
+    if all(entry.get("named_by") for entry in entries) and not (document["findings"] and not entries):
         raise CertmondError(
-            "the daemon finds no certificate on this node; to find the profile that fits, run: certmond check"
+            "the daemon finds no certificate of its profile; to find the profile that fits, run: certmond check"
         )
     sys.exit(_exit_code(document))
 

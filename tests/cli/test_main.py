@@ -23,7 +23,7 @@ from certmond.cli.options import UNKNOWN
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import Running, running
 from tests.node import DATA, PKI, Node, key_pem, pem
-from tests.reference_node import ReferenceNode
+from tests.reference_node import ReferenceNode, pod
 
 AT = "2026-12-01T00:00:00Z"
 NAMES = {
@@ -266,6 +266,27 @@ def test_status_of_an_empty_node_exits_3(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "no certificate" in done.stderr
     assert "certmond check" in done.stderr
+
+
+def test_status_of_a_node_with_only_references_exits_3(tmp_path: Path) -> None:
+    """Without a certificate of the profile, `status` and `check` exit 3, although a flag names a certificate."""
+    for name in ("work", "node/etc/kubernetes/manifests", "node/etc/extra"):
+        (tmp_path / name).mkdir(parents=True)
+    root = tmp_path / "node"
+    (root / "etc/extra/ca.crt").write_bytes(make_ca("extra").pem)
+    fields = pod("konnectivity-server")
+    container = fields["spec"]["containers"][0]
+    container["command"].append("--cluster-ca-cert=/etc/extra/ca.crt")
+    container["volumeMounts"].append({"name": "extra", "mountPath": "/etc/extra"})
+    fields["spec"]["volumes"].append({"name": "extra", "hostPath": {"path": "/etc/extra"}})
+    (root / "etc/kubernetes/manifests/konnectivity-server.yaml").write_text(yaml.safe_dump(fields))
+    with running(root, tmp_path / "work") as daemon:
+        assert [entry["name"] for entry in daemon.status()["certificates"]] == ["konnectivity-server.cluster-ca-cert"]
+        done = certmond("status", "--runtime-dir", daemon.runtime)
+    checked = certmond("check", "--root", root)
+    assert (done.returncode, checked.returncode) == (3, 3)
+    assert "finds no certificate of its profile" in done.stderr
+    assert "no certificate of the profile 'kubeadm' exists" in checked.stderr
 
 
 def test_metrics_prints_one_pass(node: Node) -> None:
