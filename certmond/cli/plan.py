@@ -1,6 +1,6 @@
 """The commands `plan` and `forecast`, and functions for the commands that change the node.
 
-This module owns the options, output and exit codes. `daemon.enforcer` makes the plan.
+This module defines the options, output and exit codes. `daemon.enforcer` makes the plan.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The commands `renew` and `restart`.
 
-This module owns their options, output and exit codes. `daemon.enforcer` plans and executes the steps.
+This module defines their options, output and exit codes. `daemon.enforcer` plans and executes the steps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The commands `root-ca show`, `verify` and `export`, and functions for the other `root-ca` commands.
 
-This module owns their options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA.
+This module defines their options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA.
 """
 
 from __future__ import annotations

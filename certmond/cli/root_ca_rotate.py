@@ -1,7 +1,7 @@
 """The commands `root-ca rotate` and `root-ca abort`.
 
-This module owns their options, output and exit codes. A daemon in enforce mode executes the steps. Without this daemon,
-the commands execute the steps.
+This module defines their options, output and exit codes. A daemon in enforce mode executes the steps. Without this
+daemon, the commands execute the steps.
 """
 
 from __future__ import annotations

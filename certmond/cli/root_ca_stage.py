@@ -1,6 +1,6 @@
 """The command `root-ca stage`, which stores a new Root CA, or a new key that signs tokens.
 
-This module owns the options, output and exit codes. The command changes no file that the node uses.
+This module defines the options, output and exit codes. The command changes no file that the node uses.
 """
 
 from __future__ import annotations

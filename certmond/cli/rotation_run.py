@@ -1,7 +1,7 @@
 """Execution of a rotation by a command.
 
-If another process executes the steps, the command shows the progress of that process. This module owns the intervals of
-the scans and the output about each step.
+If another process executes the steps, the command shows the progress of that process. This module defines the intervals
+of the scans and the output about each step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Access to the Kubernetes API: credentials, time limit, and a callback during a call.
 
-`client` owns the connection, and the caller owns the requests. Without lightkube, the calls fail, but not the import of
-this module.
+`client` manages the connection, and the caller makes the requests. Without lightkube, the calls fail, but not the
+import of this module.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Calls of the Kubernetes API for CertificateSigningRequests, and for the Node of this node.
 
-This module owns names, uids and conflicts. The caller owns the content of a request.
+This module defines names, uids and conflicts. The caller makes the content of a request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Signing by the cluster through a CertificateSigningRequest of certificates.k8s.io/v1.
 
-This module owns the choice of Kubernetes' signer, the content of the request, and the rule by which certmond approves
-the request. The private key never leaves this node.
+This module chooses the signer of Kubernetes, and defines the content of the request. It also has the rule by which
+certmond approves a request. The private key never leaves this node.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class ClusterLease:
             self._run(partial(self._keep, self._written_record))
 
     def give_back(self) -> None:
-        """Release the lock, so that the next node can take it at once.
+        """Release the lock, so that the next node can take it immediately.
 
         If the API is unreachable, the next node waits until the Lease expires.
         """

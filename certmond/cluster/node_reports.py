@@ -1,6 +1,6 @@
 """Reports of the nodes on their progress in a rotation.
 
-This module decides when this node writes, repeats and withdraws its report. `nodes` owns the format of a report.
+This module decides when this node writes, repeats and withdraws its report. `nodes` defines the format of a report.
 """
 
 from __future__ import annotations

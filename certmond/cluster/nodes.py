@@ -1,7 +1,7 @@
 """The Node objects of the cluster, and the report of each node on a rotation.
 
-This module owns the annotation `certmond.io/rotation`, and writes it only to this node's Node. A report is a claim of
-its node, which the caller must verify.
+This module defines the annotation `certmond.io/rotation`, and writes it only to this node's Node. A report is a claim
+of its node, which the caller must verify.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The public record of a rotation, as a value and as JSON.
 
-This module owns the schema of the record, which never contains a secret. `record_api` stores the record.
+This module defines the schema of the record, which never contains a secret. `record_api` stores the record.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Storage of a rotation's record in the ConfigMap kube-system/certmond-rotation.
 
-A replacement never overwrites the change of another client. `record` owns the content of the record.
+A replacement never overwrites the change of another client. `record` defines the content of the record.
 """
 
 from __future__ import annotations

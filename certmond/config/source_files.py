@@ -1,7 +1,7 @@
 """Reader of the configuration files: the main file and conf.d/*.yaml.
 
-This module owns the order of the files, and refuses files that other users can write. `model` merges and validates the
-texts.
+This module defines the order of the files, and refuses files that other users can write. `model` merges and validates
+the texts.
 """
 
 from __future__ import annotations

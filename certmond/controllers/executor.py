@@ -1,7 +1,7 @@
 """Execution of a plan. The audit log records the beginning and the result of each step.
 
-This module owns the order within a step: key, signer, verification, archive, replacement, ledger. A failed step leaves
-the files of the node unchanged, and the next step follows.
+This module defines the order within a step: key, signer, verification, archive, replacement, ledger. A failed step
+leaves the files of the node unchanged, and the next step follows.
 """
 
 from __future__ import annotations

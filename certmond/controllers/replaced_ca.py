@@ -1,7 +1,7 @@
 """Detection of a trust anchor that a user has replaced, and the rotation to the new trust anchor.
 
-This module owns the finding, the parameters of the rotation, and the reasons against it. `controllers.rotation` begins
-the rotation.
+This module defines the finding, the parameters of the rotation, and the reasons against it. `controllers.rotation`
+begins the rotation.
 """
 
 from __future__ import annotations

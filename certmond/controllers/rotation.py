@@ -1,7 +1,7 @@
 """Controller that begins, advances and ends the CA rotation of one node.
 
-This module owns the rotation record of the node. `executor` writes the files of a phase, and the coordinator decides
-whether a phase may end.
+This module reads and writes the rotation record of the node. `executor` writes the files of a phase, and the
+coordinator decides whether a phase may end.
 """
 
 from __future__ import annotations

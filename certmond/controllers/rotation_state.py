@@ -255,7 +255,10 @@ class RotationState:
 
     @property
     def called(self) -> bool:
-        """Return whether this node restarts its services without a random delay, because workers change in batches."""
+        """Return whether this node restarts its services without a random delay.
+
+        The workers need no delay, because they change in batches.
+        """
         return self.rotation is not None and in_batches(self.rotation) and self._worker_hold(self.rotation) is None
 
     def _worker_hold(self, rotation: Rotation) -> str | None:

@@ -1,6 +1,6 @@
 """Discovery of a configuration that fits a node, from the flags of the node's components.
 
-This module owns the assignment of flags to entries of the catalogue.
+This module defines the assignment of flags to entries of the catalogue.
 """
 
 from __future__ import annotations

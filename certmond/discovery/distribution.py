@@ -1,6 +1,6 @@
 """Detection of a node's Kubernetes distribution by the files that exist on the node.
 
-This module owns the table of the files that only one distribution has.
+This module defines the table of the files that only one distribution has.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def distributions(root: str) -> tuple[Distribution, ...]:
 
 
 def advice(root: str, profile: str) -> str:
-    """Return the remedy for a node without a certificate of `profile`, with the profiles that fit."""
+    """Return the remedy for a node without a certificate of `profile`: the profiles that fit the node."""
     others = [each for each in distributions(root) if each.profile != profile]
     if not others:
         return (

@@ -1,6 +1,6 @@
 """Mount table of this process (proc_pid_mountinfo(5)), with a thread that waits for a change of the mounts.
 
-This module owns the types of file systems on which files can change without an inotify event.
+This module defines the types of file systems on which files can change without an inotify event.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The certificates, CAs and kubeconfigs that configuration files of Kubernetes components name.
 
-This module owns the fields of each kind of file. The sources are the types in kubernetes/kubernetes v1.36, below
+This module defines the fields of each kind of file. The sources are the types in kubernetes/kubernetes v1.36, below
 staging/src/k8s.io, and server/embed/config.go of etcd.
 """
 

@@ -1,6 +1,6 @@
 """Parsers of systemd unit files, command lines and environment files.
 
-This module owns the formats of systemd.syntax(7), systemd.service(5) and src/basic/env-file.c of systemd. Like
+This module defines the formats of systemd.syntax(7), systemd.service(5) and src/basic/env-file.c of systemd. Like
 systemd, the parsers ignore invalid lines.
 """
 

@@ -1,6 +1,6 @@
 """Audit trail of all steps, in the journal and in a separate log.
 
-This module owns `<state directory>/audit.log`, an append-only file with one JSON object per line. certmond starts a
+This module writes `<state directory>/audit.log`, an append-only file with one JSON object per line. certmond starts a
 step only after its entry is on the disk.
 """
 
@@ -56,7 +56,7 @@ class Audit:
         self.note_all([Note(event, message, fields)], at, level)
 
     def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:
-        """Write several entries to audit.log at once, and then to the journal.
+        """Write several entries to audit.log in one write, and then to the journal.
 
         Raises WriteError if audit.log cannot be written.
         """

@@ -1,6 +1,6 @@
 """One hook: its thread, the runs of its program, and the record of the findings that the program has received.
 
-This module owns the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit.
+This module writes the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit.
 `pki.assessment.hook_delivery` decides which runs are due.
 """
 

@@ -1,6 +1,6 @@
 """Programs of the operator that certmond runs when a finding is raised or cleared.
 
-This module owns the hooks of a configuration. `hook_worker` runs one hook in a separate thread.
+This module starts and stops the hooks of a configuration. `hook_worker` runs one hook in a separate thread.
 """
 
 from __future__ import annotations

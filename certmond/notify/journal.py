@@ -1,6 +1,6 @@
 """Log of `certmond run`, `certmond serve` and the commands.
 
-This module owns the kinds of events with their MESSAGE_IDs. No entry contains a key or the content of a file.
+This module defines the kinds of events with their MESSAGE_IDs. No entry contains a key or the content of a file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """New files of one renewal, from the present files and the answer of the signer.
 
-This module owns the format of each kind of certificate on a node, and the check of the new files.
+This module defines the format of each kind of certificate on a node, and the check of the new files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Restore of archived files. The replaced files become a new generation of the archive.
 
-This module owns the choice of the generation. It never restores a certificate and a key that do not match.
+This module defines the choice of the generation. It never restores a certificate and a key that do not match.
 """
 
 from __future__ import annotations

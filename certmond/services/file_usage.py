@@ -1,7 +1,7 @@
 """Survey of the services: the files, endpoints and health addresses of each service, from flags and probes.
 
-This module owns the table of files that each Kubernetes component reloads (staging/src/k8s.io/apiserver, client-go and
-etcd's client/pkg/transport). A container cannot reload a file that is mounted as a single file (mount(2)).
+This module defines the table of files that each Kubernetes component reloads (staging/src/k8s.io/apiserver, client-go
+and etcd's client/pkg/transport). A container cannot reload a file that is mounted as a single file (mount(2)).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Archive of byte-for-byte copies of the files that certmond replaces.
 
-This module owns `<state directory>/archive/<certificate>/<generation>/`. A generation is complete, or it does not
-exist.
+This module reads and writes `<state directory>/archive/<certificate>/<generation>/`. A generation is complete, or it
+does not exist.
 """
 
 from __future__ import annotations

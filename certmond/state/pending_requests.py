@@ -1,6 +1,7 @@
 """Requests for which a signer has not issued the certificate yet, with their keys.
 
-This module owns `<state directory>/pending/`, with the key, the request, and the SHA-256 of the certificate to replace.
+This module reads and writes `<state directory>/pending/`, with the key, the request, and the SHA-256 of the certificate
+to replace.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The last renewal attempt of each certificate, stored across processes.
 
-This module owns `<state directory>/renewals.json` and `renewals.log`. Both are a cache: without them, certmond only
-retries a failed renewal sooner.
+This module reads and writes `<state directory>/renewals.json` and `renewals.log`. Both are a cache: without them,
+certmond only retries a failed renewal sooner.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Transactions that replace several files of the node: after a crash and its recovery, all are old, or all are new.
 
-This module owns the order of every write: write the record, stage, verify, decide, then rename or remove.
+This module defines the order of every write: write the record, stage, verify, decide, then rename or remove.
 """
 
 from __future__ import annotations

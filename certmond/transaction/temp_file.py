@@ -1,6 +1,6 @@
-"""A staged file in the directory of the file that it will replace: complete, on the disk, and read back.
+"""A new file beside the file that it will replace.
 
-No other user can read the file before it is complete.
+This module writes the file, flushes it to the disk, and reads it again. Until then, no other user can read it.
 """
 
 from __future__ import annotations

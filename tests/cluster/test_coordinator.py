@@ -402,7 +402,7 @@ def test_a_phase_ends_when_every_node_has_reported(world: World) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [({"trust": "0" * 64}, "reports the phase issue, and trusts other CAs"),
-     ({"issuer": OLD.facts.sha256}, "reports the phase issue, and has certificates of another CA"),
+     ({"issuer": OLD.facts.sha256}, "reports the phase issue, but has certificates that another CA signed"),
      ({"phase": Phase.TRUST}, "has reached trust, and not issue yet"), ({"rotation": "r-0"}, "has not answered")],
 )  # fmt: skip
 def test_a_report_is_compared_with_the_phase(world: World, changes: dict[str, Any], said: str) -> None:

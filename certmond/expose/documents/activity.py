@@ -1,6 +1,6 @@
 """The activity document of the daemon, with the plan, the rotation in progress and the last events.
 
-The schema of this document is stable. `status` owns the document with the state of the node.
+The schema of this document is stable. `status` makes the document with the state of the node.
 """
 
 from __future__ import annotations

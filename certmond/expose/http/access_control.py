@@ -86,7 +86,7 @@ class Policy:
 
 
 class Bucket:
-    """Rate limit of one request in each interval, with up to `burst` requests at once after a pause."""
+    """Rate limit of one request in each interval, with up to `burst` requests at the same time after a pause."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit, self._lock = limit, threading.Lock()

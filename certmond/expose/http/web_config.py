@@ -224,7 +224,7 @@ def _tls(tree: Node) -> Iterator[Problem]:
     auth = given.get("client_auth_type")
     policy = auth.value if auth else "NoClientCert"
     if auth and policy in _VERIFYING and not authority:  # Go would admit every client with a certificate of a public CA
-        yield Problem(auth.place, f"{policy} needs client_ca_file; add a file with the CAs that verify clients")
+        yield Problem(auth.place, f"{policy} needs client_ca_file; set it to a file with the CAs of the clients")
     if authority and policy == "NoClientCert":
         yield Problem(authority.place, "has no effect without client_auth_type; add it")
     names = given.get("client_allowed_sans")

@@ -1,6 +1,6 @@
 """Writer of the metrics and the status document, and reader of the status document.
 
-This module owns the metrics about certificates, and the names of the files in the runtime directory.
+This module defines the metrics about certificates, and the names of the files in the runtime directory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The files that manifests, units, the kubelet's configuration and configuration files of a node name.
 
-This module owns the search for the flags of `pki.catalog.references`, and the path of each file on the host.
+This module finds the flags of `pki.catalog.references`, and the path of each file on the host.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Entries for the files that the node's own files name and that the catalogue does not have.
 
-This module owns the names and the requirements of these entries. A reference that certmond cannot follow is an
+This module defines the names and the requirements of these entries. A reference that certmond cannot follow is an
 observation with the fault `not_watched`.
 """
 

@@ -1,6 +1,6 @@
 """The enabled services of systemd that run a component, with their flags and the files of these flags.
 
-This module owns the search path of units and drop-ins (systemd.unit(5)). certmond reads the files, and does
+This module defines the search path of units and drop-ins (systemd.unit(5)). certmond reads the files, and does
 not ask systemd.
 """
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A limit on the rate of events: `burst` events at once, and then one event every `every` seconds.
+    """A limit on the rate of events: `burst` events at the same time, and then one event every `every` seconds.
 
     The state of a budget is the result of `after` for the last event.
     """

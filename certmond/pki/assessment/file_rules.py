@@ -1,6 +1,6 @@
 """Rules for files: read and parse errors, modes and owners, repeated damage, and the service-account key pair.
 
-`rules` owns the rules for certificates.
+`rules` has the rules for certificates.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The last attempt to renew or repair a certificate, and the earliest time of the next attempt.
 
-This module owns the pauses between attempts. `state.renewals` stores the attempts.
+This module defines the pauses between attempts. `state.renewals` stores the attempts.
 """
 
 from __future__ import annotations

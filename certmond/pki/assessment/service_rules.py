@@ -1,6 +1,6 @@
 """Rules for running services, which must use the certificate that is in the file.
 
-`services.staleness` owns the evidence.
+`services.staleness` collects the evidence.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def still_due(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.STILL_DUE,
             f"{case.where} was renewed on {_day(case.renewed_at)}, and the new certificate, which ends on "
-            f"{_day(case.certificate.not_after)}, was due at once; set a longer validity at its signer, or a shorter "
-            "renew_before",
+            f"{_day(case.certificate.not_after)}, was due immediately; set a longer validity at its signer, or a "
+            "shorter renew_before",
         )
     elif best and len(best.certificates) > 1 and best.certificates[1].not_after == case.certificate.not_after:
         yield finding(

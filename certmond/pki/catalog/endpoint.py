@@ -1,6 +1,6 @@
 """Endpoint of a service, and the certificate that a server presents at the endpoint.
 
-This module owns the text form of an endpoint: `192.0.2.10:6443`, `[2001:db8::1]:2379`, or
+This module defines the text form of an endpoint: `192.0.2.10:6443`, `[2001:db8::1]:2379`, or
 `api.example.com@192.0.2.10:6443` with a server name (SNI).
 """
 
@@ -42,7 +42,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """Return the endpoint with the text form `text`. Raises MalformedError for another text."""
+        """Return the endpoint with the text form `text`. Raises MalformedError for any other text."""
         match = _TEXT.fullmatch(text)
         if not match:
             raise MalformedError(f"{text!r} is not an endpoint such as 192.0.2.10:6443 or [2001:db8::1]:6443")

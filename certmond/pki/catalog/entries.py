@@ -1,6 +1,6 @@
 """Catalogue: the certificates that a node should have, and their requirements.
 
-This module owns the models and the rules for a single entry. `config` merges the profile with the operator's list.
+This module defines the models and the rules for a single entry. `config` merges the profile with the operator's list.
 """
 
 from __future__ import annotations

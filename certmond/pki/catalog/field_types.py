@@ -1,6 +1,6 @@
 """Types of values in the catalogue and the configuration: durations, modes, subjects, names.
 
-This module owns the syntax of each type, and the names of the facts, such as `${node_name}`.
+This module defines the syntax of each type, and the names of the facts, such as `${node_name}`.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ Batch = Annotated[
         {"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}
     ),
 ]
-"""Number or percentage of workers that change their files at once in a rotation."""
+"""Number or percentage of workers that change their files at the same time in a rotation."""
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Subject = Annotated[str, AfterValidator(_subject)]
 Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]

@@ -63,7 +63,7 @@ def _endpoint(text: str) -> str:
 
 
 def split_endpoint(text: str) -> tuple[str, int | None]:
-    """Return the host and the optional port of HOST:PORT or [IPv6]:PORT. Raises ValueError for another text."""
+    """Return the host and the optional port of HOST:PORT or [IPv6]:PORT. Raises ValueError for any other text."""
     match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
     if not match:
         raise ValueError("must be HOST or HOST:PORT, an IPv6 address in brackets")
@@ -211,7 +211,7 @@ class HoldSpec(Model):
 
 
 class RestartSpec(Model):
-    """Restarts of services that do not reload a new certificate, and the proof of success."""
+    """Restarts of services that do not reload a new certificate, and the checks after a restart."""
 
     reload_within: Duration = Field(
         default=timedelta(seconds=90),
@@ -237,8 +237,8 @@ class RootCaSpec(Model):
         default="rotate",
         description="the reaction to a new CA and its key that replace the old CA on disk, in enforce mode on the "
         "only control-plane node. `rotate` begins a rotation in which all components trust both CAs. `replace` "
-        "exchanges all files at once, for a CA that is lost or compromised. `alarm` changes no file until the operator "
-        "runs `certmond root-ca rotate`. certmond reports the change in each case.",
+        "exchanges all files at the same time, for a CA that is lost or compromised. `alarm` changes no file until the "
+        "operator runs `certmond root-ca rotate`. certmond reports the change in each case.",
     )
     overlap: Duration = Field(
         default=timedelta(minutes=10),
@@ -278,9 +278,9 @@ class ClusterSpec(Model):
     batch: Batch = Field(
         default="10%",
         description="in a rotation of the Root CA, the number of workers that change their files and restart their "
-        "kubelets at once: a number, or a percentage of all workers. The first batch is one worker. The next batch "
-        "begins after all workers of the previous batches have reported that they have reached the phase. `spread` "
-        "does not apply to these restarts.",
+        "kubelets at the same time: a number, or a percentage of all workers. The first batch is one worker. The next "
+        "batch begins after all workers of the previous batches have reported that they have reached the phase. "
+        "`spread` does not apply to these restarts.",
     )
     workloads: Literal["wait", "restart", "ignore"] = Field(
         default="wait",

@@ -1,7 +1,7 @@
 """Certificates as Go 1.24 parses them (crypto/x509/parser.go, ParseCertificate).
 
-This module owns the fields of a certificate's DER, and the reasons for which Go refuses a certificate. `parse_fields`
-also returns the fields of a refused certificate.
+This module defines the fields of a certificate's DER, and the reasons for which Go refuses a certificate.
+`parse_fields` also returns the fields of a refused certificate.
 """
 
 from __future__ import annotations

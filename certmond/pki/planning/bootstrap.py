@@ -1,6 +1,6 @@
 """Planner of `certmond init`: the steps that create the missing files of a node, or the problems that prevent this.
 
-`certmond init` changes no existing file. `bootstrap_steps` owns the contents of each step.
+`certmond init` changes no existing file. `bootstrap_steps` defines the contents of each step.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def _in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_usable_address(text: str | None) -> bool:
-    """Return whether `text` is an IP address other than 0.0.0.0 or ::. Raises ValueError for another text."""
+    """Return whether the IP address `text` is neither 0.0.0.0 nor ::. Raises ValueError if `text` is no IP address."""
     return text is not None and not ip_address(text).is_unspecified
 
 

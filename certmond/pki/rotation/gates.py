@@ -89,7 +89,7 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         elif wanted and report.trust != digest_of(wanted.trust):
             yield f"{member.name} reports the phase {report.phase}, and trusts other {rotation.noun}s"
         elif wanted and wanted.leaves and report.issuer not in {"", wanted.leaves.sha256}:
-            yield f"{member.name} reports the phase {report.phase}, and has certificates of another CA"
+            yield f"{member.name} reports the phase {report.phase}, but has certificates that another CA signed"
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:

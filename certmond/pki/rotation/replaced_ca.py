@@ -117,7 +117,7 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
 def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool:
     """Return whether the API server or its clients refuse certificates because of the anchor that `rotation` found.
 
-    The API server reloads the anchor's file at once (apiserver/pkg/server/dynamiccertificates). Its clients trust the
+    The API server reloads the file immediately (apiserver/pkg/server/dynamiccertificates). Its clients trust the
     anchors in their kubeconfigs.
     """
     wanted = desired(rotation) if rotation.found else None

@@ -1,4 +1,4 @@
-"""State machine of one restart of a service, from the decision to the proof.
+"""State machine of one restart of a service, from the decision to the proof that the service is healthy.
 
 A restart is proven if a new instance serves the files on disk and stays healthy. The record and the observed node
 decide each act, so a new process continues where a killed process stopped.

@@ -111,7 +111,7 @@ def test_a_node_with_certificates_of_the_old_ca_keeps_it_trusted() -> None:
     report.
     """
     said = why(at(P.ISSUE), says(P.ISSUE, issuer=OLD.facts.sha256))
-    assert said == ["cp-2 reports the phase issue, and has certificates of another CA"]
+    assert said == ["cp-2 reports the phase issue, but has certificates that another CA signed"]
     assert why(at(P.ISSUE), says(P.ISSUE, issuer=NEW.facts.sha256)) == []
     assert why(at(P.TRUST), says(P.TRUST, issuer=OLD.facts.sha256)) == []
 
