@@ -53,7 +53,7 @@ class Tree:
     def authority(self, path: str, ca: Issued, *, key_mode: int = 0o600, mode: int = 0o644) -> Issued:
         """A CA's certificate and key."""
         self.write(path, ca.pem, mode)
-        self.write(path.replace(".crt", ".key"), traditional(ca), key_mode)
+        self.write(key_of(path), traditional(ca), key_mode)
         self.authorities[path] = ca
         return ca
 
@@ -72,13 +72,20 @@ class Tree:
         issuer = by or self.authorities[ca]
         made = make(issuer, "", **{"subject": name_of(subject), "names": None} | given)
         self.write(path, made.pem + (issuer.pem if chain else b""), modes[0])
-        self.write(path.replace(".crt", ".key"), traditional(made), modes[1])
+        self.write(key_of(path), traditional(made), modes[1])
         self.issued[path] = made
         return made
 
     def remove(self, *directories: str) -> None:
         for directory in directories:
             shutil.rmtree(self.at(directory))
+
+    def service(self, name: str, content: str) -> None:
+        """Write an enabled unit with a section [Service]."""
+        unit, wants = f"/etc/systemd/system/{name}.service", "/etc/systemd/system/multi-user.target.wants"
+        self.write(unit, f"[Service]\n{content}\n\n[Install]\nWantedBy=multi-user.target\n")
+        self.at(wants).mkdir(exist_ok=True)
+        self.at(f"{wants}/{name}.service").symlink_to(unit)
 
     def join_as_worker(self) -> None:
         """Create MicroK8s on a node that joined as a worker: the CA of the cluster, a lock file, and a separate
@@ -115,6 +122,11 @@ def name_of(text: str) -> x509.Name:
              "C": NameOID.COUNTRY_NAME, "ST": NameOID.STATE_OR_PROVINCE_NAME, "L": NameOID.LOCALITY_NAME}  # fmt: skip
     parts = (part.partition("=") for part in text.split(","))
     return x509.Name([x509.NameAttribute(kinds[kind], value) for kind, _, value in parts])
+
+
+def key_of(path: str) -> str:
+    """Return the key file beside NAME.crt or NAME.pem."""
+    return path.replace(".crt", ".key").replace(".pem", "-key.pem")
 
 
 def traditional(issued: Issued) -> bytes:
@@ -342,6 +354,68 @@ def starlingx(root: Path) -> Tree:
     return tree
 
 
+def kubespray(root: Path) -> Tree:
+    """Create the second control plane of three, with etcd as a unit: kubespray copied the files of etcd to it.
+
+    Sources: the files of kubespray that certmond/profiles/kubespray.yaml names.
+    """
+    Node(root)
+    tree = Tree(root)
+    old, ssl, etcd = "/etc/kubernetes/pki", "/etc/kubernetes/ssl", "/etc/ssl/etcd/ssl"
+    tree.remove(f"{old}/etcd")
+    tree.at(old).rename(tree.at(ssl))
+    tree.at(old).symlink_to(ssl)
+    for name in ("apiserver-etcd-client.crt", "apiserver-etcd-client.key"):
+        tree.at(f"{ssl}/{name}").unlink()
+    manifests = tree.at("/etc/kubernetes/manifests")
+    (manifests / "etcd.yaml").unlink()
+    for manifest in manifests.iterdir():
+        text = manifest.read_text().replace(f"{old}/etcd/ca.crt", f"{etcd}/ca.pem")
+        text = text.replace(f"{old}/apiserver-etcd-client.crt", f"{etcd}/node-{NODE}.pem")
+        text = text.replace(f"{old}/apiserver-etcd-client.key", f"{etcd}/node-{NODE}-key.pem")
+        fields = yaml.safe_load(text.replace(f"{old}/", f"{ssl}/").replace(f"path: {old}", f"path: {ssl}"))
+        for container in fields["spec"]["containers"]:
+            for mount in container["volumeMounts"]:
+                mount["mountPath"] = mount["mountPath"].replace(old, ssl)
+        if manifest.name == "kube-apiserver.yaml":
+            container["volumeMounts"].append({"name": "etcd-certs-0", "mountPath": etcd, "readOnly": True})
+            fields["spec"]["volumes"].append({"name": "etcd-certs-0", "hostPath": {"path": etcd}})
+        manifest.write_text(yaml.safe_dump(fields))
+    ca = f"{etcd}/ca.pem"
+    century: dict[str, Any] = {"key": "rsa", "not_before": NOW - DAY, "not_after": NOW + 36500 * DAY}
+    tree.authority(ca, make_ca("etcd-ca", names=None, usages=None, **century), mode=0o640, key_mode=0o640)
+    hosts = [NODE, "node-2", "node-3"]
+    names = ["DNS:localhost", *(f"DNS:{host}" for host in hosts), "DNS:etcd.kube-system.svc.cluster.local",
+             "DNS:etcd.kube-system.svc", "DNS:etcd.kube-system", "DNS:etcd", ADDRESS, "IP:127.0.0.1",
+             "IP:::1"]  # fmt: skip
+    leaf: dict[str, Any] = {"usages": None, "extended_usages": BOTH, "names": names, "modes": (0o640, 0o640), **century}
+    for role in ("member", "admin", "node"):
+        for host in hosts if role != "node" else [NODE]:
+            tree.pair(f"{etcd}/{role}-{host}.pem", ca, subject=f"CN=etcd-{role}-{host}", **leaf)
+    for host in hosts[1:]:
+        for suffix in ("", "-key"):
+            tree.at(f"{etcd}/node-{host}{suffix}.pem").symlink_to(f"{etcd}/node-{NODE}{suffix}.pem")
+    tree.at(etcd).chmod(0o700)
+    variables = {"TRUSTED_CA_FILE": ca, "CERT_FILE": f"{etcd}/member-{NODE}.pem",
+                 "KEY_FILE": f"{etcd}/member-{NODE}-key.pem"}  # fmt: skip
+    lines = ["ETCD_NAME=etcd2", *(f"ETCD_{prefix}{name}={value}" for prefix in ("", "PEER_") for name, value in
+             variables.items()), f"ETCDCTL_CERT={etcd}/admin-{NODE}.pem"]  # fmt: skip
+    tree.write("/etc/etcd.env", "\n".join(lines) + "\n", 0o640)
+    tree.service("etcd", "EnvironmentFile=/etc/etcd.env\nExecStart=/usr/local/bin/etcd")
+    tree.write("/etc/kubernetes/kubelet-config.yaml", yaml.safe_dump({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "authentication": {"x509": {"clientCAFile": f"{ssl}/ca.crt"}}, "staticPodPath": "/etc/kubernetes/manifests",
+        "clusterDomain": "cluster.local", "rotateCertificates": True,
+    }), 0o600)  # fmt: skip
+    flags = "--config=/etc/kubernetes/kubelet-config.yaml --kubeconfig=/etc/kubernetes/kubelet.conf"
+    tree.write("/etc/kubernetes/kubelet.env", f'KUBELET_ARGS="{flags}"\n', 0o600)
+    tree.service(
+        "kubelet", "EnvironmentFile=-/etc/kubernetes/kubelet.env\nExecStart=/usr/local/bin/kubelet $KUBELET_ARGS"
+    )
+    return tree
+
+
 MAKERS: Mapping[str, Callable[[Path], Tree]] = {
     "k3s": k3s, "rke2": rke2, "k0s": k0s, "microk8s": microk8s, "etcd": etcd, "starlingx": starlingx,
+    "kubespray": kubespray,
 }  # fmt: skip

@@ -31,12 +31,14 @@ from certmond.services.content_times import Changes
 from certmond.services.file_usage import survey
 from certmond.services.usage_state import SurroundingsObserver
 from tests.builders import DAY, NOW, YEAR, make_ca
-from tests.distributions import MAKERS, Tree
+from tests.distributions import MAKERS, Tree, key_of
 from tests.node import Node
 
 AT = NOW + DAY
 STARTER = {"k3s", "rke2", "k0s"}  # they renew their certificates each time that they start
+FOREIGN = STARTER | {"kubespray"}  # certmond renews none of the entries in TRAPS
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
+KUBESPRAY = "/etc/ssl/etcd/ssl"
 MICROK8S, ETCD = "/var/snap/microk8s/current/certs", "/etc/etcd"
 
 
@@ -54,6 +56,7 @@ TRAPS = {
     "k0s": Trap("server", f"{K0S}/server.crt", "DNS:kubernetes.default"),
     "microk8s": Trap("server", f"{MICROK8S}/server.crt", "IP:127.0.0.1"),
     "etcd": Trap("etcd-server", f"{ETCD}/pki/server.crt", "IP:127.0.0.1"),
+    "kubespray": Trap("etcd-member", f"{KUBESPRAY}/member-node-1.pem", "IP:127.0.0.1"),
     "starlingx": Trap("etcd-server", f"{ETCD}/etcd-server.crt", "IP:127.0.0.1"),
 }
 
@@ -80,8 +83,11 @@ def check(tree: Tree, profile: str, at: datetime = AT) -> tuple[int, dict[str, A
 
 def reported(document: dict[str, Any]) -> dict[str, set[str]]:
     """Return the reasons of the findings of each entry."""
-    found = {entry["name"]: {item["reason"] for item in entry["findings"]} for entry in document["certificates"]}
-    return {name: reasons - {"nonpositive_serial"} for name, reasons in found.items()}
+    found = dict[str, set[str]]()
+    for entry in document["certificates"]:
+        reasons = {item["reason"] for item in entry["findings"]}
+        found.setdefault(entry["name"], set()).update(reasons - {"nonpositive_serial"})
+    return found
 
 
 def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
@@ -97,23 +103,28 @@ def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
 
 
 UNLISTED = {
-    "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (),
+    "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (), "kubespray": (),
     "microk8s": tuple(f"{MICROK8S}/{name}.crt" for name in ("client", "controller", "scheduler", "proxy")),
 }  # fmt: skip
 """Read only by the code that makes kubeconfigs from it."""
 
 
+OTHER_ETCD = {"kubespray": ("etcd-ca", "etcd-server", "apiserver-etcd-client")}
+"""Entries of a kind of installation that the tree is not."""
+
+
 def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -> None:
     """Each file with a certificate in it has an entry, and each entry is in the tree or need not be."""
-    listed = {spec.path: spec for spec in parse((), profile=profile).certificates}
-    made = {f"/{path.relative_to(tree.root)}" for path in tree.root.rglob("*") if path.suffix in {".crt", ".pem"}}
+    listed = parse((), profile=profile).certificates
+    seen = {each.path for each in Store(listed, str(tree.root)).observe().observations}
+    files = (path for path in tree.root.rglob("*") if path.suffix in {".crt", ".pem"})
+    made = {f"/{path.relative_to(tree.root)}" for path in files if not path.stem.endswith("-key")}
     retired = {path for path in made if "-2026-" in path}
-    patterns = {path.replace("*", "") for path in listed}
-    assert made - retired - patterns == set(UNLISTED[profile])
-    absent = {spec.name for spec in listed.values() if not spec.is_glob and not os.path.lexists(tree.at(spec.path))}
-    assert all(listed_spec.optional or listed_spec.conditional for listed_spec in listed.values())
+    assert made - retired - seen == set(UNLISTED[profile])
+    absent = {spec.name for spec in listed if not spec.is_glob and not os.path.lexists(tree.at(spec.path))}
+    assert all(spec.optional or spec.conditional for spec in listed)
     assert absent <= {"super-admin.conf", "kubelet-server", "kubelet-server-self", "etcd-peer",
-                      "etcd-healthcheck-client", "ca-remote"}  # fmt: skip
+                      "etcd-healthcheck-client", "ca-remote", *OTHER_ETCD.get(profile, ())}  # fmt: skip
 
 
 def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
@@ -123,10 +134,10 @@ def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     code, document = check(tree, profile)
     assert code == 2
     assert "expired" in reported(document)[trap.entry]
-    (entry,) = (entry for entry in document["certificates"] if entry["name"] == trap.entry)
+    (entry,) = (entry for entry in document["certificates"] if entry["path"] == trap.path)
     (message,) = (item["message"] for item in entry["findings"] if item["reason"] == "expired")
-    assert message.endswith(f"renew it: certmond renew {trap.entry}") is (profile not in STARTER)
-    assert ("it is renewed by k" in message or "it is renewed by rke2" in message) is (profile in STARTER)
+    assert message.endswith(f"renew it: certmond renew {trap.entry}") is (profile not in FOREIGN)
+    assert ("it is renewed by " in message) is (profile in FOREIGN)
 
 
 def test_a_leaf_of_another_ca_is_a_finding(profile: str, tree: Tree) -> None:
@@ -183,7 +194,7 @@ def test_a_chain_in_the_wrong_order_is_a_finding(profile: str, tree: Tree) -> No
 def test_a_key_that_others_can_read_is_a_finding(profile: str, tree: Tree) -> None:
     """The mode of a key is at most that of the distribution."""
     trap = TRAPS[profile]
-    tree.at(trap.path.replace(".crt", ".key")).chmod(0o664)
+    tree.at(key_of(trap.path)).chmod(0o664)
     code, document = check(tree, profile)
     assert code == 2
     assert reported(document)[trap.entry] == {"too_open"}
@@ -301,6 +312,7 @@ ENDPOINTS = {
     "microk8s": {"127.0.0.1:16443", "127.0.0.1:10250"},
     "etcd": {"127.0.0.1:2379"},
     "starlingx": {"127.0.0.1:2379", "127.0.0.1:16443"},
+    "kubespray": {"127.0.0.1:6443"},
 }
 WORKERS: dict[str, tuple[Callable[[Tree], None], set[str], set[str]]] = {
     "k3s": (lambda tree: tree.remove(K3S, "/etc/rancher/k3s"), {"127.0.0.1:10250"}, {"k3s-agent"}),
@@ -399,6 +411,53 @@ def test_the_default_is_kubeadm(node: Node) -> None:
     assert set(profiles()) == {*MAKERS, DEFAULT_PROFILE}
 
 
+def test_check_names_the_profile_that_fits_better(profile: str, tree: Tree) -> None:
+    """`check` names the distribution if another profile is configured, and does not if its profile or none is."""
+    other = tree.at("/other.yaml")
+    other.write_text(f"profile: k3s\ncertificates: [{{name: own, path: '{TRAPS[profile].path}'}}]\n")
+    marker = f"{distributions(str(tree.root))[0].marker} exists"
+    done = run(tree, "check", "--config", str(other))
+    assert (marker in done.stderr) is (profile != "k3s")
+    assert (f"write `profile: {profile}`" in done.stderr) is (profile != "k3s")
+    assert marker not in done.stdout
+    for fits in (profile, "none"):
+        other.write_text(f"profile: {fits}\ncertificates: [{{name: own, path: '{TRAPS[profile].path}.copy'}}]\n")
+        assert marker not in run(tree, "check", "--config", str(other)).stderr
+
+
+def test_a_pair_of_kubespray_is_a_certificate_with_its_key(tmp_path: Path) -> None:
+    """Each certificate of a pattern has the key of the same host, and a key of another host is a mismatch."""
+    tree = MAKERS["kubespray"](tmp_path)
+    tree.write(f"{KUBESPRAY}/member-node-1-key.pem", tree.at(f"{KUBESPRAY}/member-node-2-key.pem").read_bytes(), 0o600)
+    code, document = check(tree, "kubespray")
+    assert code == 2
+    wrong = {entry["path"] for entry in document["certificates"] if entry["key_matches"] is False}
+    assert wrong == {f"{KUBESPRAY}/member-node-1.pem"}
+
+
+def test_kubespray_renews_the_certificates_of_etcd(tmp_path: Path) -> None:
+    """In the last days of all certificates, the plan renews those of kubeadm, and names kubespray for those of etcd."""
+    tree = MAKERS["kubespray"](tmp_path)
+    for path in (path for path in tree.leaves if path != f"{KUBESPRAY}/node-node-1.pem"):
+        tree.leaf(path, not_before=NOW - YEAR, not_after=AT + 5 * DAY)
+    document = json.loads(run(tree, "plan", "--profile", "kubespray", "-o", "json").stdout)
+    held = {each["target"]: each["because"] for each in document["held"]}
+    assert {"etcd-member", "etcd-admin"} <= set(held)
+    assert all("renewed by kubespray" in held[name] for name in ("etcd-member", "etcd-admin"))
+    assert not [step for step in document["steps"] if "etcd" in step["target"]]
+
+
+def test_discover_resolves_patterns(tmp_path: Path) -> None:
+    """An entry with a pattern is on the node if a file matches. Flags that name its files change no other entry."""
+    tree = MAKERS["kubespray"](tmp_path)
+    text = run(tree, "discover", at=None).stdout
+    absent = next(line for line in text.splitlines() if "not on this node" in line)
+    assert "etcd-member" not in absent
+    assert "etcd-server" in absent
+    tree.remove("/etc/ssl/etcd")
+    assert "etcd-member" in run(tree, "discover", "--profile", "kubespray", at=None).stdout.split("not on this node")[1]
+
+
 def test_two_distributions_on_one_node_are_both_named(tmp_path: Path) -> None:
     """If a node has files of two distributions, `discover` names both and proposes neither."""
     MAKERS["k3s"](tmp_path)
@@ -442,6 +501,7 @@ def test_every_path_of_a_distribution_is_below_its_own_directories() -> None:
         "k3s": ("/var/lib/rancher/k3s/", "/etc/rancher/"), "rke2": ("/var/lib/rancher/rke2/", "/etc/rancher/"),
         "k0s": ("/var/lib/k0s/", "/run/k0s/"), "microk8s": ("/var/snap/microk8s/current/",), "etcd": ("/etc/etcd/",),
         "starlingx": ("/etc/kubernetes/", "/etc/etcd/", "/var/lib/kubelet/"),
+        "kubespray": ("/etc/kubernetes/", "/etc/ssl/etcd/", "/etc/etcd.env", "/var/lib/kubelet/"),
     }  # fmt: skip
     for profile, roots in places.items():
         for spec in specs(profile).values():
@@ -455,6 +515,7 @@ def test_every_entry_that_is_used_names_who_uses_it() -> None:
         "k3s": {"k3s.yaml"}, "rke2": {"rke2.yaml"}, "k0s": {"admin.conf"}, "microk8s": {"client.config"},
         "etcd": {"etcdctl-etcd-client", "apiserver-etcd-client"},
         "starlingx": {"super-admin.conf", "etcd-healthcheck-client", "etcd-client"},
+        "kubespray": {"admin.conf", "super-admin.conf", "etcd-healthcheck-client", "etcd-admin"},
     }  # fmt: skip
     for profile, names in alone.items():
         assert {spec.name for spec in specs(profile).values() if not spec.consumers} == names

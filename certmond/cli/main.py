@@ -119,7 +119,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     to two seconds and reads both again.
     """
     from certmond.daemon.enforcer import policy_of
-    from certmond.discovery.distribution import advice
+    from certmond.discovery.distribution import advice, hint
     from certmond.expose.documents.status import status_document
     from certmond.expose.documents.status_table import status_table
     from certmond.pki.planning.forecast import next_event
@@ -134,6 +134,8 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"
         )
+    if better := hint(options.root, config.profile):
+        click.echo(f"certmond: {better}", err=True)
     sys.exit(assessment.severity.rank if assessment.severity else 0)
 
 

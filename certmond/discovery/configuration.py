@@ -20,6 +20,7 @@ from certmond.errors import MalformedError
 from certmond.files.cache import Files
 from certmond.files.catalog_observer import Store
 from certmond.files.document_reader import DocumentReader
+from certmond.files.glob import expand
 from certmond.files.references.kubelet_configuration import CONFIG as KUBELET_CONFIG
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.unit_files import Place, UnitFiles
@@ -91,6 +92,7 @@ class _Discovery:
         self._config, self._root, self._files = config, root, Files(root)
         self._profile = {spec.name: spec for spec in parse((), profile=config.profile).certificates}
         self._specs = dict(self._profile)  # the resulting entries
+        self._owners = {path: name for name, spec in self._profile.items() for path in self._paths(spec)}
         self._entries: dict[str, tuple[list[str], dict[str, Any]]] = {}  # entries to write: comments, fields
         self._named: dict[str, str] = {}  # entries of the profile -> the file that names them
         self._notes: list[str] = []
@@ -143,6 +145,10 @@ class _Discovery:
 
     def _manifest(self, path: str) -> Manifest:
         return self._files.value(path, parse_manifest) or Manifest("", {}, {})
+
+    def _paths(self, spec: CertificateSpec) -> Sequence[str]:
+        """Return the path of an entry, or the paths that match its pattern."""
+        return expand(self._files, spec.path, spec.exclude).paths if spec.is_glob else (spec.path,)
 
     def _is_there(self, path: str) -> bool:
         return not self._files.entry(path).missing
@@ -204,7 +210,11 @@ class _Discovery:
                         )
 
     def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
-        """Set the paths of the entry `name` to those that flags name. Yield the flags that need a separate entry."""
+        """Set the paths of the entry `name` to those that flags name. Yield the flags that need a separate entry.
+
+        Ignore flags that name a file of another entry of the profile.
+        """
+        claims = [claim for claim in claims if self._owners.get(claim[2]["path"][0], name) == name]
         spec, paths = self._profile.get(name), [fields["path"][0] for *_, fields in claims]
         own = spec.path if spec and spec.path in paths else next(iter(paths), "")
         changes: dict[str, tuple[str, str]] = {}
@@ -235,7 +245,7 @@ class _Discovery:
         """Return whether the file of an entry is neither on the node nor mentioned. Also set whether the file is
         required.
         """
-        named, is_there = self._named.get(name), self._is_there(self._specs[name].path)
+        named, is_there = self._named.get(name), any(map(self._is_there, self._paths(self._specs[name])))
         why = f"kubelet's staticPodPath {self._manifests}, kubeconfig {self._conf}"
         for field in ("mentioned_in", "belongs_with") if named or is_there else ():
             old = getattr(self._specs[name], field)

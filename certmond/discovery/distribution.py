@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from certmond.config.model import NO_PROFILE
 from certmond.files.cache import Files
 
 # Profile -> files, of which one is enough. `_PRECEDENCE` has the profiles that a profile precedes: a node of StarlingX
@@ -18,13 +19,14 @@ _MARKERS = {
     "k0s": ("/var/lib/k0s/pki/ca.crt", "/var/lib/k0s/kubelet.conf"),
     "microk8s": ("/var/snap/microk8s/current/certs/ca.crt",),
     "starlingx": ("/etc/platform/platform.conf",),
+    "kubespray": ("/etc/kubernetes/ssl/ca.crt", "/etc/ssl/etcd/ssl/ca.pem"),
     "kubeadm": ("/etc/kubernetes/pki/ca.crt", "/etc/kubernetes/kubelet.conf"),
     "etcd": ("/etc/etcd/etcd.env", "/etc/etcd/pki/server.crt"),
 }
-_PRECEDENCE = {"starlingx": ("kubeadm", "etcd"), "kubeadm": ("etcd",)}
+_PRECEDENCE = {"starlingx": ("kubeadm", "etcd"), "kubespray": ("kubeadm", "etcd"), "kubeadm": ("etcd",)}
 NAMES = {
-    "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "starlingx": "StarlingX", "kubeadm": "kubeadm",
-    "etcd": "a separate etcd cluster",
+    "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "starlingx": "StarlingX",
+    "kubespray": "kubespray", "kubeadm": "kubeadm", "etcd": "a separate etcd cluster",
 }  # fmt: skip
 """Names of the distributions in messages, by profile."""
 
@@ -57,6 +59,18 @@ def advice(root: str, profile: str) -> str:
         )
     return "; ".join(
         f"{each}: `--profile {each.profile}`, or `profile: {each.profile}` in the configuration" for each in others
+    )
+
+
+def hint(root: str, profile: str) -> str:
+    """Return a sentence with the profile that fits the node below `root` better than `profile`, or "" if none does."""
+    found = distributions(root)
+    if profile == NO_PROFILE or any(each.profile == profile for each in found):
+        return ""
+    return "; ".join(
+        f"{each}, and the profile is {profile}: write `profile: {each.profile}` in the configuration, "
+        f"or use --profile {each.profile}"
+        for each in found
     )
 
 

@@ -190,8 +190,7 @@ class Store:
     ) -> Iterator[Observation]:
         is_pair = spec.kind is Kind.KEY_PAIR
         kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
-        # If the path of the entry is a pattern, each file contains its own key.
-        own_key = path if spec.is_glob and spec.key else spec.key
+        own_key = spec.key_of(path)
         key_path = own_key or (path if has_key(document) else None)
         key_document = self._reader.document(key_path, spec) if key_path and key_path != path else document
         public_key = public_key_in(document, key_document.key)

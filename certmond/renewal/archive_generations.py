@@ -177,7 +177,7 @@ class Generations:
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
             if path := next((each for each in paths if archive_name(pattern, each) == name), None):
-                return self._of_entry(pattern, path, path, files)
+                return self._of_entry(pattern, path, pattern.key_of(path) or path, files)
         spec = self._specs.get(name)
         if spec is not None and not spec.is_glob and spec.path in paths:
             return self._of_entry(spec, spec.path, spec.key or spec.path, files)

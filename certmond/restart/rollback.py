@@ -170,8 +170,7 @@ class PreviousFiles:
         return verdict(pair, anchors, status.usages, self._clock()).worth is Worth.GOOD
 
     def _pair(self, spec: CertificateSpec, path: str, read: Read) -> KeyPair | Unpaired:
-        key_path = None if spec.is_glob else spec.key
-        return entry_pair(spec.kind, path, key_path, read, references=not self._files.other_writer(path, None))
+        return entry_pair(spec.kind, path, spec.key_of(path), read, references=not self._files.other_writer(path, None))
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
         return {path: self._files.read(path) for path in paths}

@@ -74,6 +74,19 @@ _ABOUT = {
         "installs. On a system controller, the service `dccertmon` also reads `admin.conf`: add this service to your "
         "configuration ([migration from StarlingX](migration/starlingx.md)).",
     ),
+    "kubespray": About(
+        "kubespray",
+        "The profile of kubeadm with its files in `/etc/kubernetes/ssl`, to which `/etc/kubernetes/pki` is a symlink, "
+        "and the kubelet's configuration in `/etc/kubernetes/kubelet-config.yaml`. etcd is a unit of systemd with "
+        "files in `/etc/ssl/etcd/ssl`, one for each host of the inventory. kubespray signs them on the first etcd "
+        "node for 100 years, and a run of its cluster playbook replaces all of them, so certmond never renews them. "
+        "With `etcd_deployment_type: kubeadm`, etcd is a static Pod with the files of kubeadm. "
+        "`auto_renew_certificates: true` makes a timer renew the certificates of kubeadm: use only one of the two. An "
+        "upgrade with kubespray renews them, too.",
+        "the copies of the etcd CA in the directories of the operating system's CAs, and the certificates that "
+        "network plugins copy. certmond compares no certificate with the one that etcd serves, because the name of "
+        "its file differs between the nodes.",
+    ),
     "k3s": About(
         "k3s",
         "This profile is for k3s servers and agents, with embedded etcd or another datastore. When k3s starts, it "

@@ -302,7 +302,17 @@ services:
 
 
 def test_a_pattern_has_no_one_key() -> None:
-    said = "certificates[0].key: must be absent, or equal to `path`, if `path` is a glob, not '/y.key'"
+    """The key of a pattern is in the same file, or has the same text for the one `*` and is not renewed."""
+    said = "certificates[0].key: must be absent, or equal to `path`, or have one `*` like `path`, if `path` is a glob"
+    for path, key in (("/y/*.pem", "/y.key"), ("/*/*.pem", "/*/y.key"), ("/y/*.pem", "/y/?.key")):
+        assert problems(f"certificates:\n- name: y\n  path: {path}\n  key: {key}\n  renewed_by: x")[0].startswith(
+            f"a.yaml:4: {said}"
+        )
+    pair = "certificates:\n- name: y\n  path: /y/*.pem\n  key: /y/*-key.pem\n"
+    assert "renewed_by: must be given" in problems(pair)[0]
+    (spec,) = read(f"{pair}  renewed_by: someone\n").certificates
+    assert spec.key_of("/y/a.pem") == "/y/a-key.pem"
+    said = f"{said}, not '/y.key'"
     assert problems("certificates:\n- name: y\n  path: /y/*.pem\n  key: /y.key") == [f"a.yaml:4: {said}"]
     assert read("certificates: [{name: y, path: '/y/*.pem', key: '/y/*.pem'}]").certificates[0].is_glob
 
@@ -400,7 +410,7 @@ def test_all_problems_are_reported_in_the_order_of_files_and_lines() -> None:
     """
     second = "resync: never\nservices:\n- name: etcd\n  after: [kubelet]\n- 5\n"
     assert [problem.split(": ")[:2] for problem in problems(first, second, profile="kubeadmm")] == [
-        ["--profile", "must be one of etcd, k0s, k3s, kubeadm, microk8s, rke2, starlingx, none, not 'kubeadmm'"],
+        ["--profile", f"must be one of {', '.join(profiles())}, none, not 'kubeadmm'"],
         ["a.yaml:2", "mode"],
         ["a.yaml:4", "certificates[0].path"],
         ["a.yaml:7", "certificates[1].path"],

@@ -86,7 +86,8 @@ class CertificateSpec(Model):
     key: AbsolutePath | None = Field(
         default=None,
         description="the file of the private key. If one file has the certificate and the key, repeat `path` here. If "
-        "`path` is a glob, omit `key` or repeat the glob.",
+        "`path` is a glob, omit `key` or repeat the glob. If `path` has one `*` and certmond does not renew the "
+        "certificates, `key` may have one `*` for the same text, as in `member-*.pem` and `member-*-key.pem`.",
     )
     key_optional: bool = Field(
         default=False, description="the key may be on another host, as with an external CA or on a worker"
@@ -153,6 +154,7 @@ class CertificateSpec(Model):
     )
     renewed_by: Sentence | None = Field(
         default=None,
+        validate_default=True,
         description="the component that renews the certificate instead of certmond, and the time of the renewal, in a "
         "few words. certmond then never renews the certificate. Findings and plans contain this text. `null`: certmond "
         "renews the certificate.",
@@ -194,6 +196,15 @@ class CertificateSpec(Model):
         """Whether `path` is a pattern for any number of files."""
         return has_wildcard(self.path)
 
+    def key_of(self, path: str) -> str | None:
+        """Return the key file of the certificate at `path`, or None if the entry names no key."""
+        if not self.is_glob or self.key is None:
+            return self.key
+        if self.key == self.path:
+            return path
+        before, _, after = self.path.partition("*")
+        return self.key.replace("*", path[len(before) : len(path) - len(after)])
+
     @property
     def is_trust(self) -> bool:
         """Whether several nodes must have the same file: a trust anchor, or the keys of service-account tokens."""
@@ -217,9 +228,17 @@ class CertificateSpec(Model):
         path = info.data.get("path", "")
         if key is None and info.data.get("kind") is Kind.KEY_PAIR:
             raise ValueError("must be given for kind key-pair")
-        if key not in {None, path} and has_wildcard(path):
-            raise ValueError("must be absent, or equal to `path`, if `path` is a glob")
+        if key not in {None, path} and has_wildcard(path) and not (_has_one_star(path) and _has_one_star(key)):
+            raise ValueError("must be absent, or equal to `path`, or have one `*` like `path`, if `path` is a glob")
         return key
+
+    @field_validator("renewed_by")
+    @classmethod
+    def _key_is_renewable(cls, renewed_by: str | None, info: ValidationInfo) -> str | None:
+        key, path = info.data.get("key"), info.data.get("path", "")
+        if not renewed_by and has_wildcard(path) and key not in {None, path}:
+            raise ValueError("must be given, because `path` and `key` are different globs: certmond cannot renew these")
+        return renewed_by
 
 
 class ServiceSpec(Model):
@@ -302,6 +321,10 @@ class ServiceSpec(Model):
         if not value and info.data.get("kind") == kind:
             raise ValueError(f"must be given for kind {kind}")
         return value
+
+
+def _has_one_star(path: str | None) -> bool:
+    return path is not None and path.count("*") == 1 and not has_wildcard(path.replace("*", ""))
 
 
 def anchors_first(specs: Iterable[CertificateSpec]) -> tuple[CertificateSpec, ...]:
