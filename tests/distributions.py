@@ -10,6 +10,7 @@ A `Tree` stores the parameters of each file, so that a test can change one at a 
 from __future__ import annotations
 
 import base64
+import posixpath
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf, make_server
+from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_intermediate, make_leaf, make_server
 from tests.node import Node
 
 MINUTE = HOUR / 60
@@ -121,7 +122,8 @@ def name_of(text: str) -> x509.Name:
     kinds = {"CN": NameOID.COMMON_NAME, "O": NameOID.ORGANIZATION_NAME, "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
              "C": NameOID.COUNTRY_NAME, "ST": NameOID.STATE_OR_PROVINCE_NAME, "L": NameOID.LOCALITY_NAME}  # fmt: skip
     parts = (part.partition("=") for part in text.split(","))
-    return x509.Name([x509.NameAttribute(kinds[kind], value) for kind, _, value in parts])
+    # Go signs common names of more than 64 characters.
+    return x509.Name([x509.NameAttribute(kinds[kind], value, _validate=False) for kind, _, value in parts])
 
 
 def key_of(path: str) -> str:
@@ -354,6 +356,102 @@ def starlingx(root: Path) -> Tree:
     return tree
 
 
+def microshift(root: Path) -> Tree:
+    """Create the node after the first start of MicroShift.
+
+    Sources: the files of MicroShift that certmond/profiles/microshift.yaml names.
+    """
+    tree = Tree(root)
+    data = "/var/lib/microshift"
+    certs = f"{data}/certs"
+    year: dict[str, Any] = {"key": "rsa", "not_before": NOW - DAY, "not_after": NOW - DAY + YEAR}
+    decade = year | {"not_after": NOW - DAY + 10 * YEAR}
+    signing = ["key encipherment", "digital signature", "cert sign"]
+    signers = {"kube-control-plane-signer": year, "kube-apiserver-to-kubelet-client-signer": year,
+               "admin-kubeconfig-signer": decade, "kubelet-csr-signer-signer": year, "aggregator-signer": year,
+               "service-ca": decade, "ingress-ca": decade, "kube-apiserver-external-signer": decade,
+               "kube-apiserver-localhost-signer": decade, "kube-apiserver-service-network-signer": decade,
+               "etcd-signer": decade}  # fmt: skip
+    names = {"kube-apiserver-to-kubelet-client-signer": "kube-apiserver-to-kubelet-signer",
+             "kubelet-csr-signer-signer": "kubelet-signer"}  # fmt: skip
+    for signer, dates in signers.items():
+        tree.authority(f"{certs}/{signer}/ca.crt", make_ca(names.get(signer, signer), usages=signing, **dates))
+    root_signer = tree.authorities[f"{certs}/kubelet-csr-signer-signer/ca.crt"]
+    csr_signer = f"{certs}/kubelet-csr-signer-signer/csr-signer"
+    between = make_intermediate(root_signer, "kube-csr-signer", usages=signing, **year)
+    tree.authority(f"{csr_signer}/ca.crt", between)
+    tree.write(f"{csr_signer}/ca-bundle.crt", between.pem + root_signer.pem)
+    node = f"CN=system:node:{NODE},O=system:nodes"
+    clients = {
+        "kube-control-plane-signer": {
+            "kube-controller-manager": "CN=system:kube-controller-manager",
+            "kube-scheduler": "CN=system:kube-scheduler",
+            "cluster-policy-controller": "CN=system:kube-controller-manager",
+            "route-controller-manager":
+                "CN=system:serviceaccount:openshift-route-controller-manager:route-controller-manager-sa,"
+                "O=system:serviceaccounts,O=system:serviceaccounts:openshift-route-controller-manager",
+        },
+        "kube-apiserver-to-kubelet-client-signer": {
+            "kube-apiserver-to-kubelet-client": "CN=system:kube-apiserver,O=kube-master",
+            "metrics-server-kubelet-client": "CN=system:metrics-server",
+        },
+        "admin-kubeconfig-signer": {
+            "admin-kubeconfig-client": "CN=system:admin,O=system:masters",
+            "openshift-observability-client": "CN=openshift-observability-client",
+        },
+        "aggregator-signer": {"aggregator-client": "CN=system:openshift-aggregator"},
+        "etcd-signer": {"apiserver-etcd-client": "CN=etcd,O=etcd"},
+        "kubelet-csr-signer-signer/csr-signer": {"kubelet-client": node},
+    }  # fmt: skip
+    long_lived = {"admin-kubeconfig-client", "apiserver-etcd-client"}
+    for signer, users in clients.items():
+        for name, subject in users.items():
+            dates = decade if name in long_lived else year
+            tree.pair(f"{certs}/{signer}/{name}/client.crt", f"{certs}/{signer}/ca.crt", subject=subject, **dates)
+    service, name_of_service = "route-controller-manager.openshift-route-controller-manager.svc", "kubernetes"
+    openshift = [name.replace(name_of_service, "openshift", 1) for name in SERVICE_NAMES]
+    servers: dict[str, list[str]] = {
+        "service-ca/route-controller-manager-serving": [f"DNS:{service}", f"DNS:{service}.cluster.local"],
+        "ingress-ca/router-default-serving": ["DNS:*.apps.example.com"],
+        "kube-apiserver-external-signer/kube-external-serving": [f"DNS:{NODE}", "DNS:api.example.com"],
+        "kube-apiserver-localhost-signer/kube-apiserver-localhost-serving": ["DNS:localhost"],
+        "kube-apiserver-service-network-signer/kube-apiserver-service-network-serving": [
+            *SERVICE_NAMES, *openshift, "DNS:api.example.com", "DNS:api-int.example.com", "IP:10.44.0.0",
+            "IP:10.43.0.1"],
+        "kubelet-csr-signer-signer/csr-signer/kubelet-server": [f"DNS:{NODE}", ADDRESS],
+    }  # fmt: skip
+    for path, hosts in servers.items():
+        subject = f"CN={min(host.partition(':')[2] for host in hosts)}"
+        ca = f"{certs}/{posixpath.dirname(path)}/ca.crt"
+        server: dict[str, Any] = {"names": hosts, "extended_usages": ["server auth"], **year}
+        tree.pair(f"{certs}/{path}/server.crt", ca, chain=True, subject=subject, **server)
+    kubelet = f"{csr_signer}/kubelet-server/server.crt"
+    tree.write(kubelet, tree.at(kubelet).read_bytes() + root_signer.pem)
+    for name, subject in (("peer", "CN=system:etcd-peer:etcd-client,O=system:etcd-peers"),
+                          ("serving", "CN=system:etcd-server:etcd-client,O=system:etcd-servers")):  # fmt: skip
+        member: dict[str, Any] = {"names": ["DNS:localhost", f"DNS:{NODE}", ADDRESS], "extended_usages": BOTH, **decade}
+        ca = f"{certs}/etcd-signer/ca.crt"
+        tree.pair(f"{certs}/etcd-signer/etcd-{name}/peer.crt", ca, chain=True, subject=subject, **member)
+    control, to_kubelet, admin = (tree.authorities[f"{certs}/{name}/ca.crt"] for name in [*signers][:3])
+    api = [tree.authorities[f"{certs}/kube-apiserver-{name}-signer/ca.crt"] for name in
+           ("localhost", "service-network", "external")]  # fmt: skip
+    bundles = {"client-ca": [control, to_kubelet, admin, root_signer, between],
+               "kubelet-ca": [control, to_kubelet, admin, root_signer, between],
+               "kubelet-serving-ca": [root_signer, between], "service-account-token-ca": api}  # fmt: skip
+    for name, members in bundles.items():
+        tree.write(f"{certs}/ca-bundle/{name}.crt", b"".join(each.pem for each in members), 0o600)
+    users_of = {"kubeadmin": "admin-kubeconfig-signer/admin-kubeconfig-client",
+                "kubeadmin/node-1": "admin-kubeconfig-signer/admin-kubeconfig-client",
+                "observability-client": "admin-kubeconfig-signer/openshift-observability-client",
+                "kubelet": "kubelet-csr-signer-signer/csr-signer/kubelet-client"}  # fmt: skip
+    users_of |= {name: f"kube-control-plane-signer/{name}" for name in clients["kube-control-plane-signer"]}
+    for name, user in users_of.items():
+        made, trusted = tree.issued[f"{certs}/{user}/client.crt"], api[2 if "/" in name else 0]
+        tree.kubeconfig(f"{data}/resources/{name}/kubeconfig", made.pem, traditional(made), trusted.pem)
+    tree.write("/etc/hostname", f"{NODE}\n")
+    return tree
+
+
 def kubespray(root: Path) -> Tree:
     """Create the second control plane of three, with etcd as a unit: kubespray copied the files of etcd to it.
 
@@ -418,4 +516,5 @@ def kubespray(root: Path) -> Tree:
 MAKERS: Mapping[str, Callable[[Path], Tree]] = {
     "k3s": k3s, "rke2": rke2, "k0s": k0s, "microk8s": microk8s, "etcd": etcd, "starlingx": starlingx,
     "kubespray": kubespray,
+    "microshift": microshift,
 }  # fmt: skip

@@ -35,9 +35,10 @@ from tests.distributions import MAKERS, Tree, key_of
 from tests.node import Node
 
 AT = NOW + DAY
-STARTER = {"k3s", "rke2", "k0s"}  # they renew their certificates each time that they start
+STARTER = {"k3s", "rke2", "k0s", "microshift"}  # they renew their certificates each time that they start
 FOREIGN = STARTER | {"kubespray"}  # certmond renews none of the entries in TRAPS
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
+MICROSHIFT = "/var/lib/microshift"
 KUBESPRAY = "/etc/ssl/etcd/ssl"
 MICROK8S, ETCD = "/var/snap/microk8s/current/certs", "/etc/etcd"
 
@@ -56,6 +57,11 @@ TRAPS = {
     "k0s": Trap("server", f"{K0S}/server.crt", "DNS:kubernetes.default"),
     "microk8s": Trap("server", f"{MICROK8S}/server.crt", "IP:127.0.0.1"),
     "etcd": Trap("etcd-server", f"{ETCD}/pki/server.crt", "IP:127.0.0.1"),
+    "microshift": Trap(
+        "kube-apiserver-localhost-serving",
+        f"{MICROSHIFT}/certs/kube-apiserver-localhost-signer/kube-apiserver-localhost-serving/server.crt",
+        "DNS:localhost",
+    ),
     "kubespray": Trap("etcd-member", f"{KUBESPRAY}/member-node-1.pem", "IP:127.0.0.1"),
     "starlingx": Trap("etcd-server", f"{ETCD}/etcd-server.crt", "IP:127.0.0.1"),
 }
@@ -103,7 +109,7 @@ def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
 
 
 UNLISTED = {
-    "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (), "kubespray": (),
+    "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (), "kubespray": (), "microshift": (),
     "microk8s": tuple(f"{MICROK8S}/{name}.crt" for name in ("client", "controller", "scheduler", "proxy")),
 }  # fmt: skip
 """Read only by the code that makes kubeconfigs from it."""
@@ -230,8 +236,8 @@ def test_the_forecast_names_the_component_that_renews(profile: str, tree: Tree) 
     trap = TRAPS[profile]
     events = [each for each in json.loads(done.stdout)["events"] if each["target"] == trap.entry]
     assert [each["what"] for each in events] == ["due", "expire"]
-    said = "certmond does not renew this certificate; it is renewed by k"
-    assert all(said in each["detail"].replace("rke2", "k") for each in events)
+    said = f"certmond does not renew this certificate; it is renewed by {specs(profile)[trap.entry].renewed_by}"
+    assert all(said in each["detail"] for each in events)
     assert not [each for each in json.loads(done.stdout)["events"] if each["what"] in {"renew", "restart"}]
 
 
@@ -313,6 +319,14 @@ ENDPOINTS = {
     "etcd": {"127.0.0.1:2379"},
     "starlingx": {"127.0.0.1:2379", "127.0.0.1:16443"},
     "kubespray": {"127.0.0.1:6443"},
+    "microshift": {
+        "localhost@127.0.0.1:6443",
+        "kubernetes@127.0.0.1:6443",
+        "127.0.0.1:10250",
+        "127.0.0.1:10257",
+        "127.0.0.1:10259",
+        "127.0.0.1:2379",
+    },
 }
 WORKERS: dict[str, tuple[Callable[[Tree], None], set[str], set[str]]] = {
     "k3s": (lambda tree: tree.remove(K3S, "/etc/rancher/k3s"), {"127.0.0.1:10250"}, {"k3s-agent"}),
@@ -501,6 +515,7 @@ def test_every_path_of_a_distribution_is_below_its_own_directories() -> None:
         "k3s": ("/var/lib/rancher/k3s/", "/etc/rancher/"), "rke2": ("/var/lib/rancher/rke2/", "/etc/rancher/"),
         "k0s": ("/var/lib/k0s/", "/run/k0s/"), "microk8s": ("/var/snap/microk8s/current/",), "etcd": ("/etc/etcd/",),
         "starlingx": ("/etc/kubernetes/", "/etc/etcd/", "/var/lib/kubelet/"),
+        "microshift": ("/var/lib/microshift/",),
         "kubespray": ("/etc/kubernetes/", "/etc/ssl/etcd/", "/etc/etcd.env", "/var/lib/kubelet/"),
     }  # fmt: skip
     for profile, roots in places.items():
@@ -515,6 +530,7 @@ def test_every_entry_that_is_used_names_who_uses_it() -> None:
         "k3s": {"k3s.yaml"}, "rke2": {"rke2.yaml"}, "k0s": {"admin.conf"}, "microk8s": {"client.config"},
         "etcd": {"etcdctl-etcd-client", "apiserver-etcd-client"},
         "starlingx": {"super-admin.conf", "etcd-healthcheck-client", "etcd-client"},
+        "microshift": {"kubeadmin-remote.kubeconfig"},
         "kubespray": {"admin.conf", "super-admin.conf", "etcd-healthcheck-client", "etcd-admin"},
     }  # fmt: skip
     for profile, names in alone.items():
@@ -566,5 +582,6 @@ def test_kinds_are_those_of_the_files() -> None:
     """A file with the suffix of a kubeconfig is one."""
     for profile in MAKERS:
         for spec in specs(profile).values():
-            ending = posixpath.splitext(spec.path)[1]
-            assert (spec.kind is Kind.KUBECONFIG) == (ending in {".conf", ".config", ".yaml"}), spec.path
+            stem, ending = posixpath.splitext(posixpath.basename(spec.path))
+            is_kubeconfig = ending in {".conf", ".config", ".yaml"} or stem == "kubeconfig"
+            assert (spec.kind is Kind.KUBECONFIG) == is_kubeconfig, spec.path

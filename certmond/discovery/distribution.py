@@ -18,6 +18,7 @@ _MARKERS = {
     "rke2": ("/var/lib/rancher/rke2/server/tls/server-ca.crt", "/var/lib/rancher/rke2/agent/server-ca.crt"),
     "k0s": ("/var/lib/k0s/pki/ca.crt", "/var/lib/k0s/kubelet.conf"),
     "microk8s": ("/var/snap/microk8s/current/certs/ca.crt",),
+    "microshift": ("/var/lib/microshift/certs/kube-control-plane-signer/ca.crt",),
     "starlingx": ("/etc/platform/platform.conf",),
     "kubespray": ("/etc/kubernetes/ssl/ca.crt", "/etc/ssl/etcd/ssl/ca.pem"),
     "kubeadm": ("/etc/kubernetes/pki/ca.crt", "/etc/kubernetes/kubelet.conf"),
@@ -25,8 +26,8 @@ _MARKERS = {
 }
 _PRECEDENCE = {"starlingx": ("kubeadm", "etcd"), "kubespray": ("kubeadm", "etcd"), "kubeadm": ("etcd",)}
 NAMES = {
-    "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "starlingx": "StarlingX",
-    "kubespray": "kubespray", "kubeadm": "kubeadm", "etcd": "a separate etcd cluster",
+    "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "microshift": "MicroShift",
+    "starlingx": "StarlingX", "kubespray": "kubespray", "kubeadm": "kubeadm", "etcd": "a separate etcd cluster",
 }  # fmt: skip
 """Names of the distributions in messages, by profile."""
 

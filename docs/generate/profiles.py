@@ -125,6 +125,14 @@ _ABOUT = {
         "the certificates and keys from which MicroK8s made the kubeconfigs in `credentials/`, because no component "
         "reads these files. It also does not watch `serviceaccount.key`, which has no certificate.",
     ),
+    "microshift": About(
+        "MicroShift",
+        "certmond only watches. MicroShift restarts itself months before the end of a certificate, and renews its "
+        "certificates when it starts. A due certificate shows that it could not do so: restart MicroShift, and read "
+        "its log.",
+        "the `namedCertificates` of the configuration of MicroShift, the files of a second node, and the trust in the "
+        "intermediate CA `kube-csr-signer`, for which it verifies dates only.",
+    ),
     "etcd": About(
         "etcd without Kubernetes",
         "This profile is for a member of etcd that systemd runs, with the files of etcdadm. For other files, set "
