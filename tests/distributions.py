@@ -356,6 +356,44 @@ def starlingx(root: Path) -> Tree:
     return tree
 
 
+def k8s_snap(root: Path) -> Tree:
+    """Create the first control plane of Canonical Kubernetes, with etcd.
+
+    Sources: the files of k8sd that certmond/profiles/k8s-snap.yaml names.
+    """
+    tree = Tree(root)
+    pki, secret = "/etc/kubernetes/pki", (0o600, 0o600)
+    ca, client, front, etcd = (f"{pki}/{name}.crt" for name in ("ca", "client-ca", "front-proxy-ca", "etcd/ca"))
+    dates: dict[str, Any] = {"key": "rsa", "not_before": NOW - DAY, "not_after": NOW - DAY + 20 * YEAR}
+    own: dict[str, Any] = {"names": None, "usages": ["digital signature", "cert sign"], "extended_usages": BOTH}
+    for path, name in {ca: "kubernetes-ca", client: "kubernetes-ca-client", front: "front-proxy-ca",
+                       etcd: "etcd-ca"}.items():  # fmt: skip
+        tree.authority(path, make_ca(name, **own, **dates), mode=0o600)
+    tree.at(f"{pki}/etcd/ca.key").unlink()
+    usages = ["key encipherment", "data encipherment", "digital signature"]
+    leaf: dict[str, Any] = {"usages": usages, "extended_usages": BOTH, "modes": secret, **dates}
+    here, node = ["IP:127.0.0.1", "IP:::1", ADDRESS], f"CN=system:node:{NODE},O=system:nodes"
+    names = [*SERVICE_NAMES, "DNS:kubernetes.default.svc.cluster", *here, "IP:10.152.183.1"]
+    tree.pair(f"{pki}/apiserver.crt", ca, subject="CN=kube-apiserver", names=names, **leaf)
+    tree.pair(f"{pki}/kubelet.crt", ca, subject=node, names=[f"DNS:{NODE}", *here], **leaf)
+    masters = "CN=apiserver-kubelet-client,O=system:masters"
+    tree.pair(f"{pki}/apiserver-kubelet-client.crt", client, subject=masters, **leaf)
+    tree.pair(f"{pki}/front-proxy-client.crt", front, subject="CN=front-proxy-client", **leaf)
+    tree.pair(f"{pki}/apiserver-etcd-client.crt", etcd, subject="CN=kube-apiserver-etcd-client", **leaf)
+    for name, subject in (("server", "CN=kube-etcd"), ("peer", "CN=kube-etcd-peer")):
+        tree.pair(f"{pki}/etcd/{name}.crt", etcd, subject=subject, names=[f"DNS:{NODE}", *here], **leaf)
+    users = {"admin": "CN=kubernetes-admin,O=system:masters", "controller": "CN=system:kube-controller-manager",
+             "proxy": "CN=system:kube-proxy", "scheduler": "CN=system:kube-scheduler", "kubelet": node}  # fmt: skip
+    for name, subject in users.items():
+        made = make_leaf(tree.authorities[client], "", **{key: value for key, value in leaf.items() if key != "modes"},
+                         subject=name_of(subject))  # fmt: skip
+        config = f"/etc/kubernetes/{name}.conf"
+        tree.kubeconfig(config, made.pem, traditional(made), tree.authorities[ca].pem, name="k8s-user")
+    tree.write("/var/snap/k8s/common/args/kubelet", "", 0o600)
+    tree.write("/etc/hostname", f"{NODE}\n")
+    return tree
+
+
 def microshift(root: Path) -> Tree:
     """Create the node after the first start of MicroShift.
 
@@ -516,5 +554,5 @@ def kubespray(root: Path) -> Tree:
 MAKERS: Mapping[str, Callable[[Path], Tree]] = {
     "k3s": k3s, "rke2": rke2, "k0s": k0s, "microk8s": microk8s, "etcd": etcd, "starlingx": starlingx,
     "kubespray": kubespray,
-    "microshift": microshift,
+    "microshift": microshift, "k8s-snap": k8s_snap,
 }  # fmt: skip

@@ -36,7 +36,7 @@ from tests.node import Node
 
 AT = NOW + DAY
 STARTER = {"k3s", "rke2", "k0s", "microshift"}  # they renew their certificates each time that they start
-FOREIGN = STARTER | {"kubespray"}  # certmond renews none of the entries in TRAPS
+FOREIGN = STARTER | {"kubespray", "k8s-snap"}  # certmond renews none of the entries in TRAPS
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
 MICROSHIFT = "/var/lib/microshift"
 KUBESPRAY = "/etc/ssl/etcd/ssl"
@@ -62,6 +62,7 @@ TRAPS = {
         f"{MICROSHIFT}/certs/kube-apiserver-localhost-signer/kube-apiserver-localhost-serving/server.crt",
         "DNS:localhost",
     ),
+    "k8s-snap": Trap("apiserver", "/etc/kubernetes/pki/apiserver.crt", "DNS:kubernetes.default"),
     "kubespray": Trap("etcd-member", f"{KUBESPRAY}/member-node-1.pem", "IP:127.0.0.1"),
     "starlingx": Trap("etcd-server", f"{ETCD}/etcd-server.crt", "IP:127.0.0.1"),
 }
@@ -110,12 +111,15 @@ def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
 
 UNLISTED = {
     "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (), "kubespray": (), "microshift": (),
+    "k8s-snap": (),
     "microk8s": tuple(f"{MICROK8S}/{name}.crt" for name in ("client", "controller", "scheduler", "proxy")),
 }  # fmt: skip
 """Read only by the code that makes kubeconfigs from it."""
 
 
-OTHER_ETCD = {"kubespray": ("etcd-ca", "etcd-server", "apiserver-etcd-client")}
+OTHER_ETCD = {
+    "kubespray": ("etcd-ca", "etcd-server", "apiserver-etcd-client"), "k8s-snap": ("datastore-client", "k8sd-cluster"),
+}  # fmt: skip
 """Entries of a kind of installation that the tree is not."""
 
 
@@ -319,6 +323,7 @@ ENDPOINTS = {
     "etcd": {"127.0.0.1:2379"},
     "starlingx": {"127.0.0.1:2379", "127.0.0.1:16443"},
     "kubespray": {"127.0.0.1:6443"},
+    "k8s-snap": {"127.0.0.1:6443", "127.0.0.1:10250", "127.0.0.1:2379"},
     "microshift": {
         "localhost@127.0.0.1:6443",
         "kubernetes@127.0.0.1:6443",
@@ -515,7 +520,7 @@ def test_every_path_of_a_distribution_is_below_its_own_directories() -> None:
         "k3s": ("/var/lib/rancher/k3s/", "/etc/rancher/"), "rke2": ("/var/lib/rancher/rke2/", "/etc/rancher/"),
         "k0s": ("/var/lib/k0s/", "/run/k0s/"), "microk8s": ("/var/snap/microk8s/current/",), "etcd": ("/etc/etcd/",),
         "starlingx": ("/etc/kubernetes/", "/etc/etcd/", "/var/lib/kubelet/"),
-        "microshift": ("/var/lib/microshift/",),
+        "microshift": ("/var/lib/microshift/",), "k8s-snap": ("/etc/kubernetes/", "/var/snap/k8s/"),
         "kubespray": ("/etc/kubernetes/", "/etc/ssl/etcd/", "/etc/etcd.env", "/var/lib/kubelet/"),
     }  # fmt: skip
     for profile, roots in places.items():
@@ -530,7 +535,7 @@ def test_every_entry_that_is_used_names_who_uses_it() -> None:
         "k3s": {"k3s.yaml"}, "rke2": {"rke2.yaml"}, "k0s": {"admin.conf"}, "microk8s": {"client.config"},
         "etcd": {"etcdctl-etcd-client", "apiserver-etcd-client"},
         "starlingx": {"super-admin.conf", "etcd-healthcheck-client", "etcd-client"},
-        "microshift": {"kubeadmin-remote.kubeconfig"},
+        "microshift": {"kubeadmin-remote.kubeconfig"}, "k8s-snap": {"admin.conf"},
         "kubespray": {"admin.conf", "super-admin.conf", "etcd-healthcheck-client", "etcd-admin"},
     }  # fmt: skip
     for profile, names in alone.items():

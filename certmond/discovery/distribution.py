@@ -19,15 +19,17 @@ _MARKERS = {
     "k0s": ("/var/lib/k0s/pki/ca.crt", "/var/lib/k0s/kubelet.conf"),
     "microk8s": ("/var/snap/microk8s/current/certs/ca.crt",),
     "microshift": ("/var/lib/microshift/certs/kube-control-plane-signer/ca.crt",),
+    "k8s-snap": ("/var/snap/k8s/common/args/kubelet",),
     "starlingx": ("/etc/platform/platform.conf",),
     "kubespray": ("/etc/kubernetes/ssl/ca.crt", "/etc/ssl/etcd/ssl/ca.pem"),
     "kubeadm": ("/etc/kubernetes/pki/ca.crt", "/etc/kubernetes/kubelet.conf"),
     "etcd": ("/etc/etcd/etcd.env", "/etc/etcd/pki/server.crt"),
 }
-_PRECEDENCE = {"starlingx": ("kubeadm", "etcd"), "kubespray": ("kubeadm", "etcd"), "kubeadm": ("etcd",)}
+_PRECEDENCE = {"kubeadm": ("etcd",)} | dict.fromkeys(("starlingx", "kubespray", "k8s-snap"), ("kubeadm", "etcd"))
 NAMES = {
     "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "microshift": "MicroShift",
-    "starlingx": "StarlingX", "kubespray": "kubespray", "kubeadm": "kubeadm", "etcd": "a separate etcd cluster",
+    "k8s-snap": "Canonical Kubernetes (k8s-snap)", "starlingx": "StarlingX", "kubespray": "kubespray",
+    "kubeadm": "kubeadm", "etcd": "a separate etcd cluster",
 }  # fmt: skip
 """Names of the distributions in messages, by profile."""
 

@@ -125,6 +125,13 @@ _ABOUT = {
         "the certificates and keys from which MicroK8s made the kubeconfigs in `credentials/`, because no component "
         "reads these files. It also does not watch `serviceaccount.key`, which has no certificate.",
     ),
+    "k8s-snap": About(
+        "Canonical Kubernetes (k8s-snap)",
+        "For a control plane or worker. k8sd signs with one CA for servers and one for clients, for 20 years, and for "
+        "10 on a worker. certmond only watches: an operator renews with `k8s refresh-certs`, which does not renew the "
+        "certificates of etcd.",
+        "`serviceaccount.key`, which has no certificate.",
+    ),
     "microshift": About(
         "MicroShift",
         "certmond only watches. MicroShift restarts itself months before the end of a certificate, and renews its "
