@@ -88,6 +88,22 @@ class Tree:
         self.at(wants).mkdir(exist_ok=True)
         self.at(f"{wants}/{name}.service").symlink_to(unit)
 
+    def pod(self, file: str, containers: Mapping[str, Mapping[str, str]], mounts: Mapping[str, str]) -> None:
+        """Write a manifest as kOps does. `containers` has the flags; go-runner starts the first program.
+
+        `mounts` has the directories of the host by their paths in the containers.
+        """
+        volumes = [{"name": f"v{n}", "hostPath": {"path": path}} for n, path in enumerate(mounts.values())]
+        common = {"volumeMounts": [{"name": f"v{n}", "mountPath": path} for n, path in enumerate(mounts)]}
+        arguments = {name: [f"--{each}={value}" for each, value in flags.items()] for name, flags in containers.items()}
+        each = [{"name": name, "args": words} | common for name, words in arguments.items()]
+        log = ["--log-file=/var/log/component.log", "--also-stdout", f"/usr/local/bin/{each[0]['name']}"]
+        each[0] |= {"command": ["/go-runner"], "args": [*log, *arguments[str(each[0]["name"])]]}
+        self.write(f"/etc/kubernetes/manifests/{file}.manifest", yaml.safe_dump({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": file, "namespace": "kube-system"},
+            "spec": {"hostNetwork": True, "containers": each, "volumes": volumes},
+        }))  # fmt: skip
+
     def join_as_worker(self) -> None:
         """Create MicroK8s on a node that joined as a worker: the CA of the cluster, a lock file, and a separate
         port.
@@ -551,8 +567,114 @@ def kubespray(root: Path) -> Tree:
     return tree
 
 
+def kops(root: Path) -> Tree:
+    """Create a control plane of kOps on AWS, with the two etcd clusters of a default cluster.
+
+    Sources: the files of kOps that certmond/profiles/kops.yaml names, and the manifests below
+    nodeup/pkg/model/tests/golden/minimal.
+    """
+    tree = Tree(root)
+    srv, kubernetes, instance = "/srv/kubernetes", "/etc/kubernetes", "i-0123456789abcdef0"
+    api, manager, scheduler = (f"{srv}/kube-{name}" for name in ("apiserver", "controller-manager", "scheduler"))
+    controller, health = f"{kubernetes}/kops-controller", f"{kubernetes}/kube-apiserver-healthcheck/secrets"
+    own: dict[str, Any] = {"key": "rsa", "names": None, "usages": ["cert sign", "crl sign"],
+                           "not_before": NOW - 2 * DAY, "not_after": NOW + 10 * YEAR}  # fmt: skip
+    client: dict[str, Any] = {"key": "rsa", "usages": ["digital signature"], "not_before": NOW - 2 * DAY,
+                              "not_after": NOW + 470 * DAY}  # fmt: skip
+    server = client | {"usages": ["digital signature", "key encipherment"], "extended_usages": ["server auth"]}
+    ca, front, etcd = f"{srv}/ca.crt", f"{api}/apiserver-aggregator-ca.crt", f"{api}/etcd-ca.crt"
+    shared = {name: make_ca(name, **own) for name in ("kubernetes-ca", "etcd-clients-ca")}
+    for path in (f"{manager}/ca.crt", f"{controller}/kubernetes-ca.crt", f"{health}/ca.crt", ca):
+        tree.authority(path, shared["kubernetes-ca"])
+    tree.authority(front, make_ca("apiserver-aggregator-ca", **own))
+    tree.authority(etcd, shared["etcd-clients-ca"])
+    for path in (f"{health}/ca.crt", ca, front, etcd):
+        tree.at(key_of(path)).unlink()
+    names = [*SERVICE_NAMES, "DNS:api.example.com", "DNS:api.internal.example.com", "IP:100.64.0.1", "IP:127.0.0.1"]
+    tree.pair(f"{api}/server.crt", ca, chain=True, subject="CN=kubernetes-master", names=names, **server)
+    for name in ("kube-controller-manager", "kube-scheduler"):
+        service = [f"DNS:{name}.kube-system.svc.cluster.local"]
+        tree.pair(f"{srv}/{name}/server.crt", ca, subject=f"CN={name}", names=service, **server)
+    kubelet: dict[str, Any] = server | {"names": [f"DNS:{instance}", ADDRESS], "modes": (0o644, 0o400)}
+    tree.pair(f"{srv}/kubelet-server.crt", ca, subject=f"CN={instance}", **kubelet)
+    service = ["DNS:kops-controller.internal.example.com"]
+    tree.pair(f"{controller}/kops-controller.crt", ca, subject="CN=kops-controller", names=service, **server)
+    tree.write(f"{controller}/keypair-ids.yaml", "kubernetes-ca: '1'\n", 0o600)
+    for path, signer, user in (
+        (f"{api}/kubelet-api.crt", ca, "kubelet-api"), (f"{api}/apiserver-aggregator.crt", front, "aggregator"),
+        (f"{api}/etcd-client.crt", etcd, "kube-apiserver"), (f"{health}/client.crt", ca, "kube-apiserver-healthcheck"),
+    ):  # fmt: skip
+        tree.pair(path, signer, subject=f"CN={user}", **client)
+    users = {name: f"CN=system:{name}" for name in ("kube-proxy", "kube-controller-manager", "kube-scheduler")}
+    users |= {"kubelet": f"CN=system:node:{instance},O=system:nodes", "kubectl": "CN=kubecfg,O=system:masters",
+              "kops": "CN=kops,O=system:masters"}  # fmt: skip
+    for name, subject in users.items():
+        made = make_leaf(tree.authorities[ca], "", subject=name_of(subject), **client)
+        parts = made.pem, traditional(made), tree.authorities[ca].pem
+        tree.kubeconfig(f"/var/lib/{name}/kubeconfig", *parts, mode=0o400)
+    for cluster in ("main", "events"):
+        kops_etcd(tree, cluster, shared["etcd-clients-ca"], own)
+    tree.pod("kube-apiserver", {"kube-apiserver": {
+        "bind-address": "0.0.0.0", "secure-port": "443", "client-ca-file": ca, "etcd-cafile": etcd,  # noqa: S104
+        "etcd-certfile": f"{api}/etcd-client.crt", "etcd-keyfile": f"{api}/etcd-client.key",
+        "kubelet-client-certificate": f"{api}/kubelet-api.crt", "kubelet-client-key": f"{api}/kubelet-api.key",
+        "proxy-client-cert-file": f"{api}/apiserver-aggregator.crt",
+        "proxy-client-key-file": f"{api}/apiserver-aggregator.key", "requestheader-client-ca-file": front,
+        "tls-cert-file": f"{api}/server.crt", "tls-private-key-file": f"{api}/server.key",
+    }, "healthcheck": {
+        "ca-cert": "/secrets/ca.crt", "client-cert": "/secrets/client.crt", "client-key": "/secrets/client.key",
+    }}, {ca: ca, api: api, "/secrets": health})  # fmt: skip
+    place = "/var/lib/kube-controller-manager"
+    tree.pod("kube-controller-manager", {"kube-controller-manager": {
+        **{f"{prefix}kubeconfig": f"{place}/kubeconfig" for prefix in ("", "authentication-", "authorization-")},
+        "cluster-signing-cert-file": f"{manager}/ca.crt", "cluster-signing-key-file": f"{manager}/ca.key",
+        "root-ca-file": ca, "tls-cert-file": f"{manager}/server.crt", "tls-private-key-file": f"{manager}/server.key",
+    }}, {ca: ca, manager: manager, place: place})  # fmt: skip
+    place = "/var/lib/kube-scheduler"
+    tree.pod("kube-scheduler", {"kube-scheduler": {
+        **{f"{prefix}-kubeconfig": f"{place}/kubeconfig" for prefix in ("authentication", "authorization")},
+        "config": f"{place}/config.yaml", "tls-cert-file": f"{scheduler}/server.crt",
+        "tls-private-key-file": f"{scheduler}/server.key",
+    }}, {scheduler: scheduler, place: place})  # fmt: skip
+    tree.write(f"{place}/config.yaml", yaml.safe_dump({
+        "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
+        "clientConnection": {"kubeconfig": f"{place}/kubeconfig"}}), 0o400)  # fmt: skip
+    place = "/var/lib/kube-proxy"
+    tree.pod("kube-proxy", {"kube-proxy": {"kubeconfig": f"{place}/kubeconfig"}}, {place: place})
+    tree.write("/var/lib/kubelet/kubelet.conf", yaml.safe_dump({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "authentication": {"x509": {"clientCAFile": ca}}, "staticPodPath": f"{kubernetes}/manifests",
+        "tlsCertFile": f"{srv}/kubelet-server.crt", "tlsPrivateKeyFile": f"{srv}/kubelet-server.key"}))  # fmt: skip
+    arguments = "--kubeconfig=/var/lib/kubelet/kubeconfig --config=/var/lib/kubelet/kubelet.conf"
+    tree.write("/etc/sysconfig/kubelet", f'DAEMON_ARGS="{arguments}"\nHOME="/root"\n')
+    tree.service("kubelet", 'EnvironmentFile=/etc/sysconfig/kubelet\nExecStart=/usr/local/bin/kubelet "$DAEMON_ARGS"')
+    tree.write("/etc/sysconfig/kops-configuration", "", 0o600)
+    tree.write("/etc/hostname", "ip-192-0-2-11\n")
+    return tree
+
+
+def kops_etcd(tree: Tree, cluster: str, clients_ca: Issued, own: dict[str, Any]) -> None:
+    """Create the files of etcd-manager and of its etcd, on the node and on the volume of etcd."""
+    pki, volume = f"/etc/kubernetes/pki/etcd-manager-{cluster}", f"/mnt/master-{cluster}/pki/token"
+    tree.authority(f"{pki}/etcd-clients-ca.crt", clients_ca)
+    for name in ("etcd-manager-ca", "etcd-peers-ca"):
+        tree.authority(f"{pki}/{name}.crt", make_ca(f"{name}-{cluster}", **own))
+    dates: dict[str, Any] = {"key": "rsa", "not_before": NOW - 2 * DAY, "not_after": NOW + 2 * YEAR}
+    server, user = "etcd-manager-server-etcd-a", "etcd-manager-client-etcd-a"
+    serving: dict[str, Any] = {"names": [f"DNS:{server}"], "extended_usages": ["server auth"]}
+    tree.pair(f"{pki}/{server}.crt", f"{pki}/etcd-manager-ca.crt", subject=f"CN={server}", **serving, **dates)
+    tree.pair(f"{pki}/{user}.crt", f"{pki}/etcd-manager-ca.crt", subject=f"CN={user}", **dates)
+    both: dict[str, Any] = {"names": ["DNS:etcd-a", ADDRESS, "IP:127.0.0.1", "IP:::1"], "extended_usages": BOTH}
+    for kind, name in (("clients", "server"), ("peers", "me")):
+        issuer = f"{pki}/etcd-{kind}-ca.crt"
+        tree.pair(f"{volume}/{kind}/{name}.crt", issuer, subject="CN=etcd-a", **both, **dates)
+        tree.write(f"{volume}/{kind}/ca.crt", tree.authorities[issuer].pem)
+    mounts = {"/etc/kubernetes/pki/etcd-manager": pki, "/rootfs": "/"}
+    tree.pod(f"etcd-etcdmanager-{cluster}", {"etcd-manager": {"cluster-name": cluster}}, mounts)
+
+
 MAKERS: Mapping[str, Callable[[Path], Tree]] = {
     "k3s": k3s, "rke2": rke2, "k0s": k0s, "microk8s": microk8s, "etcd": etcd, "starlingx": starlingx,
     "kubespray": kubespray,
-    "microshift": microshift, "k8s-snap": k8s_snap,
+    "microshift": microshift, "k8s-snap": k8s_snap, "kops": kops,
 }  # fmt: skip

@@ -36,7 +36,7 @@ from tests.node import Node
 
 AT = NOW + DAY
 STARTER = {"k3s", "rke2", "k0s", "microshift"}  # they renew their certificates each time that they start
-FOREIGN = STARTER | {"kubespray", "k8s-snap"}  # certmond renews none of the entries in TRAPS
+FOREIGN = STARTER | {"kubespray", "k8s-snap", "kops"}  # certmond renews none of the entries in TRAPS
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
 MICROSHIFT = "/var/lib/microshift"
 KUBESPRAY = "/etc/ssl/etcd/ssl"
@@ -63,6 +63,7 @@ TRAPS = {
         "DNS:localhost",
     ),
     "k8s-snap": Trap("apiserver", "/etc/kubernetes/pki/apiserver.crt", "DNS:kubernetes.default"),
+    "kops": Trap("apiserver", "/srv/kubernetes/kube-apiserver/server.crt", "DNS:kubernetes.default"),
     "kubespray": Trap("etcd-member", f"{KUBESPRAY}/member-node-1.pem", "IP:127.0.0.1"),
     "starlingx": Trap("etcd-server", f"{ETCD}/etcd-server.crt", "IP:127.0.0.1"),
 }
@@ -88,12 +89,15 @@ def check(tree: Tree, profile: str, at: datetime = AT) -> tuple[int, dict[str, A
     return done.exit_code, json.loads(done.stdout)
 
 
+def reasons_of(entry: dict[str, Any]) -> set[str]:
+    return {item["reason"] for item in entry["findings"]}
+
+
 def reported(document: dict[str, Any]) -> dict[str, set[str]]:
     """Return the reasons of the findings of each entry."""
     found = dict[str, set[str]]()
     for entry in document["certificates"]:
-        reasons = {item["reason"] for item in entry["findings"]}
-        found.setdefault(entry["name"], set()).update(reasons - {"nonpositive_serial"})
+        found.setdefault(entry["name"], set()).update(reasons_of(entry) - {"nonpositive_serial"})
     return found
 
 
@@ -111,14 +115,16 @@ def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
 
 UNLISTED = {
     "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (), "kubespray": (), "microshift": (),
-    "k8s-snap": (),
+    "k8s-snap": (), "kops": (),
     "microk8s": tuple(f"{MICROK8S}/{name}.crt" for name in ("client", "controller", "scheduler", "proxy")),
 }  # fmt: skip
 """Read only by the code that makes kubeconfigs from it."""
 
 
-OTHER_ETCD = {
+OTHER_ENTRIES = {
     "kubespray": ("etcd-ca", "etcd-server", "apiserver-etcd-client"), "k8s-snap": ("datastore-client", "k8sd-cluster"),
+    "kops": ("aws-iam-authenticator", "cilium-etcd-ca", "cilium-etcd-client", "kops-controller-cilium-ca",
+             "kube-router.kubeconfig", "pki-etcd-ca", "pki-etcd-client"),
 }  # fmt: skip
 """Entries of a kind of installation that the tree is not."""
 
@@ -134,7 +140,7 @@ def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -
     absent = {spec.name for spec in listed if not spec.is_glob and not os.path.lexists(tree.at(spec.path))}
     assert all(spec.optional or spec.conditional for spec in listed)
     assert absent <= {"super-admin.conf", "kubelet-server", "kubelet-server-self", "etcd-peer",
-                      "etcd-healthcheck-client", "ca-remote", *OTHER_ETCD.get(profile, ())}  # fmt: skip
+                      "etcd-healthcheck-client", "ca-remote", *OTHER_ENTRIES.get(profile, ())}  # fmt: skip
 
 
 def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
@@ -148,6 +154,27 @@ def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     (message,) = (item["message"] for item in entry["findings"] if item["reason"] == "expired")
     assert message.endswith(f"renew it: certmond renew {trap.entry}") is (profile not in FOREIGN)
     assert ("it is renewed by " in message) is (profile in FOREIGN)
+
+
+def test_each_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
+    """If all leaves of a node have expired, `check` reports each of them as expired."""
+    for path in tree.leaves:
+        tree.leaf(path, not_before=NOW - YEAR, not_after=NOW - DAY)
+    code, document = check(tree, profile)
+    assert code == 2
+    expired = {entry["path"] for entry in document["certificates"] if "expired" in reasons_of(entry)}
+    assert set(tree.leaves) - set(UNLISTED[profile]) <= expired
+
+
+def test_no_certificate_has_two_entries(profile: str, tree: Tree) -> None:
+    """If the profile has the file that a flag names, the flag adds no entry, and certmond watches every reference."""
+    _, document = check(tree, profile)
+    assert not [entry for entry in document["certificates"] if entry["named_by"]]
+    names: dict[str, set[str]] = {}
+    for entry in document["certificates"]:
+        file = os.path.realpath(tree.at(entry["path"]))
+        names.setdefault(f"{file} {entry['serial']}", set()).add(entry["name"].partition("#")[0])
+    assert not [found for found in names.values() if len(found) > 1]
 
 
 def test_a_leaf_of_another_ca_is_a_finding(profile: str, tree: Tree) -> None:
@@ -324,6 +351,7 @@ ENDPOINTS = {
     "starlingx": {"127.0.0.1:2379", "127.0.0.1:16443"},
     "kubespray": {"127.0.0.1:6443"},
     "k8s-snap": {"127.0.0.1:6443", "127.0.0.1:10250", "127.0.0.1:2379"},
+    "kops": {"127.0.0.1:443", "127.0.0.1:10250", "127.0.0.1:10257", "127.0.0.1:10259"},
     "microshift": {
         "localhost@127.0.0.1:6443",
         "kubernetes@127.0.0.1:6443",
@@ -466,6 +494,26 @@ def test_kubespray_renews_the_certificates_of_etcd(tmp_path: Path) -> None:
     assert not [step for step in document["steps"] if "etcd" in step["target"]]
 
 
+def test_the_flags_of_kops_are_followed(tmp_path: Path) -> None:
+    """A manifest of kOps has the suffix `.manifest` and starts go-runner. A new flag in it is an entry."""
+    tree, file = MAKERS["kops"](tmp_path), "/srv/kubernetes/kube-apiserver/oidc.crt"
+    manifest = tree.at("/etc/kubernetes/manifests/kube-apiserver.manifest")
+    manifest.write_text(manifest.read_text().replace("--secure-port=443", f"--oidc-ca-file={file}"))
+    tree.write(file, make_ca("oidc", not_before=NOW - YEAR, not_after=AT + 10 * DAY).pem)
+    code, document = check(tree, "kops")
+    assert code == 1
+    assert reported(document)["kube-apiserver.oidc-ca-file"] == {"nearing_expiry"}
+
+
+def test_a_second_ca_of_kops_is_no_finding(tmp_path: Path) -> None:
+    """While kOps rotates its CA, `ca.crt` has both CAs, and the kubeconfigs of a control plane embed the primary."""
+    tree = MAKERS["kops"](tmp_path)
+    ca = tree.at("/srv/kubernetes/ca.crt")
+    ca.write_bytes(ca.read_bytes() + make_ca("kubernetes-ca", not_before=NOW - DAY, not_after=NOW + 10 * YEAR).pem)
+    code, document = check(tree, "kops")
+    assert (code, {name for name, reasons in reported(document).items() if reasons}) == (0, set())
+
+
 def test_discover_resolves_patterns(tmp_path: Path) -> None:
     """An entry with a pattern is on the node if a file matches. Flags that name its files change no other entry."""
     tree = MAKERS["kubespray"](tmp_path)
@@ -475,6 +523,15 @@ def test_discover_resolves_patterns(tmp_path: Path) -> None:
     assert "etcd-server" in absent
     tree.remove("/etc/ssl/etcd")
     assert "etcd-member" in run(tree, "discover", "--profile", "kubespray", at=None).stdout.split("not on this node")[1]
+
+
+def test_discover_finds_the_bundle_of_starlingx(tmp_path: Path) -> None:
+    """The bundle of HAProxy matches a pattern, so `discover` does not report it as absent."""
+    tree = MAKERS["starlingx"](tmp_path)
+    absent = run(tree, "discover", at=None).stdout.split("not on this node")[1]
+    assert "haproxy-client" not in absent
+    tree.at("/etc/kubernetes/pki/haproxy_client.pem").unlink()
+    assert "haproxy-client" in run(tree, "discover", at=None).stdout.split("not on this node")[1]
 
 
 def test_two_distributions_on_one_node_are_both_named(tmp_path: Path) -> None:
@@ -521,6 +578,7 @@ def test_every_path_of_a_distribution_is_below_its_own_directories() -> None:
         "k0s": ("/var/lib/k0s/", "/run/k0s/"), "microk8s": ("/var/snap/microk8s/current/",), "etcd": ("/etc/etcd/",),
         "starlingx": ("/etc/kubernetes/", "/etc/etcd/", "/var/lib/kubelet/"),
         "microshift": ("/var/lib/microshift/",), "k8s-snap": ("/etc/kubernetes/", "/var/snap/k8s/"),
+        "kops": ("/srv/kubernetes/", "/etc/kubernetes/", "/var/lib/k", "/mnt/"),
         "kubespray": ("/etc/kubernetes/", "/etc/ssl/etcd/", "/etc/etcd.env", "/var/lib/kubelet/"),
     }  # fmt: skip
     for profile, roots in places.items():
@@ -536,6 +594,9 @@ def test_every_entry_that_is_used_names_who_uses_it() -> None:
         "etcd": {"etcdctl-etcd-client", "apiserver-etcd-client"},
         "starlingx": {"super-admin.conf", "etcd-healthcheck-client", "etcd-client"},
         "microshift": {"kubeadmin-remote.kubeconfig"}, "k8s-snap": {"admin.conf"},
+        "kops": {"kops-controller", "kops-controller-ca", "kops-controller-cilium-ca", "kops-channels.kubeconfig",
+                 "aws-iam-authenticator", "cilium-etcd-ca", "cilium-etcd-client", "kubectl.kubeconfig",
+                 "kube-router.kubeconfig"},
         "kubespray": {"admin.conf", "super-admin.conf", "etcd-healthcheck-client", "etcd-admin"},
     }  # fmt: skip
     for profile, names in alone.items():

@@ -185,8 +185,9 @@ class _Discovery:
             yield _Source(self._conf, f"{self._conf} ", Container("kubelet.conf", tuple(flags), {}))
 
     def _pod_sources(self) -> Iterator[_Source]:
-        names = (name for name in self._files.listing(self._manifests) if name.isprintable())
-        for name in (name for name in names if re.fullmatch(r"[^.].*\.(yaml|yml|json)", name)):
+        for name in self._files.listing(self._manifests):
+            if name.startswith(".") or not name.isprintable():  # the kubelet skips names with a dot in front
+                continue
             path = posixpath.join(self._manifests, name)
             for container in self._noted(path, [*containers(self._manifest(path).fields)]):
                 yield _Source(path, f"{name} --", container)

@@ -20,6 +20,7 @@ _MARKERS = {
     "microk8s": ("/var/snap/microk8s/current/certs/ca.crt",),
     "microshift": ("/var/lib/microshift/certs/kube-control-plane-signer/ca.crt",),
     "k8s-snap": ("/var/snap/k8s/common/args/kubelet",),
+    "kops": ("/etc/sysconfig/kops-configuration", "/srv/kubernetes/kubelet-server.crt"),
     "starlingx": ("/etc/platform/platform.conf",),
     "kubespray": ("/etc/kubernetes/ssl/ca.crt", "/etc/ssl/etcd/ssl/ca.pem"),
     "kubeadm": ("/etc/kubernetes/pki/ca.crt", "/etc/kubernetes/kubelet.conf"),
@@ -29,7 +30,7 @@ _PRECEDENCE = {"kubeadm": ("etcd",)} | dict.fromkeys(("starlingx", "kubespray", 
 NAMES = {
     "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "microshift": "MicroShift",
     "k8s-snap": "Canonical Kubernetes (k8s-snap)", "starlingx": "StarlingX", "kubespray": "kubespray",
-    "kubeadm": "kubeadm", "etcd": "a separate etcd cluster",
+    "kops": "kOps", "kubeadm": "kubeadm", "etcd": "a separate etcd cluster",
 }  # fmt: skip
 """Names of the distributions in messages, by profile."""
 

@@ -170,8 +170,9 @@ class Store:
             if not entry.is_link and (spec.is_glob or not self._reader.is_expected(spec)):
                 return
             whole = Observation(
-                spec.name, spec, path, faults=(self._reader.missing_fault(spec, path, entry),), key_path=spec.key,
-                wanted=self._reader.is_wanted(spec), changed_at=self._reader.changed_at(entry),
+                spec.name, spec, path, faults=(self._reader.missing_fault(spec, path, entry),),
+                key_path=spec.key_of(path), wanted=self._reader.is_wanted(spec),
+                changed_at=self._reader.changed_at(entry),
             )  # fmt: skip
             if spec.kind is not Kind.KUBELET:
                 yield whole

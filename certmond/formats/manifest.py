@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from certmond.pki.catalog.references import PROGRAMS
 _NODE_USER = "system:node:"
 _ISSUER_PREFIX = "kubernetes.default.svc."
 _ETCD = "etcd"
+_GO_RUNNER = "go-runner"
 _SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 
 
@@ -117,10 +118,14 @@ def _containers(fields: Mapping[str, Any], kind: str) -> Iterator[Container]:
 def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[str, Sequence[str]]:
     """Return the base name of the program, or "" for an empty `command`, and the words of the command line.
 
-    For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script.
+    For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script. For a program that
+    `go-runner` starts, return this program and its words (kubernetes/release, images/build/go-runner/go-runner.go).
     """
     words = [*command, *arguments]
     program = posixpath.basename(command[0]) if command else ""
+    if program == _GO_RUNNER:
+        words = [*dropwhile(lambda word: word.startswith("-"), words[1:])]
+        return posixpath.basename(words[0]) if words else program, words
     if program not in _SHELLS or len(words) < 3 or not re.fullmatch("-[a-z]*c", words[1]):
         return program, words
     script = words[2].split()

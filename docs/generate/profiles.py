@@ -87,6 +87,18 @@ _ABOUT = {
         "network plugins copy. certmond compares no certificate with the one that etcd serves, because the name of "
         "its file differs between the nodes.",
     ),
+    "kops": About(
+        "kOps",
+        "This profile is for control planes, API servers and workers. kOps issues the certificates of a control plane "
+        "at each boot, for 455 to 485 days. kOps issues the certificates of a worker only when the worker joins. So "
+        "replace the nodes with `kops rolling-update cluster` before certmond reports that a certificate is due. "
+        "etcd-manager issues the certificates of etcd at each start, for two years. After a boot, a component can "
+        "still use the kubeconfig of the previous boot. certmond then reports that this component must restart.",
+        "the kubeconfig in the home directory of the administrator, and `service-account.pub`, because keys do not "
+        "expire. certmond compares no certificate with the one that etcd or kops-controller serves. On "
+        "Container-Optimized OS, the files are in `/etc/srv/kubernetes` and `/mnt/disks`: set `path` and `key` in your "
+        "entries.",
+    ),
     "k3s": About(
         "k3s",
         "This profile is for k3s servers and agents, with embedded etcd or another datastore. When k3s starts, it "
@@ -134,9 +146,10 @@ _ABOUT = {
     ),
     "microshift": About(
         "MicroShift",
-        "certmond only watches. MicroShift restarts itself months before the end of a certificate, and renews its "
-        "certificates when it starts. A due certificate shows that it could not do so: restart MicroShift, and read "
-        "its log.",
+        "This profile only watches. When MicroShift starts, it renews each certificate that has less than 210 days "
+        "left, or less than 540 days if the validity is at least five years. MicroShift stops 120 days before the end "
+        "of a certificate, or 360 days if the validity is at least five years. systemd then starts MicroShift again. "
+        "If certmond reports a certificate as due, this has failed: restart MicroShift, and read its log.",
         "the `namedCertificates` of the configuration of MicroShift, the files of a second node, and the trust in the "
         "intermediate CA `kube-csr-signer`, for which it verifies dates only.",
     ),

@@ -302,16 +302,19 @@ services:
 
 
 def test_a_pattern_has_no_one_key() -> None:
-    """The key of a pattern is in the same file, or has the same text for the one `*` and is not renewed."""
-    said = "certificates[0].key: must be absent, or equal to `path`, or have one `*` like `path`, if `path` is a glob"
-    for path, key in (("/y/*.pem", "/y.key"), ("/*/*.pem", "/*/y.key"), ("/y/*.pem", "/y/?.key")):
+    """The key of a pattern is in the same file, or has the same text for each `*` and is not renewed."""
+    said = "certificates[0].key: must be absent, equal to `path`, or have as many `*` as `path`, if `path` is a glob"
+    for path, key in (
+        ("/y/*.pem", "/y.key"), ("/*/*.pem", "/*/y.key"), ("/y/*.pem", "/y/?.key"), ("/y/?.pem", "/y/?.key"),
+        ("/y/*-*.pem", "/y/*-*.key"), ("/**/y.pem", "/**/y.key"),
+    ):  # fmt: skip
         assert problems(f"certificates:\n- name: y\n  path: {path}\n  key: {key}\n  renewed_by: x")[0].startswith(
             f"a.yaml:4: {said}"
         )
-    pair = "certificates:\n- name: y\n  path: /y/*.pem\n  key: /y/*-key.pem\n"
+    pair = "certificates:\n- name: y\n  path: /*/y-*.pem\n  key: /*/{*}-key.pem\n"
     assert "renewed_by: must be given" in problems(pair)[0]
-    (spec,) = read(f"{pair}  renewed_by: someone\n").certificates
-    assert spec.key_of("/y/a.pem") == "/y/a-key.pem"
+    (spec,) = read(f"{pair}  renewed_by: an operator\n").certificates
+    assert spec.key_of("/a/y-b.pem") == "/a/{b}-key.pem"
     said = f"{said}, not '/y.key'"
     assert problems("certificates:\n- name: y\n  path: /y/*.pem\n  key: /y.key") == [f"a.yaml:4: {said}"]
     assert read("certificates: [{name: y, path: '/y/*.pem', key: '/y/*.pem'}]").certificates[0].is_glob

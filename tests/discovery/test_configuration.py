@@ -572,9 +572,21 @@ def test_settings_without_an_absolute_path_are_ignored(node: Node) -> None:
 
 def test_a_manifest_whose_name_is_no_text_is_passed_over(node: Node) -> None:
     """A name that is not UTF-8 cannot be written into a configuration; hidden files are not the kubelet's."""
-    for name in (b"\xff.yaml", b".hidden.yaml", b"kube.bak"):
+    for name in (b"\xff.yaml", b".hidden.yaml"):
         Path(os.fsdecode(os.fsencode(node.path(MANIFESTS)) + b"/" + name)).write_text("broken: [")
     assert "this node does not differ" in comments(found(node))[0]
+
+
+def test_a_manifest_has_any_suffix(node: Node) -> None:
+    """The kubelet starts the Pod of each file, so `discover` reads each file."""
+    manifest = f"{MANIFESTS}/kube-apiserver.yaml"
+    text = node.read(manifest).decode().replace("/etc/kubernetes/pki/apiserver.", "/etc/kubernetes/pki/other.")
+    node.path(manifest).unlink()
+    create(node, f"{MANIFESTS}/kube-apiserver.manifest", text)
+    create(node, f"{MANIFESTS}/kube.bak", "broken: [")
+    text = found(node)
+    assert entries(text)["apiserver"]["path"] == "/etc/kubernetes/pki/other.crt"
+    assert "/etc/kubernetes/manifests/kube.bak is broken" in comments(text)[0]
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,15 @@ def test_the_flags_in_the_script_of_a_shell_are_read() -> None:
     assert (shell.values("tls-cert-file"), shell.values("oidc-ca-file")) == (["/a.crt"], ["/b.crt"])
 
 
+def test_the_program_that_go_runner_starts_has_the_flags() -> None:
+    """The flags of go-runner, before the path of the program, are no flags of the program."""
+    arguments = ["--log-file=/a.log", "--also-stdout", "/usr/local/bin/kube-apiserver", "--tls-cert-file=/a.crt"]
+    listed = [{"name": "main", "command": ["/go-runner"], "args": words} for words in (arguments, ["--also-stdout"])]
+    runner, idle = containers({"spec": {"containers": listed}})
+    assert (runner.program, runner.flags) == ("kube-apiserver", (("tls-cert-file", "/a.crt"),))
+    assert (idle.program, idle.flags) == ("go-runner", ())
+
+
 def test_etcd_accepts_flags_with_one_dash() -> None:
     """Only for etcd, `-name` has the meaning of `--name`."""
     words = ["-cert-file=/a.crt", "-key-file", "/a.key", "--peer-cert-file=/p.crt"]

@@ -5,6 +5,7 @@ This module defines the models and the rules for a single entry. `config` merges
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import StrEnum
@@ -64,6 +65,7 @@ class KeyAlgorithm(StrEnum):
 
 ROOT_CAS = ("ca", "etcd-ca", "front-proxy-ca")
 """Names of the entries whose CA certmond can rotate."""
+_STARS = re.compile(r"(/[^/*?\[]*(\*[^/*?\[]*)?)+")
 T = TypeVar("T")
 
 
@@ -86,8 +88,8 @@ class CertificateSpec(Model):
     key: AbsolutePath | None = Field(
         default=None,
         description="the file of the private key. If one file has the certificate and the key, repeat `path` here. If "
-        "`path` is a glob, omit `key` or repeat the glob. If `path` has one `*` and certmond does not renew the "
-        "certificates, `key` may have one `*` for the same text, as in `member-*.pem` and `member-*-key.pem`.",
+        "`path` is a glob, omit `key` or repeat the glob. If certmond does not renew the certificates, `key` may have "
+        "as many `*` as `path`, each for the same text, as in `member-*.pem` and `member-*-key.pem`.",
     )
     key_optional: bool = Field(
         default=False, description="the key may be on another host, as with an external CA or on a worker"
@@ -202,8 +204,9 @@ class CertificateSpec(Model):
             return self.key
         if self.key == self.path:
             return path
-        before, _, after = self.path.partition("*")
-        return self.key.replace("*", path[len(before) : len(path) - len(after)])
+        texts = re.fullmatch(re.escape(self.path).replace(r"\*", "([^/]*)"), path)
+        given = iter(texts.groups() if texts else ())
+        return re.sub(r"\*", lambda star: next(given, star[0]), self.key)
 
     @property
     def is_trust(self) -> bool:
@@ -228,8 +231,8 @@ class CertificateSpec(Model):
         path = info.data.get("path", "")
         if key is None and info.data.get("kind") is Kind.KEY_PAIR:
             raise ValueError("must be given for kind key-pair")
-        if key not in {None, path} and has_wildcard(path) and not (_has_one_star(path) and _has_one_star(key)):
-            raise ValueError("must be absent, or equal to `path`, or have one `*` like `path`, if `path` is a glob")
+        if key is not None and key != path and has_wildcard(path) and not _has_same_stars(path, key):
+            raise ValueError("must be absent, equal to `path`, or have as many `*` as `path`, if `path` is a glob")
         return key
 
     @field_validator("renewed_by")
@@ -323,8 +326,9 @@ class ServiceSpec(Model):
         return value
 
 
-def _has_one_star(path: str | None) -> bool:
-    return path is not None and path.count("*") == 1 and not has_wildcard(path.replace("*", ""))
+def _has_same_stars(path: str, key: str) -> bool:
+    """Return whether both have the same number of `*`, at most one in a name, and no other wildcard."""
+    return path.count("*") == key.count("*") and all(map(_STARS.fullmatch, (path, key)))
 
 
 def anchors_first(specs: Iterable[CertificateSpec]) -> tuple[CertificateSpec, ...]:
