@@ -12,7 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import RefusedError, WriteError
+from certmond.pki.catalog.entries import CertificateSpec
 from certmond.renewal.archived_pair import Worth
+from certmond.renewal.replace import archive_name
 from certmond.state.archive import Archive
 from tests.builders import DAY, YEAR, make_ca, make_leaf
 from tests.test_pairs import FORMS, OTHER, PAIR, One, own_key
@@ -107,6 +109,19 @@ def test_the_newest_of_several_good_ones_is_restored(host: Kept) -> None:
     assert said == PAIR["path"]
     assert host.there() != second
     assert first != second
+
+
+def test_a_pair_of_two_patterns_is_restored(host: Kept) -> None:
+    """If path and key of an entry are patterns, certmond judges and restores the certificate with its own key."""
+    host.entries["leaf"] |= {"path": "/etc/app/l*.crt", "key": "/etc/app/l*.key", "renewed_by": "an operator"}
+    good, name = host.there(), archive_name(CertificateSpec(name="leaf", path="/etc/app/l*.crt"), PAIR["path"])
+    files = {path: host.real(path) for path in (PAIR["key"], PAIR["path"])}
+    kept = Archive(host.state, 9).store(name, files, host.now, {"detail": "kept by the test"}).id
+    found = host.restoration().verdict(name, kept)
+    assert (found and found.worth) is Worth.GOOD
+    host.write(*host.issue())
+    host.restoration().restore(name, None, dry_run=False)
+    assert host.there() == good
 
 
 def test_nothing_is_restored_if_the_present_pair_is_the_only_good_one(host: Kept) -> None:

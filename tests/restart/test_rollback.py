@@ -539,3 +539,19 @@ def test_files_that_would_tear_another_pair_are_not_restored(keeper: Keeper) -> 
         f"certificate and key of beside would not match: /{other} does not match the key in /{PKI}/{PAIR}.key"
     )  # fmt: skip
     assert keeper.read(PAIR) == before
+
+
+def test_a_pair_of_two_patterns_is_archived_and_restored(keeper: Keeper) -> None:
+    """If path and key of an entry are patterns, the archive has the certificate with its own key, and both return."""
+    fields = {"path": f"/{PKI}/front-*-client.crt", "key": f"/{PKI}/front-*-client.key", "renewed_by": "an operator"}
+    specs = [spec.model_copy(update=fields if spec.name == PAIR else {}) for spec in keeper.config.certificates]
+    keeper.config = keeper.config.model_copy(update={"certificates": tuple(specs)})
+    keeper.again()
+    keeper.keep()
+    (name,) = (name for name in keeper.archive.names() if name.startswith(PAIR))
+    good = keeper.read(PAIR)
+    assert keeper.generations(name) == [good]
+    keeper.renew(PAIR)
+    assert keeper.read(PAIR) != good
+    keeper.put_back(keeper.target(PAIR))
+    assert keeper.read(PAIR) == good
