@@ -51,7 +51,7 @@ PLACEHOLDERS = {
     "FILE": "/etc/kubernetes/pki/apiserver.crt",
     "NAME": "apiserver",
 }
-_PLACES = re.compile(r"(?<![\w.$/}])/(etc|var|run|srv)(?=/)")
+_PLACES = re.compile(r"(?<![\w.$/}])/(etc|root|run|srv|var)(?=/)")
 INLINE = re.compile(r"`(certmond [^`…|\[\]]+)`")
 
 
@@ -77,7 +77,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A node as `certmond init` makes it, with the files around that the commands mention."""
     root = tmp_path_factory.mktemp("documented")
     configuration = root / "etc/certmond/config.yaml"
-    for directory in ("etc/certmond/conf.d", "etc/kubernetes/manifests", "var/lib/certmond", "run"):
+    for directory in ("etc/certmond/conf.d", "etc/kubernetes/manifests", "var/lib/certmond", "root/.kube", "run"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     configuration.write_text("key_algorithm: ECDSA-P256\nnode_name: node-1\ninit: {advertise_address: 192.0.2.10}\n")
     (root / "etc/certmond/conf.d/enforce.yaml").write_text("mode: observe\n")

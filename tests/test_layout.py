@@ -112,6 +112,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         ["files/document_reader", "files/glob", "files/kubeconfig_observer", "files/owner_names"],
     ),
     "tests/files/test_inotify.py": ("watches directories below mount points", ["files/mount_table"]),
+    "tests/files/test_kubeconfig_copies.py": (
+        "compares copies of kubeconfigs on a node",
+        ["formats/kubeconfig_copy", "pki/catalog/derived"],
+    ),
     "tests/files/test_reference_permissions.py": (
         "resolves the paths that another user controls",
         ["files/path_resolution", "formats/kubeconfig_credentials"],

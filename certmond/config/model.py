@@ -21,12 +21,12 @@ from certmond.config.problems import problem_of
 from certmond.config.rules import PARTS, SECTIONS, between_entries, dependency_cycles, references
 from certmond.config.yaml_source import Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
+from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, parse_duration
 from certmond.pki.catalog.settings import (
     ArchiveSpec,
     ClusterSpec,
-    DerivedSpec,
     HoldSpec,
     HookSpec,
     InitSpec,

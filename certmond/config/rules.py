@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from certmond.config.problems import suggestion
 from certmond.config.yaml_source import Node, Problem, shown
+from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.catalog.field_types import Model
 from certmond.pki.catalog.settings import (
@@ -21,7 +22,6 @@ from certmond.pki.catalog.settings import (
     OWN_KEY,
     ArchiveSpec,
     ClusterSpec,
-    DerivedSpec,
     HoldSpec,
     HookSpec,
     InitSpec,

@@ -165,7 +165,7 @@ class Enforcer:
         """
         store = Store(
             self._config.certificates, self._root, self._config.given_facts,
-            references=self._config.follows_references,
+            references=self._config.follows_references, derived=self._config.derived,
         )  # fmt: skip
         inventory, now = store.observe(), at or self._clock()
         seen = self.surroundings_observer.view(store, inventory, self.restarting.past())

@@ -193,9 +193,9 @@ class Daemon:
         return Cause("reload", None)
 
     def _new_store(self) -> Store:
-        config = self._config
-        also = (*(spec.path for spec in config.derived), *filter(None, (config.hold.file,)))
-        return Store(config.certificates, self._root, config.given_facts, also, references=config.follows_references)
+        config, also = self._config, tuple(filter(None, (self._config.hold.file,)))
+        given, follows = config.given_facts, config.follows_references
+        return Store(config.certificates, self._root, given, also, references=follows, derived=config.derived)
 
     def _new_controllers(self) -> tuple[Enforcer, Reconciler]:
         enforcing = self._config.mode == "enforce"

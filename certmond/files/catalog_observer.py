@@ -13,12 +13,14 @@ from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader, bundle_observations, first_line
 from certmond.files.glob import Expansion, expand
+from certmond.files.kubeconfig_copies import KubeconfigCopies, hidden_directories
 from certmond.files.kubeconfig_observer import KubeconfigObserver
 from certmond.files.references.component_references import ComponentReferences
 from certmond.files.references.kubelet_configuration import FLAGS, KubeletConfiguration
 from certmond.files.references.reference_observer import ReferenceObserver
 from certmond.files.references.unit_files import UnitFiles
 from certmond.formats.manifest import Components, node_facts
+from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Fault, Reason
@@ -47,6 +49,7 @@ class Store:
 
     `facts` override the facts in files of the node. `also` are more paths to watch.
     With `references`, the store also observes files that only the node's own files name.
+    `derived` are the derived files. The store watches all of them, and observes the copies of kubeconfigs.
     """
 
     def __init__(
@@ -57,15 +60,18 @@ class Store:
         also: Sequence[str] = (),
         *,
         references: bool = False,
+        derived: Sequence[DerivedSpec] = (),
     ) -> None:
         self._specs = specs
         self._files = Files(root)
         self._given = dict(facts or {})
-        self._also = also
+        self._also = (*also, *(spec.path for spec in derived))
         self._built: list[dict[str, _Built]] = [{} for _ in specs]
         self._expansions: dict[int, Expansion] = {}
         self._reader = DocumentReader(self._files, own_root=root == "/")
         self._kubeconfigs = KubeconfigObserver(self._reader)
+        hidden = hidden_directories() if root == "/" else ()
+        self._copies = KubeconfigCopies(self._reader, derived, specs, hidden)
         units = UnitFiles(self._reader, self._files)
         self._kubelet = KubeletConfiguration(self._reader, self._files, units)
         manifests = f"{_KUBERNETES}/manifests"
@@ -92,6 +98,7 @@ class Store:
             observations += found
         if self._reference_observer:
             observations += self._of_references(self._reference_observer, tuple(observations))
+        observations += self._copies.observations()
         for path in self._also:
             self._files.entry(path)
         return Inventory(tuple(observations), self._facts())

@@ -11,7 +11,7 @@ import os
 import re
 import select
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 _EVENTLESS = re.compile(
@@ -39,6 +39,15 @@ def parse_mounts(table: bytes) -> tuple[Mount, ...]:
         if len(fields) >= 6 and fields[4].startswith("/") and kind:
             mounts.append(Mount(fields[0], fields[2], fields[3], fields[4], kind))
     return tuple(mounts)
+
+
+def hidden_in(mounts: Iterable[Mount]) -> tuple[str, ...]:
+    """Return the directories that systemd hides from this process by an empty directory (ProtectHome=yes).
+
+    systemd mounts /run/systemd/inaccessible/dir on them (src/core/namespace.c). The last mount at a point counts.
+    """
+    roots = {mount.point: mount.root for mount in mounts}
+    return tuple(point for point, root in roots.items() if root.endswith("/systemd/inaccessible/dir"))
 
 
 def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:

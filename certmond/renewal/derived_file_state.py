@@ -19,8 +19,8 @@ from certmond.formats.kubeconfig import User, as_text, load_mapping
 from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
 from certmond.formats.kubeconfig_edit import entries
 from certmond.formats.private_key import key_pem, load_key
+from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.catalog.settings import DerivedSpec
 from certmond.pki.findings import Reason, printable
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsing import Document, decode

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from certmond.errors import MalformedError, WriteError
 from certmond.formats.kubeconfig import parse_kubeconfig
+from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.pki.catalog.settings import DerivedSpec
 from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale, State, Unready, owner_ids, state
 from certmond.renewal.key_pair import Unpaired, key_pair, kubeconfig_pairs
 from certmond.transaction.commit import NewFile, Writer

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from certmond.errors import WriteError
 from certmond.formats.kubeconfig_edit import Embedded, Files, new_kubeconfig, with_credentials
+from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.catalog.settings import DerivedSpec
 from certmond.pki.x509.parsing import decode
 from certmond.renewal.derived_file_state import (
     Absent,

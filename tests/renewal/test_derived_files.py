@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
+from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.catalog.settings import DerivedSpec
 from certmond.renewal.derived_file_state import Absent, State, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.node_files import NodeFiles

@@ -113,13 +113,13 @@ class Assessment:
 
     @property
     def loose_findings(self) -> Iterator[Finding]:
-        """The findings of entries without a certificate: key pairs, and references that certmond does not watch."""
+        """The findings of key pairs, of copies of kubeconfigs, and of references that certmond does not watch."""
         return (item for status in self.statuses if not status.seen.has_certificates for item in status.findings)
 
     @property
     def unwatched(self) -> int:
         """The number of references of the node that certmond does not watch."""
-        return sum(not status.seen.is_watched for status in self.statuses)
+        return sum(not status.seen.is_watched and bool(status.seen.named_by) for status in self.statuses)
 
     @cached_property
     def severity(self) -> Severity | None:

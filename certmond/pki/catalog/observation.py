@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from certmond.pki.catalog.derived import CopySpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.findings import Fault, Reason
@@ -79,13 +80,13 @@ class Observation:
 
     @property
     def is_watched(self) -> bool:
-        """Return False for a reference that certmond cannot follow."""
+        """Return False for a reference or a copy that certmond cannot read."""
         return not any(fault.reason is Reason.NOT_WATCHED for fault in self.faults)
 
     @property
     def has_certificates(self) -> bool:
-        """Return False for an entry of keys, and for a reference that certmond does not watch."""
-        return self.spec.kind is not Kind.KEY_PAIR and self.is_watched
+        """Return False for an entry of keys, a copy of a kubeconfig, and a reference that certmond does not watch."""
+        return self.spec.kind is not Kind.KEY_PAIR and not isinstance(self.spec, CopySpec) and self.is_watched
 
     @property
     def key_matches(self) -> bool | None:

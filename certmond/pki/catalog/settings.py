@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duration, Many, Mode, Model, Name, Owner, words
+from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duration, Many, Model, Name, words
 from certmond.pki.findings import Severity
 
 LOCAL, NO_SIGNER = "local", "none"
@@ -157,20 +157,6 @@ class HookSpec(Model):
         if not value or not value[0].startswith("/") or "\0" in "".join(value):
             raise ValueError("must be a list that begins with an absolute path, such as /etc/certmond/hook")
         return value
-
-
-class DerivedSpec(Model):
-    """A file that certmond writes from a certificate of the catalogue, after each change of that certificate."""
-
-    name: Name = Field(description="the name of the derived file in plans and reports")
-    kind: Literal["pem-bundle", "kubeconfig"] = Field(
-        description="`pem-bundle`: the certificate and then the key in one file, as HAProxy reads it; `kubeconfig`: a "
-        "copy of a kubeconfig. certmond replaces an existing copy only if this copy has the same CA and user."
-    )
-    source: Name = Field(description="the entry of `certificates` that is the source of the file")
-    path: AbsolutePath = Field(description="the path of the derived file")
-    mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
-    owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
 
 
 class ArchiveSpec(Model):

@@ -1,0 +1,31 @@
+"""Entries of derived files: files that certmond writes from certificates, and copies of kubeconfigs.
+
+Owns these models and the rules within them, as `entries` does for certificates. Never reads a node.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.field_types import AbsolutePath, Mode, Model, Name, Owner
+
+
+class DerivedSpec(Model):
+    """A file that certmond writes from a certificate of the catalogue, after each change of that certificate."""
+
+    name: Name = Field(description="the name of the derived file in plans and reports")
+    kind: Literal["pem-bundle", "kubeconfig"] = Field(
+        description="`pem-bundle`: the certificate and then the key in one file, as HAProxy reads it; `kubeconfig`: a "
+        "copy of a kubeconfig. certmond replaces an existing copy only if it has the same CA and user."
+    )
+    source: Name = Field(description="the entry of `certificates` that is the source of the file")
+    path: AbsolutePath = Field(description="the path of the derived file")
+    mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
+    owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
+
+
+class CopySpec(CertificateSpec):
+    """An entry for a copy of a kubeconfig, which certmond compares with its source and does not assess itself."""

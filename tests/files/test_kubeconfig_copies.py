@@ -1,0 +1,209 @@
+"""Copies of kubeconfigs that are out of date, and those that certmond cannot read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+
+from certmond.expose.metrics.exposition import Renderer
+from certmond.files.cache import Files
+from certmond.files.catalog_observer import Store
+from certmond.files.document_reader import DocumentReader
+from certmond.files.kubeconfig_copies import KubeconfigCopies, hidden_directories
+from certmond.files.mount_table import hidden_in, parse_mounts
+from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.findings import Finding, Reason, Severity
+from tests.builders import DAY, NOW, Issued, make_ca, make_leaf
+
+CONF, SUPER, COPY = "/etc/kubernetes/admin.conf", "/etc/kubernetes/super-admin.conf", "/root/.kube/config"
+CA, OTHER_CA = make_ca(), make_ca()
+ADMIN, SUPER_ADMIN = "kubernetes-admin", "kubernetes-super-admin"
+MASTERS = x509.Name.from_rfc4514_string(f"CN={ADMIN},O=system:masters")
+OLD = make_leaf(CA, ADMIN, not_after=NOW + 10 * DAY)
+NEW = make_leaf(CA, ADMIN, not_after=NOW + 300 * DAY)
+SPECS = (
+    CertificateSpec(name="ca", path="/etc/kubernetes/pki/ca.crt", authority=True, optional=True),
+    CertificateSpec.model_validate({"name": "admin.conf", "path": CONF, "kind": "kubeconfig", "embedded_ca": "ca"}),
+    CertificateSpec.model_validate(
+        {"name": "super-admin.conf", "path": SUPER, "kind": "kubeconfig", "embedded_ca": "ca", "optional": True}
+    ),
+)
+DERIVED = (DerivedSpec(name="root-kubeconfig", kind="kubeconfig", source="admin.conf", path=COPY),)
+UNREAD = f"certmond does not compare {COPY} with {CONF}: "
+
+
+def kubeconfig(
+    leaf: Issued, user: str = ADMIN, *, trust: bytes = CA.pem, cluster: str = "kubernetes", server: str = "10.0.0.1"
+) -> bytes:
+    return new_kubeconfig(
+        cluster=cluster, server=f"https://{server}:6443", user=user, trust_pem=trust,
+        credentials=Embedded(leaf.pem, leaf.key_pem),
+    )  # fmt: skip
+
+
+def with_another_user(content: bytes) -> bytes:
+    document: dict[str, Any] = yaml.safe_load(content)
+    document["users"].append({"name": "ops", "user": {"token": "secret"}})
+    return yaml.safe_dump(document).encode()
+
+
+class Tree:
+    """The files of a node, with a store that observes them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.put(CONF, kubeconfig(NEW))
+        self.store = Store(SPECS, str(root), derived=DERIVED)
+
+    def put(self, path: str, content: bytes) -> None:
+        place = self.root / path[1:]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+
+    def findings(self) -> list[Finding]:
+        """Return the findings about copies."""
+        return [*assess(self.store.observe(), NOW).loose_findings]
+
+    def messages(self) -> list[str]:
+        return [each.message for each in self.findings() if each.reason is Reason.STALE_COPY]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def test_a_copy_with_an_older_certificate_is_a_warning(tree: Tree) -> None:
+    """The finding has the two ends, and the command that copies the source again."""
+    tree.put(COPY, kubeconfig(OLD))
+    (found,) = tree.findings()
+    assert (found.reason, found.severity) == (Reason.STALE_COPY, Severity.WARNING)
+    ends = f"its certificate ends on 2026-{OLD.facts.not_after:%m-%d %H:%M} UTC, and that of {CONF} on "
+    assert found.message.startswith(f"{COPY} is an old copy of {CONF}: {ends}")
+    assert found.message.endswith(f"; run: cp {CONF} {COPY}")
+
+
+def test_a_copy_with_other_ca_certificates_is_a_warning(tree: Tree) -> None:
+    """After a rotation of the CA, or on a node with a new cluster, the copy trusts other CA certificates."""
+    for trust in (OTHER_CA.pem, CA.pem + OTHER_CA.pem):
+        tree.put(COPY, kubeconfig(NEW, trust=trust))
+        assert tree.messages() == [
+            f"{COPY} is an old copy of {CONF}: it trusts other CA certificates; run: cp {CONF} {COPY}"
+        ]
+
+
+@pytest.mark.parametrize("leaf", [NEW, make_leaf(CA, ADMIN, not_after=NOW + 301 * DAY)])
+def test_a_copy_that_is_current_is_no_finding(tree: Tree, leaf: Issued) -> None:
+    """A copy with the certificate of the source, or with one that ends later, is not out of date."""
+    tree.put(COPY, with_another_user(kubeconfig(leaf)))
+    assert not tree.findings()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        kubeconfig(OLD, "ops"),
+        kubeconfig(make_leaf(CA, "other", not_after=NOW + DAY)),
+        kubeconfig(OLD, cluster="other"),
+        kubeconfig(OLD, server="10.9.9.9", trust=OTHER_CA.pem),
+    ],
+    ids=["user", "common name", "cluster", "server and CA"],
+)
+def test_a_kubeconfig_of_another_cluster_or_user_is_no_copy(tree: Tree, content: bytes) -> None:
+    """Another name of the user or cluster, another common name, or another server without a common CA: no finding."""
+    tree.put(COPY, content)
+    assert not tree.findings()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [with_another_user(kubeconfig(OLD)), kubeconfig(OLD, server="vip")],
+    ids=["another user", "another server"],
+)
+def test_a_copy_with_own_content_is_not_to_be_overwritten(tree: Tree, content: bytes) -> None:
+    """If the file has more than the source, or another server, the finding names a merge instead of cp."""
+    tree.put(COPY, content)
+    (message,) = tree.messages()
+    assert message.endswith(f"; merge {CONF} into it: certmond explain stale_copy")
+
+
+def test_a_copy_with_another_group_is_a_copy_of_the_same_user(tree: Tree) -> None:
+    """kubeadm v1.29 replaced the group of admin.conf. The copy of the older version expires, so it is a finding."""
+    tree.put(COPY, kubeconfig(make_leaf(CA, subject=MASTERS, not_after=NOW + DAY)))
+    assert len(tree.messages()) == 1
+
+
+def test_a_copy_of_super_admin_conf_is_compared_with_it(tree: Tree) -> None:
+    """The user of the copy decides which kubeconfig of the catalogue is its source."""
+    tree.put(SUPER, kubeconfig(make_leaf(CA, SUPER_ADMIN, not_after=NOW + 300 * DAY), SUPER_ADMIN))
+    tree.put(COPY, kubeconfig(make_leaf(CA, SUPER_ADMIN, not_after=NOW + DAY), SUPER_ADMIN))
+    (message,) = tree.messages()
+    assert message.endswith(f"; run: cp {SUPER} {COPY}")
+
+
+def test_a_replaced_copy_clears_the_finding(tree: Tree) -> None:
+    """The store watches the copy and the source: the finding is set and cleared after a change of one file."""
+    tree.put(COPY, kubeconfig(NEW))
+    assert not tree.findings()
+    tree.put(CONF, kubeconfig(make_leaf(CA, ADMIN, not_after=NOW + 600 * DAY)))
+    before = tree.store.observe(frozenset({str(tree.root / CONF[1:])})).observations[-1]
+    assert [fault.reason for fault in before.faults] == [Reason.STALE_COPY]
+    assert tree.store.observe(frozenset()).observations[-1] is before
+    assert tree.store.interest[str(tree.root / "root/.kube")] == frozenset({"config"})
+    tree.put(COPY, (tree.root / CONF[1:]).read_bytes())
+    after = tree.store.observe(frozenset({str(tree.root / COPY[1:])})).observations
+    assert not [each for each in after if each.path == COPY]
+
+
+@pytest.mark.parametrize("content", [b"not: a kubeconfig\n", b"{", None], ids=["mapping", "YAML", "directory"])
+def test_an_unreadable_copy_is_named(tree: Tree, content: bytes | None) -> None:
+    """A file that certmond cannot read as a kubeconfig is an info finding, and no reference of the node."""
+    if content is None:
+        (tree.root / COPY[1:]).mkdir(parents=True)
+    else:
+        tree.put(COPY, content)
+    assessment = assess(tree.store.observe(), NOW)
+    (found,) = assessment.loose_findings
+    assert (found.reason, found.severity) == (Reason.NOT_WATCHED, Severity.INFO)
+    assert found.message.startswith(f"{UNREAD}{COPY} is")
+    assert "\ncertmond_unwatched_references 0\n" in Renderer().metrics(assessment)
+
+
+def test_a_missing_copy_is_no_finding(tree: Tree) -> None:
+    """A node without the copy, and a node without the source, have no finding."""
+    assert not tree.findings()
+    (tree.root / CONF[1:]).unlink()
+    tree.put(COPY, kubeconfig(OLD))
+    assert not tree.findings()
+
+
+def test_a_directory_that_the_sandbox_hides_is_named(tree: Tree) -> None:
+    """The finding is info, because the copy need not exist. A node without the source has none."""
+
+    def faults() -> list[str]:
+        files = Files(str(tree.root))
+        copies = KubeconfigCopies(DocumentReader(files, own_root=False), DERIVED, SPECS, hidden=("/home", "/root"))
+        return [f"{fault.reason} {fault.detail}" for each in copies.observations() for fault in each.faults]
+
+    assert faults() == [f"not_watched {UNREAD}the sandbox of this process hides /root"]
+    (tree.root / CONF[1:]).unlink()
+    assert faults() == []
+
+
+def test_hidden_directories_are_those_with_the_empty_directory_of_systemd() -> None:
+    """ProtectHome=yes mounts /run/systemd/inaccessible/dir. A later mount at the same point replaces an earlier one."""
+    table = b"""\
+22 1 8:1 / / rw - ext4 /dev/sda1 rw
+40 22 0:25 /systemd/inaccessible/dir /root ro - tmpfs tmpfs rw
+41 22 0:25 /systemd/inaccessible/dir /home ro - tmpfs tmpfs rw
+42 41 8:2 / /home rw - ext4 /dev/sda2 rw
+"""
+    assert hidden_in(parse_mounts(table)) == ("/root",)
+    assert hidden_directories() == ()
