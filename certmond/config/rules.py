@@ -102,14 +102,16 @@ def derived_files(
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
     for number, derived in enumerate(derived_specs):
         place = tree.find(("derived", number, "path"))
-        if derived.path in taken:
+        always = derived.write == "always"  # otherwise it gives way to another entry of this path
+        if derived.path in taken and always:
             yield Problem(place, f"is also the path of {taken[derived.path]}; choose another path")
         elif _STATIC_PODS.match(derived.path):
             yield Problem(
                 place,
                 "is in the directory of the static Pods, and the kubelet starts each file there; choose another path",
             )
-        taken.setdefault(derived.path, f"the derived file {derived.name}")
+        if always:
+            taken.setdefault(derived.path, f"the derived file {derived.name}")
         source = entries.get(derived.source)
         wanted = (Kind.KUBECONFIG,) if derived.kind == "kubeconfig" else (Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET)
         if source and (source.kind not in wanted or source.authority or source.is_glob):

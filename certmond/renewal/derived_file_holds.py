@@ -10,15 +10,15 @@ from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.steps import Derive, Held, Identity, Issue, Plan, Restore, Step
-from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale, State, Unready
+from certmond.renewal.derived_file_state import Absent, Current, Foreign, Left, Stale, State, Unready
 
 
 def circumstances_of(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Circumstances:
-    """Return the derived files for the planner, without the files that certmond may not replace."""
+    """Return the derived files for the planner, without the files that certmond does not write."""
     paths, stale = {}, {}
     for spec in derived:
         match states[spec.name]:
-            case Foreign():
+            case Foreign() | Left():
                 continue
             case Absent():
                 stale[spec.name] = f"{spec.path} does not exist"

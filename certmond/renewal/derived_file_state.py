@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from certmond.errors import KeyUnusableError, WriteError
 from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig import User, as_text, load_mapping
+from certmond.formats.kubeconfig_copy import copy_of
 from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
 from certmond.formats.kubeconfig_edit import entries
 from certmond.formats.private_key import key_pem, load_key
@@ -63,7 +64,12 @@ class Unready:
     message: str
 
 
-State = Current | Stale | Absent | Foreign | Unready
+@dataclass(frozen=True, slots=True)
+class Left:
+    """State of a copy that certmond neither writes nor reports as held: the operator of the copy may replace it."""
+
+
+State = Current | Stale | Absent | Foreign | Unready | Left
 
 
 def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: bytes | None) -> State:
@@ -151,9 +157,10 @@ def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
         return Absent(source)
     if present == source:
         return Current()
-    if present.strip() and (why := _not_a_copy(present, spec, source, own)):
+    is_always = spec.write == "always"
+    if (present.strip() or not is_always) and (why := _not_a_copy(present, spec, source, own)):
         return Foreign(f"{spec.path} {why}, so certmond does not replace it; {_REMEDY}")
-    return Stale(source)
+    return Stale(source) if is_always else _existing(present, spec, source, own)
 
 
 def _unfit(own: Credentials) -> str | None:
@@ -191,6 +198,16 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
     if _trust(found) != _trust(own) and _trust(found).isdisjoint(_trust(own)):
         return f"trusts no CA certificate of {spec.source}: it may be for another cluster"
     return None
+
+
+def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> State:
+    """Return the state of a copy that an operator has made: only an old certificate or CA makes it stale."""
+    copy = copy_of(own, parse_credentials(present, spec.path))
+    if copy is None or not copy.alone:
+        return Foreign(
+            f"{spec.path} names another server than {spec.source}, so certmond does not replace it; {_REMEDY}"
+        )
+    return Stale(source) if copy.older or copy.other_ca else Current()
 
 
 def _content_names(data: bytes) -> frozenset[str]:

@@ -5,13 +5,24 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 
 from certmond.errors import MalformedError, WriteError
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale, State, Unready, owner_ids, state
+from certmond.renewal.derived_file_state import (
+    Absent,
+    Current,
+    Foreign,
+    Left,
+    Stale,
+    State,
+    Unready,
+    owner_ids,
+    state,
+)
 from certmond.renewal.key_pair import Unpaired, key_pair, kubeconfig_pairs
 from certmond.transaction.commit import NewFile, Writer
 from certmond.transaction.dirfd import digest
@@ -30,11 +41,12 @@ class Derivations:
         """Return the state of each derived file, by its name."""
         taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
         found: dict[str, State] = {}
-        for name, spec in self._specs.items():
+        for name, spec in sorted(self._specs.items(), key=lambda item: item[1].write != "always"):
             place = self._files.leads_to(spec.path)
             found[name] = self._state(spec)[0]
             if place in taken:  # through a symlink: certmond would rewrite both entries without end
-                found[name] = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
+                shared = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
+                found[name] = shared if spec.write == "always" else Left()
             taken.setdefault(place, f"the derived file {name}")
         return found
 
@@ -54,10 +66,25 @@ class Derivations:
                 change = NewFile(spec.path, content, spec.mode, owner, expected, at_most=spec.mode)
                 writer.commit([change], verify=lambda written: self._prove(spec, written[spec.path]))
                 return f"{spec.path} is written from {spec.source}"
+            case Left():
+                return f"{spec.path} is left unchanged"
             case _:
                 return f"{spec.path} is equal to {spec.source}"
 
     def _state(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
+        """Return the state of a file, and its present content."""
+        found, present = self._found(spec)
+        if spec.write == "always":
+            return found, present
+        is_replaced = spec.write == "existing" and isinstance(found, Current | Stale) and self._is_in_place(spec.path)
+        return (found if is_replaced else Left()), present
+
+    def _is_in_place(self, path: str) -> bool:
+        """Return whether the file is no symlink. Its directory may be one, as /root is on some systems."""
+        directory, name = posixpath.split(path)
+        return self._files.leads_to(path) == posixpath.join(self._files.leads_to(directory), name)
+
+    def _found(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
         try:
             if why := self._writable_source(spec):
                 return Unready(why), None

@@ -1,19 +1,21 @@
-"""A copy of a kubeconfig that another user can change: the users of the copy would run and trust what it names."""
+"""Copies of kubeconfigs: a source that another user can change, and a copy that an operator has made."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.renewal.derived_file_state import Absent, State, Unready
+from certmond.renewal.derived_file_state import Absent, Current, Left, Stale, State, Unready
 from certmond.renewal.derived_files import Derivations
+from certmond.transaction.commit import Writer
 from certmond.transaction.node_files import NodeFiles
-from tests.builders import make_ca, make_leaf
+from tests.builders import DAY, Issued, make_ca, make_leaf
 from tests.owned_tree import OTHERS, THEIRS, OwnedTree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -21,10 +23,19 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 SOURCE, COPY = "/srv/config", "/root/config"
 CA = make_ca()
 LEAF = make_leaf(CA, "user")
-CONTENT = new_kubeconfig(
-    cluster="kubernetes", server="https://127.0.0.1:6443", user="user", trust_pem=CA.pem,
-    credentials=Embedded(LEAF.pem, LEAF.key_pem),
-)  # fmt: skip
+
+
+def kubeconfig(leaf: Issued = LEAF, *, server: str = "127.0.0.1", trust: bytes = CA.pem) -> bytes:
+    return new_kubeconfig(
+        cluster="kubernetes", server=f"https://{server}:6443", user="user", trust_pem=trust,
+        credentials=Embedded(leaf.pem, leaf.key_pem),
+    )  # fmt: skip
+
+
+CONTENT = kubeconfig()
+OLD = kubeconfig(make_leaf(CA, "user", not_after=LEAF.facts.not_after - DAY))
+UNUSED = cast(Writer, None)
+"""The writer of a derived file that certmond does not write."""
 
 
 @pytest.fixture
@@ -37,10 +48,15 @@ def tree(tmp_path: Path) -> OwnedTree:
     return made
 
 
-def state(tree: OwnedTree, owner: int | None = None) -> State:
+def state(tree: OwnedTree, owner: int | None = None, *, write: str = "always") -> State:
+    return derivations(tree, owner, write=write).states()["copy"]
+
+
+def derivations(tree: OwnedTree, owner: int | None = None, *, write: str) -> Derivations:
     entry = CertificateSpec.model_validate({"name": "user", "kind": "kubeconfig", "path": SOURCE, "owner": str(THEIRS)})
-    copy = DerivedSpec(name="copy", kind="kubeconfig", source="user", path=COPY, owner=str(owner) if owner else None)
-    return Derivations([copy], [entry], NodeFiles(str(tree.root))).states()["copy"]
+    copy = {"name": "copy", "kind": "kubeconfig", "source": "user", "path": COPY, "write": write}
+    spec = DerivedSpec.model_validate(copy | {"owner": str(owner) if owner is not None else None})
+    return Derivations([spec], [entry], NodeFiles(str(tree.root)))
 
 
 def test_a_kubeconfig_that_root_alone_can_change_is_copied(tree: OwnedTree) -> None:
@@ -67,3 +83,76 @@ def test_a_user_has_a_copy_of_their_own_kubeconfig(tree: OwnedTree) -> None:
     assert state(tree, THEIRS) == Absent(CONTENT)
     tree.put(COPY, CONTENT, owner=THEIRS)
     assert not isinstance(state(tree), Unready)
+
+
+def test_an_existing_copy_that_is_out_of_date_is_replaced(tree: OwnedTree) -> None:
+    """With `write: existing`, certmond replaces a copy with an older certificate, or with a part of the CAs."""
+    both = CA.pem + make_ca().pem
+    tree.put(SOURCE, kubeconfig(trust=both))
+    for content in (OLD, CONTENT):
+        tree.put(COPY, content)
+        assert state(tree, 0, write="existing") == Stale(kubeconfig(trust=both))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [CONTENT, CONTENT + b"# a note\n", kubeconfig(make_leaf(CA, "user", not_after=LEAF.facts.not_after + DAY))],
+    ids=["equal", "comment", "newer"],
+)
+def test_an_existing_copy_that_is_current_is_not_written(tree: OwnedTree, content: bytes) -> None:
+    """A copy with the certificate of the source, or a newer one, keeps its bytes."""
+    tree.put(COPY, content)
+    assert state(tree, 0, write="existing") == Current()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"{",
+        kubeconfig(make_leaf(CA, "other", not_after=LEAF.facts.not_after - DAY)),
+        OLD.replace(b"127.0.0.1", b"192.0.2.1"),
+        kubeconfig(trust=make_ca().pem),
+        OLD.replace(b"preferences: {}", b"extensions: [{name: a, extension: {}}]"),
+        OLD.replace(b"    user: user\n", b"    user: user\n    namespace: own\n"),
+        OLD + b"- name: second\n  user: {token: secret}\n",
+    ],
+    ids=["absent", "empty", "broken", "subject", "server", "CA", "extension", "namespace", "second user"],
+)
+def test_an_operators_own_content_is_left(tree: OwnedTree, content: bytes | None) -> None:
+    """With `write: existing`, certmond creates no copy, and replaces none with another subject, server or CA, or with
+    any content that the source lacks. The plan has no hold for it, and a direct request changes no byte.
+    """
+    if content is not None:
+        tree.put(COPY, content)
+    made = derivations(tree, 0, write="existing")
+    assert made.states()["copy"] == Left()
+    assert made.make("copy", UNUSED) == f"{COPY} is left unchanged"
+    assert NodeFiles(str(tree.root)).read(COPY) == content
+
+
+def test_a_copy_that_is_no_file_of_root_is_left(tree: OwnedTree) -> None:
+    """certmond replaces neither the target of a symlink, nor a file of another user."""
+    tree.put("/srv/other", OLD)
+    tree.at(COPY).symlink_to("/srv/other")
+    assert state(tree, 0, write="existing") == Left()
+    tree.at(COPY).unlink()
+    tree.at(COPY).symlink_to(SOURCE)
+    assert state(tree, 0, write="existing") == Left()
+    tree.at(COPY).unlink()
+    tree.put(COPY, OLD, owner=THEIRS)
+    assert state(tree, 0, write="existing") == Left()
+
+
+def test_a_copy_with_write_never_is_left(tree: OwnedTree) -> None:
+    """certmond only reports that such a copy is out of date."""
+    tree.put(COPY, OLD)
+    assert state(tree, 0, write="never") == Left()
+
+
+def test_a_missing_source_is_no_hold_for_an_existing_copy(tree: OwnedTree) -> None:
+    """A worker has no admin.conf, and its plan does not name the copy of the profile."""
+    tree.put(COPY, OLD)
+    tree.at(SOURCE).unlink()
+    assert state(tree, 0, write="existing") == Left()

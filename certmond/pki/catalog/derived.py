@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.field_types import AbsolutePath, Mode, Model, Name, Owner
@@ -25,6 +25,19 @@ class DerivedSpec(Model):
     path: AbsolutePath = Field(description="the path of the derived file")
     mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
     owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
+    write: Literal["always", "existing", "never"] = Field(
+        default="always",
+        description="`always`: certmond creates the file, and replaces it. For kind `kubeconfig` also `existing`: "
+        "certmond replaces a copy that is out of date and has the same server, and creates no file; and `never`: "
+        "certmond only reports a copy that is out of date.",
+    )
+
+    @field_validator("write")
+    @classmethod
+    def _is_a_copy(cls, write: str, info: ValidationInfo) -> str:
+        if write != "always" and info.data.get("kind") != "kubeconfig":
+            raise ValueError("must be always unless the kind is kubeconfig")
+        return write
 
 
 class CopySpec(CertificateSpec):
