@@ -25,13 +25,16 @@ from certmond.pki.findings import Reason, Severity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.parsing import decode
+from certmond.renewal.derived_file_state import Left
+from certmond.renewal.derived_files import Derivations
 from certmond.state.rotation_record import RotationRecord
+from certmond.transaction.node_files import NodeFiles
 from tests.builders import make_ca, make_intermediate, pem_block
 from tests.conftest import real_part
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem, public_pem, sha1_signed
 
 API, ETCD, FRONT = f"{PKI}/apiserver", f"{PKI}/etcd/server", f"{PKI}/front-proxy-client"
-CONF = "etc/kubernetes"
+CONF, ROOT_COPY = "etc/kubernetes", "root/.kube/config"
 LATER = datetime(2027, 8, 15, tzinfo=UTC)
 
 Mutation = Callable[[Node], object]
@@ -124,6 +127,17 @@ def embed(name: str, **changes: object) -> Mutation:
     return mutate
 
 
+def root_copy(**changes: object) -> Mutation:
+    """root's copy of admin.conf, of which a renewal has changed the certificate."""
+
+    def mutate(node: Node) -> None:
+        node.path("root/.kube").mkdir(parents=True)
+        node.write(ROOT_COPY, node.read(f"{CONF}/admin.conf"))
+        embed("admin.conf", **changes)(node)
+
+    return mutate
+
+
 def other_embedded_ca(name: str) -> Mutation:
     def mutate(node: Node) -> None:
         key = other_key()
@@ -183,9 +197,11 @@ def reissue(name: str, ca: str = f"{PKI}/ca", **changes: object) -> Mutation:
 
 
 DAY = timedelta(days=1)
+YEAR = 365 * DAY
 ETCD_CA, FRONT_CA = f"{PKI}/etcd/ca", f"{PKI}/front-proxy-ca"
 
 MUTATIONS: dict[str, tuple[Mutation, str, str]] = {
+    "root's copy of admin.conf is old": (root_copy(end=NOW + 2 * YEAR), "root-kubeconfig", "stale_copy"),
     "certificate cut off": (cut(f"{API}.crt"), "apiserver", "malformed"),
     "certificate empty": (write(f"{API}.crt", b""), "apiserver", "malformed"),
     "certificate only zero bytes": (write(f"{API}.crt", bytes(4096)), "apiserver", "malformed"),
@@ -395,7 +411,8 @@ ROTATIONS: dict[str, Reported] = {
 
 
 def judge(root: Path, now: datetime = NOW) -> dict[tuple[str, str], Severity]:
-    assessment = assess(Store(load(None).certificates, str(root)).observe(), now)
+    config = load(None)
+    assessment = assess(Store(config.certificates, str(root), derived=config.derived).observe(), now)
     return {(s.seen.name, item.reason.value): item.severity for s in assessment.statuses for item in s.findings}
 
 
@@ -476,6 +493,21 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
     assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}
     assert len(MUTATIONS) >= 40
+
+
+def test_a_copy_with_further_contexts_is_merged_and_not_overwritten(node: Node) -> None:
+    """The finding of a copy with a second context names a merge, and enforce mode plans no write of it."""
+    root_copy(end=NOW + YEAR)(node)
+    document = node.kubeconfig(ROOT_COPY)
+    document["contexts"].append({"name": "own", "context": {"cluster": "kubernetes", "user": "kubernetes-admin"}})
+    node.write(ROOT_COPY, yaml.safe_dump(document))
+    content = node.read(ROOT_COPY)
+    config = load(None)
+    (found,) = assess(Store(config.certificates, str(node.root), derived=config.derived).observe(), NOW).loose_findings
+    assert found.message.endswith("merge /etc/kubernetes/admin.conf into it: certmond explain stale_copy")
+    made = Derivations(config.derived, config.certificates, NodeFiles(str(node.root)))
+    assert made.states() == {"root-kubeconfig": Left()}
+    assert node.read(ROOT_COPY) == content
 
 
 def test_an_entry_can_limit_the_severity_of_its_findings(node: Node) -> None:

@@ -13,7 +13,7 @@ from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader, bundle_observations, first_line
 from certmond.files.glob import Expansion, expand
-from certmond.files.kubeconfig_copies import KubeconfigCopies, hidden_directories
+from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
 from certmond.files.kubeconfig_observer import KubeconfigObserver
 from certmond.files.references.component_references import ComponentReferences
 from certmond.files.references.kubelet_configuration import FLAGS, KubeletConfiguration
@@ -70,8 +70,7 @@ class Store:
         self._expansions: dict[int, Expansion] = {}
         self._reader = DocumentReader(self._files, own_root=root == "/")
         self._kubeconfigs = KubeconfigObserver(self._reader)
-        hidden = hidden_directories() if root == "/" else ()
-        self._copies = KubeconfigCopies(self._reader, derived, specs, hidden)
+        self._copies = KubeconfigCopies(self._reader, derived, specs, own_mounts() if root == "/" else ())
         units = UnitFiles(self._reader, self._files)
         self._kubelet = KubeletConfiguration(self._reader, self._files, units)
         manifests = f"{_KUBERNETES}/manifests"

@@ -16,6 +16,7 @@ from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry, EntryKey, latest_change
 from certmond.files.owner_names import owner_name
 from certmond.files.path_resolution import Referrer
+from certmond.formats.kubeconfig_copy import content_names
 from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
 from certmond.formats.manifest import Manifest, parse_manifest
 from certmond.formats.pkcs12 import decode_isolated
@@ -61,6 +62,10 @@ class DocumentReader:
         entry = self.entry(path)
         credentials = self._files.value(path, parse_credentials)
         return credentials or Credentials(faults=(entry.fault,) if entry.fault else ())
+
+    def content_names(self, path: str) -> frozenset[str]:
+        """Return the names of the content of a kubeconfig."""
+        return self._files.value(path, content_names) or frozenset()
 
     def manifest(self, path: str) -> Manifest | None:
         self.entry(path)

@@ -6,12 +6,12 @@ copy, and a kubeconfig of another cluster or user, give no observation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from certmond.files.document_reader import DocumentReader
-from certmond.files.mount_table import hidden_in, parse_mounts
+from certmond.files.mount_table import Mount, hiding_directory, parse_mounts
 from certmond.formats.kubeconfig_copy import Copy, copy_of
 from certmond.pki.catalog.derived import CopySpec, DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
@@ -26,7 +26,9 @@ _UNREAD = "compare it yourself, or let certmond read it: certmond explain stale_
 class KubeconfigCopies:
     """The copies of kubeconfigs in `derived`, with their sources in `certificates`.
 
-    `hidden` are the directories that a sandbox hides from this process.
+    A file with its own entry in `certificates` is no copy: its certificate can be another one.
+
+    `mounts` are those of this process: a sandbox can hide the directory of a copy.
     """
 
     def __init__(
@@ -34,10 +36,14 @@ class KubeconfigCopies:
         reader: DocumentReader,
         derived: Sequence[DerivedSpec],
         certificates: Sequence[CertificateSpec],
-        hidden: Sequence[str] = (),
+        mounts: Iterable[Mount] = (),
     ) -> None:
-        self._reader, self._hidden = reader, hidden
-        self._copies = {spec.path: spec for spec in reversed(derived) if spec.kind == "kubeconfig"}
+        self._reader = reader
+        taken = {spec.path for spec in certificates}
+        ordered = sorted(derived, key=lambda spec: spec.write == "always")  # the entry that certmond writes is the last
+        self._copies = {spec.path: spec for spec in ordered if spec.kind == "kubeconfig" and spec.path not in taken}
+        mounts = tuple(mounts)
+        self._hidden = {path: hiding_directory(path, mounts) for path in self._copies}
         self._sources = [
             spec for spec in certificates if spec.kind is Kind.KUBECONFIG and spec.embedded_ca and not spec.is_glob
         ]
@@ -62,22 +68,25 @@ class KubeconfigCopies:
         for source in sources:
             copy = copy_of(self._reader.credentials(source.path), found)
             if copy:
-                return _stale(spec.path, source.path, copy)
+                is_whole = copy.same_server and not self._reader.content_names(spec.path) - self._reader.content_names(
+                    source.path
+                )
+                return _stale(spec.path, source.path, copy, is_whole=is_whole)
         own = next((source.path for source in sources if source.name == spec.source), "")
         if not own or self._reader.entry(own).missing:
             return None
         fact = found.faults[0].detail if found.faults else ""
         if entry.missing:
-            hidden = next((each for each in self._hidden if spec.path.startswith(f"{each}/")), "")
+            hidden = self._hidden[spec.path]
             fact = f"the sandbox of this process hides {hidden}" if hidden else ""
         about = f"certmond does not compare {spec.path} with {own}"
         return Fault(Reason.NOT_WATCHED, f"{about}: {fact}", _UNREAD) if fact else None
 
 
-def hidden_directories() -> tuple[str, ...]:
-    """Return the directories that the sandbox of this process hides, or () without a mount table."""
+def own_mounts() -> tuple[Mount, ...]:
+    """Return the mounts of this process, or () without a mount table."""
     with suppress(OSError):
-        return hidden_in(parse_mounts(Path("/proc/self/mountinfo").read_bytes()))
+        return parse_mounts(Path("/proc/self/mountinfo").read_bytes())
     return ()
 
 
@@ -85,8 +94,8 @@ def _entry(spec: DerivedSpec) -> CopySpec:
     return CopySpec(name=spec.name, path=spec.path, kind=Kind.KUBECONFIG, renewed_by=_RENEWED_BY)
 
 
-def _stale(path: str, source: str, copy: Copy) -> Fault | None:
-    """Return the fault of a copy that is out of date, or None."""
+def _stale(path: str, source: str, copy: Copy, *, is_whole: bool) -> Fault | None:
+    """Return the fault of a copy that is out of date, or None. A whole copy has no other content than the source."""
     facts = []
     if copy.older:
         old, leaf = copy.older
@@ -95,7 +104,7 @@ def _stale(path: str, source: str, copy: Copy) -> Fault | None:
         facts.append("it trusts other CA certificates")
     if not facts:
         return None
-    remedy = f"run: cp {source} {path}" if copy.alone else f"merge {source} into it: certmond explain stale_copy"
+    remedy = f"run: cp {source} {path}" if is_whole else f"merge {source} into it: certmond explain stale_copy"
     return Fault(Reason.STALE_COPY, f"{path} is an old copy of {source}: {', and '.join(facts)}", remedy)
 
 

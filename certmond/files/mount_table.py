@@ -27,6 +27,7 @@ class Mount(NamedTuple):
     root: str
     point: str
     type: str
+    read_only: bool
 
 
 def parse_mounts(table: bytes) -> tuple[Mount, ...]:
@@ -37,17 +38,25 @@ def parse_mounts(table: bytes) -> tuple[Mount, ...]:
         fields = [os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)) for field in head.split(b" ")]
         kind = os.fsdecode(tail.split(b" ")[0])
         if len(fields) >= 6 and fields[4].startswith("/") and kind:
-            mounts.append(Mount(fields[0], fields[2], fields[3], fields[4], kind))
+            read_only = "ro" in fields[5].split(",")
+            mounts.append(Mount(fields[0], fields[2], fields[3], fields[4], kind, read_only))
     return tuple(mounts)
 
 
-def hidden_in(mounts: Iterable[Mount]) -> tuple[str, ...]:
-    """Return the directories that systemd hides from this process by an empty directory (ProtectHome=yes).
+def hiding_directory(path: str, mounts: Iterable[Mount]) -> str | None:
+    """Return the directory above `path` that systemd hides from this process, or None if the process sees `path`.
 
-    systemd mounts /run/systemd/inaccessible/dir on them (src/core/namespace.c). The last mount at a point counts.
+    systemd mounts /run/systemd/inaccessible/dir (ProtectHome=yes) or a read-only tmpfs (ProtectHome=tmpfs) on the
+    directory (systemd 257, src/core/namespace.c). The last mount at a point counts. BindPaths= makes a directory below
+    it visible again.
     """
-    roots = {mount.point: mount.root for mount in mounts}
-    return tuple(point for point, root in roots.items() if root.endswith("/systemd/inaccessible/dir"))
+    points = {mount.point: mount for mount in mounts}
+    while (mount := points.get(path)) is None and path != "/":
+        path = os.path.dirname(path)
+    if mount is None:
+        return None
+    is_hidden = mount.root.endswith("/systemd/inaccessible/dir") or (mount.type == "tmpfs" and mount.read_only)
+    return path if is_hidden else None
 
 
 def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from certmond.formats.kubeconfig import Cluster
+from certmond.formats.kubeconfig import Cluster, as_text, load_mapping
 from certmond.formats.kubeconfig_credentials import Credentials, own_user
+from certmond.formats.kubeconfig_edit import entries
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsing import Document
 
@@ -18,13 +19,13 @@ class Copy:
     """A kubeconfig with the cluster and the user of a source.
 
     `older` is its certificate and that of the source, if the copy has another one that ends earlier, or None. With
-    `other_ca`, it embeds other CA certificates for the cluster than the source. With `alone`, it has only that cluster,
-    by the same server, and that user.
+    `other_ca`, it embeds other CA certificates for the cluster than the source. With `same_server`, it names the
+    server of the source.
     """
 
     older: tuple[Certificate, Certificate] | None
     other_ca: bool
-    alone: bool
+    same_server: bool
 
 
 def copy_of(source: Credentials, found: Credentials) -> Copy | None:
@@ -44,9 +45,24 @@ def copy_of(source: Credentials, found: Credentials) -> Copy | None:
     trust, old_trust = _trust(source, cluster), _trust(found, same)
     if same.server != cluster.server and trust.isdisjoint(old_trust):
         return None
-    alone = len(found.config.users) == len(found.config.clusters) == 1 and same.server == cluster.server
     older = (old, leaf) if old != leaf and old.not_after < leaf.not_after else None
-    return Copy(older, bool(trust and old_trust and trust != old_trust), alone)
+    return Copy(older, bool(trust and old_trust and trust != old_trust), same.server == cluster.server)
+
+
+def content_names(data: bytes, _path: str) -> frozenset[str]:
+    """Return the names of the fields, users, clusters and contexts in a kubeconfig.
+
+    A copy with a name that its source lacks has its own content, which `cp` would delete.
+    """
+    document = load_mapping(data)
+    names = {repr(as_text(key)) for key, value in document.items() if value}
+    for plural, singular in (("users", "user"), ("clusters", "cluster"), ("contexts", "context")):
+        for entry in entries(document, plural, singular):
+            names.add(f"the {singular} {entry.name!r}")
+            names |= {
+                f"the {singular} {entry.name!r} with {as_text(key)!r}" for key, value in entry.fields.items() if value
+            }
+    return frozenset(names)
 
 
 def _cluster(credentials: Credentials, name: str | None) -> Cluster | None:

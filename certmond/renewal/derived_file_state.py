@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 
 from certmond.errors import KeyUnusableError, WriteError
 from certmond.formats import kubelet_pem
-from certmond.formats.kubeconfig import User, as_text, load_mapping
-from certmond.formats.kubeconfig_copy import copy_of
+from certmond.formats.kubeconfig import User
+from certmond.formats.kubeconfig_copy import content_names, copy_of
 from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
-from certmond.formats.kubeconfig_edit import entries
 from certmond.formats.private_key import key_pem, load_key
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
@@ -188,7 +187,7 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
     if found.faults or any(map(_is_broken, found.documents.values())):
         return "is not a readable kubeconfig"
     # A replacement would lose each of these names.
-    if surplus := _content_names(present) - _content_names(source):
+    if surplus := content_names(present, spec.path) - content_names(source, spec.source):
         return f"has {min(surplus)}, which {spec.source} lacks"
     present_users, users = _subjects(found), _subjects(own)
     if missing := users.keys() - present_users.keys():
@@ -203,24 +202,11 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
 def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> State:
     """Return the state of a copy that an operator has made: only an old certificate or CA makes it stale."""
     copy = copy_of(own, parse_credentials(present, spec.path))
-    if copy is None or not copy.alone:
+    if copy is None or not copy.same_server:
         return Foreign(
             f"{spec.path} names another server than {spec.source}, so certmond does not replace it; {_REMEDY}"
         )
     return Stale(source) if copy.older or copy.other_ca else Current()
-
-
-def _content_names(data: bytes) -> frozenset[str]:
-    """Return the names of the fields, users, clusters and contexts in a kubeconfig."""
-    document = load_mapping(data)
-    names = {repr(as_text(key)) for key, value in document.items() if value}
-    for plural, singular in (("users", "user"), ("clusters", "cluster"), ("contexts", "context")):
-        for entry in entries(document, plural, singular):
-            names.add(f"the {singular} {entry.name!r}")
-            names |= {
-                f"the {singular} {entry.name!r} with {as_text(key)!r}" for key, value in entry.fields.items() if value
-            }
-    return frozenset(names)
 
 
 def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:

@@ -392,6 +392,35 @@ def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_
     ]
 
 
+def test_a_copy_that_an_operator_has_made_gives_way_to_an_own_entry() -> None:
+    """An entry of `certificates` or `derived` can have the path of root's kubeconfig, which the profile also has."""
+    for own in (
+        "certificates: [{name: own, kind: kubeconfig, path: /root/.kube/config, embedded_ca: ca}]",
+        "derived: [{name: own, kind: kubeconfig, source: admin.conf, path: /root/.kube/config}]",
+        "derived: [{name: own, kind: pem-bundle, source: admin.conf, path: /root/.kube/config}]",
+    ):
+        found = read(own, profile="kubeadm")
+        paths = [*(each.path for each in found.certificates), *(each.path for each in found.derived)]
+        assert paths.count("/root/.kube/config") == 2
+
+
+@pytest.mark.parametrize("write", ["existing", "never"])
+def test_only_a_copy_of_a_kubeconfig_can_be_left_to_its_operator(write: str) -> None:
+    """certmond always writes a PEM bundle, because it cannot tell an old one from a file of the operator."""
+    text = f"derived: [{{name: a, kind: pem-bundle, source: apiserver, path: /a, write: {write}}}]"
+    assert problems(text, profile="kubeadm") == [
+        f"a.yaml:1: derived[0].write: must be always unless the kind is kubeconfig, not {write!r}"
+    ]
+    copy = read(text.replace("pem-bundle", "kubeconfig").replace("apiserver", "admin.conf"), profile="kubeadm").derived
+    assert copy[-1].write == write
+
+
+def test_the_profile_of_kubeadm_has_the_copy_of_root() -> None:
+    """An entry of this name changes single fields, such as `write: never`."""
+    (copy,) = read("derived: [{name: root-kubeconfig, write: never}]", profile="kubeadm").derived
+    assert (copy.path, copy.source, copy.write) == ("/root/.kube/config", "admin.conf", "never")
+
+
 def test_a_name_is_given_once_in_a_file() -> None:
     text = "certificates:\n- {name: x, path: /x}\n- {name: y, path: /y}\n- {name: x, path: /z}\n"
     said = "certificates[2]: has the same name as line 2, 'x'; merge the two, or rename one"

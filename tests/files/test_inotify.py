@@ -27,7 +27,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyFD
 from certmond.files import inotify as watch
 from certmond.files import mount_table
 from certmond.files.inotify import Changes, Interest, Watcher, affects
-from certmond.files.mount_table import filesystem_type, is_eventless, parse_mounts
+from certmond.files.mount_table import Mount, filesystem_type, is_eventless, parse_mounts
 from tests.conftest import no_thread_left
 
 ROOT = Path(__file__).parents[2]
@@ -1101,7 +1101,7 @@ def test_mounts_are_parsed() -> None:
         ("/mnt", "autofs"),
         ("/mnt", "cifs"),
     ]
-    assert mounts[3] == ("38", "0:27", "/certs", "/srv/nfs/certs", "fuse.sshfs")
+    assert mounts[3] == Mount("38", "0:27", "/certs", "/srv/nfs/certs", "fuse.sshfs", read_only=False)
 
 
 @pytest.mark.parametrize(

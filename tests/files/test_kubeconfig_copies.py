@@ -13,8 +13,8 @@ from certmond.expose.metrics.exposition import Renderer
 from certmond.files.cache import Files
 from certmond.files.catalog_observer import Store
 from certmond.files.document_reader import DocumentReader
-from certmond.files.kubeconfig_copies import KubeconfigCopies, hidden_directories
-from certmond.files.mount_table import hidden_in, parse_mounts
+from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
+from certmond.files.mount_table import hiding_directory, parse_mounts
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.derived import DerivedSpec
@@ -124,8 +124,13 @@ def test_a_kubeconfig_of_another_cluster_or_user_is_no_copy(tree: Tree, content:
 
 @pytest.mark.parametrize(
     "content",
-    [with_another_user(kubeconfig(OLD)), kubeconfig(OLD, server="vip")],
-    ids=["another user", "another server"],
+    [
+        with_another_user(kubeconfig(OLD)),
+        kubeconfig(OLD, server="vip"),
+        kubeconfig(OLD).replace(b"    user: kubernetes-admin\n", b"    user: kubernetes-admin\n    namespace: own\n"),
+        kubeconfig(OLD) + b"extensions: [{name: own, extension: {}}]\n",
+    ],
+    ids=["another user", "another server", "namespace", "extension"],
 )
 def test_a_copy_with_own_content_is_not_to_be_overwritten(tree: Tree, content: bytes) -> None:
     """If the file has more than the source, or another server, the finding names a merge instead of cp."""
@@ -146,6 +151,24 @@ def test_a_copy_of_super_admin_conf_is_compared_with_it(tree: Tree) -> None:
     tree.put(COPY, kubeconfig(make_leaf(CA, SUPER_ADMIN, not_after=NOW + DAY), SUPER_ADMIN))
     (message,) = tree.messages()
     assert message.endswith(f"; run: cp {SUPER} {COPY}")
+
+
+def test_a_file_with_its_own_entry_is_no_copy(tree: Tree) -> None:
+    """An entry of the operator in `certificates` can give the file its own certificate, which ends earlier."""
+    tree.put(COPY, kubeconfig(OLD))
+    own = CertificateSpec.model_validate({"name": "own", "path": COPY, "kind": "kubeconfig", "embedded_ca": "ca"})
+    assessment = assess(Store((*SPECS, own), str(tree.root), derived=DERIVED).observe(), NOW)
+    assert not [*assessment.loose_findings]
+
+
+def test_a_derived_file_of_the_operator_has_one_finding(tree: Tree) -> None:
+    """An entry in `derived` that certmond writes replaces the entry of the profile with the same path."""
+    tree.put(COPY, kubeconfig(OLD))
+    profile = DERIVED[0].model_copy(update={"write": "existing"})
+    own = DERIVED[0].model_copy(update={"name": "own"})
+    for derived in ((profile, own), (own, profile)):
+        found = Store(SPECS, str(tree.root), derived=derived).observe().observations[-2:]
+        assert [each.name for each in found if each.path == COPY] == ["own"]
 
 
 def test_a_replaced_copy_clears_the_finding(tree: Tree) -> None:
@@ -187,23 +210,38 @@ def test_a_missing_copy_is_no_finding(tree: Tree) -> None:
 def test_a_directory_that_the_sandbox_hides_is_named(tree: Tree) -> None:
     """The finding is info, because the copy need not exist. A node without the source has none."""
 
-    def faults() -> list[str]:
-        files = Files(str(tree.root))
-        copies = KubeconfigCopies(DocumentReader(files, own_root=False), DERIVED, SPECS, hidden=("/home", "/root"))
+    def faults(table: bytes = MOUNTS) -> list[str]:
+        reader = DocumentReader(Files(str(tree.root)), own_root=False)
+        copies = KubeconfigCopies(reader, DERIVED, SPECS, parse_mounts(table))
         return [f"{fault.reason} {fault.detail}" for each in copies.observations() for fault in each.faults]
 
     assert faults() == [f"not_watched {UNREAD}the sandbox of this process hides /root"]
+    assert faults(MOUNTS + b"43 40 8:1 /root/.kube /root/.kube ro - ext4 /dev/sda1 rw\n") == []
     (tree.root / CONF[1:]).unlink()
     assert faults() == []
 
 
-def test_hidden_directories_are_those_with_the_empty_directory_of_systemd() -> None:
-    """ProtectHome=yes mounts /run/systemd/inaccessible/dir. A later mount at the same point replaces an earlier one."""
-    table = b"""\
+MOUNTS = b"""\
 22 1 8:1 / / rw - ext4 /dev/sda1 rw
 40 22 0:25 /systemd/inaccessible/dir /root ro - tmpfs tmpfs rw
-41 22 0:25 /systemd/inaccessible/dir /home ro - tmpfs tmpfs rw
-42 41 8:2 / /home rw - ext4 /dev/sda2 rw
+41 22 0:25 / /home ro,nodev - tmpfs tmpfs rw
+42 22 0:26 / /tmp rw - tmpfs tmpfs rw
 """
-    assert hidden_in(parse_mounts(table)) == ("/root",)
-    assert hidden_directories() == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "hiding"),
+    [("/root/.kube/config", "/root"), ("/home/a/.kube/config", "/home"), ("/tmp/config", None), ("/srv/config", None)],
+    ids=["inaccessible", "tmpfs", "own tmpfs", "visible"],
+)
+def test_systemd_hides_a_directory_by_an_empty_one(path: str, hiding: str | None) -> None:
+    """ProtectHome=yes mounts /run/systemd/inaccessible/dir, and ProtectHome=tmpfs a tmpfs that is read-only."""
+    assert hiding_directory(path, parse_mounts(MOUNTS)) == hiding
+
+
+def test_the_last_mount_at_a_point_counts() -> None:
+    """A later mount at the same point replaces the one that hides it. Without a mount table, certmond hides nothing."""
+    again = MOUNTS + b"44 40 8:2 / /root rw - ext4 /dev/sda2 rw\n"
+    assert hiding_directory("/root/.kube/config", parse_mounts(again)) is None
+    assert hiding_directory("/root/.kube/config", ()) is None
+    assert hiding_directory("/root/.kube/config", own_mounts()) is None

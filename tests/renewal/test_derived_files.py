@@ -52,11 +52,12 @@ def state(tree: OwnedTree, owner: int | None = None, *, write: str = "always") -
     return derivations(tree, owner, write=write).states()["copy"]
 
 
-def derivations(tree: OwnedTree, owner: int | None = None, *, write: str) -> Derivations:
+def derivations(tree: OwnedTree, owner: int | None = None, *, write: str, own: bool = False) -> Derivations:
     entry = CertificateSpec.model_validate({"name": "user", "kind": "kubeconfig", "path": SOURCE, "owner": str(THEIRS)})
     copy = {"name": "copy", "kind": "kubeconfig", "source": "user", "path": COPY, "write": write}
     spec = DerivedSpec.model_validate(copy | {"owner": str(owner) if owner is not None else None})
-    return Derivations([spec], [entry], NodeFiles(str(tree.root)))
+    specs = [spec, spec.model_copy(update={"name": "own", "write": "always"})] if own else [spec]
+    return Derivations(specs, [entry], NodeFiles(str(tree.root)))
 
 
 def test_a_kubeconfig_that_root_alone_can_change_is_copied(tree: OwnedTree) -> None:
@@ -156,3 +157,10 @@ def test_a_missing_source_is_no_hold_for_an_existing_copy(tree: OwnedTree) -> No
     tree.put(COPY, OLD)
     tree.at(SOURCE).unlink()
     assert state(tree, 0, write="existing") == Left()
+
+
+def test_an_entry_of_the_operator_has_precedence(tree: OwnedTree) -> None:
+    """If the operator's own derived file has the path of an existing copy, certmond writes only the former."""
+    tree.put(COPY, OLD)
+    made = derivations(tree, 0, write="existing", own=True)
+    assert made.states() == {"copy": Left(), "own": Stale(CONTENT)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from certmond.notify.journal import MESSAGE_IDS, Event
 from certmond.pki.catalog.entries import ServiceSpec
-from tests.node import PKI, Node
+from tests.node import PKI, Node, key_pem, pem
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install
 from tests.web_config_files import PAIR, USERS, WebFiles, server_pair
 
@@ -46,6 +48,7 @@ def booted_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine
     with booted(tmp_path_factory.mktemp("machine")) as machine:
         install(machine)
         Node(machine.root)
+        machine.run("rm", "-rf", "/root/.kube")
         machine.path(PROBE).write_bytes(Path(__file__).with_name("probe.py").read_bytes())
         yield machine
 
@@ -658,6 +661,70 @@ def test_in_enforce_mode_all_that_is_due_is_renewed(machine: Machine, node: Node
     finally:
         machine.path(CONFIG).unlink()
         machine.run("sh", "-c", "cp -a /etc/kubernetes.before/. /etc/kubernetes/ && rm -r /etc/kubernetes.before")
+
+
+COPY = "root/.kube/config"
+
+
+@contextmanager
+def roots_copy(machine: Machine, node: Node) -> Iterator[bytes]:
+    """An old copy of admin.conf that belongs to root. Yields the content of admin.conf, which a renewal has changed."""
+    conf = "etc/kubernetes/admin.conf"
+    before = node.read(conf)
+    machine.run("sh", "-c", "install -D -m 0600 /etc/kubernetes/admin.conf /root/.kube/config")
+    data = base64.b64decode(node.kubeconfig(conf)["users"][0]["user"]["client-certificate-data"])
+    old = x509.load_pem_x509_certificate(data)
+    leaf, key = node.mint(old, end=old.not_valid_after_utc + timedelta(days=1))
+    node.edit_kubeconfig(conf, client_certificate_data=pem(leaf), client_key_data=key_pem(key))
+    try:
+        yield node.read(conf)
+    finally:
+        node.write(conf, before)
+        machine.run("rm", "-r", "/root/.kube")
+
+
+def copy_reasons(machine: Machine) -> list[str]:
+    """The findings of root's copy in the status of the daemon."""
+    return [each["reason"] for each in status(machine)["findings"] if f"/{COPY} " in each["message"]]
+
+
+def test_the_daemon_reads_the_copy_of_root_and_no_other_file_there(machine: Machine, node: Node) -> None:
+    """An old copy is a finding of the daemon, which cannot write it. The rest of /root stays hidden."""
+    with roots_copy(machine, node):
+        before = node.read(COPY)
+        machine.systemctl("restart", DAEMON)
+        machine.until(lambda: copy_reasons(machine) == ["stale_copy"], "the old copy is reported")
+        inside = machine.path(f"/proc/{main_pid(machine, DAEMON)}/root")
+        assert [each.name for each in (inside / "root").iterdir()] == [".kube"]
+        assert "/root/.kube" not in probe(machine, DAEMON)["writable"]
+        assert node.read(COPY) == before
+        machine.systemctl("stop", DAEMON)
+
+
+def test_a_copy_of_root_from_after_the_start_is_named_until_a_restart(machine: Machine, node: Node) -> None:
+    """systemd mounts /root/.kube only at the start of the unit. Until then, the daemon says that it cannot compare."""
+    machine.systemctl("restart", DAEMON)
+    with roots_copy(machine, node):
+        another_pass(machine)
+        assert copy_reasons(machine) == ["not_watched"]
+        machine.systemctl("restart", DAEMON)
+        assert copy_reasons(machine) == ["stale_copy"]
+
+
+def test_in_enforce_mode_the_copy_of_root_is_replaced(machine: Machine, node: Node) -> None:
+    """With the shipped drop-in the daemon replaces an old copy, which keeps its owner and mode."""
+    machine.path(CONFIG).parent.mkdir(exist_ok=True)
+    machine.path(CONFIG).write_text("mode: enforce\nhold: {unsynchronised_clock: false}\n")
+    try:
+        with roots_copy(machine, node) as content, enforcing(machine):
+            machine.systemctl("start", DAEMON)
+            machine.until(lambda: node.read(COPY) == content, "the copy is replaced")
+            machine.until(lambda: not copy_reasons(machine), "the finding is cleared")
+            status = machine.path(COPY).stat()
+            assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, 0, 0o600)
+            assert [each.name for each in machine.path("root/.kube").iterdir()] == ["config"]
+    finally:
+        machine.path(CONFIG).unlink()
 
 
 def test_a_stop_waits_for_the_restart_that_is_under_way(machine: Machine, node: Node) -> None:

@@ -19,7 +19,7 @@ class DerivedSpec(Model):
     name: Name = Field(description="the name of the derived file in plans and reports")
     kind: Literal["pem-bundle", "kubeconfig"] = Field(
         description="`pem-bundle`: the certificate and then the key in one file, as HAProxy reads it; `kubeconfig`: a "
-        "copy of a kubeconfig. certmond replaces an existing copy only if it has the same CA and user."
+        "copy of a kubeconfig. certmond replaces an existing copy only if this copy has the same CA and user."
     )
     source: Name = Field(description="the entry of `certificates` that is the source of the file")
     path: AbsolutePath = Field(description="the path of the derived file")
