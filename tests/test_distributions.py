@@ -401,6 +401,33 @@ def test_another_served_certificate_is_reported_in_observe_mode(profile: str, tr
     assert service in {each.name for each in config.services}
 
 
+@pytest.mark.parametrize(
+    ("profile", "ports"),
+    [("k3s", [6443, 10258]), ("rke2", [9345]), ("k0s", [10257, 10259]), ("microk8s", [10257, 10259]), ("etcd", [])],
+)
+def test_some_ports_have_a_certificate_in_no_file(profile: str, ports: list[int], tree: Tree) -> None:
+    """The service of the distribution creates it, and a restart renews it. A worker has no such port."""
+    config = parse((), profile=profile)
+    found = around(tree, config).survey.listeners
+    assert [(each.address, each.port) for each in found] == [("127.0.0.1", port) for port in ports]
+    assert {each.service for each in found.values()} <= {each.name for each in config.services}
+    assert all(each.renewed_by.endswith(f"run: certmond restart {each.service}") for each in found.values())
+    if profile in WORKERS:
+        WORKERS[profile][0](tree)
+        assert around(tree, config).survey.listeners == {}
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2"])
+def test_a_port_whose_optional_file_is_missing_has_a_certificate_in_no_file(tree: Tree, profile: str) -> None:
+    """In older releases of k3s the scheduler creates its certificate in memory, and there is no file for it."""
+    config = parse((), profile=profile)
+    tree.remove(f"{K3S if profile == 'k3s' else RKE2}/tls/kube-scheduler")
+    found = {str(at): each for at, each in around(tree, config).survey.listeners.items()}
+    assert found["127.0.0.1:10259"].service == ("k3s" if profile == "k3s" else "rke2-server")
+    assert "restart it" in found["127.0.0.1:10259"].renewed_by
+    assert "127.0.0.1:10257" not in found
+
+
 def test_the_ports_are_those_of_the_distribution(profile: str, tree: Tree) -> None:
     """certmond probes the ports where a default installation serves."""
     found = around(tree, parse((), profile=profile)).survey.serving

@@ -129,7 +129,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     assessment = assess_node(config, options.root, at, state_dir=options.state_dir, check_api=True)
     following = next_event(assessment, policy_of(config))
     display(status_document(assessment, config.mode, following), output, status_table)
-    if all(status.seen.named_by for status in assessment.statuses):
+    if not assessment.has_catalogued:
         raise CertmondError(
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"
@@ -154,7 +154,8 @@ def status(runtime_dir: Path, output: str) -> None:
     if reason := silence(runtime_dir):
         raise NotRunningError(f"the assessment is from {document['taken_at']}, but {reason}")
     entries = document["certificates"]
-    if all(entry.get("named_by") for entry in entries) and not (document["findings"] and not entries):
+    has_catalogued = any(not entry.get("named_by") and entry["kind"] != "served" for entry in entries)
+    if not has_catalogued and (entries or not document["findings"]):
         raise CertmondError(
             "the daemon finds no certificate of its profile; to find the profile that fits, run: certmond check"
         )

@@ -202,7 +202,7 @@ def _all_of(assessment: Assessment) -> frozenset[str]:
     return frozenset(
         status.seen.name
         for status in assessment.certificates
-        if not status.seen.spec.authority and status.seen.name == status.seen.spec.name
+        if not status.seen.spec.authority and status.seen.name == status.seen.spec.name and not status.seen.endpoint
     )
 
 

@@ -121,7 +121,7 @@ def wait_for_reloads(
     if not renewed:
         return (), ()
     begun, pause = datetime.now(UTC), 0.5
-    answered = [status.presence for status in before.statuses]
+    answered = [status.presence for status in before.statuses if not status.seen.endpoint]
     while True:
         assessment, _ = enforcer.see()
         mine = [status for status in assessment.certificates if status.seen.name in renewed and not only_silent]

@@ -1,7 +1,7 @@
 """Endpoints of the components on this node, with the certificate file of each endpoint.
 
-This module omits components that create a certificate in memory. For a component that listens on all addresses, it uses
-the loopback address, because another address may belong to a load balancer.
+For a component that listens on all addresses, this module uses the loopback address, because another address may belong
+to a load balancer.
 """
 
 from __future__ import annotations
@@ -17,20 +17,29 @@ from certmond.formats.kubeconfig import as_text
 from certmond.formats.manifest import Components, Container, containers, kubelet_environment
 from certmond.pki.catalog.endpoint import Endpoint
 
-_PORTS = {"kube-apiserver": "6443", "kube-controller-manager": "10257", "kube-scheduler": "10259"}
+_PORTS = {
+    "kube-apiserver": "6443", "kube-controller-manager": "10257", "kube-scheduler": "10259",
+    "cloud-controller-manager": "10258",
+}  # fmt: skip
+_SERVES_FILE = frozenset({"kube-apiserver"})
+"""Components with a default for `--cert-dir`. Without `--tls-cert-file`, they serve a file in this directory."""
 _ETCD = (("listen-client-urls", "cert-file"), ("listen-peer-urls", "peer-cert-file"))
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - not bound
 _KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 
 
 class _Listener(NamedTuple):
-    """A listener of a component. `path` is its certificate file, or None if it is not on this host."""
+    """A listener of a component. `path` is its certificate file, or None if it is not on this host.
+
+    `in_memory` is True if the component creates a certificate in memory at each start.
+    """
 
     component: str
     address: str
     port: str
     path: str | None
     server_name: str | None = None
+    in_memory: bool = False
 
 
 def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> dict[Endpoint, tuple[str, str]]:
@@ -38,18 +47,34 @@ def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> d
 
     `outside` are the components that do not run in a Pod.
     """
+    found = _by_endpoint(components, outside)
+    return {endpoint: (each.component, each.path) for endpoint, each in found.items() if each.path}
+
+
+def endpoints_without_file(
+    components: Components, outside: Iterable[Container] = ()
+) -> dict[Endpoint, tuple[str, bool]]:
+    """Return each endpoint whose certificate is in no file of this host, with its component.
+
+    The second value is True if the component creates a certificate in memory at each start.
+    """
+    found = _by_endpoint(components, outside)
+    return {endpoint: (each.component, each.in_memory) for endpoint, each in found.items() if not each.path}
+
+
+def _by_endpoint(components: Components, outside: Iterable[Container]) -> dict[Endpoint, _Listener]:
+    """Return the first listener of each endpoint. A listener with a file takes precedence."""
     listeners = [each for pod in components.pods if _on_host_network(pod.fields) for each in _of_pod(pod.fields)]
     listeners += [each for container in outside for each in _of_container(container)]
     if components.kubelet_config and components.kubelet_config.fields:
         kubelet = kubelet_environment(components.kubelet_flags.text if components.kubelet_flags else "")
         listeners.append(_of_kubelet(components.kubelet_config.fields, kubelet))
-    served: dict[Endpoint, tuple[str, str]] = {}
-    for component, address, port, path, server_name in listeners:
+    found: dict[Endpoint, _Listener] = {}
+    for each in sorted(listeners, key=lambda each: not each.path):
         with suppress(MalformedError, ValueError):  # a flag can have any value: skip invalid values
-            endpoint = Endpoint(_EVERYWHERE.get(address, address), int(port), server_name)
-            if path:
-                served.setdefault(endpoint, (component, path))
-    return served
+            address = _EVERYWHERE.get(each.address, each.address)
+            found.setdefault(Endpoint(address, int(each.port), each.server_name), each)
+    return found
 
 
 def _on_host_network(fields: Mapping[str, Any]) -> bool:
@@ -71,14 +96,20 @@ def _of_container(container: Container) -> Iterator[_Listener]:
 
 
 def _of_component(container: Container) -> Iterator[_Listener]:
-    """Yield the listeners that the flags of k8s.io/apiserver configure (pkg/server/options/serving.go)."""
-    flags = dict(container.flags)
-    address, port = flags.get("bind-address", ""), flags.get("secure-port", _PORTS[container.name])
-    yield _Listener(container.name, address, port, container.on_host(flags.get("tls-cert-file", "")))
+    """Yield the listeners that the flags of k8s.io/apiserver configure.
+
+    Without a file and a directory, a component creates a certificate for a year in memory, and a CA that signs this
+    certificate (pkg/server/options/serving.go, MaybeDefaultWithSelfSignedCerts).
+    """
+    flags, name = dict(container.flags), container.name
+    address, port = flags.get("bind-address", ""), flags.get("secure-port", _PORTS[name])
+    given = flags.get("tls-cert-file", "")
+    in_memory = not (given or flags.get("cert-dir") or name in _SERVES_FILE)
+    yield _Listener(name, address, port, container.on_host(given), in_memory=in_memory)
     for value in container.values("tls-sni-cert-key"):  # certificate,key or certificate,key:name,name
         pair, _, names = value.partition(":")
         path = container.on_host(pair.partition(",")[0])
-        yield from (_Listener(container.name, address, port, path, name) for name in names.split(",") if name)
+        yield from (_Listener(name, address, port, path, each) for each in names.split(",") if each)
 
 
 def _of_etcd(container: Container) -> Iterator[_Listener]:

@@ -16,8 +16,9 @@ from certmond.formats.kubeconfig import as_text
 from certmond.formats.manifest import Components, Container, Manifest, containers, flag_values, flags_of
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
 from certmond.pki.services.model import Survey, Use
-from certmond.services.endpoints import endpoints_of
+from certmond.services.endpoints import endpoints_of, endpoints_without_file
 
 _SHARED = {
     "tls-cert-file",
@@ -65,9 +66,16 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
     uses = {
         name: files for name, files in by_service.items() if files
     }  # certmond does not read the environment, which can configure etcd
+    names = {container.name: service for service, container in known.items()}
+    names["kubelet"] = next((service.name for service in services if service.unit == KUBELET), "")
+    outside = [known[service.name] for service in services if service.kind == "systemd" and service.name in known]
+    serving = {
+        endpoint: (names.get(component, ""), path)
+        for endpoint, (component, path) in endpoints_of(components, outside).items()
+    }
     return Survey(
-        uses, dict(_serving(components, services, known)), dict(_health(components, services, pods)),
-        dict(_delays(known)),
+        uses, serving, dict(_health(components, services, pods)), dict(_delays(known)),
+        dict(_listeners(components, outside, names)),
     )  # fmt: skip
 
 
@@ -137,15 +145,15 @@ def _delays(known: Mapping[str, Container]) -> Iterator[tuple[str, timedelta]]:
             yield name, timedelta(seconds=seconds)
 
 
-def _serving(
-    components: Components, services: Sequence[ServiceSpec], known: Mapping[str, Container]
-) -> Iterator[tuple[Endpoint, tuple[str, str]]]:
-    """Yield the served endpoints with the name of the service and the path of the certificate."""
-    names = {container.name: service for service, container in known.items()}
-    names["kubelet"] = next((service.name for service in services if service.unit == KUBELET), "")
-    outside = [known[service.name] for service in services if service.kind == "systemd" and service.name in known]
-    for endpoint, (component, path) in endpoints_of(components, outside).items():
-        yield endpoint, (names.get(component, ""), path)
+def _listeners(
+    components: Components, outside: Iterable[Container], names: Mapping[str, str]
+) -> Iterator[tuple[Endpoint, Listener]]:
+    """Yield the endpoints whose certificate is in no file of this host. `names` maps components to services."""
+    for endpoint, (component, in_memory) in endpoints_without_file(components, outside).items():
+        own = names.get(component)
+        service = own or component
+        at_start = renewed_at_start(service, known=bool(own))
+        yield endpoint, Listener(service, at_start if in_memory else renewed_by_operator(service))
 
 
 def _health(

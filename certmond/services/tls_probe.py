@@ -58,7 +58,7 @@ async def served_certificates(
 async def _handshake_result(endpoint: Endpoint, at: datetime, pair: ClientPair | None, deadline: float) -> Seen:
     incoming, outgoing, received = ssl.MemoryBIO(), ssl.MemoryBIO(), bytearray()
     tls = _context(pair).wrap_bio(incoming, outgoing, server_hostname=endpoint.server_name)
-    reason, speaks_tls = "it presented no certificate", False
+    reason, speaks_tls, refused = "it presented no certificate", False, False
     try:
         async with asyncio.timeout_at(deadline):
             with socket.socket(socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET) as connection:
@@ -68,8 +68,9 @@ async def _handshake_result(endpoint: Endpoint, at: datetime, pair: ClientPair |
         leaf = tls.getpeercert(binary_form=True)
     except OSError as error:  # an ssl.SSLError, a TimeoutError, or a network error
         leaf, reason = leaf_in_clear(received), _reason(error, received)
+        refused = isinstance(error, ConnectionRefusedError)
         speaks_tls = bool(received) and received[0] in {_ALERT, _HANDSHAKE} and not isinstance(error, TimeoutError)
-    return Served(leaf, tls.version() or "TLSv1.2", at) if leaf else Unserved(reason, at, speaks_tls)
+    return Served(leaf, tls.version() or "TLSv1.2", at) if leaf else Unserved(reason, at, speaks_tls, refused)
 
 
 async def _complete_handshake(

@@ -5,7 +5,7 @@ Below a root other than "/", certmond uses only files. `pki.services.staleness` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,9 +16,11 @@ from certmond.files.catalog_observer import Store
 from certmond.formats.manifest import Components
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import ServiceSpec
-from certmond.pki.catalog.observation import Inventory
+from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
 from certmond.pki.services.model import Content, Live, Survey
 from certmond.pki.services.restart_episode import Past
+from certmond.pki.services.served_certificates import served_observations
 from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.pki.services.trust_sets import trust_sets
 from certmond.pki.x509.certificate import to_pem
@@ -48,6 +50,7 @@ class SurroundingsObserver:
         self._contents: Mapping[str, Content] = {}
         self._requested: tuple[Question, Mapping[str, Content]] | None = None
         self._live: Live | None = None
+        self._served: tuple[Observation, ...] = ()
         self.pods: Mapping[str, Pod] = {}
         self.runtime_endpoint: str | None = None
 
@@ -57,8 +60,9 @@ class SurroundingsObserver:
         components = store.components()
         self._services = [each for each in self._config.services if _is_here(each, store)]
         commands = {name: seen.command for name, seen in live.services.items()} if live else {}
-        found = survey(components, self._services, commands)
-        found = self._with_configured(found)
+        found = self._with_configured(survey(components, self._services, commands))
+        if self._config.follows_references:
+            found = replace(found, listeners={**found.listeners, **dict(self._without_entry(found, inventory))})
         used_paths = {path for used in found.uses.values() for path in used} | {
             path for _, path in found.serving.values()
         }
@@ -68,9 +72,10 @@ class SurroundingsObserver:
         sets = trust_sets(inventory.observations)
         states = ((path, sets.get(path, sha256), ctime) for path, sha256, ctime in store.states(paths))
         self._contents = self._changes.contents(states, datetime.now(UTC))  # the system clock, which also sets ctime
+        self._served = served_observations(found.listeners, live, inventory.observations, self._served)
         return Surroundings(
             self._services, found, live, self._contents, past,
-            self._config.restart.reload_within, elsewhere=not self._visible,
+            self._config.restart.reload_within, elsewhere=not self._visible, served=self._served,
         )  # fmt: skip
 
     @property
@@ -98,14 +103,32 @@ class SurroundingsObserver:
         self._observer.close()
 
     def _with_configured(self, found: Survey) -> Survey:
-        """Return the survey with the configured endpoints, which take precedence over the endpoints from flags."""
+        """Return the survey with the configured endpoints, which take precedence over the endpoints from flags.
+
+        With `profile: none`, the configuration names all listeners whose certificate is in no file.
+        """
         entries = {spec.name: spec.path for spec in self._config.certificates}
         serving = dict(found.serving)
+        listeners = dict(found.listeners) if self._config.follows_references else {}
         for service in self._services:
             for name, endpoints in service.serves.items():
                 for text in endpoints:
                     serving[Endpoint.parse(text)] = service.name, entries[name]
-        return replace(found, serving=serving)
+            for text in service.listens:
+                listeners[Endpoint.parse(text)] = Listener(service.name, renewed_at_start(service.name))
+        return replace(
+            found, serving=serving, listeners={at: each for at, each in listeners.items() if at not in serving}
+        )
+
+    def _without_entry(self, found: Survey, inventory: Inventory) -> Iterator[tuple[Endpoint, Listener]]:
+        """Yield the endpoints of services whose certificate file does not exist or is not watched."""
+        watched = {seen.path for seen in inventory.observations}
+        specs = {spec.path: spec for spec in self._config.certificates}
+        for endpoint, (service, path) in found.serving.items():
+            if service and path not in watched:
+                spec = specs.get(path)
+                clause = renewed_at_start(service) if spec else renewed_by_operator(service)
+                yield endpoint, Listener(service, (spec and spec.renewed_by) or clause)
 
     def _prepare(self, components: Components, found: Survey, inventory: Inventory) -> None:
         """Select the units, Pods, endpoints and health addresses of the next observation."""
@@ -122,7 +145,8 @@ class SurroundingsObserver:
         health = {
             address: self._anchors(address, found, inventory) for each in found.health.values() for address in each
         }
-        self._question = Question(units, pods, tuple(found.serving), health if self._acting else {})
+        endpoints = tuple(dict.fromkeys((*found.serving, *found.listeners)))
+        self._question = Question(units, pods, endpoints, health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
         """Return the CAs, as PEM, for the certificate at an https:// address, or None."""

@@ -40,7 +40,8 @@ The tables have these columns:
   certificate is due. If the column does not name certmond, certmond never renews the certificate. `certmond check` and
   `certmond plan` then name the other program and the time.
 - **Served at**: the endpoints at which a service serves a certificate. In both modes, certmond connects to these
-  endpoints and compares the served certificate with the file. For static Pods of kubeadm, certmond reads the endpoints
+  endpoints and compares the served certificate with the file. *In no file* are endpoints whose certificate is in no
+  certificate file ([References](references.md#certificates-in-no-file)). For static Pods of kubeadm, certmond reads the endpoints
   from the flags of the Pod, so this column does not list these endpoints.
 """
 
@@ -106,17 +107,19 @@ _ABOUT = {
         "every quarter, no further action is necessary. Otherwise certmond reports a leaf 30 days before it expires. "
         "Each file contains a leaf and its CA. `k3s certificate check` prints the dates. After "
         "`k3s certificate rotate`, k3s renews all leaves at its next start.",
-        "the certificate on port 6443, which k3s stores in a Secret. On a server without an API server "
-        "(`--disable-apiserver`), port 6444 forwards to another server. On such a server, set `serves` of the service "
-        "`k3s` without port 6444. certmond reports intermediate CAs, because it supports only Root CAs. If k3s runs "
-        "with `--write-kubeconfig-mode 644`, certmond reports that all users can read the key of the administrator.",
+        "the Secret with the certificate on port 6443, but watches the certificate that k3s serves. On a server "
+        "without an API server (`--disable-apiserver`), port 6444 forwards to another server. On such a server, set "
+        "`serves` of the service `k3s` without port 6444. certmond reports intermediate CAs, because it supports only "
+        "Root CAs. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all users can read the key of "
+        "the administrator.",
     ),
     "rke2": About(
         "RKE2",
         "This profile is similar to the profile `k3s`, but the components are static Pods. `rke2-server` writes the "
         "files and manifests of the components when it starts. So certmond restarts `rke2-server` instead of single "
         "Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
-        "the certificate on port 9345. The remarks about [k3s](#k3s) also apply to RKE2.",
+        "the Secret with the certificate on port 9345, but watches the served certificate. The remarks about "
+        "[k3s](#k3s) also apply to RKE2.",
     ),
     "k0s": About(
         "k0s",
@@ -195,7 +198,8 @@ def _service(service: ServiceSpec) -> tuple[str, ...]:
         "static-pod": f"the container `{service.pod}` of a static Pod",
         "command": f"`{' '.join(service.command)}`",
     }[service.kind]
-    served = (f"{name}: {', '.join(endpoints)}" for name, endpoints in service.serves.items())
+    served = [f"{name}: {', '.join(endpoints)}" for name, endpoints in service.serves.items()]
+    served += [f"in no file: {', '.join(service.listens)}"] if service.listens else []
     return f"`{service.name}`", how, ", ".join(service.reloads), "; ".join(served)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.formats.manifest import Components, Manifest, parse_manifest
-from certmond.services.endpoints import endpoints_of
+from certmond.services.endpoints import endpoints_of, endpoints_without_file
 from tests.node import Node
 
 CRT, PEM = "/etc/kubernetes/pki/a.crt", "/var/lib/kubelet/pki/kubelet-server-current.pem"
@@ -37,6 +37,11 @@ def served(*pods: Manifest, kubelet: object = None, flags: str | None = None) ->
     return {str(endpoint): path for endpoint, (_, path) in found.items()}
 
 
+def without_file(*pods: Manifest) -> dict[str, tuple[str, bool]]:
+    """The endpoints without a certificate file, by their text."""
+    return {str(endpoint): found for endpoint, found in endpoints_without_file(Components(pods)).items()}
+
+
 def test_a_real_control_plane_node_serves_in_three_places(node: Node) -> None:
     """The files are the catalogue's. The controller-manager and the scheduler serve what no file holds."""
     place = "etc/kubernetes/manifests"
@@ -46,6 +51,10 @@ def test_a_real_control_plane_node_serves_in_three_places(node: Node) -> None:
         "127.0.0.1:2379": "/etc/kubernetes/pki/etcd/server.crt",
         "192.0.2.10:2380": "/etc/kubernetes/pki/etcd/peer.crt",
         "127.0.0.1:6443": "/etc/kubernetes/pki/apiserver.crt",
+    }
+    assert without_file(*pods) == {
+        "127.0.0.1:10257": ("kube-controller-manager", True),
+        "127.0.0.1:10259": ("kube-scheduler", True),
     }
 
 
@@ -74,6 +83,32 @@ def test_a_component_that_is_given_a_file_serves_it_at_its_own_port(name: str, p
     assert served(pod(name)) == {}
     assert served(pod(name, "--tls-cert-file=/generated/a.crt")) == {}
     assert served(pod(name, "--tls-cert-file=a.crt")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "in_memory"),
+    [
+        ("kube-scheduler", [], True),
+        ("cloud-controller-manager", [], True),
+        ("kube-scheduler", ["--cert-dir=/certs"], False),
+        ("kube-scheduler", ["--tls-cert-file=/generated/a.crt"], False),
+        ("kube-apiserver", [], False),
+    ],
+)
+def test_a_component_without_a_file_of_this_host_has_an_endpoint(name: str, words: list[str], in_memory: bool) -> None:
+    """A component creates its certificate in memory if it has neither a file nor a directory for it. Only the API
+    server has a default directory.
+    """
+    ports = {"kube-scheduler": 10259, "cloud-controller-manager": 10258, "kube-apiserver": 6443}
+    assert without_file(pod(name, *words)) == {f"127.0.0.1:{ports[name]}": (name, in_memory)}
+
+
+def test_a_listener_with_a_file_precedes_one_without() -> None:
+    """Two components cannot listen at one endpoint, so one of the manifests is not in use."""
+    pods = pod("kube-scheduler"), pod("kube-scheduler", f"--tls-cert-file={CRT}")
+    assert served(*pods) == {"127.0.0.1:10259": CRT}
+    assert without_file(*pods) == {}
+    assert without_file(pod("kube-scheduler", "--secure-port=0"), pod("kube-scheduler", hostNetwork=False)) == {}
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "https", "", "-1"])
@@ -115,9 +150,11 @@ def test_etcd_is_asked_at_the_first_url_that_is_https(urls: str, endpoints: list
     assert served(client) == served(peer) == dict.fromkeys(endpoints, CRT)
 
 
-def test_etcd_that_makes_its_certificates_itself_has_no_endpoint() -> None:
-    """As with --auto-tls."""
-    assert served(pod("etcd", "--listen-client-urls=https://127.0.0.1:2379", "--auto-tls")) == {}
+def test_etcd_that_makes_its_certificates_itself_has_no_file() -> None:
+    """As with --auto-tls. etcd stores this certificate in its data directory, and reads it again at its next start."""
+    auto = pod("etcd", "--listen-client-urls=https://127.0.0.1:2379", "--auto-tls")
+    assert served(auto) == {}
+    assert without_file(auto) == {"127.0.0.1:2379": ("etcd", False)}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from certmond.config.source_files import load
 from certmond.formats.manifest import Components, Manifest, parse_manifest
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.catalog.served_entries import Listener, renewed_by_operator
 from certmond.pki.services.model import Survey, Use
 from certmond.services.file_usage import pod_name, runtime_endpoint, survey
 from tests.node import Node
@@ -150,6 +151,25 @@ def test_a_component_without_a_service_serves() -> None:
     assert surveyed(api).serving == {Endpoint("127.0.0.1", 6443): ("", f"{PKI}/a.crt")}
     mine = surveyed(api, services=[static("kube-apiserver").model_copy(update={"name": "api"})])
     assert mine.serving == {Endpoint("127.0.0.1", 6443): ("api", f"{PKI}/a.crt")}
+
+
+def test_a_real_control_plane_has_two_listeners_without_a_file(real: Components) -> None:
+    """The remedy is the restart of the service. For a component without a service it has no command."""
+    at = {name: Endpoint("127.0.0.1", port) for name, port in
+          (("kube-controller-manager", 10257), ("kube-scheduler", 10259))}  # fmt: skip
+    assert survey(real, PROFILE, {}).listeners == {
+        endpoint: Listener(name, f"{name}, when it starts; run: certmond restart {name}")
+        for name, endpoint in at.items()
+    }
+    assert survey(real, (), {}).listeners == {
+        endpoint: Listener(name, f"{name}, when it starts; restart it") for name, endpoint in at.items()
+    }
+
+
+def test_the_operator_renews_a_certificate_outside_this_host() -> None:
+    """Such as one in the image of the container."""
+    found = surveyed(pod("kube-scheduler", "--cert-dir=/srv"), services=PROFILE).listeners
+    assert found == {Endpoint("127.0.0.1", 10259): Listener("kube-scheduler", renewed_by_operator("kube-scheduler"))}
 
 
 def test_the_kubelets_own_endpoint_is_that_of_its_unit() -> None:

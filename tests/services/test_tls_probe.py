@@ -474,12 +474,17 @@ def test_a_closed_port_refuses() -> None:
     """The test binds it, so that no other process listens there."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        assert reason(look(Endpoint("127.0.0.1", bound.getsockname()[1]))) == "the connection was refused"
+        seen = look(Endpoint("127.0.0.1", bound.getsockname()[1]))
+        assert isinstance(seen, Unserved)
+        assert (seen.reason, seen.refused) == ("the connection was refused", True)
 
 
 def test_a_network_that_cannot_be_reached_is_a_reason() -> None:
     """The reason is the kernel's error, which refuses connections to a broadcast address by default."""
-    assert reason(look(Endpoint("255.255.255.255", 1))) in {
+    seen = look(Endpoint("255.255.255.255", 1))
+    assert isinstance(seen, Unserved)
+    assert not seen.refused
+    assert seen.reason in {
         f"the connection failed ({os.strerror(number)})" for number in (errno.EACCES, errno.ENETUNREACH)
     }
 

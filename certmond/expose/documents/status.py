@@ -8,6 +8,7 @@ from typing import Any
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Finding
 from certmond.pki.planning.forecast import NextEvent
 
@@ -38,8 +39,13 @@ def header(assessment: Assessment, mode: str, following: NextEvent | None) -> di
 
 def coverage(assessment: Assessment) -> dict[str, int]:
     """Return the number of certificates by source, and the number of references that certmond does not watch."""
-    named = [bool(status.seen.named_by) for status in assessment.certificates if status.certificate]
-    return {"entries": named.count(False), "references": named.count(True), "unwatched": assessment.unwatched}
+    found = [status.seen for status in assessment.certificates if status.certificate]
+    return {
+        "entries": sum(seen.is_catalogued for seen in found),
+        "references": sum(bool(seen.named_by) for seen in found),
+        "served": sum(seen.endpoint is not None for seen in found),
+        "unwatched": assessment.unwatched,
+    }
 
 
 def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
@@ -58,7 +64,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
     return {
         "name": status.seen.name,
         "path": status.seen.path,
-        "kind": status.seen.spec.kind.value if status.seen.spec.kind is not Kind.KEY_PAIR else Kind.FILE.value,
+        "kind": _kind(status.seen),
         "subject": certificate and certificate.subject,
         "issuer": certificate and certificate.issuer,
         "serial": str(certificate.serial) if certificate else None,
@@ -95,6 +101,12 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
         ],
         "findings": _findings(status.findings),
     }
+
+
+def _kind(seen: Observation) -> str:
+    if seen.endpoint:
+        return "served"
+    return seen.spec.kind.value if seen.spec.kind is not Kind.KEY_PAIR else Kind.FILE.value
 
 
 def anchor_entry(status: CertificateStatus) -> dict[str, Any]:

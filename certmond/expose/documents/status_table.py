@@ -50,9 +50,9 @@ def _coverage(document: dict[str, Any]) -> Iterator[Text]:
     if count := document.get("coverage"):  # an older daemon writes none
         yield Text()
         named = f"{count['references']} that only files of the node name"
-        yield Text(
-            f"certificates: {count['entries']} of the catalogue, {named}; files not watched: {count['unwatched']}"
-        )
+        served = f", {count['served']} that only a listener has" if count.get("served") else ""
+        unwatched = f"files not watched: {count['unwatched']}"
+        yield Text(f"certificates: {count['entries']} of the catalogue, {named}{served}; {unwatched}")
 
 
 def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Iterator[str | Text]:

@@ -64,12 +64,15 @@ class Compatible:
         self._kept: dict[tuple[str, str], _Rendered] = {}
 
     def text(self, assessment: Assessment) -> str:
-        """Return the metrics text. A certificate in a file appears only once, even if several entries name the file."""
+        """Return the metrics text about files.
+
+        A certificate in a file appears only once, even if several entries name the file.
+        """
         now, before = int(assessment.taken_at.timestamp()), self._kept
         self._kept = kept = {}
         found: dict[str, _Series] = {}
         files: dict[str, bool] = {}
-        for status in assessment.certificates:
+        for status in (each for each in assessment.certificates if each.seen.endpoint is None):
             identity = status.seen.identity
             rendered = before.get(identity)
             if rendered is None or rendered.status is not status or now > rendered.until:

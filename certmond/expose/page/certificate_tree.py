@@ -30,7 +30,7 @@ def _branch(branch: Branch, digest: Digest) -> str:
     if branch.head:
         head = _row(branch.head, digest, "h3")
     elif branch.sha256 is None:
-        head = '<h3 class="alone">no path to a trust anchor</h3>'
+        head = '<h3 class="alone">without a trust anchor</h3>'
     else:
         head = f'<h3 class="alone">{text(branch.title)} <small>without a separate file</small></h3>'
     leaves = [_row(entry, digest) for entry in branch.leaves]
@@ -87,8 +87,9 @@ def _bar(life: Lifetime, tone: str, label: str) -> str:
 
 
 def _facts(entry: dict[str, Any]) -> str:
+    is_served = entry["kind"] == "served"
     facts = {
-        "File": text(entry["path"])
+        "Listener" if is_served else "File": text(entry["path"])
         + (" (unusable now; these facts are from the last valid certificate)" if entry["stale"] else ""),
         "Subject": entry["subject"] and text(entry["subject"]),
         "Issuer": entry["issuer"] and text(entry["issuer"]),
@@ -97,7 +98,7 @@ def _facts(entry: dict[str, Any]) -> str:
         "Path": "valid" if entry["chain_valid"] else "NOT valid",
         "Key": f"{text(entry['key'] or 'unknown')}; the private key {_KEYS[entry['key_matches']]}",
         "Used by": ", ".join(map(_used, entry["used_by"])) or text(", ".join(entry["consumers"])),
-        "Served": ", ".join(_served(at) for at in entry["served"]),
+        "Served": ", ".join(_served(at, "this certificate" if is_served else "the file") for at in entry["served"]),
         "Serial": entry["serial"] and text(entry["serial"]),
         "SHA-256": entry["sha256"] and text(entry["sha256"]),
     }
@@ -116,9 +117,10 @@ def _runs(running: bool | None, started_at: str | None) -> str:
     return f"running since {moment(started_at)}" if started_at else "running" if running else "state unknown"
 
 
-def _served(at: dict[str, Any]) -> str:
+def _served(at: dict[str, Any], own: str) -> str:
+    """Return the result of a TLS probe. `own` is the certificate of the entry."""
     state, words = _SERVED[at["matches"]]
-    seen = f"no certificate: {text(at['reason'])}" if at["reason"] else f"{words} the file" if at["sha256"] else words
+    seen = f"no certificate: {text(at['reason'])}" if at["reason"] else f"{words} {own}" if at["sha256"] else words
     return f"{mark(state)} {text(at['endpoint'])} {seen}"
 
 

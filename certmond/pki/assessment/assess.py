@@ -104,6 +104,11 @@ class Assessment:
         return max(filter(None, waits), default=None)
 
     @property
+    def has_catalogued(self) -> bool:
+        """Return whether the node has an entry of the configuration or of the profile."""
+        return any(status.seen.is_catalogued for status in self.statuses)
+
+    @property
     def certificates(self) -> Iterator[CertificateStatus]:
         return (status for status in self.statuses if status.seen.has_certificates)
 
@@ -113,13 +118,13 @@ class Assessment:
 
     @property
     def loose_findings(self) -> Iterator[Finding]:
-        """The findings of key pairs, of copies of kubeconfigs, and of references that certmond does not watch."""
+        """The findings of key pairs, of copies of kubeconfigs, and of entries that certmond does not watch."""
         return (item for status in self.statuses if not status.seen.has_certificates for item in status.findings)
 
     @property
     def unwatched(self) -> int:
         """The number of references of the node that certmond does not watch."""
-        return sum(not status.seen.is_watched and bool(status.seen.named_by) for status in self.statuses)
+        return sum(bool(status.seen.named_by) and not status.seen.is_watched for status in self.statuses)
 
     @cached_property
     def severity(self) -> Severity | None:
@@ -137,7 +142,7 @@ def assess(
     searching: Searching = find_all,
     waits: bool = True,
 ) -> Assessment:
-    """Return the assessment of all observations of `inventory` at `now` (aware, UTC).
+    """Return the assessment of all observations of `inventory` and `around` at `now` (aware, UTC).
 
     `renewed` maps the SHA-256 of a certificate to the time of its installation. If `waits` is True, certmond reports a
     mismatch of certificate and key only after `key_mismatch.WAIT`.
@@ -146,9 +151,10 @@ def assess(
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
+    observed = (*inventory.observations, *around.served) if around else inventory.observations
     checked = [
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
-        for seen in inventory.observations
+        for seen in observed
     ]
     # Search all paths before any verdict: signatures and rules evict each other from the caches of the CPU.
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]

@@ -45,7 +45,7 @@ class Case:
 
     @property
     def where(self) -> str:
-        return self.seen.path
+        return f"the certificate at {self.seen.path}" if self.seen.endpoint else self.seen.path
 
     @property
     def further_anchor(self) -> bool:

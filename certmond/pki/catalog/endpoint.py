@@ -72,12 +72,14 @@ class Served:
 class Unserved:
     """Result for a server that presented no certificate, with the cause.
 
-    `spoke_tls` is True if the server accepted the connection, but ended the TLS handshake.
+    `spoke_tls` is True if the server accepted the connection, but ended the TLS handshake. `refused` is True if no
+    server listens.
     """
 
     reason: str
     at: datetime
     spoke_tls: bool = False
+    refused: bool = False
 
 
 Seen = Served | Unserved

@@ -288,6 +288,12 @@ class ServiceSpec(Model):
         "with each endpoint, and compares the certificate with the file. By default certmond reads the endpoints from "
         "the component's flags.",
     )
+    listens: Many[EndpointText] = Field(
+        default=(),
+        description="the endpoints at which the service serves a certificate that is in no certificate file, as in "
+        "`serves`. certmond makes a TLS handshake with each endpoint, and reports this certificate as an entry of kind "
+        "`served`.",
+    )
     health: Many[HealthAddress] = Field(
         default=(),
         description="the health endpoints: `http://ADDRESS:PORT/PATH`, `https://…` (200 to 399, 401 and 403 are "

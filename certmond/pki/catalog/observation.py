@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from certmond.pki.catalog.derived import CopySpec
+from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import ReferenceSpec
+from certmond.pki.catalog.served_entries import ServedSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import PublicKey
@@ -79,13 +81,23 @@ class Observation:
         return self.spec.named_by if isinstance(self.spec, ReferenceSpec) else ""
 
     @property
+    def endpoint(self) -> Endpoint | None:
+        """Return the endpoint at which only a listener has the certificate, or None for the entry of a file."""
+        return Endpoint.parse(self.path) if isinstance(self.spec, ServedSpec) else None
+
+    @property
+    def is_catalogued(self) -> bool:
+        """Return whether the configuration or the profile has the entry of a certificate or of keys."""
+        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec)
+
+    @property
     def is_watched(self) -> bool:
-        """Return False for a reference or a copy that certmond cannot read."""
+        """Return False for a file that certmond cannot follow, and for a listener that does not answer."""
         return not any(fault.reason is Reason.NOT_WATCHED for fault in self.faults)
 
     @property
     def has_certificates(self) -> bool:
-        """Return False for an entry of keys, a copy of a kubeconfig, and a reference that certmond does not watch."""
+        """Return False for an entry of keys, a copy of a kubeconfig, and an entry that certmond does not watch."""
         return self.spec.kind is not Kind.KEY_PAIR and not isinstance(self.spec, CopySpec) and self.is_watched
 
     @property

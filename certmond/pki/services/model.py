@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from certmond.pki.catalog.endpoint import Endpoint, Seen
+from certmond.pki.catalog.served_entries import Listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,14 @@ class Survey:
 
     `uses` contains the files in the command line of each service, and `serving` the service and the file of each
     endpoint. `health` contains the health-check addresses of each service. `delays` contains the time for which each
-    service listens after SIGTERM.
+    service listens after SIGTERM. `listeners` contains the endpoints whose certificate is in no file.
     """
 
     uses: Mapping[str, Mapping[str, Use]] = field(default_factory=dict)
     serving: Mapping[Endpoint, tuple[str, str]] = field(default_factory=dict)
     health: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     delays: Mapping[str, timedelta] = field(default_factory=dict)
+    listeners: Mapping[Endpoint, Listener] = field(default_factory=dict)
 
     def listens(self, service: str) -> tuple[Endpoint, ...]:
         """Return the endpoints at which a service serves a certificate."""

@@ -15,6 +15,7 @@ from certmond.errors import MalformedError
 from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
 from certmond.pki.catalog.entries import Kind, ServiceSpec
 from certmond.pki.catalog.observation import Observation, Provenance, Salvage
+from certmond.pki.catalog.served_entries import ServedSpec
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Past, Result
@@ -116,7 +117,7 @@ class Surroundings:
     """State of the node, except its certificates.
 
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
-    where no service runs.
+    where no service runs. `served` are the certificates that only a listener has.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -129,12 +130,15 @@ class Surroundings:
     provenance: Mapping[tuple[str, str], Provenance] = field(default_factory=dict)
     elsewhere: bool = False
     salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
+    served: tuple[Observation, ...] = ()
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Return the state of this certificate outside its files.
 
         `renewed_at` is the time at which certmond installed the certificate, or None.
         """
+        if isinstance(seen.spec, ServedSpec):
+            return Presence(served=tuple(self._served_at(Endpoint.parse(seen.path), seen.spec.service, seen)))
         findings, provenance = self.findings.get(seen.name, ()), self.provenance.get(seen.identity)
         salvage = self.salvage.get(seen.identity)
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
@@ -196,16 +200,19 @@ class Surroundings:
         return named if named and seen.spec.kind is not Kind.KUBELET else files
 
     def _served(self, seen: Observation) -> Iterator[ServedAt]:
-        own = seen.certificates[0].sha256 if seen.certificates else None
         for endpoint, (service, path) in self.survey.serving.items():
-            if path != seen.path or self.live is None or endpoint not in self.live.served:
-                continue
-            found = self.live.served[endpoint]
-            if isinstance(found, Served):
-                matches = None if own is None else found.sha256 == own
-                yield ServedAt(endpoint, service, found.sha256, matches, der=found.der)
-            else:
-                yield ServedAt(endpoint, service, None, None, found.reason)
+            if path == seen.path:
+                yield from self._served_at(endpoint, service, seen)
+
+    def _served_at(self, endpoint: Endpoint, service: str, seen: Observation) -> Iterator[ServedAt]:
+        """Yield the result of the TLS probe of the endpoint, if certmond has probed it."""
+        own = seen.certificates[0].sha256 if seen.certificates else None
+        found = self.live.served.get(endpoint) if self.live else None
+        if isinstance(found, Served):
+            matches = None if own is None else found.sha256 == own
+            yield ServedAt(endpoint, service, found.sha256, matches, der=found.der)
+        elif found:
+            yield ServedAt(endpoint, service, None, None, found.reason)
 
     def _refusing(self, seen: Observation, live: Live) -> Iterator[Refusing]:
         changed = self._changed(seen)

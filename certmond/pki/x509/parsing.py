@@ -165,7 +165,7 @@ def _contents(block: Block, where: str) -> Document:
     if block.label in CERTIFICATE_LABELS:
         der = block.body()
         head = leading_value(der)
-        document = _certificate_document(head, where)
+        document = certificate_document(head, where)
         if head == der or block.label.startswith("TRUSTED"):  # OpenSSL appends its trust settings
             return document
         detail = (
@@ -188,7 +188,7 @@ def _contents(block: Block, where: str) -> Document:
     raise MalformedError("has a label that is neither a certificate's nor a key's")
 
 
-def _certificate_document(der: bytes, where: str) -> Document:
+def certificate_document(der: bytes, where: str) -> Document:
     """Return a document with the certificate in `der`, or with a fault if `der` is not a certificate."""
     try:
         certificate = _certificate(der)
@@ -325,7 +325,7 @@ def _decode_pkcs12(data: bytes, path: str, password: bytes | None, opening: Open
         reason = Reason.MALFORMED if isinstance(error, LimitError) else Reason.UNREADABLE
         return Document(faults=(Fault(reason, f"{path} {error}"),))
     documents = [
-        _certificate_document(der, f"{path}, certificate {number}")
+        certificate_document(der, f"{path}, certificate {number}")
         for number, der in enumerate(found.certificates, start=1)
     ]
     return replace(_joined(documents), key=key)

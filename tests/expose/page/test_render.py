@@ -173,13 +173,27 @@ class TestTree:
         assert sorted(filter(None, rows)) == sorted(map(identity, document(node)["certificates"]))
         assert not [name for name, times in Counter(parsed.ids()).items() if times > 1]
 
+    def test_served_only(self) -> None:
+        """A certificate that only a listener has shows its endpoint instead of a file."""
+        at = {
+            "endpoint": "127.0.0.1:10259",
+            "service": "kube-scheduler",
+            "sha256": "0",
+            "matches": True,
+            "reason": None,
+        }
+        text = shown(status(entry("s", kind="served", path="127.0.0.1:10259", served=[at]))).text
+        assert "Listener 127.0.0.1:10259" in text
+        assert "127.0.0.1:10259 matches this certificate" in text
+        assert "the file" not in text
+
     def test_no_path(self) -> None:
         """A certificate without a path to a trust anchor is last, under that heading."""
         ca = entry("ca")
         ca["trust_anchor"] = ca["sha256"]
         leaf = entry("leaf", trust_anchor=ca["sha256"])
         given_ = status(entry("lost"), ca, leaf, trust_anchors=[ca])
-        assert re.search(r" ca .* leaf .*no path to a trust anchor.* lost ", shown(given_).text)
+        assert re.search(r" ca .* leaf .*without a trust anchor.* lost ", shown(given_).text)
         branches = Digest(json.dumps(given_).encode()).branches
         assert [[each["name"] for each in branch.leaves] for branch in branches] == [["leaf"], ["lost"]]
 
