@@ -188,6 +188,18 @@ def test_an_old_component_of_a_control_plane_is_a_warning(node: Node, left: time
         assert item.message.endswith(f"it is renewed by {name}, when it starts; run: certmond restart {name}")
 
 
+def test_a_file_in_the_image_is_renewed_by_its_operator(node: Node) -> None:
+    """certmond cannot read the file, so the entry of the listener has the dates. A restart does not renew it."""
+    manifest = node.path("etc/kubernetes/manifests/kube-scheduler.yaml")
+    text = manifest.read_text()
+    manifest.write_text(
+        text.replace("    - kube-scheduler\n", "    - kube-scheduler\n    - --tls-cert-file=/in/image.crt\n")
+    )
+    (status,) = (s for s in control_plane(node, 5 * DAY).statuses if s.seen.path == "127.0.0.1:10259")
+    (item,) = status.findings
+    assert item.message.endswith("renewed by the operator of kube-scheduler, in a file that certmond does not watch")
+
+
 def test_the_profile_none_has_only_listed_listeners(node: Node) -> None:
     """With `profile: none`, flags of static Pods give no listener."""
     config = parse([Source("config.yaml", "profile: none\n")])

@@ -41,8 +41,8 @@ The tables have these columns:
   `certmond plan` then name the other program and the time.
 - **Served at**: the endpoints at which a service serves a certificate. In both modes, certmond connects to these
   endpoints and compares the served certificate with the file. *In no file* are endpoints whose certificate is in no
-  certificate file ([References](references.md#certificates-in-no-file)). For static Pods of kubeadm, certmond reads the endpoints
-  from the flags of the Pod, so this column does not list these endpoints.
+  certificate file ([References](references.md#certificates-in-no-file)). For static Pods of kubeadm, certmond reads the
+  endpoints from the flags of the Pod, so this column does not list these endpoints.
 """
 
 
