@@ -95,7 +95,7 @@ class ReferenceFiles:
         return f"{DIRECTORY}/{self._count}{suffix}"
 
     def _value(self, kind: str, where: str, place: str) -> str:
-        """Make what the placeholder `kind` stands for. A key is that of the certificate before it."""
+        """Make the value for the placeholder `kind`. A key is that of the certificate before it."""
         match kind:
             case "certificate" | "certificate-for-etcd" | "ca":
                 signer = self._etcd_ca if kind.endswith("etcd") else self._signer

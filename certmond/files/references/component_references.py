@@ -21,7 +21,7 @@ from certmond.files.path_resolution import named_users
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.unit_files import Place, UnitFiles
 from certmond.formats.component_config import named_files
-from certmond.formats.manifest import Container, containers, init_containers
+from certmond.formats.manifest import Container, Manifest, containers, init_containers
 from certmond.pki.catalog.references import FLAGS, KUBELET, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.x509.parsing import Document, decode
 
@@ -94,13 +94,15 @@ class ComponentReferences:
         self._usual = manifests
         self._used: tuple[Entry, ...] = ()
         self._names: tuple[tuple[str, ...], ...] = ()
+        self._kubelet_manifest: Manifest | None = None
         self._found: tuple[Reference, ...] = ()
 
     def find(self) -> tuple[Reference, ...]:
         """Return all references: the same object until a file changes."""
         names = (*map(self._files.listing, self._directories()), *self._units.listings())
-        if names != self._names or not self._is_current():
-            self._names, self._reader.used = names, {}
+        merged = self._kubelet.manifest()  # another object also if a drop-in appears
+        if names != self._names or merged is not self._kubelet_manifest or not self._is_current():
+            self._names, self._kubelet_manifest, self._reader.used = names, merged, {}
             self._found = tuple(self._references())
             for each in self._found:  # a symlink may get another target
                 self._reader.entry(each.path or each.source)
