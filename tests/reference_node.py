@@ -96,7 +96,7 @@ class ReferenceNode:
 
     def _flags(self, row: Flag) -> Iterator[tuple[str, str]]:
         stem = f"{EXTRA}/{row.component}-{row.name}"
-        if row.role is Role.KEY:
+        if row.role is Role.KEY or row.pair:  # the node has --tls-cert-file, so no component uses --cert-dir
             return
         if row.role is not Role.CONFIGURATION:
             self.names.add(row.entry)

@@ -64,7 +64,7 @@ class ReferenceFiles:
         filled: dict[str, Any] = {}
         for name, value in fields.items():
             where = f"{prefix}.{name}"
-            if isinstance(value, dict) and set(value) <= {"$file", "$beside", "$directory"}:
+            if isinstance(value, dict) and set(value) <= {"$file", "$beside", "$directory", "$pair"}:
                 filled[name] = self._configuration(value, where)
             elif isinstance(value, dict):
                 filled[name] = self.fill(value, where, place)
@@ -86,6 +86,11 @@ class ReferenceFiles:
                 path = f"{directory}/{name}"
                 self.write(path, yaml.safe_dump(self.fill(fields, where, path)))
             return directory
+        if kind == "$pair":
+            issued, path = leaf(self._signer, self._end), f"{DIRECTORY}/{content}.crt"
+            self.references.append(Reference(where, self.write(path, issued.pem)))
+            self.write(path.replace(".crt", ".key"), issued.key_pem)
+            return DIRECTORY
         path = self._name(".yaml")
         self.write(path, yaml.safe_dump(self.fill(content, where, path)))
         return path.rpartition("/")[2] if kind == "$beside" else path

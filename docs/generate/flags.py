@@ -29,9 +29,12 @@ def reference() -> str:
 
 
 def _row(flag: Flag) -> str:
-    key = (
-        f"`{flag.key_flag}`" if flag.key_flag else "in the value" if flag.repeated and flag.role is Role.SERVER else ""
-    )
+    if flag.pair:
+        key = f"`{flag.pair}.key` in the directory"
+    elif flag.repeated and flag.role is Role.SERVER:
+        key = "in the value"
+    else:
+        key = f"`{flag.key_flag}`" if flag.key_flag else ""
     contents = _contents(flag.kind) if flag.kind else _CONTENTS[flag.role]
     return f"| {flag.component} | `{flag.name}` | {key} | {contents} | {flag.source} |\n"
 

@@ -208,9 +208,13 @@ class ComponentReferences:
 
     def _of_flag(self, source: _Source, row: Flag, trust: dict[tuple[str, str], str]) -> Iterator[Reference]:
         keys = source.container.values(row.key_flag)[-1:] if row.key_flag else []
+        if row.pair and any(source.container.values(name) for name in ("tls-cert-file", "tls-private-key-file")):
+            return
         for value in source.container.values(row.name)[0 if row.repeated else -1 :]:
             path, _, pair = value.partition(",") if row.repeated else (value, "", "")
             key = pair.partition(":")[0] if row.repeated else next(iter(keys), "")
+            if row.pair:
+                path, key = (posixpath.join(value, f"{row.pair}.{suffix}") for suffix in ("crt", "key"))
             file = NamedFile(row.name, row.role, path, key, kind=row.kind)
             place = source.place(row.name)
             about = Reference(row.entry, row.role, f"{place.text} in {place.file}", place.file)

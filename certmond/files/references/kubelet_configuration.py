@@ -23,6 +23,8 @@ _PATHS = ("staticPodPath", "tlsCertFile", "tlsPrivateKeyFile")
 """Fields whose relative path starts at the directory of the file, as clientCAFile (KubeletConfigurationPathRefs)."""
 _FIELDS = {"tls-cert-file": ("tlsCertFile", "tlsPrivateKeyFile"), "client-ca-file": ("clientCAFile",)}
 """Flag -> the fields that the flag overrides (kubeletConfigFlagPrecedence)."""
+_REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile", "serverTLSBootstrap"})
+"""Fields with which the kubelet does not use kubelet.crt in --cert-dir (InitializeTLS in cmd/kubelet/app/server.go)."""
 _MAX_DEPTH, _MAX_DROP_INS = 8, 256
 
 
@@ -73,6 +75,10 @@ class KubeletConfiguration:
         if merged:
             fields = kubelet_fields(merged.fields, merged.path).flags
             yield merged.path, Container("kubelet", tuple(each for each in fields if each[0] not in hidden), {})
+            if not _REPLACE_PAIR.isdisjoint(name for name, _ in fields):
+                flags.pop("cert-dir", None)
+        if flags.get("rotate-server-certificates", ("false", ""))[0] == "true":
+            flags.pop("cert-dir", None)
         for path in dict.fromkeys((*_ENVIRONMENTS, *(file for _, file in flags.values()))):
             own = tuple((name, value) for name, (value, file) in flags.items() if file == path)
             if own:

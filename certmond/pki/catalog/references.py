@@ -75,6 +75,7 @@ class Flag:
     kind: FileKind | None = None  # of a configuration file
     repeated: bool = False  # False if only the last occurrence counts
     optional: bool = False  # True if the file can be missing
+    pair: str = ""  # name of the pair in a directory, which the component uses without the flag tls-cert-file
 
     @property
     def entry(self) -> str:
@@ -101,11 +102,12 @@ _TUNNEL_AGENT = "kubernetes-sigs/apiserver-network-proxy: cmd/agent/app/options/
 _CLIENT_CA = (APISERVER, "client-ca-file")
 
 
-def _serving(component: str, verified_by: tuple[str, str] | None = None) -> tuple[Flag, ...]:
-    """Return the flags of a server that uses k8s.io/apiserver."""
+def _serving(component: str, verified_by: tuple[str, str] | None = None, pair: str = "") -> tuple[Flag, ...]:
+    """Return the flags of a server that uses k8s.io/apiserver. `pair` is the PairName in its SecureServingOptions."""
     return (
         Flag(component, "tls-cert-file", Role.SERVER, _SERVING, "tls-private-key-file", verified_by),
         Flag(component, "tls-sni-cert-key", Role.SERVER, _SERVING, repeated=True),
+        Flag(component, "cert-dir", Role.SERVER, _SERVING, optional=True, pair=pair or component),
         Flag(component, "client-ca-file", Role.TRUST, _AUTHENTICATION),
         Flag(component, "requestheader-client-ca-file", Role.TRUST, _AUTHENTICATION),
     )
@@ -131,7 +133,7 @@ def _signer(usage: str) -> Flag:
 
 
 FLAGS: tuple[Flag, ...] = (
-    *_serving(APISERVER, (MANAGER, "root-ca-file")),
+    *_serving(APISERVER, (MANAGER, "root-ca-file"), "apiserver"),
     Flag(APISERVER, "etcd-certfile", Role.CLIENT, f"{_GENERIC}/etcd.go", "etcd-keyfile", (ETCD, "trusted-ca-file")),
     Flag(APISERVER, "etcd-cafile", Role.TRUST, f"{_GENERIC}/etcd.go"),
     Flag(
@@ -179,6 +181,7 @@ FLAGS: tuple[Flag, ...] = (
         KUBELET, "tlsCertFile", Role.SERVER, f"{_KUBELET_TYPES}/types.go", "tlsPrivateKeyFile",
         (APISERVER, "kubelet-certificate-authority"),
     ),
+    Flag(KUBELET, "cert-dir", Role.SERVER, _KUBELET_OPTIONS, optional=True, pair=KUBELET),
     Flag(KUBELET, "client-ca-file", Role.TRUST, _KUBELET_OPTIONS),
     Flag(KUBELET, "clientCAFile", Role.TRUST, f"{_KUBELET_TYPES}/types.go"),
     Flag(KUBELET, "kubeconfig", Role.KUBECONFIG, _KUBELET_OPTIONS, verified_by=_CLIENT_CA),

@@ -152,3 +152,22 @@ def test_the_enabled_unit_decides_the_flags_of_the_kubelet(tree: Tree) -> None:
     place = "/etc/kubernetes/kubelet.env"
     assert tree.read().flags() == {"config": ("/etc/kubernetes/kubelet-config.yaml", place), "v": ("1", place)}
     assert tree.fields() == {"port": 3}
+
+
+@pytest.mark.parametrize(
+    ("flags", "fields", "used"),
+    [
+        ("", {}, True),
+        ("", {"tlsCertFile": "/a.crt"}, False),
+        ("", {"serverTLSBootstrap": True}, False),
+        ("--rotate-server-certificates", {}, False),
+        ("--rotate-server-certificates=false", {}, True),
+    ],
+)
+def test_the_directory_of_the_pair_counts_without_other_certificates(
+    tree: Tree, flags: str, fields: Mapping[str, Any], used: bool
+) -> None:
+    """The kubelet uses kubelet.crt in --cert-dir only if it has no serving certificate of another kind."""
+    tree.write(FLAGS, f'KUBELET_KUBEADM_ARGS="--cert-dir=/srv {flags}"\n')
+    tree.write(CONFIG, fields)
+    assert any(container.values("cert-dir") for _, container in tree.read().sources()) is used

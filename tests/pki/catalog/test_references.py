@@ -9,7 +9,7 @@ import pytest
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, Flag, Role
 
-SERVING = "tls-cert-file tls-private-key-file tls-sni-cert-key client-ca-file requestheader-client-ca-file"
+SERVING = "tls-cert-file tls-private-key-file tls-sni-cert-key cert-dir client-ca-file requestheader-client-ca-file"
 KUBECONFIGS = "kubeconfig authentication-kubeconfig authorization-kubeconfig"
 SIGNERS = " ".join(
     f"cluster-signing{usage}-{part}-file"
@@ -27,7 +27,7 @@ SOURCES = {
     "cloud-controller-manager": f"""{SERVING} {KUBECONFIGS} webhook-tls-cert-file webhook-tls-private-key-file
         webhook-tls-sni-cert-key""",
     "kube-proxy": "kubeconfig config",
-    "kubelet": """tls-cert-file tls-private-key-file client-ca-file kubeconfig bootstrap-kubeconfig tlsCertFile
+    "kubelet": """tls-cert-file tls-private-key-file cert-dir client-ca-file kubeconfig bootstrap-kubeconfig tlsCertFile
         tlsPrivateKeyFile clientCAFile""",
     "etcd": """cert-file key-file client-cert-file client-key-file trusted-ca-file peer-cert-file peer-key-file
         peer-client-cert-file peer-client-key-file peer-trusted-ca-file discovery-cert discovery-key discovery-cacert
@@ -66,7 +66,8 @@ def test_a_row_names_its_source_and_an_entry(row: Flag) -> None:
     if row.role in {Role.TRUST, Role.KUBECONFIG, Role.CONFIGURATION, Role.KEY}:
         assert not row.key_flag
     else:
-        assert row.key_flag or row.repeated  # the value of a repeated pair contains its key
+        # The value of a repeated pair contains its key, and a directory contains both files.
+        assert row.key_flag or row.repeated or row.pair
 
 
 def test_names_of_entries_are_unique() -> None:
