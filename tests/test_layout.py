@@ -175,10 +175,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/test_caution.py": ("reads the trail of renewals that fail", ["notify/audit", "state/append_only_file"]),
     "tests/test_commands_beside_the_daemon.py": ("runs commands beside a daemon", ["controllers/watched_records"]),
     "tests/test_demo.py": ("runs `certmond demo`", ["demo/node", "demo/processes", "demo/walkthrough"]),
-    "tests/test_distributions.py": (
-        "reads nodes of every distribution",
-        ["discovery/distribution", "services/usage_state"],
-    ),
+    "tests/test_distributions.py": ("reads nodes of every distribution", ["discovery/distribution"]),
     "tests/test_forgeries.py": ("renews beside forged files", ["renewal/signing_permission"]),
     "tests/test_next_event.py": (
         "compares what plan, forecast and the other verbs print",

@@ -484,10 +484,12 @@ def test_a_due_leaf_that_ends_with_its_ca_is_still_due(tmp_path: Path) -> None:
 
 def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     """The table of mutations has each Reason that files alone can give, and at least forty of them."""
-    # Reasons about running services: tests/pki/services/test_staleness.py and test_service_checks.py. Reasons from the
+    # Reasons about running services: tests/pki/services/. Reasons from the
     # Kubernetes API: tests/cluster/test_conducted_node.py. The origin of a due certificate:
     # tests/pki/signing/test_policy.py. References: tests/files/references/test_reference_observer.py.
-    running = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED, Reason.CUT_OFF}
+    running = {
+        Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED, Reason.NOT_RUNNING, Reason.CUT_OFF,
+    }  # fmt: skip
     known_facts = {Reason.STILL_DUE, Reason.BREAKS_AGAIN}  # which files alone do not show
     later = {*running, *known_facts, Reason.NOT_WATCHED, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}

@@ -34,6 +34,7 @@ from certmond.notify.hooks import Hooks
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.forecast import next_event
+from certmond.pki.services.outage import CHECK_INTERVAL, has_outage
 from certmond.pki.services.staleness import Surroundings
 from certmond.transaction.node_lock import ACTING, NodeLock
 
@@ -247,6 +248,9 @@ class Daemon:
         # A service can get a new certificate, or accept clients again, without a change of a file.
         if any(status.presence.stale or status.presence.refusing for status in assessment.statuses):
             self._schedule.check_services_within(self._config.poll.total_seconds())
+        # A service can start or crash without a change of a file.
+        if has_outage(self._surroundings):
+            self._schedule.check_services_within(CHECK_INTERVAL.total_seconds())
 
     def _service_check_ended(self) -> None:
         """Wake the loop after a check of the running services. Called from the thread of this check."""

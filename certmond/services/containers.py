@@ -72,8 +72,7 @@ def running_containers(
     members = defaultdict[tuple[str, str], list[_Process]](list)
     for process in _processes(wanted, proc) if wanted else ():
         members[process.pod_uid, process.container_id].append(process)
-    booted = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
-    found = [each for group in members.values() if (each := _running_container(_main_process(group), booted, proc))]
+    found = [each for group in members.values() if (each := _running_container(_main_process(group), proc))]
     return {
         pod: [each for each in found if each.pod_uid in uids[pod] and _program(each.command) == pod.executable]
         for pod in pods
@@ -91,6 +90,29 @@ def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
         )
     (only,) = found
     return ServiceSeen(True, only.container_id, only.started_at, command=only.command)
+
+
+def process_start(pid: int, proc: str = "/proc") -> datetime | None:
+    """Return the start time of a process (UTC), or None if certmond cannot see the process."""
+    try:
+        times = _times(_read(proc, pid, "stat"))
+    except OSError:
+        return None
+    return _time_of(times[1]) if times else None
+
+
+def runs_anywhere(program: str, proc: str = "/proc") -> bool:
+    """Return whether any process of this node, in a container or not, runs the program."""
+    return any(_program(_command(int(name), proc)) == program for name in _pids(proc))
+
+
+def log_directories(pod: Pod, logs: str = "/var/log/pods") -> Iterator[str]:
+    """Yield the directories with the logs of the container of a Pod.
+
+    Raises RestartError if `logs` exists and is unreadable.
+    """
+    for _, uid in _uids([pod], logs):
+        yield os.path.join(logs, f"{pod.namespace}_{pod.name}_{uid}", pod.container)
 
 
 def still_runs(found: RunningContainer, proc: str = "/proc") -> bool:
@@ -126,9 +148,13 @@ def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
 
 def _processes(uids: Collection[str], proc: str) -> Iterator[_Process]:
     """Yield every process in a container of a Pod with one of these uids."""
-    for name in os.listdir(proc):
-        if name.isascii() and name.isdigit() and (process := _process(int(name), proc)) and process.pod_uid in uids:
+    for name in _pids(proc):
+        if (process := _process(int(name), proc)) and process.pod_uid in uids:
             yield process
+
+
+def _pids(proc: str) -> Iterator[str]:
+    return (name for name in os.listdir(proc) if name.isascii() and name.isdigit())
 
 
 def _process(pid: int, proc: str) -> _Process | None:
@@ -168,14 +194,29 @@ def _main_process(group: Sequence[_Process]) -> _Process:
     return min(own or group, key=lambda process: (process.ticks, process.pid))
 
 
-def _running_container(process: _Process, booted: float, proc: str) -> RunningContainer | None:
-    try:
-        words = _read(proc, process.pid, "cmdline").split(b"\0")
-        started = datetime.fromtimestamp(booted + process.ticks / _TICKS, UTC)
-    except (OSError, ValueError, OverflowError):  # the process has ended meanwhile, or the time is out of range
+def _running_container(process: _Process, proc: str) -> RunningContainer | None:
+    command, started = _command(process.pid, proc), _time_of(process.ticks)
+    if not command or started is None:  # the process has ended meanwhile
         return None
-    command = tuple(map(_text, words[:-1] if words[-1] == b"" else words))
     return RunningContainer(process.pid, process.container_id, process.pod_uid, started, command, process.ticks)
+
+
+def _command(pid: int, proc: str) -> tuple[str, ...]:
+    """Return the command line of a process, or () if the process has ended."""
+    try:
+        words = _read(proc, pid, "cmdline").split(b"\0")
+    except OSError:
+        return ()
+    return tuple(map(_text, words[:-1] if words[-1] == b"" else words))
+
+
+def _time_of(ticks: int) -> datetime | None:
+    """Return the time of a start in ticks since the boot, or None if the time is out of range."""
+    booted = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        return datetime.fromtimestamp(booted + ticks / _TICKS, UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _program(command: Sequence[str]) -> str:

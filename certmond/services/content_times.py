@@ -21,7 +21,7 @@ from certmond.state.json_file import Memory
 _NAME = "changes.json"
 # Maximum number of missing or no longer requested files to keep, because a move away and back is no change.
 _ABSENT = 100
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Known(BaseModel):
@@ -47,7 +47,7 @@ class Changes:
         known = self._memory.read() or {} if self._known is None else self._known
         found = dict[str, _Known]()
         for path, sha256, ctime in files:  # a ctime after now: the clock was set back
-            changed, before = min(_EPOCH + timedelta(microseconds=ctime // 1000), now), known.get(path)
+            changed, before = min(EPOCH + timedelta(microseconds=ctime // 1000), now), known.get(path)
             same = before is not None and before.sha256 == sha256
             found[path] = _Known(sha256=sha256, since=min(before.since, changed) if before and same else changed)
         # In the order of the last observation, also across processes: a JSON object preserves the order.

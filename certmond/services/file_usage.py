@@ -90,6 +90,12 @@ def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, st
     return namespace, as_text(metadata.get("name")), posixpath.basename(words[0]) if words else service.pod or ""
 
 
+def manifest_path(service: ServiceSpec, components: Components) -> str:
+    """Return the path of the static Pod manifest that starts a service, or "" without a manifest."""
+    pod = _pod_of(service, components.pods) if service.kind == "static-pod" else None
+    return pod.path if pod else ""
+
+
 def runtime_endpoint(components: Components) -> str | None:
     """Return the endpoint of the kubelet's container runtime, or None if it is not configured."""
     flags = components.kubelet_flags.text if components.kubelet_flags else ""

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from certmond.errors import RestartError, defect
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Unserved
 from certmond.pki.services.model import Live, ServiceSeen
+from certmond.pki.services.outage import outage_after
 from certmond.services import containers
 from certmond.services import systemd_units as units
 from certmond.services.containers import Pod
+from certmond.services.last_activity import pod_idle_since
 
 if TYPE_CHECKING:
     from certmond.services.health_probe import Anchors
@@ -44,7 +46,7 @@ def observe(question: Question, before: Live | None = None, limit: float | None 
     services |= _pods(question.pods) if question.pods else {}
     served, health_problems = _probe_results(question, at, limit)
     return Live(
-        at, {name: _with_first_start(seen, name, before) for name, seen in services.items()}, served, health_problems
+        at, {name: _with_history(seen, name, before, at) for name, seen in services.items()}, served, health_problems
     )
 
 
@@ -53,7 +55,10 @@ def _pods(pods: Mapping[str, Pod]) -> dict[str, ServiceSeen]:
         found = containers.running_containers(set(pods.values()))
     except RestartError as error:
         return dict.fromkeys(pods, ServiceSeen(None, problem=str(error)))
-    return {name: containers.service_state(found[pod]) for name, pod in pods.items()}
+    return {
+        name: containers.service_state(found[pod]) if found[pod] else ServiceSeen(False, idle_since=pod_idle_since(pod))
+        for name, pod in pods.items()
+    }
 
 
 def _probe_results(
@@ -95,12 +100,15 @@ def _prepare(question: Question) -> None:
             from certmond.services import tls_probe as probe  # noqa: F401 - as in `_run_probes`
 
 
-def _with_first_start(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
-    """Return the state with the start time that certmond observed first. Later start times differ by milliseconds."""
+def _with_history(seen: ServiceSeen, name: str, before: Live | None, at: datetime) -> ServiceSeen:
+    """Return the state with the outage of the service, and with the start time that certmond observed first.
+
+    Later start times differ by milliseconds.
+    """
     known = before.services.get(name) if before else None
     if known and known.instance and known.instance == seen.instance:
-        return replace(seen, started_at=known.started_at)
-    return seen
+        seen = replace(seen, started_at=known.started_at)
+    return replace(seen, outage=outage_after(before, name, seen, at))
 
 
 class ObserverThread:

@@ -20,6 +20,7 @@ from certmond.errors import RestartError
 from certmond.pki.findings import printable
 from certmond.pki.services.model import ServiceSeen
 from certmond.services.dbus import BUS_ITSELF, Bus, error_message
+from certmond.services.last_activity import unit_idle_since
 
 BUS = "unix:path=/run/dbus/system_bus_socket"
 
@@ -121,10 +122,16 @@ def _unit_state(connection: Bus, unit: str) -> ServiceSeen:
         if found["LoadState"] == "not-found" and not failed:
             problem = f"the unit {unit} does not exist; correct its name in the configuration"
             return ServiceSeen(None, problem=problem, absent=True)
-        return ServiceSeen(running=False, failed=failed, stopped=_was_stopped(found))
+        unit_file = _demanding_file(found)
+        idle_since = unit_idle_since(unit_file, _exit_times(found)) if unit_file else None
+        stopped = _was_stopped(found)
+        return ServiceSeen(False, failed=failed, stopped=stopped, unit_file=unit_file, idle_since=idle_since)
     since = found["ExecMainStartTimestamp"] or found["InactiveExitTimestamp"]
     started_at = _EPOCH + timedelta(microseconds=since)
-    return ServiceSeen(True, bytes(found["InvocationID"]).hex(), started_at, failed, _command(found["MainPID"]))
+    return ServiceSeen(
+        True, bytes(found["InvocationID"]).hex(), started_at, failed, _command(found["MainPID"]),
+        unit_file=_demanding_file(found),
+    )  # fmt: skip
 
 
 def _properties(connection: Bus, unit: str) -> _Properties:
@@ -144,14 +151,34 @@ def _runs(found: _Properties) -> bool:
 
 
 def _was_stopped(found: _Properties) -> bool:
-    """Return whether systemd stopped the unit on request and no job is pending.
-
-    A process that ends without a request exits before the unit leaves the state "active".
-    """
-    # A unit that systemd has unloaded has no times: certmond knows only that it has not failed.
-    by_itself = 0 < found.get("ExecMainExitTimestampMonotonic", 0) <= found["ActiveExitTimestampMonotonic"]
+    """Return whether systemd stopped the unit on request and no job is pending."""
     (job, _) = found["Job"]
-    return found["ActiveState"] == "inactive" and found.get("Result") == "success" and not job and not by_itself
+    return _is_dead(found) and not job and not _ended_by_itself(found)
+
+
+def _is_dead(found: _Properties) -> bool:
+    return found["ActiveState"] == "inactive" and found.get("Result") == "success"
+
+
+def _ended_by_itself(found: _Properties) -> bool:
+    """Return whether the last process ended without a request: before the unit left the state "active"."""
+    # A unit that systemd has unloaded has no times: certmond knows only that it has not failed.
+    return bool(0 < found.get("ExecMainExitTimestampMonotonic", 0) <= found["ActiveExitTimestampMonotonic"])
+
+
+def _demanding_file(found: _Properties) -> str:
+    """Return the path of the unit if the unit is enabled and should be active, otherwise ""."""
+    skipped = found.get("ConditionTimestamp", 0) > 0 and not found["ConditionResult"]
+    complete = found["ActiveState"] == "active" and not _runs(found)  # such as a oneshot service
+    finished = _is_dead(found) and _ended_by_itself(found)
+    enabled = found.get("UnitFileState") in {"enabled", "enabled-runtime"}
+    return str(found["FragmentPath"]) if enabled and not (skipped or complete or finished) else ""
+
+
+def _exit_times(found: _Properties) -> list[datetime]:
+    """Return the times at which the unit and its main process ended, if systemd knows them."""
+    names = "InactiveEnterTimestamp", "ExecMainExitTimestamp"
+    return [_EPOCH + timedelta(microseconds=each) for name in names if (each := found.get(name, 0))]
 
 
 def _command(process: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from certmond.config.model import Config
@@ -17,16 +17,17 @@ from certmond.formats.manifest import Components
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.references import PROGRAMS
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
-from certmond.pki.services.model import Content, Live, Survey
+from certmond.pki.services.model import Content, Demand, Live, Survey
 from certmond.pki.services.restart_episode import Past
 from certmond.pki.services.served_certificates import served_observations
 from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.pki.services.trust_sets import trust_sets
 from certmond.pki.x509.certificate import to_pem
 from certmond.services.containers import Pod
-from certmond.services.content_times import Changes
-from certmond.services.file_usage import pod_name, runtime_endpoint, survey
+from certmond.services.content_times import EPOCH, Changes
+from certmond.services.file_usage import manifest_path, pod_name, runtime_endpoint, survey
 from certmond.services.process_observer import ObserverThread, Question, observe
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class SurroundingsObserver:
         return Surroundings(
             self._services, found, live, self._contents, past,
             self._config.restart.reload_within, elsewhere=not self._visible, served=self._served,
+            demands=self._demands(store, components),
         )  # fmt: skip
 
     @property
@@ -129,6 +131,16 @@ class SurroundingsObserver:
                 spec = specs.get(path)
                 clause = renewed_at_start(service) if spec else renewed_by_operator(service)
                 yield endpoint, Listener(service, (spec and spec.renewed_by) or clause)
+
+    def _demands(self, store: Store, components: Components) -> dict[str, Demand]:
+        """Return the services that static Pod manifests start. Leave out a Pod whose process has an unknown name."""
+        found = dict[str, Demand]()
+        for service in self._services:
+            pod, path = self.pods.get(service.name), manifest_path(service, components)
+            if pod and pod.executable in PROGRAMS:
+                for _, _, ctime in store.states([path]):
+                    found[service.name] = Demand(path, EPOCH + timedelta(microseconds=ctime // 1000))
+        return found
 
     def _prepare(self, components: Components, found: Survey, inventory: Inventory) -> None:
         """Select the units, Pods, endpoints and health addresses of the next observation."""

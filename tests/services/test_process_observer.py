@@ -12,7 +12,8 @@ import pytest
 
 from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
 from certmond.pki.services.model import Live
-from certmond.services.process_observer import ObserverThread, Question
+from certmond.services.containers import Pod
+from certmond.services.process_observer import ObserverThread, Question, observe
 from tests.builders import Issued, make_ca
 from tests.conftest import no_thread_left
 from tests.services.test_tls_probe import (
@@ -198,7 +199,8 @@ class Finder(MetaPathFinder):
         print(threading.current_thread().name, name)
 
 sys.meta_path.insert(0, Finder())
-from certmond.services.process_observer import ObserverThread, Question
+from certmond.services.containers import Pod
+from certmond.services.process_observer import ObserverThread, Question, observe
 from certmond.pki.catalog.endpoint import Endpoint
 seen = threading.Event()
 lookout = ObserverThread(seen.set, 1)
@@ -216,3 +218,15 @@ def test_the_thread_that_looks_imports_no_package_that_another_thread_may_import
     imported = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("observer ")]
     assert [name for name in imported if name.partition(".")[0] in {"asyncio", "certmond", "concurrent"}] == []
     assert "MainThread asyncio.subprocess" in run.stdout
+
+
+def test_a_later_observation_continues_an_outage() -> None:
+    """The outage of a Pod that does not run keeps its start, and has the time of the latest observation."""
+    question = Question(pods={"web": Pod(container="web", name="web-nowhere", executable="certmond-test-nowhere")})
+    first = observe(question)
+    second = observe(question, first)
+    (before, after) = (each.services["web"].outage for each in (first, second))
+    assert before
+    assert after
+    assert (before.until, after.since, after.until) == (first.at, before.since, second.at)
+    assert first.at < second.at

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +349,52 @@ def test_a_unit_counts_as_stopped_if_no_other_reason_exists(
     finally:
         manager.connection.sock.shutdown(socket.SHUT_RDWR)
         manager._thread.join()
+
+
+@pytest.mark.real("dbus-daemon")
+@pytest.mark.parametrize(
+    ("changes", "demanded"),
+    [
+        ({}, True),
+        ({"UnitFileState": ("s", "disabled")}, False),
+        ({"UnitFileState": ("s", "static")}, False),
+        ({"ActiveState": ("s", "activating"), "SubState": ("s", "auto-restart")}, True),  # it crashes
+        ({"ConditionTimestamp": ("t", 5), "ConditionResult": ("b", False)}, False),
+        ({"ActiveState": ("s", "active"), "SubState": ("s", "exited")}, False),  # a oneshot service
+        ({"ExecMainExitTimestampMonotonic": ("t", 6), "ActiveExitTimestampMonotonic": ("t", 7)}, False),
+        ({"ActiveState": ("s", "active"), "SubState": ("s", "running")}, True),
+    ],
+    ids=["stopped", "disabled", "static", "crash", "condition", "oneshot", "ended", "running"],
+)
+def test_systemd_knows_whether_the_node_should_run_a_unit(
+    bus: str, changes: dict[str, tuple[str, Any]], demanded: bool
+) -> None:
+    """An enabled unit should run, unless its condition is false, or its program ended by itself and without an error.
+
+    The state has the unit file, and the latest time at which the unit may have run.
+    """
+    ended = 4_000_000_000 * 1_000_000  # in the year 2096: later than the start of this machine
+
+    class Stopped(Manager):
+        def _properties(self) -> dict[str, tuple[str, Any]]:
+            own = {
+                "ActiveState": ("s", "inactive"), "SubState": ("s", "dead"), "Result": ("s", "success"),
+                "MainPID": ("u", 0), "FragmentPath": ("s", "/lib/some.service"),
+                "UnitFileState": ("s", "enabled"), "InactiveEnterTimestamp": ("t", ended),
+                "ActiveExitTimestampMonotonic": ("t", 5), "Job": ("(uo)", (0, "/")),
+                "InactiveExitTimestamp": ("t", 1), "ExecMainStartTimestamp": ("t", 1),
+            }  # fmt: skip
+            return super()._properties() | own | changes
+
+    manager = Stopped(bus, lambda manager, call: None)
+    try:
+        (seen,) = unit_states([UNIT], bus).values()
+    finally:
+        manager.connection.sock.shutdown(socket.SHUT_RDWR)
+        manager._thread.join()
+    assert seen.unit_file == ("/lib/some.service" if demanded else "")
+    at = datetime.fromtimestamp(4_000_000_000, UTC)
+    assert seen.idle_since == (at if demanded and not seen.running else None)
 
 
 @pytest.mark.real("dbus-daemon")

@@ -23,6 +23,7 @@ from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issu
 from certmond.pki.assessment.validity_rules import next_change, renewal_point
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Finding, Reason, Severity, highest_severity
+from certmond.pki.services.outage import unmet_demands
 from certmond.pki.services.staleness import NOWHERE, Presence, Surroundings
 from certmond.pki.signing.policy import Basis, basis
 from certmond.pki.x509.certificate import Certificate
@@ -118,7 +119,7 @@ class Assessment:
 
     @property
     def loose_findings(self) -> Iterator[Finding]:
-        """The findings of key pairs, of copies of kubeconfigs, and of entries that certmond does not watch."""
+        """The findings without a certificate: of key pairs, copies of kubeconfigs, unwatched entries and services."""
         return (item for status in self.statuses if not status.seen.has_certificates for item in status.findings)
 
     @property
@@ -151,7 +152,8 @@ def assess(
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
-    observed = (*inventory.observations, *around.served) if around else inventory.observations
+    further = (*around.served, *unmet_demands(around)) if around else ()
+    observed = (*inventory.observations, *further)
     checked = [
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in observed

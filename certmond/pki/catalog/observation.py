@@ -40,7 +40,10 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The observed state of one certificate of the catalogue, which may be missing."""
+    """The observed state of one certificate of the catalogue, which may be missing.
+
+    An observation with the fault `not_running` has a service instead of a certificate.
+    """
 
     name: str
     spec: CertificateSpec
@@ -97,8 +100,10 @@ class Observation:
 
     @property
     def has_certificates(self) -> bool:
-        """Return False for an entry of keys, a copy of a kubeconfig, and an entry that certmond does not watch."""
-        return self.spec.kind is not Kind.KEY_PAIR and not isinstance(self.spec, CopySpec) and self.is_watched
+        """Return False for keys, a copy of a kubeconfig, an unwatched entry, and a service that does not run."""
+        if self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec):
+            return False
+        return not any(fault.reason in {Reason.NOT_WATCHED, Reason.NOT_RUNNING} for fault in self.faults)
 
     @property
     def key_matches(self) -> bool | None:

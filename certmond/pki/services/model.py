@@ -11,12 +11,22 @@ from certmond.pki.catalog.served_entries import Listener
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """Time in which no observation found a steadily running service. `until` is the last one that found no instance."""
+
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSeen:
     """State of one service.
 
     `running` is None if the state is unknown. `instance` is systemd's InvocationID or the ID of a container, or "" for
     none. `started_at` is in UTC. `failed` is True if the service manager has given up, `stopped` if a user or program
-    has requested the stop, and `absent` if the service manager does not have the service.
+    has requested the stop, and `absent` if the service manager does not have the service. `unit_file` is the enabled
+    unit that starts the service, or "". `idle_since` is the latest time at which a stopped service may have run, or
+    None if unknown.
     """
 
     running: bool | None
@@ -27,6 +37,17 @@ class ServiceSeen:
     problem: str | None = None
     stopped: bool = False
     absent: bool = False
+    unit_file: str = ""
+    idle_since: datetime | None = None
+    outage: Outage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The static Pod manifest that starts a service, and the time of its last change (UTC)."""
+
+    manifest: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from certmond.pki.catalog.entries import Kind, ServiceSpec
 from certmond.pki.catalog.observation import Observation, Provenance, Salvage
 from certmond.pki.catalog.served_entries import ServedSpec
 from certmond.pki.findings import Finding, Reason
-from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
+from certmond.pki.services.model import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.x509.certificate import parse_certificate
 
@@ -117,7 +117,8 @@ class Surroundings:
     """State of the node, except its certificates.
 
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
-    where no service runs. `served` are the certificates that only a listener has.
+    where no service runs. `served` are the certificates that only a listener has. `demands` has the services that static
+    Pod manifests start.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -131,6 +132,7 @@ class Surroundings:
     elsewhere: bool = False
     salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
     served: tuple[Observation, ...] = ()
+    demands: Mapping[str, Demand] = field(default_factory=dict)
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Return the state of this certificate outside its files.

@@ -1,0 +1,81 @@
+"""Services that a static Pod manifest or an enabled unit starts, and that have not run for some time.
+
+This module decides how long a service has not run, and from which time certmond reports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.catalog.references import ReferenceSpec
+from certmond.pki.findings import Fault, Reason
+from certmond.pki.services.model import Live, Outage, ServiceSeen
+from certmond.pki.services.staleness import Surroundings
+
+LIMIT = timedelta(minutes=5)
+"""Duration of an outage from which certmond reports the service. A service does not run for a shorter time if certmond
+restarts it, the node boots, or the kubelet recreates a Pod. kubeadm waits this long for the Pod of a changed manifest
+(kubernetes/kubernetes, cmd/kubeadm/app/phases/upgrade/staticpods.go, UpgradeManifestTimeout).
+"""
+STEADY = timedelta(minutes=5)
+"""Time for which an instance must run to end an outage. A service that crashes runs for a shorter time: the kubelet
+gives a component up to four minutes to start (cmd/kubeadm/app/util/staticpod/utils.go, StartupProbe).
+"""
+CHECK_INTERVAL = timedelta(seconds=30)
+"""Time between two observations of the services during an outage."""
+
+
+def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime) -> Outage | None:
+    """Return the outage of the service `name` after an observation at `at`. `before` is the previous observation."""
+    known = before.services.get(name) if before else None
+    last = known.outage if known else None
+    if seen.running is None:
+        return last
+    if seen.running:
+        young = seen.started_at is None or at - seen.started_at < STEADY
+        return last if last and young else None
+    if seen.idle_since is None:
+        return None
+    since = last.since if last else seen.idle_since
+    if before and known and known.running and not last:
+        since = max(since, before.at)  # the log of a service that logs nothing may be older
+    return Outage(min(since, at), at)
+
+
+def unmet_demands(around: Surroundings) -> Iterator[Observation]:
+    """Yield an observation with the fault `not_running` for each service that has not run for `LIMIT`."""
+    for source, (service, outage) in _outages(around).items():
+        if outage.until - outage.since >= LIMIT:
+            yield _observation(service, source, outage.since)
+
+
+def has_outage(around: Surroundings) -> bool:
+    """Return whether a service that should run is in an outage of any duration."""
+    return bool(_outages(around))
+
+
+def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
+    """Return the outages by the path of the manifest or unit that starts the service."""
+    found = dict[str, tuple[ServiceSpec, Outage]]()
+    for service in around.services:
+        seen = around.live.services.get(service.name) if around.live else None
+        past, demand = around.past.get(service.name), around.demands.get(service.name)
+        if seen is None or seen.outage is None or (past and past.episode):  # in an episode, certmond restarts it
+            continue
+        if demand:
+            since = max(seen.outage.since, demand.since)
+            found[demand.manifest] = service, replace(seen.outage, since=since)
+        elif seen.unit_file:
+            found.setdefault(seen.unit_file, (service, seen.outage))
+    return found
+
+
+def _observation(service: ServiceSpec, source: str, since: datetime) -> Observation:
+    fact = f"{service.name} has not run steadily since {since:%Y-%m-%d %H:%M:%S} UTC, although {source} starts it"
+    see = f"systemctl status {service.unit}" if service.unit else f"crictl ps -a --name '^{service.pod}$'"
+    spec = ReferenceSpec(name=service.name, path=source, named_by=source, renewed_by="no program")
+    return Observation(service.name, spec, source, faults=(Fault(Reason.NOT_RUNNING, fact, f"find the cause: {see}"),))

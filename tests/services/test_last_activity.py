@@ -1,0 +1,101 @@
+"""The latest time at which a stopped service may have run, from the processes, the log and the unit of the node."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from certmond.services.containers import process_start
+from certmond.services.last_activity import pod_idle_since, unit_idle_since
+from tests.services.test_containers import APISERVER, PLACE, STATIC, Tree
+
+LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
+EARLY = -10_000_000_000  # ticks: a boot before every file of the test
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    tree = Tree(tmp_path)
+    tree.process(1, "/init.scope", command=("/sbin/init",), ticks=EARLY, name="systemd")
+    return tree
+
+
+def changed(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_ctime, UTC)
+
+
+def idle_since(tree: Tree) -> datetime | None:
+    return pod_idle_since(APISERVER, str(tree.proc), str(tree.logs))
+
+
+def started(tree: Tree) -> datetime:
+    found = process_start(1, str(tree.proc))
+    assert found
+    return found
+
+
+def near(one: datetime | None, other: datetime) -> bool:
+    """Return whether two times are equal, except for the inaccuracy of a time in /proc."""
+    return one is not None and abs(one - other) < timedelta(seconds=5)
+
+
+def test_a_container_that_never_ran_is_idle_since_the_start_of_the_node(tree: Tree) -> None:
+    """Without a log, the first process of the node gives the time, also in a node that is a container."""
+    assert near(idle_since(tree), started(tree))
+
+
+def test_a_container_is_idle_since_its_last_line_in_the_log(tree: Tree) -> None:
+    """The newest log file of the container gives the time, if the file is newer than the node."""
+    directory = tree.logs / f"kube-system_kube-apiserver-node-1_{STATIC}" / "kube-apiserver"
+    (directory / "0.log").write_text("older")
+    (directory / "1.log").write_text("newest")
+    assert idle_since(tree) == changed(directory / "1.log")
+    (directory / "0.log").unlink()
+    (directory / "1.log").unlink()
+    (directory / "1.log").symlink_to("/nonexistent")  # a runtime that has removed its file
+    assert near(idle_since(tree), started(tree))
+
+
+def test_the_start_of_the_node_counts_after_a_boot(tree: Tree) -> None:
+    """A log that is older than the node gives no time before its start: after a boot, the container is not late."""
+    directory = tree.logs / f"kube-system_kube-apiserver-node-1_{STATIC}" / "kube-apiserver"
+    (directory / "0.log").write_text("before the boot")
+    tree.process(1, "/init.scope", command=("/sbin/init",), ticks=1 << 40, name="systemd")
+    assert near(idle_since(tree), started(tree))
+
+
+def test_a_process_of_the_program_in_any_place_is_no_idle_container(tree: Tree) -> None:
+    """If the program runs outside the expected Pod, certmond does not claim that the container does not run."""
+    tree.process(40, "/user.slice")
+    assert idle_since(tree) is None
+    tree.process(40, PLACE, command=("/pause", ""))
+    assert idle_since(tree)
+
+
+@pytest.mark.parametrize("stat", [None, "1 (systemd) S"])
+def test_without_the_processes_of_the_node_nothing_is_known(tree: Tree, tmp_path: Path, stat: str | None) -> None:
+    """If certmond cannot see the first process, the time is unknown, for a Pod and for a unit."""
+    os.unlink(tree.proc / "1/stat")
+    if stat is not None:
+        (tree.proc / "1/stat").write_text(stat)
+    assert idle_since(tree) is None
+    assert unit_idle_since(str(tmp_path), [LONG_AGO], str(tree.proc)) is None
+
+
+def test_a_process_that_ends_during_the_search_is_no_evidence(tree: Tree) -> None:
+    """certmond skips a process whose files vanish, and directories without logs."""
+    (tree.proc / "41").mkdir()
+    assert near(idle_since(tree), started(tree))
+
+
+def test_a_unit_is_idle_since_its_end_or_its_last_change(tree: Tree, tmp_path: Path) -> None:
+    """The latest of the start of the node, the end of the unit and the change of its file gives the time."""
+    unit, proc = tmp_path / "kubelet.service", str(tree.proc)
+    late = datetime.now(UTC) + timedelta(days=1)
+    assert near(unit_idle_since(str(unit), [LONG_AGO], proc), max(LONG_AGO, started(tree)))
+    unit.write_text("[Service]")
+    assert unit_idle_since(str(unit), [LONG_AGO], proc) == changed(unit)
+    assert unit_idle_since(str(unit), [LONG_AGO, late], proc) == late

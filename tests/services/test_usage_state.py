@@ -1,0 +1,62 @@
+"""The services that the manifests of a node demand. tests/test_distributions.py has the other facts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+import yaml
+
+from certmond.config.source_files import load
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import assess
+from certmond.pki.findings import Reason
+from certmond.pki.services.staleness import Surroundings
+from certmond.services.content_times import Changes
+from certmond.services.usage_state import SurroundingsObserver
+from tests.node import Node
+
+MANIFESTS = "etc/kubernetes/manifests"
+COMPONENTS = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+
+
+def looked_at(node: Node) -> tuple[Store, Surroundings]:
+    config = load(None)
+    store = Store(config.certificates, str(node.root))
+    changes = Changes(node.root / "state", keeps=False)
+    observer = SurroundingsObserver(config, str(node.root), changes, acting=False)
+    return store, observer.view(store, store.observe(), {})
+
+
+def test_the_manifests_demand_the_components_of_a_control_plane(node: Node) -> None:
+    """Each static Pod of a service has its manifest, and the time of the last change of the manifest."""
+    _, found = looked_at(node)
+    assert found.demands.keys() == COMPONENTS
+    path = node.path(f"{MANIFESTS}/etcd.yaml")
+    assert found.demands["etcd"].manifest == f"/{MANIFESTS}/etcd.yaml"
+    assert abs(found.demands["etcd"].since.timestamp() - path.stat().st_ctime) < 0.001
+
+
+def test_a_worker_has_no_demands(node: Node) -> None:
+    """Without a manifest, no static Pod should run."""
+    for path in node.path(MANIFESTS).iterdir():
+        path.unlink()
+    assert looked_at(node)[1].demands == {}
+
+
+@pytest.mark.parametrize("command", [["sh", "-c", "exec etcd"], ["/opt/wrapper"]])
+def test_a_program_behind_another_program_is_not_demanded(node: Node, command: list[str]) -> None:
+    """If the command is a shell or a wrapper, the name of the process is unknown, and certmond states no outage."""
+    manifest = yaml.safe_load(node.read(f"{MANIFESTS}/etcd.yaml"))
+    manifest["spec"]["containers"][0]["command"] = command
+    node.replace(f"{MANIFESTS}/etcd.yaml", yaml.safe_dump(manifest))
+    assert looked_at(node)[1].demands.keys() == COMPONENTS - {"etcd"}
+
+
+def test_below_another_root_no_service_is_missing(node: Node) -> None:
+    """With `--root`, certmond cannot see the processes of the node, and reports no outage."""
+    store, found = looked_at(node)
+    assessment = assess(store.observe(), datetime.now(UTC), around=found)
+    reasons = {item.reason for status in assessment.statuses for item in status.findings}
+    assert found.live is None
+    assert Reason.NOT_RUNNING not in reasons
