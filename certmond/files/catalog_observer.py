@@ -16,13 +16,15 @@ from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
 from certmond.files.kubeconfig_observer import KubeconfigObserver
 from certmond.files.references.component_references import ComponentReferences
-from certmond.files.references.kubelet_configuration import FLAGS, KubeletConfiguration
+from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.reference_observer import ReferenceObserver
 from certmond.files.references.unit_files import UnitFiles
+from certmond.formats.kubelet_serving import KubeletServing
 from certmond.formats.manifest import Components, node_facts
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.references import KUBELET
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.parsed_file import (
     encrypted_key_in,
@@ -75,12 +77,14 @@ class Store:
         self._kubelet = KubeletConfiguration(self._reader, self._files, units)
         manifests = f"{_KUBERNETES}/manifests"
         self._references = ComponentReferences(self._reader, self._files, self._kubelet, units, manifests)
+        self._serving: KubeletServing | None = None
         self._reference_observer = ReferenceObserver(self._reader, self._references) if references else None
         self._built_references: dict[str, tuple[CertificateSpec, dict[str, _Built]]] = {}
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
         """Return the inventory of the node. Read the files of the `touched` lookups again, or all files if None."""
         self._files.refresh(touched)
+        self._observe_kubelet()
         observations: list[Observation] = []
         for number, spec in enumerate(self._specs):
             before = self._built[number]
@@ -102,6 +106,13 @@ class Store:
             self._files.entry(path)
         return Inventory(tuple(observations), self._facts())
 
+    def _observe_kubelet(self) -> None:
+        """Find the file that the kubelet serves. Observe the files of the kubelet again after a change."""
+        if (serving := self._kubelet.serving()) != self._serving:
+            self._serving = serving
+            pairs = zip(self._specs, self._built, strict=True)
+            self._built = [{} if KUBELET in spec.consumers else built for spec, built in pairs]
+
     def _of_references(
         self, observer: ReferenceObserver, observations: tuple[Observation, ...]
     ) -> Iterator[Observation]:
@@ -120,7 +131,7 @@ class Store:
         paths = self._references.manifests()
         pods = [self._reader.manifest(path) for path in paths if not self._reader.entry(path).fault]
         found = tuple(pod for pod in pods if pod)
-        return Components(found, self._kubelet.manifest(), self._reader.manifest(FLAGS))
+        return Components(found, self._kubelet.manifest(), self._kubelet.flags_manifest())
 
     def has(self, path: str) -> bool:
         """Return whether the file at `path` existed at the last call of `observe`."""
@@ -172,7 +183,16 @@ class Store:
 
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         entry = self._reader.entry(path)
+        serving = self._serving
+        if serving and path in serving.unused:
+            return
         if entry.missing:
+            if serving and serving.requested and path == serving.path and not entry.is_link:
+                faults = (_no_serving_certificate(path),)  # not wanted: only the kubelet can request it
+                yield Observation(
+                    spec.name, spec, path, faults=faults, wanted=False, changed_at=self._reader.changed_at(entry)
+                )
+                return
             if not entry.is_link and (spec.is_glob or not self._reader.is_expected(spec)):
                 return
             whole = Observation(
@@ -249,8 +269,9 @@ class Store:
                 kubelet_conf=self._reader.credentials(f"{_KUBERNETES}/kubelet.conf").config,
                 admin_conf=self._reader.credentials(f"{_KUBERNETES}/admin.conf").config,
                 kubelet_config=self._kubelet.manifest(),
-                kubelet_flags=self._reader.manifest(FLAGS),
+                kubelet_flags=self._kubelet.flags_manifest(),
                 hostname=hostname.decode("ascii", "replace"),
+                kubelet_serving_file=self._serving.path if self._serving else None,
             )
             | self._given
         )
@@ -273,6 +294,11 @@ def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Bui
 def _too_many(spec: CertificateSpec, excess: str) -> Fault:
     fact = f"{spec.path} {excess}, and certmond ignores the others"
     return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or `exclude` names")
+
+
+def _no_serving_certificate(path: str) -> Fault:
+    fact = f"{path} does not exist, although the kubelet requests its serving certificate, so it refuses all clients"
+    return Fault(Reason.MISSING, fact, "approve the request of this node: kubectl get csr")
 
 
 def _no_match(spec: CertificateSpec) -> Fault:

@@ -190,8 +190,12 @@ def node_facts(
     kubelet_config: Manifest | None,
     kubelet_flags: Manifest | None,
     hostname: str,
+    kubelet_serving_file: str | None = None,
 ) -> dict[str, str]:
-    """Return the known facts of the node, such as node_name and service_ip."""
+    """Return the known facts of the node, such as node_name and service_ip.
+
+    If the API server checks the common name in `kubelet_serving_file`, the facts have this file and the common name.
+    """
     flags = apiserver.flags.get("kube-apiserver", {}) if apiserver else {}
     names = etcd.flags.get("etcd", {}) if etcd else {}
     kubelet = dict(kubelet_environment(kubelet_flags.text).flags) if kubelet_flags else {}
@@ -206,6 +210,10 @@ def node_facts(
         # From v1.33 the kubelet of a control plane uses the API server of its node; admin.conf has the endpoint.
         "control_plane_name": _server_name(admin_conf) or _server_name(kubelet_conf),
     }
+    # kubernetes/enhancements, keps/sig-auth/4872-harden-kubelet-cert-validation
+    if flags.get("enable-kubelet-cert-cn-validation") == "true" and flags.get("kubelet-certificate-authority"):
+        facts["kubelet_serving_file"] = kubelet_serving_file
+        facts["kubelet_common_name"] = f"{_NODE_USER}{facts['node_name']}" if facts["node_name"] else None
     return {name: value for name, value in facts.items() if value}
 
 

@@ -6,7 +6,6 @@ to a load balancer.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import as_text
+from certmond.formats.kubelet_serving import kubelet_serving
 from certmond.formats.manifest import Components, Container, containers, kubelet_environment
 from certmond.pki.catalog.endpoint import Endpoint
 
@@ -25,7 +25,6 @@ _SERVES_FILE = frozenset({"kube-apiserver"})
 """Components with a default for `--cert-dir`. Without `--tls-cert-file`, they serve a file in this directory."""
 _ETCD = (("listen-client-urls", "cert-file"), ("listen-peer-urls", "peer-cert-file"))
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - not bound
-_KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 
 
 class _Listener(NamedTuple):
@@ -124,14 +123,9 @@ def _of_etcd(container: Container) -> Iterator[_Listener]:
 
 
 def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
-    """Return the kubelet's listener, with its configured or self-signed certificate (cmd/kubelet/app/server.go)."""
+    """Return the kubelet's listener (cmd/kubelet/app/server.go)."""
     flags = dict(kubelet.flags)
     port = fields.get("port")
     address = flags.get("address") or as_text(fields.get("address"))
-    given = flags.get("tls-cert-file") or as_text(fields.get("tlsCertFile"))
-    rotates = fields.get("serverTLSBootstrap") is True or flags.get("rotate-server-certificates") == "true"
-    own = "kubelet-server-current.pem" if rotates else "kubelet.crt"
-    path = posixpath.join(_KUBELET, given) if given else posixpath.join(flags.get("cert-dir", _KUBELET_PKI), own)
-    return _Listener(
-        "kubelet", address, flags.get("port") or str(port if type(port) is int else 10250), kubelet.on_host(path)
-    )
+    path = kubelet.on_host(kubelet_serving(fields, flags).path)
+    return _Listener("kubelet", address, flags.get("port") or str(port if type(port) is int else 10250), path)

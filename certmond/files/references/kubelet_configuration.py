@@ -13,6 +13,7 @@ from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
 from certmond.files.references.unit_files import UnitFiles
 from certmond.formats.kubeconfig import as_text
+from certmond.formats.kubelet_serving import KubeletServing, kubelet_serving
 from certmond.formats.manifest import Container, Manifest, kubelet_environment, kubelet_fields
 from certmond.pki.catalog.references import KUBELET
 
@@ -67,6 +68,17 @@ class KubeletConfiguration:
             self._merged_from, self.faults = read_from, ()
             self._merged = self._merge(base, [each for each in drop_ins if each]) if drop_ins else base
         return self._merged
+
+    def serving(self) -> KubeletServing | None:
+        """Return the file that the kubelet serves, or None without a readable configuration file."""
+        merged = self.manifest()
+        if merged is None or not merged.fields:
+            return None
+        return kubelet_serving(merged.fields, {name: value for name, (value, _) in self.flags().items()})
+
+    def flags_manifest(self) -> Manifest:
+        """Return the flags as the text of an environment file."""
+        return Manifest(" ".join(f"--{name}={value}" for name, (value, _) in self.flags().items()), {}, {}, FLAGS)
 
     def sources(self) -> Iterator[tuple[str, Container]]:
         """Yield each file with its fields or flags, without the fields that a flag overrides."""

@@ -77,6 +77,12 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
             Reason.WRONG_SUBJECT,
             f"{case.where} has the subject {case.certificate.subject}, expected {' or '.join(accepted)}; reissue it",
         )
+    expected = case.facts.get("kubelet_common_name")
+    served = case.where == case.facts.get("kubelet_serving_file")
+    if expected and served and not accepted and case.certificate.common_name != expected:
+        fact = f"{case.where} has the subject {case.certificate.subject}, but the API server"
+        why = f"requires CN={expected} (--enable-kubelet-cert-cn-validation)"
+        yield finding(Reason.WRONG_SUBJECT, f"{fact} {why}; reissue the certificate of the kubelet")
 
 
 def wrong_usage(case: Case) -> Iterator[Finding]:

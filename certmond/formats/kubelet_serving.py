@@ -1,0 +1,44 @@
+"""The file with the certificate that the kubelet serves, from its configuration and flags.
+
+Source: kubernetes/kubernetes v1.36, cmd/kubelet/app/server.go (InitializeTLS) and pkg/kubelet/kubelet.go.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from certmond.formats.kubeconfig import as_text
+
+_KUBELET, _PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
+_REQUESTED, _SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletServing:
+    """The file that the kubelet serves, and the files of other modes, which no process reads.
+
+    `requested` is True if the kubelet requests the certificate through the Kubernetes API.
+    """
+
+    path: str
+    requested: bool
+    unused: frozenset[str]
+
+
+def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> KubeletServing:
+    """Return the file that the kubelet serves. A flag takes precedence over the field (kubeletConfigFlagPrecedence)."""
+    directory = flags.get("cert-dir", _PKI)
+    requested, self_signed = posixpath.join(directory, _REQUESTED), posixpath.join(directory, _SELF_SIGNED)
+    switch = flags.get("rotate-server-certificates")
+    rotates = fields.get("serverTLSBootstrap") is True if switch is None else switch == "true"
+    if given := flags.get("tls-cert-file") or as_text(fields.get("tlsCertFile")):
+        path = posixpath.join(_KUBELET, given)
+        # With both settings, the kubelet serves the requested certificate to clients that name the server.
+        others = {self_signed} if rotates else {self_signed, requested}
+        return KubeletServing(path, False, frozenset(others - {path}))
+    if rotates:
+        return KubeletServing(requested, True, frozenset({self_signed}))
+    return KubeletServing(self_signed, False, frozenset({requested}))

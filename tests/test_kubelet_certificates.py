@@ -1,0 +1,164 @@
+"""The certificates of a kubelet: the file that it serves, and files that no process reads."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.config.source_files import load
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.assessment.damage import damage
+from certmond.pki.findings import Severity
+from tests.builders import make_ca, make_server
+from tests.node import NOW, Node
+from tests.reference_node import ReferenceNode
+
+CONFIG, DROP_INS = "var/lib/kubelet/config.yaml", "etc/kubernetes/kubelet.conf.d"
+PKI = "/var/lib/kubelet/pki"
+REQUESTED, SELF_SIGNED = f"{PKI}/kubelet-server-current.pem", f"{PKI}/kubelet.crt"
+FLAGS = "var/lib/kubelet/kubeadm-flags.env"
+CA = "etc/kubernetes/pki/ca.crt"
+VALIDATION = "--enable-kubelet-cert-cn-validation"
+AUTHORITY = f"--kubelet-certificate-authority=/{CA}"
+APISERVER = "etc/kubernetes/manifests/kube-apiserver.yaml"
+
+
+class Kubelet:
+    """A kubeadm node whose kubelet has its own settings, and the store that observes the node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.store = Store(load(None).certificates, str(node.root), references=True)
+
+    def configure(self, **fields: Any) -> None:
+        document = yaml.safe_load(self.node.read(CONFIG))
+        self.node.replace(CONFIG, yaml.safe_dump(document | fields))
+
+    def write_pair(self, stem: str, end: datetime, subject: str = "node") -> None:
+        """Write a serving certificate with the CA that has signed it, as the kubelet creates both, and its key."""
+        start = end - timedelta(days=365)
+        ca = make_ca("ca", not_after=end, not_before=start)
+        leaf = make_server(ca, subject, not_after=end, not_before=start)
+        self.node.write(f"{stem[1:]}.crt", leaf.pem + ca.pem)
+        self.node.write(f"{stem[1:]}.key", leaf.key_pem)
+        self.node.path(f"{stem[1:]}.key").chmod(0o600)
+
+    def judged(self) -> Assessment:
+        return assess(self.store.observe(), NOW)
+
+    def findings(self) -> dict[str, dict[str, tuple[Severity, str]]]:
+        """Return the findings of each entry above info: reason -> severity and message."""
+        return {
+            status.seen.name: {item.reason.value: (item.severity, item.message) for item in status.findings}
+            for status in self.judged().statuses
+            if status.severity and status.severity.rank
+        }
+
+    def names(self) -> set[str]:
+        return {status.seen.name for status in self.judged().statuses}
+
+
+@pytest.fixture
+def kubelet(node: Node) -> Kubelet:
+    fields = {"kind": "KubeletConfiguration", "authentication": {"x509": {"clientCAFile": f"/{CA}"}}}
+    node.write(CONFIG, yaml.safe_dump(fields))
+    return Kubelet(node)
+
+
+@pytest.mark.parametrize("how", ["field", "drop-in", "flag"])
+def test_an_absent_requested_certificate_is_a_finding(kubelet: Kubelet, how: str) -> None:
+    """If the kubelet requests its serving certificate and has none, the finding has the next command, in each place of
+    the setting. certmond does not repair the file, because only the kubelet requests its certificate.
+    """
+    assert kubelet.findings() == {}
+    if how == "field":
+        kubelet.configure(serverTLSBootstrap=True)
+    elif how == "flag":
+        kubelet.node.write(FLAGS, 'KUBELET_KUBEADM_ARGS="--rotate-server-certificates"\n')
+    else:
+        kubelet.node.write(FLAGS, f'KUBELET_KUBEADM_ARGS="--config-dir=/{DROP_INS}"\n')
+        kubelet.node.path(DROP_INS).mkdir()
+        kubelet.judged()
+        drop_in = {"kind": "KubeletConfiguration", "serverTLSBootstrap": True}
+        kubelet.node.write(f"{DROP_INS}/10-tls.conf", yaml.safe_dump(drop_in))
+    ((reason, (severity, message)),) = kubelet.findings()["kubelet-server"].items()
+    assert (reason, severity) == ("missing", Severity.CRITICAL)
+    fact = f"{REQUESTED} does not exist, although the kubelet requests its serving certificate"
+    assert message == f"{fact}, so it refuses all clients; approve the request of this node: kubectl get csr"
+    assert len(kubelet.findings()) == 1
+    (seen,) = (status.seen for status in kubelet.judged().statuses if status.seen.name == "kubelet-server")
+    assert damage(seen) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "unused"),
+    [
+        ({"serverTLSBootstrap": True}, "kubelet-server-self"),
+        ({"tlsCertFile": "/etc/own.crt", "tlsPrivateKeyFile": "/etc/own.key"}, "kubelet-server-self"),
+    ],
+    ids=["requested", "own"],
+)
+def test_a_left_over_certificate_is_neither_reported_nor_renewed(
+    kubelet: Kubelet, fields: dict[str, Any], unused: str
+) -> None:
+    """certmond reports an expired kubelet.crt only while the kubelet serves this file."""
+    kubelet.write_pair(f"{PKI}/kubelet", NOW - timedelta(days=1))
+    assert "expired" in kubelet.findings()[unused]
+    kubelet.write_pair("/etc/own", NOW + timedelta(days=300))
+    kubelet.configure(**fields)
+    assert unused not in kubelet.names()
+    kubelet.configure(**dict.fromkeys(fields))
+    assert "expired" in kubelet.findings()[unused]
+
+
+def test_a_left_over_requested_certificate_is_not_reported(kubelet: Kubelet) -> None:
+    """After the kubelet has stopped to request certificates, certmond ignores the last requested one."""
+    kubelet.write_pair(f"{PKI}/kubelet-server-current", NOW - timedelta(days=1))
+    pair = (kubelet.node.read(f"{PKI[1:]}/kubelet-server-current{end}") for end in (".crt", ".key"))
+    kubelet.node.write(REQUESTED[1:], b"".join(pair))
+    assert "kubelet-server" not in kubelet.names()
+    kubelet.configure(serverTLSBootstrap=True)
+    assert "expired" in kubelet.findings()["kubelet-server"]
+
+
+def test_a_file_of_the_operator_is_watched(kubelet: Kubelet) -> None:
+    """certmond watches the file in tlsCertFile, which has no entry in the catalogue."""
+    kubelet.write_pair("/etc/own", NOW + timedelta(days=5))
+    kubelet.configure(tlsCertFile="/etc/own.crt", tlsPrivateKeyFile="/etc/own.key")
+    assert "nearing_expiry" in kubelet.findings()["kubelet.tlsCertFile"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "flags", "wrong"),
+    [
+        ("other", [VALIDATION, AUTHORITY], True),
+        ("NODE", [VALIDATION, AUTHORITY], False),
+        ("other", [VALIDATION], False),
+        ("other", [AUTHORITY], False),
+    ],
+    ids=["wrong", "right", "no authority", "no validation"],
+)
+def test_the_api_server_can_require_a_common_name(
+    kubelet: Kubelet, subject: str, flags: list[str], wrong: bool
+) -> None:
+    """With --enable-kubelet-cert-cn-validation, the kubelet must serve a certificate with the name of its node."""
+    facts = kubelet.store.observe().facts
+    name = f"system:node:{facts['node_name']}" if subject == "NODE" else subject
+    kubelet.write_pair(f"{PKI}/kubelet", NOW + timedelta(days=300), name)
+    manifest = yaml.safe_load(kubelet.node.read(APISERVER))
+    command = manifest["spec"]["containers"][0]["command"]
+    manifest["spec"]["containers"][0]["command"] = [*command, *flags]
+    kubelet.node.replace(APISERVER, yaml.safe_dump(manifest))
+    found = kubelet.findings().get("kubelet-server-self", {})
+    assert ("wrong_subject" in found) == wrong
+
+
+def test_every_setting_at_once_has_no_false_finding(tmp_path: Path) -> None:
+    """On a healthy node whose files name a certificate by every flag, the kubelet has no finding."""
+    node = ReferenceNode(Node(tmp_path), NOW + timedelta(days=300)).node
+    assert not [name for name in Kubelet(node).findings() if name.startswith("kubelet")]
