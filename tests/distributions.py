@@ -368,7 +368,8 @@ def starlingx(root: Path) -> Tree:
     user = node.kubeconfig("etc/kubernetes/admin.conf")["users"][0]["user"]
     bundle = (base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key"))
     tree.write(f"{pki}/haproxy_client.pem", b"".join(bundle), 0o600)
-    tree.write("/etc/platform/platform.conf", "nodetype=controller\n")
+    tree.write("/etc/platform/platform.conf", "nodetype=controller\nsw_version=26.03\n")
+    platform_certificates(tree)
     return tree
 
 
@@ -671,6 +672,73 @@ def kops_etcd(tree: Tree, cluster: str, clients_ca: Issued, own: dict[str, Any])
         tree.write(f"{volume}/{kind}/ca.crt", tree.authorities[issuer].pem)
     mounts = {"/etc/kubernetes/pki/etcd-manager": pki, "/rootfs": "/"}
     tree.pod(f"etcd-etcdmanager-{cluster}", {"etcd-manager": {"cluster-name": cluster}}, mounts)
+
+
+ANCHORS, PRIVATE = "/etc/pki/ca-trust/source/anchors", "/etc/ssl/private"
+SHARED = "/opt/platform/config/26.03"
+SHARED_FILES = {
+    "etcd/ca.crt": "/etc/etcd/ca.crt", "etcd/ca.key": "/etc/etcd/ca.key",
+    "etcd/etcd-server.crt": "/etc/etcd/etcd-server.crt", "etcd/etcd-server.key": "/etc/etcd/etcd-server.key",
+    "etcd/etcd-client.crt": "/etc/etcd/etcd-client.crt", "etcd/etcd-client.key": "/etc/etcd/etcd-client.key",
+    "kubernetes/pki/ca.crt": "/etc/kubernetes/pki/ca.crt",
+    "kubernetes/pki/front-proxy-ca.crt": "/etc/kubernetes/pki/front-proxy-ca.crt",
+    "server-cert.pem": f"{PRIVATE}/server-cert.pem",
+    "registry-cert.crt": f"{PRIVATE}/registry-cert.crt", "registry-cert.key": f"{PRIVATE}/registry-cert.key",
+    "registry.central/registry-cert.crt": "/etc/docker/certs.d/registry.central:9001/registry-cert.crt",
+    "ca-cert.pem": f"{ANCHORS}/ca-cert.crt", "dc-adminep-root-ca.crt": f"{ANCHORS}/dc-adminep-root-ca.crt",
+    "openstack/cert.pem": f"{PRIVATE}/openstack/cert.pem", "openstack/key.pem": f"{PRIVATE}/openstack/key.pem",
+    "openstack/ca-cert.pem": f"{PRIVATE}/openstack/ca-cert.pem",
+}  # fmt: skip
+"""The copies in the configuration partition of StarlingX, with their originals."""
+
+
+def platform_certificates(tree: Tree) -> None:
+    """Write the platform certificates of the active controller of a subcloud, and the copies below /opt/platform."""
+    quarter: dict[str, Any] = {"not_before": NOW - DAY, "not_after": NOW + 2 * YEAR}
+    own: dict[str, Any] = {"names": None, "not_before": NOW - DAY, "not_after": NOW + 10 * YEAR}
+    local = tree.authority("/etc/swanctl/x509ca/system-root-ca-1.crt", make_ca("starlingx", **own))
+    issuing = make_intermediate(local, "system-local-ca", **own)
+    tree.at("/etc/swanctl/x509ca/system-root-ca-1.key").unlink()
+    tree.write("/etc/swanctl/x509ca/system-local-ca-1.crt", issuing.pem)
+    root = make_ca("DC Root CA", **own)
+    tree.write(f"{ANCHORS}/dc-adminep-root-ca.crt", root.pem)
+    tree.write(f"{ANCHORS}/ca-cert.crt", local.pem + issuing.pem)
+    tree.write(f"{SHARED}/ssl_ca/ssl_ca_12345678901234567890", local.pem)
+    tree.write(f"{SHARED}/ssl_ca/ssl_ca_12345678901234567891", issuing.pem)
+    write_pair(tree, f"{PRIVATE}/server-cert.pem", issuing, "CN=system-restapi-gui", together=True, **quarter)
+    intermediate = make_intermediate(root, "subcloud1-adminep-ca", **own)
+    write_pair(tree, f"{PRIVATE}/admin-ep-cert.pem", intermediate, "CN=sc-adminep", together=True, **quarter)
+    write_pair(tree, f"{PRIVATE}/registry-cert.crt", issuing, "CN=registry.local", **quarter)
+    write_pair(tree, "/etc/ldap/certs/openldap-cert.crt", issuing, "CN=system-openldap", key_mode=0o644, **quarter)
+    write_pair(tree, f"{PRIVATE}/openstack/cert.pem", issuing, "CN=openstack", key="key.pem", **quarter)
+    tree.write(f"{PRIVATE}/openstack/ca-cert.pem", local.pem)
+    ipsec = "/etc/swanctl/x509/system-ipsec-certificate-controller-0.crt"
+    write_pair(tree, ipsec, issuing, "CN=ipsec-controller-0", key="../private/system-ipsec.key", **quarter)
+    write_pair(tree, "/run/ceph/mgr/restful.crt", make_ca("ceph-restful", **own), "CN=ceph-restful", **quarter)
+    for name in ("local", "central"):
+        content = tree.at(f"{PRIVATE}/registry-cert.crt").read_bytes()
+        tree.write(f"/etc/docker/certs.d/registry.{name}:9001/registry-cert.crt", content, 0o400)
+    for copy, path in SHARED_FILES.items():
+        tree.write(f"{SHARED}/{copy}", tree.at(path).read_bytes(), 0o600)
+    used = " ".join((f"{PRIVATE}/server-cert.pem", f"{PRIVATE}/admin-ep-cert.pem"))
+    tree.write("/etc/haproxy/haproxy.cfg", f"# ssl crt {used}\n")
+    tree.write("/etc/docker-distribution/registry/token_server.conf", f"TLSCERT={PRIVATE}/registry-cert.crt\n")
+
+
+def write_pair(
+    tree: Tree, path: str, ca: Issued, subject: str, *, together: bool = False, key: str = "", key_mode: int = 0o400,
+    **wanted: Any,
+) -> None:  # fmt: skip
+    """Write a server certificate with the CA that signed it, unless that is a root, and its key. With `together`, the
+    key is first in the same file, as in the files of HAProxy.
+    """
+    made = make_server(ca, "", subject=name_of(subject), names=["DNS:controller"], **wanted)
+    chain = made.pem + (b"" if ca.cert.issuer == ca.cert.subject else ca.pem)
+    tree.write(path, (traditional(made) if together else b"") + chain, 0o400 if together else 0o644)
+    tree.issued[path] = made
+    if not together:
+        place = path.replace(".crt", ".key") if not key else f"{path.rpartition('/')[0]}/{key}"
+        tree.write(place, traditional(made), key_mode)
 
 
 MAKERS: Mapping[str, Callable[[Path], Tree]] = {

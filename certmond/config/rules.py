@@ -51,6 +51,7 @@ PARTS: Mapping[str, type[Model]] = {
 _REFERENCES = (  # section and field -> the section of the entries that the field names
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
+    ("certificates", "copy_of", "certificates"),
     ("certificates", "consumers", "services"),
     ("services", "reloads", "certificates"),
     ("services", "serves", "certificates"),

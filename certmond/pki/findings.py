@@ -95,6 +95,7 @@ class Reason(StrEnum):
     TOO_OPEN = "too_open", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
     WRONG_OWNER = "wrong_owner", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
     EMBEDDED_CA_DIFFERS = "embedded_ca_differs", Severity.WARNING, Remedy.RENEWAL, Blocks.ISSUING
+    COPY_DIFFERS = "copy_differs", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
     NOT_ROTATING_PEM = "not_rotating_pem", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
     NOT_A_SYMLINK = "not_a_symlink", Severity.WARNING, Remedy.RENEWAL, Blocks.ISSUING
     WEAK_KEY = "weak_key", Severity.WARNING, Remedy.RENEWAL, Blocks.ISSUING | Blocks.NEW_CA

@@ -69,11 +69,16 @@ _ABOUT = {
         "16443, as its manifest states. HAProxy uses a bundle with the certificate and key of `admin.conf`, and "
         "platform services read `admin.conf`. The daily script `kube-cert-rotation.sh` renews the same certificates, "
         "so [use either certmond or the script](migration/starlingx.md).\n\n"
+        "certmond watches the platform certificates, and renews none of them. It compares the copies in "
+        "`/opt/platform/config` with their originals, and reports a difference as "
+        "[`copy_differs`](runbook.md#copy_differs). The entries name all files that the collect tool of StarlingX "
+        "lists.\n\n"
         "certmond restarts services of the Service Manager with `sm-restart` after it has renewed their certificates. "
         "certmond cannot determine the age of such a service, so it never restarts the service because of its age.",
-        "the platform certificates (REST API and GUI, registry, OpenLDAP), which cert-manager creates and cert-mon "
-        "installs. On a system controller, the service `dccertmon` also reads `admin.conf`: add this service to your "
-        "configuration ([migration from StarlingX](migration/starlingx.md)).",
+        "the Secrets of cert-manager, from which cert-mon installs the platform certificates, and the certificates of "
+        "OIDC, which exist only as Secrets. A file of OIDC that a flag of the API server names becomes an entry "
+        "([References](references.md)). On a system controller, the service `dccertmon` also reads `admin.conf`: add "
+        "this service to your configuration ([migration from StarlingX](migration/starlingx.md)).",
     ),
     "kubespray": About(
         "kubespray",

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
+from certmond.pki.assessment.copies import Difference, differing_copies
 from certmond.pki.assessment.damage import is_whole
 from certmond.pki.assessment.file_rules import about_damage, about_files, about_key_pair
 from certmond.pki.assessment.key_mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
@@ -56,6 +57,7 @@ class CertificateStatus:
     changes_at: datetime | None
     renewed_at: datetime | None = None
     presence: Presence = NOWHERE
+    difference: Difference | None = None  # of a copy from its original
     issuers: Anchors = ()  # the present certificates of the CA that would sign a renewed certificate
     basis: Basis | None = None  # None if certmond has not checked the origin of `certificate`
     mismatch: Mismatch | None = None
@@ -76,6 +78,7 @@ class Terms:
     anchors: Mapping[str, Anchors]
     renewed: Mapping[str, datetime]
     around: Surroundings | None
+    differences: Mapping[tuple[str, str], Difference]
     waits: bool = True
 
 
@@ -148,7 +151,9 @@ def assess(
     `renewed` maps the SHA-256 of a certificate to the time of its installation. If `waits` is True, certmond reports a
     mismatch of certificate and key only after `key_mismatch.WAIT`.
     """
-    terms = Terms(inventory.facts, renew_before, catalog_anchors(inventory.observations), renewed or {}, around, waits)
+    seen = inventory.observations
+    anchors, differences = catalog_anchors(seen), differing_copies(seen)
+    terms = Terms(inventory.facts, renew_before, anchors, renewed or {}, around, differences, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
@@ -189,6 +194,7 @@ class _Unjudged(NamedTuple):
     embeddable: Anchors
     renewed_at: datetime | None
     presence: Presence
+    difference: Difference | None
     mismatch: Mismatch | None
     damage: Mismatch | None
 
@@ -209,7 +215,8 @@ def _check(
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
-    inputs = reported, renewed_at, presence
+    difference = terms.differences.get(seen.identity)
+    inputs = reported, renewed_at, presence, difference
     same_terms = same_terms and before is not None and _inputs_of(before) == inputs
     issuers = issuers_of(seen, anchors)
     same_terms = same_terms and before is not None and before.issuers == issuers
@@ -235,7 +242,7 @@ def _check(
     question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
     searched = (before.seen.certificates, before.anchors, before.usages) if before else None
     search = before.search if before and searched == (seen.certificates, own, usages) else None
-    return _Unjudged(seen, question, search, reported, embeddable, renewed_at, presence, mismatch, damage)
+    return _Unjudged(seen, question, search, reported, embeddable, renewed_at, presence, difference, mismatch, damage)
 
 
 def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
@@ -245,7 +252,7 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
     derived = basis(certificate, seen.certificates[1:], issuers, presence.provenance) if presence.provenance else None
     case = Case(
         seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
-        one.renewed_at, derived,
+        one.renewed_at, derived, one.difference,
     )  # fmt: skip
     path = search.valid_at(now)
     shown = path or search.best
@@ -274,6 +281,7 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         ),
         renewed_at=case.renewed_at,
         presence=presence,
+        difference=one.difference,
         issuers=issuers,
         basis=derived,
         mismatch=one.mismatch,
@@ -281,8 +289,8 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
     )
 
 
-def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence]:
-    return before.anchors_reported, before.renewed_at, before.presence
+def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence, Difference | None]:
+    return before.anchors_reported, before.renewed_at, before.presence, before.difference
 
 
 def _is_valid(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from certmond.pki.assessment.copies import Difference
 from certmond.pki.catalog.entries import SELF, CertificateSpec
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Fault, Finding, Reason, Severity, printable
@@ -38,6 +39,7 @@ class Case:
     now: datetime
     renewed_at: datetime | None = None
     basis: Basis | None = None
+    difference: Difference | None = None
 
     @property
     def spec(self) -> CertificateSpec:

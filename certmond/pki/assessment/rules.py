@@ -137,6 +137,16 @@ def embedded_ca_differs(case: Case) -> Iterator[Finding]:
             )
 
 
+def copy_differs(case: Case) -> Iterator[Finding]:
+    """Report a copy with other certificates than its original. A component can restore the copy over the original."""
+    if case.difference:
+        yield finding(
+            Reason.COPY_DIFFERS,
+            f"{case.where} is a copy of {case.difference.original} and has other certificates: {case.difference.fact}; "
+            "copy the valid file over the other one: certmond explain copy_differs",
+        )
+
+
 def not_rotating_pem(case: Case) -> Iterator[Finding]:
     """Report a kubelet.conf that does not refer to the rotated PEM. The kubelet would start with old credentials."""
     if case.spec.kind is Kind.KUBELET and case.seen.refers_to is not None and case.seen.refers_to != case.where:
@@ -242,6 +252,7 @@ POLICY: tuple[Check, ...] = (
     still_due,
     outlives_ca,
     embedded_ca_differs,
+    copy_differs,
     not_rotating_pem,
     not_a_symlink,
     unexpected_chain,

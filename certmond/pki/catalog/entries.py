@@ -192,6 +192,11 @@ class CertificateSpec(Model):
         default=None, description="for PKCS#12: a file with the password in its first line"
     )
     consumers: Many[str] = Field(default=(), description="the services that use the certificate")
+    copy_of: Name | None = Field(
+        default=None,
+        description="the entry of the original: the file must contain the same certificates as the original on this "
+        "node. certmond renews no copy, so this entry needs `renewed_by`.",
+    )
 
     @property
     def is_glob(self) -> bool:
@@ -224,6 +229,13 @@ class CertificateSpec(Model):
     def conditional(self) -> bool:
         """Whether other files of the node decide whether the certificate should exist."""
         return bool(self.mentioned_in or self.belongs_with)
+
+    @field_validator("copy_of")
+    @classmethod
+    def _is_renewed_elsewhere(cls, original: str | None, info: ValidationInfo) -> str | None:
+        if original and not info.data.get("renewed_by"):
+            raise ValueError("must be absent without `renewed_by`, because certmond does not renew a copy")
+        return original
 
     @field_validator("key")
     @classmethod

@@ -1,0 +1,58 @@
+"""Comparison of copies with their originals. An entry with `copy_of` is a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.x509.certificate import Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The path of the original of a copy, and a clause about the certificates that differ."""
+
+    original: str
+    fact: str
+
+
+def differing_copies(observations: Iterable[Observation]) -> dict[tuple[str, str], Difference]:
+    """Return the differences of all copies from their originals, by the name and path of the copy.
+
+    A file without a certificate is not compared, because it has a finding of its own.
+    """
+    copies: dict[tuple[str, str], list[Observation]] = {}
+    for seen in observations:
+        if seen.spec.copy_of and seen.certificates:
+            copies.setdefault((seen.spec.name, seen.path), []).append(seen)
+    wanted = {found[0].spec.copy_of for found in copies.values()}
+    originals: dict[str, list[Observation]] = {}
+    for seen in observations if wanted else ():
+        if seen.spec.name in wanted and seen.certificates:
+            originals.setdefault(seen.spec.name, []).append(seen)
+    result: dict[tuple[str, str], Difference] = {}
+    for place, found in copies.items():
+        original = originals.get(found[0].spec.copy_of or "", ())
+        if original and (there := _certificates(found)) != (own := _certificates(original)):
+            result[place] = Difference(original[0].path, _fact(there, own))
+    return result
+
+
+def _certificates(observations: Iterable[Observation]) -> dict[Certificate, None]:
+    """Return the distinct certificates of one file, in their order."""
+    return dict.fromkeys(certificate for seen in observations for certificate in seen.certificates)
+
+
+def _fact(there: dict[Certificate, None], own: dict[Certificate, None]) -> str:
+    """Return a clause about the certificates that only one of the two files has."""
+    more = [each for each in there if each not in own]
+    fewer = [each for each in own if each not in there]
+    if more and fewer:
+        return f"its certificate ends on {_day(more[0])}, and that of the original on {_day(fewer[0])}"
+    fact, one = ("only the copy has", more[0]) if more else ("the copy lacks", fewer[0])
+    return f"{fact} {one.subject}, which ends on {_day(one)}"
+
+
+def _day(certificate: Certificate) -> str:
+    return f"{certificate.not_after:%Y-%m-%d %H:%M} UTC"
