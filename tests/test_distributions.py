@@ -11,7 +11,6 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 

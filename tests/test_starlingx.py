@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,19 @@ import pytest
 from click.testing import CliRunner
 
 from certmond.cli.main import cli
+from certmond.config.model import parse
+from certmond.files.catalog_observer import Store
+from certmond.notify.hook_input import document
+from certmond.pki.assessment.assess import assess
+from certmond.pki.assessment.hook_delivery import Notices, due, open_findings
+from certmond.pki.findings import Severity
+from certmond.restart.act import Restarter
 from tests.builders import DAY, NOW, YEAR, make_ca
 from tests.distributions import PRIVATE, SHARED, SHARED_FILES, Tree, starlingx, write_pair
+from tests.fault_manager import FaultManager
 
 AT = NOW + DAY
+HOLD = Path(__file__).parents[1] / "config/holds/starlingx-upgrade"
 DOMAINS = ("etc", "var/lib", "opt", "run")
 
 
@@ -47,8 +58,8 @@ def check(tree: Tree, code: int = 2) -> dict[str, Any]:
     ]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == code, done.output
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
 
 
 def reasons(document: dict[str, Any]) -> dict[tuple[str, str], str]:
@@ -77,6 +88,15 @@ def test_check_lists_each_file_in_which_openssl_finds_a_certificate(tree: Tree) 
     assert not found - listed
 
 
+def deliver(tree: Tree, manager: FaultManager, before: Notices) -> Notices:
+    """Give the hook the findings that differ from those of `before`, as the daemon does. Return the open findings."""
+    inventory = Store(parse((), profile="starlingx").certificates, str(tree.root)).observe()
+    found = open_findings(assess(inventory, AT), Severity.INFO)
+    for step in due(found, before, AT, settled=True, at=AT):
+        assert manager.run(document(step, "controller-0").decode()).returncode == 0
+    return found
+
+
 PLATFORM = {
     "restapi-gui": f"{PRIVATE}/server-cert.pem",
     "registry": f"{PRIVATE}/registry-cert.crt",
@@ -90,14 +110,40 @@ PLATFORM = {
 @pytest.mark.parametrize("entry", PLATFORM)
 def test_a_platform_certificate_that_ends_soon_is_a_finding(tree: Tree, entry: str) -> None:
     """Three days before its end, each platform certificate is critical, and the finding names who renews it."""
-    path = PLATFORM[entry]
-    wanted = {"restapi-gui": {"together": True}, "openstack": {"key": "key.pem"}}.get(entry, {})
-    dates = {"not_before": NOW - YEAR, "not_after": AT + 3 * DAY}
-    write_pair(tree, path, make_ca("starlingx"), f"CN={entry}", **wanted, **dates)
-    document = check(tree)
-    assert reasons(document)[entry, "nearing_expiry"] == "critical"
-    (found,) = [each for each in document["certificates"] if each["name"] == entry]
+    spoil(tree, entry)
+    seen = check(tree)
+    assert reasons(seen)[entry, "nearing_expiry"] == "critical"
+    (found,) = [each for each in seen["certificates"] if each["name"] == entry]
     assert any("it is renewed by" in item["message"] for item in found["findings"])
+
+
+def spoil(tree: Tree, entry: str, not_after: datetime = AT + 3 * DAY) -> None:
+    """Write a platform certificate that ends on the given day."""
+    path = PLATFORM[entry]
+    special: dict[str, dict[str, Any]] = {"restapi-gui": {"together": True}, "openstack": {"key": "key.pem"}}
+    dates: dict[str, Any] = {"not_before": NOW - YEAR, "not_after": not_after}
+    write_pair(tree, path, make_ca("starlingx"), f"CN={entry}", **special.get(entry, {}), **dates)
+
+
+def test_each_platform_certificate_has_its_alarm(pristine: Path, tree: Tree, tmp_path: Path) -> None:
+    """Three days before the end of each platform certificate, the hook raises one 500.200 for each file. After the
+    end, the alarm is 500.210. The hook clears it when the certificate is renewed.
+    """
+    manager = FaultManager(tmp_path)
+    before = deliver(tree, manager, {})
+    assert not manager.alarms
+    for day, alarm, severity in ((AT + 3 * DAY, "500.200", "major"), (AT - DAY, "500.210", "critical")):
+        for entry in PLATFORM:
+            spoil(tree, entry, day)
+        before = deliver(tree, manager, before)
+        raised = {key.partition(" ")[2]: fields for key, fields in manager.alarms.items() if key.startswith(alarm)}
+        assert len(raised) == len(PLATFORM) == len(manager.alarms)
+        assert {fields[6] for fields in raised.values()} == {severity}
+        assert "namespace=deployment.certificate=system-restapi-gui-certificate" in raised
+        assert f"system.certificate.ipsec.host=controller-0.path={PLATFORM['ipsec']}" in raised
+    subprocess.run(["cp", "-a", f"{pristine}/.", tree.root], check=True)
+    assert deliver(tree, manager, before)
+    assert not manager.alarms
 
 
 def test_a_broken_chain_of_the_admin_endpoint_is_a_finding(tree: Tree) -> None:
@@ -122,9 +168,9 @@ def test_a_copy_in_the_configuration_partition_that_differs_is_a_finding(tree: T
     other = make_ca("other", not_after=NOW + 9 * YEAR)
     key = other.key_pem if copy == "server-cert.pem" else b""
     tree.write(f"{SHARED}/{copy}", key + other.pem, 0o600)
-    document = check(tree, 1)
-    (entry,) = [each for each in document["certificates"] if each["path"] == f"{SHARED}/{copy}"]
-    assert reasons(document) == {(entry["name"], "copy_differs"): "warning"}
+    seen = check(tree, 1)
+    (entry,) = [each for each in seen["certificates"] if each["path"] == f"{SHARED}/{copy}"]
+    assert reasons(seen) == {(entry["name"], "copy_differs"): "warning"}
 
 
 def test_a_worker_has_no_files_of_a_controller(tree: Tree) -> None:
@@ -135,7 +181,51 @@ def test_a_worker_has_no_files_of_a_controller(tree: Tree) -> None:
     tree.remove("/etc/kubernetes/manifests")
     for path in ("admin.conf", "controller-manager.conf", "scheduler.conf", "pki/haproxy_client.pem"):
         tree.at(f"/etc/kubernetes/{path}").unlink()
-    for path in tree.at("/etc/kubernetes/pki").iterdir():
-        if path.name != "ca.crt":
-            path.unlink()
+    for place in tree.at("/etc/kubernetes/pki").iterdir():
+        if place.name != "ca.crt":
+            place.unlink()
     assert not reasons(check(tree, 0))
+
+
+KUBERNETES = {
+    "none": "echo A kubernetes upgrade is not in progress",
+    "runs": "echo '| state | upgrading-first-master |'",
+    "fails": "echo Must provide Keystone credentials; exit 1",
+}
+PLATFORM_UPGRADE = {
+    "none": "echo No deploy in progress",
+    "runs": "echo '| From Release | State |'; echo '| 25.09 | deploy-start |'",
+    "fails": "echo no credentials; exit 1",
+}
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+@pytest.mark.parametrize("platform", PLATFORM_UPGRADE)
+def test_the_hold_is_active_during_an_upgrade_only(tmp_path: Path, kubernetes: str, platform: str) -> None:
+    """The program for `hold.command` exits with 0 if one of the two upgrades runs. A status command that fails, as on
+    the standby controller, holds nothing, and standard error names the command.
+    """
+    for name, script in (("system", KUBERNETES[kubernetes]), ("software", PLATFORM_UPGRADE[platform])):
+        (tmp_path / name).write_text(f'#!/bin/sh\n[ "$OS_USERNAME" = admin ] || exit 3\n{script}\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "openrc").write_text("export OS_USERNAME=admin\n")
+    done = subprocess.run(
+        [HOLD], env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "OPENRC": str(tmp_path / "openrc")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == (0 if "runs" in {kubernetes, platform} else 1), done.stderr
+    if kubernetes == "fails":
+        assert "system kube-upgrade-show failed, so it holds nothing: Must provide" in done.stderr
+
+
+def test_the_kubelet_restarts_through_its_process_monitor(tmp_path: Path) -> None:
+    """The kubelet stays a unit, whose process certmond detects, and pmon-restart restarts it."""
+    (kubelet,) = [each for each in parse((), profile="starlingx").services if each.name == "kubelet"]
+    assert (kubelet.kind, kubelet.unit) == ("systemd", "kubelet.service")
+    assert kubelet.command == ("/usr/local/sbin/pmon-restart", "kubelet")
+    program = tmp_path / "pmon-restart"
+    program.write_text(f"#!/bin/sh\necho $1 >{tmp_path}/called\n")
+    program.chmod(0o755)
+    stand_in = kubelet.model_copy(update={"command": (str(program), "kubelet")})
+    assert Restarter().act(stand_in, "", None, revive=False) == f"{program} has run"
+    assert (tmp_path / "called").read_text() == "kubelet\n"

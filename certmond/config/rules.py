@@ -59,6 +59,12 @@ _REFERENCES = (  # section and field -> the section of the entries that the fiel
     ("certificates", "signer", "signers"),
     ("derived", "source", "certificates"),
 )
+_SOURCES: Mapping[str, tuple[Kind, ...]] = {
+    "kubeconfig": (Kind.KUBECONFIG,),
+    "pem-bundle": (Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET),
+    "copy": (Kind.FILE,),
+}
+"""Kinds of the entries from which certmond derives a file, by the kind of this file."""
 _MAPPINGS = {"serves"}  # mappings whose keys are the names of entries
 _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 
@@ -104,18 +110,19 @@ def derived_files(
     for number, derived in enumerate(derived_specs):
         place = tree.find(("derived", number, "path"))
         always = derived.write == "always"  # otherwise it gives way to another entry of this path
-        if derived.path in taken and always:
-            yield Problem(place, f"is also the path of {taken[derived.path]}; choose another path")
+        # A directory can have the copies of several entries.
+        path = f"{derived.path}/{derived.source}" if derived.kind == "copy" else derived.path
+        if path in taken and always:
+            yield Problem(place, f"is also the path of {taken[path]}; choose another path")
         elif _STATIC_PODS.match(derived.path):
             yield Problem(
                 place,
                 "is in the directory of the static Pods, and the kubelet starts each file there; choose another path",
             )
         if always:
-            taken.setdefault(derived.path, f"the derived file {derived.name}")
+            taken.setdefault(path, f"the derived file {derived.name}")
         source = entries.get(derived.source)
-        wanted = (Kind.KUBECONFIG,) if derived.kind == "kubeconfig" else (Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET)
-        if source and (source.kind not in wanted or source.authority or source.is_glob):
+        if source and (source.kind not in _SOURCES[derived.kind] or source.authority or source.is_glob):
             place = tree.find(("derived", number, "source"))
             yield Problem(
                 place, f"certmond cannot derive a {derived.kind} from {derived.source}; name an entry with its own key"

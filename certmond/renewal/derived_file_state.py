@@ -65,7 +65,7 @@ class Unready:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """State of a copy that certmond neither writes nor reports as held: the operator of the copy may replace it."""
+    """State of files that certmond neither writes nor holds: a copy of an operator, or copies without a directory."""
 
 
 State = Current | Stale | Absent | Foreign | Unready | Left
@@ -80,7 +80,7 @@ def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: b
 
 def watched(spec: DerivedSpec, source: CertificateSpec) -> tuple[str, ...]:
     """Return the paths of the files on which the state of the derived file depends."""
-    key = source.key if spec.kind == "pem-bundle" else None
+    key = source.key if spec.kind != "kubeconfig" else None
     return (spec.path, source.path, *((key,) if key else ()))
 
 

@@ -12,6 +12,7 @@ from certmond.errors import MalformedError, WriteError
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.renewal.copied_pair import CopiedPair
 from certmond.renewal.derived_file_state import (
     Absent,
     Current,
@@ -42,6 +43,9 @@ class Derivations:
         taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
         found: dict[str, State] = {}
         for name, spec in sorted(self._specs.items(), key=lambda item: item[1].write != "always"):
+            if spec.kind == "copy":
+                found[name] = self._copied(spec).state()
+                continue
             place = self._files.leads_to(spec.path)
             found[name] = self._state(spec)[0]
             if place in taken:  # through a symlink: certmond would rewrite both entries without end
@@ -56,6 +60,8 @@ class Derivations:
         Raises WriteError if the source is unusable, or if certmond may not replace the file.
         """
         spec = self._specs[name]
+        if spec.kind == "copy":
+            return self._copied(spec).make(writer)
         found, present = self._state(spec)
         match found:
             case Foreign(message) | Unready(message):
@@ -70,6 +76,9 @@ class Derivations:
                 return f"{spec.path} is left unchanged"
             case _:
                 return f"{spec.path} is equal to {spec.source}"
+
+    def _copied(self, spec: DerivedSpec) -> CopiedPair:
+        return CopiedPair(spec, self._sources[spec.source], self._files)
 
     def _state(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
         """Return the state of a file, and its present content."""

@@ -41,7 +41,7 @@ class Restarter:
         """
         match service.kind:
             case "systemd":
-                return self._unit(service, revive=revive)
+                return self._command(service) if service.command else self._unit(service, revive=revive)
             case "static-pod":
                 if pod is None:
                     raise RestartError(

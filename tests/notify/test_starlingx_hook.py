@@ -2,74 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-HOOK = Path(__file__).parents[2] / "config/hooks/starlingx-fm"
+from tests.fault_manager import FaultManager
+
 ENTITY = "system.certificate.apiserver.host=controller-0.path=/etc/kubernetes/pki/apiserver.crt"
-CLIENT = f"""#!{sys.executable} -IS
-# fmClientCli as fm-common (fm_cli.cpp, fmAlarmUtils.cpp) has it: fields between ###, then Ok or the name of an error.
-import json, pathlib, sys
-option, text = sys.argv[1:]
-store, calls = (pathlib.Path(__file__).with_name(name) for name in ("alarms", "calls"))
-alarms = json.loads(store.read_text()) if store.exists() else {{}}
-assert text.startswith("###") and text.endswith("###")
-fields = text.split("###")[1:-1]
-with calls.open("a") as log:
-    print(option, file=log)
-if pathlib.Path(__file__).with_name("down").exists():
-    print("FM_ERR_NOCONNECT")
-    sys.exit(255)
-if option == "-c":
-    assert len(fields) == 15 and max(map(len, fields)) < 255, fields
-    assert fields[2] == "set" and fields[3] == "certificate" and fields[11:] == ["False"] * 4
-    alarms[fields[1] + " " + fields[4]] = fields
-elif fields[0] + " " + fields[1] not in alarms:
-    print("FM_ERR_ENTITY_NOT_FOUND")
-    sys.exit(255)
-elif option == "-d":
-    del alarms[fields[0] + " " + fields[1]]
-store.write_text(json.dumps(alarms))
-print("Ok")
-"""
-
-
-class FaultManager:
-    """The stand-in, with the calls that it received."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.client = work / "fmClientCli"
-        self.client.write_text(CLIENT)
-        self.client.chmod(0o755)
-
-    def tell(self, event: str, reason: str, **fields: Any) -> subprocess.CompletedProcess[str]:
-        finding = {"reason": reason, "severity": "warning", "message": "…"}
-        document = {
-            "schema": 1, "event": event, "node": "controller-0", "finding": finding, "certificate": "apiserver",
-            "path": "/etc/kubernetes/pki/apiserver.crt", "at": "2026-11-24T12:00:00Z",
-            "not_after": "2026-12-20T08:30:00Z",
-        } | fields  # fmt: skip
-        return subprocess.run(
-            [HOOK], input=json.dumps(document), env={"PATH": os.environ["PATH"], "FM_CLIENT": str(self.client)},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    @property
-    def alarms(self) -> dict[str, list[str]]:
-        path = self.work / "alarms"
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    @property
-    def calls(self) -> list[str]:
-        path = self.work / "calls"
-        return path.read_text().split() if path.exists() else []
 
 
 @pytest.fixture
@@ -106,6 +45,47 @@ def test_one_that_was_about_to_end_and_has_ended_is_one_alarm(manager: FaultMana
     manager.tell("raised", "expired")
     manager.tell("cleared", "nearing_expiry")
     assert list(manager.alarms) == [f"500.210 {ENTITY}"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "alarm", "entity", "text"),
+    [
+        ("still_due", "250.003", ".reason=still_due", "renewal failed. Reason: …"),
+        ("restart_failed", "250.003", ".reason=restart_failed", "not all services have been updated. Reason: …"),
+        ("served_differs", "250.003", ".reason=served_differs", "not all services have been updated. Reason: …"),
+        ("rotation_frozen", "250.003", ".reason=rotation_frozen", "rotation failed. Reason: …"),
+        ("rotation_under_way", "900.008", "", "Kubernetes rootca update in progress"),
+    ],
+)
+def test_a_failure_and_a_rotation_are_alarms_of_the_host(
+    manager: FaultManager, reason: str, alarm: str, entity: str, text: str
+) -> None:
+    """A failed renewal, restart or rotation is 250.003, and a rotation that runs is 900.008, each of the host and the
+    certificate. Another finding of the same certificate neither raises nor clears it.
+    """
+    assert manager.tell("raised", reason).returncode == 0
+    ((key, fields),) = manager.alarms.items()
+    assert key == f"{alarm} host=controller-0.certificate=apiserver{entity}"
+    assert (fields[3], fields[9]) == ("host", "unspecified-reason")
+    assert fields[6] == {"250.003": "major", "900.008": "minor"}[alarm]
+    assert fields[7].endswith(text)
+    manager.tell("raised", "expired")
+    manager.tell("cleared", "expired")
+    assert list(manager.alarms) == [key]
+    assert manager.tell("cleared", reason).returncode == 0
+    assert not manager.alarms
+
+
+@pytest.mark.parametrize(
+    ("certificate", "name"),
+    [("restapi-gui", "restapi-gui"), ("registry", "registry-local"), ("openldap", "openldap-local")],
+)
+def test_a_certificate_of_cert_manager_has_the_entity_of_cert_alarm(
+    manager: FaultManager, certificate: str, name: str
+) -> None:
+    """certmond and cert-alarm raise the same alarm for a certificate that cert-manager renews."""
+    manager.tell("raised", "expired", certificate=certificate)
+    assert list(manager.alarms) == [f"500.210 namespace=deployment.certificate=system-{name}-certificate"]
 
 
 @pytest.mark.parametrize("fields", [{"reason": "too_open"}, {"certificate": "ca"}, {"certificate": "etcd-ca"}])

@@ -10,19 +10,23 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.catalog.field_types import AbsolutePath, Mode, Model, Name, Owner
+from certmond.pki.catalog.field_types import AbsolutePath, Mode, Model, Name, Owner, has_wildcard
 
 
 class DerivedSpec(Model):
     """A file that certmond writes from a certificate of the catalogue, after each change of that certificate."""
 
     name: Name = Field(description="the name of the derived file in plans and reports")
-    kind: Literal["pem-bundle", "kubeconfig"] = Field(
+    kind: Literal["pem-bundle", "kubeconfig", "copy"] = Field(
         description="`pem-bundle`: the certificate and then the key in one file, as HAProxy reads it; `kubeconfig`: a "
-        "copy of a kubeconfig. certmond replaces an existing copy only if this copy has the same CA and user."
+        "copy of a kubeconfig. certmond replaces an existing copy only if this copy has the same CA and user. `copy`: "
+        "copies of the certificate file and the key file, with the same names, in the directory `path`."
     )
     source: Name = Field(description="the entry of `certificates` that is the source of the file")
-    path: AbsolutePath = Field(description="the path of the derived file")
+    path: AbsolutePath = Field(
+        description="the path of the derived file. For kind `copy`, a directory: certmond writes copies only if the "
+        "directory exists. One component of this path can be `*`, which matches any number of directories."
+    )
     mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
     owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
     write: Literal["always", "existing", "never"] = Field(
@@ -31,6 +35,13 @@ class DerivedSpec(Model):
         "certmond replaces a copy that is out of date and has the same server, and creates no file; and `never`: "
         "certmond only reports a copy that is out of date.",
     )
+
+    @field_validator("path")
+    @classmethod
+    def _matches_directories_only(cls, path: str, info: ValidationInfo) -> str:
+        if has_wildcard(path.replace("/*/", "/", 1) if info.data.get("kind") == "copy" else path):
+            raise ValueError("must be a path without a pattern, or for kind copy a path with one component `*`")
+        return path
 
     @field_validator("write")
     @classmethod

@@ -266,7 +266,9 @@ class ServiceSpec(Model):
         default=None, description="for kind `static-pod`: the name of the container, such as `kube-apiserver`"
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
-        default=(), description="for kind `command`: a list of the program and its arguments, executed without a shell"
+        default=(),
+        description="for kind `command`: a list of the program and its arguments, executed without a shell. For kind "
+        "`systemd`: the program that restarts the unit in place of systemd, such as a process monitor.",
     )
     environment: Mapping[str, str] = Field(default={}, description="for kind `command`: environment variables, by name")
     time_limit: Duration = Field(
