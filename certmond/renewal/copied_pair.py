@@ -27,7 +27,7 @@ class CopiedPair:
         self._spec, self._source, self._files = spec, source, files
 
     def state(self) -> State:
-        """Return the state of all copies together. `Stale` also stands for a file that is missing in a directory."""
+        """Return the state of all copies together. If a file is missing in a directory, the state is `Stale`."""
         directories = self._directories()
         if not directories:
             return Left()

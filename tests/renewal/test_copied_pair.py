@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
-from certmond.config.model import Source, parse
-from certmond.errors import ConfigError, WriteError
+from certmond.errors import WriteError
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.renewal.copied_pair import CopiedPair
@@ -116,12 +114,3 @@ def test_an_unreadable_source_is_not_ready(root: Path) -> None:
     found = copied(root).state()
     assert isinstance(found, Unready)
     assert found.message.startswith("/opt/config/*/etcd is not written: ")
-
-
-@pytest.mark.parametrize("path", ["/opt/config/*/*/etcd", "/opt/config/a*/etcd", "/opt/config/**/etcd"])
-def test_only_one_whole_component_can_be_a_pattern(path: str) -> None:
-    """The path of a copy has one component `*` at most, and the path of another kind none."""
-    for kind, given in (("copy", path), ("pem-bundle", "/opt/config/*/etcd")):
-        text = f"derived: [{{name: x, kind: {kind}, source: etcd-server, path: '{given}'}}]"
-        with pytest.raises(ConfigError, match=re.escape("one component `*`")):
-            parse([Source("x.yaml", text)])

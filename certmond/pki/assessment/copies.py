@@ -20,7 +20,7 @@ class Difference:
 def differing_copies(observations: Iterable[Observation]) -> dict[tuple[str, str], Difference]:
     """Return the differences of all copies from their originals, by the name and path of the copy.
 
-    A file without a certificate is not compared, because it has a finding of its own.
+    A file without a certificate is not compared, because it has another finding.
     """
     copies: dict[tuple[str, str], list[Observation]] = {}
     for seen in observations:
