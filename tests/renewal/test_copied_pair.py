@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from certmond.renewal.copied_pair import CopiedPair
 from certmond.renewal.derived_file_holds import circumstances_of
 from certmond.renewal.derived_file_state import Current, Foreign, Stale, Unready, Left
 from certmond.renewal.derived_files import Derivations
-from certmond.transaction.commit import Transactions
+from certmond.transaction.commit import NewFile, Transactions
 from certmond.transaction.node_files import NodeFiles
 from tests.builders import make_ca, make_leaf
 
@@ -114,3 +115,20 @@ def test_an_unreadable_source_is_not_ready(root: Path) -> None:
     found = copied(root).state()
     assert isinstance(found, Unready)
     assert found.message.startswith("/opt/config/*/etcd is not written: ")
+
+
+def test_a_source_that_changes_during_the_write_is_not_copied(root: Path) -> None:
+    """If another program replaces the source after certmond has read it, certmond writes no file, and retries."""
+
+    copies = copied(root)
+    with Transactions(str(root), root / "state").lock() as writer:
+        commit = writer.commit
+
+        def replacing(changes: list[NewFile], *, verify: Callable[[Mapping[str, bytes]], None]) -> None:
+            put(root, "etc/etcd", OLD.pem, OLD.key_pem)
+            commit(changes, verify=verify)
+
+        writer.commit = replacing  # type: ignore[method-assign,assignment]
+        with pytest.raises(WriteError, match="server changed meanwhile; certmond retries it"):
+            copies.make(writer)
+    assert not (root / "opt/config/2/etcd/server.crt").exists()

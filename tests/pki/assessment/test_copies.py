@@ -75,3 +75,9 @@ def test_a_changed_original_changes_the_verdict_on_the_copy() -> None:
     second = assess(Inventory((see("original", NEW), kept)), NOW, first)
     assert second.statuses[1].difference is None
     assert not second.statuses[1].findings
+
+
+def test_an_entry_that_certmond_renews_is_no_copy() -> None:
+    """An entry with `copy_of` names who renews it, because a renewal by certmond would make it differ."""
+    with pytest.raises(ValueError, match="must be absent without `renewed_by`"):
+        CertificateSpec.model_validate({"name": "copy", "path": "/pki/copy.crt", "copy_of": "original"})
