@@ -114,7 +114,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/files/test_inotify.py": ("watches directories below mount points", ["files/mount_table"]),
     "tests/files/test_kubeconfig_copies.py": (
         "compares copies of kubeconfigs on a node",
-        ["formats/kubeconfig_copy", "pki/catalog/derived"],
+        ["formats/kubeconfig_copy"],
     ),
     "tests/files/test_reference_permissions.py": (
         "resolves the paths that another user controls",

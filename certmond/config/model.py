@@ -22,8 +22,9 @@ from certmond.config.rules import PARTS, SECTIONS, between_entries, dependency_c
 from certmond.config.yaml_source import Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
 from certmond.pki.catalog.derived import DerivedSpec
-from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, ServiceSpec
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, parse_duration
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.catalog.settings import (
     ArchiveSpec,
     ClusterSpec,

@@ -14,8 +14,9 @@ from itertools import pairwise
 from certmond.config.problems import suggestion
 from certmond.config.yaml_source import Node, Problem, shown
 from certmond.pki.catalog.derived import DerivedSpec
-from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind, ServiceSpec
+from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import Model
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.catalog.settings import (
     LOCAL,
     NO_SIGNER,

@@ -13,7 +13,7 @@ from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import printable
 from certmond.pki.x509.parsing import decode
-from certmond.renewal.derived_file_state import Current, Foreign, Stale, State, Unready, Left, owner_ids
+from certmond.renewal.derived_file_state import Current, Foreign, Left, Stale, State, Unready, owner_ids
 from certmond.renewal.key_pair import KeyPair, Unpaired, key_pair
 from certmond.transaction.commit import NewFile, Writer
 from certmond.transaction.dirfd import digest

@@ -15,10 +15,10 @@ from certmond.errors import MalformedError
 from certmond.files.catalog_observer import Store
 from certmond.formats.manifest import Components
 from certmond.pki.catalog.endpoint import Endpoint
-from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.references import PROGRAMS
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.services.model import Content, Demand, Live, Survey
 from certmond.pki.services.restart_episode import Past
 from certmond.pki.services.served_certificates import served_observations

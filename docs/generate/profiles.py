@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from certmond.config.model import parse
-from certmond.pki.catalog.entries import CertificateSpec, Kind, ServiceSpec
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.service_entries import ServiceSpec
 
 _HEAD = """# Profiles
 

@@ -67,7 +67,8 @@ def test_names_are_completed_where_they_are_asked_for(monkeypatch: pytest.Monkey
     assert offered("certmond restart kube-s", monkeypatch) == ["kube-scheduler"]
     assert offered("certmond explain key_m", monkeypatch) == ["key_missing", "key_mismatch"]
     assert offered("certmond explain certmondstal", monkeypatch) == ["CertmondStale"]
-    assert offered("certmond check --profile k", monkeypatch) == ["k0s", "k3s", "k8s-snap", "kops", "kubeadm", "kubespray"]
+    names = ["k0s", "k3s", "k8s-snap", "kops", "kubeadm", "kubespray"]
+    assert offered("certmond check --profile k", monkeypatch) == names
     assert offered("certmond --profile n", monkeypatch) == ["none"]
     assert offered("certmond root-ca show --family f", monkeypatch) == ["front-proxy-ca"]
 

@@ -20,8 +20,9 @@ from certmond.config import source_files, yaml_source
 from certmond.config.model import Config, Source, dump, parse, profiles, schema
 from certmond.config.source_files import load
 from certmond.errors import ConfigError
-from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind, ServiceSpec
+from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import FACTS, USAGES, format_duration, parse_duration
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.catalog.settings import ClusterSpec, HoldSpec, InitSpec, RestartSpec
 
 ROOT = Path(__file__).parents[2]

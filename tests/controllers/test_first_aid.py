@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from certmond.daemon.pass_schedule import Cause
-from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.services.model import Live, ServiceSeen
 from certmond.pki.x509.parsing import decode

@@ -12,7 +12,7 @@ from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.renewal.copied_pair import CopiedPair
 from certmond.renewal.derived_file_holds import circumstances_of
-from certmond.renewal.derived_file_state import Current, Foreign, Stale, Unready, Left
+from certmond.renewal.derived_file_state import Current, Foreign, Left, Stale, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.commit import NewFile, Transactions
 from certmond.transaction.node_files import NodeFiles

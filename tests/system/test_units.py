@@ -20,7 +20,7 @@ import pytest
 from cryptography import x509
 
 from certmond.notify.journal import MESSAGE_IDS, Event
-from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.catalog.service_entries import ServiceSpec
 from tests.node import PKI, Node, key_pem, pem
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install
 from tests.web_config_files import PAIR, USERS, WebFiles, server_pair

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from certmond.pki.catalog.entries import KeyAlgorithm, ServiceSpec
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.catalog.entries import Kind, ServiceSpec
+from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
 from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Cause, Held, Issue, Plan, Restart, Step

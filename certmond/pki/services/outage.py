@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.references import ReferenceSpec
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.services.model import Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings

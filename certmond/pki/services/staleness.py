@@ -13,9 +13,10 @@ from functools import cached_property
 
 from certmond.errors import MalformedError
 from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
-from certmond.pki.catalog.entries import Kind, ServiceSpec
+from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation, Provenance, Salvage
 from certmond.pki.catalog.served_entries import ServedSpec
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.services.model import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Past, Result
@@ -117,8 +118,8 @@ class Surroundings:
     """State of the node, except its certificates.
 
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
-    where no service runs. `served` are the certificates that only a listener has. `demands` has the services that static
-    Pod manifests start.
+    where no service runs. `served` are the certificates that only a listener has. `demands` has the services that
+    static Pod manifests start.
     """
 
     services: Sequence[ServiceSpec] = ()

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from certmond.pki.assessment.assess import Assessment, assess
-from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Inventory
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.outage import LIMIT, STEADY, has_outage, outage_after

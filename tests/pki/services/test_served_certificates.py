@@ -9,9 +9,10 @@ import pytest
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
-from certmond.pki.catalog.entries import CertificateSpec, ServiceSpec
+from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start
+from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Reason, Severity
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
