@@ -105,6 +105,7 @@ def test_init_issues_beside_certificates_that_are_due() -> None:
         "outlives_ca",
         "not_running",
         "copy_differs",
+        "stale_copy",
     }
 
 
