@@ -257,6 +257,8 @@ class Store:
             yield from bundle_observations(whole, document.certificates)
         else:
             yield self._kubeconfigs.with_kubelet_conf(whole, kubelet_conf) if kubelet_conf else whole
+        if kubelet_conf:
+            yield from self._kubeconfigs.further_observations(spec, kubelet_conf)
 
     def _facts(self) -> Mapping[str, str]:
         self._reader.used = {}

@@ -124,7 +124,9 @@ def bundle_observations(whole: Observation, certificates: Sequence[Certificate])
     yield replace(whole, certificates=distinct[:1])
     for number, certificate in enumerate(distinct[1:], start=2):
         name = f"{whole.name}#{number}"
-        yield Observation(name, whole.spec, whole.path, certificates=(certificate,), holder=whole.holder)
+        yield Observation(
+            name, whole.spec, whole.path, certificates=(certificate,), holder=whole.holder, named_file=whole.named_file
+        )
 
 
 def first_line(data: bytes, _path: str) -> bytes:

@@ -5,19 +5,23 @@ An unusable file has a `Fault` in its observation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from certmond.files.cache_entry import latest_change
 from certmond.files.document_reader import DocumentReader, bundle_observations
-from certmond.formats.kubeconfig import Material, User
+from certmond.formats.kubeconfig import Cluster, Kubeconfig, Material, User
 from certmond.formats.kubeconfig_credentials import Credentials, broken_cluster, missing_parts, own_user
-from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Observation
-from certmond.pki.findings import Fault, Reason
+from certmond.pki.findings import Fault, Reason, Severity
 from certmond.pki.x509.parsed_file import encrypted_key_in, is_broken, leaf_of, may_hide_key, without_missing
 from certmond.pki.x509.parsing import Document
+from certmond.pki.x509.path_building import find_paths
+
+_FOREIGN: dict[str, Any] = {"ca": (), "at_most": Severity.WARNING}
+"""Fields of an entry for a certificate of another cluster: this node works without the certificate."""
 
 
 class KubeconfigObserver:
@@ -71,14 +75,43 @@ class KubeconfigObserver:
             wanted=self._reader.is_wanted(spec), changed_at=self._reader.entry(path).changed_at, renewable=not others,
             broken_cluster=broken_cluster(credentials) if spec.subject and spec.embedded_ca else "",
         )  # fmt: skip
-        plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
-        for user in users_with_certificate:
-            bare = Observation(f"{spec.name}#{user.name}", plain, path)
-            yield self._with_user(whole if user is own else bare, credentials, user)
+        if own:
+            yield self._with_user(whole, credentials, own)
+        yield from self._users(spec, path, credentials, [user for user in users_with_certificate if user is not own])
         if faults and own is None:
             yield whole
-        if spec.embedded_ca is None:
-            yield from self._clusters(spec, path, credentials)
+        yield from self._clusters(spec, path, credentials)
+
+    def further_observations(self, spec: CertificateSpec, kubeconfig: str) -> Iterator[Observation]:
+        """Yield an observation for each certificate of other users and other clusters in the kubelet's kubeconfig."""
+        config = (credentials := self._reader.credentials(kubeconfig)).config
+        plain = spec.model_copy(update={"path": kubeconfig, "kind": Kind.KUBECONFIG, "key": None, "kubeconfig": None})
+        users = [
+            user for user in config.users
+            if config.current_user not in {None, user.name} and user.certificate and user.certificate.path != spec.path
+        ]  # fmt: skip
+        yield from self._users(plain, kubeconfig, credentials, users)
+        yield from self._clusters(plain, kubeconfig, credentials)
+
+    def _users(
+        self, spec: CertificateSpec, path: str, credentials: Credentials, users: Iterable[User]
+    ) -> Iterator[Observation]:
+        """Yield an observation for each of the other users of a kubeconfig, which certmond does not renew.
+
+        A user belongs to another cluster if neither a context nor the signature relates it to the current cluster.
+        """
+        cluster, config = _own_cluster(credentials.config), credentials.config
+        anchors = self._ca(path, credentials, cluster).certificates if cluster else ()
+        plain = spec.model_copy(
+            update=_of_operator(spec, path) | {"subject": (), "names": (), "usages": ("client auth",)}
+        )
+        foreign = plain.model_copy(update=_FOREIGN)
+        for user in users:
+            seen = self._with_user(Observation(f"{spec.name}#{user.name}", plain, path), credentials, user)
+            related = cluster is None or (user.name, cluster.name) in config.contexts
+            if not related and seen.certificates:
+                related = bool(find_paths(seen.certificates[0], anchors, seen.certificates[1:]).paths)
+            yield seen if related else replace(seen, spec=foreign)
 
     def _with_user(self, seen: Observation, credentials: Credentials, user: User) -> Observation:
         certificate = self._material(seen.path, credentials, user.name, "certificate", user.certificate)
@@ -99,31 +132,40 @@ class KubeconfigObserver:
             seen, **leaf_of(certificate), key=key.key, key_unknown=may_hide_key(key), key_path=key_path,
             permissions=(*seen.permissions, *permissions), faults=tuple(dict.fromkeys(faults)),
             renewable=_is_embedded(user.certificate) and _is_embedded(user.key), holder=("user", user.name),
-            certificate_file=own.own_file, key_file=key_entry.own_file,
+            certificate_file=own.own_file, key_file=key_entry.own_file, named_file=_named_file(user.certificate),
             foreign_key=bool(named and named.writers), changed_at=latest_change(own, key_entry),
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
-        """Yield an observation for each CA certificate of a kubeconfig, because these certificates expire too."""
+        """Yield an observation for each CA certificate of a kubeconfig, because these certificates expire too.
+
+        Skip the CA of the current cluster if the entry `embedded_ca` has this CA.
+        """
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
-        bare = spec.model_copy(update=update)
+        bare = spec.model_copy(update=_of_operator(spec, path) | update)
+        foreign = bare.model_copy(update=_FOREIGN)
+        own = _own_cluster(credentials.config)
+        known = self._ca(path, credentials, own).certificates if own and spec.embedded_ca else ()
         for cluster in credentials.config.clusters:
-            document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
+            document = self._ca(path, credentials, cluster)
+            if spec.embedded_ca and (cluster is own or (known and set(document.certificates) == set(known))):
+                continue
             whole = Observation(
-                f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults, holder=("cluster", cluster.name)
-            )
+                f"{spec.name}#ca:{cluster.name}", bare if own in {None, cluster} else foreign, path,
+                faults=document.faults, holder=("cluster", cluster.name), named_file=_named_file(cluster.ca),
+            )  # fmt: skip
             yield from (
                 bundle_observations(whole, document.certificates) if document.certificates or document.faults else ()
             )
 
+    def _ca(self, path: str, credentials: Credentials, cluster: Cluster) -> Document:
+        return self._material(path, credentials, cluster.name, "ca", cluster.ca)
+
     def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
         """Return the CA certificates for the current or only cluster of a kubeconfig, and their faults."""
-        config = credentials.config
-        current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
-        if not current and len(config.clusters) != 1:
+        if (cluster := _own_cluster(credentials.config)) is None:
             return (), ()
-        cluster = (current or config.clusters)[0]
-        document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
+        document = self._ca(path, credentials, cluster)
         # A separate file has an entry, which reports its faults, unless other users can change the kubeconfig.
         own = cluster.ca and cluster.ca.data is None and not self._reader.referrer(path).writers
         faults = () if own else document.faults
@@ -147,3 +189,19 @@ class KubeconfigObserver:
 
 def _is_embedded(material: Material | None) -> bool:
     return material is not None and material.data is not None
+
+
+def _named_file(material: Material | None) -> str:
+    """Return the file that a kubeconfig names, or "" for an embedded certificate."""
+    return material.path or "" if material and material.data is None else ""
+
+
+def _own_cluster(config: Kubeconfig) -> Cluster | None:
+    """Return the current cluster, or else the only cluster, or None if several clusters exist."""
+    current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
+    return current[0] if current else config.clusters[0] if len(config.clusters) == 1 else None
+
+
+def _of_operator(spec: CertificateSpec, path: str) -> dict[str, Any]:
+    """Return the fields of an entry for a certificate that certmond neither renews nor embeds again."""
+    return {"renewed_by": spec.renewed_by or f"its operator ({path} has it)", "embedded_ca": None}

@@ -67,13 +67,17 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """The content of a kubeconfig. `problems` are the errors in single users, clusters and contexts."""
+    """The content of a kubeconfig. `problems` are the errors in single users, clusters and contexts.
+
+    `contexts` has the user and the cluster of each context.
+    """
 
     users: tuple[User, ...]
     clusters: tuple[Cluster, ...]
     current_user: str | None
     current_cluster: str | None
     problems: tuple[str, ...]
+    contexts: tuple[tuple[str, str], ...] = ()
 
 
 def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
@@ -98,16 +102,14 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
         ca = _material(fields, "certificate-authority", directory, f"cluster {name!r}", problems)
         server_name = as_text(fields.get("tls-server-name")) or _host(server)
         clusters.append(Cluster(name, server, server_name, ca, fields.get("insecure-skip-tls-verify") is True))
-    context: Mapping[str, Any] = next(
-        (
-            fields
-            for name, fields in _entries(document, "contexts", "context", problems)
-            if name == document.get("current-context")
-        ),
-        {},
+    contexts = {
+        name: (as_text(fields.get("user")), as_text(fields.get("cluster")))
+        for name, fields in _entries(document, "contexts", "context", problems)
+    }
+    user, cluster = contexts.get(as_text(document.get("current-context")), ("", ""))
+    return Kubeconfig(
+        tuple(users), tuple(clusters), user or None, cluster or None, tuple(problems), tuple(contexts.values())
     )
-    user, cluster = as_text(context.get("user")) or None, as_text(context.get("cluster")) or None
-    return Kubeconfig(tuple(users), tuple(clusters), user, cluster, tuple(problems))
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:

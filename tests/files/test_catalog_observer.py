@@ -25,11 +25,13 @@ from certmond.config.source_files import load
 from certmond.files.cache import Files
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
-from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.findings import Reason
+from certmond.pki.findings import Reason, Severity
+from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewals import plan
 from tests import node as real
-from tests.builders import NOW, Issued, bundle, make_ca, make_intermediate, make_leaf, make_server, pem_block
+from tests.builders import DAY, NOW, Issued, bundle, make_ca, make_intermediate, make_leaf, make_server, pem_block
 from tests.files.beside import FORKS, elsewhere
 from tests.files.test_cache import CHANGES, change
 from tests.files.test_cache import Tree as FileTree
@@ -328,9 +330,12 @@ def test_without_a_current_context_the_first_user_stands_for_the_file(tree: Tree
     assert names(seen) == ["conf", "conf#b"]
     assert len(seen[0].embedded) == 1
     tree.write("/x.conf", kubeconfig([user("a", LEAF)], [cluster("c", ROOT), cluster("d", ROOT)]))
-    assert tree.one(CONF).embedded == ()
+    seen = tree.look(CONF)
+    assert (names(seen), seen[0].embedded) == (["conf", "conf#ca:c", "conf#ca:d"], ())
     tree.write("/x.conf", kubeconfig([user("a", LEAF)], [cluster("c", ROOT), cluster("d", OTHER)], ("a", "d")))
-    assert [each.certificates for each in tree.one(CONF).embedded] == [(OTHER.facts,)]
+    seen = tree.look(CONF)
+    assert names(seen) == ["conf", "conf#ca:c"]
+    assert [each.certificates for each in seen[0].embedded] == [(OTHER.facts,)]
 
 
 def test_references_are_followed(tree: Tree) -> None:
@@ -438,6 +443,73 @@ def test_ca_data_without_an_entry_is_observed_separately(tree: Tree) -> None:
     assert [len(each.faults) for each in tree.look(row("conf", "/x.conf", kind="kubeconfig"))] == [0, 1]
 
 
+def test_the_credentials_of_another_cluster_are_only_judged(tree: Tree) -> None:
+    """A finding about their end has the named file and a warning. certmond does not renew or repair them."""
+    far, end = make_ca("far"), NOW + 5 * DAY
+    other, old = make_leaf(far, "far-admin", not_before=NOW - 360 * DAY, not_after=end), make_ca("far", not_after=end)
+    tree.write("/far.crt", other.pem)
+    tree.write("/far.key", other.key_pem)
+    tree.write("/far-ca.crt", old.pem)
+    tree.write("/ca.crt", ROOT.pem)
+    users = [
+        user("a", LEAF),
+        user("b", LEAF),
+        user("far", client_certificate="far.crt", client_key="far.key"),
+        user("embedded", other),
+        user("broken", client_certificate="none.crt"),
+    ]
+    clusters = [
+        cluster("c", ROOT, server="https://10.0.0.1:6443"),
+        cluster("same", ROOT),
+        cluster("far", certificate_authority="far-ca.crt"),
+        cluster("new", old, ROOT),
+    ]
+    tree.write("/x.conf", kubeconfig(users, clusters, ("a", "c")))
+    spec = row("conf", "/x.conf", kind="kubeconfig", embedded_ca="ca", ca="ca", subject="CN=client")
+    seen = tree.look(row("ca", "/ca.crt", authority=True), spec)
+    assert names(seen) == [
+        "ca", "conf", "conf#b", "conf#far", "conf#embedded", "conf#broken", "conf#ca:far", "conf#ca:new",
+        "conf#ca:new#2",
+    ]  # fmt: skip
+    assert [each.spec.ca for each in seen[1:5]] == [("ca",), ("ca",), (), ()]
+    assert all(each.spec.renewed_by == "its operator (/x.conf has it)" for each in seen[2:])
+    assessment = assess(Inventory(seen), NOW)
+    found = {each.seen.name: [(item.reason, item.severity) for item in each.findings] for each in assessment.statuses}
+    due = [(Reason.NEARING_EXPIRY, Severity.WARNING)]
+    assert {name: found[name] for name in found if found[name]} == {
+        "conf#far": due, "conf#embedded": due, "conf#ca:far": due, "conf#ca:new": due,
+        "conf#broken": [(Reason.MISSING, Severity.WARNING)],
+    }  # fmt: skip
+    texts = {each.seen.name: each.findings[0].message for each in assessment.statuses if each.findings}
+    assert texts["conf#far"].startswith("/far.crt (user 'far' of /x.conf) expires on ")
+    assert texts["conf#embedded"].startswith("/x.conf (user 'embedded') expires on ")
+    assert texts["conf#ca:far"].startswith("/far-ca.crt (cluster 'far' of /x.conf) expires on ")
+    assert texts["conf#ca:far"].endswith("it is renewed by its operator (/x.conf has it)")
+    planned = plan(assessment, Policy(), {}, Circumstances())
+    assert not planned.steps
+
+
+def test_a_context_of_the_current_cluster_relates_a_user_to_this_cluster(tree: Tree) -> None:
+    """The certificate of this user needs a path to the CA, although another CA has signed it."""
+    document = yaml.safe_load(kubeconfig([user("a", LEAF), user("b", OTHER)], [cluster("c", ROOT)], ("a", "c")))
+    document["contexts"].append({"name": "second", "context": {"user": "b", "cluster": "c"}})
+    tree.write("/x.conf", yaml.safe_dump(document))
+    spec = row("conf", "/x.conf", kind="kubeconfig", embedded_ca="ca", ca="ca", subject="CN=client")
+    assert [each.spec.ca for each in tree.look(spec)] == [("ca",), ("ca",)]
+
+
+def test_the_kubelets_kubeconfig_may_have_credentials_of_another_cluster(tree: Tree) -> None:
+    """Their entries follow that of the kubelet. A further user with the kubelet's file has no separate entry."""
+    users = [user(name, client_certificate="/k.pem") for name in ("a", "same")]
+    clusters = [cluster("c", ROOT), cluster("far", make_ca("far"))]
+    tree.write("/kubelet.conf", kubeconfig([*users, user("far", OTHER)], clusters, ("a", "c")))
+    tree.write("/k.pem", LEAF.pem + LEAF.key_pem)
+    spec = row("k", "/k.pem", kind="kubelet", key="/k.pem", kubeconfig="/kubelet.conf", embedded_ca="ca", ca="ca")
+    seen = tree.look(spec)
+    assert names(seen) == ["k", "k#far", "k#ca:far"]
+    assert [(each.path, each.spec.kind) for each in seen[1:]] == [("/kubelet.conf", Kind.KUBECONFIG)] * 2
+
+
 @pytest.mark.parametrize(
     ("trusts", "findings"),
     [
@@ -490,7 +562,7 @@ def test_what_kubelet_conf_refers_to(tree: Tree, users: list[Any], refers_to: st
     tree.write("/pki/1.pem", LEAF.pem + LEAF.key_pem)
     tree.link("/pki/current.pem", "1.pem")
     tree.write("/kubelet.conf", kubeconfig(users, (), ("a", "c")))
-    seen = tree.one(KUBELET)
+    seen = tree.look(KUBELET)[0]
     assert (seen.refers_to, seen.symlink, seen.faults) == (refers_to, True, ())
     assert [each.path for each in seen.permissions] == ["/pki/current.pem", "/kubelet.conf"]
 

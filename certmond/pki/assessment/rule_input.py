@@ -47,7 +47,12 @@ class Case:
 
     @property
     def where(self) -> str:
-        return f"the certificate at {self.seen.path}" if self.seen.endpoint else self.seen.path
+        """The file of the certificate, also if a kubeconfig names this file, or the endpoint."""
+        seen = self.seen
+        if seen.holder and (seen.named_file or seen.name != seen.spec.name):
+            whose = "{} {!r}".format(*seen.holder)
+            return f"{seen.named_file} ({whose} of {seen.path})" if seen.named_file else f"{seen.path} ({whose})"
+        return f"the certificate at {seen.path}" if seen.endpoint else seen.path
 
     @property
     def further_anchor(self) -> bool:

@@ -66,6 +66,7 @@ class Observation:
     certificate_file: str | None = None
     key_file: str | None = None
     holder: tuple[str, str] | None = None  # ("user", NAME) or ("cluster", NAME) in a kubeconfig
+    named_file: str = ""  # the certificate file that a kubeconfig names, or "" for an embedded certificate
     foreign_key: bool = False  # `key_path` is from a kubeconfig that other users can change: not a file of this entry
     wanted: bool = True  # False if no other file of the node refers to this file any longer
     broken_cluster: str = ""  # `kubeconfig_credentials.broken_cluster`; "" for an entry without a subject and a CA

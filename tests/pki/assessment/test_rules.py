@@ -203,6 +203,21 @@ def test_an_expired_further_user_of_a_kubeconfig_is_critical() -> None:
     assert (found.severity, "renew it" in found.message) == (Severity.CRITICAL, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("leaf", "", "/pki/leaf.crt expired"),
+        ("leaf", "/b.crt", "/b.crt (user 'b' of /pki/leaf.crt) expired"),
+        ("leaf#b", "", "/pki/leaf.crt (user 'b') expired"),
+    ],
+)
+def test_a_finding_about_a_kubeconfig_has_the_file_that_it_names(name: str, file: str, text: str) -> None:
+    """The finding has the name of the user too, unless it is about the user of the current context."""
+    seen = replace(see(row(kind="kubeconfig"), make_leaf(ROOT, not_after=NOW - DAY)), name=name, named_file=file)
+    found = findings(see(AUTHORITY, ROOT), replace(seen, holder=("user", "b")), about=name)["expired"]
+    assert found.message.startswith(text)
+
+
 @pytest.mark.parametrize("ca", [[], "self"])
 def test_an_anchor_in_the_same_file_is_reported_at_that_file(ca: Any) -> None:
     """The kubelet's own CA has no entry: when it has expired, its certificate's entry reports it."""
