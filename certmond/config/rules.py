@@ -123,7 +123,11 @@ def derived_files(
         if always:
             taken.setdefault(path, f"the derived file {derived.name}")
         source = entries.get(derived.source)
-        if source and (source.kind not in _SOURCES[derived.kind] or source.authority or source.is_glob):
+        if source and (
+            source.kind not in _SOURCES[derived.kind]
+            or (source.authority and (derived.kind != "copy" or source.key is None))
+            or source.is_glob
+        ):
             place = tree.find(("derived", number, "source"))
             yield Problem(
                 place, f"certmond cannot derive a {derived.kind} from {derived.source}; name an entry with its own key"

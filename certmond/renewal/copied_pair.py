@@ -1,6 +1,7 @@
 """Copies of a certificate file and its key file in existing directories: state, and replacement in one transaction.
 
-A directory can have the certificate of another program. certmond does not replace that file.
+The certificate can be a CA, whose file has several certificates during a rotation. A directory can have the certificate
+of another program. certmond does not replace that file.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from certmond.errors import WriteError
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import printable
+from certmond.pki.x509.certificate import Anchor
 from certmond.pki.x509.parsing import decode
 from certmond.renewal.derived_file_state import Current, Foreign, Left, Stale, State, Unready, owner_ids
-from certmond.renewal.key_pair import KeyPair, Unpaired, key_pair
+from certmond.renewal.key_pair import KeyPair, Unpaired, anchor_of_key, key_pair
 from certmond.transaction.commit import NewFile, Writer
 from certmond.transaction.dirfd import digest
 from certmond.transaction.node_files import NodeFiles
@@ -37,7 +39,7 @@ class CopiedPair:
             if isinstance(pair, Unpaired):
                 return Unready(f"{self._spec.path} is not written: {pair.message}; restore {self._source.name}")
             for directory in directories:
-                if why := self._foreign(directory, pair):
+                if why := self._foreign(directory, contents):
                     return Foreign(why)
             changes = [change for each in directories for change in self._changes(each, contents)]
         except WriteError as error:
@@ -69,19 +71,28 @@ class CopiedPair:
         paths = dict.fromkeys(filter(None, (self._source.path, self._source.key)))
         return {path: self._files.read(path, follow_any_link=False) for path in paths}
 
-    def _pair(self, contents: Mapping[str, bytes | None]) -> KeyPair | Unpaired:
-        key = self._source.key or self._source.path
-        return key_pair(contents[self._source.path], contents.get(key), self._source.path, key)
+    def _pair(self, contents: Mapping[str, bytes | None]) -> KeyPair | Anchor | Unpaired:
+        path, key_path = self._source.path, self._source.key or self._source.path
+        found = anchor_of_key if self._source.is_trust else key_pair
+        return found(contents[path], contents.get(key_path), path, key_path)
 
-    def _foreign(self, directory: str, pair: KeyPair) -> str | None:
+    def _foreign(self, directory: str, contents: Mapping[str, bytes | None]) -> str | None:
         """Return why certmond may not write in the directory, or None."""
-        paths = [posixpath.join(directory, posixpath.basename(path)) for path in self._contents()]
+        paths = [posixpath.join(directory, posixpath.basename(path)) for path in contents]
         if why := self._files.exposed(paths, self._spec.owner):
             return why
-        present = self._files.read(paths[0])
-        leaf = next(iter(decode(present or b"", paths[0]).certificates), None)
-        if leaf and leaf.subject_der != pair.leaf.subject_der:
-            fact = f"{paths[0]} has a certificate of {printable(leaf.subject)}, not of {printable(pair.leaf.subject)}"
+        own = decode(contents[self._source.path] or b"", self._source.path).certificates
+        present = decode(self._files.read(paths[0]) or b"", paths[0]).certificates
+        if self._source.is_trust:
+            # A rotation replaces the CA in phases, and each phase keeps a certificate of the phase before. The copy can
+            # have the last key of another CA.
+            if present and set(present).isdisjoint(own):
+                fact = f"{paths[0]} has no certificate of {self._source.path}, so certmond does not replace it"
+                return f"{fact}; run: cp {' '.join(contents)} {directory}/"
+        elif present and present[0].subject_der != own[0].subject_der:
+            fact = (
+                f"{paths[0]} has a certificate of {printable(present[0].subject)}, not of {printable(own[0].subject)}"
+            )
             return f"{fact}, so certmond does not replace it; move it away"
         return None
 

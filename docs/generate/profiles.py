@@ -78,8 +78,7 @@ _ABOUT = {
         "certmond cannot determine the age of such a service, so it never restarts the service because of its age.",
         "the Secrets of cert-manager, from which cert-mon installs the platform certificates, and the certificates of "
         "OIDC, which exist only as Secrets. A file of OIDC that a flag of the API server names becomes an entry "
-        "([References](references.md)). On a system controller, the service `dccertmon` also reads `admin.conf`: add "
-        "this service to your configuration ([migration from StarlingX](migration/starlingx.md)).",
+        "([References](references.md)).",
     ),
     "kubespray": About(
         "kubespray",

@@ -366,7 +366,9 @@ def test_an_entry_that_keeps_its_key_has_no_signer_that_makes_one() -> None:
 
 
 def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_from() -> None:
-    """Not the path of an entry, a key, another derived file or a static Pod; made from a certificate with its key."""
+    """Not the path of an entry, a key, another derived file or a static Pod; made from a certificate with its key. Only
+    the copy of a pair can be that of a CA.
+    """
     text = """
         derived:
         - {name: a, kind: pem-bundle, source: apiserver, path: /etc/kubernetes/pki/ca.crt}
@@ -376,6 +378,10 @@ def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_
         - {name: e, kind: pem-bundle, source: ca, path: /e}
         - {name: f, kind: pem-bundle, source: admin.conf, path: /f}
         - {name: g, kind: kubeconfig, source: admin.conf, path: /f}
+        - {name: h, kind: copy, source: ca, path: /h}
+        - {name: i, kind: copy, source: keyless, path: /h}
+        certificates:
+        - {name: keyless, path: /keyless.crt, authority: true}
     """
     assert problems(text, profile="kubeadm") == [
         "a.yaml:3: derived[0].path: is also the path of the entry ca; choose another path",
@@ -390,6 +396,7 @@ def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_
         ),
         "a.yaml:7: derived[4].source: certmond cannot derive a pem-bundle from ca; name an entry with its own key",
         "a.yaml:9: derived[6].path: is also the path of the derived file f; choose another path",
+        "a.yaml:11: derived[8].source: certmond cannot derive a copy from keyless; name an entry with its own key",
     ]
 
 

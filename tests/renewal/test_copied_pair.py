@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,17 @@ import pytest
 from certmond.errors import WriteError
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.x509.parsing import decode
 from certmond.renewal.copied_pair import CopiedPair
 from certmond.renewal.derived_file_holds import circumstances_of
 from certmond.renewal.derived_file_state import Current, Foreign, Left, Stale, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.commit import NewFile, Transactions
 from certmond.transaction.node_files import NodeFiles
-from tests.builders import make_ca, make_leaf
+from tests.builders import YEAR, Issued, make_ca, make_leaf
+from tests.rotation_node import RotatingNode, root_ca
+from tests.test_renewal import PKI, Host, copies, readable
+from tests.tracing import distinct, kill_at, record
 
 CA = make_ca()
 NEW, OLD, OTHER = make_leaf(CA, "etcd-server"), make_leaf(CA, "etcd-server"), make_leaf(CA, "other")
@@ -132,3 +136,129 @@ def test_a_source_that_changes_during_the_write_is_not_copied(root: Path) -> Non
         with pytest.raises(WriteError, match="server changed meanwhile; certmond retries it"):
             copies.make(writer)
     assert not (root / "opt/config/2/etcd/server.crt").exists()
+
+
+# The copy of a CA
+
+OLD_CA, NEW_CA = make_ca("etcd"), make_ca("etcd")
+AUTHORITY = CertificateSpec(name="ca", path="/etc/etcd/ca.crt", key="/etc/etcd/ca.key", authority=True)
+
+
+def authority(root: Path, trust: Sequence[Issued], signing: Issued, copied: Sequence[Issued]) -> CopiedPair:
+    """Write the file of a CA and its key, and an older copy. Return its copies."""
+    contents = {"etc/etcd/ca.crt": trust, "opt/config/1/etcd/ca.crt": copied}
+    for path, anchors in contents.items():
+        (root / path).write_bytes(b"".join(each.pem for each in anchors))
+    (root / "etc/etcd/ca.key").write_bytes(signing.key_pem)
+    spec = SPEC.model_copy(update={"source": "ca"})
+    return CopiedPair(spec, AUTHORITY, NodeFiles(str(root)))
+
+
+@pytest.mark.parametrize(
+    ("trust", "signing", "copied"),
+    [
+        ([OLD_CA, NEW_CA], OLD_CA, [OLD_CA]),
+        ([OLD_CA, NEW_CA], NEW_CA, [OLD_CA, NEW_CA]),
+        ([NEW_CA], NEW_CA, [OLD_CA, NEW_CA]),
+        ([NEW_CA], NEW_CA, []),
+    ],
+    ids=["trust", "issue", "distrust", "absent"],
+)
+def test_the_copy_of_a_ca_follows_each_phase(
+    root: Path, trust: list[Issued], signing: Issued, copied: list[Issued]
+) -> None:
+    """The key may match any certificate of the CA's file. certmond writes the copy if one certificate is in both."""
+    pair = authority(root, trust, signing, copied)
+    assert pair.state() == Stale(b"")
+    with Transactions(str(root), root / "state").lock() as writer:
+        pair.make(writer)
+    assert (root / "opt/config/1/etcd/ca.crt").read_bytes() == (root / "etc/etcd/ca.crt").read_bytes()
+    assert (root / "opt/config/1/etcd/ca.key").read_bytes() == signing.key_pem
+    assert pair.state() == Current()
+
+
+def test_the_copy_of_another_ca_stays(root: Path) -> None:
+    """A CA of the same subject without a common certificate is not replaced. The sentence has the command that does."""
+    found = authority(root, [NEW_CA], NEW_CA, [OLD_CA]).state()
+    assert isinstance(found, Foreign)
+    assert found.message == (
+        "/opt/config/1/etcd/ca.crt has no certificate of /etc/etcd/ca.crt, so certmond does not replace it; "
+        "run: cp /etc/etcd/ca.crt /etc/etcd/ca.key /opt/config/1/etcd/"
+    )
+    found = authority(root, [NEW_CA], OLD_CA, [NEW_CA]).state()
+    assert isinstance(found, Unready)
+    assert "/etc/etcd/ca.key matches no certificate" in found.message
+
+
+@pytest.mark.slow
+def test_the_copies_follow_a_whole_rotation(quick: Path) -> None:
+    """After each phase of a rotation, the copies of the CA, the leaf and their keys are equal to the originals, and a
+    rotation to its end needs no other command.
+    """
+    node = RotatingNode(quick / "rotating")
+    backup = node.place / "backup"
+    backup.mkdir()
+    names = [f"{name}.{part}" for name in ("ca", "web") for part in ("crt", "key")]
+    for name in names:
+        (backup / name).write_bytes(node.read(name))
+        (backup / name).chmod(0o600)
+    derived = [
+        {"name": f"{each}-copies", "kind": "copy", "source": each, "path": str(backup)} for each in ("ca", "web")
+    ]
+    node.configure(derived=derived)
+    new, seen = root_ca(), set[tuple[int, bool]]()
+    node.step()
+    node.begin(new)
+
+    def observe() -> bool:
+        while any((backup / name).read_bytes() != node.read(name) for name in names):
+            done = node.step()
+            assert done, "a copy differs, and certmond has nothing to do"
+            assert "failed" not in done
+        seen.add((len(node.trust()), decode(node.read("ca.key"), "ca.key").key == new.facts.key))
+        return False
+
+    node.walk(until=observe)
+    assert seen == {(1, False), (2, False), (2, True), (1, True)}
+    assert node.unwell(new) == []
+    assert all((backup / name).read_bytes() == node.read(name) for name in names)
+
+
+# Killed
+
+
+@pytest.mark.slow
+def test_killed_at_any_call_of_the_copy(quick: Path) -> None:
+    """After a kill before or after any system call that changes something, each file in the directory is whole. The
+    pair is the old or the new one, or has the new key until the next start, which completes it.
+    """
+    copied = {"name": "copies", "kind": "copy", "source": "apiserver", "path": "/opt/config/*/pki"}
+    host = Host(quick / "original", "apiserver", derived=[copied])
+    source = tuple(host.at(f"{PKI}/apiserver.{part}").read_bytes() for part in ("crt", "key"))
+    old = make_leaf(host.ca, "kube-apiserver")
+    for part, content in (("crt", old.pem), ("key", old.key_pem)):
+        host.put(f"/opt/config/1/pki/apiserver.{part}", content, 0o600)
+    host.settings["mode"] = "enforce"
+    whole = {"old": (old.pem, old.key_pem), "between": (source[0], old.key_pem), "key": (old.pem, source[1]),
+             "new": source}  # fmt: skip
+
+    def present(twin: Host) -> tuple[bytes, bytes]:
+        found = [twin.at(f"/opt/config/1/pki/apiserver.{part}").read_bytes() for part in ("crt", "key")]
+        return found[0], found[1]
+
+    host.now -= YEAR / 2  # the source is not due, so the copy is the only step
+    twins = copies(host, quick)
+    stops = record(next(twins).start)
+    met = set()
+    for n in distinct(stops):
+        twin = next(twins)
+        where = f"killed at {n}, {kill_at(twin.start, n)}"
+        state = [name for name, pair in whole.items() if pair == present(twin)]
+        assert state, where
+        met |= {*state}
+        assert readable(twin) == [], where
+        twin.start()
+        assert present(twin) == source, where
+        assert twin.temporary() == [], where
+        assert twin.serials() == host.serials(), where
+    assert met == {"old", "key", "new"}

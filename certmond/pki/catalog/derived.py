@@ -22,7 +22,9 @@ class DerivedSpec(Model):
         "copy of a kubeconfig. certmond replaces an existing copy only if this copy has the same CA and user. `copy`: "
         "copies of the certificate file and the key file, with the same names, in the directory `path`."
     )
-    source: Name = Field(description="the entry of `certificates` that is the source of the file")
+    source: Name = Field(
+        description="the entry of `certificates` that is the source of the file. It can be a CA only for kind `copy`."
+    )
     path: AbsolutePath = Field(
         description="the path of the derived file. For kind `copy`, a directory: certmond writes copies only if the "
         "directory exists. One component of this path can be `*`, which matches any number of directories."
