@@ -20,7 +20,10 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import Finding, Reason, Severity
+from certmond.pki.rotation.phases import Mode, Phase
 from tests.builders import DAY, NOW, Issued, make_ca, make_leaf
+from tests.controllers.test_rotation import walk_into
+from tests.rotation_node import RotatingNode, root_ca
 
 CONF, SUPER, COPY = "/etc/kubernetes/admin.conf", "/etc/kubernetes/super-admin.conf", "/root/.kube/config"
 CA, OTHER_CA = make_ca(), make_ca()
@@ -245,3 +248,46 @@ def test_the_last_mount_at_a_point_counts() -> None:
     assert hiding_directory("/root/.kube/config", parse_mounts(again)) is None
     assert hiding_directory("/root/.kube/config", ()) is None
     assert hiding_directory("/root/.kube/config", own_mounts()) is None
+
+
+def rotating(place: Path, write: str) -> tuple[RotatingNode, Path]:
+    """Return a node with a CA to rotate, and its current copy of the kubeconfig."""
+    node, copy = RotatingNode(place / "node"), place / "copy.conf"
+    copy.write_bytes(node.read("user.conf"))
+    copy.chmod(0o600)
+    derived = {"name": "copy", "kind": "kubeconfig", "source": "user.conf", "path": str(copy), "write": write}
+    node.configure(derived=[derived])
+    node.step()
+    return node, copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", ["never", "existing"])
+def test_each_phase_of_a_rotation_reports_a_copy_that_does_not_follow(quick: Path, write: str) -> None:
+    """In `trust`, `issue` and `distrust`, and after the rotation, `stale_copy` names a copy that certmond does not
+    write. A copy with `write: existing` follows each phase, and has no finding.
+    """
+    node, copy = rotating(quick, write)
+    node.begin(root_ca())
+    found = []
+    for phase in (Phase.TRUST, Phase.ISSUE, Phase.DISTRUST):
+        walk_into(node, phase, reached=True)
+        found.append("stale_copy" in node.findings())
+    node.walk()
+    assert [*found, "stale_copy" in node.findings()] == [write == "never"] * 4
+    assert (copy.read_bytes() == node.read("user.conf")) is (write == "existing")
+
+
+@pytest.mark.slow
+def test_a_rotation_at_once_reports_a_copy(quick: Path) -> None:
+    """After a rotation at once, the copy trusts only the old CA. certmond does not replace it, and `stale_copy` has the
+    command.
+    """
+    node, copy = rotating(quick, "existing")
+    before = copy.read_bytes()
+    node.begin(root_ca(), Mode.REPLACE)
+    node.walk()
+    assert copy.read_bytes() == before
+    assert node.findings()["stale_copy"].endswith(
+        f"it trusts other CA certificates; run: cp {node.files}/user.conf {copy}"
+    )
