@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
+import shutil
 import subprocess
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
+from cryptography import x509
 
 from certmond.cli.main import cli
 from certmond.config.model import parse
@@ -22,8 +26,11 @@ from certmond.pki.assessment.hook_delivery import Notices, due, open_findings
 from certmond.pki.findings import Severity
 from certmond.restart.act import Restarter
 from tests.builders import DAY, NOW, YEAR, make_ca
+from tests.daemon_harness import running
 from tests.distributions import PRIVATE, SHARED, SHARED_FILES, Tree, starlingx, write_pair
-from tests.fault_manager import FaultManager
+from tests.fault_manager import HOOK, FaultManager
+from tests.node import Node, key_pem, pem
+from tests.rotation_node import RotatingNode
 
 AT = NOW + DAY
 HOLD = Path(__file__).parents[1] / "config/holds/starlingx-upgrade"
@@ -144,6 +151,89 @@ def test_each_platform_certificate_has_its_alarm(pristine: Path, tree: Tree, tmp
     subprocess.run(["cp", "-a", f"{pristine}/.", tree.root], check=True)
     assert deliver(tree, manager, before)
     assert not manager.alarms
+
+
+def hook(manager: FaultManager) -> dict[str, Any]:
+    """Return the entry of the hook, whose program only root can change."""
+    program = shutil.copy(HOOK, manager.work / "starlingx-fm")
+    environment = {"FM_CLIENT": str(manager.client)}
+    return {"name": "fm", "command": [str(program)], "at_least": "info", "environment": environment}
+
+
+def enforcing(manager: FaultManager) -> list[str]:
+    """Write a configuration of enforce mode with the hook. Return the options of the daemon."""
+    document = {
+        "profile": "starlingx", "mode": "enforce", "node_name": "controller-0", "hooks": [hook(manager)],
+        "hold": {"unsynchronised_clock": False}, "restart": {"stable": "1s", "spacing": "1s"},
+    }  # fmt: skip
+    path = manager.work / "config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return ["--config", str(path), "--state-dir", str(manager.work / "state")]
+
+
+@pytest.mark.slow
+def test_the_daemon_raises_and_clears_the_alarms_of_platform_certificates(
+    pristine: Path, tree: Tree, tmp_path: Path
+) -> None:
+    """In enforce mode, the daemon raises 500.200 for each platform certificate with three days left, and clears it
+    after another program has replaced the certificate. It renews none of them.
+    """
+    manager = FaultManager(tmp_path)
+    for entry in PLATFORM:
+        spoil(tree, entry, datetime.now(UTC) + 3 * DAY)
+    before = {path: tree.at(path).read_bytes() for path in PLATFORM.values()}
+    with running(tree.root, tmp_path, *enforcing(manager)) as daemon:
+        daemon.until(lambda: len(manager.alarms) == len(PLATFORM), "raised")
+        assert {(key.split()[0], fields[6]) for key, fields in manager.alarms.items()} == {("500.200", "major")}
+        assert before == {path: tree.at(path).read_bytes() for path in PLATFORM.values()}
+        subprocess.run(["cp", "-a", f"{pristine}/.", tree.root], check=True)
+        daemon.until(lambda: not manager.alarms, "cleared")
+        assert daemon.stop() == 0
+    assert manager.calls.count("-c") == manager.calls.count("-d") == len(PLATFORM)
+
+
+def make_due(tree: Tree) -> None:
+    """Write an admin.conf whose certificate ends in ten days."""
+    node = object.__new__(Node)  # the files are there
+    node.root = tree.root
+    name, now = "etc/kubernetes/admin.conf", datetime.now(UTC)
+    old = base64.b64decode(node.kubeconfig(name)["users"][0]["user"]["client-certificate-data"])
+    made, key = node.mint(x509.load_pem_x509_certificate(old), start=now - YEAR, end=now + 10 * DAY)
+    node.edit_kubeconfig(name, client_certificate_data=pem(made), client_key_data=key_pem(key))
+
+
+@pytest.mark.slow
+def test_the_daemon_raises_and_clears_the_alarm_of_a_renewal(tree: Tree, tmp_path: Path) -> None:
+    """While certmond cannot renew admin.conf, because the key of its CA is missing, 500.200 is raised. The renewal
+    clears it, and the alarm of HAProxy's bundle.
+    """
+    manager, key = FaultManager(tmp_path), tree.at("/etc/kubernetes/pki/ca.key")
+    make_due(tree)
+    key.rename(tmp_path / "ca.key")
+    expiring = "500.200 system.certificate.admin.conf.host=controller-0.path=/etc/kubernetes/admin.conf"
+    with running(tree.root, tmp_path, *enforcing(manager)) as daemon:
+        daemon.until(lambda: expiring in manager.alarms, "due")
+        shutil.copy(tmp_path / "ca.key", key)
+        daemon.until(lambda: not manager.alarms, "renewed")
+        assert daemon.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_daemon_raises_and_clears_the_alarm_of_a_failed_restart(tmp_path: Path) -> None:
+    """If the service does not restart after a renewal, 250.003 is raised. A restart that succeeds clears it."""
+    node, manager = RotatingNode(tmp_path / "node", served=True, hurried=False), FaultManager(tmp_path)
+    broken = tmp_path / "broken"
+    broken.touch()
+    node.program(f"[ ! -e {broken} ]")
+    node.configure(hooks=[hook(manager)])
+    with node.daemon() as daemon:
+        assert node.certmond("renew", "web").returncode != 0
+        failed = "250.003 host=node-1.certificate=web.reason=restart_failed"
+        daemon.until(lambda: failed in manager.alarms, "not restarted")
+        broken.unlink()
+        node.certmond("restart", "web")
+        daemon.until(lambda: not manager.alarms, "restarted")
+        assert daemon.stop() == 0
 
 
 def test_a_broken_chain_of_the_admin_endpoint_is_a_finding(tree: Tree) -> None:
