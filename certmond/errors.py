@@ -25,7 +25,7 @@
         │   └── UnknownServerError
         └── WaitingError
 
-A fact about the node, such as a missing file or a broken certificate, is a finding and no exception.
+A fact about the node, such as a missing file or a broken certificate, is a finding, not an exception.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class WriteError(CertmondError):
 
 
 class StateError(WriteError):
-    """The state directory is unusable: another user can change it, or a later version of certmond has written it."""
+    """The state directory is unusable: a user other than root and certmond can change it, or a later version of
+    certmond has written it.
+    """
 
 
 class BusyError(CertmondError):

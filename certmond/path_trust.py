@@ -14,15 +14,16 @@ _MOST_LINKS = 40  # path_resolution(7)
 
 
 def exposure(path: str, owners: Container[int] = ()) -> str | None:
-    """Return why another user can change the target of `path`, with the remedy, or None.
+    """Return why an untrusted user can change the target of `path`, with the remedy, or None.
 
-    The users `owners` are trusted like root. Raises OSError if a part of the path is missing or cannot be read.
+    certmond trusts root, the user that runs certmond, and the users `owners`. Raises OSError if a part of the path is
+    missing or cannot be read.
     """
     return next(filter(None, (_exposed(place, status, owners) for place, status in _on_the_way(path))), None)
 
 
 def distrust(command: Sequence[str]) -> str | None:
-    """Return why another user can change a file that the command runs, with the remedy, or None.
+    """Return why an untrusted user can change a file that the command runs, with the remedy, or None.
 
     The check includes arguments that are absolute paths of regular files, such as a script for a shell. Raises OSError
     if the program cannot be read.
@@ -33,7 +34,7 @@ def distrust(command: Sequence[str]) -> str | None:
 
 
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
-    """Return why another user can change the file, or read a `secret` file, or None."""
+    """Return why an untrusted user can change the file, or can read a `secret` file, or None."""
     if secret and status.st_mode & 0o077:
         return f"{path} can be read or written by others (mode {_mode(status)}); run: chmod 600 {path}"
     return _exposed(path, status, owners)

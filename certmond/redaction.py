@@ -1,7 +1,7 @@
 """Removal of key material from texts and values before certmond logs or shows them.
 
-Key material is a PEM block of a private key (RFC 7468), as text or in base64. The removal takes linear time, because
-another user can be the author of a long text.
+Key material is a PEM block of a private key (RFC 7468), as text or in base64. The removal takes linear time, because an
+attacker could supply a long text.
 """
 
 from __future__ import annotations

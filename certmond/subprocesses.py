@@ -34,7 +34,9 @@ _CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the capacity of a pipe 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The result of a program. `said` is its standard error. A negative `status` is the signal that ended it."""
+    """The result of a program. `said` is the standard error. A negative `status` is minus the number of the signal that
+    ended the program.
+    """
 
     status: int
     output: bytes = field(repr=False)
@@ -167,6 +169,6 @@ class _Ear:
 
 
 def _surroundings() -> dict[str, str]:
-    """Return the environment of every program."""
+    """Return the environment for every program that certmond runs."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}

@@ -522,7 +522,7 @@ def test_the_verbs(node: ControlPlane) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.partition(" (since ")[0] for line in done.stdout.splitlines() if "to stop changing" not in line]
     assert "was ended by SIGTERM" in lines[0]
-    not_ready = "waiting: kube-scheduler: has no proof yet: https://127.0.0.1:10259/healthz does not"
+    not_ready = "waiting: kube-scheduler: is not verified yet: https://127.0.0.1:10259/healthz does not"
     assert [line for line in lines[1:] if not_ready not in line] == [
         "waiting: kube-scheduler: is healthy in 1 of 3 checks", "waiting: kube-scheduler: is healthy in 2 of 3 checks",
         "kube-scheduler: kube-scheduler uses the new scheduler.conf",

@@ -1,7 +1,6 @@
 """Handover of steps from a command to the process that executes steps on this node.
 
-The daemon in enforce mode executes the steps, or one command at a time. Other commands show the progress of this
-process.
+This process is the daemon in enforce mode or, without this daemon, one command. Other commands show its progress.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _RESTART_TIMEOUT = 60.0
 _LOCK_POLL = 30.0
 """Seconds between two checks of a lock, because the end of a killed process might cause no file event."""
 _SILENT, _HUNG = 30.0, 120.0
-"""Seconds without a heartbeat of the daemon until a command reports the silence, and until the command fails."""
+"""Seconds without a heartbeat of the daemon after which a command reports this, and after which the command fails."""
 _SHOWN = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """Events of the daemon that a command shows."""
 _SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
@@ -63,7 +62,7 @@ class Handover:
 
     @contextmanager
     def acting_lock(self) -> Iterator[bool]:
-        """Yield whether this command may execute steps on the node during the block.
+        """Yield whether this command may execute steps on the node during the `with` block.
 
         Raises WriteError or StateError.
         """
@@ -102,12 +101,12 @@ class Handover:
                         self._show_silence(report)
 
     def _acts(self, writer: Holder) -> bool:
-        """Return whether `writer` is the process that executes steps, and not this process."""
+        """Return whether `writer` is the process that executes steps, and is not this process."""
         acting = holder_of(self._state_dir, ACTING)
         return acting is not None and acting.pid == writer.pid != os.getpid()
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
-        """Wait until a watched file or a record of certmond changes, until the instant `until`, or for `at_most`
+        """Wait for a change of a watched file or of a record of certmond, at most until `until` or for `at_most`
         seconds.
         """
         self._watch({**interest, **records_of(self._state_dir)})
@@ -196,7 +195,8 @@ class Handover:
     def _restore_command(self, episode: Episode) -> str:
         """Return the command that restores the files after a failed restart, or "" if no command does.
 
-        During a rotation, a restored file of the old CA would stop the rotation, so return the command that aborts it.
+        During a rotation, return the command that aborts the rotation, because a restored file of the old CA would stop
+        the rotation.
         """
         if rotation := self._current_rotation():
             return _abort_command(rotation)
@@ -204,7 +204,7 @@ class Handover:
         return f"certmond archive restore {names}" if names else ""
 
     def _changed(self, state: object) -> bool:
-        """Return whether `state` differs from that of the previous call."""
+        """Return whether `state` differs from the state in the previous call."""
         before, self._last_state = self._last_state, state
         return before != state
 

@@ -17,7 +17,7 @@ _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
 
 @dataclass(frozen=True, slots=True)
 class ActivityReport:
-    """Report of the process `holder`, empty if this process writes no report.
+    """Report of the process `holder`. The report is empty if this process writes none.
 
     `passed_at` is the time of the last pass in seconds since the epoch. `silent` is the number of seconds since the
     last heartbeat.

@@ -179,7 +179,7 @@ def _host_name(root: str) -> str:
 
 
 def _address() -> str:
-    """Return the address of the interface with the default route, preferably IPv4. The kernel sends no packet.
+    """Return the address of the interface with the default route, preferably IPv4. This function sends no packet.
 
     Raises CertmondError without a default route.
     """

@@ -303,8 +303,8 @@ def _exit_code(document: dict[str, Any]) -> int:
 def main() -> None:
     """Run the command. For an error, print one message on stderr and exit with 3.
 
-    A bug also exits with 3, because 1 means a warning. Its traceback omits the text of the exception, which might quote
-    a key.
+    A bug also exits with 3, because 1 means a warning. The traceback of a bug omits the text of the exception, which
+    might quote a key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys are in this memory: no core file may have them
     prepare()

@@ -95,7 +95,7 @@ def _within_the_calendar() -> Iterator[None]:
 
 
 def _at(config: Config, at: datetime | None) -> Config:
-    """Return the configuration, without the hold for an unsynchronized clock if the user gives a time."""
+    """Return the configuration. If the user gives a time, omit the hold for an unsynchronized clock."""
     if at is None:
         return config
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})

@@ -160,7 +160,9 @@ def _or_abort(rotation: Rotation) -> str:
 
 
 def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:
-    """Exit with 2 if a phase of the rotation could never end, for example below another root directory."""
+    """Exit with 2 if a phase of the rotation could never end, for example because `--root` selects another
+    directory.
+    """
     from certmond.pki.rotation.phase_end import unreachable_reason
 
     if fact := unreachable_reason(rotation, around):
@@ -170,7 +172,7 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 
 
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
-    """Print a note that the operator must restart workloads, if certmond does not check them.
+    """If certmond does not check the workloads, print a note that the operator must restart them.
 
     With `beside`, print the note on stderr.
     """

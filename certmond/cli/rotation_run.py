@@ -123,7 +123,7 @@ def _one_step(
             return _StepResult(message, datetime.now(UTC))
     except BusyError as error:
         return _StepResult(str(error), datetime.now(UTC) + _RETRY, waits=True)
-    if write_failure:  # the operator must repair that file, also if the rotation waits for something else
+    if write_failure:  # the operator must repair that file, even if the rotation waits for something else
         return _StepResult(write_failure, step.until if step else enforcer.rotating.until, waits=True)
     if step:
         return _StepResult(f"{step.service}: {step.message}", step.until, waits=True)

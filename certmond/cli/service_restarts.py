@@ -115,8 +115,8 @@ def wait_for_reloads(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Wait at most `_RELOADED_WITHIN` until services have reloaded the `renewed` certificates.
 
-    Return two tuples of sentences: on endpoints that no longer serve a certificate, and on endpoints that do not serve
-    the new one. With `only_silent`, the second tuple is empty.
+    Return two tuples of sentences: about endpoints that no longer serve any certificate, and about endpoints that do
+    not serve the new certificate yet. With `only_silent`, the second tuple is empty.
     """
     if not renewed:
         return (), ()

@@ -1,7 +1,7 @@
 """Access to the Kubernetes API: credentials, time limit, and a callback during a call.
 
-`client` manages the connection, and the caller makes the requests. Without lightkube, the calls fail, but not the
-import of this module.
+`client` manages the connection, and the caller makes the requests. Without lightkube, calls fail, but the import of
+this module succeeds.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _ALIVE_INTERVAL = 0.5  # seconds; half of the interval that `alive` requires
 _NO_ISSUER = {7, 18, 19, 20, 21}
 """Error codes of OpenSSL (x509_vfy.h) for a certificate that no trusted CA has signed."""
 
-# Exceptions of lightkube for a kubeconfig, or an answer of the server, that violates its assumptions.
+# Exceptions of lightkube for a kubeconfig or an answer of the server that lightkube does not expect.
 _MALFORMED_INPUT = (ConfigError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 T = TypeVar("T")

@@ -238,7 +238,7 @@ class ClusterConductor:
             return (f"{fact}; check `node_name` and the server of the kubeconfig",)
         waits = behind(rotation, members)
         unknown = unknown_exclusions(rotation, {each.name: each for each in members})
-        missing = (f"the cluster has no Node {name}, which is excluded; check its name" for name in unknown)
+        missing = (f"the excluded Node {name} is not in the cluster; check its name" for name in unknown)
         return (*waits, *missing) if waits else ()  # the unknown name may be a misspelling of one of them
 
     def _checks_workloads(self, rotation: Rotation) -> bool:

@@ -1,6 +1,7 @@
 """Calls of the Kubernetes API for CertificateSigningRequests, and for the Node of this node.
 
-This module defines names, uids and conflicts. The caller makes the content of a request.
+This module checks the name and the uid of an object, and handles conflicts. The caller defines the content of a
+request.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Requests:
             return None
 
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
-        """Approve the request, unless it is approved, denied or failed.
+        """Approve the request, unless it is already approved, denied or failed.
 
         Return its current state, or None if it was deleted or replaced. With `dry_run`, only check the permission.
         """
@@ -99,7 +100,7 @@ class Requests:
                 continue
             except NotFoundError:
                 return None
-        raise UnreachableError(f"{filed.name} changes too often to be approved; certmond approves it later")
+        raise UnreachableError(f"the request {filed.name} changes too often to be approved; certmond approves it later")
 
     async def delete(self, name: str) -> None:
         """Delete the request, if it exists."""
@@ -107,7 +108,7 @@ class Requests:
             await self._call("delete", lambda: self._client.delete(CertificateSigningRequest, name))
 
     async def addresses(self, node_name: str) -> frozenset[str]:
-        """Return the internal and external IP addresses of the Node, or an empty set if it does not exist."""
+        """Return the internal and external IP addresses of the Node, or an empty set if the Node does not exist."""
         try:
             node = await self._call("read the Node", lambda: self._client.get(Node, node_name))
         except NotFoundError:

@@ -108,7 +108,7 @@ class CsrSigner:
     def _waiting(self, filed: Filed, earlier: _Cookie | None, objection: str | None) -> WaitingError:
         polls = earlier.polls + 1 if earlier and earlier.uid == filed.uid else 1
         if "Approved" in filed.conditions:
-            detail = f"is approved, and {filed.signer_name} has not signed it yet"
+            detail = f"is approved, but {filed.signer_name} has not signed it yet"
         elif objection:
             detail = f"waits for approval; certmond does not approve it, because {objection}"
         else:
@@ -191,7 +191,7 @@ def _signer_name(name: str, template: Template) -> str:
         return KUBELET_SERVING
     if usage == ("client auth",) and not of_node:
         return API_CLIENT
-    detail = f"the Kubernetes API signs client certificates and kubelet certificates, and {name} is neither"
+    detail = f"the Kubernetes API signs client certificates and kubelet certificates, but {name} is neither"
     raise RefusedError(f"{detail} by its subject, usages and names; choose another signer")
 
 

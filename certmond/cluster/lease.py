@@ -50,7 +50,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """The node that holds the Lease, and the time at which it took the Lease by its own clock."""
+    """The holder of the Lease, and the time at which the holder took the Lease, by the clock of the holder."""
 
     holder: str
     since: datetime | None

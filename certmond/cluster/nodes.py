@@ -82,7 +82,7 @@ class ClusterNode:
 
     @property
     def started_since(self) -> bool:
-        """Return whether the boot ID has changed after the report, by a restart or a replacement of the machine."""
+        """Return whether the boot ID has changed since the report, because the machine was restarted or replaced."""
         return bool(self.report and self.report.boot and self.boot and self.report.boot != self.boot)
 
 

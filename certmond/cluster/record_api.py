@@ -43,7 +43,7 @@ class Recorded:
 def read_record(access: Access) -> Recorded | None:
     """Return the record, or None if the ConfigMap does not exist.
 
-    Raises MalformedError if the record is invalid, RefusedError or UnreachableError.
+    Raises MalformedError if the record is invalid, and RefusedError or UnreachableError if the call fails.
     """
 
     async def work(connection: Connection) -> Recorded | None:
@@ -56,7 +56,9 @@ def read_record(access: Access) -> Recorded | None:
 
 
 def create_record(access: Access, record: ClusterRecord) -> Recorded:
-    """Create the record and return it. Raises OvertakenError if a record exists, RefusedError or UnreachableError."""
+    """Create the record and return it. Raises OvertakenError if a record exists, and RefusedError or UnreachableError
+    if the call fails.
+    """
     made = ConfigMap(metadata=ObjectMeta(name=NAME, namespace=NAMESPACE), data={_KEY: record.text()})
 
     async def work(connection: Connection) -> Recorded:
@@ -75,7 +77,8 @@ def create_record(access: Access, record: ClusterRecord) -> Recorded:
 def replace_record(access: Access, found: Recorded, record: ClusterRecord) -> Recorded:
     """Replace the record `found` and return the new record.
 
-    Raises OvertakenError if another client has changed or deleted `found`, RefusedError or UnreachableError.
+    Raises OvertakenError if another client has changed or deleted `found`, and RefusedError or UnreachableError if the
+    call fails.
     """
     made = ConfigMap(metadata=found.metadata, data={**found.others, _KEY: record.text()})
 
@@ -104,7 +107,8 @@ async def _call(connection: Connection, verb: str, call: Callable[[], Awaitable[
 async def _versioned(answer: Awaitable[ConfigMap]) -> ConfigMap:
     """Return the ConfigMap in the answer of the API server.
 
-    Raises ValueError without a uid and resource version, because a replacement would overwrite any version.
+    Raises ValueError if the uid or the resource version is missing. Without them, a replacement would overwrite any
+    version.
     """
     found = await answer
     if found.metadata is None or not (found.metadata.uid and found.metadata.resourceVersion):

@@ -88,7 +88,7 @@ class Retention:
 
 
 def belongs_together(files: Sequence[ArchivedFile]) -> bool:
-    """Return whether the files have a certificate or public key for one of their private keys, if any."""
+    """Return whether the files have the certificate or public key of one of their private keys, or no private key."""
     documents = [document for file in files for document in _documents(file)]
     keys = {document.key.sha256 for document in documents if document.key}
     return not keys or any(anchor.key.sha256 in keys for document in documents for anchor in document.anchors)

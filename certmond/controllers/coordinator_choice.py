@@ -24,7 +24,7 @@ _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
 def awake() -> float:
     """Return the seconds since boot, including time in suspend (CLOCK_BOOTTIME).
 
-    By this clock, the Lease of a suspended host expires.
+    By this clock, the Lease expires even while the host is suspended.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 

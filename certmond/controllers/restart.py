@@ -338,7 +338,7 @@ class _RestartStep:
 def state_of(episode: Episode) -> str:
     """Return the progress of the verification of a restart, as a phrase that follows the name of the service."""
     if episode.trouble:
-        return f"has no proof yet: {episode.trouble}"
+        return f"is not verified yet: {episode.trouble}"
     if episode.good > HEALTHY_OBSERVATIONS:
         return "must stay healthy for some time"
-    return f"is healthy in {episode.good} of {HEALTHY_OBSERVATIONS} checks" if episode.good else "has no proof yet"
+    return f"is healthy in {episode.good} of {HEALTHY_OBSERVATIONS} checks" if episode.good else "is not verified yet"

@@ -1,6 +1,6 @@
 """Names of the files in the state directory through which a command gives work to the daemon.
 
-`restart.history` and `state.rotation_record` own the content of these files.
+`restart.history` and `state.rotation_record` define the content of these files.
 """
 
 from __future__ import annotations

@@ -308,7 +308,7 @@ class Enforcer:
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
     def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """Return the facts for which the present phase waits, because they would stop a later phase."""
+        """Return the conditions that would stop a later phase. The present phase waits until they end."""
         if not waits_here(rotation):
             return ()
         upgrade, clock = self._host.recent()

@@ -21,7 +21,9 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        message = f"{directory} cannot be used as runtime directory ({error.strerror}); set another with --runtime-dir"
+        message = (
+            f"{directory} cannot be used as runtime directory ({error.strerror}); set another one with --runtime-dir"
+        )
         raise RuntimeDirError(message) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

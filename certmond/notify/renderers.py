@@ -1,4 +1,4 @@
-"""Renderers of log entries for journald and for a console, as JSON lines, as messages only, and without output."""
+"""Renderers of log entries: for journald, for a console, as JSON lines, as messages only, and without output."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ class PairLocation:
     key_path: str
     spec: CertificateSpec | None
     references: bool = False
-    """Whether certmond reads the files to which a kubeconfig refers, because no other user could choose these files."""
+    """Whether certmond reads the files to which a kubeconfig refers. Set it only if no other user could choose these
+    files.
+    """
 
 
 class Generations:

@@ -51,8 +51,8 @@ def verdict(
 ) -> Verdict:
     """Return the verdict on a certificate and its key at `now` (aware, UTC).
 
-    A pair is `outdated` if the certificate is not valid at `now`, or has no path to a CA in `anchors`. If `anchors` is
-    None, the path does not matter.
+    A pair is `outdated` if the certificate is not valid at `now`, or has no certification path to a CA in `anchors`. If
+    `anchors` is None, the verdict ignores the path.
     """
     if isinstance(pair, Unpaired):
         return Verdict(Worth.UNJUDGED if pair.encrypted else Worth.BROKEN, pair.message)

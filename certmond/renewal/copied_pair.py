@@ -1,7 +1,7 @@
 """Copies of a certificate file and its key file in existing directories: state, and replacement in one transaction.
 
-The certificate can be a CA, whose file has several certificates during a rotation. A directory can have the certificate
-of another program. certmond does not replace that file.
+The certificate can be a CA, whose file has several certificates during a rotation. A directory can contain the
+certificate file of another program, which certmond does not replace.
 """
 
 from __future__ import annotations

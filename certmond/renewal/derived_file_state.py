@@ -237,7 +237,7 @@ def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
 
 
 def _leaf(document: Document) -> Certificate:
-    """Return the first certificate that is not a CA, or else the first one."""
+    """Return the first certificate that is not a CA, or else the first certificate."""
     return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
 
 

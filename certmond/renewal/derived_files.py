@@ -89,7 +89,7 @@ class Derivations:
         return (found if is_replaced else Left()), present
 
     def _is_in_place(self, path: str) -> bool:
-        """Return whether the file is no symlink. Its directory may be one, as /root is on some systems."""
+        """Return whether the file is not a symlink. Its directory may be a symlink, as /root is on some systems."""
         directory, name = posixpath.split(path)
         return self._files.leads_to(path) == posixpath.join(self._files.leads_to(directory), name)
 

@@ -26,7 +26,8 @@ class View(Protocol):
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
         """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable.
 
-        Callers that copy the content set `follow_any_link` to False, to follow no symlink of another user.
+        Callers that copy the content set `follow_any_link` to False, so that certmond follows no symlink of another
+        user.
         """
         ...
 

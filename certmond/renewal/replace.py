@@ -178,7 +178,7 @@ class Renewal:
         if self.step.cause is Cause.DUE and old and leaf.not_after <= old.not_after:
             yield f"ends at {leaf.not_after:%Y-%m-%d %H:%M} UTC, not later than the present certificate"
         if not leaf.not_before <= self.now < leaf.not_after:
-            yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, and not now"
+            yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, but not now"
         elif status.seen.spec.ca:
             rest = pair.chain[1:]
             usages = _EXTENDED.intersection(status.seen.spec.usages)

@@ -1,4 +1,4 @@
-"""Restart of a systemd unit, of a static Pod's container, or by a command.
+"""Restart of a systemd unit or of a static Pod's container, or restart by a command.
 
 This module never edits a manifest, and never signals a process by name.
 """

@@ -1,7 +1,7 @@
 """Stop of one container of a static Pod. The kubelet then starts the container again with the present files.
 
-certmond identifies the container by its id or by a pidfd. It never changes a manifest, because the kubelet treats an
-edited manifest as another Pod.
+certmond identifies the container by its id or by a pidfd. certmond never changes a manifest, because the kubelet treats
+an edited manifest as another Pod.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
     if not still_runs(found, proc):
         return "because the PID belongs to another process now; repeat the restart"
     if os.path.basename(program.removesuffix(" (deleted)")) != pod.executable:
-        return f"because it runs {program or 'no program'} and not {pod.executable}; see its manifest"
+        return f"because it runs {program or 'no program'} instead of {pod.executable}; see the manifest of the Pod"
     return None
 
 

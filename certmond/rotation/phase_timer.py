@@ -12,7 +12,7 @@ from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.x509.public_key import PublicKey
 
 _DRIFT = timedelta(minutes=1)
-"""Unit to which certmond rounds a step of the system time. A slewed clock differs by less than half of it."""
+"""Unit to which certmond rounds a step of the system time. A slewed clock differs by less than half of this unit."""
 
 
 class PhaseTimer:

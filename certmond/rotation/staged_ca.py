@@ -1,7 +1,7 @@
 """Staged CAs of a rotation: the new CA to install, and the old CA that an abort installs again.
 
-This module reads and writes `<state directory>/rotation/{new,old}.{crt,key,family}`. certmond writes a certificate
-after its other files and removes it first, so a CA with a certificate is complete.
+This module reads and writes `<state directory>/rotation/{new,old}.{crt,key,family}`. certmond writes the certificate of
+a CA last and removes it first, so a CA with a certificate is complete.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Replacement of the files of one rotation step on this node, in one transaction.
 
-Before certmond replaces a key, it stages the old key, because an abort needs it.
+Before certmond replaces a key, it stages the old key, because an abort needs this key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, `kubeadm kubeconfig user` for client credentials.
+"""Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, and `kubeadm kubeconfig user` for client
+credentials.
 
 kubeadm runs in a private directory with a separate configuration. With only `--cert-dir`, it would overwrite the node's
 real files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg).

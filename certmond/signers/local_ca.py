@@ -85,7 +85,7 @@ class LocalSigner:
             raise KeyUnusableError(f"{error}, or put its passphrase into the credential {self._passphrase}") from None
 
     def _issuer(self, known: tuple[Certificate, ...], key: PrivateKey) -> Certificate:
-        """Return the CA certificate of `key` that may sign now and ends last. Raises RefusedError without such a
+        """Return the CA certificate of `key` that may sign now and expires last. Raises RefusedError without such a
         certificate.
         """
         own = public_key_of(key)

@@ -95,7 +95,7 @@ class Archive:
         """Store `files` (path of the node -> real file) as a new generation, and return it. Raises WriteError.
 
         If the files equal the newest generation, return that generation, so that a repeated replacement removes no
-        older one.
+        older generation.
         """
         home = self._home(name)
         with blaming(str(home)):
@@ -178,7 +178,7 @@ class Archive:
     def _surplus(self, name: str) -> list[str]:
         """Return the generations in excess of `keep`.
 
-        The newest one with which no service failed stays for a rollback.
+        The newest generation with which no service failed stays for a rollback.
         """
         found = self.ids(name)
         worked = next((each for each in reversed(found) if self._worked(name, each)), None)

@@ -1,4 +1,4 @@
-"""A small JSON document in the state directory. Each read validates it, and each write replaces it.
+"""A small JSON document in the state directory. Each read validates the document, and each write replaces it.
 
 A failed write keeps the old document.
 """

@@ -1,6 +1,7 @@
 """Records of transactions on the disk. With a record, the next process finishes or undoes the transaction.
 
-The name of a record has the state, so that the decision is one rename, which needs no space on the disk.
+The name of a record contains the state of the transaction, so that the decision is one rename, which needs no space on
+the disk.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The changes that a transaction can make, and the conflicts that prevent them.
 
-A manifest only replaces a manifest, so that certmond never makes the kubelet start a Pod.
+A manifest of a static Pod replaces only a manifest, so that certmond never makes the kubelet start an additional Pod.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def test_an_approved_request_without_a_signature_is_reported(api: ApiServer) -> 
     asked = request()
     cookie = waits(signer(api), asked).cookie
     api.decide("Approved")
-    assert "is approved, and kubernetes.io/kube-api" in str(waits(signer(api), replace(asked, cookie=cookie)))
+    assert "is approved, but kubernetes.io/kube-api" in str(waits(signer(api), replace(asked, cookie=cookie)))
 
 
 @pytest.mark.parametrize("kind", ["Denied", "Failed"])

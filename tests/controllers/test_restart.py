@@ -234,7 +234,7 @@ def test_a_service_that_ended_with_another_is_proven_as_well(bench: Bench) -> No
     assert reported(bench.step(40, plan=plan)).result is Result.PROVEN
     assert bench.turn.given_back == 0
     waiting = reported(bench.step(41, plan=plan))
-    assert (waiting.service, waiting.message) == ("kube-scheduler", "has no proof yet: kube-scheduler does not run")
+    assert (waiting.service, waiting.message) == ("kube-scheduler", "is not verified yet: kube-scheduler does not run")
     bench.pods = {"kube-scheduler": ServiceSeen(True, "scheduler-2")}
     ends = [reported(bench.step(seconds, plan=plan)).result for seconds in (42, 44, 46, 80)]
     assert ends == [None, None, None, Result.PROVEN]
@@ -253,7 +253,7 @@ def test_a_failed_restart_is_repeated_and_then_tried_with_the_old_files(bench: B
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
     bad = bench.node.read(CRT[1:])
     bench.step()
-    assert reported(bench.step(2, ill="it is ill")).message == "has no proof yet: it is ill"
+    assert reported(bench.step(2, ill="it is ill")).message == "is not verified yet: it is ill"
     bench.step(300, ill="it is ill")
     assert [certificate for _, certificate in bench.runs] == [bad, bad]
     back = reported(bench.step(300, ill="it is ill"))
@@ -482,8 +482,8 @@ def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
     other = bench.node.certificate(f"{PKI}/apiserver.crt").public_bytes(Encoding.DER)
     now = datetime.now(UTC)
     said: Mapping[str, Seen] = {
-        f"has no proof yet: {AT} serves a certificate other than the one in {CRT}": Served(other, "TLSv1.3", now),
-        f"has no proof yet: {AT} serves no certificate: it refused": Unserved("it refused", now),
+        f"is not verified yet: {AT} serves a certificate other than the one in {CRT}": Served(other, "TLSv1.3", now),
+        f"is not verified yet: {AT} serves no certificate: it refused": Unserved("it refused", now),
         "is healthy in 1 of 3 checks": Served(own, "TLSv1.3", now),
     }
     for seconds, (message, served) in enumerate(said.items(), 2):

@@ -42,7 +42,7 @@ def cluster_info(
     With `update`, write `wanted` before all other CAs. A missing ConfigMap passes the check.
     """
     trust = tuple(wanted)
-    # A CA that has the key of one of these CAs belongs to them, too.
+    # A CA certificate with the key of one of these CAs counts as one of them.
     keys = frozenset(each.key for each in (*family_cas, *trust))
 
     async def work(connection: Connection) -> CheckResult:

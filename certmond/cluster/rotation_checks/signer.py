@@ -72,7 +72,7 @@ class SignerCheck:
     def check(self, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> CheckResult:
         """Check that the cluster issues a certificate that verifies with the CA `expected` at `now`.
 
-        The check takes at most `limit`, and one more call that deletes the request. Without permission to approve the
+        The check takes at most `limit`, plus one call that deletes the request. Without permission to approve the
         request, the check fails without a wait.
         """
         seconds = limit.total_seconds()

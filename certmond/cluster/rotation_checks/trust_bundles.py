@@ -1,7 +1,7 @@
 """Check of the CAs that the cluster publishes to its workloads.
 
 This module checks the ConfigMap kube-root-ca.crt of every namespace, and optionally the Secrets with service account
-tokens. kube-controller-manager writes these objects, and certmond does not.
+tokens. kube-controller-manager, not certmond, writes these objects.
 """
 
 from __future__ import annotations

@@ -79,10 +79,10 @@ def ca_bundles(
 ) -> CheckResult:
     """Check that each bundle with one of `family_cas`, the old and the new CAs, has exactly `wanted` of these CAs.
 
-    With `update`, replace the outdated bundles of annotated objects by `wanted`.
+    With `update`, replace the outdated bundles of annotated objects with `wanted`.
     """
     trust = tuple(wanted)
-    # A CA that has the key of one of these CAs belongs to them, too.
+    # A CA certificate with the key of one of these CAs counts as one of them.
     keys = frozenset(each.key.sha256 for each in (*family_cas, *trust))
 
     async def work(connection: Connection) -> CheckResult:
