@@ -54,23 +54,24 @@ class ReferenceObserver:
         self, found: Sequence[Reference], observations: Iterable[Observation]
     ) -> tuple[tuple[ReferenceSpec, ...], tuple[Observation, ...]]:
         covered, authorities = self._covered(found, observations)
-        named, names, files = list[tuple[str, Reference]](), set[str](), set[str]()
-        for each in found:
+        groups, names = dict[str | int, list[Reference]](), dict[str, int]()
+        for number, each in enumerate(sorted(found, key=lambda each: not each.is_watched)):
             file = self._file(each.path) if each.embedded is None else ""
-            if file and (file in covered or file in files):
-                continue
-            files.add(file)
-            name = _unique(each.name, names)
-            names.add(name)
-            named.append((name, each))
-            if file and each.role is Role.TRUST and each.is_watched:
-                authorities.setdefault(file, name)
+            if file not in covered:
+                groups.setdefault(file or number, []).append(each)
+        named = [(_unique(_strictest(group).name, names), group) for group in groups.values()]
+        for name, group in named:
+            for each in group:
+                if each.path and each.role is Role.TRUST and each.is_watched:
+                    authorities.setdefault(self._file(each.path), name)
         specs, others = list[ReferenceSpec](), list[Observation]()
-        for name, each in named:
+        for name, group in named:
+            each = _strictest(group)
             if each.embedded is not None:
                 others += _embedded(name, each)
             elif each.is_watched:
-                specs.append(_spec(name, each, authorities.get(self._file(each.trust)) if each.trust else None))
+                authority = authorities.get(self._file(each.trust)) if each.trust else None
+                specs.append(_spec(name, each, _usages(group), authority))
             else:
                 others.append(_unwatched(name, each))
         return tuple(specs), tuple(others)
@@ -100,17 +101,34 @@ def _kubeconfig_of(seen: Observation) -> str | None:
     return seen.spec.kubeconfig if seen.refers_to in {None, seen.path} else None
 
 
-def _unique(name: str, names: set[str]) -> str:
-    if name not in names:
-        return name
-    number = 2
-    while (numbered := f"{name[: _MAX_NAME - len(f'.{number}')]}.{number}") in names:
-        number += 1
+def _strictest(group: Sequence[Reference]) -> Reference:
+    """Return the reference to a file for which certmond checks the most: a key and usages, rather than dates only."""
+    return max(
+        group,
+        key=lambda each: (
+            each.is_watched, each.role in USAGES, each.role is not Role.TRUST, bool(each.key), bool(each.trust)
+        ),
+    )  # fmt: skip
+
+
+def _usages(group: Sequence[Reference]) -> tuple[str, ...]:
+    """Return the usages that the roles of a file need together."""
+    roles = dict.fromkeys(each.role for each in group if each.is_watched)
+    return tuple(dict.fromkeys(usage for role in roles for usage in USAGES.get(role, ())))
+
+
+def _unique(name: str, names: dict[str, int]) -> str:
+    """Return the name, or the name with a number if `names` has it. `names` maps a name to its next number."""
+    numbered = name
+    while numbered in names:
+        number = names[name]
+        names[name], numbered = number + 1, f"{name[: _MAX_NAME - len(f'.{number}')]}.{number}"
+    names[numbered] = 2
     return numbered
 
 
-def _spec(name: str, each: Reference, authority: str | None) -> ReferenceSpec:
-    fields: dict[str, Any] = {"usages": USAGES.get(each.role, ()), "key": each.key}
+def _spec(name: str, each: Reference, usages: tuple[str, ...], authority: str | None) -> ReferenceSpec:
+    fields: dict[str, Any] = {"usages": usages, "key": each.key}
     if each.role is not Role.TRUST and authority:
         fields["ca"] = (authority,)
     return _entry(name, each, each.path, kind=_KINDS.get(each.role, Kind.FILE), **fields)

@@ -12,10 +12,12 @@ Anchors = tuple[Certificate, ...]
 
 
 def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority, and of each bundle that a flag names, by the name of the entry."""
+    """Return the trust anchors of each authority, and of each file that a flag names, by the name of the entry."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
-        if seen.spec.authority or (seen.named_by and seen.spec.kind is Kind.BUNDLE):
+        if seen.named_by and seen.spec.kind is Kind.FILE:  # a pair whose certificates are also a CA bundle
+            found.setdefault(seen.spec.name, []).extend(seen.certificates)
+        elif seen.spec.authority or (seen.named_by and seen.spec.kind is Kind.BUNDLE):
             found.setdefault(seen.spec.name, []).extend(seen.certificates[:1])
     return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
 

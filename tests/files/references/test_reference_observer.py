@@ -20,7 +20,7 @@ from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.references import FLAGS
 from certmond.pki.catalog.references import PROGRAMS as REFERENCE_PROGRAMS
 from certmond.pki.findings import Reason, Severity
-from tests.builders import make_ca
+from tests.builders import make_ca, make_leaf
 from tests.node import KUBELET_PEM, NOW, PKI, Node, key_pem, pem
 from tests.reference_node import EXTRA, MANIFESTS, ReferenceNode, pod
 
@@ -202,6 +202,59 @@ def test_a_kubeconfig_with_paths_of_its_container_is_not_followed(node: Node) ->
     seen = named(node)["cloud-controller-manager.kubeconfig"]
     assert not seen.is_watched
     assert f"{EXTRA}/c.conf names /in/c.crt by its path in the container" in seen.faults[0].detail
+
+
+def second_pod(world: ReferenceNode, name: str, component: str, *words: str, mounted: bool = True) -> None:
+    """Write the manifest of a second Pod, which mounts EXTRA or no volume."""
+    fields = pod(component)
+    fields["spec"]["containers"][0]["command"] += words
+    if mounted:
+        fields["spec"]["containers"][0]["volumeMounts"] = [{"name": "x", "mountPath": EXTRA}]
+        fields["spec"]["volumes"] = [{"name": "x", "hostPath": {"path": EXTRA}}]
+    world.write(f"/{MANIFESTS}/{name}.yaml", yaml.safe_dump(fields))
+
+
+def test_an_unwatched_reference_does_not_hide_another(node: Node) -> None:
+    """A file is watched if one reference to it is, whatever file names it first."""
+    world = ReferenceNode(node, SOON)
+    certificate = world.trust(f"{EXTRA}/shared")
+    second_pod(world, "a", "kube-scheduler", f"--client-ca-file={certificate}", mounted=False)
+    second_pod(world, "z", "kube-scheduler", f"--client-ca-file={certificate}")
+    found = {each.path: each for each in named(node).values()}
+    assert found[certificate].named_by == f"--client-ca-file in /{MANIFESTS}/z.yaml"
+    assert "nearing_expiry" in reasons(judged(node), found[certificate].name)
+
+
+def test_each_role_of_a_file_is_checked(node: Node) -> None:
+    """The pair of a server that a flag also names as a CA, and another as a client, keeps its key and usages."""
+    world = ReferenceNode(node, LATER)
+    certificate, key = world.pair(f"{EXTRA}/shared")
+    second_pod(world, "a", "etcd", f"--discovery-cacert={certificate}")
+    second_pod(world, "b", "etcd", f"--cert-file={certificate}", f"--key-file={key}")
+    second_pod(world, "c", "kube-apiserver", f"--etcd-certfile={certificate}", f"--etcd-keyfile={key}")
+    (seen,) = [each for each in named(node).values() if each.path == certificate]
+    assert (seen.key_path, seen.spec.usages) == (key, ("server auth", "client auth"))
+
+
+def test_a_signer_stays_the_trust_anchor_of_other_certificates(node: Node) -> None:
+    """The CA of --client-ca-file with which a controller manager also signs still verifies certificates of clients."""
+    world = ReferenceNode(node, LATER)
+    ca, second = make_ca("shared", not_after=LATER), make_ca("second", not_after=LATER)
+    world.write(f"{EXTRA}/shared.crt", ca.pem + second.pem)
+    world.write(f"{EXTRA}/shared.key", ca.key_pem)
+    words = (f"--cluster-signing-cert-file={EXTRA}/shared.crt", f"--cluster-signing-key-file={EXTRA}/shared.key")
+    second_pod(world, "y", "kube-controller-manager", *words)
+    second_pod(world, "z", "etcd", f"--trusted-ca-file={EXTRA}/shared.crt")
+    (shared,) = [each for each in named(node).values() if each.path == f"{EXTRA}/shared.crt"]
+    assert shared.spec.usages == ("cert sign",)
+    client = "kube-apiserver.etcd-certfile"
+    assert named(node)[client].spec.ca == (shared.name,)
+    assert "no_path" in reasons(judged(node), client)
+    for signer in (ca, second):
+        leaf = make_leaf(signer, extended_usages=["client auth"], not_after=LATER)
+        world.write(f"{EXTRA}/{client.replace('.', '-')}.crt", leaf.pem)
+        world.write(f"{EXTRA}/{client.replace('.', '-')}.key", leaf.key_pem)
+        assert not reasons(judged(node), client) & {"no_path", "anchor_missing"}
 
 
 PATHS = st.sampled_from(
