@@ -113,14 +113,14 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
-    """Return the mapping in a YAML document.
+    """Return the mapping in the first YAML document, like the components (kubernetes-sigs/yaml, yaml.go).
 
     Raises MalformedError for other content. The message never quotes the content, which may be a private key.
     """
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
         raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
     try:
-        document = yaml.load(data, Loader=_Loader)  # noqa: S506 - CSafeLoader is the safe loader, in C
+        document = next(yaml.load_all(data, Loader=_Loader), None)  # CSafeLoader, the safe loader in C
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise MalformedError(f"is not YAML{line}") from None

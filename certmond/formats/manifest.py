@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import dropwhile, pairwise
@@ -22,7 +24,10 @@ from certmond.pki.catalog.references import PROGRAMS
 _NODE_USER = "system:node:"
 _ISSUER_PREFIX = "kubernetes.default.svc."
 _ETCD = "etcd"
-_GO_RUNNER = "go-runner"
+_HYPERKUBE = "hyperkube"
+_WRAPPERS = frozenset({"go-runner", _HYPERKUBE, "env", "nice"})
+_VARIABLE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+_MAX_TEXT = 4096  # of a word with variables
 _SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 
 
@@ -99,38 +104,73 @@ def _containers(fields: Mapping[str, Any], kind: str) -> Iterator[Container]:
     spec = fields.get("spec")
     hosts = {as_text(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
     for container in _mappings(spec, kind):
-        mounts = {}
+        mounts = dict[str, str | None]()
         for mount in _mappings(container, "volumeMounts"):
             volume = hosts.get(as_text(mount.get("name")))
             host = as_text(volume.get("path")) if isinstance(volume, Mapping) else ""
             within = as_text(mount.get("subPath"))
             sound = host.startswith("/") and not within.startswith("/")  # otherwise the kubelet does not start it
+            sound = sound and not mount.get("subPathExpr")  # a path that the environment decides
             place = posixpath.join(host, within).rstrip("/") if sound else None
             if inside := as_text(mount.get("mountPath")):
                 mounts[inside.rstrip("/")] = place
         name = as_text(container.get("name"))
-        program, words = program_of(_strings(container.get("command")), _strings(container.get("args")))
-        variables = [(as_text(each.get("name")), as_text(each.get("value"))) for each in _mappings(container, "env")]
-        flags = flags_of(_ETCD if _ETCD in (name, program) else program, words, variables)
+        variables = dict[str, str]()
+        for each in _mappings(container, "env"):
+            if isinstance(value := each.get("value"), str):
+                variables[as_text(each.get("name"))] = _expanded(value, variables)
+        command, arguments = (
+            [_expanded(word, variables) for word in _strings(container.get(field))] for field in ("command", "args")
+        )
+        program, words = program_of(command, arguments)
+        flags = flags_of(_ETCD if _ETCD in (name, program) else program, words, variables.items())
         yield Container(name, flags, mounts, program)
+
+
+def _expanded(word: str, variables: Mapping[str, str]) -> str:
+    """Return the word after the substitution of `$(NAME)` (third_party/forked/golang/expansion/expand.go).
+
+    An unknown variable stays, and also all variables of a word that would become too long.
+    """
+    size = sum(len(variables.get(name, "")) for name in _VARIABLE.findall(word))
+    if size > _MAX_TEXT:
+        return word
+    return _VARIABLE.sub(lambda match: "$" if match[1] is None else variables.get(match[1], match[0]), word)
 
 
 def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[str, Sequence[str]]:
     """Return the base name of the program, or "" for an empty `command`, and the words of the command line.
 
     For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script. For a program that
-    `go-runner` starts, return this program and its words (kubernetes/release, images/build/go-runner/go-runner.go).
+    another one starts, return this program and its words. These other programs are `env`, `nice`, `go-runner`
+    (kubernetes/release, images/build/go-runner/go-runner.go) and `hyperkube` (cmd/hyperkube/main.go of v1.12).
     """
     words = [*command, *arguments]
     program = posixpath.basename(command[0]) if command else ""
-    if program == _GO_RUNNER:
-        words = [*dropwhile(lambda word: word.startswith("-"), words[1:])]
-        return posixpath.basename(words[0]) if words else program, words
+    if (first := program) in _WRAPPERS:
+        words = [*dropwhile(_precedes_program, words)]
+        program = posixpath.basename(words[0]) if words else program
+        if first == _HYPERKUBE and f"kube-{program}" in PROGRAMS:  # an alias
+            program = f"kube-{program}"
     if program not in _SHELLS or len(words) < 3 or not re.fullmatch("-[a-z]*c", words[1]):
         return program, words
-    script = words[2].split()
-    names = [posixpath.basename(word) for word in script]
-    return next((name for name in names if name in PROGRAMS), program), [word.strip("\"'") for word in script]
+    script = _script_words(words[2])
+    return next((name for name in map(posixpath.basename, script) if name in PROGRAMS), program), script
+
+
+def _precedes_program(word: str) -> bool:
+    """Return whether a word before the program is a wrapper, an option, its number, or a variable of `env`."""
+    return posixpath.basename(word) in _WRAPPERS or word.startswith("-") or "=" in word or word.isdecimal()
+
+
+def _script_words(script: str) -> list[str]:
+    """Return the words of a shell script. An operator such as `;` is a separate word."""
+    lexer = shlex.shlex(script.replace("\\\n", ""), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = list[str]()
+    with suppress(ValueError):  # an open quote
+        words.extend(lexer)
+    return words
 
 
 def flags_of(
@@ -153,7 +193,7 @@ def flags_of(
 
 def kubelet_environment(text: str) -> Container:
     """Return the kubelet as a `Container` with the flags in its environment file."""
-    return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^\s*#.*|^\s*\w+=|[\"']", " ", text).split())), {})
+    return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^[ \t]*#.*|^[ \t]*\w+=|[\"']", " ", text).split())), {})
 
 
 def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
@@ -173,12 +213,13 @@ def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
 def flag_values(words: Sequence[str], *, single_dash: bool = False) -> Iterator[tuple[str, str]]:
     """Yield (name, value) for each `--name=value` or `--name value`. A flag without a value is "true" (spf13/pflag).
 
-    With `single_dash`, also yield `-name=value` and `-name value`, as Go's package flag does.
+    With `single_dash`, also yield `-name=value` and `-name value`, as Go's package flag does. A name has dashes for
+    underscores (WordSepNormalizeFunc of staging/src/k8s.io/component-base/cli/flag/flags.go).
     """
     for word, following in pairwise([*words, "--"]):
         if word.startswith("-" if single_dash else "--"):
             name, given, value = word.removeprefix("-").removeprefix("-").partition("=")
-            yield name, value if given else "true" if following.startswith("-") else following
+            yield name.replace("_", "-"), value if given else "true" if following.startswith("-") else following
 
 
 def node_facts(

@@ -27,6 +27,11 @@ _SPECIFIER = re.compile(r"%(.)")
 
 Environment = Mapping[str, tuple[str, str]]
 """Variable -> its value, and the file that sets it."""
+_DIRECTORIES = ("CACHE", "CONFIGURATION", "CREDENTIALS", "LOGS", "RUNTIME", "STATE")
+_OF_SYSTEMD: dict[str, tuple[str, str]] = {
+    name: (f"${{{name}}}", "") for name in ("HOME", *(f"{each}_DIRECTORY" for each in _DIRECTORIES))
+}
+"""The variables whose values systemd chooses (systemd.exec(5))."""
 
 
 class Setting(NamedTuple):
@@ -158,13 +163,14 @@ def command_line(command: Word, environment: Environment, unit: str) -> list[Wor
 
 
 def _substituted(word: Word, environment: Environment) -> Word:
-    """Return the word after the substitution of `${NAME}`, with the file of the last variable."""
-    file = word.file
+    """Return the word after the substitution of `${NAME}`, with the file of the last variable.
+
+    A variable whose value systemd chooses stays.
+    """
+    file, known = word.file, {**_OF_SYSTEMD, **environment}
     for name in _IN_WORD.findall(word.text):
         file = environment[name][1] if name in environment else file
-    return Word(
-        _IN_WORD.sub(lambda match: environment.get(match[1], ("", ""))[0] if match[1] else "$", word.text), file
-    )
+    return Word(_IN_WORD.sub(lambda match: known.get(match[1], ("", ""))[0] if match[1] else "$", word.text), file)
 
 
 def places(words: Sequence[Word]) -> dict[str, str]:

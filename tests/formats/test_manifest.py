@@ -66,6 +66,7 @@ def test_a_manifest_may_be_json() -> None:
         (["--a", "--b=x=y"], [("a", "true"), ("b", "x=y")]),
         (["--a=", "-v", "--c"], [("a", ""), ("c", "true")]),
         (["--a", "-1"], [("a", "true")]),
+        (["--a_b_c=d_e"], [("a-b-c", "d_e")]),
         (["a", "b"], []),
         ([], []),
     ],
@@ -140,6 +141,63 @@ def test_any_bytes_are_a_manifest(data: bytes) -> None:
         found = parse_manifest(text, "/m.yaml")
         assert all(isinstance(value, str) for flags in found.flags.values() for value in flags.values())
         assert all(fact(name, **dict.fromkeys(FILES, found)) != "" for name in FACTS)
+
+
+@pytest.mark.parametrize("rest", ["---\n", "---\nkind: Pod\n", "---\n{\n", "...\n"])
+def test_only_the_first_document_counts(rest: str) -> None:
+    """The kubelet runs the Pod of the first document, whatever follows."""
+    text = f"spec: {{containers: [{{name: etcd, command: [etcd, --name=a]}}]}}\n{rest}"
+    assert parse_manifest(text.encode(), "/m.yaml").flags == {"etcd": {"name": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "flags"),
+    [
+        (["/bin/sh", "-ec", "exec kube-proxy --a=/x; echo done"], "kube-proxy", {"a": "/x"}),
+        (["sh", "-c", "kube-proxy --a=/x>/var/log/x 2>&1"], "kube-proxy", {"a": "/x"}),
+        (["sh", "-c", "kube-proxy --a=\"/x y\" --b='/z' # --c=1"], "kube-proxy", {"a": "/x y", "b": "/z"}),
+        (["sh", "-c", "kube-proxy \\\n--a=/x \\\n  --b=/y"], "kube-proxy", {"a": "/x", "b": "/y"}),
+        (["sh", "-c", "kube-proxy --a=/x --b='/open"], "kube-proxy", {"a": "/x"}),
+        (["/usr/bin/env", "-i", "A=b", "/bin/kube-proxy", "--a=/x"], "kube-proxy", {"a": "/x"}),
+        (["nice", "-n", "5", "env", "sh", "-c", "kubelet --a=/x"], "kubelet", {"a": "/x"}),
+        (["/hyperkube", "kubelet", "--a=/x"], "kubelet", {"a": "/x"}),
+        (["/hyperkube", "apiserver", "--a=/x"], "kube-apiserver", {"a": "/x"}),
+        (["env"], "env", {}),
+    ],
+)
+def test_the_program_behind_a_wrapper_is_found(command: list[str], program: str, flags: dict[str, str]) -> None:
+    """Shells, env, nice and hyperkube start another program, and operators of a shell are no part of a value."""
+    (container,) = containers({"spec": {"containers": [{"name": "x", "command": command}]}})
+    assert (container.program, dict(container.flags)) == (program, flags)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("$(CA)/x", "/etc/x"), ("$(ALL)", "/etc/y"), ("$$(CA)", "$(CA)"), ("$(SECRET)/x", "$(SECRET)/x"), ("$(", "$(")],
+)
+def test_a_known_variable_of_the_container_is_substituted(word: str, value: str) -> None:
+    """The kubelet replaces $(NAME) in a command. A variable that a secret or another object sets stays."""
+    variables = [
+        {"name": "CA", "value": "/etc"}, {"name": "ALL", "value": "$(CA)/y"}, {"name": "SECRET", "valueFrom": {}},
+    ]  # fmt: skip
+    (container,) = containers({"spec": {"containers": [{"command": ["a", f"--b={word}"], "env": variables}]}})
+    assert container.values("b") == [value]
+
+
+def test_variables_have_bounded_cost() -> None:
+    """A word that would become long keeps its variables."""
+    word = f"--a={'$(A)' * 1000}"
+    container = {"command": ["x", word], "env": [{"name": "A", "value": "y" * 1000}]}
+    (found,) = containers({"spec": {"containers": [container]}})
+    assert found.values("a") == [word.removeprefix("--a=")]
+
+
+def test_a_mount_whose_path_the_environment_decides_is_unknown() -> None:
+    """A path below a mount with subPathExpr has no known path on the host."""
+    mount = {"name": "v", "mountPath": "/in", "subPathExpr": "$(D)"}
+    spec = {"containers": [{"volumeMounts": [mount]}], "volumes": [{"name": "v", "hostPath": {"path": "/etc"}}]}
+    (container,) = containers({"spec": spec})
+    assert container.on_host("/in/ca.crt") is None
 
 
 # --- facts ------------------------------------------------------------------------------------------------------------

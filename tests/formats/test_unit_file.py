@@ -80,6 +80,7 @@ def test_words_are_separated_as_systemd_does(text: str, found: list[str]) -> Non
         ("-@!/a name --x", ["/a", "--x"]),
         ("/a $LIST", ["/a", "--l=1", "--m=2 3"]),
         ("/a $NONE ${NONE} x${NONE}y", ["/a", "", "xy"]),
+        ("/a ${STATE_DIRECTORY}/x", ["/a", "${STATE_DIRECTORY}/x"]),
         ("/a ${LIST}", ["/a", "--l=1 '--m=2 3'"]),
         ("/a x$ONE $$ONE --one=${ONE}", ["/a", "x$ONE", "$ONE", "--one=1"]),
         (":/a $ONE", ["/a", "$ONE"]),
