@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from certmond.pki.x509.parsing import Document, decode
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 RANCHER_MANIFESTS = ("/var/lib/rancher/rke2/agent/pod-manifests", "/var/lib/rancher/k3s/agent/pod-manifests")
 """The static Pod directories of RKE2 and k3s (pkg/agent/config of k3s)."""
-_UNUSABLE = re.compile(r"[\x00*?[]|\$\(|.{4096}", re.DOTALL)  # a pattern, a variable of the Pod, or a long text
+_UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
 _SPECIFIER = re.compile("%[A-Za-z]")
 """A specifier of systemd that certmond has not replaced (systemd.unit(5))."""
 _PEM_FILE, _NO_NAME = re.compile(r"\.(crt|cert|cer|pem)$"), re.compile(r"[^A-Za-z0-9._-]+")
@@ -36,8 +36,12 @@ _ROWS = {component: tuple(row for row in FLAGS if row.component == component) fo
 SYSTEM_TRUST = frozenset({
     "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
     "/etc/pki/tls/cacert.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem",
+    "/etc/pki/tls/cert.pem", "/var/lib/ca-certificates/ca-bundle.pem",
 })  # fmt: skip
-"""The CA bundles that packages of the operating system replace (Go, crypto/x509, root_linux.go)."""
+"""The CA bundles that packages of the operating system replace (Go, crypto/x509, root_linux.go).
+
+The last one is that of SUSE (guzzle/guzzle, src/Utils.php, defaultCaBundle).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +144,7 @@ class ComponentReferences:
             for each in services
         ]
         sources = [*pods, *units, *self._kubelet_sources()]
-        trust = dict[tuple[str, str], str]()
-        for source in sources:
-            for row in _ROWS.get(source.component, ()):
-                for value in source.container.values(row.name)[-1:] if row.role is Role.TRUST else ():
-                    trust[row.component, row.name] = self._on_host(source, value)
+        trust = dict(self._trust(sources))
         for source in sources:
             for row in _ROWS.get(source.component, ()):
                 if row.role is not Role.KEY:
@@ -163,6 +163,14 @@ class ComponentReferences:
                 fact = entry.fault.detail if entry.fault else f"{path} is not the manifest of a Pod"
                 yield Reference("static-pod", Role.CONFIGURATION, f"any flag in {path}", path, obstacle=fact)
 
+    def _trust(self, sources: Iterable[_Source]) -> Iterator[tuple[tuple[str, str], str]]:
+        """Yield the component and the flag of each followed CA file, with its path on the host."""
+        for source in sources:
+            for row in _ROWS.get(source.component, ()):
+                if row.role is Role.TRUST and not self._obstacle(source, source.place(row.name).file):
+                    for value in source.container.values(row.name)[-1:]:
+                        yield (row.component, row.name), self._on_host(source, value)
+
     def _containers(self, path: str) -> tuple[Container, ...]:
         manifest = self._reader.manifest(path)
         return (*init_containers(manifest.fields), *containers(manifest.fields)) if manifest else ()
@@ -180,7 +188,8 @@ class ComponentReferences:
         """Yield a reference for each flag outside the table whose value looks like the path of a certificate file."""
         listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)}
         prefix = source.component or _NO_NAME.sub("-", source.container.name).strip("-._") or "container"
-        for flag, value in dict(source.container.flags).items():
+        values = ((flag, value) for flag, listed in source.container.flags for value in listed.split(","))
+        for flag, value in dict.fromkeys(values):
             place = source.place(flag)
             # The reader is unknown, so certmond judges only the dates of the certificates.
             role = Role.KUBECONFIG if "kubeconfig" in flag else Role.TRUST
@@ -200,6 +209,10 @@ class ComponentReferences:
         if found.role is Role.TRUST and not self._reader.document(found.path, None).certificates:
             return f"{found.path} has no certificate"
         return ""
+
+    def _obstacle(self, source: _Source, file: str) -> str:
+        """Return the reason not to follow the flags of a source in a file, or ""."""
+        return source.obstacle or (self._changeable(file) if file != source.file else "")
 
     def _changeable(self, path: str) -> str:
         """Return the reason not to follow a file that other users can change, or ""."""
@@ -230,7 +243,7 @@ class ComponentReferences:
         if embedded is not None:
             yield replace(about, embedded=embedded)
             return
-        obstacle = source.obstacle or (self._changeable(about.source) if about.source != source.file else "")
+        obstacle = self._obstacle(source, about.source)
         host = self._on_host(source, file.path)
         if not host:
             yield replace(about, obstacle=obstacle or f"{file.path[:200]} is no path of a file on this host")
@@ -238,7 +251,7 @@ class ComponentReferences:
         key = self._on_host(source, file.key) if file.key else ""
         outside = source.in_pod and not _is_mounted(source.container, file.path)
         found = replace(about, path=host, key=key or None, obstacle=obstacle, elsewhere=outside)
-        if host in SYSTEM_TRUST:
+        if not SYSTEM_TRUST.isdisjoint((host, self._reader.entry(host).own_file)):
             fact = f"{host} has the CAs of the operating system, which its package replaces"
             yield replace(found, obstacle=obstacle or fact)
         elif file.role is Role.KUBECONFIG and not (obstacle or outside):

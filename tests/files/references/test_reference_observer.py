@@ -154,6 +154,7 @@ def test_a_configuration_file_that_changes_is_followed(node: Node) -> None:
         ("--oidc-ca-file=/scratch/ca.crt", "/scratch/ca.crt is no path of a file on this host"),
         ("--oidc-ca-file=/etc/kubernetes/extra/*.crt", "/etc/kubernetes/extra/*.crt is no path of a file"),
         ("--oidc-ca-file=/etc/ssl/certs/ca-certificates.crt", "has the CAs of the operating system"),
+        (f"--oidc-ca-file={EXTRA}/system.pem", "has the CAs of the operating system"),
         (f"--authorization-config={EXTRA}/none.yaml", f"{EXTRA}/none.yaml does not exist"),
         (f"--authorization-config={EXTRA}/other.yaml", "is not of kind AuthorizationConfiguration"),
     ],
@@ -162,6 +163,8 @@ def test_a_reference_that_certmond_cannot_follow_is_named(node: Node, flag: str,
     """certmond names the flag and the file with the info finding not_watched, and the metrics and JSON count it."""
     world = ReferenceNode(node, LATER)
     world.write(f"{EXTRA}/other.yaml", "kind: Pod")
+    world.write("/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", make_ca("system", not_after=SOON).pem)
+    node.path(f"{EXTRA[1:]}/system.pem").symlink_to("/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem")
     path = f"{MANIFESTS}/kube-apiserver.yaml"
     fields = yaml.safe_load(node.read(path))
     fields["spec"]["containers"][0]["volumeMounts"].append({"name": "scratch", "mountPath": "/scratch"})
@@ -322,6 +325,16 @@ def test_a_flag_outside_the_table_is_followed_for_its_dates(node: Node) -> None:
     assert reasons(assessment, "kube-scheduler.new-feature-ca") == {"nearing_expiry"}
     assert reasons(assessment, "load-balancer.other") == reasons(assessment, "load-balancer.later") == {"not_watched"}
     assert not reasons(assessment, "load-balancer.frontend-key")
+
+
+def test_each_value_of_an_unknown_flag_is_followed(node: Node) -> None:
+    """certmond watches each path of a repeated flag, and of a list with commas."""
+    world = ReferenceNode(node, SOON)
+    first, second, third = (world.trust(f"{EXTRA}/list-{number}") for number in (1, 2, 3))
+    world.add_flags("load-balancer", f"--ca={first},{second}", f"--ca={third}")
+    seen = named(node)
+    names = ("load-balancer.ca", "load-balancer.ca.2", "load-balancer.ca.3")
+    assert [seen[name].path for name in names] == [first, second, third]
 
 
 def test_the_flags_of_an_init_container_are_followed(node: Node) -> None:

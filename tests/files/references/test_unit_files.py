@@ -189,3 +189,31 @@ def test_other_services_cost_no_reference(services: ServiceNode) -> None:
     services.service("k3s.service", "ExecStart=/usr/local/bin/k3s server")
     services.service("broken.service", "ExecStart=")
     assert not services.new()
+
+
+def test_a_unit_that_another_user_can_change_sets_no_trust_anchor(services: ServiceNode) -> None:
+    """Another user who can change an environment file never decides which CA verifies a certificate."""
+    spec = {each.name: each for each in services.observe()}["kube-apiserver.etcd-certfile"].spec
+    services.write("/etc/etcd.env", f"ETCD_TRUSTED_CA_FILE={services.world.trust(f'{EXTRA}/evil')}\n")
+    services.node.path("etc/etcd.env").chmod(0o666)
+    services.service("etcd.service", "EnvironmentFile=/etc/etcd.env\nExecStart=/bin/etcd")
+    assert {each.name: each for each in services.observe()}["kube-apiserver.etcd-certfile"].spec == spec
+
+
+def test_a_writable_environment_file_does_not_silence_another_unit(services: ServiceNode) -> None:
+    """A user who can change an environment file cannot hide the file of another unit."""
+    certificate = services.world.trust(f"{EXTRA}/shared")
+    services.write("/etc/a.env", f"ARGS=--client-ca-file={certificate}\n")
+    services.node.path("etc/a.env").chmod(0o666)
+    services.service("a.service", "EnvironmentFile=/etc/a.env\nExecStart=/bin/cloud-controller-manager $ARGS")
+    services.service("z.service", f"ExecStart=/bin/kube-scheduler --client-ca-file={certificate}")
+    assert [each.path for each in services.new().values() if each.is_watched] == [certificate]
+
+
+def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) -> None:
+    """The value of a variable such as CREDENTIALS_DIRECTORY is unknown, so its file is not missing."""
+    services.service(
+        "kube-scheduler.service", "ExecStart=/bin/kube-scheduler --client-ca-file=${CREDENTIALS_DIRECTORY}/ca"
+    )
+    (message,) = services.unwatched()
+    assert "${CREDENTIALS_DIRECTORY}/ca is no path of a file on this host" in message
