@@ -19,6 +19,8 @@ from certmond.pki.services.model import ServiceSeen
 
 _TICKS = os.sysconf("SC_CLK_TCK")  # per second, the unit of times in /proc
 
+_ROOT = re.compile(rb"^Uid:(?:\t0){4}$", re.MULTILINE)  # real, effective, saved and file system user ID
+
 _CONTAINER = re.compile(
     rb"(?:^|/)"
     rb"(?:kubepods(?:-burstable|-besteffort)?-)?pod(?P<uid>[^/:]+?)(?:\.slice)?"
@@ -102,8 +104,12 @@ def process_start(pid: int, proc: str = "/proc") -> datetime | None:
 
 
 def runs_anywhere(program: str, proc: str = "/proc") -> bool:
-    """Return whether any process of this node, in a container or not, runs the program."""
-    return any(_program(_command(int(name), proc)) == program for name in _pids(proc))
+    """Return whether a process of this node runs the program, in a Pod or as root.
+
+    Any user can choose the command line of a process, so certmond ignores other processes.
+    """
+    pids = map(int, _pids(proc))
+    return any(_program(_command(pid, proc)) == program and _is_of_root_or_pod(pid, proc) for pid in pids)
 
 
 def log_directories(pod: Pod, logs: str = "/var/log/pods") -> Iterator[str]:
@@ -165,6 +171,16 @@ def _process(pid: int, proc: str) -> _Process | None:
     except OSError:  # the process has ended meanwhile
         return None
     return _Process(pid, *times, *group) if group and times else None
+
+
+def _is_of_root_or_pod(pid: int, proc: str) -> bool:
+    """Return whether all four user IDs of a process are root's, or the process is in a container of a Pod."""
+    try:
+        # The owner of /proc/PID is root for each process that is not dumpable, see proc(5).
+        is_of_root = _ROOT.search(_read(proc, pid, "status")) is not None
+        return is_of_root or _container(_read(proc, pid, "cgroup")) is not None
+    except OSError:  # the process has ended meanwhile
+        return False
 
 
 def _container(cgroup: bytes) -> tuple[str, str] | None:

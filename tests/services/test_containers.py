@@ -50,11 +50,13 @@ class Tree:
         ticks: int = 5000,
         lines: Sequence[str] = ("0::",),
         name: str = "kube-apiserver",
+        uid: int = 0,
     ) -> None:
         directory = self.proc / str(pid)
         directory.mkdir(exist_ok=True)
         (directory / "cgroup").write_text("".join(f"{line}{path}\n" for line in lines))
         (directory / "cmdline").write_text("".join(f"{word}\0" for word in command))
+        (directory / "status").write_text(f"Name:\t{name}\nUid:\t{uid}\t0\t0\t0\nGid:\t0\t0\t0\t0\n")
         numbers = ["S", parent, *[0] * 17, ticks, *[0] * 30]
         (directory / "stat").write_text(f"{pid} ({name}) {' '.join(map(str, numbers))}\n")
 

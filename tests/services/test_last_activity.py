@@ -75,6 +75,16 @@ def test_a_process_of_the_program_in_any_place_is_no_idle_container(tree: Tree) 
     assert idle_since(tree)
 
 
+def test_a_process_of_another_user_outside_a_pod_is_no_evidence(tree: Tree) -> None:
+    """Any user can choose the command line of a process. So outside a Pod, only a process of root counts, and a
+    program of root that another user has started (setuid) does not.
+    """
+    tree.process(40, "/user.slice", uid=65534)
+    assert near(idle_since(tree), started(tree))
+    tree.process(40, PLACE, uid=65534)
+    assert idle_since(tree) is None
+
+
 @pytest.mark.parametrize("stat", [None, "1 (systemd) S"])
 def test_without_the_processes_of_the_node_nothing_is_known(tree: Tree, tmp_path: Path, stat: str | None) -> None:
     """If certmond cannot see the first process, the time is unknown, for a Pod and for a unit."""
