@@ -79,6 +79,9 @@ class CopiedPair:
     def _foreign(self, directory: str, contents: Mapping[str, bytes | None]) -> str | None:
         """Return why certmond may not write in the directory, or None."""
         paths = [posixpath.join(directory, posixpath.basename(path)) for path in contents]
+        for path in paths:
+            if not self._files.is_in_place(path):
+                return f"{path} is a symlink, so certmond does not replace its target; run: rm {path}"
         if why := self._files.exposed(paths, self._spec.owner):
             return why
         own = decode(contents[self._source.path] or b"", self._source.path).certificates

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping, Sequence
 
 from certmond.errors import MalformedError, WriteError
@@ -85,13 +84,8 @@ class Derivations:
         found, present = self._found(spec)
         if spec.write == "always":
             return found, present
-        is_replaced = spec.write == "existing" and isinstance(found, Current | Stale) and self._is_in_place(spec.path)
-        return (found if is_replaced else Left()), present
-
-    def _is_in_place(self, path: str) -> bool:
-        """Return whether the file is not a symlink. Its directory may be a symlink, as /root is on some systems."""
-        directory, name = posixpath.split(path)
-        return self._files.leads_to(path) == posixpath.join(self._files.leads_to(directory), name)
+        is_own = spec.write == "existing" and isinstance(found, Current | Stale)
+        return (found if is_own and self._files.is_in_place(spec.path) else Left()), present
 
     def _found(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
         try:

@@ -76,6 +76,11 @@ class NodeFiles:
             except OSError:
                 return path
 
+    def is_in_place(self, path: str) -> bool:
+        """Return whether the file is no symlink. Its directory may be one, as /root is on some systems."""
+        directory, name = os.path.split(path)
+        return self.leads_to(path) == os.path.join(self.leads_to(directory), name)
+
     def names(self, directory: str) -> frozenset[str]:
         """Return the names in a directory, or an empty set if the directory is unreadable."""
         with Directories(self._root) as directories:

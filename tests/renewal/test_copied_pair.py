@@ -112,6 +112,20 @@ def test_a_directory_that_other_users_can_write_has_no_copy(root: Path) -> None:
     assert isinstance(copied(root).state(), Foreign | Unready)
 
 
+def test_a_symlink_is_no_copy(root: Path) -> None:
+    """certmond does not write through a symlink in the directory, because its target belongs to another program."""
+    victim, link = root / "victim", root / "opt/config/2/etcd/server.key"
+    victim.write_text("kept")
+    link.symlink_to("/victim")
+    link_name = "/opt/config/2/etcd/server.key"
+    assert copied(root).state() == Foreign(
+        f"{link_name} is a symlink, so certmond does not replace its target; run: rm {link_name}"
+    )
+    with pytest.raises(WriteError, match="is a symlink"):
+        make(root)
+    assert victim.read_text() == "kept"
+
+
 def test_an_unreadable_source_is_not_ready(root: Path) -> None:
     """A directory in the place of the certificate is no source."""
     (root / "etc/etcd/server.crt").unlink()
