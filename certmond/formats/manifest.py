@@ -26,7 +26,7 @@ _ISSUER_PREFIX = "kubernetes.default.svc."
 _ETCD = "etcd"
 _HYPERKUBE = "hyperkube"
 _WRAPPERS = frozenset({"go-runner", _HYPERKUBE, "env", "nice"})
-_VARIABLE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+_VARIABLE = re.compile(r"\$(?:\$|\(([^$)]*)\))")
 _MAX_TEXT = 4096  # of a word with variables
 _SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 
