@@ -383,7 +383,7 @@ def test_another_program_of_the_same_name_is_left_alone(tmp_path: Path, program:
     program.symlink_to(other)
     with apiserver(tmp_path, program) as (pods, reported):
         assert instance(pods) == reported["id"]
-        with pytest.raises(RestartError, match="imposter and not kube-apiserver"):
+        with pytest.raises(RestartError, match="imposter instead of kube-apiserver"):
             stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
         assert not ended(pods)
 
