@@ -25,7 +25,7 @@ from certmond.pki.findings import Reason, Severity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.parsing import decode
-from certmond.renewal.derived_file_state import Left
+from certmond.renewal.derived_file_state import Unmanaged
 from certmond.renewal.derived_files import Derivations
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles
@@ -510,7 +510,7 @@ def test_a_copy_with_further_contexts_is_merged_and_not_overwritten(node: Node) 
     (found,) = assess(Store(config.certificates, str(node.root), derived=config.derived).observe(), NOW).loose_findings
     assert found.message.endswith("merge /etc/kubernetes/admin.conf into it: certmond explain stale_copy")
     made = Derivations(config.derived, config.certificates, NodeFiles(str(node.root)))
-    assert made.states() == {"root-kubeconfig": Left()}
+    assert made.states() == {"root-kubeconfig": Unmanaged()}
     assert node.read(ROOT_COPY) == content
 
 

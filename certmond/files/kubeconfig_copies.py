@@ -1,7 +1,7 @@
 """Observation of copies of kubeconfigs: those that are out of date, and those that certmond cannot read.
 
-Owns which files are compared with which kubeconfigs of the catalogue. certmond does not assess a copy: a current
-copy, and a kubeconfig of another cluster or user, give no observation.
+This module chooses the kubeconfig of the catalogue with which certmond compares a file. A current copy, and a
+kubeconfig of another cluster or user, give no observation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNREAD = "compare it yourself, or let certmond read it: certmond explain stale_
 class KubeconfigCopies:
     """The copies of kubeconfigs in `derived`, with their sources in `certificates`.
 
-    A file with its own entry in `certificates` is no copy: its certificate can be another one.
+    A file with its own entry in `certificates` is no copy.
 
     `mounts` are those of this process: a sandbox can hide the directory of a copy.
     """

@@ -1,6 +1,6 @@
 """Comparison of a copy of a kubeconfig with its source.
 
-Decides whether a kubeconfig has the cluster and the user of another one, and which parts of it are out of date. Pure.
+This module decides whether a kubeconfig has the cluster and the user of another one, and which parts are out of date.
 """
 
 from __future__ import annotations

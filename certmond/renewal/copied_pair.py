@@ -15,7 +15,7 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Anchor
 from certmond.pki.x509.parsing import decode
-from certmond.renewal.derived_file_state import Current, Foreign, Left, Stale, State, Unready, owner_ids
+from certmond.renewal.derived_file_state import Current, Foreign, Stale, State, Unmanaged, Unready, owner_ids
 from certmond.renewal.key_pair import KeyPair, Unpaired, anchor_of_key, key_pair
 from certmond.transaction.commit import NewFile, Writer
 from certmond.transaction.dirfd import digest
@@ -32,7 +32,7 @@ class CopiedPair:
         """Return the state of all copies together. If a file is missing in a directory, the state is `Stale`."""
         directories = self._directories()
         if not directories:
-            return Left()
+            return Unmanaged()
         try:
             contents = self._contents()
             pair = self._pair(contents)

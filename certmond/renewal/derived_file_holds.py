@@ -10,7 +10,7 @@ from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.steps import Derive, Held, Identity, Issue, Plan, Restore, Step
-from certmond.renewal.derived_file_state import Absent, Current, Foreign, Left, Stale, State, Unready
+from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale, State, Unmanaged, Unready
 
 
 def circumstances_of(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Circumstances:
@@ -18,7 +18,7 @@ def circumstances_of(derived: Sequence[DerivedSpec], states: Mapping[str, State]
     paths, stale = {}, {}
     for spec in derived:
         match states[spec.name]:
-            case Foreign() | Left():
+            case Foreign() | Unmanaged():
                 continue
             case Absent():
                 stale[spec.name] = f"{spec.path} does not exist"

@@ -64,11 +64,11 @@ class Unready:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Unmanaged:
     """State of files that certmond neither writes nor holds: a copy of an operator, or copies without a directory."""
 
 
-State = Current | Stale | Absent | Foreign | Unready | Left
+State = Current | Stale | Absent | Foreign | Unready | Unmanaged
 
 
 def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: bytes | None) -> State:

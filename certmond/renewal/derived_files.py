@@ -16,9 +16,9 @@ from certmond.renewal.derived_file_state import (
     Absent,
     Current,
     Foreign,
-    Left,
     Stale,
     State,
+    Unmanaged,
     Unready,
     owner_ids,
     state,
@@ -49,7 +49,7 @@ class Derivations:
             found[name] = self._state(spec)[0]
             if place in taken:  # through a symlink: certmond would rewrite both entries without end
                 shared = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
-                found[name] = shared if spec.write == "always" else Left()
+                found[name] = shared if spec.write == "always" else Unmanaged()
             taken.setdefault(place, f"the derived file {name}")
         return found
 
@@ -71,7 +71,7 @@ class Derivations:
                 change = NewFile(spec.path, content, spec.mode, owner, expected, at_most=spec.mode)
                 writer.commit([change], verify=lambda written: self._prove(spec, written[spec.path]))
                 return f"{spec.path} is written from {spec.source}"
-            case Left():
+            case Unmanaged():
                 return f"{spec.path} is left unchanged"
             case _:
                 return f"{spec.path} is equal to {spec.source}"
@@ -85,7 +85,7 @@ class Derivations:
         if spec.write == "always":
             return found, present
         is_own = spec.write == "existing" and isinstance(found, Current | Stale)
-        return (found if is_own and self._files.is_in_place(spec.path) else Left()), present
+        return (found if is_own and self._files.is_in_place(spec.path) else Unmanaged()), present
 
     def _found(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
         try:

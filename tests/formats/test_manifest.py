@@ -16,6 +16,7 @@ from certmond.formats.manifest import (
     containers,
     flag_values,
     init_containers,
+    kubelet_environment,
     node_facts,
     parse_manifest,
 )
@@ -363,3 +364,9 @@ def test_init_containers_are_read_separately() -> None:
     spec = {"containers": [{"name": "a", "command": ["a"]}], "initContainers": [{"name": "i", "args": ["--x=/x.crt"]}]}
     assert [each.name for each in containers({"spec": spec})] == ["a"]
     assert [(each.name, each.values("x")) for each in init_containers({"spec": spec})] == [("i", ["/x.crt"])]
+
+
+def test_an_environment_file_of_empty_lines_is_read_in_linear_time() -> None:
+    """An environment file of the kubelet with many empty lines has its flags. A quadratic search would not end."""
+    text = "\n" * 1_000_000 + 'KUBELET_KUBEADM_ARGS="--cert-dir=/x"\n'
+    assert kubelet_environment(text).flags == (("cert-dir", "/x"),)

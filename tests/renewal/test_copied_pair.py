@@ -13,7 +13,7 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.x509.parsing import decode
 from certmond.renewal.copied_pair import CopiedPair
 from certmond.renewal.derived_file_holds import circumstances_of
-from certmond.renewal.derived_file_state import Current, Foreign, Left, Stale, Unready
+from certmond.renewal.derived_file_state import Current, Foreign, Stale, Unmanaged, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.commit import NewFile, Transactions
 from certmond.transaction.node_files import NodeFiles
@@ -76,7 +76,7 @@ def test_without_a_directory_nothing_is_planned(root: Path) -> None:
     for release in "12":
         (root / f"opt/config/{release}").rename(root / f"opt/{release}")
     states = Derivations([SPEC], [SOURCE], NodeFiles(str(root))).states()
-    assert states == {"copies": Left()}
+    assert states == {"copies": Unmanaged()}
     assert not circumstances_of([SPEC], states).derived
     assert make(root) == "/opt/config/*/etcd is equal to server"
 

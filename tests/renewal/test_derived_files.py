@@ -11,7 +11,7 @@ import pytest
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.renewal.derived_file_state import Absent, Current, Left, Stale, State, Unready
+from certmond.renewal.derived_file_state import Absent, Current, Stale, State, Unmanaged, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.commit import Writer
 from certmond.transaction.node_files import NodeFiles
@@ -128,7 +128,7 @@ def test_an_operators_own_content_is_left(tree: OwnedTree, content: bytes | None
     if content is not None:
         tree.put(COPY, content)
     made = derivations(tree, 0, write="existing")
-    assert made.states()["copy"] == Left()
+    assert made.states()["copy"] == Unmanaged()
     assert made.make("copy", UNUSED) == f"{COPY} is left unchanged"
     assert NodeFiles(str(tree.root)).read(COPY) == content
 
@@ -137,30 +137,30 @@ def test_a_copy_that_is_no_file_of_root_is_left(tree: OwnedTree) -> None:
     """certmond replaces neither the target of a symlink, nor a file of another user."""
     tree.put("/srv/other", OLD)
     tree.at(COPY).symlink_to("/srv/other")
-    assert state(tree, 0, write="existing") == Left()
+    assert state(tree, 0, write="existing") == Unmanaged()
     tree.at(COPY).unlink()
     tree.at(COPY).symlink_to(SOURCE)
-    assert state(tree, 0, write="existing") == Left()
+    assert state(tree, 0, write="existing") == Unmanaged()
     tree.at(COPY).unlink()
     tree.put(COPY, OLD, owner=THEIRS)
-    assert state(tree, 0, write="existing") == Left()
+    assert state(tree, 0, write="existing") == Unmanaged()
 
 
 def test_a_copy_with_write_never_is_left(tree: OwnedTree) -> None:
     """certmond only reports that such a copy is out of date."""
     tree.put(COPY, OLD)
-    assert state(tree, 0, write="never") == Left()
+    assert state(tree, 0, write="never") == Unmanaged()
 
 
 def test_a_missing_source_is_no_hold_for_an_existing_copy(tree: OwnedTree) -> None:
     """A worker has no admin.conf, and its plan does not name the copy of the profile."""
     tree.put(COPY, OLD)
     tree.at(SOURCE).unlink()
-    assert state(tree, 0, write="existing") == Left()
+    assert state(tree, 0, write="existing") == Unmanaged()
 
 
 def test_an_entry_of_the_operator_has_precedence(tree: OwnedTree) -> None:
     """If the operator's own derived file has the path of an existing copy, certmond writes only the former."""
     tree.put(COPY, OLD)
     made = derivations(tree, 0, write="existing", own=True)
-    assert made.states() == {"copy": Left(), "own": Stale(CONTENT)}
+    assert made.states() == {"copy": Unmanaged(), "own": Stale(CONTENT)}

@@ -40,7 +40,7 @@ SYSTEM_TRUST = frozenset({
 })  # fmt: skip
 """The CA bundles that packages of the operating system replace (Go, crypto/x509, root_linux.go).
 
-The last one is that of SUSE (guzzle/guzzle, src/Utils.php, defaultCaBundle).
+The last one is the target of the symlink /etc/ssl/ca-bundle.pem on SUSE.
 """
 
 

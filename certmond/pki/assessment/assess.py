@@ -151,14 +151,14 @@ def assess(
     `renewed` maps the SHA-256 of a certificate to the time of its installation. If `waits` is True, certmond reports a
     mismatch of certificate and key only after `key_mismatch.WAIT`.
     """
-    seen = inventory.observations
-    anchors, differences = catalog_anchors(seen), differing_copies(seen)
+    files = inventory.observations
+    anchors, differences = catalog_anchors(files), differing_copies(files)
     terms = Terms(inventory.facts, renew_before, anchors, renewed or {}, around, differences, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
     further = (*around.served, *unmet_demands(around)) if around else ()
-    observed = (*inventory.observations, *further)
+    observed = (*files, *further)
     checked = [
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in observed

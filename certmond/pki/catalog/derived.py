@@ -1,6 +1,6 @@
 """Entries of derived files: files that certmond writes from certificates, and copies of kubeconfigs.
 
-Owns these models and the rules within them, as `entries` does for certificates. Never reads a node.
+This module defines the models and the rules for a single entry, as `entries` does for certificates.
 """
 
 from __future__ import annotations
