@@ -582,7 +582,7 @@ def test_another_user_of_a_kubeconfig_never_gets_the_certificate_of_its_entry(
         return
     remedy = "; move the file away, then run: certmond renew admin.conf"
     assert any(each.endswith(remedy) for each in said)
-    assert host.plan().held[0].because.endswith(remedy)
+    assert {each.target: each.because.endswith(remedy) for each in host.plan().held}["admin.conf"]
     host.at(ADMIN["path"]).rename(host.at(f"{ADMIN['path']}.away"))
     enforcer = host.enforcer()
     made = enforcer.plan(host.look(), frozenset({"admin.conf"}))

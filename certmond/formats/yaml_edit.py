@@ -68,8 +68,9 @@ def _equals(value: Any, content: bytes | str) -> bool:
 
 def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
     """Return the text with the values `edits`. Raises ValueError if an old value is not a scalar."""
-    # Use the loader in Python, because its marks count characters, including a BOM.
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    # Use the loader in Python, because its marks count characters, including a BOM. Compose the first document only, as
+    # `load_mapping` does.
+    root = next(yaml.compose_all(text, Loader=yaml.SafeLoader))
     replacements = [_edit(text, root, position, content) for position, content in edits.items()]
     for start, stop, new in sorted(replacements, key=lambda edit: -edit[0]):
         text = f"{text[:start]}{new}{text[stop:]}"

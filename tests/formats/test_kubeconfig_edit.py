@@ -299,7 +299,6 @@ def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
         (FULL.replace(b"user: admin,", b"user: unknown,"), None, "has no user 'unknown' for its current context"),
         (b"", None, "is not a YAML mapping; correct the file"),
         (b"users: {{{{", None, "is not YAML in line 2; correct the file"),
-        (FULL + b"---\n" + FULL, None, "is not YAML"),
     ],
 )
 def test_what_has_no_such_user_is_refused(data: bytes, old: Certificate | None, fact: str) -> None:
@@ -307,6 +306,11 @@ def test_what_has_no_such_user_is_refused(data: bytes, old: Certificate | None, 
     with pytest.raises(WriteError, match=fact):
         exchange(data, old)
     assert "; " in refusal(data, old)
+
+
+def test_only_the_first_document_is_edited() -> None:
+    """The components read only the first document of a kubeconfig (kubernetes-sigs/yaml). The others stay unchanged."""
+    assert exchange(FULL + b"---\n" + FULL) == exchange(FULL) + b"---\n" + FULL
 
 
 PLAIN = minimal(b64(OLD.pem), b64(OLD.key_pem), b64(CA.pem))
