@@ -103,11 +103,14 @@ def kill_at(
     n: int,
     observer: Observer = lambda _: None,
     counted: Callable[[str], bool] = lambda _: True,
+    *,
+    ends: bool = False,
 ) -> str:
     """Run `function` in a child up to the n-th (from 0) of its `counted` stops, and kill it there. Return the name of
     that stop.
 
-    A call at whose entry it is killed is not made. One at whose exit it is killed was made.
+    With `ends`, the child may end before this stop, because its number of stops depends on another process. Then return
+    the name of the last stop. A call at whose entry it is killed is not made. One at whose exit it is killed was made.
     """
     stops: list[str] = []
 
@@ -118,6 +121,9 @@ def kill_at(
         return len(stops) <= n
 
     status = _run(function, note)
+    if ends and os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, "the child failed; its traceback is on standard error"
+        return stops[-1]
     assert os.WIFSIGNALED(status), f"there are only {len(stops)} stops"
     assert os.WTERMSIG(status) == signal.SIGKILL
     return stops[-1]

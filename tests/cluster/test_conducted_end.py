@@ -95,7 +95,7 @@ def test_an_end_that_is_cut_off_is_ended(world: World, node: RotatingNode) -> No
     seen = set[tuple[str, str]]()
     for n, counted in ((0, lambda _: True), *((n, changes) for n in chosen)):  # at first before any change
         again(world, node, rotation)
-        where = f"killed at {n}, {kill_at(partial(ends, world, node), n, counted=counted)}"
+        where = f"killed at {n}, {kill_at(partial(ends, world, node), n, counted=counted, ends=True)}"
         seen.add((str(world.phase), str(node.phase)))
         world.api.faults = Away()
         before, enforcer = node.phase, node.enforcer()
