@@ -37,10 +37,11 @@ _PAGE = """# Benchmarks
 
 The benchmark runs `certmond run` and `certmond serve` as separate processes, and a third process measures both. The
 certificate files are in an in-memory file system. Each row contains the median, the minimum, the maximum and the number
-of samples. If the project has set a limit for the measurement, the last column contains this limit. On a machine with
-other load, CPU time is more reliable than wall time. `python -m benchmarks compare --help` describes how to compare
-certmond with other exporters on the same files. These decisions record the reasons for the memory use and the speed of
-certmond: [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
+of samples. If the project has set a limit for the measurement, the last column contains this limit. The limit `linear`
+means that the value must grow at most linearly with the number of files. On a machine with other load, CPU time is more
+reliable than wall time. `python -m benchmarks compare --help` describes how to compare certmond with other exporters on
+the same files. These decisions record the reasons for the memory use and the speed of certmond:
+[0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
 [0035](decisions/0035-what-is-alike-is-done-in-a-row.md), [0038](decisions/0038-a-second-process-for-the-first-look.md).
 
 {machine} This command wrote the page: `{command}`.
