@@ -39,9 +39,10 @@ The first table of each section lists the entries, and the second table lists th
 - **CA**: the entry of the CA that must have signed the certificate. *itself* marks a Root CA, and *self* a self-signed
   certificate.
 - **renewed by**: the program or person that renews the certificate. If the column names *certmond*, certmond renews the
-  certificate in enforce mode, with the key of the CA on this node or with the `signer` of the entry. In observe mode,
-  certmond only reports that the certificate is due. If the column does not name certmond, certmond never renews the
-  certificate. If such a certificate is due, `certmond check` and `certmond plan` print the text of this column.
+  certificate in enforce mode. The `signer` of the entry signs the new certificate, by default the key of the CA on this
+  node. In observe mode, certmond only reports that the certificate is due. If the column does not name certmond,
+  certmond never renews the certificate. If such a certificate is due, `certmond check` and `certmond plan` print the
+  text of this column.
 - **read by**: the services that read the file. *operators* means that no service of the profile reads the file.
 - **reloads**: the entries whose changed files the service loads without a restart.
 - **served at**: the endpoints at which a service serves a certificate. In both modes, certmond connects to these
