@@ -34,10 +34,11 @@ Your configuration can change entries of the profile, or add entries
 certmond does not renew a certificate that the distribution renews. To let certmond renew such a certificate, set
 `renewed_by: null` in its entry. With `profile: none`, certmond uses only your entries.
 
-The first table of each section lists the entries, and the second table lists the services. Their columns are:
+The first table of each section lists the entries, and the second table lists the services. The tables have these
+columns:
 
-- **CA**: the entry of the CA that must have signed the certificate. *itself* marks a Root CA, and *self* a self-signed
-  certificate.
+- **CA**: the entry of the trust anchor of the certificate. If the column contains several entries, the certificate must
+  have a certification path to one of them. *itself* marks a Root CA, and *self* marks a self-signed certificate.
 - **renewed by**: the program or person that renews the certificate. If the column names *certmond*, certmond renews the
   certificate in enforce mode. The `signer` of the entry signs the new certificate, by default the key of the CA on this
   node. In observe mode, certmond only reports that the certificate is due. If the column does not name certmond,
