@@ -16,6 +16,7 @@ from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
 from certmond.files.kubeconfig_observer import KubeconfigObserver
 from certmond.files.references.component_references import ComponentReferences
+from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.reference_observer import ReferenceObserver
 from certmond.files.references.unit_files import UnitFiles
@@ -76,9 +77,10 @@ class Store:
         units = UnitFiles(self._reader, self._files)
         self._kubelet = KubeletConfiguration(self._reader, self._files, units)
         manifests = f"{_KUBERNETES}/manifests"
-        self._references = ComponentReferences(self._reader, self._files, self._kubelet, units, manifests)
+        self._sources = ComponentSources(self._reader, self._files, self._kubelet, units, manifests)
         self._serving: KubeletServing | None = None
-        self._reference_observer = ReferenceObserver(self._reader, self._references) if references else None
+        found = ComponentReferences(self._reader, self._files, self._sources)
+        self._reference_observer = ReferenceObserver(self._reader, found) if references else None
         self._built_references: dict[str, tuple[CertificateSpec, dict[str, _Built]]] = {}
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
@@ -128,7 +130,7 @@ class Store:
 
     def components(self) -> Components:
         """Return the configuration of the static Pods and the kubelet, as of the last call of `observe`."""
-        paths = self._references.manifests()
+        paths = self._sources.manifests()
         pods = [self._reader.manifest(path) for path in paths if not self._reader.entry(path).fault]
         found = tuple(pod for pod in pods if pod)
         return Components(found, self._kubelet.manifest(), self._kubelet.flags_manifest())

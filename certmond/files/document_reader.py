@@ -15,7 +15,7 @@ from typing import Any
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry, EntryKey, latest_change
 from certmond.files.owner_names import owner_name
-from certmond.files.path_resolution import Referrer
+from certmond.files.path_resolution import Referrer, named_users
 from certmond.formats.kubeconfig_copy import content_names
 from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
 from certmond.formats.manifest import Manifest, parse_manifest
@@ -75,6 +75,11 @@ class DocumentReader:
         entry = self._files.entry(path, referrer)
         self.used[entry.entry_key] = entry
         return entry
+
+    def changeable(self, path: str) -> str:
+        """Return the reason not to follow a file that other users can change, or ""."""
+        writers = self.entry(path).writers
+        return f"{path} can be changed by {named_users(writers)}" if writers else ""
 
     def is_expected(self, spec: CertificateSpec) -> bool:
         """Return whether this node requires the entry."""

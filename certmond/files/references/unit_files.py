@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
-from certmond.files.path_resolution import named_users
 from certmond.formats.manifest import Container, flags_of, program_of
 from certmond.formats.unit_file import (
     Word,
@@ -137,7 +136,7 @@ class UnitFiles:
         own = command_line(command, {}, unit)
         if not own or program_of([each.text for each in own])[0] not in PROGRAMS:
             return None
-        obstacle = next(filter(None, map(self._changeable, paths)), "")
+        obstacle = next(filter(None, map(self._reader.changeable, paths)), "")
         for name in ("RootDirectory", "RootImage"):
             if found.get(name):
                 obstacle = obstacle or f"{unit} has {name}=, so its paths are not those of this host"
@@ -150,7 +149,7 @@ class UnitFiles:
             path = with_specifiers(word.text, unit)
             variables, fault = self._variables(path.removeprefix("-"), optional=path.startswith("-"))
             environment.update((name, (value, path.removeprefix("-"))) for name, value in variables.items())
-            obstacle = obstacle or (self._changeable(path.removeprefix("-")) if variables else "")
+            obstacle = obstacle or (self._reader.changeable(path.removeprefix("-")) if variables else "")
             if fault:
                 faults.append((word.file, fault))
         words = command_line(command, environment, unit)
@@ -173,11 +172,6 @@ class UnitFiles:
         if variables is None and entry.fault and not (optional and entry.missing):
             return {}, entry.fault.detail
         return variables or {}, ""
-
-    def _changeable(self, path: str) -> str:
-        """Return the reason not to follow a file that other users can change, or ""."""
-        writers = self._reader.entry(path).writers
-        return f"{path} can be changed by {named_users(writers)}" if writers else ""
 
 
 def _enables(name: str) -> bool:

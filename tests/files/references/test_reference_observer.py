@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from certmond.config.model import parse
 from certmond.files.catalog_observer import Store
-from certmond.files.references.component_references import RANCHER_MANIFESTS
+from certmond.files.references.component_sources import RANCHER_MANIFESTS
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.references import FLAGS
