@@ -5,11 +5,14 @@ This module chooses the parser for an entry of the catalogue, and decides whethe
 
 from __future__ import annotations
 
+import os
 import posixpath
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Any
 
 from certmond.files.cache import Files, Parser
@@ -76,10 +79,27 @@ class DocumentReader:
         self.used[entry.entry_key] = entry
         return entry
 
-    def changeable(self, path: str) -> str:
-        """Return the reason not to follow a file that other users can change, or ""."""
+    def changeable(self, path: str, group: int | None = None) -> str:
+        """Return the reason not to follow a file that other users can change, or "".
+
+        The members of `group` may change the file.
+        """
         writers = self.entry(path).writers
-        return f"{path} can be changed by {named_users(writers)}" if writers else ""
+        is_other = writers and not (group is not None and self._only_group_writes(path, group))
+        return f"{path} can be changed by {named_users(writers)}" if is_other else ""
+
+    def _only_group_writes(self, path: str, group: int) -> bool:
+        """Return whether only root, the user of certmond and the members of `group` can change a file or its path."""
+        file = self.entry(path)
+        places = {str(each) for place in (path, file.real or path) for each in PurePosixPath(place).parents}
+        return all(
+            entry.state is not None
+            and entry.restriction is None
+            and entry.uid in {0, os.geteuid()}
+            and not entry.mode & stat.S_IWOTH
+            and (entry.gid == group or not entry.mode & stat.S_IWGRP)
+            for entry in (file, *map(self.entry, sorted(places)))
+        )
 
     def is_expected(self, spec: CertificateSpec) -> bool:
         """Return whether this node requires the entry."""

@@ -102,6 +102,14 @@ def _etcd(document: Mapping[str, Any]) -> Iterator[NamedFile]:
             yield from _file(fields, flag, role, key, prefix)
 
 
+def _registries(document: Mapping[str, Any]) -> Iterator[NamedFile]:
+    """Yield the TLS files for registries of images (rancher/wharfie, pkg/registries/registries.go)."""
+    for registry in _mapping(document.get("configs")).values():
+        tls = _mapping(_mapping(registry).get("tls"))
+        yield from _file(tls, "ca_file", Role.TRUST)
+        yield from _file(tls, "cert_file", Role.CLIENT, "key_file")
+
+
 _FIELDS = {
     FileKind.AUTHENTICATION: _authentication,
     FileKind.AUTHORIZATION: _authorization,
@@ -111,8 +119,9 @@ _FIELDS = {
     FileKind.SCHEDULER: _scheduler,
     FileKind.PROXY: _client_connection,
     FileKind.ETCD: _etcd,
+    FileKind.REGISTRIES: _registries,
 }
-_DECLARED = frozenset(FileKind) - {FileKind.ADMISSION_PLUGIN, FileKind.ETCD}
+_DECLARED = frozenset(FileKind) - {FileKind.ADMISSION_PLUGIN, FileKind.ETCD, FileKind.REGISTRIES}
 """The kinds of files that need the field `kind`."""
 
 

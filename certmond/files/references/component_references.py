@@ -16,7 +16,8 @@ from certmond.errors import MalformedError
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
-from certmond.files.references.component_sources import ComponentSources, Source
+from certmond.files.references.component_sources import ComponentSources
+from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
 from certmond.formats.manifest import Container, Manifest
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
@@ -118,16 +119,14 @@ class ComponentReferences:
         """Yield a reference for each flag outside the table whose value looks like the path of a certificate file."""
         listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)}
         prefix = source.component or _NO_NAME.sub("-", source.container.name).strip("-._") or "container"
-        values = ((flag, value) for flag, listed in source.container.flags for value in listed.split(","))
+        values = ((flag, value) for flag, each in source.container.flags for value in each.split(","))
         for flag, value in dict.fromkeys(values):
             place = source.place(flag)
             # The reader is unknown, so certmond judges only the dates of the certificates.
             role = Role.KUBECONFIG if "kubeconfig" in flag else Role.TRUST
             if flag in listed or not value.startswith("/") or not (role is Role.KUBECONFIG or _PEM_FILE.search(value)):
                 continue
-            about = Reference(
-                f"{prefix}.{_NO_NAME.sub('-', flag)}"[:60], role, f"{place.text} in {place.file}", place.file
-            )
+            about = Reference(f"{prefix}.{_NO_NAME.sub('-', flag)}"[:60], role, source.named_by(flag), place.file)
             for found in self._of_file(source, NamedFile(flag, role, value), about):
                 yield found if found.obstacle else replace(found, obstacle=self._unknown_content(found))
 
@@ -142,7 +141,7 @@ class ComponentReferences:
 
     def _obstacle(self, source: Source, file: str) -> str:
         """Return the reason not to follow the flags of a source in a file, or ""."""
-        return source.obstacle or (self._reader.changeable(file) if file != source.file else "")
+        return source.obstacle or self._reader.changeable(file, source.group)
 
     def _of_flag(self, source: Source, row: Flag, trust: dict[tuple[str, str], str]) -> Iterator[Reference]:
         keys = source.container.values(row.key_flag)[-1:] if row.key_flag else []
@@ -155,7 +154,7 @@ class ComponentReferences:
                 path, key = (posixpath.join(value, f"{row.pair}.{suffix}") for suffix in ("crt", "key"))
             file = NamedFile(row.name, row.role, path, key, kind=row.kind)
             place = source.place(row.name)
-            about = Reference(row.entry, row.role, f"{place.text} in {place.file}", place.file)
+            about = Reference(row.entry, row.role, source.named_by(row.name), place.file)
             verified = trust.get(row.verified_by, "") if row.verified_by else ""
             for found in self._of_file(source, file, about):
                 if not (row.optional and self._reader.entry(found.path or "/").missing):

@@ -1,50 +1,26 @@
 """The components of a node with their flags, and the file that contains these flags.
 
-The sources are the manifests of static Pods, the enabled services of systemd, and the files of the kubelet.
+The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
+configuration of k3s and RKE2, and argument files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
+from certmond.files.references.argument_files import ArgumentFiles
+from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
-from certmond.files.references.unit_files import Place, UnitFiles
+from certmond.files.references.rancher_configuration import RancherConfiguration
+from certmond.files.references.unit_files import UnitFiles
 from certmond.formats.manifest import Container, Manifest, containers, init_containers
 from certmond.pki.catalog.references import KUBELET, PROGRAMS
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 RANCHER_MANIFESTS = ("/var/lib/rancher/rke2/agent/pod-manifests", "/var/lib/rancher/k3s/agent/pod-manifests")
 """The static Pod directories of RKE2 and k3s (pkg/agent/config of k3s)."""
-
-
-class Source(NamedTuple):
-    """A component with its flags, and the file that contains these flags."""
-
-    component: str
-    container: Container
-    file: str
-    obstacle: str = ""  # the reason not to follow the flags
-    in_pod: bool = True
-    only_listed: bool = False  # True if only flags of the table name files
-    places: Mapping[str, Place] = MappingProxyType({})  # of flags in other files
-
-    def place(self, flag: str) -> Place:
-        """Return the file that contains a flag, and the name of the flag in this file."""
-        is_field = flag in {"tlsCertFile", "clientCAFile"}
-        return self.places.get(flag) or Place(self.file, flag if is_field else f"--{flag}")
-
-
-class UnreadFile(NamedTuple):
-    """A file with flags that certmond cannot read. `fact` is a clause with the reason."""
-
-    name: str  # of the entry
-    named_by: str
-    file: str
-    fact: str
 
 
 class ComponentSources:
@@ -54,11 +30,14 @@ class ComponentSources:
         self, reader: DocumentReader, files: Files, kubelet: KubeletConfiguration, units: UnitFiles, manifests: str
     ) -> None:
         self._reader, self._files, self._kubelet, self._units = reader, files, kubelet, units
+        self._rancher = RancherConfiguration(reader, files, units)
+        self._arguments = ArgumentFiles(reader, files)
         self._usual = manifests
 
     def names(self) -> tuple[tuple[str, ...], ...]:
         """Return the names in the directories that certmond lists."""
-        return (*map(self._files.listing, self._directories()), *self._units.listings())
+        own = map(self._files.listing, self._directories())
+        return (*own, *self._units.listings(), *self._rancher.names(), *self._arguments.names())
 
     def merged(self) -> Manifest | None:
         """Return the configuration of the kubelet: another object also if a drop-in appears."""
@@ -68,7 +47,7 @@ class ComponentSources:
         """Yield each component of the node."""
         for path in self._all_manifests():
             for each in self._containers(path):
-                yield Source(_component(each), each, path, self._reader.changeable(path))
+                yield Source(_component(each), each, path)
         for service in self._units.services():
             if service.component != KUBELET or service.obstacle:
                 yield Source(
@@ -76,6 +55,8 @@ class ComponentSources:
                     places=service.places,
                 )  # fmt: skip
         yield from self._kubelet_sources()
+        yield from self._rancher.sources()
+        yield from self._arguments.sources()
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file with flags that certmond cannot read."""
@@ -84,6 +65,8 @@ class ComponentSources:
                 yield UnreadFile("systemd-unit", f"any flag of {service.component} in {file}", file, fault)
         for file, fault in self._kubelet.faults:
             yield UnreadFile("kubelet.config-dir", f"any field in {file}", file, fault)
+        yield from self._rancher.unread_files()
+        yield from self._arguments.unread_files()
         for path in self._all_manifests():
             entry, manifest = self._reader.entry(path), self._reader.manifest(path)
             if not entry.is_directory and not (manifest and "spec" in manifest.fields):
@@ -113,8 +96,7 @@ class ComponentSources:
         named = False
         for file, container in self._kubelet.sources():
             named = named or bool(container.values("kubeconfig"))
-            obstacle = self._reader.changeable(file)
-            yield Source(KUBELET, container, file, obstacle, in_pod=False, only_listed=True)
+            yield Source(KUBELET, container, file, in_pod=False, only_listed=True)
         if not named and not self._reader.entry(KUBELET_CONF).missing:
             container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), {})
             yield Source(KUBELET, container, "the unit of the kubelet", in_pod=False, only_listed=True)

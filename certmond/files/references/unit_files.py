@@ -14,6 +14,7 @@ from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
 from certmond.formats.manifest import Container, flags_of, program_of
+from certmond.formats.rancher_config import flag_variables
 from certmond.formats.unit_file import (
     Word,
     command_line,
@@ -24,7 +25,7 @@ from certmond.formats.unit_file import (
     split_words,
     with_specifiers,
 )
-from certmond.pki.catalog.references import PROGRAMS
+from certmond.pki.catalog.references import ETCD, PROGRAMS
 
 DIRECTORIES = (
     "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
@@ -53,6 +54,7 @@ class Service:
     places: Mapping[str, Place] = field(default_factory=dict)  # of the flags whose file is known
     obstacle: str = ""  # the reason not to follow the flags
     faults: tuple[tuple[str, str], ...] = ()  # unit or drop-in, and a fact about an unreadable environment file
+    subcommand: str = ""  # of k3s and RKE2
 
 
 class UnitFiles:
@@ -155,14 +157,13 @@ class UnitFiles:
         words = command_line(command, environment, unit)
         program, texts = program_of([each.text for each in words])
         flags = flags_of(program, texts, [(name, value) for name, (value, _) in environment.items()])
-        found_in = {
-            name.removeprefix("ETCD_").lower().replace("_", "-"): Place(file, name)
-            for name, (_, file) in environment.items()
-            if name.startswith("ETCD_")
-        }
+        variables = flag_variables(program, environment)
+        if program != ETCD:  # `flags_of` has those of etcd
+            flags = (*((flag, environment[name][0]) for flag, name in variables.items()), *flags)
+        found_in = {flag: Place(environment[name][1], name) for flag, name in variables.items()}
         found_in |= {flag: Place(file, f"--{flag}") for flag, file in places(words).items()}
-        container = Container(program, flags, {}, program)
-        return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults))
+        container, subcommand = Container(program, flags, {}, program), "".join(texts[1:2])
+        return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
 
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
         """Return the variables of an environment file, and the reason for a failed read, or ""."""
