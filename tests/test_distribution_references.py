@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,43 @@ import pytest
 from click.testing import CliRunner
 
 from certmond.cli.main import cli
+from certmond.config.model import parse
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.findings import Severity
 from tests.builders import DAY, NOW, make_ca
 from tests.distributions import MAKERS, Tree
+from tests.proc_tree import ProcTree
 
 AT = NOW + DAY
 SOON, LATER = AT + 5 * DAY, AT + 1800 * DAY
 OIDC = "/etc/oidc/ca.crt"
 MICROK8S = "/var/snap/microk8s/current"
+K0S = "/var/lib/k0s"
+K0S_FLAGS = {
+    "kube-apiserver": {
+        "client-ca-file": "ca.crt", "etcd-cafile": "etcd/ca.crt", "etcd-certfile": "apiserver-etcd-client.crt",
+        "etcd-keyfile": "apiserver-etcd-client.key", "kubelet-certificate-authority": "ca.crt",
+        "kubelet-client-certificate": "apiserver-kubelet-client.crt",
+        "kubelet-client-key": "apiserver-kubelet-client.key", "proxy-client-cert-file": "front-proxy-client.crt",
+        "proxy-client-key-file": "front-proxy-client.key", "requestheader-client-ca-file": "front-proxy-ca.crt",
+        "service-account-key-file": "sa.pub", "tls-cert-file": "server.crt", "tls-private-key-file": "server.key",
+    },
+    "kube-controller-manager": {
+        "authentication-kubeconfig": "ccm.conf", "authorization-kubeconfig": "ccm.conf", "kubeconfig": "ccm.conf",
+        "client-ca-file": "ca.crt", "cluster-signing-cert-file": "ca.crt", "cluster-signing-key-file": "ca.key",
+        "requestheader-client-ca-file": "front-proxy-ca.crt", "root-ca-file": "ca.crt",
+    },
+    "kube-scheduler": {
+        "authentication-kubeconfig": "scheduler.conf", "authorization-kubeconfig": "scheduler.conf",
+        "kubeconfig": "scheduler.conf",
+    },
+    "etcd": {
+        "cert-file": "etcd/server.crt", "key-file": "etcd/server.key", "trusted-ca-file": "etcd/ca.crt",
+        "peer-cert-file": "etcd/peer.crt", "peer-key-file": "etcd/peer.key", "peer-trusted-ca-file": "etcd/ca.crt",
+    },
+}  # fmt: skip
+"""The flags of k0s for files below /var/lib/k0s/pki (k0sproject/k0s, pkg/component/controller)."""
 
 
 def k3s(tree: Tree) -> None:
@@ -109,3 +140,47 @@ def test_a_healthy_node_has_no_warning(tmp_path: Path, profile: str) -> None:
     code, document = check(tree, profile)
     assert (code, named(document)) == (0, {"kube-apiserver.oidc-ca-file": []})
     assert not [item for item in document["findings"] if item["reason"] == "not_watched"]
+
+
+def processes(proc: ProcTree, *, user: int = 0) -> None:
+    """Start the components of k0s with its default flags, and with the CA of an OIDC provider."""
+    for number, (program, flags) in enumerate(K0S_FLAGS.items()):
+        words = [f"--{flag}={K0S}/pki/{path}" for flag, path in flags.items()]
+        words += [f"--oidc-ca-file={OIDC}"] if program == "kube-apiserver" else []
+        proc.add(str(100 + number), f"{K0S}/bin/{program}", *words, user=user)
+
+
+def judged(tree: Tree, proc: ProcTree) -> Assessment:
+    certificates = parse((), profile="k0s").certificates
+    return assess(Store(certificates, str(tree.root), references=True, proc=str(proc)).observe(), AT)
+
+
+def severities(assessment: Assessment) -> dict[str, set[Severity]]:
+    """Return the severities of the findings of each entry that a flag names."""
+    return {
+        status.seen.name: {item.severity for item in status.findings}
+        for status in assessment.statuses
+        if status.seen.named_by
+    }
+
+
+@pytest.fixture
+def of_k0s(tmp_path: Path) -> Callable[[datetime], tuple[Tree, ProcTree]]:
+    return lambda end: (node(tmp_path / "root", "k0s", end), ProcTree(tmp_path / "proc"))
+
+
+@pytest.mark.parametrize(("end", "found"), [(SOON, {Severity.CRITICAL}), (LATER, set[Severity]())])
+def test_the_processes_of_k0s_are_followed(
+    of_k0s: Callable[[datetime], tuple[Tree, ProcTree]], end: datetime, found: set[Severity]
+) -> None:
+    """Only the flag that k0s does not give by itself adds an entry."""
+    tree, proc = of_k0s(end)
+    processes(proc)
+    assert severities(judged(tree, proc)) == {"kube-apiserver.oidc-ca-file": found}
+
+
+def test_the_processes_of_other_users_are_named(of_k0s: Callable[[datetime], tuple[Tree, ProcTree]]) -> None:
+    """`k0s install controller` creates a user for each component. Then certmond names the flag with an info finding."""
+    tree, proc = of_k0s(SOON)
+    processes(proc, user=996)
+    assert severities(judged(tree, proc)) == {"kube-apiserver.oidc-ca-file": {Severity.INFO}}

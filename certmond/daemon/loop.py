@@ -226,6 +226,8 @@ class Daemon:
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
             self._schedule.full_scan_begins(started)
+        if self._enforcer.surroundings_observer.sees_other_processes:
+            self._store.read_processes()
         inventory = self._file_changes.scan(self._store, cause.touched)
         surroundings = self._enforcer.surroundings(self._store, inventory)
         assessment = self._enforcer.assess(inventory, self._clock(), surroundings, self._assessment)

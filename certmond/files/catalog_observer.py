@@ -52,6 +52,7 @@ class Store:
 
     `facts` override the facts in files of the node. `also` are more paths to watch.
     With `references`, the store also observes files that only the node's own files name.
+    It then reads the command lines of processes in `proc`, by default only if `root` is "/".
     `derived` are the derived files. The store watches all of them, and observes the copies of kubeconfigs.
     """
 
@@ -64,6 +65,7 @@ class Store:
         *,
         references: bool = False,
         derived: Sequence[DerivedSpec] = (),
+        proc: str | None = None,
     ) -> None:
         self._specs = specs
         self._files = Files(root)
@@ -77,7 +79,11 @@ class Store:
         units = UnitFiles(self._reader, self._files)
         self._kubelet = KubeletConfiguration(self._reader, self._files, units)
         manifests = f"{_KUBERNETES}/manifests"
-        self._sources = ComponentSources(self._reader, self._files, self._kubelet, units, manifests)
+        proc = ("/proc" if root == "/" else "") if proc is None else proc
+        self._sources = ComponentSources(
+            self._reader, self._files, self._kubelet, units, manifests=manifests, proc=proc if references else ""
+        )
+        self._processes_changed = False
         self._serving: KubeletServing | None = None
         found = ComponentReferences(self._reader, self._files, self._sources)
         self._reference_observer = ReferenceObserver(self._reader, found) if references else None
@@ -86,6 +92,9 @@ class Store:
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
         """Return the inventory of the node. Read the files of the `touched` lookups again, or all files if None."""
         self._files.refresh(touched)
+        if touched is None or self._processes_changed:
+            self._sources.read_processes()
+            self._processes_changed = False
         self._observe_kubelet()
         observations: list[Observation] = []
         for number, spec in enumerate(self._specs):
@@ -127,6 +136,10 @@ class Store:
             self._built_references[spec.name] = spec, built
             yield from built[spec.path][1]
         yield from others
+
+    def read_processes(self) -> None:
+        """Read the command lines of processes again at the next call of `observe`."""
+        self._processes_changed = True
 
     def components(self) -> Components:
         """Return the configuration of the static Pods and the kubelet, as of the last call of `observe`."""

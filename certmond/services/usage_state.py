@@ -81,6 +81,12 @@ class SurroundingsObserver:
         )  # fmt: skip
 
     @property
+    def sees_other_processes(self) -> bool:
+        """Return whether the latest observation has another process of a service than the one that `around` used."""
+        seen, known = self._observer.seen, self._live
+        return seen is not None and seen is not known and _instances(seen) != _instances(known)
+
+    @property
     def has_news(self) -> bool:
         """Return whether a file or a subject of the observation has changed after the latest request."""
         return self._visible and (self._question, self._contents) != self._requested
@@ -174,6 +180,11 @@ class SurroundingsObserver:
         anchors = [seen.certificates[0] for seen in inventory.observations
                    if seen.spec.authority and seen.spec.name in named and seen.certificates]  # fmt: skip
         return "".join(to_pem(each).decode() for each in anchors) or None
+
+
+def _instances(live: Live | None) -> dict[str, str | None]:
+    """Return the identifier of the running instance of each service."""
+    return {name: seen.instance for name, seen in live.services.items()} if live else {}
 
 
 def _is_here(service: ServiceSpec, store: Store) -> bool:

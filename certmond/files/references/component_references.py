@@ -19,7 +19,7 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
-from certmond.formats.manifest import Container, Manifest
+from certmond.formats.manifest import Container
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.x509.parsing import Document, decode
 
@@ -74,14 +74,15 @@ class ComponentReferences:
         self._reader, self._files, self._sources = reader, files, sources
         self._used: tuple[Entry, ...] = ()
         self._names: tuple[tuple[str, ...], ...] = ()
-        self._kubelet_manifest: Manifest | None = None
+        self._revision: tuple[object, object] = (None, None)
         self._found: tuple[Reference, ...] = ()
 
     def find(self) -> tuple[Reference, ...]:
         """Return all references: the same object until a file changes."""
-        names, merged = self._sources.names(), self._sources.merged()
-        if names != self._names or merged is not self._kubelet_manifest or not self._is_current():
-            self._names, self._kubelet_manifest, self._reader.used = names, merged, {}
+        names, revision = self._sources.names(), self._sources.revision()
+        is_same = all(one is other for one, other in zip(revision, self._revision, strict=True))
+        if names != self._names or not is_same or not self._is_current():
+            self._names, self._revision, self._reader.used = names, revision, {}
             self._found = tuple(self._references())
             for each in self._found:  # a symlink may get another target
                 self._reader.entry(each.path or each.source)
@@ -119,7 +120,12 @@ class ComponentReferences:
         """Yield a reference for each flag outside the table whose value looks like the path of a certificate file."""
         listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)}
         prefix = source.component or _NO_NAME.sub("-", source.container.name).strip("-._") or "container"
-        values = ((flag, value) for flag, each in source.container.flags for value in each.split(","))
+        values = (
+            (flag, value)
+            for flag, each in source.container.flags
+            if (flag, each) not in source.known
+            for value in each.split(",")
+        )
         for flag, value in dict.fromkeys(values):
             place = source.place(flag)
             # The reader is unknown, so certmond judges only the dates of the certificates.
@@ -148,6 +154,8 @@ class ComponentReferences:
         if row.pair and any(source.container.values(name) for name in ("tls-cert-file", "tls-private-key-file")):
             return
         for value in source.container.values(row.name)[0 if row.repeated else -1 :]:
+            if (row.name, value) in source.known:
+                continue
             path, _, pair = value.partition(",") if row.repeated else (value, "", "")
             key = pair.partition(":")[0] if row.repeated else next(iter(keys), "")
             if row.pair:

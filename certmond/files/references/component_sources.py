@@ -1,16 +1,17 @@
 """The components of a node with their flags, and the file that contains these flags.
 
 The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
-configuration of k3s and RKE2, and argument files.
+configuration of k3s and RKE2, argument files, and the command lines of processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
 from certmond.files.references.argument_files import ArgumentFiles
+from certmond.files.references.component_processes import ComponentProcess, component_processes
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.rancher_configuration import RancherConfiguration
@@ -24,27 +25,49 @@ RANCHER_MANIFESTS = ("/var/lib/rancher/rke2/agent/pod-manifests", "/var/lib/ranc
 
 
 class ComponentSources:
-    """Finder of the components of a node. `manifests` is the default directory of static Pods."""
+    """Finder of the components of a node.
+
+    `manifests` is the default directory of static Pods. `proc` is the directory of the processes of this node, or ""
+    for a node that does not run.
+    """
 
     def __init__(
-        self, reader: DocumentReader, files: Files, kubelet: KubeletConfiguration, units: UnitFiles, manifests: str
+        self,
+        reader: DocumentReader,
+        files: Files,
+        kubelet: KubeletConfiguration,
+        units: UnitFiles,
+        *,
+        manifests: str,
+        proc: str,
     ) -> None:
         self._reader, self._files, self._kubelet, self._units = reader, files, kubelet, units
         self._rancher = RancherConfiguration(reader, files, units)
         self._arguments = ArgumentFiles(reader, files)
-        self._usual = manifests
+        self._usual, self._proc = manifests, proc
+        self._processes: tuple[ComponentProcess, ...] = ()
+
+    def read_processes(self) -> None:
+        """Read the command lines of the running components again."""
+        found = component_processes(self._proc) if self._proc else ()
+        self._processes = self._processes if found == self._processes else found
 
     def names(self) -> tuple[tuple[str, ...], ...]:
         """Return the names in the directories that certmond lists."""
         own = map(self._files.listing, self._directories())
         return (*own, *self._units.listings(), *self._rancher.names(), *self._arguments.names())
 
-    def merged(self) -> Manifest | None:
-        """Return the configuration of the kubelet: another object also if a drop-in appears."""
-        return self._kubelet.manifest()
+    def revision(self) -> tuple[Manifest | None, tuple[ComponentProcess, ...]]:
+        """Return the configuration of the kubelet and the processes: other objects after each change."""
+        return self._kubelet.manifest(), self._processes
 
     def sources(self) -> Iterator[Source]:
         """Yield each component of the node."""
+        found = [*self._of_files()]
+        yield from found
+        yield from self._of_processes(found)
+
+    def _of_files(self) -> Iterator[Source]:
         for path in self._all_manifests():
             for each in self._containers(path):
                 yield Source(_component(each), each, path)
@@ -57,6 +80,18 @@ class ComponentSources:
         yield from self._kubelet_sources()
         yield from self._rancher.sources()
         yield from self._arguments.sources()
+
+    def _of_processes(self, found: Sequence[Source]) -> Iterator[Source]:
+        """Yield each component that runs. `found` has the flags in files."""
+        given = {(source.component, flag) for source in found for flag in source.container.flags}
+        given |= {(KUBELET, (name, value)) for name, (value, _) in self._kubelet.flags().items()}
+        for process in self._processes:
+            known = frozenset(flag for flag in process.flags if (process.component, flag) in given)
+            unit = self._units.unit(process.unit)
+            yield Source(
+                process.component, process.container, unit.path, process.obstacle or unit.obstacle, in_pod=False,
+                process=f"process {process.program} in {process.unit}", known=known,
+            )  # fmt: skip
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file with flags that certmond cannot read."""

@@ -1,4 +1,4 @@
-"""A component with its flags, as a file of the node gives them."""
+"""A component with its flags, as a file or a process of the node gives them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Source(NamedTuple):
     in_pod: bool = True
     only_listed: bool = False  # True if only flags of the table name files
     places: Mapping[str, Place] = MappingProxyType({})  # of flags in other files
+    process: str = ""  # a phrase for the process whose command line has the flags
+    known: frozenset[tuple[str, str]] = frozenset()  # the flags with values that a file of the node has, too
     group: int | None = None  # the members of this group may write the file
 
     def place(self, flag: str) -> Place:
@@ -28,9 +30,9 @@ class Source(NamedTuple):
         return self.places.get(flag) or Place(self.file, flag if is_field else f"--{flag}")
 
     def named_by(self, flag: str) -> str:
-        """Return a phrase for a flag and the file that contains the flag."""
+        """Return a phrase for a flag and the file or process that contains the flag."""
         place = self.place(flag)
-        return f"{place.text} in {place.file}"
+        return f"{place.text} of the {self.process}" if self.process else f"{place.text} in {place.file}"
 
 
 class UnreadFile(NamedTuple):

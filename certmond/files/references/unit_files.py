@@ -33,6 +33,8 @@ DIRECTORIES = (
 )  # fmt: skip
 """The directories of units, in order of precedence. /lib is a separate directory only without a merged /usr."""
 _MAX_FILES = 512
+_TRANSIENT = "/run/systemd/transient"
+"""The directory of units that a program creates, as systemd-run(1) does."""
 
 _T = TypeVar("_T")
 
@@ -42,6 +44,13 @@ class Place(NamedTuple):
 
     file: str
     text: str
+
+
+class Unit(NamedTuple):
+    """The path of a unit, and the reason not to trust the command line of its process, or ""."""
+
+    path: str
+    obstacle: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,15 @@ class UnitFiles:
             self._used = tuple(self._reader.used.values())
             self._reader.used = before | self._reader.used
         return self._services
+
+    def unit(self, name: str) -> Unit:
+        """Return a unit that is enabled or not, with the reason not to trust the command line of its process."""
+        paths = [*self._paths(name)]
+        found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
+        environments = [with_specifiers(word.text, name).removeprefix("-") for word in found.get("EnvironmentFile", ())]
+        files = (*paths, *(path for path in environments if path.startswith("/") and path.isprintable()))
+        obstacle = next(filter(None, map(self._reader.changeable, files)), "")
+        return Unit(paths[0] if paths else f"{_TRANSIENT}/{name}", obstacle)
 
     def listings(self) -> tuple[tuple[str, ...], ...]:
         """Return the names in the directories of units, of drop-ins and of enabled units."""
