@@ -97,7 +97,12 @@ def k8s_snap(tree: Tree) -> None:
     tree.write("/var/snap/k8s/common/args/kube-apiserver", f'--oidc-ca-file="{OIDC}"\n', 0o600)
 
 
-NODES = {"k3s": k3s, "rke2": rke2, "microk8s": microk8s, "k8s-snap": k8s_snap}
+def k0s(tree: Tree) -> None:
+    extra = f"    extraArgs:\n      oidc-ca-file: {OIDC}\n"
+    tree.write("/etc/k0s/k0s.yaml", f"kind: ClusterConfig\nspec:\n  api:\n{extra}", 0o600)
+
+
+NODES = {"k0s": k0s, "k3s": k3s, "rke2": rke2, "microk8s": microk8s, "k8s-snap": k8s_snap}
 
 
 def node(root: Path, profile: str, end: datetime) -> Tree:
@@ -180,7 +185,7 @@ def test_the_processes_of_k0s_are_followed(
 
 
 def test_the_processes_of_other_users_are_named(of_k0s: Callable[[datetime], tuple[Tree, ProcTree]]) -> None:
-    """`k0s install controller` creates a user for each component. Then certmond names the flag with an info finding."""
+    """`k0s install controller` creates a user for each component. Without a configuration file, the flag is named."""
     tree, proc = of_k0s(SOON)
     processes(proc, user=996)
     assert severities(judged(tree, proc)) == {"kube-apiserver.oidc-ca-file": {Severity.INFO}}

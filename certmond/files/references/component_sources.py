@@ -1,7 +1,7 @@
 """The components of a node with their flags, and the file that contains these flags.
 
 The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
-configuration of k3s and RKE2, argument files, and the command lines of processes.
+configuration of k3s, RKE2 and k0s, argument files, and the command lines of processes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.argument_files import ArgumentFiles
 from certmond.files.references.component_processes import ComponentProcess, component_processes
 from certmond.files.references.flag_source import Source, UnreadFile
+from certmond.files.references.k0s_configuration import K0sConfiguration
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.rancher_configuration import RancherConfiguration
 from certmond.files.references.unit_files import UnitFiles
@@ -43,7 +44,7 @@ class ComponentSources:
     ) -> None:
         self._reader, self._files, self._kubelet, self._units = reader, files, kubelet, units
         self._rancher = RancherConfiguration(reader, files, units)
-        self._arguments = ArgumentFiles(reader, files)
+        self._arguments, self._k0s = ArgumentFiles(reader, files), K0sConfiguration(reader, files)
         self._usual, self._proc = manifests, proc
         self._processes: tuple[ComponentProcess, ...] = ()
 
@@ -80,6 +81,7 @@ class ComponentSources:
         yield from self._kubelet_sources()
         yield from self._rancher.sources()
         yield from self._arguments.sources()
+        yield from self._k0s.sources()
 
     def _of_processes(self, found: Sequence[Source]) -> Iterator[Source]:
         """Yield each component that runs. `found` has the flags in files."""
@@ -102,6 +104,7 @@ class ComponentSources:
             yield UnreadFile("kubelet.config-dir", f"any field in {file}", file, fault)
         yield from self._rancher.unread_files()
         yield from self._arguments.unread_files()
+        yield from self._k0s.unread_files()
         for path in self._all_manifests():
             entry, manifest = self._reader.entry(path), self._reader.manifest(path)
             if not entry.is_directory and not (manifest and "spec" in manifest.fields):

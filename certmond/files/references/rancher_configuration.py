@@ -86,12 +86,8 @@ class RancherConfiguration:
         yield from (f"{file}.d/{name}" for name in names[:_MAX_DROP_INS] if name.lower().endswith((".yaml", ".yml")))
 
     def _options(self, program: str) -> list[Option]:
-        found = []
-        for path in self._paths(program):
-            self._reader.entry(path)
-            if config := self._files.value(path, parse_rancher_config):
-                found.append((path, config.settings))
-        return merged_options(found)
+        parsed = ((path, self._files.value(path, parse_rancher_config)) for path in self._paths(program))
+        return merged_options((path, config.settings) for path, config in parsed if config)
 
 
 def _options_of(service: Service) -> list[Option]:

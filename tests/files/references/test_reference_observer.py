@@ -21,7 +21,9 @@ from certmond.pki.catalog.references import FLAGS
 from certmond.pki.catalog.references import PROGRAMS as REFERENCE_PROGRAMS
 from certmond.pki.findings import Reason, Severity
 from tests.builders import make_ca, make_leaf
+from tests.distributions import Tree
 from tests.node import KUBELET_PEM, NOW, PKI, Node, key_pem, pem
+from tests.proc_tree import ProcTree
 from tests.reference_node import EXTRA, MANIFESTS, ReferenceNode, pod
 
 CONFIG = parse((), profile="kubeadm")
@@ -294,6 +296,29 @@ def test_any_manifest_gives_valid_entries(tmp_path: Path, listed: list[dict[str,
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "a.yaml").write_text(json.dumps(fields))
     inventory = Store((), str(tmp_path), references=True).observe()
+    assert len({each.identity for each in inventory.observations}) == len(inventory.observations)
+    assess(inventory, NOW)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(FLAG_NAMES, PATHS | st.text(max_size=9), max_size=6), FLAG_NAMES)
+def test_any_configuration_of_a_distribution_gives_valid_entries(
+    tmp_path: Path, flags: dict[str, str], other: str
+) -> None:
+    """Whatever flags files of distributions and processes have, certmond observes them without an error."""
+    tree, processes = Tree(tmp_path / "root"), ProcTree(tmp_path / "processes")
+    words = [f"{name}={value}" for name, value in flags.items()]
+    arguments = {"kube-apiserver-arg": words, "kubelet-arg+": other, "kube-apiserver-extra-mount": ":".join(words)}
+    tree.write("/etc/rancher/k3s/config.yaml", json.dumps(flags | arguments))
+    tree.write("/etc/rancher/rke2/config.yaml", json.dumps(arguments))
+    registries = {"configs": {other: {"tls": dict(zip(("ca_file", "cert_file", "key_file"), words, strict=False))}}}
+    tree.write("/etc/rancher/k3s/registries.yaml", json.dumps(registries))
+    spec = {"api": {"extraArgs": flags, "rawArgs": words}, "storage": {"etcd": {"externalCluster": {"caFile": other}}}}
+    tree.write("/etc/k0s/k0s.yaml", json.dumps({"spec": spec}))
+    tree.write("/var/snap/microk8s/current/args/kubelet", "\n".join(f"--{word}" for word in words))
+    for user in (0, 5):
+        processes.add(str(user + 1), "etcd", *(f"--{word}".replace("\x00", "") for word in words), user=user)
+    inventory = Store((), str(tree.root), references=True, proc=str(processes)).observe()
     assert len({each.identity for each in inventory.observations}) == len(inventory.observations)
     assess(inventory, NOW)
 
