@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of
+from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of, serving_request_check_of
 from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.executor import Executor
 from certmond.controllers.host_holds import HostHolds
@@ -134,6 +134,9 @@ class Enforcer:
             config, self.executor, self.rotation_state, files=self._files, record=record, staging=staging,
             coordinator=coordinator, audit=audit, clock=clock,
         )  # fmt: skip
+        self.serving_request = serving_request_check_of(
+            config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive
+        )
         self.provenance = ProvenanceLookup(config, root, state_dir)
         self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
         self._previous = PreviousFiles(config, root, state_dir, clock)
@@ -197,7 +200,8 @@ class Enforcer:
             inventory, now, family=self.rotation_state.family, everything=everything, within=within
         )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
-        return replace(seen, findings=findings, provenance=provenance, salvage=salvage)
+        request = self.serving_request.state
+        return replace(seen, findings=findings, provenance=provenance, salvage=salvage, request=request)
 
     def assess(
         self,

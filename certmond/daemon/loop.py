@@ -156,8 +156,8 @@ class Daemon:
         return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
 
     def _deadlines(self) -> Deadlines:
-        rotation = self._enforcer.rotating.until
-        instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at, rotation)
+        others = (self._enforcer.rotating.until, self._enforcer.serving_request.until)
+        instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at, *others)
         return Deadlines(
             resync=self._config.resync, poll=self._config.poll if self._watcher.polled else None,
             assessed_at=self._assessment.taken_at if self._assessment else None, retry_at=self._reconciler.retry_at,
@@ -262,7 +262,9 @@ class Daemon:
     # Execution
 
     def _execute(self) -> None:
-        """Execute the plan in enforce mode."""
+        """Read the kubelet's request for a missing serving certificate. Execute the plan in enforce mode."""
+        if self._assessment:
+            self._enforcer.serving_request.ask(self._assessment)
         again = self._reconciler.execute()
         self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
         if self._reconciler.service_check_at:

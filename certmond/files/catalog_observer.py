@@ -205,8 +205,9 @@ class Store:
             if serving and serving.requested and path == serving.path and not entry.is_link:
                 faults = (_no_serving_certificate(path),)  # not wanted: only the kubelet can request it
                 yield Observation(
-                    spec.name, spec, path, faults=faults, wanted=False, changed_at=self._reader.changed_at(entry)
-                )
+                    spec.name, spec, path, faults=faults, wanted=False, requested=True,
+                    changed_at=self._reader.changed_at(entry),
+                )  # fmt: skip
                 return
             if not entry.is_link and (spec.is_glob or not self._reader.is_expected(spec)):
                 return

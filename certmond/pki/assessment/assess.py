@@ -320,7 +320,7 @@ def _absent(
 ) -> CertificateStatus:
     """Return the verdict on files without a certificate, with the last good certificate if known."""
     last = before.certificate if before else None
-    findings = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
+    findings = (*about_files(seen, presence.request), *about_key_pair(seen), *about_services(presence, now))
     findings = about_damage(
         findings, seen, presence.salvage, now, facts=facts, known=last, issuers=(*issuers, *anchors)
     )

@@ -15,13 +15,17 @@ from certmond.pki.assessment.rule_input import fault_finding, finding
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage
 from certmond.pki.findings import Finding, Reason, Remedy, Severity, printable
+from certmond.pki.services.serving_request import RequestState, with_request
 from certmond.pki.x509.certificate import Certificate
 
 
-def about_files(seen: Observation) -> Iterator[Finding]:
-    """Yield the findings about read and parse errors, wrong modes, and wrong owners of an entry's files."""
+def about_files(seen: Observation, request: RequestState | None = None) -> Iterator[Finding]:
+    """Yield the findings about read and parse errors, wrong modes, and wrong owners of an entry's files.
+
+    `request` is the state of the request for a missing serving certificate of the kubelet.
+    """
     for fault in seen.faults:
-        yield fault_finding(fault)
+        yield fault_finding(with_request(fault, request) if request else fault)
     for permissions in seen.permissions:
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner

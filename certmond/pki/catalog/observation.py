@@ -69,6 +69,7 @@ class Observation:
     named_file: str = ""  # the certificate file that a kubeconfig names, or "" for an embedded certificate
     foreign_key: bool = False  # `key_path` is from a kubeconfig that other users can change: not a file of this entry
     wanted: bool = True  # False if no other file of the node refers to this file any longer
+    requested: bool = False  # the file is missing, and the kubelet requests its certificate through the Kubernetes API
     broken_cluster: str = ""  # `kubeconfig_credentials.broken_cluster`; "" for an entry without a subject and a CA
     # The last change (ctime) of the certificate or key file, or of the directory of a missing file. A new inode alone
     # makes no new observation.

@@ -20,6 +20,7 @@ from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.services.model import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Past, Result
+from certmond.pki.services.serving_request import RequestState
 from certmond.pki.x509.certificate import parse_certificate
 
 RELOAD_WITHIN = timedelta(seconds=90)
@@ -95,7 +96,7 @@ class Presence:
 
     `judged` is True if certmond observed the services after the last change of the files. `failures` are the failed
     restarts for the present files. `refusing` are the servers that serve no certificate. `salvage` has the sources for
-    a repair of damaged files.
+    a repair of damaged files. `request` is the state of the request for a missing serving certificate of the kubelet.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -108,6 +109,7 @@ class Presence:
     provenance: Provenance | None = None
     refusing: tuple[Refusing, ...] = ()
     salvage: Salvage | None = None
+    request: RequestState | None = None
 
 
 NOWHERE = Presence()
@@ -119,7 +121,7 @@ class Surroundings:
 
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
     where no service runs. `served` are the certificates that only a listener has. `demands` has the services that
-    static Pod manifests start.
+    static Pod manifests start. `request` is the state of the kubelet's request for its serving certificate, or None.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -134,6 +136,7 @@ class Surroundings:
     salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
     served: tuple[Observation, ...] = ()
     demands: Mapping[str, Demand] = field(default_factory=dict)
+    request: RequestState | None = None
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Return the state of this certificate outside its files.
@@ -144,9 +147,11 @@ class Surroundings:
             return Presence(served=tuple(self._served_at(Endpoint.parse(seen.path), seen.spec.service, seen)))
         findings, provenance = self.findings.get(seen.name, ()), self.provenance.get(seen.identity)
         salvage = self.salvage.get(seen.identity)
+        request = self.request if seen.requested else None
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
-            known = findings or provenance or salvage
-            return Presence(findings=findings, provenance=provenance, salvage=salvage) if known else NOWHERE
+            known = findings or provenance or salvage or request
+            only = Presence(findings=findings, provenance=provenance, salvage=salvage, request=request)
+            return only if known else NOWHERE
         consumers = tuple(self._consumers(seen, renewed_at))
         served = tuple(self._served(seen))
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
@@ -156,7 +161,9 @@ class Surroundings:
         at = max((past.ended_at for past in failed if past.ended_at), default=None)
         messages = tuple(past.message for past in failed)
         refusing = tuple(self._refusing(seen, self.live)) if self.live and judged else ()
-        return Presence(consumers, served, stale, messages, at, judged, findings, provenance, refusing, salvage)
+        return Presence(
+            consumers, served, stale, messages, at, judged, findings, provenance, refusing, salvage, request
+        )  # fmt: skip
 
     def _changed(self, seen: Observation) -> datetime | None:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
