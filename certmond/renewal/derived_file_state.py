@@ -31,15 +31,29 @@ _REMEDY = "move it away, and certmond creates it again"
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A directory of a copy in which certmond may not write, with the reason and the remedy."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Current:
-    """State of a file that is equal to its source."""
+    """State of a file that is equal to its source, or of the copies in all directories except the `refused` ones."""
+
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """State of a file that differs from its source. `content` is the content to write."""
+    """State of a file that differs from its source. `content` is the content to write.
+
+    For copies, `content` is empty, and certmond writes in all directories except the `refused` ones.
+    """
 
     content: bytes = field(repr=False)
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +65,13 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """State of a file that certmond may not replace, with the reason and the remedy."""
+    """State of a file that certmond may not replace, with the reason and the remedy.
+
+    For copies, certmond may write in no directory. `refused` are the directories after the first one.
+    """
 
     message: str
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
