@@ -767,6 +767,27 @@ def test_a_copy_of_root_from_after_the_start_is_named_until_a_restart(machine: M
         assert copy_reasons(machine) == ["stale_copy"]
 
 
+def test_in_enforce_mode_a_copy_of_root_that_does_not_exist_is_no_finding(machine: Machine, node: Node) -> None:
+    """In enforce mode, the daemon may look outside its sandbox. It names only a copy that exists, also one from after
+    its start. In observe mode, it cannot know this, so it names the directory that the sandbox hides.
+    """
+    machine.systemctl("restart", DAEMON)
+    machine.until(lambda: copy_reasons(machine) == ["not_watched"], "unknown")
+    machine.path(CONFIG).parent.mkdir(exist_ok=True)
+    machine.path(CONFIG).write_text("mode: enforce\nhold: {unsynchronised_clock: false}\n")
+    try:
+        with enforcing(machine):
+            machine.systemctl("start", DAEMON)
+            assert copy_reasons(machine) == []
+            with roots_copy(machine, node):
+                another_pass(machine)
+                assert copy_reasons(machine) == ["not_watched"]
+            another_pass(machine)
+            assert copy_reasons(machine) == []
+    finally:
+        machine.path(CONFIG).unlink()
+
+
 def test_in_enforce_mode_the_copy_of_root_is_replaced(machine: Machine, node: Node) -> None:
     """With the shipped drop-in the daemon replaces an old copy, which keeps its owner and mode."""
     machine.path(CONFIG).parent.mkdir(exist_ok=True)
