@@ -11,6 +11,7 @@ from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.catalog.served_entries import ServedSpec
+from certmond.pki.catalog.service_entries import OutageSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import PublicKey
@@ -42,7 +43,7 @@ class Embedded:
 class Observation:
     """The observed state of one certificate of the catalogue, which may be missing.
 
-    An observation with the fault `not_running` has a service instead of a certificate.
+    With an `OutageSpec`, this is the state of a service instead of a certificate.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Observation:
     @property
     def is_catalogued(self) -> bool:
         """Return whether the configuration or the profile has the entry of a certificate or of keys."""
-        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec)
+        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec | OutageSpec)
 
     @property
     def is_watched(self) -> bool:
@@ -103,9 +104,7 @@ class Observation:
     @property
     def has_certificates(self) -> bool:
         """Return False for keys, a copy of a kubeconfig, an unwatched entry, and a service that does not run."""
-        if self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec):
-            return False
-        return not any(fault.reason in {Reason.NOT_WATCHED, Reason.NOT_RUNNING} for fault in self.faults)
+        return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec | OutageSpec))
 
     @property
     def key_matches(self) -> bool | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.field_types import (
     AbsolutePath,
     Duration,
@@ -113,3 +114,7 @@ class ServiceSpec(Model):
         if not value and info.data.get("kind") == kind:
             raise ValueError(f"must be given for kind {kind}")
         return value
+
+
+class OutageSpec(CertificateSpec):
+    """An entry for a service that does not run. `path` is the manifest or the unit that starts the service."""
