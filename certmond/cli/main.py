@@ -129,7 +129,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     assessment = assess_node(config, options.root, at, state_dir=options.state_dir, check_api=True)
     following = next_event(assessment, policy_of(config))
     display(status_document(assessment, config.mode, following), output, status_table)
-    if not assessment.has_catalogued:
+    if not assessment.catalogued:
         raise CertmondError(
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"
@@ -153,9 +153,7 @@ def status(runtime_dir: Path, output: str) -> None:
     display(document, output, status_table)
     if reason := silence(runtime_dir):
         raise NotRunningError(f"the assessment is from {document['taken_at']}, but {reason}")
-    entries = document["certificates"]
-    has_catalogued = any(not entry.get("named_by") and entry["kind"] != "served" for entry in entries)
-    if not has_catalogued and (entries or not document["findings"]):
+    if not document.get("coverage", {}).get("catalogued", 1):  # an older daemon does not write it
         raise CertmondError(
             "the daemon finds no certificate of its profile; to find the profile that fits, run: certmond check"
         )

@@ -132,7 +132,7 @@ def assess_profile(
     from certmond.discovery.distribution import advice
 
     assessment, around = enforcer.see(at)
-    if not assessment.has_catalogued:
+    if not assessment.catalogued:
         raise CertmondError(
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"

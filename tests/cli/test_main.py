@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from certmond.cli.options import UNKNOWN
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import Running, running
-from tests.node import DATA, PKI, Node, key_pem, pem
+from tests.node import DATA, PKI, Node, key_pem, pem, public_pem
 from tests.reference_node import ReferenceNode, pod
 
 AT = "2026-12-01T00:00:00Z"
@@ -287,6 +288,25 @@ def test_status_of_a_node_with_only_references_exits_3(tmp_path: Path) -> None:
     assert (done.returncode, checked.returncode) == (3, 3)
     assert "finds no certificate of its profile" in done.stderr
     assert "no certificate of the profile 'kubeadm' exists" in checked.stderr
+
+
+def test_status_of_a_node_with_only_keys_exits_as_check(tmp_path: Path) -> None:
+    """`status` has the exit code of `check` on a node on which the entries name keys, but no certificate."""
+    work, pki = tmp_path / "work", tmp_path / "node/etc/kubernetes/pki"
+    work.mkdir()
+    pki.mkdir(parents=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    (pki / "sa.key").write_bytes(key_pem(key))
+    (pki / "sa.key").chmod(0o600)
+    (pki / "sa.pub").write_bytes(public_pem(key))
+    config = work / "config.yaml"
+    entry = {"name": "sa", "kind": "key-pair", "path": f"/{PKI}/sa.pub", "key": f"/{PKI}/sa.key"}
+    config.write_text(yaml.safe_dump({"profile": "none", "certificates": [entry]}))
+    with running(tmp_path / "node", work, "--config", str(config)) as daemon:
+        done = certmond("status", "--runtime-dir", daemon.runtime)
+        assert daemon.status()["coverage"]["catalogued"] == 1
+    checked = certmond("check", "--root", tmp_path / "node", "--config", config)
+    assert (done.returncode, checked.returncode) == (0, 0), done.stderr
 
 
 def test_metrics_prints_one_pass(node: Node) -> None:

@@ -38,13 +38,17 @@ def header(assessment: Assessment, mode: str, following: NextEvent | None) -> di
 
 
 def coverage(assessment: Assessment) -> dict[str, int]:
-    """Return the number of certificates by source, and the number of references that certmond does not watch."""
+    """Return the number of certificates by source, and the number of references that certmond does not watch.
+
+    `catalogued` is the number of files that entries name: without one, the profile does not fit the node.
+    """
     found = [status.seen for status in assessment.certificates if status.certificate]
     return {
         "entries": sum(seen.is_catalogued for seen in found),
         "references": sum(bool(seen.named_by) for seen in found),
         "served": sum(seen.endpoint is not None for seen in found),
         "unwatched": assessment.unwatched,
+        "catalogued": assessment.catalogued,
     }
 
 

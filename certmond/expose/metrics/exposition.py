@@ -181,7 +181,7 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
 
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
     """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event."""
-    if not assessment.has_catalogued:
+    if not assessment.catalogued:
         return "no certificate of the profile on this node; to find the profile that fits, run: certmond check"
     certificates = [status for status in assessment.certificates if status.certificate]
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]

@@ -108,9 +108,9 @@ class Assessment:
         return max(filter(None, waits), default=None)
 
     @property
-    def has_catalogued(self) -> bool:
-        """Return whether the node has an entry of the configuration or of the profile."""
-        return any(status.seen.is_catalogued for status in self.statuses)
+    def catalogued(self) -> int:
+        """The number of observations of entries of the configuration or the profile, with missing files and keys."""
+        return sum(status.seen.is_catalogued for status in self.statuses)
 
     @property
     def certificates(self) -> Iterator[CertificateStatus]:

@@ -125,7 +125,7 @@ def test_an_outage_is_no_certificate() -> None:
     """The entry of a service that does not run is no entry of the catalogue, no reference, and has no step."""
     assessment = judged(around(stopped(NOW - DAY)))
     (status,) = assessment.statuses
-    assert not assessment.has_catalogued
+    assert not assessment.catalogued
     assert list(assessment.certificates) == []
     assert (status.seen.named_by, assessment.unwatched) == ("", 0)
     assert plan(assessment, Policy(), {}, Circumstances()) == Plan()
