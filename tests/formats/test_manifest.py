@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
 from certmond.formats.manifest import (
     Manifest,
+    Variable,
     containers,
     flag_values,
     init_containers,
@@ -107,6 +108,15 @@ def test_text_that_is_no_yaml_is_kept_as_text() -> None:
     found = parse_manifest(b'KUBELET_KUBEADM_ARGS="--a=1\n --b\xff"\n', "/f.env")
     assert (found.flags, found.fields) == ({}, {})
     assert "--a=1" in found.text
+
+
+def test_the_environment_has_the_known_values() -> None:
+    """A variable has its last value. Variables that etcd reads as flags, and values of other objects, are absent."""
+    values = [("A", "1"), ("B", "$(A)2"), ("A", "3"), ("ETCD_CERT_FILE", "/c.crt"), ("D", 1)]
+    env = [*({"name": name, "value": value} for name, value in values), {"name": "C", "valueFrom": {}}]
+    (container,) = containers({"spec": {"containers": [{"name": "etcd", "command": ["etcd"], "env": env}]}})
+    assert container.variables == (Variable("A", "3"), Variable("B", "12"))
+    assert container.flags == (("cert-file", "/c.crt"),)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
-from certmond.formats.manifest import Container
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.x509.parsing import Document, decode
 
@@ -117,23 +116,27 @@ class ComponentReferences:
                         yield (row.component, row.name), self._on_host(source, value)
 
     def _unlisted(self, source: Source) -> Iterator[Reference]:
-        """Yield a reference for each flag outside the table whose value looks like the path of a certificate file."""
+        """Yield a reference for each variable, and each flag outside the table, that seems to name a certificate."""
         listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)}
         prefix = source.component or _NO_NAME.sub("-", source.container.name).strip("-._") or "container"
-        values = (
-            (flag, value)
+        values = [
+            (flag, source.named_by(flag), source.place(flag).file, value)
             for flag, each in source.container.flags
-            if (flag, each) not in source.known
+            if flag not in listed and (flag, each) not in source.known
             for value in each.split(",")
-        )
-        for flag, value in dict.fromkeys(values):
-            place = source.place(flag)
+        ]
+        for variable in source.container.variables:
+            file = variable.file or source.file
+            if variable.value.startswith("/"):
+                phrase = f"the variable {variable.name} in {file}"
+                values += ((variable.name, phrase, file, value) for value in re.split("[,:]", variable.value))
+        for name, named_by, file, value in dict.fromkeys(values):
             # The reader is unknown, so certmond judges only the dates of the certificates.
-            role = Role.KUBECONFIG if "kubeconfig" in flag else Role.TRUST
-            if flag in listed or not value.startswith("/") or not (role is Role.KUBECONFIG or _PEM_FILE.search(value)):
+            role = Role.KUBECONFIG if "kubeconfig" in name.lower() else Role.TRUST
+            if not value.startswith("/") or not (role is Role.KUBECONFIG or _PEM_FILE.search(value)):
                 continue
-            about = Reference(f"{prefix}.{_NO_NAME.sub('-', flag)}"[:60], role, source.named_by(flag), place.file)
-            for found in self._of_file(source, NamedFile(flag, role, value), about):
+            about = Reference(f"{prefix}.{_NO_NAME.sub('-', name)}"[:60], role, named_by, file)
+            for found in self._of_file(source, NamedFile(name, role, value), about):
                 yield found if found.obstacle else replace(found, obstacle=self._unknown_content(found))
 
     def _unknown_content(self, found: Reference) -> str:
@@ -181,7 +184,7 @@ class ComponentReferences:
             yield replace(about, obstacle=obstacle or f"{file.path[:200]} is no path of a file on this host")
             return
         key = self._on_host(source, file.key) if file.key else ""
-        outside = source.in_pod and not _is_mounted(source.container, file.path)
+        outside = source.in_pod and source.container.mount_of(file.path) is None
         found = replace(about, path=host, key=key or None, obstacle=obstacle, elsewhere=outside)
         if not SYSTEM_TRUST.isdisjoint((host, self._reader.entry(host).own_file)):
             fact = f"{host} has the CAs of the operating system, which its package replaces"
@@ -226,11 +229,6 @@ class ComponentReferences:
         if not source.in_pod and _SPECIFIER.search(path):
             return ""
         return "" if _UNUSABLE.search(path) or _UNUSABLE.search(host) or not f"{path}{host}".isprintable() else host
-
-
-def _is_mounted(container: Container, path: str) -> bool:
-    path = "/" + posixpath.normpath(path).lstrip("/")
-    return any(f"{path}/".startswith(f"{mount}/") for mount in container.mounts)
 
 
 @cache

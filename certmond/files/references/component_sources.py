@@ -78,6 +78,9 @@ class ComponentSources:
                     service.component, service.container, service.file, service.obstacle, in_pod=False,
                     places=service.places,
                 )  # fmt: skip
+            else:  # `_kubelet_sources` has its flags
+                container = Container(KUBELET, (), {}, variables=service.container.variables)
+                yield Source(KUBELET, container, service.file, in_pod=False)
         yield from self._kubelet_sources()
         yield from self._rancher.sources()
         yield from self._arguments.sources()

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
-from certmond.formats.manifest import Container, flags_of, program_of
+from certmond.formats.manifest import Container, Variable, flags_of, program_of, variables_of
 from certmond.formats.rancher_config import flag_variables
 from certmond.formats.unit_file import (
     Word,
@@ -180,7 +180,9 @@ class UnitFiles:
             flags = (*((flag, environment[name][0]) for flag, name in variables.items()), *flags)
         found_in = {flag: Place(environment[name][1], name) for flag, name in variables.items()}
         found_in |= {flag: Place(file, f"--{flag}") for flag, file in places(words).items()}
-        container, subcommand = Container(program, flags, {}, program), "".join(texts[1:2])
+        others = (Variable(name, value, file) for name, (value, file) in environment.items())
+        container = Container(program, flags, {}, program, variables_of(program, flags, others))
+        subcommand = "".join(texts[1:2])
         return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
 
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:

@@ -127,7 +127,7 @@ def test_the_command_line_and_the_environment_of_the_unit_count(server: Server) 
     old, new, ca, extra = map(server.trust, ("old", "new", "db", "extra"))
     server.config(kube_apiserver_arg=f"oidc-ca-file={extra}")
     server.config("/srv/k3s.yaml", kube_apiserver_arg=f"oidc-ca-file={old}", etcd_arg=f"trusted-ca-file={old}")
-    server.write(f"{UNITS}/k3s.service.env", f"K3S_DATASTORE_CAFILE={ca}\nK3S_TOKEN=/secret.pem\n")
+    server.write(f"{UNITS}/k3s.service.env", f"K3S_DATASTORE_CAFILE={ca}\nK3S_TOKEN=/secret\n")
     command = f"/usr/local/bin/k3s server '--kube-apiserver-arg=oidc-ca-file={new}'"
     lines = ["Environment=K3S_CONFIG_FILE=/srv/k3s.yaml", f"EnvironmentFile=-{UNITS}/k3s.service.env"]
     unit = server.unit("k3s.service", *lines, f"ExecStart={command}")
