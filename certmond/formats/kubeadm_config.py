@@ -16,14 +16,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from certmond.errors import ConfigError
+from certmond.errors import ConfigError, LimitError
+from certmond.formats.yaml_documents import load_documents
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.catalog.field_types import parse_duration
 from certmond.pki.catalog.settings import InitSpec
 
 _GROUP, _VERSIONS = "kubeadm.k8s.io", ("v1beta3", "v1beta4")
 _KINDS = ("InitConfiguration", "ClusterConfiguration", "JoinConfiguration")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _PORT = "must be a port from 1 to 65535"
 _SENTENCES = {
@@ -110,7 +110,9 @@ class _Reader:
 
     def _load(self, data: bytes) -> None:
         try:
-            documents = list(yaml.load_all(data, Loader=_Loader))
+            documents = list(load_documents(data))
+        except LimitError as error:
+            raise ConfigError((f"{self._path}: {error}; write the values without aliases",)) from None
         except yaml.MarkedYAMLError as error:
             line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
             raise ConfigError((f"{self._path}{line}: is not YAML; correct the file",)) from None

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from certmond.errors import MalformedError
+from certmond.errors import LimitError, MalformedError
+from certmond.formats.yaml_documents import load_documents
 
 _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 MAX_STRUCTURE = 50_000
@@ -24,7 +25,6 @@ MAX_STRUCTURE = 50_000
 _STRUCTURE = (b"\n", b":", b",", b"[", b"{")
 _OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
 """Fields of a user that authenticates without a certificate (tools/clientcmd/api/v1/types.go, AuthInfo)."""
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,9 @@ def load_mapping(data: bytes) -> Mapping[str, Any]:
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
         raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
     try:
-        document = next(yaml.load_all(data, Loader=_Loader), None)  # CSafeLoader, the safe loader in C
+        document = next(load_documents(data), None)
+    except LimitError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise MalformedError(f"is not YAML{line}") from None
