@@ -146,12 +146,13 @@ def bundle_observations(whole: Observation, certificates: Sequence[Certificate])
     The first observation also has the key and the faults of the file.
     """
     distinct = tuple(dict.fromkeys(certificates))
-    yield replace(whole, certificates=distinct[:1])
+    yield replace(whole, certificates=distinct[:1], bundle=distinct)
     for number, certificate in enumerate(distinct[1:], start=2):
         name = f"{whole.name}#{number}"
         yield Observation(
-            name, whole.spec, whole.path, certificates=(certificate,), holder=whole.holder, named_file=whole.named_file
-        )
+            name, whole.spec, whole.path, certificates=(certificate,), bundle=distinct, holder=whole.holder,
+            named_file=whole.named_file,
+        )  # fmt: skip
 
 
 def first_line(data: bytes, _path: str) -> bytes:
