@@ -112,7 +112,8 @@ _ABOUT = {
         "the kubeconfig in the home directory of the administrator. certmond also does not watch "
         "`service-account.pub`, because keys do not expire. certmond does not compare the certificates that etcd and "
         "kops-controller serve with a file. On Container-Optimized OS, the files are in `/etc/srv/kubernetes` and "
-        "`/mnt/disks`: set `path` and `key` in your entries.",
+        "`/mnt/disks`: set `path` and `key` in your entries. On AWS, the node has the ID of its instance as its name, "
+        "but `certmond discover` writes the host name. If your entries use `${node_name}`, correct `node_name`.",
     ),
     "k3s": About(
         "k3s",
