@@ -33,7 +33,7 @@ def restart_services(
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
     """Restart the `wanted` services that use an old file or, with `by_hand`, all of them.
 
-    Return the result of each restart by service, and the held restarts.
+    Return the result of each restart, by the name of the service, and the held restarts.
     """
     results, since = dict[str, str](), datetime.now(UTC)
     first_running: dict[str, str] | None = None
