@@ -124,7 +124,9 @@ class RefusedError(SigningError):
 
 
 class UnknownUserError(RefusedError):
-    """The API server rejects the client certificate of a kubeconfig, because the server does not trust its issuer."""
+    """The API server rejects the credentials in a kubeconfig, for example because the server does not trust the CA of
+    the client certificate.
+    """
 
 
 class UntrustedError(RefusedError):

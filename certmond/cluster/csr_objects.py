@@ -43,7 +43,7 @@ T = TypeVar("T")
 class Filed:
     """A CertificateSigningRequest in the API.
 
-    `request` and `certificate` are PEM. `conditions` has the message of each condition by type.
+    `request` and `certificate` are PEM. `conditions` contains the message of each condition, by its type.
     """
 
     name: str
@@ -91,7 +91,8 @@ class Requests:
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
         """Approve the request, unless it is already approved, denied or failed.
 
-        Return its current state, or None if it was deleted or replaced. With `dry_run`, only check the permission.
+        Return the current state of the request, or None if another client deleted or replaced the request. With
+        `dry_run`, check only the permission.
         """
         for _ in range(_CONFLICTS):
             try:

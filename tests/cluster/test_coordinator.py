@@ -216,7 +216,7 @@ def test_an_unreadable_record_stops_every_node(world: World) -> None:
         node.conductor.follow(None, ())
     for text, said in (
         ('{"schema": 2}', "a schema that this certmond does not support"),
-        ("[", "has an invalid record"),
+        ("[", "contains an invalid record"),
     ):
         world.put("configmaps", "certmond-rotation", "kube-system", data={"record": text})
         world.passes(POLL)
@@ -584,7 +584,7 @@ def other_signer(world: World) -> None:
     [
         pytest.param(other_signer, r"the cluster signs with a CA .*; check --cluster-signing-cert", id="signer"),
         pytest.param(account, r"the API server rejects a new token .*; check --service-account-key-file", id="token"),
-        pytest.param(lambda _: None, r"kube-root-ca.crt of default has no CA, .*; check that a", id="published"),
+        pytest.param(lambda _: None, r"kube-root-ca.crt of default contains no CA, .*; check that a", id="published"),
         pytest.param(joining, r"the kubeconfig in .*cluster-info .*; run: kubeadm init phase", id="cluster-info"),
         pytest.param(webhook, r"the CA bundle of Validating.* theirs lacks .*; replace", id="ca bundle"),
         pytest.param(secret, r"ca.crt in the Secret default/token-1 lacks .*; check that a", id="secret"),
@@ -860,11 +860,11 @@ DEEP, NOTHING = b"[" * 100_000 + b"]" * 100_000, b'{"items": [], "metadata": {}}
 @pytest.mark.parametrize(
     ("call", "fault", "said"),
     [
-        ("GET /api/v1/nodes", Fault(409), "cannot list the Nodes at the Kubernetes API of"),
+        ("GET /api/v1/nodes", Fault(409), "cannot list the Nodes at the API server of"),
         (
             "GET /apis/coordination",
             Fault(409),
-            "cannot read the Lease kube-system/certmond-rotation at the Kubernetes API of",
+            "cannot read the Lease kube-system/certmond-rotation at the API server of",
         ),
         ("POST /", Fault(404), "it has no such object or kind; certmond retries"),
         ("GET /apis/coordination", Fault(200, body=DEEP), "does not answer like a Kubernetes API; check its address"),
