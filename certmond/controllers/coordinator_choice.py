@@ -43,7 +43,7 @@ def coordinator_of(
 ) -> Coordinator:
     """Return the coordinator for the node `node`. A process that is not `acting` only reads.
 
-    `real` resolves the path of a file of the node, and may raise RefusedError.
+    `real` resolves the path of a file of the node, and can raise RefusedError.
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:

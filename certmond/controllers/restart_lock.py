@@ -1,4 +1,4 @@
-"""The lock that lets one control-plane node at a time restart services.
+"""Lock that permits only one control-plane node at a time to restart services.
 
 This module decides when a restart takes, renews and releases the lock. The Lease (`cluster.lease`) decides which node
 holds the lock.
@@ -20,11 +20,17 @@ class RestartLock(Protocol):
     """A lock for restarts among control-plane nodes."""
 
     def take(self) -> str | None:
-        """Take the lock. Return None, or why this node does not hold it. Raises UnreachableError or RefusedError."""
+        """Take the lock. Return None, or the reason for which this node does not hold the lock.
+
+        Raises UnreachableError or RefusedError if a request fails.
+        """
         ...
 
     def keep(self) -> None:
-        """Renew the lock. Raises LostError if this node no longer holds it, UnreachableError or RefusedError."""
+        """Renew the lock.
+
+        Raises LostError if this node no longer holds the lock, and UnreachableError or RefusedError if a request fails.
+        """
         ...
 
     @property
@@ -89,7 +95,7 @@ class WorkerDelay:
 
 
 class RestartLockSession:
-    """Use of the lock in a restart: take it before the restart, renew it, and release it at the end."""
+    """Use of the lock for a restart: taken before the restart, renewed during the restart, and released at the end."""
 
     def __init__(self, lock: RestartLock, config: Config) -> None:
         self._lock, self._config = lock, config
@@ -112,7 +118,7 @@ class RestartLockSession:
             if self._config.cluster.without_api == "go_on":
                 self._fenced = False
                 return None
-            return f"{error}; certmond waits for the API (to restart without the lock, set `without_api: go_on`)"
+            return f"{error}; certmond waits for the API server (to restart without the lock, set `without_api: go_on`)"
         except CertmondError as error:
             return str(error)
 
@@ -121,7 +127,7 @@ class RestartLockSession:
         return self._lock.held or not self._fenced
 
     def keep(self) -> str | None:
-        """Renew the lock during a restart, or take it again. If this node has lost the lock, return the reason once.
+        """Renew the lock during a restart, or take a lost lock again. Return the reason for a loss once, or None.
 
         The restart continues without the lock, because an incomplete restart is worse for all nodes. A restart of the
         API server also prevents the renewal of the lock.

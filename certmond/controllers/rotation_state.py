@@ -88,8 +88,8 @@ class RotationState:
         self.broken: str | None = None
         # True while other nodes rotate a CA that this node does not use.
         self.elsewhere = False
-        # The CAs with which certmond must not sign, each with the reason, and those of them that have signed all leaves
-        # here.
+        # The CAs with which certmond must not sign, each with the reason. The second set contains the CAs of these that
+        # have signed all leaves on this node.
         self.unsure: Mapping[str, str] = {}
         self.in_use = frozenset[str]()
         self.first_aid.reset()
@@ -101,9 +101,9 @@ class RotationState:
     def update(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str] = ()
     ) -> dict[str, tuple[Finding, ...]]:
-        """Read the state of the rotation. Return findings on the node's trust anchors, by the name of the entry.
+        """Read the state of the rotation. Return findings about the node's trust anchors, by the name of the entry.
 
-        `waits` has the conditions for which the phase waited in the last pass.
+        `waits` contains the conditions for which the phase waited in the last pass.
         """
         before = self.at
         self._reset()
@@ -155,7 +155,7 @@ class RotationState:
                 return {}
             if why := self._refusal(self.rotation, self.ground, now):
                 return self._freeze(why, self.rotation.family)
-            if self._is_single_node:  # in a larger cluster, another node may not have the new key yet
+            if self._is_single_node:  # in a larger cluster, another node might not have the new key yet
                 self.back = put_back(self.rotation, self.ground, now) or self.replaced.next_rotation(self.rotation, now)
             since = waits if before == self.at else ()
             findings, self.unsure = findings_of(self.rotation, self.ground, self.back, since, inventory)
@@ -192,13 +192,13 @@ class RotationState:
     def _is_unchanged(self, family: str, known: Sequence[Anchor]) -> bool:
         """Return whether the certificate and key of the CA are those of the accepted CA `known`."""
         ground, own = self._grounds.get(family), self.own
-        # Each client that trusts the present leaves trusts an unchanged CA, so certmond may sign with this CA.
+        # A client that accepts the present leaves trusts an unchanged CA, so certmond may sign with this CA.
         if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:
             return False
         under_way = own is not None and own.family == family and not own.over
         return (
             not under_way and self._staging.read(Part.OLD) is None
-        )  # otherwise the key was replaced, and then restored
+        )  # otherwise, the key was replaced, and then restored
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
         """Return why this node refuses the rotation of the shared record, or None."""
@@ -224,7 +224,7 @@ class RotationState:
 
     @property
     def at(self) -> tuple[str, Phase] | None:
-        """Return the id and the phase of the rotation in progress, or None."""
+        """Return the ID and the phase of the rotation in progress, or None."""
         return (self.rotation.id, self.rotation.phase) if self.rotation else None
 
     @property
@@ -255,9 +255,9 @@ class RotationState:
 
     @property
     def called(self) -> bool:
-        """Return whether this node restarts its services without a random delay.
+        """Return whether this node restarts its services without the delay of a worker.
 
-        The workers need no delay, because they change in batches.
+        Workers that change in batches need no delay.
         """
         return self.rotation is not None and in_batches(self.rotation) and self._worker_hold(self.rotation) is None
 
@@ -277,8 +277,9 @@ class RotationState:
         return preview(rotation, ground, assessment, order)
 
     def missing_steps(self, assessment: Assessment) -> MissingSteps:
-        """Return the steps that this node must execute in the present phase, or the steps of first aid without a
-        rotation.
+        """Return the steps that this node must execute in the present phase.
+
+        If no rotation is in progress, return the steps of first aid.
         """
         if self.rotation is None:
             return MissingSteps(self.first_aid.steps)
@@ -287,7 +288,7 @@ class RotationState:
         return missing_steps(self.rotation, self.ground, assessment)
 
     def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> PhaseProgress | None:
-        """Return the progress of this node in the present phase, or None without a rotation."""
+        """Return the progress of this node in the present phase, or None if no rotation is in progress."""
         rotation, ground = self.rotation, self.ground
         if rotation is None or ground is None:
             return None
@@ -301,7 +302,7 @@ class RotationState:
         return PhaseProgress(rotation, waits)
 
     def _first_seen_at(self, rotation: Rotation, now: datetime) -> datetime:
-        """Return when this process first observed the present phase. Return `now` if the clock was set back."""
+        """Return the time at which this process first observed the phase, or `now` if the clock was set back."""
         phase = rotation.id, rotation.phase
         if self._first_seen is None or self._first_seen[0] != phase or self._first_seen[1] > now:
             self._first_seen = phase, now

@@ -327,7 +327,7 @@ def test_a_ca_that_was_installed_by_hand_is_rotated(quick: Path, how: str) -> No
     assert node.unwell(new) == []
     assert node.phases() == ["trust", "issue", "distrust", "attach", "done", "done"]
     log = daemon.log.read_text()
-    assert "has another CA than the certificates of this node" in log
+    assert "contains a CA other than the CA of this node's certificates" in log
     assert "Traceback" not in log
 
 
@@ -788,7 +788,9 @@ def test_an_unfit_ca_is_not_rotated(quick: Path, what: str) -> None:
     before = node.tree()
     reported = node.findings()["root_ca_changed"]
     waits = "certmond rotates to the new CA at .* UTC" if what == "not valid yet" else "certmond changes no file"
-    assert re.search(f"has another CA than the certificates of this node .*{waits}: .*{sentence}", reported), reported
+    assert re.search(
+        f"contains a CA other than the CA of this node's certificates .*{waits}: .*{sentence}", reported
+    ), reported
     assert re.search("; or restore the old CA( and its key)?$", reported)
     assert [node.step() for _ in range(3)] == [None, None, None]
     checked = node.hurry("check")
