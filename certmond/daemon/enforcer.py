@@ -1,4 +1,4 @@
-"""Construction of the components that scan a node, plan steps and execute them.
+"""Construction of the components that scan a node, and that plan and execute steps.
 
 `pki.planning` decides when to renew a certificate. `controllers.executor` renews the certificate.
 """
@@ -83,7 +83,7 @@ class Enforcer:
     """Planner and executor for one configuration and one node.
 
     `acting` permits the execution of steps. `keeps` records when the content of each file changed. `scattered` delays
-    the restarts of a worker by a random time.
+    the restarts of a worker by a time that depends on the name of the node.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Enforcer:
         self._alive = alive
         self.audit = audit
         self.interest: Interest = {}
-        """The directories and names that the last call of `see` read, for a process that watches them."""
+        """The directories and names that the last call of `see` read, for a process that watches these files."""
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
@@ -178,7 +178,7 @@ class Enforcer:
         return self.assess(inventory, now, around, waits=waits), around
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
-        """Return the current state of the node, except for its certificates. Does not block."""
+        """Return the current state of the node, except for its certificates. This method does not block."""
         seen = self.surroundings_observer.around(store, inventory, self.restarting.past())
         return self._with_records(store, inventory, self._clock(), seen, within=_EVIDENCE)
 
@@ -192,8 +192,9 @@ class Enforcer:
         everything: bool = False,
         within: float | None = None,
     ) -> Surroundings:
-        """Return `seen` with findings on CAs, the origin of certificates, and sources for repairs, within `within`
-        seconds.
+        """Return `seen` with findings about CAs, the origin of certificates, and sources for repairs.
+
+        Collect evidence about the origin of certificates for at most `within` seconds.
         """
         findings = self.rotation_state.update(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(
@@ -238,7 +239,7 @@ class Enforcer:
         return message or self.rotating.advance(assessment, around, plan)
 
     def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:
-        """Archive the files with which services run, so that certmond can restore them.
+        """Archive the files with which services run, so that certmond can restore these files.
 
         Raises BusyError if another process writes, and WriteError if a file cannot be written.
         """
@@ -250,7 +251,7 @@ class Enforcer:
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
-        """Return the plan of enforce mode, or the plan that renews the entries named in `asked`."""
+        """Return the plan of enforce mode. With `asked`, return the plan that renews the entries named in `asked`."""
         states = self._derivations.states()
         policy, past = policy_of(self._config), self._ledger.attempts()
         now, state = circumstances_of(self._config.derived, states), self.rotation_state
@@ -264,7 +265,7 @@ class Enforcer:
         signing = self.rotation_state.signing
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         hold = None
-        # Check for an upgrade and a wrong clock only if it matters, because this check can run a program.
+        # Check for an upgrade and a wrong clock only if a step depends on the result: this check can run a program.
         if asked is None and (replaced_by(made) or _has_stale_consumers(assessment)):
             hold, clock = (each.fact if each else None for each in self._host.now())
             now = replace(now, hold=hold, clock=clock)
@@ -312,7 +313,7 @@ class Enforcer:
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
     def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """Return the conditions that would stop a later phase. The present phase waits until they end."""
+        """Return the holds that would stop a later phase. The present phase waits until these holds end."""
         if not waits_here(rotation):
             return ()
         upgrade, clock = self._host.recent()

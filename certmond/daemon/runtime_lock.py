@@ -13,7 +13,7 @@ from certmond.errors import RuntimeDirError
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Create `directory` if it is missing, and hold its lock during the `with` block.
+    """Create `directory` if it is missing, and hold the lock of the directory during the `with` block.
 
     Raises RuntimeDirError if another daemon holds the lock, or the directory is unusable.
     """

@@ -107,7 +107,7 @@ class Running:
         return self._get("/metrics") or ""
 
     def end_of(self, name: str) -> str:
-        """Return the line of /metrics that has the expiry of the certificate `name`.
+        """Return the line of /metrics that contains the expiration of the certificate `name`.
 
         Raises StageError if the line is missing.
         """
@@ -158,7 +158,7 @@ class Running:
         return found
 
     def _get(self, path: str) -> str | None:
-        """Return the body of the answer, or None without an answer or with a status other than 200."""
+        """Return the body of the response, or None if there is no response with the status 200."""
         connection = HTTPConnection(self.address, timeout=PATIENCE)
         try:
             connection.request("GET", path)
