@@ -1,6 +1,6 @@
 """One hook: its thread, the runs of its program, and the record of the findings that the program has received.
 
-This module writes the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit.
+This module writes the record (`<state directory>/hooks/NAME.json`), retries failed runs, and limits the rate of runs.
 `pki.assessment.hook_delivery` decides which runs are due.
 """
 
@@ -57,7 +57,7 @@ An event that the hook does not receive is `passed_over`.
 class PassResult:
     """The node and the time of a pass. `settled` is True if certmond has observed the services.
 
-    Otherwise an absent finding does not count as cleared.
+    If `settled` is False, an absent finding does not count as cleared.
     """
 
     node: str
@@ -68,8 +68,8 @@ class PassResult:
 class Hook:
     """One hook, and its thread.
 
-    `pauses` are the shortest and the longest pause after a failure, in seconds. The thread starts its work after the
-    thread of the hook `after` has ended.
+    `pauses` contains the shortest and the longest pause after a failure, in seconds. The thread starts its work after
+    the thread of the hook `after` has ended.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Hook:
         self._woken.set()
 
     def join(self, patience: float) -> None:
-        """Wait until the thread has ended. After `patience` seconds, kill its program."""
+        """Wait until the thread has ended. After `patience` seconds, kill the program of the hook."""
         if self._thread is None:
             return
         self._thread.join(patience)

@@ -38,7 +38,7 @@ class Hooks:
                 self._leaving[name] = self._hooks.pop(name)
         for name, spec in by_name.items():
             if name not in self._hooks:
-                # A record has one writer, so the new thread starts after the old one has ended.
+                # A record has one writer. Therefore, the new thread starts after the old thread has ended.
                 self._hooks[name] = Hook(
                     spec, self._state_dir, self._journal, self._count, after=self._leaving.pop(name, None),
                     monotonic=self._monotonic,

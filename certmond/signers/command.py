@@ -94,7 +94,10 @@ class CommandSigner:
 
 
 def _waiting(helper: str, seconds: float, cookie: bytes) -> WaitingError:
-    """Return the error for a request that waits, with the helper's cookie. Raises RefusedError without a cookie."""
+    """Return the error for a request that waits, with the helper's cookie.
+
+    Raises RefusedError if the helper wrote no valid cookie.
+    """
     try:
         text = cookie.decode().rstrip("\r\n")
     except UnicodeDecodeError:
@@ -113,7 +116,7 @@ def _seconds(helper: str, line: bytes) -> float:
 
 
 def _exit_description(ended: Ended) -> str:
-    """Return the exit of the helper as a phrase. Quote only stderr, because stdout may contain a secret."""
+    """Return the exit of the helper as a phrase. Quote only stderr, because stdout might contain a secret."""
     message = first_line(ended.said)
     how = f"was ended by signal {-ended.status}" if ended.status < 0 else f"ended with status {ended.status}"
     return f"{how} ({message})" if message else how
@@ -122,7 +125,7 @@ def _exit_description(ended: Ended) -> str:
 def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
     """Return the certificate of the request's key, then the other certificates in their order.
 
-    Raises RefusedError if the output has no such certificate.
+    Raises RefusedError if the output contains no certificate of the key.
     """
     found = decode(_as_pem(output), "its output").certificates
     if not found:

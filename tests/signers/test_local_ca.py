@@ -191,7 +191,7 @@ def test_the_key_of_another_ca_is_refused(signer: Any, tmp_path: Path, certifica
     """A key whose certificate is not in the file signs nothing."""
     other = make_ca()
     expected = re.escape(
-        f"{tmp_path}/ca.crt has no certificate of the key in {tmp_path}/ca.key; restore the certificate"
+        f"{tmp_path}/ca.crt contains no certificate of the key in {tmp_path}/ca.key; restore the certificate"
     )
     with pytest.raises(RefusedError, match=expected):
         signer(certificate, other.key_pem).sign(request())
