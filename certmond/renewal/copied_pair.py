@@ -1,7 +1,7 @@
 """Copies of a certificate file and its key file in existing directories: state, and replacement in one transaction.
 
-The certificate can be a CA, whose file has several certificates during a rotation. A directory can contain the
-certificate file of another program, which certmond does not replace.
+The certificate can be a CA, whose file contains several certificates during a rotation. A directory can contain a file
+of another program. certmond does not replace such a file.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class CopiedPair:
         return found(contents[path], contents.get(key_path), path, key_path)
 
     def _foreign(self, directory: str, contents: Mapping[str, bytes | None]) -> str | None:
-        """Return why certmond may not write in the directory, or None."""
+        """Return why certmond must not write to the directory, or None."""
         paths = [posixpath.join(directory, posixpath.basename(path)) for path in contents]
         for path in paths:
             if not self._files.is_in_place(path):
@@ -112,14 +112,15 @@ class CopiedPair:
         own = decode(contents[self._source.path] or b"", self._source.path).certificates
         present = decode(self._files.read(paths[0]) or b"", paths[0]).certificates
         if self._source.is_trust:
-            # A rotation replaces the CA in phases, and each phase keeps a certificate of the phase before. The copy can
-            # have the last key of another CA.
+            # A rotation replaces the CA in phases, and each phase keeps a certificate of the previous phase. A copy
+            # without a common certificate is another CA, and the copy of its key could be the only copy.
             if present and set(present).isdisjoint(own):
-                fact = f"{paths[0]} has no certificate of {self._source.path}, so certmond does not replace it"
+                fact = f"{paths[0]} contains no certificate of {self._source.path}, so certmond does not replace it"
                 return f"{fact}; run: cp {' '.join(contents)} {directory}/"
         elif present and present[0].subject_der != own[0].subject_der:
             fact = (
-                f"{paths[0]} has a certificate of {printable(present[0].subject)}, not of {printable(own[0].subject)}"
+                f"{paths[0]} contains a certificate of {printable(present[0].subject)}, "
+                f"not of {printable(own[0].subject)}"
             )
             return f"{fact}, so certmond does not replace it; move it away"
         return None

@@ -212,7 +212,9 @@ def test_an_answer_without_a_version_is_not_overwritten(cluster: ApiServer, acce
 def test_a_map_without_a_record_is_an_error(cluster: ApiServer, access: Access, data: Any) -> None:
     """The error names the ConfigMap, with the fact and the remedy."""
     cluster.store.add("configmaps", "certmond-rotation", "kube-system", data=data)
-    with pytest.raises(MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; find the client"):
+    with pytest.raises(
+        MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation contains .*; find the client"
+    ):
         read_record(access)
 
 

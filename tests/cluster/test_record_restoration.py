@@ -182,7 +182,7 @@ def test_a_distrust_is_not_restored_over_a_record_of_use(world: World, at: Phase
     with pytest.raises(RotationError) as raised:
         one.conductor.bring_back(replace(abort(there, world.now), phase=at))
     said = str(raised.value)
-    assert f"in the phase issue, and this node has recorded its abort, in {at}: a restore of etcd may have" in said
+    assert f"in the phase issue, and this node has recorded its abort, in {at}: a restore of etcd might have" in said
     assert said.endswith("run: kubectl -n kube-system delete configmap certmond-rotation")
     assert world.phase is Phase.ISSUE
 

@@ -643,7 +643,7 @@ def test_init_signs_nothing_with_a_replaced_ca(quick: Path, aided: bool) -> None
     for words in (["init"], ["init", "--dry-run"]):
         refused = node.hurry(*words)
         assert (refused.code, refused.out) == (3, "")
-        assert f"{node.files}/ca.crt has another CA than this node used last (CN=kubernetes" in refused.err
+        assert f"{node.files}/ca.crt does not contain the CA that this node used last (CN=kubernetes" in refused.err
         assert f"if this node was installed again, remove {node.state}/anchors.json" in refused.err
     assert node.everything() == before
     put(node, node.old)

@@ -427,7 +427,7 @@ def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: P
     assert said in asked.stderr
     (node.place / "config.yaml").write_text(settings)
     node.walk(lambda: node.phase is Phase.ISSUE)
-    assert "other.crt has another CA" in node.findings()["root_ca_changed"]
+    assert "other.crt contains a CA other than" in node.findings()["root_ca_changed"]
     node.walk()
     assert node.trust() == (new.facts,)
     node.step()

@@ -149,7 +149,7 @@ def test_a_damaged_key(files: Files) -> None:
 
 def test_several_certificates(files: Files) -> None:
     """One certificate is given: no chain, no bundle."""
-    reported = "own.crt has 2 certificates; give exactly one, the Root CA"
+    reported = "own.crt contains 2 certificates; give exactly one, the Root CA"
     assert files.refused(bundle(ROOT, make_ca()), ROOT.key_pem) == [reported]
     twice = bundle(ROOT, reissue(ROOT))
     assert files.refused(twice, ROOT.key_pem) == [reported]
@@ -158,7 +158,7 @@ def test_several_certificates(files: Files) -> None:
 def test_none(files: Files) -> None:
     """A file without a certificate is reported, and so is one without a key, both at once."""
     assert files.refused(ROOT.key_pem, ROOT.pem) == [
-        "own.crt has 0 certificates; give exactly one, the Root CA",
+        "own.crt contains 0 certificates; give exactly one, the Root CA",
         "own.key has no usable private key; replace it with the right key",
     ]
 

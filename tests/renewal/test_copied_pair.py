@@ -131,7 +131,7 @@ def tree(directory: Path) -> dict[str, tuple[int, int, bytes | str]]:
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs the rights to give a directory to another user")
 OBSTACLES = {
-    "subject": "/server.crt has a certificate of CN=other, not of CN=etcd-server, so certmond",
+    "subject": "/server.crt contains a certificate of CN=other, not of CN=etcd-server, so certmond",
     "writable": "can be written by every user",
     "owner": "belongs to user 1234",
     "symlink": "/server.key is a symlink, so certmond does not replace its target; run: rm /opt",
@@ -258,7 +258,7 @@ def test_the_copy_of_another_ca_stays(root: Path) -> None:
     found = authority(root, [NEW_CA], NEW_CA, [OLD_CA]).state()
     assert isinstance(found, Stale)
     assert found.refused[0].message == (
-        "/opt/config/1/etcd/ca.crt has no certificate of /etc/etcd/ca.crt, so certmond does not replace it; "
+        "/opt/config/1/etcd/ca.crt contains no certificate of /etc/etcd/ca.crt, so certmond does not replace it; "
         "run: cp /etc/etcd/ca.crt /etc/etcd/ca.key /opt/config/1/etcd/"
     )
     found = authority(root, [NEW_CA], OLD_CA, [NEW_CA]).state()
