@@ -1,4 +1,4 @@
-"""The changes that a transaction can make, and the conflicts that prevent them.
+"""The changes that a transaction can make, and the conflicts that prevent a change.
 
 A manifest of a static Pod replaces only a manifest, so that certmond never makes the kubelet start an additional Pod.
 """
@@ -23,8 +23,8 @@ _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # the kubelet st
 class NewFile:
     """The new content of a file.
 
-    An existing file keeps its owner and mode, limited by `at_most`, except with `new_metadata`. `expected` is the
-    SHA-256 of the content to replace, or None for a new file. `manifest` marks the manifest of a static Pod.
+    An existing file keeps its owner and its mode, unless `new_metadata` is true. `at_most` limits the mode. `expected`
+    is the SHA-256 of the content to replace, or None for a new file. `manifest` marks the manifest of a static Pod.
     """
 
     path: str
