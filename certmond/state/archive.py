@@ -266,7 +266,7 @@ def _damaged(where: Path) -> MalformedError:
 
 
 def stored_at(generation: str) -> datetime | None:
-    """Return the time at which certmond stored a generation, from the ID of the generation. Return None for other text."""
+    """Return the time at which certmond stored a generation, from its ID. Return None for other text."""
     try:
         return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
