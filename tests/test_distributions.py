@@ -282,7 +282,7 @@ def test_a_ca_that_others_replace_is_not_rotated(profile: str, tree: Tree, famil
     for verb in ("root-ca stage --generate", "root-ca rotate --plan"):
         done = run(tree, verb, "--profile", profile, "--family", family, at=None)
         assert done.exit_code != 0
-        assert f"certmond does not rotate {family}: it is renewed by an operator" in str(done.exception)
+        assert f"certmond does not rotate {family}, which is renewed by an operator" in str(done.exception)
     assert not tree.at("/var/lib/certmond").exists()
 
 

@@ -246,7 +246,7 @@ class Handover:
             holder = None
         if holder and holder.pid != self._followed_pid:
             self._followed_pid = holder.pid
-            self._progress.tell(f"{holder} acts on this node; this command shows its progress")
+            self._progress.tell(f"{holder} executes steps on this node; this command shows the progress")
         self._watch(self._record_files(holder.runtime_dir if holder else None))
         if holder is None or holder.runtime_dir is None:
             return ActivityReport(holder)

@@ -36,7 +36,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @global_options
 @click.option("--kubeadm-config", type=_FILE, help="Read the kubeadm configuration (v1beta3, v1beta4) of this node")
-@click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new one")
+@click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new Root CA")
 @click.option("--root-ca-key", type=_FILE, help="Private key of the Root CA in --root-ca-cert")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option

@@ -325,7 +325,7 @@ def main() -> None:
         sys.exit(UNKNOWN)
     except OSError as error:
         if not output_fails():
-            _print_error(f"cannot read or write a file ({error}); check its permissions")
+            _print_error(f"cannot read or write a file ({error}); check the permissions of the file")
             sys.exit(UNKNOWN)
         _print_error(f"cannot write the output ({error}); check the file or program that receives it")
         os._exit(UNKNOWN)  # not sys.exit: the flush of the buffer would fail again

@@ -94,7 +94,7 @@ def _within_the_calendar() -> Iterator[None]:
     try:
         yield
     except OverflowError as error:
-        fact = "the calendar has the years 1 to 9999"
+        fact = "certmond supports only the years 1 to 9999"
         raise click.UsageError(f"{fact}: give a shorter length with --for, or another time with --at.") from error
 
 

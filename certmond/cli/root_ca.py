@@ -149,7 +149,7 @@ def require_own_rotation(config: Config, name: str) -> None:
     """Raise CertmondError if certmond does not rotate the trust anchor `name`."""
     for spec in config.certificates:
         if spec.name == name and spec.renewed_by:
-            raise CertmondError(f"certmond does not rotate {name}: it is renewed by {spec.renewed_by}")
+            raise CertmondError(f"certmond does not rotate {name}, which is renewed by {spec.renewed_by}")
 
 
 def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:

@@ -65,7 +65,7 @@ def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str 
 @family_option
 @click.argument("certificate", type=FILE, metavar="[CERT", required=False)
 @click.argument("key", type=FILE, metavar="KEY]", required=False)
-@click.option("--generate", is_flag=True, help="Create a CA with a new key and the name of the current CA")
+@click.option("--generate", is_flag=True, help="Create a CA with a new key and the subject of the current CA")
 @click.option("--reuse-key", is_flag=True, help="Reissue the current CA with the same key and new dates")
 @click.option(
     "--key-algorithm",
@@ -104,7 +104,7 @@ def stage(
     if family == TOKEN_KEYS:
         if reuse_key or validity:
             asked = "--reuse-key" if reuse_key else "--validity"
-            require_certificate(family, asked, "A key has no end of validity")
+            require_certificate(family, asked, "A key has no validity period")
         if key is not None:
             raise click.UsageError(f"Give only KEY: {family} has no certificate.")
         _stage_keys(context, family, certificate, key_algorithm, force=force)

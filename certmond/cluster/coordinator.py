@@ -126,8 +126,8 @@ class ClusterConductor:
         if (own.new,) == shared.old and own.phase is sequence(own)[-2]:
             return replace(own, phase=Phase.DONE)  # ended on every node: its new CA is the old CA of `shared`
         raise RotationError(
-            f"this node is in {own.name}, and the cluster is in {shared.name}; delete the wrong record: for the "
-            f"cluster's record, run `{DELETE_RECORD}`; this node's record is in rotation/ of the state directory"
+            f"this node's record is of {own.name}, but the cluster's record is of {shared.name}; delete the wrong "
+            f"record: in the cluster, run `{DELETE_RECORD}`; on this node, see rotation/ in the state directory"
         )
 
     def objection(self, components: Components) -> str | None:  # noqa: ARG002 - the answer does not depend on it

@@ -27,14 +27,14 @@ from certmond.errors import UnreachableError
 
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 _RULES = {
-    "create": "resources [certificatesigningrequests], verbs [create]",
-    "read": "resources [certificatesigningrequests], verbs [get]",
-    "approve": "resources [certificatesigningrequests/approval], verbs [update], and for resources [signers] with the"
-    " signer's name, verbs [approve]",
-    "delete": "resources [certificatesigningrequests], verbs [delete]",
-    "read the Node": "resources [nodes], verbs [get], in apiGroups ['']",
+    "create": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [create]",
+    "read": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [get]",
+    "approve": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests/approval], verbs [update], and"
+    " resources [signers], resourceNames [the signer], verbs [approve]",
+    "delete": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [delete]",
+    "read the Node": "apiGroups [''], resources [nodes], verbs [get]",
 }
-"""The RBAC rule that permits each call, by default in the API group certificates.k8s.io."""
+"""The RBAC rule that permits each call."""
 
 T = TypeVar("T")
 

@@ -28,7 +28,10 @@ _TEXT = re.compile(
     r"(?:/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?"
 )
 _READ = "grant this user a cluster role with apiGroups [''], resources [nodes], verbs [list]"
-_WRITE = "use this node's own credentials (kubelet.conf), or grant a cluster role with resources [nodes], verbs [patch]"
+_WRITE = (
+    "use this node's own credentials (kubelet.conf), or grant a cluster role with apiGroups [''], resources [nodes], "
+    "verbs [patch]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
     text = str(report)
     if Acknowledgement.parse(text) != report:
         raise RefusedError(
-            f"{text!r} is not a valid annotation {ANNOTATION}; check the id and the phase of the rotation"
+            f"{text!r} is not a valid annotation {ANNOTATION}; check the ID and the phase of the rotation"
         )
     patch = {"metadata": {"annotations": {ANNOTATION: text}}}
 

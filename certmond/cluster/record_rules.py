@@ -29,7 +29,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
     if made is None or flaw(made):
         raise RotationError(
             f"this certmond does not support the cluster's record of the rotation {record.id}; install the version of "
-            f"{record.coordinator}, which wrote it, on this node"
+            f"certmond on {record.coordinator}, which wrote the record, on this node"
         )
     return made
 
@@ -127,4 +127,4 @@ def _older(recorded: Rotation, known: str) -> str:
         f"the cluster's record is of {recorded.name}, in the phase {recorded.phase}, {known}: a restore of etcd might"
     )
     remedy = f"if `certmond root-ca show` reports this rotation on no node, run: {DELETE_RECORD}"
-    return f"{fact} have brought back an old record; {remedy}"
+    return f"{fact} have restored an old record; {remedy}"

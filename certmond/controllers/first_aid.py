@@ -105,11 +105,11 @@ class FirstAid:
         if new_aid is None and not aids_change:
             return None
         has_added = trusts_both or (new_aid is not None and {*new_aid.old} <= {*ground.trust})
-        adds = "adds the old CA behind it now (if that fails, see: certmond plan)"
+        adds = "appends the old CA to this file now (if that fails, see: certmond plan)"
         return (
-            f"{fact}; certmond {'has added the old CA behind it' if has_added else adds}, so that components accept "
-            f"clients of both CAs, and begins no rotation ({replaced.objection}); {_RESTORE}, and certmond removes the "
-            f"other CA; to rotate to the other CA, {staging_commands(family)}"
+            f"{fact}; certmond {'has appended the old CA to this file' if has_added else adds}, so that components "
+            f"accept clients of both CAs, and begins no rotation ({replaced.objection}); {_RESTORE}, and certmond "
+            f"removes the other CA; to rotate to the other CA, {staging_commands(family)}"
         )
 
     def obstacles(self, family: str) -> Iterator[str]:
@@ -167,6 +167,6 @@ def _both_trusted(aid: Rotation, ground: Ground) -> str:
         fact = f"{ground.path} trusts the old CA first, and then the CA that replaced it"
         return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"
     return (
-        f"{ground.path} trusts the old CA behind its replacement, but no certificate on this node is below the "
+        f"{ground.path} contains the old CA in addition to the new CA, but no certificate on this node chains to the "
         f"old CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
     )

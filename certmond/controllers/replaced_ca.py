@@ -246,8 +246,8 @@ def _unusable(ground: Ground) -> Iterator[str]:
         yield f"{ground.key_path} cannot be read as a key; install the key of the CA there without a passphrase"
     elif ground.key is None:
         yield (
-            "the key of the new CA is not on this node, so certmond cannot rotate to it here: install the key on a "
-            "control-plane node; a worker receives the CA in a rotation of the cluster"
+            "the key of the new CA is not on this node, so certmond cannot rotate to this CA here: install the key on "
+            "a control-plane node; a worker receives the CA in a rotation of the cluster"
         )
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem

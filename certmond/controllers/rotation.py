@@ -258,7 +258,7 @@ class RotationController:
         if old_ca_files:
             more = f" and {len(old_ca_files) - 3} more" if len(old_ca_files) > 3 else ""
             message += (
-                f"; {', '.join(old_ca_files[:3])}{more} still have certificates of the old CA; see: certmond check"
+                f"; {', '.join(old_ca_files[:3])}{more} still contain certificates of the old CA; see: certmond check"
             )
         self._audit_step(message, rotation)
         return message

@@ -114,7 +114,9 @@ class RotationState:
         except Exception as error:  # noqa: BLE001 - after a defect, certmond freezes the rotation and reports it
             findings = self._freeze(defect(error), *self._families)
         if (fact := self._coordinator.estranged) and SIGNER_FAMILY in self._families:
-            message = f"{fact}; if the CA was rotated without this node, join it again: kubeadm reset, kubeadm join"
+            message = (
+                f"{fact}; if the CA was rotated without this node, join the node again: kubeadm reset, kubeadm join"
+            )
             findings[SIGNER_FAMILY] = (*findings.get(SIGNER_FAMILY, ()), finding(Reason.CUT_OFF, message))
         return findings
 
@@ -297,7 +299,7 @@ class RotationState:
         waits = tuple(open_conditions(rotation, ground, assessment, around, plan))
         at = reload_deadline(rotation, assessment, around, self._first_seen_at(rotation, assessment.taken_at))
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
-            message = f"services that reload their files have time until {at:%Y-%m-%d %H:%M:%S} UTC"
+            message = f"certmond waits for services to reload their files until {at:%Y-%m-%d %H:%M:%S} UTC"
             return PhaseProgress(rotation, (message,), at)
         return PhaseProgress(rotation, waits)
 

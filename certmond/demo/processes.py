@@ -100,7 +100,7 @@ class Running:
         """Yield the output of each process, under a line with the name of the process."""
         for name in self._programs:
             text = self._log(name).read_text(errors="replace").rstrip()
-            yield f"--- the {name} said:\n{text or '(nothing)'}"
+            yield f"--- output of the {name}:\n{text or '(nothing)'}"
 
     def metrics(self) -> str:
         """Return the content of /metrics, or "" if the server does not answer with status 200."""

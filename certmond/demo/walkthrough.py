@@ -60,7 +60,12 @@ def run(keep: bool) -> int:
             if not keep:
                 shutil.rmtree(place)
     if keep:
-        console.print(Text(f"\nThe daemon and the server have stopped. {place} remains. No cluster trusts its keys."))
+        console.print(
+            Text(
+                f"\nThe daemon and the server have stopped. {place} remains. "
+                "No cluster trusts the keys in this directory."
+            )
+        )
         console.print(Text("\n".join(_advice(place))))
     else:
         console.print(Text(f"\nThe daemon and the server have stopped. certmond has removed {place}."))

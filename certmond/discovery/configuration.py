@@ -141,7 +141,7 @@ class _Discovery:
             if not seen.is_watched:
                 yield seen.faults[0].detail
             elif seen.named_by and seen.name == seen.spec.name:
-                yield f"{seen.named_by} names {seen.path}: certmond watches it as {seen.name}, without an entry here"
+                yield f"{seen.named_by} names {seen.path}: certmond watches this file as {seen.name} without an entry"
 
     def _manifest(self, path: str) -> Manifest:
         return self._files.value(path, parse_manifest) or Manifest("", {}, {})

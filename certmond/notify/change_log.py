@@ -144,7 +144,7 @@ def _findings(before: CertificateStatus | None, after: CertificateStatus) -> Ite
 
 def _cleared(status: CertificateStatus, item: Finding) -> Change:
     fields = _fields(status) | {"reason": item.reason.value, "severity": item.severity.value}
-    return Change(Event.FINDING_CLEARED, f"{status.seen.path}: no longer {item.reason}", "info", fields)
+    return Change(Event.FINDING_CLEARED, f"{status.seen.path}: the finding {item.reason} is cleared", "info", fields)
 
 
 def _by_kind(status: CertificateStatus | None) -> dict[tuple[str, str], Finding]:

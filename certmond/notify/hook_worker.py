@@ -184,7 +184,7 @@ class Hook:
         before, now = {**findings_since, **self._wanted}, self._monotonic()
         for key, notice in before.items() if self._pass_result.settled else ():
             if key not in found and key not in self._received:
-                skipped = f"{notice.reason} of {notice.path} was cleared before hook {self.spec.name} received it"
+                skipped = f"{notice.reason} of {notice.path} was cleared before hook {self.spec.name} received this"
                 if self._log_quota.take(notice.subject, now):
                     self._journal.tell(Event.HOOK_FAILED, skipped, **self._fields(notice))
                 else:
@@ -194,7 +194,9 @@ class Hook:
         excess = len(found) - len(self._wanted)
         if excess and not self._excess:
             summary = f"hook {self.spec.name} receives {len(self._wanted)} findings; {excess} less severe findings wait"
-            self._journal.tell(Event.HOOK_FAILED, f"{summary} until some are cleared", "warning", hook=self.spec.name)
+            self._journal.tell(
+                Event.HOOK_FAILED, f"{summary} until some findings are cleared", "warning", hook=self.spec.name
+            )
         self._excess = excess
         steps = {step.key for step in self._due()}
         for event, key in self._rate_limited - steps:

@@ -213,7 +213,7 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
     if missing := users.keys() - present_users.keys():
         return f"lacks the user {min(missing)!r} of {spec.source}"
     if other := [name for name in users if present_users[name] != users[name]]:
-        return f"contains another identity for user {other[0]!r} than {spec.source}"
+        return f"contains an identity for user {other[0]!r} that differs from the identity in {spec.source}"
     if _trust(found) != _trust(own) and _trust(found).isdisjoint(_trust(own)):
         return f"trusts no CA certificate of {spec.source}: it might be for another cluster"
     return None
@@ -224,7 +224,7 @@ def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials
     copy = copy_of(own, parse_credentials(present, spec.path))
     if copy is None or not copy.same_server:
         return Foreign(
-            f"{spec.path} names another server than {spec.source}, so certmond does not replace it; {_REMEDY}"
+            f"{spec.path} names a server other than {spec.source} does, so certmond does not replace it; {_REMEDY}"
         )
     return Stale(source) if copy.older or copy.other_ca else Current()
 

@@ -172,14 +172,14 @@ class Renewal:
         if leaf.attributes != attributes_of(template.subject):
             yield f"has the subject {leaf.subject}, not the requested {template.subject.rfc4514_string()}"
         if lacking := sorted(names_in(template.names) - leaf.names):
-            yield f"lacks the name {', '.join(lacking)}"
+            yield f"lacks the subject alternative name {', '.join(lacking)}"
         if lacking := sorted(usage for usage in template.extended_usages if not leaf.has_usage(usage)):
-            yield f"lacks the usage {', '.join(lacking)}"
+            yield f"lacks the extended key usage {', '.join(lacking)}"
         if leaf.is_ca:
             yield "is a CA"
         old = self.step.old
         if self.step.cause is Cause.DUE and old and leaf.not_after <= old.not_after:
-            yield f"ends at {leaf.not_after:%Y-%m-%d %H:%M} UTC, not later than the present certificate"
+            yield f"expires at {leaf.not_after:%Y-%m-%d %H:%M} UTC, not later than the present certificate"
         if not leaf.not_before <= self.now < leaf.not_after:
             yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, but not now"
         elif status.seen.spec.ca:

@@ -75,12 +75,12 @@ def _problems(signer: Signer, container: Container, anchor: tuple[str, str]) -> 
     for usage in _SPECIFIC:
         if container.values(flag := f"cluster-signing-{usage}-cert-file"):
             yield (
-                f"{signer.manifest} gives {container.name} a separate signer by --{flag}, which certmond cannot "
-                "move; configure one signer for all usages"
+                f"{signer.manifest} configures {container.name} with a separate signer by --{flag}, which certmond "
+                "does not support; configure one signer for all usages"
             )
     on_host = [tuple(map(container.on_host, pair)) for pair in (signer.shared, signer.apart)]
     if signer.now not in {signer.shared, signer.apart} or on_host != [anchor, signer.files]:
         yield (
-            f"{signer.manifest} lets {container.name} sign with {signer.now[0]}, which is neither {anchor[0]} nor in "
-            "the mounted directory of that file; let it sign with the files of the CA"
+            f"{signer.manifest} configures {container.name} to sign with {signer.now[0]}, which is neither {anchor[0]} "
+            "nor in the mounted directory of that file; configure it to sign with the files of the CA"
         )

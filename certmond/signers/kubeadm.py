@@ -185,7 +185,9 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
         detail = f"kubeadm supports subjects of one CN and any O, not {template.subject.rfc4514_string()}"
         raise RefusedError(f"{detail}; choose another signer for {request.name}")
     if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a comma-separated list
-        raise RefusedError(f"kubeadm supports no O with a comma or a quote; choose another signer for {request.name}")
+        raise RefusedError(
+            f"kubeadm does not support an O with a comma or a quote; choose another signer for {request.name}"
+        )
     if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in template.names):
         raise RefusedError(
             f"kubeadm supports only DNS names and IP addresses; choose another signer for {request.name}"

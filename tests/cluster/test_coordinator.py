@@ -90,7 +90,7 @@ def test_a_rotation_is_parsed_from_its_record(rotation: Rotation) -> None:
 def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, Any]) -> None:
     """A mode or phase that this certmond does not know, or not of that mode; no certificates, or too many."""
     made = record_of(ROTATION, "node-9").model_copy(update=changes)
-    with pytest.raises(RotationError, match=r"the rotation r-1; install the version of node-9, which"):
+    with pytest.raises(RotationError, match=r"the rotation r-1; install the version of certmond on node-9, which"):
         rotation_of(made)
 
 
@@ -203,7 +203,9 @@ def test_two_rotations_at_once_need_an_operator(world: World) -> None:
     node = world.node("node-1")
     world.record(replace(ROTATION, id="r-2"))
     node.conductor.ask()
-    with pytest.raises(RotationError, match="is in the rotation r-1 of ca, and the cluster is in the rotation r-2"):
+    with pytest.raises(
+        RotationError, match="is of the rotation r-1 of ca, but the cluster's record is of the rotation r-2"
+    ):
         node.conductor.follow(ROTATION, ())
 
 

@@ -94,7 +94,7 @@ def ca_bundles(
         if left:
             owned = all(each.owned for each in left)
             remedy = (
-                "certmond updates it during a rotation"
+                "certmond updates the bundle during a rotation"
                 if owned
                 else f"replace the CA in the bundle, or annotate the object: {ANNOTATION}={family}"
             )

@@ -86,7 +86,7 @@ def test_an_annotated_bundle_is_updated(cluster: ApiServer, access: Access, reso
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
     made = add(cluster, resource, "it", b64(OLD, STRANGE), **ANNOTATED)
     canary = look(access)
-    assert (canary.ok, canary.remedy) == (False, "certmond updates it during a rotation")
+    assert (canary.ok, canary.remedy) == (False, "certmond updates the bundle during a rotation")
     canary = look(access, update=True)
     assert canary.ok
     assert canary.fact == f"each CA bundle contains the expected CAs; updated: {made['kind']} it"
