@@ -130,7 +130,7 @@ class UnknownUserError(RefusedError):
 
 
 class UntrustedError(RefusedError):
-    """Another user can change a program that the configuration names, so certmond does not run this program."""
+    """An untrusted user can change a program that the configuration names, so certmond does not run this program."""
 
 
 class UnreachableError(SigningError):

@@ -23,7 +23,8 @@ def exposure(path: str, owners: Container[int] = ()) -> str | None:
 
 
 def distrust(command: Sequence[str]) -> str | None:
-    """Return why an untrusted user can change a file that the command runs, and the remedy. Otherwise return None.
+    """Return why an untrusted user can change a file that the command runs, and the remedy. Return None if no untrusted
+    user can.
 
     The check includes each argument that is the absolute path of a regular file, such as a script that a shell runs.
     Raises OSError if the program is missing, or if a part of its path is unreadable.
@@ -34,7 +35,7 @@ def distrust(command: Sequence[str]) -> str | None:
 
 
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
-    """Return why an untrusted user can change the file, or can read a `secret` file. Otherwise return None."""
+    """Return why an untrusted user can change the file, or can read a `secret` file. Return None if no such user can."""
     if secret and status.st_mode & 0o077:
         return f"{path} can be read or written by others (mode {_mode(status)}); run: chmod 600 {path}"
     return _exposed(path, status, owners)

@@ -33,7 +33,7 @@ _HEADER = re.compile("|".join(_ENCODED))
 
 
 def redacted(text: str) -> str:
-    """Return `text` with each private key replaced by `REMOVED`."""
+    """Return `text`, in which `REMOVED` replaces each private key."""
     if "PRIVATE KEY" in text:
         text = _without_blocks(text)
     if any(each in text for each in _ENCODED):
@@ -68,7 +68,7 @@ def _without_blocks(text: str) -> str:
 
 
 def _without_ends(text: str) -> str:
-    """Return `text` with each private key that has no BEGIN line replaced by `REMOVED`."""
+    """Return `text`, in which `REMOVED` replaces each private key without a BEGIN line."""
     pieces, at = list[str](), 0
     while end := _END.search(text, at):
         pieces += text[at : end.start()].rstrip(_BODY), REMOVED

@@ -17,7 +17,7 @@ _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
 
 @dataclass(frozen=True, slots=True)
 class ActivityReport:
-    """Report of the process `holder`. The report is empty if this process writes none.
+    """Report of the process `holder`. The report is empty if this process writes no report.
 
     `passed_at` is the time of the last pass in seconds since the epoch. `silent` is the number of seconds since the
     last heartbeat.
@@ -35,7 +35,7 @@ class ActivityReport:
 
     @property
     def held(self) -> Mapping[str, str]:
-        """Return the reason for the hold of each held step, by the name of the step's target."""
+        """Return the reason for which each held step waits, by the name of the step's target."""
         return {each["target"]: each["because"] for each in self._plan("held")}
 
     @property

@@ -1,6 +1,6 @@
 """The commands `archive list` and `archive restore`.
 
-This module defines their options, output and exit codes. `renewal.restoration` checks and restores the files.
+This module defines the options, output and exit codes. `renewal.restoration` checks and restores the files.
 """
 
 from __future__ import annotations

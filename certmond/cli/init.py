@@ -1,7 +1,7 @@
 """The command `init`, which creates the PKI of a control-plane node.
 
 This module defines the options, output and exit codes. `pki.planning.bootstrap` plans the files, and
-`renewal.bootstrap` creates them.
+`renewal.bootstrap` creates the files.
 """
 
 from __future__ import annotations

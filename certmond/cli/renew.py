@@ -1,6 +1,6 @@
 """The commands `renew` and `restart`.
 
-This module defines their options, output and exit codes. `daemon.enforcer` plans and executes the steps.
+This module defines the options, output and exit codes. `daemon.enforcer` plans and executes the steps.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def renew(
     timeout: timedelta,
     output: str,
 ) -> None:
-    """Renew certificates now, and restart the services that use them. Exit: 0 done, 1 a renewal or restart waits, or a
-    certificate with a finding cannot be renewed, 2 a step failed.
+    """Renew certificates now, and restart the services that use these certificates. Exit: 0 done, 1 a renewal or
+    restart waits, or a certificate with a finding cannot be renewed, 2 a step failed.
 
     If a daemon in enforce mode runs on this node, the daemon restarts and verifies the services, and this command shows
     the progress of the daemon.
@@ -131,7 +131,7 @@ def renew(
 @output_option
 @click.pass_context
 def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_run: bool, output: str) -> None:
-    """Restart services one after another, and verify each one. Exit: 0 done, 1 a restart waits, 2 a restart failed."""
+    """Restart services one after another, and verify each restart. Exit: 0 done, 1 a restart waits, 2 a restart failed."""
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
     from certmond.cli.service_restarts import planned, restart_services
@@ -222,7 +222,7 @@ def _existing(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
 
 
 def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
-    """Execute the steps that change files, print each one, and return the outcomes."""
+    """Execute the steps that change files, print each step, and return the outcomes."""
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:

@@ -1,7 +1,7 @@
 """The commands `root-ca show`, `verify` and `export`, and functions for the other `root-ca` commands.
 
-This module defines their options, output and exit codes. `pki.rotation.ca_validation` defines the requirements for a
-new CA.
+This module defines the options, output and exit codes. `pki.rotation.ca_validation` defines the requirements for a new
+CA.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def root_ca() -> None:
 @output_option
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
-    """Print the current CA with its pin, the certificates of this node that this CA signed, the staged CA, and the
+    """Print the current CA with its pin, the certificates of this node that chain to this CA, the staged CA, and the
     phase of a rotation. With --family sa, print the public keys that verify tokens.
     """
     from dataclasses import asdict

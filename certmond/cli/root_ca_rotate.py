@@ -1,7 +1,7 @@
 """The commands `root-ca rotate` and `root-ca abort`.
 
-This module defines their options, output and exit codes. A daemon in enforce mode executes the steps. Without this
-daemon, the commands execute the steps.
+This module defines the options, output and exit codes. A daemon in enforce mode executes the steps. If no such daemon
+runs, the commands execute the steps.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 
 
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
-    """If certmond does not check the workloads, print a note that the operator must restart them.
+    """If certmond does not check the workloads, print a note that the operator must restart the workloads.
 
     With `beside`, print the note on stderr.
     """

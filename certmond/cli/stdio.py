@@ -37,7 +37,7 @@ def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
 
 
 def output_fails() -> bool:
-    """Flush stdout, and return whether this fails."""
+    """Flush stdout, and return whether the flush fails."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A CertificateSigningRequest in the API.
+    """A CertificateSigningRequest object.
 
     `request` and `certificate` are PEM. `conditions` contains the message of each condition, by its type.
     """
@@ -58,7 +58,7 @@ class Filed:
 class Requests:
     """Calls of the Kubernetes API for CertificateSigningRequests.
 
-    Each call raises RefusedError if the server forbids it, and UnreachableError if a retry might succeed.
+    Each call raises RefusedError if the API server forbids the call, and UnreachableError if a retry might succeed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -68,7 +68,7 @@ class Requests:
     async def create(
         self, name: str, request: bytes, signer_name: str, usages: tuple[str, ...], expiration_seconds: int
     ) -> Filed | None:
-        """Create a request and return it, or None if a request of this name exists."""
+        """Create and return a request. Return None if a request of this name exists."""
         spec = CertificateSigningRequestSpec(
             request=base64.b64encode(request).decode("ascii"),
             signerName=signer_name,
@@ -82,7 +82,7 @@ class Requests:
             return None
 
     async def read(self, name: str) -> Filed | None:
-        """Return the request of this name, or None if it does not exist."""
+        """Return the request of this name, or None if the request does not exist."""
         try:
             return await self._call("read", lambda: self._filed(self._client.get(CertificateSigningRequest, name)))
         except NotFoundError:

@@ -121,7 +121,7 @@ class CsrSigner:
 
 @dataclass(frozen=True, slots=True)
 class _Cookie:
-    """Name and uid of a filed request, and the number of times that certmond has checked it."""
+    """Name and uid of a filed request, and the number of times that certmond has checked the request."""
 
     name: str
     uid: str

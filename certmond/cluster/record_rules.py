@@ -1,7 +1,7 @@
 """Conversion between a rotation and the cluster's record, and the rules for the replacement of a record.
 
-A node never replaces the record with an earlier state of the rotation. While a rotation is in progress, the record of
-another rotation can replace its record only if the other rotation is its abort.
+A node never replaces the record with an earlier state of the rotation. While a rotation is in progress, its abort is
+the only other rotation whose record can replace the record.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ async def _progress(connection: Connection, rollout: Rollout) -> Rollout:
 
 
 def _missing(kind: str, found: Any) -> str:
-    """Return why the rollout is incomplete, as a phrase that follows the workload's name. Return "" if it is complete.
+    """Return why the rollout is incomplete, as a phrase that follows the workload's name, or "" for a complete rollout.
 
     The rules are those of kubectl (polymorphichelpers/rollout_status.go).
     """

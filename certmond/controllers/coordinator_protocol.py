@@ -36,7 +36,7 @@ class Coordinator(Protocol):
 
     @property
     def estranged(self) -> str | None:
-        """Return why this node or the API server rejects the other, or None if both authenticate each other."""
+        """Return why this node or the API server rejects the other, or None if the two authenticate each other."""
         ...
 
     def ask(self) -> timedelta | None:
@@ -77,7 +77,7 @@ class Coordinator(Protocol):
         ...
 
     def end(self) -> None:
-        """End the rotation for this node. Never raises."""
+        """End the rotation for this node. Never raises an error."""
         ...
 
 

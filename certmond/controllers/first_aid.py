@@ -51,9 +51,10 @@ class FirstAid:
         recorded: Mapping[str, Rotation],
         now: datetime,
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings about first aid, by the name of the CA entry. They replace the findings of `replaced`.
+        """Return the findings about first aid, by the name of the CA entry.
 
-        `known` contains the accepted trust anchors of the node, by the name of the CA entry.
+        These findings replace the findings of `replaced`. `known` contains the accepted trust anchors of the node, by
+        the name of the CA entry.
         """
         self.recorded, self._grounds = recorded, grounds
         self._changed = frozenset(replaced.changes)

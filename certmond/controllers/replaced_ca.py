@@ -58,8 +58,8 @@ class CAChanges:
     ) -> dict[str, tuple[Finding, ...]]:
         """Return the findings about changed trust anchors, by the name of the entry.
 
-        By the name of the entry, `known` contains the accepted trust anchors of the node, and `aids` contains the first
-        aid in the record of the node.
+        `known` contains the accepted trust anchors of the node, and `aids` contains the first aid in the record of the
+        node. The keys of both mappings are names of entries.
         """
         found, unchanged = dict[str, tuple[Finding, ...]](), set[str]()
         for family, ground in self._grounds.items():
@@ -81,7 +81,7 @@ class CAChanges:
     def findings_beside(
         self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings about changed trust anchors of entries other than `rotation`, by the name of the entry.
+        """Return the findings about changed trust anchors, except the trust anchor in `rotation`, by name of the entry.
 
         certmond acts on these changes after the end of `rotation`.
         """
@@ -174,9 +174,9 @@ class CAChanges:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """Return the leaves that the trust anchor must sign, and the end of a certificate that certmond issues now.
+        """Return the leaves that the trust anchor must sign, and the expiration of a leaf that certmond issues now.
 
-        Return no leaf, and None as the end, if this node has no such family.
+        If this node has no such family, return no leaf, and None as the expiration.
         """
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)

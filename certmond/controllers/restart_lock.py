@@ -39,7 +39,7 @@ class RestartLock(Protocol):
         ...
 
     def give_back(self) -> None:
-        """Release the lock. Never raises."""
+        """Release the lock. Never raises an error."""
         ...
 
 
@@ -61,8 +61,8 @@ class SingleNodeLock:
 class WorkerDelay:
     """Delay that spreads the restarts of many workers. A worker has this delay instead of a lock.
 
-    The delay begins with the first `take`. Its length is a part of `spread` that depends on the name of the node. A
-    worker whose batch is released (`called`) does not wait.
+    The delay begins with the first `take`. The length of the delay is a part of `spread` that depends on the name of
+    the node. A worker whose batch is released (`called`) does not wait.
     """
 
     held = True
@@ -127,10 +127,11 @@ class RestartLockSession:
         return self._lock.held or not self._fenced
 
     def keep(self) -> str | None:
-        """Renew the lock during a restart, or take a lost lock again. Return the reason for a loss once, or None.
+        """Renew the lock during a restart, or take a lost lock again.
 
-        The restart continues without the lock, because an incomplete restart is worse for all nodes. A restart of the
-        API server also prevents the renewal of the lock.
+        After a loss of the lock, return the reason once. Otherwise return None. The restart continues without the lock,
+        because an incomplete restart is worse for all nodes. A restart of the API server also prevents the renewal of
+        the lock.
         """
         now = time.monotonic()
         if not self._lock.held and now < self._next_request_at:

@@ -179,7 +179,7 @@ class RotationController:
         self._audit_step(f"{rotation.name} begins, in the mode {rotation.mode}: {_names(rotation)}", rotation)
 
     def _signed(self, rotation: Rotation) -> Rotation:
-        """Return `rotation` with a signature by the key of the old CA, so that other nodes of the cluster accept it.
+        """Return `rotation` with a signature by the key of the old CA, which the other nodes of a cluster require.
 
         Raises RotationError if the key of the old CA is not on this node, and KeyUnusableError if the key is unusable.
         """

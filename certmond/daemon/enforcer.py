@@ -163,8 +163,8 @@ class Enforcer:
     ) -> tuple[Assessment, Surroundings]:
         """Scan the node, check the running services, and assess the result as of `at` (default: now).
 
-        `everything` collects evidence about the origin of all certificates, not only of due ones. `waits` tolerates a
-        key that does not match its certificate while another process writes.
+        `everything` collects evidence about the origin of all certificates, not only of due certificates. `waits`
+        tolerates a key that does not match its certificate while another process writes.
         """
         store = Store(
             self._config.certificates, self._root, self._config.given_facts,

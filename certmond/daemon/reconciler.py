@@ -39,7 +39,7 @@ RECOVERY_PATIENCE = 5.0
 
 
 class Reconciler:
-    """Planner of the daemon for one configuration, which also executes the plan if `enforcing`.
+    """Planner of the daemon for one configuration. With `enforcing`, this object also executes the plan.
 
     `take_lock` returns False while a command executes steps. No step begins after `stopping` returns true.
     """
@@ -209,7 +209,7 @@ class Reconciler:
         self._stepped, self._stepping_since = set(), self._monotonic()
 
     def _end_of_round(self) -> set[str]:
-        """End a round of steps. Return their results, and set the time of the next attempt."""
+        """End a round of steps. Return the results of the steps, and set the time of the next attempt."""
         results, self._results, self._begun = self._results, set(), set()
         if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL

@@ -19,7 +19,7 @@ class Wake:
         self._poll.register(self._descriptor, select.POLLIN)
 
     def set(self) -> None:
-        """Wake the waiting thread, or end its next wait immediately. Safe to call from a signal handler."""
+        """Wake the waiting thread, or end its next wait immediately. A signal handler can call this method."""
         os.eventfd_write(self._descriptor, 1)
 
     def wait(self, seconds: float) -> bool:

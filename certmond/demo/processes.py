@@ -71,7 +71,7 @@ class Running:
         self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start `certmond` with `arguments` as the process `name`. Write its output to a log file."""
+        """Start `certmond` with `arguments` as the process `name`. Write the output of the process to a log file."""
         # A separate session: Ctrl-C in the terminal reaches only the demo.
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
         with self._log(name).open("wb") as log:

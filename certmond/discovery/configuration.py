@@ -72,7 +72,7 @@ class _Source(NamedTuple):
         return f"{place.file} {place.text}" if place else f"{self.prefix}{flag}"
 
     def on_host(self, path: str) -> str:
-        """Return the path on the host that corresponds to `path` in the component, or ""."""
+        """Return the path on the host that corresponds to `path` in the component, or "" without such a path."""
         return "" if re.search(r"[\x00*?[]|.{4096}", path, re.DOTALL) else self.component.on_host(path) or ""
 
 
@@ -147,7 +147,7 @@ class _Discovery:
         return self._files.value(path, parse_manifest) or Manifest("", {}, {})
 
     def _paths(self, spec: CertificateSpec) -> Sequence[str]:
-        """Return the path of an entry, or the paths that match its pattern."""
+        """Return the path of an entry, or the paths that match the pattern of the entry."""
         return expand(self._files, spec.path, spec.exclude).paths if spec.is_glob else (spec.path,)
 
     def _is_there(self, path: str) -> bool:
@@ -243,7 +243,7 @@ class _Discovery:
             written.update(new)
 
     def _is_absent(self, name: str) -> bool:
-        """Return whether the file of an entry is not on the node, and no other file of the node requires it.
+        """Return whether the file of an entry is not on the node, and no file of the node names this file.
 
         Also set whether the entry requires the file.
         """

@@ -67,7 +67,10 @@ def advice(root: str, profile: str) -> str:
 
 
 def hint(root: str, profile: str) -> str:
-    """Return a sentence with each profile that fits the node below `root`, or "" if `profile` or no profile fits."""
+    """Return a sentence with each profile that fits the node below `root`.
+
+    Return "" if `profile` fits, or if no profile fits.
+    """
     found = distributions(root)
     if profile == NO_PROFILE or any(each.profile == profile for each in found):
         return ""

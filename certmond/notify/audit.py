@@ -51,7 +51,7 @@ class Audit:
     ) -> None:
         """Write an entry to audit.log, and then to the journal.
 
-        Raises WriteError if audit.log cannot be written. The caller must then not execute the step.
+        Raises WriteError if audit.log cannot be written. In this case, the caller must not execute the step.
         """
         self.note_all([Note(event, message, fields)], at, level)
 

@@ -109,7 +109,7 @@ class Hook:
         self._thread_failure_logged = False
 
     def deliver(self, found: dict[Key, Notice], pass_result: PassResult) -> None:
-        """Give the findings of a pass to the thread of the hook. Never blocks."""
+        """Give the findings of a pass to the thread of the hook. This method never blocks."""
         with self._lock:
             self._delivered = found, pass_result
             self._findings_since |= found
@@ -173,7 +173,7 @@ class Hook:
         return True
 
     def _take_findings(self) -> None:
-        """Take the delivered findings, and log those that were cleared before the hook received them."""
+        """Take the delivered findings, and log each finding that was cleared before the hook received the finding."""
         self._woken.clear()
         with self._lock:
             delivered, findings_since, self._findings_since = self._delivered, self._findings_since, {}

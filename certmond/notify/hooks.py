@@ -30,7 +30,7 @@ class Hooks:
         self._leaving: dict[str, Hook] = {}
 
     def configure(self, specs: Iterable[HookSpec]) -> None:
-        """Replace the hooks with those in `specs`. Hooks with an unchanged configuration continue."""
+        """Replace the hooks with the hooks in `specs`. Hooks with an unchanged configuration continue."""
         by_name = {spec.name: spec for spec in specs}
         for name, hook in list(self._hooks.items()):
             if by_name.get(name) != hook.spec:
@@ -52,7 +52,7 @@ class Hooks:
 
     @property
     def waiting(self) -> Mapping[str, int]:
-        """The number of waiting events of each hook."""
+        """Return the number of waiting events of each hook, by the name of the hook."""
         return {name: hook.waiting for name, hook in self._hooks.items()}
 
     def close(self) -> None:

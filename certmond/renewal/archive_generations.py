@@ -86,7 +86,7 @@ class Generations:
         return None
 
     def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield the installed pair and each archived pair of `name`, each with whether it is later than `leaf`."""
+        """Yield the installed pair and each archived pair of `name`, and True if the pair is later than `leaf`."""
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
         for described, files in self._archive.complete_generations(name):
@@ -120,10 +120,10 @@ class Generations:
         return broken_cluster(parse_credentials(content, location.path)) if fixed else ""
 
     def embedded_ca(self, spec: CertificateSpec, chain: Sequence[Certificate] = ()) -> tuple[Certificate, ...]:
-        """Return the present certificates of the CA that the kubeconfig of an entry must embed. Return () without a CA.
+        """Return the present certificates of the CA that the kubeconfig of an entry must embed.
 
-        `chain` is the client certificate with its intermediates. Raises WriteError if a kubeconfig must not trust the
-        CA.
+        Return () if the kubeconfig must embed no CA. `chain` is the client certificate with its intermediates. Raises
+        WriteError if a kubeconfig must not trust the CA.
         """
         if spec.embedded_ca is None:
             return ()
@@ -160,7 +160,7 @@ class Generations:
         return with_trust(content, location.path, trust) if trust else content
 
     def to_restore(self, name: str, files: Sequence[ArchivedFile]) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation as certmond restores them. A kubeconfig gets the present CA."""
+        """Return the files of a generation as certmond restores them: a kubeconfig contains the present CA."""
         location = self.location(name, files)
         return tuple(replace(file, content=self.with_present_ca(location, file.content)) for file in files)
 

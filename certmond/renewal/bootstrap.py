@@ -219,7 +219,10 @@ class Bootstrapper:
         return f"{issued.serial:x}"
 
     def _granted(self, step: IssueFirst) -> Grant:
-        """Return the permission to sign the certificate of a step. Raises RefusedError if the policy denies this."""
+        """Return the permission to sign the certificate of a step.
+
+        Raises RefusedError if the policy denies the permission.
+        """
         paths = filter(None, (step.spec.key, step.spec.path))
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):

@@ -1,4 +1,4 @@
-"""Reading and checks of the certificate and the key of the operator's Root CA."""
+"""Reader of the certificate and the key of the operator's Root CA, which also checks both files."""
 
 from __future__ import annotations
 

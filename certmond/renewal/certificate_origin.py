@@ -137,7 +137,7 @@ class ProvenanceLookup:
     def of(
         self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals | None = None
     ) -> Provenance:
-        """Collect the evidence about one certificate again, and add it to `known`.
+        """Collect the evidence about one certificate again, and add the evidence to `known`.
 
         `ca` is the CA that signs the renewal. Raises WriteError if the archive cannot be read.
         """

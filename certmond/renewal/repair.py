@@ -1,4 +1,4 @@
-"""Replacement of damaged files, with the owner and mode of their entry.
+"""Replacement of damaged files, with the owner and the mode in their entry.
 
 certmond copies no content of a damaged file.
 """

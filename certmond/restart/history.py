@@ -1,7 +1,7 @@
 """History of restarts: for each service, the restart in progress and the result of the last restart.
 
 certmond writes `<state directory>/restarts.json` before each restart. Therefore, if a process is killed during a
-restart, the next process does not repeat the restart.
+restart, the next process continues the restart.
 """
 
 from __future__ import annotations

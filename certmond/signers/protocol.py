@@ -41,7 +41,7 @@ class Request:
         return self.grant.template
 
     def requests_the_same(self, csr: bytes) -> bool:
-        """Return whether an earlier request, as PEM, asks for the same content, perhaps with another key.
+        """Return whether an earlier request, as PEM, requests the same content, perhaps with another key.
 
         Raises MalformedError if `csr` is not a request.
         """

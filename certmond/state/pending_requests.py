@@ -38,7 +38,10 @@ class Pending:
         self._directory = state_dir / "pending"
 
     def keep(self, identity: Identity, key: PrivateKey, csr: bytes, replaces: str) -> None:
-        """Store a key, its request, and the SHA-256 of the certificate to replace. Raises WriteError if this fails."""
+        """Store a key, its request, and the SHA-256 of the certificate to replace.
+
+        Raises WriteError if the write fails.
+        """
         with blaming(str(self._directory)):
             make_directory(self._state_dir)
             make_directory(self._directory)

@@ -116,7 +116,7 @@ class RotationRecord:
             os.fsync(directory)
 
     def closed(self) -> frozenset[str]:
-        """Return the IDs of closed rotations. For an aborted rotation, also include the ID before the abort."""
+        """Return the IDs of closed rotations. For an aborted rotation, also include its ID before the abort."""
         entry = self._last.read()
         return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 

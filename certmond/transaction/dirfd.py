@@ -99,7 +99,7 @@ class Place:
     def open(self) -> int:
         """Open this regular file for reading and return the descriptor.
 
-        Raises OSError for another type, because the open of a device or a FIFO has effects.
+        Raises OSError for another type, because opening a device or a FIFO can have side effects.
         """
         found = os.open(self.name, _ITSELF, dir_fd=self.directory)
         try:

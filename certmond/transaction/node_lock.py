@@ -100,7 +100,7 @@ class NodeLock:
         return False
 
     def release(self) -> None:
-        """Release the lock, if this process holds it."""
+        """Release the lock, if this process holds the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -133,7 +133,7 @@ def is_held(state_dir: Path, name: str) -> bool:
 
 
 def holder_of(state_dir: Path, name: str) -> Holder | None:
-    """Return the process that holds the lock `name`, or None. An unknown process has pid 0."""
+    """Return the process that holds the lock `name`, or None. An unknown process has the PID 0."""
     if not is_held(state_dir, name):
         return None
     try:

@@ -104,7 +104,7 @@ def damaged(where: str) -> Recovery:
 
 @contextmanager
 def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
-    """Keep the old files open until all are replaced.
+    """Keep the old files open until certmond has replaced all files.
 
     A rename that also frees the old file takes twenty times as long, and key and certificate do not match until the
     last rename.

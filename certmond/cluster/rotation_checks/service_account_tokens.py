@@ -1,6 +1,6 @@
 """Check that the API server accepts a new service account token, and that the expected key has signed the token.
 
-certmond discards the token, and no message contains it.
+certmond discards the token, and no message contains the token.
 """
 
 from __future__ import annotations

@@ -145,9 +145,9 @@ class SignerCheck:
         return None
 
     async def _approve(self, api: Requests, pending: _PendingRequest) -> str | None:
-        """Approve the request, unless it is already decided. If the API server forbids the approval, return the reason.
+        """Approve the request, unless the request is already decided.
 
-        Otherwise return None.
+        If the API server forbids the approval, return the reason. Otherwise return None.
         """
         try:
             found = await api.approve(pending.filed, *_APPROVAL)
