@@ -220,7 +220,7 @@ class Daemon:
         try:
             return self._acting_lock.take(self._runtime_dir)
         except WriteError:
-            return True  # each step then fails with its own message
+            return True  # each write then fails with its own message
 
     # The parts of a pass
 

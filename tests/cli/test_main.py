@@ -598,7 +598,7 @@ def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None
     assert done.returncode == 3
     assert done.stderr == (
         f"certmond: cannot read or write a file ([Errno 40] Too many levels of symbolic links: "
-        f"'{tmp_path}/archive'); check its permissions\n"
+        f"'{tmp_path}/archive'); check the permissions of the file\n"
     )
 
 

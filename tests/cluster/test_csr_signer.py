@@ -405,12 +405,17 @@ def test_only_the_request_that_was_read_is_approved(api: ApiServer, gone: bool) 
     [
         ("POST", False, template(), "may not create .*resources [certificatesigningrequests], verbs [create]"),
         ("GET /certmond", False, template(), "may not read .*resources [certificatesigningrequests], verbs [get]"),
-        ("PUT", True, template(), "may not approve .*/approval], verbs [update], and for resources [signers] with"),
+        (
+            "PUT",
+            True,
+            template(),
+            "may not approve .*/approval], verbs [update], and resources [signers], resourceNames",
+        ),
         (
             "GET /api/v1/nodes",
             True,
             SERVING,
-            "may not read the Node .*resources [nodes], verbs [get], in apiGroups ['']",
+            "may not read the Node .*apiGroups [''], resources [nodes], verbs [get]",
         ),
     ],
 )
