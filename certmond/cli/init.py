@@ -104,7 +104,7 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
     except OSError as error:
         raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
     if acting and mode & 0o022:  # any owner is accepted: the operator names this file
-        fact = f"can be written by others (mode {mode:04o}), who could choose the names in the certificates"
+        fact = f"can be written by others (mode {mode:04o}), and determines the names in the certificates"
         raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {kubeadm_config}")
     given = {"node_name": kubeadm.node_name, "validity": kubeadm.validity, "key_algorithm": kubeadm.key_algorithm}
     update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

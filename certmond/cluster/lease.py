@@ -134,7 +134,7 @@ class ClusterLease:
         Raises LostError if this node does not hold the lock, and UnreachableError or RefusedError if the renewal fails.
         """
         if self._written_record is None:
-            raise LostError(f"this node does not hold {self}; take it first")
+            raise LostError(f"this node does not hold {self}; take the Lease first")
         if self._monotonic() - self._began >= self._duration * _RENEWED_AFTER:
             self._run(partial(self._keep, self._written_record))
 

@@ -165,7 +165,7 @@ class FirstAid:
 def _both_trusted(aid: Rotation, ground: Ground) -> str:
     """Return the message for a node that still trusts both CAs after first aid."""
     if ground.trust[0] != aid.new or ground.key != aid.new.key:
-        fact = f"{ground.path} trusts the old CA first, and then the CA that replaced it"
+        fact = f"{ground.path} contains the old CA first, and then the CA that replaced the old CA"
         return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"
     return (
         f"{ground.path} contains the old CA in addition to the new CA, but no certificate on this node chains to the "

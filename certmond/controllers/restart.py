@@ -193,7 +193,9 @@ class _RestartStep:
         service = self.owner._services.get(episode.service)
         if service is None:
             return self._end(
-                Ended(episode, Result.REFUSED, f"the configuration has no service {episode.service}; check its state")
+                Ended(
+                    episode, Result.REFUSED, f"the configuration has no service {episode.service}; check this service"
+                )
             )
         if lost := self.owner.lock.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")

@@ -84,7 +84,7 @@ class RotationController:
             return self._take_over(state.own, state.rotation)
         try:
             if state.followed() != state.rotation:
-                return "the cluster has another rotation record; certmond follows it in the next pass"
+                return "the cluster has another rotation record; certmond follows that record in the next pass"
         except RotationError as error:
             self._waits = (str(error),)  # the next pass reports the error as a finding
             return None
@@ -203,7 +203,7 @@ class RotationController:
         with self._executor.writing(5):
             if self._record.load() not in {self._state.own, self._state.rotation}:
                 fact = "another process has changed the rotation meanwhile"
-                raise RotationError(f"{fact}; check its state before you repeat the command: certmond status")
+                raise RotationError(f"{fact}; before you repeat the command, check the rotation: certmond status")
             self._coordinator.publish(rotation)
             self._record.save(rotation)
         self._audit_step(f"{rotation.name} continues in the phase {rotation.phase}", rotation)

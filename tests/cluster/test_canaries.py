@@ -550,7 +550,7 @@ def test_cluster_info_is_updated_on_request(cluster: ApiServer, access: Access) 
     before = info(cluster, OLD.pem)["data"]
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
-    assert f"before, its CA lacks {NEW.facts.sha256[:12]}" in canary.fact
+    assert f"before the update, its CA lacks {NEW.facts.sha256[:12]}" in canary.fact
     found = cluster.store.get("configmaps", "cluster-info", "kube-public")
     old, new = (yaml.safe_load(data["kubeconfig"]) for data in (before, found["data"]))
     cluster_fields = new["clusters"][0]["cluster"]

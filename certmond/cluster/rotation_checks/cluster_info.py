@@ -50,7 +50,7 @@ def cluster_info(
         try:
             found = await _call(connection, "get", lambda: _read(connection))
         except NotFoundError:
-            return CheckResult(NAME, True, f"skipped: {_WHERE} does not exist, so no node joins with it")
+            return CheckResult(NAME, True, f"skipped: {_WHERE} does not exist, so no node can join with this ConfigMap")
         text = (found.data or {}).get(_KEY, "")
         try:
             document, cluster = _cluster(text)
@@ -80,7 +80,7 @@ def cluster_info(
             await _call(connection, "patch", lambda: _patch(connection, patch))
         except (ConflictError, NotFoundError):
             raise UnreachableError(f"another client has changed {_WHERE}; certmond updates it later") from None
-        return CheckResult(NAME, True, f"certmond has updated {_WHERE}; before, its CA {fact}")
+        return CheckResult(NAME, True, f"certmond has updated {_WHERE}; before the update, its CA {fact}")
 
     return run_check(access, NAME, work, limit)
 
