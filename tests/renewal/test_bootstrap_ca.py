@@ -188,7 +188,7 @@ def test_unreadable_files(files: Files, tmp_path: Path) -> None:
 
 def test_root_ca_only() -> None:
     """An intermediate is refused with the reason that Kubernetes has."""
-    assert ROOT_CA_ONLY == "Kubernetes supports a Root CA only, no intermediate"
+    assert ROOT_CA_ONLY == "Kubernetes supports only Root CAs, not intermediate CAs"
 
 
 def test_a_leaf(files: Files) -> None:

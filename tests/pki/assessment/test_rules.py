@@ -444,7 +444,7 @@ def test_an_intermediate_is_refused_as_trust_anchor() -> None:
     """The reason is its issuer's name, or a signature by another key."""
     assert of_ca(make_intermediate(ROOT)).keys() == {"ca_not_self_signed"}
     assert of_ca(cross_sign(make_ca(), by=ROOT)).keys() == {"ca_not_self_signed"}
-    assert "Root CA only" in of_ca(make_intermediate(ROOT))["ca_not_self_signed"].message
+    assert "only Root CAs" in of_ca(make_intermediate(ROOT))["ca_not_self_signed"].message
 
 
 def test_a_ca_has_the_ca_flag() -> None:
@@ -525,7 +525,7 @@ def test_names_are_compared_as_resolvers_and_routers_do() -> None:
     leaf = make_server(ROOT, names=["DNS:Kubernetes.Default", "IP:fd00::1", "email:a@b"])
     assert not of_leaf(leaf, names=["DNS:kubernetes.default.", "IP:FD00:0:0:0:0:0:0:1"])
     assert (
-        "has no subjectAltName DNS:a, IP:10.0.0.1;"
+        "lacks the subject alternative name DNS:a, IP:10.0.0.1;"
         in of_leaf(leaf, names=["DNS:a", "IP:10.0.0.1", "DNS:a"])["missing_name"].message
     )
 
@@ -688,7 +688,10 @@ def test_a_chain_is_allowed_if_its_readers_accept_one() -> None:
     middle = make_intermediate(ROOT)
     leaf = make_leaf(middle)
     assert not of_leaf(leaf, middle)
-    assert "contains 1 more certificates" in of_leaf(leaf, middle, chain=False)["unexpected_chain"].message
+    assert (
+        "contains 1 certificate in addition to the leaf"
+        in of_leaf(leaf, middle, chain=False)["unexpected_chain"].message
+    )
     turned = findings(see(AUTHORITY, ROOT), see(row(), leaf, middle, leaf_first=False))["unexpected_chain"]
     assert "does not begin with its own certificate" in turned.message
     assert turned.severity is Severity.CRITICAL, "Go's TLS takes the first"

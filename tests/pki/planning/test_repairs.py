@@ -91,8 +91,8 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
     ("fields", "ca", "said"),
     [
         ({"ca": []}, CA, "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"),
-        ({"ca": ["another"]}, CA, "the file of its CA, the entry another, has no certificate; restore the CA first"),
-        ({}, see(AUTHORITY), "the file of its CA, the entry ca, has no certificate; restore the CA first"),
+        ({"ca": ["another"]}, CA, "the entry another, contains no certificate; restore the CA first"),
+        ({}, see(AUTHORITY), "the file of its CA, the entry ca, contains no certificate; restore the CA first"),
         ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
     ],
     ids=["none configured", "not in the catalogue", "gone", "refused"],
@@ -132,8 +132,8 @@ def test_a_kubeconfig_is_not_created_without_its_server() -> None:
     salvage = Salvage()
     made = new_template(seen, salvage, TERMS, signer="local", authority=CA)
     assert (
-        made
-        == "no file on this node has the address of the API server; move /etc/leaf.conf away, then run: certmond init"
+        made == "no file on this node contains the address of the API server; "
+        "move /etc/leaf.conf away, then run: certmond init"
     )
     salvage = Salvage(server=("kubernetes", "https://10.0.0.1:6443"))
     assert isinstance(new_template(seen, salvage, TERMS, signer="local", authority=CA), Template)

@@ -178,7 +178,7 @@ def test_the_key() -> None:
     """If a key is required, it must exist and belong to the certificate."""
     ca = make_ca()
     assert judged(ca, key=OTHER).problems == (
-        "new.key is not the private key of new.crt; restore a matching pair, or reissue it",
+        "new.key is not the private key of new.crt; restore a matching pair, or reissue the pair",
     )
     (missing,) = judge(ca.facts, None, [OLD.facts], None, NOW, where="new.crt", key_where="new.key").problems
     assert missing.startswith("new.crt has no private key: new.key contains no key; ")
