@@ -109,7 +109,7 @@ def basis(
         reasons.append("no current or old CA of the entry has signed the certificate")
     if provenance.owner_writes and not provenance.possessed:
         reasons.append(
-            "its private key is not beside the certificate, and the owner in its entry can install any certificate"
+            "the key file lacks the key of the certificate, and the owner in the entry can install any certificate"
         )
     if provenance.lost:
         reasons.append("the certificate is older than the one that certmond installed")
@@ -155,7 +155,7 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
         return Denial((*problems, *basis.reasons))
     for each in basis.later:
         if uncovered := list(_uncovered(_as_of_its_key(template, each), fixed, each)):
-            fact = f"the later certificate that certmond installed (serial {each.serial:x}) does not have it"
+            fact = f"the later certificate that certmond installed (serial {each.serial:x}) lacks these contents"
             return Denial((*uncovered, fact))
     return Grant(template)
 

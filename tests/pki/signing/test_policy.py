@@ -179,7 +179,7 @@ def test_nothing_is_signed_where_others_can_take_the_key() -> None:
 def test_an_owner_who_can_write_the_file_has_to_have_its_key() -> None:
     """Certificates are public: without its key, a certificate of another user in the owner's file is not renewed."""
     old = make_leaf(ROOT, "bob", **OLD)
-    assert "private key is not beside the certificate" in denied(
+    assert "key file lacks the key of the certificate" in denied(
         decided(old, entry(), basis_of(old, owner_writes=True, has_key=False))
     )
     granted(decided(old, entry(), basis_of(old, owner_writes=True)))
@@ -199,7 +199,10 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
         make_leaf(ROOT, "app", usages=["digital signature", "content commitment"], **OLD),
     ):
         said = denied(decided(old, entry(), basis_of(old, later=(later.facts,))))
-        assert f"the later certificate that certmond installed (serial {later.facts.serial:x}) does not have it" in said
+        assert (
+            f"the later certificate that certmond installed (serial {later.facts.serial:x}) lacks these contents"
+            in said
+        )
     same = make_leaf(ROOT, "app", **OLD)
     granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
 
