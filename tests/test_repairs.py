@@ -711,7 +711,7 @@ def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> N
         for how in ("cut PEM", "deleted pair", "malformed kubeconfig"):
             BROKEN[how][1](host)
         held = daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
-        assert all("another program may be writing the file now" in each["because"] for each in held)
+        assert all("another program might be writing the file now" in each["because"] for each in held)
         assert all(each["until"] for each in held)
         daemon.until(lambda: clean(daemon, "apiserver", "admin.conf", "kubelet-client"), "repaired")
     host.now = now()

@@ -1,4 +1,4 @@
-"""Simulation of the planner over time: future renewals and restarts, and problems that need an operator.
+"""Simulation of the planner over time: future renewals and restarts, and problems that an operator must solve.
 
 `renewals.plan` returns the steps of each instant, and the simulation executes no step.
 """
@@ -78,7 +78,7 @@ def forecast(
 
 
 def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
-    """Return the first `renew` or `due` event of a forecast, or None."""
+    """Return the first `renew` or `due` event of the assessed certificates, or None."""
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
     earliest = ((_earliest(status, policy, node, now), status) for status in assessment.certificates)
@@ -94,7 +94,7 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
 
 
 def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
-    """Return the earliest time at which certmond could renew the certificate, or None without dates."""
+    """Return the earliest time at which certmond could renew the certificate, or None if its dates are unknown."""
     at, certificate = renewal_time(status, policy, node), status.certificate
     if at is None or certificate is None:
         return None
@@ -108,9 +108,9 @@ def _due_at(
     at: datetime,
     now: datetime,
 ) -> datetime | None:
-    """Return `at` if certmond can renew the certificate, otherwise its renewal point.
+    """Return `at` if certmond can renew the certificate, otherwise the renewal point of the certificate.
 
-    Return None without a valid certificate, or if the kubelet rotates the certificate.
+    In the second case, return None if the certificate is not valid, or if the kubelet rotates the certificate.
     """
     certificate = status.certificate
     if renewal_obstacle(status, authorities, policy) is None:
@@ -154,7 +154,7 @@ class _Simulation:
             self._circumstances = replace(self._circumstances, stale={})
             for held in made.held:
                 self._tell_held(now, held)
-            if made.steps:  # plan this instant again, because a renewed certificate may already be due
+            if made.steps:  # plan for this instant again, because a renewed certificate can already be due
                 made = plan(self._assessment, self._policy, self._past, self._circumstances)
             if made.changes_at is None:
                 break
@@ -189,7 +189,7 @@ class _Simulation:
         return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)
 
     def _detail(self, step: Issue) -> str:
-        """Return the detail of the step. From the second renewal, leave out the changes of the template."""
+        """Return the detail of the step. From the second renewal on, omit the changes to the contents."""
         if step.identity not in self._past:
             return step.detail
         return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)
@@ -204,7 +204,7 @@ class _Simulation:
     def _tell_held(self, now: datetime, held: Held) -> None:
         status = self._assessment.by_identity.get((held.target, held.path))  # None for a derived file
         if status and status.seen.spec.renewed_by:
-            return  # `_fates` has its event
+            return  # `_fates` yields the event
         if held.until is None:
             self._tell_once(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True), held.path)
         certificate = status.certificate if status else None

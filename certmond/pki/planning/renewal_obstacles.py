@@ -1,4 +1,4 @@
-"""Reasons for which certmond cannot renew a certificate, with their remedies.
+"""Reasons why certmond cannot renew a certificate, each with its remedy.
 
 `renewals` decides when certmond renews a certificate.
 """
@@ -30,7 +30,7 @@ def renewal_obstacle(
     if signer == NO_SIGNER:
         return "its entry has `signer: none`"
     if certificate is None or status.stale:
-        return "the file has no certificate to renew; first restore it from the archive, or run: certmond init"
+        return "the file contains no certificate to renew; first restore it from the archive, or run: certmond init"
     if fact := certificate.refused:
         move = "move the certificate and the key away, then run: certmond init"
         return f"{fact}, so certmond cannot copy its contents into a new certificate; {move}"
@@ -42,7 +42,8 @@ def renewal_obstacle(
         and status.trust_anchor in status.seen.certificates
         and status.trust_anchor not in status.issuers
     ):
-        return "the certificate is self-signed, so no CA can renew it; remove it and its key, and restart its service"
+        remedy = "remove the certificate and its key, and restart the service"
+        return f"the certificate is self-signed, so no CA can renew it; {remedy}"
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
         return "the entry names no key file; set `key` in the entry"
     if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:

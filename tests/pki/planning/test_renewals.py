@@ -476,7 +476,7 @@ UNRELATED = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
         (replace(GOOD, name="leaf#2"), CA, {}, "this certificate has no separate entry in the catalogue"),
         (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "this certificate has no separate entry in the catalogue"),
         (see(row(signer="none"), leaf(NOW + DAY)), CA, {}, "its entry has `signer: none`"),
-        (see(row()), CA, {}, "the file has no certificate to renew; first restore it"),
+        (see(row()), CA, {}, "the file contains no certificate to renew; first restore it"),
         (replace(GOOD, renewable=False), CA, {}, "the file is not PEM"),
         (see(row(), make_leaf(ROOT, path_length=0, not_after=NOW + DAY)), CA, {}, "cryptography does not read it"),
         (see(row(), make_leaf(ROOT, serial=-1, not_after=NOW + DAY)), CA, {}, "Go does not read it (x509: negative"),
@@ -524,7 +524,7 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
     assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; set `subject` in the entry"
-    assert "the file has no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
+    assert "the file contains no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
     assert renewal_time(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 
 
