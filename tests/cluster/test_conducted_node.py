@@ -36,7 +36,7 @@ from tests.daemon_harness import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"
-HELD_BACK = "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
+HELD_BACK = "the batch of this worker has not begun; on a control-plane node, list the earlier workers: certmond status"
 
 
 @pytest.fixture

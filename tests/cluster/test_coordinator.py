@@ -403,9 +403,9 @@ def test_a_phase_ends_when_every_node_has_reported(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"trust": "0" * 64}, "reports the phase issue, and trusts other CAs"),
+    [({"trust": "0" * 64}, "reports the phase issue, but trusts other CAs"),
      ({"issuer": OLD.facts.sha256}, "reports the phase issue, but has certificates that another CA signed"),
-     ({"phase": Phase.TRUST}, "has reached trust, and not issue yet"), ({"rotation": "r-0"}, "has not answered")],
+     ({"phase": Phase.TRUST}, "has reached trust, but not issue yet"), ({"rotation": "r-0"}, "has not answered")],
 )  # fmt: skip
 def test_a_report_is_compared_with_the_phase(world: World, changes: dict[str, Any], said: str) -> None:
     """A report that does not match keeps the phase, and its node is named."""
@@ -658,7 +658,7 @@ def test_a_node_that_took_part_in_prepare_must_report(world: World, family: str)
     assert one.gate(prepare) == Gate()
     two.gate(prepare, ready=False)
     trust = world.rotation(Phase.TRUST, family=family)
-    assert one.gate(trust).waits == ("control-2 has reached prepare, and not trust yet",)
+    assert one.gate(trust).waits == ("control-2 has reached prepare, but not trust yet",)
     two.gate(trust)
     assert one.gate(trust) == Gate()
     two.conductor.unsettled(trust)

@@ -89,9 +89,9 @@ def test_an_abort_is_restored(world: World, order: int) -> None:
         ({"id": "r-1", "phase": "attach"}, "control-2 has reached attach already"),
         (
             {"id": "r-1-back", "phase": "issue"},
-            "control-2 reports the rotation r-1-back, which this node does not know",
+            "control-2 reports the rotation r-1-back, which is unknown on this node",
         ),
-        ({"id": "r-2", "phase": "prepare"}, "control-2 reports the rotation r-2, which this node does not know"),
+        ({"id": "r-2", "phase": "prepare"}, "control-2 reports the rotation r-2, which is unknown on this node"),
         ({"id": "r-0", "phase": "attach"}, None),
         ({"id": "r-1", "phase": "detach"}, None),
     ],

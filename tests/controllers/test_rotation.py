@@ -215,7 +215,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
     assert f"is in the phase {phase} and cannot be aborted" in refused.err
-    assert "a node may distrust the old CA already; let the rotation continue to its end" in refused.err
+    assert "a node might distrust the old CA already; let the rotation continue to its end" in refused.err
     assert (node.tree(), node.record) == (before, rotation)
     assert node.hurry("root-ca", "rotate").code == 0
     assert node.unwell(new) == []

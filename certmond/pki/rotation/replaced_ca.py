@@ -58,7 +58,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
                 evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the old CA")
     others = [each for each in dict.fromkeys(candidates) if each != new]
     if not others:
-        return None  # saves the search of ten thousand paths
+        return None  # without a search of up to ten thousand paths
     for seen in filter(_is_own, inventory.observations):
         believable = others if _is_of_root(seen) else [each for each in others if each in sure]
         for former in _signers(seen, family, accepted, believable):
@@ -135,7 +135,7 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
 
 
 def _is_own(seen: Observation) -> bool:
-    """Return whether the observation has its own catalogue entry, and this entry is not a CA."""
+    """Return whether the observation has a separate catalogue entry, and this entry is not a CA."""
     return seen.name == seen.spec.name and not seen.spec.authority
 
 

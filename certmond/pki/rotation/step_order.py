@@ -1,6 +1,6 @@
 """Order of the steps of a rotation phase in the plan.
 
-A step that failed to write a file does not delay the renewal of certificates.
+A step that could not write a file does not delay the renewal of certificates.
 """
 
 from __future__ import annotations

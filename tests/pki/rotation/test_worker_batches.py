@@ -183,7 +183,7 @@ def test_a_worker_reports_why_it_waits() -> None:
     """The worker does not have the list of the others, and names the node that has it. After its release it reports
     nothing.
     """
-    why = "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
+    why = "the batch of this worker has not begun; on a control-plane node, list the earlier workers: certmond status"
     assert held_back(shared(released=place("w1")), "w1") == why
     assert held_back(shared(released=1.0), "w1") is None
 
