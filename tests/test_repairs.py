@@ -300,7 +300,7 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
     host.at(API["path"]).unlink()
     made = host.plan()
     assert made.steps == ()
-    assert "the last certificate had DNS:admin.example" in made.held[0].because
+    assert "the last certificate contained DNS:admin.example" in made.held[0].because
     done = host.enforcer().plan(host.look(), frozenset({"apiserver"}))
     assert [step_name(step) for step in done.steps] == ["issue"]
     assert "admin.example" not in str(done.steps[0].template.names)  # type: ignore[union-attr]

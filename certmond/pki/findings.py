@@ -151,7 +151,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault that certmond detects in an observation, for example in a file. `detail` is the file and the fact."""
+    """A fault that certmond detects in an observation, for example in a file. `detail` names the file and the fact."""
 
     reason: Reason
     detail: str

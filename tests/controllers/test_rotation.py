@@ -455,7 +455,7 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0
     assert re.search(
-        "^warning: the staged CA ends on .*, and shortens certificates that would end on", done.err, re.MULTILINE
+        "^warning: the staged CA ends on .*, but new certificates would otherwise end on", done.err, re.MULTILINE
     )
     assert node.unwell(short) == []
     assert [leaf.not_after for leaf in node.trust("web.crt")] == [short.facts.not_after]
@@ -844,7 +844,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
     node.step()
     cat(node, short)
-    sentence = "ends on .*, and shortens certificates that would end on .*; give a CA with a later end"
+    sentence = "ends on .*, but new certificates would otherwise end on .*; give a CA with a later end"
     said = node.findings()["root_ca_changed"]
     assert re.search(f"; certmond rotates to the new CA now; {node.files}/ca.crt {sentence}", said)
     done = node.hurry("root-ca", "rotate")

@@ -162,7 +162,10 @@ def test_an_intermediate_brings_its_chain(signer: Any, tmp_path: Path) -> None:
         (make_ca(is_ca=False), r"lacks CA:TRUE; replace it"),
         (make_ca(is_ca=None), r"lacks CA:TRUE; replace it"),
         (make_ca(usages=["digital signature"]), r"key usage lacks keyCertSign; replace"),
-        (make_ca(extra=[("2.5.29.36", False, b"\x30\x00")]), r"cryptography does not read it: .*; replace that CA"),
+        (
+            make_ca(extra=[("2.5.29.36", False, b"\x30\x00")]),
+            r"cryptography refuses the certificate: .*; replace that CA",
+        ),
         (make_ca(not_after=NOW), r"expired at 2026-11-24 12:00:00 UTC; renew the CA first"),
         (make_ca(not_before=NOW + DAY), r"not valid before 2026-11-25 12:00:00 UTC; check this host's clock"),
     ],

@@ -145,7 +145,7 @@ def _too_large(what: str, bits: int, most: int) -> str:
 
 
 def _values(value: Value, least: int, most: int = _MOST) -> list[Value]:
-    """Return the first `most` values inside `value`. Raises MalformedError if `value` has fewer than `least`."""
+    """Return the first `most` values inside `value`. Raises MalformedError if there are fewer than `least`."""
     found = [*islice(value.values(), most)]
     if len(found) < least:
         raise MalformedError("the DER value has too few values in it")

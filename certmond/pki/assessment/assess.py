@@ -1,7 +1,7 @@
 """Assessment of a node: a verdict on each certificate, and the next time at which a verdict changes.
 
-This module combines observations, certification paths and rules. If the inputs of a verdict are unchanged, it reuses
-the verdict of the previous assessment.
+This module combines observations, certification paths and rules. If the inputs of a verdict are unchanged, this module
+reuses the verdict of the previous assessment.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Assessment:
 
     @property
     def waits_until(self) -> datetime | None:
-        """The latest end of a wait for a program to replace both a certificate and its key, or None if none waits."""
+        """The latest time until which certmond waits for a program to replace a key or certificate, or None."""
         waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
         return max(filter(None, waits), default=None)
 
@@ -180,7 +180,7 @@ def assess(
 
 
 def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
-    """Return the previous verdicts by the `id` of the observation, or an empty dict if the inputs have changed."""
+    """Return the previous verdicts by the `id` of the observation, or {} if any verdict might have changed."""
     if previous is None or previous.terms != terms or now < previous.taken_at:
         return {}
     if previous.changes_at is not None and previous.changes_at <= now:
@@ -322,7 +322,7 @@ def _absent(
     issuers: Anchors,
     facts: Mapping[str, str],
 ) -> CertificateStatus:
-    """Return the verdict on files that contain no certificate. The last good certificate is kept if it is known."""
+    """Return the verdict on files that contain no certificate. `before` supplies the last good certificate, if any."""
     last = before.certificate if before else None
     findings = (*about_files(seen, presence.request), *about_key_pair(seen), *about_services(presence, now))
     findings = about_damage(

@@ -79,7 +79,7 @@ def generation(
     known: Certificate | None,
     under: Certificate | None = None,
 ) -> tuple[str, Certificate] | None:
-    """Return the newest archived generation that certmond may restore automatically: number and certificate, or None.
+    """Return the number and certificate of the newest generation that certmond may restore automatically, or None.
 
     `known` is the last certificate in these files that the entry's CA signed. `under` is the CA that must have signed
     the certificate of the generation, or None for any CA.
@@ -114,7 +114,7 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
-    """Return a template with only the contents that the entry fixes, or the reason why certmond cannot create it.
+    """Return a template with only the contents that the entry fixes, or the reason why there is no such template.
 
     `signer` is the kind of the signer. If the entry accepts several subjects, the previous subject of the files takes
     precedence.
@@ -124,7 +124,7 @@ def new_template(
         return why
     accepted = accepted_subjects(spec, terms.facts)
     if not accepted:
-        fact = "this node has no fact for its subject" if spec.subject else "its entry fixes no subject"
+        fact = "its subject contains an unknown fact" if spec.subject else "its entry fixes no subject"
         return f"{fact}; set `subject` in the entry"
     if spec.kind is Kind.KUBECONFIG and salvage.server is None:
         fact = "no file on this node contains the address of the API server"
@@ -144,7 +144,7 @@ def lost_names(
     """Return the subject alternative names that the template lacks, but the newest certificate in `former` has.
 
     The names are joined by commas. Ignores certificates that no CA in `issuers` signed. Returns "" for a client
-    certificate, because its peer does not verify the names.
+    certificate, because servers do not verify these names.
     """
     mine = [each for each in former if is_issued(each, (), issuers)]
     newest = max(mine, key=lambda each: each.not_after, default=None)
@@ -208,7 +208,7 @@ def _has_other_subject(leaf: Certificate, subject: str | None) -> bool:
 def _has_last_subject(leaf: Certificate, last: str | None, accepted: Sequence[str]) -> bool:
     """Return whether the subject `last` has all attributes of the subject of `leaf`.
 
-    If `last` is None, return whether the subject of `leaf` is an accepted, if possible unprivileged subject.
+    If `last` is None, return whether the subject of `leaf` is one of the subjects that `_unprivileged` returns.
     """
     if last is None:
         return has_accepted_subject(leaf, _unprivileged(accepted))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Budget:
     """A limit on the rate of events: `burst` events at the same time, and then one event every `every` seconds.
 
-    `after` returns the state of the budget after an event. The caller passes this state as `used_until` next time.
+    `after` returns the state of the budget after an event. The caller passes this state as `used_until` later.
     """
 
     burst: int

@@ -91,7 +91,7 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
 def about_key_pair(seen: Observation) -> Iterator[Finding]:
     """Yield a finding if the private service-account key is missing, or does not match the public key.
 
-    Every API server must verify the tokens of every controller manager.
+    Every API server must verify the tokens of every controller manager, so the keys must match.
     """
     if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
         return

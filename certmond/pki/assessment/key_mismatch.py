@@ -89,7 +89,7 @@ def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:
 def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) -> Iterator[Finding]:
     """Yield the findings. Omit a key mismatch until its wait has ended.
 
-    After a reported mismatch, add a finding until the pair has matched for the same time.
+    After a reported mismatch, also yield a finding until the pair has matched for `mismatch.wait`.
     """
     for item in findings:
         if item.reason is not Reason.KEY_MISMATCH or (mismatch and mismatch.reported):

@@ -20,7 +20,7 @@ ROOT_CA_ONLY = "Kubernetes supports only Root CAs, not intermediate CAs"
 
 
 def no_path(case: Case) -> Iterator[Finding]:
-    """Report that the certificate has no certification path to a trust anchor, unless another check reports why."""
+    """Report that there is no certification path to a trust anchor, unless another check reports the reason."""
     if case.search.paths or case.anchors_reported:
         return
     if not case.anchors and case.spec.ca != (SELF,):
@@ -50,7 +50,7 @@ def ca_not_self_signed(case: Case) -> Iterator[Finding]:
 
 
 def ca_not_ca(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). Accept version 1, which has no extensions."""
+    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). Accepts version 1, which has no extensions."""
     if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
         yield finding(
             Reason.CA_NOT_CA,
@@ -60,7 +60,7 @@ def ca_not_ca(case: Case) -> Iterator[Finding]:
 
 
 def ca_cannot_sign(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor whose keyUsage lacks keyCertSign (RFC 5280, 4.2.1.3). Accept a CA without keyUsage."""
+    """Report a trust anchor whose keyUsage lacks keyCertSign (RFC 5280, 4.2.1.3). Accepts a CA without keyUsage."""
     if case.spec.authority and not case.certificate.has_usage("cert sign"):
         yield finding(
             Reason.CA_CANNOT_SIGN,
@@ -144,7 +144,7 @@ def copy_differs(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.COPY_DIFFERS,
             f"{case.where}, a copy of {case.difference.original}, contains other certificates: {case.difference.fact}; "
-            "copy the valid file over the other one: certmond explain copy_differs",
+            "copy the valid file over the other file: certmond explain copy_differs",
         )
 
 

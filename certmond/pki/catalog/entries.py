@@ -132,8 +132,8 @@ class CertificateSpec(Model):
     )
     renew_before: Duration | None = Field(
         default=None,
-        description="the time before the expiration of the certificate from which the certificate is due; by default "
-        "the value of the configuration",
+        description="the time between the renewal point and the expiration of the certificate; by default the value of "
+        "the configuration",
     )
     validity: Duration | None = Field(
         default=None,

@@ -99,12 +99,18 @@ class Observation:
 
     @property
     def is_watched(self) -> bool:
-        """False for a file whose path certmond cannot follow, and for a listener that does not answer."""
+        """Whether certmond can watch the certificate.
+
+        False for a file whose path certmond cannot follow, and for a listener that does not answer.
+        """
         return not any(fault.reason is Reason.NOT_WATCHED for fault in self.faults)
 
     @property
     def has_certificates(self) -> bool:
-        """False for keys, for copies of kubeconfigs, for unwatched entries, and for services that do not run."""
+        """Whether the observation describes certificates.
+
+        False for keys, for copies of kubeconfigs, for unwatched entries, and for services that do not run.
+        """
         return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec | OutageSpec))
 
     @property

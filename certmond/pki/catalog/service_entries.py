@@ -74,9 +74,9 @@ class ServiceSpec(Model):
     )
     listens: Many[EndpointText] = Field(
         default=(),
-        description="the endpoints at which the service serves a certificate that is in no certificate file, as in "
-        "`serves`. certmond makes a TLS handshake with each endpoint, and reports this certificate as an entry of kind "
-        "`served`.",
+        description="the endpoints at which the service serves a certificate that is in no certificate file, in the "
+        "format of `serves`. certmond makes a TLS handshake with each endpoint, and reports the served certificate as "
+        "an entry of kind `served`.",
     )
     health: Many[HealthAddress] = Field(
         default=(),

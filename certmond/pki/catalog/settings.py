@@ -66,7 +66,7 @@ def split_endpoint(text: str) -> tuple[str, int | None]:
     """Return the host and the optional port of HOST:PORT or [IPv6]:PORT. Raises ValueError for any other text."""
     match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
     if not match:
-        raise ValueError("must be HOST or HOST:PORT, an IPv6 address in brackets")
+        raise ValueError("must be HOST or HOST:PORT, with an IPv6 address in brackets")
     port = match[2] or match[4]
     return match[1] or match[3], int(port) if port else None
 
@@ -226,10 +226,10 @@ class RootCaSpec(Model):
 
     on_change: Literal["rotate", "replace", "alarm"] = Field(
         default="rotate",
-        description="the reaction to a new CA and its key that replace the old CA on disk, in enforce mode on the "
-        "only control-plane node. `rotate` begins a rotation in which all components trust both CAs. `replace` "
-        "exchanges all files at the same time, for a CA that is lost or compromised. `alarm` changes no file until the "
-        "operator runs `certmond root-ca rotate`. certmond reports the change in each case.",
+        description="the reaction if a new CA and its key replace the old CA on disk. This field applies in enforce "
+        "mode on the only control-plane node. `rotate` begins a rotation in which all components trust both CAs. "
+        "`replace` exchanges all files at the same time, for a CA that is lost or compromised. `alarm` changes no file "
+        "until the operator runs `certmond root-ca rotate`. certmond reports the change in each case.",
     )
     overlap: Duration = Field(
         default=timedelta(minutes=10),
@@ -263,15 +263,15 @@ class ClusterSpec(Model):
     spread: Duration = Field(
         default=timedelta(minutes=2),
         description="the time over which workers spread the restarts of their kubelets, by a delay that depends on the "
-        "name of the node. A worker is a node without an API server whose `kubeconfig` is that of the kubelet. Workers "
-        "do not use the restart lock. A restart that the operator requests, or that a rotation releases (`batch`), has "
-        "no delay.",
+        "name of the node. A worker is a node that runs no API server, and whose `kubeconfig` is the kubeconfig of the "
+        "kubelet. Workers do not use the restart lock. A restart that the operator requests, or that a rotation "
+        "releases (`batch`), has no delay.",
     )
     batch: Batch = Field(
         default="10%",
         description="in a rotation of the Root CA, the number of workers that change their files and restart their "
         "kubelets at the same time: a number, or a percentage of all workers. The first batch is one worker. The next "
-        "batch begins after all workers of the previous batches have reported that they have reached the phase. "
+        "batch begins after all workers of the previous batches have reported the phase. "
         "`spread` does not apply to these restarts.",
     )
     workloads: Literal["wait", "restart", "ignore"] = Field(
@@ -305,7 +305,7 @@ class InitSpec(Model):
         description="`HOST` or `HOST:PORT` at which clients reach the API servers; by default this node's API server",
     )
     service_subnet: Annotated[str, AfterValidator(_networks)] = Field(
-        default="10.96.0.0/12", description="the range of the Services, or two ranges with a comma between them"
+        default="10.96.0.0/12", description="the IP address range of the Services, or two ranges separated by a comma"
     )
     dns_domain: Annotated[str, AfterValidator(_dns_name)] = Field(
         default="cluster.local", description="the DNS domain of the Services"

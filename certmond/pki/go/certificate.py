@@ -45,7 +45,7 @@ class Fields(NamedTuple):
     """Fields in the DER of a certificate.
 
     `objections` contains the messages with which Go refuses the certificate. `facts` are the fields of `Certificate`
-    from extensions.
+    from the extensions.
     """
 
     version: int
@@ -84,8 +84,8 @@ class _Reading:
 def parse_fields(der: bytes) -> Fields:
     """Return the fields of the certificate `der`.
 
-    Raises MalformedError, with Go's message, if a field up to the public key is missing. Raises LimitError for a serial
-    number that exceeds the limit.
+    Raises MalformedError, with Go's message, if a field up to the public key is missing or malformed. Raises LimitError
+    for a serial number that exceeds the limit.
     """
     objections = list[str]()
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")

@@ -72,7 +72,7 @@ class Loaded(NamedTuple):
 
     @property
     def public(self) -> PublicKeyTypes:
-        """The public key. Raises MalformedError if the private number has no public key, as the number 0."""
+        """The public key. Raises MalformedError if the private number is invalid, such as 0."""
         try:
             match self.parsed:
                 case _Rsa(modulus, exponent):
@@ -170,7 +170,7 @@ def _primes(data: bytes, at: int) -> list[int]:
 
 
 def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: list[int]) -> None:
-    """Raise MalformedError for inconsistent numbers of a key (crypto/internal/fips140/rsa, checkPrivateKey)."""
+    """Raise MalformedError if the numbers of a key are inconsistent (crypto/internal/fips140/rsa, checkPrivateKey)."""
     modulus, exponent = key
     if private >= modulus or modulus < 2:
         raise _RefusedError("crypto/rsa: invalid private exponent")

@@ -67,7 +67,7 @@ class NewKubeconfig:
 
 @dataclass(frozen=True, slots=True)
 class IssueFirst:
-    """Step that issues the first certificate of an entry, signed by the CA of the entry `authority`."""
+    """Step that issues the first certificate of an entry. The CA of the entry `authority` signs the certificate."""
 
     spec: CertificateSpec
     template: Template
@@ -228,7 +228,7 @@ def _in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_usable_address(text: str | None) -> bool:
-    """Return whether the IP address `text` is neither 0.0.0.0 nor ::. Raises ValueError if `text` is no IP address."""
+    """Return whether `text` is an IP address other than 0.0.0.0 and ::. Raises ValueError for any other text."""
     return text is not None and not ip_address(text).is_unspecified
 
 

@@ -198,7 +198,8 @@ class _Simulation:
         end = step.template.not_after
         for ca in self._assessment.trust_anchors:
             if ca.seen.name == step.authority and ca.certificate and ca.certificate.not_after == end:
-                detail = f"the CA ends on {end:%Y-%m-%d}, and so do the certificates that it signs now; rotate the CA"
+                fact = f"the CA ends on {end:%Y-%m-%d}, and the certificates that the CA signs now end on the same day"
+                detail = f"{fact}; rotate the CA"
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
     def _tell_held(self, now: datetime, held: Held) -> None:

@@ -18,7 +18,7 @@ _OUTSIDE_VALIDITY = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 @dataclass(frozen=True, slots=True)
 class ReplacedCA:
-    """A CA that was replaced on disk without a rotation, and that a rotation now repairs."""
+    """A CA that was replaced on disk without a rotation, and the state of the rotation that repairs this fault."""
 
     family: str
     since: datetime  # the start of the rotation's phase

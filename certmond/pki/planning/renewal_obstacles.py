@@ -30,7 +30,7 @@ def renewal_obstacle(
     if signer == NO_SIGNER:
         return "its entry has `signer: none`"
     if certificate is None or status.stale:
-        return "the file contains no certificate to renew; first restore it from the archive, or run: certmond init"
+        return "the file contains no certificate to renew; restore the file from the archive, or run: certmond init"
     if fact := certificate.refused:
         move = "move the certificate and the key away, then run: certmond init"
         return f"{fact}, so certmond cannot copy its contents into a new certificate; {move}"

@@ -39,7 +39,7 @@ class RenewalQuota:
                 self._used.setdefault(name, []).append(at)
 
     def take(self, name: str) -> datetime | None:
-        """Count a renewal of the entry and return None, or return the end of the wait if the quota is exhausted."""
+        """Count a renewal and return None. If the quota is exhausted, return the time of the next permitted renewal."""
         used = self._used.setdefault(name, [])
         if len(used) >= RENEWALS:
             return used[-RENEWALS] + WINDOW

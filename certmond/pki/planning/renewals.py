@@ -222,7 +222,7 @@ class _Planner:
         if until is None:
             return None
         self._instants.append(until)
-        fact = f"{RENEWALS} certificates of {status.seen.name} were renewed within an hour, the maximum for a pattern"
+        fact = f"certmond renewed {RENEWALS} certificates of {status.seen.name} in one hour, the maximum for a pattern"
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:

@@ -1,6 +1,6 @@
 """Certificates of the old CA for which a phase of a rotation waits.
 
-A user who can write a certificate's file must not be able to delay the rotation.
+The selection ensures that a user who can write a certificate's file cannot delay the rotation.
 """
 
 from __future__ import annotations

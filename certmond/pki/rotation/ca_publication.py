@@ -94,7 +94,7 @@ def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
         return None
     late = f"pods might trust a new CA up to {_seconds(TAKES)} s late"
     fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, and {late}"
-    how = f"kube-controller-manager publishes it as the leader, within {_seconds(LEADS)} s of its restart"
+    how = f"kube-controller-manager publishes the CA as the leader, within {_seconds(LEADS)} s after its restart"
     then = f"kubelets update running pods within {_seconds(SYNCED)} s"
     return f"{fact}: {how}, and {then}; set root_ca.overlap to {_seconds(TAKES)}s or more"
 

@@ -60,7 +60,7 @@ def judge(
     leaves: Sequence[Leaf] = (),
     in_place: bool = False,
 ) -> Verdict:
-    """Return whether `candidate` can replace the CA certificates in `present`. The first of them signs now.
+    """Return the verdict on whether `candidate` can replace the CAs in `present`. The first CA in `present` signs now.
 
     `leaves_end` is the end that a leaf issued now would have. If `key_where` is None, no key is required, as on a
     worker. For an installed candidate (`in_place`), only a fact that makes the rotation impossible is a problem.
@@ -148,11 +148,11 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     if not candidate.is_ca:
         return
     if candidate.subject_key_id is None:
-        fact = f"{where} has no subject key identifier, with which OpenSSL distinguishes two CAs with one name"
+        fact = f"{where} has no subject key identifier, with which OpenSSL distinguishes two CAs of the same name"
         yield f"{fact}; reissue it with a subject key identifier"
     elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
         fact = f"{where} has the authority key identifier of another key, so OpenSSL searches for another issuer"
-        yield f"{fact}, and refuses the certificates that it signs; reissue it with its own key identifier, or none"
+        yield f"{fact}, and refuses the certificates of this CA; reissue it with its own key identifier, or none"
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
@@ -201,7 +201,7 @@ def _constrained(candidate: Certificate, leaves: Sequence[Leaf], where: str) -> 
 
 def _ends_before_its_leaves(candidate: Certificate, leaves_end: datetime | None, where: str) -> Iterator[str]:
     if leaves_end is not None and candidate.not_after < leaves_end:
-        fact = f"{where} ends on {_day(candidate.not_after)}, and shortens certificates that would end on"
+        fact = f"{where} ends on {_day(candidate.not_after)}, but new certificates would otherwise end on"
         yield f"{fact} {_day(leaves_end)}; give a CA with a later end"
 
 

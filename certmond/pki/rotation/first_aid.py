@@ -28,7 +28,7 @@ def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetim
         each for each in certificates_of(known) if each in change.old and each.not_before <= now <= each.not_after
     )
     if not former:
-        return "certmond cannot make this node also trust the old CA: its record contains no old CA that is valid now"
+        return "this node cannot trust the old CA again: the record of the node contains no old CA that is valid now"
     made = begin(Rotation(identity, change.family, Mode.OVERLAP, former, change.new, Phase.PREPARE, now, found=True))
     return obstacle(made, ground) or made
 

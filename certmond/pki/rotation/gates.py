@@ -99,7 +99,7 @@ def _concerns(rotation: Rotation, member: Member) -> bool:
 
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
-    """Yield a sentence for each node whose report is ahead of `rotation`, so that the record might be outdated.
+    """Yield a sentence for each node whose report is ahead of `rotation`. The record might then be outdated.
 
     `closed` contains the ids of rotations that have ended on this node.
     """

@@ -57,7 +57,8 @@ def open_conditions(
     yield from (f"the restart of {name} is in progress" for name, past in around.past.items() if past.episode)
     yield from signer_differences(ground, around)
     if ground.left and wanted and wanted.detached is None:
-        fact = f"{' and '.join(ground.left)} would remain: no manifest on this node has a controller-manager that signs"
+        files = " and ".join(ground.left)
+        fact = f"{files} would remain: no manifest on this node starts a kube-controller-manager that signs"
         yield f"{fact}; restore the manifest of kube-controller-manager, or remove these files if this node needs none"
 
 

@@ -64,7 +64,7 @@ def _user_writable(assessment: Assessment) -> frozenset[str]:
 def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
     """Return the first failure of a service to start with the files of the phase, or None.
 
-    certmond must then write no file, because the service would fail again.
+    After such a failure, certmond must not write a file, because the service would fail again.
     """
     if is_abandoned(rotation, ground):
         return None
@@ -166,7 +166,7 @@ def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
 
 
 def anchor_names(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
-    """Return the anchors as text, such as "the old CA and the new CA". Subjects are ambiguous, as they can be equal."""
+    """Return a text for the anchors, such as "the old CA and the new CA". Two anchors can have equal subjects."""
     what = rotation.noun
     former, later = (
         (f"the abandoned {what}", f"the original {what}")

@@ -71,7 +71,7 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
 
 
 def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
-    """Return the paths of the anchor's files that the phase changes. Only a new order of certificates is no change."""
+    """Return the paths of the anchor's files that the phase changes. A mere change of order does not count."""
     found = set[str]()
     if wanted and frozenset(wanted.trust) != frozenset(ground.trust):
         found.add(ground.path)

@@ -1,7 +1,7 @@
 """Detection of a trust anchor that was replaced on disk without a rotation.
 
-The evidence is in the recorded anchors, in the kubeconfigs, and in the signatures of the leaves. A name proves nothing,
-because the old and the new CA can have the same name.
+The evidence is in the recorded anchors, in the kubeconfigs, and in the signatures of the leaves. A name is not
+evidence, because the old and the new CA can have the same name.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
 def has_signed_all(change: Change, inventory: Inventory) -> bool:
     """Return whether the node has leaves, and the present anchor has signed all of them.
 
-    The node then does not need the old anchor.
+    In this case, the node does not need the old anchor.
     """
     leaves = [
         each for each in filter(_is_own, inventory.observations) if change.family in each.spec.ca and each.certificates

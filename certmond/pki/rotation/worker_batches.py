@@ -106,7 +106,7 @@ def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gat
     size = _size(batch, count.all) if count.released else 1
     names, later = [name for _, name in waiting[:size]], [at for at, _ in waiting[size:]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    fact = f"{rotation.phase} is acknowledged by {count.acknowledged} of {count.all} workers"
+    fact = f"{count.acknowledged} of {count.all} workers have acknowledged {rotation.phase}"
     # The limit is the place of the next waiting worker, so that a new worker with a lower place does not wait.
     mark = later[0] if later else 1.0
     return Gate((f"{fact}; next: {', '.join(names[:_NAMED])}{more}",), noted=replace(rotation, released=mark))

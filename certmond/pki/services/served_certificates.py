@@ -23,7 +23,7 @@ def served_observations(
     """Return an observation of each served certificate that is in no file. `files` are the observations of files.
 
     `before` are the last observations, for listeners that do not answer. If no CA of the node has signed the
-    certificate, no client of the node can verify the certificate. The maximum severity is then a warning.
+    certificate, no client of the node can verify the certificate. In this case, the maximum severity is a warning.
     """
     if not listeners or live is None:
         return ()
@@ -46,7 +46,7 @@ def served_observations(
 def _contents(endpoint: Endpoint, listener: Listener, answer: Seen | None, last: Observation | None) -> Document | None:
     """Return the served certificate, or the last one if the listener serves none now.
 
-    If there is no last certificate, return a fault, or None if the port is closed or certmond has not probed it.
+    If there is no last certificate, return a fault, or None if the port is closed or certmond has not probed the port.
     """
     match answer:
         case Served():

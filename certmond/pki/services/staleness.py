@@ -63,7 +63,7 @@ class ServedAt:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """Service that has an older certificate in memory than the file `path`, which changed at `since`.
+    """Service whose certificate in memory is older than the file `path`. The file changed at `since`.
 
     A restart is `due` from `due_at` on. At this time, the time for a reload is over. `ends_at` is the end of the
     served certificate, or None.
@@ -277,7 +277,7 @@ class Surroundings:
             since = content.since
             changed = f"changed at {_second(since)}"
             detail = (
-                f"{name} was not restarted since {path} {changed}" if name in self._commands
+                f"{name} has not been restarted since {path} {changed}" if name in self._commands
                 else f"{name} has run since {_second(began)}, and has not read {path}, which {changed}"
             )  # fmt: skip
             yield Stale(name, Reason.RESTART_PENDING, path, since, since, True, detail)

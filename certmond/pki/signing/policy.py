@@ -112,7 +112,7 @@ def basis(
             "the key file lacks the key of the certificate, and the owner in the entry can install any certificate"
         )
     if provenance.lost:
-        reasons.append("the certificate is older than the one that certmond installed")
+        reasons.append("the certificate is older than the certificate that certmond installed")
     later = tuple(each for each in provenance.later if is_issued(each, chain, known))
     return Basis(None if reasons else certificate, tuple(reasons), later)
 

@@ -145,7 +145,10 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
 def _left_open(
     spec: CertificateSpec, usages: frozenset[str], extended: tuple[str, ...], names: tuple[x509.GeneralName, ...]
 ) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
-    """Return the key usages, extended key usages and names, without those kinds of values that the entry fixes."""
+    """Return the key usages, extended key usages and names that the new certificate keeps.
+
+    The certificate keeps no values of a kind that the entry fixes.
+    """
     fixes_usages = not EXTENDED.isdisjoint(spec.usages)
     return (
         frozenset() if spec.usages else usages,

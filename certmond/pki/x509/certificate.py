@@ -112,8 +112,8 @@ class Certificate:
         certmond copies no contents from a refused certificate.
         """
         if self.objections:
-            return f"Go does not read it ({'; '.join(self.objections)})"
-        return f"cryptography does not read it: {self.unread}" if self.unread else None
+            return f"Go refuses the certificate ({'; '.join(self.objections)})"
+        return f"cryptography refuses the certificate: {self.unread}" if self.unread else None
 
     @property
     def common_name(self) -> str | None:

@@ -175,7 +175,7 @@ def _mailbox(address: str) -> tuple[str, str]:
 def _host(uri: str) -> str:
     """Return the host of a URI.
 
-    Raises ValueError if there is no host, or if the host is an IP address, as RFC 5280 requires.
+    Raises ValueError if there is no host, or if the host is an IP address (RFC 5280, 4.2.1.10).
     """
     host = host_in(uri)
     if not host.endswith("]"):

@@ -96,7 +96,7 @@ def opened_here(data: bytes, password: bytes | None) -> Opened:
 
 def not_opened(_data: bytes, _password: bytes | None) -> Opened:
     """Raise LimitError, because the cost of decrypting the PKCS#12 file is unknown."""
-    raise LimitError("is a PKCS#12 file with an encrypted part, which this check does not open; convert it to PEM")
+    raise LimitError("is a PKCS#12 file whose encrypted part this check does not open; convert the file to PEM")
 
 
 def is_pkcs12(data: bytes) -> bool:
@@ -185,7 +185,7 @@ def _contents(block: Block, where: str) -> Document:
         return Document(public_keys=(_public_key(block.body()),))
     if block.label in _IGNORED_LABELS:
         return Document()
-    raise MalformedError("has a label that is neither a certificate's nor a key's")
+    raise MalformedError("has a label that is neither a label of a certificate nor of a key")
 
 
 def certificate_document(der: bytes, where: str) -> Document:

@@ -52,7 +52,7 @@ class Refusal(StrEnum):
     NOT_CA = "the issuer is not a CA"
     CANNOT_SIGN = "the issuer may not sign certificates"
     WEAK_SIGNATURE = "signed with a broken digest"
-    UNSUPPORTED = "has an algorithm, or an encoding, that Go, and so Kubernetes, cannot use"
+    UNSUPPORTED = "has an algorithm or an encoding that Go, and therefore Kubernetes, cannot use"
     TOO_LONG = "more intermediates than the issuer allows"
     UNKNOWN_CRITICAL = "has a critical extension that Go does not handle"
     NAME_CONSTRAINT = "has a name that the issuer may not certify"
@@ -77,7 +77,7 @@ _NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Certification path from the leaf to the trust anchor, valid from `since` to `until`, both included."""
+    """Certification path from the leaf to the trust anchor, valid from `since` to `until` (inclusive)."""
 
     certificates: tuple[Certificate, ...]
     since: datetime = field(init=False, compare=False)
@@ -100,7 +100,7 @@ _UNTIL = attrgetter("until")
 
 @dataclass(frozen=True, slots=True)
 class PathSearch:
-    """Result of a search: all paths, including those that are not valid now, and the refusals."""
+    """Result of a search: all paths, including paths that are not valid now, and the refusals."""
 
     paths: tuple[Path, ...]
     rejections: tuple[Rejection, ...]

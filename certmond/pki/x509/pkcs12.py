@@ -39,7 +39,7 @@ class _Node:
 def check_iterations(data: bytes) -> bool:
     """Check the cost of a PKCS #12 file or an encrypted PKCS #8 key. Return whether a part is encrypted.
 
-    Raises LimitError for more than `MAX_ITERATIONS`, and MalformedError if OpenSSL could read the file differently.
+    Raises LimitError for more than `MAX_ITERATIONS`, and MalformedError if OpenSSL might read the file differently.
     """
     found = [*_Reader(data).nodes(0, len(data), 0)]
     asked = sum(map(_work, found))
@@ -115,7 +115,7 @@ class _Reader:
     def _tag(self, at: int, end: int) -> tuple[int, int]:
         """Return the tag as one byte, and the position after the tag.
 
-        Like OpenSSL, accept a low tag number in the form for high tag numbers.
+        Like OpenSSL, accepts a low tag number in the form for high tag numbers.
         """
         first, number = self._data[at], 0
         at += 1

@@ -116,10 +116,10 @@ def test_the_first_acts_alone_and_its_successors_are_named() -> None:
     names = [f"worker-{number}" for number in range(20)]
     order = in_order(names)
     first = next_batch(shared(), members(names, names), "7")
-    assert first.waits == (f"trust is acknowledged by 0 of 20 workers; next: {order[0]}",)
+    assert first.waits == (f"0 of 20 workers have acknowledged trust; next: {order[0]}",)
     assert first.noted
     second = next_batch(first.noted, members(names, order[1:]), "7")
-    said = f"trust is acknowledged by 1 of 20 workers; next: {', '.join(order[1:6])} and 2 more"
+    said = f"1 of 20 workers have acknowledged trust; next: {', '.join(order[1:6])} and 2 more"
     assert second.waits == (said,)
     assert second.noted
     assert [name for name in order if is_released(second.noted, name)] == order[:8]

@@ -224,7 +224,9 @@ def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
 def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
     """The rights of the later one are unknown. What the entry fixes is signed."""
     old = make_leaf(ROOT, "app", **OLD)
-    assert "older than the one that certmond installed" in denied(decided(old, entry(), basis_of(old, lost=True)))
+    assert "older than the certificate that certmond installed" in denied(
+        decided(old, entry(), basis_of(old, lost=True))
+    )
     granted(decided(old, entry(subject="CN=app", usages="client auth"), basis_of(old, lost=True)))
 
 
