@@ -34,7 +34,7 @@ from certmond.pki.x509.path_building import PathSearch, Question, Searching, fin
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
-_CHANGES_AT = attrgetter("changes_at")  # measurably faster than a loop over ten thousand statuses
+_CHANGES_AT = attrgetter("changes_at")  # with `map`, measurably faster than a loop over ten thousand statuses
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,9 @@ class Observation:
     name: str
     spec: CertificateSpec
     path: str
-    certificates: tuple[Certificate, ...] = ()  # all certificates in the file, the assessed certificate first
+    certificates: tuple[Certificate, ...] = ()  # those of the file, the assessed certificate first
     bundle: tuple[Certificate, ...] = ()  # all certificates of a file in which each one has a separate observation
-    key: PublicKey | None = None  # the public key of the private key, or None if no private key is readable
+    key: PublicKey | None = None  # the public half of the private key, or None without a readable key
     key_unknown: bool = False  # the private key is encrypted or unreadable
     key_path: str | None = None
     public_key: PublicKey | None = None

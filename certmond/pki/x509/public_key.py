@@ -15,8 +15,8 @@ from certmond.pki.asn1.key_limits import check_public_key
 from certmond.pki.go.public_key import is_plain_public_key, key_name, public_key_of_info
 from certmond.pki.x509.library_guard import guarded
 
-# The curves of Go's crypto/elliptic. Kubernetes cannot use a key on another curve. The name of this curve is then the
-# algorithm of the key.
+# The curves of Go's crypto/elliptic. For a key on any other curve, which Kubernetes cannot use, `algorithm` is the name
+# of the curve.
 _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
