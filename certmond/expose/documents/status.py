@@ -62,7 +62,7 @@ def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
     """Return one element of `certificates` in the status document.
 
-    An unusable file has the facts of its last valid certificate.
+    For an unusable file, the element contains the facts of the last valid certificate in this file.
     """
     certificate = status.certificate
     return {
@@ -114,7 +114,10 @@ def _kind(seen: Observation) -> str:
 
 
 def anchor_entry(status: CertificateStatus) -> dict[str, Any]:
-    """Return one element of `trust_anchors` in the status document. Raises ValueError without a certificate."""
+    """Return one element of `trust_anchors` in the status document.
+
+    Raises ValueError if `status` contains no certificate.
+    """
     certificate = status.certificate
     if certificate is None:
         raise ValueError("a trust anchor without a certificate")

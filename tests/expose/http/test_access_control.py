@@ -38,8 +38,8 @@ from tests.web_config_files import HASH, LIFE, NOW, PAIR, USERS, VERIFY, WebFile
 OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 
 DISCLOSED = METRICS + (
-    b"# HELP certmond_web_config_last_reload_successful 1 if the web configuration on disk is in force, "
-    b"0 if it was refused.\n"
+    b"# HELP certmond_web_config_last_reload_successful 1 if certmond serve uses the web configuration on disk, "
+    b"otherwise 0.\n"
     b"# TYPE certmond_web_config_last_reload_successful gauge\ncertmond_web_config_last_reload_successful 1\n"
 )
 
