@@ -180,7 +180,7 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
     names = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
     if template.is_ca:
-        raise RefusedError(f"{request.name} is a CA, which kubeadm does not renew; set `signer: self`")
+        raise RefusedError(f"{request.name} is a CA, which kubeadm does not renew; to create a CA, run: certmond init")
     if len(names) != 1 or len(names) + len(groups) != len(list(template.subject)):
         detail = f"kubeadm supports subjects of one CN and any O, not {template.subject.rfc4514_string()}"
         raise RefusedError(f"{detail}; choose another signer for {request.name}")

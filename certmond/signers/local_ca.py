@@ -55,7 +55,7 @@ class LocalSigner:
         Raises RefusedError if the CA may not sign the certificate, and KeyUnusableError if the key is unusable.
         """
         if request.template.is_ca:
-            raise RefusedError(f"{request.name} is a CA, which no other CA signs; set `signer: self`")
+            raise RefusedError(f"{request.name} is a CA, which no other CA signs; to create a CA, run: certmond init")
         key = self._read_key()
         known = self._read_certificates()
         ca = self._issuer(known, key)

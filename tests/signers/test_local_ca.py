@@ -185,7 +185,7 @@ def test_a_ca_without_key_usage_may_sign(signer: Any) -> None:
 def test_no_ca_is_signed(signer: Any) -> None:
     """A template for a CA is refused: certmond makes Root CAs, and those sign themselves."""
     ca = make_ca()
-    with pytest.raises(RefusedError, match="set `signer: self`"):
+    with pytest.raises(RefusedError, match="to create a CA, run: certmond init"):
         signer(ca.pem, ca.key_pem).sign(request(replace(wanted(), is_ca=True)))
 
 
