@@ -1,7 +1,7 @@
 """Parser of a kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) for `certmond init`.
 
-The fields are in cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go. The file can contain tokens, so no message quotes a
-value that may be a secret.
+kubeadm defines the fields in cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go. The file can contain tokens, so no message
+quotes a value that might be a secret.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ _SENTENCES = {
     "greater_than_equal": _PORT,
 }  # fmt: skip
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_LABEL = re.compile(r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?")  # util/version.go: kubeadm resolves it
+_LABEL = re.compile(
+    r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?"
+)  # kubeadm resolves such a label to a version (util/version.go)
 
-# Field of certmond -> kind and field path of kubeadm.
+# From each field of certmond to the kind and the field path of kubeadm.
 _FIELDS = {
     "advertise_address": ("InitConfiguration", "localAPIEndpoint.advertiseAddress"),
     "bind_port": ("InitConfiguration", "localAPIEndpoint.bindPort"),
@@ -51,7 +53,7 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class KubeadmConfig:
-    """The values that a kubeadm configuration file sets. `joins` is True for the file of a `kubeadm join`."""
+    """The values that a kubeadm configuration file sets. `joins` is True if the file is for `kubeadm join`."""
 
     init: InitSpec
     joins: bool = False
@@ -61,7 +63,7 @@ class KubeadmConfig:
 
 
 def is_node_name(text: str) -> bool:
-    """Return whether `text` can be the name of a Node."""
+    """Return whether `text` is valid as the name of a Node."""
     return bool(_NODE_NAME.fullmatch(text))
 
 
@@ -87,7 +89,9 @@ class _Reader:
             if (value := self._get(kind, field_path)) is not None
         }
         if isinstance(port := values.get("bind_port"), bool):
-            values["bind_port"] = str(port)  # YAML parses `yes` as a boolean, and a boolean is an int in Python
+            values["bind_port"] = str(
+                port
+            )  # the YAML parser returns a boolean for `yes`, and Python would accept this boolean as an int
         values |= {"advertise_address": _address(values.get("advertise_address"))}
         values |= {"control_plane_endpoint": _bracketed(values.get("control_plane_endpoint"))}
         values |= {"kubernetes_version": _version(values.get("kubernetes_version"))}
@@ -160,7 +164,7 @@ class _Reader:
     def _get(self, kind: str, field_path: str) -> Any:
         """Return the value of a field, or None if the field is empty or not set.
 
-        `field_path` is the path for `kubeadm init`, which differs for `kubeadm join`.
+        `field_path` is the path in a configuration for `kubeadm init`. The path for `kubeadm join` can differ.
         """
         if kind == "InitConfiguration":
             kind, field_path = self._node_kind(), self._node_field_path(field_path)
@@ -243,7 +247,7 @@ class _Reader:
 def _address(value: Any) -> Any:
     """Return `value`, or None for 0.0.0.0 and ::.
 
-    kubeadm then chooses an address of the host (SetAPIEndpointDynamicDefaults).
+    For these values, kubeadm chooses an address of the host (SetAPIEndpointDynamicDefaults).
     """
     try:
         return None if isinstance(value, str) and ip_address(value).is_unspecified else value
@@ -252,9 +256,9 @@ def _address(value: Any) -> Any:
 
 
 def _bracketed(value: Any) -> Any:
-    """Return an IPv6 address in brackets, and any other value unchanged.
+    """Return an IPv6 address in brackets. Return any other value unchanged.
 
-    kubeadm accepts both forms (util/endpoint.go, ParseHostPort).
+    kubeadm accepts an IPv6 address with and without brackets (util/endpoint.go, ParseHostPort).
     """
     try:
         return f"[{value}]" if isinstance(value, str) and isinstance(ip_address(value), IPv6Address) else value
@@ -263,7 +267,7 @@ def _bracketed(value: Any) -> Any:
 
 
 def _version(value: Any) -> Any:
-    """Return the version in a label such as stable-1.34, None for stable, and any other value unchanged."""
+    """Return the version in a label such as stable-1.34, or None for `stable`. Return any other value unchanged."""
     label = _LABEL.fullmatch(value) if isinstance(value, str) else None
     if label is None:
         return value

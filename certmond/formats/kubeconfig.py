@@ -1,6 +1,6 @@
 """Parser of kubeconfig files (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
 
-The parser does not read the files to which a kubeconfig refers. Relative paths start at the directory of the
+The parser does not read the files to which a kubeconfig refers. A relative path starts at the directory of the
 kubeconfig, as in client-go.
 """
 
@@ -31,14 +31,14 @@ _OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
 class Material:
     """A certificate or key of a kubeconfig: the embedded bytes, or the path of a file.
 
-    If a kubeconfig has both, client-go uses the bytes.
+    If a kubeconfig contains both, client-go uses the bytes.
     """
 
     data: bytes | None = None
     path: str | None = None
 
     def __repr__(self) -> str:
-        return f"Material({'embedded' if self.data is not None else self.path})"  # the bytes may be a private key
+        return f"Material({'embedded' if self.data is not None else self.path})"  # the bytes can be a private key
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Cluster:
 class Kubeconfig:
     """The content of a kubeconfig. `problems` are the errors in single users, clusters and contexts.
 
-    `contexts` has the user and the cluster of each context.
+    `contexts` contains the user and the cluster of each context.
     """
 
     users: tuple[User, ...]
@@ -113,9 +113,9 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
-    """Return the mapping in the first YAML document, like the components (kubernetes-sigs/yaml, yaml.go).
+    """Return the mapping in the first YAML document, as Kubernetes components do (kubernetes-sigs/yaml, yaml.go).
 
-    Raises MalformedError for other content. The message never quotes the content, which may be a private key.
+    Raises MalformedError for other content. The message never quotes the content, which can be a private key.
     """
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
         raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
@@ -182,6 +182,6 @@ def _host(server: str) -> str:
 def as_text(value: Any) -> str:
     """Return `value` if it is a YAML string, otherwise "".
 
-    Does not convert a list or mapping, because YAML aliases can make the text unbounded.
+    This function does not convert lists and mappings to text, because YAML aliases can make the text unbounded.
     """
     return value if isinstance(value, str) else ""
