@@ -577,7 +577,7 @@ def test_another_user_of_a_kubeconfig_never_gets_the_certificate_of_its_entry(
     assert host.start_once() == ()
     assert yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) == document
     said = [item.message for status in host.look().statuses for item in status.findings]
-    assert any(f"has no client certificate for user '{name}' of its current context" in each for each in said)
+    assert any(f"contains no client certificate for user '{name}' of its current context" in each for each in said)
     if current == "token":
         return
     remedy = "; move the file away, then run: certmond renew admin.conf"

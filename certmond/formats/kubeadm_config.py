@@ -31,9 +31,8 @@ _SENTENCES = {
     "greater_than_equal": _PORT,
 }  # fmt: skip
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_LABEL = re.compile(
-    r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?"
-)  # kubeadm resolves such a label to a version (util/version.go)
+# A label, which kubeadm resolves to a version (util/version.go).
+_LABEL = re.compile(r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?")
 
 # From each field of certmond to the kind and the field path of kubeadm.
 _FIELDS = {
@@ -89,9 +88,7 @@ class _Reader:
             if (value := self._get(kind, field_path)) is not None
         }
         if isinstance(port := values.get("bind_port"), bool):
-            values["bind_port"] = str(
-                port
-            )  # the YAML parser returns a boolean for `yes`, and Python would accept this boolean as an int
+            values["bind_port"] = str(port)  # `yes` is a boolean in YAML, and a boolean is an int in Python
         values |= {"advertise_address": _address(values.get("advertise_address"))}
         values |= {"control_plane_endpoint": _bracketed(values.get("control_plane_endpoint"))}
         values |= {"kubernetes_version": _version(values.get("kubernetes_version"))}
@@ -126,18 +123,18 @@ class _Reader:
             self._add_document(number, document)
         if not (self._documents or self._problems):
             self._add_problem(
-                "", f"has no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
+                "", f"contains no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
             )
 
     def _check_join(self) -> None:
         if self._documents["JoinConfiguration"].get("controlPlane") is None:
             self._add_problem(
                 "JoinConfiguration",
-                "has no controlPlane, so the node is a worker; use the file of a control-plane node",
+                "contains no controlPlane, so the node is a worker; use the file of a control-plane node",
             )
         elif "ClusterConfiguration" not in self._documents:
             self._add_problem(
-                "", "has a JoinConfiguration only; add the ClusterConfiguration of the cluster that the node joins"
+                "", "contains only a JoinConfiguration; add the ClusterConfiguration of the cluster that the node joins"
             )
 
     def _add_document(self, number: int, document: object) -> None:

@@ -88,7 +88,7 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     """
     document = load_mapping(data)
     if "users" not in document and "clusters" not in document:
-        raise MalformedError("is not a kubeconfig: it has neither users nor clusters")
+        raise MalformedError("is not a kubeconfig: it contains neither users nor clusters")
     directory = posixpath.dirname(path)
     problems: list[str] = []
     users = []
@@ -118,7 +118,7 @@ def load_mapping(data: bytes) -> Mapping[str, Any]:
     Raises MalformedError for other content. The message never quotes the content, which can be a private key.
     """
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
-        raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
+        raise MalformedError(f"is too large: it contains more than {MAX_STRUCTURE:,} lines, keys and items")
     try:
         document = next(load_documents(data), None)
     except LimitError:

@@ -57,7 +57,9 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
     )
     faults = [Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems]
     if skipped:
-        fault = Fault(Reason.MALFORMED, f"{path} has more than {MAX_KEYS} private keys; certmond reads no further key")
+        fault = Fault(
+            Reason.MALFORMED, f"{path} contains more than {MAX_KEYS} private keys; certmond reads no further key"
+        )
         faults.append(fault)
         documents |= {(name, "key"): Document(faults=(fault,)) for name in skipped}
     return Credentials(bare, documents, tuple(faults))
@@ -120,7 +122,7 @@ def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) ->
 
     certmond does not replace the credentials of `others`, such as a token.
     """
-    fact = f"{path} has no client certificate"
+    fact = f"{path} contains no client certificate"
     if any(user.certificate for user in config.users):
         whose = f"user {config.current_user!r} of its" if config.current_user else "the user of a"
         fact = printable(f"{fact} for {whose} current context")

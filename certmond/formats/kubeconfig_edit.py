@@ -162,7 +162,7 @@ def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: s
     refers = bool(cluster.fields.get("certificate-authority")) and not cluster.fields.get(_TRUST)
     if not refers and not embedded and cluster.fields.get("insecure-skip-tls-verify") is not True:
         if not trust:
-            raise WriteError(f"the file of the CA that {path} embeds has no certificate; restore the CA first")
+            raise WriteError(f"the file of the CA that {path} embeds contains no certificate; restore the CA first")
         new_values[*cluster.position, _TRUST] = _pem(trust)
     if not as_text(cluster.fields.get(_SERVER)).strip():
         if embedded and embedded.isdisjoint(trust):

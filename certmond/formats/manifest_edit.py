@@ -82,10 +82,10 @@ def _document(data: bytes, path: str) -> Mapping[str, Any]:
     except yaml.YAMLError:
         pass  # the loader below reports the line
     if documents > 1:
-        raise WriteError(f"{path} has several documents; remove those that the kubelet does not run")
+        raise WriteError(f"{path} contains several documents; remove those that the kubelet does not run")
     if shared:
         raise WriteError(
-            f"{path} has YAML anchors, which share one text between values; replace each alias with its text"
+            f"{path} contains YAML anchors, which share one text between values; replace each alias with its text"
         )
     try:
         return load_mapping(data)
@@ -96,9 +96,9 @@ def _document(data: bytes, path: str) -> Mapping[str, Any]:
 def _container(document: Mapping[str, Any], path: str, name: str) -> Container:
     found = [each for each in containers(document) if each.name == name]
     if not found:
-        raise WriteError(f"{path} has no container {name!r}; correct the path, or the name of the container")
+        raise WriteError(f"{path} contains no container {name!r}; correct the path, or the name of the container")
     if len(found) > 1:
-        raise WriteError(f"{path} has more than one container {name!r}; keep only one of them")
+        raise WriteError(f"{path} contains more than one container {name!r}; keep only one of them")
     return found[0]
 
 

@@ -60,7 +60,7 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     except LimitError as error:
         raise KeyUnusableError(f"the private key in {where} {error}; replace it with the right key") from None
     except MalformedError:
-        raise KeyUnusableError(f"{where} has no usable private key; replace it with the right key") from None
+        raise KeyUnusableError(f"{where} contains no usable private key; replace it with the right key") from None
     if key is None:
         remedy = "provide its passphrase as a systemd credential, or decrypt it: openssl pkey"
         raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}")

@@ -956,7 +956,9 @@ def test_no_own_ca_without_its_key(host: Host) -> None:
     done = host.init(*given[:2])
     assert done.code == 3
     assert "together" in done.err
-    assert host.refused(*given[:3], CONFIG) == [f"{CONFIG} has no usable private key; replace it with the right key"]
+    assert host.refused(*given[:3], CONFIG) == [
+        f"{CONFIG} contains no usable private key; replace it with the right key"
+    ]
 
 
 # Without a kubeadm configuration

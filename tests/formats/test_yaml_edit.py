@@ -96,7 +96,7 @@ def test_an_unknown_value_is_not_written() -> None:
     fact = "no file of the node has the address of the API server of cluster 'prod'"
     with pytest.raises(WriteError, match=f"{fact}; write its URL into"):
         repaired(text("  cluster: {}\n"), server=None)
-    with pytest.raises(WriteError, match="has no certificate; restore the CA first"):
+    with pytest.raises(WriteError, match="contains no certificate; restore the CA first"):
         repaired(text("  cluster: {}\n"), trust=False)
 
 

@@ -159,7 +159,7 @@ def test_none(files: Files) -> None:
     """A file without a certificate is reported, and so is one without a key, both at once."""
     assert files.refused(ROOT.key_pem, ROOT.pem) == [
         "own.crt contains 0 certificates; give exactly one, the Root CA",
-        "own.key has no usable private key; replace it with the right key",
+        "own.key contains no usable private key; replace it with the right key",
     ]
 
 

@@ -109,7 +109,7 @@ def _take_authorities(context: ssl.SSLContext, source: Source, pem: bytes) -> It
         with _memory(pem) as path:
             context.load_verify_locations(path)
     except (OSError, ValueError):
-        yield Problem(source.place(_key_of(source, "client_ca")), "has no certificate; write a CA as PEM")
+        yield Problem(source.place(_key_of(source, "client_ca")), "contains no certificate; write a CA as PEM")
 
 
 def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
