@@ -329,7 +329,7 @@ def test_the_hold_is_active_during_an_upgrade_only(tmp_path: Path, kubernetes: s
     )  # fmt: skip
     assert done.returncode == (0 if "runs" in {kubernetes, platform} else 1), done.stderr
     if kubernetes == "fails":
-        assert "system kube-upgrade-show failed, so it holds nothing: Must provide" in done.stderr
+        assert "system kube-upgrade-show failed, so this command holds no renewals: Must provide" in done.stderr
 
 
 def test_the_kubelet_restarts_through_its_process_monitor(tmp_path: Path) -> None:
