@@ -110,10 +110,7 @@ class Assessment:
 
     @property
     def catalogued(self) -> int:
-        """The number of observations that belong to entries of the configuration or of the profile.
-
-        Missing files and keys also count.
-        """
+        """The number of observations of entries of the configuration or of the profile, including missing files."""
         return sum(status.seen.is_catalogued for status in self.statuses)
 
     @property
