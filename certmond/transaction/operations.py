@@ -89,7 +89,7 @@ def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
     elif old is None and is_manifest(change):
         yield f"{change.path} does not exist, and certmond starts no Pod; restore the manifest first"
     elif old != change.expected:
-        yield f"another process has changed {change.path} after certmond read the file; repeat the command"
+        yield f"{change.path} was changed by another process after certmond read the file; repeat the command"
 
 
 def static_pod_conflicts(entries: Sequence[Entry], watched: str) -> Iterator[str]:

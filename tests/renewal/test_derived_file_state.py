@@ -300,7 +300,7 @@ def test_a_copy_may_refer_to_files() -> None:
 
     source = referring("/k/current.pem")
     assert state(COPY, source, None, referring("/k/current.pem", server="https://b")) == Stale(source)
-    assert "another identity" in foreign(state(COPY, source, None, referring("/k/old.pem")))
+    assert "an identity" in foreign(state(COPY, source, None, referring("/k/old.pem")))
     relative = state(COPY, referring("current.pem"), None, None)
     assert isinstance(relative, Unready)
     assert "by a relative path" in relative.message

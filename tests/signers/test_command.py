@@ -200,7 +200,7 @@ def test_only_certificates_are_taken(helper: Ask) -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        (b"", "no certificate; it must write PEM"),
+        (b"", "no certificate; the helper must write PEM"),
         (b"Signature ok\n", "no certificate"),
         (b'{"certificate": 1}', "no certificate"),
         (b'{"chain": ["x"]}', "no certificate"),
