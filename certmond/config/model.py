@@ -109,26 +109,27 @@ class Config(Model):
     )
     certificates: tuple[CertificateSpec, ...] = Field(
         default=(),
-        description="certificates to watch. An entry changes the entry of the profile with the same name, or is added "
-        "to the profile.",
+        description="certificates to watch. An entry changes the profile entry with the same name, or is added to the "
+        "profile.",
     )
     services: tuple[ServiceSpec, ...] = Field(
         default=(),
-        description="services that use certificates. An entry changes the entry of the profile with the same name, or "
-        "is added to the profile.",
+        description="services that use certificates. An entry changes the profile entry with the same name, or is "
+        "added to the profile.",
     )
     signers: tuple[SignerSpec, ...] = Field(default=(), description="signers other than the CA key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that certmond derives from certificates")
     compatibility: Many[Literal["x509-certificate-exporter"]] = Field(
-        default=(), description="exporters whose metrics certmond exports in addition to its own metrics"
+        default=(), description="exporters whose metric names certmond uses for additional metrics"
     )
     hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that receive the findings")
     renew_before: Duration = Field(
         default=timedelta(days=30),
-        description="time before its expiry from which a certificate is due, but at most one third of its lifetime",
+        description="a certificate is due this long before its expiry, or when one third of its lifetime remains, "
+        "whichever is later",
     )
     validity: Duration = Field(
-        default=timedelta(days=365), description="lifetime of a new certificate, which ends no later than its CA"
+        default=timedelta(days=365), description="lifetime of a new certificate, limited by the expiry of its CA"
     )
     key_algorithm: KeyAlgorithm = Field(
         default=KeyAlgorithm.RSA_2048, strict=False, description="algorithm of a new key that replaces no existing key"
@@ -180,7 +181,7 @@ class Config(Model):
 
     @property
     def follows_references(self) -> bool:
-        """Return whether certmond watches certificate files that are not in the catalogue but in a reference."""
+        """Return whether certmond watches certificate files that have a reference but no entry in the catalogue."""
         return self.profile != NO_PROFILE
 
     @property
@@ -213,7 +214,7 @@ def parse(
     """Return the configuration from the profile and `sources`. A later source takes precedence.
 
     `profile` overrides the profile in the sources. Keys that are not in `keys` are ignored. Raises ConfigError with
-    every problem. `unread` contains the problems of sources that cannot be read.
+    every problem, including `unread`, the problems of sources that certmond cannot read.
     """
     problems = list(unread)
     documents = []
@@ -221,9 +222,7 @@ def parse(
         document, found = read(*source)
         documents += [_only(keys, document)] if document else []
         problems += found
-    whole = not unread and len(documents) == len(
-        sources
-    )  # otherwise a source that was not read might contain the missing value
+    whole = not unread and len(documents) == len(sources)  # otherwise an unread source can contain the missing value
     if profile is not None:
         place = Place("--profile")
         documents.append(Node({"profile": Node(profile, place)}, place))

@@ -39,7 +39,7 @@ def load(
     open_to_others: list[Problem] = []
     found = (main, *_drop_ins(main.parent / "conf.d", unread))
     for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_real_directory(file) for file in found))):
-        with suppress(OSError):  # the directory is missing, or its files are unreadable, which `unread` reports
+        with suppress(OSError):  # the directory is missing or unreadable; `unread` contains unreadable files
             open_to_others += _open_to_others(directory, directory.stat())
     for file in found:
         try:
@@ -58,7 +58,7 @@ def load(
 def _regular(file: Path) -> int:
     """Return a descriptor of `file` for reading. Raises OSError if `file` is not a regular file.
 
-    To read a device or a pipe might block forever.
+    A read from a device or a pipe might never end.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode

@@ -116,7 +116,7 @@ class Node:
 
 
 def shown(text: object) -> str:
-    """Return `text` in the form for a message: in quotes, on one line, and with at most 64 characters."""
+    """Format `text` for a message: in quotes, on one line, and with at most 64 characters."""
     whole = repr(text)
     return whole if len(whole) <= 64 else f"{whole[:60]}…{whole[-1]}"
 
@@ -166,7 +166,7 @@ class _Reader:
                     raise _UnusableError(self._at(event), "begins a second document; remove the line ---")
                 first = next(self._events)
                 root = self._node(first, self._at(first), 0)
-        if root is None or root.value is None:  # the file can contain only comments
+        if root is None or root.value is None:  # the file contains only comments
             return Node({}, Place(self.file, 1))
         if not isinstance(root.value, dict):
             raise _UnusableError(root.place, "must be a mapping, with lines such as `profile: kubeadm`")
@@ -250,9 +250,7 @@ class _Reader:
     def _scalar(self, event: events.ScalarEvent, place: Place) -> str | bool | None:
         tag = event.tag if event.tag != "!" else None
         if tag is None:
-            implicit = (
-                (True, False) if event.tag else event.implicit
-            )  # libyaml reports a different value for an empty `!`
+            implicit = (True, False) if event.tag else event.implicit  # libyaml reports another value for an empty `!`
             resolved: str = _RESOLVER.resolve(yaml.ScalarNode, event.value, implicit)  # type: ignore[no-untyped-call]
             kind = resolved.removeprefix(_TAG)
         else:

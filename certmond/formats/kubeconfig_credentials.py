@@ -66,9 +66,9 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
 
 
 def own_user(config: Kubeconfig) -> User | None:
-    """Return the user of the current context. If this context names no user, return the only user.
+    """Return the user of the current context. Without a current user, return the only user.
 
-    Return None if there is no such user, or if the user has no certificate.
+    Return None if this user does not exist or has no certificate.
     """
     name = config.current_user or (config.users[0].name if len(config.users) == 1 else None)
     return next((user for user in config.users if user.certificate and user.name == name), None)

@@ -1,6 +1,6 @@
 """Search for the processes of static Pod containers on the host, without the container runtime.
 
-The names of the kubelet's log directories contain the UIDs of a Pod. The cgroup path of a process contains the UID of
+The names of the kubelet's log directories contain the UIDs of Pods. The cgroup path of a process contains the UID of
 the Pod to which the process belongs.
 """
 
@@ -25,7 +25,7 @@ _ROOT = re.compile(rb"^Uid:(?:\t0){4}$", re.MULTILINE)  # real, effective, saved
 _CONTAINER = re.compile(
     rb"(?:^|/)"
     rb"(?:kubepods(?:-burstable|-besteffort)?-)?pod(?P<uid>[^/:]+?)(?:\.slice)?"
-    rb"[/:]"  # ":" if only the kubelet uses the systemd cgroup driver, and the runtime does not
+    rb"[/:]"  # ":" if the kubelet uses the systemd cgroup driver, but the runtime does not
     # Do not match crio-conmon, which is not a container.
     rb"(?:(?:cri-containerd|crio|cri-o|docker)[-:])?(?P<container>[0-9a-f]{64})(?:\.scope)?"
     rb"(?:/container)?\Z"  # a nested cgroup of crun

@@ -54,7 +54,7 @@ _GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def survey(components: Components, services: Sequence[ServiceSpec], commands: Mapping[str, Sequence[str]]) -> Survey:
-    """Return the survey of `services`. `commands` contains the command line of each running service, by its name."""
+    """Return the survey of `services`. `commands` maps the name of each running service to its command line."""
     pods = {service.name: _pod_of(service, components.pods) for service in services if service.kind == "static-pod"}
     known = {s.name: _container(pod, s.pod or "") for s in services if (pod := pods.get(s.name)) is not None}
     for service in services:
@@ -105,7 +105,7 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    """Return a Pod with the container of the service, or None. Prefer a Pod whose name is that of the container."""
+    """Return a Pod with the container of the service, or None. Prefer a Pod with the same name as the container."""
     found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
     named = (pod for pod in found if _name(pod) == service.pod)
     return next(named, found[0] if found else None)

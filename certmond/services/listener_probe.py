@@ -16,7 +16,7 @@ _CONNECT = 0.2  # seconds; on this host, a connection succeeds or fails immediat
 
 
 class Draining:
-    """Observer of the `endpoints` of one process. Endpoints that refuse the first connection are left out."""
+    """Observer of the `endpoints` of one process. The observer ignores endpoints that refuse the first connection."""
 
     def __init__(self, endpoints: Collection[Endpoint], allowance: float) -> None:
         self._open = {(each.address, each.port) for each in endpoints if _accepts(each.address, each.port)}

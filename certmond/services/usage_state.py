@@ -167,7 +167,7 @@ class SurroundingsObserver:
         self._question = Question(units, pods, endpoints, health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
-        """Return the CA certificates, in PEM, of the certificate that an https:// address serves, or None."""
+        """Return the CA certificates, in PEM, that verify the certificate of an https:// address, or None."""
         if not address.startswith("https://"):
             return None
         place = address.removeprefix("https://").partition("/")[0]

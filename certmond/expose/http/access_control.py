@@ -88,7 +88,7 @@ class Policy:
 
 
 class Bucket:
-    """Rate limit of one request in each interval. After a pause, up to `burst` requests are accepted immediately."""
+    """Rate limit of one request in each interval. After a pause, the limit permits up to `burst` requests at once."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit, self._lock = limit, threading.Lock()

@@ -1,7 +1,7 @@
 """Parser of HTTP requests, and the answer to each request.
 
-The server opens the file once for each request, so an answer never mixes two versions of a file. No path in the file
-system contains a part of a URL.
+The server opens the file once for each request, so an answer never mixes two versions of a file. The server never uses
+a part of a URL as the path of a file.
 """
 
 import errno

@@ -1,6 +1,6 @@
 """Parser of the web configuration, which has the format of Prometheus's exporter-toolkit.
 
-The rules are from docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each rule that is stricter.
+The rules are from docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each stricter rule.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HEADERS = {
 }
 """The permitted headers with their valid values, or () if every value is valid."""
 MOST_COST = 15
-"""Maximum cost of a bcrypt hash. A check with this cost takes about 2 s, and an increment doubles this time."""
+"""Maximum cost of a bcrypt hash. A check with this cost takes about 2 s. Each increment doubles this time."""
 
 _HASH = re.compile(r"\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}")
 _SPAN = re.compile(r"0|(?:(?:\d{1,9}(?:\.\d{1,9})?)(?:ns|us|µs|ms|s|m|h))+")
