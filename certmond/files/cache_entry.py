@@ -114,5 +114,5 @@ def latest_change(*entries: Entry) -> datetime | None:
 
 
 def packed_entry(entry: Entry) -> tuple[object, list[object]]:
-    """Return the fields and the parsed values of an entry. The receiving process already has the path and the parser."""
+    """Return the fields and the parsed values of an entry. The receiver already has the path and the parser."""
     return _SENT_FIELDS(entry), [*entry.values.values()]

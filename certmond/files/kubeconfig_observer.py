@@ -205,4 +205,4 @@ def _own_cluster(config: Kubeconfig) -> Cluster | None:
 
 def _of_operator(spec: CertificateSpec, path: str) -> dict[str, Any]:
     """Return the fields of an entry for a certificate that certmond neither renews nor embeds again."""
-    return {"renewed_by": spec.renewed_by or f"its operator ({path} has it)", "embedded_ca": None}
+    return {"renewed_by": spec.renewed_by or f"its operator (the certificate is in {path})", "embedded_ca": None}

@@ -33,7 +33,7 @@ async def _health_problem(address: str, anchors: Anchors, deadline: float) -> st
     except TimeoutError:
         return f"{address} does not answer in time"
     except ssl.SSLCertVerificationError as error:
-        return f"{address} serves a certificate that its CA does not verify ({error.verify_message})"
+        return f"{address} serves a certificate that does not verify against its CA ({error.verify_message})"
     except ssl.SSLError as error:
         return f"{address}: the handshake failed ({error.reason})"
     except (OSError, ValueError) as error:

@@ -472,7 +472,7 @@ def test_the_credentials_of_another_cluster_are_only_judged(tree: Tree) -> None:
         "conf#ca:new#2",
     ]  # fmt: skip
     assert [each.spec.ca for each in seen[1:5]] == [("ca",), ("ca",), (), ()]
-    assert all(each.spec.renewed_by == "its operator (/x.conf has it)" for each in seen[2:])
+    assert all(each.spec.renewed_by == "its operator (the certificate is in /x.conf)" for each in seen[2:])
     assessment = assess(Inventory(seen), NOW)
     found = {each.seen.name: [(item.reason, item.severity) for item in each.findings] for each in assessment.statuses}
     due = [(Reason.NEARING_EXPIRY, Severity.WARNING)]
@@ -484,7 +484,7 @@ def test_the_credentials_of_another_cluster_are_only_judged(tree: Tree) -> None:
     assert texts["conf#far"].startswith("/far.crt (user 'far' of /x.conf) expires on ")
     assert texts["conf#embedded"].startswith("/x.conf (user 'embedded') expires on ")
     assert texts["conf#ca:far"].startswith("/far-ca.crt (cluster 'far' of /x.conf) expires on ")
-    assert texts["conf#ca:far"].endswith("it is renewed by its operator (/x.conf has it)")
+    assert texts["conf#ca:far"].endswith("it is renewed by its operator (the certificate is in /x.conf)")
     planned = plan(assessment, Policy(), {}, Circumstances())
     assert not planned.steps
 
