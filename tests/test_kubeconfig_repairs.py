@@ -331,7 +331,7 @@ def test_a_server_is_not_written_beside_the_ca_of_another_cluster(tmp_path: Path
     assert host.start_once() == ()
     (because,) = (each.because for each in host.plan().held if each.target == "admin.conf")
     assert "cluster 'kubernetes' of " in because
-    assert "has no server, and trusts another CA than this node" in because
+    assert "has no server, and trusts a different CA than this node" in because
     assert host.at(PATH).read_bytes() == before
 
 

@@ -166,7 +166,9 @@ def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: s
         new_values[*cluster.position, _TRUST] = _pem(trust)
     if not as_text(cluster.fields.get(_SERVER)).strip():
         if embedded and embedded.isdisjoint(trust):
-            fact = printable(f"cluster {cluster.name!r} of {path} has no server, and trusts another CA than this node")
+            fact = printable(
+                f"cluster {cluster.name!r} of {path} has no server, and trusts a different CA than this node"
+            )
             raise WriteError(f"{fact}; write the URL of its API server into the file as `server`")
         if not server:
             fact = printable(f"no file of the node has the address of the API server of cluster {cluster.name!r}")
@@ -184,7 +186,7 @@ def _current_cluster(document: Mapping[str, Any], path: str) -> Entry:
     names = [context.fields.get("cluster") for context in _contexts(document) if _is_current(document, context)]
     chosen = [entry for entry in clusters if entry.name in names] or (clusters if len(clusters) == 1 else [])
     if not chosen:
-        raise WriteError(f"{path} has no current context with a cluster; set one: kubectl config use-context NAME")
+        raise WriteError(f"{path} contains no current context with a cluster; set one: kubectl config use-context NAME")
     return chosen[0]
 
 
@@ -253,9 +255,11 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
     users = sorted(entries(document, "users", "user"), key=lambda entry: entry.name != current)
     if old is None:
         users = [entry for entry in users if entry.name == current]
-        problem = f"{path} has no current context with a user; set one: kubectl config use-context NAME"
+        problem = f"{path} contains no current context with a user; set one: kubectl config use-context NAME"
         if current:
-            problem = f"{path} has no user {current!r} for its current context; add this user, or move the file away"
+            problem = (
+                f"{path} contains no user {current!r} for its current context; add this user, or move the file away"
+            )
     else:
         users_with_file = [entry for entry in users if entry.name == current and not entry.fields.get(_CERTIFICATE)]
         users = [entry for entry in users if _embeds(entry, old)] or users_with_file

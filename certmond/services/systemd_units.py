@@ -106,7 +106,7 @@ def restart(
         if not requested:
             raise RestartError(f"{unit} was not {_done(reload)}: systemd {_unreachable(bus, error)}") from error
         cause = f"{limit:g} s" if isinstance(error, TimeoutError) else _error_text(error)
-    detail = f"systemd did not report the end of the {_noun(reload)} ({cause}), which may still be in progress"
+    detail = f"systemd did not report the end of the {_noun(reload)} ({cause}), which might still be in progress"
     return UnitResult("timeout", f"{unit}: {detail}; see systemctl list-jobs and systemctl status {unit}")
 
 

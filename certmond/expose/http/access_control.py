@@ -88,7 +88,7 @@ class Policy:
 
 
 class Bucket:
-    """Rate limit of one request in each interval. After a pause, the limit permits up to `burst` requests at once."""
+    """Rate limit of one request in each interval. After a pause, it permits `burst` requests immediately."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit, self._lock = limit, threading.Lock()

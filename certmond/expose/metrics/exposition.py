@@ -227,6 +227,6 @@ def read_status(directory: Path) -> dict[str, Any]:
         raise RuntimeDirError(f"{path} cannot be read ({error}); see: systemctl status certmond") from error
     if not known:
         raise RuntimeDirError(
-            f"{path} has another schema than {SCHEMA}; install the same version for the daemon and this command"
+            f"{path} has a different schema than {SCHEMA}; install the same version for the daemon and this command"
         )
     return document
