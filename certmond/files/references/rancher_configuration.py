@@ -119,8 +119,9 @@ def _component_sources(options: list[Option], file: str, obstacle: str = "") -> 
         mounts = dict[str, str | None]()
         for each in options:
             if each.name == f"{component}-extra-mount":
-                host, _, rest = each.value.partition(":")
-                mounts[rest.partition(":")[0].rstrip("/")] = host.rstrip("/")
+                host, inside, *_ = *each.value.split(":"), ""
+                if host.startswith("/") and inside.startswith("/"):
+                    mounts[inside.rstrip("/")] = host.rstrip("/")
         places = {name: Place(where, f"--{name}") for (name, _), where in found}
         container = Container(component, tuple(flag for flag, _ in found), mounts, component)
         yield Source(component, container, file, obstacle, in_pod=False, places=places)

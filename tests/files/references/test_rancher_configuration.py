@@ -155,6 +155,15 @@ def test_an_extra_mount_of_rke2_changes_the_path(server: Server) -> None:
     assert server.named().keys() == {path}
 
 
+@pytest.mark.parametrize("mount", ["etc=/", "/etc/extra", "extra:/", "/etc/extra:oidc"])
+def test_an_extra_mount_without_two_absolute_paths_changes_no_path(server: Server, mount: str) -> None:
+    """RKE2 refuses such a value, so certmond reads the file at the path in the flag."""
+    path = server.trust("oidc")
+    fields = {"kube-apiserver-arg": f"oidc-ca-file={path}", "kube-apiserver-extra-mount": mount}
+    server.config("/etc/rancher/rke2/config.yaml", **fields)
+    assert server.named().keys() == {path}
+
+
 def test_a_file_that_another_user_can_change_is_not_followed(server: Server) -> None:
     """certmond names the flag and the file, for a configuration, a drop-in and a unit."""
     path = server.trust("ca")
