@@ -81,8 +81,8 @@ _ABOUT = {
         "[`copy_differs`](runbook.md#copy_differs). The profile has an entry for every file that the collect tool of "
         "StarlingX lists.\n\n"
         "After certmond has renewed the certificates of a service of the Service Manager, certmond restarts the "
-        "service with `sm-restart` or `sm-restart-safe`. certmond cannot determine when such a service started, so "
-        "certmond never restarts the service because it started before the last change of a file.",
+        "service with `sm-restart` or `sm-restart-safe`. certmond cannot determine when such a service started. "
+        "Therefore, a start before the last change to a file is never the reason for such a restart.",
         "the Secrets of cert-manager, from which cert-mon installs the platform certificates. certmond also does not "
         "watch the certificates of OIDC, which exist only as Secrets. If a flag of the API server names a file of "
         "OIDC, certmond creates an entry for this file ([References](references.md)).",
@@ -124,7 +124,7 @@ _ABOUT = {
         "certificates. After `k3s certificate rotate`, k3s renews all leaves at its next start.",
         "the Secret with the certificate of port 6443, but watches the certificate that k3s serves on this port. On a "
         "server without an API server (`--disable-apiserver`), k3s forwards port 6444 to another server. On such a "
-        "server, set `serves` of the service `k3s` without port 6444. certmond reports intermediate CAs, because "
+        "server, omit port 6444 from `serves` of the service `k3s`. certmond reports intermediate CAs, because "
         "certmond supports only Root CAs. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all "
         "users can read the key of the administrator.",
     ),
@@ -161,8 +161,8 @@ _ABOUT = {
         "Canonical Kubernetes (k8s-snap)",
         "This profile is for control planes and workers. k8sd signs server certificates and client certificates with "
         "separate CAs. The certificates of a control plane are valid for 20 years, and the certificates of a worker "
-        "for 10 years. certmond only watches the certificates. An operator renews them with `k8s refresh-certs`, "
-        "which does not renew the certificates of etcd.",
+        "for 10 years. certmond only watches the certificates. An operator renews the certificates with "
+        "`k8s refresh-certs`. This command does not renew the certificates of etcd.",
         "`serviceaccount.key`, because it is a key without a certificate.",
     ),
     "microshift": About(
