@@ -95,8 +95,9 @@ _ABOUT = {
         "`/etc/ssl/etcd/ssl`, with a separate certificate for each host of the inventory. kubespray signs these "
         "certificates on the first etcd node, for 100 years. Each run of the cluster playbook replaces all of these "
         "certificates, so certmond never renews the certificates of etcd. With `etcd_deployment_type: kubeadm`, etcd "
-        "is a static Pod with the files of kubeadm. With `auto_renew_certificates: true`, a timer renews the certificates of kubeadm: use "
-        "either this timer or certmond. An upgrade with kubespray also renews the certificates of kubeadm.",
+        "is a static Pod with the files of kubeadm. With `auto_renew_certificates: true`, a timer renews the "
+        "certificates of kubeadm: use either this timer or certmond. An upgrade with kubespray also renews the "
+        "certificates of kubeadm.",
         "the copies of the etcd CA in the CA directories of the operating system, or the certificates that network "
         "plugins copy. certmond does not compare the certificate that etcd serves with a file, because the name of "
         "this file differs between the nodes.",
