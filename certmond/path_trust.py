@@ -37,7 +37,7 @@ def distrust(command: Sequence[str]) -> str | None:
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
     """Return why an untrusted user can change the file, or read a `secret` file. Return None if no such user can."""
     if secret and status.st_mode & 0o077:
-        return f"{path} can be read or written by others (mode {_mode(status)}); run: chmod 600 {path}"
+        return f"other users can read or write {path} (mode {_mode(status)}); run: chmod 600 {path}"
     return _exposed(path, status, owners)
 
 

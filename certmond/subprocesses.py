@@ -71,11 +71,11 @@ def run(
             )  # fmt: skip
     except OSError as error:
         remedy = "install it, and make it executable"
-        raise UnreachableError(f"{program} cannot be run ({error.strerror}); {remedy}") from error
+        raise UnreachableError(f"certmond cannot run {program} ({error.strerror}); {remedy}") from error
     except ValueError:
         raise UnreachableError(
-            f"{program} cannot be run: an argument or a variable contains a NUL character, or the name of a variable "
-            "contains '='; correct the configuration of the program"
+            f"certmond cannot run {program}: an argument or a variable contains a NUL character, or the name of a "
+            "variable contains '='; correct the configuration of the program"
         ) from None
     with child:
         try:

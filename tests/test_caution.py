@@ -171,7 +171,7 @@ def test_a_link_of_another_user_does_not_choose_the_source_of_a_derived_file(tmp
     host.start()
     [held] = host.plan().held
     assert held.because == (
-        f"/srv/app/b.pem is not written: /srv/app/{link} could not be read "
+        f"certmond does not write /srv/app/b.pem: /srv/app/{link} could not be read "
         f"(/srv/app/{link} is a symlink of user 65534): "
         "configure the path of its target, or chown the symlink to root"
     )
@@ -415,7 +415,7 @@ def test_two_derived_files_that_are_one_do_not_overwrite_each_other(tmp_path: Pa
     host.start()
     [held] = host.plan().held
     assert (held.target, held.because) == (
-        "two", "/etc/two.pem leads to the file of the derived file one; give it another path",
+        "two", "/etc/two.pem refers to the file of the derived file one; set another path for the derived file",
     )  # fmt: skip
 
 

@@ -1077,8 +1077,8 @@ def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     done = certmond(host, "renew", "ca", "apiserver", "etcd-server")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "certmond: ca cannot be renewed: this certificate is a CA; rotate it: certmond root-ca rotate",
-        "etcd-server cannot be renewed: its entry has `signer: none`",
+        "certmond: certmond cannot renew ca: this certificate is a CA; rotate it: certmond root-ca rotate",
+        "certmond cannot renew etcd-server: its entry has `signer: none`",
     ]
     assert host.serials() == before
     done = certmond(host, "renew", "--all")
@@ -1207,7 +1207,7 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert host.audit()[-1]["event"] == "step_done"
     assert host.audit()[-1]["by"] != "daemon"
     again = certmond(host, "archive", "restore", "apiserver", generation)
-    assert (again.returncode, again.stdout) == (0, f"apiserver is identical to {generation} already\n")
+    assert (again.returncode, again.stdout) == (0, f"apiserver is already identical to {generation}\n")
     unknown = certmond(host, "archive", "restore", "apiserver", "000009-20260101T000000Z")
     assert unknown.returncode == 3
     assert generation in unknown.stderr

@@ -151,7 +151,7 @@ def test_renew_all_leaves_it_alone(tmp_path: Path, serve: Serve, files: Files) -
     assert done.returncode == 0
     assert name not in done.stdout + done.stderr
     asked = node.certmond("renew", name, "--dry-run")
-    assert f"{name} cannot be renewed: certmond does not renew this certificate; it is renewed by web" in asked.stderr
+    assert f"cannot renew {name}: certmond does not renew this certificate; it is renewed by web" in asked.stderr
 
 
 def control_plane(node: Node, left: timedelta) -> Assessment:

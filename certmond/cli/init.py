@@ -102,9 +102,9 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
         kubeadm = parse_kubeadm_config(read_file(str(kubeadm_config)), str(kubeadm_config))
         mode = kubeadm_config.stat().st_mode & 0o777
     except OSError as error:
-        raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
+        raise CertmondError(f"certmond cannot read {kubeadm_config} ({error.strerror}); give another file") from error
     if acting and mode & 0o022:  # any owner is accepted: the operator names this file
-        fact = f"can be written by others (mode {mode:04o}), and determines the names in the certificates"
+        fact = f"determines the names in the certificates, and other users can write this file (mode {mode:04o})"
         raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {kubeadm_config}")
     given = {"node_name": kubeadm.node_name, "validity": kubeadm.validity, "key_algorithm": kubeadm.key_algorithm}
     update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

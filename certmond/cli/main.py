@@ -77,13 +77,13 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 @global_options
 @runtime_option
 @click.option(
-    "--listen", metavar="ADDR:PORT", help="Listen on this address instead of the configured one [127.0.0.1:9964]"
+    "--listen", metavar="ADDR:PORT", help="Listen on this address instead of the configured address [127.0.0.1:9964]"
 )
 @click.option(
     "--web-config",
     type=click.Path(path_type=Path),
-    help="File with the settings of TLS, client certificates and passwords (docs/web.md), instead of the "
-    "configured one [none]",
+    help="File with the settings for TLS, client certificates and passwords (docs/web.md), instead of the "
+    "configured file [none]",
 )
 @click.pass_context
 def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:

@@ -74,7 +74,7 @@ class Globals:
             os.close(sending)
             with os.fdopen(receiving, encoding="utf-8") as pipe:
                 answer = json.loads(
-                    pipe.read() or '{"error": "the configuration cannot be read; run: certmond config validate"}'
+                    pipe.read() or '{"error": "certmond cannot read the configuration; run: certmond config validate"}'
                 )
             os.waitpid(child, 0)
             if "error" in answer:
@@ -142,7 +142,7 @@ def global_options(function: F) -> F:
         click.option(
             "--profile",
             shell_complete=_profile_names,
-            help="Use this profile instead of the configured one: kubeadm, k3s, …, none",
+            help="Use this profile instead of the configured profile: kubeadm, k3s, …, none",
         ),
         click.option("-v", "--verbose", is_flag=True, default=None, help="Log every pass of the daemon"),
     )

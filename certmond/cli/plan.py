@@ -56,7 +56,7 @@ def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     if found > timedelta(days=100 * 365):
-        raise click.BadParameter("must be 100 years at most")
+        raise click.BadParameter("must be at most 100 years")
     return found
 
 

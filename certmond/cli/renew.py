@@ -43,7 +43,9 @@ def _patience(context: click.Context, parameter: click.Parameter, value: str) ->
 @click.argument("names", nargs=-1, metavar="NAME…", shell_complete=certificate_names)
 @click.option("--all", "everything", is_flag=True, help="Renew all certificates that certmond can renew")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
-@click.option("--no-restart", is_flag=True, help="Do not restart services; list each service with an old certificate")
+@click.option(
+    "--no-restart", is_flag=True, help="Do not restart services; list each service that uses an old certificate"
+)
 @click.option(
     "--timeout",
     callback=_patience,
@@ -93,7 +95,7 @@ def renew(
     if dry_run:
         _show_denied(assessment, frozenset(held.target for held in unable), output)
     if unable and not everything:
-        raise CertmondError("\n".join(f"{held.target} cannot be renewed: {held.because}" for held in unable))
+        raise CertmondError("\n".join(f"certmond cannot renew {held.target}: {held.because}" for held in unable))
     if dry_run:
         display(plan_document(made, assessment.taken_at), output, plan_table)
         return
@@ -126,7 +128,9 @@ def renew(
 @click.command()
 @global_options
 @click.argument("names", nargs=-1, metavar="SERVICE…", shell_complete=service_names)
-@click.option("--stale", is_flag=True, help="Restart each service that uses an older certificate than its file")
+@click.option(
+    "--stale", is_flag=True, help="Restart each service that uses an older certificate than the one in its file"
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
 @click.pass_context

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     "--at-once", is_flag=True, help="Skip the overlap: clients that trust only the old CA fail until they restart"
 )
 @click.option("--exclude", multiple=True, metavar="NODE", help="Do not wait for this node (repeatable)")
-@click.option("--no-wait", is_flag=True, help="Begin the rotation, and leave its phases to the daemons")
+@click.option("--no-wait", is_flag=True, help="Begin the rotation and exit; the daemons execute its phases")
 @output_option
 @click.pass_context
 def rotate(
@@ -102,7 +102,7 @@ def rotate(
 
 @click.command()
 @global_options
-@click.option("--no-wait", is_flag=True, help="Begin the abort, and leave its phases to the daemons")
+@click.option("--no-wait", is_flag=True, help="Begin the abort and exit; the daemons execute its phases")
 @click.pass_context
 def abort(context: click.Context, *, no_wait: bool) -> None:
     """Abort the rotation in progress, and restore the old CA or key. Exit: 0 done, 2 refused or failed."""
@@ -244,7 +244,7 @@ def _new_key_rotation(
             f"{fact}, so another change to this file is in progress; leave only the public key of {found.spec.key}"
         )
     missing_key = () if key else (f"the private key is not staged; run: certmond root-ca stage KEY --family {family}",)
-    _refuse((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "what is staged")))
+    _refuse((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "the staged key")))
     return _new_rotation(family, Mode.REPLACE if at_once else Mode.OVERLAP, found.trusted, anchor, exclude)
 
 

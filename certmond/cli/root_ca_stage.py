@@ -70,12 +70,12 @@ def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str 
 @click.option(
     "--key-algorithm",
     callback=_algorithm,
-    help="Algorithm for --generate: RSA-2048, …, by default the algorithm of the current key",
+    help="Algorithm for --generate: such as RSA-2048 (default: the algorithm of the current key)",
 )
 @click.option(
     "--validity",
     callback=_validity,
-    help="Validity of the created CA, such as 10y, by default the validity in the entry",
+    help="Validity of the created CA, such as 10y (default: the validity in the entry)",
 )
 @click.option("--force", is_flag=True, help="Replace the staged CA or key, unless a rotation is in progress")
 @click.pass_context
@@ -98,9 +98,9 @@ def stage(
     if (certificate is not None) + generate + reuse_key != 1:
         raise click.UsageError("Give CERT and KEY, or --generate, or --reuse-key.")
     if key_algorithm and not generate:
-        raise click.UsageError("Give --key-algorithm only with --generate: any other CA has a key already.")
+        raise click.UsageError("Give --key-algorithm only with --generate: any other CA already has a key.")
     if validity and certificate is not None:
-        raise click.UsageError("Give --validity only without CERT: the given CERT has its dates already.")
+        raise click.UsageError("Give --validity only without CERT: the given CERT already contains its dates.")
     if family == TOKEN_KEYS:
         if reuse_key or validity:
             asked = "--reuse-key" if reuse_key else "--validity"
@@ -146,7 +146,7 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
     require_own_rotation(config, family)
     found, now = node_token_keys(options, config, family)
     if not found.holds_key:
-        fact = f"this node has no {found.spec.key}, and the key must be only on nodes that sign tokens"
+        fact = f"this node has no {found.spec.key}, and only nodes that sign tokens may have this key"
         _refuse([f"{fact}; stage the new key on the control-plane nodes"])
     if given is None:
         like = KeyAlgorithm(algorithm) if algorithm else algorithm_of(found.trusted[0])
@@ -170,7 +170,7 @@ def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -
     if family.holds_key and certificate and key is None:
         yield f"this node signs with {family.spec.key}; give the private key of {certificate}, too"
     elif not family.holds_key and key is not None:
-        fact = f"this node has no {family.spec.key or 'key of its CA'}, and a CA key must be only on nodes that sign"
+        fact = f"this node has no {family.spec.key or 'key of its CA'}, and only nodes that sign may have a CA key"
         yield f"{fact}; omit {key}"
 
 
@@ -204,9 +204,7 @@ def _generated_ca(
     from certmond.transaction.commit import Transactions
 
     if not family.holds_key:
-        fact = (
-            f"this node has no {family.spec.key or 'key of its CA'}, and a CA key must be created on a node that signs"
-        )
+        fact = f"this node has no {family.spec.key or 'key of its CA'}, and only a node that signs can create a CA key"
         _refuse([f"{fact}; create the CA on a node that signs, and stage its certificate here"])
     given: dict[str, Any] = {"key_algorithm": KeyAlgorithm(algorithm) if algorithm else None, "validity": validity}
     spec = family.spec.model_copy(update={name: value for name, value in given.items() if value is not None})
@@ -261,7 +259,7 @@ def _stage_anchor(
             already = staged.anchor == anchor and staged.family == family
             if already and (staged.key is None) == (key is None):
                 return
-            fact = f"{where} is staged already for {staged.family}"
+            fact = f"{where} is already staged for {staged.family}"
             _refuse([f"{fact}; to replace it and delete its key, give --force"])
         audit.note(Event.STEP_BEGUN, now, f"{where}: {anchor.called} is staged", fields=fields)
         try:

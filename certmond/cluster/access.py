@@ -46,7 +46,7 @@ class Access:
                 run_with_keepalive,
             )
         except ImportError:
-            remedy = "pip install certmond[kubernetes], or remove `cluster:` from the configuration"
+            remedy = "run: pip install certmond[kubernetes], or remove `cluster:` from the configuration"
             raise RefusedError(f"the package lightkube, which calls the Kubernetes API, is missing; {remedy}") from None
 
         async def call() -> T:

@@ -135,13 +135,13 @@ class Connection:
                     f"the API server serves a certificate of a CA that {self._kubeconfig} does not contain ({detail})"
                 )
                 raise UnknownServerError(fact) from None
-            raise UnreachableError(f"the API server of {self._kubeconfig} cannot be reached ({detail})") from None
+            raise UnreachableError(f"certmond cannot reach the API server of {self._kubeconfig} ({detail})") from None
         except _MALFORMED_INPUT as error:
             refused = (each for each in _causes(error) if isinstance(each, httpx2.HTTPStatusError))
             if any(each.response.status_code == HTTPStatus.UNAUTHORIZED for each in refused):
                 raise self._unknown_user() from None
-            detail = f"the server of {self._kubeconfig} does not answer like a Kubernetes API"
-            raise UnreachableError(f"{detail}; check its address") from None
+            detail = f"the server of {self._kubeconfig} does not answer like a Kubernetes API server"
+            raise UnreachableError(f"{detail}; check the address of the server") from None
 
     async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
         """Return the objects of all pages of a list.
@@ -156,7 +156,7 @@ class Connection:
             return await self.call(doing, rule, every, times=_LISTING_FACTOR)
         except NotFoundError:
             raise RefusedError(
-                f"the API server of {self._kubeconfig} cannot {doing}: it has no such kind; "
+                f"the API server of {self._kubeconfig} cannot {doing}: it does not support this kind of object; "
                 "check its version: kubectl version"
             ) from None
 

@@ -126,7 +126,7 @@ class ClusterConductor:
         if (own.new,) == shared.old and own.phase is sequence(own)[-2]:
             return replace(own, phase=Phase.DONE)  # ended on every node: its new CA is the old CA of `shared`
         raise RotationError(
-            f"this node's record is of {own.name}, but the cluster's record is of {shared.name}; delete the wrong "
+            f"this node has a record of {own.name}, but the cluster has a record of {shared.name}; delete the wrong "
             f"record: in the cluster, run `{DELETE_RECORD}`; on this node, see rotation/ in the state directory"
         )
 

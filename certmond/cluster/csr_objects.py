@@ -30,7 +30,7 @@ _RULES = {
     "create": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [create]",
     "read": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [get]",
     "approve": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests/approval], verbs [update], and"
-    " resources [signers], resourceNames [the signer], verbs [approve]",
+    " apiGroups [certificates.k8s.io], resources [signers], resourceNames [the signer], verbs [approve]",
     "delete": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [delete]",
     "read the Node": "apiGroups [''], resources [nodes], verbs [get]",
 }

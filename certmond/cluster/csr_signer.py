@@ -57,7 +57,7 @@ class CsrSigner:
         try:
             from certmond.cluster.client import run_with_keepalive  # noqa: PLC0415 - needs the extra
         except ImportError:
-            remedy = "pip install certmond[kubernetes], or choose another signer"
+            remedy = "run: pip install certmond[kubernetes], or choose another signer"
             raise RefusedError(f"the package lightkube, which calls the Kubernetes API, is missing; {remedy}") from None
         return run_with_keepalive(self._sign(request, _Wanted.of(request)), request.alive)
 
@@ -100,8 +100,8 @@ class CsrSigner:
             )
         if not wanted.is_same(filed):
             raise RefusedError(
-                f"the CertificateSigningRequest {wanted.name} exists with other content; find its author, then run: "
-                f"kubectl delete csr {wanted.name}"
+                f"the CertificateSigningRequest {wanted.name} exists with other content; find the client that created "
+                f"it, then run: kubectl delete csr {wanted.name}"
             )
         return filed
 
@@ -191,8 +191,8 @@ def _signer_name(name: str, template: Template) -> str:
         return KUBELET_SERVING
     if usage == ("client auth",) and not of_node:
         return API_CLIENT
-    detail = f"the Kubernetes API signs client certificates and kubelet certificates, but {name} is neither"
-    raise RefusedError(f"{detail} by its subject, usages and names; choose another signer")
+    detail = f"Kubernetes signs only client certificates and kubelet serving certificates, but {name} is neither"
+    raise RefusedError(f"{detail} by its subject, usages and subject alternative names; choose another signer")
 
 
 async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | None:
@@ -230,7 +230,7 @@ def _of_key(filed: Filed, request: Request) -> bytes:
     """
     found = decode(filed.certificate, filed.name).certificates
     if not found or found[0].key != public_key_of(request.key):
-        detail = f"the signer has issued a certificate of another key for the request {filed.name}"
+        detail = f"the signer has issued a certificate with another public key for the request {filed.name}"
         raise RefusedError(f"{detail}; check the program that signs for {filed.signer_name}")
     return b"".join(map(to_pem, found))
 

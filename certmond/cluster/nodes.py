@@ -29,8 +29,8 @@ _TEXT = re.compile(
 )
 _READ = "grant this user a cluster role with apiGroups [''], resources [nodes], verbs [list]"
 _WRITE = (
-    "use this node's own credentials (kubelet.conf), or grant a cluster role with apiGroups [''], resources [nodes], "
-    "verbs [patch]"
+    "use this node's own credentials (kubelet.conf), or grant this user a cluster role with apiGroups [''], "
+    "resources [nodes], verbs [patch]"
 )
 
 
@@ -112,7 +112,7 @@ def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
     text = str(report)
     if Acknowledgement.parse(text) != report:
         raise RefusedError(
-            f"{text!r} is not a valid annotation {ANNOTATION}; check the ID and the phase of the rotation"
+            f"{text!r} is not a valid value of the annotation {ANNOTATION}; check the ID and the phase of the rotation"
         )
     patch = {"metadata": {"annotations": {ANNOTATION: text}}}
 

@@ -26,7 +26,7 @@ def _public(pem: str) -> str:
     found = decode(pem.encode(), "it")
     holds_private = found.key or found.encrypted_key
     if found.faults or not found.pem or holds_private or not found.anchors:
-        raise ValueError("is not PEM of certificates or public keys")
+        raise ValueError("does not consist only of certificates or public keys in PEM")
     return pem
 
 
@@ -105,7 +105,9 @@ def parse(text: str, where: str) -> ClusterRecord:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         at, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         if at == "schema":
-            fact = f"contains a record of a schema that this certmond does not support (it supports {SCHEMA})"
+            fact = (
+                f"contains a record with a schema that this version of certmond does not support (supported: {SCHEMA})"
+            )
             raise MalformedError(
                 f"{where} {fact}; upgrade certmond on this node to the version that wrote the record"
             ) from None

@@ -22,7 +22,7 @@ _KEY = "record"
 _WHERE = f"the ConfigMap {NAMESPACE}/{NAME}"
 _RULE = (
     f"grant this user a role in {NAMESPACE} with apiGroups [''], resources [configmaps], resourceNames [{NAME}],"
-    " verbs [get, update], and without resourceNames verbs [create]"
+    " verbs [get, update], and with apiGroups [''], resources [configmaps], verbs [create]"
 )
 
 T = TypeVar("T")

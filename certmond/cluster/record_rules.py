@@ -28,8 +28,8 @@ def rotation_of(record: ClusterRecord) -> Rotation:
         made = None
     if made is None or flaw(made):
         raise RotationError(
-            f"this certmond does not support the cluster's record of the rotation {record.id}; install the version of "
-            f"certmond on {record.coordinator}, which wrote the record, on this node"
+            f"this version of certmond does not support the cluster's record of the rotation {record.id}; install "
+            f"on this node the version of certmond that runs on {record.coordinator}, which wrote the record"
         )
     return made
 
@@ -41,8 +41,8 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
     """
     if rotation.found:
         raise RotationError(
-            f"this node alone began {rotation.name}, after a user replaced the CA on this node; to complete it here, "
-            "remove `cluster:` from the configuration and restart certmond"
+            f"this node alone began {rotation.name}, after a user replaced the CA on this node; to complete the "
+            "rotation here, remove `cluster:` from the configuration and restart certmond"
         )
     try:
         return ClusterRecord(
@@ -55,7 +55,7 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
     except ValidationError as error:
         wrong = ", ".join(sorted({str(each["loc"][0]) for each in error.errors(include_input=False) if each["loc"]}))
         raise RotationError(
-            f"{rotation.name} cannot be recorded (invalid: {wrong}); use the names of `kubectl get nodes`"
+            f"certmond cannot record {rotation.name} (invalid: {wrong}); use the names of `kubectl get nodes`"
         ) from None
 
 
@@ -124,7 +124,7 @@ def _conflict(recorded: Rotation, *, ended: bool) -> str:
 
 def _older(recorded: Rotation, known: str) -> str:
     fact = (
-        f"the cluster's record is of {recorded.name}, in the phase {recorded.phase}, {known}: a restore of etcd might"
+        f"the cluster has a record of {recorded.name}, in the phase {recorded.phase}, {known}: a restore of etcd might"
     )
     remedy = f"if `certmond root-ca show` reports this rotation on no node, run: {DELETE_RECORD}"
     return f"{fact} have restored an old record; {remedy}"

@@ -19,8 +19,8 @@ from certmond.cluster.csr_signer import KUBELET_SERVING
 from certmond.pki.services.serving_request import ServingRequest
 
 _RULE = (
-    "use the credentials of the kubelet (kubelet.conf), or grant a cluster role with apiGroups [certificates.k8s.io], "
-    "resources [certificatesigningrequests], verbs [list]"
+    "use the credentials of the kubelet (kubelet.conf), or grant this user a cluster role with apiGroups "
+    "[certificates.k8s.io], resources [certificatesigningrequests], verbs [list]"
 )
 
 

@@ -94,7 +94,7 @@ def why_not_restarted(kind: str, spec: Any) -> str | None:
     if strategy and strategy.type == "OnDelete":
         return "replaces its pods only when they are deleted (OnDelete)"
     if kind == "StatefulSet" and strategy and strategy.rollingUpdate and strategy.rollingUpdate.partition:
-        return f"replaces only the pods from number {strategy.rollingUpdate.partition} on (partition)"
+        return f"replaces only pods with an ordinal of at least {strategy.rollingUpdate.partition} (partition)"
     return None
 
 

@@ -82,7 +82,7 @@ class PublicationCheck:
         try:
             from certmond.cluster.rotation_checks.trust_bundles import published_trust
         except ImportError:
-            return Asked(Answer.REFUSED, "the package lightkube is missing; pip install certmond[kubernetes]")
+            return Asked(Answer.REFUSED, "the package lightkube is missing; run: pip install certmond[kubernetes]")
         wanted = desired(rotation)
         trust = certificates_of(wanted.trust) if wanted else ()
         found = published_trust(Access(lambda: path, _ANSWER, self._alive), trust, _LIMIT, at_least=True)

@@ -110,8 +110,8 @@ class SingleNode:
     ) -> Rotation | None:
         if own and own.shared and not self._of_several:
             raise RotationError(
-                f"{own.name} is a rotation of several nodes, but the configuration has no `cluster:`, so certmond "
-                "cannot read the progress of the other nodes; restore `cluster:` until the rotation is over"
+                f"{own.name} is a rotation of several nodes, but the configuration contains no `cluster:`, so certmond "
+                "cannot read the progress of the other nodes; restore `cluster:` until the rotation ends"
             )
         return own
 

@@ -243,7 +243,7 @@ def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
 
 def _unusable(ground: Ground) -> Iterator[str]:
     if ground.key_unknown and ground.key is None:
-        yield f"{ground.key_path} cannot be read as a key; install the key of the CA there without a passphrase"
+        yield f"certmond cannot read a key from {ground.key_path}; install the key of the CA there without a passphrase"
     elif ground.key is None:
         yield (
             "the key of the new CA is not on this node, so certmond cannot rotate to this CA here: install the key on "

@@ -22,7 +22,7 @@ def locked(directory: Path) -> Iterator[None]:
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         message = (
-            f"{directory} cannot be used as the runtime directory ({error.strerror}); set another directory with "
+            f"certmond cannot use {directory} as the runtime directory ({error.strerror}); set another directory with "
             "--runtime-dir"
         )
         raise RuntimeDirError(message) from error
@@ -31,7 +31,7 @@ def locked(directory: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise RuntimeDirError(f"another certmond daemon uses {directory}; stop the other daemon first") from error
     except OSError as error:
-        message = f"{directory} cannot be locked ({error.strerror}); set another directory with --runtime-dir"
+        message = f"certmond cannot lock {directory} ({error.strerror}); set another directory with --runtime-dir"
         raise RuntimeDirError(message) from error
     else:
         yield

@@ -124,7 +124,7 @@ class Hook:
             thread.start()
         except RuntimeError:
             if not self._thread_failure_logged:
-                why = f"hook {name} cannot start a thread, and receives no findings; raise TasksMax= of the unit"
+                why = f"hook {name} receives no findings: certmond cannot start a thread; raise TasksMax= of the unit"
                 self._journal.tell(Event.HOOK_FAILED, why, "error", hook=name)
             self._thread_failure_logged = True
         else:

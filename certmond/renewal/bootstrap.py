@@ -226,7 +226,9 @@ class Bootstrapper:
         paths = filter(None, (step.spec.key, step.spec.path))
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
-            raise RefusedError(f"{step.spec.path} is not created: {granted}; correct this, then run: certmond init")
+            raise RefusedError(
+                f"certmond does not create {step.spec.path}: {granted}; correct this, then run: certmond init"
+            )
         return granted
 
     def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
@@ -311,7 +313,7 @@ def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Templat
     leaf = pair.leaf
     wanted = (attributes_of(template.subject), names_in(template.names), template.not_after, template.is_ca)
     if path is None or (leaf.attributes, leaf.names, leaf.not_after, bool(leaf.is_ca)) != wanted:
-        raise RefusedError(f"the new certificate of {spec.name} is not as requested; check the CA and the clock")
+        raise RefusedError(f"the new certificate of {spec.name} does not match the request; check the CA and the clock")
 
 
 def _prove_anchor(spec: CertificateSpec, read: Read) -> None:

@@ -76,7 +76,7 @@ def _certificate(path: str, unread: list[str], problems: list[str]) -> Certifica
     try:
         document = decode(read_file(path), path)
     except OSError as error:
-        unread.append(f"{path} cannot be read ({error.strerror}); give the certificate of the CA")
+        unread.append(f"certmond cannot read {path} ({error.strerror}); give the certificate of the CA")
         return None
     # ca_validation reports the faults in the encoding of the certificate itself.
     reported = tuple(fault.detail for each in document.certificates for fault in encoding_faults(each, ""))
@@ -97,7 +97,7 @@ def _key(path: str, unread: list[str], problems: list[str], what: str = "the CA'
             f"the private key in {path} is damaged: a signature made with it does not verify; give an intact key"
         )
     except OSError as error:
-        unread.append(f"{path} cannot be read ({error.strerror}); give {what}")
+        unread.append(f"certmond cannot read {path} ({error.strerror}); give {what}")
     except KeyUnusableError as error:
         problems.append(str(error))
     return None

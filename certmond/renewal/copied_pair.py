@@ -65,11 +65,11 @@ class CopiedPair:
             contents |= self._contents()
             pair = self._pair(contents)
             if isinstance(pair, Unpaired):
-                fact = f"{self._spec.path} is not written: {pair.message}"
+                fact = f"certmond does not write {self._spec.path}: {pair.message}"
                 return Unready(f"{fact}; restore {self._source.name}"), [], contents
             owner = owner_ids(self._spec.owner) if self._spec.owner else None
         except WriteError as error:
-            return Unready(f"{self._spec.path} is not written: {error}"), [], contents
+            return Unready(f"certmond does not write {self._spec.path}: {error}"), [], contents
         changes, refused = list[NewFile](), list[Refused]()
         for directory in directories:
             try:
@@ -78,7 +78,7 @@ class CopiedPair:
                 else:
                     changes += self._changes(directory, contents, owner)
             except WriteError as error:
-                fact = f"{directory} gets no copy of {self._source.name}: {error}"
+                fact = f"certmond does not write a copy of {self._source.name} to {directory}: {error}"
                 refused.append(Refused(directory, f"{fact}; see: ls -l {shlex.quote(directory)}"))
         if len(refused) == len(directories):
             return Foreign(refused[0].message, tuple(refused[1:])), [], contents
@@ -140,5 +140,5 @@ class CopiedPair:
 
     def _prove(self, contents: Mapping[str, bytes | None]) -> None:
         if self._contents() != contents:
-            fact = f"{self._spec.path} is not written: {self._source.name} changed meanwhile"
+            fact = f"certmond does not write {self._spec.path}: {self._source.name} changed meanwhile"
             raise WriteError(f"{fact}; certmond retries it")

@@ -92,7 +92,7 @@ State = Current | Stale | Absent | Foreign | Unready | Unmanaged
 def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: bytes | None) -> State:
     """Return the state of a derived file from the content of its source, separate key file and present file."""
     if source is None:
-        return Unready(f"{spec.path} is not written: its source {spec.source} does not exist; restore it")
+        return Unready(f"certmond does not write {spec.path}: its source {spec.source} does not exist; restore it")
     return _bundle(spec, source, key, present) if spec.kind == "pem-bundle" else _copy(spec, source, present)
 
 
@@ -129,7 +129,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
     leaf = next((each for each in document.certificates if keys.key and each.key.sha256 == keys.key.sha256), None)
     if leaf is None or _is_broken(document) or _is_broken(keys):
         return Unready(
-            f"{spec.path} is not written: {spec.source} contains no certificate with its key; restore the pair"
+            f"certmond does not write {spec.path}: {spec.source} contains no certificate with its key; restore the pair"
         )
     chain = (leaf, *(each for each in document.certificates if each != leaf))
     if present is not None and present.strip():
@@ -171,7 +171,7 @@ def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificat
 def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
     own = parse_credentials(source, spec.source)
     if why := _unfit(own):
-        return Unready(f"{spec.path} is not written: {spec.source} {why}; correct {spec.source}")
+        return Unready(f"certmond does not write {spec.path}: {spec.source} {why}; correct {spec.source}")
     if present is None:
         return Absent(source)
     if present == source:
@@ -224,7 +224,7 @@ def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials
     copy = copy_of(own, parse_credentials(present, spec.path))
     if copy is None or not copy.same_server:
         return Foreign(
-            f"{spec.path} names a server other than {spec.source} does, so certmond does not replace it; {_REMEDY}"
+            f"{spec.path} and {spec.source} name different servers, so certmond does not replace {spec.path}; {_REMEDY}"
         )
     return Stale(source) if copy.older or copy.other_ca else Current()
 

@@ -48,7 +48,9 @@ class Derivations:
             place = self._files.leads_to(spec.path)
             found[name] = self._state(spec)[0]
             if place in taken:  # through a symlink: certmond would rewrite both entries without end
-                shared = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
+                shared = Foreign(
+                    f"{spec.path} refers to the file of {taken[place]}; set another path for the derived file"
+                )
                 found[name] = shared if spec.write == "always" else Unmanaged()
             taken.setdefault(place, f"the derived file {name}")
         return found
@@ -95,7 +97,7 @@ class Derivations:
             present = self._files.read(spec.path)
             others = self._has_other_owner(spec)
         except WriteError as error:
-            return Unready(f"{spec.path} is not written: {error}"), None
+            return Unready(f"certmond does not write {spec.path}: {error}"), None
         found = state(spec, source, key, present)
         if not isinstance(found, Unready) and (why := self._files.exposed([spec.path], spec.owner)):
             return Foreign(why), present
@@ -115,7 +117,8 @@ class Derivations:
         owner = spec.owner or (str(present[0]) if present else None)
         if not (who := self._files.other_writer(path, owner)):
             return None
-        fact = f"{spec.path} is not written: {who}, who could choose the server and programs for its users"
+        risk = "such a user could choose the server and the programs in this kubeconfig"
+        fact = f"certmond does not write {spec.path}: {who}, and {risk}"
         return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
 
     def _has_other_owner(self, spec: DerivedSpec) -> bool:
@@ -138,10 +141,12 @@ class Derivations:
         bundle = spec.kind == "pem-bundle"
         pairs = (key_pair(written, written, spec.path, spec.path),) if bundle else kubeconfig_pairs(written, spec.path)
         if mismatches := [pair.message for pair in pairs if isinstance(pair, Unpaired) and (bundle or pair.leaf)]:
-            raise WriteError(f"{spec.path} is not written: {'; '.join(mismatches)}; repair {spec.source}")
+            raise WriteError(f"certmond does not write {spec.path}: {'; '.join(mismatches)}; repair {spec.source}")
         source, key = self._source(spec)
         if isinstance(state(spec, source, key, written), Stale | Absent | Foreign | Unready):
-            raise WriteError(f"{spec.path} is not written: {spec.source} changed meanwhile; certmond retries it")
+            raise WriteError(
+                f"certmond does not write {spec.path}: {spec.source} changed meanwhile; certmond retries it"
+            )
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:

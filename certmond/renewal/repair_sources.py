@@ -182,7 +182,9 @@ class SalvageLookup:
         named = [each for each in config.clusters if config.current_cluster in {None, each.name}]
         if named and named[0].server and not embeds_ca(present) and named[0].server.rstrip("/") not in known:
             fact = f"cluster {named[0].name!r} has no CA data, and no other file of the node names its server"
-            remedy = f"add its certificate-authority-data to {seen.path}, unless it uses a public CA"
+            remedy = (
+                f"add certificate-authority-data of this cluster to {seen.path}, unless the server uses a public CA"
+            )
             return servers, printable(f"{fact} {named[0].server}; {remedy}")
         try:
             with_cluster(present, seen.path, trust, servers[0][1] if servers else None)

@@ -101,7 +101,7 @@ class Restoration:
         spec = self._generations.location(name, files).spec or self._specs.get(name)
         self._check_writable([file.path for file in changed], spec)
         if not changed:
-            return [*skipped, f"{name} is identical to {chosen.generation.id} already"]
+            return [*skipped, f"{name} is already identical to {chosen.generation.id}"]
         if not dry_run:
             self._replace_files(name, chosen, changed, present)
         return messages
@@ -152,7 +152,9 @@ class Restoration:
         found = self._generations.judged(name, step.generation, files)
         location = self._generations.location(name, files)
         if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or location.spec != spec:
-            raise RefusedError(f"{step.generation} of {name} is not restored: it is {found.worth}: {found.why}")
+            raise RefusedError(
+                f"certmond does not restore {step.generation} of {name}: it is {found.worth}: {found.why}"
+            )
         if self._generations.is_whole(name, files):
             raise WriteError(f"another process has repaired {step.path} since the plan; plan again: certmond plan")
         paths = [file.path for file in files]
@@ -233,7 +235,7 @@ class Restoration:
         pair = self._generations.pair(location, read)
         own = [pair.message] if isinstance(pair, Unpaired) and not pair.encrypted else []
         if mismatches := [*own, *self._pairs.mismatches(changes, read)]:
-            raise RefusedError(f"{what} is not restored: {'; '.join(mismatches)}")
+            raise RefusedError(f"certmond does not restore {what}: {'; '.join(mismatches)}")
 
     def _named(self, name: str, generation: str) -> _Candidate:
         try:
@@ -244,7 +246,7 @@ class Restoration:
             return found
         if found.verdict.worth is Worth.OUTDATED and not self._generations.is_whole(name, found.files):
             return found
-        fact = f"{generation} of {name} is not restored: it is {found.verdict.worth}: {found.verdict.why}"
+        fact = f"certmond does not restore {generation} of {name}: it is {found.verdict.worth}: {found.verdict.why}"
         raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
     def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:

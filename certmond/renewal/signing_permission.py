@@ -42,7 +42,7 @@ class SigningPermissions:
             derived = self._basis(step, step.old)
         granted = grant(step.template, fixed_by(seen.spec, step.facts), derived)
         if isinstance(granted, Denial):
-            fact = f"{step.path} is not renewed: certmond does not sign it with the key of the CA: {granted}"
+            fact = f"certmond does not renew {step.path} with the key of the CA: {granted}"
             raise RefusedError(f"{fact}; see the planned certificate: certmond renew {step.target} --dry-run")
         return granted
 

@@ -46,7 +46,7 @@ class SymlinkTargets:
             remedy = (
                 f"remove the symlink: rm {path}" if is_link else "store the files of the entry in a separate directory"
             )
-            return printable(f"{path} leads through a symlink to {real}, {fact}; {remedy}")
+            return printable(f"{path} refers through a symlink to {real}, {fact}; {remedy}")
         return None
 
     def _holder(self, path: str, real: str, spec: CertificateSpec | None) -> str | None:

@@ -116,7 +116,7 @@ def _by_signal(
     except ProcessLookupError:
         return f"{name} ended before the stop"
     except OSError as error:
-        raise RestartError(f"{name} cannot be opened ({error.strerror}); raise LimitNOFILE= of the unit") from error
+        raise RestartError(f"certmond cannot open {name} ({error.strerror}); raise LimitNOFILE= of the unit") from error
     try:
         # The descriptor always refers to the same process. From here on, the checks of the PID apply to this process.
         mismatch = _mismatch(pod, only, proc)
@@ -155,7 +155,7 @@ def _end(
             pass  # the process has ended meanwhile, which its descriptor shows
         except PermissionError as error:
             remedy = "grant certmond CAP_KILL, or install crictl on this host"
-            raise RestartError(f"{name} rejects the signal; {remedy}") from error
+            raise RestartError(f"certmond has no permission to signal {name} on this node; {remedy}") from error
         if _ends(descriptor, seconds, alive, until):
             return f"{name} was ended by {sent.name}"
     raise RestartError(f"{name} does not end after SIGKILL; see /proc/PID/stack for the call in which the kernel waits")

@@ -69,7 +69,7 @@ class KubeadmSigner:
         """
         name, organizations = _subject(request)
         if request.name not in _PAIRS and not _is_client(request.template):
-            detail = f"kubeadm has no certificate {request.name}, and issues other certificates for clients only"
+            detail = f"kubeadm has no certificate {request.name}, and issues other certificates only for clients"
             raise RefusedError(f"{detail}; choose another signer")
         version = self._version(request.alive)
         if not _makes(request.template.key, version):
@@ -182,7 +182,9 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
     if template.is_ca:
         raise RefusedError(f"{request.name} is a CA, which kubeadm does not renew; to create a CA, run: certmond init")
     if len(names) != 1 or len(names) + len(groups) != len(list(template.subject)):
-        detail = f"kubeadm supports subjects of one CN and any O, not {template.subject.rfc4514_string()}"
+        detail = (
+            f"kubeadm supports only subjects with one CN and any number of O, not {template.subject.rfc4514_string()}"
+        )
         raise RefusedError(f"{detail}; choose another signer for {request.name}")
     if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a comma-separated list
         raise RefusedError(

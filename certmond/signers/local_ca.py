@@ -68,7 +68,7 @@ class LocalSigner:
         try:
             data = read_file(self._certificate)
         except OSError as error:
-            detail = f"the CA's certificate {self._certificate} cannot be read ({error.strerror})"
+            detail = f"certmond cannot read the CA's certificate {self._certificate} ({error.strerror})"
             raise RefusedError(f"{detail}; restore it, or choose another signer") from error
         return decode(data, self._certificate).certificates
 
@@ -77,7 +77,7 @@ class LocalSigner:
         try:
             return load_key(read_file(self._key), self._key, passphrase)
         except OSError as error:
-            detail = f"the CA's key {self._key} cannot be read ({error.strerror})"
+            detail = f"certmond cannot read the CA's key {self._key} ({error.strerror})"
             raise KeyUnusableError(f"{detail}; restore it, or choose another signer") from error
         except KeyUnusableError as error:
             if passphrase is None:
@@ -143,7 +143,9 @@ def _credential(name: str) -> bytes:
     try:
         lines = read_file(f"{directory}/{name}").splitlines()
     except OSError as error:
-        raise KeyUnusableError(f"the systemd credential {name} cannot be read ({error.strerror}); {remedy}") from error
+        raise KeyUnusableError(
+            f"certmond cannot read the systemd credential {name} ({error.strerror}); {remedy}"
+        ) from error
     if not lines:
         raise KeyUnusableError(f"the systemd credential {name} is empty; its first line must be the passphrase")
     return lines[0]

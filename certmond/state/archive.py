@@ -32,7 +32,7 @@ from certmond.transaction.temp_file import make_directory, new_file
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
 _DESCRIPTION = "description.json"
-DID_NOT_WORK = "did not work, and was taken back"
+DID_NOT_WORK = "failed, and certmond rolled it back"
 """The `detail` in the description of files that certmond rolled back after a failed restart."""
 _SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _STORED = 200  # maximum bytes of the original name in the stored name; with the number it fits NAME_MAX
@@ -231,7 +231,7 @@ def _current_file(path: str, real: Path) -> ArchivedFile:
         with open(open_without_symlinks(str(real), _SOURCE), "rb") as file:
             status, content = os.fstat(file.fileno()), content_of(file)
     except OSError as error:
-        fact = f"cannot be read ({error.strerror or error}), so certmond cannot archive it before its replacement"
+        fact = f"is unreadable ({error.strerror or error}), so certmond cannot archive it before its replacement"
         raise WriteError(printable(f"{path} {fact}; move it away, or make it readable")) from error
     if not stat.S_ISREG(status.st_mode):
         raise WriteError(printable(f"{path} is not a regular file, so certmond cannot archive it; move it away"))

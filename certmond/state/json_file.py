@@ -46,14 +46,14 @@ class Memory(Generic[T]):
         except FileNotFoundError:
             return None
         except OSError as error:
-            detail = error.strerror or "unknown error of the system"
+            detail = error.strerror or "unknown system error"
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             detail = " ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         except (ValueError, OverflowError, RecursionError):
             detail = "it is not JSON"
         # The caller adds the remedy.
-        raise MalformedError(f"{self._state_dir / self._name} cannot be read ({printable(detail)[:200]})")
+        raise MalformedError(f"certmond cannot read {self._state_dir / self._name} ({printable(detail)[:200]})")
 
     def write(self, value: T) -> None:
         """Replace the content with `value`. Raises WriteError if the write fails, and StateError as `load` does."""

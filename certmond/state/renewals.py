@@ -38,7 +38,7 @@ _ABSENT = 100
 
 def _nameable(text: str) -> str:
     if not can_be_a_path(text):
-        raise ValueError("has characters that a name, a path or a cookie cannot have")
+        raise ValueError("contains characters that are invalid in a name, a path or a cookie")
     return text
 
 

@@ -39,7 +39,7 @@ def record_path(state_dir: Path) -> Path:
 
 def _anchor(text: str) -> str:
     if len(decode(text.encode(), "").anchors) != 1:
-        raise ValueError("is not one certificate or public key as PEM")
+        raise ValueError("is not exactly one certificate or public key in PEM")
     return text
 
 
@@ -93,7 +93,7 @@ class RotationRecord:
             return None
         made = _rotation(entry)
         if why := flaw(made):
-            raise _unreadable(f"{self._path} cannot be used ({why})")
+            raise _unreadable(f"certmond cannot use {self._path} ({why})")
         return made
 
     def check(self) -> None:

@@ -47,7 +47,9 @@ def understood(document: Any, path: str) -> Any:
     """
     number = _number(document)
     if number is not None and number > VERSION:
-        fact = f"{path} has the format version {number} of a later certmond, but this version reads only {VERSION}"
+        fact = (
+            f"{path} has the format version {number} of a later version of certmond, but this one reads only {VERSION}"
+        )
         raise StateError(f"{fact}; install the later version again, or move the file away")
     return document["content"] if number is not None and document.keys() == {"version", "content"} else document
 

@@ -1127,7 +1127,7 @@ def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
     """An unreadable file is reported with one sentence."""
     done = certmond("init", "--root", host.root, "--state-dir", host.state, "--kubeadm-config", "/dev/zero")
     assert done.code == 3
-    assert "/dev/zero cannot be read (it is not a regular file)" in done.err
+    assert "certmond cannot read /dev/zero (it is not a regular file)" in done.err
     host.config.write_bytes(b"\xff")
     assert host.refused() == [f"{host.config}: is not YAML; correct the file"]
 
@@ -1138,7 +1138,7 @@ def test_a_kubeadm_configuration_that_others_can_write_is_refused(host: Host) ->
         host.config.chmod(mode)
         done = host.init()
         assert done.code == 3
-        assert f"{host.config} can be written by others (mode {mode:04o})" in done.err
+        assert f"and other users can write this file (mode {mode:04o})" in done.err
         assert done.err.endswith(f"; run: chmod go-w {host.config}\n")
         assert not host.state.exists()
         assert host.init("--dry-run").code == 0

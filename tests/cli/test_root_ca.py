@@ -251,8 +251,8 @@ def test_unreadable_files(host: Host, verb: str) -> None:
     os.mkfifo(host.key)
     done = host.run(verb, host.certificate, host.key)
     assert done.code == 3
-    assert f"{host.certificate} cannot be read (No such file or directory)" in done.err
-    assert f"{host.key} cannot be read (it is not a regular file)" in done.err
+    assert f"certmond cannot read {host.certificate} (No such file or directory)" in done.err
+    assert f"certmond cannot read {host.key} (it is not a regular file)" in done.err
     host.certificate.write_bytes(bytes(2 << 20))
     assert "(File too large)" in host.run(verb, host.certificate, host.key).err
 

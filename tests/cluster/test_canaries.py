@@ -271,7 +271,7 @@ def test_a_denied_request_is_withdrawn_at_the_end(cluster: ApiServer, access: Ac
 def test_a_certificate_of_another_key_is_reported(cluster: ApiServer, access: Access) -> None:
     """The check fails if the signed certificate has another key."""
     cluster.sign = lambda csr, spec: NEW.pem  # type: ignore[method-assign]
-    says(sign(access, cluster.ca), "has issued a certificate of another key")
+    says(sign(access, cluster.ca), "has issued a certificate with another public key")
 
 
 def test_a_request_that_was_left_is_cleared_first(cluster: ApiServer, access: Access) -> None:
@@ -426,11 +426,11 @@ def test_the_published_ca_is_compared_as_a_set(
     ("pem", "wanted", "said"),
     [
         (OLD.pem, BOTH, "default lacks NEW"),
-        (bundle(OLD, NEW), (NEW.facts,), "default still has OLD"),
-        (OLD.pem, (NEW.facts,), "default lacks NEW and still has OLD"),
+        (bundle(OLD, NEW), (NEW.facts,), "default still contains OLD"),
+        (OLD.pem, (NEW.facts,), "default lacks NEW and still contains OLD"),
         (None, BOTH, "default contains no CA"),
         (b"", BOTH, "default contains no CA"),
-        (NEW.pem + b"-----BEGIN CERTIFICATE-----\n", (NEW.facts,), "default cannot be read ("),
+        (NEW.pem + b"-----BEGIN CERTIFICATE-----\n", (NEW.facts,), "default is malformed ("),
     ],
 )
 def test_namespaces_that_lag_are_named(
@@ -507,7 +507,7 @@ def test_the_ca_in_token_secrets_is_compared_on_request(cluster: ApiServer, acce
     cluster.store.add("secrets", "bare", "kube-system", type=kind)
     cluster.store.add("secrets", "odd", "kube-system", type=kind, data={"ca.crt": "abcde"})
     canary = token_secrets(access, BOTH, enabled=True)
-    says(canary, "kube-system/old lacks", "kube-system/bare contains no CA", "kube-system/odd cannot be read (")
+    says(canary, "kube-system/old lacks", "kube-system/bare contains no CA", "kube-system/odd is malformed (")
 
 
 # --- cluster-info -----------------------------------------------------------------------------------------------------
@@ -541,7 +541,7 @@ def test_an_unreadable_ca_is_replaced(cluster: ApiServer, access: Access) -> Non
 def test_cluster_info_without_a_version_is_not_written(cluster: ApiServer, access: Access) -> None:
     """Without a resource version a change would be blind: the server is no Kubernetes API."""
     del info(cluster, OLD.pem)["metadata"]["resourceVersion"]
-    says(cluster_info(access, BOTH, BOTH, update=True), "does not answer like a Kubernetes API")
+    says(cluster_info(access, BOTH, BOTH, update=True), "does not answer like a Kubernetes API server")
     assert not [call for call in cluster.calls if call.startswith("PATCH")]
 
 
@@ -570,7 +570,7 @@ def test_other_cas_in_cluster_info_stay(cluster: ApiServer, access: Access, want
     """
     other, reissued = make_ca(), make_ca(key=OLD.key)
     info(cluster, bundle(other, reissued))
-    says(cluster_info(access, BOTH, wanted), f"still has {reissued.facts.sha256[:12]}")
+    says(cluster_info(access, BOTH, wanted), f"still contains {reissued.facts.sha256[:12]}")
     assert cluster_info(access, BOTH, wanted, update=True).ok
     found = yaml.safe_load(cluster.store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"])
     trusted = base64.b64decode(found["clusters"][0]["cluster"]["certificate-authority-data"])
@@ -628,7 +628,7 @@ def test_a_cluster_that_does_not_answer_has_not_passed(access: Access, silence: 
     canary = CHECKS[name](access, timedelta(seconds=7))
     assert canary.name == name
     within = 60 if name in {"published_trust", "token_secrets"} else 5  # a listing may have many pages
-    says(canary, "within 7 s" if whose == "check" else f"cannot be reached (no answer within {within} s)")
+    says(canary, "within 7 s" if whose == "check" else f"(no answer within {within} s)")
 
 
 @pytest.mark.parametrize("name", CHECKS)

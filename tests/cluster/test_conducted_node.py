@@ -456,7 +456,7 @@ def test_a_rotation_of_several_nodes_is_not_ended_by_one(world: World, node: Rot
     come_to(Phase.TRUST, world, node, node.enforcer())
     node.configure(cluster={})
     before, own = node.tree(), node.record
-    assert "restore `cluster:` until the rotation is over" in node.findings()["rotation_frozen"]
+    assert "restore `cluster:` until the rotation ends" in node.findings()["rotation_frozen"]
     assert [node.step() for _ in range(3)] == [None, None, None]
     for verb in ("rotate", "abort"):
         assert node.hurry("root-ca", verb, "--no-wait").code == 3

@@ -101,7 +101,7 @@ def test_a_rotation_without_a_record_is_an_error() -> None:
     ):
         record_of(replace(ROTATION, found=True), "node-1")
     with pytest.raises(
-        RotationError, match=r"r-1 of ca cannot be recorded \(invalid: excluded\); use the names of `kubectl"
+        RotationError, match=r"cannot record the rotation r-1 of ca \(invalid: excluded\); use the names of `kubectl"
     ):
         record_of(replace(ROTATION, excluded=("Node_1",)), "node-1")
 
@@ -204,7 +204,7 @@ def test_two_rotations_at_once_need_an_operator(world: World) -> None:
     world.record(replace(ROTATION, id="r-2"))
     node.conductor.ask()
     with pytest.raises(
-        RotationError, match="is of the rotation r-1 of ca, but the cluster's record is of the rotation r-2"
+        RotationError, match="has a record of the rotation r-1 of ca, but the cluster has a record of the rotation r-2"
     ):
         node.conductor.follow(ROTATION, ())
 
@@ -869,7 +869,7 @@ DEEP, NOTHING = b"[" * 100_000 + b"]" * 100_000, b'{"items": [], "metadata": {}}
             "cannot read the Lease kube-system/certmond-rotation at the API server of",
         ),
         ("POST /", Fault(404), "it has no such object or kind; certmond retries"),
-        ("GET /apis/coordination", Fault(200, body=DEEP), "does not answer like a Kubernetes API; check its address"),
+        ("GET /apis/coordination", Fault(200, body=DEEP), "like a Kubernetes API server; check the address"),
         ("GET /api/v1/nodes", Fault(200, body=NOTHING), "has no Node control-1, the name of this node; check"),
     ],
 )

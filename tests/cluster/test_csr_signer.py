@@ -129,7 +129,7 @@ def test_what_is_filed_is_what_its_signer_permits(
 def test_an_unsupported_request_is_refused(api: ApiServer, made: Template) -> None:
     """A request that none of Kubernetes' signers would sign is refused before it is filed."""
     with pytest.raises(
-        RefusedError, match="kubelet-client is neither by its subject, usages and names; choose another"
+        RefusedError, match="kubelet-client is neither by its subject, usages and subject alternative names"
     ):
         signer(api).sign(request(made))
     assert not api.calls
@@ -206,7 +206,7 @@ def test_a_certificate_of_another_key_is_refused(api: ApiServer, content: bytes)
     api.only["status"]["certificate"] = base64.b64encode(content).decode()
     with pytest.raises(
         RefusedError,
-        match=f"has issued a certificate of another key for .*; check the program that signs for {KUBELET_CLIENT}",
+        match=f"a certificate with another public key for .*; check the program that signs for {KUBELET_CLIENT}",
     ):
         signer(api).sign(replace(asked, cookie=cookie))
 
@@ -285,7 +285,9 @@ def test_another_content_under_the_name_is_refused(api: ApiServer, change: Any) 
     asked = request()
     waits(signer(api), asked)
     change(api.only["spec"])
-    with pytest.raises(RefusedError, match="exists with other content; find its author, then run: kubectl delete csr"):
+    with pytest.raises(
+        RefusedError, match="other content; find the client that created it, then run: kubectl delete csr"
+    ):
         signer(api, approve=True).sign(asked)
     assert "conditions" not in api.only["status"]
 
@@ -453,17 +455,17 @@ def test_a_missing_right_is_reported_with_the_rule(
         (
             Fault(503, body=b"", content_type=None),
             UnreachableError,
-            "does not answer like a Kubernetes API; check its address",
+            "like a Kubernetes API server; check the address",
         ),
         (Fault(503, body=b"{}"), UnreachableError, r"\(503: "),
-        (Fault(503, body=b"not json"), UnreachableError, "does not answer like a Kubernetes API; check its address"),
+        (Fault(503, body=b"not json"), UnreachableError, "like a Kubernetes API server; check the address"),
         (
             Fault(200, body=b"<html>", content_type="text/html"),
             UnreachableError,
             "does not answer like a Kubernetes API; check",
         ),
-        (Fault(200, body=b"[]"), UnreachableError, "does not answer like a Kubernetes API; check its address"),
-        (Fault(200, body=b"{}"), UnreachableError, "does not answer like a Kubernetes API; check its address"),
+        (Fault(200, body=b"[]"), UnreachableError, "like a Kubernetes API server; check the address"),
+        (Fault(200, body=b"{}"), UnreachableError, "like a Kubernetes API server; check the address"),
         (Fault(302, headers={"Location": "https://elsewhere/"}), UnreachableError, r"\(302: "),
         (Fault(0), UnreachableError, r"of .*kubelet\.conf cannot be reached \(.+\)"),
     ],
@@ -583,7 +585,7 @@ def test_without_the_extra_the_error_has_the_remedy(api: ApiServer, monkeypatch:
     """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)
-    with pytest.raises(RefusedError, match=r"lightkube, .* is missing; pip install certmond\[kubernetes\], or choose"):
+    with pytest.raises(RefusedError, match=r"lightkube, .*; run: pip install certmond\[kubernetes\], or choose"):
         signer(api).sign(request())
 
 

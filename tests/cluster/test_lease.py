@@ -362,11 +362,11 @@ def test_a_lease_without_a_holder_or_anything_is_free(api: ApiServer, clock: Clo
         (Fault(429, "slow down"), UnreachableError, r"cannot .* now \(429: slow down\)"),
         (Fault(500, "etcdserver: request timed out"), UnreachableError, r"\(500: etcdserver: request timed out\)"),
         (Fault(503, body=b"<html>", content_type="text/html"), UnreachableError, r"\(503: Service Unavailable\)"),
-        (Fault(200, body=b"{}"), UnreachableError, "does not answer like a Kubernetes API; check its address"),
+        (Fault(200, body=b"{}"), UnreachableError, "does not answer like a Kubernetes API server; check the address"),
         (
             Fault(200, body=b'{"metadata": {"name": "x"}}'),
             UnreachableError,
-            "does not answer like a Kubernetes API; check its address",
+            "does not answer like a Kubernetes API server; check the address",
         ),
         (Fault(0), UnreachableError, r"of .*kubelet\.conf cannot be reached \(.+\)"),
     ],
@@ -452,7 +452,7 @@ def test_without_the_extra_the_error_has_the_remedy(
     """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)
-    with pytest.raises(RefusedError, match=r"lightkube, .* is missing; pip install certmond\[kubernetes\], or remove"):
+    with pytest.raises(RefusedError, match=r"lightkube, .*; run: pip install certmond\[kubernetes\], or remove"):
         lease(api, clock).take()
 
 

@@ -88,7 +88,7 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"new": "x"}, "new is not PEM of certificates or public keys"),
+        ({"new": "x"}, "new does not consist only of certificates or public keys in PEM"),
         ({"since": "yesterday"}, "since Input should be a valid datetime"),
         ({"since": "2026-11-24T12:00:00"}, "since Input should have timezone info"),
         ({"since": "9999-12-31T23:59:59Z"}, "since must be a time between the years 2 and 9998"),
@@ -204,7 +204,7 @@ def test_an_answer_without_a_version_is_not_overwritten(cluster: ApiServer, acce
     """Without a resource version a replacement would be blind: the server is no Kubernetes API."""
     create_record(access, record())
     del cluster.store.get("configmaps", "certmond-rotation", "kube-system")["metadata"]["resourceVersion"]
-    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API"):
+    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API server"):
         read_record(access)
 
 

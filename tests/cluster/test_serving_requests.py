@@ -55,7 +55,7 @@ def test_a_user_without_the_right_is_told_the_rule(cluster: ApiServer, access: A
 def test_an_answer_without_a_time_is_no_answer(cluster: ApiServer, own: Access) -> None:
     """A request without a creation time is not from a Kubernetes API."""
     del add_request(cluster, "csr-a", NOW)["metadata"]["creationTimestamp"]
-    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API"):
+    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API server"):
         serving_requests(own, "node-1")
     cluster.faults.append(Fault(500))
     with pytest.raises(UnreachableError, match="cannot list the CertificateSigningRequests now"):
@@ -161,7 +161,7 @@ def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp
     [
         (False, None, "may not list the CertificateSigningRequests"),
         (True, Fault(0), "cannot be reached"),
-        (True, Fault(200, body=b"[]"), "does not answer like a Kubernetes API"),
+        (True, Fault(200, body=b"[]"), "does not answer like a Kubernetes API server"),
     ],
     ids=["forbidden", "unreachable", "malformed"],
 )  # fmt: skip

@@ -157,7 +157,7 @@ def test_pods_of_removed_nodes_do_not_count(cluster: ApiServer, access: Access) 
         ("StatefulSet", {"updateStrategy": {"type": "OnDelete"}},
          "replaces its pods only when they are deleted (OnDelete)"),
         ("StatefulSet", {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}},
-         "replaces only the pods from number 2 on (partition)"),
+         "replaces only pods with an ordinal of at least 2 (partition)"),
     ],
 )  # fmt: skip
 def test_a_workload_that_a_new_template_does_not_restart_is_listed_and_left(

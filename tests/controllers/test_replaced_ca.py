@@ -230,7 +230,7 @@ def test_no_certificate_is_signed_by_a_ca_that_is_not_followed_yet(
     before = node.tree()
     said = node.certmond("renew", "web")
     assert said.returncode == 3
-    assert re.search(f"web cannot be renewed: .*{why}", said.stderr)
+    assert re.search(f"cannot renew web: .*{why}", said.stderr)
     said = node.certmond("renew", "--all", "--no-restart")
     assert len(re.findall(f"not renewed: (?:web|user.conf): .*{why}", said.stdout)) == 2
     assert node.tree() == before

@@ -638,7 +638,7 @@ def test_an_unreadable_record_stops_the_rotation(quick: Path, content: bytes | N
         path.write_bytes(content)
     before = node.tree()
     reported = node.findings()["rotation_frozen"]
-    assert reported.startswith(f"{path} cannot be read (")
+    assert reported.startswith(f"certmond cannot read {path} (")
     assert "), so the phase of a rotation is unknown; restore it from a backup" in reported
     assert [node.step() for _ in range(3)] == [None, None, None]
     for words in (("rotate",), ("abort",), ("stage", "--generate", "--force")):

@@ -181,8 +181,8 @@ def test_unreadable_files(files: Files, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_authority(str(files.certificate), str(files.key), NOW)
     assert caught.value.problems == (
-        f"{files.certificate} cannot be read (No such file or directory); give the certificate of the CA",
-        f"{files.key} cannot be read (it is not a regular file); give the CA's private key",
+        f"certmond cannot read {files.certificate} (No such file or directory); give the certificate of the CA",
+        f"certmond cannot read {files.key} (it is not a regular file); give the CA's private key",
     )
 
 

@@ -194,7 +194,7 @@ def test_an_unreadable_source_is_not_ready(root: Path) -> None:
     (root / "etc/etcd/server.crt").mkdir()
     found = copied(root).state()
     assert isinstance(found, Unready)
-    assert found.message.startswith("/opt/config/*/etcd is not written: ")
+    assert found.message.startswith("certmond does not write /opt/config/*/etcd: ")
 
 
 def test_a_source_that_changes_during_the_write_is_not_copied(root: Path) -> None:

@@ -331,7 +331,7 @@ def test_a_broken_kubeconfig_is_not_handed_on(source: bytes | None, present: byt
     """Whatever is there stays: it may still do."""
     found = state(COPY, source, None, present)
     assert isinstance(found, Unready)
-    assert found.message.startswith(f"{COPY.path} is not written: ")
+    assert found.message.startswith(f"certmond does not write {COPY.path}: ")
 
 
 def test_a_kubeconfig_without_certificates_is_copied_too() -> None:

@@ -74,7 +74,7 @@ def test_a_kubeconfig_that_another_user_can_change_is_not_copied(tree: OwnedTree
     for owner in (None, OTHERS):
         found = state(tree, owner)
         assert isinstance(found, Unready)
-        assert found.message.startswith(f"{COPY} is not written: {what} belongs to user {THEIRS}, who could choose")
+        assert found.message.startswith(f"certmond does not write {COPY}: {what} belongs to user {THEIRS}, and")
         assert f"let only root write {SOURCE}" in found.message
 
 

@@ -89,7 +89,7 @@ def test_a_torn_pair_that_was_repaired_is_not_restored(tmp_path: Path, form: str
     now_there, before = host.contents(), set(good.values())
     if "kubelet" not in form:  # the kubelet's dated files stay where they are
         assert set(now_there.values()) == before
-    with pytest.raises(RefusedError, match=f"^{newest} of {name} is not restored: it is broken: "):
+    with pytest.raises(RefusedError, match=f"^certmond does not restore {newest} of {name}: it is broken: "):
         host.restoration().restore(name, newest, dry_run=False)
     assert host.contents() == now_there
     assert torn not in now_there.values()
@@ -127,15 +127,15 @@ def test_a_pair_of_two_patterns_is_restored(host: Kept) -> None:
 def test_nothing_is_restored_if_the_present_pair_is_the_only_good_one(host: Kept) -> None:
     """The message has the present generation, and the defects of the others."""
     good = host.put_aside()
-    assert host.restore() == [f"leaf is identical to {good} already"]
+    assert host.restore() == [f"leaf is already identical to {good}"]
     kept = host.there()
     host.write(kept[0], UNRELATED.key_pem)
     torn = host.put_aside()
     host.write(*kept)
     reason = f"{torn} is skipped: it is broken: /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
-    assert host.restore() == [reason, f"leaf is identical to {good} already"]
+    assert host.restore() == [reason, f"leaf is already identical to {good}"]
     assert host.there() == kept
-    assert host.restore(good) == [f"leaf is identical to {good} already"]
+    assert host.restore(good) == [f"leaf is already identical to {good}"]
 
 
 def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
@@ -173,7 +173,7 @@ def test_a_valid_one_precedes_a_newer_expired_one(host: Kept, start: float, end:
     assert host.worth(outdated)[0] is Worth.OUTDATED
     said = host.restore(dry_run=True)
     assert said[0].startswith(f"{outdated} is skipped: it is outdated: {why}")
-    with pytest.raises(RefusedError, match=f"{outdated} of leaf is not restored: it is outdated: {why}"):
+    with pytest.raises(RefusedError, match=f"certmond does not restore {outdated} of leaf: it is outdated: {why}"):
         host.restore(outdated)
     assert host.there() == present
     host.restore()
@@ -263,7 +263,7 @@ def test_no_pair_of_another_entry_is_torn(tmp_path: Path) -> None:
     generation = host.put_aside()
     host.write(*kept)
     with pytest.raises(
-        RefusedError, match=f"^{generation} of leaf is not restored: certificate and key of other would not"
+        RefusedError, match=f"^certmond does not restore {generation} of leaf: certificate and key of other would not"
     ):
         host.restore(generation)
     assert host.there() == kept
@@ -298,9 +298,7 @@ def test_the_command_shows_the_good_generations(host: Kept) -> None:
     )
     refused = certmond(host, "archive", "restore", "leaf", torn)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert (
-        f"{torn} of leaf is not restored: it is broken: /etc/app/leaf.crt does not match the key in" in refused.stderr
-    )
+    assert f"certmond does not restore {torn} of leaf: it is broken: /etc/app/leaf.crt does not match" in refused.stderr
     done = certmond(host, "archive", "restore", "leaf")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{torn} is skipped: it is broken: ")
@@ -327,7 +325,7 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
         worth, why = host.worth(old)
         assert worth is Worth.WIDER
         assert re.search(r"; a later certificate \(serial [0-9a-f]+\) lacks this content$", why)
-        with pytest.raises(RefusedError, match=f"^{old} of leaf is not restored: it is wider: "):
+        with pytest.raises(RefusedError, match=f"^certmond does not restore {old} of leaf: it is wider: "):
             host.restore(old)
         assert host.worth(good) == (Worth.GOOD, "")
         host.restore()

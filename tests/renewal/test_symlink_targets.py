@@ -58,7 +58,7 @@ def test_certmond_does_not_write_through_a_wrong_symlink(tmp_path: Path, how: st
     host.put(PASSWD, b"root:x:0:0::/:/bin/sh\n")
     before = {each: host.at(each).read_bytes() for each in (CA["path"], CA["key"], PASSWD)}
     link(host)
-    said = f"{path} leads through a symlink to {target}, "
+    said = f"{path} refers through a symlink to {target}, "
     assert host.start_once() == ()
     (held,) = host.plan().held
     assert said in held.because
@@ -68,9 +68,9 @@ def test_certmond_does_not_write_through_a_wrong_symlink(tmp_path: Path, how: st
     assert said in requested.held[0].because
     assert any(said in each for each in host.unwell())
     if archived:
-        with pytest.raises(WriteError, match="leads through a symlink"):
+        with pytest.raises(WriteError, match="refers through a symlink"):
             host.restoration().restore("apiserver", None, dry_run=True)
-        with pytest.raises(WriteError, match="leads through a symlink"):
+        with pytest.raises(WriteError, match="refers through a symlink"):
             host.restoration().restore("apiserver", None, dry_run=False)
     assert {each: host.at(each).read_bytes() for each in before} == before
     host.at(path).unlink()
@@ -165,6 +165,6 @@ def test_the_remedy_does_not_remove_a_file_of_the_ca(tmp_path: Path) -> None:
     own, ca = spec("leaf", "/pki/etcd/ca.crt"), spec("ca", "/pki/ca.crt", "/pki/ca.key", authority=True)
     said = SymlinkTargets([own, ca], NodeFiles(str(tmp_path))).objection(["/pki/etcd/ca.crt"], own)
     assert said == (
-        "/pki/etcd/ca.crt leads through a symlink to /pki/ca.crt, a file of ca; "
+        "/pki/etcd/ca.crt refers through a symlink to /pki/ca.crt, a file of ca; "
         "store the files of the entry in a separate directory"
     )

@@ -413,7 +413,7 @@ except RestartError as error:
     ("privilege", "said"),
     [
         ("sys_ptrace", "because it cannot read the program; grant certmond CAP_SYS_PTRACE"),
-        ("kill", "rejects the signal; grant certmond CAP_KILL"),
+        ("kill", "on this node; grant certmond CAP_KILL"),
     ],
 )
 def test_without_a_privilege_nothing_is_stopped(tmp_path: Path, program: Path, privilege: str, said: str) -> None:

@@ -306,11 +306,11 @@ def test_waiting_without_a_cookie_is_refused(helper: Ask, status: int, output: b
 def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     """If a program is missing or not executable, the call failed. The error names it, with the remedy."""
     path = tmp_path / "helper"
-    said = rf"^{path} cannot be run \(No such file.*; install it, and make it executable"
+    said = rf"^certmond cannot run {path} \(No such file.*; install it, and make it executable"
     with pytest.raises(UnreachableError, match=said):
         signer((str(path), "--token", "hunter2")).sign(request())
     path.write_text("#!/bin/sh\n")
-    with pytest.raises(UnreachableError, match=rf"^{path} cannot be run \(Permission denied\); .*executable"):
+    with pytest.raises(UnreachableError, match=rf"^certmond cannot run {path} \(Permission denied\); .*executable"):
         signer((str(path),)).sign(request())
 
 

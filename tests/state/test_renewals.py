@@ -250,6 +250,6 @@ def test_a_line_of_a_later_version_is_neither_used_nor_removed(tmp_path: Path) -
     log.chmod(0o600)
     ledger = Ledger(state)
     assert ledger.attempts().keys() <= {("web", "/web.crt")}
-    with pytest.raises(StateError, match=r"renewals\.log has the format version 99 of a later certmond"):
+    with pytest.raises(StateError, match=r"renewals\.log has the format version 99 of a later version of certmond"):
         ledger.store(("web", "/web.crt"), Attempt(NOW))
     assert log.read_text() == '{"version": 99, "what": "else"}\n'

@@ -113,7 +113,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         damaged(new=NEW.public_pem.decode()),
         "used (its anchors are certificates and public keys, and all must be of one kind)",
     ),
-    "no PEM": (damaged(new="rubbish"), "read (new Value error, is not one certificate or public key as PEM)"),
+    "no PEM": (damaged(new="rubbish"), "read (new Value error, is not exactly one certificate or public key in PEM)"),
     "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new Value error, is not one certificate"),
     "no date": (damaged(since="yesterday"), "read (since Input should be a valid datetime"),
     "a name of two lines": (damaged(id="a\nb"), "read (id String should match pattern"),

@@ -69,11 +69,11 @@ def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: 
     """
     found = decode(pem, where)
     if found.faults:
-        return f"cannot be read ({printable(found.faults[0].detail)})"
+        return f"is malformed ({printable(found.faults[0].detail)})"
     has, needs = {each.sha256 for each in found.certificates}, {each.sha256 for each in wanted}
     missing = ", ".join(sha256[:12] for sha256 in sorted(needs - has))
     surplus = ", ".join(sha256[:12] for sha256 in sorted(set() if at_least else has - needs))
-    words = (f"lacks {missing}" if missing else "", f"still has {surplus}" if surplus else "")
+    words = (f"lacks {missing}" if missing else "", f"still contains {surplus}" if surplus else "")
     return " and ".join(filter(None, words)) or None
 
 

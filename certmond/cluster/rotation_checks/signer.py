@@ -181,7 +181,7 @@ def _key_of(filed: Filed) -> PublicKey | None:
     """Return the public key of the request `filed`, or None if `filed` is not a request of this check."""
     try:
         request = load_request(filed.request)
-        with guarded("is not a request that can be used"):
+        with guarded("is not a request that certmond can use"):
             key, plain = request.public_key(), request.subject == _SUBJECT and not len(request.extensions)
             same = plain and filed.signer_name == API_CLIENT and filed.usages == {*_USAGES}
             return describe_key(key) if same and isinstance(key, ec.EllipticCurvePublicKey) else None
@@ -194,12 +194,12 @@ def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime)
         return CheckResult(NAME, False, _condition_fact(filed, "has failed", "Failed"), _CONTROLLER)
     issued = decode(filed.certificate, filed.name).certificates
     if not issued or issued[0].key != key:
-        fact = f"the signer has issued a certificate of another key for the request {filed.name}"
+        fact = f"the signer has issued a certificate with another public key for the request {filed.name}"
         return CheckResult(NAME, False, fact, f"check the program that signs for {API_CLIENT}")
     search = find_paths(issued[0], [expected], issued[1:], ["client auth"])
     if search.valid_at(now) is None:
         by = printable(issued[0].issuer)
-        fact = f"the cluster signs with a CA (named {by}) that is not {expected.sha256[:12]}, or is not valid now"
+        fact = f"the cluster signs with a CA (named {by}) that either is not {expected.sha256[:12]} or is not valid now"
         remedy = "check --cluster-signing-cert-file of each kube-controller-manager, then restart it"
         return CheckResult(NAME, False, fact, remedy)
     return CheckResult(NAME, True, f"the cluster signs with {expected.sha256[:12]}")

@@ -72,7 +72,7 @@ def token_secrets(
     """
     trust = tuple(wanted)
     if not enabled:
-        fact = "skipped: the check of the Secrets with service account tokens needs permission to read all Secrets"
+        fact = "skipped: to check the service account token Secrets, certmond needs permission to read all Secrets"
         return CheckResult(
             SECRETS, True, fact, "bind certmond-rotation-secrets (config/rbac.yaml), and set `cluster.token_secrets`"
         )
@@ -91,7 +91,9 @@ def token_secrets(
         behind = [f"{name} {fact}" for name, fact in sorted(facts.items()) if fact is not None]
         if behind:
             return CheckResult(SECRETS, False, f"{_KEY} in the Secret {first_names(behind)}", _REMEDY)
-        return CheckResult(SECRETS, True, f"{_KEY} contains the expected CAs in {len(facts)} Secrets with tokens")
+        return CheckResult(
+            SECRETS, True, f"{_KEY} contains the expected CAs in {len(facts)} service account token Secrets"
+        )
 
     return run_check(access, SECRETS, work, limit)
 

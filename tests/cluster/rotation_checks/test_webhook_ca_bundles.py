@@ -68,7 +68,7 @@ def test_a_bundle_with_the_old_ca_is_reported_until_it_is_current(
     cluster.store.remove(resource, "it")
     assert look(access) == CheckResult("ca_bundles", True, "each CA bundle contains the expected CAs")
     canary = look(access, [NEW.facts])
-    assert canary.fact == f"the CA bundle of {made['kind']} right still has {OLD.facts.sha256[:12]}"
+    assert canary.fact == f"the CA bundle of {made['kind']} right still contains {OLD.facts.sha256[:12]}"
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
@@ -123,7 +123,7 @@ def test_a_reissued_ca_is_recognized_by_its_key(cluster: ApiServer, access: Acce
     older = reissue(OLD)
     add(cluster, "apiservices", "it", b64(older))
     assert look(access, [OLD.facts]).fact == (
-        f"the CA bundle of APIService it lacks {OLD.facts.sha256[:12]} and still has {older.facts.sha256[:12]}"
+        f"the CA bundle of APIService it lacks {OLD.facts.sha256[:12]} and still contains {older.facts.sha256[:12]}"
     )
 
 
@@ -165,7 +165,7 @@ def test_a_cluster_without_such_a_kind_is_refused(cluster: ApiServer, access: Ac
     cluster.store.missing = {"apiservices"}
     canary = look(access)
     assert not canary.ok
-    assert "cannot list the apiservices: it has no such kind" in canary.fact
+    assert "cannot list the apiservices: it does not support this kind of object" in canary.fact
 
 
 def test_all_pages_are_looked_at(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
