@@ -39,7 +39,7 @@ class CertmondError(Exception):
 
 
 class ConfigError(CertmondError):
-    """The configuration is invalid. `problems` contains one message for each problem."""
+    """Error for an invalid configuration. `problems` contains one message for each problem."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
@@ -47,27 +47,27 @@ class ConfigError(CertmondError):
 
 
 class MalformedError(CertmondError):
-    """certmond cannot parse the bytes of a file or of a response."""
+    """Error for a file or a response that certmond cannot parse."""
 
 
 class LimitError(MalformedError):
-    """The bytes exceed a limit on their size, or on the work to parse them."""
+    """Error for a file or a response that exceeds a limit on its size, or on the work to parse it."""
 
 
 class ListenError(CertmondError):
-    """certmond could not open the HTTP listener."""
+    """Failure to open the HTTP listener."""
 
 
 class RuntimeDirError(CertmondError):
-    """certmond could not write, lock or read the runtime directory."""
+    """Failure to write, lock or read the runtime directory."""
 
 
 class NotRunningError(CertmondError):
-    """The daemon is not running, so the assessment might be outdated."""
+    """Error for an assessment that might be outdated, because the daemon is not running."""
 
 
 class WriteError(CertmondError):
-    """certmond could not replace files. The old files remain, unless one of the `problems` reports otherwise."""
+    """Failure to replace files. The old files remain, unless one of the `problems` reports otherwise."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -75,75 +75,77 @@ class WriteError(CertmondError):
 
 
 class StateError(WriteError):
-    """The state directory is unusable, because an untrusted user can change the directory, or a later version of
-    certmond has written to the directory.
+    """Error for a state directory that either an untrusted user can change, or a later version of certmond has
+    written to.
     """
 
 
 class BusyError(CertmondError):
-    """Another process of certmond is writing files on this node."""
+    """Error while another process of certmond writes files on this node."""
 
 
 class KeyUnusableError(CertmondError):
-    """certmond could not read or use a private key. The message never quotes the key."""
+    """Failure to read or use a private key. The message never quotes the key."""
 
 
 class RotationError(CertmondError):
-    """A rotation cannot begin, continue or be aborted. The phase of a rotation in progress does not change."""
+    """Failure to begin, continue or abort a rotation. The phase of a rotation in progress does not change."""
 
 
 class LostError(CertmondError):
-    """This node has lost the restart lock, and another node might hold the lock."""
+    """Loss of the restart lock. Another node might hold this lock now."""
 
 
 class OvertakenError(CertmondError):
-    """Another writer changed the record of the cluster first, so certmond wrote nothing.
+    """Error after another writer has changed the record of the cluster first. certmond wrote nothing.
 
     The caller must read the record again, and discard decisions that depend on the older record.
     """
 
 
 class RestartError(CertmondError):
-    """certmond could not restart a service."""
+    """Failure to restart a service."""
 
 
 class IdleError(RestartError):
-    """The service does not run. Only an operator starts a stopped service."""
+    """Error for the restart of a service that does not run. Only an operator starts a stopped service."""
 
 
 class TriedError(RestartError):
-    """The restart of a service began and failed. The service might have stopped or restarted."""
+    """Failure of a restart that has begun. The service might have stopped or restarted."""
 
 
 class SigningError(CertmondError):
-    """The signer issued no usable certificate, and certmond wrote no file."""
+    """Failure to obtain a usable certificate from a signer. certmond wrote no file."""
 
 
 class RefusedError(SigningError):
-    """The signer refused the request, or issued a certificate that does not match the request."""
+    """Refusal of the request by the signer, or a certificate that does not match the request."""
 
 
 class UnknownUserError(RefusedError):
-    """The API server rejects the credentials in a kubeconfig, for example because the server does not trust the CA of
-    the client certificate.
+    """Rejection of the credentials in a kubeconfig by the API server.
+
+    For example, the API server does not trust the CA of the client certificate.
     """
 
 
 class UntrustedError(RefusedError):
-    """An untrusted user can change a program that the configuration names, so certmond does not run this program."""
+    """Error for a configured program that certmond does not run, because an untrusted user can change the program."""
 
 
 class UnreachableError(SigningError):
-    """The signer was not reachable, or did not answer in time."""
+    """Failure to reach the signer, or to receive its answer in time."""
 
 
 class UnknownServerError(UnreachableError):
-    """The API server serves a certificate whose CA is not in the kubeconfig."""
+    """Error for an API server whose certificate is from a CA that the kubeconfig does not contain."""
 
 
 class WaitingError(SigningError):
-    """The signer has not decided on the request yet. The caller must repeat the request after `seconds`, with the same
-    `cookie`.
+    """Error for a request on which the signer has not decided yet.
+
+    The caller must repeat the request after `seconds`, with the same `cookie`.
     """
 
     def __init__(self, message: str, seconds: float, cookie: str) -> None:

@@ -104,7 +104,7 @@ class Handover:
                         self._show_silence(report)
 
     def _acts(self, writer: Holder) -> bool:
-        """Return whether `writer` is the process that executes steps, and is not this process."""
+        """Return whether `writer` executes the steps on this node and is another process."""
         acting = holder_of(self._state_dir, ACTING)
         return acting is not None and acting.pid == writer.pid != os.getpid()
 

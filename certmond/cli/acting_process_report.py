@@ -50,7 +50,7 @@ class ActivityReport:
         return ""
 
     def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """Return the progress of the present phase of the rotation, or {} if the report does not contain this phase."""
+        """Return the progress of the present phase of the rotation, or {} if the report contains no such progress."""
         published = self.activity.get("rotation") or {}
         same = (published.get("id"), published.get("phase")) == (under_way.id, under_way.phase.value)
         return published if same else {}

@@ -34,8 +34,8 @@ def archive() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME…]", shell_complete=certificate_names)
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
-    """List the generations in the archive, oldest first, with a verdict on each. Exit: 0 all generations are intact,
-    2 a generation is damaged, 3 the archive has no generation of a NAME, or certmond refuses to read a generation.
+    """List the generations in the archive, oldest first, with a verdict on each. Exit: 0 all generations are intact;
+    2 a generation is damaged; 3 the archive has no generation of a NAME, or certmond refuses to read a generation.
     """
     from certmond.errors import ConfigError, MalformedError, StateError, WriteError
     from certmond.pki.findings import printable
@@ -91,7 +91,7 @@ def _verdict(restoration: Restoration | None, name: str, generation: str) -> Ver
 @click.pass_context
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
     """Restore a generation, by default the newest good generation that differs from the current files. The archive
-    keeps the current files as a new generation. Exit: 0 done, 2 no generation is good, or GENERATION is damaged, 3
+    keeps the current files as a new generation. Exit: 0 done; 2 no generation is good, or GENERATION is damaged; 3
     unknown.
     """
     from certmond.cli.acting_process import Handover

@@ -113,7 +113,7 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
 @output_option
 @click.pass_context
 def check(context: click.Context, at: datetime | None, output: str) -> None:
-    """Check the node once, without the daemon. Exit: 0 no finding above info, 1 a warning, 2 a critical finding, 3
+    """Check the node once, without the daemon. Exit: 0 no finding above info; 1 a warning; 2 a critical finding; 3
     unknown.
 
     If a certificate and its key do not match, another process might still be writing these files. In this case,
@@ -145,7 +145,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 @runtime_option
 @output_option
 def status(runtime_dir: Path, output: str) -> None:
-    """Print the last assessment of the running daemon. Exit: the codes of `check`, and 3 if no daemon runs."""
+    """Print the last assessment of the running daemon. Exit: the codes of `check`; 3 if no daemon runs."""
     from certmond.expose.documents.status_table import status_table
     from certmond.expose.http.health import silence
     from certmond.expose.metrics.exposition import read_status
@@ -202,7 +202,7 @@ def config() -> None:
 @global_options
 @click.pass_context
 def validate(context: click.Context) -> None:
-    """Print every problem of the configuration. Exit: 0 no problem, 3 a problem."""
+    """Print every problem of the configuration. Exit: 0 no problem; 3 a problem."""
     from certmond.pki.rotation.ca_publication import short_overlap
     from certmond.subprocesses import exposures
 
@@ -258,7 +258,7 @@ def discover(context: click.Context) -> None:
 @cli.command()
 @click.argument("reason", shell_complete=explained_names)
 def explain(reason: str) -> None:
-    """Print the section of the runbook about a REASON or an alert: the meaning, the inspection and the remedy."""
+    """Print the section of the runbook about a REASON or an alert: meaning, inspection and remedy."""
     from certmond.cli.explain import explain as look_up
 
     click.echo(look_up(reason))

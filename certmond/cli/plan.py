@@ -31,7 +31,7 @@ WAITING, FAILED = 1, 2
 @output_option
 @click.pass_context
 def plan(context: click.Context, at: datetime | None, output: str) -> None:
-    """Print the steps that certmond would execute now in enforce mode, with reasons. Exit: 0 no step, 1 steps, 3
+    """Print the steps that certmond would execute now in enforce mode, with reasons. Exit: 0 no step; 1 steps; 3
     unknown.
     """
     from certmond.expose.documents.forecast_table import plan_table

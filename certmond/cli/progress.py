@@ -32,7 +32,7 @@ STATUS = "certmond status"
 class Wait:
     """Reason, start and latest end of a wait, and the command `remedy` that ends the wait.
 
-    If no command ends the wait, the text contains `shows`, a command that prints the state.
+    If no command ends the wait, the output contains the command `shows`, which prints the state.
     """
 
     reason: str

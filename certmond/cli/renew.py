@@ -65,8 +65,8 @@ def renew(
     timeout: timedelta,
     output: str,
 ) -> None:
-    """Renew certificates now, and restart the services that use these certificates. Exit: 0 done, 1 a renewal or
-    restart waits, or a certificate with a finding cannot be renewed, 2 a step failed.
+    """Renew certificates now, and restart the services that use these certificates. Exit: 0 done; 1 a renewal or
+    restart waits, or certmond cannot renew a certificate with a finding; 2 a step failed.
 
     If a daemon in enforce mode runs on this node, the daemon restarts and verifies the services, and this command shows
     the progress of the daemon.
@@ -135,7 +135,7 @@ def renew(
 @output_option
 @click.pass_context
 def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_run: bool, output: str) -> None:
-    """Restart services one by one, and verify each restart. Exit: 0 done, 1 a restart waits, 2 a restart failed."""
+    """Restart services one by one, and verify each restart. Exit: 0 done; 1 a restart waits; 2 a restart failed."""
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
     from certmond.cli.service_restarts import planned, restart_services

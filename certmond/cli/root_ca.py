@@ -82,7 +82,7 @@ def show(context: click.Context, family: str, output: str) -> None:
 @click.argument("key", type=FILE, metavar="[KEY]", required=False)
 @click.pass_context
 def verify(context: click.Context, family: str, output: str, certificate: Path, key: Path | None) -> None:
-    """Check whether CERT can be the next Root CA of this node. Exit: 0 yes, 1 yes with warnings, 2 no, 3 unknown."""
+    """Check whether CERT can be the next Root CA of this node. Exit: 0 yes; 1 yes with warnings; 2 no; 3 unknown."""
     from certmond.expose.documents.root_ca import verify_document, verify_table
 
     require_certificate(family, "verify", "To check a key, run: certmond root-ca stage KEY --family sa")

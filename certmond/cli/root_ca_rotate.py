@@ -46,7 +46,7 @@ def rotate(
     context: click.Context, *, family: str, dry_run: bool, at_once: bool, exclude: tuple[str, ...], no_wait: bool,
     output: str,
 ) -> None:  # fmt: skip
-    """Replace the current Root CA with the staged CA, or continue the rotation. Exit: 0 done, 2 refused or failed.
+    """Replace the current Root CA with the staged CA, or continue the rotation. Exit: 0 done; 2 refused or failed.
 
     With --family sa, replace the key that signs service-account tokens.
     """
@@ -105,7 +105,7 @@ def rotate(
 @click.option("--no-wait", is_flag=True, help="Begin the abort and exit; the daemons execute its phases")
 @click.pass_context
 def abort(context: click.Context, *, no_wait: bool) -> None:
-    """Abort the rotation in progress, and restore the old CA or key. Exit: 0 done, 2 refused or failed."""
+    """Abort the rotation in progress, and restore the old CA or key. Exit: 0 done; 2 refused or failed."""
     from certmond.pki.rotation.phases import abort as abort_rotation
 
     options = globals_of(context)

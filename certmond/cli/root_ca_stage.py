@@ -91,7 +91,7 @@ def stage(
     validity: timedelta | None,
     force: bool,
 ) -> None:
-    """Store CERT and KEY, or a created CA, for a rotation. Exit: 0 done, 2 refused, 3 unknown.
+    """Store CERT and KEY, or a created CA, for a rotation. Exit: 0 done; 2 refused; 3 unknown.
 
     With --family sa, give only KEY, the private key that will sign service-account tokens.
     """
@@ -166,7 +166,7 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
 
 
 def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
-    """Yield a problem if the key of the new CA is missing, or must not be on this node."""
+    """Yield a problem if the key of the new CA is missing, or if this node must not have this key."""
     if family.holds_key and certificate and key is None:
         yield f"this node signs with {family.spec.key}; give the private key of {certificate}, too"
     elif not family.holds_key and key is not None:

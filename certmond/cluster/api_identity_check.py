@@ -1,4 +1,4 @@
-"""Check for a command whether the API server and this node authenticate each other.
+"""Check, on behalf of a command, whether the API server and this node authenticate each other.
 
 In the daemon, `coordinator` makes this check.
 """

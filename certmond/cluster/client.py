@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 
 class ConflictError(Exception):
-    """HTTP 409: the object exists already, or another client changed it."""
+    """HTTP status 409: the object already exists, or another client has changed the object."""
 
 
 class NotFoundError(Exception):
-    """HTTP 404: the object does not exist."""
+    """HTTP status 404: the object does not exist."""
 
 
 @asynccontextmanager
@@ -113,8 +113,8 @@ class Connection:
         """Make one call, repeat the call while the API server requests a retry, and return the result.
 
         `doing` describes the call in a message, and `rule` describes how to permit the call. `times` multiplies the
-        time limit. Raises RefusedError if the server rejects the call, ConflictError, NotFoundError, and
-        UnreachableError if a later call might succeed.
+        time limit. Raises RefusedError if the API server rejects the call, ConflictError for the status 409,
+        NotFoundError for the status 404, and UnreachableError if a later call might succeed.
         """
         seconds = self._seconds * times
         try:

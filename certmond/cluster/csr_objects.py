@@ -1,4 +1,4 @@
-"""Calls of the Kubernetes API for CertificateSigningRequests, and for the Node of this node.
+"""Calls to the Kubernetes API for CertificateSigningRequests, and for the Node of this node.
 
 This module checks the name and the uid of an object, and handles conflicts. The caller defines the content of a
 request.
@@ -56,7 +56,7 @@ class Filed:
 
 
 class Requests:
-    """Calls of the Kubernetes API for CertificateSigningRequests.
+    """Calls to the Kubernetes API for CertificateSigningRequests.
 
     Each call raises RefusedError if the API server forbids the call, and UnreachableError if a retry might succeed.
     """

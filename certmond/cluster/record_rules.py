@@ -1,7 +1,7 @@
 """Conversion between a rotation and the cluster's record, and the rules for the replacement of a record.
 
 A node never replaces the record with an earlier state of the rotation. While a rotation is in progress, its abort is
-the only other rotation whose record can replace the record.
+the only other rotation whose record can replace the present record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.pki.x509.certificate import to_pem
 
 
 def rotation_of(record: ClusterRecord) -> Rotation:
-    """Return the rotation in a record. Raises RotationError if this certmond does not support the record."""
+    """Return the rotation in a record. Raises RotationError if this version of certmond does not support the record."""
     try:
         (new,), old = record.new_anchors, record.old_anchors
         made = Rotation(
@@ -63,7 +63,9 @@ def is_behind(found: ClusterRecord | None, own: Rotation, closed: Collection[str
     """Return whether the cluster's record is missing or older than `own`, the rotation in a node's record.
 
     `closed` contains the IDs of the rotations that the node has ended. The latest phase is valid, because a phase ends
-    only after every node has reached the phase. Raises RotationError if this certmond does not support the record.
+    only after every node has reached the phase.
+
+    Raises RotationError if this version of certmond does not support the record.
     """
     if found is None:
         return True

@@ -1,7 +1,7 @@
 """Listing of the CertificateSigningRequests with which the kubelet of one node requests its serving certificate.
 
 A kubelet may list all requests (kubernetes/kubernetes, plugin/pkg/auth/authorizer/rbac/bootstrappolicy/policy.go,
-NodeRules). The API selects by the signer, but not by the user (pkg/apis/certificates/v1/conversion.go).
+NodeRules). The API server can select requests by signer, but not by user (pkg/apis/certificates/v1/conversion.go).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _RULE = (
 
 
 def serving_requests(access: Access, node: str) -> tuple[ServingRequest, ...]:
-    """Return the requests that the kubelet of `node` has created. Raises RefusedError or UnreachableError."""
+    """Return the requests that the kubelet of `node` has created.
+
+    Raises RefusedError or UnreachableError if the call fails.
+    """
 
     async def work(connection: Connection) -> tuple[ServingRequest, ...]:
         doing = "list the CertificateSigningRequests"

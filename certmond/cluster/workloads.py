@@ -1,4 +1,4 @@
-"""Search for workloads with pods that started before the cluster published a CA, and that might not trust this CA.
+"""Search for workloads whose pods might not trust a CA, because they started before the cluster published the CA.
 
 A process usually reads its CAs only at its start. This module does not find a pod whose only token is in a Secret.
 `rollout` restarts the workloads.

@@ -27,7 +27,7 @@ class Coordinator(Protocol):
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """Return the rotation that this node continues, or None. Send no request, and do not block.
+        """Return the rotation that this node continues, if any. Send no request, and do not block.
 
         `own` is the rotation in the node's record. `closed` contains the IDs of ended rotations, and `trusted` contains
         the trust anchors of the node. Raises RotationError if `own` and the shared record contradict each other.

@@ -25,7 +25,7 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 class CAChanges:
-    """Changes to the trust anchors of the node that no rotation has made, as of the last scan."""
+    """Changes, as of the last scan, that no rotation has made to the trust anchors of the node."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -72,7 +72,7 @@ class RotationController:
         return self._waits if self._waits_in == self._state.at else ()
 
     def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Begin, advance or end the rotation, if possible now. Return a sentence about the change, or None.
+        """Begin, advance or end the rotation, if possible now. Return a sentence about the change, if any.
 
         Raises BusyError while another process writes, and WriteError if certmond cannot write a record.
         """
@@ -116,7 +116,7 @@ class RotationController:
         return self._begin_phase(rotation, following(rotation, self._clock()), gate.message)
 
     def give_first_aid(self, around: Surroundings, now: datetime) -> str | None:
-        """Record which replaced trust anchors need first aid. Return a sentence about a changed record, or None.
+        """Record which replaced trust anchors need first aid. Return a sentence about the change, if any.
 
         Send no request, because the API server might reject this node. Raises BusyError while another process writes,
         and WriteError if certmond cannot write the record.

@@ -174,7 +174,7 @@ class RotationState:
         return findings
 
     def followed(self) -> Rotation | None:
-        """Return the rotation that this node follows, or None.
+        """Return the rotation that this node follows, or None if there is no such rotation.
 
         Raises RotationError if the node's record and the shared record contradict each other.
         """
@@ -203,7 +203,7 @@ class RotationState:
         )  # otherwise, the key was replaced, and then restored
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
-        """Return why this node refuses the rotation of the shared record, or None."""
+        """Return why this node refuses the rotation of the shared record, or None if this node accepts it."""
         if rotation == self.own:
             return None
         return refusal(self.own, rotation, ground, staged=self._is_staged(rotation), now=now)
@@ -221,12 +221,12 @@ class RotationState:
 
     @property
     def family(self) -> str | None:
-        """Return the name of the CA in rotation, or None."""
+        """Return the name of the CA in rotation, or None if no rotation is in progress."""
         return self.rotation.family if self.rotation else None
 
     @property
     def at(self) -> tuple[str, Phase] | None:
-        """Return the ID and the phase of the rotation in progress, or None."""
+        """Return the ID and the phase of the rotation, or None if no rotation is in progress."""
         return (self.rotation.id, self.rotation.phase) if self.rotation else None
 
     @property
@@ -264,7 +264,7 @@ class RotationState:
         return self.rotation is not None and in_batches(self.rotation) and self._worker_hold(self.rotation) is None
 
     def _worker_hold(self, rotation: Rotation) -> str | None:
-        """Return why this worker must not act in the phase yet, or None."""
+        """Return why this worker must not act in the phase yet, or None if this node may act."""
         # A node with the key of the CA does not count as a worker, whatever the labels of its Node object.
         return None if self.ground is None or self.ground.holds_key else held_back(rotation, self._node)
 

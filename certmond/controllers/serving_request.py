@@ -22,8 +22,9 @@ _PAUSE = 6
 class ServingRequestCheck:
     """Check of the requests of the node's kubelet.
 
-    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. If it is None, certmond calls no API. `node`
-    is the name of the node if its files have none. `monotonic` returns the seconds of a clock that cannot be set.
+    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. If `kubeconfig` is None, certmond sends no
+    request. `node` is the name of the node if no file of the node contains a name. `monotonic` returns the
+    seconds of a clock that cannot be set.
     """
 
     def __init__(

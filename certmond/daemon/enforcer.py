@@ -234,7 +234,7 @@ class Enforcer:
         return self.restarting.step(plan, assessment, around, self.surroundings_observer, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Record first aid for a replaced CA, or advance the rotation. Return a message about the change, or None."""
+        """Record first aid for a replaced CA, or advance the rotation. Return a message about the change, if any."""
         message = self.rotating.give_first_aid(around, assessment.taken_at)
         return message or self.rotating.advance(assessment, around, plan)
 
@@ -286,9 +286,9 @@ class Enforcer:
         )
 
     def next_request_at(self, step: Step) -> datetime | None:
-        """Return the time of the next request to a signer that has not decided yet, or None.
+        """Return the time of the next request to a signer that has not decided yet.
 
-        The result is None for a signer of the kind `csr`.
+        The result is None if no request waits, or if the signer is of the kind `csr`.
         """
         attempt = self._ledger.attempts().get((step.target, step.path))
         of_api = isinstance(step, Issue) and policy_of(self._config).signers.get(step.signer) == "csr"

@@ -132,7 +132,7 @@ class Daemon:
     # When a pass runs
 
     def _next_cause(self) -> Cause | None:
-        """Wait for an event or a deadline. Return the cause of the next pass, or None."""
+        """Wait for an event or a deadline. Return the cause of the next pass, or None if no pass is due."""
         self._send_heartbeat()
         woken = self._wake.wait(0 if self._reloading or self._scan_again else self._seconds_to_wait())
         if self._stopping:
@@ -165,7 +165,7 @@ class Daemon:
         )  # fmt: skip
 
     def _change_cause(self, since: float) -> Cause | None:
-        """Wait until events cease. Return the cause of the next pass, or None."""
+        """Wait until events cease. Return the cause of the next pass, or None if no pass is due."""
         changes = self._file_changes.collect(since, lambda: self._stopping or self._reloading)
         checked, self._services_checked = self._services_checked, False
         if changes is None:
@@ -304,7 +304,7 @@ class Daemon:
     def _report(
         self, cause: Cause, assessment: Assessment, surroundings: Surroundings, started: float
     ) -> Assessment | None:
-        """Publish the assessment, log its changes, and run hooks. Return the previous assessment, or None."""
+        """Publish the assessment, log its changes, and run hooks. Return the previous assessment, if any."""
         before, self._assessment, self._surroundings = self._assessment, assessment, surroundings
         # `started` is the time of the start on this clock.
         self._published_at = done = time.monotonic()

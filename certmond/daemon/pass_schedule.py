@@ -52,7 +52,7 @@ class PassSchedule:
         self._scanned_at = now
 
     def check_services_within(self, seconds: float) -> None:
-        """Schedule a check of the running services in `seconds`, unless an earlier check is scheduled already."""
+        """Schedule a check of the running services in `seconds`, unless an earlier check is already scheduled."""
         at = time.monotonic() + seconds
         # Keep the earlier time: otherwise frequent passes would postpone the check without end.
         self._service_check_at = min(self._service_check_at or at, at)
@@ -65,7 +65,7 @@ class PassSchedule:
         return True
 
     def due(self, deadlines: Deadlines, now: datetime) -> Cause | None:
-        """Return the cause of the pass that is due at the system time `now`, or None."""
+        """Return the cause of the pass that is due at the system time `now`, or None if no pass is due."""
         if name := next((name for name, seconds in self._scans(deadlines) if seconds <= 0), None):
             return Cause(name, None)
         if deadlines.assessed_at and now < deadlines.assessed_at:

@@ -139,7 +139,7 @@ class _Issued:
 
 
 class Node:
-    """The node of the demo. Its methods take paths on the node, such as /etc/kubernetes/pki/ca.crt."""
+    """The node of the demo. The methods of this class take paths on the node, such as /etc/kubernetes/pki/ca.crt."""
 
     def __init__(self, root: Path, now: datetime) -> None:
         self._root = root

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class StageError(CertmondError):
-    """A stage of the demo did not show the expected result."""
+    """Unexpected result of a stage of the demo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Running:
             )  # fmt: skip
 
     def reload(self, name: str) -> None:
-        """Send SIGHUP to the process `name`, so that it reads its configuration again."""
+        """Send SIGHUP to the process `name`, so that this process reads its configuration again."""
         self._programs[name].send_signal(signal.SIGHUP)
 
     def stop(self) -> None:

@@ -72,7 +72,7 @@ class _Source(NamedTuple):
         return f"{place.file} {place.text}" if place else f"{self.prefix}{flag}"
 
     def on_host(self, path: str) -> str:
-        """Return the path on the host that corresponds to `path` in the component, or "" without such a path."""
+        """Return the path on the host that corresponds to `path` in the component, or "" if there is no such path."""
         return "" if re.search(r"[\x00*?[]|.{4096}", path, re.DOTALL) else self.component.on_host(path) or ""
 
 
@@ -268,7 +268,7 @@ class _Discovery:
         return self._conf if place == _KUBELET_CONF else place if place in files else next(iter(files), place)
 
     def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
-        """Add an entry for the file that `flag` names, unless the file has an entry already."""
+        """Add an entry for the file that `flag` names, unless the file already has an entry."""
         given = {field: value for field, (value, _) in fields.items()}
         # Service-account keys do not expire, so they get no entry.
         if entry == "sa" or any(given["path"] in {it.path, it.key, it.kubeconfig} for it in self._specs.values()):

@@ -112,7 +112,7 @@ class Generations:
 
     @staticmethod
     def broken_cluster(location: PairLocation, content: bytes) -> str:
-        """Return a clause about the defect of the cluster in the kubeconfig `content`, or "" without a defect.
+        """Return a clause about the defect of the cluster in the kubeconfig `content`, or "" if there is no defect.
 
         certmond checks the cluster only if the entry fixes a subject and a CA.
         """
@@ -134,7 +134,7 @@ class Generations:
         return document.certificates
 
     def _ca_objection(self, spec: CertificateSpec, document: Document, chain: Sequence[Certificate]) -> str | None:
-        """Return why a kubeconfig must not trust the certificates in the CA file `document`, or None."""
+        """Return why a kubeconfig must not trust the certificates in `document`, or None if it may trust them."""
         found, now = document.certificates, self._clock()
         if writer := self._files.other_writer(self._specs[spec.embedded_ca or ""].path, None):
             return f"{writer}; let only root write there"

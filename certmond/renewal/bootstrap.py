@@ -304,7 +304,7 @@ def _key_path(spec: CertificateSpec) -> str:
 def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
     """Raise RefusedError unless the new files contain the requested certificate and its key.
 
-    `path` is the certification path of the certificate, or None.
+    `path` is the certification path of the certificate, or None if there is no such path.
     """
     pair = entry_pair(spec.kind, spec.path, spec.key, read)
     if isinstance(pair, Unpaired) or pair.leaf.key != describe_key(key.public_key()):

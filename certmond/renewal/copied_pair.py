@@ -56,7 +56,7 @@ class CopiedPair:
     def _decide(self) -> tuple[State, list[NewFile], Mapping[str, bytes | None]]:
         """Return the state of all copies, the files to write, and the contents of the source.
 
-        A directory in which certmond may not write is no part of the transaction.
+        The transaction excludes each directory to which certmond must not write.
         """
         directories, contents = self._directories(), dict[str, bytes | None]()
         if not directories:
@@ -102,7 +102,7 @@ class CopiedPair:
         return found(contents[path], contents.get(key_path), path, key_path)
 
     def _foreign(self, directory: str, contents: Mapping[str, bytes | None]) -> str | None:
-        """Return why certmond must not write to the directory, or None."""
+        """Return why certmond must not write to the directory, or None if certmond may write to it."""
         paths = [posixpath.join(directory, posixpath.basename(path)) for path in contents]
         for path in paths:
             if not self._files.is_in_place(path):

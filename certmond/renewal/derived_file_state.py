@@ -32,7 +32,7 @@ _REMEDY = "move it away, and certmond creates it again"
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A directory of a copy in which certmond may not write, with the reason and the remedy."""
+    """A directory of copies to which certmond must not write, with the reason and the remedy."""
 
     path: str
     message: str
@@ -40,7 +40,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """State of a file that is equal to its source, or of the copies in all directories except the `refused` ones."""
+    """State of a file that is equal to its source, or of the copies in all directories that are not in `refused`."""
 
     refused: tuple[Refused, ...] = ()
 
@@ -49,7 +49,7 @@ class Current:
 class Stale:
     """State of a file that differs from its source. `content` is the content to write.
 
-    For copies, `content` is empty, and certmond writes in all directories except the `refused` ones.
+    For copies, `content` is empty, and certmond writes to all directories that are not in `refused`.
     """
 
     content: bytes = field(repr=False)
@@ -67,7 +67,7 @@ class Absent:
 class Foreign:
     """State of a file that certmond may not replace, with the reason and the remedy.
 
-    For copies, certmond may write in no directory. `refused` are the directories after the first one.
+    For copies, certmond may write to no directory. `refused` contains all directories except the first.
     """
 
     message: str
@@ -147,7 +147,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
 
 
 def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
-    """Return why the file is not an older bundle of this source, or None."""
+    """Return why the file is not an older bundle of this source, or None if it is one."""
     labels = _LABELS.findall(present)
     if not labels:
         return "is not PEM"
@@ -183,7 +183,7 @@ def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
 
 
 def _unfit(own: Credentials) -> str | None:
-    """Return why certmond must not copy this kubeconfig, or None."""
+    """Return why certmond must not copy this kubeconfig, or None if certmond may copy it."""
     if own.faults or any(map(_is_broken, own.documents.values())):
         return "is broken"
     if not own.config.users:
@@ -202,7 +202,7 @@ def _unfit(own: Credentials) -> str | None:
 
 
 def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> str | None:
-    """Return why the kubeconfig is not an older copy of the source, or None."""
+    """Return why the kubeconfig is not an older copy of the source, or None if it is one."""
     found = parse_credentials(present, spec.path)
     if found.faults or any(map(_is_broken, found.documents.values())):
         return "is not a readable kubeconfig"

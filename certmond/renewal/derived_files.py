@@ -107,9 +107,9 @@ class Derivations:
         return found, present
 
     def _writable_source(self, spec: DerivedSpec) -> str | None:
-        """Return why certmond must not copy a kubeconfig that another user can change, or None.
+        """Return why certmond must not copy a kubeconfig, or None if no other user can change it.
 
-        Such a user could choose the server in the copy, and the programs that clients with this copy run.
+        Another user could choose the server in the copy, and the programs that clients with this copy run.
         """
         if spec.kind != "kubeconfig":
             return None

@@ -114,7 +114,7 @@ def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) ->
 
 
 def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | None:
-    """Return the key that a kubeconfig embeds for the user of this certificate, or None.
+    """Return the key that a kubeconfig embeds for the user of this certificate, or None if there is no such key.
 
     Raises KeyUnusableError if the kubeconfig is malformed.
     """

@@ -83,7 +83,7 @@ class SalvageLookup:
         return found
 
     def _key_directory(self, seen: Observation) -> str | None:
-        """Return an archive directory of damaged files that contains the certificate's private key, or None."""
+        """Return an archive directory of damaged files that contains the certificate's private key, if any."""
         key = seen.certificates[0].key
         with suppress(OSError):
             for name in filter(is_damaged_name, self._archive.names()):
@@ -228,7 +228,7 @@ class SalvageLookup:
 
     @staticmethod
     def _others(seen: Observation, inventory: Inventory) -> Iterator[str]:
-        """Yield the paths of other kubeconfigs of the same CA, the kubeconfigs with a similar use first."""
+        """Yield the paths of other kubeconfigs of the same CA. Start with the kubeconfigs of a similar use."""
         same = [each for each in inventory.observations if each.spec.embedded_ca == seen.spec.embedded_ca is not None]
         for each in sorted(same, key=lambda each: bool(each.spec.mentioned_in) != bool(seen.spec.mentioned_in)):
             if each.path != seen.path and each.spec.kind is Kind.KUBECONFIG and each.certificates:

@@ -235,7 +235,7 @@ def is_one_file(seen: Observation) -> bool:
 
 
 def stale_reason(step: Issue, view: View) -> str | None:
-    """Return a message if the present files differ from the files of the plan, or None."""
+    """Return a message if the present files differ from the files of the plan, otherwise None."""
     seen = step.status.seen
     if step.old is None:
         key_path = None if is_one_file(seen) else seen.key_path
@@ -253,7 +253,7 @@ def stale_reason(step: Issue, view: View) -> str | None:
 
 
 def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
-    """Return the public key of the private key of the entry in this file, or None."""
+    """Return the public key of the entry's private key in this file, or None if the file contains no usable key."""
     if step.status.seen.spec.kind is Kind.KUBECONFIG and step.old:
         try:
             content = key_of_user(content, path, step.old) or b""

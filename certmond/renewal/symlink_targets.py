@@ -1,7 +1,7 @@
 """Check of the symlinks through which certmond would write.
 
-A symlink must not lead to a file of another entry, such as a CA. A target in another directory must be a certificate, a
-key or a kubeconfig.
+A symlink must not refer to a file of another entry, such as a CA. A target in another directory must be a certificate,
+a key or a kubeconfig.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SymlinkTargets:
         self._specs, self._files = [spec for spec in specs if not spec.is_glob], files
 
     def objection(self, paths: Iterable[str], spec: CertificateSpec | None) -> str | None:
-        """Return why certmond must not write to one of the `paths` of the entry `spec`, and the remedy, or None.
+        """Return why certmond must not write to one of the `paths` of the entry `spec`, and the remedy, if any.
 
         Raises WriteError if a file is unreadable.
         """
@@ -50,7 +50,7 @@ class SymlinkTargets:
         return None
 
     def _holder(self, path: str, real: str, spec: CertificateSpec | None) -> str | None:
-        """Return the name of another entry whose files include `real`, or None."""
+        """Return the name of another entry whose files include `real`, or None if there is no such entry."""
         own = self._real_files(spec) if spec else {real}
         for other in self._specs:
             if path in {other.path, other.key}:  # `KeyPairs` checks two entries with one path

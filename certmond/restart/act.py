@@ -1,4 +1,4 @@
-"""Restart of a systemd unit or of a static Pod's container, or restart by a command.
+"""Restart of a systemd unit, or of the container of a static Pod, or by a command.
 
 This module never edits a manifest, and never signals a process by name.
 """

@@ -130,7 +130,7 @@ def _by_signal(
 
 
 def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
-    """Return why certmond must not signal this PID, or None."""
+    """Return why certmond must not signal this PID, or None if certmond may signal it."""
     try:
         program = os.readlink(os.path.join(proc, str(found.pid), "exe"))
     except PermissionError:

@@ -48,7 +48,7 @@ def own_files(path: str) -> tuple[str, str]:
 
 
 def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer | None:
-    """Return the signer of the controller-manager in this Pod, or None."""
+    """Return the signer of the controller-manager in this Pod, or None if the Pod contains no such signer."""
     container = next((each for each in containers(pod.fields) if each.name == CONTROLLER_MANAGER), None)
     if container is None:
         return None

@@ -115,7 +115,7 @@ def name_holder(descriptor: int, runtime_dir: Path | None = None) -> None:
 
 
 def is_held(state_dir: Path, name: str) -> bool:
-    """Return whether a process holds the lock `name`. A read-only open causes no inotify event of a write."""
+    """Return whether a process holds the lock `name`. Open the file read-only, so that inotify reports no write."""
     try:
         descriptor = os.open(state_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -133,7 +133,7 @@ def is_held(state_dir: Path, name: str) -> bool:
 
 
 def holder_of(state_dir: Path, name: str) -> Holder | None:
-    """Return the process that holds the lock `name`, or None. An unknown process has the PID 0."""
+    """Return the process that holds the lock `name`, if any. An unknown process has the PID 0."""
     if not is_held(state_dir, name):
         return None
     try:
@@ -147,6 +147,6 @@ def holder_of(state_dir: Path, name: str) -> Holder | None:
 
 
 def writer_of(state_dir: Path) -> Holder | None:
-    """Return the process that writes on this node, or None."""
+    """Return the process that writes on this node, or None if no process writes."""
     writer, acting = holder_of(state_dir, WRITING), holder_of(state_dir, ACTING)
     return acting if writer and acting and writer.pid == acting.pid else writer

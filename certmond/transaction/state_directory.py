@@ -1,6 +1,6 @@
 """Checks that the state directory is fit for use.
 
-No untrusted user can change the directory, and no later version of certmond has written to it.
+The directory is fit if no untrusted user can change it, and no later version of certmond has written to it.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def run_check(
 
 
 def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: bool = False) -> str | None:
-    """Return the difference between the bundle `pem` and the certificates `wanted` as a phrase, or None.
+    """Return the difference between the bundle `pem` and the certificates `wanted` as a phrase, or None if they agree.
 
     The order of the certificates does not matter. With `at_least`, the bundle may contain other certificates.
     """

@@ -1,7 +1,7 @@
 """Check of the CAs that the cluster publishes to its workloads.
 
-This module checks the ConfigMap kube-root-ca.crt of every namespace, and optionally the Secrets with service account
-tokens. kube-controller-manager, not certmond, writes these objects.
+This module checks the ConfigMap kube-root-ca.crt of every namespace, and optionally the service account token
+Secrets. kube-controller-manager, not certmond, writes these objects.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def published_trust(
 def token_secrets(
     access: Access, wanted: Iterable[Certificate], *, enabled: bool = False, limit: timedelta = LIMIT
 ) -> CheckResult:
-    """Check that every Secret with a service account token contains exactly the CAs `wanted`, in any order.
+    """Check that every service account token Secret contains exactly the CAs `wanted`, in any order.
 
     Without `enabled`, skip the check, which needs permission to read all Secrets.
     """

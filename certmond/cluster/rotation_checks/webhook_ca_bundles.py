@@ -29,7 +29,7 @@ _BUNDLE = "caBundle"
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of objects with CA bundles. `place` is the path of the object that contains the field `caBundle`."""
+    """A kind of objects with CA bundles. `place` is the path, within an object, to the field `caBundle`."""
 
     resource: type[GenericGlobalResource]
     group: str
