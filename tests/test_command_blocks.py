@@ -129,7 +129,7 @@ class Sandbox:
             command = re.sub(rf"\b{re.escape(placeholder)}(?![\w.])", meant, command)
         typed = _PLACES.sub(rf"{self.root}/\1", command)
         status, said = self._call(typed) if re.fullmatch(r"certmond [^|;&<>()$]*", typed) else self._type(typed)
-        if "is staged already" in said:  # one of several ways to stage, of which a node accepts one
+        if "is already staged" in said:  # one of several ways to stage, of which a node accepts one
             self.refresh()
             status, said = self._type(typed)
         verbs = [word for call in calls(command) for word in call if not word.startswith("-")][:2]

@@ -97,7 +97,7 @@ def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, A
 def test_a_rotation_without_a_record_is_an_error() -> None:
     """The error covers a rotation of this node alone, and nodes whose names no Node can have."""
     with pytest.raises(
-        RotationError, match=r"^this node alone began the rotation r-1 of ca, .*; to complete it here, "
+        RotationError, match=r"^this node alone began the rotation r-1 of ca, .*; to complete the rotation here, "
     ):
         record_of(replace(ROTATION, found=True), "node-1")
     with pytest.raises(
@@ -214,10 +214,10 @@ def test_an_unreadable_record_stops_every_node(world: World) -> None:
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
     node.conductor.ask()
-    with pytest.raises(RotationError, match="this certmond does not support"):
+    with pytest.raises(RotationError, match="this version of certmond does not support"):
         node.conductor.follow(None, ())
     for text, said in (
-        ('{"schema": 2}', "a schema that this certmond does not support"),
+        ('{"schema": 2}', "a schema that this version of certmond does not support"),
         ("[", "contains an invalid record"),
     ):
         world.put("configmaps", "certmond-rotation", "kube-system", data={"record": text})
@@ -370,7 +370,7 @@ def test_a_record_of_others_is_not_overwritten(world: World) -> None:
     """An invalid record, or one of another program, is not replaced."""
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
-    with pytest.raises(RotationError, match="this certmond does not support"):
+    with pytest.raises(RotationError, match="this version of certmond does not support"):
         node.conductor.publish(ROTATION)
     world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
     with pytest.raises(MalformedError):

@@ -411,7 +411,7 @@ def test_only_the_request_that_was_read_is_approved(api: ApiServer, gone: bool) 
             "PUT",
             True,
             template(),
-            "may not approve .*/approval], verbs [update], and resources [signers], resourceNames",
+            "may not approve .*/approval], verbs [update], and .*resources [signers], resourceNames",
         ),
         (
             "GET /api/v1/nodes",

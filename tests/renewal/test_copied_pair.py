@@ -90,7 +90,7 @@ def test_a_pair_that_does_not_match_is_not_copied(root: Path) -> None:
     found = copied(root).state()
     assert isinstance(found, Unready)
     assert "/etc/etcd/server.key" in found.message
-    with pytest.raises(WriteError, match="is not written"):
+    with pytest.raises(WriteError, match="certmond does not write"):
         make(root)
     (root / "etc/etcd/server.crt").unlink()
     assert isinstance(copied(root).state(), Unready)

@@ -602,7 +602,7 @@ def test_a_manifest_that_changed_meanwhile_stays(host: Host) -> None:
     stale = host.manifest()
     host.at(MANIFEST).write_bytes(b"theirs")
     assert "after certmond read the file; repeat the command" in host.error([stale])
-    with pytest.raises(WriteError, match="written by another process"):
+    with pytest.raises(WriteError, match="another process wrote"):
         host.commit([host.manifest()], before_rename=lambda: host.at(MANIFEST).write_bytes(b"theirs, too"))
     assert host.at(MANIFEST).read_bytes() == b"theirs, too"
 
@@ -786,7 +786,7 @@ def test_changed_between_staging_and_renaming(host: Host, path: str) -> None:
 def test_created_between_staging_and_renaming(host: Host) -> None:
     """A file that another process creates in the meantime stays, too."""
     path = f"{PKI}/etcd/server.key"
-    with pytest.raises(WriteError, match="written by another process"):
+    with pytest.raises(WriteError, match="another process wrote"):
         host.commit([NewFile(path, NEW[KEY])], before_rename=lambda: host.at(path).write_bytes(b"theirs"))
     assert host.at(path).read_bytes() == b"theirs"
     assert os.listdir(host.at(f"{PKI}/etcd")) == ["server.key"]
