@@ -48,7 +48,7 @@ def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str |
     # In a sticky directory, other users can create files, but cannot replace a file of another user.
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if not is_link and not is_sticky and status.st_mode & _others(status):
-        return f"{path} can be written by others (mode {_mode(status)}); run: chmod go-w {path}"
+        return f"other users can write {path} (mode {_mode(status)}); run: chmod go-w {path}"
     return None
 
 

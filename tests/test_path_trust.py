@@ -34,7 +34,7 @@ def test_a_program_that_others_can_write_is_not_trusted(program: Path, mode: int
     """A file, or a directory on the path, that group or others can write is named with its mode and the remedy."""
     place = program if what == "." else program.parent
     place.chmod(mode)
-    assert exposure(str(program)) == f"{place} can be written by others (mode 0{mode:o}); run: chmod go-w {place}"
+    assert exposure(str(program)) == f"other users can write {place} (mode 0{mode:o}); run: chmod go-w {place}"
 
 
 def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_both_sides_of_a_linked_directory_are_checked(program: Path, tmp_path: P
     assert exposure(path) is None
     for name in ("here", "there"):
         (tmp_path / name).chmod(0o777)
-        assert (exposure(path) or "").startswith(f"{tmp_path / name} can be written by others")
+        assert (exposure(path) or "").startswith(f"other users can write {tmp_path / name}")
         (tmp_path / name).chmod(0o755)
 
 
@@ -95,7 +95,7 @@ def test_each_symlink_between_counts(program: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "start" / program.name)
     assert exposure(path) is None
     between.chmod(0o777)
-    assert (exposure(path) or "").startswith(f"{between} can be written by others")
+    assert (exposure(path) or "").startswith(f"other users can write {between}")
 
 
 def test_a_script_among_the_arguments_counts(program: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_script_among_the_arguments_counts(program: Path, tmp_path: Path) -> N
     data.chmod(0o644)
     assert distrust(command) is None
     data.chmod(0o666)
-    assert distrust(command) == f"{data} can be written by others (mode 0666); run: chmod go-w {data}"
+    assert distrust(command) == f"other users can write {data} (mode 0666); run: chmod go-w {data}"
 
 
 def test_what_is_not_there_is_the_systems_error(program: Path) -> None:
@@ -129,4 +129,4 @@ def test_an_ordinary_users_own_group_is_that_user(program: Path, monkeypatch: py
     monkeypatch.setattr(os, "geteuid", lambda: os.stat(program).st_uid or 4711)
     assert exposure(str(program)) is None
     monkeypatch.setattr(os, "getegid", lambda: gid + 1)
-    assert (exposure(str(program)) or "").startswith(f"{program.parent} can be written by others")
+    assert (exposure(str(program)) or "").startswith(f"other users can write {program.parent}")

@@ -38,7 +38,7 @@ class Program:
         self.path.parent.mkdir()
         self.path.write_text(f"#!/bin/sh\n: >{self.ran}\n")
         self.path.chmod(0o777)
-        self.said = f"{self.path} can be written by others (mode 0777); run: chmod go-w {self.path}"
+        self.said = f"other users can write {self.path} (mode 0777); run: chmod go-w {self.path}"
 
 
 def request() -> Request:
@@ -102,7 +102,7 @@ def test_the_check_is_made_at_each_run(tmp_path: Path) -> None:
     assert run((str(program.path),), {}, MINUTE, lambda: None).status == 0
     program.ran.unlink()
     program.path.parent.chmod(0o777)
-    with pytest.raises(UntrustedError, match=r"bin can be written by others \(mode 0777\); run: chmod go-w "):
+    with pytest.raises(UntrustedError, match=r"other users can write .*bin \(mode 0777\); run: chmod go-w "):
         run((str(program.path),), {}, MINUTE, lambda: None)
     assert not program.ran.exists()
 

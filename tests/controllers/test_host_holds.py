@@ -54,7 +54,7 @@ def test_a_program_that_another_user_can_change_holds(tmp_path: Path) -> None:
     assert reason(hold(command=(str(program),)), tmp_path) is None
     ran.unlink()
     program.chmod(0o777)
-    said = f"{program} can be written by others (mode 0777); run: chmod go-w {program}"
+    said = f"other users can write {program} (mode 0777); run: chmod go-w {program}"
     assert (
         reason(hold(command=(str(program),)), tmp_path) == f"held: {said}; until then certmond does not run {program}"
     )

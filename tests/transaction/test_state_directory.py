@@ -159,7 +159,7 @@ def test_each_verb_that_uses_the_state_refuses_one_open_to_all(node: RotatingNod
     """Exit 3, and the sentence names the directory, its mode and the remedy."""
     node.state.chmod(0o777)
     refused = node.certmond(*words.split())
-    said = f"certmond: {node.state} can be written by others (mode 0777); run: chmod go-w {node.state}; until then"
+    said = f"certmond: other users can write {node.state} (mode 0777); run: chmod go-w {node.state}; until then"
     assert (refused.returncode, refused.stderr[: len(said)]) == (3, said)
 
 
@@ -356,7 +356,7 @@ def test_the_daemon_reports_a_later_version_and_does_not_act(node: RotatingNode)
 def test_check_and_metrics_report_it(node: RotatingNode, words: str) -> None:
     """`check` and `metrics` have the critical finding at the anchor. Without an anchor they exit 3."""
     node.state.chmod(0o777)
-    said = f"{node.state} can be written by others (mode 0777); run: chmod go-w {node.state}"
+    said = f"other users can write {node.state} (mode 0777); run: chmod go-w {node.state}"
     looked = node.certmond(words)
     assert (looked.returncode, "rotation_frozen" in looked.stdout) == (2 if words == "check" else 0, True)
     assert words == "metrics" or said in looked.stdout
@@ -373,7 +373,7 @@ def test_the_daemon_that_observes_reports_it_at_its_start(node: RotatingNode) ->
     node.configure(mode="observe")
     node.state.chmod(0o777)
     with node.daemon() as running:
-        said = f"{node.state} can be written by others (mode 0777); run: chmod go-w {node.state}"
+        said = f"other users can write {node.state} (mode 0777); run: chmod go-w {node.state}"
         running.until(lambda: said in running.log.read_text(), "reports it")
 
 
