@@ -31,7 +31,7 @@ _RELOADED_WITHIN = timedelta(seconds=15)
 def restart_services(
     enforcer: Enforcer, handover: Handover, progress: Progress, wanted: frozenset[str], *, by_hand: bool
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
-    """Restart the `wanted` services that use an old file or, with `by_hand`, all `wanted` services.
+    """Restart the `wanted` services that use an old file. With `by_hand`, restart all `wanted` services.
 
     Return the result of each restart, by the name of the service, and the held restarts.
     """
@@ -102,7 +102,7 @@ def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime
 def planned(
     enforcer: Enforcer, assessment: Assessment, around: Surroundings, wanted: frozenset[str], *, by_hand: bool
 ) -> Plan:
-    """Return the plan that restarts the `wanted` services that use an old file (with `by_hand`: all of them)."""
+    """Return the plan that restarts the `wanted` services with an old file or, with `by_hand`, all of them."""
     if by_hand:
         return enforcer.restarts(assessment, around, wanted)
     made = enforcer.plan(assessment, frozenset(), around)

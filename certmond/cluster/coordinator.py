@@ -58,7 +58,7 @@ class ClusterConductor:
     """Coordination of a rotation on the node `node`.
 
     `own` contains the credentials of the node itself, which permit changes to the annotations of its Node. `monotonic`
-    returns the seconds of a clock that cannot be set. `boot` is the boot ID of the machine.
+    returns the seconds of a monotonic clock. `boot` is the boot ID of the machine.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class NodeReports:
     """Reader of the reports of all nodes, and writer of the report of the node `node`.
 
     `own` contains the credentials of the node itself, which permit changes to the annotations of its Node. `boot` is
-    the boot ID of the machine. `monotonic` returns the seconds of a clock that cannot be set.
+    the boot ID of the machine. `monotonic` returns the seconds of a monotonic clock.
     """
 
     def __init__(

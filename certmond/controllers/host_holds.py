@@ -48,7 +48,7 @@ def clock_hold(hold: HoldSpec) -> Hold | None:
 class HostHolds:
     """Checks for a hold by an operator or upgrade, and for a hold by the clock.
 
-    `monotonic` returns the seconds of a clock that cannot be set.
+    `monotonic` returns the seconds of a monotonic clock.
     """
 
     def __init__(self, config: Config, root: str, alive: Callable[[], None], monotonic: Callable[[], float]) -> None:

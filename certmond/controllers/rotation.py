@@ -264,7 +264,7 @@ class RotationController:
         return message
 
     def _begin_replacement(self, now: datetime) -> str | None:
-        """Begin a rotation to a CA that a user has installed by hand.
+        """Begin a rotation to a CA that a user has installed without certmond.
 
         Return a sentence about the rotation, or None if no rotation begins.
         """

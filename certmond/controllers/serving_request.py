@@ -24,7 +24,7 @@ class ServingRequestCheck:
 
     `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. If `kubeconfig` is None, certmond sends no
     request. `node` is the name of the node if no file of the node contains a name. `monotonic` returns the
-    seconds of a clock that cannot be set.
+    seconds of a monotonic clock.
     """
 
     def __init__(

@@ -241,7 +241,7 @@ class Enforcer:
     def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:
         """Archive the files with which services run, so that certmond can restore these files.
 
-        Raises BusyError if another process writes, and WriteError if a file cannot be written.
+        Raises BusyError if another process writes, and WriteError if certmond cannot write a file.
         """
         self.restarting.record_new_services(assessment, around)
         if unarchived := self._previous.unarchived(tuple(assessment.certificates), self.restarting.restarted_now()):

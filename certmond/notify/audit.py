@@ -51,14 +51,14 @@ class Audit:
     ) -> None:
         """Write an entry to audit.log, and then to the journal.
 
-        Raises WriteError if audit.log cannot be written. In this case, the caller must not execute the step.
+        Raises WriteError if certmond cannot write audit.log. In this case, the caller must not execute the step.
         """
         self.note_all([Note(event, message, fields)], at, level)
 
     def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:
         """Write several entries to audit.log in one write, and then to the journal.
 
-        Raises WriteError if audit.log cannot be written.
+        Raises WriteError if certmond cannot write audit.log.
         """
         self._log(notes, at)
         for note in notes:
@@ -67,7 +67,7 @@ class Audit:
     def conclude(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """Write an entry about a completed step. If audit.log cannot be written, log the error to the journal."""
+        """Write an entry about a completed step. If certmond cannot write audit.log, log the error to the journal."""
         try:
             self._log([Note(event, message, fields)], at)
         except WriteError as error:

@@ -139,7 +139,7 @@ class ProvenanceLookup:
     ) -> Provenance:
         """Collect the evidence about one certificate again, and add the evidence to `known`.
 
-        `ca` is the CA that signs the renewal. Raises WriteError if the archive cannot be read.
+        `ca` is the CA that signs the renewal. Raises WriteError if certmond cannot read the archive.
         """
         former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
         made = self._provenance(

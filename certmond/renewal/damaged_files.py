@@ -36,7 +36,7 @@ class DamagedFiles:
         """Archive the damaged `files` of the entry `name`, and return the new generation.
 
         `files` maps each path of the node to its resolved path. The caller must hold the lock of all writers. Raises
-        WriteError if the archive cannot be written.
+        WriteError if certmond cannot write the archive.
         """
         damaged = damaged_name(name)
         stored = self._archive.store(damaged, files, when, description)

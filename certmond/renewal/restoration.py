@@ -295,7 +295,7 @@ class Restoration:
         return _Candidate(described, files, self._generations.judged(name, generation, files), in_place)
 
     def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """Return whether certmond never restores `name`, because it is a CA or a key pair without a certificate.
+        """Return whether certmond never restores `name`, because `name` is a CA or a key pair without a certificate.
 
         The operator might have ended the trust in the CA.
         """

@@ -226,7 +226,7 @@ class Archive:
 
 
 def _current_file(path: str, real: Path) -> ArchivedFile:
-    """Return the present content and metadata of a file. Raises WriteError if the file cannot be read."""
+    """Return the present content and metadata of a file. Raises WriteError if certmond cannot read the file."""
     try:
         with open(open_without_symlinks(str(real), _SOURCE), "rb") as file:
             status, content = os.fstat(file.fileno()), content_of(file)
@@ -266,7 +266,7 @@ def _damaged(where: Path) -> MalformedError:
 
 
 def stored_at(generation: str) -> datetime | None:
-    """Return the time at which certmond stored a generation, from its ID. Return None for other text."""
+    """Return the time at which certmond stored a generation, from its ID. Return None if `generation` is not an ID."""
     try:
         return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:

@@ -207,7 +207,7 @@ def _attempt(entry: _Entry) -> Attempt:
 
 @contextmanager
 def _opened_log(state_dir: Path) -> Iterator[int | None]:
-    """Open the log, and yield its descriptor. Yield None if the log cannot be opened."""
+    """Open the log, and yield its descriptor. Yield None if certmond cannot open the log."""
     descriptor = None
     with suppress(OSError), opened_state(state_dir) as directory:
         descriptor = Place(directory, _LOG).open()

@@ -52,7 +52,7 @@ class NodeFiles:
     def is_shared(self, directory: str) -> bool:
         """Return whether a user other than root and the user of certmond can write to `directory`.
 
-        Raises WriteError if the directory cannot be examined.
+        Raises WriteError if certmond cannot examine the directory.
         """
         with Directories(self._root) as directories, blaming(directory, "read"):
             status = os.fstat(directories.place(f"{directories.resolve(directory, follow_any_link=True)}/.").directory)
