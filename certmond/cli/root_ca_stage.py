@@ -70,7 +70,7 @@ def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str 
 @click.option(
     "--key-algorithm",
     callback=_algorithm,
-    help="Algorithm for --generate: such as RSA-2048 (default: the algorithm of the current key)",
+    help="Algorithm for --generate, such as RSA-2048 (default: the algorithm of the current key)",
 )
 @click.option(
     "--validity",

@@ -116,7 +116,7 @@ def _by_signal(
     except ProcessLookupError:
         return f"{name} ended before the stop"
     except OSError as error:
-        raise RestartError(f"certmond cannot open {name} ({error.strerror}); raise LimitNOFILE= of the unit") from error
+        raise RestartError(f"{name} cannot be opened ({error.strerror}); raise LimitNOFILE= of the unit") from error
     try:
         # The descriptor always refers to the same process. From here on, the checks of the PID apply to this process.
         mismatch = _mismatch(pod, only, proc)
