@@ -462,12 +462,12 @@ def test_a_missing_right_is_reported_with_the_rule(
         (
             Fault(200, body=b"<html>", content_type="text/html"),
             UnreachableError,
-            "does not answer like a Kubernetes API; check",
+            "like a Kubernetes API server; check",
         ),
         (Fault(200, body=b"[]"), UnreachableError, "like a Kubernetes API server; check the address"),
         (Fault(200, body=b"{}"), UnreachableError, "like a Kubernetes API server; check the address"),
         (Fault(302, headers={"Location": "https://elsewhere/"}), UnreachableError, r"\(302: "),
-        (Fault(0), UnreachableError, r"of .*kubelet\.conf cannot be reached \(.+\)"),
+        (Fault(0), UnreachableError, r"cannot reach .* of .*kubelet\.conf \(.+\)"),
     ],
 )
 def test_every_failure_of_the_api_has_its_meaning(
@@ -501,7 +501,7 @@ def test_a_silent_api_has_a_time_limit(api: ApiServer) -> None:
     """A call ends at the time limit, and `alive` is called at least every second until then."""
     api.before = lambda method, path: silent(api)
     calls = [time.monotonic()]
-    with pytest.raises(UnreachableError, match=r"kubelet\.conf cannot be reached \(no answer within 2\.5 s\)"):
+    with pytest.raises(UnreachableError, match=r"kubelet\.conf \(no answer within 2\.5 s\)"):
         signer(api, seconds=2.5).sign(request(alive=lambda: calls.append(time.monotonic())))
     calls.append(time.monotonic())
     assert calls[-1] - calls[0] < 5
@@ -525,7 +525,7 @@ def test_an_api_that_is_down_is_unreachable(api: ApiServer, tmp_path: Path) -> N
     """A missing server, or one with a certificate of another CA, is unreachable."""
     client = make_leaf(api.ca)
     Path(api.kubeconfig).write_bytes(api.kubeconfig_of(client, port=1))
-    with pytest.raises(UnreachableError, match="cannot be reached"):
+    with pytest.raises(UnreachableError, match="certmond cannot reach"):
         signer(api).sign(request())
     api.ca = make_ca()
     Path(api.kubeconfig).write_bytes(api.kubeconfig_of(client))

@@ -368,7 +368,7 @@ def test_a_lease_without_a_holder_or_anything_is_free(api: ApiServer, clock: Clo
             UnreachableError,
             "does not answer like a Kubernetes API server; check the address",
         ),
-        (Fault(0), UnreachableError, r"of .*kubelet\.conf cannot be reached \(.+\)"),
+        (Fault(0), UnreachableError, r"cannot reach .* of .*kubelet\.conf \(.+\)"),
     ],
 )
 @pytest.mark.parametrize("act", ["take", "keep"])

@@ -160,7 +160,7 @@ def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp
     ("conf", "fault", "said"),
     [
         (False, None, "may not list the CertificateSigningRequests"),
-        (True, Fault(0), "cannot be reached"),
+        (True, Fault(0), "certmond cannot reach"),
         (True, Fault(200, body=b"[]"), "does not answer like a Kubernetes API server"),
     ],
     ids=["forbidden", "unreachable", "malformed"],

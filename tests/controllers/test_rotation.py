@@ -746,7 +746,7 @@ def _no_key() -> Unfit:
 def _encrypted() -> Unfit:
     made = root_ca()
     locked = made.key_as(PrivateFormat.PKCS8, b"secret")
-    return made.pem, locked, "ca.key cannot be read as a key"
+    return made.pem, locked, "certmond cannot read a key from .*ca.key"
 
 
 def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
