@@ -324,7 +324,7 @@ def test_the_archive_stores_nothing_through_a_swapped_directory(shared: Shared, 
     shared.at("/shared/app").rename(shared.at("/shared/was"))
     shared.link("/shared/app", "../vault")
     archive = Archive(tmp_path / "state")
-    with pytest.raises(WriteError, match=r"/shared/app/tls\.key cannot be read"):
+    with pytest.raises(WriteError, match=r"/shared/app/tls\.key is unreadable"):
         archive.store("app", {"/shared/app/tls.key": real}, datetime.now(UTC), {})
     assert archive.ids("app") == ()
 

@@ -526,14 +526,14 @@ def test_cluster_info_has_the_required_ca_or_is_reported(cluster: ApiServer, acc
     made = info(cluster, bundle(NEW, OLD))
     known(cluster_info(access, BOTH, BOTH))
     before = made["metadata"]["resourceVersion"]
-    says(cluster_info(access, BOTH, [NEW.facts]), "kube-public/cluster-info still has", OLD.facts.sha256[:12])
+    says(cluster_info(access, BOTH, [NEW.facts]), "kube-public/cluster-info still contains", OLD.facts.sha256[:12])
     assert cluster.store.get("configmaps", "cluster-info", "kube-public")["metadata"]["resourceVersion"] == before
 
 
 def test_an_unreadable_ca_is_replaced(cluster: ApiServer, access: Access) -> None:
     """Whatever the field contains, it is replaced."""
     info(cluster, b"", **{"certificate-authority-data": "abcde"})
-    says(cluster_info(access, BOTH, BOTH), "cannot be read")
+    says(cluster_info(access, BOTH, BOTH), "is malformed")
     assert cluster_info(access, BOTH, BOTH, update=True).ok
     known(cluster_info(access, BOTH, BOTH))
 

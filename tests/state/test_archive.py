@@ -166,7 +166,7 @@ def test_unsafe_name(host: Host, name: str) -> None:
 def test_file_that_cannot_be_kept(host: Host) -> None:
     """Where one file cannot be read, nothing is stored, and the error names it as the node does."""
     host.files[CRT].unlink()
-    with pytest.raises(WriteError, match=rf"^{CRT} cannot be read \(No such file or directory\)"):
+    with pytest.raises(WriteError, match=rf"^{CRT} is unreadable \(No such file or directory\)"):
         host.keep()
     assert host.generations() == ()
 
