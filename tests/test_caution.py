@@ -131,9 +131,9 @@ def test_no_key_is_made_in_a_directory_that_another_user_can_write(
     (held,) = made.held
     path = ENTRIES["apiserver"]["path"]
     fact, access = (
-        ("the CA's key does not sign the certificate", "who could take the key of a new certificate")
+        ("certmond does not sign the certificate with the CA's key", "who could take the key of a new certificate")
         if planted == "file"
-        else (f"certmond writes no private key to {path}", "who could read it;")
+        else (f"certmond writes no private key to {path}", "who could read the key;")
     )  # fmt: skip
     assert held.because.startswith(f"{fact}: {PKI} ")
     assert access in held.because

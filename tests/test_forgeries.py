@@ -158,7 +158,7 @@ def test_a_command_signs_no_forged_certificate(forged: Forged, how: str) -> None
         assert f"{name}" in done.stdout + done.stderr
     if how == "names":
         assert done.returncode == 3
-        assert done.stderr.count(": the CA's key does not sign the certificate") == len(forged.files)
+        assert done.stderr.count("certmond does not sign the certificate with the CA's key") == len(forged.files)
     else:
         assert serials.items().isdisjoint(
             forged.serials({name: renewed(path) for name, path in forged.genuine.items()}).items()
@@ -175,7 +175,7 @@ def test_a_dry_run_shows_what_would_be_signed(forged: Forged) -> None:
     assert shown == [
         {"name": "file-self-signed", "subject": "CN=mallory,O=system:masters", "usages": ["client auth"], "names": []}
     ]
-    assert "is reserved, and the entry does not name exactly this subject" in done.stderr
+    assert "is reserved, but the entry does not specify exactly this subject" in done.stderr
 
 
 def test_an_entry_that_fixes_everything_is_signed_whatever_the_file_says(forged: Forged) -> None:
@@ -376,10 +376,12 @@ def test_in_a_rotation_no_leaf_of_a_shared_directory_is_signed(tmp_path: Path) -
     made = plan(assessment, policy_of(host.config), {}, Circumstances(), reissue=leaves)
     assert [step.target for step in made.steps] == ["plain"]
     assert {held.target: held.because for held in made.held} == {
-        "shared": "the CA's key does not sign the certificate: /srv/shared can be written by every user (mode 0777), "
+        "shared": "certmond does not sign the certificate with the CA's key: /srv/shared can be written "
+        "by every user (mode 0777), "
         "who could take the key of a new certificate; change the owner to root, or set `owner` in the entry to the "
         "permitted user",
-        "reserved": "the CA's key does not sign the certificate: the subject CN=system:app is reserved, and the entry "
+        "reserved": "certmond does not sign the certificate with the CA's key: the subject "
+        "CN=system:app is reserved, but the entry "
         "does not name exactly this subject",
     }
 

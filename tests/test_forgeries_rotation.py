@@ -140,8 +140,8 @@ def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> No
     waits = " ".join(waits_of(node))
     for name in unsigned:
         assert (
-            f"{node.certificates[name]} is still signed by the old CA (the CA's key does not sign the certificate"
-            in waits
+            f"{node.certificates[name]} is still signed by the old CA (certmond does not sign the certificate with "
+            "the CA's key" in waits
         )
     assert "shared" not in waits
     node.reset(unsigned)

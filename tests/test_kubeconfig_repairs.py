@@ -229,7 +229,7 @@ def test_an_unknown_server_is_requested_from_the_operator(tmp_path: Path) -> Non
     host.at("/etc/kubernetes/kubelet.conf").unlink()
     assert host.start_once() == ()
     assert host.at(PATH).read_bytes() == before
-    fact = "no file of the node has the address of the API server of cluster 'kubernetes'"
+    fact = "no file on this node contains the address of the API server for cluster 'kubernetes'"
     assert host.plan().held[0].because.endswith(f"; {fact}; write its URL into {PATH} as `server`")
     assert certmond(host, "renew", "admin.conf").returncode == 3
 
@@ -282,7 +282,7 @@ def unfit_ca(host: Host, why: str) -> None:
         ("a leaf", "the CA file contains a certificate that is not a CA; restore the CA first"),
         ("malformed", "a part of the CA file is malformed; restore the CA first"),
         ("other writers", "; let only root write there"),
-        ("nothing", "the file of its CA, the entry ca, contains no certificate; restore the CA"),
+        ("nothing", "the CA file of the entry ca contains no certificate; restore the CA"),
     ],
 )
 def test_an_unfit_ca_is_not_written_into_a_kubeconfig(tmp_path: Path, why: str, because: str) -> None:
@@ -313,7 +313,9 @@ def test_the_server_of_another_cluster_is_not_written(tmp_path: Path) -> None:
     document["contexts"][0]["context"]["cluster"] = "other"
     before = write(host, document)
     assert host.start_once() == ()
-    assert "no file of the node has the address of the API server of cluster 'other'" in host.plan().held[0].because
+    assert (
+        "no file on this node contains the address of the API server for cluster 'other'" in host.plan().held[0].because
+    )
     assert host.at(PATH).read_bytes() == before
     document["contexts"][0]["context"]["cluster"] = wanted["clusters"][0]["name"]
     del document["clusters"][0]["cluster"]["server"]

@@ -89,7 +89,10 @@ def test_an_absent_requested_certificate_is_a_finding(kubelet: Kubelet, how: str
     ((reason, (severity, message)),) = kubelet.findings()["kubelet-server"].items()
     assert (reason, severity) == ("missing", Severity.CRITICAL)
     fact = f"{REQUESTED} does not exist, although the kubelet requests this certificate"
-    assert message == f"{fact}, so the kubelet refuses all clients; approve the request of this node: kubectl get csr"
+    assert (
+        message == f"{fact} (without it, the kubelet refuses all clients); approve the request of "
+        "this node: kubectl get csr"
+    )
     assert len(kubelet.findings()) == 1
     (seen,) = (status.seen for status in kubelet.judged().statuses if status.seen.name == "kubelet-server")
     assert damage(seen) is None

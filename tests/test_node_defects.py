@@ -508,7 +508,7 @@ def test_a_copy_with_further_contexts_is_merged_and_not_overwritten(node: Node) 
     content = node.read(ROOT_COPY)
     config = load(None)
     (found,) = assess(Store(config.certificates, str(node.root), derived=config.derived).observe(), NOW).loose_findings
-    assert found.message.endswith("merge /etc/kubernetes/admin.conf into it: certmond explain stale_copy")
+    assert found.message.endswith("merge /etc/kubernetes/admin.conf into the copy; see: certmond explain stale_copy")
     made = Derivations(config.derived, config.certificates, NodeFiles(str(node.root)))
     assert made.states() == {"root-kubeconfig": Unmanaged()}
     assert node.read(ROOT_COPY) == content

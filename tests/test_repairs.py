@@ -309,7 +309,7 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
 @pytest.mark.parametrize("how", ["not stored", "restored by hand"])
 def test_a_wider_generation_is_not_restored_without_proof(tmp_path: Path, how: str) -> None:
     """The archive has a certificate with more rights than the lost one, which no command recorded. A right that the
-    entry does not fix does not return, whether the ledger is lost or has an archived certificate.
+    entry does not specify does not return, whether the ledger is lost or has an archived certificate.
     """
     host = Host(tmp_path, "apiserver")
     host.entries["apiserver"] = {**API, "usages": ["client auth"], "subject": [], "names": []}
@@ -327,7 +327,7 @@ def test_a_wider_generation_is_not_restored_without_proof(tmp_path: Path, how: s
     host.put(API["key"], narrow.key_pem, 0o600)
     assert host.start_once() == ()
     (held,) = host.plan().held
-    assert "its entry fixes no subject" in held.because
+    assert "its entry specifies no subject" in held.because
 
 
 ADMINS, MASTERS = "kubeadm:cluster-admins", "system:masters"
@@ -490,10 +490,10 @@ def test_a_kubeconfig_that_no_entry_fixes_is_never_issued(tmp_path: Path) -> Non
     host.entries["admin.conf"] = {"kind": "kubeconfig", "path": ADMIN["path"], "usages": ["client auth"]}
     host.at(ADMIN["path"]).write_bytes(b"")
     (held,) = host.plan().held
-    assert "its entry fixes no subject" in held.because
+    assert "its entry specifies no subject" in held.because
     done = certmond(host, "renew", "admin.conf")
     assert done.returncode == 3
-    assert "its entry fixes no subject" in done.stderr
+    assert "its entry specifies no subject" in done.stderr
 
 
 def test_without_the_key_of_the_ca_the_finding_says_where_it_is(tmp_path: Path) -> None:
@@ -506,7 +506,7 @@ def test_without_the_key_of_the_ca_the_finding_says_where_it_is(tmp_path: Path) 
     BROKEN["cut PEM"][1](host)
     assert host.plan().steps == ()
     found = {item.message for status in host.look().statuses for item in status.findings}
-    assert any("is not on this node; let the node join again" in message for message in found)
+    assert any("is not on this node; rejoin the node" in message for message in found)
 
 
 def test_a_name_that_the_entry_does_not_fix_is_not_lost_without_a_command(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_init_creates_nothing_where_another_user_can_take_a_key(tmp_path: Path, 
     give(bare.at(directory), MALLORY)
     for more in ((), ("--dry-run",)):
         said = "\n".join(bare.refused(*more))
-        assert f"{directory} belongs to user {MALLORY}, who could read it" in said
+        assert f"{directory} belongs to user {MALLORY}, who could read the key" in said
         named = re.findall(rf"certmond writes no private key to {directory}/([^:]*):", said)
         assert {*named} == keys
     give(bare.at(directory), 0)
@@ -263,7 +263,7 @@ def test_the_first_files_belong_to_the_owner_of_their_entry(tmp_path: Path) -> N
         for name in ("root", "app")
     )
     give(home, MALLORY)
-    with pytest.raises(RefusedError, match=f"/app/sa.key: /app belongs to user {MALLORY}, who could read it"):
+    with pytest.raises(RefusedError, match=f"/app/sa.key: /app belongs to user {MALLORY}, who could read the key"):
         maker.execute(steps, 0)
     assert not (tmp_path / "root").exists()
     give(home, APP)

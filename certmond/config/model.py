@@ -136,8 +136,8 @@ class Config(Model):
     )
     spread: Duration = Field(
         default=timedelta(days=3),
-        description="maximum time by which a node renews a certificate before the certificate is due, but at most one "
-        "twentieth of the lifetime of the certificate. A hash of the node name determines the time.",
+        description="maximum time by which a node advances a renewal, limited to one twentieth of the lifetime of the "
+        "certificate. A hash of the node name determines the time.",
     )
     hold: HoldSpec = Field(
         default=HoldSpec(), description="conditions under which certmond holds a renewal that is due"

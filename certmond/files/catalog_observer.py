@@ -318,7 +318,10 @@ def _too_many(spec: CertificateSpec, excess: str) -> Fault:
 
 
 def _no_serving_certificate(path: str) -> Fault:
-    fact = f"{path} does not exist, although the kubelet requests this certificate, so the kubelet refuses all clients"
+    fact = (
+        f"{path} does not exist, although the kubelet requests this certificate (without it, the "
+        "kubelet refuses all clients)"
+    )
     return Fault(Reason.MISSING, fact, "approve the request of this node: kubectl get csr")
 
 

@@ -123,7 +123,7 @@ class DocumentReader:
 
     def missing_fault(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
         user = next((each for each in spec.mentioned_in if (text := self.manifest(each)) and path in text.text), None)
-        because = f", although {user} names this file" if user else ""
+        because = f", although {user} refers to this file" if user else ""
         dangling = " (it is a symlink to a missing file)" if entry.is_link else ""
         return Fault(Reason.MISSING, f"{path} does not exist{dangling}{because}")
 

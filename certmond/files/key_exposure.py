@@ -20,6 +20,8 @@ def exposed(root: str, paths: Iterable[str], owner: str | None) -> str | None:
     for path in paths:
         if other_users := lookup.writers([path], owner).path:
             whose = f" and {owner}" if owner else ""
-            remedy = f"let only root{whose} write there (chown, chmod go-w), or name that user as `owner`"
-            return printable(f"certmond writes no private key to {path}: {other_users}, who could read it; {remedy}")
+            remedy = f"permit only root{whose} to write there (chown, chmod go-w), or set `owner` to that user"
+            return printable(
+                f"certmond writes no private key to {path}: {other_users}, who could read the key; {remedy}"
+            )
     return None

@@ -27,7 +27,7 @@ _HOST = "/proc/1/root"
 The daemon may look there with CAP_SYS_PTRACE (ptrace(2), PTRACE_MODE_READ_FSCREDS), which it has only in enforce mode.
 """
 _RENEWED_BY = "its operator, who copies the source again"
-_UNREAD = "compare it yourself, or let certmond read it: certmond explain stale_copy"
+_UNREAD = "compare the files yourself, or permit certmond to read the copy; see: certmond explain stale_copy"
 
 
 class KubeconfigCopies:
@@ -132,12 +132,14 @@ def _stale(path: str, source: str, copy: Copy, *, is_whole: bool) -> Fault | Non
     facts = []
     if copy.older:
         old, leaf = copy.older
-        facts.append(f"its certificate ends on {_day(old)}, and that of {source} on {_day(leaf)}")
+        facts.append(f"its certificate ends on {_day(old)}, but that of {source} ends on {_day(leaf)}")
     if copy.other_ca:
         facts.append("it trusts other CA certificates")
     if not facts:
         return None
-    remedy = f"run: cp {source} {path}" if is_whole else f"merge {source} into it: certmond explain stale_copy"
+    remedy = (
+        f"run: cp {source} {path}" if is_whole else f"merge {source} into the copy; see: certmond explain stale_copy"
+    )
     return Fault(Reason.STALE_COPY, f"{path} is an old copy of {source}: {', and '.join(facts)}", remedy)
 
 

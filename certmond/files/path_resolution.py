@@ -169,7 +169,7 @@ def fault_of(error: OSError, path: str, restriction: Restriction | None = None) 
         return Fault(Reason.MISSING, f"{path} does not exist")
     if error.errno == errno.ELOOP:
         return Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks")
-    return Fault(Reason.UNREADABLE, f"{path} cannot be read ({error.strerror or error})")
+    return Fault(Reason.UNREADABLE, f"certmond cannot read {path} ({error.strerror or error})")
 
 
 def refusal(path: str, restriction: Restriction) -> Fault:
@@ -181,7 +181,8 @@ def _link_restriction(user: int) -> Restriction:
     # Name only the first user. More names would disclose directories that the first user cannot read.
     fact = f"is behind a symlink of user {user}, and leads to no file that this user owns"
     return Restriction(
-        f"{fact} or that all users can read", "chown the symlink to root, or name the path of its target"
+        f"{fact} or that all users can read",
+        "change the owner of the symlink to root, or configure the path of its target",
     )
 
 

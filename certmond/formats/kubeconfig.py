@@ -144,7 +144,8 @@ def _entries(
             problems.append(f"entry {number} of {plural} is not a {singular}")
         elif (name := as_text(entry.get("name"))) in found:
             problems.append(
-                f"entry {number} of {plural} has the name {name!r} of another entry, which client-go refuses"
+                f"entry {number} of {plural} has the name {name!r} of another entry, and client-go "
+                "refuses duplicate names"
             )
         else:
             found[name] = fields or {}

@@ -171,7 +171,9 @@ def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: s
             )
             raise WriteError(f"{fact}; write the URL of its API server into the file as `server`")
         if not server:
-            fact = printable(f"no file of the node has the address of the API server of cluster {cluster.name!r}")
+            fact = printable(
+                f"no file on this node contains the address of the API server for cluster {cluster.name!r}"
+            )
             raise WriteError(f"{fact}; write its URL into {path} as `server`")
         new_values[*cluster.position, _SERVER] = server
     result = with_values(data, document, new_values, f"the CA and the server of cluster {cluster.name!r} in {path}")

@@ -21,7 +21,9 @@ def dated(path: str, when: datetime) -> str:
     """
     name = posixpath.basename(path)
     if not name.endswith(_CURRENT):
-        raise WriteError(f"{path} does not end in {_CURRENT}, as the kubelet's rotating PEM does; correct its entry")
+        raise WriteError(
+            f"{path} does not end in {_CURRENT}, as the kubelet's rotating PEM does; correct `path` in the entry"
+        )
     return f"{path.removesuffix(_CURRENT)}-{when.astimezone():%Y-%m-%d-%H-%M-%S}.pem"
 
 

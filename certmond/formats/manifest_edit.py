@@ -85,7 +85,8 @@ def _document(data: bytes, path: str) -> Mapping[str, Any]:
         raise WriteError(f"{path} contains several documents; remove those that the kubelet does not run")
     if shared:
         raise WriteError(
-            f"{path} contains YAML anchors, which share one text between values; replace each alias with its text"
+            f"{path} contains YAML anchors, which share one value between several fields; replace each "
+            "alias with the value of its anchor"
         )
     try:
         return load_mapping(data)
@@ -125,7 +126,7 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
             continue
         is_set = True
         if name[2:] != flag:  # the components accept dashes and underscores
-            raise ValueError("is written with underscores; write it with dashes")
+            raise ValueError("contains underscores; write it with dashes")
         if assigned:
             position, instead = word.position, f"{name}={value}"
         elif number + 1 < len(words) and not words[number + 1].text.startswith("-"):
@@ -147,7 +148,7 @@ def _with_edits(text: str, edits: Mapping[_Position, str]) -> str:
     for node, word in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
         start, stop = node.start_mark.index, node.end_mark.index
         if text[start] == "!" or node.style in _BLOCKS:
-            raise ValueError("is tagged, or a block")
+            raise ValueError("has a YAML tag, or is a block scalar")
         if node.style:  # the scalar is quoted
             start, stop = start + 1, stop - 1
         text = f"{text[:start]}{word}{text[stop:]}"

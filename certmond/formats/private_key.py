@@ -115,7 +115,7 @@ def key_pem(key: PrivateKey) -> bytes:
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL
-    with guarded("the private key cannot be encoded; replace it with the right key"):
+    with guarded("certmond cannot encode the private key; replace it with the right key"):
         return key.private_bytes(Encoding.PEM, form, NoEncryption())
 
 

@@ -149,7 +149,7 @@ def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
     except (FileNotFoundError, NotADirectoryError):  # no kubelet, no Pods
         return
     except OSError as error:
-        detail = f"{logs} cannot be read ({error.strerror}), so certmond cannot identify the containers"
+        detail = f"certmond cannot read {logs} ({error.strerror}), so it cannot identify the containers"
         raise RestartError(f"{detail}; give certmond read permission for this directory") from error
     directories = [(name, name.split("_")) for name in names]
     for pod in pods:

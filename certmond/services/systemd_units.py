@@ -67,7 +67,7 @@ def unit_states(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> d
             for unit in units:
                 seen[unit] = _unit_state(connection, unit)
     except (OSError, DBusErrorResponse) as error:
-        unknown = ServiceSeen(None, problem=f"systemd {_unreachable(bus, error)}")
+        unknown = ServiceSeen(None, problem=f"certmond {_unreachable(bus, error)}")
         return {unit: seen.get(unit, unknown) for unit in units}
     return seen
 
@@ -104,7 +104,7 @@ def restart(
         cause = _error_text(error)
     except OSError as error:
         if not requested:
-            raise RestartError(f"{unit} was not {_done(reload)}: systemd {_unreachable(bus, error)}") from error
+            raise RestartError(f"{unit} was not {_done(reload)}: certmond {_unreachable(bus, error)}") from error
         cause = f"{limit:g} s" if isinstance(error, TimeoutError) else _error_text(error)
     detail = f"systemd did not report the end of the {_noun(reload)} ({cause}), which might still be in progress"
     return UnitResult("timeout", f"{unit}: {detail}; see systemctl list-jobs and systemctl status {unit}")
@@ -234,7 +234,7 @@ def _checked_result(unit: str, result: str, reload: bool, before: _Properties, a
         return UnitResult(result, f"{unit}: the {_noun(reload)} ended as {result} ({state}, Result {reason}); {see}")
     if not reload and after["InvocationID"] in (before["InvocationID"], b""):
         if before["ConditionResult"] and not after["ConditionResult"] and after["InvocationID"]:
-            detail = f"was stopped, and not started again, because a condition of the unit is false ({state})"
+            detail = f"is stopped: systemd did not start it again, because a condition of the unit is false ({state})"
             return UnitResult("skipped", f"{unit} {detail}; see systemctl status {unit}")
         return untouched
     return UnitResult("done", f"{unit} was {_done(reload)} ({state})")
@@ -249,7 +249,7 @@ def _noun(reload: bool) -> str:
 
 
 def _unreachable(bus: str, error: OSError | DBusErrorResponse) -> str:
-    return f"cannot be reached over {bus} ({_error_text(error)}); see systemctl status dbus.socket dbus.service"
+    return f"cannot reach systemd over {bus} ({_error_text(error)}); see systemctl status dbus.socket dbus.service"
 
 
 def _error_text(error: OSError | DBusErrorResponse) -> str:

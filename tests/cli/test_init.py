@@ -804,7 +804,7 @@ def test_all_obstacles_at_once(whole: Host, tmp_path: Path) -> None:
     host.at("etc/kubernetes/kubelet.conf").write_bytes(b"broken")
     problems = host.refused()
     for fact in (
-        f"/{PKI}/etcd/ca.crt is missing, and certificates of this CA exist: /{PKI}/etcd/server.crt, ",
+        f"/{PKI}/etcd/ca.crt is missing, but certificates of this CA exist: /{PKI}/etcd/server.crt, ",
         f"/{PKI}/front-proxy-client.key exists without /{PKI}/front-proxy-client.crt; restore",
         f"/{PKI}/apiserver-kubelet-client.crt has no private key: /{PKI}/apiserver-kubelet-client.key contains no key",
         f"/{PKI}/apiserver.crt ", "/etc/kubernetes/kubelet.conf ",
@@ -875,7 +875,7 @@ def test_a_name_that_no_certificate_can_have(host: Host) -> None:
     """A node's name too long for a common name is refused before anything is made."""
     host.config.write_text(ECDSA.replace("node-1", "n" * 53))
     (problem,) = host.refused()
-    assert problem.startswith(f"/{CURRENT} cannot be created: its entry kubelet-client has an invalid value")
+    assert problem.startswith(f"certmond cannot create /{CURRENT}: its entry kubelet-client has an invalid value")
 
 
 # A CA of one's own

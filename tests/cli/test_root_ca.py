@@ -446,7 +446,9 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
     assert "a rotation is in progress" in done.err
     rotation = host.document("show")["rotation"]
     assert rotation["phase"] == ("trust" if "trust" in record else "")
-    reported = "rotation r1 of ca: phase trust" if "trust" in record else "the record of a rotation cannot be read"
+    reported = (
+        "rotation r1 of ca: phase trust" if "trust" in record else "certmond cannot read the record of a rotation"
+    )
     assert reported in host.run("show").out
     (host.staging.directory / "record.json").unlink()
     assert host.stage(ca(), "--force").code == 0

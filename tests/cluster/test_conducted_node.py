@@ -153,11 +153,11 @@ def test_another_record_in_the_cluster_is_reported(world: World, node: RotatingN
 
 def test_a_report_of_a_node_is_withdrawn_when_it_is_outdated(world: World, node: RotatingNode) -> None:
     """A file that changes after the node has reported the phase withdraws the report."""
-    world.api.store.add("nodes", "node-2")  # which has not answered: the phase lasts
+    world.api.store.add("nodes", "node-2")  # which has not reported: the phase lasts
     enforcer = node.enforcer()
     come_to(Phase.PREPARE, world, node, enforcer)
     assert one_pass(world, node, enforcer) is None
-    assert enforcer.rotating.waits == ("node-2 has not answered",)
+    assert enforcer.rotating.waits == ("node-2 has not reported",)
     assert str(annotation(world)).startswith("20261124T120000Z-abcdef/prepare/")
     node.put("ca.crt", root_ca().pem)
     assert one_pass(world, node, enforcer) is None
@@ -174,7 +174,7 @@ def test_a_failed_step_does_not_stop_the_reports(world: World, node: RotatingNod
     former, enforcer = node.read("user.conf"), node.enforcer()
     shared = former.replace(b"certificate-authority-data: ", b"certificate-authority-data: &ca ") + b"also: *ca\n"
     come_to(Phase.TRUST, world, node, enforcer)
-    world.api.store.add("nodes", "node-2")  # which has not answered: the phase lasts
+    world.api.store.add("nodes", "node-2")  # which has not reported: the phase lasts
     acting = Reconciler(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
 
     def passes(until: Callable[[], bool]) -> None:
@@ -217,7 +217,7 @@ def test_a_record_that_was_deleted_is_restored(world: World, node: RotatingNode)
     while one_pass(world, node, again):
         pass
     assert world.phase is Phase.DETACH
-    assert again.rotating.waits == ("node-2 has not answered",)
+    assert again.rotating.waits == ("node-2 has not reported",)
     world.api.store.remove("nodes", "node-2")
     come_to(Phase.TRUST, world, node, again)
 
@@ -418,7 +418,7 @@ def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) 
     first, last = sorted(("w-1", "w-2"), key=place)
     one_pass(world, calm, enforcer)
     one_pass(world, calm, enforcer)
-    assert enforcer.rotating.waits == (f"{first} has not answered (2 workers: 1 released, 0 acknowledged)",)
+    assert enforcer.rotating.waits == (f"{first} has not reported (2 workers: 1 released, 0 acknowledged)",)
     assert counted(enforcer) == Workers(2, 1, 0)
     said = calm.hurry("root-ca", "show").out
     assert said.endswith(f"phase trust, about {place(last):.0%} of the workers may act\n")

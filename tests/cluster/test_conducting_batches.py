@@ -80,7 +80,7 @@ def test_workers_act_when_those_before_them_have_reported(world: World, nodes: d
     """Control planes are first, then one worker, then a batch at a time, to the last. Only then the phase ends."""
     first = nodes["control-1"]
     said = leads(world, first).waits
-    assert said == ("control-2 has not answered (5 workers: 0 released, 0 acknowledged)",)
+    assert said == ("control-2 has not reported (5 workers: 0 released, 0 acknowledged)",)
     assert may_act(world) == []
     acknowledge(world, nodes, "control-2")
     nodes["control-2"].conductor.end()  # which would have led, too
@@ -89,7 +89,7 @@ def test_workers_act_when_those_before_them_have_reported(world: World, nodes: d
         before = may_act(world)
         assert before[-len(acting) :] == acting
         for name in acting:
-            assert any(each.startswith(f"{name} has not answered") for each in leads(world, first).waits)
+            assert any(each.startswith(f"{name} has not reported") for each in leads(world, first).waits)
             assert may_act(world) == before
             acknowledge(world, nodes, name)
         (said_then,) = leads(world, first).waits
@@ -107,7 +107,7 @@ def test_a_silent_worker_stops_the_phase_and_is_named(world: World, nodes: dict[
     leads(world, first)
     for _ in range(5):
         world.passes(POLL * 10)
-        assert leads(world, first).waits == (f"{silent} has not answered (5 workers: 1 released, 0 acknowledged)",)
+        assert leads(world, first).waits == (f"{silent} has not reported (5 workers: 1 released, 0 acknowledged)",)
         assert may_act(world) == [silent]
     first.conductor.publish(replace(recorded(world), excluded=(silent,)))
     assert leads(world, first).waits == (f"0 of 4 workers have acknowledged trust; next: {second}",)
@@ -123,7 +123,7 @@ def test_a_worker_that_withdraws_its_report_stops_those_behind_it(world: World, 
     leads(world, first)
     acknowledge(world, nodes, canary)
     nodes[canary].conductor.unsettled(recorded(world))
-    assert leads(world, first).waits[0].startswith(f"{canary} has not answered")
+    assert leads(world, first).waits[0].startswith(f"{canary} has not reported")
     assert may_act(world) == [canary]
 
 
@@ -149,7 +149,7 @@ def test_a_worker_with_the_label_of_a_control_plane_follows_in_its_batch(
 def test_a_control_plane_is_one_whatever_it_has_said_of_another_rotation(world: World, nodes: dict[str, Place]) -> None:
     """Without the key of a CA that was to follow then, it is waited for before any worker acts."""
     nodes["control-2"].gate(trust(world, id="r-0"), ready=False)
-    assert leads(world, nodes["control-1"]).waits[0].startswith("control-2 has not answered (5 workers: 0 released")
+    assert leads(world, nodes["control-1"]).waits[0].startswith("control-2 has not reported (5 workers: 0 released")
     assert may_act(world) == []
 
 
@@ -212,7 +212,7 @@ def test_a_rotation_without_batches_releases_all_workers(
     world.record(rotation := trust(world, **changes))
     assert may_act(world) == WORKERS
     waits = leads(world, nodes["control-1"]).waits
-    assert waits == tuple(f"{name} has not answered" for name in ("control-2", *sorted(WORKERS)))
+    assert waits == tuple(f"{name} has not reported" for name in ("control-2", *sorted(WORKERS)))
     assert recorded(world) == rotation
     assert nodes["control-1"].conductor.workers(rotation) is None
 

@@ -85,7 +85,7 @@ def test_the_time_of_the_old_tokens_counts_from_the_first_new_signature(
     assert conductor.gate(noted, DONE, NOW).waits
     passed[0] += 24 * 3600 - 1
     (said,) = conductor.gate(noted, DONE, NOW + 24 * HOUR - timedelta(seconds=1)).waits
-    assert said.startswith("both public keys are trusted until ")
+    assert said.startswith("all nodes trust both public keys until ")
     passed[0] += 1
     assert conductor.gate(noted, DONE, NOW + 24 * HOUR) == Gate()
 
@@ -101,7 +101,7 @@ def test_a_node_that_joins_during_the_check_counts(cluster: ApiServer, conductor
 
     cluster.before = joins
     gate = conductor.gate(ISSUE, DONE, NOW)
-    assert (gate.waits, gate.noted) == (("cp-2 has not answered",), None)
+    assert (gate.waits, gate.noted) == (("cp-2 has not reported",), None)
 
 
 def test_a_signature_of_the_old_key_blocks_the_phase(cluster: ApiServer, conductor: ClusterConductor) -> None:

@@ -392,8 +392,12 @@ def test_a_phase_ends_when_every_node_has_reported(world: World) -> None:
     """
     one, two, worker = nodes(world)
     rotation = world.rotation()
-    assert one.gate(rotation).waits == ("control-2 has not answered", "worker-1 has not answered")
-    assert two.gate(rotation, ready=False).waits[0].startswith("control-2 is a control-plane node without the new CA's")
+    assert one.gate(rotation).waits == ("control-2 has not reported", "worker-1 has not reported")
+    assert (
+        two.gate(rotation, ready=False)
+        .waits[0]
+        .startswith("control-2 is a control-plane node that does not have the key of the new CA")
+    )
     worker.gate(rotation)
     gate = one.gate(rotation)
     assert [each.partition(" ")[0] for each in gate.waits] == ["control-2"]
@@ -405,7 +409,7 @@ def test_a_phase_ends_when_every_node_has_reported(world: World) -> None:
     ("changes", "said"),
     [({"trust": "0" * 64}, "reports the phase issue, but trusts other CAs"),
      ({"issuer": OLD.facts.sha256}, "reports the phase issue, but has certificates that another CA signed"),
-     ({"phase": Phase.TRUST}, "has reached trust, but not issue yet"), ({"rotation": "r-0"}, "has not answered")],
+     ({"phase": Phase.TRUST}, "has reached trust, but not issue yet"), ({"rotation": "r-0"}, "has not reported")],
 )  # fmt: skip
 def test_a_report_is_compared_with_the_phase(world: World, changes: dict[str, Any], said: str) -> None:
     """A report that does not match keeps the phase, and its node is named."""
@@ -423,7 +427,7 @@ def test_an_excluded_node_is_not_waited_for(world: World) -> None:
     rotation = world.rotation(excluded=("control-2", "worker-1"))
     assert one.gate(rotation).waits == ()
     said = one.gate(replace(rotation, excluded=("control-2", "worker-9"))).waits
-    assert said == ("worker-1 has not answered", "the excluded Node worker-9 is not in the cluster; check its name")
+    assert said == ("worker-1 has not reported", "the excluded Node worker-9 is not in the cluster; check its name")
 
 
 def test_an_excluded_node_may_be_deleted(world: World) -> None:
@@ -440,7 +444,7 @@ def test_a_node_that_rejoined_as_a_worker_counts_as_a_worker(world: World) -> No
     one, two, worker = nodes(world)
     rotation = world.rotation()
     worker.gate(rotation)
-    assert one.gate(rotation).waits == ("control-2 has not answered",)
+    assert one.gate(rotation).waits == ("control-2 has not reported",)
     world.api.store.remove("nodes", "control-2")
     world.api.store.add("nodes", "control-2")
     two.gate(rotation, signs=False, ready=False)
@@ -464,7 +468,7 @@ def test_a_change_during_the_checks_counts(world: World, how: str) -> None:
 
     world.api.before = changes
     late = "worker-1" if how == "joins" else "control-2"
-    assert one.gate(rotation).waits == (f"{late} has not answered",)
+    assert one.gate(rotation).waits == (f"{late} has not reported",)
     (two if how != "joins" else world.node("worker-1", worker=True)).gate(rotation)
     assert one.gate(rotation) == Gate()
 
@@ -534,7 +538,9 @@ def test_both_cas_are_trusted_for_the_overlap(world: World, phase: Phase) -> Non
     world.api.ca = world.old if phase is Phase.TRUST else world.new
     rotation = world.rotation(phase, since=world.now - OVERLAP + 5 * SECOND)
     (said,) = one.gate(rotation).waits
-    assert said.startswith(f"both CAs are trusted until {world.now + 5 * SECOND:%Y-%m-%d %H:%M:%S} UTC, before the ")
+    assert said.startswith(
+        f"all nodes trust both CAs until {world.now + 5 * SECOND:%Y-%m-%d %H:%M:%S} UTC, before the "
+    )
     world.passes(4 * SECOND)
     gate = one.gate(rotation)
     assert gate.until == world.now + SECOND
@@ -630,7 +636,7 @@ def test_a_node_that_held_a_ca_key_must_report(world: World, family: str, known:
     rotation = world.rotation(Phase.TRUST, family=family)
     unlabelled: dict[str, Any] = {"labels": {}, "annotations": {}}
     if known == "by its label":
-        assert one.gate(rotation).waits == ("control-2 has not answered",)
+        assert one.gate(rotation).waits == ("control-2 has not reported",)
     elif known == "by what it said":
         two.gate(rotation)
         world.put("nodes", "control-2", metadata=unlabelled | {"annotations": {ANNOTATION: two.says}})
@@ -638,12 +644,12 @@ def test_a_node_that_held_a_ca_key_must_report(world: World, family: str, known:
     else:
         two.gate(replace(rotation, id="r-0"))
         world.put("nodes", "control-2", metadata=unlabelled | {"annotations": {ANNOTATION: two.says}})
-        assert one.gate(rotation).waits == ("control-2 has not answered",)
+        assert one.gate(rotation).waits == ("control-2 has not reported",)
     world.put("nodes", "control-2", metadata=unlabelled)
-    assert one.gate(rotation).waits == ("control-2 has not answered",)
+    assert one.gate(rotation).waits == ("control-2 has not reported",)
     two.conductor.unsettled(rotation)
     two.gate(rotation)
-    assert "control-2 has not answered" not in one.gate(rotation).waits
+    assert "control-2 has not reported" not in one.gate(rotation).waits
 
 
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
@@ -662,8 +668,8 @@ def test_a_node_that_took_part_in_prepare_must_report(world: World, family: str)
     two.gate(trust)
     assert one.gate(trust) == Gate()
     two.conductor.unsettled(trust)
-    assert one.gate(trust).waits == ("control-2 has not answered",)
-    assert world.node("control-1").gate(trust).waits == ("control-2 has not answered",)
+    assert one.gate(trust).waits == ("control-2 has not reported",)
+    assert world.node("control-1").gate(trust).waits == ("control-2 has not reported",)
 
 
 # Workloads
@@ -958,7 +964,7 @@ def test_a_node_that_was_created_again_reports_again(world: World) -> None:
     worker.gate(rotation)
     world.api.store.remove("nodes", "worker-1")
     world.api.store.add("nodes", "worker-1")
-    assert one.gate(rotation).waits == ("worker-1 has not answered",)
+    assert one.gate(rotation).waits == ("worker-1 has not reported",)
     world.passes(6 * POLL)
     worker.gate(rotation)
     assert one.gate(rotation).waits == ()
@@ -974,7 +980,7 @@ def test_a_report_from_before_the_boot_is_ignored(world: World) -> None:
         worker = world.node("worker-1", worker=True, boot=boot)
         world.put("nodes", "worker-1", status={"nodeInfo": INFO | {"bootID": boot}})
         since = " since its machine was started" if boot == boots[1] else ""
-        assert one.gate(rotation).waits == (f"worker-1 has not answered{since}",)
+        assert one.gate(rotation).waits == (f"worker-1 has not reported{since}",)
         worker.gate(rotation)
         assert one.gate(rotation) == Gate()
 
@@ -997,7 +1003,7 @@ def test_an_outdated_report_is_withdrawn(world: World) -> None:
     world.passes(POLL)
     worker.conductor.unsettled(rotation)
     assert worker.says == "r-1/-/-/-/nokey"
-    assert one.gate(rotation).waits == ("worker-1 has not answered",)
+    assert one.gate(rotation).waits == ("worker-1 has not reported",)
     calls = len(world.api.calls)
     worker.conductor.unsettled(rotation)
     assert len(world.api.calls) == calls

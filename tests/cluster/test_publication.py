@@ -22,7 +22,7 @@ from tests.pki.rotation_node import NEW, OLD, UNRELATED, at
 from tests.rotation_node import RotatingNode, root_ca
 
 TRUST = at(Phase.TRUST)
-CANNOT = "certmond cannot read the CA of the pods, so the phase waits for `root_ca.overlap` only: "
+CANNOT = "certmond cannot read the CA of the pods, so the phase waits only for `root_ca.overlap`: "
 
 
 def publish(cluster: ApiServer, *authorities: Issued) -> None:

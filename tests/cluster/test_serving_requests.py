@@ -177,7 +177,7 @@ def test_a_failed_read_is_a_part_of_the_finding(
     passes = Passes(tree, tmp_path / "work")
     passes.message()
     found = passes.message()
-    assert found.startswith(f"{MISSING}, and certmond cannot read its request: ")
+    assert found.startswith(f"{MISSING}, and certmond cannot read the CertificateSigningRequest: ")
     assert said in found
     assert "; approve the request of this node: kubectl get csr" in found
     assert ("verbs [list]" in found) == (not conf)

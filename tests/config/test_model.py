@@ -59,7 +59,7 @@ def test_nothing_is_the_default_configuration(text: str) -> None:
 def test_renewed_by_is_a_few_words(text: str) -> None:
     """`renewed_by` is text on one line, because messages quote it."""
     (said,) = problems(f"certificates: [{{name: a, path: /a, renewed_by: {text}}}]")
-    assert "renewed_by: must be a few words, on one line" in said
+    assert "renewed_by: must be a short text on one line" in said
 
 
 def test_the_profile_none_has_only_what_is_listed() -> None:

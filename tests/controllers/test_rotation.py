@@ -455,7 +455,9 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0
     assert re.search(
-        "^warning: the staged CA ends on .*, but new certificates would otherwise end on", done.err, re.MULTILINE
+        "^warning: the staged CA ends on .* and shortens new certificates, which would otherwise end on",
+        done.err,
+        re.MULTILINE,
     )
     assert node.unwell(short) == []
     assert [leaf.not_after for leaf in node.trust("web.crt")] == [short.facts.not_after]
@@ -844,7 +846,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
     node.step()
     cat(node, short)
-    sentence = "ends on .*, but new certificates would otherwise end on .*; give a CA with a later end"
+    sentence = "ends on .* and shortens new certificates, which would otherwise end on .*; give a CA with a later end"
     said = node.findings()["root_ca_changed"]
     assert re.search(f"; certmond rotates to the new CA now; {node.files}/ca.crt {sentence}", said)
     done = node.hurry("root-ca", "rotate")
@@ -992,7 +994,7 @@ def test_the_reason_of_a_phase_is_not_reported_for_another_one(quick: Path) -> N
         enforcer.executor.execute(made)
         enforcer.rotate(assessment, around, made)
     (wait,) = enforcer.rotating.waits
-    assert wait.startswith("both CAs are trusted until")
+    assert wait.startswith("all nodes trust both CAs until")
     record = node.record
     assert record is not None
     other = node.enforcer()
@@ -1330,7 +1332,7 @@ def test_a_command_that_waits_for_an_instant_makes_no_scan(quick: Path) -> None:
         try:
             assert command.stdout
             said = next(line for line in iter(command.stdout.readline, "") if line.startswith("waiting: [trust] "))
-            assert "both CAs are trusted until " in said
+            assert "all nodes trust both CAs until " in said
             assert said.endswith("; to end the wait: certmond root-ca abort)\n")
             asleep(command.pid, 60_000)
         finally:

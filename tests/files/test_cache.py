@@ -212,10 +212,10 @@ def test_an_absent_file_is_missing(tree: Tree) -> None:
 
 def test_a_name_that_no_file_can_have_is_a_fault(tree: Tree) -> None:
     """And not a crash."""
-    assert tree.fault(f"/{'x' * 300}") == "unreadable: … cannot be read (File name too long)"
+    assert tree.fault(f"/{'x' * 300}") == "unreadable: certmond cannot read … (File name too long)"
     assert tree.fault(f"/{'x' * 300}/a.crt").startswith("unreadable: …")
     for name in ("a\0b", "\ud800"):
-        assert tree.fault(f"/{name}") == "unreadable: … cannot be read (Invalid argument)"
+        assert tree.fault(f"/{name}") == "unreadable: certmond cannot read … (Invalid argument)"
         assert tree.fault(f"/{name}/a.crt").startswith("unreadable: …")
         assert tree.files.listing(f"/{name}") == ()
 
@@ -249,7 +249,7 @@ def test_a_fifo_that_takes_the_place_of_a_file_never_blocks(tree: Tree) -> None:
     tree.files.entry("/a.crt")
     tree.at("/a.crt").unlink()
     os.mkfifo(tree.at("/a.crt"))
-    assert tree.fault("/a.crt") == "unreadable: … cannot be read (it is no longer a regular file)"
+    assert tree.fault("/a.crt") == "unreadable: certmond cannot read … (it is no longer a regular file)"
     tree.files.refresh(tree.touched("/a.crt"))
     assert tree.fault("/a.crt") == "unreadable: … is a FIFO, not a regular file"
 
@@ -262,7 +262,7 @@ def test_what_happens_between_look_and_opening_is_a_fault_until_the_next_look(tr
     tree.files.entry("/a.crt")
     if instead == "large":
         os.truncate(path, MAX_SIZE + 1)
-        expected = "unreadable: … cannot be read (File too large)"
+        expected = "unreadable: certmond cannot read … (File too large)"
     else:
         path.unlink()
         expected = "missing: … does not exist"
@@ -343,7 +343,7 @@ def test_a_file_is_read_in_one_state(tree: Tree, monkeypatch: pytest.MonkeyPatch
     assert tree.value("/a.crt") == b"<BBBB>"
     writes = iter([b"x" * length for length in range(100)])
     tree.files.refresh(None)
-    assert tree.fault("/a.crt") == "unreadable: … cannot be read (another process is writing the file)"
+    assert tree.fault("/a.crt") == "unreadable: certmond cannot read … (another process is writing the file)"
     writes = iter([])
     tree.files.refresh(tree.touched("/a.crt"))
     assert (tree.value("/a.crt") or b"").startswith(b"<x")
@@ -968,7 +968,7 @@ def test_what_may_not_be_read_is_unreadable(mode: int, directory: int, detail: s
         tree.root.chmod(0o755)
         tree.write("/etc/a.crt").chmod(mode)
         tree.at("/etc").chmod(directory)
-        expected = f"unreadable: {detail} cannot be read (Permission denied)" if detail else ""
+        expected = f"unreadable: certmond cannot read {detail} (Permission denied)" if detail else ""
         assert unprivileged(lambda: tree.fault("/etc/a.crt")) == expected
         assert unprivileged(lambda: str(len(tree.files.listing("/etc")))) == ("0" if directory == 0 else "1")
 

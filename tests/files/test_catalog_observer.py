@@ -619,7 +619,7 @@ def test_a_file_may_be_expected_because_another_names_it(tree: Tree) -> None:
     assert tree.look(spec) == ()
     tree.write("/a.yaml", "command: [--cert=/y.crt]")
     tree.write("/b.yaml", "command: [--cert=/x.crt]")
-    assert reported(tree.one(spec)) == ["missing: /x.crt does not exist, although /b.yaml names this file"]
+    assert reported(tree.one(spec)) == ["missing: /x.crt does not exist, although /b.yaml refers to this file"]
 
 
 def test_a_file_is_expected_if_the_file_that_may_name_it_is_unreadable(tree: Tree) -> None:
@@ -671,7 +671,7 @@ def test_nothing_is_missing_on_a_worker(node: Node) -> None:
     config.write_text("authentication: {x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}}\n")
     seen = by_name(Store(load(None).certificates, str(node.root)).observe())["ca"]
     assert reported(seen) == [
-        "missing: /etc/kubernetes/pki/ca.crt does not exist, although /var/lib/kubelet/config.yaml names this file"
+        "missing: /etc/kubernetes/pki/ca.crt does not exist, although /var/lib/kubelet/config.yaml refers to this file"
     ]
 
 
@@ -1015,9 +1015,9 @@ def test_without_privileges_a_closed_file_is_unreadable() -> None:
         with os.fdopen(read) as pipe:
             lines = pipe.read().splitlines()
         os.waitpid(child, 0)
-    denied = "cannot be read (Permission denied)"
-    assert f"apiserver 1 True unreadable: /etc/kubernetes/pki/apiserver.key {denied}" in lines
-    assert f"admin.conf 0 False unreadable: /etc/kubernetes/admin.conf {denied}" in lines
+    denied = "(Permission denied)"
+    assert f"apiserver 1 True unreadable: certmond cannot read /etc/kubernetes/pki/apiserver.key {denied}" in lines
+    assert f"admin.conf 0 False unreadable: certmond cannot read /etc/kubernetes/admin.conf {denied}" in lines
     assert any(line.startswith("kubelet-client 0") and denied in line for line in lines)
 
 

@@ -88,7 +88,7 @@ def test_a_copy_with_an_older_certificate_is_a_warning(tree: Tree) -> None:
     tree.put(COPY, kubeconfig(OLD))
     (found,) = tree.findings()
     assert (found.reason, found.severity) == (Reason.STALE_COPY, Severity.WARNING)
-    ends = f"its certificate ends on 2026-{OLD.facts.not_after:%m-%d %H:%M} UTC, and that of {CONF} on "
+    ends = f"its certificate ends on 2026-{OLD.facts.not_after:%m-%d %H:%M} UTC, but that of {CONF} ends on "
     assert found.message.startswith(f"{COPY} is an old copy of {CONF}: {ends}")
     assert found.message.endswith(f"; run: cp {CONF} {COPY}")
 
@@ -139,7 +139,7 @@ def test_a_copy_with_own_content_is_not_to_be_overwritten(tree: Tree, content: b
     """If the file has more than the source, or another server, the finding names a merge instead of cp."""
     tree.put(COPY, content)
     (message,) = tree.messages()
-    assert message.endswith(f"; merge {CONF} into it: certmond explain stale_copy")
+    assert message.endswith(f"; merge {CONF} into the copy; see: certmond explain stale_copy")
 
 
 def test_a_copy_with_another_group_is_a_copy_of_the_same_user(tree: Tree) -> None:

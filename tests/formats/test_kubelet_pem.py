@@ -74,7 +74,7 @@ def test_a_successor_is_never_a_file_that_exists(instant: int, seconds: set[int]
 @pytest.mark.parametrize("path", ["/k/kubelet.pem", "/k/kubelet-client-current.pem/", "/k/current.pem", ""])
 def test_a_path_that_is_no_rotating_pem_is_refused(path: str) -> None:
     """There is no telling what the kubelet would call the next one."""
-    with pytest.raises(WriteError, match=r"-current\.pem.*; correct its entry"):
+    with pytest.raises(WriteError, match=r"-current\.pem.*; correct `path` in the entry"):
         dated(path, WHEN)
 
 

@@ -174,7 +174,7 @@ def test_a_quoted_word_may_be_written_with_escapes() -> None:
         (manifest(f"command: [-{CERT}=/a, {KEY}=/b]"), "is not set"),
         (manifest(f"command: [--{KEY}=/b, --{CERT}]"), f"has no value; write it as --{CERT}=VALUE"),
         (manifest(f"command: [--{CERT}, --{KEY}=/b]"), "has no value"),
-        (manifest(f"command: [--{KEY}=/b, --{CERT}=/a, --{CERT.replace('-', '_')}=/c]"), "written with underscores"),
+        (manifest(f"command: [--{KEY}=/b, --{CERT}=/a, --{CERT.replace('-', '_')}=/c]"), "contains underscores"),
         (manifest(f"command: [{', '.join(PLAIN)}]", name="another"), f"contains no container '{NAME}'"),
         (manifest(f"command: [{', '.join(PLAIN)}]").replace(b"name: other", b"name: " + NAME.encode()), "than one"),
         (manifest("command: &c [" + ", ".join(PLAIN) + "]"), "contains YAML anchors"),

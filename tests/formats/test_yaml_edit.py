@@ -93,7 +93,7 @@ def test_no_cluster_is_added(content: str, said: str) -> None:
 
 def test_an_unknown_value_is_not_written() -> None:
     """No file on the node has the server, or the file of the CA has no certificate."""
-    fact = "no file of the node has the address of the API server of cluster 'prod'"
+    fact = "no file on this node contains the address of the API server for cluster 'prod'"
     with pytest.raises(WriteError, match=f"{fact}; write its URL into"):
         repaired(text("  cluster: {}\n"), server=None)
     with pytest.raises(WriteError, match="contains no certificate; restore the CA first"):

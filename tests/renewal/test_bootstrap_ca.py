@@ -130,7 +130,9 @@ def test_keys_that_kubernetes_cannot_use(files: Files, kind: str) -> None:
 def test_an_old_version(files: Files) -> None:
     """A certificate of version 1 has no way to say that it is a CA, and is refused for that."""
     ca = make_ca(version=1)
-    assert files.refused(ca.pem, ca.key_pem) == ["own.crt is of version 1, which has no CA:TRUE; give another CA"]
+    assert files.refused(ca.pem, ca.key_pem) == [
+        "own.crt has version 1, which has no basicConstraints CA:TRUE; give another CA"
+    ]
 
 
 def test_another_key(files: Files) -> None:

@@ -358,7 +358,7 @@ def test_where_another_user_could_take_the_key_nothing_comes_back(keeper: Keeper
     keeper.renew(PAIR)
     os.chown(keeper.node.path(PKI), 64_998, 64_998)
     assert refused(keeper, keeper.target(PAIR)).startswith(
-        f"certmond writes no private key to /{PKI}/{PAIR}.key: /{PKI} belongs to user 64998, who could read it"
+        f"certmond writes no private key to /{PKI}/{PAIR}.key: /{PKI} belongs to user 64998, who could read the key"
     )
 
 

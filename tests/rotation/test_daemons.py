@@ -85,7 +85,7 @@ def test_a_cluster(programs: Path, tmp_path: Path, verified: bool) -> None:
 def names_the_last(first: Daemon) -> bool:
     """The phase that this node is in is not left, because the last one is not in it."""
     said = first.says()
-    return "node-3 has not answered" in said or ("node-3 has" in said and f"not {first.phase} yet" in said)
+    return "node-3 has not reported" in said or ("node-3 has" in said and f"not {first.phase} yet" in said)
 
 
 def acknowledged(made: Cluster) -> str | None:

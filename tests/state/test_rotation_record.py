@@ -112,7 +112,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a key follows a CA": (
         damaged(new=NEW.public_pem.decode()),
-        "use (its anchors are certificates and public keys, and all must be of one kind)",
+        "use (it mixes certificates and public keys as anchors, but all anchors must be of one kind)",
     ),
     "no PEM": (damaged(new="rubbish"), "read (new Value error, is not exactly one certificate or public key in PEM)"),
     "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new Value error, is not exactly one"),

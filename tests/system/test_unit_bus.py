@@ -402,7 +402,7 @@ def test_without_a_bus_the_state_is_unknown_and_nothing_is_done(machine: Machine
     finally:
         machine.systemctl("start", "dbus.socket")
     assert seen.running is None
-    reason = "systemd cannot be reached over unix:path=/run/dbus/system_bus_socket"
+    reason = "certmond cannot reach systemd over unix:path=/run/dbus/system_bus_socket"
     assert (seen.problem or "").startswith(reason)
     assert result == "refused"
     assert message.startswith(f"plain.service was not restarted: {reason}")

@@ -157,8 +157,10 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
         faults = any(each["fault"] for each in document["staged"])
         yield from () if faults else (Text("no rotation is in progress"),)  # unknown if a staged file has a fault
     elif not rotation["phase"]:
-        remedy = "restore rotation/record.json of the state directory, or remove it if no rotation is in progress"
-        yield Text(f"the record of a rotation cannot be read; {remedy}", style=_STYLES["refused"])
+        remedy = (
+            "restore rotation/record.json in the state directory, or remove this file if no rotation is in progress"
+        )
+        yield Text(f"certmond cannot read the record of a rotation; {remedy}", style=_STYLES["refused"])
     else:
         place = rotation["released"]
         more = "" if place is None else f", about {place:.0%} of the workers may act"

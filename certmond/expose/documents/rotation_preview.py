@@ -101,7 +101,7 @@ def unavoidable(document: dict[str, Any]) -> Iterator[str]:
         for one in each["away"]:
             found.setdefault((one["service"], one["seconds"], one["because"]), []).append(each["phase"])
     if found:
-        yield "if this is the only control plane node, these services are unavailable during their restart:"
+        yield "if this is the only control-plane node, these services are unavailable during their restart:"
     for (service, seconds, because), phases in found.items():
         yield f"  {service}, about {seconds} s in {', '.join(phases)}: a restart is necessary for {because}"
     restarts = Counter(service for (service, *_), phases in found.items() for _ in phases)

@@ -69,7 +69,7 @@ def halted(text: bytes | None, now: float) -> str | None:
             passed = f"The daemon's last pass was at {_written(beat.pass_at)}" if beat.pass_at else None
             return passed or "The daemon has not completed its first pass"
     except UNREADABLE:
-        return "The daemon's heartbeat cannot be read"
+        return "certmond cannot read the daemon's heartbeat"
     return None
 
 

@@ -244,7 +244,7 @@ class Front:
 
 
 def unreadable(error: OSError) -> str:
-    reason = f"{error.filename} cannot be read: {error.strerror}. Is the daemon running? "
+    reason = f"certmond cannot read {error.filename}: {error.strerror}. Is the daemon running? "
     return f"{reason}`systemctl start certmond` starts it; {SEE_JOURNAL}"
 
 

@@ -134,7 +134,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
         try:
             context.set_ecdh_curve(_CURVES[curve])
         except (OSError, ValueError):  # Python 3.11.2 of Debian 12 does not support X25519 here
-            fact = f"cannot be {curve} with the Python version of certmond"
+            fact = f"cannot be {curve}, because the Python version of certmond does not support it"
             yield Problem(
                 source.place("curve_preferences"), f"{fact}; remove the key, so that OpenSSL offers its default curves"
             )

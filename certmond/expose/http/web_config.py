@@ -219,31 +219,34 @@ def _tls(tree: Node) -> Iterator[Problem]:
         if key in given and f"{key}_file" in given:
             yield Problem(given[key].place, f"conflicts with {key}_file; remove one of them")
         elif key != "client_ca" and not {key, f"{key}_file"} & given.keys():
-            yield Problem(whole.place, f"has no {key}_file; add it, because TLS needs it")
+            yield Problem(whole.place, f"has no {key}_file; add this key, because TLS requires it")
     authority = given.get("client_ca_file") or given.get("client_ca")
     auth = given.get("client_auth_type")
     policy = auth.value if auth else "NoClientCert"
     if auth and policy in _VERIFYING and not authority:  # Go would admit every client with a certificate of a public CA
-        yield Problem(auth.place, f"{policy} needs client_ca_file; set it to a file with the CAs of the clients")
+        yield Problem(auth.place, f"{policy} requires client_ca_file; set it to a file with the CAs of the clients")
     if authority and policy == "NoClientCert":
-        yield Problem(authority.place, "has no effect without client_auth_type; add it")
+        yield Problem(authority.place, "has no effect without client_auth_type; add this key")
     names = given.get("client_allowed_sans")
     if names and policy != "RequireAndVerifyClientCert":
         yield Problem(
-            names.place, "needs client_auth_type: RequireAndVerifyClientCert; otherwise the names are not verified"
+            names.place,
+            "requires client_auth_type: RequireAndVerifyClientCert; otherwise the server does not verify these names",
         )
     elif names and names.value == []:
         yield Problem(names.place, "allows no client; add a name, or remove the key")
     least, most = (given[key].value if key in given else None for key in ("min_version", "max_version"))
     least, most = least or "TLS12", most or "TLS13"
     if least in VERSIONS and most in VERSIONS and VERSIONS.index(str(least)) > VERSIONS.index(str(most)):
-        yield Problem(given.get("min_version", given.get("max_version", whole)).place, f"{least} is above {most}")
+        yield Problem(given.get("min_version", given.get("max_version", whole)).place, f"{least} is higher than {most}")
     suites = [node.value for node in given["cipher_suites"].items] if "cipher_suites" in given else []
     if suites and most != "TLS13" and not set(suites) - set(SUITES_13):
-        yield Problem(given["cipher_suites"].place, f"has no suite for {most}; add one, or allow TLS13")
+        yield Problem(
+            given["cipher_suites"].place, f"has no cipher suite for {most}; add one, or set max_version to TLS13"
+        )
     curves = given.get("curve_preferences")
     if curves and len(curves.items) > 1:  # ssl.SSLContext.set_ecdh_curve takes one
-        yield Problem(curves.place, "supports one curve; keep a curve that all clients support, or remove the key")
+        yield Problem(curves.place, "accepts only one curve; keep a curve that all clients support, or remove the key")
 
 
 def _headers(tree: Node) -> Iterator[Problem]:
@@ -273,5 +276,7 @@ def _users(tree: Node) -> Iterator[Problem]:
             yield Problem(node.place, "is not a bcrypt hash; create one: htpasswd -nBC 10 \"\" | tr -d ':\\n'")
         elif int(parts[1]) > MOST_COST:
             yield Problem(
-                node.place, f"has the cost {parts[1]}, for which clients time out; the maximum is {MOST_COST}"
+                node.place,
+                f"has the cost {parts[1]}, with which a check takes so long that clients "
+                f"time out; the maximum is {MOST_COST}",
             )

@@ -183,7 +183,7 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
     """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event."""
     if not assessment.catalogued:
-        return "no certificate of the profile on this node; to find the profile that fits, run: certmond check"
+        return "this node has no certificate of the profile; to find the profile that fits, run: certmond check"
     certificates = [status for status in assessment.certificates if status.certificate]
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
     warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
@@ -224,9 +224,9 @@ def read_status(directory: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = document["schema"] == SCHEMA and datetime.fromisoformat(document["taken_at"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise RuntimeDirError(f"{path} cannot be read ({error}); see: systemctl status certmond") from error
+        raise RuntimeDirError(f"certmond cannot read {path} ({error}); see: systemctl status certmond") from error
     if not known:
         raise RuntimeDirError(
-            f"{path} has a different schema than {SCHEMA}; install the same version for the daemon and this command"
+            f"{path} has a schema other than {SCHEMA}; install the same version for the daemon and this command"
         )
     return document

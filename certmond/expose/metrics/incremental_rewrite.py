@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[int]:
             os.close(descriptor)
     except OSError as error:
         raise RuntimeDirError(
-            f"{path} cannot be written ({error.strerror}); check its directory and the free space: df"
+            f"certmond cannot write {path} ({error.strerror}); check its directory and the free space: df"
         ) from error
 
 

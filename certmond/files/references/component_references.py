@@ -145,7 +145,7 @@ class ComponentReferences:
         if entry.fault:
             return entry.fault.detail
         if found.role is Role.TRUST and not self._reader.document(found.path, None).certificates:
-            return f"{found.path} has no certificate"
+            return f"{found.path} contains no certificate"
         return ""
 
     def _obstacle(self, source: Source, file: str) -> str:
@@ -181,13 +181,13 @@ class ComponentReferences:
         obstacle = self._obstacle(source, about.source)
         host = self._on_host(source, file.path)
         if not host:
-            yield replace(about, obstacle=obstacle or f"{file.path[:200]} is no path of a file on this host")
+            yield replace(about, obstacle=obstacle or f"{file.path[:200]} is not the path of a file on this host")
             return
         key = self._on_host(source, file.key) if file.key else ""
         outside = source.in_pod and source.container.mount_of(file.path) is None
         found = replace(about, path=host, key=key or None, obstacle=obstacle, elsewhere=outside)
         if not SYSTEM_TRUST.isdisjoint((host, self._reader.entry(host).own_file)):
-            fact = f"{host} has the CAs of the operating system, which its package replaces"
+            fact = f"{host} contains the CAs of the operating system, which an operating system package replaces"
             yield replace(found, obstacle=obstacle or fact)
         elif file.role is Role.KUBECONFIG and not (obstacle or outside):
             yield replace(found, obstacle=self._foreign_path(source, host))
@@ -221,7 +221,7 @@ class ComponentReferences:
         for material in materials:
             path = material.path if material and material.data is None else None
             if path and not path.startswith(f"{directory}/") and source.container.on_host(path) != path:
-                return f"{kubeconfig} names {path} by its path in the container"
+                return f"{kubeconfig} refers to {path}, which is a path in the container"
         return ""
 
     def _on_host(self, source: Source, path: str) -> str:

@@ -19,7 +19,9 @@ from certmond.pki.x509.certificate import Certificate
 
 _KINDS = {Role.TRUST: Kind.BUNDLE, Role.KUBECONFIG: Kind.KUBECONFIG}  # of other roles: a file
 _MAX_NAME = 63
-_REMEDY = "check that file yourself, or let the flag name a file that certmond can read: certmond explain not_watched"
+_REMEDY = (
+    "check that file yourself, or set the flag to a file that certmond can read; see: certmond explain not_watched"
+)
 
 
 class ReferenceObserver:
@@ -179,7 +181,7 @@ def _embedded(name: str, each: Reference) -> Iterator[Observation]:
         return
     faults = list(document.faults)
     if not (document.certificates or faults):
-        faults.append(Fault(Reason.MALFORMED, f"{each.named_by} holds no certificate"))
+        faults.append(Fault(Reason.MALFORMED, f"{each.named_by} contains no certificate"))
     usages = () if each.role is Role.TRUST else USAGES[each.role]
     spec = _entry(name, each, each.source, kind=Kind.BUNDLE, usages=usages)
     yield from bundle_observations(Observation(name, spec, each.source, faults=tuple(faults)), document.certificates)

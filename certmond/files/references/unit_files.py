@@ -159,7 +159,7 @@ class UnitFiles:
         obstacle = next(filter(None, map(self._reader.changeable, paths)), "")
         for name in ("RootDirectory", "RootImage"):
             if found.get(name):
-                obstacle = obstacle or f"{unit} has {name}=, so its paths are not those of this host"
+                obstacle = obstacle or f"{unit} has {name}=, so the paths in the unit are not paths on this host"
         environment = dict[str, tuple[str, str]]()
         for word in found.get("Environment", ()):
             pairs = (with_specifiers(each, unit).partition("=") for each in split_words(word.text))
@@ -188,7 +188,7 @@ class UnitFiles:
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
         """Return the variables of an environment file, and the reason for a failed read, or ""."""
         if not path.startswith("/") or any(character in "*?[%" for character in path) or not path.isprintable():
-            return {}, f"EnvironmentFile={path[:200]} is no path of one file"
+            return {}, f"EnvironmentFile={path[:200]} is not the path of a single file"
         entry, variables = self._reader.entry(path), self._value(path, parse_environment)
         if variables is None and entry.fault and not (optional and entry.missing):
             return {}, entry.fault.detail

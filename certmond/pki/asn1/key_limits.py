@@ -84,7 +84,7 @@ def check_private_key(der: bytes) -> None:
     if fields[1].tag == _SEQUENCE:
         _check_pkcs8(fields)
     elif fields[1].tag == _OCTETS:
-        _check_bits("an EC private number", fields[1], MAX_EC_BITS)
+        _check_bits("an EC private value", fields[1], MAX_EC_BITS)
     elif len(fields) == _DSA_FIELDS:
         _check_dsa([], [fields[1], fields[3], fields[4]], [fields[2], fields[5]])
     else:
@@ -99,7 +99,7 @@ def _check_pkcs8(fields: list[Value]) -> None:
     elif kind in _DSA:
         _check_dsa(algorithm, [], [read_value(key)])
     elif kind == _EC:
-        _check_bits("an EC private number", _values(read_value(key), 2)[1], MAX_EC_BITS)
+        _check_bits("an EC private value", _values(read_value(key), 2)[1], MAX_EC_BITS)
     _check_kind(kind, read_value(key).content if kind in _LENGTHS else key)
 
 
@@ -131,7 +131,7 @@ def _check_dsa(algorithm: list[Value], large: list[Value], small: list[Value]) -
     for number in (*parameters[:1], *parameters[2:], *large):
         _check_bits("a DSA modulus", number, MAX_DSA_BITS)
     for number in (*parameters[1:2], *small):
-        _check_bits("a DSA order or private number", number, MAX_DSA_ORDER_BITS)
+        _check_bits("a DSA order or private value", number, MAX_DSA_ORDER_BITS)
 
 
 def _check_bits(what: str, value: Value, most: int) -> None:

@@ -124,7 +124,7 @@ def new_template(
         return why
     accepted = accepted_subjects(spec, terms.facts)
     if not accepted:
-        fact = "its subject contains an unknown fact" if spec.subject else "its entry fixes no subject"
+        fact = "the subject in its entry contains an unknown fact" if spec.subject else "its entry specifies no subject"
         return f"{fact}; set `subject` in the entry"
     if spec.kind is Kind.KUBECONFIG and salvage.server is None:
         fact = "no file on this node contains the address of the API server"
@@ -135,7 +135,11 @@ def new_template(
     except ValueError as error:
         return f"its entry has a value that no certificate can contain ({error}); correct the entry"
     granted = grant(template, fixed, Basis(barrier=salvage.barrier))
-    return f"the CA's key does not sign the certificate: {granted}" if isinstance(granted, Denial) else template
+    return (
+        f"certmond does not sign the certificate with the CA's key: {granted}"
+        if isinstance(granted, Denial)
+        else template
+    )
 
 
 def lost_names(
@@ -186,15 +190,15 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
         return None
     if authority is None or not authority.certificates:
         if names := [name for name in spec.ca if name != SELF]:
-            return f"the file of its CA, the entry {' or '.join(names)}, contains no certificate; restore the CA first"
+            return f"the CA file of the entry {' or '.join(names)} contains no certificate; restore the CA first"
         return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if fact := authority.certificates[0].refused:
         return f"its CA {authority.path} is unusable ({fact}); replace that CA"
     if not (authority.key_matches or authority.key_unknown):
         where = authority.key_path or authority.path
         otherwise = (
-            "let the node join again: kubeadm reset, kubeadm join" if spec.kind is Kind.KUBELET
-            else "issue it on the node with that key, and copy the certificate and its key to this node"
+            "rejoin the node: kubeadm reset, then kubeadm join" if spec.kind is Kind.KUBELET
+            else "issue it on a node that has this CA key, then copy the certificate and its key to this node"
         )  # fmt: skip
         return f"the archive has no good generation, and the CA's key {where} is not on this node; {otherwise}"
     return None

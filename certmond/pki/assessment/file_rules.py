@@ -57,7 +57,7 @@ def about_damage(
     if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
         often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"
         last = f"{salvage.repaired_at:%Y-%m-%d %H:%M:%S} UTC"
-        fact = f"{what}, although certmond has repaired this {often}, last on {last}"
+        fact = f"{what}, although certmond has repaired the file {often}, last on {last}"
         found.append(
             finding(
                 Reason.BREAKS_AGAIN,

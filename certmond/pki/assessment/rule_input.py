@@ -15,7 +15,7 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import PathSearch
 
 _REMEDIES = {
-    Reason.UNREADABLE: "make the file readable for root, or replace the file",
+    Reason.UNREADABLE: "make the file readable by root, or replace the file",
     Reason.MISSING: "restore it, or issue it again",
     Reason.MALFORMED: "restore it from a backup, or issue it again",
     Reason.TRAILING_DATA: "remove this harmless data",

@@ -89,7 +89,7 @@ def wrong_usage(case: Case) -> Iterator[Finding]:
     """Report a usage that the entry requires, but the certificate does not permit."""
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
-        yield finding(Reason.WRONG_USAGE, f"{case.where} does not permit the usage {', '.join(missing)}; reissue it")
+        yield finding(Reason.WRONG_USAGE, f"{case.where} lacks the usage {', '.join(missing)}; reissue it")
 
 
 def missing_name(case: Case) -> Iterator[Finding]:
@@ -144,7 +144,7 @@ def copy_differs(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.COPY_DIFFERS,
             f"{case.where}, a copy of {case.difference.original}, contains other certificates: {case.difference.fact}; "
-            "copy the valid file over the other file: certmond explain copy_differs",
+            "copy the valid file over the other file; see: certmond explain copy_differs",
         )
 
 

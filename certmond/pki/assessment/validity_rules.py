@@ -46,7 +46,7 @@ def expired(case: Case) -> Iterator[Finding]:
             yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
         elif link is case.certificate and _is_replaceable(case):
             fact = f"{case.where}: the CA {link.called} expired on {_day(link.not_after)}, and another CA is valid"
-            remedy = "remove the expired CA from the bundle, or replace it if a peer still needs it"
+            remedy = "remove the expired CA from the bundle, or replace this CA if a peer still needs it"
             yield finding(Reason.EXPIRED, f"{fact}; {remedy}", Severity.WARNING)
         else:
             yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; {_renew(case)}")

@@ -33,9 +33,9 @@ class DerivedSpec(Model):
     owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
     write: Literal["always", "existing", "never"] = Field(
         default="always",
-        description="`always`: certmond creates the file, and replaces it. For kind `kubeconfig` also `existing`: "
-        "certmond replaces a copy that is out of date and has the same server, and creates no file; and `never`: "
-        "certmond only reports a copy that is out of date.",
+        description="`always`: certmond creates the file, and replaces it. Two more values are valid for kind "
+        "`kubeconfig`. `existing`: certmond replaces an out-of-date copy that has the same server, but "
+        "creates no file. `never`: certmond only reports an out-of-date copy.",
     )
 
     @field_validator("path")

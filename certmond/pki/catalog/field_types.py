@@ -110,7 +110,7 @@ def _owner(text: str) -> str:
 
 def _sentence(text: str) -> str:
     if not text.strip() or not text.isprintable():
-        raise ValueError("must be a few words, on one line")
+        raise ValueError("must be a short text on one line")
     return text.strip()
 
 

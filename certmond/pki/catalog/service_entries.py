@@ -86,7 +86,7 @@ class ServiceSpec(Model):
     )
     after: Many[str] = Field(
         default=(),
-        description="the services that certmond restarts before this service. Dependency cycles are not valid.",
+        description="the services that certmond restarts before this service. certmond rejects dependency cycles.",
     )
     belongs_with: Many[AbsolutePath] = Field(
         default=(), description="files: the service belongs to this node only if one of these files exists"

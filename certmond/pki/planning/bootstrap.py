@@ -97,7 +97,7 @@ class _Bootstrapper:
         beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
         if signed := ", ".join(self._signed_by(spec)):
             self._problems.append(
-                f"{spec.path} is missing, and certificates of this CA exist: {signed}; restore the CA, or move these "
+                f"{spec.path} is missing, but certificates of this CA exist: {signed}; restore the CA, or move these "
                 "files away"
             )
         elif beside:
@@ -132,7 +132,7 @@ class _Bootstrapper:
         try:
             self._steps.append(self._drafts.certificate(spec, authority, self._ends.get(authority.name)))
         except ValueError as error:
-            fact = f"{spec.path} cannot be created: its entry {spec.name} has an invalid value ({error})"
+            fact = f"certmond cannot create {spec.path}: its entry {spec.name} has an invalid value ({error})"
             self._problems.append(f"{fact}; correct the entry")
         self._refer_to(spec)
 

@@ -62,7 +62,7 @@ def delay(
     refused = replaced_ca.is_refused(spec, cause)
     # The service would also fail with a new certificate. For Cause.ROTATION, the rotation planner has checked this.
     if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:
-        return Delay(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
+        return Delay(Held(name, path, f"{status.presence.failures[0]}; see: certmond explain restart_failed"))
     instants: tuple[datetime, ...] = ()
     if attempt and not replaced_ca.discounts(attempt.at, spec, cause):
         pause = attempt.repair_pause if cause in REPAIRS else _pause_after(attempt, cause, old, now, due)
@@ -117,7 +117,11 @@ def _delay_text(attempt: Attempt, cause: Cause) -> str:
     if cause in REPAIRS:
         often = "once" if attempt.repairs == 1 else f"{attempt.repairs} times"
         return f"the file was repaired {often}, last on {day(attempt.repaired_at or attempt.at)}, and is damaged again"
-    still = CAUSE_TEXT[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
+    still = (
+        CAUSE_TEXT[cause]
+        if cause in {Cause.NOT_YET_VALID, Cause.ROTATION}
+        else "is still due; see: certmond explain still_due"
+    )
     return f"the certificate was renewed on {day(attempt.at)}, and {still}"
 
 

@@ -159,7 +159,7 @@ class _Planner:
         step = self._issue(status, old, cause, authority, end)
         granted = grant(step.template, fixed_by(status.seen.spec, self._assessment.facts), _basis(status, old))
         if isinstance(granted, Denial):
-            self._hold(status, f"the CA's key does not sign the certificate: {granted}")
+            self._hold(status, f"certmond does not sign the certificate with the CA's key: {granted}")
         elif not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key
             remedy = (
@@ -313,7 +313,7 @@ class _Planner:
         renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():
             if source not in renewed and (why := self._unproven(source)):
-                self._held.append(Held(name, path, f"the source {source} is not signed by its CA: {why}"))
+                self._held.append(Held(name, path, f"the CA of the source {source} has not signed it: {why}"))
             elif source in renewed:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, f"{source} is renewed")
             elif self._asked is None and name in self._circumstances.stale:

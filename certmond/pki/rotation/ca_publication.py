@@ -71,7 +71,7 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
         case Answer.SILENT if rotation.since <= now < rotation.since + TAKES:
             return again
         case Answer.SILENT | Answer.REFUSED:
-            why = f"certmond cannot read the CA of the pods, so the phase waits for `root_ca.overlap` only: {fact}"
+            why = f"certmond cannot read the CA of the pods, so the phase waits only for `root_ca.overlap`: {fact}"
             return replace(held, waits=(*held.waits, why)) if held.waits else replace(held, message=why)
         case _:
             assert_never(asked.answer)
@@ -92,8 +92,8 @@ def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:
         return None
-    late = f"pods might trust a new CA up to {_seconds(TAKES)} s late"
-    fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, and {late}"
+    late = f"pods might not trust a new CA for up to {_seconds(TAKES)} s"
+    fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, but {late}"
     how = f"kube-controller-manager publishes the CA as the leader, within {_seconds(LEADS)} s after its restart"
     then = f"kubelets update running pods within {_seconds(SYNCED)} s"
     return f"{fact}: {how}, and {then}; set root_ca.overlap to {_seconds(TAKES)}s or more"

@@ -121,7 +121,9 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
         and not (certificate.objections and found.reason in _OF_THE_KEY)  # `objections` contains the fault
     ]
     if certificate.version < 3:  # the rules accept version 1, which has no extensions
-        problems.append(f"{where} is of version {certificate.version}, which has no CA:TRUE; give another CA")
+        problems.append(
+            f"{where} has version {certificate.version}, which has no basicConstraints CA:TRUE; give another CA"
+        )
     problems += [
         f"{where}: {certificate.subject} {why.refusal}; give another CA"
         for why in status.search.rejections
@@ -138,7 +140,7 @@ def _is_late(found: Finding) -> bool:
 def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[str]:
     ready = candidate.not_before + BACKDATE
     if candidate.not_before <= now < ready:
-        fact = f"{where} has been valid for less than 5 minutes, and a host with a slow clock would refuse it"
+        fact = f"{where} has been valid for less than 5 minutes, so a host with a slow clock might refuse it"
         yield f"{fact}; wait until {ready:%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -148,11 +150,14 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     if not candidate.is_ca:
         return
     if candidate.subject_key_id is None:
-        fact = f"{where} has no subject key identifier, with which OpenSSL distinguishes two CAs of the same name"
+        fact = f"{where} has no subject key identifier, with which OpenSSL distinguishes CAs that have the same subject"
         yield f"{fact}; reissue it with a subject key identifier"
     elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
         fact = f"{where} has the authority key identifier of another key, so OpenSSL searches for another issuer"
-        yield f"{fact}, and refuses the certificates of this CA; reissue it with its own key identifier, or none"
+        yield (
+            f"{fact}, and refuses the certificates of this CA; reissue it with its own key "
+            "identifier, or without this extension"
+        )
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
@@ -165,8 +170,8 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
         same_id = candidate.subject_key_id == other.subject_key_id
         called = f"the present CA {other.called}"
         if same_key and candidate.subject_der != other.subject_der:
-            fact = f"{where} has the key of {called}, but another name, {candidate.subject}"
-            yield f"{fact}, and a CA with the same key must keep its name; keep the name, or create another key"
+            fact = f"{where} has the key of {called}, but another subject, {candidate.subject}"
+            yield f"{fact}, and a CA with the same key must keep its subject; keep the subject, or create another key"
         elif same_key and candidate.subject_key_id and not same_id:
             fact = f"{where} has the key of {called}, but another subject key identifier, so OpenSSL refuses"
             yield f"{fact} the present certificates (error 20); keep the identifier, or create another key"
@@ -201,16 +206,18 @@ def _constrained(candidate: Certificate, leaves: Sequence[Leaf], where: str) -> 
 
 def _ends_before_its_leaves(candidate: Certificate, leaves_end: datetime | None, where: str) -> Iterator[str]:
     if leaves_end is not None and candidate.not_after < leaves_end:
-        fact = f"{where} ends on {_day(candidate.not_after)}, but new certificates would otherwise end on"
+        fact = (
+            f"{where} ends on {_day(candidate.not_after)} and shortens new certificates, which would otherwise end on"
+        )
         yield f"{fact} {_day(leaves_end)}; give a CA with a later end"
 
 
 def _shorter_life(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
     if present and _life(candidate) < _life(present[0]) - _SAME_LIFE:
         fact = (
-            f"{where} is valid for {_life(candidate).days} days, and the present CA for {_life(present[0]).days} days"
+            f"{where} is valid for {_life(candidate).days} days, but the present CA for {_life(present[0]).days} days"
         )
-        yield f"{fact}; check that you want this, because the next rotation is due earlier"
+        yield f"{fact}; check that this is intended, because the next rotation is due earlier"
 
 
 def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, d
 from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.public_key import PublicKey
 
-_HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the old {} is distrusted"}
+_HELD = {Phase.TRUST: "before any component uses the new {}", Phase.ISSUE: "before any node distrusts the old {}"}
 """Phases with a minimum duration for components that send no report, each with a text for messages."""
 OUTSIDERS = timedelta(hours=1)
 """Time for which a verifier of tokens outside the cluster can cache the public keys (`max-age=3600` of /openid/v1/jwks,
@@ -76,15 +76,15 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
             continue
         report = member.report
         if report is None or report.rotation != rotation.id:
-            yield f"{member.name} has not answered"
+            yield f"{member.name} has not reported"
         elif member.started_since:
-            yield f"{member.name} has not answered since its machine was started"
+            yield f"{member.name} has not reported since its host started"
         elif report.phase is not rotation.phase:
             yield f"{member.name} has reached {report.phase}, but not {rotation.phase} yet"
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
-                f"{member.name} is a control-plane node without the new {rotation.noun}'s key; run `certmond root-ca "
-                f"stage` on {member.name} with the same files, or, if it is a worker with a control-plane label, "
+                f"{member.name} is a control-plane node that does not have the key of the new {rotation.noun}; run "
+                f"`certmond root-ca stage` on {member.name} with the same files, or, if it is a worker with a control-plane label, "
                 f"`certmond root-ca rotate --exclude {member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
@@ -127,13 +127,13 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
         tokens_end = rotation.phase is Phase.ISSUE
         if rotation.published is None:
             accepted = "every API server accepts the tokens of both keys now"
-            signed = "the new key signs all tokens now, and the tokens of the old key must expire"
+            signed = "the new key signs all tokens now, but the tokens of the old key must still expire"
             return Gate((signed if tokens_end else accepted,), now, replace(rotation, published=now))
         since, least = rotation.published, max(least, spec.token_overlap if tokens_end else OUTSIDERS)
     if now >= (until := since + least):
         return Gate()
     why = _HELD[rotation.phase].format(rotation.noun)
-    return Gate((f"both {rotation.noun}s are trusted until {until:%Y-%m-%d %H:%M:%S} UTC, {why}",), until)
+    return Gate((f"all nodes trust both {rotation.noun}s until {until:%Y-%m-%d %H:%M:%S} UTC, {why}",), until)
 
 
 def unknown_exclusions(rotation: Rotation, members: Mapping[str, Member]) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
         return None
     names = [service.name for service in around.services]
     listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-    return f"no service runs below another root, so certmond cannot observe the files that are in use by {listed}"
+    return f"no service runs below another root, so certmond cannot observe which files {listed} use"
 
 
 def _missing_observation(rotation: Rotation, around: Surroundings) -> Iterator[str]:
@@ -86,7 +86,7 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
     for use in (use for status in statuses for use in status.presence.consumers):
         seen = live.services.get(use.service)
         if seen and seen.running is None and seen.problem and not seen.absent:
-            yield f"certmond cannot observe the files in memory of {use.service}: {seen.problem}"
+            yield f"certmond cannot observe which files {use.service} has in memory: {seen.problem}"
 
 
 def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:

@@ -153,7 +153,7 @@ def flaw(rotation: Rotation) -> str | None:
     if not rotation.old:
         return "it has no old anchor"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:
-        return "its anchors are certificates and public keys, and all must be of one kind"
+        return "it mixes certificates and public keys as anchors, but all anchors must be of one kind"
     if len(rotation.old) > 1 and not rotation.found:
         return "it has several old anchors"
     if rotation.phase not in sequence(rotation):

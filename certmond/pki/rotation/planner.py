@@ -72,7 +72,7 @@ def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment)
     if rotation.aborted:
         failed = (each for each in failed if each.failed_at and each.failed_at > rotation.since)
     failures = (why for each in failed for why in each.failures)
-    return next((f"{rotation.name} is frozen: {why}; see restart_failed" for why in failures), None)
+    return next((f"{rotation.name} is frozen: {why}; see: certmond explain restart_failed" for why in failures), None)
 
 
 def family_statuses(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:

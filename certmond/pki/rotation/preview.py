@@ -55,7 +55,8 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
             for status in old_ca_leaves(rotation, assessment):
                 if denied := denial(status, assessment):
                     steps.append(
-                        f"{status.seen.path} is not issued again: the CA's key does not sign the certificate: {denied}"
+                        f"{status.seen.path} is not issued again: certmond does not sign the "
+                        f"certificate with the CA's key: {denied}"
                     )
                     continue
                 steps.append(f"{status.seen.path} is issued again by the new CA")

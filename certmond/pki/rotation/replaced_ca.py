@@ -16,7 +16,10 @@ from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin, desired
 from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
 
-OF_SEVERAL = "to rotate a CA of several nodes, run `certmond root-ca stage` on each of them and `rotate` on one"
+OF_SEVERAL = (
+    "to rotate a CA that several nodes share, run `certmond root-ca stage` on each node, then "
+    "`certmond root-ca rotate` on one node"
+)
 """Message for a cluster, in which certmond begins no rotation without the operator."""
 
 

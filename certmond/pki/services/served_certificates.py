@@ -13,7 +13,7 @@ from certmond.pki.services.model import Live
 from certmond.pki.x509.parsing import Document, certificate_document
 from certmond.pki.x509.path_building import signed_by
 
-_REMEDY = "see the log of the service: certmond explain not_watched"
+_REMEDY = "see the log of the service, and run: certmond explain not_watched"
 
 
 def served_observations(

@@ -54,12 +54,15 @@ def request_state(requests: Sequence[ServingRequest], now: datetime) -> RequestS
         return RequestState(f"{subject} is approved and signed, but the kubelet has no certificate yet", _SEE_KUBELET)
     if "Approved" in last.conditions:
         fact = f"{subject} is approved, but its signer has not signed it for {_age(last.created_at, now)}"
-        return RequestState(fact, "see the log of kube-controller-manager, which signs it")
+        return RequestState(fact, "see the log of kube-controller-manager, which signs the certificate")
     pending = [each for each in requests if not each.conditions and not each.issued]
     since = _age(min(each.created_at for each in pending), now)
     fact = f"{subject} has waited for approval for {since}"
     if len(pending) > 1:
-        fact = f"{subject} is the last of {len(pending)} that wait for approval, the first for {since}"
+        fact = (
+            f"{subject} is the last of {len(pending)} requests that wait for approval, and the first "
+            f"request has waited for {since}"
+        )
     return RequestState(fact, f"run: kubectl certificate approve {shlex.quote(last.name)}")
 
 
@@ -68,7 +71,8 @@ def unknown_state(error: str) -> RequestState:
     fact, _, remedy = error.partition("; ")
     see = "approve the request of this node: kubectl get csr"
     return RequestState(
-        f"certmond cannot read its request: {fact}", f"{see}; to let certmond read it, {remedy}" if remedy else see
+        f"certmond cannot read the CertificateSigningRequest: {fact}",
+        f"{see}; to let certmond read it, {remedy}" if remedy else see,
     )
 
 

@@ -109,7 +109,8 @@ def basis(
         reasons.append("no current or old CA of the entry has signed the certificate")
     if provenance.owner_writes and not provenance.possessed:
         reasons.append(
-            "the key file lacks the key of the certificate, and the owner in the entry can install any certificate"
+            "the private key of the certificate is not in the key file, and the `owner` of the entry "
+            "could have replaced the certificate"
         )
     if provenance.lost:
         reasons.append("the certificate is older than the certificate that certmond installed")
@@ -164,7 +165,7 @@ def outdone(
     certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance,
     fixed: Fixed,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Return the contents of `certificate` that a later certificate lacks, and that the entry does not fix.
+    """Return the contents of `certificate` that a later certificate lacks, and that the entry does not specify.
 
     If the result is not empty, an old certificate has replaced a later certificate.
     """
@@ -197,7 +198,7 @@ def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -
     same = (accepted and (later is None or len(fixed.subjects) == 1)) or (
         later is not None and _is_part(has.subject, load(later.der).subject)
     )
-    fact = "the certificate has another accepted subject," if accepted else "the entry does not fix the subject"
+    fact = "the certificate has another accepted subject," if accepted else "the entry does not specify the subject"
     subject = () if same else (f"{fact} {printable(certificate.subject)}",)
     return (*subject, *_uncovered_usages(has, fixed, later), *_uncovered_names(has, fixed, later))
 
@@ -228,9 +229,9 @@ def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None
     if not is_fixed(template.subject, fixed):
         subject = printable(template.subject.rfc4514_string()) or "(empty)"
         if is_reserved(template.subject):
-            yield f"the subject {subject} is reserved, and the entry does not name exactly this subject"
+            yield f"the subject {subject} is reserved, but the entry does not specify exactly this subject"
         elif predecessor is None or not _same_subject(template.subject, load(predecessor.der).subject):
-            yield f"the entry does not fix the subject {subject}"
+            yield f"the entry does not specify the subject {subject}"
     yield from _uncovered_usages(template, fixed, predecessor)
     yield from _uncovered_names(template, fixed, predecessor)
 
@@ -242,9 +243,9 @@ def _uncovered_usages(template: Template, fixed: Fixed, predecessor: Certificate
     if extended is not None and "any" not in extended:
         lacking |= {*template.extended_usages} - extended - EXTENDED.intersection(fixed.usages)
     if lacking:
-        yield f"the entry does not fix the usage {', '.join(sorted(lacking))}"
+        yield f"the entry does not specify the usage {', '.join(sorted(lacking))}"
     if not template.extended_usages and extended is not None:
-        yield "the entry fixes no extended key usage, and a certificate without one is valid for every use"
+        yield "the entry specifies no extended key usage, and a certificate without one is valid for every use"
 
 
 def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
@@ -252,9 +253,9 @@ def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate 
     if predecessor:
         known |= {*alternative_names(load(predecessor.der))}
     if lacking := [name for name in template.names if name not in known]:
-        yield f"the entry does not fix the name {', '.join(printable(str(each.value)) for each in lacking)}"
+        yield f"the entry does not specify the name {', '.join(printable(str(each.value)) for each in lacking)}"
     if predecessor is None and "server auth" in template.extended_usages and not template.names:
-        yield "the entry fixes no name, and no client accepts a server without one"
+        yield "the entry specifies no subject alternative name, and no client accepts a server certificate without one"
 
 
 def _as_of_its_key(template: Template, other: Certificate) -> Template:

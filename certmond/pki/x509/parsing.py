@@ -185,7 +185,7 @@ def _contents(block: Block, where: str) -> Document:
         return Document(public_keys=(_public_key(block.body()),))
     if block.label in _IGNORED_LABELS:
         return Document()
-    raise MalformedError("has a label that is neither a label of a certificate nor of a key")
+    raise MalformedError("has a label that is not a label of a certificate or of a key")
 
 
 def certificate_document(der: bytes, where: str) -> Document:

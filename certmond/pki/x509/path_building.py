@@ -61,7 +61,7 @@ class Refusal(StrEnum):
     NAMES_EXCEEDED = f"its file has more than {MAX_NAMES:,} names for name constraints, the limit of certmond"
     WORK_EXCEEDED = f"its file requires the work of more than {MAX_WORK:,} RSA-2048 signatures, the limit of certmond"
     USAGE = "the issuer may not certify this usage"
-    POLICIES = "requires certificate policies, which Go evaluates and certmond does not"
+    POLICIES = "requires certificate policies, which Go evaluates, but certmond does not"
 
 
 @dataclass(frozen=True, slots=True)

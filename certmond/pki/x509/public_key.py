@@ -45,7 +45,7 @@ class PublicKey:
 
 def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
     """Return the public key of a certificate or private key. Raises MalformedError if cryptography refuses the key."""
-    with guarded("its public key cannot be used"):
+    with guarded("the public key is not usable"):
         return describe_key(holder.public_key())
 
 

@@ -92,7 +92,7 @@ class TestEndpoints:
         response, body = ask(server, "/")
         assert response.status == 200
         assert response.headers["Content-Security-Policy"] == policy
-        assert f"{runtime_dir / 'status.json'} cannot be read" in body.decode()
+        assert f"certmond cannot read {runtime_dir / 'status.json'}" in body.decode()
         assert {f"/{path}" for path in re.findall(r'<a href="([a-z][^"]+)"', body.decode())} == set(PATHS) - {"/"}
 
     def test_page_of_something_else(self, server: Server, runtime_dir: Path) -> None:

@@ -514,7 +514,7 @@ def test_the_summary_of_an_empty_node_has_a_remedy(node: Node) -> None:
     """Without any certificate, the line does not report a healthy node, but the remedy."""
     shutil.rmtree(node.path("etc"))
     shutil.rmtree(node.path("var"))
-    remedy = "no certificate of the profile on this node; to find the profile that fits, run: certmond check"
+    remedy = "this node has no certificate of the profile; to find the profile that fits, run: certmond check"
     assert summarised(looked_at(node)) == remedy
     assert summarised(judged("x", "/x", LEAF)).startswith("1 certificate, ")
 

@@ -404,7 +404,7 @@ class TestHalted:
         assert halted(None, 1.0) == "The daemon is not running"
         beyond = [json.dumps({**beat, "alive_at": instant}).encode() for instant in (1e17, 1e300)]  # of any calendar
         for broken in (b"", b"[]", b'{"alive_at": "x"}', b"[" * 100_000, *beyond):
-            assert halted(broken, 1.0) == "The daemon's heartbeat cannot be read"
+            assert halted(broken, 1.0) == "certmond cannot read the daemon's heartbeat"
 
     def test_on_the_page(self) -> None:
         """The sentence is above everything, with the time of the last pass."""

@@ -150,13 +150,16 @@ def test_a_configuration_file_that_changes_is_followed(node: Node) -> None:
 @pytest.mark.parametrize(
     ("flag", "fact"),
     [
-        ("--oidc-ca-file=/etc/kubernetes/$(NODE).crt", "/etc/kubernetes/$(NODE).crt is no path of a file on this host"),
+        (
+            "--oidc-ca-file=/etc/kubernetes/$(NODE).crt",
+            "/etc/kubernetes/$(NODE).crt is not the path of a file on this host",
+        ),
         ("--oidc-ca-file=/usr/local/ca.crt", "/usr/local/ca.crt is not mounted into the container from this host"),
-        ("--oidc-ca-file=ca.crt", "ca.crt is no path of a file on this host"),
-        ("--oidc-ca-file=/scratch/ca.crt", "/scratch/ca.crt is no path of a file on this host"),
-        ("--oidc-ca-file=/etc/kubernetes/extra/*.crt", "/etc/kubernetes/extra/*.crt is no path of a file"),
-        ("--oidc-ca-file=/etc/ssl/certs/ca-certificates.crt", "has the CAs of the operating system"),
-        (f"--oidc-ca-file={EXTRA}/system.pem", "has the CAs of the operating system"),
+        ("--oidc-ca-file=ca.crt", "ca.crt is not the path of a file on this host"),
+        ("--oidc-ca-file=/scratch/ca.crt", "/scratch/ca.crt is not the path of a file on this host"),
+        ("--oidc-ca-file=/etc/kubernetes/extra/*.crt", "/etc/kubernetes/extra/*.crt is not the path of a file"),
+        ("--oidc-ca-file=/etc/ssl/certs/ca-certificates.crt", "contains the CAs of the operating system"),
+        (f"--oidc-ca-file={EXTRA}/system.pem", "contains the CAs of the operating system"),
         (f"--authorization-config={EXTRA}/none.yaml", f"{EXTRA}/none.yaml does not exist"),
         (f"--authorization-config={EXTRA}/other.yaml", "is not of kind AuthorizationConfiguration"),
     ],
@@ -206,7 +209,7 @@ def test_a_kubeconfig_with_paths_of_its_container_is_not_followed(node: Node) ->
     world.write(f"{EXTRA}/c.conf", yaml.safe_dump({"users": [user], "clusters": []}))
     seen = named(node)["cloud-controller-manager.kubeconfig"]
     assert not seen.is_watched
-    assert f"{EXTRA}/c.conf names /in/c.crt by its path in the container" in seen.faults[0].detail
+    assert f"{EXTRA}/c.conf refers to /in/c.crt, which is a path in the container" in seen.faults[0].detail
 
 
 def second_pod(world: ReferenceNode, name: str, component: str, *words: str, mounted: bool = True) -> None:
@@ -467,7 +470,7 @@ def test_the_bundle_of_the_operating_system_in_a_variable_is_not_watched(node: N
     new = {name: each for name, each in named(node).items() if name not in before}
     assert new.keys() == {"kube-apiserver.SSL_CERT_FILE"}
     (detail,) = (fault.detail for fault in new["kube-apiserver.SSL_CERT_FILE"].faults)
-    assert "has the CAs of the operating system" in detail
+    assert "contains the CAs of the operating system" in detail
 
 
 def kubelet_client(node: Node) -> dict[str, set[str]]:

@@ -169,7 +169,7 @@ def test_an_instance_of_a_template_is_followed(services: ServiceNode) -> None:
     (wants / "etcd@blue.service").symlink_to(unit)
     assert [each.path for each in services.new().values() if each.is_watched] == [certificate]
     (message,) = services.unwatched()
-    assert "/%H.crt is no path of a file on this host" in message
+    assert "/%H.crt is not the path of a file on this host" in message
 
 
 def test_a_changed_drop_in_is_followed_at_the_next_pass(services: ServiceNode) -> None:
@@ -204,8 +204,11 @@ def test_a_unit_that_another_user_can_change_is_not_followed(services: ServiceNo
     ("setting", "fact"),
     [
         ("EnvironmentFile=/etc/none.env", "/etc/none.env does not exist"),
-        ("EnvironmentFile=/etc/etcd*.env", "EnvironmentFile=/etc/etcd*.env is no path of one file"),
-        ("RootDirectory=/srv/etcd", "etcd.service has RootDirectory=, so its paths are not those of this host"),
+        ("EnvironmentFile=/etc/etcd*.env", "EnvironmentFile=/etc/etcd*.env is not the path of a single file"),
+        (
+            "RootDirectory=/srv/etcd",
+            "etcd.service has RootDirectory=, so the paths in the unit are not paths on this host",
+        ),
     ],
 )
 def test_a_service_that_certmond_cannot_follow_is_named(services: ServiceNode, setting: str, fact: str) -> None:
@@ -250,4 +253,4 @@ def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) 
         "kube-scheduler.service", "ExecStart=/bin/kube-scheduler --client-ca-file=${CREDENTIALS_DIRECTORY}/ca"
     )
     (message,) = services.unwatched()
-    assert "${CREDENTIALS_DIRECTORY}/ca is no path of a file on this host" in message
+    assert "${CREDENTIALS_DIRECTORY}/ca is not the path of a file on this host" in message

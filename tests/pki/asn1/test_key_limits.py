@@ -51,12 +51,12 @@ PRIVATE = {
         tlv(0x30, integer(0), integer(1 << 3072), *(SMALL,) * 4),
         tlv(0x30, integer(0), SMALL, SMALL, SMALL, integer(1 << 3072), SMALL),
     ],
-    "a DSA order or private number of 257 bits": [
+    "a DSA order or private value of 257 bits": [
         pkcs8(DSA, dsa(3072, 257), SMALL),
         pkcs8(DSA, dsa(3072), integer(1 << 256)),
         tlv(0x30, integer(0), *(SMALL,) * 4, integer(1 << 256)),
     ],
-    "an EC private number of 1,025 bits": [
+    "an EC private value of 1,025 bits": [
         tlv(0x30, integer(1), tlv(0x04, b"\1" + b"\0" * 128), tlv(0xA0, P256)),
         pkcs8(EC, P256, tlv(0x30, integer(1), tlv(0x04, b"\1" + b"\0" * 128))),
     ],
@@ -79,7 +79,7 @@ PUBLIC = {
         spki(DSA, dsa(64, 64, 10_000), SMALL),
         spki(DSA, b"", integer(1 << 9_999)),
     ],
-    "a DSA order or private number of 10,000 bits": [spki(DSA, dsa(64, 10_000), SMALL)],
+    "a DSA order or private value of 10,000 bits": [spki(DSA, dsa(64, 10_000), SMALL)],
     "is a Diffie-Hellman key": [spki(DH, dsa(10_000), SMALL)],
     "is an Ed25519 key of 1000 bytes": [spki(ED25519, b"", b"\1" * 1000)],
 }

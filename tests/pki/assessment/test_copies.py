@@ -33,7 +33,10 @@ def copy(*issued: Issued) -> Observation:
         (
             [NEW],
             [OLD],
-            "the copy's certificate ends on 2026-11-27 12:00 UTC, and that of the original on 2027-11-24 12:00 UTC",
+            (
+                "the certificate of the copy ends on 2026-11-27 12:00 UTC, but that of the original ends on "
+                "2027-11-24 12:00 UTC"
+            ),
         ),
         ([NEW, CA], [NEW], f"the copy lacks {CA.facts.subject}, which ends on"),
         ([NEW], [NEW, CA], f"only the copy contains {CA.facts.subject}, which ends on"),

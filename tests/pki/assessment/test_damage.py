@@ -445,8 +445,13 @@ def test_the_finding_names_the_action_of_certmond() -> None:
     old = client(MASTERS).facts
     for subject, obstacle, known, said in (
         (MASTERS, None, None, "restore it: certmond archive restore leaf 000001-x"),
-        ([], "its entry fixes no subject", client(MASTERS, NOW + YEAR), "restore it: certmond archive restore leaf"),
-        ([], "its entry fixes no subject", None, "its entry fixes no subject"),
+        (
+            [],
+            "its entry specifies no subject",
+            client(MASTERS, NOW + YEAR),
+            "restore it: certmond archive restore leaf",
+        ),
+        ([], "its entry specifies no subject", None, "its entry specifies no subject"),
         (ADMINS, None, None, "issue it again: certmond renew leaf"),
         (ADMINS, None, client(ADMINS, NOW + YEAR), "issue it again: certmond renew leaf"),
     ):
@@ -484,7 +489,8 @@ def test_a_certificate_without_a_predecessor_has_what_the_entry_fixes(
     subjects: list[str], usages: set[str], names: set[str], former: set[str]
 ) -> None:
     """Its subject is one of the entry's, and its usages and names are the entry's, whatever the archive has. The policy
-    grants it without a predecessor. If the entry does not fix enough, nothing is issued, and the plan has the reason.
+    grants it without a predecessor. If the entry does not specify enough, nothing is issued, and the plan has the
+    reason.
     """
     spec = row("leaf", subject=subjects, usages=[*usages], names=[*names])
     kept = archived(*sorted(former)).facts if former else make_leaf(ROOT).facts
@@ -532,8 +538,8 @@ def test_an_impossible_repair_has_its_reason_and_remedy() -> None:
     for fields, ca, said in (
         ({"renewed_by": "the distribution at its start"}, CA, "certmond does not renew this certificate"),
         ({"signer": "none"}, CA, "`signer: none`"),
-        ({"subject": []}, CA, "its entry fixes no subject"),
-        ({"subject": "CN=${service_ip}"}, CA, "its subject contains an unknown fact"),
+        ({"subject": []}, CA, "its entry specifies no subject"),
+        ({"subject": "CN=${service_ip}"}, CA, "the subject in its entry contains an unknown fact"),
         ({}, other, "is not on this node"),
     ):
         spec = row("leaf", **{"subject": "CN=leaf", **fields})

@@ -205,7 +205,7 @@ def test_every_obstacle_is_reported() -> None:
     made = decide(without(*pki("ca.crt", "ca.key", "etcd/ca.crt", "etcd/ca.key", "front-proxy-client.key", "sa.pub")))
     assert len(made.problems) == 4
     text = made.problems[0]
-    assert text.startswith("/etc/kubernetes/pki/ca.crt is missing, and certificates of this CA exist: ")
+    assert text.startswith("/etc/kubernetes/pki/ca.crt is missing, but certificates of this CA exist: ")
     assert all(path in text for path in ("/etc/kubernetes/admin.conf", PEM, *pki("apiserver.crt")))
 
 
@@ -248,11 +248,11 @@ def test_a_broken_ca() -> None:
     """An unreadable CA is reported as such, and as nothing else."""
     there = frozenset(pki("ca.crt", "ca.key"))
     spec = next(spec for spec in SPECS if spec.name == "ca")
-    fault = Fault(Reason.MALFORMED, f"{spec.path} holds no certificate")
+    fault = Fault(Reason.MALFORMED, f"{spec.path} contains no certificate")
     seen = Inventory((Observation("ca", spec, spec.path, key_path=spec.key, faults=(fault,)),), FACTS)
     made = bootstrap(SPECS, Ground(assess(seen, NOW), there), INIT, POLICY)
     (problem,) = made.problems
-    assert problem.startswith("/etc/kubernetes/pki/ca.crt holds no certificate; ")
+    assert problem.startswith("/etc/kubernetes/pki/ca.crt contains no certificate; ")
     assert problem.endswith("(`init` does not replace the file: repair it, or move it away)")
 
 
@@ -423,7 +423,7 @@ def test_an_impossible_subject() -> None:
     seen = replace(observed(()), facts=facts)
     made = bootstrap(SPECS, Ground(seen, frozenset()), INIT, POLICY)
     (problem,) = made.problems
-    assert problem.startswith(f"{PEM} cannot be created: its entry kubelet-client has an invalid value (")
+    assert problem.startswith(f"certmond cannot create {PEM}: its entry kubelet-client has an invalid value (")
 
 
 # Which entries belong to a node

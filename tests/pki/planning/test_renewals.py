@@ -358,7 +358,7 @@ def test_a_certificate_that_is_issued_due_is_renewed_after_two_thirds_of_its_res
     again = NOW + 6 * DAY
     assert (
         held(brief.plan(NOW + HOUR)).because
-        == "the certificate was renewed on 2026-11-24 12:00 UTC, and is still due: see still_due"
+        == "the certificate was renewed on 2026-11-24 12:00 UTC, and is still due; see: certmond explain still_due"
     )
     for now in (NOW - MINUTE, NOW, again - TICK):  # also if the clock jumps back
         assert held(brief.plan(now)).until == brief.plan(now).changes_at == again
@@ -533,7 +533,9 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     first = World((CA, GOOD)).look(NOW)
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
-    assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; set `subject` in the entry"
+    assert (
+        held(made).because == "/pki/leaf.crt is not there; its entry specifies no subject; set `subject` in the entry"
+    )
     assert "the file contains no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
     assert renewal_time(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 
@@ -724,7 +726,7 @@ def test_a_refused_entry_does_not_block_another(asked: frozenset[str] | None) ->
     made = plan(replace(assessment, statuses=statuses), POLICY, {}, Circumstances(), asked)
     assert [step.target for step in made.steps] == ["twin"]
     assert [(each.target, each.because) for each in made.held] == [
-        ("leaf", "the CA's key does not sign the certificate: it is forged")
+        ("leaf", "certmond does not sign the certificate with the CA's key: it is forged")
     ]
 
 
@@ -932,7 +934,10 @@ def test_after_a_failed_restart_nothing_new_is_issued() -> None:
     seen = assess(
         Inventory(made.seen, FACTS), NOW, around=Surroundings(services, contents=contents, past={"web": past})
     )
-    assert held(plan(seen, POLICY, {}, Circumstances())).because == "web did not come up: see restart_failed"
+    assert (
+        held(plan(seen, POLICY, {}, Circumstances())).because == "web did not come up; see: certmond "
+        "explain restart_failed"
+    )
     asked = plan(seen, POLICY, {}, Circumstances(), frozenset({"leaf"}))
     assert steps(asked) == [("leaf", Cause.ASKED)]
 

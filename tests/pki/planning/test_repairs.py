@@ -78,7 +78,9 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
                     path="/pki/other.crt", key_path="/pki/other.key")  # fmt: skip
     waits = cured(seen, other)
     assert isinstance(waits, Held)
-    assert waits.because.endswith("; a fact in IP:${service_ip} is unknown until the other damaged files are repaired")
+    assert waits.because.endswith(
+        "; a fact in IP:${service_ip} is unknown until certmond repairs the other damaged files"
+    )
     alone = cured(seen)
     assert isinstance(alone, Issue)
     assert [name.value for name in alone.template.names] == ["leaf"]
@@ -90,7 +92,7 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
     [
         ({"ca": []}, CA, "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"),
         ({"ca": ["another"]}, CA, "the entry another, contains no certificate; restore the CA first"),
-        ({}, see(AUTHORITY), "the file of its CA, the entry ca, contains no certificate; restore the CA first"),
+        ({}, see(AUTHORITY), "the CA file of the entry ca contains no certificate; restore the CA first"),
         ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
     ],
     ids=["none configured", "not in the catalogue", "gone", "refused"],
@@ -153,7 +155,7 @@ def test_a_server_does_not_lose_a_name_that_its_entry_does_not_fix() -> None:
     found = cured(seen, salvage=salvage, asked=None)
     assert isinstance(found, Held)
     assert found.because == (
-        "/pki/leaf.crt is not there; the last certificate contained DNS:former, which the entry does not fix; "
+        "/pki/leaf.crt is not there; the last certificate contained DNS:former, which the entry does not specify; "
         "add it to `names`, or renew without it: certmond renew leaf"
     )
     assert isinstance(cured(seen, salvage=salvage), Issue)

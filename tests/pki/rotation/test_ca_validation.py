@@ -87,11 +87,11 @@ REFUSED = {
     "a leaf": (make_ca(is_ca=False), "new.crt: CN=kubernetes lacks basicConstraints CA:TRUE"),
     "no basicConstraints": (make_ca(is_ca=None), "new.crt: CN=kubernetes lacks basicConstraints CA:TRUE"),
     "may not sign": (make_ca(usages=["digital signature"]), "new.crt: CN=kubernetes has a keyUsage without"),
-    "version 1": (make_ca(version=1), "new.crt is of version 1, which has no CA:TRUE"),
+    "version 1": (make_ca(version=1), "new.crt has version 1, which has no basicConstraints CA:TRUE"),
     "expired": (make_ca(not_after=NOW - SECOND), "new.crt expired on 2026-11-24 11:59 UTC"),
     "not valid yet": (make_ca(not_before=NOW + SECOND), "new.crt is not valid before 2026-11-24 12:00 UTC"),
     "just made": (make_ca(not_before=NOW - 299 * SECOND),
-        ("new.crt has been valid for less than 5 minutes, and a host with a slow clock would refuse it; "
+        ("new.crt has been valid for less than 5 minutes, so a host with a slow clock might refuse it; "
          "wait until 2026-11-24 12:00:01 UTC")),
     "in its last days": (make_ca(not_after=NOW + DAY), "new.crt expires on 2026-11-25 12:00 UTC"),
     "a short RSA key": (make_ca(key="rsa-1024"), "new.crt has the key RSA-1024"),
@@ -223,9 +223,10 @@ def test_the_first_instant() -> None:
 
 WARNED = {
     "ends before its leaves": (make_ca(not_before=NOW - 10 * YEAR, not_after=LEAVES_END - SECOND),
-        "new.crt ends on 2027-11-24 11:59 UTC, but new certificates would otherwise end on 2027-11-24 12:00 UTC"),
+        ("new.crt ends on 2027-11-24 11:59 UTC and shortens new certificates, which would otherwise end on "
+         "2027-11-24 12:00 UTC")),
     "a shorter life": (make_ca(not_after=NOW + 9 * YEAR),
-        "new.crt is valid for 3315 days, and the present CA for 3680 days"),
+        "new.crt is valid for 3315 days, but the present CA for 3680 days"),
     "serial number 0": (make_ca(serial=0), "new.crt has the serial number 0, which RFC 5280 forbids"),
 }  # fmt: skip
 

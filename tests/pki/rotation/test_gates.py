@@ -43,13 +43,13 @@ def test_a_phase_ends_when_every_node_has_reported(phase: Phase) -> None:
 @pytest.mark.parametrize("report", [None, says(P.TRUST, rotation="r0"), says(P.TRUST, rotation="r1-back")])
 def test_a_node_without_an_answer_does_not_count_as_ready(report: Report | None) -> None:
     """A report of another rotation is no answer, also not of this one before its abort."""
-    assert why(at(P.TRUST), report) == ["cp-2 has not answered"]
+    assert why(at(P.TRUST), report) == ["cp-2 has not reported"]
 
 
 def test_a_report_from_before_the_boot_is_no_answer() -> None:
     """The state of the machine may have changed since."""
     since = [Member("cp-1", True, says(P.TRUST)), Member("cp-2", True, says(P.TRUST), started_since=True)]
-    assert list(closed(at(P.TRUST), since)) == ["cp-2 has not answered since its machine was started"]
+    assert list(closed(at(P.TRUST), since)) == ["cp-2 has not reported since its host started"]
     assert list(closed(at(P.TRUST, excluded=("cp-2",)), since)) == []
 
 
@@ -92,7 +92,7 @@ def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lac
     """The message has the command that stages the key. A worker needs none, and later phases do not check again."""
     (said,) = why(at(P.PREPARE), says(P.PREPARE, **lack))
     assert said.startswith(
-        "cp-2 is a control-plane node without the new CA's key; run `certmond root-ca stage` on cp-2"
+        "cp-2 is a control-plane node that does not have the key of the new CA; run `certmond root-ca stage` on cp-2"
     )
     assert why(at(P.PREPARE), says(P.PREPARE, **lack), control_plane=False) == []
     assert why(at(P.TRUST), says(P.TRUST, **lack)) == []
@@ -119,8 +119,8 @@ def test_a_node_with_certificates_of_the_old_ca_keeps_it_trusted() -> None:
 def test_every_blocking_node_is_named() -> None:
     """Nodes that the operator has excluded are not."""
     members = [Member(name, True) for name in ("a", "b", "c")]
-    assert list(closed(at(P.TRUST), members)) == [f"{name} has not answered" for name in ("a", "b", "c")]
-    assert list(closed(at(P.TRUST, excluded=("a", "c")), members)) == ["b has not answered"]
+    assert list(closed(at(P.TRUST), members)) == [f"{name} has not reported" for name in ("a", "b", "c")]
+    assert list(closed(at(P.TRUST, excluded=("a", "c")), members)) == ["b has not reported"]
 
 
 def test_an_excluded_name_without_a_node_has_no_effect() -> None:
@@ -156,8 +156,8 @@ def test_verifiers_know_both_token_keys_before_the_new_one_is_used() -> None:
     noted = lasting(KEYS, briefly, late).noted
     assert noted == replace(KEYS, published=late)
     (said,) = lasting(noted, briefly, late + HOUR - SECOND).waits
-    assert said.startswith("both public keys are trusted until ")
-    assert said.endswith(", before the new public key is used")
+    assert said.startswith("all nodes trust both public keys until ")
+    assert said.endswith(", before any component uses the new public key")
     assert lasting(noted, briefly, late + HOUR) == Gate()
     assert lasting(noted, long, late).until == late + 3 * HOUR
 

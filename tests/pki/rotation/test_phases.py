@@ -191,7 +191,10 @@ def test_an_impossible_abort_has_its_reason(given: Rotation, said: str) -> None:
         (at(P.TRUST, found=True, old=(O, UNRELATED.facts)), None),
         (at(P.TRUST, old=()), "it has no old anchor"),
         (at(P.TRUST, old=(O, UNRELATED.facts)), "it has several old anchors"),
-        (at(P.TRUST, new=N.key), "its anchors are certificates and public keys, and all must be of one kind"),
+        (
+            at(P.TRUST, new=N.key),
+            "it mixes certificates and public keys as anchors, but all anchors must be of one kind",
+        ),
         (at(P.TRUST, mode=Mode.REISSUE), "a rotation of ca in the mode reissue has no phase trust"),
         (at(P.DETACH, family="etcd-ca"), "a rotation of etcd-ca in the mode overlap has no phase detach"),
         (at(P.DETACH, found=True), "a rotation of ca in the mode overlap has no phase detach"),

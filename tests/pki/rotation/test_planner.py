@@ -452,7 +452,7 @@ def test_below_another_root_only_unused_files_are_reached() -> None:
     except those of a rotation at once. Without services nothing does.
     """
     elsewhere = around(live=None, elsewhere=True)
-    fact = "no service runs below another root, so certmond cannot observe the files that are in use by web, kcm"
+    fact = "no service runs below another root, so certmond cannot observe which files web, kcm use"
     assert kept(elsewhere) == [fact]
     assert unreachable_reason(at(P.TRUST), around()) is None
     assert kept(replace(elsewhere, services=())) == []
@@ -464,7 +464,7 @@ def test_below_another_root_only_unused_files_are_reached() -> None:
 def test_a_service_of_unknown_state_blocks_the_phase() -> None:
     """With a silent bus or two containers it may use the older file. A service that does not exist blocks nothing."""
     blind = ServiceSeen(None, problem="systemd cannot be asked")
-    assert kept(around(web=blind)) == ["certmond cannot observe the files in memory of web: systemd cannot be asked"]
+    assert kept(around(web=blind)) == ["certmond cannot observe which files web has in memory: systemd cannot be asked"]
     assert kept(around(web=replace(blind, absent=True))) == []
     assert kept(around(web=ServiceSeen(None))) == []  # a command has no process to observe
 
@@ -505,7 +505,7 @@ def test_nothing_is_written_for_a_service_that_failed() -> None:
     assert missing_steps(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps
     left = missing_steps(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
     assert (left.steps, left.reissue) == ((), frozenset())
-    assert left.frozen == "the rotation r1 of ca is frozen: web did not come up; see restart_failed"
+    assert left.frozen == "the rotation r1 of ca is frozen: web did not come up; see: certmond explain restart_failed"
 
 
 @pytest.mark.parametrize(("ago", "back", "frozen"), [(HOUR, True, False), (-HOUR, True, True), (HOUR, False, True)])
@@ -526,7 +526,7 @@ def test_a_running_or_failed_restart_blocks_the_phase() -> None:
     assert kept(around(past={"web": under_way})) == ["the restart of web is in progress"]
     failed = Past("web", None, NOW, Result.FAILED, "web does not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     (why,) = kept(around(past={"web": failed}))
-    assert why.endswith("is frozen: web does not come up; see restart_failed")
+    assert why.endswith("is frozen: web does not come up; see: certmond explain restart_failed")
 
 
 GOOD_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, APART, strict=True))

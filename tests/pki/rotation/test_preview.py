@@ -162,6 +162,9 @@ def test_a_certificate_that_the_ca_key_does_not_sign_is_named_with_the_reason() 
     )
     found = shown(PLANNED, ground(OLD), replace(seen, statuses=barred))
     (issue,) = (each for each in found if each.phase is P.ISSUE)
-    said = "/pki/leaf.crt is not issued again: the CA's key does not sign the certificate: another user can write it"
+    said = (
+        "/pki/leaf.crt is not issued again: certmond does not sign the certificate with the CA's "
+        "key: another user can write it"
+    )
     assert said in issue.steps
     assert issue.restarts == ()

@@ -95,7 +95,7 @@ def test_a_silent_worker_is_named_and_none_behind_it_begins(names: list[str], ba
         assert raised
         rotation = raised
     (said,) = waits
-    assert said.startswith(f"{silent} has not answered (")
+    assert said.startswith(f"{silent} has not reported (")
     assert is_released(rotation, silent)
     count = workers(rotation, members(names, {silent}))
     assert count
@@ -107,7 +107,7 @@ def test_a_silent_worker_is_named_and_none_behind_it_begins(names: list[str], ba
 def test_workers_follow_all_control_planes() -> None:
     """None of them acts before every control plane has reported. Each missing one is named."""
     there = members(["w1", "w2"], {"cp-2", "w1", "w2"}, ["cp-1", "cp-2"])
-    assert behind(shared(), there) == ("cp-2 has not answered (2 workers: 0 released, 0 acknowledged)",)
+    assert behind(shared(), there) == ("cp-2 has not reported (2 workers: 0 released, 0 acknowledged)",)
     assert behind(shared(), members(["w1", "w2"], {"w1", "w2"}, ["cp-1", "cp-2"])) == ()
 
 
@@ -146,7 +146,7 @@ def test_a_worker_that_joins_before_the_batch_acts_at_once() -> None:
     rotation = next_batch(shared(released=place(order[1])), members(present, order[1:]), "2").noted
     assert rotation
     assert [is_released(rotation, name) for name in order] == [True] * 6 + [False] * 3
-    assert behind(rotation, members(order, order[4:]))[0].startswith(f"{order[4]} has not answered")
+    assert behind(rotation, members(order, order[4:]))[0].startswith(f"{order[4]} has not reported")
 
 
 @pytest.mark.parametrize("left_out", [(), ("w1", "w2")])

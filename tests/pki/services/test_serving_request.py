@@ -44,7 +44,10 @@ def test_a_pending_request_has_its_age_and_the_command(age: timedelta, text: str
 def test_the_last_of_several_pending_requests_is_to_be_approved() -> None:
     """The kubelet uses only the certificate of its last request. The age is that of the oldest pending request."""
     several = [request("csr-b", MINUTE), request("csr-c", 3 * HOUR), request("csr-a", 4 * HOUR, Denied="no")]
-    fact = "the CertificateSigningRequest csr-b is the last of 2 that wait for approval, the first for 3h"
+    fact = (
+        "the CertificateSigningRequest csr-b is the last of 2 requests that wait for approval, and "
+        "the first request has waited for 3h"
+    )
     for order in (several, several[::-1]):
         assert request_state(order, NOW) == RequestState(fact, "run: kubectl certificate approve csr-b")
 
@@ -56,7 +59,7 @@ def test_the_last_of_several_pending_requests_is_to_be_approved() -> None:
         (request(Denied=""), "csr-b was denied", DESCRIBE),
         (request(Approved="", Failed="bad usages"), "csr-b has failed (bad usages)", DESCRIBE),
         (request(Approved=""), "csr-b is approved, but its signer has not signed it for 1h",
-         "see the log of kube-controller-manager, which signs it"),
+         "see the log of kube-controller-manager, which signs the certificate"),
         (request(Approved="", issued=True), "csr-b is approved and signed, but the kubelet has no certificate yet",
          SEE_KUBELET),
     ],
@@ -83,9 +86,11 @@ def test_a_name_is_quoted_for_the_shell_and_a_long_reason_is_cut() -> None:
 def test_an_error_of_the_api_keeps_the_command_of_the_operator() -> None:
     """If certmond cannot read the requests, the message has the cause, and the remedy of the cause if there is one."""
     see = "approve the request of this node: kubectl get csr"
-    assert unknown_state("no answer") == RequestState("certmond cannot read its request: no answer", see)
+    assert unknown_state("no answer") == RequestState(
+        "certmond cannot read the CertificateSigningRequest: no answer", see
+    )
     found = unknown_state("the user may not list them; grant a role; really")
-    assert found.fact == "certmond cannot read its request: the user may not list them"
+    assert found.fact == "certmond cannot read the CertificateSigningRequest: the user may not list them"
     assert found.remedy == f"{see}; to let certmond read it, grant a role; really"
 
 

@@ -238,7 +238,7 @@ def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
         ({"usages": frozenset({"digital signature", "cert sign"})}, "does not fix the usage cert sign"),
         ({"extended_usages": ("client auth", "server auth")}, "does not fix the usage server auth"),
         ({"extended_usages": ("1.2.3.4",)}, "does not fix the usage 1.2.3.4"),
-        ({"extended_usages": ()}, "fixes no extended key usage"),
+        ({"extended_usages": ()}, "specifies no extended key usage"),
         ({"names": (general_name("DNS:kubernetes"),)}, "does not fix the name kubernetes"),
         ({"names": (x509.DirectoryName(ADMIN),)}, "does not fix the name"),
         ({"is_ca": True}, "the certificate would be a CA"),
@@ -434,8 +434,8 @@ def test_an_unsigned_successor_is_a_critical_finding_once_it_is_due() -> None:
     (found,) = [each for each in status.findings if each.reason is Reason.NOT_ISSUED_BY_CA]
     assert found.severity is Severity.CRITICAL
     assert found.message == (
-        "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, and the entry does not name "
-        "exactly this subject; the entry does not fix the usage client auth; no current or old CA of the entry "
+        "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, but the entry does not specify "
+        "exactly this subject; the entry does not specify the usage client auth; no current or old CA of the entry "
         "has signed the certificate; see the contents that certmond would sign: certmond renew app --dry-run"
     )
 
@@ -454,7 +454,7 @@ def test_the_plan_holds_an_unsigned_certificate_with_the_reason() -> None:
     assert made.steps == ()
     (held,) = made.held
     assert held.because.startswith(
-        "the CA's key does not sign the certificate: the entry does not fix the subject CN=app"
+        "certmond does not sign the certificate with the CA's key: the entry does not specify the subject CN=app"
     )
     (step,) = plan(looked(make_leaf(ROOT, "app", **OLD), Provenance()), Policy(), {}, Circumstances()).steps
     assert isinstance(step, Issue)
@@ -490,7 +490,7 @@ def test_a_right_that_a_later_certificate_lost_is_named() -> None:
     """
     old, new = make_leaf(ROOT, "app", names=["DNS:a"]).facts, make_leaf(ROOT, "app").facts
     forged = make_leaf(make_ca(), "app").facts
-    said = ("the entry does not fix the name a",)
+    said = ("the entry does not specify the name a",)
     for provenance, fixed, expected in (
         (Provenance(), Fixed(), ()),
         (Provenance(later=(new, new)), Fixed(), said),

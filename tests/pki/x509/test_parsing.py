@@ -218,7 +218,7 @@ BROKEN = {
     "cut off before its end": (CA.pem[:200] + b"\n", "cut off"),
     "another END than BEGIN": (CA.pem.replace(b"END CERT", b"END X509 CERT"), "cut off"),
     "nothing between BEGIN and END": (pem_block("CERTIFICATE", b""), "not a certificate"),
-    "an unknown label": (pem_block("PKCS7", CA.der), "label that is neither a label of a certificate nor of a key"),
+    "an unknown label": (pem_block("PKCS7", CA.der), "label that is not a label of a certificate or of a key"),
     "a certificate labelled as a key": (pem_block("PRIVATE KEY", CA.der), "not a usable private key"),
     "a certificate labelled as a public key": (pem_block("PUBLIC KEY", CA.der), "not a usable public key"),
     "a key labelled as a certificate": (
