@@ -213,8 +213,8 @@ def parse(
 ) -> Config:
     """Return the configuration from the profile and `sources`. A later source takes precedence.
 
-    `profile` overrides the profile in the sources. Keys that are not in `keys` are ignored. Raises ConfigError with
-    every problem, including `unread`, the problems of sources that certmond cannot read.
+    `profile` overrides the profile in the sources. The function ignores keys that are not in `keys`. Raises ConfigError
+    with every problem, including `unread`, the problems of sources that certmond cannot read.
     """
     problems = list(unread)
     documents = []
@@ -314,7 +314,7 @@ def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
-    """Merge the documents. A later document takes precedence. Known keys without a value are ignored."""
+    """Merge the documents. A later document takes precedence. The function ignores known keys without a value."""
     joined: dict[str, Node] = {}
     for document in documents:
         for key, node in document.fields.items():
@@ -329,7 +329,10 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
 
 
 def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
-    """Return `earlier` with `entries`. Each of `entries` is merged into the entry of the same name, or appended."""
+    """Return `earlier` with `entries`.
+
+    The function merges each of `entries` into the entry of the same name, or appends it.
+    """
     result = list(earlier)
     number = {entry.name: number for number, entry in enumerate(result) if entry.name}
     lines: dict[str, int] = {}

@@ -48,7 +48,7 @@ PARTS: Mapping[str, type[Model]] = {
     "cluster": ClusterSpec,
     "init": InitSpec,
 }
-"""Model of each section of the configuration. If a section is a list, the model of one entry."""
+"""Model of each section of the configuration. If a section is a list, the value is the model of one entry."""
 _REFERENCES = (  # section and field -> the section of the entries that the field names
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
@@ -71,7 +71,7 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 
 
 def references(tree: Node) -> Iterator[Problem]:
-    """Yield a problem for each reference to a missing entry, and for each CA field whose entry is no authority."""
+    """Yield a problem for each reference to a missing entry, and for each CA field whose entry is not an authority."""
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
     for section, field, target in _REFERENCES:

@@ -179,7 +179,7 @@ class Files:
         return paths
 
     def listing(self, directory: str) -> tuple[str, ...]:
-        """Return the sorted names in a directory, or () if the directory cannot be read.
+        """Return the sorted names in a directory, or () if certmond cannot read the directory.
 
         The result is the same object until the names change.
         """
@@ -199,7 +199,7 @@ class Files:
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
-        """Return the time at which a name was last added to, or removed from, a directory, or None if unknown."""
+        """Return the time at which a name was last added to or removed from a directory, or None if it is unknown."""
         resolved = self._directories.readable_directory(directory)
         with suppress(OSError):
             return instant_of(os.lstat(resolved.real or "/").st_ctime_ns) if resolved.fault is None else None
@@ -253,7 +253,7 @@ class Files:
         return known if same else entry
 
     def _withhold(self, entry: Entry, resolved: ResolvedPath) -> None:
-        """Remove all facts except the refusal from an entry whose file the other users cannot read."""
+        """Remove all facts, except the refusal, from an entry whose file the other users cannot read."""
         entry.fault = resolved.restriction and refusal(entry.path, resolved.restriction)
         entry.real, entry.is_link, entry.state, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
         # Continue to watch the directories that these users can read.

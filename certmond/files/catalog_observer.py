@@ -51,9 +51,9 @@ class Store:
     """Observer of the files that the catalogue entries `specs` name, on the node below `root`.
 
     `facts` override the facts in files of the node. `also` are additional paths to watch. If `references` is true, the
-    store also observes files that have a reference on the node but no entry. It then reads the command lines of
-    processes in `proc`, by default only if `root` is "/". `derived` are the derived files: the store watches all of
-    these files, and observes the copies of kubeconfigs.
+    store also observes files that have a reference on the node but no entry. The store then also reads the command
+    lines of processes in `proc`, by default only if `root` is "/". `derived` are the derived files: the store watches
+    all of these files, and observes the copies of kubeconfigs.
     """
 
     def __init__(

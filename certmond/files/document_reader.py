@@ -82,7 +82,7 @@ class DocumentReader:
     def changeable(self, path: str, group: int | None = None) -> str:
         """Return the reason not to follow a file that other users can change, or "".
 
-        The members of `group` may change the file.
+        The members of `group` are permitted to change the file.
         """
         writers = self.entry(path).writers
         is_other = writers and not (group is not None and self._only_group_writes(path, group))

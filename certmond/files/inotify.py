@@ -103,7 +103,7 @@ class Watcher:
             return sum(len(directories) for _, directories in self._watches.values())
 
     def take_changes(self) -> Changes | None:
-        """Return the changes since the last call, or None without a change."""
+        """Return the changes since the last call, or None if nothing has changed."""
         with self._lock:
             if self._cause < 0:
                 return None
@@ -188,7 +188,10 @@ class Watcher:
     # Internals.
 
     def _mount_table(self) -> MountTable | None:
-        """Return the mount table, or None if certmond cannot open it. Without it, the daemon polls all directories."""
+        """Return the mount table, or None if certmond cannot open this table.
+
+        Without the table, the daemon polls all directories.
+        """
         try:
             return MountTable(self._mounts_changed)
         except OSError:

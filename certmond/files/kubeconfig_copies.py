@@ -1,7 +1,7 @@
-"""Observation of copies of kubeconfigs: those that are out of date, and those that certmond cannot read.
+"""Observation of the copies of kubeconfigs that are out of date or that certmond cannot read.
 
-This module chooses the kubeconfig of the catalogue with which certmond compares a file. A current copy, and a
-kubeconfig of another cluster or user, give no observation.
+This module chooses the kubeconfig of the catalogue with which certmond compares a file. There is no observation for a
+current copy, or for a kubeconfig of another cluster or user.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from certmond.pki.x509.certificate import Certificate
 _HOST = "/proc/1/root"
 """Root directory of systemd, which runs in no sandbox.
 
-The daemon may look there with CAP_SYS_PTRACE (ptrace(2), PTRACE_MODE_READ_FSCREDS), which it has only in enforce mode.
+The daemon can read this directory only with CAP_SYS_PTRACE (ptrace(2), PTRACE_MODE_READ_FSCREDS), which the daemon has
+only in enforce mode.
 """
 _RENEWED_BY = "its operator, who copies the source again"
 _UNREAD = "compare the files yourself, or permit certmond to read the copy; see: certmond explain stale_copy"
@@ -33,10 +34,10 @@ _UNREAD = "compare the files yourself, or permit certmond to read the copy; see:
 class KubeconfigCopies:
     """The copies of kubeconfigs in `derived`, with their sources in `certificates`.
 
-    A file with its own entry in `certificates` is no copy.
+    A file with its own entry in `certificates` does not count as a copy.
 
-    `mounts` are those of this process: a sandbox can hide the directory of a copy. `host` is the root directory outside
-    the sandbox.
+    `mounts` are the mounts of this process, because a sandbox can hide the directory of a copy. `host` is the root
+    directory outside the sandbox.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class KubeconfigCopies:
         return same
 
     def _fault(self, spec: DerivedSpec) -> Fault | None:
-        """Return the fault of a copy, or None if it is current, absent or no copy."""
+        """Return the fault of a copy, or None if the file is current, absent or not a copy."""
         entry, found = self._reader.entry(spec.path), self._reader.credentials(spec.path)
         sources = sorted(self._sources, key=lambda source: source.name != spec.source)
         for source in sources:
@@ -99,8 +100,8 @@ class KubeconfigCopies:
 def is_known_absent(path: str, root: str) -> bool:
     """Return whether the file or one of its directories does not exist below `root`.
 
-    Return False if this process may not read `root`, or if the path has a symlink: an absolute target would lead out of
-    `root`.
+    Return False if this process cannot read `root`, or if the path contains a symlink, because an absolute target would
+    lead out of `root`.
     """
     place = root
     for part in path.strip("/").split("/"):
@@ -117,7 +118,7 @@ def is_known_absent(path: str, root: str) -> bool:
 
 
 def own_mounts() -> tuple[Mount, ...]:
-    """Return the mounts of this process, or () without a mount table."""
+    """Return the mounts of this process, or () if certmond cannot read the mount table."""
     with suppress(OSError):
         return parse_mounts(Path("/proc/self/mountinfo").read_bytes())
     return ()
@@ -128,7 +129,10 @@ def _entry(spec: DerivedSpec) -> CopySpec:
 
 
 def _stale(path: str, source: str, copy: Copy, *, is_whole: bool) -> Fault | None:
-    """Return the fault of a copy that is out of date, or None. A whole copy has no other content than the source."""
+    """Return the fault of a copy that is out of date, or None.
+
+    A whole copy contains nothing that the source does not contain.
+    """
     facts = []
     if copy.older:
         old, leaf = copy.older

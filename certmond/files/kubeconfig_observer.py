@@ -198,7 +198,7 @@ def _named_file(material: Material | None) -> str:
 
 
 def _own_cluster(config: Kubeconfig) -> Cluster | None:
-    """Return the cluster of the current context. If there is no such cluster, return the only cluster, or None."""
+    """Return the cluster of the current context, or else the only cluster, or None if neither exists."""
     current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
     return current[0] if current else config.clusters[0] if len(config.clusters) == 1 else None
 

@@ -173,7 +173,7 @@ def fault_of(error: OSError, path: str, restriction: Restriction | None = None) 
 
 
 def refusal(path: str, restriction: Restriction) -> Fault:
-    """Return the fault for a path that another user controls, if it leads to no file that this user can read."""
+    """Return the fault for a path that another user controls and that leads to no file that this user can read."""
     return Fault(Reason.UNREADABLE, f"{path} {restriction.fact}", restriction.remedy)
 
 

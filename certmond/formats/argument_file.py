@@ -1,7 +1,7 @@
-"""Parser of argument files, which have the flags of one component of MicroK8s or Canonical Kubernetes.
+"""Parser of argument files, each with the flags of one component of MicroK8s or Canonical Kubernetes.
 
-This module defines the format of kubelite (canonical/microk8s, Kubelite-integration.patch, ReadArgsFromFile). The
-shell that reads the files of Canonical Kubernetes gives the same words for flags with paths (canonical/k8s-snap,
+This module defines the format of kubelite (canonical/microk8s, Kubelite-integration.patch, ReadArgsFromFile). For flags
+with paths, the shell that reads the files of Canonical Kubernetes yields the same words (canonical/k8s-snap,
 k8s/lib.sh, execute_service).
 """
 
@@ -27,5 +27,5 @@ def parse_arguments(data: bytes, _path: str) -> tuple[str, ...]:
 
 
 def expanded(words: Sequence[str], variables: Mapping[str, str]) -> list[str]:
-    """Return the words after the substitution of variables. An unknown variable stays."""
+    """Return the words after the substitution of variables. Keep an unknown variable unchanged."""
     return [_VARIABLE.sub(lambda match: variables.get(match[1] or match[2], match[0]), word) for word in words]

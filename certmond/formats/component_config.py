@@ -20,7 +20,7 @@ _PEM = "-----BEGIN"
 def named_files(data: bytes, kind: FileKind) -> tuple[NamedFile, ...]:
     """Return the files that a configuration file names, and the certificates that it embeds.
 
-    Raises MalformedError if the content `data` is no YAML mapping, or declares a kind other than `kind`.
+    Raises MalformedError if the content `data` is not a YAML mapping, or declares a kind other than `kind`.
     """
     document = load_mapping(data)
     declared = as_text(document.get("kind"))
@@ -132,7 +132,10 @@ def _file(fields: Mapping[str, Any], name: str, role: Role, key: str = "", prefi
 
 
 def _is_path(text: str) -> bool:
-    """Return whether `text` can be a path. PEM is not a path: it can be a private key, and certmond publishes paths."""
+    """Return whether `text` can be a path.
+
+    PEM is not a path: PEM can be a private key, and certmond publishes paths.
+    """
     return "\x00" not in text and _PEM not in text
 
 

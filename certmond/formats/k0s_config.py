@@ -1,4 +1,4 @@
-"""Parser of the configuration file of a k0s controller, which has flags of the components.
+"""Parser of the configuration file of a k0s controller, which contains flags of the components.
 
 This module defines the fields of k0sproject/k0s, pkg/apis/k0s/v1beta1 (api.go, clusterconfig_types.go, storage.go).
 """
@@ -18,14 +18,14 @@ _EXTERNAL = {"caFile": "etcd-cafile", "clientCertFile": "etcd-certfile", "client
 
 
 class K0sConfig(NamedTuple):
-    """The flags of each component, or the reason for which the file has none."""
+    """The flags of each component, or the reason why certmond cannot read the flags."""
 
     flags: Mapping[str, tuple[tuple[str, str], ...]]
     fault: str = ""  # a clause without a subject
 
 
 def parse_k0s_config(data: bytes, _path: str) -> K0sConfig:
-    """Return the flags that the file adds to those of k0s."""
+    """Return the flags that the file adds to the flags of k0s."""
     if not data.strip():
         return K0sConfig({})
     try:

@@ -159,7 +159,7 @@ class _Reader:
             self._documents[kind] = document
 
     def _get(self, kind: str, field_path: str) -> Any:
-        """Return the value of a field, or None if the field is empty or not set.
+        """Return the value of a field, or None if this field is empty or not set.
 
         `field_path` is the path in a configuration for `kubeadm init`. The path for `kubeadm join` can differ.
         """

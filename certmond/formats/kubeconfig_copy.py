@@ -19,8 +19,8 @@ from certmond.pki.x509.parsing import Document
 class Copy:
     """A copy: a kubeconfig with the cluster and the user of a source.
 
-    `older` is the certificate of the copy and the certificate of the source, if they differ and the certificate of the
-    copy expires earlier, or None. `other_ca` is true if the copy embeds different CA certificates for the cluster.
+    `older` contains the certificate of the copy and the certificate of the source if the certificate of the copy
+    expires earlier, otherwise None. `other_ca` is true if the copy embeds different CA certificates for the cluster.
     `same_server` is true if the copy and the source name the same server.
     """
 
@@ -30,7 +30,7 @@ class Copy:
 
 
 def copy_of(source: Credentials, found: Credentials) -> Copy | None:
-    """Return the comparison of the kubeconfig `found` with `source`, or None if `found` is no copy of `source`.
+    """Return the comparison of the kubeconfig `found` with `source`, or None if `found` is not a copy of `source`.
 
     A copy contains a cluster of the same name with the same server or a common CA certificate. A copy also contains a
     user of the same name whose embedded certificate has the same common name, which Kubernetes uses as the user name.

@@ -21,7 +21,7 @@ _NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A kubeconfig without its embedded bytes, and the parsed PEM from these bytes.
+    """A kubeconfig without its embedded PEM bytes, and the result of parsing these bytes.
 
     A key of `documents` consists of the name of a user or cluster, and of "certificate", "key" or "ca".
     """

@@ -17,7 +17,7 @@ _CURRENT = "-current.pem"
 def dated(path: str, when: datetime) -> str:
     """Return the path of the file that the kubelet writes at `when` for the symlink `path`.
 
-    The name contains the local time, as in the kubelet. Raises WriteError if `path` does not end with -current.pem.
+    As in the kubelet, the name contains the local time. Raises WriteError if `path` does not end with -current.pem.
     """
     name = posixpath.basename(path)
     if not name.endswith(_CURRENT):

@@ -52,7 +52,10 @@ class Components:
 
 
 class Variable(NamedTuple):
-    """An environment variable, and the file that sets it. In a static Pod, this file is the manifest, here ""."""
+    """An environment variable, and the file that sets the variable.
+
+    For a static Pod, this file is the manifest, and its path here is "".
+    """
 
     name: str
     value: str
@@ -63,9 +66,10 @@ class Variable(NamedTuple):
 class Container:
     """A container of a static Pod. `flags` contains each repetition of a flag.
 
-    `mounts` maps a path in the container to a path on the host, or to None without a valid hostPath.
-    `program` is the base name of the first word of `command`, or "" if the image chooses the program.
-    `variables` has the environment without the variables that are flags, such as ETCD_CERT_FILE, or values of flags.
+    `mounts` maps a path in the container to a path on the host, or to None without a valid hostPath. `program` is the
+    base name of the first word of `command`, or "" if the image chooses the program. `variables` contains the
+    environment without variables that set a flag, such as ETCD_CERT_FILE, and without variables whose value is also the
+    value of a flag.
     """
 
     name: str
@@ -153,7 +157,7 @@ def _containers(fields: Mapping[str, Any], kind: str) -> Iterator[Container]:
 def _expanded(word: str, variables: Mapping[str, str]) -> str:
     """Return the word after the substitution of `$(NAME)` (third_party/forked/golang/expansion/expand.go).
 
-    An unknown variable stays, and also all variables of a word that would become too long.
+    Keep an unknown variable, and all variables of a word that would otherwise become too long.
     """
     size = sum(len(variables.get(name, "")) for name in _VARIABLE.findall(word))
     if size > _MAX_TEXT:
@@ -164,8 +168,8 @@ def _expanded(word: str, variables: Mapping[str, str]) -> str:
 def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[str, Sequence[str]]:
     """Return the base name of the program, or "" for an empty `command`, and the words of the command line.
 
-    For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script. For a program that
-    another one starts, return this program and its words. These other programs are `env`, `nice`, `go-runner`
+    For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script. If a wrapper
+    starts the program, return the program and its words. The wrappers are `env`, `nice`, `go-runner`
     (kubernetes/release, images/build/go-runner/go-runner.go) and `hyperkube` (cmd/hyperkube/main.go of v1.12).
     """
     words = [*command, *arguments]
@@ -219,7 +223,10 @@ def flags_of(
 def variables_of(
     program: str, flags: Iterable[tuple[str, str]], environment: Iterable[Variable]
 ) -> tuple[Variable, ...]:
-    """Return the variables of a program without those that etcd reads as flags, and without the values of flags."""
+    """Return the variables of a program.
+
+    Omit variables that etcd reads as flags, and variables whose value is also the value of a flag.
+    """
     used = {value for _, value in flags}
     others = (each for each in environment if each.value not in used)
     return tuple(each for each in others if not (program == _ETCD and each.name.startswith(_OF_ETCD)))
@@ -247,7 +254,7 @@ def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
 def flag_values(words: Sequence[str], *, single_dash: bool = False) -> Iterator[tuple[str, str]]:
     """Yield (name, value) for each `--name=value` or `--name value`. A flag without a value is "true" (spf13/pflag).
 
-    With `single_dash`, also yield `-name=value` and `-name value`, as Go's package flag does. A name has dashes for
+    With `single_dash`, also yield `-name=value` and `-name value`, as Go's package flag does. In a name, dashes replace
     underscores (WordSepNormalizeFunc of staging/src/k8s.io/component-base/cli/flag/flags.go).
     """
     for word, following in pairwise([*words, "--"]):
@@ -269,7 +276,7 @@ def node_facts(
 ) -> dict[str, str]:
     """Return the known facts of the node, such as node_name and service_ip.
 
-    If the API server checks the common name in `kubelet_serving_file`, the facts have this file and the common name.
+    If the API server checks the common name in `kubelet_serving_file`, the facts contain this file and the common name.
     """
     flags = apiserver.flags.get("kube-apiserver", {}) if apiserver else {}
     names = etcd.flags.get("etcd", {}) if etcd else {}

@@ -141,7 +141,10 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
 
 
 def _with_edits(text: str, edits: Mapping[_Position, str]) -> str:
-    """Return `text` with the words in `edits`. Raises ValueError if an old word is not a plain or quoted scalar."""
+    """Replace each word at a position in `edits` and return the text.
+
+    Raises ValueError if an old word is not a plain or quoted scalar.
+    """
     # Use the loader that is written in Python, because its marks count characters.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = [(_node(root, position), word) for position, word in edits.items()]

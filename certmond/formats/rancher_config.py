@@ -20,14 +20,14 @@ _OF_FILES = frozenset(
 
 
 class Setting(NamedTuple):
-    """A key of one file with its values. The key ends in "+" if the values extend those of earlier files."""
+    """A key of one file with its values. The key ends in "+" if the values extend the values of earlier files."""
 
     name: str
     values: tuple[str, ...]
 
 
 class RancherConfig(NamedTuple):
-    """The settings of one file, or the reason for which the file has none."""
+    """The settings of one file, or the reason why certmond cannot read the settings."""
 
     settings: tuple[Setting, ...]
     fault: str = ""  # a clause without a subject
@@ -73,9 +73,9 @@ def component_flag(argument: str) -> tuple[str, str]:
 
 
 def flag_variables(program: str, names: Iterable[str]) -> dict[str, str]:
-    """Return the variable for each flag of a program that reads its flags from the environment, too.
+    """Return the environment variable for each flag of a program that also reads flags from the environment.
 
-    Of k3s and RKE2, leave out variables that name no file, such as K3S_TOKEN.
+    For k3s and RKE2, omit variables that name no file, such as K3S_TOKEN.
     """
     if program not in {ETCD, K3S, RKE2}:
         return {}

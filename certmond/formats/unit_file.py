@@ -128,7 +128,10 @@ def _value(text: str, at: int) -> tuple[str, int]:
 
 
 def settings(parts: Sequence[tuple[str, Sequence[Setting]]]) -> dict[str, list[Word]]:
-    """Return the values of each setting, from (file, settings) of a unit and of its drop-ins in order."""
+    """Return the values of each setting.
+
+    `parts` contains (file, settings) of the unit, followed by those of its drop-ins.
+    """
     found = dict[str, list[Word]]()
     for file, each in parts:
         for name, value in each:
@@ -150,7 +153,7 @@ def with_specifiers(text: str, unit: str) -> str:
 def command_line(command: Word, environment: Environment, unit: str) -> list[Word]:
     """Return the words of an ExecStart= command after the substitution of variables.
 
-    If the command would become too long, its variables stay.
+    If the command would become too long, keep its variables.
     """
     marks = len(command.text) - len(command.text.lstrip(_PREFIXES))
     prefix, words = command.text[:marks], split_words(command.text[marks:])
@@ -172,14 +175,14 @@ def command_line(command: Word, environment: Environment, unit: str) -> list[Wor
 
 
 def _variable(text: str) -> str:
-    """Return NAME for a word `$NAME`, whose value becomes separate words, or ""."""
+    """Return NAME for a word `$NAME`, whose value becomes separate words. For any other word, return ""."""
     return text[1:] if text.startswith("$") and not text.startswith(("${", "$$")) else ""
 
 
 def _substituted(word: Word, environment: Environment) -> Word:
     """Return the word after the substitution of `${NAME}`, with the file of the last variable.
 
-    A variable whose value systemd chooses stays.
+    Keep a variable whose value systemd chooses.
     """
     file = word.file
     for name in _IN_WORD.findall(word.text):

@@ -15,8 +15,8 @@ from certmond.errors import LimitError
 MAX_REPEATED = 400_000
 """Maximum number of values that aliases add to a document.
 
-go-yaml also limits these values, from 400,000 values in a document (decode.go, allowedAliasRatio). Like certmond, it
-refuses an alias inside the value of its anchor.
+go-yaml also limits these values, from 400,000 values in a document (decode.go, allowedAliasRatio). Like certmond,
+go-yaml refuses an alias inside the value of its anchor.
 """
 _CHARACTERS = 64
 """Number of characters of a text that count as a value."""
@@ -27,7 +27,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def load_documents(data: bytes) -> Iterator[Any]:
     """Yield the value of each YAML document. A value contains the same object for an anchor and for its aliases.
 
-    Raises LimitError if aliases repeat too many values or never end, and each exception of PyYAML and its internals.
+    Raises LimitError if aliases repeat too many values or never end. Also raises each exception that PyYAML raises.
     """
     loader = _Loader(data)
     try:

@@ -27,7 +27,7 @@ _TAIL = "\"' \t\r\n"
 def with_values(
     data: bytes, document: Mapping[str, Any], new_values: Mapping[Position, bytes | str], what: str
 ) -> bytes:
-    """Return the YAML text `data` with `new_values`. Values of type bytes are encoded in base64.
+    """Return the YAML text `data` in which `new_values` replace the old values. Encode values of type bytes in base64.
 
     `document` is the parsed `data`. Raises WriteError if the edit would change other content. `what` describes the
     values in the message.
@@ -67,7 +67,10 @@ def _equals(value: Any, content: bytes | str) -> bool:
 
 
 def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
-    """Return the text with the new values `edits`. Raises ValueError if an old value is not a scalar."""
+    """Return the text in which the new values in `edits` replace the old values.
+
+    Raises ValueError if an old value is not a scalar.
+    """
     # Use the loader that is written in Python, because its marks count characters, including a BOM. Compose only the
     # first document, as `load_mapping` does.
     root = next(yaml.compose_all(text, Loader=yaml.SafeLoader))

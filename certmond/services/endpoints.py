@@ -28,7 +28,9 @@ _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost"
 
 
 class _Listener(NamedTuple):
-    """A listener of a component. `path` is the certificate file, or None if no file of this host has the certificate.
+    """A listener of a component.
+
+    `path` is the certificate file, or None if no file on this host contains the certificate.
 
     `in_memory` is True if the component creates a certificate in memory at each start.
     """

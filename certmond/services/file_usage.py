@@ -80,7 +80,7 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
 
 
 def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, str] | None:
-    """Return the namespace, name and program of a service's Pod from the Pod's manifest, or None without a manifest."""
+    """Return the namespace, name and program of a service's Pod from its manifest, or None if there is no manifest."""
     pod = _pod_of(service, components.pods)
     metadata = pod.fields.get("metadata") if pod else None
     if pod is None or not isinstance(metadata, Mapping):
@@ -91,7 +91,7 @@ def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, st
 
 
 def manifest_path(service: ServiceSpec, components: Components) -> str:
-    """Return the path of the static Pod manifest that starts a service, or "" without a manifest."""
+    """Return the path of the static Pod manifest that starts a service, or "" if there is no manifest."""
     pod = _pod_of(service, components.pods) if service.kind == "static-pod" else None
     return pod.path if pod else ""
 
@@ -105,7 +105,10 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    """Return a Pod with the container of the service, or None. Prefer a Pod with the same name as the container."""
+    """Return a Pod with the container of the service, or None if there is no such Pod.
+
+    Prefer a Pod with the same name as the container.
+    """
     found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
     named = (pod for pod in found if _name(pod) == service.pod)
     return next(named, found[0] if found else None)

@@ -133,7 +133,7 @@ class ObserverThread:
         return self._seen
 
     def ask(self, question: Question) -> None:
-        """Request an observation. The request replaces an earlier request whose observation has not started.
+        """Request an observation. This request replaces an earlier request for which the observation has not started.
 
         If the thread cannot start, `seen` contains the reason.
         """

@@ -77,7 +77,8 @@ def restart(
 ) -> UnitResult:
     """Restart or reload a running unit, and wait at most `limit` seconds for the end. Call `alive` each second.
 
-    With `revive`, start a unit that does not run. Raises RestartError if systemd cannot be reached or refuses the job.
+    If `revive` is True, start a unit that does not run. Raises RestartError if certmond cannot reach systemd, or if
+    systemd refuses the job.
     """
     started = time.monotonic()
     requested = queued = False

@@ -82,7 +82,7 @@ class SurroundingsObserver:
 
     @property
     def sees_other_processes(self) -> bool:
-        """Return whether the latest observation has another process of a service than the one that `around` used."""
+        """Return whether, in the latest observation, a service has a process other than the one that `around` used."""
         seen, known = self._observer.seen, self._live
         return seen is not None and seen is not known and _instances(seen) != _instances(known)
 

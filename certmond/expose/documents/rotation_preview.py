@@ -95,7 +95,7 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
 
 
 def unavoidable(document: dict[str, Any]) -> Iterator[str]:
-    """Yield lines about the services that are unavailable during their restart on the only control plane node."""
+    """Yield lines about the services that are unavailable during their restart on the only control-plane node."""
     found = dict[tuple[str, int, str], list[str]]()
     for each in document["phases"]:
         for one in each["away"]:

@@ -40,7 +40,7 @@ def header(assessment: Assessment, mode: str, following: NextEvent | None) -> di
 def coverage(assessment: Assessment) -> dict[str, int]:
     """Return the number of certificates by source, and the number of references that certmond does not watch.
 
-    `catalogued` is the number of files that entries name: without one, the profile does not fit the node.
+    `catalogued` is the number of files that entries name. If this number is 0, the profile does not fit the node.
     """
     found = [status.seen for status in assessment.certificates if status.certificate]
     return {
@@ -53,7 +53,7 @@ def coverage(assessment: Assessment) -> dict[str, int]:
 
 
 def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
-    """Return the member `next_event` of a document, or None without a next event."""
+    """Return the member `next_event` of a document, or None if there is no next event."""
     if following is None:
         return None
     return {"at": _time(following.at), "what": following.what.value, "target": following.target}

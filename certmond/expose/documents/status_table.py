@@ -21,7 +21,8 @@ _KEYS = {True: "matches", None: "-"}
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return a table of the certificates, the next event, and the findings, with the most severe finding first.
 
-    Only if `wide` is true, one line names the certificates whose serial number is not positive: they need no action.
+    If `wide` is true, one line also names the certificates whose serial number is not positive. These certificates need
+    no action.
     """
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -89,7 +90,7 @@ def _since(used: dict[str, Any]) -> str:
 def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
     """Return the name of the entry of the trust anchor.
 
-    Without an entry, return the subject of the trust anchor, or "" without a trust anchor.
+    If the trust anchor has no entry, return its subject. If there is no trust anchor, return "".
     """
     return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
 

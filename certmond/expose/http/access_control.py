@@ -1,6 +1,6 @@
 """Access control of the HTTP server by TLS, client certificates and passwords, from a web configuration.
 
-While a file of the configuration is unusable, the last good configuration remains in force.
+While a file of the configuration is unusable, the last valid configuration remains in force.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Policy:
 
 
 class Bucket:
-    """Rate limit of one request in each interval. After a pause, it permits `burst` requests immediately."""
+    """Rate limit of one request in each interval. After a pause, the limit permits `burst` requests immediately."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit, self._lock = limit, threading.Lock()
@@ -109,7 +109,7 @@ class Bucket:
 
 
 class Gate:
-    """The policy in force. It changes with the web configuration and the files that the web configuration names.
+    """The policy in force, which changes with the web configuration and with the files that this configuration names.
 
     The constructor raises ConfigError if a file is unusable.
     """

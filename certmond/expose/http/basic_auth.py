@@ -76,7 +76,10 @@ class Passwords:
         self._queue = CheckQueue()
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer that refuses the request, or None to admit it. Without users, admit every request."""
+        """Return the answer that refuses the request, or None to admit the request.
+
+        If no users are configured, admit every request.
+        """
         if not self._hashes:
             return None
         credentials = _credentials(request.headers.get("authorization", ""))

@@ -222,7 +222,10 @@ class Front:
         return conditional(request, f'"{tag}"', Answer(HTTPStatus.OK, HTML, zlib.decompress(packed, GZIP), headers))
 
     def made(self) -> tuple[str, bytes]:
-        """Return the entity tag and the gzip form of the current page. Raises OSError without a status document."""
+        """Return the entity tag and the gzip form of the current page.
+
+        Raises OSError if there is no status document.
+        """
         with self._lock, ExitStack() as stack:
             beat = None
             with suppress(OSError):

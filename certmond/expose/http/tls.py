@@ -141,7 +141,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
 
 
 class _EncryptedError(Exception):
-    """OpenSSL requested a password, because the private key is encrypted."""
+    """Request of OpenSSL for a password, because the private key is encrypted."""
 
 
 def _no_password() -> str:

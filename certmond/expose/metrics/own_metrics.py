@@ -136,7 +136,10 @@ class Telemetry:
             self._phase.labels(str(name)).set(name == (phase or "idle"))
 
     def set_workers(self, workers: Workers | None) -> None:
-        """Set the numbers of workers that take part, may act, and have acknowledged the phase. None sets all to 0."""
+        """Set the numbers of workers that take part, that may act, and that have acknowledged the phase.
+
+        None sets all to 0.
+        """
         for name in _WORKERS:
             self._workers.labels(name).set(getattr(workers, name) if workers else 0)
 

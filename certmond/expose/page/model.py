@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 ROWS, FINDINGS, NAMES = 2500, 200, 12
-"""Maximum numbers of certificates and findings on the page, and of certificate names for each service."""
+"""Maximum numbers of certificates and of findings on the page, and of certificate names for each service."""
 RANKS = ("critical", "warning", "info")
 
 _DECODER = json.JSONDecoder()
@@ -84,7 +84,7 @@ class Digest:
 
     @property
     def next_event(self) -> Entry | None:
-        """Return the next event of the forecast, or None."""
+        """Return the next event of the forecast, or None if there is no event."""
         # The document of an older daemon contains no next event.
         found: Entry | None = self._members.get("next_event")
         return found
@@ -96,7 +96,7 @@ class Digest:
 
     @property
     def worst(self) -> str | None:
-        """Return the highest severity of all findings, or None without a finding."""
+        """Return the highest severity of all findings, or None if there is no finding."""
         return next((rank for rank in RANKS if self.severities[rank]), None)
 
     def shows(self, entry: Entry) -> bool:

@@ -1,1 +1,1 @@
-"""Entries for the certificates that the node's own files name by a flag or a field."""
+"""Entries for certificates to which a flag or a field in the files of the node refers."""

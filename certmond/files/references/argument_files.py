@@ -74,8 +74,9 @@ class ArgumentFiles:
     def _group(self, directory: str) -> int | None:
         """Return the group of the directory of argument files.
 
-        MicroK8s lets the members of the group `microk8s` write these files (snap/hooks/configure). With the flags of a
-        process that runs as root, they already read every file, so certmond follows their flags.
+        In MicroK8s, the members of the group `microk8s` can write these files (snap/hooks/configure). These members set
+        the flags of a process that runs as root, and can therefore read every file. For this reason, certmond follows
+        the flags.
         """
         entry = self._reader.entry(directory)
         return entry.gid if entry.state else None

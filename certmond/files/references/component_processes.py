@@ -1,7 +1,7 @@
 """The processes of components that services of systemd have started on this host, with the flags of each process.
 
-A process counts if its control group is that of a service, and if its root directory is that of certmond. So neither
-the processes of containers nor those of a login session count.
+A process counts if its control group belongs to a service, and if its root directory is the root directory of certmond.
+Processes of containers and of login sessions therefore do not count.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from certmond.pki.catalog.references import PROGRAMS
 
 _UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", re.MULTILINE)
 _STARTERS = frozenset({"hyperkube", "go-runner"})
-"""The programs that stay while they run a component. Others, such as `env`, replace themselves by the component."""
+"""The programs that stay while they run a component. Others, such as `env`, replace themselves with the component."""
 _CANDIDATES = _STARTERS | PROGRAMS.keys()
 _MAX_BYTES = 1 << 17
 _MAX_WORD = 4096  # characters; a longer word names no file
 _MAX_OF_USERS = 32
-"""The maximum number of processes that other users than root run."""
+"""The maximum number of processes of users other than root."""
 
 
 class ComponentProcess(NamedTuple):
@@ -45,7 +45,7 @@ class ComponentProcess(NamedTuple):
 
 
 def component_processes(proc: str = "/proc") -> tuple[ComponentProcess, ...]:
-    """Return the processes of components in the order of their units. Leave out processes that end meanwhile."""
+    """Return the processes of components in the order of their units. Omit processes that end during the search."""
     own_unit, own_root = _unit(proc, "self"), _root(proc, "self")
     found, of_users = set[ComponentProcess](), 0
     for pid in _pids(proc):
@@ -71,17 +71,18 @@ def _pids(proc: str) -> list[str]:
 
 
 def _words(proc: str, pid: str) -> list[str]:
-    """Return the words of a command line, or [] if it is longer than _MAX_BYTES."""
+    """Return the words of a command line, or [] if the command line is longer than _MAX_BYTES."""
     line = _read(proc, pid, "cmdline")
     words = line.decode("utf-8", "replace").split("\0") if len(line) <= _MAX_BYTES else []
     return [word[:_MAX_WORD] for word in (words[:-1] if words and not words[-1] else words)]
 
 
 def _unit(proc: str, pid: str) -> str:
-    """Return the service whose control group has the process, or "".
+    """Return the service whose control group contains the process, or "" if there is no such service.
 
-    A control group below that of a service belongs to a container or to the manager of a user. systemd has its groups
-    in the hierarchy of version 2, in its own hierarchy of version 1, or in both (cgroups(7)).
+    A control group below the control group of a service belongs to a container or to a systemd user manager. systemd
+    creates its control groups in the hierarchy of version 2, in its own hierarchy of version 1, or in both
+    (cgroups(7)).
     """
     groups = set[str]()
     for line in os.fsdecode(_read(proc, pid, "cgroup")).split("\n"):
@@ -103,7 +104,7 @@ def _root(proc: str, pid: str) -> tuple[str, str] | None:
 
 
 def _obstacle(proc: str, pid: str) -> str:
-    """Return the reason not to trust the flags of a process, or "".
+    """Return the reason not to trust the flags of a process, or "" if certmond can trust them.
 
     The user who runs a process can change the command line of this process.
     """

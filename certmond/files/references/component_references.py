@@ -1,4 +1,4 @@
-"""The files that the flags of components and configuration files of a node name.
+"""The files to which the flags of components and the configuration files on a node refer.
 
 This module finds the flags of `pki.catalog.references`, and the path of each file on the host.
 """
@@ -140,7 +140,7 @@ class ComponentReferences:
                 yield found if found.obstacle else replace(found, obstacle=self._unknown_content(found))
 
     def _unknown_content(self, found: Reference) -> str:
-        """Return the reason for which certmond cannot watch the file of an unknown flag, or ""."""
+        """Return why certmond cannot watch the file of an unknown flag, or "" if certmond can."""
         entry = self._reader.entry(found.path)
         if entry.fault:
             return entry.fault.detail
@@ -149,7 +149,7 @@ class ComponentReferences:
         return ""
 
     def _obstacle(self, source: Source, file: str) -> str:
-        """Return the reason not to follow the flags of a source in a file, or ""."""
+        """Return the reason not to follow the flags of a source in a file, or "" if certmond follows these flags."""
         return source.obstacle or self._reader.changeable(file, source.group)
 
     def _of_flag(self, source: Source, row: Flag, trust: dict[tuple[str, str], str]) -> Iterator[Reference]:
@@ -213,7 +213,7 @@ class ComponentReferences:
             yield from self._of_file(source, inner, about, embedded)
 
     def _foreign_path(self, source: Source, kubeconfig: str) -> str:
-        """Return a fact if a kubeconfig names a file by a path that differs on the host, otherwise ""."""
+        """Return a fact if a kubeconfig refers to a file by a path that differs on the host, otherwise ""."""
         config = self._reader.credentials(kubeconfig).config
         materials = [each for user in config.users for each in (user.certificate, user.key)]
         materials += [cluster.ca for cluster in config.clusters]
@@ -233,7 +233,7 @@ class ComponentReferences:
 
 @cache
 def _parser(kind: FileKind) -> Parser[_Configuration]:
-    """Return a parser for configuration files of a kind, which drops the bytes of embedded certificates."""
+    """Return a parser for configuration files of a kind. The parser drops the bytes of embedded certificates."""
 
     def parse(data: bytes, path: str) -> _Configuration:
         try:

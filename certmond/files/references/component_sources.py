@@ -28,8 +28,8 @@ RANCHER_MANIFESTS = ("/var/lib/rancher/rke2/agent/pod-manifests", "/var/lib/ranc
 class ComponentSources:
     """Finder of the components of a node.
 
-    `manifests` is the default directory of static Pods. `proc` is the directory of the processes of this node, or ""
-    for a node that does not run.
+    `manifests` is the default directory of static Pods. `proc` is the directory of the processes of this node, or "" if
+    the node does not run.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ComponentSources:
         return (*own, *self._units.listings(), *self._rancher.names(), *self._arguments.names())
 
     def revision(self) -> tuple[Manifest | None, tuple[ComponentProcess, ...]]:
-        """Return the configuration of the kubelet and the processes: other objects after each change."""
+        """Return the configuration of the kubelet and the processes. After each change, these are new objects."""
         return self._kubelet.manifest(), self._processes
 
     def sources(self) -> Iterator[Source]:
@@ -87,7 +87,7 @@ class ComponentSources:
         yield from self._k0s.sources()
 
     def _of_processes(self, found: Sequence[Source]) -> Iterator[Source]:
-        """Yield each component that runs. `found` has the flags in files."""
+        """Yield each component that runs. `found` contains the flags in files."""
         given = {(source.component, flag) for source in found for flag in source.container.flags}
         given |= {(KUBELET, (name, value)) for name, (value, _) in self._kubelet.flags().items()}
         for process in self._processes:

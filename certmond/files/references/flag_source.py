@@ -1,4 +1,4 @@
-"""A component with its flags, as a file or a process of the node gives them."""
+"""A component with its flags, which a file or a process on the node contains."""
 
 from __future__ import annotations
 

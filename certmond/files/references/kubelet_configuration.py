@@ -1,6 +1,6 @@
 """The kubelet's flags and configuration on this node, with drop-ins.
 
-This module merges drop-ins as cmd/kubelet/app/server.go (mergeKubeletConfigurations) does.
+This module merges drop-ins like the kubelet (cmd/kubelet/app/server.go, mergeKubeletConfigurations).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class KubeletConfiguration:
         return found
 
     def manifest(self) -> Manifest | None:
-        """Return the configuration merged with the drop-ins, or None without a readable file.
+        """Return the configuration merged with the drop-ins, or None if there is no readable file.
 
         The result is the same object until a file changes. With drop-ins, its paths are absolute.
         """
@@ -70,7 +70,7 @@ class KubeletConfiguration:
         return self._merged
 
     def serving(self) -> KubeletServing | None:
-        """Return the file that the kubelet serves, or None without a readable configuration file."""
+        """Return the file that the kubelet serves, or None if there is no readable configuration file."""
         merged = self.manifest()
         if merged is None or not merged.fields:
             return None

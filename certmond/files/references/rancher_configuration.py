@@ -1,4 +1,4 @@
-"""The flags of k3s and RKE2, and the flags that they give to the components.
+"""The flags of k3s and RKE2, and the flags that these programs pass to the components.
 
 This module reads the configuration file with its drop-ins, and the enabled services of systemd (k3s-io/k3s,
 pkg/cli/cmds/server.go and agent.go).
@@ -23,7 +23,7 @@ _ARGUMENTS = {
     f"kube-{CLOUD}-arg": CLOUD,
 }
 _OF_AGENTS = frozenset({"kubelet-arg", "kube-proxy-arg", "private-registry"})
-"""The flags that an agent has, too."""
+"""The flags that an agent also has."""
 _MAX_DROP_INS = 256
 
 
@@ -39,7 +39,7 @@ class RancherConfiguration:
         return tuple(map(self._files.listing, directories))
 
     def sources(self) -> Iterator[Source]:
-        """Yield k3s and RKE2 with their flags in files, and each component with the flags that it gets."""
+        """Yield k3s and RKE2 with their flags in files, and each component with the flags that k3s or RKE2 passes."""
         for program, directory in _DIRECTORIES.items():
             services, file = self._services(program), self._file(program)
             if not (services or self._files.listing(directory)):

@@ -1,6 +1,6 @@
-"""Entries for the files that the node's own files name and that the catalogue does not have.
+"""Entries for files to which other files on the node refer, but which are not in the catalogue.
 
-This module defines the names and the requirements of these entries. A reference that certmond cannot follow is an
+This module defines the names and the requirements of these entries. A reference that certmond cannot follow becomes an
 observation with the fault `not_watched`.
 """
 
@@ -25,7 +25,7 @@ _REMEDY = (
 
 
 class ReferenceObserver:
-    """Observer of the references that the catalogue does not have."""
+    """Observer of the references to files that are not in the catalogue."""
 
     def __init__(self, reader: DocumentReader, references: ComponentReferences) -> None:
         self._reader, self._references = reader, references
@@ -38,7 +38,7 @@ class ReferenceObserver:
     ) -> tuple[tuple[ReferenceSpec, ...], tuple[Observation, ...]]:
         """Return the entries to observe, and the observations of embedded certificates and unwatched references.
 
-        The result has the same objects until a file changes.
+        The result contains the same objects until a file changes.
         """
         found = self._references.find()
         if found is not self._found or observations != self._seen:
@@ -82,7 +82,7 @@ class ReferenceObserver:
         return tuple(specs), tuple(others)
 
     def _file(self, path: str) -> str:
-        """Return the file at the end of symlinks, or the path of a missing file."""
+        """Return the file to which the symlinks lead, or the path of a missing file."""
         return (self._reader.entry(path).own_file if path else None) or path
 
     def _authority(self, each: Reference, authorities: dict[str, str]) -> str | None:
@@ -106,9 +106,9 @@ class ReferenceObserver:
     def _covered(
         self, found: Sequence[Reference], observations: Iterable[Observation]
     ) -> tuple[dict[str, set[str]], dict[str, str]]:
-        """Return the files of references that the catalogue has, and the name of the entry for each CA file.
+        """Return the files of references that are also in the catalogue, and the name of the entry for each CA file.
 
-        For each file of the catalogue, the result has all files of the same entries, such as the key.
+        For each file of the catalogue, the result contains all files of the same entries, such as the key.
         """
         paths = {path for each in found for path in (each.path, each.key, each.trust) if path}
         reals = {either: real for path in paths for real in [self._file(path)] for either in (path, real)}
@@ -129,7 +129,10 @@ def _kubeconfig_of(seen: Observation) -> str | None:
 
 
 def _strictest(group: Sequence[Reference]) -> Reference:
-    """Return the reference to a file for which certmond checks the most: a key and usages, rather than dates only."""
+    """Return the reference with the most checks.
+
+    A reference with a key and usages takes precedence over one with dates only.
+    """
     return max(
         group,
         key=lambda each: (
@@ -139,13 +142,13 @@ def _strictest(group: Sequence[Reference]) -> Reference:
 
 
 def _usages(group: Sequence[Reference]) -> tuple[str, ...]:
-    """Return the usages that the roles of a file need together."""
+    """Return all usages that the roles of a file require."""
     roles = dict.fromkeys(each.role for each in group if each.is_watched)
     return tuple(dict.fromkeys(usage for role in roles for usage in USAGES.get(role, ())))
 
 
 def _unique(name: str, names: dict[str, int]) -> str:
-    """Return the name, or the name with a number if `names` has it. `names` maps a name to its next number."""
+    """Return the name, with a number appended if `names` contains the name. `names` maps a name to its next number."""
     numbered = name
     while numbered in names:
         number = names[name]

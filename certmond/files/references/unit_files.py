@@ -1,7 +1,7 @@
 """The enabled services of systemd that run a component, with their flags and the files of these flags.
 
-This module defines the search path of units and drop-ins (systemd.unit(5)). certmond reads the files, and does
-not ask systemd.
+This module defines the search path of units and drop-ins (systemd.unit(5)). certmond reads the files, and sends no
+request to systemd.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIRECTORIES = (
     "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
     "/lib/systemd/system",
 )  # fmt: skip
-"""The directories of units, in order of precedence. /lib is a separate directory only without a merged /usr."""
+"""The directories of units, in order of precedence. /lib is a separate directory only if /usr is not merged."""
 _MAX_FILES = 512
 _TRANSIENT = "/run/systemd/transient"
 """The directory of units that a program creates, as systemd-run(1) does."""
@@ -76,7 +76,7 @@ class UnitFiles:
         self._services: tuple[Service, ...] = ()
 
     def services(self) -> tuple[Service, ...]:
-        """Return the services in the order of their names: the same object until a file changes."""
+        """Return the services in the order of their names. The result is the same object until a file changes."""
         names = self.listings()
         if names != self._names or self._used is None or not self._is_current(self._used):
             before, self._reader.used = self._reader.used, {}
@@ -86,7 +86,7 @@ class UnitFiles:
         return self._services
 
     def unit(self, name: str) -> Unit:
-        """Return a unit that is enabled or not, with the reason not to trust the command line of its process."""
+        """Return a unit, enabled or not, with the reason not to trust the command line of its process."""
         paths = [*self._paths(name)]
         found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
         environments = [with_specifiers(word.text, name).removeprefix("-") for word in found.get("EnvironmentFile", ())]
@@ -186,7 +186,7 @@ class UnitFiles:
         return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
 
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
-        """Return the variables of an environment file, and the reason for a failed read, or ""."""
+        """Return the variables of an environment file, and the reason for a failed read or ""."""
         if not path.startswith("/") or any(character in "*?[%" for character in path) or not path.isprintable():
             return {}, f"EnvironmentFile={path[:200]} is not the path of a single file"
         entry, variables = self._reader.entry(path), self._value(path, parse_environment)

@@ -15,9 +15,9 @@ MAX_RSA_BITS = 16_384
 MAX_RSA_EXPONENT_BITS = 64
 """Maximum size of the public exponent, as in OpenSSL for large moduli (OPENSSL_RSA_MAX_PUBEXP_BITS)."""
 MAX_DSA_BITS, MAX_DSA_ORDER_BITS = 3_072, 256
-"""Maximum sizes of the modulus of a DSA key, and of its order and private number (FIPS 186-4, 4.2)."""
+"""Maximum sizes of the modulus of a DSA key, and of its order and private value (FIPS 186-4, 4.2)."""
 MAX_EC_BITS = 1_024
-"""Maximum size of the private number of an elliptic-curve key. The largest curve of OpenSSL has 571 bits."""
+"""Maximum size of the private value of an elliptic-curve key. The largest curve of OpenSSL has 571 bits."""
 MAX_SERIAL_BITS = 8_192
 """Maximum size of a serial number. RFC 5280, 4.1.2.2, allows 160 bits."""
 

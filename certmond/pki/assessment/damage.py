@@ -114,7 +114,7 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
-    """Return a template with only the contents that the entry fixes, or the reason why there is no such template.
+    """Return a template with only the contents that the entry specifies, or the reason why certmond cannot make one.
 
     `signer` is the kind of the signer. If the entry accepts several subjects, the previous subject of the files takes
     precedence.
@@ -145,9 +145,9 @@ def new_template(
 def lost_names(
     seen: Observation, template: Template, former: Sequence[Certificate], issuers: Sequence[Certificate]
 ) -> str:
-    """Return the subject alternative names that the template lacks, but the newest certificate in `former` has.
+    """Return the subject alternative names that the newest certificate in `former` has, but the template lacks.
 
-    The names are joined by commas. Ignores certificates that no CA in `issuers` signed. Returns "" for a client
+    The result is one text with commas. Ignores certificates that no CA in `issuers` signed. Returns "" for a client
     certificate, because servers do not verify these names.
     """
     mine = [each for each in former if is_issued(each, (), issuers)]

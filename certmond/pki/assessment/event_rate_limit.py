@@ -78,7 +78,7 @@ class Omissions:
         self._interval = interval
         self._count, self._keys = 0, set[Hashable]()
         self.due_at: float | None = None
-        """The time of the next report, or None without omitted events."""
+        """The time of the next report, or None if there are no omitted events."""
 
     def add(self, key: Hashable, count: int, now: float) -> None:
         """Add `count` omitted events of `key`."""

@@ -40,8 +40,8 @@ def about_damage(
 ) -> tuple[Finding, ...]:  # fmt: skip
     """Return `findings`, with the repair command for this node in each finding about damage.
 
-    Adds a finding about repeated damage. `known` is the last certificate of these files. The function ignores `known`
-    if no certificate in `issuers` signed it.
+    If certmond has repaired the files recently, also adds a finding about repeated damage. `known` is the last
+    certificate of these files. The function ignores `known` if no certificate in `issuers` signed it.
     """
     if salvage is None:
         return tuple(findings)

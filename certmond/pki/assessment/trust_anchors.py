@@ -23,7 +23,7 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 
 
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the trust anchors of an entry: for an authority, its own certificate, otherwise the anchors in `ca`.
+    """Return the trust anchors of an entry: for an authority, its own certificate; otherwise, the anchors in `ca`.
 
     If `ca` is empty, return the self-issued certificates of the file, or else the last certificate of the file.
     """

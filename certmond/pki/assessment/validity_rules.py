@@ -14,7 +14,7 @@ CRITICAL_WINDOW = timedelta(days=7)
 
 
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
-    """Return the renewal point: `renew_before` before the end, but at most a third of the lifetime.
+    """Return the renewal point: `renew_before` before the end, but at most one third of the lifetime before the end.
 
     The maximum is a tenth for the kubelet, which renews its certificate after 70 to 90 % of the lifetime.
     """
@@ -24,7 +24,7 @@ def renewal_point(certificate: Certificate, spec: CertificateSpec, default: time
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """Return the start of the critical window: 7 days before the end, or a tenth of the lifetime if shorter."""
+    """Return the start of the critical window: 7 days or a tenth of the lifetime before the end (the shorter one)."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 
@@ -113,7 +113,7 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
 
 
 def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | None:
-    """Return the next time at which the findings or the renewal may change although no file changes, or None."""
+    """Return the next time at which the findings or the renewal can change although no file changes, or None."""
     certificate, paths = case.certificate, case.search.paths
     instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
     instants += filter(None, others)

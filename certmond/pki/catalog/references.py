@@ -130,7 +130,7 @@ def _configuration(component: str, name: str, kind: FileKind, source: str) -> Fl
 
 
 def _rancher(component: str) -> tuple[Flag, ...]:
-    """Return the own flags of k3s or RKE2, which has the flags of k3s (rancher/rke2, pkg/cli/cmds/server.go)."""
+    """Return the flags of k3s itself or of RKE2, which has the same flags (rancher/rke2, pkg/cli/cmds/server.go)."""
     server, registries = f"{_RANCHER}/server.go", FileKind.REGISTRIES
     return (
         Flag(component, "datastore-certfile", Role.CLIENT, server, "datastore-keyfile"),

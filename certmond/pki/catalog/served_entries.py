@@ -1,4 +1,4 @@
-"""Entries for certificates that a listener of this node serves and that no watched file has.
+"""Entries for certificates that a listener on this node serves, but that no watched file contains.
 
 Such a certificate is in the memory of its service, in a database, or in a file that certmond cannot read.
 """
@@ -20,7 +20,7 @@ _MAX_NAME = 63
 class Listener:
     """A listener of a service, or of a component without a service, whose certificate is in no file of this host.
 
-    `renewed_by` is a clause with the component that renews the certificate, and the command.
+    `renewed_by` is a clause that names the component that renews the certificate, and the command.
     """
 
     service: str
@@ -28,14 +28,14 @@ class Listener:
 
 
 class ServedSpec(CertificateSpec):
-    """An entry for a certificate that only a listener of the node has. `path` is the endpoint of the listener."""
+    """An entry for a certificate that only a listener on the node serves. `path` is the endpoint of the listener."""
 
     path: EndpointText
     service: str
 
     @property
     def is_glob(self) -> bool:
-        """Return False: the brackets of an IPv6 address are no pattern."""
+        """Return False: the brackets of an IPv6 address are not a pattern."""
         return False
 
 

@@ -168,7 +168,7 @@ def _time(day: bytes, hour: bytes) -> datetime:
 
 
 def _of_key(info: bytes) -> tuple[str, ...]:
-    """Return Go's objection to a SubjectPublicKeyInfo, or ()."""
+    """Return Go's objection to a SubjectPublicKeyInfo, or () if Go accepts it."""
     try:
         require_public_key(info)
     except MalformedError as error:

@@ -73,7 +73,7 @@ class _Attribute(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def name_objections(name: bytes) -> tuple[str, ...]:
-    """Return Go's objection to a Name (parseName), or ()."""
+    """Return Go's objection to a Name (parseName), or () if Go accepts the name."""
     words = "x509: invalid RDNSequence"
     try:
         for attribute in (each for together in _attributes(name) for each in together):

@@ -1,7 +1,7 @@
 """Steps of `certmond init`, and the contents of each first certificate and kubeconfig.
 
-certmond writes the same contents as kubeadm of the cluster's version. The comments cite files of kubernetes/kubernetes
-below cmd/kubeadm/app.
+certmond writes the same contents as the kubeadm version of the cluster. The comments cite files of
+kubernetes/kubernetes below cmd/kubeadm/app.
 """
 
 from __future__ import annotations

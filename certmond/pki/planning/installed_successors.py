@@ -1,7 +1,7 @@
 """Search for certificates that certmond installed after the present certificate of a file.
 
-A user can restore an old certificate. The renewal of this certificate then gets only contents that the entry fixes, or
-that the later certificate also has.
+A user can restore an old certificate. The renewal of this certificate then gets only contents that the entry specifies,
+or that the later certificate also has.
 """
 
 from __future__ import annotations

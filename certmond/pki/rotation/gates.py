@@ -43,7 +43,7 @@ class Report:
 class Member:
     """Node of the cluster, and its last report.
 
-    `started_since` is True if the machine was started or replaced after the report. `took_part` is True if the node has
+    `started_since` is True if the host started or was replaced after the report. `took_part` is True if the node has
     reported a phase of the rotation.
     """
 
@@ -84,7 +84,8 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
                 f"{member.name} is a control-plane node that does not have the key of the new {rotation.noun}; run "
-                f"`certmond root-ca stage` on {member.name} with the same files, or, if it is a worker with a control-plane label, "
+                f"`certmond root-ca stage` on {member.name} with the same files, or, if it is a worker with a "
+                "control-plane label, "
                 f"`certmond root-ca rotate --exclude {member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):

@@ -1,8 +1,9 @@
 """The CertificateSigningRequests with which the kubelet of this node requests its serving certificate.
 
-This module decides which of them the kubelet waits for, and describes its state. Source: kubernetes/kubernetes v1.32,
-staging/src/k8s.io/client-go/util/certificate/certificate_manager.go (rotateCerts): the kubelet waits 15 minutes for the
-approval, then creates another key and another request, and uses only the certificate of the last request.
+This module selects the request for which the kubelet waits, and describes the state of this request. Source:
+kubernetes/kubernetes v1.32, staging/src/k8s.io/client-go/util/certificate/certificate_manager.go (rotateCerts): the
+kubelet waits 15 minutes for the approval, then creates another key and another request, and uses only the certificate
+of the last request.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SEE_KUBELET = "see the log of the kubelet: journalctl -u kubelet"
 
 @dataclass(frozen=True, slots=True)
 class ServingRequest:
-    """A request in the API. `conditions` has the message of each condition by type."""
+    """A CertificateSigningRequest of the cluster. `conditions` maps the type of each condition to its message."""
 
     name: str
     created_at: datetime
@@ -33,14 +34,17 @@ class ServingRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestState:
-    """State of the request that the kubelet waits for: a clause, and the next command or "" if it is unknown."""
+    """State of the request for which the kubelet waits: a clause, and the next command or "" if no command is known."""
 
     fact: str
     remedy: str = ""
 
 
 def request_state(requests: Sequence[ServingRequest], now: datetime) -> RequestState:
-    """Return the state of the last request. For a pending request, the clause has the age of the oldest pending one."""
+    """Return the state of the last request.
+
+    For a pending request, the clause contains the age of the oldest pending request.
+    """
     if not requests:
         return RequestState("the cluster has no CertificateSigningRequest of this node", _SEE_KUBELET)
     last = max(requests, key=attrgetter("created_at", "name"))
@@ -67,7 +71,7 @@ def request_state(requests: Sequence[ServingRequest], now: datetime) -> RequestS
 
 
 def unknown_state(error: str) -> RequestState:
-    """Return the state after an error of the API. `error` has a fact, and perhaps a remedy after a semicolon."""
+    """Return the state after an API error. `error` contains a fact, and sometimes a remedy after a semicolon."""
     fact, _, remedy = error.partition("; ")
     see = "approve the request of this node: kubectl get csr"
     return RequestState(
@@ -77,7 +81,7 @@ def unknown_state(error: str) -> RequestState:
 
 
 def with_request(fault: Fault, state: RequestState) -> Fault:
-    """Return the fault of a missing serving certificate with the state of its request."""
+    """Return the fault of a missing serving certificate, extended by the state of the certificate request."""
     return replace(fault, detail=f"{fault.detail}, and {state.fact}", remedy=state.remedy or fault.remedy)
 
 

@@ -53,7 +53,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Contents that an entry fixes: the accepted subjects, the usages and the subject alternative names."""
+    """Contents that an entry specifies: the accepted subjects, the usages and the subject alternative names."""
 
     subjects: tuple[str, ...] = ()
     usages: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Denial:
 
 
 def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
-    """Return the subjects, usages and names that the entry fixes on a node with these facts.
+    """Return the subjects, usages and names that the entry specifies on a node with these facts.
 
     Omits a name that contains an unknown fact.
     """
@@ -204,12 +204,12 @@ def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -
 
 
 def is_fixed(subject: x509.Name, fixed: Fixed) -> bool:
-    """Return whether `subject` is one of the subjects that the entry fixes."""
+    """Return whether `subject` is one of the subjects that the entry specifies."""
     return any(_same_subject(subject, each) for each in map(_possible_name, fixed.subjects) if each)
 
 
 def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[str, str | list[str]]:
-    """Return a configuration entry that fixes the contents of `certificate`. The operator must check this entry."""
+    """Return a configuration entry that specifies the contents of `certificate`. The operator must check this entry."""
     usages = [usage for usage in (certificate.usages or ()) if usage in USAGES]
     extended = [usage for usage in (certificate.extended_usages or ()) if usage in USAGES]
     names = sorted(name for name in certificate.names if name.startswith(("DNS:", "IP:")))

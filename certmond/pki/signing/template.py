@@ -97,7 +97,7 @@ class Terms:
 def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits: bool = True) -> Template:
     """Return the template of the certificate that replaces `old`.
 
-    If `inherits` is False, the values that the entry fixes replace the values of `old`. Raises MalformedError if
+    If `inherits` is False, the values that the entry specifies replace the values of `old`. Raises MalformedError if
     cryptography cannot parse `old`.
     """
     parsed = load(old.der)
@@ -147,7 +147,7 @@ def _left_open(
 ) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
     """Return the key usages, extended key usages and names that the new certificate keeps.
 
-    The certificate keeps no values of a kind that the entry fixes.
+    The certificate keeps no values of a kind that the entry specifies.
     """
     fixes_usages = not EXTENDED.isdisjoint(spec.usages)
     return (

@@ -29,7 +29,7 @@ def leaf_of(document: Document) -> dict[str, Any]:
 
 
 def public_key_in(document: Document, key: PublicKey | None) -> PublicKey | None:
-    """Return the public key in a file, or None.
+    """Return the public key in a file, or None if the file contains no key.
 
     If the file contains several keys, return `key` if the file contains `key`, or else the first key.
     """

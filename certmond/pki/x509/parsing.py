@@ -1,7 +1,7 @@
 """Parser of certificates and keys in the bytes of a file: PEM, DER and PKCS#12.
 
-`decode` returns a `Document` for any bytes, and raises no error. A fault quotes no bytes of the file, because the
-reader of the message might not have permission to read the file.
+`decode` returns a `Document` for any bytes, and raises no error. A fault quotes no bytes of the file, because a user
+who reads the message might not be permitted to read the file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from certmond.pki.x509.pkcs12 import check_iterations
 from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
-"""Maximum numbers of PEM blocks and of private keys that certmond reads in one file."""
+"""Maximum number of PEM blocks, and maximum number of private keys, that certmond reads in one file."""
 
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip

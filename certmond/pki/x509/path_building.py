@@ -106,12 +106,15 @@ class PathSearch:
     rejections: tuple[Rejection, ...]
 
     def valid_at(self, now: datetime) -> Path | None:
-        """Return the path that is valid at `now`, or None. Of several valid paths, return the path that ends last."""
+        """Return the path that is valid at `now`, or None if no path is.
+
+        Of several valid paths, return the path that ends last.
+        """
         return max([path for path in self.paths if path.holds_at(now)], key=_UNTIL, default=None)
 
     @property
     def best(self) -> Path | None:
-        """The path that ends last, even if it is not valid now, or None."""
+        """The path that ends last, even if this path is not valid now, or None if the search found no path."""
         return max(self.paths, key=_UNTIL, default=None)
 
 
