@@ -382,7 +382,7 @@ def test_in_a_rotation_no_leaf_of_a_shared_directory_is_signed(tmp_path: Path) -
         "permitted user",
         "reserved": "certmond does not sign the certificate with the CA's key: the subject "
         "CN=system:app is reserved, but the entry "
-        "does not name exactly this subject",
+        "does not specify exactly this subject",
     }
 
 

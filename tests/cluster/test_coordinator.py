@@ -539,7 +539,7 @@ def test_both_cas_are_trusted_for_the_overlap(world: World, phase: Phase) -> Non
     rotation = world.rotation(phase, since=world.now - OVERLAP + 5 * SECOND)
     (said,) = one.gate(rotation).waits
     assert said.startswith(
-        f"all nodes trust both CAs until {world.now + 5 * SECOND:%Y-%m-%d %H:%M:%S} UTC, before the "
+        f"all nodes trust both CAs until {world.now + 5 * SECOND:%Y-%m-%d %H:%M:%S} UTC, before any "
     )
     world.passes(4 * SECOND)
     gate = one.gate(rotation)
@@ -979,7 +979,7 @@ def test_a_report_from_before_the_boot_is_ignored(world: World) -> None:
     for boot in boots:
         worker = world.node("worker-1", worker=True, boot=boot)
         world.put("nodes", "worker-1", status={"nodeInfo": INFO | {"bootID": boot}})
-        since = " since its machine was started" if boot == boots[1] else ""
+        since = " since its host started" if boot == boots[1] else ""
         assert one.gate(rotation).waits == (f"worker-1 has not reported{since}",)
         worker.gate(rotation)
         assert one.gate(rotation) == Gate()

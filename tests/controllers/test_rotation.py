@@ -451,7 +451,7 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
     node, short = RotatingNode(quick / "place"), root_ca(not_after=now + 60 * DAY)
     staged = node.hurry("root-ca", "stage", *brought(node, short))
     assert staged.code == 0
-    assert re.search("^warning: .* new certificates would otherwise end on", staged.err, re.MULTILINE)
+    assert re.search("^warning: .* new certificates, which would otherwise end on", staged.err, re.MULTILINE)
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0
     assert re.search(

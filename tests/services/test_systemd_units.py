@@ -102,15 +102,15 @@ def test_a_false_bus_is_not_waited_for(tmp_path: Path, behave: Callable[..., Non
     assert list(seen) == ["a.service", "b.service"]
     for found in seen.values():
         assert found.running is None
-        assert (found.problem or "").startswith(f"systemd cannot reach systemd over {bus} ({words}")
-    assert str(refused.value).startswith(f"{UNIT} was not restarted: systemd cannot reach systemd over {bus} ({words}")
+        assert (found.problem or "").startswith(f"certmond cannot reach systemd over {bus} ({words}")
+    assert str(refused.value).startswith(f"{UNIT} was not restarted: certmond cannot reach systemd over {bus} ({words}")
 
 
 @pytest.mark.parametrize("reload", [False, True])
 def test_without_a_bus_the_message_has_the_remedy(tmp_path: Path, reload: bool) -> None:
     """If no process listens, the reason is the kernel's error, and the message has the next command."""
     bus = f"unix:path={tmp_path}/none"
-    words = f"systemd cannot reach systemd over {bus} (No such file or directory); see systemctl status dbus.socket"
+    words = f"certmond cannot reach systemd over {bus} (No such file or directory); see systemctl status dbus.socket"
     (seen,) = unit_states([UNIT], bus).values()
     assert (seen.problem or "").startswith(words)
     with pytest.raises(RestartError, match=f"^{UNIT} was not {'reloaded' if reload else 'restarted'}: ") as refused:

@@ -88,7 +88,7 @@ def still_due(case: Case) -> Iterator[Finding]:
     if case.renewed_at is not None and case.renew_at <= case.renewed_at:
         yield finding(
             Reason.STILL_DUE,
-            f"{case.where} was renewed on {_day(case.renewed_at)}, and the new certificate, which ends on "
+            f"{case.where} was renewed on {_day(case.renewed_at)}, but the new certificate, which ends on "
             f"{_day(case.certificate.not_after)}, was due immediately; set a longer validity at its signer, or a "
             "shorter renew_before",
         )
@@ -108,7 +108,7 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.OUTLIVES_CA,
             f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} ends on "
-            f"{_day(issuer.not_after)}; rotate the CA before that day",
+            f"{_day(issuer.not_after)}; rotate the CA before its end",
         )
 
 

@@ -112,7 +112,7 @@ class Repairs:
             return f"a fact in {', '.join(unknown)} is unknown until certmond repairs the other damaged files"
         former = [each for each in (status.certificate, *salvage.kept) if each]
         if not requested and (lost := lost_names(seen, template, former, status.issuers)):
-            remedy = f"add it to `names`, or renew without it: certmond renew {seen.name}"
+            remedy = f"add the missing names to `names`, or renew without them: certmond renew {seen.name}"
             return f"the last certificate contained {lost}, which the entry does not specify; {remedy}"
         if shared := self._shared(seen):
             return f"the entry shares its {shared}; restore the pair from a backup"

@@ -85,8 +85,7 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
             yield (
                 f"{member.name} is a control-plane node that does not have the key of the new {rotation.noun}; run "
                 f"`certmond root-ca stage` on {member.name} with the same files, or, if it is a worker with a "
-                "control-plane label, "
-                f"`certmond root-ca rotate --exclude {member.name}`"
+                f"control-plane label, `certmond root-ca rotate --exclude {member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
             yield f"{member.name} reports the phase {report.phase}, but trusts other {rotation.noun}s"

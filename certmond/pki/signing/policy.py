@@ -99,9 +99,9 @@ def basis(
         return Basis(barrier=f"{fact}; change the owner to root, or set `owner` in the entry to the permitted user")
     reasons = []
     if provenance.file_writers:
-        reasons.append(f"{provenance.file_writers}, so certmond does not use its contents")
+        reasons.append(f"{provenance.file_writers}, so certmond does not use the contents of the certificate")
     if provenance.ca_writers:
-        reasons.append(f"{provenance.ca_writers}, so it does not prove that the CA has signed the certificate")
+        reasons.append(f"{provenance.ca_writers}, so this file does not prove that the CA has signed the certificate")
     known = tuple(dict.fromkeys((*issuers, *provenance.former)))
     if certificate.refused:
         reasons.append(certificate.refused)

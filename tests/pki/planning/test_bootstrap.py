@@ -180,8 +180,8 @@ def test_everything_is_there() -> None:
 @pytest.mark.parametrize(
     ("gone", "reported"),
     [
-        (pki("ca.crt", "ca.key"), "ca.crt is missing, and certificates of this CA exist"),
-        (pki("ca.crt"), "ca.crt is missing, and certificates of this CA exist"),
+        (pki("ca.crt", "ca.key"), "ca.crt is missing, but certificates of this CA exist"),
+        (pki("ca.crt"), "ca.crt is missing, but certificates of this CA exist"),
         (pki("sa.pub"), "sa.key exists without /etc/kubernetes/pki/sa.pub; restore"),
         (pki("sa.key"), "sa.key, the private key of"),
         (pki("apiserver.crt"), "apiserver.key exists without /etc/kubernetes/pki/apiserver.crt"),

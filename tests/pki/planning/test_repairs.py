@@ -91,7 +91,7 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
     ("fields", "ca", "said"),
     [
         ({"ca": []}, CA, "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"),
-        ({"ca": ["another"]}, CA, "the entry another, contains no certificate; restore the CA first"),
+        ({"ca": ["another"]}, CA, "the entry another contains no certificate; restore the CA first"),
         ({}, see(AUTHORITY), "the CA file of the entry ca contains no certificate; restore the CA first"),
         ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
     ],
@@ -156,7 +156,7 @@ def test_a_server_does_not_lose_a_name_that_its_entry_does_not_fix() -> None:
     assert isinstance(found, Held)
     assert found.because == (
         "/pki/leaf.crt is not there; the last certificate contained DNS:former, which the entry does not specify; "
-        "add it to `names`, or renew without it: certmond renew leaf"
+        "add the missing names to `names`, or renew without them: certmond renew leaf"
     )
     assert isinstance(cured(seen, salvage=salvage), Issue)
 

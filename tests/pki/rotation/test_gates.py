@@ -134,9 +134,9 @@ def test_both_are_trusted_for_a_while_before_either_step_that_needs_it() -> None
     """The time counts from the start of the phase. A mode without an overlap has none."""
     hour, soon = RootCaSpec(overlap=HOUR), NOW + HOUR - SECOND
     until = f"until {NOW + HOUR:%Y-%m-%d %H:%M:%S} UTC"
-    used, gone = f"both CAs are trusted {until}, before the ", (NOW + HOUR)
-    assert lasting(at(P.TRUST), hour, soon) == Gate((f"{used}new CA is used",), gone)
-    assert lasting(at(P.ISSUE), hour, soon) == Gate((f"{used}old CA is distrusted",), gone)
+    used, gone = f"all nodes trust both CAs {until}, before any ", (NOW + HOUR)
+    assert lasting(at(P.TRUST), hour, soon) == Gate((f"{used}component uses the new CA",), gone)
+    assert lasting(at(P.ISSUE), hour, soon) == Gate((f"{used}node distrusts the old CA",), gone)
     assert lasting(at(P.TRUST), hour, gone) == lasting(at(P.ISSUE), hour, gone) == Gate()
     for phase in set(Phase) - {P.TRUST, P.ISSUE}:
         assert lasting(at(phase), hour, NOW) == Gate()

@@ -458,7 +458,7 @@ def test_below_another_root_only_unused_files_are_reached() -> None:
     assert kept(replace(elsewhere, services=())) == []
     assert unreachable_reason(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
     many = replace(elsewhere, services=tuple(WEB.model_copy(update={"name": str(number)}) for number in range(4)))
-    assert (unreachable_reason(at(P.TRUST), many) or "").endswith("use by 0, 1, 2 …")
+    assert (unreachable_reason(at(P.TRUST), many) or "").endswith("which files 0, 1, 2 … use")
 
 
 def test_a_service_of_unknown_state_blocks_the_phase() -> None:

@@ -162,7 +162,7 @@ def test_a_ca_file_that_others_can_write_proves_nothing() -> None:
     """A user who can add a CA to it could use it for any certificate."""
     old = make_leaf(ROOT, "app", **OLD)
     derived = basis_of(old, ca_writers="/ca.crt belongs to user 1000")
-    assert "/ca.crt belongs to user 1000, so it does not prove that the CA has signed the certificate" in denied(
+    assert "/ca.crt belongs to user 1000, so this file does not prove that the CA has signed the certificate" in denied(
         decided(old, entry(), derived)
     )
     granted(decided(old, entry(subject="CN=app", usages="client auth"), derived))
@@ -179,7 +179,7 @@ def test_nothing_is_signed_where_others_can_take_the_key() -> None:
 def test_an_owner_who_can_write_the_file_has_to_have_its_key() -> None:
     """Certificates are public: without its key, a certificate of another user in the owner's file is not renewed."""
     old = make_leaf(ROOT, "bob", **OLD)
-    assert "key file lacks the key of the certificate" in denied(
+    assert "private key of the certificate is not in the key file" in denied(
         decided(old, entry(), basis_of(old, owner_writes=True, has_key=False))
     )
     granted(decided(old, entry(), basis_of(old, owner_writes=True)))
@@ -234,13 +234,16 @@ def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
     ("change", "problem"),
     [
         ({"subject": ADMIN}, "is reserved"),
-        ({"subject": x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root")])}, "does not fix the subject CN=root"),
-        ({"usages": frozenset({"digital signature", "cert sign"})}, "does not fix the usage cert sign"),
-        ({"extended_usages": ("client auth", "server auth")}, "does not fix the usage server auth"),
-        ({"extended_usages": ("1.2.3.4",)}, "does not fix the usage 1.2.3.4"),
+        (
+            {"subject": x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root")])},
+            "does not specify the subject CN=root",
+        ),
+        ({"usages": frozenset({"digital signature", "cert sign"})}, "does not specify the usage cert sign"),
+        ({"extended_usages": ("client auth", "server auth")}, "does not specify the usage server auth"),
+        ({"extended_usages": ("1.2.3.4",)}, "does not specify the usage 1.2.3.4"),
         ({"extended_usages": ()}, "specifies no extended key usage"),
-        ({"names": (general_name("DNS:kubernetes"),)}, "does not fix the name kubernetes"),
-        ({"names": (x509.DirectoryName(ADMIN),)}, "does not fix the name"),
+        ({"names": (general_name("DNS:kubernetes"),)}, "does not specify the name kubernetes"),
+        ({"names": (x509.DirectoryName(ADMIN),)}, "does not specify the name"),
         ({"is_ca": True}, "the certificate would be a CA"),
     ],
 )
@@ -266,7 +269,7 @@ def test_a_server_without_a_fixed_name_is_not_signed() -> None:
     """Without a predecessor it would have no name, and no client accepts that."""
     forged = make_server(TWIN, "app", names=["DNS:app"], **OLD)
     spec = entry(subject="CN=app", usages=["digital signature", "key encipherment", "server auth"])
-    assert "does not fix the name app" in denied(decided(forged, spec, basis_of(forged)))
+    assert "does not specify the name app" in denied(decided(forged, spec, basis_of(forged)))
     template = first(spec, "CN=app", (), Terms(NOW, None, FACTS))
     assert "no client accepts a server without one" in denied(grant(template, fixed_by(spec, FACTS), Basis()))
     named = entry(subject="CN=app", usages="server auth", names=["DNS:app", "DNS:${node_name}"])
@@ -308,7 +311,7 @@ def test_the_order_of_common_names_counts() -> None:
     both = [x509.NameAttribute(NameOID.COMMON_NAME, "jane"), x509.NameAttribute(NameOID.COMMON_NAME, "root")]
     old = make_leaf(ROOT, subject=x509.Name(both), **OLD)
     template = replace(granted(decided(old, entry(), basis_of(old))), subject=x509.Name(both[::-1]))
-    assert "does not fix the subject" in denied(grant(template, Fixed(), basis_of(old)))
+    assert "does not specify the subject" in denied(grant(template, Fixed(), basis_of(old)))
 
 
 def test_an_unknown_fact_fixes_no_subject() -> None:
@@ -325,7 +328,9 @@ def test_an_impossible_field_of_an_entry_fixes_nothing() -> None:
     old = make_leaf(TWIN, "app", names=["DNS:app"], **OLD)
     derived = basis_of(old)
     template = successor(old.facts, entry(), Terms(NOW, None, FACTS), inherits=False)
-    assert "does not fix the subject CN=app" in denied(grant(template, Fixed(("CN=",), (), ("DNS:ä", "IP:x")), derived))
+    assert "does not specify the subject CN=app" in denied(
+        grant(template, Fixed(("CN=",), (), ("DNS:ä", "IP:x")), derived)
+    )
 
 
 # --- the property -----------------------------------------------------------------------------------------------------
