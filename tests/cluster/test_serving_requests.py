@@ -125,7 +125,10 @@ class Passes:
         self.now, self.elapsed = self.now + span, self.elapsed + span.total_seconds()
 
 
-MISSING = f"/{PEM} does not exist, although the kubelet requests this certificate (without it, the kubelet refuses all clients)"
+MISSING = (
+    f"/{PEM} does not exist, although the kubelet requests this certificate "
+    "(without it, the kubelet refuses all clients)"
+)
 
 
 def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp_path: Path) -> None:
