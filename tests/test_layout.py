@@ -82,7 +82,6 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "runs the daemon as a process",
         [
             "daemon/file_changes",
-            "daemon/pass_schedule",
             "daemon/python_gc",
             "daemon/reconciler",
             "daemon/runtime_files",

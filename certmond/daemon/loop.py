@@ -228,7 +228,7 @@ class Daemon:
         """Scan and assess the node, plan the steps, then publish and log the result."""
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
-            self._schedule.full_scan_begins(started)
+            self._schedule.full_scan_begins(cause, started)
         if self._enforcer.surroundings_observer.sees_other_processes:
             self._store.read_processes()
         inventory = self._file_changes.scan(self._store, cause.touched)

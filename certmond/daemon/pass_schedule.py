@@ -44,12 +44,17 @@ class PassSchedule:
     """Schedule of full scans and of checks of the running services."""
 
     def __init__(self) -> None:
-        self._scanned_at = 0.0
+        self._scanned_at = self._resynced_at = 0.0
         self._service_check_at: float | None = None
 
-    def full_scan_begins(self, now: float) -> None:
-        """Record `now`, on the monotonic clock, as the start of the last full scan."""
+    def full_scan_begins(self, cause: Cause, now: float) -> None:
+        """Record `now`, on the monotonic clock, as the start of the last full scan.
+
+        A scan that checks no services, such as a poll, does not postpone the next resync.
+        """
         self._scanned_at = now
+        if cause.checks_services:
+            self._resynced_at = now
 
     def check_services_within(self, seconds: float) -> None:
         """Schedule a check of the running services in `seconds`, unless an earlier check is already scheduled."""
@@ -83,7 +88,7 @@ class PassSchedule:
 
     def _scans(self, deadlines: Deadlines) -> Iterator[tuple[str, float]]:
         """Yield the name and the remaining seconds of each interval between full scans."""
-        elapsed = time.monotonic() - self._scanned_at
-        yield "resync", deadlines.resync.total_seconds() - elapsed
+        now = time.monotonic()
+        yield "resync", self._resynced_at + deadlines.resync.total_seconds() - now
         if deadlines.poll is not None:
-            yield "poll", deadlines.poll.total_seconds() - elapsed
+            yield "poll", self._scanned_at + deadlines.poll.total_seconds() - now

@@ -117,10 +117,9 @@ def changes(before: CertificateStatus | None, after: CertificateStatus | None) -
         yield from _replaced(before, after)
         yield from _findings(before, after)
     elif before is not None:
-        path, held = before.seen.path, before.certificate
-        gone = f"no longer contains {held.subject} (serial {held.serial:x})" if held else "no longer exists"
-        message = f"{path} {gone}"
-        yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
+        if held := before.certificate:  # its file can still exist, for example if only the reference to it is gone
+            message = f"certmond no longer watches {held.subject} (serial {held.serial:x}) in {before.seen.path}"
+            yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
         for item in before.findings:
             yield _cleared(before, item)
 

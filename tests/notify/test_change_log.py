@@ -156,9 +156,9 @@ def test_files_under_ever_new_names_use_no_memory() -> None:
     assert walk.log.standing == set()
 
 
-def test_a_removed_certificate_of_a_file_is_named() -> None:
-    """Of two CAs in one file, one may be removed while the file stays: the entry names the certificate, and does not
-    report the file as removed. If the file never had one, the entry reports the removal of the file.
+def test_a_certificate_that_is_no_longer_watched_is_named() -> None:
+    """The entry names the certificate and its file, and does not report the file as removed: a reference, or one of two
+    CAs in the file, can vanish while the file stays. Without a certificate, only the findings are cleared.
     """
     spec = CertificateSpec.model_validate({"name": "ca", "path": "/ca.crt"})
     first, second = (
@@ -167,6 +167,5 @@ def test_a_removed_certificate_of_a_file_is_named() -> None:
     before, empty = assess(Inventory((first, second)), NOW), assess(Inventory((seen("a", "broken"),)), NOW)
     facts = LEAVES[1].facts
     (gone,) = (each for each in changes(before.statuses[1], None) if each.event is Event.CERTIFICATE_GONE)
-    assert gone.message == f"/ca.crt no longer contains {facts.subject} (serial {facts.serial:x})"
-    messages = [each.message for each in changes(empty.statuses[0], None)]
-    assert messages[0] == "/a no longer exists"
+    assert gone.message == f"certmond no longer watches {facts.subject} (serial {facts.serial:x}) in /ca.crt"
+    assert {each.event for each in changes(empty.statuses[0], None)} == {Event.FINDING_CLEARED}

@@ -271,7 +271,9 @@ def test_a_server_without_a_fixed_name_is_not_signed() -> None:
     spec = entry(subject="CN=app", usages=["digital signature", "key encipherment", "server auth"])
     assert "does not specify the name app" in denied(decided(forged, spec, basis_of(forged)))
     template = first(spec, "CN=app", (), Terms(NOW, None, FACTS))
-    assert "no client accepts a server certificate without one" in denied(grant(template, fixed_by(spec, FACTS), Basis()))
+    assert "no client accepts a server certificate without one" in denied(
+        grant(template, fixed_by(spec, FACTS), Basis())
+    )
     named = entry(subject="CN=app", usages="server auth", names=["DNS:app", "DNS:${node_name}"])
     assert names_in(granted(decided(forged, named, basis_of(forged))).names) == {"DNS:app", "DNS:node-1"}
 
