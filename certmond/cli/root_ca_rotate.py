@@ -67,7 +67,7 @@ def rotate(
     if rotation is None:
         rotation = enforcer.rotation_state.replaced.rotation(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
-            _refuse(tuple(enforcer.rotation_state.first_aid.obstacles(family)))
+            _refuse(tuple(enforcer.rotation_state.interim_trust.obstacles(family)))
             new = _new_key_rotation if family == TOKEN_KEYS else _new_ca_rotation
             rotation = new(options, config, assessment, family, exclude, at_once=at_once)
         else:

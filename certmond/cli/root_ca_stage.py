@@ -180,8 +180,8 @@ def _other_families(options: Globals, config: Config, family: str, staged: Certi
 
     record = RotationRecord(options.state_dir)
     known = node_anchors(options, config)
-    for name, aid in record.aids().items():
-        known[name] = {*known.get(name, ()), aid.new}
+    for name, interim in record.interims().items():
+        known[name] = {*known.get(name, ()), interim.new}
     for other, anchors in known.items():
         if staged in anchors and anchors.isdisjoint(known.get(family, ())):
             yield f"this is the CA of {other} on this node; stage another CA, or stage this CA with --family {other}"

@@ -54,22 +54,22 @@ class CAChanges:
         return self._objection
 
     def findings(
-        self, known: Mapping[str, Sequence[Anchor]], aids: Mapping[str, Rotation], now: datetime
+        self, known: Mapping[str, Sequence[Anchor]], interims: Mapping[str, Rotation], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
         """Return the findings about changed trust anchors, by the name of the entry.
 
-        `known` contains the accepted trust anchors of the node, and `aids` contains the first aid in the record of the
-        node. The keys of both mappings are names of entries.
+        `known` contains the accepted trust anchors of the node, and `interims` contains the recorded interim trust of
+        the node. The keys of both mappings are names of entries.
         """
         found, unchanged = dict[str, tuple[Finding, ...]](), set[str]()
         for family, ground in self._grounds.items():
-            change, aid = changed(family, ground, known.get(family, ()), self._inventory), aids.get(family)
+            change, interim = changed(family, ground, known.get(family, ()), self._inventory), interims.get(family)
             if change is None:
-                if aid is None:
+                if interim is None:
                     unchanged.add(family)
                 continue
-            if aid and aid.new == change.new:
-                change = replace(change, old=tuple(dict.fromkeys((*change.old, *certificates_of(aid.old)))))
+            if interim and interim.new == change.new:
+                change = replace(change, old=tuple(dict.fromkeys((*change.old, *certificates_of(interim.old)))))
             verdict = self._verdict(change, ground, now)
             self.changes[family] = change, verdict
             if self._change is None or (self._change[1].problems and not verdict.problems):

@@ -115,20 +115,20 @@ class RotationController:
             return None
         return self._begin_phase(rotation, following(rotation, self._clock()), gate.message)
 
-    def give_first_aid(self, around: Surroundings, now: datetime) -> str | None:
-        """Record which replaced trust anchors need first aid. Return a sentence about the change, if any.
+    def record_interim_trust(self, around: Surroundings, now: datetime) -> str | None:
+        """Record which replaced trust anchors need interim trust. Return a sentence about the change, if any.
 
         Send no request, because the API server might reject this node. Raises BusyError while another process writes,
         and WriteError if certmond cannot write the record.
         """
-        before, after = self._state.first_aid.recorded, self._state.first_aid.next_records(around, now)
+        before, after = self._state.interim_trust.recorded, self._state.interim_trust.next_records(around, now)
         if after == before:
             return None
         with self._executor.writing():
-            if self._record.aids() != before:
+            if self._record.interims() != before:
                 return _CHANGED
-            self._record.note_aids(after)
-        return f"certmond recorded the CAs that need first aid: {', '.join(after) or 'none'}"
+            self._record.note_interims(after)
+        return f"certmond recorded the CAs that need interim trust: {', '.join(after) or 'none'}"
 
     def _next_request_at(self) -> datetime | None:
         """Read the decisions of the other nodes. Return the time of the next read, or None if no read is necessary."""
@@ -246,8 +246,10 @@ class RotationController:
         with self._executor.writing():
             if self._record.load() != self._state.own:
                 return _CHANGED
-            if rotation.family in (aids := self._record.aids()):
-                self._record.note_aids({family: aid for family, aid in aids.items() if family != rotation.family})
+            if rotation.family in (interims := self._record.interims()):
+                self._record.note_interims(
+                    {family: interim for family, interim in interims.items() if family != rotation.family}
+                )
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)

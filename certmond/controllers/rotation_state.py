@@ -11,7 +11,7 @@ from datetime import datetime
 
 from certmond.config.model import Config
 from certmond.controllers.coordinator_protocol import Coordinator
-from certmond.controllers.first_aid import FirstAid
+from certmond.controllers.interim_trust import InterimTrust
 from certmond.controllers.replaced_ca import CAChanges
 from certmond.controllers.rotation_findings import EXPLANATION, findings_of
 from certmond.errors import CertmondError, RotationError, defect
@@ -72,7 +72,7 @@ class RotationState:
         self._families = [
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
-        self.replaced, self.first_aid = CAChanges(config), FirstAid(config, files)
+        self.replaced, self.interim_trust = CAChanges(config), InterimTrust(config, files)
         self._first_seen: tuple[tuple[str, Phase], datetime] | None = None
         self._reset()
 
@@ -92,7 +92,7 @@ class RotationState:
         # have signed all leaves on this node.
         self.unsure: Mapping[str, str] = {}
         self.in_use = frozenset[str]()
-        self.first_aid.reset()
+        self.interim_trust.reset()
 
     def check(self) -> None:
         """Check the state directory. Raises StateError if the directory is unusable."""
@@ -164,13 +164,13 @@ class RotationState:
             others = self.replaced.findings_beside(self.rotation, self._record.anchors(), now)
             self.unsure = {**self.unsure, **{family: found[0].message for family, found in others.items()}}
             return findings | others
-        known, aids = self._record.anchors(), self._record.aids()
-        findings = self.replaced.findings(known, aids, now)
-        findings |= self.first_aid.findings(self._grounds, self.replaced, known, aids, now)
+        known, interims = self._record.anchors(), self._record.interims()
+        findings = self.replaced.findings(known, interims, now)
+        findings |= self.interim_trust.findings(self._grounds, self.replaced, known, interims, now)
         self.unsure = {family: found[0].message for family, found in findings.items()}
         changes = self.replaced.changes.items()
         signing = (family for family, (change, _) in changes if has_signed_all(change, inventory))
-        self.in_use = frozenset(signing) - aids.keys()
+        self.in_use = frozenset(signing) - interims.keys()
         return findings
 
     def followed(self) -> Rotation | None:
@@ -281,10 +281,10 @@ class RotationState:
     def missing_steps(self, assessment: Assessment) -> MissingSteps:
         """Return the steps that this node must execute in the present phase.
 
-        If no rotation is in progress, return the steps of first aid.
+        If no rotation is in progress, return the steps of interim trust.
         """
         if self.rotation is None:
-            return MissingSteps(self.first_aid.steps)
+            return MissingSteps(self.interim_trust.steps)
         if self.ground is None or self.back or self._worker_hold(self.rotation):
             return MissingSteps()
         return missing_steps(self.rotation, self.ground, assessment)

@@ -234,8 +234,8 @@ class Enforcer:
         return self.restarting.step(plan, assessment, around, self.surroundings_observer, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Record first aid for a replaced CA, or advance the rotation. Return a message about the change, if any."""
-        message = self.rotating.give_first_aid(around, assessment.taken_at)
+        """Record interim trust for a replaced CA, or advance the rotation. Return a message about a change, or None."""
+        message = self.rotating.record_interim_trust(around, assessment.taken_at)
         return message or self.rotating.advance(assessment, around, plan)
 
     def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:

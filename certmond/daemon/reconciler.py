@@ -149,7 +149,7 @@ class Reconciler:
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
             state = self._enforcer.rotation_state
-            if (state.replaced.is_followed or state.first_aid.is_due) and self._rotate():
+            if (state.replaced.is_followed or state.interim_trust.is_due) and self._rotate():
                 return True  # before file steps, because the API server refuses its clients
             if not (self.plan.writes or begun):
                 self._begin_file_steps()
@@ -248,7 +248,7 @@ class Reconciler:
         return progress.until is None
 
     def _rotate(self) -> bool:
-        """Advance a rotation or first aid. Return whether the daemon must scan the node again."""
+        """Advance a rotation or interim trust. Return whether the daemon must scan the node again."""
         if self._observed is None:
             return False
         rotating = self._enforcer.rotating

@@ -107,13 +107,13 @@ class Bootstrapper:
     def _replaced_cas(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         """Yield a message for each installed CA that must not sign."""
         record = RotationRecord(self._state_dir)
-        rotation, aids, anchors = record.load(), record.aids(), record.anchors()
+        rotation, interims, anchors = record.load(), record.interims(), record.anchors()
         created = {step.spec.name for step in steps if isinstance(step, MakeAuthority)}
         paths = {step.authority.name: step.authority.path for step in steps if isinstance(step, IssueFirst)}
         for family in paths.keys() - created:
             path = paths[family]
             present = decode(self._files.read(path) or b"", path).certificates
-            known = (*anchors.get(family, ()), *(aids[family].old if family in aids else ()))
+            known = (*anchors.get(family, ()), *(interims[family].old if family in interims else ()))
             if rotation and rotation.family == family:
                 yield f"{rotation.name} is in progress; wait for its end: certmond status"
             elif known and present and present[0] not in known:

@@ -27,7 +27,7 @@ DIRECTORY = "rotation"
 _RECORD, _LAST, _CLOSED = "record.json", "last.json", "closed.json"
 ANCHORS = "anchors.json"
 """The file of the state directory with the trust anchors that the node has used."""
-_AIDS = "first_aid.json"
+_INTERIMS = "interim_trust.json"
 _MAX_CLOSED = 100
 """Maximum number of stored IDs of closed rotations. An old backup of etcd contains fewer rotations."""
 
@@ -75,7 +75,7 @@ class RotationRecord:
         self._memory = Memory(state_dir / DIRECTORY, _RECORD, TypeAdapter(_Entry))
         self._last = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
         self._closed = Memory(state_dir / DIRECTORY, _CLOSED, TypeAdapter(tuple[str, ...]))
-        self._aids = Memory(state_dir / DIRECTORY, _AIDS, TypeAdapter(dict[str, _Entry]))
+        self._interims = Memory(state_dir / DIRECTORY, _INTERIMS, TypeAdapter(dict[str, _Entry]))
         self._anchors = Memory(state_dir, ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
@@ -129,18 +129,18 @@ class RotationRecord:
         entries = (each for each in (self._memory.read(), self._last.read()) if each and each.family == family)
         return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
 
-    def aids(self) -> dict[str, Rotation]:
-        """Return the rotations for which this node executes first aid (docs/rotation.md), by the name of the entry."""
-        found = {family: _rotation(entry) for family, entry in (self._aids.read() or {}).items()}
+    def interims(self) -> dict[str, Rotation]:
+        """Return the interim trust of this node (docs/rotation.md) as rotations, by the name of the entry."""
+        found = {family: _rotation(entry) for family, entry in (self._interims.read() or {}).items()}
         return {family: each for family, each in found.items() if not flaw(each)}
 
-    def note_aids(self, aids: Mapping[str, Rotation]) -> None:
-        """Store the rotations for which this node executes first aid. Raises WriteError if the write fails."""
-        if aids:
-            self._aids.write({family: _entry(each) for family, each in aids.items()})
+    def note_interims(self, interims: Mapping[str, Rotation]) -> None:
+        """Store the interim trust of this node. Raises WriteError if the write fails."""
+        if interims:
+            self._interims.write({family: _entry(each) for family, each in interims.items()})
             return
-        with blaming(str(self._path.parent / _AIDS)), opened(self._path.parent) as directory:
-            remove(Place(directory, _AIDS))
+        with blaming(str(self._path.parent / _INTERIMS)), opened(self._path.parent) as directory:
+            remove(Place(directory, _INTERIMS))
             os.fsync(directory)
 
     def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:

@@ -45,21 +45,21 @@ def test_a_record_is_read_by_the_next_process(tmp_path: Path, rotation: Rotation
     assert b"PRIVATE" not in path.read_bytes()
 
 
-def test_the_first_aid_is_recorded(tmp_path: Path) -> None:
-    """It is recorded by family, independently of the rotation's record. If it is unreadable, there is no aid."""
-    known, aid = RotationRecord(tmp_path), replace(BEGUN, found=True)
-    assert known.aids() == {}
-    known.note_aids({"ca": aid})
-    assert (known.aids(), known.load()) == ({"ca": aid}, None)
-    path = tmp_path / "rotation/first_aid.json"
+def test_the_interim_trust_is_recorded(tmp_path: Path) -> None:
+    """It is recorded by family, independently of the rotation's record. If it is unreadable, there is no interim."""
+    known, interim = RotationRecord(tmp_path), replace(BEGUN, found=True)
+    assert known.interims() == {}
+    known.note_interims({"ca": interim})
+    assert (known.interims(), known.load()) == ({"ca": interim}, None)
+    path = tmp_path / "rotation/interim_trust.json"
     assert path.stat().st_mode & 0o777 == 0o600
     content = path.read_text()
     for rubbish in ("rubbish", content.replace('"trust"', '"detach"')):  # a found one has no such phase
         path.write_text(rubbish)
-        assert known.aids() == {}
+        assert known.interims() == {}
     for _ in range(2):
-        known.note_aids({})
-        assert (known.aids(), path.exists()) == ({}, False)
+        known.note_interims({})
+        assert (known.interims(), path.exists()) == ({}, False)
 
 
 def test_a_field_of_a_later_version_is_ignored(tmp_path: Path) -> None:

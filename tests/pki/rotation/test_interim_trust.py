@@ -1,4 +1,4 @@
-"""The first aid for a replaced anchor: the old CA, the required files, and the end."""
+"""The interim trust for a replaced anchor: the old CA, the required files, and the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from certmond.pki.planning.steps import AbsentFile, Bundle, Flags, KeyOf
 from certmond.pki.rotation.family_state import Ground
-from certmond.pki.rotation.first_aid import advanced, aid_of, is_reached, next_step
+from certmond.pki.rotation.interim_trust import advanced, interim_of, is_reached, next_step
 from certmond.pki.rotation.phases import Phase, Rotation, sequence
 from certmond.pki.rotation.replaced_ca import Change
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca
@@ -36,7 +36,7 @@ FOUND = ground(NEW, key=NEW, signer=signer())
 def made(*old: Issued, known: tuple[Issued, ...] | None = None, seen: Ground = FOUND) -> Rotation | str:
     change = Change("ca", tuple(each.facts for each in old), NEW.facts, "it is reported")
     known_facts = old if known is None else known
-    return aid_of(change, seen, [each.facts for each in known_facts], NOW, "aid-1")
+    return interim_of(change, seen, [each.facts for each in known_facts], NOW, "interim-1")
 
 
 def sure(found: Rotation | str | None) -> Rotation:
@@ -77,7 +77,7 @@ def test_both_are_trusted_and_the_signer_has_a_separate_pair() -> None:
         KeyOf(OWN_KEY, NEW.facts), Bundle(OWN, (NEW.facts,)),
         Flags(MANIFEST, MANAGER, tuple(zip(FLAGS, APART, strict=True))), Bundle(ANCHOR, (NEW.facts, OLD.facts)),
     )  # fmt: skip
-    assert step.detail.startswith("first aid for ca: ")
+    assert step.detail.startswith("interim trust for ca: ")
     assert step.detail.endswith(f"{ANCHOR} will contain the new CA and the old CA")
     assert not is_reached(AID, FOUND)
     done = ground(NEW, OLD, key=NEW, signer=signer(NEW))
@@ -87,7 +87,7 @@ def test_both_are_trusted_and_the_signer_has_a_separate_pair() -> None:
 
 @pytest.mark.parametrize("seen", [ground(NEW, key=OLD), ground(NEW, key=None), ground(NEW, UNRELATED, key=NEW)])
 def test_no_file_changes_beside_another_key_or_anchor(seen: Ground) -> None:
-    """The aid never writes a key of a CA and never removes a foreign one. So it is not reached."""
+    """The interim never writes a key of a CA and never removes a foreign one. So it is not reached."""
     assert next_step(AID, seen) is None
     assert not is_reached(AID, seen)
 
@@ -99,7 +99,7 @@ def test_it_continues_until_an_operator_decides() -> None:
 
 
 def test_the_old_key_ends_it_with_the_old_anchor_alone() -> None:
-    """First the signer returns to the anchor's files, then its separate files are removed, and then the aid ends."""
+    """First the signer returns to the anchor's files, then its separate files are removed, and interim trust ends."""
     assert (BACK.old, BACK.new, BACK.phase, BACK.aborted) == ((NEW.facts,), OLD.facts, Phase.ATTACH, True)
     step = next_step(BACK, ground(NEW, OLD, key=OLD, signer=signer(NEW)))
     assert step
@@ -118,7 +118,7 @@ def test_a_removed_ca_ends_it_with_the_other_anchor_alone() -> None:
 
 
 def ended(last: Rotation, seen: Ground) -> None:
-    """The aid ends after its last phase but one."""
+    """The interim ends after its last phase but one."""
     assert advanced(last, seen, depends_on_former=False, settled=False, now=NOW) is last
     over = sure(advanced(last, seen, depends_on_former=False, settled=True, now=NOW))
     assert over.over
@@ -130,7 +130,7 @@ def ended(last: Rotation, seen: Ground) -> None:
 
 
 def test_an_anchor_without_a_signer_has_no_phase_for_one() -> None:
-    """The rule covers etcd's CA and the front proxy's: the trust is removed, and the aid ends."""
+    """The rule covers etcd's CA and the front proxy's: the trust is removed, and the interim ends."""
     family = replace(AID, family="etcd-ca")
     back = advanced(
         family, replace(ground(NEW, OLD, key=OLD), family="etcd-ca"), depends_on_former=True, settled=True, now=NOW

@@ -1,7 +1,7 @@
-"""First aid for a trust anchor that was replaced without a rotation, on a node where no rotation may begin.
+"""Interim trust for a trust anchor that was replaced without a rotation, on a node where no rotation may begin.
 
-During first aid, the node trusts the old anchor in addition to the new anchor. First aid ends after the operator has
-restored the old certificate and key, or has removed the old certificate.
+During interim trust, the node trusts the old anchor in addition to the new anchor. Interim trust ends after the
+operator has restored the old certificate and key, or has removed the old certificate.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from certmond.pki.rotation.replaced_ca import Change, put_back
 from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
-def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
-    """Return the rotation whose first step is the first aid, or a sentence with the reason against first aid.
+def interim_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
+    """Return the rotation whose first step is the interim trust, or a sentence with the reason against it.
 
     The old anchors of the rotation are the old anchors in `change` that this node has recorded (`known`) and that are
     valid at `now`.
@@ -34,29 +34,31 @@ def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetim
 
 
 def advanced(
-    aid: Rotation, ground: Ground, *, depends_on_former: bool, settled: bool, now: datetime
+    interim: Rotation, ground: Ground, *, depends_on_former: bool, settled: bool, now: datetime
 ) -> Rotation | None:
-    """Return the first aid in its next phase, unchanged if the phase cannot end, or None if the first aid has ended.
+    """Return the interim trust in its next phase, or None if the interim trust has ended.
+
+    If the phase cannot end, return `interim` unchanged.
 
     The phase `trust` ends after the operator has restored the old key or removed the old anchor.
     """
-    if aid.phase is not Phase.TRUST:
-        return aid if not settled else None if aid.over else following(aid, now)
-    last = sequence(aid)[-2]
-    if back := put_back(aid, ground, now):
+    if interim.phase is not Phase.TRUST:
+        return interim if not settled else None if interim.over else following(interim, now)
+    last = sequence(interim)[-2]
+    if back := put_back(interim, ground, now):
         return replace(back, phase=last)
-    removed = not depends_on_former and ground.trust == (aid.new,) and ground.key == aid.new.key
-    return replace(aid, phase=last, since=now) if removed else aid
+    removed = not depends_on_former and ground.trust == (interim.new,) and ground.key == interim.new.key
+    return replace(interim, phase=last, since=now) if removed else interim
 
 
-def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
-    """Return the step that first aid still needs, or None. First aid never writes the key file of the anchor."""
-    wanted = desired(aid)
-    if wanted is None or ground.key != wanted.signing.key or obstacle(aid, ground):
+def next_step(interim: Rotation, ground: Ground) -> Rotate | None:
+    """Return the step that interim trust still needs, or None. The step never writes the key file of the anchor."""
+    wanted = desired(interim)
+    if wanted is None or ground.key != wanted.signing.key or obstacle(interim, ground):
         return None
     wants = tuple(anchor_changes(wanted, ground))
-    detail = f"first aid for {aid.family}: {describe(aid, wants)}"
-    return Rotate(aid.family, ground.path, detail, wants, known=(*aid.old, aid.new)) if wants else None
+    detail = f"interim trust for {interim.family}: {describe(interim, wants)}"
+    return Rotate(interim.family, ground.path, detail, wants, known=(*interim.old, interim.new)) if wants else None
 
 
 def untrusted_signer(ground: Ground) -> str | None:
@@ -73,8 +75,8 @@ def untrusted_signer(ground: Ground) -> str | None:
     )
 
 
-def is_reached(aid: Rotation, ground: Ground) -> bool:
-    """Return whether the files have the contents of the present phase, and no obstacle prevents first aid."""
-    wanted = desired(aid)
+def is_reached(interim: Rotation, ground: Ground) -> bool:
+    """Return whether the files have the contents of the present phase, and no obstacle prevents interim trust."""
+    wanted = desired(interim)
     as_wanted = wanted is not None and (ground.trust, ground.key) == (wanted.trust, wanted.signing.key)
-    return as_wanted and next_step(aid, ground) is None and not obstacle(aid, ground)
+    return as_wanted and next_step(interim, ground) is None and not obstacle(interim, ground)

@@ -50,8 +50,8 @@ class Cluster(RotatingNode):
         return next(Path(word).name for word in container["command"] if "cert-file=" in word)
 
     @property
-    def aids(self) -> dict[str, Phase]:
-        return {family: each.phase for family, each in RotationRecord(self.state).aids().items()}
+    def interims(self) -> dict[str, Phase]:
+        return {family: each.phase for family, each in RotationRecord(self.state).interims().items()}
 
     def is_aided(self, new: Issued) -> bool:
         """Return whether the new CA precedes the old one in `ca.crt`, and the controller-manager signs with the new
@@ -67,7 +67,7 @@ class Cluster(RotatingNode):
         """Make passes until nothing changes."""
         before: Any = None
         for _ in range(RESTS):
-            now = self.tree(), self.aids, self.manifest.read_text()
+            now = self.tree(), self.interims, self.manifest.read_text()
             if now == before:
                 return
             before = now
@@ -201,11 +201,11 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
 
 
 def test_a_command_that_reads_reports_the_same(node: Cluster) -> None:
-    """`check` and `plan` report the other nodes and the aid like the daemon, before and after it."""
+    """`check` and `plan` report the other nodes and the interim like the daemon, before and after it."""
     put(node, root_ca())
     assert "appends the old CA to this file now" in " ".join(node.hurry("check").out.split())
     node.step()  # the change is recorded
-    assert "first aid for ca: " in " ".join(node.hurry("plan").out.split())
+    assert "interim trust for ca: " in " ".join(node.hurry("plan").out.split())
     node.settle()
     assert "has appended the old CA to this file" in " ".join(node.hurry("check").out.split())
 
@@ -241,17 +241,17 @@ def test_a_ca_of_another_family(node: Cluster) -> None:
         node.put("other.crt", pair.pem)
         node.settle()
         assert node.trust("other.crt") == trust
-    assert (node.signs_with, node.aids, node.unwell(node.old)) == ("ca.crt", {}, [])
+    assert (node.signs_with, node.interims, node.unwell(node.old)) == ("ca.crt", {}, [])
 
 
-# Cases without aid
+# Cases without interim
 
 
 def is_left_alone(node: Cluster, said: str) -> None:
     """Assert that no pass changes a file, and that the finding reports it."""
     before = node.everything()
     node.settle()
-    assert (node.everything(), node.aids, node.record) == (before, {}, None)
+    assert (node.everything(), node.interims, node.record) == (before, {}, None)
     assert said in node.findings()["root_ca_changed"]
 
 
@@ -355,7 +355,7 @@ def message_of(node: Cluster) -> str:
     return node.findings()["root_ca_changed"]
 
 
-# The end of the aid
+# The end of the interim
 
 
 @pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
@@ -374,7 +374,7 @@ def test_restoring_the_old_pair_reverts_the_aid(node: Cluster, first: str) -> No
     node.settle()
     assert node.unwell(node.old) == []
     assert node.findings() == {}
-    assert (node.everything().keys(), node.aids) == (before.keys(), {})
+    assert (node.everything().keys(), node.interims) == (before.keys(), {})
     assert not list((node.state / "rotation").iterdir())
     assert yaml.safe_load(node.manifest.read_text()) == yaml.safe_load(before["manifest"])
 
@@ -389,14 +389,14 @@ def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with
     put(node, node.old)
     for _ in range(2):  # the change is recorded, and the manifest is written
         node.step()
-    assert (node.signs_with, node.aids) == ("ca.crt", {"ca": Phase.ATTACH})
+    assert (node.signs_with, node.interims) == ("ca.crt", {"ca": Phase.ATTACH})
     enforcer = node.enforcer()
     assessment, around = enforcer.see()
     flag = f"--cluster-signing-cert-file={node.files}/{signs_with}"
     seen = ServiceSeen(running=True, instance="1", started_at=assessment.taken_at, command=("kcm", flag))
     live = Live(assessment.taken_at, {"kcm": seen}) if signs_with else None
     manager = ServiceSpec(name="kcm", kind="static-pod", pod="kube-controller-manager")
-    later = enforcer.rotation_state.first_aid.next_records(
+    later = enforcer.rotation_state.interim_trust.next_records(
         replace(around, services=(manager,), live=live), assessment.taken_at
     )  # fmt: skip
     assert later["ca"].over is (signs_with == "ca.crt")
@@ -436,7 +436,7 @@ def test_restored_and_replaced_again(node: Cluster) -> None:
         node.settle()
         assert node.is_aided(new)
         put(node, node.old)
-        node.step()  # the end of the aid has begun
+        node.step()  # the end of the interim has begun
     put(node, new)
     node.settle()
     assert node.is_aided(new)
@@ -467,13 +467,13 @@ def test_a_ca_that_is_trusted_again_is_removed_by_hand(node: Cluster) -> None:
     node.put("ca.crt", new.pem)
     node.settle()
     assert node.unwell(new) == []
-    assert (node.findings(), node.aids, node.signs_with) == ({}, {}, "ca.crt")
+    assert (node.findings(), node.interims, node.signs_with) == ({}, {}, "ca.crt")
     assert RotationRecord(node.state).anchors()["ca"] == (new.facts,)
 
 
 def test_a_node_that_is_alone_later_rotates(node: Cluster) -> None:
     """If the configuration later declares no other nodes, the rotation to the found CA begins from there, and at the
-    end no part of the aid remains.
+    end no part of the interim remains.
     """
     new = root_ca()
     put(node, new)
@@ -484,7 +484,7 @@ def test_a_node_that_is_alone_later_rotates(node: Cluster) -> None:
     assert node.phase is Phase.TRUST
     node.walk()
     assert node.unwell(new) == []
-    assert (node.findings(), node.aids, node.signs_with) == ({}, {}, "ca.crt")
+    assert (node.findings(), node.interims, node.signs_with) == ({}, {}, "ca.crt")
 
 
 def test_an_alarm_stops_it(node: Cluster) -> None:
@@ -515,17 +515,17 @@ def test_a_third_ca(node: Cluster) -> None:
     put(node, node.old)
     node.settle()
     assert node.unwell(node.old) == []
-    assert node.aids == {}
+    assert node.interims == {}
 
 
 def test_an_unreadable_record_is_written_again(node: Cluster) -> None:
-    """The node's record of its aid is only a cache."""
+    """The node's record of its interim is only a cache."""
     new = root_ca()
     put(node, new)
     node.settle()
-    (node.state / "rotation/first_aid.json").write_bytes(b"rubbish")
+    (node.state / "rotation/interim_trust.json").write_bytes(b"rubbish")
     node.settle()
-    assert (node.is_aided(new), node.aids) == (True, {"ca": Phase.TRUST})
+    assert (node.is_aided(new), node.interims) == (True, {"ca": Phase.TRUST})
     put(node, node.old)
     node.settle()
     assert node.unwell(node.old) == []
@@ -533,14 +533,14 @@ def test_an_unreadable_record_is_written_again(node: Cluster) -> None:
 
 @pytest.mark.parametrize("how", ["record", "observe"])
 def test_a_signer_that_no_client_trusts_is_reported(node: Cluster, how: str) -> None:
-    """An operator has restored the old pair. If the record of the aid is damaged, or in observe mode, certmond does not
-    change the manifest of the controller-manager. A critical finding names the signer's file, the manifest and the
-    required change. After the operator has made this change, the node has no finding.
+    """An operator has restored the old pair. If the record of the interim trust is damaged, or in observe mode,
+    certmond does not change the manifest of the controller-manager. A critical finding names the signer's file, the
+    manifest and the required change. After the operator has made this change, the node has no finding.
     """
     put(node, root_ca())
     node.settle()
     if how == "record":
-        (node.state / "rotation/first_aid.json").write_bytes(b"rubbish")
+        (node.state / "rotation/interim_trust.json").write_bytes(b"rubbish")
     else:
         node.configure(mode="observe")
     put(node, node.old)
@@ -561,7 +561,7 @@ def test_a_signer_that_no_client_trusts_is_reported(node: Cluster, how: str) -> 
 
 def test_the_old_ca_first_beside_the_new_key_is_not_to_be_removed(node: Cluster) -> None:
     """If an operator writes the old CA first into `ca.crt`, and does not replace the key of the new CA, the finding
-    does not request the removal of the old CA. It requests the old pair, which ends the aid.
+    does not request the removal of the old CA. It requests the old pair, which ends the interim.
     """
     new = root_ca()
     put(node, new)
@@ -574,12 +574,12 @@ def test_the_old_ca_first_beside_the_new_key_is_not_to_be_removed(node: Cluster)
     )
     put(node, node.old)
     node.settle()
-    assert (node.unwell(node.old), node.aids, node.findings()) == ([], {}, {})
+    assert (node.unwell(node.old), node.interims, node.findings()) == ([], {}, {})
 
 
 def test_a_later_replace_setting_does_not_end_the_aid(node: Cluster) -> None:
     """With `on_change: replace` set afterwards, both CAs stay in `ca.crt`. The finding reports them and the commands
-    that end the aid.
+    that end the interim.
     """
     new = root_ca()
     put(node, new)
@@ -590,7 +590,7 @@ def test_a_later_replace_setting_does_not_end_the_aid(node: Cluster) -> None:
     assert (node.trust(), node.findings()["root_ca_changed"]) == ((new.facts, node.old.facts), before)
     put(node, node.old)
     node.settle()
-    assert (node.unwell(node.old), node.aids) == ([], {})
+    assert (node.unwell(node.old), node.interims) == ([], {})
 
 
 def test_an_alarm_in_a_cluster_names_no_command_that_is_refused(quick: Path) -> None:
@@ -602,7 +602,7 @@ def test_an_alarm_in_a_cluster_names_no_command_that_is_refused(quick: Path) -> 
     put(node, new)
     said = node.findings()["root_ca_changed"]
     assert "or run: certmond root-ca rotate" not in said
-    assert "and no command rotates to a CA that is already installed here (to rotate a CA of several nodes, run" in said
+    assert "and no command rotates to a CA that is already installed here (to rotate a CA that several nodes" in said
     assert said.endswith(
         "restore the old CA and its key; to rotate, run `certmond root-ca stage CERT KEY` on every control-plane "
         "node, then `certmond root-ca rotate` on one of these nodes"
@@ -626,8 +626,9 @@ def test_an_alarm_with_several_members_of_etcd_requests_a_cluster(quick: Path) -
 
 @pytest.mark.parametrize("aided", [True, False])
 def test_init_signs_nothing_with_a_replaced_ca(quick: Path, aided: bool) -> None:
-    """During first aid, and with `on_change: alarm`, `init` exits 3. It names the last CA of this node, and the file to
-    remove on a node that was installed again. After the old pair is restored, `init` issues the missing certificates.
+    """During interim trust, and with `on_change: alarm`, `init` exits 3. It names the last CA of this node, and the
+    file to remove on a node that was installed again. After the old pair is restored, `init` issues the missing
+    certificates.
     """
     node = Cluster(quick / "place", **({} if aided else {"cluster": {}, "root_ca": {"on_change": "alarm"}}))
     document = yaml.safe_load((node.place / "config.yaml").read_text())

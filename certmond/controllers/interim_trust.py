@@ -1,7 +1,7 @@
-"""First aid after a user has replaced a trust anchor: the node trusts the old CA again, in addition to the new CA.
+"""Interim trust after a user has replaced a trust anchor: the node trusts the old CA again, in addition to the new CA.
 
-This module chooses the trust anchors and their findings (docs/rotation.md). `controllers.rotation` records the first
-aid, and steps of the plan write the files.
+This module chooses the trust anchors and their findings (docs/rotation.md). `controllers.rotation` records the interim
+trust, and steps of the plan write the files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from certmond.pki.assessment.rule_input import finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
 from certmond.pki.rotation.family_state import Ground
-from certmond.pki.rotation.first_aid import advanced, aid_of, is_reached, next_step, untrusted_signer
+from certmond.pki.rotation.interim_trust import advanced, interim_of, is_reached, next_step, untrusted_signer
 from certmond.pki.rotation.phase_end import signer_differences
 from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.services.staleness import Surroundings
@@ -26,10 +26,10 @@ from certmond.transaction.node_files import NodeFiles
 _RESTORE = "restore the old CA and its key"
 
 
-class FirstAid:
-    """First aid that the node needed at the last scan.
+class InterimTrust:
+    """Interim trust that the node needed at the last scan.
 
-    `recorded` contains the first aid in the record of the node, by the name of the CA entry.
+    `recorded` contains the interim trust in the record of the node, by the name of the CA entry.
     """
 
     def __init__(self, config: Config, files: NodeFiles) -> None:
@@ -51,7 +51,7 @@ class FirstAid:
         recorded: Mapping[str, Rotation],
         now: datetime,
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings about first aid, by the name of the CA entry.
+        """Return the findings about interim trust, by the name of the CA entry.
 
         These findings replace the findings of `replaced`. `known` contains the accepted trust anchors of the node, by
         the name of the CA entry.
@@ -70,9 +70,9 @@ class FirstAid:
     def _possible(
         self, family: str, ground: Ground, replaced: CAChanges, known: Sequence[Anchor], now: datetime
     ) -> Rotation | str | None:
-        """Return the first aid for a trust anchor, or the reason for which first aid is impossible.
+        """Return the interim trust for a trust anchor, or the reason for which interim trust is impossible.
 
-        Return None if first aid is not necessary or not permitted.
+        Return None if interim trust is not necessary or not permitted.
         """
         permitted = self._config.mode == "enforce" and self._config.root_ca.on_change == "rotate"
         if not permitted or replaced.objection is None or family not in replaced.changes:
@@ -82,7 +82,7 @@ class FirstAid:
             return None
         if writer := self._files.other_writer(ground.path, None):
             return f"certmond does not add trust in the old CA, because {writer}; let only root write there"
-        return aid_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
+        return interim_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
 
     def _message(self, family: str, ground: Ground, replaced: CAChanges, new_aid: Rotation | str | None) -> str | None:
         recorded, enforces = self.recorded.get(family), self._config.mode == "enforce"
@@ -114,14 +114,14 @@ class FirstAid:
         )
 
     def obstacles(self, family: str) -> Iterator[str]:
-        """Yield a message with the remedy if first aid prevents a rotation of this CA on the node."""
+        """Yield a message with the remedy if interim trust prevents a rotation of this CA on the node."""
         if family in self.recorded:
             fact = f"the CA of {family} was replaced on this node, and no other node follows the replacement"
             yield f"{fact}; restore the old CA and its key, then stage the other CA: certmond root-ca stage"
 
     @property
     def is_due(self) -> bool:
-        """Return whether the node needs first aid that the record of the node does not contain yet."""
+        """Return whether the node needs interim trust that the record of the node does not contain yet."""
         return any(self._is_unrecorded(family) for family in self._new_aids)
 
     def _is_unrecorded(self, family: str) -> bool:
@@ -130,19 +130,19 @@ class FirstAid:
 
     @property
     def steps(self) -> tuple[Rotate, ...]:
-        """Return the next step of each recorded first aid that is incomplete on this node."""
+        """Return the next step of each recorded interim trust that is incomplete on this node."""
         pairs = ((self.recorded[family], ground) for family, ground in self._grounds.items() if self._is_active(family))
-        return tuple(filter(None, (next_step(aid, ground) for aid, ground in pairs)))
+        return tuple(filter(None, (next_step(interim, ground) for interim, ground in pairs)))
 
     def _is_active(self, family: str) -> bool:
-        """Return whether certmond must continue the recorded first aid of a CA."""
+        """Return whether certmond must continue the recorded interim trust of a CA."""
         recorded, new_aid = self.recorded.get(family), self._new_aids.get(family)
         if recorded is None or self._config.mode != "enforce":
             return False
         return recorded.phase is not Phase.TRUST or (new_aid is not None and new_aid.new == recorded.new)
 
     def next_records(self, around: Surroundings, now: datetime) -> dict[str, Rotation]:
-        """Return the first aid that the record of the node must contain now, by the name of the CA entry."""
+        """Return the interim trust that the record of the node must contain now, by the name of the CA entry."""
         found = dict(self.recorded)
         if self._config.mode != "enforce":
             return found
@@ -162,9 +162,9 @@ class FirstAid:
         return found
 
 
-def _both_trusted(aid: Rotation, ground: Ground) -> str:
-    """Return the message for a node that still trusts both CAs after first aid."""
-    if ground.trust[0] != aid.new or ground.key != aid.new.key:
+def _both_trusted(interim: Rotation, ground: Ground) -> str:
+    """Return the message for a node that still trusts both CAs after interim trust."""
+    if ground.trust[0] != interim.new or ground.key != interim.new.key:
         fact = f"{ground.path} contains the old CA first, and then the CA that replaced the old CA"
         return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"
     return (
