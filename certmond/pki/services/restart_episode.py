@@ -35,11 +35,16 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Certificate that causes a restart. `contents` maps the path of each file to its SHA-256."""
+    """Certificate that causes a restart. `contents` maps the path of each file to its SHA-256.
+
+    If the service issues the certificate again at its start, `ends_at` is the end of the certificate before the
+    restart. Otherwise `ends_at` is None.
+    """
 
     name: str
     path: str
     contents: Mapping[str, str]
+    ends_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
