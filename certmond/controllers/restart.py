@@ -203,7 +203,7 @@ class _RestartStep:
             )
             return self._end(Ended(episode, Result.SUPERSEDED, message))
         move = next_move(
-            episode, self.observed.health(service), self.owner._terms,
+            episode, self.observed.health(service, episode), self.owner._terms,
             changes_instance=service.changes_instance, starts=service.kind != "static-pod",
         )  # fmt: skip
         match move:
@@ -285,16 +285,18 @@ class _RestartStep:
 
     def _end(self, ended: Ended) -> Progress:
         episode, name = ended.episode, ended.episode.service
+        unrenewed = self.observed.unrenewed(episode) if ended.result is Result.FAILED else ()
+        targets = [target for target in episode.targets if target.name in unrenewed] or episode.targets
         contents = {
             path: self.observed.around.contents[path].sha256
-            for target in episode.targets for path in target.contents if path in self.observed.around.contents
+            for target in targets for path in target.contents if path in self.observed.around.contents
         }  # fmt: skip
         superseded, before = ended.result is Result.SUPERSEDED, self.owner.past().get(name, Past(name)).ended_at
         again = superseded and before is not None and before <= self._now() < before + self.owner.terms.spacing
         contents = {} if superseded else contents
         self.owner._history.store(
             Past(
-                name, None, self._now(), ended.result, ended.message, tuple(target.name for target in episode.targets),
+                name, None, self._now(), ended.result, ended.message, tuple(target.name for target in targets),
                 self.observed.service(name).instance, contents, again,
             )
         )  # fmt: skip

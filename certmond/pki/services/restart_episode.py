@@ -92,6 +92,11 @@ class Episode:
     acts: int = 0
     asked: bool = False
 
+    @property
+    def renews(self) -> bool:
+        """Whether the service must issue certificates again in this restart."""
+        return any(target.ends_at for target in self.targets)
+
 
 @dataclass(frozen=True, slots=True)
 class Past:
