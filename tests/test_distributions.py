@@ -278,6 +278,22 @@ def test_the_forecast_names_the_component_that_renews(profile: str, tree: Tree) 
     assert not [each for each in json.loads(done.stdout)["events"] if each["what"] in {"renew", "restart"}]
 
 
+@pytest.mark.parametrize("profile", RESTARTS)
+def test_the_forecast_has_the_restarts_that_renew(profile: str, tree: Tree, tmp_path: Path) -> None:
+    """With `for_renewal`, one restart a year renews all leaves of a server and the kubeconfig for operators. No leaf is
+    due or expires.
+    """
+    config = tmp_path / "config.yaml"
+    config.write_text("{mode: enforce, restart: {for_renewal: true}}")
+    done = run(tree, "forecast", "--for", "3y", "--config", str(config), "--profile", profile, "-o", "json")
+    events = json.loads(done.stdout)["events"]
+    restarts = [each["target"] for each in events if each["what"] == "restart"]
+    assert restarts == [RESTARTS[profile].rpartition(" ")[2]] * 3
+    leaves = {name for name, spec in specs(profile).items() if spec.renewed_at_start}
+    assert {each["target"] for each in events if each["what"] == "renew"} == leaves | {f"{profile}.yaml"}
+    assert not [each for each in events if each["bad"]]
+
+
 @pytest.mark.parametrize("profile", ["k0s", "microk8s"])
 @pytest.mark.parametrize("family", ["ca", "front-proxy-ca"])
 def test_a_ca_that_others_replace_is_not_rotated(profile: str, tree: Tree, family: str) -> None:

@@ -31,8 +31,9 @@ profile: k3s
 
 The entries in your configuration change entries of the profile, or add entries
 ([configuration](configuration.md#how-files-are-joined)). For example, an entry may set another path or another port.
-With `renewed_by: null` in an entry, certmond renews a certificate that the distribution would renew otherwise. With
-`profile: none`, certmond uses only your entries.
+With `renewed_by: null` in an entry, certmond renews a certificate that the distribution would renew otherwise. If the
+profile has `renewed_at_start` for this entry, also set `renewed_at_start: null`. With `profile: none`, certmond uses
+only your entries.
 
 The tables have these columns:
 
@@ -110,6 +111,8 @@ _ABOUT = {
         "This profile is for k3s servers and agents, with embedded etcd or another datastore. When k3s starts, it "
         "renews each leaf that expires within 120 days (90 days in releases before May 2025). If a node restarts k3s "
         "every quarter, no further action is necessary. Otherwise certmond reports a leaf 30 days before it expires. "
+        "With `restart: {for_renewal: true}`, certmond then restarts k3s in enforce mode, and verifies that k3s has "
+        "renewed its certificates ([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). "
         "Each file contains a leaf and its CA. `k3s certificate check` prints the dates. After "
         "`k3s certificate rotate`, k3s renews all leaves at its next start.",
         "the Secret with the certificate on port 6443, but watches the certificate that k3s serves. On a server "

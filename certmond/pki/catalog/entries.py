@@ -190,7 +190,8 @@ class CertificateSpec(Model):
     renewed_at_start: Duration | None = Field(
         default=None,
         description="each service in `consumers` issues the certificate again if it starts within this time before the "
-        "end of the certificate. The entry needs `renewed_by` and `consumers`.",
+        "end of the certificate. With `for_renewal` of `restart`, certmond restarts the service when the certificate "
+        "is due. The entry needs `renewed_by` and `consumers`.",
     )
     copy_of: Name | None = Field(
         default=None,

@@ -5,7 +5,7 @@ k3s and RKE2 are such services. `restarts` decides when each restart begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -25,11 +25,15 @@ A service issues its certificates one after the other, so their ends differ by s
 
 @dataclass(frozen=True, slots=True)
 class StartRenewal:
-    """Certificates that a service must issue again at a start. The first of them is due since `since`."""
+    """Certificates that a service must issue again at a start. The first of them is due since `since`.
+
+    `copies` are further files with one of these certificates, which the service also writes again.
+    """
 
     service: str
     certificates: tuple[CertificateStatus, ...]
     since: datetime
+    copies: tuple[CertificateStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,18 @@ NO_START_RENEWALS = StartRenewals()
 
 
 def start_renewals(assessment: Assessment, policy: Policy) -> StartRenewals:
-    """Return the services that must restart because their certificates are due."""
+    """Return the services that must restart because their certificates are due, if the policy permits this."""
+    if not policy.restarts_for_renewal:
+        return NO_START_RENEWALS
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
     barred, planned = dict[Identity, str](), dict[Identity, tuple[str, datetime]]()
     candidates = dict[str, list[tuple[datetime, datetime, CertificateStatus]]]()
     for status in assessment.certificates:
-        service, at, old = renewing_service(status), start_renewal_time(status, policy, node), status.certificate
-        if service is None or at is None or old is None or status.stale:
+        if (service := renewing_service(status)) is None or status.stale:
+            continue
+        at, old = start_renewal_time(status, policy, node), status.certificate
+        if at is None or old is None:
             continue
         if reason := _ca_obstacle(status, authorities, now):
             barred[status.seen.identity] = reason
@@ -65,11 +73,14 @@ def start_renewals(assessment: Assessment, policy: Policy) -> StartRenewals:
             planned[status.seen.identity] = service, at
             together = min(_TOGETHER, (old.not_after - old.not_before) / 20)
             candidates.setdefault(service, []).append((at, at - together, status))
+    copies = _copies(assessment, {*planned, *barred}, (status for found in candidates.values() for *_, status in found))
+    planned |= {copy.seen.identity: planned[status.seen.identity] for status, copy in copies}
     by_service = {}
     for service, found in candidates.items():
         if (since := min(at for at, _, _ in found)) <= now:
             renewed = tuple(status for _, from_time, status in found if from_time <= now)
-            by_service[service] = StartRenewal(service, renewed, since)
+            copied = tuple(copy for status, copy in copies if status in renewed)
+            by_service[service] = StartRenewal(service, renewed, since, copied)
     times = (at for _, at in planned.values())
     return StartRenewals(by_service, planned, barred, min((at for at in times if at > now), default=None))
 
@@ -80,6 +91,18 @@ def start_renewal_time(status: CertificateStatus, policy: Policy, node: str) -> 
     if at is None or certificate is None or within is None:
         return None
     return max(at, certificate.not_before, certificate.not_after - within)
+
+
+def _copies(
+    assessment: Assessment, known: Container[Identity], found: Iterable[CertificateStatus]
+) -> list[tuple[CertificateStatus, CertificateStatus]]:
+    """Return each certificate of `found` with a further file that has it, such as a kubeconfig."""
+    originals = {status.certificate: status for status in found}
+    return [
+        (originals[status.certificate], status)
+        for status in assessment.certificates
+        if status.certificate in originals and status.seen.spec.renewed_by and status.seen.identity not in known
+    ]
 
 
 def with_restart_times(held: Iterable[Held], found: StartRenewals, restarts: Iterable[Step | Held]) -> Iterator[Held]:

@@ -15,6 +15,7 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Fault, Reason
+from certmond.pki.planning.forecast import ForecastEvent, NextEvent, What, forecast, next_event
 from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
 from certmond.pki.planning.restarts import RestartHolds, restarts
@@ -31,7 +32,7 @@ from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, new_key
 
 TICK = timedelta(microseconds=1)
-POLICY = Policy(spread=TICK)
+POLICY = Policy(spread=TICK, restarts_for_renewal=True)
 ROOT = make_ca(not_before=NOW - YEAR, not_after=NOW + 9 * YEAR)
 KEY = new_key()
 STRANGE = make_leaf(ROOT, key=new_key()).facts.key
@@ -134,6 +135,7 @@ def test_a_due_certificate_of_a_service_that_renews_at_its_start_is_found() -> N
     assert [status.seen.name for status in renewal.certificates] == ["leaf"]
     assert result.changes_at == NOW + 70 * DAY - _spread()
     assert found(LATER).by_service == {}
+    assert found(DUE, policy=replace(POLICY, restarts_for_renewal=False)) == StartRenewals()
 
 
 def _spread() -> timedelta:
@@ -145,7 +147,7 @@ def _spread() -> timedelta:
 
 def test_nodes_restart_at_different_times() -> None:
     """The time is the renewal point minus a part of the spread, as for a renewal by certmond."""
-    policy = Policy(spread=3 * DAY)
+    policy = replace(POLICY, spread=3 * DAY)
     times = {start_renewal_time(status_of(DUE), policy, f"node-{number}") for number in range(20)}
     assert len(times) == 20
     assert all(at and NOW - 23 * DAY <= at <= NOW - 20 * DAY for at in times)
@@ -190,6 +192,23 @@ def test_certificates_of_one_start_are_renewed_by_one_restart() -> None:
     first = see(row(), leaf(NOW + 30 * DAY))
     (renewal,) = found(first, *others).by_service.values()
     assert [status.seen.name for status in renewal.certificates] == ["leaf", "other-0"]
+
+
+def test_a_kubeconfig_with_the_same_certificate_follows() -> None:
+    """It causes no restart and needs no proof, because its file may be older than a changed path. The forecast renews
+    it, too.
+    """
+    certificate = leaf(NOW + 10 * DAY)
+    plain = row("admin.conf", renewed_at_start=None, consumers=[])
+    copy, other = see(plain, certificate), see(row("x", renewed_at_start=None, consumers=[]), leaf(NOW + 10 * DAY))
+    result = found(see(row(), certificate), copy, other)
+    (renewal,) = result.by_service.values()
+    assert [status.seen.name for status in renewal.certificates] == ["leaf"]
+    assert [status.seen.name for status in renewal.copies] == ["admin.conf"]
+    assert {name for name, _ in result.planned} == {"leaf", "admin.conf"}
+    assert found(copy, other) == StartRenewals()
+    renewed = [event.target for event in foreseen(see(row(), certificate), copy) if event.what is What.RENEW]
+    assert renewed == ["leaf", "admin.conf"]
 
 
 def test_a_certificate_of_a_short_life_is_not_renewed_a_day_early() -> None:
@@ -421,3 +440,57 @@ def test_no_certificate_ends_while_its_service_restarts_in_time(hours: list[int]
         else:
             now = plan.changes_at
     assert 1 <= count <= 3 * len(hours)
+
+
+# --- the forecast -----------------------------------------------------------------------------------------------------
+
+
+def foreseen(*seen: Observation, ca: Observation = CA, policy: Policy = POLICY, years: int = 3) -> list[ForecastEvent]:
+    return [*forecast(look(around(*seen), *seen, ca=ca), policy, NOW + years * YEAR).events]
+
+
+def test_the_forecast_has_each_restart_and_the_new_ends() -> None:
+    """The entry names the validity, so the next restart is known, too. Nothing is due or expires."""
+    seen = see(row(validity="365d"), leaf(NOW + 100 * DAY))
+    events = foreseen(seen)
+    assert [(event.what, event.target) for event in events] == [
+        (What.RENEW, "leaf"), (What.RESTART, "k3s")
+    ] * 4  # fmt: skip
+    assert not any(event.bad for event in events)
+    first = NOW + 70 * DAY
+    assert all(abs(event.at - first - i // 2 * 335 * DAY) < SECOND for i, event in enumerate(events))
+    assert events[0].detail == f"k3s issues it again when it starts; valid until {first + YEAR:%Y-%m-%d %H:%M} UTC"
+    assert events[1].detail == "issues leaf again"
+
+
+def test_without_a_validity_the_forecast_ends_with_the_restart() -> None:
+    """certmond does not guess the end of a certificate that another program issues."""
+    events = foreseen(DUE, LATER)
+    assert [(event.what, event.target) for event in events] == [
+        (What.RENEW, "leaf"), (What.RESTART, "k3s"), (What.RENEW, "later"), (What.RESTART, "k3s")
+    ]  # fmt: skip
+    assert events[0].at == NOW
+    assert events[0].detail == (
+        "k3s issues it again when it starts; its end is unknown without `validity` in its entry"
+    )
+    off = foreseen(DUE, policy=replace(POLICY, restarts_for_renewal=False))
+    assert [event.what for event in off] == [What.DUE, What.EXPIRE]
+
+
+def test_the_forecast_has_a_ca_that_bars_the_restart() -> None:
+    """The hold and the end of the certificate are events that an operator can prevent."""
+    ca = make_ca(not_before=NOW - YEAR, not_after=NOW + 20 * DAY)
+    events = foreseen(see(row(), leaf(NOW + 40 * DAY, ca)), ca=authority(ca))
+    mine = [event for event in events if event.target == "leaf"]
+    assert [(event.what, event.bad) for event in mine] == [(What.HOLD, True), (What.EXPIRE, True)]
+    assert all("cannot outlive its CA" in event.detail for event in mine)
+
+
+def test_the_next_event_is_the_restart() -> None:
+    """It has the certificate that the restart renews first."""
+    at = start_renewal_time(status_of(LATER), POLICY, "node-1")
+    assert at
+    assert next_event(look(around(LATER), LATER), POLICY) == NextEvent(at, "later", What.RENEW)
+    assert next_event(look(around(DUE), DUE, LATER), POLICY) == NextEvent(NOW, "leaf", What.RENEW)
+    early = see(row(renew_before="100d"), leaf(NOW + 95 * DAY))
+    assert next_event(look(around(early), early), POLICY) == NextEvent(NOW + 5 * DAY, "leaf", What.RENEW)
