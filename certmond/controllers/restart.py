@@ -18,7 +18,7 @@ from certmond.errors import CertmondError, IdleError, RestartError, TriedError
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Event, bound
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.planning.steps import Plan, Restart
+from certmond.pki.planning.steps import Cause, Plan, Restart
 from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Terms
 from certmond.pki.services.restart_state_machine import (
     HEALTHY_OBSERVATIONS,
@@ -31,6 +31,7 @@ from certmond.pki.services.restart_state_machine import (
     after_restore,
     before_act,
     bystander_episode,
+    mark_after,
     next_move,
 )
 from certmond.pki.services.staleness import Surroundings, files_of
@@ -110,6 +111,7 @@ class RestartController:
         With `hands_over`, only record the restart for the process that executes steps. Raises BusyError while another
         process writes, WriteError if the state directory is unusable.
         """
+        self.lock.settle()
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
         if around.live is None or (planned is None and self.under_way() is None):
             return None
@@ -167,7 +169,8 @@ class _RestartStep:
             return Progress(name, "waits for its files to stop changing", settled_at)
         if step.service.kind == "static-pod" and (reason := self.observed.kubelet_problem(self.owner._config.services)):
             return self._wait(name, f"waits for the kubelet, which must start the Pod again: {reason}")
-        if not hands_over and (reason := self.owner.lock.wait_for_others()):
+        renews = step.cause is Cause.RENEWED_AT_START
+        if not hands_over and (reason := self.owner.lock.wait_for_others(renews=renews)):
             return self._wait(name, f"waits for the restart lock: {reason}")
         others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
         healthy = self.observed.healthy_addresses
@@ -245,7 +248,8 @@ class _RestartStep:
 
     def _retry(self, episode: Episode) -> Progress:
         """Restart the service again, even if a killed process might have restarted it."""
-        if episode.attempt == 1 and (reason := self.owner.lock.wait_for_others(asked=episode.asked)):
+        wait = self.owner.lock.wait_for_others
+        if episode.attempt == 1 and (reason := wait(asked=episode.asked, renews=episode.renews)):
             return self._wait(episode.service, f"waits for the restart lock: {reason}")
         episode = before_act(episode)
         self._record(episode)
@@ -306,7 +310,7 @@ class _RestartStep:
             result=ended.result.value, seconds=f"{(self._now() - episode.begun_at).total_seconds():.1f}",
         )  # fmt: skip
         if not self._begin_bystanders(episode):
-            self.owner.lock.give_back()
+            self.owner.lock.give_back(mark_after(ended))
         return Progress(name, ended.message, None, ended.result)
 
     def _begin_bystanders(self, episode: Episode) -> bool:

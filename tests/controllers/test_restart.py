@@ -61,8 +61,11 @@ class Turns(SingleNodeLock):
         self.away = False
         self.own_side = True
         self.given_back = 0
+        self.renews = False
+        self.marks: list[str | None] = []
 
-    def take(self) -> str | None:
+    def take(self, *, renews: bool = False) -> str | None:
+        self.renews = renews
         if self.away:
             raise UnreachableError("the API does not answer")
         return self.because
@@ -75,8 +78,9 @@ class Turns(SingleNodeLock):
     def held(self) -> bool:  # type: ignore[override]  # the protocol's
         return self.own_side
 
-    def give_back(self) -> None:
+    def give_back(self, mark: str | None = None) -> None:
         self.given_back += 1
+        self.marks.append(mark)
 
 
 class Bench:
@@ -559,3 +563,24 @@ def test_a_renewal_at_a_start_is_proven(bench: Bench) -> None:
         Result.PROVEN, "hook has issued front-proxy-client again, and is healthy"
     )  # fmt: skip
     assert bench.past.contents == bench.target().contents
+
+
+def test_other_nodes_learn_the_result_of_a_renewal(bench: Bench) -> None:
+    """The mark of this node has the reason of a failure. A restart that did not begin removes the mark."""
+    bench.step(plan=renewing(bench))
+    assert bench.turn.renews
+    assert bench.turn.marks == []
+    done = reported(bench.step(300))
+    assert done.message == "hook was restarted, but it has not issued sa again"
+    bench.turn.own_side = False
+    assert reported(bench.step(400, plan=renewing(bench))).result is Result.REFUSED
+    assert bench.turn.marks == [done.message, ""]
+
+
+def test_a_proven_restart_removes_the_mark(bench: Bench) -> None:
+    """Any restart shows that the server came back, also one for another reason."""
+    bench.step()
+    assert not bench.turn.renews
+    for seconds in (2, 4, 6, 60):
+        bench.step(seconds)
+    assert bench.turn.marks == [""]

@@ -248,6 +248,16 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
     return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=seen.instance))
 
 
+def mark_after(ended: Ended) -> str | None:
+    """Return the new mark of this node for other nodes: a reason to wait, "" for no mark, or None for no change.
+
+    Other nodes wait while a service that issues its certificates again has been restarted and is not proven.
+    """
+    if ended.result is Result.PROVEN or (ended.result is Result.REFUSED and ended.episode.acted_at is None):
+        return ""
+    return ended.message if ended.episode.renews else None
+
+
 def after_restore(episode: Episode, at: datetime) -> Episode:
     """Return the record that the caller must write after certmond has restored the previous files at `at`."""
     return replace(episode, stage=Stage.ACT, put_back_at=at)

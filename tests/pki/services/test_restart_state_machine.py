@@ -28,6 +28,7 @@ from certmond.pki.services.restart_state_machine import (
     after_act,
     after_restore,
     bystander_episode,
+    mark_after,
     next_move,
 )
 from tests.builders import NOW, SECOND
@@ -341,6 +342,22 @@ def test_a_service_that_was_unhealthy_before_must_renew() -> None:
     failed = after(unwell, look(21, ill=[ILL], unproven="127.0.0.1:1 serves no certificate", unrenewed=["b"]))
     fact = "127.0.0.1:1 serves no certificate; it has not issued b again"
     assert ended(failed) == (Result.FAILED, f"s was restarted, and is as unhealthy as before ({fact})")
+
+
+@pytest.mark.parametrize(
+    ("episode", "result", "mark"),
+    [
+        (ACTED, Result.PROVEN, ""),
+        (RENEWS, Result.PROVEN, ""),
+        (RENEWS, Result.FAILED, "why"),
+        (RENEWS, Result.REFUSED, "why"),
+        (replace(RENEWS, acted_at=None), Result.REFUSED, ""),
+        (ACTED, Result.FAILED, None),
+    ],
+)
+def test_an_unproven_renewal_stops_other_nodes(episode: Episode, result: Result, mark: str | None) -> None:
+    """This includes a service that an operator has stopped meanwhile, but no restart that did not begin."""
+    assert mark_after(Ended(episode, result, "why")) == mark
 
 
 def test_the_record_of_an_earlier_version_has_no_renewal() -> None:
