@@ -13,6 +13,7 @@ from certmond.cluster.lease import ClusterLease
 from certmond.config.model import Config, Source, parse
 from certmond.controllers.restart_lock import AgentDelay, RestartLock, RestartLockSession, SingleNodeLock, WorkerDelay
 from certmond.controllers.restart_lock_choice import restart_lock_of
+from certmond.errors import RefusedError, UnreachableError
 from certmond.transaction.node_files import NodeFiles
 
 SPREAD = timedelta(minutes=2)
@@ -121,3 +122,29 @@ def test_the_role_of_a_node_selects_its_lock(program: str, tmp_path: Path) -> No
         file.touch()
         found = type(lock()), type(lock(scattered=False))
         assert found == (kinds or (ClusterLease, ClusterLease))
+
+
+@pytest.mark.parametrize(
+    ("error", "without_api", "problem"),
+    [
+        (None, "hold", "the Node is not Ready"),
+        (UnreachableError("no answer"), "hold", "no answer"),
+        (UnreachableError("no answer"), "go_on", None),
+        (RefusedError("may not list"), "hold", None),
+    ],
+)
+def test_a_node_whose_state_is_forbidden_needs_no_state(
+    error: Exception | None, without_api: str, problem: str | None
+) -> None:
+    """Without the right to read its Node, the health of the service is the proof."""
+
+    def node() -> str:
+        if error:
+            raise error
+        return "the Node is not Ready"
+
+    config = parse([Source("test", f"cluster: {{without_api: {without_api}}}")])
+    turn = AgentDelay("agent-1", SPREAD, servers=lambda: None, node=node)
+    assert RestartLockSession(turn, config).node_problem() == problem
+    assert RestartLockSession(WorkerDelay("a", SPREAD), config).node_problem() is None
+    assert RestartLockSession(SingleNodeLock(), config).node_problem() is None

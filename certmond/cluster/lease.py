@@ -157,6 +157,12 @@ class ClusterLease:
         if self._monotonic() - self._began >= self._duration * _RENEWED_AFTER:
             self._run(partial(self._keep, self._written_record))
 
+    def node_problem(self) -> str | None:
+        """Return why the Node of this node is not ready, or None. Raises UnreachableError or RefusedError."""
+        from certmond.cluster.nodes import readiness_problem  # noqa: PLC0415 - needs the extra
+
+        return readiness_problem(self._access, self._identity)
+
     def give_back(self, mark: str | None = None) -> None:
         """Release the lock, so that the next node can take it immediately.
 

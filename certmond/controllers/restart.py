@@ -206,7 +206,7 @@ class _RestartStep:
             )
             return self._end(Ended(episode, Result.SUPERSEDED, message))
         move = next_move(
-            episode, self.observed.health(service, episode), self.owner._terms,
+            episode, self.observed.health(service, episode, self.owner.lock.node_problem), self.owner._terms,
             changes_instance=service.changes_instance, starts=service.kind != "static-pod",
         )  # fmt: skip
         match move:

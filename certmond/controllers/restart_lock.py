@@ -50,6 +50,10 @@ class RestartLock(Protocol):
         """Write the mark that `give_back` could not write. Never raises."""
         ...
 
+    def node_problem(self) -> str | None:
+        """Return why the Node of this node is not ready, or None. Raises UnreachableError or RefusedError."""
+        ...
+
 
 class SingleNodeLock:
     """Lock for a single node, which always holds this lock."""
@@ -67,6 +71,9 @@ class SingleNodeLock:
 
     def settle(self) -> None:
         pass
+
+    def node_problem(self) -> str | None:
+        return None
 
 
 class WorkerDelay:
@@ -107,11 +114,15 @@ class WorkerDelay:
     def settle(self) -> None:
         pass
 
+    def node_problem(self) -> str | None:
+        return None
+
 
 class AgentDelay(WorkerDelay):
     """Delay of an agent of k3s or RKE2. A server of the cluster signs the new certificates of the agent.
 
     `servers` returns why the agent must wait for a server that restarts, or has not proven its restart, or None.
+    `node` returns why the Node of this agent is not ready, or None.
     """
 
     def __init__(
@@ -120,11 +131,12 @@ class AgentDelay(WorkerDelay):
         spread: timedelta,
         *,
         servers: Callable[[], str | None],
+        node: Callable[[], str | None] = lambda: None,
         called: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(identity, spread, called=called, monotonic=monotonic)
-        self._servers = servers
+        self._servers, self._node = servers, node
 
     def take(self, *, renews: bool = False) -> str | None:
         """Return the time left, or for a renewal why the agent waits for a server.
@@ -132,6 +144,9 @@ class AgentDelay(WorkerDelay):
         Raises UnreachableError or RefusedError.
         """
         return super().take() or (self._servers() if renews else None)
+
+    def node_problem(self) -> str | None:
+        return self._node()
 
 
 class RestartLockSession:
@@ -192,6 +207,18 @@ class RestartLockSession:
     def give_back(self, mark: str | None = None) -> None:
         """Release the lock. `mark` is as for `RestartLock.give_back`. Never raises."""
         self._lock.give_back(mark)
+
+    def node_problem(self) -> str | None:
+        """Return why the restart of this node is not proven in the cluster, or None. Never raises.
+
+        If the API forbids the question, or `without_api: go_on` applies, the Node does not matter.
+        """
+        try:
+            return self._lock.node_problem()
+        except UnreachableError as error:
+            return None if self._config.cluster.without_api == "go_on" else str(error)
+        except CertmondError:
+            return None
 
     def settle(self) -> None:
         """Write the mark that `give_back` could not write, at most once in `_MARK_INTERVAL`. Never raises."""

@@ -57,7 +57,9 @@ def restart_lock_of(
         return lease
     if not scattered:
         return SingleNodeLock()
-    return AgentDelay(node, config.cluster.spread, servers=lease.obstacle, called=called)
+    return AgentDelay(
+        node, config.cluster.spread, servers=lease.obstacle, node=lease.node_problem, called=called
+    )  # fmt: skip
 
 
 def is_rancher_agent(files: NodeFiles) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -65,8 +65,13 @@ class RestartObservation:
         known = status.certificate if status and not status.stale else None
         return known is not None and known.not_after > end
 
-    def health(self, service: ServiceSpec, episode: Episode) -> HealthObservation:
-        """Return the state of a restarted service as input of the state machine."""
+    def health(
+        self, service: ServiceSpec, episode: Episode, node_problem: Callable[[], str | None]
+    ) -> HealthObservation:
+        """Return the state of a restarted service as input of the state machine.
+
+        `node_problem` is called for a renewal that is otherwise proven, because it calls the Kubernetes API.
+        """
         addresses = self.around.survey.health.get(service.name, ())
         unhealthy = {
             address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not probed"))
@@ -78,6 +83,8 @@ class RestartObservation:
             if at.service == service.name and not at.matches
         ]
         unrenewed = self.unrenewed(episode)
+        if episode.renews and not (unhealthy or unproven or unrenewed) and (problem := node_problem()):
+            unproven.append(problem)
         return HealthObservation(self.live.at, self.service(service.name), unhealthy, unproven, unrenewed)
 
     def kubelet_problem(self, services: Iterable[ServiceSpec]) -> str | None:

@@ -63,6 +63,7 @@ class Turns(SingleNodeLock):
         self.given_back = 0
         self.renews = False
         self.marks: list[str | None] = []
+        self.node: str | None = None
 
     def take(self, *, renews: bool = False) -> str | None:
         self.renews = renews
@@ -77,6 +78,9 @@ class Turns(SingleNodeLock):
     @property
     def held(self) -> bool:  # type: ignore[override]  # the protocol's
         return self.own_side
+
+    def node_problem(self) -> str | None:
+        return self.node
 
     def give_back(self, mark: str | None = None) -> None:
         self.given_back += 1
@@ -556,6 +560,9 @@ def test_a_renewal_at_a_start_is_proven(bench: Bench) -> None:
     assert "it has not issued front-proxy-client again" in reported(bench.step(2)).message
     later = end.not_after + timedelta(days=1)
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca", end=later)
+    bench.turn.node = "the Node node-1 is not Ready"
+    assert reported(bench.step(3)).message == "is not verified yet: the Node node-1 is not Ready"
+    bench.turn.node = None
     for seconds in (4, 6, 8):
         bench.step(seconds)
     done = reported(bench.step(60))
