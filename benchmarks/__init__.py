@@ -1,1 +1,1 @@
-"""The figures of certmond, measured: `python -m benchmarks`."""
+"""Benchmarks of certmond: `python -m benchmarks`."""

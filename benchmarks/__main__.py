@@ -1,8 +1,10 @@
-"""Measure certmond on this machine: `make bench` writes docs/benchmarks.md, `python -m benchmarks many` only prints.
+"""Benchmarks of certmond on this machine.
 
-Owns the measurements and their goals. Every figure is of the real daemon and the real server as separate processes,
-from outside: their HTTP responses and /proc. No benchmark is a test, and tests assert no time. `compare` measures other
-exporters in the same way.
+`make bench` writes docs/benchmarks.md, and `python -m benchmarks many` only prints the results.
+
+This module defines the measurements and their limits. The daemon and the server run as separate processes. The
+benchmarks use only their HTTP responses and /proc. A benchmark is not a test, and no test asserts a duration. `compare`
+measures other exporters in the same way.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ _PAGE = """# Benchmarks
 
 The benchmark runs `certmond run` and `certmond serve` as separate processes, and a third process measures both. The
 certificate files are in an in-memory file system. Each row contains the median, the minimum, the maximum and the number
-of samples. If the project has set a limit for the measurement, the last column contains this limit. On a machine with
-other load, CPU time is more reliable than wall time. `python -m benchmarks compare --help` describes how to compare
-certmond with other exporters on the same files. These decisions record the reasons for the memory use and the speed of
-certmond: [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
+of samples. If the project has set a limit for the measurement, the last column contains this limit. The limit `linear`
+means that the value must grow at most linearly with the number of files. On a machine with other load, CPU time is more
+reliable than wall time. `python -m benchmarks compare --help` describes how to compare certmond with other exporters on
+the same files. These decisions record the reasons for the memory use and the speed of certmond:
+[0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
 [0035](decisions/0035-what-is-alike-is-done-in-a-row.md), [0038](decisions/0038-a-second-process-for-the-first-look.md).
 
 {machine} This command wrote the page: `{command}`.
@@ -52,14 +55,14 @@ certmond: [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/00
 
 
 def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
-    """Yield the rows on `count` certificates."""
+    """Yield the rows about `count` certificates."""
     with scratch() as work:
         leaves = Leaves.make(work / "node", count)
         cold, loop, spent = [], [], []
         for turn in range(rounds):
             loop.append(timed(lambda: parse_loop(leaves.directory)))
             with Pair(work / f"cold{turn}", leaves.root, leaves.config, free_port()) as pair:
-                # Not more often: requests take CPU time while both processors are busy.
+                # A shorter interval would distort the result: requests take CPU time while both processors are busy.
                 cold.append(pair.until(lambda: pair.expiries() == count + 1, every=0.01))
                 spent.append(pair.spent())
         yield Figure(
@@ -86,7 +89,7 @@ def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
 
 
 def measure_growth() -> Iterator[Figure]:
-    """Yield the rows on the growth of time and memory with the number of certificates."""
+    """Yield the rows about the growth of time and memory with the number of certificates."""
     for count in (100, 1_000, 10_000, 100_000):
         with scratch() as work:
             leaves = Leaves.make(work / "node", count)
@@ -99,7 +102,7 @@ def measure_growth() -> Iterator[Figure]:
 
 
 def measure_node(seconds: float) -> Iterator[Figure]:
-    """Yield the rows on a kubeadm node."""
+    """Yield the rows about a kubeadm node."""
     with scratch() as work:
         root = kubeadm_node(work / "node")
         with Pair(work / "small", root, None, free_port()) as pair:
@@ -111,7 +114,7 @@ def measure_node(seconds: float) -> Iterator[Figure]:
 
 
 def measure_issuing(rounds: int) -> Iterator[Figure]:
-    """Yield the rows on a new issue of every leaf of a kubeadm node."""
+    """Yield the rows about the reissue of every leaf of a kubeadm node."""
     rsa = [reissue_node(KeyAlgorithm.RSA_2048) for _ in range(rounds)]
     count = rsa[0].certificates
     yield Figure(f"reissue of a whole node, {count} certificates, RSA-2048", "s", [run.total for run in rsa], "")
@@ -122,7 +125,7 @@ def measure_issuing(rounds: int) -> Iterator[Figure]:
 
 
 def measure_page(rounds: int) -> Iterator[Figure]:
-    """Yield the rows on the page."""
+    """Yield the rows about the page."""
     with scratch() as work, page.browser(work) as browser:
         for count, wanted in ((2_000, "≤ 1000 ms"), (10_000, "")):
             (place := work / str(count)).mkdir()
@@ -148,7 +151,7 @@ def _idle(pair: Pair, seconds: float) -> Iterator[Figure]:
 
 
 def _end(number: int, _: object) -> None:
-    """Exit, so that the context managers end their processes and remove their directories. Ignore further signals."""
+    """Exit, so that the context managers end the processes and remove the directories. Ignore further signals."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
@@ -163,7 +166,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of short measurements")
     parser.add_argument("--seconds", type=float, default=20, help="duration of the idle measurement")
     parser.add_argument("--renewals", type=int, default=1000, help="renewals of the pair of a running etcd")
-    parser.add_argument("-o", "--output", type=Path, help="write the page as well")
+    parser.add_argument("-o", "--output", type=Path, help="also write the page to this file")
     parser.add_argument("--minutes", type=float, default=60, help="duration of the soak")
     parser.add_argument("--seed", type=int, default=0, help="seed of the changes in the soak")
     which = "which: due, growth, issuing, many, node, page, torn-pair; all by default. Or: profile, soak"

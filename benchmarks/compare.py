@@ -1,9 +1,9 @@
-"""Compare with other exporters on the same files: `python -m benchmarks compare --peer 'NAME: COMMAND {directory}'`.
+"""Comparison with other exporters on the same files: `python -m benchmarks compare --peer 'NAME: COMMAND {directory}'`.
 
-Each peer is a command that serves metrics of the certificates in `{directory}`. `--port`, `--path` and `--series` give
-its port, its path and the series with the end of each certificate, once for each peer, in their order. certmond and the
-peers alternate, so that other work on the machine affects all of them. A ratio is of one turn. Child processes of a
-peer are not counted.
+Each peer is a command that serves metrics about the certificates in `{directory}`. Repeat `--port`, `--path` and
+`--series` for each peer, in the order of the peers. The values are the port, the path of the metrics, and the series
+with the expiry of each certificate. certmond and the peers run alternately, so that other work on the machine affects
+all of them. A ratio compares two results of the same turn. The results do not include the child processes of a peer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.measuring import percentile, scratch, timed
 from benchmarks.processes import Exporter, Pair, free_port
 
 Start = Callable[[Path, Leaves], AbstractContextManager[Exporter]]
-"""(a new directory for its output, the certificates) -> its processes."""
+"""Function that starts an exporter. The arguments are a new directory for the output, and the certificates."""
 
 ROWS = {
     "cold start to complete metrics": "s",
@@ -60,7 +60,7 @@ def certmond(work: Path, leaves: Leaves) -> Exporter:
 
 
 def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replacements: Sequence[int]) -> list[float]:
-    """Return the figures of `ROWS`, in their order."""
+    """Return one figure for each of `ROWS`, in the same order."""
     with start(work, leaves) as running:
         cold = running.until(lambda: running.expiries() >= leaves.count, every=0.01)
         spent = running.spent()
@@ -77,7 +77,10 @@ def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replaceme
 
 
 def table(peers: Sequence[str], figures: Sequence[Sequence[Sequence[float]]]) -> str:
-    """Return a table in Markdown. `figures` has the results of `one_turn` for each turn: certmond, then each peer."""
+    """Return a table in Markdown.
+
+    `figures` contains, for each turn, the results of `one_turn` for certmond and then for each peer.
+    """
     lines = [f"| what | certmond | {' | '.join(f'{name} | ratio' for name in peers)} |"]
     lines.append(f"|---|---|{'---|---|' * len(peers)}")
     for row, (what, unit) in enumerate(ROWS.items()):
@@ -99,10 +102,10 @@ def parse_peers(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Peer
     parser = argparse.ArgumentParser(prog="benchmarks compare", description=__doc__)
     parser.add_argument("--peer", action="append", default=[], metavar="'NAME: COMMAND {directory}'")
     parser.add_argument(
-        "--port", action="append", default=[], type=int, help="port of that peer on the loopback address"
+        "--port", action="append", default=[], type=int, help="port of the peer on the loopback address"
     )
-    parser.add_argument("--path", action="append", default=[], help="path of its metrics (/metrics)")
-    parser.add_argument("--series", action="append", default=[], help="the series with the end of each certificate")
+    parser.add_argument("--path", action="append", default=[], help="path of the metrics of the peer (/metrics)")
+    parser.add_argument("--series", action="append", default=[], help="the series with the expiry of each certificate")
     parser.add_argument("--count", type=int, default=1000, help="certificates")
     parser.add_argument("--rounds", type=int, default=3, help="number of turns")
     parser.add_argument("--seconds", type=float, default=10, help="duration of the idle measurement")
@@ -110,7 +113,9 @@ def parse_peers(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Peer
     options = parser.parse_args(arguments)
     paths = options.path or ["/metrics"] * len(options.peer)
     if len({len(options.peer), len(options.port), len(paths), len(options.series)}) != 1:
-        parser.error("each --peer needs a --port and a --series, and where one has a --path, all need one")
+        parser.error(
+            "each --peer needs a --port and a --series; if one --peer has a --path, each --peer needs a --path"
+        )
     peers = []
     for peer, port, path, series in zip(options.peer, options.port, paths, options.series, strict=True):
         name, colon, command = peer.partition(":")
@@ -125,7 +130,9 @@ def main(arguments: Sequence[str]) -> None:
     starts: list[Start] = [certmond, *(peer.start for peer in peers)]
     with scratch() as work:
         leaves = Leaves.make(work / "node", options.count)
-        numbers = count()  # never the same file twice: the second exporter would have read the change at its start
+        numbers = (
+            count()
+        )  # replace each file only once: otherwise the second exporter would have read the change at its start
 
         def once(start: Start, name: str) -> list[float]:
             return one_turn(start, work / name, leaves, options.seconds, [*islice(numbers, options.replacements)])

@@ -1,7 +1,7 @@
-"""Measure how soon the daemon publishes damage while it renews a whole directory of due certificates.
+"""Benchmark of the time until the daemon publishes damage to a file while it renews a directory of due certificates.
 
-Owns the node: `count` due certificates in one directory, and one certificate in another directory, which is damaged
-after the first renewal. The daemon is a separate process, and its metrics show the result.
+The node has `count` due certificates in one directory, and one certificate in another directory. The benchmark damages
+this certificate after the first renewal. The daemon is a separate process, and its metrics show the damage.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ certificates:
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA with a P-256 key and its files below `root`."""
+    """A CA with a P-256 key. The files of the CA are below `root`."""
 
     root: Path
     key: ec.EllipticCurvePrivateKey
@@ -56,7 +56,7 @@ class Authority:
         (self.root / path).chmod(0o600)
 
     def leaf(self, name: str, days: int) -> bytes:
-        """Return a certificate and its key, valid for the last year and for `days` from now."""
+        """Return a certificate and its key. The certificate is valid from one year ago until `days` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         return self.signed(name, days, key) + _pem(key)
 
@@ -80,7 +80,7 @@ class Authority:
 
 
 def measure_due(count: int) -> Iterator[Figure]:
-    """Yield the rows on `count` due renewals with damage in another directory."""
+    """Yield the rows about `count` due renewals with damage in another directory."""
     with scratch() as work:
         root = work / "node"
         ca = Authority.make(root)

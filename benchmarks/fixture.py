@@ -24,7 +24,7 @@ START = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 
 @dataclass
 class Leaves:
-    """`count` leaves of one CA (RSA-2048, as that of kubeadm), each in a file, and a configuration for them."""
+    """`count` leaves of one CA (RSA-2048, as in kubeadm), each in a separate file, with a configuration of certmond."""
 
     root: Path
     directory: Path
@@ -70,7 +70,7 @@ class Leaves:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def replace_one(self, exporter: Exporter, number: int) -> float:
-        """Return the seconds from the rename of one file until the metrics have its new end."""
+        """Return the seconds from the rename of one file until the metrics contain the new expiry."""
         end = START + timedelta(days=364, seconds=number)
         target = self.replace(number, end)
         start = time.perf_counter()
@@ -78,7 +78,7 @@ class Leaves:
         return time.perf_counter() - start
 
     def replace_many(self, exporter: Exporter, count: int) -> float:
-        """Return the seconds from the first of `count` successive renames until the metrics have all new ends."""
+        """Return the seconds from the first of `count` successive renames until the metrics contain each new expiry."""
         end = START + timedelta(days=363)
         staged = [(self.root / f"staged-{number}", self.directory / f"{number:06d}.crt") for number in range(count)]
         for number, (path, _) in enumerate(staged):
@@ -91,7 +91,7 @@ class Leaves:
         return time.perf_counter() - start
 
     def replace(self, number: int, end: datetime) -> Path:
-        """Replace the leaf in a file by one that ends at `end`, and return the file: another one for each `number`."""
+        """Replace the leaf in one file with a leaf that expires at `end`. Return the file, which `number` selects."""
         target = self.directory / f"{number * 7919 % self.count:06d}.crt"
         staged = self.root / "staged"
         staged.write_bytes(self._signed(f"again-{number}", end))
@@ -100,14 +100,16 @@ class Leaves:
 
 
 def parse_loop(directory: Path) -> int:
-    """Read and parse every file, and verify nothing: the simplest program, for comparison."""
+    """Read and parse every file without a verification, as the simplest possible program for comparison."""
     return sum(1 for path in directory.iterdir() if x509.load_pem_x509_certificate(path.read_bytes()).serial_number)
 
 
 def kubeadm_node(root: Path) -> Path:
-    """Extract the files of a real kubeadm node and return their root."""
+    """Extract the files of a real kubeadm node into `root`, and return the root of the node."""
     root.mkdir()
     with tarfile.open(TREE) as archive:
-        archive.extraction_filter = lambda member, _: member  # a trusted archive; Python 3.11.2 has no `filter=`
+        archive.extraction_filter = lambda member, _: (
+            member
+        )  # the archive is trusted; Python 3.11.2 has no argument `filter=`
         archive.extractall(root)  # noqa: S202 - trusted data, with relevant modes and symlinks
     return root

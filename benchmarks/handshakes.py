@@ -1,7 +1,8 @@
-"""Clients of a TLS server that make handshakes without a pause, each in a separate process.
+"""Clients of a TLS server. Each client is a separate process that makes handshakes without a pause.
 
-Owns the definition of a handshake: a new connection, TLS 1.3, no resumption, a verified server name, and a response.
-The response is necessary, because with TLS 1.3 the handshake of a client ends before the server has verified it.
+A handshake consists of a new connection with TLS 1.3, without session resumption, with a verified server name, and of a
+response. The response is necessary: with TLS 1.3, the handshake of a client ends before the server has verified the
+client certificate.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Tally:
     leaves: set[str] = field(default_factory=set)
 
     def attempt(self, port: int, context: ssl.SSLContext) -> None:
-        """Make one handshake and count it."""
+        """Make one handshake, and count its result."""
         try:
             self.leaves.add(handshake(port, context))
             self.answered += 1
@@ -64,7 +65,7 @@ def client_context(credentials: Credentials) -> ssl.SSLContext:
 
 
 def handshake(port: int, context: ssl.SSLContext) -> str:
-    """Make a handshake and return the SHA-256 of the server's leaf. Raises OSError, such as ssl.SSLError."""
+    """Make a handshake, and return the SHA-256 of the leaf of the server. Raises OSError, such as ssl.SSLError."""
     with (
         socket.create_connection((ADDRESS, port), timeout=PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname=ADDRESS) as connection,
@@ -78,9 +79,9 @@ def handshake(port: int, context: ssl.SSLContext) -> str:
 
 @contextmanager
 def clients(port: int, credentials: Credentials, count: int = 2) -> Iterator[Tally]:
-    """Make handshakes in `count` processes until the end of the `with` block. Only then is the tally complete.
+    """Make handshakes in `count` processes until the end of the `with` block. The tally is complete after the block.
 
-    The block begins after the first response to each process.
+    The block starts after each process has received its first response.
     """
     spawn = multiprocessing.get_context("spawn")
     tally, pipes = Tally(), list[Connection]()
@@ -102,13 +103,13 @@ def clients(port: int, credentials: Credentials, count: int = 2) -> Iterator[Tal
             tally.add(pipe.recv())
     finally:
         for pipe in pipes:
-            pipe.close()  # a process that waits for it gets the end of the file
+            pipe.close()  # a process that waits for the pipe reads the end of the file
         for process in processes:
             process.join()
 
 
 def _shake(parent: Connection, port: int, credentials: Credentials) -> None:
-    """Report the first response, continue until a message arrives, and send the tally."""
+    """Report the first response, make further handshakes until a message arrives, and then send the tally."""
     context = client_context(credentials)
     tally = Tally()
     tally.leaves.add(handshake(port, context))

@@ -1,7 +1,7 @@
-"""How long it takes to reissue a whole control-plane node, beside what its keys alone take.
+"""Benchmark of the reissue of all certificates of a control-plane node, compared with the generation of their keys.
 
-Owns the node that is reissued and the clock around it. The work is the Enforcer's own, in this process, on files of a
-real file system; the time of the key generations is taken inside the very same run.
+The Enforcer of certmond reissues the certificates in this process, on a real file system. The benchmark measures the
+time of the key generations in the same run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from certmond.pki.catalog.entries import KeyAlgorithm
 
 @dataclass(frozen=True)
 class Reissue:
-    """One run: all of it, and the key generations in it (seconds)."""
+    """Results of one run: the total time, and the time of the key generations, in seconds."""
 
     certificates: int
     total: float
@@ -37,7 +37,7 @@ class Reissue:
 
 
 def reissue_node(algorithm: KeyAlgorithm) -> Reissue:
-    """Renew every leaf of a kubeadm node, each with a new key of this kind."""
+    """Renew every leaf of a kubeadm node, each with a new key of the type `algorithm`."""
     with tempfile.TemporaryDirectory(prefix="certmond-bench-") as directory:
         root = kubeadm_node(Path(directory) / "node")
         config = _configuration(algorithm)
@@ -71,7 +71,7 @@ def _now() -> datetime:
 
 @contextmanager
 def _key_time() -> Iterator[list[float]]:
-    """The seconds of each key that is made meanwhile."""
+    """Yield a list to which each key generation during the `with` block adds its time in seconds."""
     spent: list[float] = []
     make = keys.make_key
 

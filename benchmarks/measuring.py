@@ -1,4 +1,4 @@
-"""The arithmetic of the figures, and where what is measured lies."""
+"""Statistics of the benchmarks, and the directory for measured files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Figure:
-    """One row: what was measured, the samples in the unit, and what is wanted."""
+    """One row of the results: the measurement, the samples in `unit`, and the limit."""
 
     what: str
     unit: str
@@ -28,13 +28,13 @@ class Figure:
 
 
 def percentile(samples: list[float], share: float) -> float:
-    """The sample below which `share` of all lie."""
+    """Return the percentile of `samples` at `share`, from 0 to 1."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes."""
+    """Return the seconds that `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -42,7 +42,7 @@ def timed(work: Callable[[], object]) -> float:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory in memory where there is one: disks are not what is measured."""
+    """Yield a temporary directory, in memory if possible, because the benchmarks do not measure disks."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a place, not a file
     with tempfile.TemporaryDirectory(prefix="certmond-bench-", dir=base) as directory:
         yield Path(directory)

@@ -1,8 +1,8 @@
-"""Mutants of a module: its text with one defect each, which tests must detect.
+"""Mutants of a module. Each mutant is the text of the module with one defect, which the tests must detect.
 
-Owns the defects: another comparison, boolean, number or operator, another returned value, a missing statement. It does
-not change strings, most of which are in messages, nor annotations and decorators. Pure: the same text gives the same
-mutants in the same order.
+A defect is a different comparison, boolean, number, operator or returned value, or a missing statement. No defect
+changes a string, because most strings are in messages, and no defect changes an annotation or a decorator. For the same
+text, the mutants and their order are the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _NOT_RUN = {"annotation", "returns", "decorator_list", "type_params"}
 
 
 class Mutant(NamedTuple):
-    """One defect: its line, its description, and the whole text with it. Its statement begins in the line `begin`."""
+    """One defect: its line, its description, and the text of the module with the defect.
+
+    The statement that contains the defect begins in the line `begin`.
+    """
 
     begin: int
     line: int
@@ -33,7 +36,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """Yield every mutant of a module with this text."""
+    """Yield every mutant of the module with the text `source`."""
     tree = ast.parse(source)
     for parent, field, place, begin in list(_places(tree, 0)):
         held = getattr(parent, field)
@@ -46,7 +49,7 @@ def mutants(source: str) -> Iterator[Mutant]:
 
 
 def _places(node: ast.AST, begin: int) -> Iterator[tuple[ast.AST, str, int | None, int]]:
-    """Yield the executed nodes below `node`: parent, field, index in a list, and first line of the statement."""
+    """Yield each executed node below `node` as its parent, field, index in a list, and first line of its statement."""
     for field, value in ast.iter_fields(node):
         if field in _NOT_RUN:
             continue
@@ -60,7 +63,7 @@ def _places(node: ast.AST, begin: int) -> Iterator[tuple[ast.AST, str, int | Non
 
 
 def _is_silent(node: ast.AST) -> bool:
-    """Return whether the node is a docstring, is for a type checker only, or is proven unreachable."""
+    """Return whether the node is a docstring, is only for a type checker, or is proven to be unreachable."""
     match node:
         case ast.Expr(ast.Constant()) | ast.Expr(ast.Call(ast.Name("assert_never"))):
             return True
@@ -109,7 +112,7 @@ def _is_none(node: ast.AST) -> bool:
 
 
 def _is_plain(node: ast.AST) -> bool:
-    """Return whether a condition has no other defect than its negation."""
+    """Return whether the negation is the only possible defect of a condition."""
     return isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.NamedExpr, ast.Subscript))
 
 

@@ -1,10 +1,12 @@
-"""`python -m benchmarks.mutation`: count the defects in certmond.pki that the tests of tests/pki detect.
+"""Mutation test of certmond.pki: `python -m benchmarks.mutation` counts the defects that the tests of tests/pki detect.
 
-Owns the run: it writes each mutant into a copy of the tree, and runs the tests that reach its line, the fastest first,
-until one fails. build/mutation stores the results, so that an interrupted run continues. A change of the code or of the
-tests starts a new run. Never writes into the original tree.
+For each mutant, the program writes the mutant to a copy of the source tree, and runs the tests that reach the changed
+line. The fastest test runs first, and the run ends with the first failure. build/mutation contains the results, so that
+an interrupted run can continue. A change to the code or to the tests starts a new run. The program never writes to the
+original tree.
 
-A forked child tests each mutant. The parent process has imported the common dependencies, but no module of certmond.
+A forked child process tests each mutant. The parent process has imported the common dependencies, but no module of
+certmond.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ MEMORY = 4 << 30
 KILLED, SURVIVED = "killed", "survived"
 
 Tests = dict[str, float]
-"""The seconds of each test, by its id."""
+"""The duration of each test in seconds, by the ID of the test."""
 
 
 class Order:
-    """Plugin of pytest that selects the tests, their order, and the time limit of each."""
+    """Plugin of pytest that selects the tests, the order of the tests, and the time limit of each test."""
 
     def __init__(self, tests: Tests | None = None) -> None:
         self.tests = tests
@@ -70,7 +72,7 @@ class Order:
 
 
 def in_child(tree: Path, work: Callable[[], Any]) -> Any:
-    """Return the result of `work` in a forked child, in the tree, or None if the child failed."""
+    """Return the result of `work` in a forked child process in the directory `tree`, or None if the child failed."""
     answer = WORK / "answer.json"
     answer.unlink(missing_ok=True)
     child = os.fork()
@@ -106,7 +108,7 @@ def run(order: Order, files: Iterable[str], *options: str) -> Order:
 
 
 def baseline(tree: Path) -> dict[str, Any]:
-    """Return the tests with their seconds, and the tests that reach each line of each module."""
+    """Return the tests with their durations in seconds, and the tests that reach each line of each module."""
 
     def work() -> dict[str, Any]:
         order = run(Order(), [TESTS], f"--cov={CODE}", "--cov-context=test", "--cov-report=")
@@ -157,7 +159,7 @@ def fresh_copy(tree: Path) -> None:
 
 
 def digest() -> str:
-    """Return the digest of all files that a result depends on."""
+    """Return the digest of all files on which a result depends."""
     found = hashlib.sha256()
     for path in [
         Path(__file__).with_name("mutants.py"),
@@ -178,13 +180,13 @@ def chosen(sample: int | None, seed: int, modules: list[str]) -> list[tuple[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
-    parser.add_argument("--sample", type=int, metavar="N", help="number of random mutants (all)")
+    parser.add_argument("--sample", type=int, metavar="N", help="number of random mutants (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
-    parser.add_argument("modules", nargs="*", help="of certmond/pki, such as `findings` (all)")
+    parser.add_argument("modules", nargs="*", help="modules of certmond/pki, such as `findings` (default: all)")
     options = parser.parse_args()
     hypothesis.settings.register_profile(
         "mutation", deadline=None, derandomize=True, database=None,
-        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],  # the smallest example is not necessary
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],  # hypothesis does not need to shrink an example
     )  # fmt: skip
     tree, memory = WORK / "tree", WORK / digest()
     memory.mkdir(parents=True, exist_ok=True)

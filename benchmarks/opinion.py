@@ -1,7 +1,7 @@
-"""Compare files, metrics, status, journal and audit log of one node.
+"""Comparison of the files, metrics, status, journal and audit log of one node.
 
-Owns the comparison, without code of certmond: openssl reads the files and the served certificate, and the rest is text
-and JSON. Does not check growth.
+The comparison uses no code of certmond: openssl reads the files and the served certificate, and all other sources are
+text or JSON. The comparison does not check growth.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ _SERVED = re.compile(r"certmond_certificate_served_matches\{[^}]*\} (\d)")
 _COUNTS = re.compile(r'certmond_(renewals|restarts)_total\{[^}]*result="(\w+)"[^}]*\} (\S+)')
 
 Kind = tuple[str, str, str, str]
-"""A finding: the name and path of the certificate, the reason, the severity."""
+"""A finding: the name and the path of the certificate, the reason, and the severity."""
 
 
 @dataclass(frozen=True)
 class Opinions:
-    """State of each source at one moment. `disk` has the end of each certificate by path, or None for a broken file.
+    """State of each source at one moment.
 
-    `shown` is the certificate that the service serves, `file` the one in its file, `starts` its number of starts.
+    `disk` contains the expiry of each certificate by path, or None for an invalid file. `shown` is the certificate that
+    the service serves, `file` is the certificate in its file, and `starts` is the number of starts of the service.
     """
 
     disk: dict[str, float | None]
@@ -47,7 +48,7 @@ class Opinions:
         shown = {path: float(value) for path, value in _SERIES.findall(self.metrics)}
         for path, end in self.disk.items():
             if end is not None and shown.get(path) != end:
-                yield f"{path} ends at {end}, and the metrics have {shown.get(path)}"
+                yield f"{path} expires at {end}, but the metrics contain {shown.get(path)}"
         for path in shown.keys() - self.disk.keys():
             yield f"{path} is in the metrics, but does not exist"
 
@@ -58,15 +59,15 @@ class Opinions:
         bad = {path for path, end in self.disk.items() if end is None}
         malformed = {path for _, path, reason, _ in found if reason == "malformed"}
         if malformed != bad:
-            yield f"malformed in the metrics or on the disk, and not in both: {sorted(malformed ^ bad)}"
+            yield f"malformed only in the metrics, or only on the disk: {sorted(malformed ^ bad)}"
         if shown != found:
-            yield f"in status or metrics, and not in both: {sorted(shown ^ found)}"
+            yield f"only in the status document, or only in the metrics: {sorted(shown ^ found)}"
         if self.standing != found:
-            yield f"in journal or metrics, and not in both: {sorted(self.standing ^ found)}"
+            yield f"only in the journal, or only in the metrics: {sorted(self.standing ^ found)}"
 
     def _service(self) -> Iterator[str]:
         if not self.file or self.shown != self.file:
-            yield f"the service serves {self.shown or 'nothing'}, and its file has {self.file or 'nothing'}"
+            yield f"the service serves {self.shown or 'nothing'}, but its file contains {self.file or 'nothing'}"
         if (matches := _SERVED.findall(self.metrics)) != ["1"]:
             yield f"the metrics of the served certificate: {matches}"
 
@@ -78,17 +79,17 @@ class Opinions:
         for what, many in (("renewals", renewed), ("restarts", proven)):
             number = counted[what, "proven" if what == "restarts" else "done"]
             if number != many:
-                yield f"{many} {what} in the trail, and {number} in the metrics"
+                yield f"{many} {what} in the audit log, but {number} in the metrics"
         if self.starts != 1 + proven:
-            yield f"{proven} restarts in the trail, and the service has started {self.starts} times"
+            yield f"{proven} restarts in the audit log, but the service has started {self.starts} times"
 
     def acts(self, step: str, result: str) -> int:
-        """Return the number of steps of this kind with this result in the audit log."""
+        """Return the number of steps of the kind `step` with the result `result` in the audit log."""
         return sum((line.get("step"), line.get("result")) == (step, result) for line in self.trail)
 
 
 class Journal:
-    """The findings that the journal, a growing file of JSON lines, has raised and not cleared."""
+    """The findings that the journal, a growing file of JSON lines, reports as raised but not yet as cleared."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._read, self._standing = path, 0, set[Kind]()

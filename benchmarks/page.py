@@ -1,4 +1,4 @@
-"""Measure the page at `/` with many certificates: the time to render it, and the time of a browser to paint it."""
+"""Benchmark of the page at `/` with many certificates: the time to render it, and the time of a browser to paint it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAINTED = """new Promise((done) => new PerformanceObserver((list) => list.getEnt
 
 @contextmanager
 def many(work: Path, count: int) -> Iterator[tuple[Leaves, Pair, str]]:
-    """Yield daemon and server with `count` certificates, after the first pass, and the URL of the page."""
+    """Yield `count` certificates, the daemon and server after the first pass, and the URL of the page."""
     leaves, port = Leaves.make(work / "node", count), free_port()
     with Pair(work / "pair", leaves.root, leaves.config, port) as pair:
         pair.until(lambda: pair.expiries() == count + 1)
@@ -27,7 +27,7 @@ def many(work: Path, count: int) -> Iterator[tuple[Leaves, Pair, str]]:
 
 
 def made_and_kept(leaves: Leaves, pair: Pair, rounds: int) -> tuple[list[float], list[float]]:
-    """Return the milliseconds of the first response after a change, with its rendering, and of the next response."""
+    """Return the milliseconds of the first response after a change, which includes a rendering, and of the next one."""
     made: list[float] = []
     kept: list[float] = []
     page = pair.get("/", gzip=True)
@@ -46,14 +46,14 @@ def made_and_kept(leaves: Leaves, pair: Pair, rounds: int) -> tuple[list[float],
 
 
 def timed(pair: Pair) -> tuple[bytes, float]:
-    """Return the page, and the milliseconds of its response."""
+    """Return the page, and the duration of its response in milliseconds."""
     start = time.perf_counter()
     page = pair.get("/", gzip=True)
     return page, 1000 * (time.perf_counter() - start)
 
 
 def painted(browser: Browser, url: str, rounds: int) -> list[float]:
-    """Return the milliseconds from the navigation to the first contentful paint, each in a new tab without a cache."""
+    """Return the milliseconds from the navigation to the first contentful paint, for `rounds` tabs without a cache."""
     found = []
     for _ in range(rounds):
         with browser.page() as page:

@@ -1,4 +1,4 @@
-"""The measured processes, observed from outside: the two of certmond, or those of a peer."""
+"""The measured processes, which are the two processes of certmond or the processes of a peer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def free_port() -> int:
 
 
 class Exporter:
-    """Processes that serve metrics at a port of the loopback address. `series` has the end of each certificate."""
+    """Processes that serve metrics on a port of the loopback address.
+
+    `series` is the metric with the expiry of each certificate.
+    """
 
     def __init__(
         self, commands: Sequence[Sequence[str]], log: Path, port: int, path: str = "/metrics", series: str = EXPIRY
@@ -34,7 +37,7 @@ class Exporter:
         self.path, self.series = path, series
         self._port = port
         self.scraped = bytearray(1 << 20)
-        # With bytecode files, like an installation.
+        # Use bytecode files, as an installation does.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self._started = time.perf_counter()
         with log.open("w") as file:
@@ -52,15 +55,15 @@ class Exporter:
             process.wait()
 
     def get(self, path: str, *, gzip: bool = False) -> bytes:
-        """Return the body of a response with status 200, empty without one."""
+        """Return the body of a response with status 200, or an empty body without such a response."""
         with self._answer(path, gzip=gzip) as response, suppress(OSError):
             return response.read() if response else b""
         return b""
 
     def scrape(self, *, gzip: bool = False) -> int:
-        """Read the metrics into the buffer of the last ones, as a scraper does, and return their size in bytes.
+        """Read the metrics into the buffer of the previous metrics, as a scraper does. Return the size in bytes.
 
-        A new buffer would take longer than the response. Return 0 without a response.
+        To allocate a new buffer would take longer than the response. Return 0 without a response.
         """
         size = 0
         with self._answer(self.path, gzip=gzip) as response, suppress(OSError):
@@ -81,7 +84,7 @@ class Exporter:
             yield response if response and response.status == http.HTTPStatus.OK else None
 
     def expiries(self) -> int:
-        """Return the number of certificates with an end in the metrics."""
+        """Return the number of certificates whose expiry is in the metrics."""
         return self.count(f"\n{self.series}{{".encode())
 
     def count(self, what: bytes) -> int:
@@ -89,7 +92,7 @@ class Exporter:
         return self.scraped.count(what, 0, self.scrape())
 
     def shows(self, name: str, end: int) -> bool:
-        """Return whether the metrics have this end of the certificate in the file `name`, or the seconds until then."""
+        """Return whether the metrics contain `end`, or the seconds until `end`, for the certificate file `name`."""
         start, size, text = 0, self.scrape(), self.scraped
         while (at := text.find(name.encode(), start, size)) >= 0:
             start = text.find(b"\n", at, size) + 1 or size
@@ -101,7 +104,7 @@ class Exporter:
         return False
 
     def until(self, holds: Callable[[], bool], every: float = 0.002) -> float:
-        """Return the seconds from the start of the processes until `holds` is true, checked each `every` seconds."""
+        """Return the seconds from the start of the processes until `holds` is true. Check it each `every` seconds."""
         asked = time.perf_counter()
         while not holds():
             if time.perf_counter() - asked > PATIENCE or any(p.poll() is not None for p in self._processes):
@@ -119,8 +122,8 @@ class Exporter:
         return self._usage()[0]
 
     def idle(self, seconds: float) -> tuple[float, float]:
-        """Return (share of a core, voluntary wake-ups a second) of all processes in `seconds` without an event."""
-        time.sleep(2)  # the work of the last request ends
+        """Return the share of a core and the voluntary wake-ups per second of all processes, during `seconds` idle."""
+        time.sleep(2)  # wait for the end of the last request
         before, start = self._usage(), time.perf_counter()
         time.sleep(seconds)
         after, elapsed = self._usage(), time.perf_counter() - start
@@ -130,7 +133,7 @@ class Exporter:
         ticks = switches = 0
         for process in self._processes:
             fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))  # with those of its children that have ended
+            ticks += sum(map(int, fields[11:15]))  # this includes child processes that have ended
             for task in Path(f"/proc/{process.pid}/task").iterdir():
                 with suppress(FileNotFoundError, ProcessLookupError):  # the thread of a response has ended
                     line = next(x for x in (task / "status").read_text().splitlines() if x.startswith("voluntary"))
@@ -139,7 +142,7 @@ class Exporter:
 
 
 class Pair(Exporter):
-    """`certmond run` and `certmond serve` on one tree."""
+    """The processes `certmond run` and `certmond serve` of one node."""
 
     def __init__(self, work: Path, root: Path, config: Path | None, port: int) -> None:
         work.mkdir()

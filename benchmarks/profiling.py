@@ -1,8 +1,8 @@
-"""Profile a pass with cProfile, in this process: its functions by CPU time without their callees.
+"""Profile of a pass with cProfile in this process: the functions by their CPU time, without the functions they call.
 
-Owns the two profiled passes of the daemon (observe, assess, publish): the first over all files, and one after the
-replacement of one file. A profile gives shares, not times: the profiler adds a cost to each call, so functions with
-many calls appear more expensive than they are.
+The profile covers two kinds of passes of the daemon (observe, assess, publish): the first pass over all files, and
+passes after the replacement of one file. Use only the shares of a profile, and not the times: the profiler adds a cost
+to each call, so functions with many calls appear more expensive than they are.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 
 ROWS = 10
-PASSES = 20  # of the second type
+PASSES = 20  # number of passes of the second kind
 
 
 def profiles(work: Path, count: int) -> Iterator[str]:
-    """Yield lines of Markdown: a table for each of the two passes over `count` certificates."""
+    """Yield lines of Markdown: a table for each of the two kinds of passes over `count` certificates."""
     leaves = Leaves.make(work / "node", count)
     store, renderer = Store(load(leaves.config, explicit=True).certificates, str(leaves.root)), Renderer()
 

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.served FILE PORT STARTS`: a service that reads its certificate once, and serves it.
+"""Service that reads its certificate only at the start: `python -m benchmarks.served FILE PORT STARTS`.
 
-SIGHUP restarts it. Each start appends a line to STARTS: the SHA-256 of its certificate. A client gets the certificate
-and one line of HTTP.
+SIGHUP restarts the service. Each start appends the SHA-256 of the certificate to the file STARTS, as one line. A client
+receives the certificate and one line of HTTP.
 """
 
 from __future__ import annotations

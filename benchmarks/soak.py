@@ -1,7 +1,8 @@
-"""Soak: both processes in enforce mode with leaves that are valid for minutes, while a program changes the files.
+"""Soak test: both processes run in enforce mode with leaves that are valid for minutes, while a program changes files.
 
-Owns the run and the check for growth: the slope of the memory, and the medians of descriptors, threads and watches.
-`opinion` compares the outputs. `soak_node` changes the files, and has the service that certmond restarts.
+This module checks for growth, by the slope of the memory, and the medians of descriptors, threads and watches. The
+module `opinion` compares the outputs of certmond. The module `soak_node` changes the files, and runs the service that
+certmond restarts.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from benchmarks.processes import free_port
 from benchmarks.soak_node import SoakNode
 
 BETWEEN, ROUND, PATIENCE = 0.25, 10.0, 120.0
-"""Seconds between two changes, between two samples, and until the daemon must have caught up with the last change."""
+"""Seconds between two changes, between two samples, and until the daemon must have processed the last change."""
 RESTART_EVERY = 3
 """Number of rounds between two new certificates of the service."""
 FILLING = 4400
-"""Number of certificates that come and go before the first sample: more than the size of any cache of certmond."""
+"""Number of certificates that are created and removed before the first sample. This exceeds each cache of certmond."""
 PROCESSES = ("run", "serve")
 
 
@@ -43,11 +44,14 @@ class Sample(NamedTuple):
 
 
 ALLOWED = {"memory": 1_000, "descriptors": 2, "threads": 2, "watches": 2}
-"""Permitted growth from the first third to the end: the noise of a sample, and fragments of the heap."""
+"""Permitted growth from the first third to the end, for the noise of samples and the fragmentation of the heap."""
 
 
 class Slope(NamedTuple):
-    """kB per hour: the median of the slopes between any two samples (Theil and Sen), and their quartiles."""
+    """Slope of the memory in kB per hour: the median and the quartiles of the slopes between any two samples.
+
+    This is the Theil-Sen estimator.
+    """
 
     low: float
     median: float
@@ -63,7 +67,10 @@ class Slope(NamedTuple):
 
 
 def growth(samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield each resource that has grown too much over the last two thirds. Raises ValueError for too few samples."""
+    """Yield a line for each resource that has grown too much over the last two thirds of the samples.
+
+    Raises ValueError if there are too few samples.
+    """
     third = len(samples) // 3
     if third < 2:
         raise ValueError("too short for a check of growth")
@@ -74,11 +81,11 @@ def growth(samples: Sequence[Sample]) -> Iterator[str]:
         grown[name] = after - before
     for name, more in grown.items():
         if more > ALLOWED[name]:
-            yield f"{name} has grown by {more:.0f}, and {ALLOWED[name]} are allowed"
+            yield f"{name} has grown by {more:.0f}, but only {ALLOWED[name]} are allowed"
 
 
 class Watched:
-    """The daemon and the server, and their outputs. They run within its `with` block."""
+    """The daemon and the server, and the outputs of both. Both processes run during the `with` block."""
 
     def __init__(self, node: SoakNode) -> None:
         self.node, self.work, self.state = node, node.work, node.work / "state"
@@ -104,7 +111,7 @@ class Watched:
         self.statuses = [process.wait(PATIENCE) for process in self.processes]
 
     def opinions(self) -> Opinions:
-        """Return the present outputs. Raises OSError if one does not exist yet."""
+        """Return the present outputs. Raises OSError if an output does not exist yet."""
         metrics, status = self._get("/metrics").decode(), json.loads((self._runtime / "status.json").read_text())
         shown, file = self.node.uses()
         trail = self.state / "audit.log"
@@ -114,7 +121,10 @@ class Watched:
         )
 
     def agree(self) -> Opinions:
-        """Wait until all outputs agree, because a change takes a moment, and a renewal may begin. Raises SystemExit."""
+        """Wait until all outputs agree, because the processing of a change or of a renewal takes time.
+
+        Raises SystemExit if the outputs do not agree in time, or if a process has ended.
+        """
         end = time.monotonic() + PATIENCE
         problems = ["no output exists"]
         while time.monotonic() < end:
@@ -126,7 +136,7 @@ class Watched:
                 if not problems:
                     return opinions
             time.sleep(0.1)
-        raise SystemExit("\n".join(["they do not agree:", *problems]))
+        raise SystemExit("\n".join(["the outputs do not agree:", *problems]))
 
     def samples(self) -> list[Sample]:
         """Request the page, and return a sample of each process."""
@@ -152,7 +162,7 @@ def _sample(pid: int) -> Sample:
 def soak(
     work: Path, minutes: float, seed: int, *, filling: int = FILLING, every: float = ROUND
 ) -> Generator[str, None, None]:
-    """Yield the lines of the report, one a round of `every` seconds. Raises SystemExit for a failure or growth."""
+    """Yield the lines of the report, one for each round of `every` seconds. Raises SystemExit on failure or growth."""
     node = SoakNode(work, seed)
     kept: list[list[Sample]] = []
     filled = list(node.fill(filling))
@@ -177,7 +187,7 @@ def soak(
             )
     yield f"changes: {dict(node.done)}; the processes ended with {watched.statuses}"
     sizes = [path.stat().st_size for path in watched.state.rglob("*") if path.is_file()]
-    yield f"the state directory has {len(sizes)} files, {sum(sizes) // 1000} kB"
+    yield f"the state directory contains {len(sizes)} files, {sum(sizes) // 1000} kB"
     if any(watched.statuses):
         raise SystemExit("a process ended with an error")
     problems = list[str]()
@@ -189,4 +199,4 @@ def soak(
         yield f"{name}: memory over the last two thirds {Slope.of(samples[len(samples) // 3 :])}"
     if problems:
         raise SystemExit("\n".join(problems))
-    yield f"no resource has grown by more than is allowed, and all {len(kept)} samples agreed"
+    yield f"no resource has grown by more than the permitted amount, and the outputs agreed in all {len(kept)} samples"

@@ -1,7 +1,7 @@
-"""The node of the soak: a CA, leaves that are valid for minutes, a service, and the changes of their files, by openssl.
+"""The node of the soak test: a CA, leaves that are valid for minutes, a service, and the changes to their files.
 
-Owns the files and their changes. All files are in one directory, but the root is "/", because certmond restarts no
-service below another root. Imports nothing of certmond; it depends only on the time of a renewal.
+openssl creates the certificates. All files are in one directory, but the root is "/", because certmond restarts
+services only for this root. This module uses no code of certmond, and depends only on the renewal point of certmond.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Self
 from benchmarks.processes import free_port
 
 FEWEST, MOST = 30, 50
-"""Minimum and maximum of leaves at a time."""
+"""Minimum and maximum number of leaves at the same time."""
 DUE, LIFE = (1, 20), 300
-"""Seconds from the creation of a leaf until it is due (minimum, maximum), and its lifetime in seconds."""
+"""Seconds from the creation of a leaf until the leaf is due (minimum, maximum), and the lifetime in seconds."""
 DAY = 86400
 SERVICE = "server"
 
 
 class SoakNode:
-    """The node below `work`. The service runs within its `with` block."""
+    """The node below `work`. The service runs during the `with` block."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.work, self.leaves, self.served = work, work / "leaves", work / "served.pem"
@@ -46,7 +46,7 @@ class SoakNode:
                 "authorityKeyIdentifier=keyid\nsubjectAltName=IP:127.0.0.1\n"
             )
             self._sh("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        self._put(self.served, "served", DUE[1] - LIFE * 2 / 3, LIFE)  # certmond renews the first one
+        self._put(self.served, "served", DUE[1] - LIFE * 2 / 3, LIFE)  # certmond renews the first certificate
         self.port = free_port()
         for _ in range(FEWEST):
             self.change()
@@ -61,7 +61,7 @@ class SoakNode:
         self._service.wait()
 
     def config(self) -> str:
-        """Return the configuration of certmond, with seconds in place of the minutes of a real node."""
+        """Return the configuration of certmond, with seconds instead of the minutes of a real node."""
         return f"""
 profile: none
 mode: enforce
@@ -83,7 +83,7 @@ hooks:
   - {{name: received, command: [/bin/true]}}
 """
 
-    # Changes
+    # Changes to the files
 
     def change(self) -> None:
         """Change, add or remove a random file."""
@@ -91,7 +91,7 @@ hooks:
         acts: list[Callable[[Path], None]] = [self._break, self._rename, self._touch, self._remove]
         if len(present) < FEWEST or (len(present) < MOST and self.chance.random() < 0.5):
             self._number += 1
-            # certmond renews after two thirds of the lifetime: the leaf reaches this age within seconds.
+            # certmond renews a leaf after two thirds of its lifetime, and this leaf reaches this age within seconds.
             self._put(self.leaves / f"{self._number:06d}.pem", "leaf", self.chance.randint(*DUE) - LIFE * 2 / 3, LIFE)
             self.done["_add"] += 1
         else:
@@ -105,7 +105,7 @@ hooks:
         self.done["replace_served"] += 1
 
     def fill(self, count: int) -> Iterator[Path]:
-        """Create `count` leaves, at most 500 in a file, and yield the files. The caller removes them."""
+        """Create `count` leaves, at most 500 in one file, and yield the files. The caller must remove the files."""
         for number in range(-(-count // 500)):
             path = self.leaves / f"filling-{number}.pem"
             path.write_bytes(b"".join(self._issued("leaf", 0, 30 * DAY) for _ in range(min(500, count))))
@@ -126,7 +126,7 @@ hooks:
             path.rename(path.with_name(f"moved-{path.name}"))
 
     def _put(self, path: Path, name: str, begin: float, life: float) -> None:
-        """Replace a file by a certificate and its key."""
+        """Replace the content of a file with a certificate and its key."""
         staged = self.work / "staged"
         staged.write_bytes(self._issued(name, begin, life) + (self.work / f"{name}.key").read_bytes())
         staged.chmod(0o600)
@@ -143,7 +143,7 @@ hooks:
     # Observations
 
     def ends(self) -> dict[str, float | None]:
-        """Return the end of each certificate by its path, as openssl reads it, or None for a broken file."""
+        """Return the expiry of each certificate by path, as openssl reads it, or None for an invalid file."""
         found: dict[str, float | None] = {}
         for path in [self.work / "ca.crt", self.served, *self.leaves.glob("*.pem")]:
             command = ["openssl", "x509", "-in", str(path), "-noout", "-enddate", "-dateopt", "iso_8601"]
@@ -152,7 +152,7 @@ hooks:
         return found
 
     def uses(self) -> tuple[str, str]:
-        """Return the SHA-256 of the certificate that the service serves, and of that in its file, by openssl."""
+        """Return the SHA-256 of the certificate that the service serves, and of the certificate in its file."""
         at = f"127.0.0.1:{self.port}"
         command = ["openssl", "s_client", "-connect", at]
         shown = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False).stdout

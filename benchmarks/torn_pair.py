@@ -1,11 +1,11 @@
-"""Count the failed handshakes while the pair of a running etcd is renewed, by default and in two other ways.
+"""Benchmark that counts the failed handshakes with a running etcd during renewals of its certificate and key.
 
-Owns the etcd, its node, and the ways to replace the pair. etcd reads its pair for each handshake, first the
-certificate, then the key, and refuses a pair that does not match. If the key is replaced first, a handshake fails that
-reads the old certificate and the new key.
+etcd reads its certificate and then its key for each handshake, and refuses a pair that does not match. If a program
+replaces the key first, a handshake that reads the old certificate and the new key fails.
 
-With the same key this is impossible: one file changes, by one rename, and a reader gets the old or the new certificate,
-both with this key. So zero failures are no coincidence. The two controls show that the benchmark detects a failure.
+By default, certmond keeps the key of etcd, so this failure is impossible: one rename replaces one file, and etcd reads
+either the old or the new certificate, which both match the key. Two control runs with other methods of replacement show
+that the benchmark detects failures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NODE = f"node_name: node-1\nkey_algorithm: ECDSA-P256\ninit: {{advertise_address
 
 @dataclass(frozen=True)
 class Node:
-    """A control-plane node that `certmond init` created below `place`, and on which certmond renews."""
+    """A control-plane node that `certmond init` created below `place`, and on which certmond renews certificates."""
 
     place: Path
 
@@ -62,12 +62,12 @@ class Node:
 
     @property
     def credentials(self) -> Credentials:
-        """The credentials of a client of etcd."""
+        """Return the credentials of a client of etcd."""
         pki = self.root / PKI
         return Credentials(pki / "ca.crt", pki / "healthcheck-client.crt", pki / "healthcheck-client.key")
 
     def pair(self, name: str) -> tuple[Path, Path]:
-        """Return the paths of key and certificate of etcd-server or etcd-peer."""
+        """Return the paths of the key and the certificate of etcd-server or etcd-peer."""
         stem = self.root / PKI / name.removeprefix("etcd-")
         return stem.with_suffix(".key"), stem.with_suffix(".crt")
 
@@ -77,9 +77,9 @@ class Node:
         return Node(place)
 
     def renewing(self, name: str, *, keep_key: bool | None = None) -> Callable[[], str]:
-        """Return a function that renews like `certmond renew NAME` and returns the SHA-256 of the leaf.
+        """Return a function that renews as `certmond renew NAME` does, and returns the SHA-256 of the new leaf.
 
-        `keep_key` is as in the configuration. None keeps the value of the profile.
+        `keep_key` has the same meaning as in the configuration. None keeps the value of the profile.
         """
         entry = "" if keep_key is None else f"certificates: [{{name: {name}, keep_key: {str(keep_key).lower()}}}]\n"
         config = parse([Source("benchmark", self._config.read_text() + entry)])
@@ -98,9 +98,9 @@ class Node:
 
 
 def writing_in_place(node: Node, name: str, spare: Node) -> Callable[[], str]:
-    """Return a function that writes like kubeadm: it truncates and writes each file, the key first.
+    """Return a function that replaces the pair as kubeadm does: truncate and write each file, the key first.
 
-    `spare` has the same CA.
+    `spare` is a node with the same CA.
     """
     renew = spare.renewing(name, keep_key=False)
 
@@ -116,7 +116,7 @@ def writing_in_place(node: Node, name: str, spare: Node) -> Callable[[], str]:
 
 @contextmanager
 def etcd_on(node: Node, program: str = "etcd") -> Iterator[dict[str, int]]:
-    """Run an etcd of one member with the files of the node. Yield the port of each of its pairs after it responds."""
+    """Run etcd with one member and the files of the node. After etcd responds, yield the port of each of its pairs."""
     ports = {"etcd-server": free_port(), "etcd-peer": free_port()}
     client, peer = (f"https://{ADDRESS}:{port}" for port in ports.values())
     pki = node.root / PKI
@@ -146,12 +146,12 @@ def _until_it_answers(process: subprocess.Popen[bytes], node: Node, ports: dict[
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"etcd does not answer: {(node.place / 'etcd.log').read_text()}") from None
-                time.sleep(0.02)  # the start of etcd has no event to wait for
+                time.sleep(0.02)  # etcd reports no event after its start
 
 
 @dataclass(frozen=True)
 class Count:
-    """One row: a count, and a remark."""
+    """One row of the results: a count, and a remark."""
 
     what: str
     value: str
@@ -164,7 +164,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Run:
-    """Repeated replacements of a pair while clients make handshakes: the installed leaves, and the seconds."""
+    """Result of repeated replacements of a pair during handshakes: the installed leaves, and the seconds in total."""
 
     tally: Tally
     issued: list[str]
@@ -189,7 +189,7 @@ class Run:
 
 
 def measure_torn_pair(renewals: int) -> Iterator[Count]:
-    """Yield the rows on etcd: the default renewal of its server pair, and the others a fifth as often."""
+    """Yield the rows about etcd: `renewals` default renewals of its server pair, and a fifth as many control runs."""
     program = shutil.which("etcd")
     if program is None:
         raise SystemExit("etcd is not installed; install it (Debian: etcd-server), or name other parts")

@@ -1,4 +1,4 @@
-"""Exceptions of certmond, as a tree.
+"""Hierarchy of the exceptions of certmond.
 
     CertmondError
     ├── ConfigError
@@ -34,12 +34,12 @@ from __future__ import annotations
 class CertmondError(Exception):
     """Base class of the exceptions of certmond.
 
-    The command line prints the message, which has the fact and the remedy, and exits with 3.
+    The command prints the message, which contains the fact and the remedy, and exits with the code 3.
     """
 
 
 class ConfigError(CertmondError):
-    """The configuration is invalid. `problems` has one message for each problem."""
+    """The configuration is invalid. `problems` contains one message for each problem."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
@@ -47,11 +47,11 @@ class ConfigError(CertmondError):
 
 
 class MalformedError(CertmondError):
-    """The bytes of a file or of an answer cannot be parsed."""
+    """certmond cannot parse the bytes of a file or of a response."""
 
 
 class LimitError(MalformedError):
-    """The bytes exceed a limit of size or work."""
+    """The bytes exceed a limit on their size, or on the work to parse them."""
 
 
 class ListenError(CertmondError):
@@ -63,7 +63,7 @@ class RuntimeDirError(CertmondError):
 
 
 class NotRunningError(CertmondError):
-    """The daemon is not running, so the assessment can be outdated."""
+    """The daemon is not running, so the assessment might be outdated."""
 
 
 class WriteError(CertmondError):
@@ -75,8 +75,8 @@ class WriteError(CertmondError):
 
 
 class StateError(WriteError):
-    """The state directory is unusable: a user other than root and certmond can change it, or a later version of
-    certmond has written it.
+    """The state directory is unusable, because an untrusted user can change the directory, or a later version of
+    certmond has written to the directory.
     """
 
 
@@ -93,7 +93,7 @@ class RotationError(CertmondError):
 
 
 class LostError(CertmondError):
-    """This node has lost the restart lock, and another node can hold it."""
+    """This node has lost the restart lock, and another node might hold the lock."""
 
 
 class OvertakenError(CertmondError):
@@ -112,7 +112,7 @@ class IdleError(RestartError):
 
 
 class TriedError(RestartError):
-    """The restart of a service began and failed. The service may have stopped or restarted."""
+    """The restart of a service began and failed. The service might have stopped or restarted."""
 
 
 class SigningError(CertmondError):
@@ -120,15 +120,17 @@ class SigningError(CertmondError):
 
 
 class RefusedError(SigningError):
-    """The signer refuses the request, or issued a certificate that does not match the request."""
+    """The signer refused the request, or issued a certificate that does not match the request."""
 
 
 class UnknownUserError(RefusedError):
-    """The API server rejects the user of a kubeconfig, because it does not trust the CA of the client certificate."""
+    """The API server rejects the credentials in a kubeconfig, for example because the server does not trust the CA of
+    the client certificate.
+    """
 
 
 class UntrustedError(RefusedError):
-    """Another user can change a program that the configuration names, so certmond does not run this program."""
+    """An untrusted user can change a program that the configuration names, so certmond does not run this program."""
 
 
 class UnreachableError(SigningError):
@@ -136,11 +138,13 @@ class UnreachableError(SigningError):
 
 
 class UnknownServerError(UnreachableError):
-    """The API server has a certificate of a CA that the kubeconfig does not trust."""
+    """The API server serves a certificate whose CA is not in the kubeconfig."""
 
 
 class WaitingError(SigningError):
-    """The signer has not decided yet. The caller repeats the request after `seconds` with the same `cookie`."""
+    """The signer has not decided on the request yet. The caller must repeat the request after `seconds`, with the same
+    `cookie`.
+    """
 
     def __init__(self, message: str, seconds: float, cookie: str) -> None:
         super().__init__(message)
@@ -151,7 +155,7 @@ class WaitingError(SigningError):
 def defect(error: Exception) -> str:
     """Return a message about an unexpected exception, with its type and the line of code that raised it.
 
-    The text of the exception can quote a private key, so the message omits this text.
+    The message omits the text of the exception, because this text might quote a private key.
     """
     trace, place = error.__traceback__, ""
     while trace is not None:

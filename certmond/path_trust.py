@@ -1,6 +1,6 @@
-"""Check that only root, or the user that runs certmond, can change the target of a path.
+"""Check whether an untrusted user can change the target of a path.
 
-The check covers the file, and each directory and symlink on its path.
+The check covers the file, and each directory and symlink on the path of the file.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ _MOST_LINKS = 40  # path_resolution(7)
 
 
 def exposure(path: str, owners: Container[int] = ()) -> str | None:
-    """Return why an untrusted user can change the target of `path`, with the remedy, or None.
+    """Return why an untrusted user can change the target of `path`, and the remedy. Return None for a trusted path.
 
-    certmond trusts root, the user that runs certmond, and the users `owners`. Raises OSError if a part of the path is
-    missing or cannot be read.
+    certmond trusts root, the user that runs certmond, and the users whose IDs are in `owners`. Raises OSError if a part
+    of the path is missing or unreadable.
     """
     return next(filter(None, (_exposed(place, status, owners) for place, status in _on_the_way(path))), None)
 
 
 def distrust(command: Sequence[str]) -> str | None:
-    """Return why an untrusted user can change a file that the command runs, with the remedy, or None.
+    """Return why an untrusted user can change a file that the command runs, and the remedy. Return None if no untrusted
+    user can.
 
-    The check includes arguments that are absolute paths of regular files, such as a script for a shell. Raises OSError
-    if the program cannot be read.
+    The check includes each argument that is the absolute path of a regular file, such as a script that a shell runs.
+    Raises OSError if the program is missing, or if a part of its path is unreadable.
     """
     program, *arguments = command
     files = (argument for argument in arguments if argument.startswith("/") and _is_regular(argument))
@@ -34,7 +35,7 @@ def distrust(command: Sequence[str]) -> str | None:
 
 
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
-    """Return why an untrusted user can change the file, or can read a `secret` file, or None."""
+    """Return why an untrusted user can change the file, or read a `secret` file. Return None if no such user can."""
     if secret and status.st_mode & 0o077:
         return f"{path} can be read or written by others (mode {_mode(status)}); run: chmod 600 {path}"
     return _exposed(path, status, owners)
@@ -44,7 +45,7 @@ def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str |
     is_link = stat.S_ISLNK(status.st_mode)
     if status.st_uid not in {0, os.geteuid()} and status.st_uid not in owners:
         return f"{path} belongs to user {status.st_uid}; run: chown {'-h ' if is_link else ''}{_user()} {path}"
-    # In a sticky directory, other users can add names, but cannot replace names of another user.
+    # In a sticky directory, other users can create files, but cannot replace a file of another user.
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if not is_link and not is_sticky and status.st_mode & _others(status):
         return f"{path} can be written by others (mode {_mode(status)}); run: chmod go-w {path}"
@@ -52,9 +53,10 @@ def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str |
 
 
 def _others(status: os.stat_result) -> int:
-    """Return the bits of a mode that permit other users to write.
+    """Return the bits of a mode that permit an untrusted user to write.
 
-    The primary group of an unprivileged user may write, because many distributions have the umask 0002.
+    If an unprivileged user runs certmond, the primary group of this user may write, because many distributions set the
+    umask 0002.
     """
     return 0o002 if os.geteuid() != 0 and status.st_gid == os.getegid() else 0o022
 
@@ -75,7 +77,7 @@ def _is_regular(path: str) -> bool:
 
 
 def _on_the_way(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield each directory and symlink on the path, and then the file, with their status (lstat(2))."""
+    """Yield each directory and symlink on the path, and then the file, each with its status from lstat(2)."""
     reached, links = "/", 0
     rest = os.path.join(os.getcwd(), path).split("/")[::-1]
     yield reached, os.lstat(reached)

@@ -1,7 +1,7 @@
 """Removal of key material from texts and values before certmond logs or shows them.
 
-Key material is a PEM block of a private key (RFC 7468), as text or in base64. The removal takes linear time, because an
-attacker could supply a long text.
+Key material is a PEM block of a private key (RFC 7468), as plain text or in a further base64 encoding. The removal
+takes linear time, because an attacker could supply a long text.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ REMOVED = "[private key removed]"
 _BEGIN = re.compile(r"-{4,5} ?BEGIN [^-]{0,40}?PRIVATE KEY(?: BLOCK)?(?: ?-{4,5})?")
 _END = re.compile(r"-{4,5} ?END [^-]{0,40}?PRIVATE KEY(?: BLOCK)?(?: ?-{4,5})?")
 _BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
-_BODY = _BASE64 + " \t\r\n\\"  # characters before the last line of a PEM block, with line ends escaped as \n
-_REST = re.compile(r"(?:[A-Za-z0-9+/=]|\r?\n[ \t]*|\\n)*")  # the rest of a base64 text that may be folded
+_BODY = _BASE64 + " \t\r\n\\"  # characters before the END line of a PEM block; a line end can be escaped as \n
+_REST = re.compile(r"(?:[A-Za-z0-9+/=]|\r?\n[ \t]*|\\n)*")  # the rest of a base64 text, on one or more lines
 
 
 def _encoded(shift: int) -> str:
-    """Return the part of the base64 of `PRIVATE KEY` that does not depend on the adjacent bytes.
+    """Return the part of the base64 encoding of `PRIVATE KEY` that does not depend on the adjacent bytes.
 
-    `shift` is the position of the text in a group of three bytes.
+    `shift` is the offset of the text in a group of three bytes: 0, 1 or 2.
     """
     words = b"\0" * shift + b"PRIVATE KEY"
     return b64encode(words)[-(-shift * 8 // 6) : len(words) * 8 // 6].decode()
@@ -33,7 +33,7 @@ _HEADER = re.compile("|".join(_ENCODED))
 
 
 def redacted(text: str) -> str:
-    """Return `text` with each private key replaced by `REMOVED`."""
+    """Return `text`, in which `REMOVED` replaces each private key."""
     if "PRIVATE KEY" in text:
         text = _without_blocks(text)
     if any(each in text for each in _ENCODED):
@@ -42,7 +42,7 @@ def redacted(text: str) -> str:
 
 
 def redacted_value(value: object) -> object:
-    """Return a value of any type without key material. Bytes and unknown types become text."""
+    """Return `value` without key material. Convert bytes and values of other types to text."""
     match value:
         case str():
             return redacted(value)
@@ -68,7 +68,7 @@ def _without_blocks(text: str) -> str:
 
 
 def _without_ends(text: str) -> str:
-    """Return `text` with each private key that has no BEGIN line replaced by `REMOVED`."""
+    """Return `text`, in which `REMOVED` replaces each private key without a BEGIN line."""
     pieces, at = list[str](), 0
     while end := _END.search(text, at):
         pieces += text[at : end.start()].rstrip(_BODY), REMOVED

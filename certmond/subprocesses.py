@@ -1,6 +1,6 @@
-"""Run of a child process with limits on its time and output. The child does not outlive the call.
+"""Execution of a child process with limits on its run time and its output. The child ends before the call returns.
 
-No message quotes arguments, input or output, because they may contain secrets.
+No message quotes arguments, input or output, because this data might contain secrets.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ MAX_OUTPUT = 1 << 20
 """Maximum number of bytes of standard output. No certificate with its chain is larger."""
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-_TURN = 0.5  # seconds; `alive` is due every second
-_CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the capacity of a pipe (pipe(7))
+_TURN = 0.5  # seconds; `run` must call `alive` every second
+_CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the default maximum capacity of a pipe (pipe(7))
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The result of a program. `said` is the standard error. A negative `status` is minus the number of the signal that
-    ended the program.
+    """Result of a program: exit status, standard output, and standard error (`said`).
+
+    If a signal ended the program, `status` is the negated number of the signal.
     """
 
     status: int
@@ -50,10 +51,10 @@ def run(
     alive: Callable[[], None],
     given: bytes = b"",
 ) -> Ended:
-    """Run `command` to its end with `given` on standard input. Call `alive` at least every second.
+    """Run `command` with `given` on standard input, and return the result. Call `alive` at least every second.
 
-    Raises UntrustedError if another user can change the program, UnreachableError if it cannot run or takes too long,
-    and RefusedError if it writes too much output.
+    Raises UntrustedError if an untrusted user can change the program, UnreachableError if the program cannot run or
+    exceeds `time_limit`, and RefusedError if the program writes more than `MAX_OUTPUT` bytes.
     """
     program = command[0]
     try:
@@ -73,8 +74,8 @@ def run(
         raise UnreachableError(f"{program} cannot be run ({error.strerror}); {remedy}") from error
     except ValueError:
         raise UnreachableError(
-            f"{program} cannot be run: an argument or variable has a NUL character, or a variable's name has a '='; "
-            "correct its configuration"
+            f"{program} cannot be run: an argument or a variable contains a NUL character, or the name of a variable "
+            "contains '='; correct the configuration of the program"
         ) from None
     with child:
         try:
@@ -94,9 +95,10 @@ def run(
 
 
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a sentence for each command that certmond refuses to run, because another user can change it.
+    """Yield a message for each command that certmond refuses to run, because an untrusted user can change a file of the
+    command.
 
-    The keys of `commands` name the purpose. Skip a missing program.
+    The keys of `commands` name the purposes of the commands. Skip a command whose program is missing.
     """
     for what, command in commands.items():
         with suppress(OSError):
@@ -105,7 +107,10 @@ def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def resolved(program: str) -> str:
-    """Return the absolute path of a program. Search a name without a slash in PATH. Raises FileNotFoundError."""
+    """Return the absolute path of a program. Search PATH for a name without a slash.
+
+    Raises FileNotFoundError if PATH contains no such program.
+    """
     if "/" in program:
         return os.path.join("/", program)  # a child starts in /
     if found := shutil.which(program, path=_surroundings()["PATH"]):
@@ -120,7 +125,7 @@ def first_line(text: bytes) -> str:
 
 
 class _Ear:
-    """Reader of a child's output, which also waits for the end of the child."""
+    """Reader of the output of a child process until the process ends."""
 
     def __init__(self, child: subprocess.Popen[bytes], program: str, alive: Callable[[], None]) -> None:
         self.output, self.said = bytearray(), bytearray()
@@ -142,7 +147,7 @@ class _Ear:
         os.close(self._end)
 
     def listen(self, seconds: float) -> bool:
-        """Read until the child has ended, and return True. Return False after `seconds`."""
+        """Read until the child ends, but at most for `seconds`. Return whether the child has ended."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             ready = [key for key, _ in self._selector.select(min(left, _TURN))]
@@ -155,12 +160,12 @@ class _Ear:
         return False
 
     def _take(self, stream: RawIOBase, heard: bytearray) -> None:
-        """Read the available output, at most the capacity of a pipe, because the child may write without a pause."""
+        """Read the available output, but limit the number of chunks, because the child might write without a pause."""
         for _ in range(_PIPE // _CHUNK + 1):
             chunk: bytes | None = stream.read(_CHUNK)
             if chunk is None:  # no more data for now
                 return
-            if not chunk:  # end of file: it would stay ready forever
+            if not chunk:  # end of file: the selector would always report the stream as ready
                 self._selector.unregister(stream)
                 return
             heard += chunk[: MAX_OUTPUT + 1 - len(heard)]
@@ -169,6 +174,6 @@ class _Ear:
 
 
 def _surroundings() -> dict[str, str]:
-    """Return the environment for every program that certmond runs."""
+    """Return the environment variables that certmond sets for every program."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}

@@ -1,8 +1,8 @@
-"""Write the Grafana dashboard: `python config/grafana_dashboard.py >config/grafana-dashboard.json`.
+"""Generator of the Grafana dashboard: `python config/grafana_dashboard.py >config/grafana-dashboard.json`.
 
-Owns the panels, their queries and their positions. The JSON file is generated from this module: do not edit it. The
-format is the classic one of Grafana (kinds/dashboard/dashboard_kind.cue). It has the `__inputs` and `__requires` of a
-shared export, so that an import prompts for the data source.
+This module defines the panels with their queries and positions. Do not edit the generated JSON file. The format is the
+classic format of Grafana (kinds/dashboard/dashboard_kind.cue). The dashboard contains the fields `__inputs` and
+`__requires` of an export for sharing, so that Grafana prompts for the data source during an import.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Panel = dict[str, Any]
 
 
 def query(expression: str, legend: str = "", *, table: bool = False, ref: str = "A") -> dict[str, Any]:
-    """Return a query to Prometheus: over the time range with a legend, otherwise at its end."""
+    """Return a query to Prometheus, over the time range if `legend` is set, otherwise at the end of the time range."""
     over_time = bool(legend) and not table
     return {
         "refId": ref, "datasource": _SOURCE, "expr": expression, "legendFormat": legend or "__auto",
@@ -47,7 +47,7 @@ def query(expression: str, legend: str = "", *, table: bool = False, ref: str = 
 
 
 def panel(kind: str, title: str, size: tuple[int, int], says: str, targets: list[dict[str, Any]], **more: Any) -> Panel:
-    """Return a panel. `more` has the properties of its kind: `unit`, `steps`, `options`, `overrides`, `changes`."""
+    """Return a panel. `more` contains properties of this kind: `unit`, `steps`, `options`, `overrides`, `changes`."""
     steps = [{"color": color, "value": value} for value, color in more.get("steps", [(None, "text")])]
     defaults: dict[str, Any] = {
         "color": {"mode": "thresholds" if "steps" in more else "palette-classic"},
@@ -75,7 +75,7 @@ def stat(title: str, expression: str, says: str, **more: Any) -> Panel:
 
 
 def series(title: str, width: int, says: str, *asked: tuple[str, str], stacked: bool = False, **more: Any) -> Panel:
-    """Return a panel with lines over time, or stacked areas. `asked` are expressions with their legends."""
+    """Return a panel with lines or stacked areas over time. `asked` are pairs of an expression and its legend."""
     custom = {
         "drawStyle": "line", "lineWidth": 1, "fillOpacity": 40 if stacked else 5, "showPoints": "auto",
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
@@ -89,7 +89,7 @@ def series(title: str, width: int, says: str, *asked: tuple[str, str], stacked: 
 
 
 def table(title: str, width: int, height: int, says: str, *asked: tuple[str, str], **more: Any) -> Panel:
-    """Return a table. `asked` are expressions with the titles of their columns."""
+    """Return a table. `asked` are pairs of an expression and the title of its column."""
     targets = [query(expression, table=True, ref=chr(ord("A") + n)) for n, (expression, _) in enumerate(asked)]
     columns = [f"Value #{chr(ord('A') + n)}" for n in range(len(asked))] if len(asked) > 1 else ["Value"]
     names = dict(zip(columns, (title for _, title in asked), strict=True))
@@ -112,7 +112,7 @@ def column(name: str, **properties: Any) -> dict[str, Any]:
 
 
 def duration(name: str, steps: Iterable[tuple[int | None, str]] = _DAYS) -> dict[str, Any]:
-    """Return the properties of a column of remaining seconds, as a colored cell."""
+    """Return the properties of a column that shows remaining seconds in colored cells."""
     thresholds = {"mode": "absolute", "steps": [{"color": color, "value": value} for value, color in steps]}
     return column(
         name, unit="s", decimals=0, thresholds=thresholds, color={"mode": "thresholds"},
@@ -121,22 +121,22 @@ def duration(name: str, steps: Iterable[tuple[int | None, str]] = _DAYS) -> dict
 
 
 def colours(by_name: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the color of each series, by its name."""
+    """Return the overrides that set the color of each series in `by_name`."""
     return [column(name, color={"mode": "fixed", "fixedColor": color}) for name, color in by_name.items()]
 
 
 def increase(metric: str, where: str) -> str:
-    """Return the increase of a counter between two points of a graph."""
+    """Return the expression for the increase of a counter between two points of a graph."""
     return f"increase({metric}{{{where}}}[$__rate_interval])"
 
 
 def p99(metric: str, where: str) -> str:
-    """Return the 99th percentile of a histogram."""
+    """Return the expression for the 99th percentile of a histogram."""
     return f"histogram_quantile(0.99, sum by (le) (rate({metric}_bucket{{{where}}}[$__rate_interval])))"
 
 
 def fleet() -> Iterator[Panel]:
-    """Yield the panels on all nodes."""
+    """Yield the panels about all nodes."""
     yield stat("Nodes", f"count(certmond_build_info{{{_FLEET}}})", "Nodes that certmond watches.")
     yield stat("Certificates", f"count(certmond_certificate_chain_valid{{{_FLEET}}})", "Certificates on these nodes.")
     for severity, color in (("critical", _RED), ("warning", _YELLOW)):
@@ -146,16 +146,16 @@ def fleet() -> Iterator[Panel]:
         )  # fmt: skip
     yield stat(
         "First end", f"min({_LEAVES % _FLEET}) - time()",
-        "Time until the first certificate ends, without trust anchors.", unit="s", steps=_DAYS,
+        "Time until the first certificate expires, except trust anchors.", unit="s", steps=_DAYS,
     )  # fmt: skip
     yield stat(
         "First CA end", f"min(certmond_trust_anchor_not_after_timestamp_seconds{{{_FLEET}}}) - time()",
-        "Time until the first trust anchor ends. Its replacement takes weeks.", unit="s",
+        "Time until the first trust anchor expires. The replacement of a trust anchor takes weeks.", unit="s",
         steps=_CA_DAYS,
     )  # fmt: skip
     yield stat(
         "Served differs", f"count(certmond_certificate_served_matches{{{_FLEET}}} == 0) or vector(0)",
-        "Endpoints that serve another certificate than the file has.", steps=_GOOD_AT_0,
+        "Endpoints that do not serve the certificate in the file.", steps=_GOOD_AT_0,
     )  # fmt: skip
     yield stat(
         "Silent daemons",
@@ -164,7 +164,7 @@ def fleet() -> Iterator[Panel]:
     )  # fmt: skip
     left = f"({_LEAVES % _FLEET}) - time()"
     yield table(
-        "Nodes", 14, 9, "Each node with its first end and its findings.",
+        "Nodes", 14, 9, "Each node, with its findings and the time until its first certificate expires.",
         (f"min by (instance) ({left})", "First end"),
         (f"min by (instance) (certmond_trust_anchor_not_after_timestamp_seconds{{{_FLEET}}}) - time()", "CA end"),
         (f"count by (instance) (certmond_certificate_chain_valid{{{_FLEET}}})", "Certificates"),
@@ -176,12 +176,12 @@ def fleet() -> Iterator[Panel]:
         overrides=[duration("First end"), duration("CA end", _CA_DAYS), column("Last pass ago", unit="s", decimals=0)],
     )  # fmt: skip
     yield table(
-        "Next to end", 10, 9, "The twenty certificates that end first.",
+        "Next to end", 10, 9, "The twenty certificates that expire first.",
         (f"sort(bottomk(20, {left}))", "Left"), sort="Left", hidden=["path"], overrides=[duration("Left")],
     )  # fmt: skip
     matrix = panel(
         "table", "Time left, nodes and certificates", (WIDTH, 9),
-        "Certificates of each node by name, with the time until they end.",
+        "Certificates of each node, by name, with the time until each certificate expires.",
         [query(f"min by (instance, certificate) ({_END}{{{_FLEET}}}) - time()", table=True)],
         unit="s", steps=_DAYS, options={"showHeader": True, "cellHeight": "sm"},
         custom={"align": "center", "cellOptions": {"type": "color-background", "mode": "basic"}},
@@ -202,32 +202,32 @@ def fleet() -> Iterator[Panel]:
         none="no findings",
     )  # fmt: skip
     yield table(
-        "Served differs", 8, 8, "Endpoints that serve another certificate than the file has.",
+        "Served differs", 8, 8, "Endpoints that do not serve the certificate in the file.",
         (f"certmond_certificate_served_matches{{{_FLEET}}} == 0", "Matches"), hidden=["path", "Value"],
         none="every endpoint serves the certificate in its file",
     )  # fmt: skip
     yield series(
         "Rotation: nodes in each phase", 8,
-        "Rotation of a Root CA; `idle`: no rotation. A phase begins after all nodes have reached the one before.",
+        "Rotation of a Root CA; `idle`: no rotation. A phase begins after all nodes have reached the previous phase.",
         (f"sum by (phase) (certmond_rotation_phase{{{_FLEET}}})", "{{phase}}"), stacked=True,
     )  # fmt: skip
     yield series(
-        "Restarts", 8, "Restarts of services by certmond, by result; `proven` is success.",
+        "Restarts", 8, "Restarts of services by certmond, by result. `proven` means success.",
         (f"sum by (result) ({increase('certmond_restarts_total', _FLEET)})", "{{result}}"),
         stacked=True,
     )  # fmt: skip
     yield series(
-        "Renewals", 8, "Attempts of renewals, by result.",
+        "Renewals", 8, "Attempts to renew a certificate, by result.",
         (f"sum by (result) ({increase('certmond_renewals_total', _FLEET)})", "{{result}}"),
         stacked=True,
     )  # fmt: skip
 
 
 def history() -> Iterator[Panel]:
-    """Yield the panels on past months, from recording.yaml."""
+    """Yield the panels about past months, from the series of recording.yaml."""
     needs = "Needs config/recording.yaml."
     yield series(
-        "First end of each node", 12, f"Time until the first end; a renewal is a step up. {needs}",
+        "First end of each node", 12, f"Time until the first certificate expires. A renewal is a step up. {needs}",
         (f"instance:{_END}:min{{{_FLEET}}} - time()", "{{instance}}"), unit="s",
     )  # fmt: skip
     yield series(
@@ -239,7 +239,7 @@ def history() -> Iterator[Panel]:
         (f"sum(instance:certmond_certificates:count{{{_FLEET}}})", "certificates"),
     )  # fmt: skip
     yield series(
-        "Broken chains and stale servers", 8, f"Invalid chains; endpoints that serve another certificate. {needs}",
+        "Broken chains and stale servers", 8, f"Invalid chains; endpoints that serve a different certificate. {needs}",
         (f"sum(instance:certmond_certificate_chain_broken:count{{{_FLEET}}})", "chains broken"),
         (f"sum(instance:certmond_certificate_served_differs:count{{{_FLEET}}})", "served differs"),
     )  # fmt: skip
@@ -251,9 +251,9 @@ def history() -> Iterator[Panel]:
 
 
 def one_node() -> Iterator[Panel]:
-    """Yield the panels on the selected node."""
+    """Yield the panels about the selected node."""
     yield table(
-        "Certificates", 16, 10, "Each certificate of the node: its end, its renewal, and the validity of its chain.",
+        "Certificates", 16, 10, "Each certificate of the node: its expiry, its renewal, and the validity of its chain.",
         (f"{_END}{{{_NODE}}} - time()", "Left"),
         (f"certmond_certificate_renewal_timestamp_seconds{{{_NODE}}} - time()", "Renewal in"),
         (f"certmond_certificate_chain_valid{{{_NODE}}}", "Chain"),
@@ -294,7 +294,7 @@ def one_node() -> Iterator[Panel]:
         (f"sum by (hook, result) ({increase('certmond_hook_runs_total', _NODE)})", "{{hook}} {{result}}"),
     )  # fmt: skip
     yield series(
-        "Watching", 8, "Directories with inotify, and polled directories; overflows; a refused configuration.",
+        "Watching", 8, "Directories under inotify, polled directories, overflows, and a refused configuration.",
         (f"certmond_watched_directories{{{_NODE}}}", "watched"),
         (f"certmond_polled_directories{{{_NODE}}}", "polled"),
         (increase("certmond_watch_overflows_total", _NODE), "overflows"),
@@ -303,7 +303,7 @@ def one_node() -> Iterator[Panel]:
 
 
 def arranged(rows: Iterable[tuple[str, Iterable[Panel]]]) -> list[Panel]:
-    """Return the panels with numbers and positions: from left to right, with a new line after a full one."""
+    """Return the panels with numbers and positions, from left to right and then in the next line."""
     placed: list[Panel] = []
     y = 0
     for title, panels in rows:
@@ -322,7 +322,7 @@ def arranged(rows: Iterable[tuple[str, Iterable[Panel]]]) -> list[Panel]:
 
 
 def variable(name: str, label: str, asks: str, *, several: bool) -> dict[str, Any]:
-    """Return a variable with the values of a label."""
+    """Return a variable of the dashboard whose values are the values of a label."""
     everything = {"current": {"text": "All", "value": "$__all"}, "allValue": ".*"}
     return {
         "type": "query", "name": name, "label": label, "datasource": _SOURCE, "definition": asks,
@@ -371,7 +371,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def text() -> str:
-    """Return the content of the file."""
+    """Return the content of the JSON file."""
     return json.dumps(dashboard(), indent=2) + "\n"
 
 

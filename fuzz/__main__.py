@@ -1,7 +1,7 @@
 """Search for inputs that violate an invariant of a parser. Each target has an equal share of the time.
 
-build/fuzz stores the inputs for the next run. The end of the report names each input that violates an invariant.
-`python -m fuzz.run TARGET FILE` repeats it. Add a test of the parser for it.
+build/fuzz contains the inputs for the next run. The end of the report names each input that violates an invariant. To
+repeat such an input, run `python -m fuzz.run TARGET FILE`. Then add a test of the parser for this input.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fuzz.targets import TARGETS
 
 WORK = Path(__file__).parents[1] / "build" / "fuzz"
 MOST_SECONDS, MOST_MEGABYTES, LONGEST = 20, 2048, 16384
-"""Limits of one input: a longer run or more memory is a failure. LONGEST is the size of the largest input, in bytes."""
+"""Limits for one input. If the run takes longer or uses more memory, the input is a failure. LONGEST is in bytes."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30, help="for all targets together (30)")
-    parser.add_argument("--keep", action="store_true", help="then write fuzz/corpus again, from all inputs")
+    parser.add_argument("--minutes", type=float, default=30, help="duration for all targets together (30)")
+    parser.add_argument("--keep", action="store_true", help="at the end, write fuzz/corpus again, from all inputs")
     parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], help="default: all")
     options = parser.parse_args()
     names = options.targets or list(TARGETS)
@@ -51,7 +51,7 @@ def main() -> int:
             kept = corpus.keep(name, TARGETS[name], (path.read_bytes() for path in found.iterdir()))
             print(f"{'':24} {kept:>10} inputs kept", flush=True)
     for name in broken:
-        inputs = ", ".join(str(path) for path in sorted(WORK.glob(f"broken-{name}-*"))) or "no input was left"
+        inputs = ", ".join(str(path) for path in sorted(WORK.glob(f"broken-{name}-*"))) or "libFuzzer wrote no input"
         print(f"{name}: {inputs}; see {WORK / name}.log")
     return 1 if broken else 0
 

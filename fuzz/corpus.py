@@ -1,7 +1,7 @@
-"""The inputs that are kept: for each target a file in `fuzz/corpus`, one input a line, in base64.
+"""Corpus of selected inputs. For each target, a file in `fuzz/corpus` contains one input per line, in base64.
 
-Owns that form, and which are kept: each goes somewhere in certmond where no shorter one goes, and they are few enough
-to be replayed by every test run.
+This module defines the format and the selection. Each selected input reaches code of certmond that no shorter selected
+input reaches. The number of inputs is limited, so that every test run can repeat all of them.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import coverage
 
 DIRECTORY = Path(__file__).parent / "corpus"
 MOST, LONGEST = 80, 8192
-"""So many inputs of a target are kept, none of them longer."""
+"""Maximum number of inputs for each target, and the maximum length of an input in bytes."""
 
 
 def inputs(target: str) -> list[bytes]:
-    """Those that are kept."""
+    """Return the inputs in the corpus of a target."""
     path = DIRECTORY / f"{target}.txt"
     return [b64decode(line) for line in path.read_text().split()] if path.exists() else []
 
 
 def keep(target: str, read: Callable[[bytes], object], found: Iterable[bytes]) -> int:
-    """Choose of these what is kept from now on, and say how many they are."""
+    """Select inputs from `found`, write them to the corpus of the target, and return their number."""
     measured = coverage.Coverage(data_file=None, branch=True, source_pkgs=["certmond"], config_file=False)
-    measured.set_option("run:disable_warnings", ["module-not-measured"])  # it was imported before
+    measured.set_option("run:disable_warnings", ["module-not-measured"])  # certmond was imported before
     met: set[tuple[str, int, int]] = set()
     chosen = list[bytes]()
     for each in sorted({each for each in found if len(each) <= LONGEST}, key=lambda each: (len(each), each)):

@@ -1,6 +1,6 @@
-"""Mutations of one value of DER: its octets or the structure, with correct lengths around it.
+"""Mutations of one DER value: a mutation changes octets or the structure, and corrects the lengths of the outer values.
 
-Owns the mutations. The random numbers of the caller select them: the same seed gives the same mutants.
+The random numbers of the caller select the mutations, so the same seed gives the same mutants.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ _WRAPPERS = frozenset({0x03, 0x04})
 
 @dataclass
 class Node:
-    """One value: a tag, with octets or nested values. `head` has the octets before these, as in a BIT STRING."""
+    """One value: a tag with octets or nested values.
+
+    `head` contains the octets before the nested values, as in a BIT STRING.
+    """
 
     tag: int
     content: bytes = b""
@@ -81,7 +84,7 @@ class Node:
 
     @property
     def within(self) -> list[Node]:
-        """The nested values."""
+        """Return the nested values."""
         return self.children or []
 
     @property
@@ -100,7 +103,7 @@ def _length(size: int, padded: int) -> bytes:
 
 
 def parse(der: bytes) -> Node:
-    """Return the value with all nested values, also those in strings with DER. Raises MalformedError."""
+    """Return the value with all nested values, including values in strings that contain DER. Raises MalformedError."""
     value = read_value(der)
     if value.end != len(der):
         raise MalformedError("more than one value")
@@ -138,7 +141,7 @@ def mutant(rng: Random, der: bytes, places: Callable[[Node], list[Node]] = all_n
 
 
 def _leaf(rng: Random, node: Node) -> Node:
-    """Return a value without nested values: `node`, or one below it."""
+    """Return a value without nested values: `node`, or a value below `node`."""
     return rng.choice([each for each in all_nodes(node) if each.children is None] or [node])
 
 
@@ -190,7 +193,7 @@ def _long_length(rng: Random, node: Node, _root: Node) -> None:
 
 
 def _known(rng: Random, node: Node, _root: Node) -> None:
-    """Replace a value by a known value of its type, as other programs write it."""
+    """Replace a value with a known value of the same type, as other programs write this type."""
     node = _leaf(rng, node)
     if node.tag in {0x17, 0x18}:
         node.tag, node.content = rng.choice([0x17, 0x18]), rng.choice(_TIMES)

@@ -1,11 +1,11 @@
-"""Compare certmond's findings with the result of Go, on mutated chains and pairs of certificate and key.
+"""Comparison of the findings of certmond with the results of Go, for mutated chains and pairs of certificate and key.
 
     python -m fuzz.differential --chains 27000 --pairs 2000
 
-This program writes each case to files and assesses them as `certmond check` does. Go parses and verifies the same
-chain, or loads the same pair and makes a TLS handshake with it. The program prints the number of cases in each class;
-docs/path-validation.md explains the classes. The exit status is 1 if Go fails and certmond has no critical finding, or
-if only one of them reads a certificate. `--seed` repeats a run.
+This program writes each case to files, and assesses the files as `certmond check` does. Go parses and verifies the same
+chain, or loads the same pair and makes a TLS handshake with this pair. The program prints the number of cases in each
+class; docs/path-validation.md describes the classes. The exit status is 1 if Go fails and certmond reports no critical
+finding, or if only Go or only certmond can parse a certificate. To repeat a run, use `--seed`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Comparison:
     unexplained: list[str] = field(default_factory=list)
 
     def note(self, title: str, *, go: str, criticals: list[Finding]) -> None:
-        """Count one case: the error of Go, empty on success, and the critical findings of certmond."""
+        """Count one case. `go` is the error of Go, or "" on success. `criticals` are the critical findings."""
         if bool(go) == bool(criticals):
             self.counts["both refuse" if go else "both accept"] += 1
         elif go:
@@ -57,7 +57,7 @@ class Comparison:
                 )
 
     def differ(self, title: str, *, go: str, mine: str) -> None:
-        """Count a certificate or key that only one of the two reads."""
+        """Count a certificate or key that only Go or only certmond can parse."""
         self.counts["READ BY ONE OF THEM ONLY"] += 1
         self.unexplained.append(f"{title}: Go says {go!r}, certmond {mine!r}")
 
@@ -71,17 +71,17 @@ MUTANTS: dict[str, Callable[[Finding], bool]] = {
     "an exponent of the key file alone": lambda found: found.reason is Reason.KEY_MISMATCH,
     "damage beside what TLS reads": lambda found: found.reason is Reason.MALFORMED and "PEM block" in found.message,
 }
-"""The classes of cases that only certmond refuses, by its findings. docs/path-validation.md has the reason of each."""
+"""The classes of cases that only certmond refuses, by finding. docs/path-validation.md describes the reason of each."""
 
 
 def class_of(criticals: list[Finding]) -> str:
-    """Return the class of the first finding that has one, otherwise the reasons of the findings."""
+    """Return the class of the first finding that has a class. Without a class, return the reasons of the findings."""
     fitting = (name for name, fits in MUTANTS.items() if any(map(fits, criticals)))
     return next(fitting, ", ".join(sorted({each.reason.value for each in criticals})))
 
 
 def leaf_row(usage: str, key: str | None = None) -> CertificateSpec:
-    """Return the entry of a server or client certificate with its chain in the file."""
+    """Return the entry of a server or client certificate whose file also contains its chain."""
     return CertificateSpec(
         name="leaf", path="/pki/leaf.crt", key=key, key_optional=key is None, ca=("ca",), chain=True,
         usages=(usage,) if usage else (),
@@ -101,7 +101,7 @@ class Node:
         (root / "pki").mkdir(exist_ok=True)
 
     def judged(self, files: dict[str, bytes], rows: tuple[CertificateSpec, ...], now: datetime) -> Assessment:
-        """Return the assessment of these files at `now`."""
+        """Return the assessment of `files` for the catalogue `rows` at the time `now`."""
         for name, content in files.items():
             path = self._root / "pki" / name
             path.write_bytes(content)
@@ -115,13 +115,13 @@ def criticals_of(assessment: Assessment) -> list[Finding]:
 
 
 def certificates_of(assessment: Assessment) -> Iterator[Certificate]:
-    """Yield every certificate that certmond has read."""
+    """Yield every certificate that certmond has parsed."""
     for status in assessment.statuses:
         yield from status.seen.certificates
 
 
 def compare_chain(case: Chain, node: Node, go: Batch, into: Comparison) -> None:
-    """Compare one chain: Go parses and verifies it, certmond assesses it."""
+    """Compare the results for one chain, which Go parses and verifies, and certmond assesses."""
     answer = go.verify(case.leaf, case.anchors, case.intermediates, case.usage, NOW)
     assessment = node.judged(case.files, (leaf_row(case.usage), ca_row()), NOW)
     into.note(case.title, go=answer["error"] or answer["parse"], criticals=criticals_of(assessment))
@@ -133,7 +133,7 @@ def compare_chain(case: Chain, node: Node, go: Batch, into: Comparison) -> None:
 
 
 def compare_pair(case: Pair, node: Node, go: Batch, into: Comparison) -> None:
-    """Compare one pair: Go loads it and makes a handshake, certmond assesses it."""
+    """Compare the results for one pair, which Go loads and uses for a handshake, and certmond assesses."""
     answer = go.shake(case.certificate, case.key, case.anchors, NOW)
     files = {"leaf.crt": case.certificate, "leaf.key": case.key, "ca.crt": case.anchors}
     assessment = node.judged(files, (leaf_row("server auth", "/pki/leaf.key"), ca_row()), NOW)
@@ -141,7 +141,7 @@ def compare_pair(case: Pair, node: Node, go: Batch, into: Comparison) -> None:
 
 
 def compare(program: Path, *, chain_count: int, pair_count: int, seed: int) -> tuple[Comparison, Comparison]:
-    """Compare these numbers of mutated chains and pairs."""
+    """Compare the results for `chain_count` mutated chains and `pair_count` mutated pairs."""
     of_chains, of_pairs = Comparison(), Comparison()
     memory = Path("/dev/shm")  # noqa: S108 - the program makes a new directory in it
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory, Batch(program) as go:
@@ -157,13 +157,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fuzz.differential", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--chains", type=int, default=27000, help="number of mutated chains (27000)")
-    parser.add_argument("--pairs", type=int, default=2000, help="number of mutated pairs (2000)")
+    parser.add_argument("--chains", type=int, default=27000, help="number of mutated chains (default: 27000)")
+    parser.add_argument("--pairs", type=int, default=2000, help="number of mutated pairs (default: 2000)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"seed of the random numbers ({SEED})")
     options = parser.parse_args()
     go = shutil.which("go")
     if go is None or is_old(version_of(go)):
-        print("Go 1.24 or newer is needed: apt-get install golang-go", file=sys.stderr)
+        print("Go 1.24 or newer is required; install it: apt-get install golang-go", file=sys.stderr)
         return 3
     with tempfile.TemporaryDirectory() as place:
         program = build(go, Path(place))

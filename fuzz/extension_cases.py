@@ -1,6 +1,6 @@
 """Extensions for which Go has separate rules, by OID and value: well formed, empty, repeated and truncated.
 
-Owns the list. The oracle reports the result of Go for each.
+The oracle reports the result of Go for each extension.
 """
 
 from __future__ import annotations

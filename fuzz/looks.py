@@ -1,7 +1,7 @@
-"""`python -m fuzz.looks`: whole scans and plans of damaged files, and a running daemon on them.
+"""Complete scans and plans of damaged files, and a daemon that runs on these files: `python -m fuzz.looks`.
 
-Owns the run and its results: the exceptions, and the time for each file. A seed repeats a run: `--seed S --first N
---count 1` is the file number N of the run with the seed S.
+The result contains the exceptions and the time for each file. A seed repeats a run: `--seed S --first N --count 1`
+scans only the file with the number N of the run with the seed S.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.builders import make_ca
 from tests.daemon_harness import Running, running
 
 TOGETHER, KUBECONFIGS = 20, 0.1
-"""Number of files in one scan; share of kubeconfigs among the files."""
+"""Number of files in one scan, and the share of kubeconfigs among the files."""
 MOST_SECONDS = 1.0
 CONFIGURATION = """
 profile: none
@@ -51,7 +51,7 @@ _SUFFIXES = ("pem", "p12", "crt")
 
 
 class Broken(NamedTuple):
-    """An input that failed, and the failure."""
+    """An input that caused a failure, and the failure."""
 
     number: int
     name: str
@@ -59,7 +59,7 @@ class Broken(NamedTuple):
 
 
 def file_number(seed: int, number: int) -> tuple[str, bytes]:
-    """Return name and content of one file: the same for the same numbers, except its keys."""
+    """Return the name and the content of one file. For the same arguments, only the keys in the file differ."""
     random = Random(f"{seed}/{number}")  # noqa: S311 - a repeatable sequence
     data = damaged(random)
     if random.random() < KUBECONFIGS:
@@ -69,7 +69,7 @@ def file_number(seed: int, number: int) -> tuple[str, bytes]:
 
 @contextmanager
 def node() -> Iterator[Path]:
-    """Yield the root of a node with a CA and an empty directory for files."""
+    """Yield the root directory of a node with a CA, and with an empty directory for files."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         root = Path(directory)
         (root / "etc/app").mkdir(parents=True)
@@ -83,7 +83,7 @@ def node() -> Iterator[Path]:
 
 
 def whole_look(root: Path, config: Config) -> Assessment:
-    """Execute the part of `check`, `plan` and `metrics` between their options and their output."""
+    """Execute the code of `check`, `plan` and `metrics`, without their options and their output."""
     options = Globals(root=str(root))
     enforcer = enforcer_for(options, config)
     assessment, around = assess_profile(options, config, enforcer)
@@ -94,7 +94,7 @@ def whole_look(root: Path, config: Config) -> Assessment:
 
 
 def look_at(root: Path, config: Config, files: dict[str, bytes]) -> float:
-    """Return the CPU time, in seconds, of a scan of only these files."""
+    """Return the CPU time, in seconds, of a scan of only `files`."""
     for old in (root / "etc/app").iterdir():
         old.unlink()
     for name, data in files.items():
@@ -105,14 +105,14 @@ def look_at(root: Path, config: Config, files: dict[str, bytes]) -> float:
 
 
 def _seconds() -> float:
-    """Return the CPU time of this process and of its children that have ended."""
+    """Return the CPU time of this process and of its child processes that have ended, in seconds."""
     return sum(os.times()[:4])
 
 
 def run_looks(seed: int, first: int, count: int) -> tuple[list[Broken], list[tuple[float, str]]]:
-    """Return the failures, and the slowest files with their seconds in addition to those of an empty scan.
+    """Return the failures, and the slowest files with the additional seconds compared to an empty scan.
 
-    Files that together take little time are not scanned one by one.
+    If a scan of several files takes little time, these files are not scanned one by one.
     """
     broken, slow = list[Broken](), list[tuple[float, str]]()
     with node() as root:
@@ -149,7 +149,7 @@ _SLOWEST, _UNREMARKABLE = 5, 0.4
 
 
 def run_worst() -> list[Broken]:
-    """Scan the largest file of each type, print its seconds, and return the failures."""
+    """Scan the largest file of each type, print the duration of each scan, and return the failures."""
     broken = list[Broken]()
     with node() as root:
         config = parse([Source("config.yaml", CONFIGURATION.encode())])
@@ -164,7 +164,7 @@ def run_worst() -> list[Broken]:
 
 
 def run_daemon(seed: int, first: int, count: int) -> list[Broken]:
-    """Run `certmond run` on the files, a hundred at a time, each of which replaces a previous one."""
+    """Run `certmond run` on the files, a hundred at a time. Each file replaces a previous file."""
     with node() as root, tempfile.TemporaryDirectory() as work:
         options = ("--config", str(root / "config.yaml"))
         with running(root, Path(work), *options) as daemon:

@@ -1,4 +1,4 @@
-"""Chains with one certificate that has changed DER and a new signature, so that only the change can cause a failure."""
+"""Chains with one certificate whose DER was changed and signed again, so that only the change can cause a failure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Chain:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """The files of a node with this chain."""
+        """Return the files of a node with this chain."""
         leaf = b"".join(pem_block("CERTIFICATE", der) for der in (self.leaf, *self.intermediates))
         return {"leaf.crt": leaf, "ca.crt": b"".join(pem_block("CERTIFICATE", der) for der in self.anchors)}
 
@@ -52,12 +52,12 @@ class _Base:
     name: str
     leaf: Issued
     issuers: tuple[Issued, ...]
-    """From the issuer of the leaf to the root."""
+    """The issuers, from the issuer of the leaf to the root."""
 
 
 @cache
 def bases() -> tuple[_Base, ...]:
-    """Return valid chains with each type of key, with and without an intermediate, names and constraints."""
+    """Return valid chains with each type of key, with and without an intermediate CA, names and name constraints."""
     found = []
     for kind in ("ec", "rsa", "ed25519", "ec-p384"):
         root = make_ca(key=kind)
@@ -114,7 +114,7 @@ def sign(signer: Issued, content: bytes) -> bytes:
 
 
 def signed(signer: Issued, content: bytes, algorithm: bytes, signature: bytes | None = None) -> bytes:
-    """Return a certificate with this signed part."""
+    """Return a certificate with the signed part `content`."""
     value = sign(signer, content) if signature is None else signature
     return tlv(0x30, content + algorithm + tlv(0x03, b"\x00" + value))
 
@@ -127,7 +127,7 @@ def fields_of(certificate: Node) -> dict[str, Node]:
 
 
 def unchanged(_rng: Random, changed: Issued, _signer: Issued) -> bytes:
-    """Return the same certificate."""
+    """Return the certificate without a change."""
     return changed.der
 
 
@@ -168,12 +168,12 @@ def some_octet(rng: Random, changed: Issued, signer: Issued) -> bytes:
 
 
 def key_of_another_form(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """Replace the key: a compressed point, other parameters, another type, size or exponent."""
+    """Replace the key with a compressed point, or with a key of different parameters, type, size or exponent."""
     return with_key(changed, signer, rng.choice(key_forms(changed)))
 
 
 def with_key(changed: Issued, signer: Issued, info: bytes) -> bytes:
-    """Return the certificate with another SubjectPublicKeyInfo."""
+    """Return the certificate with the SubjectPublicKeyInfo `info`."""
     certificate = parse(changed.der)
     content, algorithm, _ = certificate.within
     field = fields_of(certificate)["key"]
@@ -182,14 +182,14 @@ def with_key(changed: Issued, signer: Issued, info: bytes) -> bytes:
 
 
 def rsa_info(modulus: int, exponent: int, identifier: bytes | None = None) -> bytes:
-    """Return the SubjectPublicKeyInfo of an RSA key, which may be malformed."""
+    """Return the SubjectPublicKeyInfo of an RSA key. The key can be malformed."""
     numbers = b"".join(tlv(0x02, each.to_bytes(each.bit_length() // 8 + 1)) for each in (modulus, exponent))
     identifier = tlv(0x30, oid("1.2.840.113549.1.1.1") + _NULL) if identifier is None else identifier
     return tlv(0x30, identifier + tlv(0x03, b"\x00" + tlv(0x30, numbers)))
 
 
 def key_forms(changed: Issued) -> list[bytes]:
-    """Return other encodings of the certificate's key, and keys of other types."""
+    """Return other encodings of the key of the certificate, and keys of other types."""
     public = changed.key.public_key()
     forms = [
         _information(new_key(kind).public_key()) for kind in ("ec-p224", "ec-secp256k1", "ed448", "dsa", "rsa-1024")
@@ -227,7 +227,7 @@ def pss_parameters(digest: str, mask: str, salt: int, *, null: bool = True, trai
 
 
 def signed_by_pss(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """Sign with RSASSA-PSS, with a salt and digests that may not match."""
+    """Sign with RSASSA-PSS, with a salt and digests that might not match."""
     if not isinstance(signer.key, rsa.RSAPrivateKey):
         return anything(rng, changed, signer)
     digest = rng.choice(["256", "384", "512"])
@@ -240,7 +240,7 @@ def signed_by_pss(rng: Random, changed: Issued, signer: Issued) -> bytes:
 def pss_signed(
     changed: Issued, signer: Issued, digest: str, mask: str, salt: int, *, null: bool = True, trailer: bytes = b""
 ) -> bytes:
-    """Return the certificate, signed by RSASSA-PSS with these digests ("1" is SHA-1) and `salt` octets of salt."""
+    """Return the certificate with an RSASSA-PSS signature of `salt` octets of salt and these digests ("1" is SHA-1)."""
     assert isinstance(signer.key, rsa.RSAPrivateKey)
     parameters = pss_parameters(digest, mask, salt, null=null, trailer=trailer)
     algorithm = tlv(0x30, oid("1.2.840.113549.1.1.10") + parameters)
@@ -264,7 +264,7 @@ def other_version(rng: Random, changed: Issued, signer: Issued) -> bytes:
 
 
 def an_extension_more(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """Add an extension for which Go has separate rules. It may be malformed."""
+    """Add an extension for which Go has separate rules. The extension can be malformed."""
     certificate = parse(changed.der)
     content, algorithm, _ = certificate.within
     field = fields_of(certificate).get("extensions")

@@ -1,4 +1,4 @@
-"""Files of a certificate and a private key, one of them with a change of its format, numbers, PEM or any octet."""
+"""Pairs of a certificate file and a key file. One of the files has a changed format, number, PEM block or octet."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PRIME = (1 << 256) - (1 << 224) + (1 << 192) + (1 << 96) - 1
 
 @dataclass(frozen=True)
 class Pair:
-    """PEM of a server certificate with its chain, of its key and of the anchors. `title` describes the change."""
+    """A server certificate with its chain, its key, and the trust anchors, in PEM. `title` describes the change."""
 
     title: str
     certificate: bytes
@@ -192,7 +192,7 @@ def _several_blocks(rng: Random, base: _Base) -> tuple[bytes, bytes]:
 
 
 def _written_by_hand(rng: Random, base: _Base) -> tuple[bytes, bytes]:
-    """Return formats that standards permit, or programs write, and that libraries treat differently."""
+    """Return a pair in a format that standards permit or programs write, and that libraries treat differently."""
     key = base.leaf.key
     if isinstance(key, rsa.RSAPrivateKey):
         return base.chain, rng.choice(_rsa_forms(key))

@@ -1,8 +1,7 @@
-"""Keys, PKCS#12 files, certificates and kubeconfigs with structural damage, the same for a seed.
+"""Keys, PKCS#12 files, certificates and kubeconfigs with structural damage. The same seed gives the same files.
 
-Owns the inputs and the types of damage: wrong lengths, other tags and OIDs, numbers of up to a million bits, and
-repeated, nested, exchanged or truncated values. The rest stays a valid encoding, so that the first parser accepts the
-damage.
+The damage consists of wrong lengths, other tags and OIDs, numbers of up to a million bits, and repeated, nested,
+exchanged or truncated values. The rest of the encoding remains valid, so that the first parser accepts the file.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _BITS = (0, 1, 31, 64, 128, 2048, 16_384, 16_385, 20_000, 100_000, 1_000_000)
 
 @cache
 def seeds() -> tuple[tuple[str, bytes], ...]:
-    """Return the undamaged inputs, each with its PEM label, or "" for DER without PEM."""
+    """Return the undamaged inputs, each with its PEM label, or with "" for DER."""
     return tuple(_seeds())
 
 
@@ -111,7 +110,7 @@ def make_or_get(random: Random) -> bytes:
 
 
 def _damaged_der(der: bytes, random: Random) -> bytes:
-    """Return the encoding with one damaged value, and correct lengths around it."""
+    """Return the encoding with one damaged value. The lengths of the outer values are correct."""
     try:
         value = read_value(der)
     except MalformedError:
@@ -127,7 +126,7 @@ def _damaged_der(der: bytes, random: Random) -> bytes:
 
 
 def _values(content: bytes) -> list[bytes] | None:
-    """Return the nested values of a content, also in an octet string or a bit string. None if it has none."""
+    """Return the nested values in `content`, including values in an octet string or a bit string, or None."""
     found, at = list[bytes](), 0
     content = content[1:] if content[:1] == b"\0" else content
     try:

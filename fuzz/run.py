@@ -1,7 +1,7 @@
-"""`python -m fuzz.run TARGET [libFuzzer's options and directories]`: one target in a separate process.
+"""Run of one target in a separate process: `python -m fuzz.run TARGET [options and directories of libFuzzer]`.
 
-Owns the instrumentation of the branches of certmond and of the Python part of PyYAML. Exits with a status other than 0
-at the first input that violates an invariant.
+This module instruments the branches of certmond and of the Python part of PyYAML. At the first input that violates an
+invariant, the process exits with a status other than 0.
 """
 
 from __future__ import annotations

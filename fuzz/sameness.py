@@ -1,7 +1,7 @@
-"""Differences of two YAML texts, computed without code of certmond: the values, and the text around them.
+"""Differences between two YAML texts in the values and in the text around the values, without the use of certmond.
 
-Owns the definition of an edit that changes nothing else: the other values keep their types and order, and so does
-every byte outside of the changed values. Pure.
+An edit changes nothing else if all other values keep their types and their order, and if every byte outside of the
+changed values stays the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Place = tuple[Any, ...]
 
 
 class Difference(NamedTuple):
-    """Two values at one path. Lists and mappings only if their keys differ."""
+    """Two different values at the same path. Lists and mappings count as different only if their keys differ."""
 
     place: Place
     before: Any
@@ -24,7 +24,7 @@ class Difference(NamedTuple):
 
 
 def differences(before: bytes, after: bytes) -> list[Difference]:
-    """Return the differences of two documents."""
+    """Return the differences between two documents."""
     return list(_walk((), yaml.safe_load(before), yaml.safe_load(after), set()))
 
 
@@ -39,12 +39,12 @@ def _walk(place: Place, old: Any, new: Any, met: set[tuple[int, int]]) -> Iterat
             return
         for name, other in zip(*names, strict=True):
             yield from _walk((*place, name), old[name], new[other], met)
-    elif repr(old) != repr(new):  # as text, which distinguishes 1 from true, but not .nan from .nan
+    elif repr(old) != repr(new):  # compare as text, which distinguishes 1 from true, but not .nan from .nan
         yield Difference(place, old, new)
 
 
 def around(data: bytes, places: Iterable[Place]) -> list[str]:
-    """Return the text before, between and after the values at these paths."""
+    """Return the text before, between and after the values at `places`."""
     text = data.decode()
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     marks = sorted((node.start_mark.index, node.end_mark.index) for node in (_node(root, each) for each in places))

@@ -1,7 +1,7 @@
-"""Targets of the fuzzer: for each format a function that parses any bytes, and fails if an invariant is violated.
+"""Targets of the fuzzer. For each format, a function parses any bytes, and fails if the parser violates an invariant.
 
-Owns the invariants: the permitted errors, and the properties of each result. The docstring of a parser states them, and
-other code checks them here.
+An invariant is the set of permitted errors, or a property of the result. The docstring of a parser states its
+invariants, and the functions of this module check them without the code of the parser.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def leaf() -> Issued:
 
 @contextmanager
 def state(name: str, content: bytes) -> Iterator[Path]:
-    """Yield a new state directory, in memory, with a file of this name."""
+    """Yield a new state directory in memory that contains the file `name` with `content`."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         path = Path(directory) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def state(name: str, content: bytes) -> Iterator[Path]:
 
 
 def encoding(data: bytes) -> None:
-    """Any bytes give a document. Its certificates, written as PEM, give the same certificates."""
+    """Check that any bytes give a document, and that its certificates are equal after an encoding as PEM."""
     document = decode(data, PATH)
     assert all(PATH in fault.detail for fault in document.faults)
     if document.certificates:
@@ -89,13 +89,13 @@ def encoding(data: bytes) -> None:
 
 
 def certificate(data: bytes) -> None:
-    """The result is a certificate with the same bytes, or MalformedError."""
+    """Check that the result is a certificate with the same bytes, or MalformedError."""
     with suppress(MalformedError):
         assert parse_certificate(data).der == data
 
 
 def kubeconfig(data: bytes) -> None:
-    """The result has entries with data or a path, or is MalformedError."""
+    """Check that the result contains entries with data or a path, or is MalformedError."""
     with suppress(MalformedError):
         found = parse_kubeconfig(data, PATH)
         held = [each for user in found.users for each in (user.certificate, user.key)]
@@ -105,7 +105,7 @@ def kubeconfig(data: bytes) -> None:
 
 
 def kubeconfig_text(data: bytes) -> None:
-    """Only credentials and CA data change, or WriteError names the file."""
+    """Check that only credentials and CA data change, or that WriteError names the file."""
     new = {"client-certificate-data": b"a new certificate", "client-key-data": b"a new key"}
     trust = {"certificate-authority-data": authority().pem}
     pair = {"certificate_pem": new["client-certificate-data"], "key_pem": new["client-key-data"]}
@@ -122,7 +122,7 @@ def kubeconfig_text(data: bytes) -> None:
 
 
 def manifest_text(data: bytes) -> None:
-    """Both flags get their values, and nothing else changes, or WriteError names the file."""
+    """Check that both flags get their values and nothing else changes, or that WriteError names the file."""
 
     def expected(found: Difference) -> bool:
         words = {word for flag, value in FLAGS.items() for word in (value, f"--{flag}={value}")}
@@ -135,7 +135,7 @@ def manifest_text(data: bytes) -> None:
 
 
 def _edited(data: bytes, edit: Callable[[bytes], bytes], expected: Callable[[Difference], bool]) -> bytes | None:
-    """Return the edited text, or None. Assert that only expected values differ, and a second edit has no effect."""
+    """Return the edited text, or None. Assert that only expected values differ, and that a repeated edit is a no-op."""
     try:
         result = edit(data)
     except WriteError as error:
@@ -150,7 +150,10 @@ def _edited(data: bytes, edit: Callable[[bytes], bytes], expected: Callable[[Dif
 
 
 def kubelet(data: bytes) -> None:
-    """The dated file is beside the symlink, with an unused name, or WriteError. Check also the joined PEM."""
+    """Check that the dated file is beside the symlink and has an unused name, or that the result is WriteError.
+
+    Also check the PEM that contains both the certificate and the key.
+    """
     path, _, rest = data.decode("utf-8", "surrogateescape").partition("\n")
     taken = set(rest.split("\n"))
     with suppress(WriteError):
@@ -162,7 +165,7 @@ def kubelet(data: bytes) -> None:
 
 
 def component_configuration(data: bytes) -> None:
-    """For each kind, the result is a tuple of paths and embedded certificates, or MalformedError."""
+    """Check for each kind that the result is a tuple of paths and embedded certificates, or MalformedError."""
     for kind in FileKind:
         with suppress(MalformedError):
             for each in named_files(data, kind):
@@ -171,7 +174,7 @@ def component_configuration(data: bytes) -> None:
 
 
 def unit_file(data: bytes) -> None:
-    """A unit and an environment file have values in any bytes, and each flag has the file of its value."""
+    """Check that any bytes give a unit and an environment file, and that each flag has the file of its value."""
     unit = parse_unit(b"[Service]\nExecStart=/a $A ${A}\n" + data, "/u")
     variables = {name: (value, "/e") for name, value in parse_environment(data, "/e").items()}
     for command in settings([("/u", unit)]).get("ExecStart", ()):
@@ -182,7 +185,7 @@ def unit_file(data: bytes) -> None:
 
 
 def kubeadm_configuration(data: bytes) -> None:
-    """The result is a configuration, or ConfigError with the file in each problem."""
+    """Check that the result is a configuration, or ConfigError with the file in each problem."""
     try:
         parse_kubeadm_config(data, PATH)
     except ConfigError as error:
@@ -190,7 +193,7 @@ def kubeadm_configuration(data: bytes) -> None:
 
 
 def manifest(data: bytes) -> None:
-    """Never an error: a document that is no Pod gives no facts."""
+    """Check that no document causes an error, and that a document that is not a Pod gives no facts."""
     found = parse_manifest(data, PATH)
     assert found.text == data.decode("utf-8", "replace")
     for container in [*containers(found.fields), kubelet_fields(found.fields, PATH)]:
@@ -206,7 +209,7 @@ def manifest(data: bytes) -> None:
 
 
 def configuration(data: bytes) -> None:
-    """The result is a configuration, which `dump` writes as equivalent text, or ConfigError with the file."""
+    """Check that the result is a configuration that `dump` writes as equivalent text, or ConfigError with the file."""
     try:
         found = parse_config([Source(PATH, data)])
     except ConfigError as error:
@@ -216,7 +219,7 @@ def configuration(data: bytes) -> None:
 
 
 def web_configuration(data: bytes) -> None:
-    """The result is a web configuration, or ConfigError with the file in each problem."""
+    """Check that the result is a web configuration, or ConfigError with the file in each problem."""
     try:
         parse_web_config(PATH, data, Path("/etc"))
     except ConfigError as error:
@@ -224,7 +227,7 @@ def web_configuration(data: bytes) -> None:
 
 
 def transaction(data: bytes) -> None:
-    """The result is a record with safe paths, or the new name of the invalid file."""
+    """Check that the result is a record with safe paths, or the new name of the invalid file."""
     with state("0123456789abcdef.commit.json", data) as directory, opened(directory) as descriptor:
         (found,) = Records(descriptor).left()
         if isinstance(found, str):
@@ -235,7 +238,7 @@ def transaction(data: bytes) -> None:
 
 
 def restarts(data: bytes) -> None:
-    """The result is a history, possibly empty. Its entries can be stored and read again."""
+    """Check that the result is a history, which can be empty, and that its entries can be stored and read again."""
     with state("restarts.json", data) as directory:
         history = History(directory)
         known = history.all()
@@ -245,7 +248,7 @@ def restarts(data: bytes) -> None:
 
 
 def renewals(data: bytes) -> None:
-    """The result is a ledger, possibly empty. Its entries stay after an addition."""
+    """Check that the result is a ledger, which can be empty, and that its entries remain after an addition."""
     with state("renewals.json", data) as directory:
         ledger = Ledger(directory)
         known = ledger.attempts()
@@ -255,14 +258,14 @@ def renewals(data: bytes) -> None:
 
 
 def changes(data: bytes) -> None:
-    """The result is a record, possibly empty."""
+    """Check that the result is a record, which can be empty."""
     with state("changes.json", data) as directory:
         found = Changes(directory, keeps=True).contents([(PATH, "ab", 1)], NOW)
         assert found.keys() == {PATH}
 
 
 def pending(data: bytes) -> None:
-    """With one damaged file of a request, the result is the complete request, or nothing."""
+    """Check that, with one damaged file of a request, the result is the complete request or nothing."""
     for suffix in (".key", ".csr", ".for"):
         with state("nothing", b"") as directory:
             kept = Pending(directory)
@@ -275,7 +278,7 @@ def pending(data: bytes) -> None:
 
 
 def rotation(data: bytes) -> None:
-    """The result is a rotation, which survives a write and a read, or an error with the file: never nothing."""
+    """Check that the result is a rotation that is equal after a write and a read, or an error that names the file."""
     with state(f"{DIRECTORY}/record.json", data) as directory:
         record = RotationRecord(directory)
         try:
@@ -294,7 +297,7 @@ def rotation(data: bytes) -> None:
 
 
 def cluster_record(data: bytes) -> None:
-    """The result is a record, which survives a write and a read, or an error that quotes no key."""
+    """Check that the result is a record that is equal after a write and a read, or an error that quotes no key."""
     text = data.decode("utf-8", "replace")
     try:
         found = parse_cluster_record(text, PATH)
@@ -307,14 +310,14 @@ def cluster_record(data: bytes) -> None:
 
 
 def acknowledgement(data: bytes) -> None:
-    """The result is the report of a node, written as it was read, or nothing."""
+    """Check that the result is the report of a node, which is written with the same content, or nothing."""
     text = data.decode("utf-8", "replace")
     found = Acknowledgement.parse(text)
     assert found is None or str(found) == text
 
 
 def status(data: bytes) -> None:
-    """The result is the page, or an error that the server reports. Check also the document of `status`."""
+    """Check that the result is the page, or an error that the server reports. Also check `read_status`."""
     understood = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
     with suppress(*understood):
         assert page(data, None, None, "").startswith("<!doctype html>")
@@ -325,7 +328,7 @@ def status(data: bytes) -> None:
 
 
 def heartbeat(data: bytes) -> None:
-    """Never an error: an unreadable heartbeat counts as a stopped daemon."""
+    """Check that no heartbeat causes an error, and that an unreadable heartbeat counts as a stopped daemon."""
     why = halted(data, NOW.timestamp())
     assert why is None or why
 

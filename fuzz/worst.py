@@ -1,6 +1,6 @@
-"""Files of up to 1 MB with the highest cost of their type: a scan of each may take one second.
+"""Files of up to 1 MB that have the highest cost of their type. A scan of each file may take at most one second.
 
-Owns the files. Each causes the maximum work, or more, that the limits of certmond allow in one stage.
+Each file causes at least the maximum work that the limits of certmond permit in one stage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIZE = (1 << 20) - 4096
 
 
 def with_key(der: bytes, key: bytes) -> bytes:
-    """Return the certificate with another SubjectPublicKeyInfo."""
+    """Return the certificate with the SubjectPublicKeyInfo `key`."""
     body, *rest = read_value(der).values()
     fields = [field.encoded for field in body.values()]
     place = 6 if fields[0][0] == 0xA0 else 5
@@ -40,7 +40,9 @@ def rsa_key(bits: int, exponent: int = (1 << 64) - 1) -> bytes:
 def rsa_candidates(bits: int) -> bytes:
     """Return a leaf, and the maximum number of certificates that could have issued it."""
     body, algorithm, _ = read_value(make_leaf(make_ca("ca", key="rsa")).der).values()
-    signature = tlv(0x03, b"\0", b"\x11" * (bits // 8))  # as long as the keys: OpenSSL refuses another at once
+    signature = tlv(
+        0x03, b"\0", b"\x11" * (bits // 8)
+    )  # the same length as the keys: OpenSSL refuses any other length immediately
     leaf = pem_block("CERTIFICATE", tlv(0x30, body.encoded, algorithm.encoded, signature))
     ca = make_ca("ca").der
     found = [pem_block("CERTIFICATE", with_key(ca, rsa_key(bits))) for _ in range(511)]
@@ -48,7 +50,7 @@ def rsa_candidates(bits: int) -> bytes:
 
 
 def curve_candidates() -> bytes:
-    """Return such a file with keys on a curve for which OpenSSL has no fast code."""
+    """Return a leaf and its possible issuers, with keys on a curve for which OpenSSL has no optimized code."""
     leaf, ca = make_leaf(make_ca("ca")), make_ca("ca").der
     found = []
     for _ in range(511):
@@ -60,7 +62,7 @@ def curve_candidates() -> bytes:
 
 
 def chain() -> bytes:
-    """Return CAs with one name, each of which has signed the next."""
+    """Return CAs with the same name, each of which has signed the next CA."""
     links = [make_ca("ca", permitted=["DNS:"])]
     while len(links) < 300:
         links.append(make_intermediate(links[-1], "ca", permitted=["DNS:"]))
@@ -68,14 +70,14 @@ def chain() -> bytes:
 
 
 def same_key() -> bytes:
-    """Return CAs with one subject and one key, which differ only in their names."""
+    """Return CAs with the same subject and the same key, which differ only in their subject alternative names."""
     ca = make_ca("ca")
     others = [make_ca("ca", key=ca.key, names=[f"DNS:{n}.{'a' * 60}"] * 15) for n in range(500)]
     return _fitting(make_leaf(ca).pem, [each.pem for each in others])
 
 
 def names_and_constraints(count: int, subtrees: int, kind: str = "DNS") -> Callable[[], bytes]:
-    """Return a function that makes a leaf with `count` names, below three CAs that each constrain them."""
+    """Return a function that creates a leaf with `count` names below three CAs, each with name constraints."""
 
     def name(number: int) -> str:
         return f"DNS:{number:x}" if kind == "DNS" else f"IP:10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
@@ -100,13 +102,13 @@ def long_names() -> bytes:
 
 
 def distinguished_name() -> bytes:
-    """Return a subject with thousands of attributes, which need escapes."""
+    """Return a subject with thousands of attributes that require escapes."""
     attributes = [x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, ',+"\\<>;=' * 2)])] * 4_500
     return make_ca(subject=x509.Name(attributes)).pem
 
 
 def one_attribute() -> bytes:
-    """Return a subject with one attribute of 0.3 MB, of characters that need escapes."""
+    """Return a subject with one attribute of 0.3 MB, which consists of characters that require escapes."""
     key = make_ca()
     subject = tlv(0x30, tlv(0x31, tlv(0x30, oid("2.5.4.3"), tlv(0x0C, b',+"\\' * 80_000))))
     body, *rest = read_value(key.der).values()
@@ -121,7 +123,7 @@ def extensions() -> bytes:
 
 
 def huge_oid() -> bytes:
-    """Return an algorithm whose OID has one number of 1.4 million bits."""
+    """Return an algorithm whose OID contains a number of 1.4 million bits."""
     key = tlv(0x30, tlv(0x30, tlv(0x06, b"\x2a\x03" + b"\xff" * 200_000 + b"\x7f")), tlv(0x03, b"\0" * 40))
     return pem_block("CERTIFICATE", with_key(make_ca().der, key))
 
@@ -139,7 +141,7 @@ def kubeconfig(key: bytes, with_certificate: bool) -> bytes:
 
 
 def bare_key(curve: ec.EllipticCurve) -> bytes:
-    """Return a private key without its public half, which a reader must compute."""
+    """Return a private key without its public key, which a reader must compute."""
     key = ec.generate_private_key(curve)
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     number = key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8)
@@ -150,7 +152,7 @@ def bare_key(curve: ec.EllipticCurve) -> bytes:
 
 
 def dsa_keys() -> bytes:
-    """Return more DSA keys than certmond reads, of the largest accepted size."""
+    """Return DSA keys of the largest accepted size, more than certmond reads."""
     p, q = (1 << 3072) - 1_103_717 | 1, (1 << 256) - 189
     algorithm = tlv(0x30, oid("1.2.840.10040.4.1"), tlv(0x30, integer(p), integer(q), integer(p - 5)))
     key = tlv(0x30, integer(0), algorithm, tlv(0x04, integer(q - 2)))

@@ -1,10 +1,12 @@
-"""The known vulnerabilities of the locked dependencies, and the dependencies that could not be queried.
+"""Audit of the locked dependencies for known vulnerabilities.
 
-`audit.py [LOCK…]` runs pip-audit on every version in the lock files. pip-audit must be in the interpreter's directory.
+`audit.py [LOCK…]` runs pip-audit for every version in the lock files. pip-audit must be in the directory of the Python
+interpreter. The exit status is:
 
-Exit status 0: every dependency was queried, and none has a known vulnerability. 1: at least one has a known
-vulnerability. 3: at least one dependency could not be queried, and the others have no known vulnerability. pip-audit
-alone prints "no known vulnerabilities" even if it could query no dependency.
+- 0 if pip-audit queried every dependency and found no known vulnerability.
+- 1 if at least one dependency has a known vulnerability.
+- 3 if pip-audit could not query at least one dependency, and found no known vulnerability in the others. In this case,
+  pip-audit itself would report "no known vulnerabilities".
 """
 
 import json
@@ -18,7 +20,7 @@ _SECONDS = 300
 
 
 def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
-    """Return the exit status and the lines to print for pip-audit's JSON document."""
+    """Return the exit status and the output lines for the JSON document of pip-audit."""
     asked = [each for each in report["dependencies"] if "vulns" in each]
     skipped = [each["name"] for each in report["dependencies"] if "vulns" not in each]
     lines = []

@@ -1,13 +1,14 @@
-// `make grafana`: config/grafana-dashboard.json, put behind this, is of the types that Grafana publishes of its dashboards.
-// Owns what Grafana publishes no type of: the parts of one that is exported to be shared. The options of each kind of panel
-// are of that kind's own types; what they leave out, Grafana fills in.
+// Type check of the dashboard: `make grafana` appends config/grafana-dashboard.json to this file, and checks the JSON against the
+// types that Grafana publishes for dashboards. Grafana publishes no types for the additional parts of a dashboard that is exported
+// for sharing, so this file defines these types. The options of each kind of panel have the types of this kind. Grafana sets the
+// options that the JSON omits.
 
 import type { Dashboard, FieldConfig, Panel, RowPanel, VariableModel } from "@grafana/schema";
 import type * as Stat from "@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen";
 import type * as Table from "@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen";
 import type * as TimeSeries from "@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen";
 
-// JSON has the values of enumerations, not their names.
+// The JSON contains the values of enumerations instead of their names.
 type Written<T> = unknown extends T ? T
   : T extends string ? `${T}`
   : T extends (infer U)[] ? Written<U>[]

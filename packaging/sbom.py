@@ -1,8 +1,8 @@
-"""The bill of materials of a package, CycloneDX 1.6 JSON: what pip installed, from which file, with which hash.
+"""Writer of the software bill of materials (SBOM) of a package, as CycloneDX 1.6 JSON.
 
-`sbom.py REPORT VERSION FILE`: REPORT is what `pip install --report` wrote of the lock file. Every component is a file
-that was downloaded, so its hash is the one that the lock file has for it. No time and no random number: the same
-packages, the same text.
+`sbom.py REPORT VERSION FILE` writes FILE. REPORT is the output of `pip install --report` for the lock file. The SBOM
+contains each package that pip installed, with the name and the hash of the downloaded file. The lock file contains the
+same hash. The SBOM contains no time and no random number, so it is equal for equal packages.
 """
 
 import json
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 
 def component(installed: dict[str, Any]) -> dict[str, Any]:
-    """One package of pip's report (its version 1) as a component."""
+    """Return the component of the SBOM for one package in the report of pip (version 1 of the report format)."""
     metadata, archive = installed["metadata"], installed["download_info"]
     purl = f"pkg:pypi/{metadata['name'].lower().replace('_', '-')}@{quote(metadata['version'])}"
     name = archive["url"].rpartition("/")[2].partition("#")[0]
@@ -34,7 +34,7 @@ def component(installed: dict[str, Any]) -> dict[str, Any]:
 
 
 def bill(report: dict[str, Any], version: str) -> dict[str, Any]:
-    """certmond, and what it is shipped with."""
+    """Return the SBOM of certmond with the packages in the report of pip."""
     components = sorted(map(component, report["install"]), key=lambda each: each["bom-ref"])
     certmond = f"pkg:generic/certmond@{version}"
     return {

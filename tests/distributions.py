@@ -654,6 +654,47 @@ def kops(root: Path) -> Tree:
     return tree
 
 
+def kops_worker(root: Path, instance: str = "i-0123456789abcdef0") -> Tree:
+    """Create a worker of kOps on AWS with the name `instance`, which was the private DNS name in older releases.
+
+    Sources: BuildBootstrapKubeconfig and GetBootstrapCert in nodeup/pkg/model/context.go, kubelet.go, kube_proxy.go and
+    secrets.go beside it, and the names that cmd/kops-controller/pkg/server/server.go signs.
+    """
+    tree = Tree(root)
+    ca = "/srv/kubernetes/ca.crt"
+    dates: dict[str, Any] = {"not_before": NOW - 2 * DAY, "not_after": NOW + 470 * DAY}
+    tree.authority(ca, make_ca("kubernetes-ca", key="rsa", names=None, usages=["cert sign", "crl sign"],
+                               not_before=NOW - 2 * DAY, not_after=NOW + 10 * YEAR), mode=0o600)  # fmt: skip
+    tree.at(key_of(ca)).unlink()
+    names = [f"DNS:{instance}", "DNS:ip-192-0-2-11.eu-central-1.compute.internal", ADDRESS]
+    tree.pair("/srv/kubernetes/kubelet-server.crt", ca, subject=f"CN={instance}", key="rsa", names=names,
+              usages=["digital signature", "key encipherment"], extended_usages=["server auth"],
+              modes=(0o644, 0o400), **dates)  # fmt: skip
+    for name, subject in (
+        ("kubelet", f"CN=system:node:{instance},O=system:nodes"), ("kube-proxy", "CN=system:kube-proxy"),
+    ):  # fmt: skip
+        made = make_leaf(tree.authorities[ca], "", subject=name_of(subject), key="rsa", usages=["digital signature"],
+                         **dates)  # fmt: skip
+        parts = made.pem, traditional(made), tree.authorities[ca].pem
+        tree.kubeconfig(f"/var/lib/{name}/kubeconfig", *parts, mode=0o400, name=name)
+    file = "/var/lib/kube-proxy/kubeconfig"
+    tree.pod("kube-proxy", {"kube-proxy": {
+        "cluster-cidr": "100.96.0.0/11", "hostname-override": instance, "kubeconfig": file,
+    }}, {file: file, "/etc/ssl/certs": "/usr/share/ca-certificates"})  # fmt: skip
+    tree.write("/var/lib/kubelet/kubelet.conf", yaml.safe_dump({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "authentication": {"x509": {"clientCAFile": ca}}, "staticPodPath": "/etc/kubernetes/manifests",
+        "tlsCertFile": "/srv/kubernetes/kubelet-server.crt", "rotateCertificates": False,
+        "tlsPrivateKeyFile": "/srv/kubernetes/kubelet-server.key"}))  # fmt: skip
+    arguments = "--cloud-provider=external --kubeconfig=/var/lib/kubelet/kubeconfig"
+    arguments += " --config=/var/lib/kubelet/kubelet.conf"
+    tree.write("/etc/sysconfig/kubelet", f'DAEMON_ARGS="{arguments}"\nHOME="/root"\n')
+    tree.service("kubelet", 'EnvironmentFile=/etc/sysconfig/kubelet\nExecStart=/usr/local/bin/kubelet "$DAEMON_ARGS"')
+    tree.write("/etc/sysconfig/kops-configuration", "", 0o600)
+    tree.write("/etc/hostname", "ip-192-0-2-11\n")
+    return tree
+
+
 def kops_etcd(tree: Tree, cluster: str, clients_ca: Issued, own: dict[str, Any]) -> None:
     """Create the files of etcd-manager and of its etcd, on the node and on the volume of etcd."""
     pki, volume = f"/etc/kubernetes/pki/etcd-manager-{cluster}", f"/mnt/master-{cluster}/pki/token"

@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-PLACES = ("etc", "var/lib", "opt", "run", "var/snap")
-"""The directories with certificates: /run for k0s, /var/snap for snaps."""
+PLACES = ("etc", "var/lib", "opt", "run", "var/snap", "srv", "mnt")
+"""The directories with certificates: /run for k0s, /var/snap for snaps, /srv and /mnt for kOps."""
 _TOKEN = re.compile(rb"[A-Za-z0-9+/]{200,}={0,2}")
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 

@@ -18,7 +18,7 @@ MANIFESTS = "etc/kubernetes/manifests"
 ETCD_OF_FILE = "etcd-events"
 """A second etcd, with a configuration file: etcd then ignores its other flags."""
 PROGRAMS = {"konnectivity-server": "proxy-server", "konnectivity-agent": "proxy-agent", ETCD_OF_FILE: "etcd"}
-DECLARED = frozenset(FileKind) - {FileKind.ADMISSION_PLUGIN, FileKind.ETCD}
+DECLARED = frozenset(FileKind) - {FileKind.ADMISSION_PLUGIN, FileKind.ETCD, FileKind.REGISTRIES}
 
 
 class ReferenceNode:
@@ -155,6 +155,11 @@ class ReferenceNode:
             case FileKind.PROXY:
                 named("kubeconfig")
                 return {"clientConnection": {"kubeconfig": self.kubeconfig(stem)}}
+            case FileKind.REGISTRIES:
+                named("ca_file", "cert_file")
+                certificate, key = self.pair(stem)
+                tls = {"ca_file": self.trust(f"{stem}-ca"), "cert_file": certificate, "key_file": key}
+                return {"configs": {"registry.example:5000": {"tls": tls}}}
             case _:
                 named("cert-file", "trusted-ca-file", "peer-cert-file")
                 pairs = [self.pair(f"{stem}-{use}") for use in ("client", "peer")]

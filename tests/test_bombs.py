@@ -83,7 +83,7 @@ BOMBS = {
     "itself": USERS % ("&z [*z, {a: *z}]", "x"),
 }
 MAY_BE_READ = {"a kubeconfig", "new credentials", "a manifest"}
-"""Accepted by the kubelet and client-go as well; an alias is one value that appears repeatedly."""
+"""Readers that accept deep nesting, as the kubelet and client-go do. Their refusals need not have the path."""
 
 
 def test_a_small_text_that_represents_much_takes_no_memory(tmp_path: Path) -> None:

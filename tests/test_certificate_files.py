@@ -18,7 +18,7 @@ from certmond.cli.main import cli
 from tests.builders import make_ca, make_leaf
 from tests.cli.test_init import ECDSA, Host
 from tests.conftest import real_part
-from tests.distributions import MAKERS
+from tests.distributions import MAKERS, kops_worker
 from tests.node import Node
 from tests.openssl_search import certificate_files, real_path
 
@@ -42,6 +42,7 @@ TREES: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "kubeadm-1.24": ("kubeadm", partial(made, maker=Node)),
     **{f"kubeadm-{version}": ("kubeadm", partial(kubeadm, version=version)) for version in VERSIONS},
     **{name: (name, partial(made, maker=maker)) for name, maker in MAKERS.items()},
+    "kops-worker": ("kops", partial(made, maker=kops_worker)),
 }
 """Name -> profile and maker."""
 MICROK8S = "/var/snap/microk8s/current/certs"

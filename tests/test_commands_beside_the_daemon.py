@@ -157,7 +157,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def daemon_acts(daemon: Running) -> str:
-    return f"the daemon (process {daemon.process.pid}) acts on this node; this command shows its progress"
+    return f"the daemon (process {daemon.process.pid}) executes steps on this node; this command shows the progress"
 
 
 def test_the_daemon_makes_the_restart_of_a_command(home: Home) -> None:
@@ -267,7 +267,8 @@ def test_of_two_commands_one_acts(home: Home) -> None:
             select.select([], [], [], 0.02)
         with home.command("restart", "--stale") as second:
             second.until(
-                f"another command (process {first.process.pid}) acts on this node; this command shows its progress"
+                f"another command (process {first.process.pid}) executes steps on this node; "
+                "this command shows the progress"
             )
             end()
             assert first.end() == 0, first.lines

@@ -209,9 +209,9 @@ def test_a_stage_without_its_result_fails_the_demo(
     output = capsys.readouterr().out
     assert "The demo failed: the server did not show within 0.3 s: /metrics that has apiserver-kubelet-client" in output
     assert "malformed (critical)" in output
-    assert "--- the daemon said:" in output
+    assert "--- output of the daemon:" in output
     assert "certmond watches this node: 16 certificates, all well" in output
-    assert "--- the server said:\n(nothing)" in output
+    assert "--- output of the server:\n(nothing)" in output
     assert list(impatient.iterdir()) == []
 
 
@@ -236,7 +236,7 @@ def test_process_that_ends_fails_the_demo_at_once(
     assert scenario.run(keep=False) == 1
     output = capsys.readouterr().out
     assert "The demo failed: the daemon ended unexpectedly, with exit code 3" in output
-    assert "nowhere" in output.partition("--- the daemon said:")[2]
+    assert "nowhere" in output.partition("--- output of the daemon:")[2]
     assert list(impatient.iterdir()) == []
 
 

@@ -31,7 +31,7 @@ from certmond.services.content_times import Changes
 from certmond.services.file_usage import survey
 from certmond.services.usage_state import SurroundingsObserver
 from tests.builders import DAY, NOW, YEAR, make_ca
-from tests.distributions import MAKERS, Tree, key_of
+from tests.distributions import MAKERS, Tree, key_of, kops_worker
 from tests.node import Node
 
 AT = NOW + DAY
@@ -301,7 +301,7 @@ def test_a_ca_that_others_replace_is_not_rotated(profile: str, tree: Tree, famil
     for verb in ("root-ca stage --generate", "root-ca rotate --plan"):
         done = run(tree, verb, "--profile", profile, "--family", family, at=None)
         assert done.exit_code != 0
-        assert f"certmond does not rotate {family}: it is renewed by an operator" in str(done.exception)
+        assert f"certmond does not rotate {family}, which is renewed by an operator" in str(done.exception)
     assert not tree.at("/var/lib/certmond").exists()
 
 
@@ -561,6 +561,31 @@ def test_a_second_ca_of_kops_is_no_finding(tmp_path: Path) -> None:
     ca.write_bytes(ca.read_bytes() + make_ca("kubernetes-ca", not_before=NOW - DAY, not_after=NOW + 10 * YEAR).pem)
     code, document = check(tree, "kops")
     assert (code, {name for name, reasons in reported(document).items() if reasons}) == (0, set())
+
+
+@pytest.mark.parametrize("name", ["i-0123456789abcdef0", "ip-192-0-2-11.eu-central-1.compute.internal"])
+def test_a_worker_of_kops_has_no_finding(tmp_path: Path, name: str) -> None:
+    """Each certificate of a worker is in the catalogue, and no file of a control plane is missing.
+
+    The name of the node is that of the instance on AWS, and was its private DNS name in older releases.
+    """
+    tree = kops_worker(tmp_path, name)
+    assert [each.profile for each in distributions(str(tree.root))] == ["kops"]
+    code, document = check(tree, "kops")
+    kubeconfigs = ("kubelet.kubeconfig", "kube-proxy.kubeconfig")
+    names = {"ca", "kubelet-server", *kubeconfigs, *(f"{each}#ca:local" for each in kubeconfigs)}
+    assert (code, reported(document)) == (0, {each: set() for each in names})
+    assert not document["findings"]
+    assert not document["coverage"]["references"]
+
+
+def test_a_worker_of_kops_near_its_end_is_reported(tmp_path: Path) -> None:
+    """An operator must replace a worker before its certificates end, and the finding has the command of kOps."""
+    code, document = check(kops_worker(tmp_path), "kops", at=NOW + 465 * DAY)
+    ending = {name for name, reasons in reported(document).items() if reasons == {"nearing_expiry"}}
+    assert (code, ending) == (2, {"kubelet-server", "kubelet.kubeconfig", "kube-proxy.kubeconfig"})
+    messages = [item["message"] for entry in document["certificates"] for item in entry["findings"]]
+    assert all("kops rolling-update cluster" in message for message in messages)
 
 
 def test_discover_resolves_patterns(tmp_path: Path) -> None:

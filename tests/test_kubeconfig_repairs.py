@@ -279,10 +279,10 @@ def unfit_ca(host: Host, why: str) -> None:
     [
         ("another CA", "the CA has not signed the client certificate in this kubeconfig; restore the CA that"),
         ("expired", "the CA is not valid now; rotate the CA"),
-        ("a leaf", "the CA file has a certificate that is not a CA; restore the CA first"),
+        ("a leaf", "the CA file contains a certificate that is not a CA; restore the CA first"),
         ("malformed", "a part of the CA file is malformed; restore the CA first"),
         ("other writers", "; let only root write there"),
-        ("nothing", "the file of its CA, the entry ca, has no certificate; restore the CA"),
+        ("nothing", "the file of its CA, the entry ca, contains no certificate; restore the CA"),
     ],
 )
 def test_an_unfit_ca_is_not_written_into_a_kubeconfig(tmp_path: Path, why: str, because: str) -> None:
@@ -331,7 +331,7 @@ def test_a_server_is_not_written_beside_the_ca_of_another_cluster(tmp_path: Path
     assert host.start_once() == ()
     (because,) = (each.because for each in host.plan().held if each.target == "admin.conf")
     assert "cluster 'kubernetes' of " in because
-    assert "has no server, and trusts another CA than this node" in because
+    assert "has no server, and trusts a different CA than this node" in because
     assert host.at(PATH).read_bytes() == before
 
 

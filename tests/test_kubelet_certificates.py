@@ -88,8 +88,8 @@ def test_an_absent_requested_certificate_is_a_finding(kubelet: Kubelet, how: str
         kubelet.node.write(f"{DROP_INS}/10-tls.conf", yaml.safe_dump(drop_in))
     ((reason, (severity, message)),) = kubelet.findings()["kubelet-server"].items()
     assert (reason, severity) == ("missing", Severity.CRITICAL)
-    fact = f"{REQUESTED} does not exist, although the kubelet requests its serving certificate"
-    assert message == f"{fact}, so it refuses all clients; approve the request of this node: kubectl get csr"
+    fact = f"{REQUESTED} does not exist, although the kubelet requests this certificate"
+    assert message == f"{fact}, so the kubelet refuses all clients; approve the request of this node: kubectl get csr"
     assert len(kubelet.findings()) == 1
     (seen,) = (status.seen for status in kubelet.judged().statuses if status.seen.name == "kubelet-server")
     assert damage(seen) is None

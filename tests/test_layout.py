@@ -56,6 +56,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "reads and writes the record through the API",
         ["cluster/record_api", "cluster/record_rules"],
     ),
+    "tests/cluster/test_serving_requests.py": (
+        "makes passes of a node beside the stand-in of the API",
+        ["controllers/serving_request"],
+    ),
     "tests/cluster/test_workloads.py": ("restarts workloads through the API", ["cluster/rollout"]),
     "tests/config/test_model.py": (
         "parses whole configurations: each message has a file and a line",
@@ -105,7 +109,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/files/references/test_reference_observer.py": (
         "observes the files that a node names",
-        ["files/references/component_references"],
+        ["files/references/component_references", "files/references/component_sources", "files/references/flag_source"],
     ),
     "tests/files/test_catalog_observer.py": (
         "observes files of every kind",

@@ -383,7 +383,7 @@ ROTATIONS: dict[str, Reported] = {
         put_ca(other_key()), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "is not the private key of"
     ),
     "an intermediate with its key": (
-        put_intermediate, {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "supports a Root CA only"
+        put_intermediate, {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "supports only Root CAs"
     ),
     "another CA that has expired": (
         put_ca(not_before=NOW - 9 * DAY, not_after=NOW - DAY), {"mode": "enforce"}, "root_ca_changed",

@@ -847,7 +847,9 @@ def test_a_foreign_file_at_the_path_of_a_derived_file_stays(tmp_path: Path) -> N
     for _ in range(2):
         [held] = host.plan().held
         assert held.target == "haproxy"
-        assert re.search("/etc/haproxy/apiserver.pem has a certificate of CN=another.* does not replace", held.because)
+        assert re.search(
+            "/etc/haproxy/apiserver.pem contains a certificate of CN=another.* does not replace", held.because
+        )
         assert {outcome.result for outcome in host.start()} <= {"done"}
     assert host.at("/etc/haproxy/apiserver.pem").read_bytes() == theirs.pem + theirs.key_pem
     host.at("/etc/haproxy/apiserver.pem").unlink()

@@ -300,7 +300,7 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
     host.at(API["path"]).unlink()
     made = host.plan()
     assert made.steps == ()
-    assert "the last certificate had DNS:admin.example" in made.held[0].because
+    assert "the last certificate contained DNS:admin.example" in made.held[0].because
     done = host.enforcer().plan(host.look(), frozenset({"apiserver"}))
     assert [step_name(step) for step in done.steps] == ["issue"]
     assert "admin.example" not in str(done.steps[0].template.names)  # type: ignore[union-attr]
@@ -577,7 +577,7 @@ def test_another_user_of_a_kubeconfig_never_gets_the_certificate_of_its_entry(
     assert host.start_once() == ()
     assert yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) == document
     said = [item.message for status in host.look().statuses for item in status.findings]
-    assert any(f"has no client certificate for user '{name}' of its current context" in each for each in said)
+    assert any(f"contains no client certificate for user '{name}' of its current context" in each for each in said)
     if current == "token":
         return
     remedy = "; move the file away, then run: certmond renew admin.conf"
@@ -711,7 +711,7 @@ def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> N
         for how in ("cut PEM", "deleted pair", "malformed kubeconfig"):
             BROKEN[how][1](host)
         held = daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
-        assert all("another program may be writing the file now" in each["because"] for each in held)
+        assert all("another program might be writing the file now" in each["because"] for each in held)
         assert all(each["until"] for each in held)
         daemon.until(lambda: clean(daemon, "apiserver", "admin.conf", "kubelet-client"), "repaired")
     host.now = now()

@@ -45,8 +45,8 @@ def test_with_services_it_is_refused(tmp_path: Path) -> None:
     before = node.tree()
     for more in ((), ("--no-wait",)):
         refused = node.hurry("root-ca", "rotate", *more)
-        remedy = "rotate on the node itself, without --root, or give --at-once"
-        assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}, or with a configuration without services\n")
+        remedy = "rotate on the node itself without --root, or with a configuration without services"
+        assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}, or give --at-once\n")
         assert (node.tree(), node.record) == (before, None)
     assert node.hurry("root-ca", "rotate", "--plan").code == 0
 
@@ -80,7 +80,7 @@ def test_an_abort_is_refused_or_ends(tmp_path: Path) -> None:
     node.configure()
     before = node.tree(), node.record
     refused = node.hurry("root-ca", "abort")
-    remedy = "abort the rotation on the node itself, without --root, or with a configuration without services"
+    remedy = "abort the rotation on the node itself without --root, or with a configuration without services"
     assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}\n")
     assert node.hurry("root-ca", "rotate").code == 2
     assert (node.tree(), node.record) == before

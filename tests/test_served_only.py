@@ -87,7 +87,7 @@ def test_every_document_has_the_certificate(tmp_path: Path, serve: Serve, files:
     assert item["reason"] == "nearing_expiry"
     assert item["message"].endswith("it is renewed by web, when it starts; run: certmond restart web")
     assert done.returncode == 2  # the CA of the node has signed it, so its clients will refuse it
-    assert document["coverage"] == {"entries": 1, "references": 0, "served": 1, "unwatched": 0}
+    assert document["coverage"] == {"entries": 1, "references": 0, "served": 1, "unwatched": 0, "catalogued": 1}
     shown = node.certmond("check").stdout.splitlines()
     assert any(line.startswith(f"web.{port} ") for line in shown)
     assert shown[-1] == (

@@ -41,18 +41,18 @@ def opinions() -> Opinions:
 
 
 PLANTED: list[tuple[str, Callable[[Opinions], dict[str, Any]]]] = [
-    ("ends at", lambda o: {"disk": {**o.disk, LEAF: 1764000001.0}}),
+    ("expires at", lambda o: {"disk": {**o.disk, LEAF: 1764000001.0}}),
     ("does not exist", lambda o: {"disk": {BAD: None}}),
     ("on the disk", lambda o: {"disk": {**o.disk, "/leaves/3.pem": None}}),
-    ("in status", lambda o: {"status": {"certificates": []}}),
-    ("in journal", lambda o: {"standing": frozenset()}),
-    ("in journal", lambda o: {"standing": o.standing | {("leaf", LEAF, "expired", "critical")}}),
+    ("only in the status document", lambda o: {"status": {"certificates": []}}),
+    ("only in the journal", lambda o: {"standing": frozenset()}),
+    ("only in the journal", lambda o: {"standing": o.standing | {("leaf", LEAF, "expired", "critical")}}),
     ("serves", lambda o: {"shown": "cd"}),
     ("serves nothing", lambda o: {"shown": "", "file": ""}),
     ("the served certificate", lambda o: {"metrics": METRICS.replace(':1"} 1', ':1"} 0')}),
     ("the served certificate", lambda o: {"metrics": METRICS.replace("served_matches", "x")}),
-    ("renewals in the trail", lambda o: {"trail": o.trail[1:]}),
-    ("restarts in the trail, and 1 in", lambda o: {"trail": o.trail[:2], "starts": 1}),
+    ("renewals in the audit log", lambda o: {"trail": o.trail[1:]}),
+    ("restarts in the audit log, but 1 in", lambda o: {"trail": o.trail[:2], "starts": 1}),
     ("has started 3 times", lambda o: {"starts": 3}),
 ]
 
@@ -89,11 +89,11 @@ def held(*memory: float, watches: int = 1) -> list[Sample]:
 @pytest.mark.parametrize(
     ("samples", "grown"),
     [
-        (held(*range(0, 60_000, 1000)), ["memory has grown by 39000, and 1000 are allowed"]),
-        (held(*range(80_000, 82_460, 41)), ["memory has grown by 1599, and 1000 are allowed"]),
+        (held(*range(0, 60_000, 1000)), ["memory has grown by 39000, but only 1000 are allowed"]),
+        (held(*range(80_000, 82_460, 41)), ["memory has grown by 1599, but only 1000 are allowed"]),
         (held(*[9000 * number for number in range(20)], *[180_000] * 40), []),
         (held(*[1000, 9000] * 30), []),
-        (held(*[1000] * 40) + held(*[1000] * 20, watches=9), ["watches has grown by 8, and 2 are allowed"]),
+        (held(*[1000] * 40) + held(*[1000] * 20, watches=9), ["watches has grown by 8, but only 2 are allowed"]),
     ],
 )
 def test_growth_is_reported_but_not_a_cache_or_a_fluctuation(samples: list[Sample], grown: list[str]) -> None:

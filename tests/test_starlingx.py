@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +25,14 @@ from certmond.notify.hook_input import document
 from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.hook_delivery import Notices, due, open_findings
 from certmond.pki.findings import Severity
+from certmond.pki.rotation.phases import Phase
 from certmond.restart.act import Restarter
 from tests.builders import DAY, NOW, YEAR, make_ca
 from tests.daemon_harness import running
 from tests.distributions import PRIVATE, SHARED, SHARED_FILES, Tree, starlingx, write_pair
 from tests.fault_manager import HOOK, FaultManager
 from tests.node import Node, key_pem, pem
-from tests.rotation_node import RotatingNode
+from tests.rotation_node import RotatingNode, root_ca
 
 AT = NOW + DAY
 HOLD = Path(__file__).parents[1] / "config/holds/starlingx-upgrade"
@@ -236,6 +238,28 @@ def test_the_daemon_raises_and_clears_the_alarm_of_a_failed_restart(tmp_path: Pa
         assert daemon.stop() == 0
 
 
+@pytest.mark.slow
+def test_the_daemon_raises_and_clears_the_alarm_of_a_rotation(tmp_path: Path) -> None:
+    """While the daemon executes a rotation of the Root CA, 900.008 is raised. The end of the rotation clears it."""
+    node, manager = RotatingNode(tmp_path / "node", hurried=False), FaultManager(tmp_path)
+    node.configure(hooks=[hook(manager)], root_ca={"overlap": "1h"})
+    new = root_ca()
+    with node.daemon() as daemon:
+        daemon.until(lambda: daemon.entry("ca"), "observed")
+        assert not manager.alarms
+        node.begin(new)
+        daemon.until(lambda: node.phase is Phase.TRUST and len(node.trust()) == 2, "in the overlap")
+        daemon.until(lambda: manager.alarms, "raised")
+        assert list(manager.alarms) == ["900.008 host=node-1.certificate=ca"]
+        node.configure(root_ca={"overlap": "1s"})
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: node.record is None, "over")
+        daemon.until(lambda: not manager.alarms, "cleared")
+        assert daemon.stop() == 0
+    assert node.unwell(new) == []
+    assert manager.calls.count("-c") == manager.calls.count("-d")
+
+
 def test_a_broken_chain_of_the_admin_endpoint_is_a_finding(tree: Tree) -> None:
     """An intermediate CA of another root, a missing intermediate CA, and a missing root are critical."""
     path = f"{PRIVATE}/admin-ep-cert.pem"
@@ -305,7 +329,7 @@ def test_the_hold_is_active_during_an_upgrade_only(tmp_path: Path, kubernetes: s
     )  # fmt: skip
     assert done.returncode == (0 if "runs" in {kubernetes, platform} else 1), done.stderr
     if kubernetes == "fails":
-        assert "system kube-upgrade-show failed, so it holds nothing: Must provide" in done.stderr
+        assert "system kube-upgrade-show failed, so this command holds no renewals: Must provide" in done.stderr
 
 
 def test_the_kubelet_restarts_through_its_process_monitor(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_key_is_kept_only_of_the_certificate_that_is_replaced(host: Host, form
     files = NodeFiles(str(host.root))
     assert present_key(step, files).public_key() == issued.key.public_key()
     path.write_bytes(content(host, form, issued, host.ca.key_pem))
-    with pytest.raises(KeyUnusableError, match="does not have the key of app"):
+    with pytest.raises(KeyUnusableError, match="does not contain the key of app"):
         present_key(step, files)
 
 

@@ -199,7 +199,7 @@ def test_there_is_a_point_of_no_return(tmp_path: Path) -> None:
     reach(node, Phase.DISTRUST)
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
-    assert "a node may distrust the old public key already; let the rotation continue to its end" in refused.err
+    assert "a node might distrust the old public key already; let the rotation continue to its end" in refused.err
     assert node.hurry("root-ca", "rotate", *SA).code == 0
     assert node.amiss(new) == []
 

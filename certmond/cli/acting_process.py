@@ -1,6 +1,7 @@
 """Handover of steps from a command to the process that executes steps on this node.
 
-This process is the daemon in enforce mode or, without this daemon, one command. Other commands show its progress.
+The executing process is the daemon in enforce mode. If this daemon does not run, the executing process is one command.
+All other commands show the progress of the executing process.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Any, Self, TypeVar
 
 from certmond.cli.acting_process_report import ActivityReport, document
 from certmond.cli.progress import Events, Progress
-from certmond.controllers.restart import state_of
 from certmond.controllers.watched_records import records_of
 from certmond.errors import BusyError, MalformedError
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT
 from certmond.files.inotify import Interest
 from certmond.pki.rotation.phases import Rotation, may_be_aborted
 from certmond.pki.services.restart_episode import Episode, Past, Stage, Terms
+from certmond.pki.services.restart_state_machine import state_of
 from certmond.restart.history import History
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_lock import ACTING, COMMAND, WRITING, Holder, NodeLock, holder_of, is_held, writer_of
@@ -35,9 +36,11 @@ T = TypeVar("T")
 _RESTART_TIMEOUT = 60.0
 """Seconds that a command waits for the daemon to begin a restart."""
 _LOCK_POLL = 30.0
-"""Seconds between two checks of a lock, because the end of a killed process might cause no file event."""
+"""Seconds between two checks of a lock. The end of a killed process might cause no file event."""
 _SILENT, _HUNG = 30.0, 120.0
-"""Seconds without a heartbeat of the daemon after which a command reports this, and after which the command fails."""
+"""Seconds without a heartbeat of the daemon. After the first time, a command prints a message. After the second time,
+the command fails.
+"""
 _SHOWN = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """Events of the daemon that a command shows."""
 _SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
@@ -57,14 +60,14 @@ class Handover:
         self._heartbeat: tuple[float, float] = (
             0.0,
             time.monotonic(),
-        )  # the last heartbeat, and the time of its first read
+        )  # the last heartbeat, and the time at which this command first read this heartbeat
         self._last_state: object = None
 
     @contextmanager
     def acting_lock(self) -> Iterator[bool]:
-        """Yield whether this command may execute steps on the node during the `with` block.
+        """Yield True if this command may execute steps on the node during the `with` block, otherwise False.
 
-        Raises WriteError or StateError.
+        Raises WriteError if certmond cannot open the lock, and StateError if the state directory is unusable.
         """
         acts = self._command.take() and self._acting.take()
         try:
@@ -106,14 +109,15 @@ class Handover:
         return acting is not None and acting.pid == writer.pid != os.getpid()
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
-        """Wait for a change of a watched file or of a record of certmond, at most until `until` or for `at_most`
-        seconds.
+        """Wait for a change to a file in `interest` or to a record of certmond.
+
+        The wait ends at the latest at `until`, or after `at_most` seconds.
         """
         self._watch({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
 
     def discard_events(self, interest: Interest | None = None) -> None:
-        """Discard the file changes up to now. With `interest`, also watch these files."""
+        """Discard all previous events of file changes. With `interest`, first watch the files in `interest`."""
         if interest is not None:
             self._watch({**interest, **records_of(self._state_dir)})
         self._events.discard()
@@ -123,8 +127,8 @@ class Handover:
     def watch_restarts(self, left: Collection[str], since: datetime) -> tuple[str, str] | None:
         """Show the progress of restarts that another process executes, until the progress changes.
 
-        Return a service and a reason if its restart is held, or does not begin within `_RESTART_TIMEOUT`. Otherwise
-        return None.
+        If the restart of a service is held, or does not begin within `_RESTART_TIMEOUT`, return the service and the
+        reason. Otherwise return None.
         """
         before, end = self._end_times(left), time.monotonic() + _RESTART_TIMEOUT
         while True:
@@ -193,7 +197,7 @@ class Handover:
         self._progress.wait(f"{episode.service}: {state}", remedy, until=until, since=episode.begun_at)
 
     def _restore_command(self, episode: Episode) -> str:
-        """Return the command that restores the files after a failed restart, or "" if no command does.
+        """Return the command that restores the files after a failed restart, or "" if there is no such command.
 
         During a rotation, return the command that aborts the rotation, because a restored file of the old CA would stop
         the rotation.
@@ -242,7 +246,7 @@ class Handover:
             holder = None
         if holder and holder.pid != self._followed_pid:
             self._followed_pid = holder.pid
-            self._progress.tell(f"{holder} acts on this node; this command shows its progress")
+            self._progress.tell(f"{holder} executes steps on this node; this command shows the progress")
         self._watch(self._record_files(holder.runtime_dir if holder else None))
         if holder is None or holder.runtime_dir is None:
             return ActivityReport(holder)

@@ -17,7 +17,7 @@ _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
 
 @dataclass(frozen=True, slots=True)
 class ActivityReport:
-    """Report of the process `holder`. The report is empty if this process writes none.
+    """Report of the process `holder`. The report is empty if this process writes no report.
 
     `passed_at` is the time of the last pass in seconds since the epoch. `silent` is the number of seconds since the
     last heartbeat.
@@ -35,7 +35,7 @@ class ActivityReport:
 
     @property
     def held(self) -> Mapping[str, str]:
-        """Return why each held step waits, by the name of its target."""
+        """Return the reason for which each held step waits, by the name of the step's target."""
         return {each["target"]: each["because"] for each in self._plan("held")}
 
     @property
@@ -50,7 +50,7 @@ class ActivityReport:
         return ""
 
     def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """Return the progress of the present phase of the rotation, or {} if the report has none."""
+        """Return the progress of the present phase of the rotation, or {} if the report does not contain this phase."""
         published = self.activity.get("rotation") or {}
         same = (published.get("id"), published.get("phase")) == (under_way.id, under_way.phase.value)
         return published if same else {}

@@ -1,6 +1,6 @@
 """The commands `archive list` and `archive restore`.
 
-This module defines their options, output and exit codes. `renewal.restoration` checks and restores the files.
+This module defines the options, output and exit codes. `renewal.restoration` checks and restores the files.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 def _verdict(restoration: Restoration | None, name: str, generation: str) -> Verdict | None:
     """Return the verdict on a generation, or None if certmond cannot read the configuration or a file of the node.
 
-    Raises MalformedError or StateError.
+    Raises MalformedError if the generation is damaged, and StateError if certmond refuses to read the generation.
     """
     from certmond.errors import StateError, WriteError
 
@@ -90,8 +90,8 @@ def _verdict(restoration: Restoration | None, name: str, generation: str) -> Ver
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @click.pass_context
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
-    """Restore a generation, by default the newest good one that differs from the current files. The archive keeps the
-    current files as a new generation. Exit: 0 done, 2 no generation is good, or GENERATION is damaged, 3
+    """Restore a generation, by default the newest good generation that differs from the current files. The archive
+    keeps the current files as a new generation. Exit: 0 done, 2 no generation is good, or GENERATION is damaged, 3
     unknown.
     """
     from certmond.cli.acting_process import Handover

@@ -12,7 +12,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 def trust_bundle(root: str, path: str) -> bytes:
-    """Return the certificates in the file `path`, each once, in the order of the file.
+    """Return the certificates in the file `path`, without duplicates, in the order of the file.
 
     Raises MalformedError if a part of the file is malformed, because a trust bundle must be complete. Raises WriteError
     if certmond cannot read the file.

@@ -1,7 +1,7 @@
 """The command `init`, which creates the PKI of a control-plane node.
 
 This module defines the options, output and exit codes. `pki.planning.bootstrap` plans the files, and
-`renewal.bootstrap` creates them.
+`renewal.bootstrap` creates the files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from certmond.renewal.bootstrap_ca import RootCAKeyPair
 
 PATIENCE = 30.0
-"""Seconds that the command waits while another certmond process writes on this node."""
+"""Maximum number of seconds that the command waits while another certmond process writes on this node."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -36,7 +36,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @global_options
 @click.option("--kubeadm-config", type=_FILE, help="Read the kubeadm configuration (v1beta3, v1beta4) of this node")
-@click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new one")
+@click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new Root CA")
 @click.option("--root-ca-key", type=_FILE, help="Private key of the Root CA in --root-ca-cert")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
@@ -104,7 +104,7 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
     except OSError as error:
         raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
     if acting and mode & 0o022:  # any owner is accepted: the operator names this file
-        fact = f"can be written by others (mode {mode:04o}), who could choose the names in the certificates"
+        fact = f"can be written by others (mode {mode:04o}), and determines the names in the certificates"
         raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {kubeadm_config}")
     given = {"node_name": kubeadm.node_name, "validity": kubeadm.validity, "key_algorithm": kubeadm.key_algorithm}
     update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -147,7 +147,7 @@ def _maker(options: Globals, node_name: str, given: RootCAKeyPair | None) -> Boo
 def _existing_state(
     options: Globals, config: Config, specs: Sequence[CertificateSpec], facts: dict[str, str], now: datetime
 ) -> Ground:
-    """Return the assessment of the existing files of the node."""
+    """Return the assessment of the node, and the paths of the catalogue at which a file exists."""
     from certmond.files.catalog_observer import Store
     from certmond.pki.assessment.assess import assess
     from certmond.pki.planning.bootstrap import Ground
@@ -163,7 +163,7 @@ def _existing_state(
 def _host_name(root: str) -> str:
     """Return the name of this host in lower case, as kubeadm names the node.
 
-    Raises CertmondError if a node cannot have this name.
+    Raises CertmondError if this name is not a valid node name.
     """
     from certmond.formats.kubeadm_config import is_node_name
     from certmond.transaction.node_files import NodeFiles
@@ -173,7 +173,7 @@ def _host_name(root: str) -> str:
     name = next((line for line in lines if line and not line.startswith("#")), "") or socket.gethostname()
     if not is_node_name(name.lower()):
         raise CertmondError(
-            f"{name!r}, the name of this host, is not valid for a node; set `node_name` in the configuration"
+            f"{name!r}, the name of this host, is not a valid node name; set `node_name` in the configuration"
         )
     return name.lower()
 
@@ -181,7 +181,7 @@ def _host_name(root: str) -> str:
 def _address() -> str:
     """Return the address of the interface with the default route, preferably IPv4. This function sends no packet.
 
-    Raises CertmondError without a default route.
+    Raises CertmondError if the host has no default route.
     """
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:

@@ -1,7 +1,7 @@
 """The command line of certmond: commands, options and exit codes.
 
-The exit codes are those of monitoring plugins: 0 OK, 1 warning, 2 critical, 3 unknown. Each command imports its modules
-when it runs, so `version` is fast and `serve` does not load cryptography.
+The exit codes are those of monitoring plugins: 0 OK, 1 warning, 2 critical, 3 unknown. Each command imports only the
+modules that the command needs. Therefore, `version` is fast, and `serve` does not load cryptography.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def cli() -> None:
 @click.pass_context
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     """Run the daemon: watch and assess the node, and in enforce mode renew certificates that are due."""
-    gc.disable()  # modules stay loaded, so collection frees nothing; the daemon enables it after its first pass
+    gc.disable()  # loaded modules are never garbage; the daemon enables the collection after its first pass
     from certmond.daemon.loop import Daemon
     from certmond.notify.journal import Journal
     from certmond.notify.library_log import log_to
@@ -82,7 +82,8 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 @click.option(
     "--web-config",
     type=click.Path(path_type=Path),
-    help="File with TLS, client certificates and passwords (docs/web.md), instead of the configured one [none]",
+    help="File with the settings of TLS, client certificates and passwords (docs/web.md), instead of the "
+    "configured one [none]",
 )
 @click.pass_context
 def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:
@@ -115,8 +116,8 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     """Check the node once, without the daemon. Exit: 0 no finding above info, 1 a warning, 2 a critical finding, 3
     unknown.
 
-    If a certificate and its key do not match, another process may still be writing them. Then certmond waits up
-    to two seconds and reads both again.
+    If a certificate and its key do not match, another process might still be writing these files. In this case,
+    certmond waits up to two seconds and reads both files again.
     """
     from certmond.daemon.enforcer import policy_of
     from certmond.discovery.distribution import advice, hint
@@ -129,7 +130,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     assessment = assess_node(config, options.root, at, state_dir=options.state_dir, check_api=True)
     following = next_event(assessment, policy_of(config))
     display(status_document(assessment, config.mode, following), output, status_table)
-    if not assessment.has_catalogued:
+    if not assessment.catalogued:
         raise CertmondError(
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"
@@ -153,9 +154,7 @@ def status(runtime_dir: Path, output: str) -> None:
     display(document, output, status_table)
     if reason := silence(runtime_dir):
         raise NotRunningError(f"the assessment is from {document['taken_at']}, but {reason}")
-    entries = document["certificates"]
-    has_catalogued = any(not entry.get("named_by") and entry["kind"] != "served" for entry in entries)
-    if not has_catalogued and (entries or not document["findings"]):
+    if not document.get("coverage", {}).get("catalogued", 1):  # an older daemon does not write it
         raise CertmondError(
             "the daemon finds no certificate of its profile; to find the profile that fits, run: certmond check"
         )
@@ -259,7 +258,7 @@ def discover(context: click.Context) -> None:
 @cli.command()
 @click.argument("reason", shell_complete=explained_names)
 def explain(reason: str) -> None:
-    """Print the section of the runbook on a REASON or an alert: its meaning, how to inspect it, and the remedy."""
+    """Print the section of the runbook about a REASON or an alert: the meaning, the inspection and the remedy."""
     from certmond.cli.explain import explain as look_up
 
     click.echo(look_up(reason))
@@ -301,12 +300,12 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """Run the command. For an error, print one message on stderr and exit with 3.
+    """Run the command. After an error, print one message to stderr and exit with the code 3.
 
-    A bug also exits with 3, because 1 means a warning. The traceback of a bug omits the text of the exception, which
-    might quote a key.
+    A bug also causes the exit code 3, because the code 1 means a warning. The traceback of a bug omits the text of the
+    exception, because this text might quote a key.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys are in this memory: no core file may have them
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain the private keys in memory
     prepare()
     stdout = sys.stdout
     try:
@@ -326,7 +325,7 @@ def main() -> None:
         sys.exit(UNKNOWN)
     except OSError as error:
         if not output_fails():
-            _print_error(f"cannot read or write a file ({error}); check its permissions")
+            _print_error(f"cannot read or write a file ({error}); check the permissions of the file")
             sys.exit(UNKNOWN)
         _print_error(f"cannot write the output ({error}); check the file or program that receives it")
         os._exit(UNKNOWN)  # not sys.exit: the flush of the buffer would fail again

@@ -55,18 +55,19 @@ class Globals:
         return self.given_state_dir or Path(self.root) / STATE_DIR.relative_to("/")
 
     def load(self, *, acting: bool = False) -> Config:
-        """Return the effective configuration.
+        """Return the effective configuration. `acting` is True for a command that changes the node.
 
-        `acting` is True for a command that changes the node. Raises ConfigError.
+        Raises ConfigError if the configuration is invalid.
         """
         from certmond.config.source_files import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
     def serving(self) -> Serving:
-        """Return the settings of `serve`, even if other settings are invalid. Raises CertmondError.
+        """Return the settings of `serve`, even if other settings are invalid.
 
-        A child process parses the configuration, so that the listening process does not load a parser.
+        A child process parses the configuration, so that the listening process does not load a parser. Raises
+        CertmondError if a setting of `serve` is invalid or unreadable.
         """
         receiving, sending = os.pipe()
         if child := os.fork():
@@ -119,7 +120,10 @@ def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> li
 
 
 def global_options(function: F) -> F:
-    """Add the global options to a group or a command. An option after the command overrides one before it."""
+    """Add the global options to a group or a command.
+
+    An option after the command overrides the same option before the command.
+    """
     options = (
         click.option(
             "--config", type=click.Path(path_type=Path), help="Configuration file [/etc/certmond/config.yaml]"
@@ -185,7 +189,7 @@ at_option = click.option("--at", callback=instant, help="Assess the node as of t
 
 
 def globals_of(context: click.Context) -> Globals:
-    """Return the global options of this call."""
+    """Return the global options of this invocation."""
     return context.find_object(Globals) or Globals()
 
 
@@ -201,8 +205,8 @@ def assess_node(
 ) -> Assessment:
     """Return the assessment of the node at the time `at`, by default now.
 
-    With `check_api`, also check that the node and the configured Kubernetes API authenticate each other. If a key does
-    not match its certificate, scan again after at most two seconds, because a process might still be writing them.
+    With `check_api`, also check that the node and the configured API server authenticate each other. If a key does not
+    match its certificate, scan again after at most two seconds, because a process might still be writing these files.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -217,7 +221,7 @@ def assess_node(
 
     def scan(*, waits: bool) -> Assessment:
         assessment, around = enforcer.see(everything=False, private=private, waits=waits)
-        if enforcer.rotation_state.broken and not around.findings:  # the catalogue has no anchor for the finding
+        if enforcer.rotation_state.broken and not around.findings:  # no entry can show the finding
             raise CertmondError(enforcer.rotation_state.broken)
         return assessment
 
@@ -237,7 +241,7 @@ def _report_wait(assessment: Assessment) -> None:
             key, path = printable(status.seen.key_path or ""), printable(status.seen.path)
             click.echo(
                 f"certmond: {key} is not the private key of {path}; "
-                "waiting, because a process may still be writing them",
+                "waiting, because a process might still be writing these files",
                 err=True,
             )
 
@@ -264,7 +268,8 @@ def display(document: dict[str, Any], output: str, table: Callable[[dict[str, An
     else:
         from rich.console import Console
 
-        # Wide enough for every row: a narrow terminal wraps lines, where rich would truncate columns.
+        # Wide enough for every row: a narrow terminal wraps lines. With the width of the terminal, rich would truncate
+        # columns.
         console = Console(soft_wrap=True, width=400, highlight=False)
         with console.capture() as text:  # rich would exit with 1, a warning, on a closed pipe
             console.print(table(document, output == "wide"))

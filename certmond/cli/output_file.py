@@ -18,9 +18,9 @@ _PUBLIC = 0o644
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Replace or create the file `target`. Raises WriteError.
+    """Replace or create the file `target`. An existing file keeps its mode. A new file is world-readable.
 
-    An existing file keeps its mode. A new file is world-readable.
+    Raises WriteError if the target is not a regular file, or if certmond cannot write the file.
     """
     with blaming(str(target)), Directories("/") as directories:
         place = directories.place(directories.resolve(os.path.abspath(target)))

@@ -31,7 +31,9 @@ WAITING, FAILED = 1, 2
 @output_option
 @click.pass_context
 def plan(context: click.Context, at: datetime | None, output: str) -> None:
-    """Print the steps that enforce mode would execute now, with reasons. Exit: 0 no step, 1 steps, 3 unknown."""
+    """Print the steps that certmond would execute now in enforce mode, with reasons. Exit: 0 no step, 1 steps, 3
+    unknown.
+    """
     from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
 
@@ -46,7 +48,7 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
 
 
 def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    """Return an option's value as a duration of at most 100 years. Raises BadParameter."""
+    """Return the value of an option as a duration of at most 100 years. Raises BadParameter for any other value."""
     from certmond.pki.catalog.field_types import parse_duration
 
     try:
@@ -67,7 +69,9 @@ def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
 @output_option
 @click.pass_context
 def forecast(context: click.Context, length: timedelta, at: datetime | None, output: str) -> None:
-    """Run the planner for future instants. Print the coming renewals, restarts and problems that need an operator."""
+    """Run the planner for future instants. Print the future renewals and restarts, and the problems that an operator
+    must solve.
+    """
     from certmond.daemon.enforcer import policy_of
     from certmond.expose.documents.forecast_table import forecast_table
     from certmond.expose.documents.plan import forecast_document
@@ -90,12 +94,12 @@ def _within_the_calendar() -> Iterator[None]:
     try:
         yield
     except OverflowError as error:
-        fact = "the calendar has the years 1 to 9999"
+        fact = "certmond supports only the years 1 to 9999"
         raise click.UsageError(f"{fact}: give a shorter length with --for, or another time with --at.") from error
 
 
 def _at(config: Config, at: datetime | None) -> Config:
-    """Return the configuration. If the user gives a time, omit the hold for an unsynchronized clock."""
+    """Return the configuration. If `at` is set, disable the hold for an unsynchronized clock."""
     if at is None:
         return config
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
@@ -132,7 +136,7 @@ def assess_profile(
     from certmond.discovery.distribution import advice
 
     assessment, around = enforcer.see(at)
-    if not assessment.has_catalogued:
+    if not assessment.catalogued:
         raise CertmondError(
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"

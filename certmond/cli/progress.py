@@ -32,7 +32,7 @@ STATUS = "certmond status"
 class Wait:
     """Reason, start and latest end of a wait, and the command `remedy` that ends the wait.
 
-    If no command ends the wait, the text names `shows`, a command that prints the state.
+    If no command ends the wait, the text contains `shows`, a command that prints the state.
     """
 
     reason: str
@@ -55,7 +55,7 @@ class Progress:
         self._waiting: tuple[str, datetime] | None = None
 
     def tell(self, line: str) -> None:
-        """Print a line. After the reader has closed the output, print nothing."""
+        """Print a line. After the reader of the output has closed the pipe, print nothing."""
         if self._quiet:
             return
         try:
@@ -75,7 +75,7 @@ class Progress:
     ) -> None:
         """Print a line about a wait, unless the previous wait had the same reason.
 
-        `since` is the start of the wait, by default now. `until` is its latest end.
+        `since` is the start of the wait, by default now. `until` is the latest end of the wait.
         """
         if self._waiting and self._waiting[0] == reason:
             return
@@ -85,7 +85,7 @@ class Progress:
 
 
 class Events:
-    """Watcher of the files that end a wait of a command. Call `watch` before you read the files."""
+    """Watcher of the files whose changes end a wait of a command. Call `watch` before you read the files."""
 
     def __init__(self) -> None:
         self._wake = Wake()
@@ -113,7 +113,7 @@ class Events:
         while changed and self._wake.wait(min(_QUIET, max(0.0, end - time.monotonic()))):
             pass
         self._watcher.take_changes()
-        self._watcher.set_interest(self._interest)  # a directory may have appeared meanwhile
+        self._watcher.set_interest(self._interest)  # a directory might have appeared in the meantime
         return changed
 
     def __enter__(self) -> Self:

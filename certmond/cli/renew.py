@@ -1,6 +1,6 @@
 """The commands `renew` and `restart`.
 
-This module defines their options, output and exit codes. `daemon.enforcer` plans and executes the steps.
+This module defines the options, output and exit codes. `daemon.enforcer` plans and executes the steps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(seconds=8)
 
 
 def _patience(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
-    """Return an option's value as a duration. Raises BadParameter."""
+    """Return the value of an option as a duration of zero to 100 years. Raises BadParameter for any other value."""
     return timedelta() if value == "0s" else length(context, parameter, value)
 
 
@@ -43,13 +43,13 @@ def _patience(context: click.Context, parameter: click.Parameter, value: str) ->
 @click.argument("names", nargs=-1, metavar="NAME…", shell_complete=certificate_names)
 @click.option("--all", "everything", is_flag=True, help="Renew all certificates that certmond can renew")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
-@click.option("--no-restart", is_flag=True, help="Do not restart services; list those that use an old certificate")
+@click.option("--no-restart", is_flag=True, help="Do not restart services; list each service with an old certificate")
 @click.option(
     "--timeout",
     callback=_patience,
     default="30s",
     show_default=True,
-    help="Wait this long for the decision of a signer; 0s: do not wait",
+    help="Maximum wait for the decision of a signer; 0s: do not wait",
 )
 @output_option
 @click.pass_context
@@ -63,11 +63,11 @@ def renew(
     timeout: timedelta,
     output: str,
 ) -> None:
-    """Renew certificates now, and restart the services that use them. Exit: 0 done, 1 a renewal or restart waits, or a
-    certificate with a finding cannot be renewed, 2 a step failed.
+    """Renew certificates now, and restart the services that use these certificates. Exit: 0 done, 1 a renewal or
+    restart waits, or a certificate with a finding cannot be renewed, 2 a step failed.
 
-    If a daemon in enforce mode runs on this node, it restarts and verifies the services, and this command shows its
-    progress.
+    If a daemon in enforce mode runs on this node, the daemon restarts and verifies the services, and this command shows
+    the progress of the daemon.
     """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
@@ -126,12 +126,12 @@ def renew(
 @click.command()
 @global_options
 @click.argument("names", nargs=-1, metavar="SERVICE…", shell_complete=service_names)
-@click.option("--stale", is_flag=True, help="Restart all services that use an older certificate than the file has")
+@click.option("--stale", is_flag=True, help="Restart each service that uses an older certificate than its file")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
 @click.pass_context
 def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_run: bool, output: str) -> None:
-    """Restart services one after another, and verify each one. Exit: 0 done, 1 a restart waits, 2 a restart failed."""
+    """Restart services one by one, and verify each restart. Exit: 0 done, 1 a restart waits, 2 a restart failed."""
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
     from certmond.cli.service_restarts import planned, restart_services
@@ -175,7 +175,7 @@ def _refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) 
     for service in (each for each in config.services if each.name in names):
         if service.kind == "static-pod" and service.name not in services_now:
             problems.append(
-                f"{service.name} is not a static Pod of this node: no manifest has a container {service.pod}"
+                f"{service.name} is not a static Pod of this node: no manifest contains a container {service.pod}"
             )
         elif service.name in services_now and services_now[service.name].running is False:
             problems.append(
@@ -194,7 +194,7 @@ def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> 
     denied = [status for status in assessment.certificates if status.seen.name in names and status.basis]
     entries = [entry_that_fixes(each.seen.spec, each.certificate) for each in denied if each.certificate]
     if entries and output in {"table", "wide"}:
-        click.echo("# The certificates have these values. Check each one before you copy it to the configuration:")
+        click.echo("# The certificates have these values. Check each value before you copy it to the configuration:")
         click.echo(yaml.safe_dump({"certificates": entries}, sort_keys=False, default_flow_style=None), nl=False)
 
 
@@ -222,7 +222,7 @@ def _existing(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
 
 
 def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
-    """Execute the steps that change files, print each one, and return the outcomes."""
+    """Execute the steps that change files, print each step, and return the outcomes."""
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:
@@ -236,7 +236,7 @@ def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: P
 def _poll_signers(
     enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
 ) -> tuple[Outcome, ...]:
-    """Repeat the requests on which a signer has not decided, for at most `timeout`.
+    """Repeat the requests that wait for the decision of a signer, for at most `timeout`.
 
     Return the outcomes of all steps.
     """
@@ -276,7 +276,7 @@ def _identity(outcome: Outcome) -> tuple[str, str]:
 def _next_requests(
     enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta
 ) -> dict[tuple[str, str], datetime]:
-    """Return the time of the next request for each certificate on which a signer has not decided."""
+    """Return the time of the next request for each certificate that waits for the decision of a signer."""
     soon = datetime.now(UTC) + pause
     return {
         _identity(each): enforcer.next_request_at(each.step) or soon for each in outcomes if each.result == "waiting"
@@ -309,7 +309,7 @@ def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
 
 
 def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
-    """Return the services that are known to use no replaced certificate."""
+    """Return the services with a known state that use no replaced certificate."""
     assessment, around = enforcer.see()
     services_now = around.live.services if around.live else {}
     behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}

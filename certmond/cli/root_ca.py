@@ -1,6 +1,7 @@
 """The commands `root-ca show`, `verify` and `export`, and functions for the other `root-ca` commands.
 
-This module defines their options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA.
+This module defines the options, output and exit codes. `pki.rotation.ca_validation` defines the requirements for a new
+CA.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def root_ca() -> None:
 @output_option
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
-    """Print the current CA with its pin, the certificates of this node below it, the staged CA, and the phase of a
-    rotation. With --family sa, print the public keys that verify tokens.
+    """Print the current CA with its pin, the certificates of this node that chain to this CA, the staged CA, and the
+    phase of a rotation. With --family sa, print the public keys that verify tokens.
     """
     from dataclasses import asdict
 
@@ -104,7 +105,7 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
     from certmond.cli.export import trust_bundle
     from certmond.cli.output_file import replace_file
 
-    require_certificate(family, "export", "The API serves the public keys at /openid/v1/jwks")
+    require_certificate(family, "export", "The API server publishes the public keys at /openid/v1/jwks")
     options = globals_of(context)
     found, _ = node_family(options, options.load(), family)
     content = trust_bundle(options.root, found.spec.path)
@@ -115,7 +116,7 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 
 def _released(options: Globals) -> float | None:
-    """Return how far the rotation has released the workers (`worker_batches.place`), or None without batches."""
+    """Return the place (`worker_batches.place`) below which workers may act, or None if the phase has no batches."""
     from certmond.errors import MalformedError, RotationError
     from certmond.pki.rotation.worker_batches import in_batches
     from certmond.state.rotation_record import RotationRecord
@@ -128,7 +129,7 @@ def _released(options: Globals) -> float | None:
 
 
 def node_family(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
-    """Return the CA `name` of this node with its leaves, and the time of their assessment.
+    """Return the CA `name` of this node with its leaves, and the time of the assessment.
 
     Raises CertmondError if the node has no such CA.
     """
@@ -148,11 +149,11 @@ def require_own_rotation(config: Config, name: str) -> None:
     """Raise CertmondError if certmond does not rotate the trust anchor `name`."""
     for spec in config.certificates:
         if spec.name == name and spec.renewed_by:
-            raise CertmondError(f"certmond does not rotate {name}: it is renewed by {spec.renewed_by}")
+            raise CertmondError(f"certmond does not rotate {name}, which is renewed by {spec.renewed_by}")
 
 
 def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
-    """Return the keys of service-account tokens on this node, and the time of their assessment.
+    """Return the keys of service-account tokens on this node, and the time of the assessment.
 
     Raises CertmondError if the node has no public key for these tokens.
     """

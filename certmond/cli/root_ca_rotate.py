@@ -1,7 +1,7 @@
 """The commands `root-ca rotate` and `root-ca abort`.
 
-This module defines their options, output and exit codes. A daemon in enforce mode executes the steps. Without this
-daemon, the commands execute the steps.
+This module defines the options, output and exit codes. A daemon in enforce mode executes the steps. If no such daemon
+runs, the commands execute the steps.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def rotate(
     if not dry_run:
         context.with_resource(handover)
         handover.retry_while_busy(enforcer.executor.recover)
-        enforcer.rotating.ask()  # decide by the record of the cluster, not by this node's copy of it
+        enforcer.rotating.ask()  # decide by the record of the cluster, not by the copy on this node
     assessment, around = assess_profile(options, config, enforcer)
     rotation = enforcer.rotation_state.rotation
     if enforcer.rotation_state.broken and not dry_run:
@@ -144,7 +144,7 @@ def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]
 
 
 def _refuse_other_rotation(rotation: Rotation, family: str, *, at_once: bool) -> None:
-    """Exit with 2 if the rotation in progress is not the requested one."""
+    """Exit with 2 if the rotation in progress is not the requested rotation."""
     if rotation.family != family or (at_once and rotation.mode != "replace"):
         fact = f"{rotation.name} is in progress, in the mode {rotation.mode} and the phase {rotation.phase}"
         remedy = f"complete it first: certmond root-ca rotate --family {rotation.family}{_or_abort(rotation)}"
@@ -166,13 +166,13 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
     from certmond.pki.rotation.phase_end import unreachable_reason
 
     if fact := unreachable_reason(rotation, around):
-        remedy = f"{verb} on the node itself, without --root{or_else}, or with a configuration without services"
+        remedy = f"{verb} on the node itself without --root, or with a configuration without services{or_else}"
         click.echo(f"refused: {fact}, so no phase could end; {remedy}", err=True)
         sys.exit(REFUSED)
 
 
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
-    """If certmond does not check the workloads, print a note that the operator must restart them.
+    """If certmond does not check the workloads, print a note that the operator must restart the workloads.
 
     With `beside`, print the note on stderr.
     """
@@ -193,7 +193,7 @@ def _new_ca_rotation(
 ) -> Rotation:
     """Return a new rotation from the present CA to the staged CA. Exit with 2 if the staged CA has problems.
 
-    Raises CertmondError if no usable CA is staged, or if the CA file does not have exactly one CA.
+    Raises CertmondError if no usable CA is staged, or if the CA file does not contain exactly one CA.
     """
     from certmond.pki.rotation.ca_hierarchy import family_of
     from certmond.pki.rotation.ca_validation import judge
@@ -206,7 +206,7 @@ def _new_ca_rotation(
     anchor, key = _staged(options, family, "CA")
     (certificate,) = certificates_of((anchor,))
     if len(found.present) != 1:
-        fact = f"{found.spec.path} has {len(found.present)} CAs, so another change of this file is in progress"
+        fact = f"{found.spec.path} contains {len(found.present)} CAs, so another change to this file is in progress"
         raise CertmondError(f"{fact}; leave only the CA of the key {found.spec.key} in the file")
     now = datetime.now(UTC)
     verdict = judge(
@@ -220,7 +220,7 @@ def _new_ca_rotation(
 
 def _new_key_rotation(
     options: Globals,
-    config: Config,  # noqa: ARG001 - same signature as for a CA
+    config: Config,  # noqa: ARG001 - the same signature as _new_ca_rotation
     assessment: Assessment,
     family: str,
     exclude: tuple[str, ...],
@@ -229,7 +229,7 @@ def _new_key_rotation(
 ) -> Rotation:
     """Return a new rotation to the staged key that signs tokens. Exit with 2 if this key has problems.
 
-    Raises CertmondError if no usable key is staged, or if the node trusts a key that is not its signing key.
+    Raises CertmondError if no usable key is staged, or if the node trusts a key other than its signing key.
     """
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.rotation.service_account_keys import keys_of, objections
@@ -239,9 +239,9 @@ def _new_key_rotation(
         raise CertmondError(f"there is no public key of {family} below {options.root}; check --profile and --config")
     anchor, key = _staged(options, family, "key")
     if found.trusted != (found.key,):
-        fact = f"{found.spec.path} has other public keys than the one of {found.spec.key}"
+        fact = f"{found.spec.path} does not contain exactly the public key of {found.spec.key}"
         raise CertmondError(
-            f"{fact}, so another change of this file is in progress; leave only the public key of {found.spec.key}"
+            f"{fact}, so another change to this file is in progress; leave only the public key of {found.spec.key}"
         )
     missing_key = () if key else (f"the private key is not staged; run: certmond root-ca stage KEY --family {family}",)
     _refuse((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "what is staged")))

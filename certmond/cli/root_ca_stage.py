@@ -65,8 +65,8 @@ def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str 
 @family_option
 @click.argument("certificate", type=FILE, metavar="[CERT", required=False)
 @click.argument("key", type=FILE, metavar="KEY]", required=False)
-@click.option("--generate", is_flag=True, help="Create a CA with a new key and the name of the current CA")
-@click.option("--reuse-key", is_flag=True, help="Reissue the current CA with its key: only the dates change")
+@click.option("--generate", is_flag=True, help="Create a CA with a new key and the subject of the current CA")
+@click.option("--reuse-key", is_flag=True, help="Reissue the current CA with the same key and new dates")
 @click.option(
     "--key-algorithm",
     callback=_algorithm,
@@ -104,7 +104,7 @@ def stage(
     if family == TOKEN_KEYS:
         if reuse_key or validity:
             asked = "--reuse-key" if reuse_key else "--validity"
-            require_certificate(family, asked, "A key has no end of validity")
+            require_certificate(family, asked, "A key has no validity period")
         if key is not None:
             raise click.UsageError(f"Give only KEY: {family} has no certificate.")
         _stage_keys(context, family, certificate, key_algorithm, force=force)
@@ -175,7 +175,7 @@ def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -
 
 
 def _other_families(options: Globals, config: Config, family: str, staged: Certificate | None) -> Iterator[str]:
-    """Yield a problem for each other CA entry of this node that already has the CA `staged`."""
+    """Yield a problem for each other CA entry whose files on this node already contain the CA `staged`."""
     from certmond.state.rotation_record import RotationRecord
 
     record = RotationRecord(options.state_dir)
@@ -236,7 +236,7 @@ def _stage_anchor(
     """Stage the CA or public key `anchor` with its private key.
 
     Exit with 2 if a rotation needs the staged files, or if other files are staged and `force` is False. Raises
-    BusyError.
+    BusyError while another process writes on this node.
     """
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Event, Journal

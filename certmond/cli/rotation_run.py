@@ -106,7 +106,7 @@ def _one_step(
 ) -> _StepResult:
     """Execute the next step of the rotation, or a planned step that must come first.
 
-    `printed` has the lines that were printed since the last successful step.
+    `printed` contains the lines that this command has printed since the last successful step.
     """
     write_failure: str | None = None
     try:
@@ -119,7 +119,7 @@ def _one_step(
         step = enforcer.restart(made.restartable, assessment, around)
         if step and step.until is None:
             return _StepResult(f"{step.service}: {step.message}")
-        if message := enforcer.rotate(assessment, around, made):  # may be independent of a restart that waits
+        if message := enforcer.rotate(assessment, around, made):  # the rotation can continue while a restart waits
             return _StepResult(message, datetime.now(UTC))
     except BusyError as error:
         return _StepResult(str(error), datetime.now(UTC) + _RETRY, waits=True)

@@ -16,12 +16,12 @@ import click
 from certmond.cli.acting_process import Handover
 from certmond.cli.progress import Progress
 from certmond.controllers.restart import Progress as Step
-from certmond.controllers.restart import state_of
 from certmond.daemon.enforcer import Enforcer
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.service_rules import no_longer_served
 from certmond.pki.planning.steps import Held, Plan, Restart
 from certmond.pki.services.restart_episode import Past, Result
+from certmond.pki.services.restart_state_machine import state_of
 from certmond.pki.services.staleness import Surroundings
 
 _RELOADED_WITHIN = timedelta(seconds=15)
@@ -33,7 +33,7 @@ def restart_services(
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
     """Restart the `wanted` services that use an old file or, with `by_hand`, all of them.
 
-    Return the result of each restart by service, and the held restarts.
+    Return the result of each restart, by the name of the service, and the held restarts.
     """
     results, since = dict[str, str](), datetime.now(UTC)
     first_running: dict[str, str] | None = None

@@ -11,7 +11,7 @@ import warnings
 def prepare() -> None:
     """Open the closed standard streams on /dev/null.
 
-    Call this function before the process opens a file, which would get the descriptor of a closed stream.
+    Call this function before the process opens a file. Otherwise, the file would get the descriptor of a closed stream.
     """
     for number in range(3):
         try:
@@ -22,13 +22,13 @@ def prepare() -> None:
     sys.stdout = sys.stdout or _stream(1, "w")
     sys.stderr = sys.stderr or _stream(2, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may not be valid text
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file might not be valid UTF-8
     if isinstance(sys.stderr, io.TextIOWrapper):  # unbuffered: a failed write must not fail again at exit
         raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
         sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
     if not sys.warnoptions:
-        # cryptography warns about names longer than 64 characters and other faults, which certificates on the node may
-        # have.
+        # cryptography warns about names of more than 64 characters and other faults. Certificates on the node can have
+        # these faults.
         warnings.simplefilter("ignore", UserWarning)
 
 
@@ -37,7 +37,7 @@ def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
 
 
 def output_fails() -> bool:
-    """Flush stdout, and return whether this fails."""
+    """Flush stdout, and return whether the flush fails."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,1 +1,1 @@
-"""Access to the cluster of this node through the Kubernetes API, with the extra `certmond[kubernetes]`."""
+"""Access to the cluster of this node through the Kubernetes API. The calls need the extra `certmond[kubernetes]`."""

@@ -1,7 +1,7 @@
 """Access to the Kubernetes API: credentials, time limit, and a callback during a call.
 
-`client` manages the connection, and the caller makes the requests. Without lightkube, calls fail, but the import of
-this module succeeds.
+`client` manages the connection, and the caller makes the requests. If the package lightkube is missing, calls fail, but
+the import of this module succeeds.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Credentials and time limit for calls of the Kubernetes API.
+    """Credentials and time limit for calls to the API server.
 
-    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. A call, or one page of a listing, takes at
-    most `time_limit`. Meanwhile certmond calls `alive` at least every second.
+    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. A call, or the request for one page of a
+    list, takes at most `time_limit`. During a call, certmond calls `alive` at least every second.
     """
 
     kubeconfig: Callable[[], str]

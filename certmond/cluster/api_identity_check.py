@@ -1,4 +1,4 @@
-"""Authentication check between the Kubernetes API and this node, for a command.
+"""Check for a command whether the API server and this node authenticate each other.
 
 In the daemon, `coordinator` makes this check.
 """
@@ -9,11 +9,14 @@ from certmond.cluster.access import Access
 from certmond.errors import CertmondError, UnknownServerError, UnknownUserError
 
 _ATTEMPTS = 2
-"""Number of attempts. One failure proves nothing, because a process might be changing the credentials."""
+"""Number of attempts. One failure is no proof, because a process might be changing the credentials."""
 
 
 def estranged(access: Access) -> str | None:
-    """Return why the API server or this node rejects the other in every attempt, otherwise None."""
+    """Return why the API server rejects this node, or this node rejects the API server, in every attempt.
+
+    Return None if an attempt succeeds or fails for another reason.
+    """
     try:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra
     except ImportError:

@@ -1,7 +1,7 @@
 """Connection to the Kubernetes API through lightkube.
 
-This module limits the time of a call and translates errors. No message quotes a kubeconfig. lightkube is optional, so
-import this module only for calls of the API.
+This module limits the duration of a call and translates errors. No message quotes a kubeconfig. lightkube is optional.
+Therefore, import this module only to make a call.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from certmond.pki.findings import printable
 
 FIELD_MANAGER = "certmond"
 PAGE = 250
-"""Number of objects in one page of a listing. A pod has about ten kilobytes."""
+"""Number of objects in one page of a list. A pod object has about ten kilobytes."""
 _LISTING_FACTOR = 12
-"""Time limit of a whole listing, as a multiple of the limit of one call. 30,000 pods have 120 pages."""
+"""Time limit of a whole list, as a multiple of the limit of one call. A list of 30,000 pods has 120 pages."""
 
 _ALIVE_INTERVAL = 0.5  # seconds; half of the interval that `alive` requires
 _NO_ISSUER = {7, 18, 19, 20, 21}
 """Error codes of OpenSSL (x509_vfy.h) for a certificate that no trusted CA has signed."""
 
-# Exceptions of lightkube for a kubeconfig or an answer of the server that lightkube does not expect.
+# Exceptions that lightkube raises for an unexpected kubeconfig or an unexpected response.
 _MALFORMED_INPUT = (ConfigError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 T = TypeVar("T")
@@ -52,8 +52,8 @@ class NotFoundError(Exception):
 async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Connection]:
     """Yield a connection for the current context of `kubeconfig`.
 
-    Raises RefusedError if the file is unusable, or if a user other than root and certmond can change it. A kubeconfig
-    can name programs that certmond runs.
+    Raises RefusedError if the file is unusable. Also raises RefusedError if an untrusted user can change the file,
+    because certmond would run the programs that a kubeconfig names.
     """
     if writers := Files().entry(kubeconfig).writers:
         detail = f"{kubeconfig} can be changed by {named_users(writers)}, so certmond does not use it"
@@ -63,7 +63,7 @@ async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Con
     seconds = time_limit.total_seconds()
     client = _client(kubeconfig, seconds)
     if client is None:
-        detail = f"{kubeconfig} is missing, or is no usable kubeconfig"
+        detail = f"{kubeconfig} is missing, or is not a usable kubeconfig"
         remedy = f"check its server, CA and credentials: kubectl --kubeconfig {kubeconfig} version"
         raise RefusedError(f"{detail}; {remedy}")
     try:
@@ -79,7 +79,7 @@ def _client(kubeconfig: str, seconds: float) -> AsyncClient | None:
     """
     try:
         config = KubeConfig.from_file(kubeconfig).get()
-        # Ignore proxies and trust of the environment: the kubeconfig alone decides which server to trust.
+        # Ignore proxies and CA certificates in the environment: the kubeconfig alone decides which server to trust.
         return AsyncClient(config, timeout=httpx2.Timeout(seconds), trust_env=False, field_manager=FIELD_MANAGER)
     except (*_MALFORMED_INPUT, OSError, AssertionError, yaml.YAMLError):
         return None
@@ -99,9 +99,9 @@ def run_with_keepalive(work: Coroutine[Any, Any, T], alive: Callable[[], None]) 
 
 
 class Connection:
-    """Connection to the API server with one kubeconfig.
+    """Connection to the API server of one kubeconfig.
 
-    A call, or one page of a listing, takes at most `seconds`.
+    A call, or the request for one page of a list, takes at most `seconds`.
     """
 
     def __init__(self, client: AsyncClient, kubeconfig: str, seconds: float) -> None:
@@ -110,10 +110,11 @@ class Connection:
         self._seconds = seconds
 
     async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
-        """Make one call of the API, and repeat it while the server requests a retry.
+        """Make one call, repeat the call while the API server requests a retry, and return the result.
 
-        `doing` describes the call in a message, and `rule` describes how to permit it. `times` multiplies the time
-        limit. Raises RefusedError, ConflictError, NotFoundError, or UnreachableError if a later call might succeed.
+        `doing` describes the call in a message, and `rule` describes how to permit the call. `times` multiplies the
+        time limit. Raises RefusedError if the server rejects the call, ConflictError, NotFoundError, and
+        UnreachableError if a later call might succeed.
         """
         seconds = self._seconds * times
         try:
@@ -131,10 +132,10 @@ class Connection:
             detail = printable(str(error)) or f"no answer within {within:g} s"
             if _is_issuer_unknown(error):
                 fact = (
-                    f"the Kubernetes API serves a certificate of a CA that {self._kubeconfig} does not trust ({detail})"
+                    f"the API server serves a certificate of a CA that {self._kubeconfig} does not contain ({detail})"
                 )
                 raise UnknownServerError(fact) from None
-            raise UnreachableError(f"the Kubernetes API of {self._kubeconfig} cannot be reached ({detail})") from None
+            raise UnreachableError(f"the API server of {self._kubeconfig} cannot be reached ({detail})") from None
         except _MALFORMED_INPUT as error:
             refused = (each for each in _causes(error) if isinstance(each, httpx2.HTTPStatusError))
             if any(each.response.status_code == HTTPStatus.UNAUTHORIZED for each in refused):
@@ -143,9 +144,9 @@ class Connection:
             raise UnreachableError(f"{detail}; check its address") from None
 
     async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
-        """Return the objects of all pages of a listing.
+        """Return the objects of all pages of a list.
 
-        Raises the errors of `call`, or RefusedError if the API does not have the kind of object.
+        Raises the errors of `call`, and RefusedError if the API server does not support the kind of the objects.
         """
 
         async def every() -> list[T]:
@@ -155,14 +156,14 @@ class Connection:
             return await self.call(doing, rule, every, times=_LISTING_FACTOR)
         except NotFoundError:
             raise RefusedError(
-                f"the Kubernetes API of {self._kubeconfig} cannot {doing}: it has no such kind; "
+                f"the API server of {self._kubeconfig} cannot {doing}: it has no such kind; "
                 "check its version: kubectl version"
             ) from None
 
     def _translated(self, doing: str, rule: str, error: httpx2.HTTPStatusError) -> Exception:
         reason = error.status.message if isinstance(error, ApiError) else error.response.reason_phrase
         message = printable(reason or "no reason given")[:300]
-        action = f"cannot {doing} at the Kubernetes API of {self._kubeconfig}"
+        action = f"cannot {doing} at the API server of {self._kubeconfig}"
         match error.response.status_code:
             case 401:
                 return self._unknown_user()
@@ -173,15 +174,15 @@ class Connection:
             case 409:
                 return ConflictError(f"{action}: another client has changed the object")
             case 400 | 405 | 422 as status:
-                return RefusedError(f"the Kubernetes API rejects the request to {doing} ({status}: {message})")
+                return RefusedError(f"the API server rejects the request to {doing} ({status}: {message})")
             case status:
                 return UnreachableError(
-                    f"the Kubernetes API of {self._kubeconfig} cannot {doing} now ({status}: {message})"
+                    f"the API server of {self._kubeconfig} cannot {doing} now ({status}: {message})"
                 )
 
     def _unknown_user(self) -> UnknownUserError:
         remedy = "renew the credentials in this kubeconfig"
-        return UnknownUserError(f"the Kubernetes API rejects the credentials in {self._kubeconfig} (401); {remedy}")
+        return UnknownUserError(f"the API server rejects the credentials in {self._kubeconfig} (401); {remedy}")
 
 
 def _is_issuer_unknown(error: BaseException) -> bool:

@@ -47,7 +47,7 @@ IDLE = 6
 
 
 class Lead(Protocol):
-    """The lock that makes one node the coordinator."""
+    """Lock whose holder is the coordinator of the rotation."""
 
     def take(self) -> str | None: ...
 
@@ -57,8 +57,8 @@ class Lead(Protocol):
 class ClusterConductor:
     """Coordination of a rotation on the node `node`.
 
-    `own` has the credentials of the node, which may annotate its Node. `monotonic` returns the seconds of a clock that
-    cannot be set. `boot` is the machine's boot ID.
+    `own` contains the credentials of the node itself, which permit changes to the annotations of its Node. `monotonic`
+    returns the seconds of a clock that cannot be set. `boot` is the boot ID of the machine.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class ClusterConductor:
     ) -> Rotation | None:
         """Return the rotation in the cluster's record, or `own` if the record is unknown or outdated.
 
-        `closed` are the ids of the rotations that this node has ended, and `trusted` are the CAs that the node trusts.
-        Raises RotationError if the record is unreadable or is of another rotation.
+        `closed` contains the IDs of the rotations that this node has ended. `trusted` contains the CAs that the node
+        trusts. Raises RotationError if the record is unreadable, or belongs to another rotation.
         """
         self._ended = frozenset(closed)
         if self._record_error:
@@ -110,7 +110,7 @@ class ClusterConductor:
         if shared is None or shared == own:
             return own
         if forth(shared.id) in closed:
-            return own  # an older record, perhaps of a restored etcd
+            return own  # an older record, perhaps after a restore of etcd
         if own is None:
             # A node that is new in the cluster ignores a complete rotation.
             was_offline = not {*shared.old}.isdisjoint(trusted)
@@ -124,10 +124,10 @@ class ClusterConductor:
         if own.id == f"{shared.id}-back" or own.over:  # a complete rotation ends on this node before another begins
             return own
         if (own.new,) == shared.old and own.phase is sequence(own)[-2]:
-            return replace(own, phase=Phase.DONE)  # ended on every node: its new CA is the old CA of the next
+            return replace(own, phase=Phase.DONE)  # ended on every node: its new CA is the old CA of `shared`
         raise RotationError(
-            f"this node is in {own.name}, and the cluster is in {shared.name}; delete the wrong record: for the "
-            f"cluster's record, run `{DELETE_RECORD}`; this node's record is in rotation/ of the state directory"
+            f"this node's record is of {own.name}, but the cluster's record is of {shared.name}; delete the wrong "
+            f"record: in the cluster, run `{DELETE_RECORD}`; on this node, see rotation/ in the state directory"
         )
 
     def objection(self, components: Components) -> str | None:  # noqa: ARG002 - the answer does not depend on it
@@ -145,8 +145,9 @@ class ClusterConductor:
     def publish(self, rotation: Rotation) -> None:
         """Publish the rotation in the cluster's record.
 
-        Raises RotationError if the cluster is in another rotation, or if a record cannot contain this one. Raises
-        OvertakenError if the record changed after this node read it, CertmondError if the API does not write it.
+        Raises RotationError if another rotation is in progress in the cluster, or if a record cannot contain this
+        rotation. Raises OvertakenError if the record changed after this node read the record, and CertmondError if the
+        write fails.
         """
         self._publish(rotation, noted=False)
 
@@ -172,7 +173,7 @@ class ClusterConductor:
         """
         if not self._is_record_outdated(rotation):
             return
-        self._read()  # another process of this node may have written the record
+        self._read()  # another process on this node might have written the record
         if not self._is_record_outdated(rotation):
             return
         if why := next(ahead(rotation, self._reports.others(rotation), self._ended), None):
@@ -209,14 +210,16 @@ class ClusterConductor:
         waits = self._inspection.failed_checks(rotation, now)
         if not waits and not held.noted and self._checks_workloads(rotation):
             if rotation.published is None:
-                # Not `now`: a pod that started between `now` and the check may have received only the old CA.
+                # Not `now`: a pod that started between `now` and the check might have received only the old CA.
                 self.publish(replace(rotation, published=self._clock()))
                 return Gate(("both CAs are published; the check of the workloads is next",), now)
             not_ready = self._reports.not_ready(rotation.excluded)  # pods of an excluded node that is ready still count
             waits = self._inspection.workloads(rotation.published, not_ready, now)
-        if waits := waits or self._nodes_behind(rotation, self._reports.members(rotation)):  # again, after these checks
-            return Gate(waits, now + self._pause)  # while something is missing, the timer does not start
-        # Not `now`: a node may have reached the phase and reported it after this node's scan began.
+        if waits := waits or self._nodes_behind(
+            rotation, self._reports.members(rotation)
+        ):  # again, because the checks take time
+            return Gate(waits, now + self._pause)  # the timer does not start before all checks succeed
+        # Not `now`: a node might have reached and reported the phase after the scan of this node began.
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
 
     def _follower_wait(self, rotation: Rotation) -> str:
@@ -226,10 +229,10 @@ class ClusterConductor:
         """
         if self._missing_since is None:
             return "the coordinator begins the next phase when all nodes have reached this phase"
-        last = sequence(rotation)[-2]  # after it, a node without the CA's key has no step left
+        last = sequence(rotation)[-2]  # after this phase, a node without the CA's key has no step left
         if rotation.phase is last and self._monotonic() >= self._missing_since + _PRESUMED_ENDED_AFTER.total_seconds():
             self._presumed_ended = rotation
-        return "the cluster has no record of the rotation; a control-plane node with a record of it restores the record"
+        return "the cluster has no record of the rotation; a control-plane node that recorded the rotation restores it"
 
     def _nodes_behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
         self._worker_count = rotation.id, rotation.phase, workers(rotation, members)
@@ -239,7 +242,7 @@ class ClusterConductor:
         waits = behind(rotation, members)
         unknown = unknown_exclusions(rotation, {each.name: each for each in members})
         missing = (f"the excluded Node {name} is not in the cluster; check its name" for name in unknown)
-        return (*waits, *missing) if waits else ()  # the unknown name may be a misspelling of one of them
+        return (*waits, *missing) if waits else ()  # the unknown name might be a misspelling of a node in `waits`
 
     def _checks_workloads(self, rotation: Rotation) -> bool:
         """Return whether certmond checks the workloads in this phase.

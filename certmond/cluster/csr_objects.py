@@ -27,23 +27,23 @@ from certmond.errors import UnreachableError
 
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 _RULES = {
-    "create": "resources [certificatesigningrequests], verbs [create]",
-    "read": "resources [certificatesigningrequests], verbs [get]",
-    "approve": "resources [certificatesigningrequests/approval], verbs [update], and for resources [signers] with the"
-    " signer's name, verbs [approve]",
-    "delete": "resources [certificatesigningrequests], verbs [delete]",
-    "read the Node": "resources [nodes], verbs [get], in apiGroups ['']",
+    "create": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [create]",
+    "read": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [get]",
+    "approve": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests/approval], verbs [update], and"
+    " resources [signers], resourceNames [the signer], verbs [approve]",
+    "delete": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [delete]",
+    "read the Node": "apiGroups [''], resources [nodes], verbs [get]",
 }
-"""The RBAC rule that permits each call, by default in the API group certificates.k8s.io."""
+"""The RBAC rule that permits each call."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A CertificateSigningRequest in the API.
+    """A CertificateSigningRequest object.
 
-    `request` and `certificate` are PEM. `conditions` has the message of each condition by type.
+    `request` and `certificate` are PEM. `conditions` contains the message of each condition, by its type.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Filed:
 class Requests:
     """Calls of the Kubernetes API for CertificateSigningRequests.
 
-    Each call raises RefusedError if the server forbids it, and UnreachableError if a retry might succeed.
+    Each call raises RefusedError if the API server forbids the call, and UnreachableError if a retry might succeed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -68,7 +68,7 @@ class Requests:
     async def create(
         self, name: str, request: bytes, signer_name: str, usages: tuple[str, ...], expiration_seconds: int
     ) -> Filed | None:
-        """Create a request and return it, or None if a request of this name exists."""
+        """Create and return a request. Return None if a request of this name exists."""
         spec = CertificateSigningRequestSpec(
             request=base64.b64encode(request).decode("ascii"),
             signerName=signer_name,
@@ -82,7 +82,7 @@ class Requests:
             return None
 
     async def read(self, name: str) -> Filed | None:
-        """Return the request of this name, or None if it does not exist."""
+        """Return the request of this name, or None if the request does not exist."""
         try:
             return await self._call("read", lambda: self._filed(self._client.get(CertificateSigningRequest, name)))
         except NotFoundError:
@@ -91,7 +91,8 @@ class Requests:
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
         """Approve the request, unless it is already approved, denied or failed.
 
-        Return its current state, or None if it was deleted or replaced. With `dry_run`, only check the permission.
+        Return the current state of the request, or None if another client deleted or replaced the request. With
+        `dry_run`, check only the permission.
         """
         for _ in range(_CONFLICTS):
             try:

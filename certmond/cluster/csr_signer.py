@@ -1,7 +1,7 @@
 """Signing by the cluster through a CertificateSigningRequest of certificates.k8s.io/v1.
 
-This module chooses the signer of Kubernetes, and defines the content of the request. It also has the rule by which
-certmond approves a request. The private key never leaves this node.
+This module chooses the signer of Kubernetes, defines the content of the request, and decides whether certmond approves
+the request. The private key never leaves this node.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LONGEST_POLL = 300.0  # seconds between two checks of an undecided request
 
 
 class CsrSigner:
-    """Signer that uses the Kubernetes API with the rights of a kubeconfig's current user.
+    """Signer that uses the Kubernetes API with the permissions of the current user of a kubeconfig.
 
     With `approve`, the signer approves its own request if the request is only for this node's identity.
     """
@@ -121,7 +121,7 @@ class CsrSigner:
 
 @dataclass(frozen=True, slots=True)
 class _Cookie:
-    """Name and uid of a filed request, and the number of times that certmond has checked it."""
+    """Name and uid of a filed request, and the number of times that certmond has checked the request."""
 
     name: str
     uid: str
@@ -198,7 +198,7 @@ def _signer_name(name: str, template: Template) -> str:
 async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | None:
     """Return why certmond does not approve this request, or None if certmond approves it.
 
-    certmond approves only a kubelet certificate whose subject, name and addresses are those of this node.
+    certmond approves only a kubelet certificate whose subject and subject alternative names are those of this node.
     """
     if wanted.signer_name == API_CLIENT:
         return f"an operator must approve requests to {API_CLIENT}"

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from certmond.cluster.client import Connection
 
 _RENEWED_AFTER = 1 / 3  # of the duration: leaves time to retry a renewal that fails
-_HELD_FOR = 5 / 6  # of the duration: no two nodes hold it, even if their clocks differ in speed by a fifth
+_HELD_FOR = (
+    5 / 6
+)  # of the duration: two nodes never hold a Lease together, even if the speeds of their clocks differ by a fifth
 _MAX_REASON = 500
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 
@@ -40,7 +42,7 @@ T = TypeVar("T")
 class Record:
     """Content of a Lease. certmond writes `metadata` unchanged, except for the annotation `mark`.
 
-    `version` is empty if the API has no Lease yet.
+    `version` is empty if the Lease does not exist yet.
     """
 
     holder: str
@@ -67,7 +69,7 @@ def decide(
     """Return the Lease that `identity` must write to hold the lock, or a Waits if another node holds the lock.
 
     `seen` is the time at which this node first read `found`, and `now` is the present time, both by the monotonic
-    clock. A Lease is free if its content has not changed for its duration.
+    clock. A Lease is free if it has no holder, or if its content has not changed for the duration of the Lease.
     """
     if found is None:
         return Record(identity, seconds, acquired=at, renewed=at, transitions=0)
@@ -79,20 +81,20 @@ def decide(
 
 
 class Leases(Protocol):
-    """Calls of the API for one Lease. Each call raises RefusedError or UnreachableError."""
+    """Calls to the API server for one Lease. A call that fails raises RefusedError or UnreachableError."""
 
     async def read(self) -> Record | None:
-        """Return the Lease, or None if it does not exist."""
+        """Return the Lease, or None if the Lease does not exist."""
 
     async def create(self, record: Record) -> Record | None:
-        """Create the Lease and return it, or None if it exists."""
+        """Create and return the Lease. Return None if the Lease already exists."""
 
     async def replace(self, record: Record) -> Record | None:
-        """Replace the Lease and return it, or None if another client has changed or deleted it."""
+        """Replace and return the Lease. Return None if another client has changed or deleted the Lease."""
 
 
 class ClusterLease:
-    """Lock among nodes, by the Lease `name`. Only one thread may use it.
+    """Lock among nodes, which is the Lease `name`. Only one thread may use this object.
 
     `identity` is the unique name of the node. Other nodes wait for `duration` after the last renewal. `monotonic`
     returns the seconds of a clock that cannot be set.
@@ -149,11 +151,10 @@ class ClusterLease:
     def keep(self) -> None:
         """Renew the lock if a third of its duration has passed.
 
-        Raises LostError if this node does not hold the lock. Raises UnreachableError or RefusedError if the API does
-        not renew it.
+        Raises LostError if this node does not hold the lock, and UnreachableError or RefusedError if the renewal fails.
         """
         if self._written_record is None:
-            raise LostError(f"this node does not hold {self}; take it first")
+            raise LostError(f"this node does not hold {self}; take the Lease first")
         if self._monotonic() - self._began >= self._duration * _RENEWED_AFTER:
             self._run(partial(self._keep, self._written_record))
 
@@ -241,12 +242,12 @@ class ClusterLease:
             if await self._write(api, replace(record, renewed=datetime.now(UTC))):
                 return
             found = await api.read()
-            if found is None or found.holder != self._identity:  # another node may have held it meanwhile
+            if found is None or found.holder != self._identity:  # another node might have held the lock in the meantime
                 self._written_record = None
                 holder = printable(found.holder) if found and found.holder else "no node"
                 raise LostError(f"this node has lost the lock: {holder} holds {self} now; certmond takes it again")
             record = self._written_record = (
-                found  # a renewal without an answer, or another program, wrote it: still held
+                found  # written by a renewal without a response, or by another program: this node still holds the lock
             )
         raise UnreachableError(f"{self} changes too often to be renewed; certmond renews it later")
 
@@ -259,7 +260,7 @@ class ClusterLease:
         return True
 
     def _decision(self, found: Record | None) -> Record | Waits:
-        # Read the clock after the answer: a late time of the first read is safe, an early one is not.
+        # Read the clock after the response: a late time of the first read is safe, an early time is not.
         now = self._monotonic()
         if found != self._first_read[0]:
             self._first_read = (found, now)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class LeaseApi:
-    """Calls of the API for the Lease `name` in `namespace`."""
+    """Calls to the API server for the Lease `name` in `namespace`."""
 
     def __init__(self, connection: Connection, namespace: str, name: str) -> None:
         self._connection = connection
@@ -34,7 +34,7 @@ class LeaseApi:
         self._name = name
 
     async def read(self) -> Record | None:
-        """Return the Lease, or None if it does not exist."""
+        """Return the Lease, or None if the Lease does not exist."""
         try:
             return await self._call(
                 "read", lambda: _record(self._client.get(Lease, self._name, namespace=self._namespace))
@@ -43,7 +43,7 @@ class LeaseApi:
             return None
 
     async def create(self, record: Record) -> Record | None:
-        """Create the Lease and return it, or None if it exists."""
+        """Create and return the Lease. Return None if the Lease already exists."""
         metadata = _marked(ObjectMeta(name=self._name, namespace=self._namespace), record.mark)
         made = Lease(metadata=metadata, spec=_spec(record))
         try:
@@ -55,7 +55,7 @@ class LeaseApi:
             raise RefusedError(f"the cluster has no namespace {self._namespace}; {remedy}") from None
 
     async def replace(self, record: Record) -> Record | None:
-        """Replace the Lease and return it, or None if another client has changed or deleted it."""
+        """Replace and return the Lease. Return None if another client has changed or deleted the Lease."""
         lease = Lease(metadata=_marked(record.metadata, record.mark), spec=_spec(record))
         try:
             return await self._call("update", lambda: _record(self._client.replace(lease)))
@@ -88,7 +88,7 @@ def _marked(metadata: ObjectMeta, mark: str) -> ObjectMeta:
 def _micro(time: datetime | None) -> Any:
     """Return the time as a MicroTime.
 
-    The API requires six decimal places, which lightkube omits for a whole second.
+    The API server requires six decimal places, which lightkube omits for a whole second.
     """
     return time and f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
@@ -96,7 +96,7 @@ def _micro(time: datetime | None) -> Any:
 async def _record(answer: Awaitable[Any]) -> Record:
     found = await answer
     metadata, spec = found.metadata, found.spec or LeaseSpec()
-    if not (metadata.uid and metadata.resourceVersion):  # without them, the API would replace any Lease, or create one
+    if not (metadata.uid and metadata.resourceVersion):  # without them, a replacement would overwrite any version
         raise ValueError
     return Record(
         holder=spec.holderIdentity or "",

@@ -28,8 +28,8 @@ The cluster might have replaced the Node by an object without the report.
 class NodeReports:
     """Reader of the reports of all nodes, and writer of the report of the node `node`.
 
-    `own` has the credentials of the node, which may annotate its Node. `boot` is the boot ID of the machine.
-    `monotonic` returns the seconds of a clock that cannot be set.
+    `own` contains the credentials of the node itself, which permit changes to the annotations of its Node. `boot` is
+    the boot ID of the machine. `monotonic` returns the seconds of a clock that cannot be set.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class NodeReports:
         self._next_write = self._next_withdrawal = 0.0
 
     def publish(self, report: Report) -> None:
-        """Write this node's report if it has changed or its repetition is due.
+        """Write the report of this node if the report has changed, or if its repetition is due.
 
-        Raises RefusedError or UnreachableError.
+        Raises RefusedError or UnreachableError if the write fails.
         """
         if not self._is_published or report != self._published or self._monotonic() >= self._next_write:
             self._annotate(report.rotation, report)
@@ -73,7 +73,10 @@ class NodeReports:
                 self._annotate(rotation.id, None)
 
     def members(self, rotation: Rotation) -> list[Member]:
-        """Return all nodes of the cluster with their current reports. Raises RefusedError or UnreachableError."""
+        """Return all nodes of the cluster with their current reports.
+
+        Raises RefusedError or UnreachableError if the call fails.
+        """
         from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
 
         found, forward_id = list_nodes(self._access), forth(rotation.id)
@@ -89,7 +92,7 @@ class NodeReports:
         ]  # fmt: skip
 
     def others(self, rotation: Rotation) -> list[Member]:
-        """Return all nodes of the cluster except this node. Raises RefusedError or UnreachableError."""
+        """Return all nodes of the cluster except this node. Raises the errors of `members`."""
         return [each for each in self.members(rotation) if each.name != self._node]
 
     def not_ready(self, names: Collection[str]) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """The Node objects of the cluster, and the report of each node on a rotation.
 
-This module defines the annotation `certmond.io/rotation`, and writes it only to this node's Node. A report is a claim
-of its node, which the caller must verify.
+This module defines the annotation `certmond.io/rotation`, and writes the annotation only to the Node of this node. A
+report is a claim of the node that wrote the report. The caller must verify this claim.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _TEXT = re.compile(
     r"(?:/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?"
 )
 _READ = "grant this user a cluster role with apiGroups [''], resources [nodes], verbs [list]"
-_WRITE = "use this node's own credentials (kubelet.conf), or grant a cluster role with resources [nodes], verbs [patch]"
+_WRITE = (
+    "use this node's own credentials (kubelet.conf), or grant a cluster role with apiGroups [''], resources [nodes], "
+    "verbs [patch]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class Acknowledgement:
     """A node's report on a rotation: the phase that the node has reached, or "" if it has reached no phase.
 
     `trust` is the SHA-256 of the set of trust anchors on the node. `issuer` is the SHA-256 of the CA that signed all
-    leaves, or "" without such a CA. `holds_key` is true if the new CA's key is on the node. `boot` is the boot ID of
-    the machine, or "".
+    leaves, or "" if there is no such CA. `holds_key` is true if the key of the new CA is on the node. `boot` is the
+    boot ID of the machine, or "" if unknown.
     """
 
     id: str
@@ -87,14 +90,14 @@ class ClusterNode:
 
 
 def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
-    """Return every Node, sorted by name. Raises RefusedError or UnreachableError."""
+    """Return every Node, sorted by name. Raises RefusedError or UnreachableError if the call fails."""
 
     async def work(connection: Connection) -> tuple[ClusterNode, ...]:
         found = await connection.listed("list the Nodes", _READ, lambda: nodes(connection.client))
         return tuple(sorted(found, key=lambda node: node.name))
 
     async def nodes(client: AsyncClient) -> AsyncIterator[ClusterNode]:
-        async for node in client.list(Node, chunk_size=PAGE):  # without names of images, the largest part of a Node
+        async for node in client.list(Node, chunk_size=PAGE):  # drop the names of images, the largest part
             yield _node(node)
 
     return access.run(work)
@@ -120,12 +123,14 @@ def readiness_problem(access: Access, name: str) -> str | None:
 def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
     """Write `report` to the Node `name`, and change nothing else.
 
-    Raises RefusedError if the Node does not exist or the API server forbids the write, UnreachableError if a retry
+    Raises RefusedError if the Node does not exist or the API server forbids the write, and UnreachableError if a retry
     might succeed.
     """
     text = str(report)
     if Acknowledgement.parse(text) != report:
-        raise RefusedError(f"{text!r} is no valid annotation {ANNOTATION}; check the id and the phase of the rotation")
+        raise RefusedError(
+            f"{text!r} is not a valid annotation {ANNOTATION}; check the ID and the phase of the rotation"
+        )
     patch = {"metadata": {"annotations": {ANNOTATION: text}}}
 
     async def work(connection: Connection) -> None:

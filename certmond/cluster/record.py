@@ -40,9 +40,9 @@ _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 class ClusterRecord(BaseModel):
     """The record of a rotation. certmond ignores fields of a later version of certmond.
 
-    `old` and `new` are the PEMs of the CAs. In a rotation of `sa`, they are the PEMs of the public keys for
-    service-account tokens. `published` is the time at which the coordinating node first found both CAs published to
-    workloads. `signature` is the old CA's signature over the statement of `pki.rotation.authorization`. A worker may
+    `old` and `new` contain the CAs as PEM. In a rotation of `sa`, these fields contain the public keys for
+    service-account tokens as PEM. `published` is the time at which the coordinator first found both CAs published to
+    workloads. `signature` is the signature of the old CA on the statement of `pki.rotation.authorization`. A worker may
     act if its place (`worker_batches`) is below `released`.
     """
 
@@ -83,7 +83,7 @@ class ClusterRecord(BaseModel):
 
     @property
     def new_anchors(self) -> tuple[Anchor, ...]:
-        """Return the new CAs or public keys. A valid record has exactly one."""
+        """Return the new CAs or public keys. A valid record contains exactly one new CA or public key."""
         return _read(self.new).anchors
 
     def text(self) -> str:
@@ -92,7 +92,11 @@ class ClusterRecord(BaseModel):
 
 
 def parse(text: str, where: str) -> ClusterRecord:
-    """Return the record in `text`. Raises MalformedError, which names the source `where` and never quotes the text."""
+    """Return the record in `text`.
+
+    Raises MalformedError if `text` is not a valid record. The message names the source `where`, and never quotes the
+    text.
+    """
     if _NEVER in text:  # also in an ignored field, because its author must correct it
         raise _invalid(where, _REFUSED)
     try:
@@ -101,7 +105,7 @@ def parse(text: str, where: str) -> ClusterRecord:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         at, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         if at == "schema":
-            fact = f"has a record of a schema that this certmond does not support (it supports {SCHEMA})"
+            fact = f"contains a record of a schema that this certmond does not support (it supports {SCHEMA})"
             raise MalformedError(
                 f"{where} {fact}; upgrade certmond on this node to the version that wrote the record"
             ) from None
@@ -111,7 +115,7 @@ def parse(text: str, where: str) -> ClusterRecord:
 
 def _invalid(where: str, detail: str) -> MalformedError:
     remedy = f"find the client that wrote the record; if no rotation is in progress, run: {DELETE_RECORD}"
-    return MalformedError(f"{where} has an invalid record ({detail}); {remedy}")
+    return MalformedError(f"{where} contains an invalid record ({detail}); {remedy}")
 
 
 def _read(pem: str) -> Document:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A record in the API.
+    """A record in the ConfigMap.
 
     certmond writes `metadata` and `others`, the other keys of the ConfigMap, unchanged.
     """
@@ -56,8 +56,9 @@ def read_record(access: Access) -> Recorded | None:
 
 
 def create_record(access: Access, record: ClusterRecord) -> Recorded:
-    """Create the record and return it. Raises OvertakenError if a record exists, and RefusedError or UnreachableError
-    if the call fails.
+    """Create and return the record.
+
+    Raises OvertakenError if a record exists, and RefusedError or UnreachableError if the call fails.
     """
     made = ConfigMap(metadata=ObjectMeta(name=NAME, namespace=NAMESPACE), data={_KEY: record.text()})
 
@@ -98,17 +99,17 @@ async def _call(connection: Connection, verb: str, call: Callable[[], Awaitable[
     data = dict(made.data or {})
     if (text := data.pop(_KEY, None)) is None:
         raise MalformedError(
-            f"{_WHERE} has no key {_KEY!r}; find the client that wrote it, then run: "
+            f"{_WHERE} contains no key {_KEY!r}; find the client that wrote it, then run: "
             f"kubectl -n {NAMESPACE} delete configmap {NAME}"
         )
     return Recorded(parse(text, _WHERE), made.metadata, data)
 
 
 async def _versioned(answer: Awaitable[ConfigMap]) -> ConfigMap:
-    """Return the ConfigMap in the answer of the API server.
+    """Return the ConfigMap in the response of the API server.
 
-    Raises ValueError if the uid or the resource version is missing. Without them, a replacement would overwrite any
-    version.
+    Raises ValueError if the uid or the resource version is missing. Without these fields, a replacement would overwrite
+    any version.
     """
     found = await answer
     if found.metadata is None or not (found.metadata.uid and found.metadata.resourceVersion):

@@ -1,6 +1,7 @@
 """Conversion between a rotation and the cluster's record, and the rules for the replacement of a record.
 
-A node never replaces the record by an earlier state of the rotation. Only its abort can replace a rotation in progress.
+A node never replaces the record with an earlier state of the rotation. While a rotation is in progress, its abort is
+the only other rotation whose record can replace the record.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
     if made is None or flaw(made):
         raise RotationError(
             f"this certmond does not support the cluster's record of the rotation {record.id}; install the version of "
-            f"{record.coordinator}, which wrote it, on this node"
+            f"certmond on {record.coordinator}, which wrote the record, on this node"
         )
     return made
 
@@ -61,8 +62,8 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
 def is_behind(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
     """Return whether the cluster's record is missing or older than `own`, the rotation in a node's record.
 
-    `closed` are the ids of the rotations that the node has ended. The latest phase is valid, because a phase ends only
-    after every node has reached it. Raises RotationError for an unsupported record.
+    `closed` contains the IDs of the rotations that the node has ended. The latest phase is valid, because a phase ends
+    only after every node has reached the phase. Raises RotationError if this certmond does not support the record.
     """
     if found is None:
         return True
@@ -85,9 +86,9 @@ def admit(
 ) -> None:
     """Check that `rotation` may replace the record `found`.
 
-    `known` is the record on which the caller's decision depends, if any. With `noted`, the rotation comes from this
-    node's record. Raises RotationError if `rotation` may not replace the record, OvertakenError if the caller must read
-    the record and decide again.
+    `known` is the record on which the caller's decision depends, if any. With `noted`, the rotation comes from the
+    record of this node. Raises RotationError if `rotation` may not replace the record, and OvertakenError if the caller
+    must read the record and decide again.
     """
     if known is not None and found != known:
         raise OvertakenError("another node has changed the cluster's record of the rotation; certmond reads it again")
@@ -95,7 +96,7 @@ def admit(
         return
     recorded = rotation_of(found)
     if rotation.id == f"{recorded.id}-back":
-        # Before `issue` the new CA has signed nothing, so any phase of the abort may follow.
+        # Before the phase `issue`, the new CA has signed no certificate, so any phase of the abort can follow.
         if abort(recorded, rotation.since).phase is rotation.phase or (noted and recorded.phase is not Phase.ISSUE):
             return
         if noted:
@@ -122,6 +123,8 @@ def _conflict(recorded: Rotation, *, ended: bool) -> str:
 
 
 def _older(recorded: Rotation, known: str) -> str:
-    fact = f"the cluster's record is of {recorded.name}, in the phase {recorded.phase}, {known}: a restore of etcd may"
+    fact = (
+        f"the cluster's record is of {recorded.name}, in the phase {recorded.phase}, {known}: a restore of etcd might"
+    )
     remedy = f"if `certmond root-ca show` reports this rotation on no node, run: {DELETE_RECORD}"
-    return f"{fact} have brought back an old record; {remedy}"
+    return f"{fact} have restored an old record; {remedy}"

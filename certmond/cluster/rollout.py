@@ -1,4 +1,4 @@
-"""Restart of workloads in batches, as by `kubectl rollout restart`, until all pods are new.
+"""Restart of workloads in batches, as by `kubectl rollout restart`, until each workload has only new pods.
 
 The annotation and the rule for completion are those of kubectl. `workloads` selects the workloads.
 """
@@ -56,7 +56,7 @@ def restart_workloads(
     """Restart the workloads, `batch` at a time, and return the results. `at` is the present time.
 
     Do not restart a workload that was restarted at `since` or later. Stop after a batch that does not complete within
-    `limit`. Raises RefusedError, or UnreachableError if a restart could not begin.
+    `limit`. Raises RefusedError if the API server rejects a call, and UnreachableError if a restart could not begin.
     """
 
     async def work(connection: Connection) -> tuple[Rollout, ...]:
@@ -84,7 +84,7 @@ async def _start(connection: Connection, workload: Workload, since: datetime, at
 
 
 async def _wait_for_batch(connection: Connection, begun: list[Rollout], seconds: float) -> list[Rollout]:
-    """Wait at most `seconds` for the batch, and return its results."""
+    """Wait at most `seconds` for the batch, and return the results of the batch."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while any(each.outcome is Outcome.UNDER_WAY for each in begun):
@@ -115,7 +115,7 @@ async def _progress(connection: Connection, rollout: Rollout) -> Rollout:
 
 
 def _missing(kind: str, found: Any) -> str:
-    """Return why the rollout is incomplete, as a phrase that follows the workload's name, or "" if it is complete.
+    """Return why the rollout is incomplete, as a phrase that follows the workload's name, or "" for a complete rollout.
 
     The rules are those of kubectl (polymorphichelpers/rollout_status.go).
     """

@@ -1,4 +1,4 @@
-"""Workloads with pods that started before the cluster published a CA, and might not trust this CA.
+"""Search for workloads with pods that started before the cluster published a CA, and that might not trust this CA.
 
 A process usually reads its CAs only at its start. This module does not find a pod whose only token is in a Secret.
 `rollout` restarts the workloads.
@@ -26,7 +26,7 @@ _MIRROR, _PUBLISHED = "kubernetes.io/config.mirror", "kube-root-ca.crt"
 
 
 class Workload(NamedTuple):
-    """An owner of pods, or a pod without an owner."""
+    """Controller of pods, or a pod without a controller."""
 
     kind: str
     namespace: str
@@ -40,7 +40,8 @@ class Workload(NamedTuple):
 class StaleWorkloads:
     """Workloads with a pod that might not trust a new CA.
 
-    `by_hand` has the workloads that an operator must restart, with the reason. `bare` has the pods without an owner.
+    `by_hand` contains the workloads that an operator must restart, each with the reason. `bare` contains the pods
+    without a controller.
     """
 
     restartable: tuple[Workload, ...] = ()
@@ -49,9 +50,10 @@ class StaleWorkloads:
 
 
 def stale_workloads(access: Access, since: datetime, not_ready: Collection[str] = ()) -> StaleWorkloads:
-    """Return the workloads with a pod that started before `since`. Raises RefusedError or UnreachableError.
+    """Return the workloads with a pod that started before `since`.
 
-    Ignore pods on the nodes `not_ready`, and pods with neither a token nor the published CA.
+    Ignore pods on the nodes `not_ready`, and pods with neither a token nor the published CA. Raises RefusedError or
+    UnreachableError if a call fails.
     """
     return access.run(lambda connection: _stale(connection, since, not_ready))
 
@@ -61,7 +63,7 @@ def workloads(
 ) -> CheckResult:
     """Check that each running pod with a token or the published CA started at `since` or later.
 
-    Ignore pods on the nodes `not_ready`, because the API lists these pods until the Node is deleted.
+    Ignore pods on the nodes `not_ready`, because the API server lists these pods until the Node is deleted.
     """
 
     async def work(connection: Connection) -> CheckResult:
@@ -85,7 +87,7 @@ def workloads(
 
 
 def why_not_restarted(kind: str, spec: Any) -> str | None:
-    """Return why a new pod template would not replace all pods, or None if it would."""
+    """Return why a new pod template would not replace all pods, or None if the template would replace all pods."""
     strategy = getattr(spec, "updateStrategy", None)
     if kind == "Deployment" and spec.paused:
         return "is paused"
@@ -97,10 +99,10 @@ def why_not_restarted(kind: str, spec: Any) -> str | None:
 
 
 async def _stale(connection: Connection, since: datetime, not_ready: Collection[str]) -> StaleWorkloads:
-    client, since = connection.client, since.replace(microsecond=0)  # the API's resolution for containers
+    client, since = connection.client, since.replace(microsecond=0)  # the precision of a container's start time
 
     async def old_pods() -> AsyncIterator[tuple[Workload, OwnerReference | None]]:
-        # Reduced here, so that a listing of ten thousand pods keeps only these fields.
+        # Reduce each pod here, so that a list of ten thousand pods keeps only these fields in memory.
         async for pod in client.list(Pod, namespace="*", fields={"status.phase": "Running"}, chunk_size=PAGE):
             if _is_covered(pod, not_ready) and _start_time(pod) < since:
                 yield _as_workload("Pod", pod), _controller(pod)
@@ -133,7 +135,7 @@ async def _stale(connection: Connection, since: datetime, not_ready: Collection[
 
 
 async def _unrestartable(connection: Connection, kind: str) -> dict[Workload, str]:
-    """Return the workloads of a kind whose pods a new pod template would not replace, with the reason."""
+    """Return the workloads of a kind whose pods a new pod template would not replace, each with the reason."""
 
     async def unrestartable() -> AsyncIterator[tuple[Workload, str]]:
         async for each in connection.client.list(KINDS[kind], namespace="*", chunk_size=PAGE):
@@ -153,7 +155,7 @@ def _controller(found: Any) -> OwnerReference | None:
 
 
 def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
-    """Return whether the check covers the pod, which must receive a token or the published CA."""
+    """Return whether the check covers the pod. A covered pod receives a token or the published CA."""
     metadata = pod.metadata
     if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in not_ready:
         return False

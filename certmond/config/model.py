@@ -1,6 +1,7 @@
 """Parser of the configuration. The result is a Config, or all problems with file, line, path and remedy.
 
-This module merges the profile and the files. `rules` has the rules between entries, and `source_files` reads the files.
+This module merges the profile and the files. The module `rules` checks entries against each other. The module
+`source_files` reads the files.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ DEFAULT_PROFILE = "kubeadm"
 NO_PROFILE = "none"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_ID = "urn:certmond:schema:configuration"
-"""Identifier of the schema. It is not an address, so that no editor tries to download the schema."""
+"""Identifier of the schema. The identifier is not a URL, so that no editor tries to download the schema."""
 
 
 class Source(NamedTuple):
-    """A YAML text, and its name in messages."""
+    """A YAML text, and the name of the text in messages."""
 
     name: str
     text: str | bytes
@@ -96,48 +97,54 @@ class Config(Model):
     mode: Literal["observe", "enforce"] = Field(
         default="observe",
         description="`observe`: certmond reads and reports. `enforce`: certmond also renews certificates that are "
-        "due, and restarts the services that use them.",
+        "due, and restarts the services that use these certificates.",
     )
     profile: Annotated[str, AfterValidator(_profile)] = Field(
-        default=DEFAULT_PROFILE, description="the shipped catalogue to start from, or `none` for an empty catalogue"
+        default=DEFAULT_PROFILE, description="the shipped profile of the catalogue, or `none` for an empty catalogue"
     )
     node_name: Annotated[str, AfterValidator(_node_name)] | None = Field(
         default=None,
-        description="the name of the node in Kubernetes. By default, certmond reads it from kubelet.conf, the "
-        "kubelet's flags, the manifest of etcd or `/etc/hostname`, in this order.",
+        description="the name of the node in Kubernetes. By default, certmond reads the name from kubelet.conf, the "
+        "flags of the kubelet, the manifest of etcd or `/etc/hostname`, in this order.",
     )
     certificates: tuple[CertificateSpec, ...] = Field(
         default=(),
-        description="certificates to watch. An entry changes the profile's entry of the same name, or adds an entry.",
+        description="certificates to watch. An entry changes the profile entry with the same name, or is added to the "
+        "profile.",
     )
     services: tuple[ServiceSpec, ...] = Field(
         default=(),
-        description="services that use certificates. An entry changes the profile's entry of the same name, or adds "
-        "an entry.",
+        description="services that use certificates. An entry changes the profile entry with the same name, or is "
+        "added to the profile.",
     )
     signers: tuple[SignerSpec, ...] = Field(default=(), description="signers other than the CA key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that certmond derives from certificates")
     compatibility: Many[Literal["x509-certificate-exporter"]] = Field(
-        default=(), description="exporters whose metric names certmond exports in addition to its own"
+        default=(), description="exporters whose metric names certmond uses for additional metrics"
     )
     hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that receive the findings")
     renew_before: Duration = Field(
         default=timedelta(days=30),
-        description="how long before its end a certificate is due, but at most one third of its lifetime",
+        description="a certificate is due this long before its expiry, or when one third of its lifetime remains, "
+        "whichever is later",
     )
     validity: Duration = Field(
-        default=timedelta(days=365), description="validity of a new certificate, at most until the end of its CA"
+        default=timedelta(days=365), description="lifetime of a new certificate, limited by the expiry of its CA"
     )
     key_algorithm: KeyAlgorithm = Field(
         default=KeyAlgorithm.RSA_2048, strict=False, description="algorithm of a new key that replaces no existing key"
     )
     spread: Duration = Field(
         default=timedelta(days=3),
-        description="a node renews a certificate up to this long before it is due, but at most one twentieth of its "
-        "lifetime before it is due. A hash of the node's name determines the time.",
+        description="maximum time by which a node renews a certificate before the certificate is due, but at most one "
+        "twentieth of the lifetime of the certificate. A hash of the node name determines the time.",
     )
-    hold: HoldSpec = Field(default=HoldSpec(), description="conditions that hold a renewal that is due")
-    restart: RestartSpec = Field(default=RestartSpec(), description="time limits and proof of a restart")
+    hold: HoldSpec = Field(
+        default=HoldSpec(), description="conditions under which certmond holds a renewal that is due"
+    )
+    restart: RestartSpec = Field(
+        default=RestartSpec(), description="time limits of restarts, and of the checks after a restart"
+    )
     root_ca: RootCaSpec = Field(default=RootCaSpec(), description="overlap and publication when a Root CA changes")
     cluster: ClusterSpec = Field(
         default=ClusterSpec(),
@@ -149,16 +156,17 @@ class Config(Model):
     )
     resync: Annotated[Duration, _within("10s", "24h")] = Field(
         default=timedelta(minutes=5),
-        description="interval of a full pass without an event: `10s` to `24h`",
+        description="interval of full passes that start without an event: `10s` to `24h`",
     )
     poll: Annotated[Duration, _within("1s", "1h")] = Field(
         default=timedelta(seconds=10),
-        description="polling interval for file systems without events, such as network file systems: `1s` to `1h`",
+        description="polling interval for file systems that report no events, such as network file systems: `1s` to "
+        "`1h`",
     )
     listen: Annotated[str, AfterValidator(_listen_address)] = Field(
         default="127.0.0.1:9964",
-        description="address of `certmond serve`: `ADDRESS:PORT`, an IPv6 address in brackets. `certmond serve "
-        "--listen` takes precedence. The shipped unit accepts only connections from this host, to port 9964.",
+        description="address of `certmond serve`: `ADDRESS:PORT`, with an IPv6 address in brackets. `certmond serve "
+        "--listen` takes precedence. The shipped unit accepts only connections from this host to port 9964.",
     )
     web_config: AbsolutePath | None = Field(
         default=None,
@@ -173,12 +181,12 @@ class Config(Model):
 
     @property
     def follows_references(self) -> bool:
-        """Return whether certmond watches files that only the node's own files name."""
+        """Return whether certmond watches certificate files that have a reference but no entry in the catalogue."""
         return self.profile != NO_PROFILE
 
     @property
     def commands(self) -> dict[str, tuple[str, ...]]:
-        """Return the command of each configured program, by the purpose of the program."""
+        """Return the command of each program that the configuration names, by the purpose of the program."""
         found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}
         found |= {f"service {each.name}": each.command for each in self.services}
         found |= {f"hook {each.name}": each.command for each in self.hooks}
@@ -186,9 +194,9 @@ class Config(Model):
 
     @property
     def acts(self) -> bool:
-        """Return whether certmond changes the node or runs a program with this configuration.
+        """Return whether certmond, with this configuration, changes the node or runs a program.
 
-        If True, a user who can write the configuration has the permissions of certmond.
+        If so, a user who can write the configuration has the permissions of certmond.
         """
         return self.mode == "enforce" or bool(self.commands)
 
@@ -206,7 +214,7 @@ def parse(
     """Return the configuration from the profile and `sources`. A later source takes precedence.
 
     `profile` overrides the profile in the sources. Keys that are not in `keys` are ignored. Raises ConfigError with
-    every problem, including `unread`.
+    every problem, including `unread`, the problems of sources that certmond cannot read.
     """
     problems = list(unread)
     documents = []
@@ -214,7 +222,7 @@ def parse(
         document, found = read(*source)
         documents += [_only(keys, document)] if document else []
         problems += found
-    whole = not unread and len(documents) == len(sources)  # otherwise an unread source may contain the missing value
+    whole = not unread and len(documents) == len(sources)  # otherwise an unread source can contain the missing value
     if profile is not None:
         place = Place("--profile")
         documents.append(Node({"profile": Node(profile, place)}, place))
@@ -245,13 +253,13 @@ def schema() -> dict[str, Any]:
         written = model.model_construct().model_dump(mode="json")
         for name, key in part["properties"].items():
             if "default" in key:
-                key["default"] = written[name]  # in the operator's format: 30d, 0600
-            # Behind a validator, pydantic names the bounds in a way that editors do not support.
+                key["default"] = written[name]  # in the format of the configuration: 30d, 0600
+            # If a field has a validator, pydantic gives the bounds names that editors do not support.
             key |= {bound: key.pop(name) for name, bound in (("ge", "minimum"), ("le", "maximum")) if name in key}
     for model in SECTIONS.values():
         whole["$defs"][model.__name__]["required"] = [
             "name"
-        ]  # the entry of that name in the profile may have the other keys
+        ]  # the entry of the same name in the profile can contain the other required keys
     short = whole["$defs"]["ArchiveSpec"]["properties"]["keep"]
     archive = whole["properties"]["archive"]
     archive["anyOf"] = [{"$ref": archive.pop("$ref")}, {key: short[key] for key in ("type", "minimum", "maximum")}]
@@ -260,9 +268,9 @@ def schema() -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """Return the effective configuration as YAML, which `parse` accepts.
+    """Return the effective configuration as YAML that `parse` accepts.
 
-    An entry contains only the fields that the profile or a file sets.
+    An entry contains only the fields that the profile or a configuration file sets.
     """
     whole = config.model_dump(mode="json")
     for section in SECTIONS:
@@ -271,7 +279,7 @@ def dump(config: Config) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML dumper with short lists on one line, without aliases, and with escapes for unprintable characters."""
+    """YAML dumper that writes short lists on one line, writes no aliases, and escapes unprintable characters."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
         return True
@@ -287,16 +295,16 @@ class _Dumper(yaml.SafeDumper):
 def _only(keys: Container[str], document: Node) -> Node:
     """Return the document without the known keys that are not in `keys`.
 
-    Keep an unknown key, which might be a misspelling of a key in `keys`.
+    The document keeps unknown keys, because an unknown key might be a misspelled key of `keys`.
     """
     ignored = [key for key in Config.model_fields if key not in keys]
     return replace(document, value={key: node for key, node in document.fields.items() if key not in ignored})
 
 
 def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
-    """Return the profile that the documents name, after the profiles on which it is based.
+    """Return the profile that the documents name, preceded by the profiles on which this profile is based.
 
-    For an unknown name, return the default profile, so that `parse` finds the other problems.
+    For an unknown name, return the default profile, so that `parse` can find the other problems.
     """
     named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
     name = named[-1] if named else DEFAULT_PROFILE
@@ -306,7 +314,7 @@ def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
-    """Merge the documents. A later document takes precedence. Ignore a known key without a value."""
+    """Merge the documents. A later document takes precedence. Known keys without a value are ignored."""
     joined: dict[str, Node] = {}
     for document in documents:
         for key, node in document.fields.items():
@@ -321,7 +329,7 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
 
 
 def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
-    """Return `earlier`, with each of `entries` merged into the entry of the same name, or appended."""
+    """Return `earlier` with `entries`. Each of `entries` is merged into the entry of the same name, or appended."""
     result = list(earlier)
     number = {entry.name: number for number, entry in enumerate(result) if entry.name}
     lines: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """Messages for the errors that pydantic finds in a configuration.
 
-This module also suggests corrections of misspelled keys. `rules` has the rules between entries.
+This module also suggests corrections for misspelled keys. The module `rules` checks entries against each other.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _SENTENCES = {
 def problem_of(
     error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping[str, type[BaseModel]]
 ) -> Problem:
-    """Return the problem for an error that pydantic found in `whole`, at its place in `tree`.
+    """Return the problem for an error that pydantic found in the model `whole`, with the place of the error in `tree`.
 
-    `parts` has the model of each section.
+    `parts` contains the model of each section.
     """
     location, given = error["loc"], error["input"]
     match error["type"]:
@@ -55,7 +55,7 @@ def problem_of(
 
 
 def suggestion(word: object, known: Iterable[str], kind: str = "") -> str:
-    """Return a clause that suggests the word of `known` most similar to `word`, or "" if no word is similar."""
+    """Return a clause that suggests the most similar word of `known`, or "" if no word is similar to `word`."""
     from difflib import get_close_matches  # noqa: PLC0415 - not needed for a valid configuration
 
     close = get_close_matches(str(word)[:64], known, n=1)

@@ -1,7 +1,7 @@
-"""Rules between the entries of a configuration.
+"""Checks of the entries of a configuration against each other.
 
-This module checks references, conflicts of paths, and the order of services. `pki.catalog` defines what one entry may
-contain.
+This module checks references, conflicting paths, and the order of services. `pki.catalog` defines the permitted content
+of one entry.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PARTS: Mapping[str, type[Model]] = {
     "cluster": ClusterSpec,
     "init": InitSpec,
 }
-"""Model of each section of the configuration, or of one entry if the section is a list."""
+"""Model of each section of the configuration. If a section is a list, the model of one entry."""
 _REFERENCES = (  # section and field -> the section of the entries that the field names
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
@@ -71,9 +71,7 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 
 
 def references(tree: Node) -> Iterator[Problem]:
-    """Yield a problem for each reference to a missing entry, and for each CA reference to an entry that is no
-    authority.
-    """
+    """Yield a problem for each reference to a missing entry, and for each CA field whose entry is no authority."""
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
     for section, field, target in _REFERENCES:
@@ -97,7 +95,7 @@ def between_entries(
     signers: Iterable[SignerSpec],
     tree: Node,
 ) -> Iterator[Problem]:
-    """Yield the problems of entries that are valid alone, but conflict with other entries."""
+    """Yield the problems of entries that are valid by themselves, but conflict with other entries."""
     yield from derived_files(certificates, derived_specs, tree)
     yield from key_conflicts(certificates, signers, tree)
 
@@ -105,13 +103,13 @@ def between_entries(
 def derived_files(
     certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield a problem for each derived file whose path is in use, or whose source has the wrong kind."""
+    """Yield a problem for each derived file whose path another entry uses, or whose source has the wrong kind."""
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
     for number, derived in enumerate(derived_specs):
         place = tree.find(("derived", number, "path"))
-        always = derived.write == "always"  # otherwise it gives way to another entry of this path
-        # A directory can have the copies of several entries.
+        always = derived.write == "always"  # otherwise another entry with this path takes precedence
+        # A directory can contain the copies of several entries.
         path = f"{derived.path}/{derived.source}" if derived.kind == "copy" else derived.path
         if path in taken and always:
             yield Problem(place, f"is also the path of {taken[path]}; choose another path")
@@ -137,7 +135,7 @@ def derived_files(
 def key_conflicts(
     certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield a problem for each entry that keeps its key although its signer creates a new key."""
+    """Yield a problem for each entry that keeps its key although the signer of the entry creates a new key."""
     kinds = {signer.name: signer.kind for signer in signers}
     for number, spec in enumerate(certificates):
         kind = kinds.get(spec.signer or LOCAL)
@@ -148,15 +146,15 @@ def key_conflicts(
 
 
 def dependency_cycles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
-    """Yield a problem for each cycle of services that must restart after each other."""
+    """Yield a problem for each cycle in the restart order of services."""
     services = tree.fields["services"].items if "services" in tree.fields else []
     waits = {entry.name: dict(entry.texts("after")) for entry in services}
     while True:
         try:
             TopologicalSorter(waits).prepare()
         except CycleError as error:
-            cycle = error.args[1][::-1]  # each service waits for the next one; the first is also the last
-            # Report the problem in the last file that defines a part of the cycle: the profile may define other parts.
+            cycle = error.args[1][::-1]  # each service waits for the next service; the first service is also the last
+            # Report the problem in the last file that defines a part of the cycle: the profile can define other parts.
             later, earlier = max(pairwise(cycle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
             node = waits[later].pop(earlier)
             yield Problem(

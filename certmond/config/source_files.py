@@ -1,7 +1,7 @@
 """Reader of the configuration files: the main file and conf.d/*.yaml.
 
-This module defines the order of the files, and refuses files that other users can write. `model` merges and validates
-the texts.
+This module defines the order of the files, and refuses files that other users can write. The module `model` merges and
+validates the texts.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def load(
     acting: bool = False,
     keys: Container[str] = EVERY_KEY,
 ) -> Config:
-    """Return the configuration from the profile, the file `path` and conf.d/*.yaml beside it, in this order.
+    """Return the configuration from the profile, the file `path` and the files conf.d/*.yaml beside it, in this order.
 
-    A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if the caller
-    is `acting`, or if the configuration `acts`. Raises ConfigError.
+    A missing file `path` is a problem only if `explicit` is true. Write permission for other users is a problem only if
+    `acting` is true, or if the configuration `acts`. Raises ConfigError with all problems.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []
@@ -39,7 +39,7 @@ def load(
     open_to_others: list[Problem] = []
     found = (main, *_drop_ins(main.parent / "conf.d", unread))
     for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_real_directory(file) for file in found))):
-        with suppress(OSError):  # a missing directory has no owner; `unread` has the unreadable ones
+        with suppress(OSError):  # the directory is missing or unreadable; `unread` contains unreadable files
             open_to_others += _open_to_others(directory, directory.stat())
     for file in found:
         try:
@@ -58,7 +58,7 @@ def load(
 def _regular(file: Path) -> int:
     """Return a descriptor of `file` for reading. Raises OSError if `file` is not a regular file.
 
-    A read of a device or pipe might not end.
+    A read from a device or a pipe might never end.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
@@ -71,18 +71,18 @@ def _regular(file: Path) -> int:
 
 
 def _real_directory(file: Path) -> Path:
-    """Return the directory of a file, or of its target if the file is a symlink."""
+    """Return the directory of a file. For a symlink, return the directory of its target."""
     return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
 
 
 def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
-    """Yield a problem if users other than root and certmond can write the file or directory.
+    """Yield a problem if a user other than root and the user of certmond can write the file or directory.
 
-    These users could choose the commands that certmond runs.
+    Such a user could choose the commands that certmond runs.
     """
     sticky = (
         stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-    )  # certmond refuses a file of another user in it
+    )  # a sticky directory is safe, because certmond refuses files of other users in it
     if status.st_mode & 0o022 and not sticky:
         yield Problem(
             Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); run: chmod go-w {file}"

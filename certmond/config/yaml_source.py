@@ -1,7 +1,7 @@
-"""Parser of YAML text that keeps the file, line and path of each value.
+"""Parser of YAML text that records the file, line and path of each value.
 
-Numbers stay text, because modes and durations mean the same with and without quotes. For any text, the result is a tree
-or problems, never an exception.
+Numbers remain text, because modes and durations have the same meaning with and without quotes. For any text, the parser
+returns a tree or problems, and never raises an exception.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AS_TEXT = {"str", "int", "float", "timestamp", "value", "merge"}
 
 
 class Place(NamedTuple):
-    """A place in a configuration. Line 0 means the whole file. An empty path means the whole document."""
+    """A place in a configuration. Line 0 refers to the whole file. An empty path refers to the whole document."""
 
     file: str
     line: int = 0
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A problem of a configuration: its place, and a text with the fact and the remedy."""
+    """A problem in a configuration: the place of the problem, and a text with the fact and the remedy."""
 
     place: Place
     text: str
@@ -59,7 +59,7 @@ Value: TypeAlias = "str | bool | list[Node] | dict[str, Node] | None"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A YAML value and its place. The value of a key has the place of the key."""
+    """A YAML value and its place. In a mapping, the place of a value is the place of its key."""
 
     value: Value
     place: Place
@@ -76,12 +76,12 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Return the text of the field `name`, which identifies an entry of a list, or "" without this text."""
+        """Return the text of the field `name`, which identifies an entry of a list, or "" if this field has no text."""
         node = self.fields.get("name")
         return node.value if node and isinstance(node.value, str) else ""
 
     def texts(self, field: str) -> Iterator[tuple[str, Node]]:
-        """Yield each text in the field `field`, which may be a list, with its node."""
+        """Yield each text in the field `field` with its node. The field can be one text or a list of texts."""
         node = self.fields.get(field)
         for each in (node.items or [node]) if node else ():
             if isinstance(each.value, str):
@@ -93,7 +93,7 @@ class Node:
         yield from node.fields.items() if node else ()
 
     def find(self, location: Iterable[str | int]) -> Place:
-        """Return the place of `location` below this node, or its nearest known place."""
+        """Return the place of `location` below this node. If `location` is missing, return the nearest known place."""
         node = self
         for step in location:
             if isinstance(step, str) and step in node.fields:
@@ -102,7 +102,7 @@ class Node:
                 node = node.items[step]
             elif isinstance(node.value, dict):
                 return node.place.below(step)
-        return node.place  # a single text may replace a list of one
+        return node.place  # a single text can replace a list with one item
 
     def plain(self) -> Any:
         """Return the value without places, and with tuples instead of lists."""
@@ -116,13 +116,13 @@ class Node:
 
 
 def shown(text: object) -> str:
-    """Return `text` for a message: in quotes, on one line, and with at most 64 characters."""
+    """Format `text` for a message: in quotes, on one line, and with at most 64 characters."""
     whole = repr(text)
     return whole if len(whole) <= 64 else f"{whole[:60]}…{whole[-1]}"
 
 
 def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
-    """Return the mapping in the document `text`, or None if the document is unusable, and every problem."""
+    """Return the mapping in the document `text`, and every problem. The mapping is None if the document is unusable."""
     reader = _Reader(file)
     try:
         return reader.document(text), reader.problems
@@ -143,7 +143,7 @@ def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
 
 
 class _UnusableError(Exception):
-    """Problem that makes the rest of the document unusable. Its arguments are the place and a sentence."""
+    """Problem that makes the rest of the document unusable. The arguments are the place and the text of the problem."""
 
 
 class _Reader:
@@ -166,7 +166,7 @@ class _Reader:
                     raise _UnusableError(self._at(event), "begins a second document; remove the line ---")
                 first = next(self._events)
                 root = self._node(first, self._at(first), 0)
-        if root is None or root.value is None:  # a file may contain only comments
+        if root is None or root.value is None:  # the file contains only comments
             return Node({}, Place(self.file, 1))
         if not isinstance(root.value, dict):
             raise _UnusableError(root.place, "must be a mapping, with lines such as `profile: kubeadm`")
@@ -193,7 +193,7 @@ class _Reader:
             case events.CollectionStartEvent():
                 node = Node(list(self._items(place, depth)), place)
                 self._refuse_tag(event.tag, place)
-            case _:  # the parser has no other event here
+            case _:  # the parser returns no other event here
                 raise _UnusableError(place, "is not YAML")
         if event.anchor:
             self._anchors[event.anchor] = node, self._values - before

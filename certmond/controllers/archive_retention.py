@@ -1,7 +1,7 @@
 """Retention of the archive: certmond removes generations older than `archive.keep_for`.
 
 certmond keeps the newest good generation of each certificate, and the only copy of a private key. The caller of `apply`
-holds the lock of the transactions.
+must hold the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class Retention:
         return not recently and clock_hold(self._hold) is None
 
     def apply(self) -> None:
-        """Remove expired generations if the rule is due, and record each removal. Raises WriteError.
+        """Remove expired generations if the rule is due, and record each removal in the audit log.
 
-        Also remove the temporary files of killed processes, which can contain private keys.
+        Also remove the temporary files of killed processes, which can contain private keys. Raises WriteError if a
+        removal fails.
         """
         if not self.due():
             return
@@ -88,7 +89,7 @@ class Retention:
 
 
 def belongs_together(files: Sequence[ArchivedFile]) -> bool:
-    """Return whether the files have the certificate or public key of one of their private keys, or no private key."""
+    """Return whether the files contain no private key, or contain a private key with its certificate or public key."""
     documents = [document for file in files for document in _documents(file)]
     keys = {document.key.sha256 for document in documents if document.key}
     return not keys or any(anchor.key.sha256 in keys for document in documents for anchor in document.anchors)

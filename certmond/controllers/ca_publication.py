@@ -1,6 +1,7 @@
 """Check whether the cluster has published the new CAs to its Pods, for the rotation of a single node.
 
-This module chooses the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the answer.
+This module chooses the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the
+response.
 """
 
 from __future__ import annotations
@@ -59,9 +60,10 @@ class PublicationCheck:
         return found
 
     def _asked(self, rotation: Rotation, paths: Sequence[str]) -> Asked:
-        """Return the API's answer for the present phase. Send a request if the last answer is older than `poll`.
+        """Return the answer of the API server for the present phase.
 
-        If the API server refuses the user of one kubeconfig, use the next kubeconfig.
+        Send a new request only if the last answer is older than `poll`. If the API server refuses the user of one
+        kubeconfig, use the next kubeconfig.
         """
         phase, now = (rotation.id, rotation.since), self._monotonic()
         if (

@@ -1,4 +1,4 @@
-"""Choice of the coordinator of rotations, and of its credentials for the Kubernetes API."""
+"""Choice of the coordinator of rotations, and of the credentials for the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 from certmond.config.model import Config
 from certmond.controllers.ca_publication import PublicationCheck
 from certmond.controllers.coordinator_protocol import Coordinator, SingleNode
+from certmond.controllers.serving_request import ServingRequestCheck
 from certmond.errors import RefusedError
 from certmond.state.boot import boot_id
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
-"""Kubeconfig of the kubelet, with which a node writes to its Node object."""
+"""Kubeconfig of the kubelet, with which a node writes to its Node object and reads its certificate requests."""
 _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
 """Timeouts of an API request: for a command that only reads, and for a process that executes steps."""
 
@@ -42,7 +43,7 @@ def coordinator_of(
 ) -> Coordinator:
     """Return the coordinator for the node `node`. A process that is not `acting` only reads.
 
-    `real` resolves the path of a file of the node, and may raise RefusedError.
+    `real` resolves the path of a file of the node, and can raise RefusedError.
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
@@ -62,6 +63,24 @@ def coordinator_of(
     lead = ClusterLease(find, identity=node, name=ROTATION, alive=alive, monotonic=awake)
     access, own = (Access(rights, _ANSWER, alive) for rights in (find, partial(_as_itself, real, kubeconfig)))
     return ClusterConductor(access, lead, config, node=node, own=own, boot=boot_id(), clock=clock, monotonic=monotonic)
+
+
+def serving_request_check_of(
+    config: Config,
+    *,
+    node: str,
+    real: Callable[[str], str],
+    clock: Callable[[], datetime],
+    monotonic: Callable[[], float],
+    alive: Callable[[], None],
+) -> ServingRequestCheck:
+    """Return the check of the kubelet's request for its serving certificate, for the node `node`.
+
+    `real` resolves the path of a file of the node, and may raise RefusedError.
+    """
+    kubeconfig = config.cluster.kubeconfig
+    find = partial(_as_itself, real, kubeconfig) if kubeconfig else None
+    return ServingRequestCheck(find, node=node, poll=config.poll, alive=alive, clock=clock, monotonic=monotonic)
 
 
 def _as_itself(real: Callable[[str], str], otherwise: str) -> str:

@@ -27,16 +27,16 @@ class Coordinator(Protocol):
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """Return the rotation that this node continues, or None without a rotation. Send no request, and do not block.
+        """Return the rotation that this node continues, or None. Send no request, and do not block.
 
-        `own` is the rotation in the node's record, `closed` are the ids of ended rotations, and `trusted` are the trust
-        anchors of the node. Raises RotationError if `own` and the shared record contradict each other.
+        `own` is the rotation in the node's record. `closed` contains the IDs of ended rotations, and `trusted` contains
+        the trust anchors of the node. Raises RotationError if `own` and the shared record contradict each other.
         """
         ...
 
     @property
     def estranged(self) -> str | None:
-        """Return why this node and the API do not authenticate each other, or None if they do."""
+        """Return why this node or the API server rejects the other, or None if the two authenticate each other."""
         ...
 
     def ask(self) -> timedelta | None:
@@ -47,19 +47,22 @@ class Coordinator(Protocol):
         ...
 
     def objection(self, components: Components) -> str | None:
-        """Return why certmond must not begin a rotation by itself, or None if it may."""
+        """Return why certmond must not begin a rotation by itself, or None if certmond may begin a rotation."""
         ...
 
     def publish(self, rotation: Rotation) -> None:
-        """Publish a decision of this node to all nodes. Raises CertmondError."""
+        """Publish a decision of this node to all nodes. Raises CertmondError if the publication fails."""
         ...
 
     def bring_back(self, rotation: Rotation) -> None:
-        """Restore a missing or outdated shared record from the record of this node. Raises CertmondError."""
+        """Restore a missing or outdated shared record from the record of this node.
+
+        Raises CertmondError if the restoration fails.
+        """
         ...
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        """Report that this node has reached the phase. Return the conditions for the end of the phase.
+        """Report that this node has reached the phase. Return the conditions that the end of the phase waits for.
 
         Never raises CertmondError.
         """
@@ -70,19 +73,19 @@ class Coordinator(Protocol):
         ...
 
     def unsettled(self, rotation: Rotation) -> None:
-        """Withdraw this node's report that it has reached the phase. Never raises CertmondError."""
+        """Withdraw the report that this node has reached the phase. Never raises CertmondError."""
         ...
 
     def end(self) -> None:
-        """End the rotation for this node. Never raises."""
+        """End the rotation for this node. Never raises an error."""
         ...
 
 
 class SingleNode:
-    """Coordinator for the rotation of a single node, which waits for no reports of other nodes.
+    """Coordinator for the rotation of a single node. This coordinator does not wait for reports of other nodes.
 
-    `strange` checks whether this node and the API authenticate each other. `publication` checks which CAs the cluster
-    has published to Pods.
+    `strange` checks whether this node and the API server authenticate each other. `publication` checks which CAs the
+    cluster has published to Pods.
     """
 
     def __init__(
@@ -102,8 +105,8 @@ class SingleNode:
     def follow(
         self,
         own: Rotation | None,
-        closed: Collection[str],  # noqa: ARG002 - a single node has no others
-        trusted: Collection[Anchor] = (),  # noqa: ARG002 - a single node has no others
+        closed: Collection[str],  # noqa: ARG002 - there are no other nodes
+        trusted: Collection[Anchor] = (),  # noqa: ARG002 - there are no other nodes
     ) -> Rotation | None:
         if own and own.shared and not self._of_several:
             raise RotationError(
@@ -156,9 +159,9 @@ class SingleNode:
 
 
 def _members(components: Components) -> int:
-    """Return the number of etcd members in etcd's manifest, or 0 without this manifest.
+    """Return the number of etcd members in the manifest of etcd, or 0 if there is no manifest.
 
-    kubeadm writes them to `--initial-cluster` (phases/etcd/local.go).
+    kubeadm writes the members to the flag `--initial-cluster` (phases/etcd/local.go).
     """
     flags = (pod.flags.get("etcd", {}) for pod in components.pods)
     return max((len(found.get("initial-cluster", "").split(",")) for found in flags), default=0)

@@ -1,7 +1,7 @@
 """Execution of a plan. The audit log records the beginning and the result of each step.
 
 This module defines the order within a step: key, signer, verification, archive, replacement, ledger. A failed step
-leaves the files of the node unchanged, and the next step follows.
+leaves the files of the node unchanged. After a failed step, certmond executes the next step.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Executor:
         return frozenset()
 
     def recover(self, patience: float = 0) -> tuple[Recovery, ...]:
-        """Complete or undo the transactions of a killed process. Record and return each recovery.
+        """Complete or revert the transactions of a killed process. Record each recovery, and return all recoveries.
 
         Raises BusyError if another process still writes after `patience` seconds.
         """
@@ -114,14 +114,18 @@ class Executor:
             return self._recover(writer)
 
     def tidy(self) -> None:
-        """Remove expired generations of the archive, at most once an hour. Raises BusyError or WriteError."""
+        """Remove expired generations of the archive, at most once an hour. Raises the errors of `writing`."""
         if self._retention.due():
             with self.writing():
                 pass
 
     @contextmanager
     def writing(self, patience: float = 0) -> Iterator[Writer]:
-        """Hold the lock of all writers, and first recover incomplete transactions. Raises BusyError or WriteError."""
+        """Hold the lock of all writers during the `with` block, after the recovery of incomplete transactions.
+
+        Raises BusyError if another process still writes after `patience` seconds, and WriteError if the state directory
+        is unusable.
+        """
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
             yield writer
@@ -135,8 +139,8 @@ class Executor:
     ) -> tuple[Outcome, ...]:
         """Execute the steps of the plan in order, except restarts, and return their outcomes.
 
-        `tell` receives each step before the step begins. Raises BusyError while another process writes, WriteError if
-        the state directory is unusable.
+        `tell` receives each step before the step begins. Raises BusyError if another process still writes after
+        `patience` seconds, and WriteError if the state directory is unusable.
         """
         with self._transactions.lock(patience) as writer, self._ledger.batch():
             self._recover(writer)
@@ -228,9 +232,9 @@ class Executor:
             name=step.target, grant=granted, key=key, node_name=step.node, old=step.old,
             authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
         )  # fmt: skip
-        if csr is not None and not request.requests_the_same(csr):  # changed entry or old certificate
+        if csr is not None and not request.requests_the_same(csr):  # the entry or the old certificate has changed
             request = replace(request, cookie=None, csr=None)
-        request = replace(request, csr=request.pem())  # only once, because each ECDSA signature differs
+        request = replace(request, csr=request.pem())  # sign only once, because each ECDSA signature differs
         try:
             given = self._signer(step).sign(request)
         except WaitingError as error:
@@ -270,16 +274,16 @@ class Executor:
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
         """Restore a certificate, or repair a kubeconfig."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
-        if step.generation is None:  # the step changes the kubeconfig in place; its certificate stays
+        if step.generation is None:  # the step changes the kubeconfig in place and keeps the certificate
             done = self._restoration.repair(step, writer)
             repaired = replace(before or Attempt(now, restored=True), failures=0, message="", at=now).repaired(before)
-            with suppress(WriteError):  # then the count omits this repair
+            with suppress(WriteError):  # after a failed write, the count omits this repair
                 self._ledger.store(step.identity, replace(repaired, at=before.at) if before else repaired)
             return Outcome(step, "done", done)
         restored = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
         self._ledger.store(step.identity, (before or Attempt(now)).restoring(*restored))
         done = self._restoration.repair(step, writer)
-        with suppress(WriteError):  # then the count omits this repair
+        with suppress(WriteError):  # after a failed write, the count omits this repair
             self._ledger.store(step.identity, Attempt(now).restoring(*restored).repaired(before))
         self._pending.drop(step.identity)
         return Outcome(step, "done", done)
@@ -306,10 +310,10 @@ class Executor:
         identity = (step.target, step.path)
         before = self._ledger.attempts().get(identity)
         failures = before.failures + 1 if before else 1
-        # Keep the cookie of the signer if the signer was unreachable or the write of its answer failed.
+        # Keep the cookie of the signer if the signer was unreachable, or if certmond could not write the certificate.
         cookie = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
         failed = Attempt(self._clock(), failures, str(error), cookie=cookie)
-        with suppress(WriteError):  # the disk may be the cause
+        with suppress(WriteError):  # the disk might be the cause
             self._ledger.store(identity, failed.after(before))
         if cookie is None:
             self._pending.drop(identity)

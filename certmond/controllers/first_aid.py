@@ -1,7 +1,7 @@
 """First aid after a user has replaced a trust anchor: the node trusts the old CA again, in addition to the new CA.
 
-This module chooses the trust anchors and their findings. `controllers.rotation` records the first aid, and steps of the
-plan write the files.
+This module chooses the trust anchors and their findings (docs/rotation.md). `controllers.rotation` records the first
+aid, and steps of the plan write the files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RESTORE = "restore the old CA and its key"
 class FirstAid:
     """First aid that the node needed at the last scan.
 
-    `recorded` has the first aid in the node's record, by CA entry.
+    `recorded` contains the first aid in the record of the node, by the name of the CA entry.
     """
 
     def __init__(self, config: Config, files: NodeFiles) -> None:
@@ -51,9 +51,10 @@ class FirstAid:
         recorded: Mapping[str, Rotation],
         now: datetime,
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings about first aid, by CA entry. They replace the findings of `replaced`.
+        """Return the findings about first aid, by the name of the CA entry.
 
-        `known` has the accepted trust anchors of the node, by CA entry.
+        These findings replace the findings of `replaced`. `known` contains the accepted trust anchors of the node, by
+        the name of the CA entry.
         """
         self.recorded, self._grounds = recorded, grounds
         self._changed = frozenset(replaced.changes)
@@ -69,8 +70,9 @@ class FirstAid:
     def _possible(
         self, family: str, ground: Ground, replaced: CAChanges, known: Sequence[Anchor], now: datetime
     ) -> Rotation | str | None:
-        """Return the first aid for a trust anchor, or why first aid is impossible, or None if it is not needed or
-        permitted.
+        """Return the first aid for a trust anchor, or the reason for which first aid is impossible.
+
+        Return None if first aid is not necessary or not permitted.
         """
         permitted = self._config.mode == "enforce" and self._config.root_ca.on_change == "rotate"
         if not permitted or replaced.objection is None or family not in replaced.changes:
@@ -104,11 +106,11 @@ class FirstAid:
         if new_aid is None and not aids_change:
             return None
         has_added = trusts_both or (new_aid is not None and {*new_aid.old} <= {*ground.trust})
-        adds = "adds the old CA behind it now (if that fails, see: certmond plan)"
+        adds = "appends the old CA to this file now (if that fails, see: certmond plan)"
         return (
-            f"{fact}; certmond {'has added the old CA behind it' if has_added else adds}, so that components accept "
-            f"clients of both CAs, and begins no rotation ({replaced.objection}); {_RESTORE}, and certmond removes the "
-            f"other CA; to rotate to the other CA, {staging_commands(family)}"
+            f"{fact}; certmond {'has appended the old CA to this file' if has_added else adds}, so that components "
+            f"accept clients of both CAs, and begins no rotation ({replaced.objection}); {_RESTORE}, and certmond "
+            f"removes the other CA; to rotate to the other CA, {staging_commands(family)}"
         )
 
     def obstacles(self, family: str) -> Iterator[str]:
@@ -119,7 +121,7 @@ class FirstAid:
 
     @property
     def is_due(self) -> bool:
-        """Return whether the node needs first aid that its record does not contain yet."""
+        """Return whether the node needs first aid that the record of the node does not contain yet."""
         return any(self._is_unrecorded(family) for family in self._new_aids)
 
     def _is_unrecorded(self, family: str) -> bool:
@@ -140,7 +142,7 @@ class FirstAid:
         return recorded.phase is not Phase.TRUST or (new_aid is not None and new_aid.new == recorded.new)
 
     def next_records(self, around: Surroundings, now: datetime) -> dict[str, Rotation]:
-        """Return the first aid that the node's record must contain now, by CA entry."""
+        """Return the first aid that the record of the node must contain now, by the name of the CA entry."""
         found = dict(self.recorded)
         if self._config.mode != "enforce":
             return found
@@ -163,9 +165,9 @@ class FirstAid:
 def _both_trusted(aid: Rotation, ground: Ground) -> str:
     """Return the message for a node that still trusts both CAs after first aid."""
     if ground.trust[0] != aid.new or ground.key != aid.new.key:
-        fact = f"{ground.path} trusts the old CA first, and then the CA that replaced it"
+        fact = f"{ground.path} contains the old CA first, and then the CA that replaced the old CA"
         return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"
     return (
-        f"{ground.path} trusts the old CA behind its replacement, but no certificate on this node is below the "
+        f"{ground.path} contains the old CA in addition to the new CA, but no certificate on this node chains to the "
         f"old CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
     )

@@ -1,4 +1,4 @@
-"""Holds of the host: an operator's hold, an upgrade in progress, or a clock that is not synchronized.
+"""Holds of the host: a hold by an operator, an upgrade in progress, or a clock that is not synchronized.
 
 The plan decides which steps a hold delays, and for how long.
 """
@@ -23,12 +23,12 @@ _TIMEX_SIZE = 208  # bytes of struct timex on every architecture of Linux; a lar
 
 
 def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold | None:
-    """Return the hold by the configured file or program, or None without a hold."""
+    """Return the hold by the configured file or program, or None if no such hold is active."""
     if hold.file and (since := NodeFiles(root).modified_at(hold.file)):
         owner = "the user or program that created the file, such as an upgrade of Kubernetes"
         return Hold(HoldReason.FILE, f"held while {hold.file} exists", owner, f"rm {hold.file}", since)
     if hold.command:
-        command, owner = shlex.join(hold.command), "the program, which holds while it exits with status 0"
+        command, owner = shlex.join(hold.command), "the exit status of this program, which must not be 0"
         try:
             fact = f"held while {hold.command[0]} exits with status 0" if _succeeds(hold.command, alive) else None
         except UntrustedError as error:  # without a trusted answer, certmond waits
@@ -40,7 +40,7 @@ def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold 
 def clock_hold(hold: HoldSpec) -> Hold | None:
     """Return a hold if the clock of this host is not synchronized, otherwise None."""
     if hold.unsynchronised_clock and not clock_is_synchronised():
-        fact = "held until the clock of this host is synchronized (timedatectl shows it)"
+        fact = "held until the clock of this host is synchronized (check: timedatectl)"
         return Hold(HoldReason.CLOCK, fact, "the NTP client of this host", "timedatectl set-ntp true")
     return None
 

@@ -1,7 +1,7 @@
 """Detection of a trust anchor that a user has replaced, and the rotation to the new trust anchor.
 
-This module defines the finding, the parameters of the rotation, and the reasons against it. `controllers.rotation`
-begins the rotation.
+This module defines the finding, the parameters of the rotation, and the reasons against the rotation.
+`controllers.rotation` begins the rotation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 class CAChanges:
-    """Changes of the node's trust anchors that no rotation has made, as of the last scan."""
+    """Changes to the trust anchors of the node that no rotation has made, as of the last scan."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -50,15 +50,16 @@ class CAChanges:
 
     @property
     def objection(self) -> str | None:
-        """Return why certmond must not begin a rotation by itself, or None if it may."""
+        """Return why certmond must not begin a rotation by itself, or None if certmond may begin a rotation."""
         return self._objection
 
     def findings(
         self, known: Mapping[str, Sequence[Anchor]], aids: Mapping[str, Rotation], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings on changed trust anchors, by the name of the entry.
+        """Return the findings about changed trust anchors, by the name of the entry.
 
-        `known` has the accepted trust anchors of the node, and `aids` has the first aid in its record.
+        `known` contains the accepted trust anchors of the node, and `aids` contains the first aid in the record of the
+        node. The keys of both mappings are names of entries.
         """
         found, unchanged = dict[str, tuple[Finding, ...]](), set[str]()
         for family, ground in self._grounds.items():
@@ -80,7 +81,7 @@ class CAChanges:
     def findings_beside(
         self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings on changed trust anchors, except for the entry of `rotation`, by the name of the entry.
+        """Return the findings about changed trust anchors, except the trust anchor in `rotation`, by name of the entry.
 
         certmond acts on these changes after the end of `rotation`.
         """
@@ -100,7 +101,7 @@ class CAChanges:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return the warnings on the new trust anchor, which do not prevent a rotation."""
+        """Return the warnings about the new trust anchor. A warning does not prevent a rotation."""
         return self._change[1].warnings if self._change else ()
 
     @property
@@ -131,9 +132,10 @@ class CAChanges:
         return self._new_rotation(change, verdict, now, at_once=at_once)
 
     def next_rotation(self, rotation: Rotation, now: datetime) -> Rotation | None:
-        """Return a new rotation to a third CA that a user has installed during `rotation`, or None if none can begin.
+        """Return a new rotation to a third CA that a user has installed during `rotation`.
 
-        The caller records the new rotation.
+        Return None if there is no third CA, or if no rotation to this CA can begin. The caller records the new
+        rotation.
         """
         ground, wanted = self._grounds[rotation.family], self._config.root_ca.on_change
         if self._config.mode != "enforce" or wanted == "alarm" or self._objection:
@@ -151,7 +153,7 @@ class CAChanges:
         return None if self.refusal(made) else made
 
     def refusal(self, rotation: Rotation) -> str | None:
-        """Return why `rotation` must not begin on this node, with a remedy, or None if it may."""
+        """Return why `rotation` must not begin on this node, and the remedy. Return None if `rotation` may begin."""
         ground = self._grounds.get(rotation.family)
         if ground is None:
             return None
@@ -172,14 +174,17 @@ class CAChanges:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """Return the leaves that the trust anchor must sign, and the end of a certificate that certmond issues now."""
+        """Return the leaves that the trust anchor must sign, and the expiration of a leaf that certmond issues now.
+
+        If this node has no such family, return no leaf, and None as the expiration.
+        """
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
     def _remedy(
         self, change: Change, verdict: Verdict, ground: Ground, now: datetime, after: Rotation | None = None
     ) -> str:
-        """Return the message on a change: the fact, the action of certmond, and the next command.
+        """Return the message about a change: the fact, the action of certmond, and the next command.
 
         certmond acts after the end of the rotation `after`, if any.
         """
@@ -222,7 +227,7 @@ def staging_commands(family: str) -> str:
 
 def fact_of(change: Change, ground: Ground) -> str:
     """Return a clause that states how the CA in the file differs from the CA of the node's certificates."""
-    return f"{ground.path} has another CA than the certificates of this node ({change.because})"
+    return f"{ground.path} contains a CA other than the CA of this node's certificates ({change.because})"
 
 
 def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
@@ -241,8 +246,8 @@ def _unusable(ground: Ground) -> Iterator[str]:
         yield f"{ground.key_path} cannot be read as a key; install the key of the CA there without a passphrase"
     elif ground.key is None:
         yield (
-            "the key of the new CA is not on this node, so certmond cannot rotate to it here: install the key on a "
-            "control-plane node; a worker receives the CA in a rotation of the cluster"
+            "the key of the new CA is not on this node, so certmond cannot rotate to this CA here: install the key on "
+            "a control-plane node; a worker receives the CA in a rotation of the cluster"
         )
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
@@ -251,9 +256,9 @@ def _unusable(ground: Ground) -> Iterator[str]:
 def _unknown_anchors(change: Change, ground: Ground) -> Iterator[str]:
     """Yield a problem for each trust anchor in the file that is neither an old CA nor the new CA.
 
-    With such a trust anchor, no rotation can complete.
+    No rotation can complete while the file contains such a trust anchor.
     """
     for each in ground.trust:
         if each not in {change.new, *change.old}:
-            fact = f"{ground.path} has {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the old nor"
+            fact = f"{ground.path} contains {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the old nor"
             yield f"{fact} the new CA; remove it"

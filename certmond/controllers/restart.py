@@ -1,4 +1,4 @@
-"""Execution of restarts, one step at a time. An episode is one restart of a service with its verification.
+"""Execution of restarts, one step at a time. An episode is one restart of a service, including the verification.
 
 certmond records each step, so that another process can continue the episode. `pki.services.restart_state_machine`
 decides the steps, and the plan decides which services restart.
@@ -21,7 +21,6 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.steps import Cause, Plan, Restart
 from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Terms
 from certmond.pki.services.restart_state_machine import (
-    HEALTHY_OBSERVATIONS,
     INTERVAL,
     Act,
     Ended,
@@ -33,6 +32,7 @@ from certmond.pki.services.restart_state_machine import (
     bystander_episode,
     mark_after,
     next_move,
+    state_of,
 )
 from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.restart.act import Restarter
@@ -48,9 +48,9 @@ _FRESH = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Result of a step: a service, a phrase that follows its name, and the time `until` of the next step.
+    """Result of a step for a service. The next step is at `until`.
 
-    `result` is None while the restart continues.
+    `message` is a phrase that follows the name of the service. `result` is None while the restart continues.
     """
 
     service: str
@@ -106,10 +106,10 @@ class RestartController:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Continue the restart in progress, or begin the first restart of `plan`. Return None without a restart.
+        """Continue the restart in progress, or begin the first restart of `plan`. Return None if there is no restart.
 
         With `hands_over`, only record the restart for the process that executes steps. Raises BusyError while another
-        process writes, WriteError if the state directory is unusable.
+        process writes, and WriteError if the state directory is unusable.
         """
         self.lock.settle()
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
@@ -127,7 +127,7 @@ class RestartController:
                 return step.begin(planned, plan, hands_over=hands_over)
 
     def record_new_services(self, assessment: Assessment, around: Surroundings) -> None:
-        """Record the files of each service of kind `command` that has no record yet. Raises BusyError or WriteError."""
+        """Record the files of each service of kind `command` that has no record yet. Raises the errors of `step`."""
         known = self.past()
         for service in self._config.services:
             if service.kind == "command" and service.name not in known and around.live:
@@ -141,7 +141,7 @@ class RestartController:
                     )
 
     def record_wait(self, name: str, reason: str) -> None:
-        """Record why certmond does not restart a service yet, unless the last call recorded the same."""
+        """Record why certmond does not restart a service yet, unless the last call had the same arguments."""
         if self._waiting != (name, reason):
             self._waiting = name, reason
             fields = {"step": "restart", "target": name}
@@ -159,7 +159,7 @@ class _RestartStep:
     restarter: Restarter
 
     def begin(self, step: Restart, plan: Plan, *, hands_over: bool) -> Progress:
-        """Begin the planned restart, or return why it waits. With `hands_over`, only record it."""
+        """Begin the planned restart, or return why the restart waits. With `hands_over`, only record the restart."""
         name = step.service.name
         past = self.owner.past().get(name)
         since = past.ended_at if past and past.ended_at and past.ended_at <= self._now() else None
@@ -196,7 +196,9 @@ class _RestartStep:
         service = self.owner._services.get(episode.service)
         if service is None:
             return self._end(
-                Ended(episode, Result.REFUSED, f"the configuration has no service {episode.service}; check its state")
+                Ended(
+                    episode, Result.REFUSED, f"the configuration has no service {episode.service}; check this service"
+                )
             )
         if lost := self.owner.lock.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
@@ -236,9 +238,9 @@ class _RestartStep:
         return self._await_proof(episode, message)
 
     def _after_failed_act(self, episode: Episode, error: TriedError) -> Progress:
-        """If a probe can show whether the service restarted, wait for the probe.
+        """Wait for a probe that can show whether the service restarted.
 
-        Otherwise end the restart as failed.
+        If there is no such probe, end the restart as failed.
         """
         name = episode.service
         served = any(service == name for service, _ in self.observed.around.survey.serving.values())
@@ -257,7 +259,7 @@ class _RestartStep:
             message = self._perform(episode)
         except TriedError as error:
             return self._after_failed_act(episode, error)
-        except IdleError as error:  # no failure: an operator has stopped the service meanwhile
+        except IdleError as error:  # no failure: an operator has stopped the service in the meantime
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} was not restarted: {error}"))
         except RestartError as error:
             message = str(error)  # the next check decides
@@ -275,7 +277,10 @@ class _RestartStep:
         return Progress(episode.service, message, self._now() + INTERVAL)
 
     def _roll_back(self, episode: Episode) -> Progress:
-        """Restore the previous files of a service that did not become healthy. If this fails, end the episode."""
+        """Restore the previous files of a service that did not become healthy.
+
+        If the restoration fails, end the restart as failed.
+        """
         self._record(episode)
         fact = f"{episode.service} did not become healthy ({episode.trouble})"
         try:
@@ -339,12 +344,3 @@ class _RestartStep:
 
     def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
         self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
-
-
-def state_of(episode: Episode) -> str:
-    """Return the progress of the verification of a restart, as a phrase that follows the name of the service."""
-    if episode.trouble:
-        return f"is not verified yet: {episode.trouble}"
-    if episode.good > HEALTHY_OBSERVATIONS:
-        return "must stay healthy for some time"
-    return f"is healthy in {episode.good} of {HEALTHY_OBSERVATIONS} checks" if episode.good else "is not verified yet"

@@ -1,4 +1,4 @@
-"""The lock that lets one control-plane node at a time restart services.
+"""Lock that permits only one control-plane node at a time to restart services.
 
 This module decides when a restart takes, renews and releases the lock. The Lease (`cluster.lease`) decides which node
 holds the lock.
@@ -23,15 +23,19 @@ class RestartLock(Protocol):
     """A lock for restarts among control-plane nodes."""
 
     def take(self, *, renews: bool = False) -> str | None:
-        """Take the lock. Return None, or why this node does not hold it. Raises UnreachableError or RefusedError.
+        """Take the lock. Return None, or the reason for which this node does not hold the lock.
 
-        With `renews`, the service issues its certificates again in the restart. Then this node also waits while another
-        server has not proven such a restart, and all other nodes wait until `give_back` removes the mark of this node.
+        Raises UnreachableError or RefusedError if a request fails. With `renews`, the service issues its
+        certificates again in the restart. Then this node also waits while another server has not proven such a
+        restart, and all other nodes wait until `give_back` removes the mark of this node.
         """
         ...
 
     def keep(self) -> None:
-        """Renew the lock. Raises LostError if this node no longer holds it, UnreachableError or RefusedError."""
+        """Renew the lock.
+
+        Raises LostError if this node no longer holds the lock, and UnreachableError or RefusedError if a request fails.
+        """
         ...
 
     @property
@@ -40,7 +44,7 @@ class RestartLock(Protocol):
         ...
 
     def give_back(self, mark: str | None = None) -> None:
-        """Release the lock. Never raises.
+        """Release the lock. Never raises an error.
 
         `mark` is the reason for which the restart is not proven, "" to remove the mark, or None to leave it.
         """
@@ -79,8 +83,8 @@ class SingleNodeLock:
 class WorkerDelay:
     """Delay that spreads the restarts of many workers. A worker has this delay instead of a lock.
 
-    The delay begins with the first `take`. Its length is a part of `spread` that depends on the name of the node. A
-    worker whose batch is released (`called`) does not wait.
+    The delay begins with the first `take`. The length of the delay is a part of `spread` that depends on the name of
+    the node. A worker whose batch is released (`called`) does not wait.
     """
 
     held = True
@@ -150,7 +154,7 @@ class AgentDelay(WorkerDelay):
 
 
 class RestartLockSession:
-    """Use of the lock in a restart: take it before the restart, renew it, and release it at the end."""
+    """Use of the lock for a restart: taken before the restart, renewed during the restart, and released at the end."""
 
     def __init__(self, lock: RestartLock, config: Config) -> None:
         self._lock, self._config = lock, config
@@ -173,7 +177,7 @@ class RestartLockSession:
             if self._config.cluster.without_api == "go_on":
                 self._fenced = False
                 return None
-            return f"{error}; certmond waits for the API (to restart without the lock, set `without_api: go_on`)"
+            return f"{error}; certmond waits for the API server (to restart without the lock, set `without_api: go_on`)"
         except CertmondError as error:
             return str(error)
 
@@ -182,10 +186,11 @@ class RestartLockSession:
         return self._lock.held or not self._fenced
 
     def keep(self) -> str | None:
-        """Renew the lock during a restart, or take it again. If this node has lost the lock, return the reason once.
+        """Renew the lock during a restart, or take a lost lock again.
 
-        The restart continues without the lock, because an incomplete restart is worse for all nodes. A restart of the
-        API server also prevents the renewal of the lock.
+        After a loss of the lock, return the reason once. Otherwise return None. The restart continues without the lock,
+        because an incomplete restart is worse for all nodes. A restart of the API server also prevents the renewal of
+        the lock.
         """
         now = time.monotonic()
         if not self._lock.held and now < self._next_request_at:

@@ -49,7 +49,7 @@ def restart_lock_of(
     from certmond.cluster.lease import RESTART, ClusterLease
 
     lease = ClusterLease(
-        partial(real, kubeconfig),  # resolved late, because a process that only plans may lack permission
+        partial(real, kubeconfig),  # resolved late, because a process that only plans might lack permission
         identity=node, name=RESTART, duration=config.cluster.lease_duration, alive=alive,
         monotonic=awake,
     )  # fmt: skip

@@ -35,9 +35,9 @@ class RestartObservation:
         return tuple(address for address in health if self.live.health.get(address, "not probed") is None)
 
     def files_settle_at(self, now: datetime) -> datetime | None:
-        """Return the time until which a restart waits because files have just changed, or None without a wait.
+        """Return the time until which a restart waits because files have just changed, or None if no wait is necessary.
 
-        The wait ends when the first change is a minute old.
+        The wait ends at the latest one minute after the first change.
         """
         stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
         newest = max((content.since for content in self.around.contents.values() if content.since <= now), default=now)
@@ -46,7 +46,7 @@ class RestartObservation:
         return None
 
     def files_changed_again(self, episode: Episode) -> bool:
-        """Return whether the files of a restart have changed after certmond planned it.
+        """Return whether the files of a restart have changed after certmond planned the restart.
 
         Ignore the changes of a rollback, and of a service that issues its certificates again.
         """
@@ -104,5 +104,5 @@ def _unproven(at: ServedAt, path: str) -> str:
     if at.matches is False:
         return f"{at.endpoint} serves a certificate other than the one in {path}"
     if at.sha256:
-        return f"{path} has no certificate to compare with the certificate that {at.endpoint} serves"
+        return f"{path} contains no certificate to compare with the certificate that {at.endpoint} serves"
     return f"{at.endpoint} serves no certificate: {at.reason}"

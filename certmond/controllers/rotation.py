@@ -74,7 +74,7 @@ class RotationController:
     def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Begin, advance or end the rotation, if possible now. Return a sentence about the change, or None.
 
-        Raises BusyError or WriteError.
+        Raises BusyError while another process writes, and WriteError if certmond cannot write a record.
         """
         self.until, self.settled, state = self._next_request_at(), False, self._state
         self._waits_in = state.at
@@ -84,7 +84,7 @@ class RotationController:
             return self._take_over(state.own, state.rotation)
         try:
             if state.followed() != state.rotation:
-                return "the cluster has another rotation record; certmond follows it in the next pass"
+                return "the cluster has another rotation record; certmond follows that record in the next pass"
         except RotationError as error:
             self._waits = (str(error),)  # the next pass reports the error as a finding
             return None
@@ -99,7 +99,7 @@ class RotationController:
         if reach is None:
             return self._begin_replacement(assessment.taken_at) or self._accept()
         if reach.waits:
-            if reach.begun:  # else the node has no report to withdraw
+            if reach.begun:  # otherwise, the node has no report to withdraw
                 self._coordinator.unsettled(reach.rotation)
             self._waits = reach.waits
             self.until = min((at for at in (self.until, reach.until) if at), default=None)
@@ -116,10 +116,10 @@ class RotationController:
         return self._begin_phase(rotation, following(rotation, self._clock()), gate.message)
 
     def give_first_aid(self, around: Surroundings, now: datetime) -> str | None:
-        """Record which replaced trust anchors need first aid. Return a sentence if the record has changed, otherwise
-        None.
+        """Record which replaced trust anchors need first aid. Return a sentence about a changed record, or None.
 
-        Send no request, because the API server might refuse this node. Raises BusyError or WriteError.
+        Send no request, because the API server might reject this node. Raises BusyError while another process writes,
+        and WriteError if certmond cannot write the record.
         """
         before, after = self._state.first_aid.recorded, self._state.first_aid.next_records(around, now)
         if after == before:
@@ -179,9 +179,9 @@ class RotationController:
         self._audit_step(f"{rotation.name} begins, in the mode {rotation.mode}: {_names(rotation)}", rotation)
 
     def _signed(self, rotation: Rotation) -> Rotation:
-        """Return `rotation` with a signature by the key of the old CA, so that other nodes of the cluster accept it.
+        """Return `rotation` with a signature by the key of the old CA, which the other nodes of a cluster require.
 
-        Raises RotationError without the key of the old CA, KeyUnusableError if the key is unusable.
+        Raises RotationError if the key of the old CA is not on this node, and KeyUnusableError if the key is unusable.
         """
         if self._config.cluster.kubeconfig is None or rotation.found:
             return rotation
@@ -203,7 +203,7 @@ class RotationController:
         with self._executor.writing(5):
             if self._record.load() not in {self._state.own, self._state.rotation}:
                 fact = "another process has changed the rotation meanwhile"
-                raise RotationError(f"{fact}; check its state before you repeat the command: certmond status")
+                raise RotationError(f"{fact}; before you repeat the command, check the rotation: certmond status")
             self._coordinator.publish(rotation)
             self._record.save(rotation)
         self._audit_step(f"{rotation.name} continues in the phase {rotation.phase}", rotation)
@@ -231,11 +231,10 @@ class RotationController:
         return self._save(after, f"{before.phase} is reached", message)
 
     def _end(self, rotation: Rotation, old_ca_files: Sequence[str]) -> str | None:
-        """End the rotation: destroy the staged CAs, and accept the new trust anchor. Return a sentence about the
-        result.
+        """End the rotation: destroy the staged CAs, and accept the new trust anchor.
 
-        Return None if the staged key of the new CA is not installed. `old_ca_files` are files that still have a
-        certificate of the old CA.
+        Return a sentence about the result, or None if the staged key of the new CA is not installed. `old_ca_files`
+        contains the paths of the files that still contain a certificate of the old CA.
         """
         ground, staged = self._state.ground, [each for each in map(self._staging.read, Part) if each]
         needed = [each for each in staged if each.key_unknown or each.key == rotation.new.key]
@@ -259,7 +258,7 @@ class RotationController:
         if old_ca_files:
             more = f" and {len(old_ca_files) - 3} more" if len(old_ca_files) > 3 else ""
             message += (
-                f"; {', '.join(old_ca_files[:3])}{more} still have certificates of the old CA; see: certmond check"
+                f"; {', '.join(old_ca_files[:3])}{more} still contain certificates of the old CA; see: certmond check"
             )
         self._audit_step(message, rotation)
         return message
@@ -267,7 +266,7 @@ class RotationController:
     def _begin_replacement(self, now: datetime) -> str | None:
         """Begin a rotation to a CA that a user has installed by hand.
 
-        Return a sentence about it, or None if none begins.
+        Return a sentence about the rotation, or None if no rotation begins.
         """
         wanted = self._config.root_ca.on_change
         made = self._state.replaced.rotation(now, at_once=wanted == "replace") if wanted != "alarm" else None
@@ -277,7 +276,7 @@ class RotationController:
         return f"the CA of {made.family} was replaced: {made.name} begins in the phase {made.phase}"
 
     def _accept(self) -> str | None:
-        """Record the installed trust anchors as accepted, unless a user has replaced one."""
+        """Record the installed trust anchors as accepted, unless a user has replaced one of the trust anchors."""
         known, present = self._record.anchors(), self._state.replaced.unchanged_anchors
         if any(known.get(family) != trust for family, trust in present.items()):
             with self._executor.writing():

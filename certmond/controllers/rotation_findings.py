@@ -20,7 +20,7 @@ def findings_of(
     """Return the findings about `rotation`, and the reasons for which certmond must not sign with a CA.
 
     The keys of both mappings are names of CA entries. `back` is the rotation that replaces `rotation`, or None. `waits`
-    are the conditions for which the phase waits.
+    contains the conditions for which the phase waits.
     """
     unsure = dict[str, str]()
     if frozen := freeze_reason(rotation, ground):

@@ -88,8 +88,8 @@ class RotationState:
         self.broken: str | None = None
         # True while other nodes rotate a CA that this node does not use.
         self.elsewhere = False
-        # The CAs with which certmond must not sign, each with the reason, and those of them that have signed all leaves
-        # here.
+        # The CAs with which certmond must not sign, each with the reason. The second set contains the CAs of these that
+        # have signed all leaves on this node.
         self.unsure: Mapping[str, str] = {}
         self.in_use = frozenset[str]()
         self.first_aid.reset()
@@ -101,9 +101,9 @@ class RotationState:
     def update(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str] = ()
     ) -> dict[str, tuple[Finding, ...]]:
-        """Read the state of the rotation. Return findings on the node's trust anchors, by the name of the entry.
+        """Read the state of the rotation. Return findings about the node's trust anchors, by the name of the entry.
 
-        `waits` has the conditions for which the phase waited in the last pass.
+        `waits` contains the conditions for which the phase waited in the last pass.
         """
         before = self.at
         self._reset()
@@ -114,7 +114,9 @@ class RotationState:
         except Exception as error:  # noqa: BLE001 - after a defect, certmond freezes the rotation and reports it
             findings = self._freeze(defect(error), *self._families)
         if (fact := self._coordinator.estranged) and SIGNER_FAMILY in self._families:
-            message = f"{fact}; if the CA was rotated without this node, join it again: kubeadm reset, kubeadm join"
+            message = (
+                f"{fact}; if the CA was rotated without this node, join the node again: kubeadm reset, kubeadm join"
+            )
             findings[SIGNER_FAMILY] = (*findings.get(SIGNER_FAMILY, ()), finding(Reason.CUT_OFF, message))
         return findings
 
@@ -155,7 +157,7 @@ class RotationState:
                 return {}
             if why := self._refusal(self.rotation, self.ground, now):
                 return self._freeze(why, self.rotation.family)
-            if self._is_single_node:  # in a larger cluster, another node may not have the new key yet
+            if self._is_single_node:  # in a larger cluster, another node might not have the new key yet
                 self.back = put_back(self.rotation, self.ground, now) or self.replaced.next_rotation(self.rotation, now)
             since = waits if before == self.at else ()
             findings, self.unsure = findings_of(self.rotation, self.ground, self.back, since, inventory)
@@ -192,13 +194,13 @@ class RotationState:
     def _is_unchanged(self, family: str, known: Sequence[Anchor]) -> bool:
         """Return whether the certificate and key of the CA are those of the accepted CA `known`."""
         ground, own = self._grounds.get(family), self.own
-        # Each client that trusts the present leaves trusts an unchanged CA, so certmond may sign with this CA.
+        # A client that accepts the present leaves trusts an unchanged CA, so certmond may sign with this CA.
         if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:
             return False
         under_way = own is not None and own.family == family and not own.over
         return (
             not under_way and self._staging.read(Part.OLD) is None
-        )  # otherwise the key was replaced, and then restored
+        )  # otherwise, the key was replaced, and then restored
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
         """Return why this node refuses the rotation of the shared record, or None."""
@@ -224,7 +226,7 @@ class RotationState:
 
     @property
     def at(self) -> tuple[str, Phase] | None:
-        """Return the id and the phase of the rotation in progress, or None."""
+        """Return the ID and the phase of the rotation in progress, or None."""
         return (self.rotation.id, self.rotation.phase) if self.rotation else None
 
     @property
@@ -255,9 +257,9 @@ class RotationState:
 
     @property
     def called(self) -> bool:
-        """Return whether this node restarts its services without a random delay.
+        """Return whether this node restarts its services without the delay of a worker.
 
-        The workers need no delay, because they change in batches.
+        Workers that change in batches need no delay.
         """
         return self.rotation is not None and in_batches(self.rotation) and self._worker_hold(self.rotation) is None
 
@@ -277,8 +279,9 @@ class RotationState:
         return preview(rotation, ground, assessment, order)
 
     def missing_steps(self, assessment: Assessment) -> MissingSteps:
-        """Return the steps that this node must execute in the present phase, or the steps of first aid without a
-        rotation.
+        """Return the steps that this node must execute in the present phase.
+
+        If no rotation is in progress, return the steps of first aid.
         """
         if self.rotation is None:
             return MissingSteps(self.first_aid.steps)
@@ -287,7 +290,7 @@ class RotationState:
         return missing_steps(self.rotation, self.ground, assessment)
 
     def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> PhaseProgress | None:
-        """Return the progress of this node in the present phase, or None without a rotation."""
+        """Return the progress of this node in the present phase, or None if no rotation is in progress."""
         rotation, ground = self.rotation, self.ground
         if rotation is None or ground is None:
             return None
@@ -296,12 +299,12 @@ class RotationState:
         waits = tuple(open_conditions(rotation, ground, assessment, around, plan))
         at = reload_deadline(rotation, assessment, around, self._first_seen_at(rotation, assessment.taken_at))
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
-            message = f"services that reload their files have time until {at:%Y-%m-%d %H:%M:%S} UTC"
+            message = f"certmond waits for services to reload their files until {at:%Y-%m-%d %H:%M:%S} UTC"
             return PhaseProgress(rotation, (message,), at)
         return PhaseProgress(rotation, waits)
 
     def _first_seen_at(self, rotation: Rotation, now: datetime) -> datetime:
-        """Return when this process first observed the present phase. Return `now` if the clock was set back."""
+        """Return the time at which this process first observed the phase, or `now` if the clock was set back."""
         phase = rotation.id, rotation.phase
         if self._first_seen is None or self._first_seen[0] != phase or self._first_seen[1] > now:
             self._first_seen = phase, now

@@ -36,7 +36,7 @@ class SignerChoice:
     def of(self, step: Issue) -> Signer:
         """Return the signer of the step.
 
-        Raises RefusedError if the kind of the signer is unknown, or its CA has no key in the catalogue.
+        Raises RefusedError if the kind of the signer is unknown, or if the catalogue contains no key of the CA.
         """
         spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)
         match spec.kind if spec else LOCAL:
@@ -68,7 +68,10 @@ class SignerChoice:
         return LocalSigner(certificate, key, spec.passphrase if spec else None, clock=self._clock)
 
     def _authority(self, step: Issue) -> tuple[str, str]:
-        """Return the paths of the certificate and key of the CA that signs. Raises RefusedError without such a CA."""
+        """Return the paths of the certificate and the key of the CA that signs.
+
+        Raises RefusedError if the catalogue contains no such CA with a key.
+        """
         entries: Mapping[str, tuple[str, str | None]] = {s.name: (s.path, s.key) for s in self._config.certificates}
         path, key = entries.get(step.authority or "", ("", None))
         if not key:

@@ -1,4 +1,4 @@
-"""Construction of the components that scan a node, plan steps and execute them.
+"""Construction of the components that scan a node, and that plan and execute steps.
 
 `pki.planning` decides when to renew a certificate. `controllers.executor` renews the certificate.
 """
@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of
+from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of, serving_request_check_of
 from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.executor import Executor
 from certmond.controllers.host_holds import HostHolds
@@ -32,12 +32,7 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import RestartHolds, restarts
-from certmond.pki.planning.start_renewals import (
-    NO_START_RENEWALS,
-    StartRenewals,
-    start_renewals,
-    with_restart_times,
-)
+from certmond.pki.planning.start_renewals import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
 from certmond.pki.planning.steps import Issue, Plan, Step
 from certmond.pki.rotation.phases import Rotation
 from certmond.pki.rotation.planner import MissingSteps
@@ -90,7 +85,7 @@ class Enforcer:
     """Planner and executor for one configuration and one node.
 
     `acting` permits the execution of steps. `keeps` records when the content of each file changed. `scattered` delays
-    the restarts of a worker by a random time.
+    the restarts of a worker by a time that depends on the name of the node.
     """
 
     def __init__(
@@ -115,7 +110,7 @@ class Enforcer:
         self._alive = alive
         self.audit = audit
         self.interest: Interest = {}
-        """The directories and names that the last call of `see` read, for a process that watches them."""
+        """The directories and names that the last call of `see` read, for a process that watches these files."""
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
@@ -141,6 +136,9 @@ class Enforcer:
             config, self.executor, self.rotation_state, files=self._files, record=record, staging=staging,
             coordinator=coordinator, audit=audit, clock=clock,
         )  # fmt: skip
+        self.serving_request = serving_request_check_of(
+            config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive
+        )
         self.provenance = ProvenanceLookup(config, root, state_dir)
         self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
         self._previous = PreviousFiles(config, root, state_dir, clock)
@@ -167,8 +165,8 @@ class Enforcer:
     ) -> tuple[Assessment, Surroundings]:
         """Scan the node, check the running services, and assess the result as of `at` (default: now).
 
-        `everything` collects evidence about the origin of all certificates, not only of due ones. `waits` tolerates a
-        key that does not match its certificate while another process writes.
+        `everything` collects evidence about the origin of all certificates, not only of due certificates. `waits`
+        tolerates a key that does not match its certificate while another process writes.
         """
         store = Store(
             self._config.certificates, self._root, self._config.given_facts,
@@ -182,7 +180,7 @@ class Enforcer:
         return self.assess(inventory, now, around, waits=waits), around
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
-        """Return the current state of the node, except for its certificates. Does not block."""
+        """Return the current state of the node, except for its certificates. This method does not block."""
         seen = self.surroundings_observer.around(store, inventory, self.restarting.past())
         return self._with_records(store, inventory, self._clock(), seen, within=_EVIDENCE)
 
@@ -196,15 +194,17 @@ class Enforcer:
         everything: bool = False,
         within: float | None = None,
     ) -> Surroundings:
-        """Return `seen` with findings on CAs, the origin of certificates, and sources for repairs, within `within`
-        seconds.
+        """Return `seen` with findings about CAs, the origin of certificates, and sources for repairs.
+
+        Collect evidence about the origin of certificates for at most `within` seconds.
         """
         findings = self.rotation_state.update(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(
             inventory, now, family=self.rotation_state.family, everything=everything, within=within
         )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
-        return replace(seen, findings=findings, provenance=provenance, salvage=salvage)
+        request = self.serving_request.state
+        return replace(seen, findings=findings, provenance=provenance, salvage=salvage, request=request)
 
     def assess(
         self,
@@ -241,7 +241,7 @@ class Enforcer:
         return message or self.rotating.advance(assessment, around, plan)
 
     def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:
-        """Archive the files with which services run, so that certmond can restore them.
+        """Archive the files with which services run, so that certmond can restore these files.
 
         Raises BusyError if another process writes, and WriteError if a file cannot be written.
         """
@@ -253,7 +253,7 @@ class Enforcer:
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
-        """Return the plan of enforce mode, or the plan that renews the entries named in `asked`."""
+        """Return the plan of enforce mode. With `asked`, return the plan that renews the entries named in `asked`."""
         states = self._derivations.states()
         policy, past = policy_of(self._config), self._ledger.attempts()
         now, state = circumstances_of(self._config.derived, states), self.rotation_state
@@ -268,7 +268,7 @@ class Enforcer:
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         hold = clock = None
         renewals = start_renewals(assessment, policy) if asked is None else NO_START_RENEWALS
-        # Check for an upgrade and a wrong clock only if it matters, because this check can run a program.
+        # Check for an upgrade and a wrong clock only if a step depends on the result: this check can run a program.
         if asked is None and (replaced_by(made) or _has_stale_consumers(assessment) or renewals.by_service):
             hold, clock = (each.fact if each else None for each in self._host.now())
             now = replace(now, hold=hold, clock=clock)
@@ -325,7 +325,7 @@ class Enforcer:
         return Plan((*made.steps, *after.steps), (*held, *after.held), min(instants, default=None))
 
     def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """Return the conditions that would stop a later phase. The present phase waits until they end."""
+        """Return the holds that would stop a later phase. The present phase waits until these holds end."""
         if not waits_here(rotation):
             return ()
         upgrade, clock = self._host.recent()

@@ -14,27 +14,27 @@ from certmond.notify.journal import Event, Journal
 from certmond.pki.catalog.observation import Inventory
 
 QUIET = 0.05
-"""Seconds without an event after which a change of files is complete."""
+"""Seconds without an event after which certmond treats a change to several files as complete."""
 CEILING = 1.0
 """Maximum number of seconds from the first event to the pass."""
 
 
 class FileChanges:
-    """Scanner and watcher of the node's files for one daemon. A change of a file sets `wake`."""
+    """Scanner and watcher of the node's files for one daemon. A change to a file sets `wake`."""
 
     def __init__(self, watcher: Watcher, wake: Wake, state_dir: Path, journal: Journal) -> None:
         self._watcher, self._wake, self._state_dir, self._journal = watcher, wake, state_dir, journal
         self._degraded = False
 
     def scan(self, store: Store, touched: frozenset[str] | None) -> Inventory:
-        """Read the files at the `touched` paths, or all files if None. Return the inventory of the node."""
+        """Read the files at the `touched` paths (None: all files), and return the inventory of the node."""
         inventory = store.observe(touched)
         self._watcher.report_changed(store.unfinished)
         return inventory
 
     def watch(self, store: Store) -> None:
         """Watch the paths of the last scan, and the files through which commands give work to the daemon."""
-        # The watcher reports a newly watched path as changed, because it can change between the scan and this call.
+        # The watcher reports a newly watched path as changed: the path can change between the scan and this call.
         self._watcher.set_interest({**store.interest, **records_of(self._state_dir)})
         # If inotify cannot watch all paths, the daemon polls.
         degraded = bool(self._watcher.polled)
@@ -45,7 +45,7 @@ class FileChanges:
         self._degraded = degraded
 
     def collect(self, since: float, ends: Callable[[], bool]) -> Changes | None:
-        """Wait until events cease, and return the changes, or None without a change.
+        """Wait until events cease, and return the changes, or None if no file has changed.
 
         Stop `CEILING` seconds after `since` (monotonic clock), or when `ends` returns true.
         """

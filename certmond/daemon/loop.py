@@ -1,4 +1,4 @@
-"""Loop of the daemon, which waits for an event, scans the node, assesses, plans, publishes and executes.
+"""Loop of the daemon: wait for an event, scan and assess the node, then plan, publish and execute steps.
 
 A pass depends only on the current state of the node, not on earlier events.
 """
@@ -83,12 +83,12 @@ class Daemon:
         self._enforcer, self._reconciler = self._new_controllers()
 
     def stop(self, *_: object) -> None:
-        """Request the end of the loop. Safe to call from a signal handler."""
+        """Request the end of the loop. A signal handler can call this method."""
         self._stopping = True
         self._wake.set()
 
     def reload(self, *_: object) -> None:
-        """Request a reload of the configuration. Safe to call from a signal handler."""
+        """Request a reload of the configuration. A signal handler can call this method."""
         self._reloading = True
         self._wake.set()
 
@@ -126,7 +126,7 @@ class Daemon:
         self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary}")
         self._notifier.ready(self._summary)
         self._send_heartbeat()
-        self._execute()  # after READY=1: due steps may take longer than TimeoutStartSec=
+        self._execute()  # after READY=1: due steps might take longer than TimeoutStartSec=
         self._publish_activity()
 
     # When a pass runs
@@ -156,8 +156,8 @@ class Daemon:
         return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
 
     def _deadlines(self) -> Deadlines:
-        rotation = self._enforcer.rotating.until
-        instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at, rotation)
+        others = (self._enforcer.rotating.until, self._enforcer.serving_request.until)
+        instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at, *others)
         return Deadlines(
             resync=self._config.resync, poll=self._config.poll if self._watcher.polled else None,
             assessed_at=self._assessment.taken_at if self._assessment else None, retry_at=self._reconciler.retry_at,
@@ -173,7 +173,10 @@ class Daemon:
         return Cause(changes.cause, None if changes.everything else changes.paths, since)
 
     def _read_configuration(self) -> Cause:
-        """Read the configuration again, or log its problems and keep the old one. Return the cause of the next pass."""
+        """Read the configuration again, and return the cause of the next pass.
+
+        If the new configuration is invalid, log its problems and keep the old configuration.
+        """
         self._reloading = False
         self._notifier.reloading()
         try:
@@ -217,7 +220,7 @@ class Daemon:
         try:
             return self._acting_lock.take(self._runtime_dir)
         except WriteError:
-            return True  # every write then fails with its own message
+            return True  # each write then fails with its own message
 
     # The parts of a pass
 
@@ -226,6 +229,8 @@ class Daemon:
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
             self._schedule.full_scan_begins(started)
+        if self._enforcer.surroundings_observer.sees_other_processes:
+            self._store.read_processes()
         inventory = self._file_changes.scan(self._store, cause.touched)
         surroundings = self._enforcer.surroundings(self._store, inventory)
         assessment = self._enforcer.assess(inventory, self._clock(), surroundings, self._assessment)
@@ -253,14 +258,16 @@ class Daemon:
             self._schedule.check_services_within(CHECK_INTERVAL.total_seconds())
 
     def _service_check_ended(self) -> None:
-        """Wake the loop after a check of the running services. Called from the thread of this check."""
+        """Wake the loop after a check of the running services. The thread of the check calls this method."""
         self._services_checked = True
         self._wake.set()
 
     # Execution
 
     def _execute(self) -> None:
-        """Execute the plan in enforce mode."""
+        """Read the kubelet's request for a missing serving certificate. Execute the plan in enforce mode."""
+        if self._assessment:
+            self._enforcer.serving_request.ask(self._assessment)
         again = self._reconciler.execute()
         self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
         if self._reconciler.service_check_at:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def uncollected() -> Iterator[None]:
     """Exclude the objects that the `with` block creates from garbage collection.
 
-    Otherwise the collector would scan the objects of ten thousand certificates in the middle of a pass.
+    Otherwise, the collector would scan the objects of ten thousand certificates in the middle of a pass.
     """
     # A pass creates no reference cycles, so reference counting is enough.
     gc.disable()

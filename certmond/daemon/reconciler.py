@@ -25,11 +25,13 @@ BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
 """Seconds until the next attempt to execute the plan: while another process or a signer is busy, and after a failure.
 """
 SLICE = 1.0
-"""Seconds for which the daemon executes steps that change files before the next scan. A step is not interrupted."""
+"""Seconds for which the daemon executes steps that change files before the next scan. The daemon interrupts no step."""
 FILE_STEP_TIME = 10.0
 """Minimum number of seconds for steps that change files, before restarts and rotations follow."""
 HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
-"""Limits for audit records of held steps: for each file, for all files, and the seconds between two summaries."""
+"""Limits on audit records of held steps: the limit for each file, the limit for all files, and the seconds between two
+summaries of omitted records.
+"""
 CHECK_INTERVAL = timedelta(seconds=2)
 """Minimum time between two checks of the running services while a rotation waits."""
 RECOVERY_PATIENCE = 5.0
@@ -37,7 +39,7 @@ RECOVERY_PATIENCE = 5.0
 
 
 class Reconciler:
-    """Planner of the daemon for one configuration, which also executes the plan if `enforcing`.
+    """Planner of the daemon for one configuration. With `enforcing`, this object also executes the plan.
 
     `take_lock` returns False while a command executes steps. No step begins after `stopping` returns true.
     """
@@ -73,7 +75,7 @@ class Reconciler:
         """Time of the next attempt to execute the plan, on the monotonic clock, or None."""
 
     def recover(self) -> None:
-        """Complete or undo the transactions of a killed process. In observe mode, log an incomplete transaction."""
+        """Complete or revert the transactions of a killed process. In observe mode, only log such a transaction."""
         if not self._enforcing:
             try:
                 self._enforcer.rotation_state.check()
@@ -91,7 +93,7 @@ class Reconciler:
     def make_plan(self, assessment: Assessment, around: Surroundings) -> None:
         """Plan the steps for `assessment`, and store the result in `plan`."""
         self._observed = assessment, around
-        # A later repair of a damaged certificate needs its subject.
+        # A later repair of a damaged certificate needs the subject of the certificate.
         self._enforcer.salvage.record_subjects(assessment)
         planned = self._enforcer.plan if self._enforcing else self._enforcer.plan_observed
         self.plan = planned(assessment, around=around)
@@ -99,7 +101,7 @@ class Reconciler:
     def record_plan(self, assessment: Assessment) -> None:
         """Write an audit record for each newly planned or held step.
 
-        Short holds get no record, and a rate limit applies to the others.
+        Omit short holds, and limit the rate of records about the other holds.
         """
         if not self._enforcing:
             return
@@ -207,7 +209,7 @@ class Reconciler:
         self._stepped, self._stepping_since = set(), self._monotonic()
 
     def _end_of_round(self) -> set[str]:
-        """End a round of steps. Return their results, and set the time of the next attempt."""
+        """End a round of steps. Return the results of the steps, and set the time of the next attempt."""
         results, self._results, self._begun = self._results, set(), set()
         if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
@@ -253,7 +255,7 @@ class Reconciler:
         try:
             message = self._enforcer.rotate(*self._observed, self.plan)
             if message is None and rotating.waits and self.service_check_at is None:
-                soon = datetime.now(UTC) + CHECK_INTERVAL  # the awaited change may cause no event
+                soon = datetime.now(UTC) + CHECK_INTERVAL  # the expected change might cause no event
                 late = rotating.until - CHECK_INTERVAL if rotating.settled and rotating.until else soon
                 self.service_check_at = max(soon, late)
             return message is not None

@@ -54,7 +54,7 @@ class RuntimeFiles:
 
     def remove_heartbeat(self) -> None:
         """Remove the heartbeat file, so that `certmond serve` reports a stopped daemon."""
-        with suppress(OSError):  # the directory may be deleted or read-only by now
+        with suppress(OSError):  # the directory might be deleted or read-only by now
             (self._directory / HEARTBEAT).unlink()
 
     def _write(self, name: str, text: str) -> None:

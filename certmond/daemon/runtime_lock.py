@@ -13,7 +13,7 @@ from certmond.errors import RuntimeDirError
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Create `directory` if it is missing, and hold its lock during the `with` block.
+    """Create `directory` if it is missing, and hold the lock of the directory during the `with` block.
 
     Raises RuntimeDirError if another daemon holds the lock, or the directory is unusable.
     """
@@ -22,7 +22,8 @@ def locked(directory: Path) -> Iterator[None]:
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         message = (
-            f"{directory} cannot be used as runtime directory ({error.strerror}); set another one with --runtime-dir"
+            f"{directory} cannot be used as the runtime directory ({error.strerror}); set another directory with "
+            "--runtime-dir"
         )
         raise RuntimeDirError(message) from error
     try:

@@ -1,6 +1,6 @@
 """Flag with which threads and signal handlers wake the loop of the daemon.
 
-`threading.Event` can deadlock when a signal handler interrupts the waiting thread. An eventfd cannot.
+`threading.Event` can deadlock if a signal handler interrupts the waiting thread. An eventfd cannot deadlock.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Wake:
         self._poll.register(self._descriptor, select.POLLIN)
 
     def set(self) -> None:
-        """Wake the waiting thread, or end its next wait immediately. Safe to call from a signal handler."""
+        """Wake the waiting thread, or end its next wait immediately. A signal handler can call this method."""
         os.eventfd_write(self._descriptor, 1)
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most `seconds` for the flag. Return whether the flag was set, and clear it."""
+        """Wait at most `seconds` for the flag. Clear the flag, and return whether the flag was set."""
         if not self._poll.poll(max(0, seconds) * 1000):
             return False
         os.eventfd_read(self._descriptor)

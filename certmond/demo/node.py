@@ -1,6 +1,7 @@
 """Files of a control-plane node for the demo, as kubeadm and the kubelet create them.
 
-These facts about kubeadm are independent of certmond's catalogue, so that the demo also checks the catalogue.
+The facts about kubeadm in this module do not depend on the catalogue of certmond, so that the demo also checks the
+catalogue.
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ class Node:
 
 
 def _issue(row: Row, issuer: _Issued | None, start: datetime, life: timedelta) -> _Issued:
-    """Return a certificate that `issuer` signs, or a self-signed Root CA without `issuer`."""
+    """Return a certificate that `issuer` signs. If `issuer` is None, return a self-signed Root CA."""
     key = ec.generate_private_key(ec.SECP256R1())
     organization = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, row.organization)] if row.organization else []
     subject = x509.Name([*organization, x509.NameAttribute(NameOID.COMMON_NAME, row.common_name)])

@@ -71,7 +71,7 @@ class Running:
         self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start `certmond` with `arguments` as the process `name`. Write its output to a log file."""
+        """Start `certmond` with `arguments` as the process `name`. Write the output of the process to a log file."""
         # A separate session: Ctrl-C in the terminal reaches only the demo.
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
         with self._log(name).open("wb") as log:
@@ -100,14 +100,14 @@ class Running:
         """Yield the output of each process, under a line with the name of the process."""
         for name in self._programs:
             text = self._log(name).read_text(errors="replace").rstrip()
-            yield f"--- the {name} said:\n{text or '(nothing)'}"
+            yield f"--- output of the {name}:\n{text or '(nothing)'}"
 
     def metrics(self) -> str:
         """Return the content of /metrics, or "" if the server does not answer with status 200."""
         return self._get("/metrics") or ""
 
     def end_of(self, name: str) -> str:
-        """Return the line of /metrics that has the expiry of the certificate `name`.
+        """Return the line of /metrics that contains the expiration of the certificate `name`.
 
         Raises StageError if the line is missing.
         """
@@ -158,7 +158,7 @@ class Running:
         return found
 
     def _get(self, path: str) -> str | None:
-        """Return the body of the answer, or None without an answer or with a status other than 200."""
+        """Return the body of the response, or None if there is no response with the status 200."""
         connection = HTTPConnection(self.address, timeout=PATIENCE)
         try:
             connection.request("GET", path)

@@ -31,13 +31,13 @@ from certmond.errors import CertmondError
 from certmond.expose.documents.status_table import status_table
 
 WIDTH = 400
-"""Width of the output in columns, more than any line needs. A narrow terminal wraps lines."""
+"""Width of the output in columns. No line is longer, so that only the terminal wraps lines."""
 
 
 def run(keep: bool) -> int:
     """Run the demo. Return 0 for success, 1 if a stage failed, or 130 after a signal.
 
-    `keep` keeps the directory of the demo. Raises CertmondError if this directory cannot be created.
+    With `keep`, do not remove the directory of the demo. Raises CertmondError if the demo cannot create this directory.
     """
     console = Console(soft_wrap=True, width=WIDTH, highlight=False)
     code = 0
@@ -60,7 +60,12 @@ def run(keep: bool) -> int:
             if not keep:
                 shutil.rmtree(place)
     if keep:
-        console.print(Text(f"\nThe daemon and the server have stopped. {place} remains. No cluster trusts its keys."))
+        console.print(
+            Text(
+                f"\nThe daemon and the server have stopped. {place} remains. "
+                "No cluster trusts the keys in this directory."
+            )
+        )
         console.print(Text("\n".join(_advice(place))))
     else:
         console.print(Text(f"\nThe daemon and the server have stopped. certmond has removed {place}."))
@@ -100,7 +105,7 @@ class Demo:
         self._heading("The certificates of a control-plane node, as kubeadm creates them")
         began = time.monotonic()
         self._node.make()
-        # Below another root a file's owner is a number, unless it is 0. The user of the demo owns all its files.
+        # Below another root, the owner of a file is a number, or root. The user of the demo owns all files of the demo.
         owner = "root" if os.geteuid() == 0 else str(os.geteuid())
         entries = [{"name": spec.name, "owner": owner} for spec in parse([]).certificates if spec.owner]
         # Polling covers file systems without inotify events. The clock of this host does not matter in the demo.

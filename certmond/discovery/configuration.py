@@ -36,7 +36,7 @@ _KUBELET_SERVER = "/var/lib/kubelet/pki/kubelet-server-current.pem"
 
 # Entry -> the flags that name its `path`, as "component flag". If several flags name different files, the profile's
 # path takes precedence, then the first flag of the row. Each other file becomes a separate entry. So does each file of
-# the row "". A third word is the flag of the key, if `pki.catalog.references` does not have it.
+# the row "". A third word is the flag of the key, if `pki.catalog.references` does not contain this flag.
 _FLAGS = {
     "ca": ["kube-controller-manager root-ca-file", "kube-apiserver client-ca-file", "kubelet client-ca-file",
            "kube-controller-manager cluster-signing-cert-file", "kubelet clientCAFile",
@@ -72,7 +72,7 @@ class _Source(NamedTuple):
         return f"{place.file} {place.text}" if place else f"{self.prefix}{flag}"
 
     def on_host(self, path: str) -> str:
-        """Return the path on the host that corresponds to `path` in the component, or ""."""
+        """Return the path on the host that corresponds to `path` in the component, or "" without such a path."""
         return "" if re.search(r"[\x00*?[]|.{4096}", path, re.DOTALL) else self.component.on_host(path) or ""
 
 
@@ -82,7 +82,7 @@ _Claim = tuple[_Source, str, dict[str, tuple[str, str]]]  # …, flag, field of 
 def discover(config: Config, root: str) -> str:
     """Return a configuration for the node below `root`, as YAML with comments.
 
-    The configuration has an entry for each difference from the profile of `config`.
+    The configuration contains an entry for each difference from the profile of `config`.
     """
     return _Discovery(config, root).text()
 
@@ -127,7 +127,7 @@ class _Discovery:
             self._notes.append(f"this node does not differ from the profile {self._config.profile}")
         text = "".join(map(_comment, self._notes)) + _yaml({"profile": self._config.profile})
         name = self._config.node_name or Store((), self._root).observe().facts.get("node_name", "")
-        with suppress(ValueError):  # the files may contain an invalid name
+        with suppress(ValueError):  # the files might contain an invalid name
             text += _yaml({"node_name": Config(node_name=name).node_name})
         text += "".join(map(_comment, self._references()))
         text += "certificates:\n" if self._entries else ""
@@ -136,18 +136,18 @@ class _Discovery:
         return text + (_comment(f"not on this node: {', '.join(absent)}") if absent else "")
 
     def _references(self) -> Iterator[str]:
-        """Yield a sentence for each file that no entry has, about whether certmond watches the file."""
+        """Yield a sentence for each file without an entry. The sentence states whether certmond watches the file."""
         for seen in Store(tuple(self._specs.values()), self._root, references=True).observe().observations:
             if not seen.is_watched:
                 yield seen.faults[0].detail
             elif seen.named_by and seen.name == seen.spec.name:
-                yield f"{seen.named_by} names {seen.path}: certmond watches it as {seen.name}, without an entry here"
+                yield f"{seen.named_by} names {seen.path}: certmond watches this file as {seen.name} without an entry"
 
     def _manifest(self, path: str) -> Manifest:
         return self._files.value(path, parse_manifest) or Manifest("", {}, {})
 
     def _paths(self, spec: CertificateSpec) -> Sequence[str]:
-        """Return the path of an entry, or the paths that match its pattern."""
+        """Return the path of an entry, or the paths that match the pattern of the entry."""
         return expand(self._files, spec.path, spec.exclude).paths if spec.is_glob else (spec.path,)
 
     def _is_there(self, path: str) -> bool:
@@ -179,14 +179,14 @@ class _Discovery:
         if config := self._files.value(self._conf, _parse_kubeconfig):
             users = [user for user in config.users if user.name == config.current_user]
             flags = [("certificate-authority", cluster.ca.path or "") for cluster in config.clusters if cluster.ca]
-            # An embedded certificate is in the kubeconfig.
+            # The path of an embedded certificate is the path of the kubeconfig.
             flags += [("client-certificate", each.certificate.path or self._conf) for each in users if each.certificate]
             flags += [("client-key", each.key.path or "") for each in users if each.key]
             yield _Source(self._conf, f"{self._conf} ", Container("kubelet.conf", tuple(flags), {}))
 
     def _pod_sources(self) -> Iterator[_Source]:
         for name in self._files.listing(self._manifests):
-            if name.startswith(".") or not name.isprintable():  # the kubelet skips names with a dot in front
+            if name.startswith(".") or not name.isprintable():  # the kubelet skips names that begin with a dot
                 continue
             path = posixpath.join(self._manifests, name)
             for container in self._noted(path, [*containers(self._manifest(path).fields)]):
@@ -211,7 +211,7 @@ class _Discovery:
                         )
 
     def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
-        """Set the paths of the entry `name` to those that flags name. Yield the flags that need a separate entry.
+        """Set the paths of the entry `name` to the paths in the flags. Yield the flags that need a separate entry.
 
         Ignore flags that name a file of another entry of the profile.
         """
@@ -243,8 +243,9 @@ class _Discovery:
             written.update(new)
 
     def _is_absent(self, name: str) -> bool:
-        """Return whether the file of an entry is neither on the node nor mentioned. Also set whether the file is
-        required.
+        """Return whether the file of an entry is not on the node, and no file of the node names this file.
+
+        Also set whether the entry requires the file.
         """
         named, is_there = self._named.get(name), any(map(self._is_there, self._paths(self._specs[name])))
         why = f"kubelet's staticPodPath {self._manifests}, kubeconfig {self._conf}"

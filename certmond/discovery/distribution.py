@@ -1,6 +1,6 @@
 """Detection of a node's Kubernetes distribution by the files that exist on the node.
 
-This module defines the table of the files that only one distribution has.
+This module defines the table of the files that identify each distribution.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import NamedTuple
 from certmond.config.model import NO_PROFILE
 from certmond.files.cache import Files
 
-# Profile -> files, of which one is enough. `_PRECEDENCE` has the profiles that a profile precedes: a node of StarlingX
-# has the files of kubeadm, and both may have those of a separate etcd.
+# Profile -> files, of which one is enough. `_PRECEDENCE` contains the profiles that a profile precedes: a node of
+# StarlingX also has the files of kubeadm, and both can have the files of a separate etcd.
 _MARKERS = {
     "k3s": ("/var/lib/rancher/k3s/server/tls/server-ca.crt", "/var/lib/rancher/k3s/agent/server-ca.crt"),
     "rke2": ("/var/lib/rancher/rke2/server/tls/server-ca.crt", "/var/lib/rancher/rke2/agent/server-ca.crt"),
@@ -67,7 +67,10 @@ def advice(root: str, profile: str) -> str:
 
 
 def hint(root: str, profile: str) -> str:
-    """Return a sentence with the profile that fits the node below `root` better than `profile`, or "" if none does."""
+    """Return a sentence with each profile that fits the node below `root`.
+
+    Return "" if `profile` fits, or if no profile fits.
+    """
     found = distributions(root)
     if profile == NO_PROFILE or any(each.profile == profile for each in found):
         return ""

@@ -1,1 +1,1 @@
-"""Access to the node's files: path resolution, consistent reads, a cache, path patterns, and inotify watches."""
+"""Access to the files of the node: path resolution, consistent reads, a cache, path patterns, and inotify watches."""

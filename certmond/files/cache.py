@@ -1,7 +1,7 @@
-"""Cache of parsed files of the node, which reads a file again only after a change.
+"""Cache of parsed files of the node. The cache reads a file again only after a change.
 
-The cache stores no bytes, because these can be a private key. For a path in a file that other users can change, the
-cache has only content that these users can read.
+The cache stores no bytes of a file, because the bytes can be a private key. If other users can change the file that
+names a path, the cache stores only content of this path that these users can read.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from certmond.files.directory_cache import DirectoryCache
 from certmond.files.path_resolution import Referrer, ResolvedPath, fault_of, refusal
 from certmond.files.scan_process import in_two_processes
 
-_BATCH_BYTES = 1 << 18  # bytes of files that are read before the parser runs
+_BATCH_BYTES = 1 << 18  # number of bytes of files that the cache reads before the parser runs
 _MAX_PAUSES = 20
-"""Maximum number of pauses in one pass, in which another process can complete a write.
+"""Maximum number of pauses in one pass. During a pause, another process can complete a write.
 
-Without this limit, a user who changes many files again and again would stop the pass.
+Without this limit, a user who repeatedly changes many files could stop the pass.
 """
 
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
 """Function that parses the content of a file. The second argument is the path for messages.
 
-A parser raises no exception. Its result contains the errors of the content.
+A parser raises no exception. The result contains the errors in the content.
 """
 
 
 class Files:
-    """Cache of the files below the root directory `root` ("/" for this node). Only one thread may use the cache."""
+    """Cache of the files below the directory `root` ("/" for this node). Only one thread may use the cache."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
@@ -52,14 +52,14 @@ class Files:
         """The entries that the last call of `refresh` dropped, or None if the call dropped all entries."""
         self._pauses = PauseBudget(_MAX_PAUSES)
         self.unfinished = set[str]()
-        """The lookups of files that the next pass must read again, because a write can be in progress."""
+        """The lookups of files that the next pass must read again, because a write might be in progress."""
 
     def refresh(self, touched: frozenset[str] | None) -> None:
         """Drop the entries of the `touched` lookups ("directory/name"), or all entries if `touched` is None."""
         self.dropped, self._pauses, self.unfinished = None, PauseBudget(_MAX_PAUSES), set()
         if self._previous or self._previous_listings:
             self._interest = None
-        # A created, removed or moved directory can change every path below it, so all entries are checked again.
+        # A created, removed or moved directory can change every path below it, so check all entries again.
         if touched is None or not touched.isdisjoint(self._directory_lookups()):
             self._directories.clear()
             self._by_lookup.clear()
@@ -81,7 +81,7 @@ class Files:
 
     def _drop_lookups(self, entry: Entry) -> None:
         """Remove the lookups of a dropped entry from the index."""
-        # Otherwise a user who changes the target of a symlink again and again would grow the index without bound.
+        # Otherwise a user who repeatedly changes the target of a symlink could grow the index without bound.
         for lookup in entry.lookups:
             others = self._by_lookup.get(lookup)
             if isinstance(others, set):
@@ -100,13 +100,13 @@ class Files:
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
         """Return the cache entry of `path`.
 
-        `referrer` is the file that names `path`, or None. If other users can change the referrer, the entry has only
-        content that these users can read.
+        `referrer` is the file that names `path`, or None. If other users can change the referrer, the entry contains
+        only content that these users can read.
         """
         key = entry_key(path, referrer)
         entry = self._entries.get(key)
         if entry is None:
-            # A dropped entry of an unchanged file is used again.
+            # If the file of a dropped entry is unchanged, use this entry again.
             known = self._previous.pop(key, None)
             entry = self._store(self._stat_entry(path, known, referrer))
             if known is None or known.lookups != entry.lookups:
@@ -124,7 +124,7 @@ class Files:
         return entry
 
     def value(self, path: str, parse: Parser[T], referrer: Referrer | None = None) -> T | None:
-        """Return the content of `path` as parsed by `parse`, or None if the file is missing or unusable."""
+        """Return the result of `parse` for the content of `path`, or None if the file is missing or unusable."""
         entry = self.entry(path, referrer)
         if entry.fault is None and parse not in entry.values:
             self._parse_entries((entry,), parse)
@@ -132,9 +132,9 @@ class Files:
         return found
 
     def parsed(self, paths: Sequence[str], parse: Parser[Any]) -> Iterator[Iterable[str]]:
-        """Parse the files at `paths`, so that `value` returns the results. Yield the parsed paths in several parts.
+        """Parse the files at `paths`, so that `value` can return the results. Yield the parsed paths in several parts.
 
-        A forked worker can send results, so `parse` must return no private key.
+        A forked worker can send results through a pipe, so the result of `parse` must not contain a private key.
         """
         known = [path for path in paths if path in self._entries or path in self._previous]
         new = [*dict.fromkeys(path for path in paths if path not in self._entries and path not in self._previous)]
@@ -153,7 +153,8 @@ class Files:
     def _parse_entries(self, entries: Iterable[Entry], parse: Parser[Any]) -> None:
         """Read the files of several entries, then parse them.
 
-        To read and parse ten thousand files one by one takes a fifth longer, because of the caches of the processor.
+        If the cache parsed each file before the next read, ten thousand files would take one fifth longer, because of
+        the caches of the processor.
         """
         read, size = list[tuple[Entry, bytes]](), 0
         for entry in entries:
@@ -169,7 +170,7 @@ class Files:
         """Store the entries and parsed values that the forked worker returned for `paths`. Return `paths`."""
         self._interest = None
         for path, (rest, values) in zip(paths, results, strict=True):
-            if path in self._entries:  # this process has read the file meanwhile
+            if path in self._entries:  # this process has already read the file
                 continue
             self._directories.directory(path.rpartition("/")[0])
             entry = self._store(Entry(path, *rest))
@@ -184,7 +185,7 @@ class Files:
         """
         resolved = self._directories.readable_directory(directory)
         if resolved.fault is not None:
-            return ()  # do not store it: another path may lead to the same directory without a fault
+            return ()  # do not store the result: another path can lead to the same directory without a fault
         names = self._listings.get(resolved.real)
         if names is None:
             try:
@@ -198,7 +199,7 @@ class Files:
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
-        """Return the time of the last added or removed name in a directory (ctime), or None if unknown."""
+        """Return the time at which a name was last added to, or removed from, a directory, or None if unknown."""
         resolved = self._directories.readable_directory(directory)
         with suppress(OSError):
             return instant_of(os.lstat(resolved.real or "/").st_ctime_ns) if resolved.fault is None else None
@@ -207,7 +208,7 @@ class Files:
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
         """Return the names to watch, by directory. None means all names."""
-        # This excludes entries that no caller has requested again after a change.
+        # The result excludes entries that no caller has requested again after a change.
         if self._interest is None or self._directories.has_new or self._previous or self._previous_listings:
             names: dict[str, set[str]] = {}
             lookups = [entry.lookups for entry in self._entries.values()]
@@ -252,10 +253,10 @@ class Files:
         return known if same else entry
 
     def _withhold(self, entry: Entry, resolved: ResolvedPath) -> None:
-        """Remove all facts except the refusal from the entry of a file that other users cannot read."""
+        """Remove all facts except the refusal from an entry whose file the other users cannot read."""
         entry.fault = resolved.restriction and refusal(entry.path, resolved.restriction)
         entry.real, entry.is_link, entry.state, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
-        # Still watch the directories that these users can read.
+        # Continue to watch the directories that these users can read.
         is_readable = self._directories.is_directory_readable
         entry.lookups = tuple(takewhile(lambda each: is_readable(resolved.other_users, each), resolved.lookups))
 
@@ -277,7 +278,7 @@ class Files:
             entry.values = {parse: parse(content, entry.path) for parse in known.values}
 
     def _read(self, entry: Entry) -> bytes | None:
-        """Return the content of the file, or None after setting the fault of the entry."""
+        """Return the content of the file. If the read fails, set the fault of the entry and return None."""
         content = self._read_direct(entry)
         if content is None:
             resolved = self._directories.resolve_path(entry.path, entry.referrer)
@@ -291,7 +292,7 @@ class Files:
         return content
 
     def _read_direct(self, entry: Entry) -> bytes | None:
-        """Return the content of a path without symlinks, or None if the caller must resolve the path again."""
+        """Return the content of the resolved path, or None if the caller must resolve the path again."""
         if entry.real == entry.path:
             with suppress(OSError):
                 return content_at(f"{self._root}{entry.path}", entry.inode)
@@ -308,5 +309,5 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 
 
 def _comparable(entry: Entry) -> tuple[object, ...]:
-    """Return the fields that show a change of the path or of the metadata."""
+    """Return the fields that differ after a change of the resolved path or of the metadata."""
     return entry.lookups, entry.state, entry.fault, entry.writers, entry.restriction, entry.foreign

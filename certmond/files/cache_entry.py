@@ -36,13 +36,13 @@ class Entry:
     uid: int = 0
     gid: int = 0
     state: tuple[int, ...] | None = None
-    # True if every later change of the file changes `state`.
+    # True if every later change to the file changes `state`.
     settled: bool = True
     digest: bytes | None = None
     lookups: tuple[str, ...] = ()
     # The other users who can change the file.
     writers: frozenset[int] = frozenset()
-    # The reason for which certmond reads the path only if other users can read it.
+    # The reason for which certmond reads the file only if other users can read the file.
     restriction: Restriction | None = None
     # True if other users control a part of the path, and at least one of them does not own the file.
     foreign: bool = False
@@ -63,7 +63,7 @@ class Entry:
     def own_file(self) -> str | None:
         """Return the path of the file to which the entry leads, or None if the file does not exist.
 
-        For a symlink of a user who does not own the file, return the path of the symlink.
+        If a user controls the path but does not own the file, return the path of the entry.
         """
         return self.path if self.real and self.foreign else self.real
 
@@ -73,16 +73,16 @@ class Entry:
 
     @property
     def inode(self) -> tuple[int, ...] | None:
-        """Return the device and the inode number that an opened file must have, or None to permit every file."""
+        """Return the device and the inode number that the opened file must have, or None to permit every file."""
         return self.state[:2] if self.state and self.restriction else None
 
     @property
     def changed_at(self) -> datetime | None:
-        """Return the time of the last change of the content or the inode (ctime), or None if stat failed."""
+        """Return the time of the last change to the content or the inode (ctime), or None if stat failed."""
         return instant_of(self.state[4]) if self.state else None
 
     def store_status(self, status: os.stat_result) -> None:
-        """Store the metadata `status`. Set the fault if the file is not a regular file of at most MAX_SIZE."""
+        """Store the metadata `status`. Set the fault unless the file is a regular file of at most MAX_SIZE bytes."""
         self.mode, self.uid, self.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
         self.state = state_of(status)
         self.settled = status.st_ctime_ns < time.time_ns() - TICK
@@ -104,15 +104,15 @@ _SENT_FIELDS = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "sta
 
 
 def instant_of(nanoseconds: int) -> datetime:
-    """Return the UTC time of a file time stamp, in nanoseconds from 1970."""
+    """Return the time (UTC) of a timestamp of a file, in nanoseconds since 1970."""
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 
 def latest_change(*entries: Entry) -> datetime | None:
-    """Return the time of the latest change (ctime) of these files, or None if stat failed for all files."""
+    """Return the time of the latest change (ctime) to these files, or None if stat failed for all files."""
     return max(filter(None, (entry.changed_at for entry in entries)), default=None)
 
 
 def packed_entry(entry: Entry) -> tuple[object, list[object]]:
-    """Return the fields and the parsed values of an entry, for a process that has its path and its parser."""
+    """Return the fields and the parsed values of an entry. The receiver already has the path and the parser."""
     return _SENT_FIELDS(entry), [*entry.values.values()]

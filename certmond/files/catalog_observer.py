@@ -1,6 +1,6 @@
-"""Observation of the node's certificates, which produces an inventory from the catalogue and the files of the node.
+"""Observation of the certificates of the node. The result is an inventory of the files that the catalogue names.
 
-An unusable file has a `Fault` in its observation.
+The observation of an unusable file contains a `Fault`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
 from certmond.files.kubeconfig_observer import KubeconfigObserver
 from certmond.files.references.component_references import ComponentReferences
+from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.reference_observer import ReferenceObserver
 from certmond.files.references.unit_files import UnitFiles
@@ -42,16 +43,17 @@ _KUBERNETES = "/etc/kubernetes"
 
 _NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
-"""Cache entries of files, and the observations that certmond made from these files."""
+"""The cache entries of files, and the observations that result from these files."""
 _NOT_BUILT: _Built = (), ()
 
 
 class Store:
     """Observer of the files that the catalogue entries `specs` name, on the node below `root`.
 
-    `facts` override the facts in files of the node. `also` are more paths to watch.
-    With `references`, the store also observes files that only the node's own files name.
-    `derived` are the derived files. The store watches all of them, and observes the copies of kubeconfigs.
+    `facts` override the facts in files of the node. `also` are additional paths to watch. If `references` is true, the
+    store also observes files that have a reference on the node but no entry. It then reads the command lines of
+    processes in `proc`, by default only if `root` is "/". `derived` are the derived files: the store watches all of
+    these files, and observes the copies of kubeconfigs.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Store:
         *,
         references: bool = False,
         derived: Sequence[DerivedSpec] = (),
+        proc: str | None = None,
     ) -> None:
         self._specs = specs
         self._files = Files(root)
@@ -76,14 +79,25 @@ class Store:
         units = UnitFiles(self._reader, self._files)
         self._kubelet = KubeletConfiguration(self._reader, self._files, units)
         manifests = f"{_KUBERNETES}/manifests"
-        self._references = ComponentReferences(self._reader, self._files, self._kubelet, units, manifests)
+        proc = ("/proc" if root == "/" else "") if proc is None else proc
+        self._sources = ComponentSources(
+            self._reader, self._files, self._kubelet, units, manifests=manifests, proc=proc if references else ""
+        )
+        self._processes_changed = False
         self._serving: KubeletServing | None = None
-        self._reference_observer = ReferenceObserver(self._reader, self._references) if references else None
+        found = ComponentReferences(self._reader, self._files, self._sources)
+        self._reference_observer = ReferenceObserver(self._reader, found) if references else None
         self._built_references: dict[str, tuple[CertificateSpec, dict[str, _Built]]] = {}
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
-        """Return the inventory of the node. Read the files of the `touched` lookups again, or all files if None."""
+        """Return the inventory of the node.
+
+        Read the files of the `touched` lookups again, or all files if `touched` is None.
+        """
         self._files.refresh(touched)
+        if touched is None or self._processes_changed:
+            self._sources.read_processes()
+            self._processes_changed = False
         self._observe_kubelet()
         observations: list[Observation] = []
         for number, spec in enumerate(self._specs):
@@ -116,7 +130,7 @@ class Store:
     def _of_references(
         self, observer: ReferenceObserver, observations: tuple[Observation, ...]
     ) -> Iterator[Observation]:
-        """Yield the observations of files that only the node's own files name."""
+        """Yield the observations of files that have a reference on the node but no entry."""
         specs, others = observer.result(observations)
         before, self._built_references = self._built_references, {}
         for spec in specs:
@@ -126,15 +140,19 @@ class Store:
             yield from built[spec.path][1]
         yield from others
 
+    def read_processes(self) -> None:
+        """Read the command lines of processes again at the next call of `observe`."""
+        self._processes_changed = True
+
     def components(self) -> Components:
-        """Return the configuration of the static Pods and the kubelet, as of the last call of `observe`."""
-        paths = self._references.manifests()
+        """Return the configuration of the static Pods and the kubelet at the time of the last call of `observe`."""
+        paths = self._sources.manifests()
         pods = [self._reader.manifest(path) for path in paths if not self._reader.entry(path).fault]
         found = tuple(pod for pod in pods if pod)
         return Components(found, self._kubelet.manifest(), self._kubelet.flags_manifest())
 
     def has(self, path: str) -> bool:
-        """Return whether the file at `path` existed at the last call of `observe`."""
+        """Return whether the file at `path` existed at the time of the last call of `observe`."""
         return not self._files.entry(path).missing
 
     def states(self, paths: Iterable[str]) -> Iterator[tuple[str, str, int]]:
@@ -146,7 +164,7 @@ class Store:
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """Return the lookups of files that the next pass must read again, because a write can be in progress."""
+        """Return the lookups of files that the next pass must read again, because a write might be in progress."""
         return frozenset(self._files.unfinished)
 
     @property
@@ -155,7 +173,7 @@ class Store:
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
-        """Return the paths of an entry, and a phrase about the limit that its pattern exceeds, or ""."""
+        """Return the paths of an entry, and a phrase about the limit that the pattern of the entry exceeds, or ""."""
         if not spec.is_glob:
             return (spec.path,), ""
         known = self._expansions.get(number)
@@ -164,7 +182,7 @@ class Store:
         return known.paths, known.excess
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
-        """Return the observations of each path of an entry. Reuse those of `before` for unchanged files."""
+        """Return the observations of each path of an entry. Reuse the observations `before` for unchanged files."""
         dropped = self._files.dropped
         is_current = self._current if dropped is None else dropped.isdisjoint
         built = {
@@ -188,10 +206,11 @@ class Store:
             return
         if entry.missing:
             if serving and serving.requested and path == serving.path and not entry.is_link:
-                faults = (_no_serving_certificate(path),)  # not wanted: only the kubelet can request it
+                faults = (_no_serving_certificate(path),)  # not wanted: only the kubelet can request this certificate
                 yield Observation(
-                    spec.name, spec, path, faults=faults, wanted=False, changed_at=self._reader.changed_at(entry)
-                )
+                    spec.name, spec, path, faults=faults, wanted=False, requested=True,
+                    changed_at=self._reader.changed_at(entry),
+                )  # fmt: skip
                 return
             if not entry.is_link and (spec.is_glob or not self._reader.is_expected(spec)):
                 return
@@ -226,7 +245,7 @@ class Store:
         if spec.authority or (own_key and own_key != path):
             faults += not_pem(document, path)
         if not (is_broken(document) or (public_key if is_pair else document.certificates)):
-            faults.append(Fault(Reason.MALFORMED, f"{path} holds no {'public key' if is_pair else 'certificate'}"))
+            faults.append(Fault(Reason.MALFORMED, f"{path} contains no {'public key' if is_pair else 'certificate'}"))
         if key_document is not document:
             faults += without_missing(key_document.faults)
         if key_path and not spec.key_optional:
@@ -281,8 +300,8 @@ class Store:
 
 def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
     """Return `used` and `seen`, or the equal observations of `before` instead of `seen`."""
-    # Later stages skip observations that are the same objects. Observations with faults are equal only if their files
-    # have not changed.
+    # Later stages skip an observation that is the same object as before. Observations with faults are equal only if
+    # their files have not changed.
     same = (
         before
         and before[1] == seen
@@ -295,11 +314,11 @@ def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Bui
 
 def _too_many(spec: CertificateSpec, excess: str) -> Fault:
     fact = f"{spec.path} {excess}, and certmond ignores the others"
-    return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or `exclude` names")
+    return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or add file names to `exclude`")
 
 
 def _no_serving_certificate(path: str) -> Fault:
-    fact = f"{path} does not exist, although the kubelet requests its serving certificate, so it refuses all clients"
+    fact = f"{path} does not exist, although the kubelet requests this certificate, so the kubelet refuses all clients"
     return Fault(Reason.MISSING, fact, "approve the request of this node: kubectl get csr")
 
 

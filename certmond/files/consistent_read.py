@@ -1,4 +1,4 @@
-"""Consistent reads of a regular file that another process may be writing."""
+"""Consistent reads of a regular file to which another process might be writing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from certmond.files.path_resolution import open_without_symlinks
 MAX_SIZE = 1 << 20
 """Maximum size in bytes of a file that certmond reads. The files of Kubernetes components are smaller."""
 TICK = 20_000_000
-"""Nanoseconds within which two changes of a file can have the same time stamp."""
+"""Interval in nanoseconds within which two changes to a file can have the same timestamp."""
 
-_WRITER_PAUSE = 0.005  # seconds in which the scheduler resumes a preempted writer
+_WRITER_PAUSE = 0.005  # seconds; during this time, the scheduler resumes a preempted writer
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
     """Return the content of an open regular file. Raises OSError with EFBIG if the file has more than `most` bytes."""
-    # Allocate only the needed memory: a buffer of `most` bytes for each read would fragment the heap.
+    # Allocate only the required memory: a buffer of `most` bytes for each read would fragment the heap.
     size = os.fstat(file.fileno()).st_size
     content = file.read(min(size, most) + 1)
     if len(content) > size:  # the file has grown since fstat
@@ -47,10 +47,10 @@ class PauseBudget:
 
 
 def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBudget | None = None) -> bytes:
-    """Return the content that the regular file at `real` had at one instant.
+    """Return the content of the regular file at `real` at one instant.
 
-    Raises OSError if the file is unreadable, has another device and inode than `inode`, or changes during three
-    attempts. If `pauses` permits no pause, the caller must read the file again later.
+    Raises OSError if the file is unreadable, if its device and inode differ from `inode`, or if it changes during each
+    of three attempts. If `pauses` permits no pause, the caller must read the file again later.
     """
     descriptor = open_without_symlinks(real, _OPEN)
     try:
@@ -63,8 +63,8 @@ def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBud
             if before.st_size > MAX_SIZE:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             content = os.pread(descriptor, before.st_size + 1, 0)
-            # write(2) sets the time before it copies the data, and can be preempted in between. So equal time stamps
-            # do not prove that the write has finished.
+            # write(2) sets the timestamp before it copies the data, and can be preempted between these steps. Equal
+            # timestamps therefore do not prove that the write has finished.
             recent = abs(time.time_ns() - before.st_ctime_ns) < TICK
             if recent and (pauses is None or pauses.spend()):
                 time.sleep(_WRITER_PAUSE)
@@ -83,6 +83,6 @@ def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBud
 def state_of(status: os.stat_result) -> tuple[int, ...]:
     """Return the values of stat that identify the state of a file.
 
-    ctime is necessary, because a write can restore mtime.
+    The ctime is necessary, because a writer can restore the mtime.
     """
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)

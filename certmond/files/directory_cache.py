@@ -20,19 +20,19 @@ from certmond.pki.findings import Fault, Reason
 
 
 class DirectoryCache:
-    """Cache of resolved directories below `root` ("" for the root directory of this node)."""
+    """Cache of the resolved directories below `root` ("" for the root directory of this node)."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._directories: dict[str, ResolvedPath] = {}
         self.has_new = False
-        """True after the cache has resolved a new directory. The user of the cache resets this value to False."""
+        """True after the cache has resolved a new directory. The caller resets this value to False."""
 
     def clear(self) -> None:
         self._directories.clear()
 
     def lookups(self) -> Iterator[tuple[str, ...]]:
-        """Return the lookups ("directory/name") that resolved each cached directory."""
+        """Return the lookups ("directory/name") of each cached directory."""
         return (resolved.lookups for resolved in self._directories.values())
 
     def directory(self, path: str) -> ResolvedPath:
@@ -55,7 +55,7 @@ class DirectoryCache:
 
         `referrer` is the file that names `path`, or None for a path of the configuration.
         """
-        if referrer and referrer.writers:  # cache no directory of this path, because another user controls it
+        if referrer and referrer.writers:  # cache no directory of this path, because another user controls the path
             home = referrer.path.rpartition("/")[0]
             if path.startswith(f"{home}/") and (resolved := self.directory(home)).fault is None:
                 start, rest = directory_start(referrer, resolved), path.removeprefix(home)
@@ -69,7 +69,7 @@ class DirectoryCache:
         return self._if_readable(resolve(name, resolved, root=self._root, name=path), path)
 
     def _if_readable(self, resolved: ResolvedPath, path: str) -> ResolvedPath:
-        """Return `resolved`, with a fault if other users control a part of `path` and cannot read the file."""
+        """Return `resolved`. Add a fault if other users control a part of `path` and cannot read the file."""
         if resolved.fault is not None or resolved.restriction is None:
             return resolved
         with suppress(OSError):
@@ -87,7 +87,7 @@ class DirectoryCache:
 
 
 def _fault_below(resolved: ResolvedPath, path: str) -> Fault | None:
-    """Return the fault of `path` in the directory `resolved`, which has a fault."""
+    """Return the fault of `path`, which is below the directory `resolved`. This directory has a fault."""
     if resolved.restriction:
         return refusal(path, resolved.restriction)
     if resolved.fault is None or resolved.fault.reason is Reason.MISSING:

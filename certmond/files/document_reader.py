@@ -1,21 +1,24 @@
-"""Reader of the node's files for the observation of certificates.
+"""Reader of the files of the node for the observation of certificates.
 
-This module chooses the parser for an entry of the catalogue, and decides whether the node should have a file.
+This module chooses the parser for an entry of the catalogue, and decides whether a file should exist on the node.
 """
 
 from __future__ import annotations
 
+import os
 import posixpath
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Any
 
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry, EntryKey, latest_change
 from certmond.files.owner_names import owner_name
-from certmond.files.path_resolution import Referrer
+from certmond.files.path_resolution import Referrer, named_users
 from certmond.formats.kubeconfig_copy import content_names
 from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
 from certmond.formats.manifest import Manifest, parse_manifest
@@ -28,10 +31,10 @@ from certmond.pki.x509.parsing import Document
 
 
 class DocumentReader:
-    """Reader that parses files through the cache `files`, and records the used cache entries in `used`."""
+    """Reader that parses files through the cache `files`. The reader records the used cache entries in `used`."""
 
     def __init__(self, files: Files, *, own_root: bool) -> None:
-        # If the files are those of this host, the reader reports owners with user names.
+        # If `own_root` is true, the files belong to this host, and the reader reports the names of owners.
         self._files, self._own_root = files, own_root
         self.used: dict[EntryKey, Entry] = {}
 
@@ -64,7 +67,7 @@ class DocumentReader:
         return credentials or Credentials(faults=(entry.fault,) if entry.fault else ())
 
     def content_names(self, path: str) -> frozenset[str]:
-        """Return the names of the content of a kubeconfig."""
+        """Return the names of the fields, users, clusters and contexts in a kubeconfig."""
         return self._files.value(path, content_names) or frozenset()
 
     def manifest(self, path: str) -> Manifest | None:
@@ -75,6 +78,28 @@ class DocumentReader:
         entry = self._files.entry(path, referrer)
         self.used[entry.entry_key] = entry
         return entry
+
+    def changeable(self, path: str, group: int | None = None) -> str:
+        """Return the reason not to follow a file that other users can change, or "".
+
+        The members of `group` may change the file.
+        """
+        writers = self.entry(path).writers
+        is_other = writers and not (group is not None and self._only_group_writes(path, group))
+        return f"{path} can be changed by {named_users(writers)}" if is_other else ""
+
+    def _only_group_writes(self, path: str, group: int) -> bool:
+        """Return whether only root, the user of certmond and the members of `group` can change a file or its path."""
+        file = self.entry(path)
+        places = {str(each) for place in (path, file.real or path) for each in PurePosixPath(place).parents}
+        return all(
+            entry.state is not None
+            and entry.restriction is None
+            and entry.uid in {0, os.geteuid()}
+            and not entry.mode & stat.S_IWOTH
+            and (entry.gid == group or not entry.mode & stat.S_IWGRP)
+            for entry in (file, *map(self.entry, sorted(places)))
+        )
 
     def is_expected(self, spec: CertificateSpec) -> bool:
         """Return whether this node requires the entry."""
@@ -90,8 +115,9 @@ class DocumentReader:
         )
 
     def is_wanted(self, spec: CertificateSpec) -> bool:
-        """Return the value of `Observation.wanted`: False if this node does not require the file of a conditional
-        entry.
+        """Return the value of `Observation.wanted`.
+
+        The value is False for a conditional entry whose file this node does not require.
         """
         return spec.optional or spec.is_glob or self.is_expected(spec)
 
@@ -102,13 +128,16 @@ class DocumentReader:
         return Fault(Reason.MISSING, f"{path} does not exist{dangling}{because}")
 
     def changed_at(self, *entries: Entry) -> datetime | None:
-        """Return the time of the latest change of these files, or None if unknown."""
-        # A missing file has the time of the last change of its directory.
+        """Return the time of the latest change to these files, or None if unknown."""
+        # For a missing file, this is the time of the last change to its directory.
         removals = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
         return max(filter(None, (latest_change(*entries), *removals)), default=None)
 
     def permissions(self, secret: Mapping[str, bool], referrer: Referrer | None = None) -> Iterator[Permissions]:
-        """Yield the permissions of each readable file in `secret`, which maps a path to whether the file has a key."""
+        """Yield the permissions of each readable file in `secret`.
+
+        `secret` maps the path of a file to True if the file contains a private key.
+        """
         for path, is_secret in secret.items():
             entry = self.entry(path, referrer)
             if entry.fault is None:
@@ -118,15 +147,16 @@ class DocumentReader:
 def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
     """Yield an observation for each distinct certificate of a bundle.
 
-    The first observation also has the key and the faults of the file.
+    The first observation also contains the key and the faults of the file.
     """
     distinct = tuple(dict.fromkeys(certificates))
-    yield replace(whole, certificates=distinct[:1])
+    yield replace(whole, certificates=distinct[:1], bundle=distinct)
     for number, certificate in enumerate(distinct[1:], start=2):
         name = f"{whole.name}#{number}"
         yield Observation(
-            name, whole.spec, whole.path, certificates=(certificate,), holder=whole.holder, named_file=whole.named_file
-        )
+            name, whole.spec, whole.path, certificates=(certificate,), bundle=distinct, holder=whole.holder,
+            named_file=whole.named_file,
+        )  # fmt: skip
 
 
 def first_line(data: bytes, _path: str) -> bytes:

@@ -11,9 +11,9 @@ from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 
 MAX_FILES = 100_000
-"""Maximum number of files for one pattern, because a user with write access can create any number."""
+"""Maximum number of files for one pattern, because a user with write access can create any number of files."""
 MAX_DIRECTORIES = 10_000
-"""Maximum number of directories for one pattern, because each directory needs one of the limited inotify watches."""
+"""Maximum number of directories for one pattern. Each directory requires an inotify watch, and watches are limited."""
 _MAX_DEPTH = 16  # levels of directories that `**` descends
 
 
@@ -21,7 +21,7 @@ _MAX_DEPTH = 16  # levels of directories that `**` descends
 class Expansion:
     """Result of the expansion of a pattern."""
 
-    # The matching paths in order, without duplicates.
+    # The matching paths in sorted order, without duplicates.
     paths: tuple[str, ...]
     # A phrase about the limit that the pattern exceeds, or "".
     excess: str
@@ -36,9 +36,9 @@ class Expansion:
 
 
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
-    """Return the paths that match the pattern, without names that match a pattern in `exclude`.
+    """Return the paths that match `pattern`, except files whose name matches a pattern in `exclude`.
 
-    `**` follows no symlink and descends a limited number of directories.
+    `**` follows no symlinks, and matches a limited number of directory levels.
     """
     walk = _Walk(files, exclude)
     found = dict[str, None]()

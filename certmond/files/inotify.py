@@ -1,7 +1,7 @@
-"""Watches of directories with inotify, which wake the daemon when a watched name changes.
+"""Watches of directories with inotify. A watch wakes the daemon when a watched name changes.
 
-A renewal replaces a file by a rename, so a watch of the file itself would miss the new file. Only one thread may call
-`set_interest`, `take_changes` and `close`.
+A renewal replaces a file by a rename, so a watch of the file itself would miss the new file. All calls of
+`set_interest`, `take_changes` and `close` must come from the same thread.
 """
 
 import errno
@@ -16,11 +16,11 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEv
 from certmond.files.mount_table import JOIN_TIMEOUT, MountTable, filesystem_type, is_eventless
 
 Interest = Mapping[str, frozenset[str] | None]
-"""Maps each directory, as a path without symlinks, to the names to watch in the directory, or to None for all names."""
+"""The names to watch in each directory, or None for all names. The path of a directory contains no symlinks."""
 
 _MASK = Mask(
     InotifyConstants.IN_CREATE
-    | InotifyConstants.IN_MODIFY  # a writer that keeps the file open never closes it
+    | InotifyConstants.IN_MODIFY  # a writer that keeps the file open causes no IN_CLOSE_WRITE
     | InotifyConstants.IN_CLOSE_WRITE
     | InotifyConstants.IN_MOVED_FROM
     | InotifyConstants.IN_MOVED_TO
@@ -32,17 +32,17 @@ _MASK = Mask(
 )
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _CAUSES = ("inotify", "overflow", "mount")  # in ascending order of effect
-_MAX_PATHS = 16_384  # with more changed paths, a new read of all files is not more work and takes less memory
+_MAX_PATHS = 16_384  # for more changed paths, a read of all files is not more work, and takes less memory
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     everything: bool
-    """True if the caller must read all files again, after lost events, a mount, or too many changed paths."""
+    """True if the caller must read all files again: after lost events, a mount, or too many changed paths."""
     paths: frozenset[str]
     """The changed paths, as "directory/name", or as "directory" for a directory itself."""
     cause: str
-    """The cause of the changes with the largest effect: inotify, overflow or mount."""
+    """The cause with the largest effect: inotify, overflow or mount, in ascending order."""
 
 
 def affects(point: str, interest: Interest) -> bool:
@@ -58,7 +58,7 @@ class _Directory:
     path: str
     names: frozenset[str] | None
     identity: tuple[int, int] | None = None
-    """Device and inode immediately before the request of the watch, to detect another inode at this path."""
+    """Device and inode immediately before the request for the watch, to detect a different inode at this path."""
     watch: WatchDescriptor | None = None
 
     def entries(self, names: Iterable[str]) -> list[str]:
@@ -69,7 +69,7 @@ class Watcher:
     def __init__(self, wake: Callable[[], None]) -> None:
         """Create a watcher without watches.
 
-        The watcher calls `wake` for each change, also from other threads. `wake` must be quick and must not raise an
+        The watcher calls `wake` after each change, from any thread. `wake` must return quickly, and must not raise an
         exception.
         """
         self.events = 0
@@ -84,7 +84,7 @@ class Watcher:
         self._inotify: InotifyFD | None = None
         self._lock = (
             threading.Lock()
-        )  # for the attributes below; acquired before InotifyFD's lock, never while holding it
+        )  # protects the attributes below; a thread must not acquire it while the thread holds the lock of InotifyFD
         self._watches: dict[WatchDescriptor, tuple[CallbackId, set[_Directory]]] = {}
         self._uncertain = False
         self._everything = False
@@ -117,7 +117,7 @@ class Watcher:
             self._report(paths)
 
     def set_interest(self, interest: Interest) -> None:
-        """Watch exactly the directories in `interest`, each as the inode to which its path leads now.
+        """Watch exactly the directories in `interest`, that is, the inodes to which these paths lead now.
 
         A new directory or name counts as changed, because the caller read this path before the watch existed.
         """
@@ -127,7 +127,7 @@ class Watcher:
         self._mounts = self._mounts or self._mount_table()
         inotify = self._live_instance()
         with self._lock:
-            # An overflow can lose the event of a removed watch, so request every watch again.
+            # An overflow can lose the event for a removed watch, so request every watch again.
             uncertain, self._uncertain = self._uncertain, False
             for path in self._directories.keys() - interest.keys():
                 self._release(self._directories.pop(path))
@@ -141,8 +141,8 @@ class Watcher:
                 self._report([path] if names is None else directory.entries(names - previous_names))
             error_number = self._watch(directory, inotify, exhausted=exhausted, uncertain=uncertain)
             exhausted = exhausted or error_number == errno.ENOSPC
-            # No watches are left, certmond has no permission, or other hosts can change the file system. The watch of
-            # the parent reports the creation of a missing directory.
+            # Poll the directory if the kernel permits no more watches, if certmond has no permission, or if other hosts
+            # can change the file system. For a missing directory, the watch of the parent reports the creation.
             if error_number not in _MISSING and (error_number or is_eventless(filesystem_type(path, types))):
                 polled.add(path)
         self._polled = frozenset(polled)
@@ -188,7 +188,7 @@ class Watcher:
     # Internals.
 
     def _mount_table(self) -> MountTable | None:
-        """Return the mount table, or None if it cannot be opened. Without it, the daemon polls all directories."""
+        """Return the mount table, or None if certmond cannot open it. Without it, the daemon polls all directories."""
         try:
             return MountTable(self._mounts_changed)
         except OSError:
@@ -217,12 +217,12 @@ class Watcher:
         """Return an inotify instance with a running thread, or None if the kernel permits no instance or thread."""
         # An exception in a callback ends the thread of InotifyFD.
         if self._inotify is not None and not self._inotify.is_alive():
-            self._inotify.stop()  # calls on_watch_deleted for every watch
+            self._inotify.stop()  # this method calls on_watch_deleted for every watch
             self._inotify = None
         if self._inotify is None:
             try:
-                # `Observer` of watchdog would start a thread for each directory, and hides an overflow of the kernel's
-                # queue.
+                # `Observer` of watchdog would start a thread for each directory, and would hide an overflow of the
+                # queue of the kernel.
                 inotify = _Inotify()
                 inotify.start()
             except OSError:
@@ -231,8 +231,8 @@ class Watcher:
         return self._inotify
 
     def _watch(self, directory: _Directory, inotify: InotifyFD | None, *, exhausted: bool, uncertain: bool) -> int:
-        """Watch a directory, unless its present inode has a watch. Return 0, or the errno of the failure."""
-        # `exhausted`: the kernel has no watches left. `uncertain`: existing watches can be lost.
+        """Watch a directory, unless its present inode already has a watch. Return 0, or the errno of the failure."""
+        # `exhausted`: the kernel permits no more watches. `uncertain`: existing watches might be lost.
         error_number = 0
         try:
             status = os.stat(directory.path)
@@ -242,9 +242,9 @@ class Watcher:
             if inotify is None:
                 return errno.EMFILE
             if exhausted and directory.watch is None:
-                return errno.ENOSPC  # no watches are left: do not repeat the system call ten thousand times
+                return errno.ENOSPC  # no more watches: do not repeat the system call ten thousand times
             renewed = self._attach(inotify, directory, identity)
-        except ValueError:  # not a path, for example with a NUL in it
+        except ValueError:  # not a valid path, for example because it contains a NUL
             return errno.ENOENT
         except OSError as problem:
             error_number = problem.errno or errno.EIO
@@ -259,7 +259,7 @@ class Watcher:
         number = CallbackId(next(self._numbers))
         with self._lock:
             # After EACCES, InotifyFD returns -1 and keeps the callback. Two paths can share a watch, for example after
-            # a bind mount, and a second callback with the same number on a watch causes a RuntimeWarning.
+            # a bind mount. A second callback with the same number on a watch would cause a RuntimeWarning.
             watch = inotify.add_callback(os.fsencode(directory.path), _MASK, self, number)
             if watch == -1 or watch in self._watches:
                 inotify.remove_callbacks([(watch, number)])
@@ -274,7 +274,10 @@ class Watcher:
             return True
 
     def _release(self, directory: _Directory) -> bool:
-        """Remove a directory from its watch, and an unused watch from the kernel. The caller holds the lock."""
+        """Remove a directory from its watch, and remove the watch from the kernel if no directory uses the watch.
+
+        The caller must hold the lock.
+        """
         watch, directory.watch = directory.watch, None
         if watch is None:
             return False
@@ -288,7 +291,7 @@ class Watcher:
 
 
 class _Inotify(InotifyFD):
-    """InotifyFD that raises OSError if its thread cannot start, and then closes its descriptors."""
+    """InotifyFD that closes its descriptors and raises OSError if its thread cannot start."""
 
     def start(self) -> None:
         self.name = "certmond-inotify"

@@ -1,6 +1,6 @@
 """Check that prevents the write of a private key to a file that another user can replace.
 
-`files.write_access` finds the users who can write.
+`files.write_access` finds the users who can replace or change a file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from certmond.pki.findings import printable
 
 
 def exposed(root: str, paths: Iterable[str], owner: str | None) -> str | None:
-    """Return why certmond must not write a private key to `paths`, with the remedy, or None.
+    """Return the reason for which certmond must not write a private key to `paths`, with the remedy, or None.
 
-    A write is safe if only root, the user of certmond and `owner` can replace the files.
+    A write is safe if only root, the user of certmond and the user `owner` can replace the files.
     """
     lookup = WriterLookup(root)
     for path in paths:

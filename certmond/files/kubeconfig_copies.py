@@ -6,6 +6,8 @@ kubeconfig of another cluster or user, give no observation.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,11 @@ from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 
+_HOST = "/proc/1/root"
+"""Root directory of systemd, which runs in no sandbox.
+
+The daemon may look there with CAP_SYS_PTRACE (ptrace(2), PTRACE_MODE_READ_FSCREDS), which it has only in enforce mode.
+"""
 _RENEWED_BY = "its operator, who copies the source again"
 _UNREAD = "compare it yourself, or let certmond read it: certmond explain stale_copy"
 
@@ -28,7 +35,8 @@ class KubeconfigCopies:
 
     A file with its own entry in `certificates` is no copy.
 
-    `mounts` are those of this process: a sandbox can hide the directory of a copy.
+    `mounts` are those of this process: a sandbox can hide the directory of a copy. `host` is the root directory outside
+    the sandbox.
     """
 
     def __init__(
@@ -37,8 +45,9 @@ class KubeconfigCopies:
         derived: Sequence[DerivedSpec],
         certificates: Sequence[CertificateSpec],
         mounts: Iterable[Mount] = (),
+        host: str = _HOST,
     ) -> None:
-        self._reader = reader
+        self._reader, self._host = reader, host
         taken = {spec.path for spec in certificates}
         ordered = sorted(derived, key=lambda spec: spec.write == "always")  # the entry that certmond writes is the last
         self._copies = {spec.path: spec for spec in ordered if spec.kind == "kubeconfig" and spec.path not in taken}
@@ -78,9 +87,33 @@ class KubeconfigCopies:
         fact = found.faults[0].detail if found.faults else ""
         if entry.missing:
             hidden = self._hidden[spec.path]
-            fact = f"the sandbox of this process hides {hidden}" if hidden else ""
+            fact = (
+                f"the sandbox of this process hides {hidden}"
+                if hidden and not is_known_absent(spec.path, self._host)
+                else ""
+            )
         about = f"certmond does not compare {spec.path} with {own}"
         return Fault(Reason.NOT_WATCHED, f"{about}: {fact}", _UNREAD) if fact else None
+
+
+def is_known_absent(path: str, root: str) -> bool:
+    """Return whether the file or one of its directories does not exist below `root`.
+
+    Return False if this process may not read `root`, or if the path has a symlink: an absolute target would lead out of
+    `root`.
+    """
+    place = root
+    for part in path.strip("/").split("/"):
+        place = os.path.join(place, part)
+        try:
+            status = os.lstat(place)
+        except FileNotFoundError:
+            return os.path.isdir(root)
+        except OSError:
+            return False
+        if stat.S_ISLNK(status.st_mode):
+            return False
+    return False
 
 
 def own_mounts() -> tuple[Mount, ...]:

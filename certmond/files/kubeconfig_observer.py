@@ -1,6 +1,6 @@
 """Observation of the certificates and keys that a kubeconfig embeds or names.
 
-An unusable file has a `Fault` in its observation.
+The observation of an unusable file contains a `Fault`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from certmond.pki.x509.parsing import Document
 from certmond.pki.x509.path_building import find_paths
 
 _FOREIGN: dict[str, Any] = {"ca": (), "at_most": Severity.WARNING}
-"""Fields of an entry for a certificate of another cluster: this node works without the certificate."""
+"""Fields of an entry for a certificate of another cluster. This node does not require such a certificate."""
 
 
 class KubeconfigObserver:
@@ -29,13 +29,13 @@ class KubeconfigObserver:
         self._reader = reader
 
     def is_wanted(self, seen: Observation) -> bool:
-        """Return whether the node should have the file of the kubelet's client certificate."""
+        """Return whether the file of the kubelet's client certificate should exist on the node."""
         return seen.wanted and self.is_named(seen)
 
     def is_named(self, seen: Observation) -> bool:
         """Return whether kubelet.conf refers to the file of the kubelet's client certificate.
 
-        Return False if kubelet.conf embeds the certificate, and True if kubelet.conf has no certificate.
+        Return False if kubelet.conf embeds the certificate, and True if kubelet.conf contains no certificate.
         """
         named = self._refers_to(seen, seen.spec.kubeconfig) if seen.spec.kubeconfig else None
         return named in {None, seen.path}
@@ -65,7 +65,7 @@ class KubeconfigObserver:
         users_with_certificate = [user for user in users if user.certificate]
         faults = [*credentials.faults, *(trust_faults if spec.embedded_ca else ())]
         own = own_user(config) if spec.subject else next(iter(users_with_certificate), None)
-        # Credentials of another kind count only for the user of the current context, or if no user has a certificate.
+        # Other kinds of credentials count only for the user of the current context, or if no user has a certificate.
         others = [u for u in users if u.other and (not users_with_certificate or u.name == config.current_user)]
         if spec.subject and not credentials.faults:
             faults += missing_parts(path, credentials, others, embeds=spec.embedded_ca is not None)
@@ -96,9 +96,10 @@ class KubeconfigObserver:
     def _users(
         self, spec: CertificateSpec, path: str, credentials: Credentials, users: Iterable[User]
     ) -> Iterator[Observation]:
-        """Yield an observation for each of the other users of a kubeconfig, which certmond does not renew.
+        """Yield an observation for each of `users`, whose certificates certmond does not renew.
 
-        A user belongs to another cluster if neither a context nor the signature relates it to the current cluster.
+        A user belongs to another cluster if no context connects the user to the current cluster, and no CA of the
+        current cluster has signed the certificate of the user.
         """
         cluster, config = _own_cluster(credentials.config), credentials.config
         anchors = self._ca(path, credentials, cluster).certificates if cluster else ()
@@ -120,12 +121,12 @@ class KubeconfigObserver:
         faults = [*seen.faults, *certificate.faults, *without_missing(key.faults), *encrypted_key_in(key, key_path)]
         if not (is_broken(certificate) or certificate.certificates):
             location = (user.certificate and user.certificate.path) or f"{seen.path}, certificate of {user.name!r},"
-            faults.append(Fault(Reason.MALFORMED, f"{location} holds no certificate"))
+            faults.append(Fault(Reason.MALFORMED, f"{location} contains no certificate"))
         referrer = self._reader.referrer(seen.path)
         named = referrer if key_path != seen.path else None
         permissions = self._reader.permissions({key_path: True}, named) if named else ()
-        # If other users can change the kubeconfig, a file that it names does not belong to it. Otherwise this entry
-        # and the entry of that file would share the file.
+        # If other users can change the kubeconfig, a file that the kubeconfig names does not belong to this entry.
+        # Otherwise this entry and the entry of the named file would share this file.
         own = self._reader.entry((not referrer.writers and user.certificate and user.certificate.path) or seen.path)
         key_entry = self._reader.entry(key_path, named)
         return replace(
@@ -137,9 +138,9 @@ class KubeconfigObserver:
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
-        """Yield an observation for each CA certificate of a kubeconfig, because these certificates expire too.
+        """Yield an observation for each CA certificate of a kubeconfig, because these certificates also expire.
 
-        Skip the CA of the current cluster if the entry `embedded_ca` has this CA.
+        If `spec` has an `embedded_ca`, skip the CA of the current cluster.
         """
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=_of_operator(spec, path) | update)
@@ -162,11 +163,11 @@ class KubeconfigObserver:
         return self._material(path, credentials, cluster.name, "ca", cluster.ca)
 
     def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
-        """Return the CA certificates for the current or only cluster of a kubeconfig, and their faults."""
+        """Return the CA certificates for the current cluster or the only cluster of a kubeconfig, and their faults."""
         if (cluster := _own_cluster(credentials.config)) is None:
             return (), ()
         document = self._ca(path, credentials, cluster)
-        # A separate file has an entry, which reports its faults, unless other users can change the kubeconfig.
+        # The entry of a separate file reports the faults of this file, unless other users can change the kubeconfig.
         own = cluster.ca and cluster.ca.data is None and not self._reader.referrer(path).writers
         faults = () if own else document.faults
         is_reported = not document.certificates and (faults or credentials.faults)
@@ -179,7 +180,7 @@ class KubeconfigObserver:
     def _material(
         self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None
     ) -> Document:
-        """Return the parsed certificate, key or CA that the kubeconfig at `path` embeds or names."""
+        """Return the parsed certificate, key or CA `material`, which the kubeconfig at `path` embeds or names."""
         if material is None:
             return Document()
         if material.path and material.data is None:
@@ -192,16 +193,16 @@ def _is_embedded(material: Material | None) -> bool:
 
 
 def _named_file(material: Material | None) -> str:
-    """Return the file that a kubeconfig names, or "" for an embedded certificate."""
+    """Return the path of the file that a kubeconfig names, or "" for embedded material."""
     return material.path or "" if material and material.data is None else ""
 
 
 def _own_cluster(config: Kubeconfig) -> Cluster | None:
-    """Return the current cluster, or else the only cluster, or None if several clusters exist."""
+    """Return the cluster of the current context. If there is no such cluster, return the only cluster, or None."""
     current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
     return current[0] if current else config.clusters[0] if len(config.clusters) == 1 else None
 
 
 def _of_operator(spec: CertificateSpec, path: str) -> dict[str, Any]:
     """Return the fields of an entry for a certificate that certmond neither renews nor embeds again."""
-    return {"renewed_by": spec.renewed_by or f"its operator ({path} has it)", "embedded_ca": None}
+    return {"renewed_by": spec.renewed_by or f"its operator (the certificate is in {path})", "embedded_ca": None}

@@ -1,4 +1,4 @@
-"""Mount table of this process (proc_pid_mountinfo(5)), with a thread that waits for a change of the mounts.
+"""Mount table of this process (proc_pid_mountinfo(5)), with a thread that waits for changes to the mounts.
 
 This module defines the types of file systems on which files can change without an inotify event.
 """
@@ -18,7 +18,7 @@ _EVENTLESS = re.compile(
     r"9p|afs|beegfs|ceph|cifs|coda|fuse(blk|\..*)?|gfs2|gpfs|lustre|nfs4?|ocfs2|orangefs|overlay|smb3|smbfs|vboxsf|virtiofs"
 )
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
-JOIN_TIMEOUT = 5.0  # seconds to wait for the end of a thread; only a slow `wake` delays it
+JOIN_TIMEOUT = 5.0  # seconds to wait for the end of a thread; only a slow `wake` can delay this end
 
 
 class Mount(NamedTuple):
@@ -44,11 +44,11 @@ def parse_mounts(table: bytes) -> tuple[Mount, ...]:
 
 
 def hiding_directory(path: str, mounts: Iterable[Mount]) -> str | None:
-    """Return the directory above `path` that systemd hides from this process, or None if the process sees `path`.
+    """Return the directory at or above `path` that systemd hides from this process, or None if `path` is not hidden.
 
-    systemd mounts /run/systemd/inaccessible/dir (ProtectHome=yes) or a read-only tmpfs (ProtectHome=tmpfs) on the
-    directory (systemd 257, src/core/namespace.c). The last mount at a point counts. BindPaths= makes a directory below
-    it visible again.
+    On such a directory, systemd mounts /run/systemd/inaccessible/dir (ProtectHome=yes) or a read-only tmpfs
+    (ProtectHome=tmpfs), see src/core/namespace.c of systemd 257. The last mount at a mount point counts. BindPaths= can
+    make a directory below a hidden directory visible again.
     """
     points = {mount.point: mount for mount in mounts}
     while (mount := points.get(path)) is None and path != "/":
@@ -60,9 +60,9 @@ def hiding_directory(path: str, mounts: Iterable[Mount]) -> str | None:
 
 
 def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
-    """Return the type of the file system that contains `directory`, or None if unknown.
+    """Return the type of the file system that contains `directory`, or None if the type is unknown.
 
-    `types` has the type at each mount point.
+    `types` contains the type of the file system at each mount point.
     """
     while directory not in types:
         directory, below = os.path.dirname(directory), directory
@@ -74,7 +74,7 @@ def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
 def is_eventless(type_name: str | None) -> bool:
     """Return whether files on a file system of this type can change without an inotify event.
 
-    None means an unknown type, for which the result is True.
+    The result is True for None, which means that the type is unknown.
     """
     return type_name is None or _EVENTLESS.fullmatch(type_name) is not None
 
@@ -84,7 +84,7 @@ class MountTable:
 
     def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
         self._changed = changed
-        self._file = io.FileIO("/proc/self/mountinfo")  # open it before the first read: this misses no change
+        self._file = io.FileIO("/proc/self/mountinfo")  # open the file before the first read, so that no change is lost
         try:
             self._end, self._stop = os.pipe()
         except OSError:
@@ -105,7 +105,7 @@ class MountTable:
         return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
 
     def _run(self) -> None:
-        with self._file, open(self._end, "rb") as end:  # this thread closes them at its end, however late
+        with self._file, open(self._end, "rb") as end:  # this thread closes both files when it ends
             poller = select.poll()
             poller.register(self._file, select.POLLPRI)  # the kernel reports POLLERR as well
             poller.register(end, select.POLLIN)  # the kernel reports POLLHUP as well

@@ -11,10 +11,10 @@ from certmond.pki.x509.path_building import PathSearch, Question, find_all
 
 
 def find_in_two_processes(questions: Sequence[Question]) -> Iterator[PathSearch]:
-    """Return the results of `find_all` for `questions`, in their order."""
+    """Return the results of `find_all` for `questions`, in the order of the questions."""
     return chain.from_iterable(in_two_processes(questions, find_all, shared=_certificates))
 
 
 def _certificates(questions: Sequence[Question]) -> list[Certificate]:
-    """Return every certificate that a result for `questions` can contain. Both processes have these certificates."""
+    """Return every certificate that a result for `questions` can contain. Both processes share these certificates."""
     return [each for question in questions for each in (question.leaf, *question.anchors, *question.intermediates)]

@@ -1,7 +1,7 @@
-"""Path resolution that follows symlinks one by one, like Linux, but never above a root directory.
+"""Path resolution that follows symlinks one by one, as Linux does, but never above a root directory.
 
-A path that another user controls leads only to files that this user can read. Otherwise the user could read other files
-with certmond's rights.
+If another user controls a path, certmond follows the path only to files that this user can read. Otherwise the user
+could read other files with the permissions of certmond.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALL_USERS = -1
 class Restriction(NamedTuple):
     """The reason for which certmond follows a path only to files that other users can read, and the remedy.
 
-    Neither text names the target, because other users must not learn whether the target exists.
+    Neither the reason nor the remedy names the target, because other users must not learn whether the target exists.
     """
 
     fact: str
@@ -45,13 +45,13 @@ class ResolvedPath:
 
     # The file to which the path leads.
     real: str
-    # Each "directory/name" that the resolution looked up.
+    # Each lookup ("directory/name") of the resolution.
     lookups: tuple[str, ...]
     is_link: bool = False
     fault: Fault | None = None
     # Result of lstat for `real`.
     status: os.stat_result | None = None
-    # The other users who control a part of the path, so that each of them must be able to read `real`.
+    # The other users who control a part of the path. Each of these users must be able to read `real`.
     other_users: frozenset[int] = frozenset()
     # The other users who can change the file or its path, with `ALL_USERS` if the group or others can write.
     writers: frozenset[int] = frozenset()
@@ -59,14 +59,14 @@ class ResolvedPath:
 
 
 def root_start(root: str, referrer: Referrer | None = None) -> ResolvedPath:
-    """Return the root directory as the start for a configured path, or for a path in the file `referrer`."""
+    """Return the root directory as the start of a configured path, or of a path that the file `referrer` contains."""
     if referrer is None or not referrer.writers:
         return ResolvedPath(root, ())
     return ResolvedPath(root, (), other_users=referrer.writers, restriction=_referrer_restriction(referrer))
 
 
 def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath:
-    """Return `directory` as the start for a path in the file `referrer`, which has other writers."""
+    """Return `directory` as the start of a path that the file `referrer`, which other users can change, contains."""
     other_users = directory.other_users | referrer.writers
     return replace(
         directory, lookups=(), is_link=False, other_users=other_users, restriction=_referrer_restriction(referrer)
@@ -74,7 +74,7 @@ def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath
 
 
 def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> ResolvedPath:
-    """Follow `path` and its symlinks from `start`, never above `root`. A fault names `name`.
+    """Follow `path` and its symlinks from `start`, never above `root`. A fault contains `name` instead of `path`.
 
     If other users control the path, certmond looks up names only in directories that these users can search
     (path_resolution(7)). Otherwise `/closed/name/../../open/file` would disclose whether `/closed/name` exists.
@@ -90,7 +90,7 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
         part = pending.pop()
         step = f"{current}/{part}"
         try:
-            # The rule does not apply to parents of `home`, which these users know.
+            # These users already know the parent directories of `home`, so the rule does not apply to them.
             if other_users and not (f"{home}/".startswith(f"{step}/") or _can_search(other_users, current)):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if part == "..":
@@ -135,7 +135,7 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
 def is_readable_by(other_users: frozenset[int], real: str, status: os.stat_result, *, root: str) -> bool:
     """Return whether each of `other_users` owns the file at `real`, or all users can read the file.
 
-    To read a file, a user must also be able to search its directories.
+    To read a file, a user must also be able to search the directories above the file.
     """
     if other_users <= {status.st_uid}:
         return True
@@ -152,7 +152,7 @@ def open_without_symlinks(real: str, flags: int) -> int:
     """Open `real` and return the descriptor. Raises OSError if any part of the path is a symlink."""
     descriptor = os.open(real, flags | os.O_NOFOLLOW)
     try:
-        # The kernel's name of the descriptor proves that no part was a symlink, without opening every directory.
+        # If the kernel reports the path `real` for the descriptor, no part of the path was a symlink.
         if os.readlink(f"/proc/self/fd/{descriptor}") == real:
             return descriptor
     except OSError:
@@ -173,7 +173,7 @@ def fault_of(error: OSError, path: str, restriction: Restriction | None = None) 
 
 
 def refusal(path: str, restriction: Restriction) -> Fault:
-    """Return the fault for a path that another user controls, and that leads to no file that this user can read."""
+    """Return the fault for a path that another user controls, if it leads to no file that this user can read."""
     return Fault(Reason.UNREADABLE, f"{path} {restriction.fact}", restriction.remedy)
 
 
@@ -205,7 +205,7 @@ def _can_search(other_users: frozenset[int], directory: str) -> bool:
 
 
 def _writers_of(status: os.stat_result) -> frozenset[int]:
-    """Return the users, besides root and the user of certmond, who can change a file or directory."""
+    """Return the users, other than root and the user of certmond, who can change a file or directory."""
     # In a directory with the sticky bit, a user can replace only the user's own files.
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     all_users = {ALL_USERS} if status.st_mode & _OTHERS_WRITE and not sticky else set[int]()
@@ -214,7 +214,7 @@ def _writers_of(status: os.stat_result) -> frozenset[int]:
 
 def _symlink_at(step: str) -> tuple[str, int] | None:
     """Return the target and the owner of the symlink at `step`, or None if the path is no longer a symlink."""
-    # One descriptor, so that both facts belong to the same symlink.
+    # Use one descriptor, so that both values belong to the same symlink.
     descriptor = open_without_symlinks(step, _ITSELF)
     try:
         status = os.fstat(descriptor)

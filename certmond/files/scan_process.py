@@ -1,7 +1,7 @@
 """Forked worker that processes a part of many items, such as the files of the first scan of a large node.
 
-This process takes the items from the front, and the worker takes them from the back. This process repeats items without
-a result, so the worker changes only the duration.
+This process takes items from the front, and the worker takes items from the back. If the worker sends no result for an
+item, this process processes the item again. Therefore, the worker affects only the duration.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 MIN_ITEMS = 2_000
-"""Minimum number of items for a fork. With fewer items, the fork takes longer than it saves."""
+"""Minimum number of items for a fork. With fewer items, the fork takes more time than it saves."""
 
 _MIN_PIECE = 250  # minimum number of items
-_MAX_PIECES = 4096  # one byte in a pipe for each; the kernel permits every user a pipe of this size
-_PIECE_TIMEOUT = 5.0  # seconds to wait for the result of a piece, which takes hundredths of a second
+_MAX_PIECES = 4096  # a pipe contains one byte for each piece; the kernel permits a pipe of this size to every user
+_PIECE_TIMEOUT = 5.0  # seconds to wait for the result of a piece; a piece takes a few hundredths of a second
 _LENGTH_BYTES = 8  # bytes that encode the length of a result
 _PIPE_BYTES = 1 << 20  # size of the pipe for results; the kernel permits it to every user
 _PR_SET_PDEATHSIG = 1
@@ -50,8 +50,8 @@ def in_two_processes(
 ) -> Iterator[R]:
     """Yield the results of `work` for consecutive pieces of `items`, in the order of the items.
 
-    `encode` prepares a result for the pipe, without private keys, and `decode` restores the result. `shared` returns
-    the objects of a piece that both processes have. Raises each exception of `work` and `decode`.
+    `encode` prepares a result for the pipe and removes private keys. `decode` restores the result. `shared` returns the
+    objects of a piece that exist in both processes. Raises each exception that `work` or `decode` raises.
     """
     if len(items) < MIN_ITEMS or not _can_fork():
         yield work(items)
@@ -86,9 +86,9 @@ def in_two_processes(
 
 
 def _can_fork() -> bool:
-    """Return whether this process can use two processors or more, has only one thread, and does not ignore SIGCHLD."""
-    # With several threads, locks of other threads would stay locked in the worker. Without SIGCHLD, the kernel could
-    # give the pid of an ended worker to another process.
+    """Return whether this process can use two or more processors, has only one thread, and does not ignore SIGCHLD."""
+    # With several threads, locks of other threads would stay locked in the worker. If this process ignored SIGCHLD, the
+    # kernel could give the PID of an ended worker to another process.
     reaped = signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
     return len(os.sched_getaffinity(0)) > 1 and threading.active_count() == 1 and reaped
 
@@ -103,7 +103,7 @@ class _Worker:
         self._readable = True
 
     def claims_piece(self) -> bool:
-        """Claim a piece for this process. Return False if no piece is left."""
+        """Claim a piece for this process. Return False if all pieces are claimed."""
         return bool(self._tokens.read(1))
 
     def results(self, timeout: float = 0) -> Iterator[bytes]:
@@ -111,11 +111,11 @@ class _Worker:
         while self._readable and self._poll.poll(timeout * 1000):
             if result := self._read(int.from_bytes(self._read(_LENGTH_BYTES))):
                 yield result
-            else:  # the worker ended, or stopped in the middle of a result: the start of the next one is unknown
+            else:  # the worker ended, or stopped during a result: the start of the next result is unknown
                 self._readable = False
 
     def _read(self, size: int) -> bytes:
-        """Return the next `size` bytes of the worker, or b"" if the worker does not send them in time."""
+        """Return the next `size` bytes from the worker, or b"" if the worker does not send these bytes in time."""
         data = bytearray()
         while len(data) < size:
             data_part = self._result_pipe.read(size - len(data)) if self._poll.poll(_PIECE_TIMEOUT * 1000) else b""
@@ -177,10 +177,10 @@ def _run_worker(work: Callable[[], None], files: Iterable[FileIO], parent: int, 
         # The OOM killer prefers the worker.
         with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")
-        if os.getppid() == parent:  # otherwise the parent had already exited
+        if os.getppid() == parent:  # otherwise the parent has already exited
             work()
     finally:
-        os._exit(0)  # without a traceback, which may quote a file; the parent repeats the piece and reports errors
+        os._exit(0)  # no traceback, which could quote a file; the parent repeats the piece and reports errors
 
 
 def _work_backwards(

@@ -1,7 +1,7 @@
 """Serialization of the facts that a forked worker sends to this process.
 
-This process unpacks only bytes from its own worker, because pickle can execute code while it unpacks. No fact contains
-a private key.
+This process deserializes only bytes from its own worker, because pickle can execute code during deserialization. No
+fact contains a private key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 
 def _certificate(*values: Any) -> Certificate:
-    """Return the certificate with these values that is already in memory, or else a new certificate."""
+    """Return the certificate with these values if it is already in memory, otherwise a new certificate."""
     return held(values[0], lambda: Certificate(*values))
 
 
@@ -31,7 +31,7 @@ _FACTS = (Certificate, PublicKey, Document, Fault, PathSearch, Path, Rejection)
 def _maker(made: type[Any]) -> Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]:
     """Return a function that reduces an object of the class `made` for pickle.
 
-    The default function for frozen classes with slots takes five times as long.
+    For frozen classes with slots, the default function of pickle takes five times as long.
     """
     names = [each.name for each in fields(made) if each.init]
     make = _certificate if made is Certificate else made
@@ -44,9 +44,9 @@ class _Packer(pickle.Pickler):
 
 
 class _Sharing(_Packer):
-    """Pickler that replaces an object of the list `shared` by its index.
+    """Pickler that replaces each object of the list `shared` with the index of the object.
 
-    Without a shared list, `_Packer` is faster.
+    If there is no shared list, `_Packer` is faster.
     """
 
     def __init__(self, buffer: io.BytesIO, shared: Sequence[object]) -> None:
@@ -67,12 +67,12 @@ class _Unpacker(pickle.Unpickler):
 
 
 def pack(facts: object, shared: Sequence[object] = ()) -> bytes:
-    """Return `facts` as bytes for `unpack`, which needs the same objects in `shared`."""
+    """Return `facts` as bytes for `unpack`. The call of `unpack` must have the same objects in `shared`."""
     buffer = io.BytesIO()
     (_Sharing(buffer, shared) if shared else _Packer(buffer, pickle.HIGHEST_PROTOCOL)).dump(facts)
     return buffer.getvalue()
 
 
 def unpack(packed: bytes, shared: Sequence[object] = ()) -> Any:
-    """Return the facts that `pack` has turned into the bytes `packed`."""
+    """Return the facts that `pack` has serialized as `packed`."""
     return _Unpacker(io.BytesIO(packed), shared).load()

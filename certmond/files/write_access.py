@@ -1,6 +1,6 @@
-"""Search for the users who can change a file of the node, or replace the file by another file.
+"""Search for the users who can change a file of the node, or replace the file with another file.
 
-A group with write permission counts as another user, unless the entry of the catalogue declares the group.
+A group with write permission counts as another user, unless the entry of the catalogue declares this group.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """Users, besides root, the user of certmond and the declared owner, who can replace or change some files."""
+    """The users, other than root, the user of certmond and the declared owner, who can replace or change files."""
 
-    # A phrase about a user who can replace a file, and one about a user who can change a file, or "".
+    # `path`: a phrase about a user who can replace a file, or "". `file`: a phrase about a user who can change a file.
     path: str = ""
     file: str = ""
-    # True if the declared owner can replace or change a file, and is neither root nor the user of certmond.
+    # True if the declared owner is neither root nor the user of certmond, and can replace or change a file.
     owner: bool = False
 
 
@@ -51,14 +51,14 @@ class _Trusted:
             return f"belongs to user {status.st_uid}"
         if status.st_mode & stat.S_IWOTH:
             return f"can be written by every user (mode {stat.S_IMODE(status.st_mode):04o})"
-        if not status.st_mode & stat.S_IWGRP:  # the mask, if there is an access control list (acl(5))
+        if not status.st_mode & stat.S_IWGRP:  # with an access control list, this bit is from the mask (acl(5))
             return ""
         if status.st_gid not in self.groups:
             return f"can be written by group {status.st_gid} (mode {stat.S_IMODE(status.st_mode):04o})"
         return "can be written by the users in its access control list (getfacl)" if _has_acl(path) else ""
 
     def other_owner(self, status: os.stat_result) -> str:
-        """Return a phrase about the owner of a file if the owner is not a trusted user, else ""."""
+        """Return a phrase about the owner of a file if the owner is not a trusted user, otherwise ""."""
         return "" if status.st_uid in self.users else f"contains a file of user {status.st_uid}"
 
     def is_writable_by_owner(self, status: os.stat_result) -> bool:
@@ -77,7 +77,7 @@ class WriterLookup:
     def writers(self, paths: Iterable[str], owner: str | None) -> Writers:
         """Return the users who can replace or change the files at `paths`.
 
-        `owner` is the declared owner, as `user` or `user:group`, or None. Only the existing part of a path counts.
+        `owner` is the declared owner, as `user` or `user:group`, or None. Ignore the missing part of a path.
         """
         trusted = _Trusted.of(owner)
         path_writers = file_writers = ""
@@ -87,7 +87,7 @@ class WriterLookup:
                 above = step.rpartition("/")[0]
                 other_writer = trusted.other_writer(directory, f"{self._root}{above}" or "/")
                 if directory.st_mode & stat.S_ISVTX and directory.st_uid in trusted.users and other_writer:
-                    # In a sticky directory only the owner of a file can remove its name (unlink(2), EPERM).
+                    # In a sticky directory, only the owner of a file can remove the file (unlink(2), EPERM).
                     other_writer = trusted.other_owner(status) if status else other_writer
                 path_writers = path_writers or (f"{above or '/'} {other_writer}" if other_writer else "")
                 owner_writes = owner_writes or trusted.is_writable_by_owner(directory)
@@ -98,7 +98,7 @@ class WriterLookup:
         return Writers(printable(path_writers), printable(file_writers), owner_writes)
 
     def _steps(self, path: str) -> Iterator[tuple[str, os.stat_result, os.stat_result | None]]:
-        """Yield each lookup of the resolution of `path`: the path, the status of its directory, and its own status."""
+        """Yield each lookup in the resolution of `path`: the path, the status of its directory, and its own status."""
         current, hops = "", 0
         pending = _parts(path)
         while pending:
@@ -160,7 +160,7 @@ def _group_id(group: str) -> int | None:
 
 
 def _private_group(uid: int) -> int | None:
-    """Return the group that has only this user as a member (useradd(8), USERGROUPS_ENAB), or None."""
+    """Return the group whose only member is this user (useradd(8), USERGROUPS_ENAB), or None."""
     try:
         user = pwd.getpwuid(uid)
         group = grp.getgrgid(user.pw_gid)
@@ -171,7 +171,7 @@ def _private_group(uid: int) -> int | None:
 
 
 def _has_acl(path: str) -> bool:
-    """Return whether the file has an access control list. Also return True if that is unknown."""
+    """Return whether the file has an access control list. Return True if certmond cannot determine this."""
     try:
         return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
     except OSError as error:

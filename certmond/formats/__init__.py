@@ -1,1 +1,1 @@
-"""Parsers and editors for files of a Kubernetes node, such as kubeconfigs, manifests and private keys."""
+"""Parsers and editors for the files of a Kubernetes node, such as kubeconfigs, manifests and private keys."""

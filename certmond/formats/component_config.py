@@ -1,7 +1,7 @@
 """The certificates, CAs and kubeconfigs that configuration files of Kubernetes components name.
 
-This module defines the fields of each kind of file. The sources are the types in kubernetes/kubernetes v1.36, below
-staging/src/k8s.io, and server/embed/config.go of etcd.
+This module defines the fields of each kind of file. The definitions are from the types in kubernetes/kubernetes v1.36,
+below staging/src/k8s.io, and from server/embed/config.go of etcd.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _PEM = "-----BEGIN"
 
 
 def named_files(data: bytes, kind: FileKind) -> tuple[NamedFile, ...]:
-    """Return the files that a configuration file names, and the certificates in the file.
+    """Return the files that a configuration file names, and the certificates that it embeds.
 
-    Raises MalformedError if the file is no YAML mapping or declares another kind.
+    Raises MalformedError if the content `data` is no YAML mapping, or declares a kind other than `kind`.
     """
     document = load_mapping(data)
     declared = as_text(document.get("kind"))
@@ -33,7 +33,7 @@ def named_files(data: bytes, kind: FileKind) -> tuple[NamedFile, ...]:
 
 
 def _authentication(document: Mapping[str, Any]) -> Iterator[NamedFile]:
-    """Yield the CAs in the file (apiserver/pkg/apis/apiserver/v1/types.go, AuthenticationConfiguration)."""
+    """Yield the embedded CAs (apiserver/pkg/apis/apiserver/v1/types.go, AuthenticationConfiguration)."""
     for authenticator in _mappings(document.get("jwt")):
         if text := as_text(_mapping(authenticator.get("issuer")).get("certificateAuthority")):
             yield NamedFile("certificateAuthority", Role.TRUST, pem=text.encode("utf-8", "replace"))
@@ -79,7 +79,7 @@ def _scheduler(document: Mapping[str, Any]) -> Iterator[NamedFile]:
     """Yield the files (kube-scheduler/config/v1/types.go, KubeSchedulerConfiguration)."""
     yield from _client_connection(document)
     for extender in _mappings(document.get("extenders")):
-        tls = _mapping(extender.get("tlsConfig"))  # its data fields take precedence over files
+        tls = _mapping(extender.get("tlsConfig"))  # in this mapping, the data fields take precedence over the files
         if (trust := _decoded(tls.get("caData"))) is not None:
             yield NamedFile("caData", Role.TRUST, pem=trust)
         else:
@@ -102,6 +102,14 @@ def _etcd(document: Mapping[str, Any]) -> Iterator[NamedFile]:
             yield from _file(fields, flag, role, key, prefix)
 
 
+def _registries(document: Mapping[str, Any]) -> Iterator[NamedFile]:
+    """Yield the TLS files for registries of images (rancher/wharfie, pkg/registries/registries.go)."""
+    for registry in _mapping(document.get("configs")).values():
+        tls = _mapping(_mapping(registry).get("tls"))
+        yield from _file(tls, "ca_file", Role.TRUST)
+        yield from _file(tls, "cert_file", Role.CLIENT, "key_file")
+
+
 _FIELDS = {
     FileKind.AUTHENTICATION: _authentication,
     FileKind.AUTHORIZATION: _authorization,
@@ -111,9 +119,10 @@ _FIELDS = {
     FileKind.SCHEDULER: _scheduler,
     FileKind.PROXY: _client_connection,
     FileKind.ETCD: _etcd,
+    FileKind.REGISTRIES: _registries,
 }
-_DECLARED = frozenset(FileKind) - {FileKind.ADMISSION_PLUGIN, FileKind.ETCD}
-"""The kinds of files that need the field `kind`."""
+_DECLARED = frozenset(FileKind) - {FileKind.ADMISSION_PLUGIN, FileKind.ETCD, FileKind.REGISTRIES}
+"""The kinds of files in which the field `kind` is required."""
 
 
 def _file(fields: Mapping[str, Any], name: str, role: Role, key: str = "", prefix: str = "") -> Iterator[NamedFile]:
@@ -123,7 +132,7 @@ def _file(fields: Mapping[str, Any], name: str, role: Role, key: str = "", prefi
 
 
 def _is_path(text: str) -> bool:
-    """Return whether the text can be a path. PEM text can be a private key, and certmond publishes paths."""
+    """Return whether `text` can be a path. PEM is not a path: it can be a private key, and certmond publishes paths."""
     return "\x00" not in text and _PEM not in text
 
 

@@ -1,7 +1,7 @@
 """Parser of a kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) for `certmond init`.
 
-The fields are in cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go. The file can contain tokens, so no message quotes a
-value that may be a secret.
+kubeadm defines the fields in cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go. The file can contain tokens, so no message
+quotes a value that might be a secret.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from certmond.errors import ConfigError
+from certmond.errors import ConfigError, LimitError
+from certmond.formats.yaml_documents import load_documents
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.catalog.field_types import parse_duration
 from certmond.pki.catalog.settings import InitSpec
 
 _GROUP, _VERSIONS = "kubeadm.k8s.io", ("v1beta3", "v1beta4")
 _KINDS = ("InitConfiguration", "ClusterConfiguration", "JoinConfiguration")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _PORT = "must be a port from 1 to 65535"
 _SENTENCES = {
@@ -31,9 +31,10 @@ _SENTENCES = {
     "greater_than_equal": _PORT,
 }  # fmt: skip
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_LABEL = re.compile(r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?")  # util/version.go: kubeadm resolves it
+# A label, which kubeadm resolves to a version (util/version.go).
+_LABEL = re.compile(r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?")
 
-# Field of certmond -> kind and field path of kubeadm.
+# From each field of certmond to the kind and the field path of kubeadm.
 _FIELDS = {
     "advertise_address": ("InitConfiguration", "localAPIEndpoint.advertiseAddress"),
     "bind_port": ("InitConfiguration", "localAPIEndpoint.bindPort"),
@@ -51,7 +52,7 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class KubeadmConfig:
-    """The values that a kubeadm configuration file sets. `joins` is True for the file of a `kubeadm join`."""
+    """The values that a kubeadm configuration file sets. `joins` is True if the file is for `kubeadm join`."""
 
     init: InitSpec
     joins: bool = False
@@ -61,7 +62,7 @@ class KubeadmConfig:
 
 
 def is_node_name(text: str) -> bool:
-    """Return whether `text` can be the name of a Node."""
+    """Return whether `text` is valid as the name of a Node."""
     return bool(_NODE_NAME.fullmatch(text))
 
 
@@ -87,7 +88,7 @@ class _Reader:
             if (value := self._get(kind, field_path)) is not None
         }
         if isinstance(port := values.get("bind_port"), bool):
-            values["bind_port"] = str(port)  # YAML parses `yes` as a boolean, and a boolean is an int in Python
+            values["bind_port"] = str(port)  # `yes` is a boolean in YAML, and a boolean is an int in Python
         values |= {"advertise_address": _address(values.get("advertise_address"))}
         values |= {"control_plane_endpoint": _bracketed(values.get("control_plane_endpoint"))}
         values |= {"kubernetes_version": _version(values.get("kubernetes_version"))}
@@ -110,7 +111,9 @@ class _Reader:
 
     def _load(self, data: bytes) -> None:
         try:
-            documents = list(yaml.load_all(data, Loader=_Loader))
+            documents = list(load_documents(data))
+        except LimitError as error:
+            raise ConfigError((f"{self._path}: {error}; write the values without aliases",)) from None
         except yaml.MarkedYAMLError as error:
             line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
             raise ConfigError((f"{self._path}{line}: is not YAML; correct the file",)) from None
@@ -120,18 +123,18 @@ class _Reader:
             self._add_document(number, document)
         if not (self._documents or self._problems):
             self._add_problem(
-                "", f"has no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
+                "", f"contains no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
             )
 
     def _check_join(self) -> None:
         if self._documents["JoinConfiguration"].get("controlPlane") is None:
             self._add_problem(
                 "JoinConfiguration",
-                "has no controlPlane, so the node is a worker; use the file of a control-plane node",
+                "contains no controlPlane, so the node is a worker; use the file of a control-plane node",
             )
         elif "ClusterConfiguration" not in self._documents:
             self._add_problem(
-                "", "has a JoinConfiguration only; add the ClusterConfiguration of the cluster that the node joins"
+                "", "contains only a JoinConfiguration; add the ClusterConfiguration of the cluster that the node joins"
             )
 
     def _add_document(self, number: int, document: object) -> None:
@@ -158,7 +161,7 @@ class _Reader:
     def _get(self, kind: str, field_path: str) -> Any:
         """Return the value of a field, or None if the field is empty or not set.
 
-        `field_path` is the path for `kubeadm init`, which differs for `kubeadm join`.
+        `field_path` is the path in a configuration for `kubeadm init`. The path for `kubeadm join` can differ.
         """
         if kind == "InitConfiguration":
             kind, field_path = self._node_kind(), self._node_field_path(field_path)
@@ -241,7 +244,7 @@ class _Reader:
 def _address(value: Any) -> Any:
     """Return `value`, or None for 0.0.0.0 and ::.
 
-    kubeadm then chooses an address of the host (SetAPIEndpointDynamicDefaults).
+    For these values, kubeadm chooses an address of the host (SetAPIEndpointDynamicDefaults).
     """
     try:
         return None if isinstance(value, str) and ip_address(value).is_unspecified else value
@@ -250,9 +253,9 @@ def _address(value: Any) -> Any:
 
 
 def _bracketed(value: Any) -> Any:
-    """Return an IPv6 address in brackets, and any other value unchanged.
+    """Return an IPv6 address in brackets. Return any other value unchanged.
 
-    kubeadm accepts both forms (util/endpoint.go, ParseHostPort).
+    kubeadm accepts an IPv6 address with and without brackets (util/endpoint.go, ParseHostPort).
     """
     try:
         return f"[{value}]" if isinstance(value, str) and isinstance(ip_address(value), IPv6Address) else value
@@ -261,7 +264,7 @@ def _bracketed(value: Any) -> Any:
 
 
 def _version(value: Any) -> Any:
-    """Return the version in a label such as stable-1.34, None for stable, and any other value unchanged."""
+    """Return the version in a label such as stable-1.34, or None for `stable`. Return any other value unchanged."""
     label = _LABEL.fullmatch(value) if isinstance(value, str) else None
     if label is None:
         return value

@@ -1,6 +1,6 @@
 """Parser of kubeconfig files (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
 
-The parser does not read the files to which a kubeconfig refers. Relative paths start at the directory of the
+The parser does not read the files to which a kubeconfig refers. A relative path starts at the directory of the
 kubeconfig, as in client-go.
 """
 
@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from certmond.errors import MalformedError
+from certmond.errors import LimitError, MalformedError
+from certmond.formats.yaml_documents import load_documents
 
 _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 MAX_STRUCTURE = 50_000
@@ -24,21 +25,20 @@ MAX_STRUCTURE = 50_000
 _STRUCTURE = (b"\n", b":", b",", b"[", b"{")
 _OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
 """Fields of a user that authenticates without a certificate (tools/clientcmd/api/v1/types.go, AuthInfo)."""
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
     """A certificate or key of a kubeconfig: the embedded bytes, or the path of a file.
 
-    If a kubeconfig has both, client-go uses the bytes.
+    If a kubeconfig contains both, client-go uses the bytes.
     """
 
     data: bytes | None = None
     path: str | None = None
 
     def __repr__(self) -> str:
-        return f"Material({'embedded' if self.data is not None else self.path})"  # the bytes may be a private key
+        return f"Material({'embedded' if self.data is not None else self.path})"  # the bytes can be a private key
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Cluster:
 class Kubeconfig:
     """The content of a kubeconfig. `problems` are the errors in single users, clusters and contexts.
 
-    `contexts` has the user and the cluster of each context.
+    `contexts` contains the user and the cluster of each context.
     """
 
     users: tuple[User, ...]
@@ -88,7 +88,7 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     """
     document = load_mapping(data)
     if "users" not in document and "clusters" not in document:
-        raise MalformedError("is not a kubeconfig: it has neither users nor clusters")
+        raise MalformedError("is not a kubeconfig: it contains neither users nor clusters")
     directory = posixpath.dirname(path)
     problems: list[str] = []
     users = []
@@ -113,14 +113,16 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
-    """Return the mapping in the first YAML document, like the components (kubernetes-sigs/yaml, yaml.go).
+    """Return the mapping in the first YAML document, as Kubernetes components do (kubernetes-sigs/yaml, yaml.go).
 
-    Raises MalformedError for other content. The message never quotes the content, which may be a private key.
+    Raises MalformedError for other content. The message never quotes the content, which can be a private key.
     """
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
-        raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
+        raise MalformedError(f"is too large: it contains more than {MAX_STRUCTURE:,} lines, keys and items")
     try:
-        document = next(yaml.load_all(data, Loader=_Loader), None)  # CSafeLoader, the safe loader in C
+        document = next(load_documents(data), None)
+    except LimitError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise MalformedError(f"is not YAML{line}") from None
@@ -180,6 +182,6 @@ def _host(server: str) -> str:
 def as_text(value: Any) -> str:
     """Return `value` if it is a YAML string, otherwise "".
 
-    Does not convert a list or mapping, because YAML aliases can make the text unbounded.
+    This function does not convert lists and mappings to text, because YAML aliases can make the text unbounded.
     """
     return value if isinstance(value, str) else ""

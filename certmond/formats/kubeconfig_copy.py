@@ -1,6 +1,7 @@
 """Comparison of a copy of a kubeconfig with its source.
 
-This module decides whether a kubeconfig has the cluster and the user of another one, and which parts are out of date.
+This module decides whether a kubeconfig contains the cluster and the user of another kubeconfig, and which of its parts
+are out of date.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from certmond.pki.x509.parsing import Document
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A kubeconfig with the cluster and the user of a source.
+    """A copy: a kubeconfig with the cluster and the user of a source.
 
-    `older` is its certificate and that of the source, if the copy has another one that ends earlier, or None. With
-    `other_ca`, it embeds other CA certificates for the cluster than the source. With `same_server`, it names the
-    server of the source.
+    `older` is the certificate of the copy and the certificate of the source, if they differ and the certificate of the
+    copy expires earlier, or None. `other_ca` is true if the copy embeds different CA certificates for the cluster.
+    `same_server` is true if the copy and the source name the same server.
     """
 
     older: tuple[Certificate, Certificate] | None
@@ -29,11 +30,11 @@ class Copy:
 
 
 def copy_of(source: Credentials, found: Credentials) -> Copy | None:
-    """Return the comparison of a kubeconfig with `source`, or None if it is no copy of it.
+    """Return the comparison of the kubeconfig `found` with `source`, or None if `found` is no copy of `source`.
 
-    A copy has a cluster of the same name with the same server or a common CA certificate, and a user of the same name
-    whose embedded certificate has the same common name. Kubernetes takes the name of the user from the common name. The
-    groups can differ: kubeadm v1.29 changed those of admin.conf.
+    A copy contains a cluster of the same name with the same server or a common CA certificate. A copy also contains a
+    user of the same name whose embedded certificate has the same common name, which Kubernetes uses as the user name.
+    The groups can differ: kubeadm v1.29 changed the groups in admin.conf.
     """
     user = own_user(source.config)
     cluster = _cluster(source, source.config.current_cluster)
@@ -52,7 +53,7 @@ def copy_of(source: Credentials, found: Credentials) -> Copy | None:
 def content_names(data: bytes, _path: str) -> frozenset[str]:
     """Return the names of the fields, users, clusters and contexts in a kubeconfig.
 
-    A copy with a name that its source lacks has its own content, which `cp` would delete.
+    If a copy contains a name that its source does not contain, `cp` from the source would delete content of the copy.
     """
     document = load_mapping(data)
     names = {repr(as_text(key)) for key, value in document.items() if value}
@@ -70,7 +71,7 @@ def _cluster(credentials: Credentials, name: str | None) -> Cluster | None:
 
 
 def _leaf(credentials: Credentials, user: str) -> Certificate | None:
-    """Return the first certificate that the kubeconfig embeds for a user. client-go uses it as the leaf."""
+    """Return the first certificate that the kubeconfig embeds for a user, which client-go uses as the leaf."""
     return next(iter(credentials.documents.get((user, "certificate"), Document()).certificates), None)
 
 

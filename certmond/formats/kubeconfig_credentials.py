@@ -15,15 +15,15 @@ from certmond.pki.x509.parsed_file import not_pem
 from certmond.pki.x509.parsing import Document, decode, is_pkcs12
 
 MAX_KEYS = 256
-"""Maximum number of private keys that certmond parses in one kubeconfig. Each key takes milliseconds."""
+"""Maximum number of private keys that certmond parses in one kubeconfig. Each key takes several milliseconds."""
 _NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A kubeconfig without its embedded bytes, and the parsed PEM.
+    """A kubeconfig without its embedded bytes, and the parsed PEM from these bytes.
 
-    The keys of `documents` are the name of a user or cluster, and "certificate", "key" or "ca".
+    A key of `documents` consists of the name of a user or cluster, and of "certificate", "key" or "ca".
     """
 
     config: Kubeconfig = _NO_KUBECONFIG
@@ -32,7 +32,7 @@ class Credentials:
 
 
 def parse_credentials(data: bytes, path: str) -> Credentials:
-    """Return the users and clusters of the kubeconfig `data`. Never raises: errors become `faults` of the result."""
+    """Return the users and clusters of the kubeconfig `data`. Never raises: the result contains errors as `faults`."""
     try:
         config = parse_kubeconfig(data, path)
     except MalformedError as error:
@@ -57,22 +57,27 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
     )
     faults = [Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems]
     if skipped:
-        fault = Fault(Reason.MALFORMED, f"{path} has more than {MAX_KEYS} private keys; certmond reads no further key")
+        fault = Fault(
+            Reason.MALFORMED, f"{path} contains more than {MAX_KEYS} private keys; certmond reads no further key"
+        )
         faults.append(fault)
         documents |= {(name, "key"): Document(faults=(fault,)) for name in skipped}
     return Credentials(bare, documents, tuple(faults))
 
 
 def own_user(config: Kubeconfig) -> User | None:
-    """Return the user of the current context, or else the only user. Return None if this user has no certificate."""
+    """Return the user of the current context. Without a current user, return the only user.
+
+    Return None if this user does not exist or has no certificate.
+    """
     name = config.current_user or (config.users[0].name if len(config.users) == 1 else None)
     return next((user for user in config.users if user.certificate and user.name == name), None)
 
 
 def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *, embeds: bool) -> list[Fault]:
-    """Return the fault for a missing certificate or server in a kubeconfig, as a list, or [].
+    """Return a list with the fault for a missing certificate or server in a kubeconfig, or an empty list.
 
-    `others` are the users with other credentials, such as a token. If `embeds` is True, the kubeconfig needs a server.
+    `others` are the users with other credentials, such as a token. A server is required only if `embeds` is True.
     """
     config = credentials.config
     if own_user(config) is None:
@@ -86,25 +91,25 @@ def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *
 
 
 def broken_cluster(credentials: Credentials) -> str:
-    """Return why the current context has no server with a usable CA, as a clause, or ""."""
+    """Return a clause with the reason for which the current context has no server with a usable CA, or ""."""
     config = credentials.config
     clusters = _current_clusters(config)
     if not _has_server(config):
         return f"cluster {clusters[0].name!r} has no server" if clusters else "its current context has no cluster"
-    # With several clusters and no current context, no CA is known to be the right one.
+    # With several clusters and no current context, the cluster to check is unknown.
     if len(clusters) != 1 or clusters[0].skips_verification or clusters[0].server.startswith("http://"):
         return ""
     cluster = clusters[0]
     if cluster.ca is None:
         return f"cluster {cluster.name!r} has no readable CA certificate"
-    document = credentials.documents.get((cluster.name, "ca"))  # None if the cluster refers to a file
+    document = credentials.documents.get((cluster.name, "ca"))  # None if the cluster refers to a CA file
     if document and not document.certificates:  # client-go skips the blocks that it cannot read
         return f"the CA certificate of cluster {cluster.name!r} is malformed"
     return ""
 
 
 def _current_clusters(config: Kubeconfig) -> list[Cluster]:
-    """Return the cluster of the current context, or all clusters if the context names none."""
+    """Return the cluster of the current context. If this context names no cluster, return all clusters."""
     return [each for each in config.clusters if config.current_cluster in {None, each.name}]
 
 
@@ -117,7 +122,7 @@ def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) ->
 
     certmond does not replace the credentials of `others`, such as a token.
     """
-    fact = f"{path} has no client certificate"
+    fact = f"{path} contains no client certificate"
     if any(user.certificate for user in config.users):
         whose = f"user {config.current_user!r} of its" if config.current_user else "the user of a"
         fact = printable(f"{fact} for {whose} current context")
@@ -130,7 +135,7 @@ def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) ->
 
 def _document(data: bytes, where: str) -> Document:
     """Return the parsed content of `data`, with a fault if `data` is not PEM, as client-go requires."""
-    # Do not open embedded PKCS#12, because a kubeconfig may embed hundreds of files.
+    # Do not decrypt embedded PKCS#12, because a kubeconfig can embed hundreds of PKCS#12 files.
     if is_pkcs12(data):
         return Document(faults=(Fault(Reason.MALFORMED, f"{where} is PKCS#12, but client-go reads only PEM"),))
     document = decode(data, where)
@@ -138,5 +143,5 @@ def _document(data: bytes, where: str) -> Document:
 
 
 def _without_bytes(material: Material | None) -> Material | None:
-    """Return embedded material with empty bytes, and other material unchanged."""
+    """Return embedded material with its bytes removed. Return other material unchanged."""
     return Material(data=b"") if material and material.data is not None else material

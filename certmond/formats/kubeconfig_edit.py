@@ -1,6 +1,6 @@
-"""Edits of a kubeconfig, and the content of a new kubeconfig as kubeadm writes it.
+"""Edits of a kubeconfig, and the content of a new kubeconfig in the format of kubeadm.
 
-An edit leaves all other bytes unchanged. No message quotes a kubeconfig, which may contain a private key.
+An edit leaves all other bytes unchanged. No message quotes a kubeconfig, which can contain a private key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SERVER = "server"
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The PEM of a client certificate and its key."""
+    """A client certificate and its key, in PEM."""
 
     certificate_pem: bytes = field(repr=False)
     key_pem: bytes = field(repr=False)
@@ -40,7 +40,7 @@ class Files:
 
 
 class Entry(NamedTuple):
-    """A named user, cluster or context, with the position of its fields."""
+    """A named user, cluster or context, with its fields and the position of the fields in the document."""
 
     name: str
     position: Position
@@ -56,10 +56,10 @@ def with_credentials(
     key_pem: bytes,
     trust_pem: bytes | None,
 ) -> bytes:
-    """Return the kubeconfig `data` with new credentials for the user that embeds `old`, or else the current user.
+    """Return the kubeconfig `data` with new credentials for the user that embeds `old`.
 
-    `trust_pem` replaces an embedded CA. Raises WriteError if no such user embeds credentials, or if the edit would
-    change other content.
+    If `old` is None, the current user gets the credentials. `trust_pem` replaces the embedded CA of the user's cluster.
+    Raises WriteError if no such user embeds credentials, or if the edit would change other content.
     """
     document = _loaded(data, path)
     contexts = _contexts(document)
@@ -75,7 +75,7 @@ def with_credentials(
 
 
 def has_several_entries(data: bytes) -> bool:
-    """Return whether a kubeconfig has users, clusters or contexts besides the current ones.
+    """Return whether a kubeconfig contains users, clusters or contexts in addition to the current ones.
 
     A repair must preserve these entries.
     """
@@ -91,7 +91,7 @@ def has_several_entries(data: bytes) -> bool:
 
 
 def credentials_obstacle(data: bytes, path: str) -> str | None:
-    """Return why `with_credentials` cannot replace the credentials of the current user, or None."""
+    """Return the reason for which `with_credentials` cannot replace the credentials of the current user, or None."""
     try:
         document = _loaded(data, path)
         _user(document, _contexts(document), path, None)
@@ -112,8 +112,8 @@ def embeds_ca(data: bytes) -> bool:
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
     """Return the kubeconfig `data` with the credentials of the current user from the archived kubeconfig `source`.
 
-    Raises MalformedError if `source` is not a kubeconfig. Raises WriteError if `source` embeds no such credentials, or
-    if the edit would change other content.
+    Raises MalformedError if `source` is not a kubeconfig. Raises WriteError if `source` embeds no credentials of its
+    current user, or if the edit would change other content.
     """
     config = parse_kubeconfig(source, path)
     user = next((user for user in config.users if user.name == config.current_user), None)
@@ -129,7 +129,7 @@ def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
 def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Collection[Certificate] = ()) -> bytes:
     """Return the kubeconfig `data` with `trust` as the CA of its current cluster.
 
-    In other clusters, `trust` replaces embedded CAs that are in `anchors`. Raises WriteError if the current cluster
+    In other clusters, `trust` replaces each embedded CA that is in `anchors`. Raises WriteError if the current cluster
     embeds no CA, or if the edit would change other content.
     """
     document = _loaded(data, path)
@@ -146,10 +146,10 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
 
 
 def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
-    """Return the kubeconfig `data` with the CA or the server that its current cluster lacks.
+    """Return the kubeconfig `data` with the missing CA or the missing server of its current cluster.
 
-    The CA is `trust`, and the server is the URL `server`. Raises WriteError if the cluster would still be unusable, or
-    if the edit would change other content.
+    The CA is `trust`, and the URL of the server is `server`. Raises WriteError if the cluster would still be unusable,
+    or if the edit would change other content.
     """
     document = _loaded(data, path)
     no_cluster = f"certmond adds no cluster to {path}; add the cluster to the file"
@@ -162,11 +162,13 @@ def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: s
     refers = bool(cluster.fields.get("certificate-authority")) and not cluster.fields.get(_TRUST)
     if not refers and not embedded and cluster.fields.get("insecure-skip-tls-verify") is not True:
         if not trust:
-            raise WriteError(f"the file of the CA that {path} embeds has no certificate; restore the CA first")
+            raise WriteError(f"the file of the CA that {path} embeds contains no certificate; restore the CA first")
         new_values[*cluster.position, _TRUST] = _pem(trust)
     if not as_text(cluster.fields.get(_SERVER)).strip():
         if embedded and embedded.isdisjoint(trust):
-            fact = printable(f"cluster {cluster.name!r} of {path} has no server, and trusts another CA than this node")
+            fact = printable(
+                f"cluster {cluster.name!r} of {path} has no server, and trusts a different CA than this node"
+            )
             raise WriteError(f"{fact}; write the URL of its API server into the file as `server`")
         if not server:
             fact = printable(f"no file of the node has the address of the API server of cluster {cluster.name!r}")
@@ -184,7 +186,7 @@ def _current_cluster(document: Mapping[str, Any], path: str) -> Entry:
     names = [context.fields.get("cluster") for context in _contexts(document) if _is_current(document, context)]
     chosen = [entry for entry in clusters if entry.name in names] or (clusters if len(clusters) == 1 else [])
     if not chosen:
-        raise WriteError(f"{path} has no current context with a cluster; set one: kubectl config use-context NAME")
+        raise WriteError(f"{path} contains no current context with a cluster; set one: kubectl config use-context NAME")
     return chosen[0]
 
 
@@ -209,7 +211,7 @@ def _is_current(document: Mapping[str, Any], context: Entry) -> bool:
 
 
 def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, credentials: Embedded | Files) -> bytes:
-    """Return a kubeconfig with one context, byte for byte as kubeadm writes it (clientcmd, WriteToFile)."""
+    """Return a kubeconfig with one context. kubeadm writes the same bytes (clientcmd, WriteToFile)."""
     match credentials:
         case Embedded(certificate_pem, key_pem):
             fields = {_CERTIFICATE: encoded(certificate_pem), _KEY: encoded(key_pem)}
@@ -232,7 +234,10 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
 
 
 def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[Entry]:
-    """Yield the valid entries of a list such as "users". `singular` is the key of their fields, such as "user"."""
+    """Yield the valid entries of the list `plural`, such as "users".
+
+    `singular` is the key of the fields in an entry, such as "user".
+    """
     entries = document.get(plural)
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         fields = entry.get(singular) if isinstance(entry, Mapping) else None
@@ -250,9 +255,11 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
     users = sorted(entries(document, "users", "user"), key=lambda entry: entry.name != current)
     if old is None:
         users = [entry for entry in users if entry.name == current]
-        problem = f"{path} has no current context with a user; set one: kubectl config use-context NAME"
+        problem = f"{path} contains no current context with a user; set one: kubectl config use-context NAME"
         if current:
-            problem = f"{path} has no user {current!r} for its current context; add this user, or move the file away"
+            problem = (
+                f"{path} contains no user {current!r} for its current context; add this user, or move the file away"
+            )
     else:
         users_with_file = [entry for entry in users if entry.name == current and not entry.fields.get(_CERTIFICATE)]
         users = [entry for entry in users if _embeds(entry, old)] or users_with_file
@@ -275,6 +282,6 @@ def _embeds(entry: Entry, certificate: Certificate) -> bool:
 
 
 def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> Entry | None:
-    """Return the cluster in the first of `contexts` that names `user`, or None."""
+    """Return the cluster that the first context with the user `user` names, or None."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)

@@ -17,7 +17,7 @@ _CURRENT = "-current.pem"
 def dated(path: str, when: datetime) -> str:
     """Return the path of the file that the kubelet writes at `when` for the symlink `path`.
 
-    The name contains the local time, as in Go. Raises WriteError if `path` does not end in -current.pem.
+    The name contains the local time, as in the kubelet. Raises WriteError if `path` does not end with -current.pem.
     """
     name = posixpath.basename(path)
     if not name.endswith(_CURRENT):
@@ -26,9 +26,9 @@ def dated(path: str, when: datetime) -> str:
 
 
 def successor(path: str, when: datetime, taken: Container[str]) -> str:
-    """Return the path of the dated file for `when`, or for the first later second with an unused name.
+    """Return the path of the dated file for `when`, or for the first later second whose file name is not in `taken`.
 
-    certmond never overwrites an older file, because a rollback needs that file.
+    certmond never overwrites an older file, because a rollback needs this file.
     """
     while posixpath.basename(found := dated(path, when)) in taken:
         when += timedelta(seconds=1)
@@ -36,7 +36,7 @@ def successor(path: str, when: datetime, taken: Container[str]) -> str:
 
 
 def content(certificate_pem: bytes, key_pem: bytes) -> bytes:
-    """Return the content of a PEM file: the certificate with its chain, and then the key.
+    """Return the content of a PEM file: the certificate with its chain, followed by the key.
 
     The kubelet and HAProxy use this order.
     """

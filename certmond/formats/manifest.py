@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from itertools import dropwhile, pairwise
-from typing import Any
+from itertools import dropwhile, pairwise, starmap
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from certmond.errors import MalformedError
@@ -23,11 +23,12 @@ from certmond.pki.catalog.references import PROGRAMS
 
 _NODE_USER = "system:node:"
 _ISSUER_PREFIX = "kubernetes.default.svc."
-_ETCD = "etcd"
+_ETCD, _OF_ETCD = "etcd", "ETCD_"
 _HYPERKUBE = "hyperkube"
 _WRAPPERS = frozenset({"go-runner", _HYPERKUBE, "env", "nice"})
 _VARIABLE = re.compile(r"\$(?:\$|\(([^$)]*)\))")
 _MAX_TEXT = 4096  # of a word with variables
+_MAX_SCRIPT = 1 << 15  # the time of shlex grows with the square of the length of a word
 _SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 
 
@@ -50,18 +51,28 @@ class Components:
     kubelet_flags: Manifest | None = None
 
 
+class Variable(NamedTuple):
+    """An environment variable, and the file that sets it. In a static Pod, this file is the manifest, here ""."""
+
+    name: str
+    value: str
+    file: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """A container of a static Pod. `flags` contains each repetition of a flag.
 
     `mounts` maps a path in the container to a path on the host, or to None without a valid hostPath.
     `program` is the base name of the first word of `command`, or "" if the image chooses the program.
+    `variables` has the environment without the variables that are flags, such as ETCD_CERT_FILE, or values of flags.
     """
 
     name: str
     flags: tuple[tuple[str, str], ...]
     mounts: Mapping[str, str | None]
     program: str = ""
+    variables: tuple[Variable, ...] = ()
 
     def values(self, flag: str) -> list[str]:
         """Return the non-empty values of a flag, in order."""
@@ -74,10 +85,20 @@ class Container:
         """
         if not path.startswith("/"):
             return None
-        path = "/" + posixpath.normpath(path).lstrip("/")
-        inside = max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default="")
+        path, inside = _normal(path), self.mount_of(path) or ""
         host = self.mounts.get(inside, "")
         return None if host is None else host + path[len(inside) :]
+
+    def mount_of(self, path: str) -> str | None:
+        """Return the path of the deepest mount that contains the absolute `path`, or None."""
+        inside = _normal(path)
+        while inside and inside not in self.mounts:
+            inside = inside.rpartition("/")[0]
+        return inside if inside in self.mounts else None
+
+
+def _normal(path: str) -> str:
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
@@ -123,8 +144,10 @@ def _containers(fields: Mapping[str, Any], kind: str) -> Iterator[Container]:
             [_expanded(word, variables) for word in _strings(container.get(field))] for field in ("command", "args")
         )
         program, words = program_of(command, arguments)
-        flags = flags_of(_ETCD if _ETCD in (name, program) else program, words, variables.items())
-        yield Container(name, flags, mounts, program)
+        reader = _ETCD if _ETCD in (name, program) else program
+        flags = flags_of(reader, words, variables.items())
+        others = variables_of(reader, flags, starmap(Variable, variables.items()))
+        yield Container(name, flags, mounts, program, others)
 
 
 def _expanded(word: str, variables: Mapping[str, str]) -> str:
@@ -164,7 +187,9 @@ def _precedes_program(word: str) -> bool:
 
 
 def _script_words(script: str) -> list[str]:
-    """Return the words of a shell script. An operator such as `;` is a separate word."""
+    """Return the words of a shell script. An operator such as `;` is a separate word, except in a long script."""
+    if len(script) > _MAX_SCRIPT:
+        return script.split()
     lexer = shlex.shlex(script.replace("\\\n", ""), posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     words = list[str]()
@@ -183,12 +208,21 @@ def flags_of(
     """
     if program != _ETCD:
         return tuple(flag_values(words))
-    prefix, found = "ETCD_", list[tuple[str, str]]()
+    found = list[tuple[str, str]]()
     for name, value in environment:
-        if name.startswith(prefix) and value:
-            found.append((name.removeprefix(prefix).lower().replace("_", "-"), value))
+        if name.startswith(_OF_ETCD) and value:
+            found.append((name.removeprefix(_OF_ETCD).lower().replace("_", "-"), value))
     found += flag_values(words, single_dash=True)
     return tuple((name, value) for name, value in found if name == "config-file" and value) or tuple(found)
+
+
+def variables_of(
+    program: str, flags: Iterable[tuple[str, str]], environment: Iterable[Variable]
+) -> tuple[Variable, ...]:
+    """Return the variables of a program without those that etcd reads as flags, and without the values of flags."""
+    used = {value for _, value in flags}
+    others = (each for each in environment if each.value not in used)
+    return tuple(each for each in others if not (program == _ETCD and each.name.startswith(_OF_ETCD)))
 
 
 def kubelet_environment(text: str) -> Container:

@@ -1,4 +1,4 @@
-"""Edit of a static Pod manifest that sets new values for flags of one container.
+"""Edit of a static Pod manifest. The edit sets new values for the flags of one container.
 
 All other bytes stay unchanged. The kubelet restarts the Pod after the caller has written the result.
 """
@@ -24,24 +24,24 @@ _Position = tuple[str | int, ...]
 
 
 class _Word(NamedTuple):
-    """A word of a container's command line, and its position in the manifest."""
+    """A word of the command line of a container, and the position of the word in the manifest."""
 
     text: str
     position: _Position
 
 
 def flag_values_in(data: bytes, path: str, container: str, flags: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the values of each of `flags`, named without dashes, or () for a flag that is not set.
+    """Return the values of each of `flags`, or () for a flag that is not set. The names have no leading dashes.
 
-    The component uses the last value. Raises WriteError if the manifest is invalid, or does not have exactly one such
-    container.
+    The component uses the last value. Raises WriteError if the manifest is invalid, or does not contain exactly one
+    container with the name `container`.
     """
     found = _container(_document(data, path), path, container)
     return {flag: tuple(value for name, value in found.flags if name == flag) for flag in flags}
 
 
 def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str]) -> bytes:
-    """Return the manifest `data` with new values for flags of a container, named without dashes.
+    """Return the manifest `data` with new values for `flags` of a container. The names have no leading dashes.
 
     Raises WriteError if a flag is not set, or if the edit would change other content.
     """
@@ -71,7 +71,7 @@ def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str])
 
 
 def _document(data: bytes, path: str) -> Mapping[str, Any]:
-    """Return the parsed manifest. Raises WriteError for malformed YAML, several documents, and YAML anchors."""
+    """Return the parsed manifest. Raises WriteError for malformed YAML, for several documents, and for YAML anchors."""
     documents, shared = 0, False
     try:
         for event in yaml.parse(data.decode("utf-8"), Loader=_Loader):
@@ -82,10 +82,10 @@ def _document(data: bytes, path: str) -> Mapping[str, Any]:
     except yaml.YAMLError:
         pass  # the loader below reports the line
     if documents > 1:
-        raise WriteError(f"{path} has several documents; remove those that the kubelet does not run")
+        raise WriteError(f"{path} contains several documents; remove those that the kubelet does not run")
     if shared:
         raise WriteError(
-            f"{path} has YAML anchors, which share one text between values; replace each alias with its text"
+            f"{path} contains YAML anchors, which share one text between values; replace each alias with its text"
         )
     try:
         return load_mapping(data)
@@ -96,9 +96,9 @@ def _document(data: bytes, path: str) -> Mapping[str, Any]:
 def _container(document: Mapping[str, Any], path: str, name: str) -> Container:
     found = [each for each in containers(document) if each.name == name]
     if not found:
-        raise WriteError(f"{path} has no container {name!r}; correct the path, or the name of the container")
+        raise WriteError(f"{path} contains no container {name!r}; correct the path, or the name of the container")
     if len(found) > 1:
-        raise WriteError(f"{path} has more than one container {name!r}; keep only one of them")
+        raise WriteError(f"{path} contains more than one container {name!r}; keep only one of them")
     return found[0]
 
 
@@ -124,7 +124,7 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
         if not name.startswith("--") or name[2:].replace("_", "-") != flag:
             continue
         is_set = True
-        if name[2:] != flag:  # the components accept both spellings
+        if name[2:] != flag:  # the components accept dashes and underscores
             raise ValueError("is written with underscores; write it with dashes")
         if assigned:
             position, instead = word.position, f"{name}={value}"
@@ -132,7 +132,7 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
             position, old, instead = words[number + 1].position, words[number + 1].text, value
         else:
             raise ValueError(f"has no value; write it as --{flag}=VALUE")
-        if old != value:  # an equal value keeps its text
+        if old != value:  # if the value is equal, keep its text
             edits[position] = instead
     if not is_set:
         raise ValueError("is not set; add it to the command as a separate word")
@@ -141,14 +141,14 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
 
 def _with_edits(text: str, edits: Mapping[_Position, str]) -> str:
     """Return `text` with the words in `edits`. Raises ValueError if an old word is not a plain or quoted scalar."""
-    # Use the loader in Python, because its marks count characters.
+    # Use the loader that is written in Python, because its marks count characters.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = [(_node(root, position), word) for position, word in edits.items()]
     for node, word in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
         start, stop = node.start_mark.index, node.end_mark.index
         if text[start] == "!" or node.style in _BLOCKS:
             raise ValueError("is tagged, or a block")
-        if node.style:  # a quote
+        if node.style:  # the scalar is quoted
             start, stop = start + 1, stop - 1
         text = f"{text[:start]}{word}{text[stop:]}"
     return text

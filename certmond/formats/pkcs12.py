@@ -1,6 +1,6 @@
 """Decryption of PKCS#12 files in a separate process with limited CPU time.
 
-The author of a file chooses the cost of the decryption, and certmond cannot interrupt OpenSSL in its own process.
+The author of a PKCS#12 file chooses the cost of the decryption. In its own process, certmond cannot interrupt OpenSSL.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from certmond.pki.x509.parsing import Document, Opened, decode
 from certmond.subprocesses import run
 
 CPU_SECONDS = 1
-"""Maximum CPU time of the process, in seconds. The start of Python takes a tenth of this time."""
-_TIMEOUT = timedelta(seconds=10)  # longer than the CPU time, for a busy host
+"""Maximum CPU time of the separate process, in seconds. The start of Python takes one tenth of this time."""
+_TIMEOUT = timedelta(seconds=10)  # elapsed time, which exceeds the CPU time on a busy host
 _EXIT_NOT_OPENED = 3
 _PROGRAM = f"""
 import resource, sys
@@ -38,14 +38,14 @@ print(*(b64encode(each or b"").decode() for each in (key, *found)), sep="\\n")
 
 
 def decode_isolated(data: bytes, path: str, password: bytes | None = None) -> Document:
-    """Return the parsed content of the file `path`. A separate process decrypts PKCS#12."""
+    """Return the parsed content `data` of the file `path`. A separate process decrypts PKCS#12."""
     return decode(data, path, password, open_isolated)
 
 
 def open_isolated(data: bytes, password: bytes | None) -> Opened:
     """Return the certificates and the public key of a PKCS#12 file.
 
-    Raises MalformedError if the password does not open the file, and LimitError if the decryption takes too long.
+    Raises MalformedError if `password` does not decrypt the file, and LimitError if the decryption takes too long.
     """
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     command = (sys.executable, "-P", "-s", "-c", _PROGRAM)

@@ -1,6 +1,6 @@
-"""Private keys: generation, loading, signatures, and the encodings that kubeadm and the kubelet write.
+"""Private keys: generation, parsing, signatures, and the encodings that kubeadm and the kubelet use.
 
-No message quotes a key. `pki.x509.public_key` parses public keys.
+No message quotes a private key. The module `pki.x509.public_key` parses public keys.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.parsing import check_private_keys
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-"""The types of keys that the components of Kubernetes support."""
+"""The types of private keys that the components of Kubernetes support."""
 _TRIAL = b"certmond"
 
 
 def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
-    """Return a new key from random numbers of the kernel."""
+    """Return a new private key. The random numbers are from the kernel."""
     match algorithm:
         case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
             return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))
@@ -43,24 +43,24 @@ def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
 def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> PrivateKey:
     """Return the private key in `data`, which is PEM or DER.
 
-    Raises KeyUnusableError for an unusable, encrypted or unsupported key. The message names the file `where`, and never
-    quotes the key.
+    Raises KeyUnusableError if the key is unusable or unsupported, or if `passphrase` does not decrypt the key. The
+    message names the file `where`, and never quotes the key.
     """
     load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
     key: PrivateKeyTypes | None
     try:
         check_private_keys(data)
         with guarded("is not a usable private key"):
-            # Skip OpenSSL's consistency checks, which take 36 ms for each RSA key. A damaged key does not sign, or its
-            # signature does not verify. certmond detects both before it writes a file.
+            # Skip the consistency checks of OpenSSL, which take 36 ms for each RSA key. A damaged key cannot sign, or
+            # its signature does not verify. certmond detects both cases before it writes a file.
             try:
                 key = load(data, None, unsafe_skip_rsa_key_validation=True)
-            except TypeError:  # cryptography's exception for an encrypted key
+            except TypeError:  # cryptography raises it for an encrypted key
                 key = None if passphrase is None else load(data, passphrase, unsafe_skip_rsa_key_validation=True)
     except LimitError as error:
         raise KeyUnusableError(f"the private key in {where} {error}; replace it with the right key") from None
     except MalformedError:
-        raise KeyUnusableError(f"{where} has no usable private key; replace it with the right key") from None
+        raise KeyUnusableError(f"{where} contains no usable private key; replace it with the right key") from None
     if key is None:
         remedy = "provide its passphrase as a systemd credential, or decrypt it: openssl pkey"
         raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}")
@@ -72,9 +72,9 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
 
 
 def sign(key: PrivateKey, data: bytes) -> bytes:
-    """Return the signature of `data`, with SHA-256 for RSA and ECDSA.
+    """Return the signature of `data`. RSA and ECDSA signatures use SHA-256.
 
-    Raises KeyUnusableError if the key does not sign.
+    Raises KeyUnusableError if the key cannot sign.
     """
     try:
         with guarded("does not sign"):
@@ -92,7 +92,7 @@ def sign(key: PrivateKey, data: bytes) -> bytes:
 
 
 def can_sign(key: PrivateKey) -> bool:
-    """Return whether the key makes a valid signature, which `load_key` does not check."""
+    """Return whether a signature of the key is valid. `load_key` does not check this."""
     try:
         with guarded("does not verify"):
             match key:
@@ -103,15 +103,15 @@ def can_sign(key: PrivateKey) -> bool:
                     key.public_key().verify(key.sign(_TRIAL, ec.ECDSA(SHA256())), _TRIAL, ec.ECDSA(SHA256()))
                 case ed25519.Ed25519PrivateKey():
                     key.public_key().verify(key.sign(_TRIAL), _TRIAL)
-    except MalformedError:  # raised for OpenSSL's error with such a key
+    except MalformedError:  # OpenSSL reports an error for a damaged key
         return False
     return True
 
 
 def key_pem(key: PrivateKey) -> bytes:
-    """Return the key as PKCS#1 or SEC 1 PEM like client-go (keyutil, MarshalPrivateKeyToPEM), or Ed25519 as PKCS#8.
+    """Return the private key in PEM: as PKCS#1 (RSA) or SEC 1 (ECDSA) like client-go, or as PKCS#8 (Ed25519).
 
-    Raises MalformedError if OpenSSL cannot encode the key.
+    For client-go, see keyutil, MarshalPrivateKeyToPEM. Raises MalformedError if OpenSSL cannot encode the key.
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL
@@ -120,5 +120,5 @@ def key_pem(key: PrivateKey) -> bytes:
 
 
 def public_pem(key: PrivateKey) -> bytes:
-    """Return the public key in PEM, as in the file `sa.pub`."""
+    """Return the public key of `key` in PEM, in the format of the file `sa.pub`."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

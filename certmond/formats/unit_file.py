@@ -24,6 +24,8 @@ _PLAIN = re.compile(r"[ \t]*((?:[^\n\\]|\\.)*)", re.DOTALL)
 _NAME = re.compile(r"[ \t]*([A-Za-z_]\w*)[ \t]*=")
 _IN_WORD = re.compile(r"\$(?:\$|\{(\w+)\})")
 _SPECIFIER = re.compile(r"%(.)")
+_MAX_SUBSTITUTED = 1 << 20
+"""Maximum length of the values of variables in a command. The kernel limits a command to 2 MiB (execve(2))."""
 
 Environment = Mapping[str, tuple[str, str]]
 """Variable -> its value, and the file that sets it."""
@@ -76,23 +78,25 @@ def _lines(text: str) -> Iterator[str]:
 
 def split_words(text: str) -> list[str]:
     """Return the words of a value. Quotes and backslashes protect white space."""
-    words, quote = list[str](), ""
-    word: str | None = None
+    words, word, quote, has_begun = list[str](), list[str](), "", False  # `word` has the characters of a word
     characters = iter(text)
     for each in characters:
+        if each.isspace() and not quote:
+            if has_begun:
+                words.append("".join(word))
+            word, has_begun = [], False
+            continue
+        has_begun = True
         if each == "\\":
             following = next(characters, "\\")
-            word = (word or "") + _ESCAPES.get(following, following)
-        elif quote:
-            word, quote = (word or "", "") if each == quote else ((word or "") + each, quote)
-        elif each in "\"'":
-            word, quote = word or "", each
-        elif not each.isspace():
-            word = (word or "") + each
-        elif word is not None:
-            words.append(word)
-            word = None
-    return words if word is None else [*words, word]
+            word.append(_ESCAPES.get(following, following))
+        elif each == quote:
+            quote = ""
+        elif each in "\"'" and not quote:
+            quote = each
+        else:
+            word.append(each)
+    return [*words, "".join(word)] if has_begun else words
 
 
 def parse_environment(data: bytes, _path: str) -> dict[str, str]:
@@ -144,22 +148,32 @@ def with_specifiers(text: str, unit: str) -> str:
 
 
 def command_line(command: Word, environment: Environment, unit: str) -> list[Word]:
-    """Return the words of an ExecStart= command after the substitution of variables."""
+    """Return the words of an ExecStart= command after the substitution of variables.
+
+    If the command would become too long, its variables stay.
+    """
     marks = len(command.text) - len(command.text.lstrip(_PREFIXES))
     prefix, words = command.text[:marks], split_words(command.text[marks:])
     if "@" in prefix:
         del words[1:2]
     result = list[Word]()
-    for number, word in enumerate(words):
-        text = with_specifiers(word, unit)
-        if number == 0 or ":" in prefix:
+    texts = [with_specifiers(word, unit) for word in words]
+    variables = [name for text in texts[1:] for name in (_variable(text), *_IN_WORD.findall(text)) if name]
+    is_short = sum(len(environment[name][0]) for name in variables if name in environment) <= _MAX_SUBSTITUTED
+    for number, text in enumerate(texts):
+        if number == 0 or ":" in prefix or not is_short:
             result.append(Word(text, command.file))
-        elif text.startswith("$") and not text.startswith(("${", "$$")):
-            value, file = environment.get(text[1:], ("", command.file))
+        elif name := _variable(text):
+            value, file = environment.get(name, ("", command.file))
             result += (Word(each, file) for each in split_words(value))
         else:
             result.append(_substituted(Word(text, command.file), environment))
     return result
+
+
+def _variable(text: str) -> str:
+    """Return NAME for a word `$NAME`, whose value becomes separate words, or ""."""
+    return text[1:] if text.startswith("$") and not text.startswith(("${", "$$")) else ""
 
 
 def _substituted(word: Word, environment: Environment) -> Word:
@@ -167,10 +181,15 @@ def _substituted(word: Word, environment: Environment) -> Word:
 
     A variable whose value systemd chooses stays.
     """
-    file, known = word.file, {**_OF_SYSTEMD, **environment}
+    file = word.file
     for name in _IN_WORD.findall(word.text):
         file = environment[name][1] if name in environment else file
-    return Word(_IN_WORD.sub(lambda match: known.get(match[1], ("", ""))[0] if match[1] else "$", word.text), file)
+    return Word(_IN_WORD.sub(lambda match: _value_of(match[1], environment) if match[1] else "$", word.text), file)
+
+
+def _value_of(name: str, environment: Environment) -> str:
+    value, _ = environment.get(name) or _OF_SYSTEMD.get(name, ("", ""))
+    return value
 
 
 def places(words: Sequence[Word]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Edits of a YAML text: replacement of values, and insertion of missing values.
 
-All other bytes stay unchanged. No message quotes the text, which may contain a private key.
+All other bytes stay unchanged. No message quotes the text, which can contain a private key.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _TAIL = "\"' \t\r\n"
 def with_values(
     data: bytes, document: Mapping[str, Any], new_values: Mapping[Position, bytes | str], what: str
 ) -> bytes:
-    """Return the YAML text `data` with `new_values`. Bytes become base64.
+    """Return the YAML text `data` with `new_values`. Values of type bytes are encoded in base64.
 
-    `document` is the parsed `data`. Raises WriteError if the edit would change other content. The message calls the
-    values `what`.
+    `document` is the parsed `data`. Raises WriteError if the edit would change other content. `what` describes the
+    values in the message.
     """
-    # Equal values keep their text, so that an up-to-date file does not change.
+    # The text of an equal value stays unchanged, so that certmond does not change an up-to-date file.
     edits = {
         position: content
         for position, content in new_values.items()
@@ -50,12 +50,12 @@ def with_values(
 
 
 def encoded(content: bytes) -> str:
-    """Return the base64 of `content`."""
+    """Return `content` in base64, as text."""
     return base64.b64encode(content).decode("ascii")
 
 
 def decoded(value: Any) -> bytes | None:
-    """Return the bytes of a base64 text, which may have line breaks, or None if the text is not base64."""
+    """Return the bytes of a base64 text, or None if `value` is not base64. The text can contain line breaks."""
     try:
         return base64.b64decode("".join(as_text(value).split()), validate=True)
     except ValueError:
@@ -67,9 +67,9 @@ def _equals(value: Any, content: bytes | str) -> bool:
 
 
 def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
-    """Return the text with the values `edits`. Raises ValueError if an old value is not a scalar."""
-    # Use the loader in Python, because its marks count characters, including a BOM. Compose the first document only, as
-    # `load_mapping` does.
+    """Return the text with the new values `edits`. Raises ValueError if an old value is not a scalar."""
+    # Use the loader that is written in Python, because its marks count characters, including a BOM. Compose only the
+    # first document, as `load_mapping` does.
     root = next(yaml.compose_all(text, Loader=yaml.SafeLoader))
     replacements = [_edit(text, root, position, content) for position, content in edits.items()]
     for start, stop, new in sorted(replacements, key=lambda edit: -edit[0]):
@@ -82,7 +82,7 @@ def _edit(text: str, root: Any, position: Position, content: bytes | str) -> tup
     *outer, key = position
     new = content if isinstance(content, str) else encoded(content)
     mapping = _node(root, outer)
-    if all(each.value not in {key, "<<"} for each, _ in mapping.value):  # "<<" may merge the key from another mapping
+    if all(each.value not in {key, "<<"} for each, _ in mapping.value):  # "<<" can merge the key from another mapping
         return _insertion(text, mapping, str(key), new)
     node = _node(mapping, [key])
     if not isinstance(node, yaml.ScalarNode):
@@ -95,7 +95,7 @@ def _edit(text: str, root: Any, position: Position, content: bytes | str) -> tup
 
 
 def _insertion(text: str, mapping: Any, key: str, new: str) -> tuple[int, int, str]:
-    """Return the edit that inserts a key before the first key of a mapping, in the style of the mapping."""
+    """Return the edit that inserts `key` before the first key of `mapping`, in the style of this mapping."""
     if mapping.flow_style:
         start = text.index("{", mapping.start_mark.index) + 1
         return start, start, f"{json.dumps(key)}: {json.dumps(new)}, "
@@ -113,7 +113,7 @@ def _node(node: Any, position: list[str | int]) -> Any:
 
 
 def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: Mapping[Position, bytes | str]) -> bool:
-    """Return whether `after` has the new values, and otherwise equals `before`."""
+    """Return whether `after` contains the new values, and otherwise equals `before`."""
     if not all(_equals(_value(after, position), content) for position, content in new_values.items()):
         return False
     # Compare as text: this is fast with aliases, distinguishes 1 from true, and treats .nan as equal to .nan.
@@ -129,7 +129,7 @@ def _without(document: Any, positions: list[Position]) -> Any:
 
 
 def _without_one(value: Any, position: Position) -> Any:
-    copy = value.copy()  # another position may share this mapping (a YAML alias)
+    copy = value.copy()  # another position can share this mapping (a YAML alias)
     if len(position) == 1:
         copy.pop(position[0], None)
     else:

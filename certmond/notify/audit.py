@@ -1,7 +1,7 @@
 """Audit trail of all steps, in the journal and in a separate log.
 
 This module writes `<state directory>/audit.log`, an append-only file with one JSON object per line. certmond starts a
-step only after its entry is on the disk.
+step only after the entry of the step is on the disk.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Audit:
     ) -> None:
         """Write an entry to audit.log, and then to the journal.
 
-        Raises WriteError if audit.log cannot be written. The caller must then not execute the step.
+        Raises WriteError if audit.log cannot be written. In this case, the caller must not execute the step.
         """
         self.note_all([Note(event, message, fields)], at, level)
 
@@ -93,7 +93,7 @@ def _given(fields: Mapping[str, str | None]) -> dict[str, str]:
 def caller() -> str:
     """Return the name of the effective user, or "LOGIN as EFFECTIVE" after a login under another name.
 
-    The login name is that of the kernel's login UID, or else SUDO_USER.
+    The login name belongs to the login UID of this process. Without a login UID, the login name is SUDO_USER.
     """
     name = _user(os.geteuid())
     with suppress(OSError, ValueError):

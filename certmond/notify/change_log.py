@@ -1,4 +1,4 @@
-"""Log of the changes between passes: certificates replaced and removed, findings raised and cleared.
+"""Log of the changes between passes: replaced and removed certificates, and raised and cleared findings.
 
 Budgets limit the number of entries. certmond counts a change beyond a budget, and logs the resulting state later.
 """
@@ -87,7 +87,10 @@ class ChangeLog:
     def _write(
         self, identity: Identity, before: CertificateStatus | None, after: CertificateStatus | None, now: float
     ) -> None:
-        """Write the changes from the logged state to `after` if the budget permits, otherwise defer and count them."""
+        """Write the changes from the logged state to `after` if the budget permits.
+
+        Otherwise, defer and count the changes.
+        """
         owed = self._owed.pop(identity, None)
         written = owed.written if owed else before
         entries, fresh = list(changes(written, after)), len(list(changes(before, after))) if owed else 0
@@ -144,7 +147,7 @@ def _findings(before: CertificateStatus | None, after: CertificateStatus) -> Ite
 
 def _cleared(status: CertificateStatus, item: Finding) -> Change:
     fields = _fields(status) | {"reason": item.reason.value, "severity": item.severity.value}
-    return Change(Event.FINDING_CLEARED, f"{status.seen.path}: no longer {item.reason}", "info", fields)
+    return Change(Event.FINDING_CLEARED, f"{status.seen.path}: the finding {item.reason} is cleared", "info", fields)
 
 
 def _by_kind(status: CertificateStatus | None) -> dict[tuple[str, str], Finding]:

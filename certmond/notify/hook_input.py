@@ -1,6 +1,6 @@
 """The JSON document that a hook reads on its standard input.
 
-The fields are a released interface, like those of `certmond status --json`.
+The fields are a stable interface, like the fields of `certmond status -o json`.
 """
 
 from __future__ import annotations

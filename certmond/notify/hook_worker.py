@@ -1,6 +1,6 @@
 """One hook: its thread, the runs of its program, and the record of the findings that the program has received.
 
-This module writes the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit.
+This module writes the record (`<state directory>/hooks/NAME.json`), retries failed runs, and limits the rate of runs.
 `pki.assessment.hook_delivery` decides which runs are due.
 """
 
@@ -57,7 +57,7 @@ An event that the hook does not receive is `passed_over`.
 class PassResult:
     """The node and the time of a pass. `settled` is True if certmond has observed the services.
 
-    Otherwise an absent finding does not count as cleared.
+    If `settled` is False, an absent finding does not count as cleared.
     """
 
     node: str
@@ -68,8 +68,8 @@ class PassResult:
 class Hook:
     """One hook, and its thread.
 
-    `pauses` are the shortest and the longest pause after a failure, in seconds. The thread starts its work after the
-    thread of the hook `after` has ended.
+    `pauses` contains the shortest and the longest pause after a failure, in seconds. The thread starts its work after
+    the thread of the hook `after` has ended.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Hook:
         self._thread_failure_logged = False
 
     def deliver(self, found: dict[Key, Notice], pass_result: PassResult) -> None:
-        """Give the findings of a pass to the thread of the hook. Never blocks."""
+        """Give the findings of a pass to the thread of the hook. This method never blocks."""
         with self._lock:
             self._delivered = found, pass_result
             self._findings_since |= found
@@ -136,7 +136,7 @@ class Hook:
         self._woken.set()
 
     def join(self, patience: float) -> None:
-        """Wait until the thread has ended. After `patience` seconds, kill its program."""
+        """Wait until the thread has ended. After `patience` seconds, kill the program of the hook."""
         if self._thread is None:
             return
         self._thread.join(patience)
@@ -173,7 +173,7 @@ class Hook:
         return True
 
     def _take_findings(self) -> None:
-        """Take the delivered findings, and log those that were cleared before the hook received them."""
+        """Take the delivered findings, and log each finding that was cleared before the hook received the finding."""
         self._woken.clear()
         with self._lock:
             delivered, findings_since, self._findings_since = self._delivered, self._findings_since, {}
@@ -184,7 +184,7 @@ class Hook:
         before, now = {**findings_since, **self._wanted}, self._monotonic()
         for key, notice in before.items() if self._pass_result.settled else ():
             if key not in found and key not in self._received:
-                skipped = f"{notice.reason} of {notice.path} was cleared before hook {self.spec.name} received it"
+                skipped = f"{notice.reason} of {notice.path} was cleared before hook {self.spec.name} received this"
                 if self._log_quota.take(notice.subject, now):
                     self._journal.tell(Event.HOOK_FAILED, skipped, **self._fields(notice))
                 else:
@@ -194,7 +194,9 @@ class Hook:
         excess = len(found) - len(self._wanted)
         if excess and not self._excess:
             summary = f"hook {self.spec.name} receives {len(self._wanted)} findings; {excess} less severe findings wait"
-            self._journal.tell(Event.HOOK_FAILED, f"{summary} until some are cleared", "warning", hook=self.spec.name)
+            self._journal.tell(
+                Event.HOOK_FAILED, f"{summary} until some findings are cleared", "warning", hook=self.spec.name
+            )
         self._excess = excess
         steps = {step.key for step in self._due()}
         for event, key in self._rate_limited - steps:

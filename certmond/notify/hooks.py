@@ -30,7 +30,7 @@ class Hooks:
         self._leaving: dict[str, Hook] = {}
 
     def configure(self, specs: Iterable[HookSpec]) -> None:
-        """Replace the hooks with those in `specs`. Hooks with an unchanged configuration continue."""
+        """Replace the hooks with the hooks in `specs`. Hooks with an unchanged configuration continue."""
         by_name = {spec.name: spec for spec in specs}
         for name, hook in list(self._hooks.items()):
             if by_name.get(name) != hook.spec:
@@ -38,7 +38,7 @@ class Hooks:
                 self._leaving[name] = self._hooks.pop(name)
         for name, spec in by_name.items():
             if name not in self._hooks:
-                # A record has one writer, so the new thread starts after the old one has ended.
+                # A record has one writer. Therefore, the new thread starts after the old thread has ended.
                 self._hooks[name] = Hook(
                     spec, self._state_dir, self._journal, self._count, after=self._leaving.pop(name, None),
                     monotonic=self._monotonic,
@@ -52,7 +52,7 @@ class Hooks:
 
     @property
     def waiting(self) -> Mapping[str, int]:
-        """The number of waiting events of each hook."""
+        """Return the number of waiting events of each hook, by the name of the hook."""
         return {name: hook.waiting for name, hook in self._hooks.items()}
 
     def close(self) -> None:

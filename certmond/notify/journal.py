@@ -106,13 +106,13 @@ class Journal:
     """Writer of events to the log.
 
     `style` is "journal", "plain", "json", "message" or "none". The values "auto", "serve" and "command" select one of
-    these.
+    these styles.
     """
 
     def __init__(self, style: str = "auto", verbose: bool = False) -> None:
         if style in {"auto", "serve"}:
             style = "journal" if _stderr_is_of_journald() else {"auto": "plain", "serve": "message"}[style]
-        if style == "command":  # a command reports to its caller, so only journald needs its events
+        if style == "command":  # a command prints its result, so only journald needs the events
             style = "journal" if os.path.exists(_SOCKET) else "none"
         self.recent: deque[dict[str, str]] = deque(maxlen=RECENT)
         """The last entries, newest first, for the status page."""
@@ -162,7 +162,7 @@ class _EventLogger(BoundLoggerBase):
 def _stderr_is_of_journald() -> bool:
     """Return whether journald reads the standard error of this process (systemd.exec(5)).
 
-    The presence of JOURNAL_STREAM is not sufficient, because a terminal may inherit this variable from a service.
+    The presence of JOURNAL_STREAM is not sufficient, because a terminal can inherit this variable from a service.
     """
     with suppress(OSError):
         found = os.fstat(2)

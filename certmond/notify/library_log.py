@@ -1,6 +1,6 @@
 """Handler that passes records of the standard library's `logging` to the journal.
 
-The log contains only the type and the place of an exception, because the text of an exception may quote a key.
+The log contains only the type and the place of an exception, because the text of an exception might quote a key.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""Pure functions and values for the PKI of a Kubernetes node, without files, clock, log, threads or environment."""
+"""Pure functions and values for the PKI of a Kubernetes node.
+
+This package accesses no files, clocks, logs, threads or environment variables.
+"""

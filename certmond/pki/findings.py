@@ -1,7 +1,7 @@
 """Findings, with their reasons, severities and messages.
 
-The name of a `Reason` is a released interface: a new version does not change its meaning. `assessment.rules` decides
-which findings a certificate has.
+The value of a `Reason` is a public interface: new versions of certmond do not change the meaning of a reason.
+`assessment.rules` decides which findings a certificate has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Self
 
 
 class Severity(StrEnum):
-    """How soon an operator must act: not at all (info), during working hours (warning), now (critical)."""
+    """Urgency of a finding: no action necessary (info), act during working hours (warning), act now (critical)."""
 
     INFO = "info"
     WARNING = "warning"
@@ -21,7 +21,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """The severity as a number, which is also the exit code of a monitoring plugin."""
+        """The severity as a number from 0 to 2, which is also the exit code of `certmond check`."""
         return _RANKS[self]
 
 
@@ -32,11 +32,11 @@ class Remedy(Enum):
     """The action that clears a finding."""
 
     OPERATOR = auto()
-    """An action of the operator, or the end of the condition."""
+    """An action of the operator, or the end of the reported condition."""
     RENEWAL = auto()
     """A renewal of the certificate, or a rotation if the certificate is a CA."""
     REPAIR = auto()
-    """A repair of the damaged files from the archive, or a renewal."""
+    """A repair of the damaged files from the archive, or a renewal of the certificate."""
 
 
 class Blocks(Flag):
@@ -46,18 +46,18 @@ class Blocks(Flag):
     ISSUING = auto()
     """If the finding is critical, `certmond init` issues no certificate."""
     USE = auto()
-    """If the finding is critical, certmond restarts no service in order to use the certificate."""
+    """If the finding is critical, certmond does not restart a service to make it load the certificate."""
     START = auto()
-    """If the finding is critical, certmond restarts no service that reads the file. The service would not start."""
+    """If the finding is critical, certmond restarts no service that reads the file: the service would not start."""
     NEW_CA = auto()
-    """certmond does not accept a certificate with the finding, of any severity, as a new Root CA."""
+    """certmond does not accept a certificate with the finding as a new Root CA, whatever the severity is."""
 
 
 class Reason(StrEnum):
-    """Kind of a finding. The value is its public name, and the heading of its section in `runbook.md`.
+    """Kind of a finding. The value is the public name of the reason, and the heading of a section in `runbook.md`.
 
-    A member has its usual severity, the action that clears the finding, and the actions that it blocks. All three are
-    required.
+    Each member defines the usual severity of the finding, the remedy that clears the finding, and the actions that the
+    finding blocks.
     """
 
     severity: Severity
@@ -65,7 +65,7 @@ class Reason(StrEnum):
     blocks: Blocks
 
     def __new__(cls, value: str, severity: Severity, remedy: Remedy, blocks: Blocks) -> Self:
-        """Return the member with its severity, its remedy, and the actions that it blocks."""
+        """Return a member with the given value, severity, remedy and blocked actions."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.severity, member.remedy, member.blocks = severity, remedy, blocks
@@ -132,32 +132,32 @@ class Reason(StrEnum):
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, with escapes for characters that control or confuse a terminal."""
+    """Return `text` on one line, with escapes for non-printable characters, such as terminal control characters."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem. `message` is one sentence with the file, the fact and the remedy."""
+    """A problem on the node. `message` is one sentence that contains the file, the fact and the remedy."""
 
     reason: Reason
     severity: Severity
     message: str
 
     def capped(self, most: Severity | None) -> Finding:
-        """Return the finding with at most the severity `most`, or unchanged without `most`."""
+        """Return the finding with its severity limited to `most`, or unchanged if `most` is None."""
         return replace(self, severity=most) if most and self.severity.rank > most.rank else self
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault that certmond detects when it reads a file. `detail` names the file and the fact."""
+    """A fault that certmond detects in an observation, for example in a file. `detail` names the file and the fact."""
 
     reason: Reason
     detail: str
-    remedy: str | None = None  # None for the usual remedy of the reason
+    remedy: str | None = None  # None if the usual remedy of the reason applies
 
 
 def highest_severity(findings: Iterable[Finding]) -> Severity | None:
-    """Return the highest severity of `findings`, or None without findings."""
+    """Return the highest severity of `findings`, or None if there are no findings."""
     return max((item.severity for item in findings), key=lambda severity: severity.rank, default=None)

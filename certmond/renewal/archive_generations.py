@@ -1,7 +1,7 @@
-"""Verdicts on the generations of the archive: whether certmond may restore them.
+"""Verdicts on the generations of the archive: whether certmond may restore a generation.
 
-A restore must not grant a right that a later certificate lacks. `archived_pair` checks the certificate and the key of a
-generation.
+A restored certificate must not contain a subject, a usage or a name that a later certificate lacks. `archived_pair`
+checks the certificate and the key of a generation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PairLocation:
     key_path: str
     spec: CertificateSpec | None
     references: bool = False
-    """Whether certmond reads the files to which a kubeconfig refers. Set it only if no other user could choose these
+    """Whether certmond reads the files to which a kubeconfig refers. True only if no untrusted user could choose these
     files.
     """
 
@@ -70,7 +70,7 @@ class Generations:
     def _wider(
         self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
     ) -> Verdict | None:
-        """Return the verdict `wider` if a later certificate has fewer rights than `leaf`, or None."""
+        """Return the verdict `wider` if a later certificate lacks content of `leaf`, otherwise None."""
         fixed = fixed_by(spec, self._facts)
         for pair, younger in self._others(name, generation, leaf):
             other = pair.leaf
@@ -81,12 +81,12 @@ class Generations:
             ):
                 continue
             if more := surplus(leaf, other, fixed):
-                fact = f"a later certificate (serial {other.serial:x}) has fewer rights"
+                fact = f"a later certificate (serial {other.serial:x}) lacks this content"
                 return Verdict(Worth.WIDER, f"{'; '.join(more)}; {fact}")
         return None
 
     def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield the installed pair and each archived pair of `name`, and whether the pair is later than `leaf`."""
+        """Yield the installed pair and each archived pair of `name`, and True if the pair is later than `leaf`."""
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
         for described, files in self._archive.complete_generations(name):
@@ -100,7 +100,7 @@ class Generations:
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """Return whether the current files contain a certificate with its key, or a key that needs a passphrase.
 
-        A kubeconfig must also have a complete cluster.
+        A kubeconfig must also contain a complete cluster.
         """
         location = self.location(name, files)
         pair = self.pair(location, self._files.read)
@@ -112,7 +112,7 @@ class Generations:
 
     @staticmethod
     def broken_cluster(location: PairLocation, content: bytes) -> str:
-        """Return what is wrong with the cluster in the kubeconfig `content`, or "".
+        """Return a clause about the defect of the cluster in the kubeconfig `content`, or "" without a defect.
 
         certmond checks the cluster only if the entry fixes a subject and a CA.
         """
@@ -120,10 +120,10 @@ class Generations:
         return broken_cluster(parse_credentials(content, location.path)) if fixed else ""
 
     def embedded_ca(self, spec: CertificateSpec, chain: Sequence[Certificate] = ()) -> tuple[Certificate, ...]:
-        """Return the present certificates of the CA that the kubeconfig of an entry must embed, or () for none.
+        """Return the present certificates of the CA that the kubeconfig of an entry must embed.
 
-        `chain` is the client certificate with its intermediates. Raises WriteError if a kubeconfig must not trust the
-        CA.
+        Return () if the kubeconfig must embed no CA. `chain` is the client certificate with its intermediates. Raises
+        WriteError if a kubeconfig must not trust the CA.
         """
         if spec.embedded_ca is None:
             return ()
@@ -141,7 +141,7 @@ class Generations:
         if document.faults:
             return "a part of the CA file is malformed; restore the CA first"
         if any(each.is_ca is False for each in found):
-            return "the CA file has a certificate that is not a CA; restore the CA first"
+            return "the CA file contains a certificate that is not a CA; restore the CA first"
         if not any(each.not_before <= now <= each.not_after for each in found):
             return "the CA is not valid now; rotate the CA"
         if chain and spec.embedded_ca in spec.ca and not find_paths(chain[0], found, chain[1:]).paths:
@@ -160,7 +160,7 @@ class Generations:
         return with_trust(content, location.path, trust) if trust else content
 
     def to_restore(self, name: str, files: Sequence[ArchivedFile]) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation as certmond restores them. A kubeconfig gets the present CA."""
+        """Return the files of a generation as certmond restores them: a kubeconfig contains the present CA."""
         location = self.location(name, files)
         return tuple(replace(file, content=self.with_present_ca(location, file.content)) for file in files)
 
@@ -174,7 +174,7 @@ class Generations:
     def location(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
         """Return the paths of the certificate and the key of a generation.
 
-        Without an entry `name`, the paths are the last and the first path in `files`.
+        If there is no entry `name`, the last path in `files` is the certificate path, and the first is the key path.
         """
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
@@ -210,8 +210,8 @@ class Generations:
 def _is_later(other: Certificate, leaf: Certificate) -> bool:
     """Return whether `other` starts later or expires later than `leaf`, or has the same dates.
 
-    Equal dates do not show which certificate is later, because a certificate of kubeadm starts with its CA (pkiutil,
-    NewSignedCert).
+    Equal dates do not show which certificate is later, because a certificate of kubeadm has the start date of its CA
+    (pkiutil, NewSignedCert).
     """
     dates = (other.not_before, other.not_after), (leaf.not_before, leaf.not_after)
     return dates[0] == dates[1] or other.not_before > leaf.not_before or other.not_after > leaf.not_after

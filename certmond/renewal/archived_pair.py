@@ -60,7 +60,7 @@ def verdict(
     if now < leaf.not_before:
         return Verdict(Worth.OUTDATED, f"its certificate is not valid before {leaf.not_before:%Y-%m-%d %H:%M} UTC")
     if now >= leaf.expires_at:
-        return Verdict(Worth.OUTDATED, f"its certificate ended on {leaf.not_after:%Y-%m-%d %H:%M} UTC")
+        return Verdict(Worth.OUTDATED, f"its certificate expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC")
     if anchors is not None and find_paths(leaf, anchors, pair.chain[1:], usages).valid_at(now) is None:
         return Verdict(Worth.OUTDATED, "its certificate has no certification path to the present CA")
     return Verdict(Worth.GOOD)

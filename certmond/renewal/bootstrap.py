@@ -72,13 +72,13 @@ class Bootstrapper:
         self._files = NodeFiles(root)
 
     def unfinished(self) -> bool:
-        """Return whether the state directory has an unfinished transaction."""
+        """Return whether the state directory contains an unfinished transaction."""
         with suppress(OSError):
             return any(map(is_record, os.listdir(self._records)))
         return False
 
     def recover(self, patience: float) -> None:
-        """Finish or undo interrupted transactions. Wait at most `patience` seconds for the writers' lock."""
+        """Complete or revert interrupted transactions. Wait at most `patience` seconds for the lock of all writers."""
         if self.unfinished():
             with self._transactions.lock(patience) as writer:
                 self._settle(writer)
@@ -90,7 +90,7 @@ class Bootstrapper:
         given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
         if given is None or self._given is None:
             return
-        # Sign each certificate in memory, because the constraints of the CA may forbid it.
+        # Sign each certificate in memory, because the constraints of the CA might not permit the certificate.
         key = make_key(KeyAlgorithm.ECDSA_P256)
         digest = None if isinstance(self._given, Ed25519PrivateKey) else SHA256()
         for step in steps:
@@ -118,8 +118,8 @@ class Bootstrapper:
                 yield f"{rotation.name} is in progress; wait for its end: certmond status"
             elif known and present and present[0] not in known:
                 yield (
-                    f"{path} has another CA than this node used last ({known[0].called}); restore the old CA and its "
-                    "key, or rotate (docs/rotation.md); if this node was installed again, remove "
+                    f"{path} does not contain the CA that this node used last ({known[0].called}); restore that CA and "
+                    "its key, or rotate (docs/rotation.md); if this node was installed again, remove "
                     f"{self._state_dir / ANCHORS}"
                 )
 
@@ -219,7 +219,10 @@ class Bootstrapper:
         return f"{issued.serial:x}"
 
     def _granted(self, step: IssueFirst) -> Grant:
-        """Return the permission to sign the certificate of a step. Raises RefusedError if the policy denies it."""
+        """Return the permission to sign the certificate of a step.
+
+        Raises RefusedError if the policy denies the permission.
+        """
         paths = filter(None, (step.spec.key, step.spec.path))
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
@@ -297,7 +300,7 @@ def _key_path(spec: CertificateSpec) -> str:
 
 
 def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
-    """Raise RefusedError unless the new files have the requested certificate and its key.
+    """Raise RefusedError unless the new files contain the requested certificate and its key.
 
     `path` is the certification path of the certificate, or None.
     """

@@ -1,4 +1,4 @@
-"""Read and check the certificate and the key of the operator's Root CA."""
+"""Reader of the certificate and the key of the operator's Root CA, which also checks both files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class RootCAKeyPair:
 class CAFiles:
     """Certificate and key of a CA, and the problems with their files.
 
-    `unread` is about unreadable files, `problems` about readable files, and `warnings` about access by other users.
+    `unread` contains messages about unreadable files, `problems` about the content of readable files, and `warnings`
+    about access by other users.
     """
 
     certificate: Certificate | None
@@ -41,7 +42,7 @@ class CAFiles:
 
 
 def read_authority(certificate_path: str, key_path: str, now: datetime) -> RootCAKeyPair:
-    """Return the Root CA from two files of this host. Raises ConfigError with every problem."""
+    """Return the Root CA from two files of this host. Raises ConfigError, with each problem, if the CA is unusable."""
     found = read_ca_files(certificate_path, key_path)
     problems = [*found.unread, *found.problems]
     if found.certificate is not None:
@@ -82,7 +83,7 @@ def _certificate(path: str, unread: list[str], problems: list[str]) -> Certifica
     others = [fault.detail for fault in document.faults if not fault.detail.endswith(reported)]
     problems += [f"{detail}; give only the certificate of the CA, as PEM" for detail in others]
     if len(document.certificates) != 1 and not document.faults:
-        problems.append(f"{path} has {len(document.certificates)} certificates; give exactly one, the Root CA")
+        problems.append(f"{path} contains {len(document.certificates)} certificates; give exactly one, the Root CA")
         return None
     return next(iter(document.certificates), None)
 
@@ -106,4 +107,4 @@ def _open_to_others(path: str | None) -> Iterator[str]:
     mode = os.stat(path).st_mode & 0o777 if path else 0
     if mode & 0o077:
         fact = f"other users can read or write {path} (mode {mode:04o})"
-        yield f"{fact}; run chmod 0600 {path}, and use another key if another user may have read this one"
+        yield f"{fact}; run chmod 0600 {path}, and use another key if another user might have read this key"

@@ -137,7 +137,7 @@ class ProvenanceLookup:
     def of(
         self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals | None = None
     ) -> Provenance:
-        """Collect the evidence about one certificate again, and add it to `known`.
+        """Collect the evidence about one certificate again, and add the evidence to `known`.
 
         `ca` is the CA that signs the renewal. Raises WriteError if the archive cannot be read.
         """
@@ -149,7 +149,7 @@ class ProvenanceLookup:
         return replace(made, later=(*made.later, *known.later)) if known else made
 
     def _due_at(self, seen: Observation) -> datetime | None:
-        """Return the time from which certmond may renew the certificate, or None for never."""
+        """Return the time from which certmond may renew the certificate, or None if certmond never renews it."""
         spec = seen.spec
         if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
             return None
@@ -209,7 +209,7 @@ class ProvenanceLookup:
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
         """Return the CAs that every root-owned kubeconfig of the entry embeds.
 
-        A single kubeconfig may be for another cluster.
+        A single kubeconfig might be for another cluster.
         """
         access, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
         for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):
@@ -222,17 +222,17 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the archived certificates that are later than the present certificate, and whether one is lost."""
+        """Return the archived certificates that are later than the present one, and whether a later one is lost."""
         present, archived = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):
             archived += _in_files(files, seen.spec.kind)
-        # A recorded certificate is lost if neither the archive nor another file has it.
+        # A recorded certificate is lost if neither the archive nor another file contains it.
         last = {each.sha256 for each in known.successors(seen, archived, owner_writes=owner_writes)}
         later = [each for each in archived if each.not_after > present.not_after or each.sha256 in last]
         return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*archived, *beside)}
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
-        """Return the files of each archived generation of an entry, or [] without permission to read the archive."""
+        """Return the files of each archived generation of an entry, or [] if certmond may not read the archive."""
         with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
             return [files for _, files in self._archive.complete_generations(name)]
         return []

@@ -1,13 +1,14 @@
 """Copies of a certificate file and its key file in existing directories: state, and replacement in one transaction.
 
-The certificate can be a CA, whose file has several certificates during a rotation. A directory can contain the
-certificate file of another program, which certmond does not replace.
+The certificate can be a CA, whose file contains several certificates during a rotation. A directory can contain a file
+of another program. certmond does not replace such a file.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Mapping
 
 from certmond.errors import WriteError
 from certmond.pki.catalog.derived import DerivedSpec
@@ -15,7 +16,16 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Anchor
 from certmond.pki.x509.parsing import decode
-from certmond.renewal.derived_file_state import Current, Foreign, Stale, State, Unmanaged, Unready, owner_ids
+from certmond.renewal.derived_file_state import (
+    Current,
+    Foreign,
+    Refused,
+    Stale,
+    State,
+    Unmanaged,
+    Unready,
+    owner_ids,
+)
 from certmond.renewal.key_pair import KeyPair, Unpaired, anchor_of_key, key_pair
 from certmond.transaction.commit import NewFile, Writer
 from certmond.transaction.dirfd import digest
@@ -30,34 +40,49 @@ class CopiedPair:
 
     def state(self) -> State:
         """Return the state of all copies together. If a file is missing in a directory, the state is `Stale`."""
-        directories = self._directories()
-        if not directories:
-            return Unmanaged()
-        try:
-            contents = self._contents()
-            pair = self._pair(contents)
-            if isinstance(pair, Unpaired):
-                return Unready(f"{self._spec.path} is not written: {pair.message}; restore {self._source.name}")
-            for directory in directories:
-                if why := self._foreign(directory, contents):
-                    return Foreign(why)
-            changes = [change for each in directories for change in self._changes(each, contents)]
-        except WriteError as error:
-            return Unready(f"{self._spec.path} is not written: {error}")
-        return Stale(b"") if changes else Current()
+        return self._decide()[0]
 
     def make(self, writer: Writer) -> str:
-        """Write the files that differ. Return a sentence about the result. Raises WriteError."""
-        match self.state():
-            case Foreign(message) | Unready(message):
-                raise WriteError(message)
-            case Stale():
-                contents = self._contents()
-                changes = [change for each in self._directories() for change in self._changes(each, contents)]
-                writer.commit(changes, verify=lambda _written: self._prove(contents))
-                return f"{self._spec.path} is written from {self._source.name}"
-            case _:
-                return f"{self._spec.path} is equal to {self._source.name}"
+        """Write the files that differ in one transaction. Return a sentence about the result. Raises WriteError."""
+        state, changes, contents = self._decide()
+        if isinstance(state, Foreign | Unready):
+            raise WriteError(state.message)
+        if changes:
+            writer.commit(changes, verify=lambda _written: self._prove(contents))
+        what = f"{self._spec.path} is {'written from' if changes else 'equal to'} {self._source.name}"
+        refused = state.refused if isinstance(state, Stale | Current) else ()
+        return f"{what}, except in {', '.join(each.path for each in refused)}" if refused else what
+
+    def _decide(self) -> tuple[State, list[NewFile], Mapping[str, bytes | None]]:
+        """Return the state of all copies, the files to write, and the contents of the source.
+
+        A directory in which certmond may not write is no part of the transaction.
+        """
+        directories, contents = self._directories(), dict[str, bytes | None]()
+        if not directories:
+            return Unmanaged(), [], contents
+        try:
+            contents |= self._contents()
+            pair = self._pair(contents)
+            if isinstance(pair, Unpaired):
+                fact = f"{self._spec.path} is not written: {pair.message}"
+                return Unready(f"{fact}; restore {self._source.name}"), [], contents
+            owner = owner_ids(self._spec.owner) if self._spec.owner else None
+        except WriteError as error:
+            return Unready(f"{self._spec.path} is not written: {error}"), [], contents
+        changes, refused = list[NewFile](), list[Refused]()
+        for directory in directories:
+            try:
+                if why := self._foreign(directory, contents):
+                    refused.append(Refused(directory, why))
+                else:
+                    changes += self._changes(directory, contents, owner)
+            except WriteError as error:
+                fact = f"{directory} gets no copy of {self._source.name}: {error}"
+                refused.append(Refused(directory, f"{fact}; see: ls -l {shlex.quote(directory)}"))
+        if len(refused) == len(directories):
+            return Foreign(refused[0].message, tuple(refused[1:])), [], contents
+        return (Stale(b"", tuple(refused)) if changes else Current(tuple(refused))), changes, contents
 
     def _directories(self) -> tuple[str, ...]:
         """Return the directories of the node that match the path."""
@@ -77,7 +102,7 @@ class CopiedPair:
         return found(contents[path], contents.get(key_path), path, key_path)
 
     def _foreign(self, directory: str, contents: Mapping[str, bytes | None]) -> str | None:
-        """Return why certmond may not write in the directory, or None."""
+        """Return why certmond must not write to the directory, or None."""
         paths = [posixpath.join(directory, posixpath.basename(path)) for path in contents]
         for path in paths:
             if not self._files.is_in_place(path):
@@ -87,27 +112,31 @@ class CopiedPair:
         own = decode(contents[self._source.path] or b"", self._source.path).certificates
         present = decode(self._files.read(paths[0]) or b"", paths[0]).certificates
         if self._source.is_trust:
-            # A rotation replaces the CA in phases, and each phase keeps a certificate of the phase before. The copy can
-            # have the last key of another CA.
+            # A rotation replaces the CA in phases, and each phase keeps a certificate of the previous phase. A copy
+            # without a common certificate is another CA, and the copy of its key could be the only copy.
             if present and set(present).isdisjoint(own):
-                fact = f"{paths[0]} has no certificate of {self._source.path}, so certmond does not replace it"
+                fact = f"{paths[0]} contains no certificate of {self._source.path}, so certmond does not replace it"
                 return f"{fact}; run: cp {' '.join(contents)} {directory}/"
         elif present and present[0].subject_der != own[0].subject_der:
             fact = (
-                f"{paths[0]} has a certificate of {printable(present[0].subject)}, not of {printable(own[0].subject)}"
+                f"{paths[0]} contains a certificate of {printable(present[0].subject)}, "
+                f"not of {printable(own[0].subject)}"
             )
             return f"{fact}, so certmond does not replace it; move it away"
         return None
 
-    def _changes(self, directory: str, contents: Mapping[str, bytes | None]) -> Iterator[NewFile]:
-        """Yield the replacement of each file in the directory that differs. The key comes first."""
-        owner = owner_ids(self._spec.owner) if self._spec.owner else None
+    def _changes(
+        self, directory: str, contents: Mapping[str, bytes | None], owner: tuple[int, int] | None
+    ) -> list[NewFile]:
+        """Return the replacement of each file in the directory that differs. The key comes first."""
+        changes = list[NewFile]()
         for path, content in reversed(tuple(contents.items())):
             place = posixpath.join(directory, posixpath.basename(path))
             present = self._files.read(place)
             if content is not None and content != present:
                 expected = None if present is None else digest(present)
-                yield NewFile(place, content, self._spec.mode, owner, expected, at_most=self._spec.mode)
+                changes.append(NewFile(place, content, self._spec.mode, owner, expected, at_most=self._spec.mode))
+        return changes
 
     def _prove(self, contents: Mapping[str, bytes | None]) -> None:
         if self._contents() != contents:

@@ -1,7 +1,7 @@
 """Archive of the damaged files that certmond has replaced.
 
-certmond keeps the only copy of a private key beyond `archive.keep_for`, because a user may have written the key of a CA
-into the wrong file.
+certmond keeps the only copy of a private key beyond `archive.keep_for`, because a user might have written the key of a
+CA into the wrong file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.state.archive import Archive, ArchivedFile, Generation
 from certmond.transaction.dirfd import digest
 
 _MOST, _LARGEST = 100, 128 * 1024
-"""Maximum number of generations of one name, and maximum bytes of a generation that stays for its key.
+"""Maximum number of generations of one name, and maximum size in bytes of a generation that certmond keeps for its key.
 
 Repeated damage must not fill the disk.
 """
@@ -33,9 +33,10 @@ class DamagedFiles:
         self._only_copies = OnlyCopies(self._archive, specs, files)
 
     def keep(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Archive the damaged `files` of the entry `name`, and return the new generation. Raises WriteError.
+        """Archive the damaged `files` of the entry `name`, and return the new generation.
 
-        `files` maps each path of the node to its resolved path. The caller holds the writers' lock.
+        `files` maps each path of the node to its resolved path. The caller must hold the lock of all writers. Raises
+        WriteError if the archive cannot be written.
         """
         damaged = damaged_name(name)
         stored = self._archive.store(damaged, files, when, description)
@@ -54,8 +55,8 @@ class OnlyCopies:
     def removable(self, damaged: str, generations: Sequence[str]) -> list[str]:
         """Return the `generations` of the name `damaged` that certmond may remove, oldest first.
 
-        A small generation with the only copy of a private key stays. Raises StateError if a later version of certmond
-        wrote a generation.
+        certmond keeps a small generation with the only copy of a private key. Raises StateError if a later version of
+        certmond wrote a generation.
         """
         if not generations:
             return []
@@ -64,7 +65,7 @@ class OnlyCopies:
         staying += [(name, each) for name in others for each in self._archive.ids(name)]
         copies = set(self._node_files()).union(*(_keys(self._load(*each)) for each in staying))
         removable = list[str]()
-        for generation in reversed(generations):  # of several with one key, the newest stays
+        for generation in reversed(generations):  # of several generations with one key, keep the newest
             files = self._load(damaged, generation)
             keys = _keys(files) - copies
             if keys and sum(len(file.content) for file in files) <= _LARGEST:
@@ -92,5 +93,5 @@ def archive_clause(generations: Iterable[Generation]) -> str:
 
 
 def _keys(files: Iterable[ArchivedFile]) -> set[str]:
-    """Return the SHA-256 digest of each file that has at least a part of a private key."""
+    """Return the SHA-256 digest of each file that contains at least a part of a private key."""
     return {digest(file.content) for file in files if is_secret(file.content) or decode(file.content, file.path).key}

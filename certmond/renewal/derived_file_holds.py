@@ -51,18 +51,23 @@ def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: d
 
 
 def unwritten_files(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Iterator[Held]:
-    """Yield a hold for each derived file that certmond cannot or may not write."""
+    """Yield a hold for each derived file, and each directory of copies, that certmond cannot or may not write."""
     for spec in derived:
         state = states[spec.name]
         if isinstance(state, Foreign | Unready):
             yield Held(spec.name, spec.path, state.message)
+        if isinstance(state, Foreign | Stale | Current):
+            yield from (Held(spec.name, each.path, each.message) for each in state.refused)
 
 
 def hold_reasons_of(derived: Sequence[DerivedSpec], states: Mapping[str, State], made: Plan) -> dict[str, str]:
-    """Return, by source, why certmond holds a missing or outdated derived file."""
+    """Return, by source, why certmond holds a missing or outdated derived file.
+
+    Leave out single directories of copies. The operator decides about them, and the services must not wait.
+    """
     return {
         spec.source: held.because
         for spec in derived
         for held in made.held
-        if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)
+        if (held.target, held.path) == (spec.name, spec.path) and isinstance(states[spec.name], Absent | Stale)
     }

@@ -1,7 +1,7 @@
 """State of derived files: bundles of a certificate and its key, and copies of a kubeconfig.
 
-A file with content that its source lacks belongs to another program, so certmond does not change it. No message shows a
-key.
+A file with content that its source lacks belongs to another program. Therefore, certmond does not change such a file.
+No message contains a key.
 """
 
 from __future__ import annotations
@@ -31,15 +31,29 @@ _REMEDY = "move it away, and certmond creates it again"
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A directory of a copy in which certmond may not write, with the reason and the remedy."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Current:
-    """State of a file that is equal to its source."""
+    """State of a file that is equal to its source, or of the copies in all directories except the `refused` ones."""
+
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """State of a file that differs from its source. `content` is the content to write."""
+    """State of a file that differs from its source. `content` is the content to write.
+
+    For copies, `content` is empty, and certmond writes in all directories except the `refused` ones.
+    """
 
     content: bytes = field(repr=False)
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +65,13 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """State of a file that certmond may not replace, with the reason and the remedy."""
+    """State of a file that certmond may not replace, with the reason and the remedy.
+
+    For copies, certmond may write in no directory. `refused` are the directories after the first one.
+    """
 
     message: str
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +83,7 @@ class Unready:
 
 @dataclass(frozen=True, slots=True)
 class Unmanaged:
-    """State of files that certmond neither writes nor holds: a copy of an operator, or copies without a directory."""
+    """State of files that certmond neither writes nor holds, such as a copy that an operator has made."""
 
 
 State = Current | Stale | Absent | Foreign | Unready | Unmanaged
@@ -87,7 +105,7 @@ def watched(spec: DerivedSpec, source: CertificateSpec) -> tuple[str, ...]:
 def owner_ids(owner: str) -> tuple[int, int]:
     """Return the uid and the gid of `owner`, which is "user:group" or "user". Raises WriteError for an unknown name.
 
-    Without a group, return the primary group or, for a numeric user, the uid.
+    If `owner` contains no group, the gid is the primary group of the user or, for a numeric user, the uid.
     """
     name, _, group = owner.partition(":")
     try:
@@ -110,7 +128,9 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
     keys = document if key is None else decode(key, where)
     leaf = next((each for each in document.certificates if keys.key and each.key.sha256 == keys.key.sha256), None)
     if leaf is None or _is_broken(document) or _is_broken(keys):
-        return Unready(f"{spec.path} is not written: {spec.source} has no certificate with its key; restore the pair")
+        return Unready(
+            f"{spec.path} is not written: {spec.source} contains no certificate with its key; restore the pair"
+        )
     chain = (leaf, *(each for each in document.certificates if each != leaf))
     if present is not None and present.strip():
         found = decode(present, spec.path)
@@ -132,16 +152,16 @@ def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificat
     if not labels:
         return "is not PEM"
     if unknown := [label for label in labels if not _BUNDLED.fullmatch(label)]:
-        return f"has a block {unknown[0].decode('ascii')}"
+        return f"contains a block {unknown[0].decode('ascii')}"
     if sum(label.endswith(b"PRIVATE KEY") for label in labels) > 1:
-        return "has more than one private key"
+        return "contains more than one private key"
     if found.faults or found.encrypted_key or found.key is None or not found.certificates:
         return "is not a certificate with its key"
     leaf = _leaf(found)
     if leaf.subject_der != chain[0].subject_der:
-        return f"has a certificate of {printable(leaf.subject)}, not of {printable(chain[0].subject)}"
+        return f"contains a certificate of {printable(leaf.subject)}, not of {printable(chain[0].subject)}"
     if others := [each for each in found.certificates if each not in (leaf, *chain) and not each.is_ca]:
-        return f"also has a certificate of {printable(others[0].subject)}"
+        return f"also contains a certificate of {printable(others[0].subject)}"
     return None
 
 
@@ -167,13 +187,13 @@ def _unfit(own: Credentials) -> str | None:
     if own.faults or any(map(_is_broken, own.documents.values())):
         return "is broken"
     if not own.config.users:
-        return "has no user"
+        return "contains no user"
     for user in own.config.users:
         certificate, key = own.documents.get((user.name, "certificate")), own.documents.get((user.name, "key"))
         if certificate and not (
             certificate.certificates and user.key and (not key or _leaf(certificate).key == key.key)
         ):
-            return f"has no certificate with its key for user {user.name!r}"
+            return f"contains no certificate with its key for user {user.name!r}"
     materials = [material for user in own.config.users for material in (user.certificate, user.key)]
     materials += [cluster.ca for cluster in own.config.clusters]
     if any(material and material.path and not material.path.startswith("/") for material in materials):
@@ -188,23 +208,23 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
         return "is not a readable kubeconfig"
     # A replacement would lose each of these names.
     if surplus := content_names(present, spec.path) - content_names(source, spec.source):
-        return f"has {min(surplus)}, which {spec.source} lacks"
+        return f"contains {min(surplus)}, which {spec.source} lacks"
     present_users, users = _subjects(found), _subjects(own)
     if missing := users.keys() - present_users.keys():
         return f"lacks the user {min(missing)!r} of {spec.source}"
     if other := [name for name in users if present_users[name] != users[name]]:
-        return f"has another identity for user {other[0]!r} than {spec.source}"
+        return f"contains an identity for user {other[0]!r} that differs from the identity in {spec.source}"
     if _trust(found) != _trust(own) and _trust(found).isdisjoint(_trust(own)):
-        return f"trusts no CA certificate of {spec.source}: it may be for another cluster"
+        return f"trusts no CA certificate of {spec.source}: it might be for another cluster"
     return None
 
 
 def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> State:
-    """Return the state of a copy that an operator has made: only an old certificate or CA makes it stale."""
+    """Return the state of a copy that an operator has made. Only an old certificate or CA makes the copy stale."""
     copy = copy_of(own, parse_credentials(present, spec.path))
     if copy is None or not copy.same_server:
         return Foreign(
-            f"{spec.path} names another server than {spec.source}, so certmond does not replace it; {_REMEDY}"
+            f"{spec.path} names a server other than {spec.source} does, so certmond does not replace it; {_REMEDY}"
         )
     return Stale(source) if copy.older or copy.other_ca else Current()
 

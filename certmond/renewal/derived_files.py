@@ -30,7 +30,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class Derivations:
-    """The derived files of `specs`. `certificates` has the entries of their sources."""
+    """The derived files of `specs`. `certificates` contains the entries of their sources."""
 
     def __init__(self, specs: Sequence[DerivedSpec], certificates: Sequence[CertificateSpec], files: NodeFiles) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -38,7 +38,7 @@ class Derivations:
         self._files = files
 
     def states(self) -> dict[str, State]:
-        """Return the state of each derived file, by its name."""
+        """Return the state of each derived file, by the name of its entry."""
         taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
         found: dict[str, State] = {}
         for name, spec in sorted(self._specs.items(), key=lambda item: item[1].write != "always"):
@@ -107,7 +107,7 @@ class Derivations:
     def _writable_source(self, spec: DerivedSpec) -> str | None:
         """Return why certmond must not copy a kubeconfig that another user can change, or None.
 
-        Such a user could choose the server of the copy, and the programs that it runs.
+        Such a user could choose the server in the copy, and the programs that clients with this copy run.
         """
         if spec.kind != "kubeconfig":
             return None
@@ -119,7 +119,7 @@ class Derivations:
         return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
 
     def _has_other_owner(self, spec: DerivedSpec) -> bool:
-        """Return whether the present file has another owner than its entry requires."""
+        """Return whether the owner of the present file differs from the owner in its entry."""
         present = self._files.owner(spec.path) if spec.owner else None  # a replacement keeps the present owner
         if spec.owner is None or present is None:
             return False
@@ -145,7 +145,10 @@ class Derivations:
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
-    """Return the embedded certificate and key of the current user of a kubeconfig."""
+    """Return the embedded certificate and key of the current user of a kubeconfig, or (None, None).
+
+    Raises WriteError if the kubeconfig is malformed.
+    """
     try:
         config = parse_kubeconfig(content, path)
     except MalformedError as error:

@@ -21,14 +21,14 @@ from certmond.pki.x509.public_key import PublicKey, describe_key
 from certmond.transaction.operations import Change, NewLink, Removed
 
 Read = Callable[[str], bytes | None]
-"""Function that returns the content of a file, or None if it does not exist. May raise WriteError."""
+"""Function that returns the content of a file, or None if the file does not exist. Can raise WriteError."""
 
 
 class Files(Protocol):
     """The current files of the node."""
 
     def read(self, path: str) -> bytes | None:
-        """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable."""
+        """Return the content of a file, or None if the file is missing. Raises WriteError if the file is unreadable."""
         ...
 
     def leads_to(self, path: str) -> str:
@@ -38,7 +38,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate that matches its key. `chain` has all certificates of the file, this certificate first."""
+    """A certificate that matches its key. `chain` contains all certificates of the file, this certificate first."""
 
     chain: tuple[Certificate, ...]
 
@@ -50,7 +50,7 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """Why a certificate and a key do not match, as a clause that names the file.
+    """Reason for which a certificate and a key do not match. `message` is a clause that names the file.
 
     `encrypted` is true if the key needs a passphrase.
     """
@@ -71,7 +71,7 @@ def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: 
     if broken := _broken(found):
         return Unpaired(broken)
     if not found.certificates:
-        return Unpaired(f"{path} has no certificate")
+        return Unpaired(f"{path} contains no certificate")
     leaf, own = found.certificates[0], _key_in(key, key_path)
     if isinstance(own, Unpaired):
         return replace(own, leaf=leaf)
@@ -82,7 +82,7 @@ def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: 
 
 
 def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: str) -> Anchor | Unpaired:
-    """Return the trust anchor in `path` that matches the private key in `key_path`, or why none matches.
+    """Return the trust anchor in `path` that matches the private key in `key_path`, or why no anchor matches.
 
     `trust` and `key` are the content of the files.
     """
@@ -108,7 +108,9 @@ def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) ->
         return (Unpaired(f"{path} {error}"),)
     users = sorted(config.users, key=lambda user: user.name != config.current_user)
     holders = [user for user in users if user.certificate and (read or _is_embedded(user))]
-    return tuple(_of_user(user, path, read) for user in holders) or (Unpaired(f"{path} has no client certificate"),)
+    return tuple(_of_user(user, path, read) for user in holders) or (
+        Unpaired(f"{path} contains no client certificate"),
+    )
 
 
 def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | None:
@@ -138,7 +140,7 @@ def entry_pair(
     if kind is Kind.KUBECONFIG:
         data = read(path)
         if own and data is not None and own_user(parse_credentials(data, path).config) is None:
-            return Unpaired(f"{path} has no client certificate for the user of its current context")
+            return Unpaired(f"{path} contains no client certificate for the user of its current context")
         return kubeconfig_pairs(data, path, read if references else None)[0]
     return key_pair(read(path), read(key_path or path), path, key_path or path)
 
@@ -146,7 +148,7 @@ def entry_pair(
 def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: Files) -> Read:
     """Return a function that reads the files of the node as they are after certmond has applied `changes`.
 
-    `written` has the new content of the changed files, by path.
+    `written` contains the new content of the changed files, by path.
     """
     new: dict[str, bytes | None] = dict(written)
     for change in changes:

@@ -1,4 +1,4 @@
-"""Replacement of damaged files, with the owner and mode of their entry.
+"""Replacement of damaged files, with the owner and the mode in their entry.
 
 certmond copies no content of a damaged file.
 """
@@ -24,7 +24,7 @@ class View(Protocol):
     """The current files of the node."""
 
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
-        """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable.
+        """Return the content of a file, or None if the file is missing. Raises WriteError if the file is unreadable.
 
         Callers that copy the content set `follow_any_link` to False, so that certmond follows no symlink of another
         user.
@@ -47,8 +47,8 @@ def placed(
 ) -> NewFile:
     """Return the change that replaces the present file of an entry at `path` with `content`.
 
-    The entry limits `mode`, and its owner takes precedence over `owner`. Raises WriteError if the present file is
-    unreadable or the owner is unknown.
+    The entry limits `mode`, and the owner in the entry takes precedence over `owner`. Raises WriteError if the present
+    file is unreadable, or if the owner is unknown.
     """
     most = spec.key_mode if is_secret(content) else _PUBLIC if spec.mode is None else spec.mode
     whose = owner_ids(spec.owner) if spec.owner else owner
@@ -74,12 +74,12 @@ def linked(
 
 
 def is_secret(content: bytes) -> bool:
-    """Return whether the content has at least a part of a private key."""
+    """Return whether the content contains at least a part of a private key."""
     return any(mark in content for mark in _SECRET)
 
 
 def damaged_name(name: str) -> str:
-    """Return the archive name of an entry's damaged files."""
+    """Return the archive name of the damaged files of the entry `name`."""
     return f"{name[:54]}{_DAMAGED}"
 
 

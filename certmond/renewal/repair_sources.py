@@ -63,7 +63,7 @@ class SalvageLookup:
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
         """Return the repair sources of each entry that is damaged at `now` (aware, UTC).
 
-        For a CA without its key, return the archive directory of the key.
+        For a CA whose key is missing, return the archive directory that contains the key.
         """
         keyless = (seen for seen in inventory.observations if lacks_key(seen))
         found = {
@@ -83,7 +83,7 @@ class SalvageLookup:
         return found
 
     def _key_directory(self, seen: Observation) -> str | None:
-        """Return an archive directory of damaged files that has the private key of the certificate, or None."""
+        """Return an archive directory of damaged files that contains the certificate's private key, or None."""
         key = seen.certificates[0].key
         with suppress(OSError):
             for name in filter(is_damaged_name, self._archive.names()):
@@ -143,7 +143,7 @@ class SalvageLookup:
         """Return whether the generation is valid now and can repair the damage."""
         if generations.judged(seen.spec.name, number, files).worth is not Worth.GOOD:
             return False
-        generations.to_restore(seen.spec.name, files)  # raises an error if certmond cannot restore it
+        generations.to_restore(seen.spec.name, files)  # raises an error if certmond cannot restore the files
         if not is_cluster_damage(seen):
             return True
         if has_several_entries(self._files.read(seen.path, follow_any_link=False) or b""):
@@ -172,7 +172,10 @@ class SalvageLookup:
         except CertmondError as error:
             return servers, str(error)
         if not trust:
-            return servers, f"the file of its CA, the entry {seen.spec.embedded_ca}, has no certificate; restore the CA"
+            return (
+                servers,
+                f"the file of its CA, the entry {seen.spec.embedded_ca}, contains no certificate; restore the CA",
+            )
         known = {url.rstrip("/") for _, url in servers}
         if has_several_entries(present):  # another cluster has another server
             servers = [each for each in servers if each[0] == config.current_cluster]
@@ -202,8 +205,9 @@ class SalvageLookup:
     def _servers(
         self, seen: Observation, inventory: Inventory, archived: Sequence[Sequence[ArchivedFile]]
     ) -> Iterator[tuple[str, str]]:
-        """Yield candidates for the cluster and server of a kubeconfig: from the archive, other kubeconfigs, the API
-        server.
+        """Yield candidates for the cluster and the server of a kubeconfig.
+
+        The sources are the archive, other kubeconfigs, and the manifest of the API server.
         """
         for files in archived:
             yield from _of_current(files[-1].content, seen.path)
@@ -222,7 +226,7 @@ class SalvageLookup:
 
     @staticmethod
     def _others(seen: Observation, inventory: Inventory) -> Iterator[str]:
-        """Yield the paths of other kubeconfigs of the same CA, those with a similar use first."""
+        """Yield the paths of other kubeconfigs of the same CA, the kubeconfigs with a similar use first."""
         same = [each for each in inventory.observations if each.spec.embedded_ca == seen.spec.embedded_ca is not None]
         for each in sorted(same, key=lambda each: bool(each.spec.mentioned_in) != bool(seen.spec.mentioned_in)):
             if each.path != seen.path and each.spec.kind is Kind.KUBECONFIG and each.certificates:

@@ -1,6 +1,6 @@
-"""New files of one renewal, from the present files and the answer of the signer.
+"""New files of one renewal, from the present files and the response of the signer.
 
-This module defines the format of each kind of certificate on a node, and the check of the new files.
+This module defines the format of each kind of certificate on a node, and checks the new files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A renewal in progress. `key` is the key of the new certificate, and `pem` is the answer of the signer."""
+    """A renewal in progress. `key` is the key of the new certificate, and `pem` is the response of the signer."""
 
     step: Issue
     key: PrivateKey = field(repr=False)
@@ -42,7 +42,7 @@ class Renewal:
     now: datetime
 
     def changes(self, view: View) -> list[Change]:
-        """Return the file changes, the key first. Raises WriteError if another process has changed the files."""
+        """Return the changes to the files, the key first. Raises WriteError if another process changed the files."""
         spec, path = self.step.status.seen.spec, self.step.path
         if why := stale_reason(self.step, view):
             raise WriteError(why)
@@ -92,12 +92,15 @@ class Renewal:
         return owner_ids(owner) if owner and present is None else None
 
     def verify(self, read: Read) -> None:
-        """Check the new files through `read`. Raises RefusedError with every difference from the request."""
+        """Check the new files through `read`. Raises RefusedError, with each difference from the request."""
         if problems := list(self._problems(self._pair(read))):
             raise RefusedError(f"the certificate from {self.step.signer} for {self.step.target} {'; '.join(problems)}")
 
     def issued(self) -> Certificate:
-        """Return the new certificate from the signer's answer. Raises RefusedError if none matches the key."""
+        """Return the new certificate from the signer's response.
+
+        Raises RefusedError if the response contains no certificate for the key.
+        """
         found = decode(self.pem, self.step.signer).certificates
         own = describe_key(self.key.public_key())
         leaf = next((each for each in found if each.key == own), None)
@@ -132,7 +135,7 @@ class Renewal:
         yield NewLink(path, dated, expected=_expected(view.read(path)))
 
     def _combined(self, present: bytes) -> bytes:
-        """Return certificate and key in the order of the present file, on which its readers may depend."""
+        """Return the certificate and the key in the order of the present file. A program might depend on this order."""
         chain, key = self._chain(present), key_pem(self.key)
         return key + chain if 0 <= present.find(b"PRIVATE KEY") < present.find(b"BEGIN CERTIFICATE") else chain + key
 
@@ -154,7 +157,7 @@ class Renewal:
         if seen.spec.kind is Kind.KUBECONFIG:
             own, found = describe_key(self.key.public_key()), kubeconfig_pairs(read(path), path)
             own_pair = (each for each in found if each.leaf and each.leaf.key == own)
-            return next(own_pair, Unpaired(f"{path} does not have the certificate"))
+            return next(own_pair, Unpaired(f"{path} does not contain the certificate"))
         return entry_pair(seen.spec.kind, path, None if is_one_file(seen) else seen.key_path, read)
 
     def _problems(self, pair: KeyPair | Unpaired) -> Iterator[str]:
@@ -169,14 +172,14 @@ class Renewal:
         if leaf.attributes != attributes_of(template.subject):
             yield f"has the subject {leaf.subject}, not the requested {template.subject.rfc4514_string()}"
         if lacking := sorted(names_in(template.names) - leaf.names):
-            yield f"lacks the name {', '.join(lacking)}"
+            yield f"lacks the subject alternative name {', '.join(lacking)}"
         if lacking := sorted(usage for usage in template.extended_usages if not leaf.has_usage(usage)):
-            yield f"lacks the usage {', '.join(lacking)}"
+            yield f"lacks the extended key usage {', '.join(lacking)}"
         if leaf.is_ca:
             yield "is a CA"
         old = self.step.old
         if self.step.cause is Cause.DUE and old and leaf.not_after <= old.not_after:
-            yield f"ends at {leaf.not_after:%Y-%m-%d %H:%M} UTC, not later than the present certificate"
+            yield f"expires at {leaf.not_after:%Y-%m-%d %H:%M} UTC, not later than the present certificate"
         if not leaf.not_before <= self.now < leaf.not_after:
             yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, but not now"
         elif status.seen.spec.ca:
@@ -208,23 +211,25 @@ def certified_key(step: Issue, asked: PrivateKey, given: PrivateKey | None) -> P
 def present_key(step: Issue, view: View) -> PrivateKey:
     """Return the private key of the certificate that the step replaces.
 
-    Raises KeyUnusableError without a matching key, and WriteError if the file is unreadable.
+    Raises KeyUnusableError if the file contains no matching key, and WriteError if the file is unreadable.
     """
     seen, old = step.status.seen, step.old
     path = seen.key_path or step.path
     if old is None:
-        raise KeyUnusableError(f"{path}: {step.target} has no certificate whose key could stay; set `keep_key: false`")
+        raise KeyUnusableError(
+            f"{path}: {step.target} has no certificate whose key certmond could keep; set `keep_key: false`"
+        )
     content = view.read(path, follow_any_link=False) or b""
     if seen.spec.kind is Kind.KUBECONFIG:
         content = key_of_user(content, path, old) or b""
     key = load_key(content, path)
     if describe_key(key.public_key()) != old.key:
-        raise KeyUnusableError(f"{path} does not have the key of {step.target}; restore the matching pair")
+        raise KeyUnusableError(f"{path} does not contain the key of {step.target}; restore the matching pair")
     return key
 
 
 def is_one_file(seen: Observation) -> bool:
-    """Return whether one file has both certificate and key."""
+    """Return whether one file contains both the certificate and the key."""
     certificate, key = seen.pair
     return key in {None, certificate}
 
@@ -248,7 +253,7 @@ def stale_reason(step: Issue, view: View) -> str | None:
 
 
 def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
-    """Return the public key of the private key that an entry has in this file, or None."""
+    """Return the public key of the private key of the entry in this file, or None."""
     if step.status.seen.spec.kind is Kind.KUBECONFIG and step.old:
         try:
             content = key_of_user(content, path, step.old) or b""
@@ -258,7 +263,7 @@ def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
 
 
 def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate, ...]:
-    """Return every certificate in a file, including those that a kubeconfig embeds."""
+    """Return every certificate in a file, including the certificates that a kubeconfig embeds."""
     if kind is not Kind.KUBECONFIG:
         return decode(content, path).certificates
     documents = parse_credentials(content, path).documents.values()
@@ -273,7 +278,7 @@ def archived(seen: Observation) -> tuple[str, ...]:
 
 
 def archive_name(spec: CertificateSpec, path: str) -> str:
-    """Return the archive name of a certificate. The name has a digest of the path if the entry is a pattern."""
+    """Return the archive name of a certificate. If the entry is a pattern, the name contains a digest of the path."""
     return f"{spec.name[:40]}-{digest(os.fsencode(path))[:12]}" if spec.is_glob else spec.name
 
 

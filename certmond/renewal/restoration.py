@@ -1,6 +1,6 @@
-"""Restore of archived files. The replaced files become a new generation of the archive.
+"""Restoration of archived files. The replaced files become a new generation of the archive.
 
-This module defines the choice of the generation. It never restores a certificate and a key that do not match.
+This module chooses the generation, and never restores a certificate and a key that do not match.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Candidate:
 
 
 class Restoration:
-    """Restore of archived files on the node below `root`. `writing` acquires the writers' lock."""
+    """Restoration of archived files on the node below `root`. `writing` acquires the lock of all writers."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Restoration:
         return None if self._is_by_hand(name, files) else self._generations.judged(name, generation, files)
 
     def restore(self, name: str, generation: str | None, *, dry_run: bool) -> list[str]:
-        """Restore a generation, by default the newest valid one. Return a sentence for each file and each skipped
-        generation.
+        """Restore a generation, by default the newest valid generation.
 
-        With `dry_run`, write no file. Raises RefusedError without a valid generation, and BusyError while another
-        process writes.
+        Return a sentence for each file and for each skipped generation. With `dry_run`, write no file. Raises
+        RefusedError if no generation is valid, BusyError while another process writes, and WriteError if certmond must
+        not or cannot write the files.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
@@ -248,9 +248,9 @@ class Restoration:
         raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
     def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
-        """Return the newest valid generation that differs from the present files, or else the best other one.
+        """Return the newest valid generation that differs from the present files, or else the best other generation.
 
-        `skipped` collects a sentence for each skipped generation. Raises RefusedError if none is usable.
+        `skipped` collects a sentence for each skipped generation. Raises RefusedError if no generation is usable.
         """
         candidates = list[_Candidate]()
         for generation in reversed(ids):
@@ -278,8 +278,8 @@ class Restoration:
     def _candidate(self, name: str, generation: str) -> _Candidate:
         """Return a generation with its verdict. Raises WriteError if certmond never restores this entry.
 
-        Raises MalformedError if the generation is damaged, and RefusedError if its kubeconfig cannot get the present
-        CA.
+        Raises MalformedError if the generation is damaged, and RefusedError if certmond cannot write the present CA
+        into its kubeconfig.
         """
         files = self._archive.load(name, generation)
         if self._is_by_hand(name, files):
@@ -295,14 +295,14 @@ class Restoration:
     def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """Return whether certmond never restores `name`, because it is a CA or a key pair without a certificate.
 
-        The operator may have ended the trust in the CA.
+        The operator might have ended the trust in the CA.
         """
         return name in self._by_hand or not self._by_hand.isdisjoint(file.path for file in files)
 
 
 def _never(name: str) -> str:
     fact = f"{name} is a CA or a key pair without a certificate, and certmond never restores it from the archive"
-    risk = "an old file may lack its key or the trust of components, and clients that trust the present file would fail"
+    risk = "an old CA might lack its key or the trust of components, and clients that trust the present CA would fail"
     remedy = "restore certificate and key together by hand, and then rotate (see docs/rotation.md)"
     return f"{fact}: {risk}; {remedy}"
 

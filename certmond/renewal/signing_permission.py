@@ -30,7 +30,10 @@ class SigningPermissions:
         self._files, self._provenance = files, ProvenanceLookup(config, root, state_dir)
 
     def granted(self, step: Issue) -> Grant:
-        """Return the permission to sign, from the present evidence. Raises RefusedError if the policy denies it."""
+        """Return the permission to sign, from the present evidence.
+
+        Raises RefusedError if the policy denies the permission.
+        """
         seen = step.status.seen
         if step.old is None:
             paths = [each for each in (step.path, seen.key_path) if each]

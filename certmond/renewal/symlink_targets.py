@@ -27,7 +27,7 @@ class SymlinkTargets:
         self._specs, self._files = [spec for spec in specs if not spec.is_glob], files
 
     def objection(self, paths: Iterable[str], spec: CertificateSpec | None) -> str | None:
-        """Return why certmond must not write to one of the `paths` of the entry `spec`, with the remedy, or None.
+        """Return why certmond must not write to one of the `paths` of the entry `spec`, and the remedy, or None.
 
         Raises WriteError if a file is unreadable.
         """
@@ -39,7 +39,7 @@ class SymlinkTargets:
             if other := self._holder(path, real, spec):
                 fact = f"a file of {other}"
             elif not real.startswith(f"{home.rstrip('/')}/") and not self._is_certificate_file(path):
-                fact = "which holds neither a certificate nor a key"
+                fact = "which contains neither a certificate nor a key"
             else:
                 continue
             is_link = real != posixpath.join(home, posixpath.basename(path))
@@ -64,7 +64,7 @@ class SymlinkTargets:
         return {self._files.leads_to(path) for path in (spec.path, spec.key) if path}
 
     def _is_certificate_file(self, path: str) -> bool:
-        """Return whether the file is missing, empty, or has a certificate, key or kubeconfig."""
+        """Return whether the file is missing or empty, or contains a certificate, a key or a kubeconfig."""
         content = self._files.read(path) or b""
         if not content.strip(b"\0\t\r\n ") or _PEM.search(content):
             return True

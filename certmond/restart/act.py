@@ -22,7 +22,7 @@ from certmond.subprocesses import run
 
 @dataclass(frozen=True, slots=True)
 class Restarter:
-    """Restarts of services on this host. A restart calls `alive` at least every second.
+    """Executor of restarts on this host. A restart calls `alive` at least every second.
 
     `runtime` is the endpoint of the kubelet's container runtime.
     """
@@ -37,7 +37,7 @@ class Restarter:
         """Restart the service, and return a sentence about the result.
 
         With `revive`, also start a stopped unit. `instance` is the container to stop if the service is a static Pod.
-        Raises RestartError if certmond did not act, IdleError if a unit does not run, TriedError if a command failed.
+        Raises RestartError if no restart began, IdleError if a unit does not run, and TriedError if a command failed.
         """
         match service.kind:
             case "systemd":

@@ -1,7 +1,7 @@
 """History of restarts: for each service, the restart in progress and the result of the last restart.
 
-certmond writes `<state directory>/restarts.json` before each restart, so that the next process does not repeat the
-restart after a kill.
+certmond writes `<state directory>/restarts.json` before each restart. Therefore, if a process is killed during a
+restart, the next process continues the restart.
 """
 
 from __future__ import annotations
@@ -27,5 +27,8 @@ class History:
         return self._memory.read() or {}
 
     def store(self, past: Past) -> None:
-        """Store the history of one service. The caller holds the writers' lock. Raises WriteError."""
+        """Store the history of one service. The caller must hold the lock of all writers.
+
+        Raises WriteError if the write fails.
+        """
         self._memory.write({**self.all(), past.service: past})

@@ -1,4 +1,4 @@
-"""Rollback of files: certmond archives working files, and restores them if the new files fail.
+"""Rollback of files: certmond archives working files, and restores the archived files if the new files fail.
 
 This module never archives a CA or its key, because the daemon does not roll back a Root CA.
 """
@@ -30,12 +30,12 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class PreviousFiles:
-    """Archive and restore of the previous files of one node."""
+    """Archiving and restoration of the previous files of one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
         self._specs = {spec.name: spec for spec in config.certificates}
         self._archive = Archive(state_dir, config.archive.keep)
-        # One more generation, so that the failed files do not push out the generation that replaces them.
+        # One more generation, so that the failed files do not displace the generation that certmond restores.
         self._failed = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._generations = Generations(config, self._archive, self._files, clock)
@@ -63,9 +63,10 @@ class PreviousFiles:
         ]
 
     def archive(self, statuses: Iterable[CertificateStatus], facts: Mapping[str, str]) -> None:
-        """Archive the files of these certificates. The caller holds the writers' lock. Raises WriteError.
+        """Archive the files of these certificates. The caller must hold the lock of all writers.
 
-        Skip an old certificate with more rights than a later one.
+        Skip an old certificate with content that a later certificate lacks. Raises WriteError if the archive cannot be
+        written.
         """
         renewals = self._provenance.renewals()
         for status in statuses:
@@ -76,7 +77,7 @@ class PreviousFiles:
             name = archive_name(seen.spec, seen.path)
             present = self._present(archived(seen))
             if any(content is None for content in present.values()):
-                continue  # another process replaces the file now; the next pass archives it
+                continue  # another process is replacing the file; the next pass archives the new file
             files = {path: self._transactions.real(path) for path in present}
             description = {
                 "serial": f"{status.certificate.serial:x}" if status.certificate else "",
@@ -97,8 +98,8 @@ class PreviousFiles:
     def restore(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
         """Restore the newest valid previous files of each target. Return a sentence for each target.
 
-        Raises WriteError without a change if the archive has no such files, or another process has changed the present
-        files.
+        Raises WriteError if the archive contains no such files, or if another process has changed the present files. In
+        these cases, certmond changes no file.
         """
         known = {status.seen.identity: status for status in statuses}
         changes, replaced, messages = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
@@ -112,7 +113,7 @@ class PreviousFiles:
             for path, content in present.items():
                 if path in target.contents and content is not None and digest(content) != target.contents[path]:
                     if all(present[file.path] == file.content for file in files):
-                        break  # a killed process has restored them
+                        break  # a killed process has restored the files
                     raise WriteError(f"another process has changed {path} meanwhile")
             else:
                 own = [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
@@ -154,7 +155,7 @@ class PreviousFiles:
                 continue  # certmond cannot write the present CA into this kubeconfig
             if not _differs(files, target):
                 if _differs(stored, target):
-                    break  # only its CA differs, so the services failed with these credentials
+                    break  # only the CA differs, so the services failed with these credentials
                 continue
             if status and self._is_good(spec, target, files, status):
                 return files, generation.when
@@ -163,7 +164,7 @@ class PreviousFiles:
     def _is_good(
         self, spec: CertificateSpec, target: Target, files: Sequence[ArchivedFile], status: CertificateStatus
     ) -> bool:
-        """Return whether the files have a certificate with its key that is valid under the present CAs."""
+        """Return whether the files contain a certificate that is valid under the present CAs, and its key."""
         pair = self._pair(spec, target.path, as_put_back(files, self._files))
         own = pair.chain if isinstance(pair, KeyPair) else ()
         anchors = status.anchors if spec.ca else own
@@ -190,5 +191,5 @@ def _change(file: ArchivedFile, present: bytes | None) -> NewFile:
 
 
 def _differs(files: Iterable[ArchivedFile], target: Target) -> bool:
-    """Return whether one of the files differs from the target's file at the same path."""
+    """Return whether one of the files differs from the file of the target at the same path."""
     return any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)

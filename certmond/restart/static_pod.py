@@ -1,6 +1,6 @@
 """Stop of one container of a static Pod. The kubelet then starts the container again with the present files.
 
-certmond identifies the container by its id or by a pidfd. certmond never changes a manifest, because the kubelet treats
+certmond identifies the container by its ID or by a pidfd. certmond never changes a manifest, because the kubelet treats
 an edited manifest as another Pod.
 """
 
@@ -20,7 +20,7 @@ from certmond.services.crictl import Crictl
 from certmond.services.listener_probe import Draining
 
 _AFTER_KILL = 10.0  # seconds in which a killed process ends, unless the kernel blocks it
-_TURN = 0.5  # seconds between two checks; `alive` is due every second, and a wait after the drain is downtime
+_TURN = 0.5  # seconds between two checks; `stop` must call `alive` every second, and a wait after the drain is downtime
 
 
 def stop(
@@ -118,7 +118,7 @@ def _by_signal(
     except OSError as error:
         raise RestartError(f"{name} cannot be opened ({error.strerror}); raise LimitNOFILE= of the unit") from error
     try:
-        # The descriptor always refers to one process: the checks of the PID now hold for the process that is signaled.
+        # The descriptor always refers to the same process. From here on, the checks of the PID apply to this process.
         mismatch = _mismatch(pod, only, proc)
         if _ends(descriptor, 0, alive):
             return f"{name} ended before the stop"
@@ -162,7 +162,7 @@ def _end(
 
 
 def _ends(descriptor: int, seconds: float, alive: Callable[[], None], draining: Draining | None = None) -> bool:
-    """Return whether the process ends within `seconds`. False if `draining` is over first."""
+    """Return whether the process ends within `seconds`. Return False early if `draining` is over first."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     deadline = time.monotonic() + seconds

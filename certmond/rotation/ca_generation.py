@@ -1,4 +1,4 @@
-"""Generation of the Root CA that replaces the present Root CA: its key and its self-signed certificate."""
+"""Generation of the key and the self-signed certificate of the Root CA that replaces the present Root CA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from certmond.transaction.dirfd import blaming
 
 
 def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
-    """Return a CA with the name of the present CA and a new key.
+    """Return a CA with the subject of the present CA and a new key.
 
     Raises RefusedError if cryptography cannot parse the present CA.
     """
@@ -33,7 +33,8 @@ def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> RootC
 def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
     """Return the present CA with the same key, a new serial number and new dates.
 
-    Raises KeyUnusableError if the key does not match the present CA, and RefusedError if cryptography cannot parse it.
+    Raises KeyUnusableError if the key does not match the present CA, and RefusedError if cryptography cannot parse the
+    present CA.
     """
     _require_read(present, spec)
     if describe_key(key.public_key()) != present.key:
@@ -46,7 +47,7 @@ def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms:
 def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey:
     """Return the private key of the present CA.
 
-    Raises KeyUnusableError if the entry has no usable key, and WriteError if its file is unreadable.
+    Raises KeyUnusableError if the entry has no usable key, and WriteError if the key file is unreadable.
     """
     if spec.key is None:
         raise KeyUnusableError(f"the entry {spec.name} has no `key`; set it")

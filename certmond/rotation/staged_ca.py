@@ -39,7 +39,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StagedCA:
-    """A staged CA. `fault` is a sentence if the files are unusable. Then the other fields may be incomplete.
+    """A staged CA. If the files are unusable, `fault` is a sentence, and the other fields can be incomplete.
 
     `key_unknown` is true if certmond cannot parse the key file.
     """
@@ -69,7 +69,7 @@ class Staging:
         self.directory = state_dir / "rotation"
 
     def read(self, part: Part) -> StagedCA | None:
-        """Return a staged CA, or None if it has no files. Errors become the `fault` of the result."""
+        """Return a staged CA, or None if no file of this CA exists. Errors become the `fault` of the result."""
         try:
             with opened_state(self.directory) as directory:
                 found = dict(_contents(directory, part, self.directory))
@@ -84,8 +84,8 @@ class Staging:
     def key(self, part: Part) -> PrivateKey:
         """Return the private key of a staged CA.
 
-        Raises ConfigError if the key file does not exist, WriteError or KeyUnusableError if it is unusable, and
-        StateError if another user can read or change it.
+        Raises ConfigError if the key file does not exist, WriteError if the file is unreadable, KeyUnusableError if the
+        key is unusable, and StateError if an untrusted user can read or change the file.
         """
         where = self.directory / f"{part}.{_KEY}"
         with blaming(str(where), "read"):
@@ -98,9 +98,9 @@ class Staging:
         return load_key(content, str(where))
 
     def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
-        """Stage a CA or a public key as `part`, with its private key if it is given.
+        """Stage a CA or a public key as `part`, with its private key unless `key` is None.
 
-        Raises ConfigError if `key` belongs to another certificate, WriteError if the write fails.
+        Raises ConfigError if `key` belongs to another certificate, and WriteError if the write fails.
         """
         contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
                     _CERTIFICATE: to_pem(anchor)}  # fmt: skip
@@ -127,7 +127,7 @@ class Staging:
                     _sync_after(directory, partial(names[kind].settle, content))
 
     def destroy(self, *parts: Part) -> None:
-        """Remove the files and drafts of these parts. Raises WriteError."""
+        """Remove the files and drafts of these parts. Raises WriteError if a removal fails."""
         with blaming(str(self.directory)), suppress(FileNotFoundError), opened(self.directory) as directory:
             for part in parts:
                 for kind in (_CERTIFICATE, _KEY, _FAMILY):
@@ -138,7 +138,8 @@ class Staging:
     def recorded(self) -> Recorded | None:
         """Return the rotation in the record, or None if the record is missing or the directory is unreadable.
 
-        Raises StateError if another user can change the record, or a later version of certmond has written it.
+        Raises StateError if an untrusted user can change the record, or if a later version of certmond has written the
+        record.
         """
         try:
             with opened_state(self.directory) as directory:
@@ -190,14 +191,16 @@ class _Names:
 
 
 def _draft(place: Place, content: bytes | None) -> None:
-    """Write the content to a draft with mode 0600, and read it back. Without content, remove the draft."""
+    """Write the content to a draft with mode 0600, and check the written content. If `content` is None, remove the
+    draft.
+    """
     remove(place)
     if content is None:
         return
     with new_file(place, content):
         pass
     if place.read() != content:
-        raise OSError(errno.EIO, "the file does not have the written content")
+        raise OSError(errno.EIO, "the file does not contain the written bytes")
 
 
 def _sync_after(directory: int, act: Callable[[], None]) -> None:

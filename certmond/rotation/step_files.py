@@ -1,6 +1,6 @@
 """Replacement of the files of one rotation step on this node, in one transaction.
 
-Before certmond replaces a key, it stages the old key, because an abort needs this key.
+Before certmond replaces a key, certmond stages the old key, because an abort needs the old key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class StepFiles:
-    """Replacement of the files of rotations on one node."""
+    """Replacement of the files of rotation steps on one node."""
 
     def __init__(
         self, certificates: tuple[CertificateSpec, ...], files: NodeFiles, staging: Staging, archive: Archive
@@ -41,7 +41,10 @@ class StepFiles:
         self._files, self._staging, self._archive = files, staging, archive
 
     def replace(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
-        """Execute the step completely or not at all. Return a sentence about the result. Raises CertmondError."""
+        """Execute the step completely or not at all. Return a sentence about the result.
+
+        Raises CertmondError if the step fails.
+        """
         self._check(step)
         self._check_writers(step)
         self._store_old_key(step)
@@ -74,7 +77,7 @@ class StepFiles:
                     yield Removed(path, expected)
 
     def _check(self, step: Rotate) -> None:
-        """Raise WriteError if the CA entry has a trust anchor or a key that the plan does not know."""
+        """Raise WriteError if a file of the CA entry contains a trust anchor or a key that is not in the plan."""
         spec = self._anchors.get(step.target)
         if spec is None or not step.known:
             return
@@ -122,7 +125,10 @@ class StepFiles:
         self._staging.put(Part.OLD, step.target, own, key)
 
     def _key_of(self, anchor: Anchor, family: str) -> PrivateKey:
-        """Return the private key of a trust anchor, staged or installed. Raises KeyUnusableError without this key."""
+        """Return the staged or installed private key of a trust anchor.
+
+        Raises KeyUnusableError if the key is not on this node.
+        """
         for part in Part:
             staged = self._staging.read(part)
             if staged and staged.key == anchor.key:
@@ -137,7 +143,7 @@ class StepFiles:
         raise KeyUnusableError(f"{fact}; stage it: certmond root-ca stage")
 
     def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
-        """Archive the certificates of the CA if the step replaces them. The rotation stores the key."""
+        """Archive the certificates of the CA if the step replaces them, but not the key, which the rotation stages."""
         spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
@@ -158,10 +164,10 @@ class StepFiles:
             match want:
                 case Bundle(path, anchors):
                     if decode(content, path).anchors != anchors:
-                        yield f"{path} does not have the planned certificates"
+                        yield f"{path} does not contain the planned certificates"
                 case KeyOf(path, anchor):
                     if decode(content, path).key != anchor.key:
-                        yield f"{path} does not have the planned key"
+                        yield f"{path} does not contain the planned key"
                 case Trusting(path, certificates, known):
                     trusted = [
                         document.certificates
@@ -175,6 +181,6 @@ class StepFiles:
                     found = (each for each in containers(load_mapping(content)) if each.name == container)
                     given = next(found, None)
                     if given is None or any(given.values(flag) != [value] for flag, value in flags):
-                        yield f"{path} does not have the planned flags"
+                        yield f"{path} does not contain the planned flags"
                 case AbsentFile():
                     pass

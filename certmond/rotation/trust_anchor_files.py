@@ -1,4 +1,4 @@
-"""State of one trust anchor and its signer on this node, from inventory, manifests and files.
+"""State of one trust anchor and its signer on this node, from the inventory, the manifests and the files.
 
 During a rotation, the controller-manager signs with separate files in the directory of the trust anchor, because the
 container mounts this directory.
@@ -24,7 +24,7 @@ _SPECIFIC = ("kubelet-serving", "kubelet-client", "kube-apiserver-client", "lega
 
 
 def ground_of(family: str, inventory: Inventory, components: Components, files: NodeFiles) -> Ground | None:
-    """Return the state of the trust anchor `family` on this node, or None without such an entry.
+    """Return the state of the trust anchor `family` on this node, or None if there is no such entry.
 
     Raises WriteError if a file is unreadable.
     """
@@ -54,7 +54,7 @@ def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer
         return None
     given = [container.values(flag) for flag in SIGNING_FLAGS]
     if not all(given):
-        return None  # it does not sign, because the key of the CA is not on the node (phases/controlplane/manifests.go)
+        return None  # the container does not sign: the CA's key is not on the node (phases/controlplane/manifests.go)
     now = given[0][-1], given[1][-1]
     own = own_files(path)
     inside = posixpath.dirname(now[0])
@@ -75,12 +75,12 @@ def _problems(signer: Signer, container: Container, anchor: tuple[str, str]) -> 
     for usage in _SPECIFIC:
         if container.values(flag := f"cluster-signing-{usage}-cert-file"):
             yield (
-                f"{signer.manifest} gives {container.name} a separate signer by --{flag}, which certmond cannot "
-                "move; configure one signer for all usages"
+                f"{signer.manifest} configures {container.name} with a separate signer by --{flag}, which certmond "
+                "does not support; configure one signer for all usages"
             )
     on_host = [tuple(map(container.on_host, pair)) for pair in (signer.shared, signer.apart)]
     if signer.now not in {signer.shared, signer.apart} or on_host != [anchor, signer.files]:
         yield (
-            f"{signer.manifest} lets {container.name} sign with {signer.now[0]}, which is neither {anchor[0]} nor in "
-            "the mounted directory of that file; let it sign with the files of the CA"
+            f"{signer.manifest} configures {container.name} to sign with {signer.now[0]}, which is neither {anchor[0]} "
+            "nor in the mounted directory of that file; configure it to sign with the files of the CA"
         )

@@ -1,6 +1,7 @@
-"""Search for the process of a static Pod's container on the host, without the container runtime.
+"""Search for the processes of static Pod containers on the host, without the container runtime.
 
-The kubelet's log directory has the uids of a Pod, and the cgroup of a process has the uid of its Pod.
+The names of the kubelet's log directories contain the UIDs of Pods. The cgroup path of a process contains the UID of
+the Pod to which the process belongs.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from typing import NamedTuple
 from certmond.errors import RestartError
 from certmond.pki.services.model import ServiceSeen
 
-_TICKS = os.sysconf("SC_CLK_TCK")  # per second, the unit of times in /proc
+_TICKS = os.sysconf("SC_CLK_TCK")  # clock ticks per second; times in /proc are in clock ticks
 
 _ROOT = re.compile(rb"^Uid:(?:\t0){4}$", re.MULTILINE)  # real, effective, saved and file system user ID
 
 _CONTAINER = re.compile(
     rb"(?:^|/)"
     rb"(?:kubepods(?:-burstable|-besteffort)?-)?pod(?P<uid>[^/:]+?)(?:\.slice)?"
-    rb"[/:]"  # ":" if the kubelet uses the systemd driver and the runtime does not
-    # Not crio-conmon, which is not a container.
+    rb"[/:]"  # ":" if the kubelet uses the systemd cgroup driver, but the runtime does not
+    # Do not match crio-conmon, which is not a container.
     rb"(?:(?:cri-containerd|crio|cri-o|docker)[-:])?(?P<container>[0-9a-f]{64})(?:\.scope)?"
     rb"(?:/container)?\Z"  # a nested cgroup of crun
 )
@@ -33,10 +34,10 @@ _CONTAINER = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A container of a static Pod. `container` is its name in the manifest.
+    """A container of a static Pod. `container` is the name of the container in the manifest.
 
     `name` is the name of the mirror Pod, which ends with the name of the node. `executable` is the base name of the
-    first command word.
+    first word of the container's command.
     """
 
     container: str
@@ -47,9 +48,9 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class RunningContainer:
-    """A running container, identified by its main process. `started_at` (UTC) is accurate to about 10 ms.
+    """A running container and its main process. `started_at` (UTC) is accurate to about 10 ms.
 
-    `pid` and the start time `ticks` identify a process until the next boot.
+    `pid` and `ticks`, the start time in clock ticks, together identify the main process until the next boot.
     """
 
     pid: int
@@ -63,9 +64,9 @@ class RunningContainer:
 def running_containers(
     pods: Collection[Pod], proc: str = "/proc", logs: str = "/var/log/pods"
 ) -> dict[Pod, list[RunningContainer]]:
-    """Return the running containers of each Pod, from one scan of `proc`.
+    """Return the running containers of each Pod. Scan `proc` once for all Pods.
 
-    Raises RestartError if `logs` exists and is unreadable.
+    Raises RestartError if `logs` exists but is unreadable.
     """
     uids = {pod: set[str]() for pod in pods}
     for pod, uid in _uids(pods, logs):
@@ -82,20 +83,23 @@ def running_containers(
 
 
 def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
-    """Return the state of a service from the containers of its Pod. With several containers, the state is unknown."""
+    """Return the state of a service from the running containers of its Pod.
+
+    The state is unknown if more than one container runs.
+    """
     if not found:
         return ServiceSeen(running=False)
     if len(found) > 1:
         named = ", ".join(f"{each.container_id[:13]} (PID {each.pid})" for each in found)
         return ServiceSeen(
-            running=None, problem=f"{len(found)} containers of its Pod run at the same time: {named}; see crictl ps"
+            running=None, problem=f"{len(found)} containers of the Pod run at the same time: {named}; see crictl ps"
         )
     (only,) = found
     return ServiceSeen(True, only.container_id, only.started_at, command=only.command)
 
 
 def process_start(pid: int, proc: str = "/proc") -> datetime | None:
-    """Return the start time of a process (UTC), or None if certmond cannot see the process."""
+    """Return the start time of a process (UTC), or None if certmond cannot read this time."""
     try:
         times = _times(_read(proc, pid, "stat"))
     except OSError:
@@ -104,18 +108,18 @@ def process_start(pid: int, proc: str = "/proc") -> datetime | None:
 
 
 def runs_anywhere(program: str, proc: str = "/proc") -> bool:
-    """Return whether a process of this node runs the program, in a Pod or as root.
+    """Return whether a process of root, or a process in a Pod, runs the program on this node.
 
-    Any user can choose the command line of a process, so certmond ignores other processes.
+    certmond ignores the processes of other users, because any user can choose the command line of a process.
     """
     pids = map(int, _pids(proc))
     return any(_program(_command(pid, proc)) == program and _is_of_root_or_pod(pid, proc) for pid in pids)
 
 
 def log_directories(pod: Pod, logs: str = "/var/log/pods") -> Iterator[str]:
-    """Yield the directories with the logs of the container of a Pod.
+    """Yield the log directories of the container `pod`.
 
-    Raises RestartError if `logs` exists and is unreadable.
+    Raises RestartError if `logs` exists but is unreadable.
     """
     for _, uid in _uids([pod], logs):
         yield os.path.join(logs, f"{pod.namespace}_{pod.name}_{uid}", pod.container)
@@ -136,7 +140,10 @@ class _Process(NamedTuple):
 
 
 def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
-    """Yield each Pod with its present and past uids, from the kubelet's directories NAMESPACE_POD_UID/CONTAINER."""
+    """Yield each Pod with each of its present and past UIDs.
+
+    The UIDs are in the names of the kubelet's directories NAMESPACE_POD_UID/CONTAINER.
+    """
     try:
         names = os.listdir(logs)
     except (FileNotFoundError, NotADirectoryError):  # no kubelet, no Pods
@@ -153,7 +160,7 @@ def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
 
 
 def _processes(uids: Collection[str], proc: str) -> Iterator[_Process]:
-    """Yield every process in a container of a Pod with one of these uids."""
+    """Yield each process in a container of a Pod that has one of these UIDs."""
     for name in _pids(proc):
         if (process := _process(int(name), proc)) and process.pod_uid in uids:
             yield process
@@ -164,11 +171,11 @@ def _pids(proc: str) -> Iterator[str]:
 
 
 def _process(pid: int, proc: str) -> _Process | None:
-    """Return the process, or None if it is not in a container or has ended."""
+    """Return the process, or None if the process is not in a container or has ended."""
     try:
         group = _container(_read(proc, pid, "cgroup"))
         times = _times(_read(proc, pid, "stat")) if group else None
-    except OSError:  # the process has ended meanwhile
+    except OSError:  # the process has ended
         return None
     return _Process(pid, *times, *group) if group and times else None
 
@@ -176,15 +183,18 @@ def _process(pid: int, proc: str) -> _Process | None:
 def _is_of_root_or_pod(pid: int, proc: str) -> bool:
     """Return whether all four user IDs of a process are root's, or the process is in a container of a Pod."""
     try:
-        # The owner of /proc/PID is root for each process that is not dumpable, see proc(5).
+        # The owner of /proc/PID is root for each process that is not dumpable, even of another user, see proc(5).
         is_of_root = _ROOT.search(_read(proc, pid, "status")) is not None
         return is_of_root or _container(_read(proc, pid, "cgroup")) is not None
-    except OSError:  # the process has ended meanwhile
+    except OSError:  # the process has ended
         return False
 
 
 def _container(cgroup: bytes) -> tuple[str, str] | None:
-    """Return (uid, container) from /proc/PID/cgroup (v1 and v2), or None unless it names exactly one container."""
+    """Return the Pod UID and the container ID from the content of /proc/PID/cgroup (cgroup v1 and v2).
+
+    Return None unless the content names exactly one container.
+    """
     paths = (line.split(b":", 2)[2] for line in cgroup.split(b"\n") if line.count(b":") >= 2)
     matches = filter(None, map(_CONTAINER.search, paths))
     pods_and_containers = {(_uid_with_hyphens(_text(match["uid"])), _text(match["container"])) for match in matches}
@@ -192,8 +202,8 @@ def _container(cgroup: bytes) -> tuple[str, str] | None:
 
 
 def _times(stat: bytes) -> tuple[int, int] | None:
-    """Return (parent, start in ticks) from /proc/PID/stat, fields 4 and 22, or None if the content is malformed."""
-    fields = stat.rpartition(b")")[2].split()
+    """Return the parent PID and the start time in ticks from /proc/PID/stat, or None if the content is malformed."""
+    fields = stat.rpartition(b")")[2].split()  # from field 3 on; the values are in the fields 4 and 22
     try:
         return int(fields[1]), int(fields[19])
     except (ValueError, IndexError):
@@ -201,9 +211,9 @@ def _times(stat: bytes) -> tuple[int, int] | None:
 
 
 def _main_process(group: Sequence[_Process]) -> _Process:
-    """Return a container's main process: the oldest process whose parent is outside the container.
+    """Return the main process of a container: the oldest process whose parent is outside the container.
 
-    A process of `crictl exec` also has its parent outside, but is younger.
+    The parent of a process that `crictl exec` starts is also outside the container, but this process is younger.
     """
     inside = {process.pid for process in group}
     own = [process for process in group if process.parent not in inside]
@@ -212,7 +222,7 @@ def _main_process(group: Sequence[_Process]) -> _Process:
 
 def _running_container(process: _Process, proc: str) -> RunningContainer | None:
     command, started = _command(process.pid, proc), _time_of(process.ticks)
-    if not command or started is None:  # the process has ended meanwhile
+    if not command or started is None:  # the process has ended
         return None
     return RunningContainer(process.pid, process.container_id, process.pod_uid, started, command, process.ticks)
 
@@ -227,7 +237,7 @@ def _command(pid: int, proc: str) -> tuple[str, ...]:
 
 
 def _time_of(ticks: int) -> datetime | None:
-    """Return the time of a start in ticks since the boot, or None if the time is out of range."""
+    """Convert a start time in ticks since boot to a datetime (UTC), or return None if the time is out of range."""
     booted = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
     try:
         return datetime.fromtimestamp(booted + ticks / _TICKS, UTC)
@@ -240,7 +250,7 @@ def _program(command: Sequence[str]) -> str:
 
 
 def _uid_with_hyphens(uid: str) -> str:
-    """Return a uid with hyphens, which the name of a systemd slice replaces with underscores."""
+    """Return a Pod UID with hyphens. The name of a systemd slice contains underscores instead."""
     return uid.replace("_", "-")
 
 

@@ -1,6 +1,6 @@
-"""Cache of the time at which the content of each file changed last: `<state directory>/changes.json`.
+"""Cache of the time at which the content of each file last changed: `<state directory>/changes.json`.
 
-The ctime is not sufficient, because a chmod also changes it.
+The ctime is not sufficient, because a chmod also changes the ctime.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from certmond.pki.services.model import Content
 from certmond.state.json_file import Memory
 
 _NAME = "changes.json"
-# Maximum number of missing or no longer requested files to keep, because a move away and back is no change.
+# Maximum number of entries for files that are missing or no longer requested. If a file is moved away and back, the
+# entry shows that the content has not changed.
 _ABSENT = 100
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -32,7 +33,7 @@ class _Known(BaseModel):
 
 
 class Changes:
-    """Cache of digests and change times. Without `keeps`, certmond writes no cache file."""
+    """Cache of digests and change times. If `keeps` is false, certmond does not write the cache file."""
 
     def __init__(self, state_dir: Path, *, keeps: bool) -> None:
         self._keeps = keeps
@@ -40,17 +41,17 @@ class Changes:
         self._known: dict[str, _Known] | None = None
 
     def contents(self, files: Iterable[tuple[str, str, int]], now: datetime) -> dict[str, Content]:
-        """Return, by path, the digest of each file's content and the time of its last change.
+        """Return, by path, the digest of the content of each file and the time at which the content last changed.
 
-        `files` has the path, the SHA-256 of the content and the ctime in nanoseconds.
+        `files` contains tuples of the path, the SHA-256 of the content, and the ctime in nanoseconds.
         """
         known = self._memory.read() or {} if self._known is None else self._known
         found = dict[str, _Known]()
-        for path, sha256, ctime in files:  # a ctime after now: the clock was set back
+        for path, sha256, ctime in files:  # a ctime is after `now` if the clock was set back
             changed, before = min(EPOCH + timedelta(microseconds=ctime // 1000), now), known.get(path)
             same = before is not None and before.sha256 == sha256
             found[path] = _Known(sha256=sha256, since=min(before.since, changed) if before and same else changed)
-        # In the order of the last observation, also across processes: a JSON object preserves the order.
+        # The latest observation comes first. The JSON object preserves this order for later processes.
         gone = ((path, each) for path, each in known.items() if path not in found)
         kept = {**found, **dict(islice(gone, _ABSENT))}
         if kept != known and self._keeps:

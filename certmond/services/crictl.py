@@ -1,6 +1,6 @@
-"""Client of the container runtime, which runs crictl from cri-tools.
+"""Client of the container runtime. The client runs the program crictl of cri-tools.
 
-The client selects containers by labels, and stops a container by its full id.
+The client selects containers by labels, and stops a container by its full ID.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SOCKETS = (
     "/run/cri-dockerd.sock",
 )
 
-_LIMIT = timedelta(seconds=20)  # for the program, without the grace period of a container
-_CALL = 10  # seconds for one call to the runtime; the default of crictl is 2
+_LIMIT = timedelta(seconds=20)  # for the program; the grace period of a container is added
+_CALL = 10  # seconds for one call to the runtime; the default of crictl is 2 seconds
 
 
 def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
-    """Return the client of the host whose files are below `root`, or None if crictl is not installed.
+    """Return the client for the host whose files are below `root`, or None if crictl is not installed.
 
-    `endpoint` is the kubelet's runtime endpoint, for a crictl without a configuration file.
+    The client uses `endpoint`, the container runtime endpoint of the kubelet, if crictl has no configuration file.
     """
     program = _program(root)
     if program is None:
@@ -49,9 +49,9 @@ def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
 
 
 class Crictl:
-    """Client of the container runtime. `command` is the program with the arguments for the runtime.
+    """Client of the container runtime. `command` is the program and the arguments that select the runtime.
 
-    Each call takes at most `limit`, and `stop` also the grace period.
+    The time limit of a call is `limit`. For `stop`, the grace period is added to this limit.
     """
 
     def __init__(self, command: tuple[str, ...], limit: timedelta = _LIMIT) -> None:
@@ -59,18 +59,18 @@ class Crictl:
         self._limit = limit
 
     def running(self, pod: Pod, alive: Callable[[], None]) -> list[str]:
-        """Return the ids of the Pod's running containers. Raises RestartError if the runtime does not answer."""
+        """Return the IDs of the running containers of the Pod. Raises RestartError if crictl fails."""
         labels = [word for name, value in _labels(pod).items() for word in ("--label", f"{name}={value}")]
         ended = self._run(("ps", "--state", "Running", *labels, "-o", "json"), _CALL, self._limit, alive)
         return _ids(ended.output, pod)
 
     def stop(self, container_id: str, grace: int, alive: Callable[[], None]) -> None:
-        """Stop a container with SIGTERM, and with SIGKILL after `grace` seconds. Return when it has ended.
+        """Stop a container with SIGTERM, and with SIGKILL after `grace` seconds. Wait for the end of the container.
 
-        Raises RestartError if the runtime fails or exceeds the time limit. The container may have ended nevertheless.
+        Raises RestartError if the runtime fails or exceeds the time limit. Even then, the container might have ended.
         """
         limit = self._limit + timedelta(seconds=grace)
-        # The --timeout after `stop` is the grace period. The --timeout before `stop` limits the call that waits.
+        # The --timeout after `stop` is the grace period. The --timeout before `stop` limits the call to the runtime.
         self._run(("stop", "--timeout", str(grace), container_id), grace + _CALL, limit, alive)
 
     def _run(self, verb: tuple[str, ...], call: int, limit: timedelta, alive: Callable[[], None]) -> Ended:
@@ -80,7 +80,7 @@ class Crictl:
         except UntrustedError as error:
             raise RestartError(str(error)) from error
         except SigningError as error:
-            fact = str(error).partition("; ")[0]  # drop its remedy, which is for signers
+            fact = str(error).partition("; ")[0]  # without the remedy, which is for signers
             raise RestartError(f"{fact}; {remedy}") from error
         if ended.status != 0:
             said = first_line(ended.said) or first_line(ended.output)
@@ -89,7 +89,7 @@ class Crictl:
 
 
 def _ids(answer: bytes, pod: Pod) -> list[str]:
-    """Return the ids of the running containers with the Pod's labels in a ListContainersResponse.
+    """Return the IDs of the running containers that have the labels of the Pod, from a ListContainersResponse.
 
     Raises RestartError if `answer` is malformed.
     """

@@ -1,6 +1,6 @@
 """Connection to a D-Bus message bus: sequential calls, and the signals that arrive during these calls.
 
-certmond does not use the connection of jeepney, which sends Hello without a time limit.
+certmond does not use the connection classes of jeepney, because they send Hello without a time limit.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _MAX_DETAIL = 200  # maximum number of characters to quote from an invalid answe
 
 
 class Bus:
-    """An open connection, closed at the end of its `with` block.
+    """An open connection to the bus. The end of the `with` block closes the connection.
 
-    A caller can change `deadline`, an instant of time.monotonic(). Every method raises OSError if the bus does not
-    answer before the deadline.
+    `deadline` is an instant of time.monotonic(), which a caller can change. Every method raises OSError if the bus does
+    not answer before the deadline.
     """
 
     def __init__(self, address: str, deadline: float, alive: Callable[[], None]) -> None:
@@ -59,7 +59,7 @@ class Bus:
     def call(self, to: DBusAddress, method: str, signature: str | None = None, *arguments: object) -> tuple[Any, ...]:
         """Call a method and return its result. Raises DBusErrorResponse if the peer or the bus returns an error."""
         serial = next(self._serials)
-        # Without NO_AUTO_START, a bus that has just started queues the message until systemd has connected.
+        # Without the flag NO_AUTO_START, a bus that has just started queues the message until systemd has connected.
         self._send(new_method_call(to, method, signature, arguments).serialise(serial=serial))
         while True:
             message = self._receive()
@@ -117,7 +117,7 @@ class Bus:
 
 @contextmanager
 def _only_os_errors() -> Iterator[None]:
-    """Convert every other exception to an OSError, so that a peer without D-Bus counts as unreachable."""
+    """Convert each exception to an OSError, so that a peer that does not use D-Bus counts as unreachable."""
     try:
         yield
     except OSError:
@@ -129,5 +129,5 @@ def _only_os_errors() -> Iterator[None]:
 
 
 def error_message(error: DBusErrorResponse) -> str:
-    """Return the message of an error reply, or else the name of the error."""
+    """Return the message of an error reply, or the name of the error if the reply contains no message."""
     return str(error.data[0] if error.data else error.name).rstrip(".")

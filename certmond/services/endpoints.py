@@ -1,7 +1,7 @@
 """Endpoints of the components on this node, with the certificate file of each endpoint.
 
-For a component that listens on all addresses, this module uses the loopback address, because another address may belong
-to a load balancer.
+For a component that listens on all addresses, this module uses the loopback address, because another address might
+belong to a load balancer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost"
 
 
 class _Listener(NamedTuple):
-    """A listener of a component. `path` is its certificate file, or None if it is not on this host.
+    """A listener of a component. `path` is the certificate file, or None if no file of this host has the certificate.
 
     `in_memory` is True if the component creates a certificate in memory at each start.
     """
@@ -62,7 +62,7 @@ def endpoints_without_file(
 
 
 def _by_endpoint(components: Components, outside: Iterable[Container]) -> dict[Endpoint, _Listener]:
-    """Return the first listener of each endpoint. A listener with a file takes precedence."""
+    """Return the first listener of each endpoint. A listener with a certificate file takes precedence."""
     listeners = [each for pod in components.pods if _on_host_network(pod.fields) for each in _of_pod(pod.fields)]
     listeners += [each for container in outside for each in _of_container(container)]
     if components.kubelet_config and components.kubelet_config.fields:
@@ -77,7 +77,7 @@ def _by_endpoint(components: Components, outside: Iterable[Container]) -> dict[E
 
 
 def _on_host_network(fields: Mapping[str, Any]) -> bool:
-    """Return whether the Pod uses the host's network. Otherwise, the node's files do not have its address."""
+    """Return whether the Pod uses the network of the host. No file of the node contains the address of other Pods."""
     spec = fields.get("spec")
     return isinstance(spec, Mapping) and spec.get("hostNetwork") is True
 
@@ -97,22 +97,25 @@ def _of_container(container: Container) -> Iterator[_Listener]:
 def _of_component(container: Container) -> Iterator[_Listener]:
     """Yield the listeners that the flags of k8s.io/apiserver configure.
 
-    Without a file and a directory, a component creates a certificate for a year in memory, and a CA that signs this
-    certificate (pkg/server/options/serving.go, MaybeDefaultWithSelfSignedCerts).
+    Without a certificate file and a certificate directory, a component creates a CA and a certificate in memory. The
+    certificate is valid for one year (pkg/server/options/serving.go, MaybeDefaultWithSelfSignedCerts).
     """
     flags, name = dict(container.flags), container.name
     address, port = flags.get("bind-address", ""), flags.get("secure-port", _PORTS[name])
     given = flags.get("tls-cert-file", "")
     in_memory = not (given or flags.get("cert-dir") or name in _SERVES_FILE)
     yield _Listener(name, address, port, container.on_host(given), in_memory=in_memory)
-    for value in container.values("tls-sni-cert-key"):  # certificate,key or certificate,key:name,name
+    for value in container.values("tls-sni-cert-key"):  # format: certificate,key or certificate,key:name,name
         pair, _, names = value.partition(":")
         path = container.on_host(pair.partition(",")[0])
         yield from (_Listener(name, address, port, path, each) for each in names.split(",") if each)
 
 
 def _of_etcd(container: Container) -> Iterator[_Listener]:
-    """Yield the listeners of the first https URLs for clients and for peers. URLs of one kind share a certificate."""
+    """Yield the listener of the first https URL for clients, and of the first https URL for peers.
+
+    All URLs for clients share a certificate, and so do all URLs for peers.
+    """
     flags = dict(container.flags)
     for urls, certificate in _ETCD:
         for url in [url for url in flags.get(urls, "").split(",") if url.startswith("https://")][:1]:
@@ -123,7 +126,7 @@ def _of_etcd(container: Container) -> Iterator[_Listener]:
 
 
 def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
-    """Return the kubelet's listener (cmd/kubelet/app/server.go)."""
+    """Return the listener of the kubelet (see cmd/kubelet/app/server.go)."""
     flags = dict(kubelet.flags)
     port = fields.get("port")
     address = flags.get("address") or as_text(fields.get("address"))

@@ -1,7 +1,7 @@
 """Survey of the services: the files, endpoints and health addresses of each service, from flags and probes.
 
-This module defines the table of files that each Kubernetes component reloads (staging/src/k8s.io/apiserver, client-go
-and etcd's client/pkg/transport). A container cannot reload a file that is mounted as a single file (mount(2)).
+This module defines the flags whose files each Kubernetes component reloads (see staging/src/k8s.io/apiserver, client-go
+and etcd's client/pkg/transport). A container cannot reload a file that is bind-mounted as a single file (see mount(2)).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def survey(components: Components, services: Sequence[ServiceSpec], commands: Mapping[str, Sequence[str]]) -> Survey:
-    """Return the survey of `services`. `commands` has the command lines of the running services outside Pods."""
+    """Return the survey of `services`. `commands` maps the name of each running service to its command line."""
     pods = {service.name: _pod_of(service, components.pods) for service in services if service.kind == "static-pod"}
     known = {s.name: _container(pod, s.pod or "") for s in services if (pod := pods.get(s.name)) is not None}
     for service in services:
@@ -65,7 +65,7 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
     by_service = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
     uses = {
         name: files for name, files in by_service.items() if files
-    }  # certmond does not read the environment, which can configure etcd
+    }  # flags without a file prove nothing: the environment, which certmond does not read, can also configure etcd
     names = {container.name: service for service, container in known.items()}
     names["kubelet"] = next((service.name for service in services if service.unit == KUBELET), "")
     outside = [known[service.name] for service in services if service.kind == "systemd" and service.name in known]
@@ -80,7 +80,7 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
 
 
 def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, str] | None:
-    """Return the namespace, name and program of a service's Pod from its manifest, or None."""
+    """Return the namespace, name and program of a service's Pod from the Pod's manifest, or None without a manifest."""
     pod = _pod_of(service, components.pods)
     metadata = pod.fields.get("metadata") if pod else None
     if pod is None or not isinstance(metadata, Mapping):
@@ -105,7 +105,7 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    """Return a Pod with the container of the service, or None. Prefer a Pod with the name of the container."""
+    """Return a Pod with the container of the service, or None. Prefer a Pod with the same name as the container."""
     found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
     named = (pod for pod in found if _name(pod) == service.pod)
     return next(named, found[0] if found else None)
@@ -181,7 +181,10 @@ def _of_kubelet(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _probes(fields: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield the address of the container's readiness probe, or else of its liveness probe."""
+    """Yield the address of the readiness probe of the container.
+
+    If this probe contains no address, yield the address of the liveness probe.
+    """
     spec = fields.get("spec")
     listed = spec.get("containers") if isinstance(spec, Mapping) else None
     for container in listed if isinstance(listed, list) else ():
@@ -211,6 +214,6 @@ def _address(asked: Mapping[str, Any], container: Mapping[str, Any]) -> str | No
 
 
 def _host(host: str) -> str:
-    """Return the address to probe. These Pods share the network of the node."""
+    """Return the host part of a probe address. The default is the loopback address: these Pods use the host network."""
     host = "127.0.0.1" if host in {"", "0.0.0.0", "localhost"} else host  # noqa: S104 - not bound
     return f"[{host}]" if ":" in host else host

@@ -1,7 +1,7 @@
 """Health probes of services: an HTTP request or a TCP connection to each address.
 
-The status codes 200 to 399 are healthy, as for the kubelet (pkg/probe/http). 401 and 403 also show that the server
-runs.
+The status codes 200 to 399 count as healthy, as for the kubelet (pkg/probe/http). The status codes 401 and 403 also
+count as healthy, because they show that the server runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LIMIT = 3.0
-"""Time limit in seconds for all addresses together. kubeadm permits 15 seconds, for a busy component."""
+"""Time limit in seconds for all addresses together. For comparison: the probes of kubeadm permit 15 seconds."""
 _MAX_LINE = 1 << 12  # maximum number of bytes of the status line
 
 Anchors = str | None
@@ -33,7 +33,7 @@ async def _health_problem(address: str, anchors: Anchors, deadline: float) -> st
     except TimeoutError:
         return f"{address} does not answer in time"
     except ssl.SSLCertVerificationError as error:
-        return f"{address} serves a certificate that its CA does not verify ({error.verify_message})"
+        return f"{address} serves a certificate that does not verify against its CA ({error.verify_message})"
     except ssl.SSLError as error:
         return f"{address}: the handshake failed ({error.reason})"
     except (OSError, ValueError) as error:
@@ -69,7 +69,7 @@ def _status_problem(address: str, line: bytes) -> str | None:
 
 def _context(anchors: Anchors) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # the address is one of this node
+    context.check_hostname = False  # the address belongs to this node
     if anchors:
         context.load_verify_locations(cadata=anchors)
     else:

@@ -39,7 +39,10 @@ class Question:
 
 
 def observe(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
-    """Observe the subjects of `question`. `limit` is in seconds, for TLS probes. `before` is the last observation."""
+    """Observe the subjects of `question`. `before` is the previous observation.
+
+    `limit` is the time limit in seconds for the TLS probes.
+    """
     at = datetime.now(UTC)
     by_unit = units.unit_states(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
@@ -68,7 +71,7 @@ def _probe_results(
         return {}, {}
     try:
         return _run_probes(question, at, limit)
-    except (OSError, ImportError) as error:  # the event loop failed, for example without file descriptors
+    except (OSError, ImportError) as error:  # the event loop failed, for example because of too many open files
         why = f"the connection failed ({getattr(error, 'strerror', None) or error})"
         return {each: Unserved(why, at) for each in question.endpoints}, dict.fromkeys(question.health, why)
 
@@ -90,12 +93,10 @@ def _run_probes(
 
 
 def _prepare(question: Question) -> None:
-    """Import the probes in the calling thread, because concurrent imports of asyncio and asyncio.subprocess break
-    asyncio.
-    """
+    """Import the probes in the calling thread: concurrent imports of asyncio and asyncio.subprocess break asyncio."""
     # The client of the Kubernetes API imports asyncio.subprocess.
     if question.endpoints or question.health:
-        with suppress(OSError, ImportError):  # such as without file descriptors: the observation retries and reports it
+        with suppress(OSError, ImportError):  # the observation repeats the import and reports the error
             from certmond.services import health_probe as health  # noqa: F401 - as in `_run_probes`
             from certmond.services import tls_probe as probe  # noqa: F401 - as in `_run_probes`
 
@@ -103,7 +104,7 @@ def _prepare(question: Question) -> None:
 def _with_history(seen: ServiceSeen, name: str, before: Live | None, at: datetime) -> ServiceSeen:
     """Return the state with the outage of the service, and with the start time that certmond observed first.
 
-    Later start times differ by milliseconds.
+    In later observations, the start time of the same process differs by milliseconds.
     """
     known = before.services.get(name) if before else None
     if known and known.instance and known.instance == seen.instance:
@@ -132,9 +133,9 @@ class ObserverThread:
         return self._seen
 
     def ask(self, question: Question) -> None:
-        """Request an observation. Replace a request that has not started.
+        """Request an observation. The request replaces an earlier request whose observation has not started.
 
-        If the thread cannot start, `seen` has the reason.
+        If the thread cannot start, `seen` contains the reason.
         """
         _prepare(question)
         with self._changed:
@@ -150,7 +151,7 @@ class ObserverThread:
             self._changed.notify()
 
     def close(self) -> None:
-        """Stop the thread. Wait for a running observation, which has a time limit."""
+        """Stop the thread. Wait for the end of a running observation, which has a time limit."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -170,7 +171,7 @@ class ObserverThread:
     def _observe(self, question: Question) -> Live:
         try:
             return observe(question, self._seen, self._limit)
-        except Exception as error:  # noqa: BLE001 - a defect in one observation must not end the others
+        except Exception as error:  # noqa: BLE001 - a defect in one observation must not end the thread
             return _unobserved(question, defect(error))
 
 

@@ -1,6 +1,6 @@
-"""systemd units over D-Bus: their state, and one restart or reload with its result.
+"""Client of systemd over D-Bus: the states of units, and the restart or reload of a unit.
 
-systemd itself checks that the unit runs (TryRestartUnit), because the unit can stop at any time. The InvocationID,
+Only systemd can check that the unit runs (TryRestartUnit), because the unit can stop at any time. The InvocationID,
 which changes at each start, shows whether the job had an effect.
 """
 
@@ -27,7 +27,7 @@ BUS = "unix:path=/run/dbus/system_bus_socket"
 _NAME = "org.freedesktop.systemd1"
 _MANAGER = DBusAddress("/org/freedesktop/systemd1", _NAME, f"{_NAME}.Manager")
 _REMOVED = f"type='signal',sender='{_NAME}',path='{_MANAGER.object_path}',member='JobRemoved'"
-_ANSWER = 25.0  # seconds for systemd to accept a job; also the limit of systemd's tools
+_ANSWER = 25.0  # seconds for systemd to accept a job; the tools of systemd use the same limit
 _DOWN = frozenset({"inactive", "failed", "deactivating"})  # states in which TryRestartUnit has no effect
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -49,10 +49,10 @@ _Properties = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """The result of a restart or reload, as a word and a sentence.
+    """The result of a restart or reload, as the word `result` and the sentence `message`.
 
-    The word is "done", "not running", "stopping", "skipped" (by a condition of the unit), "timeout" or a job result of
-    systemd, such as "failed".
+    The word is "done", "not running", "stopping", "skipped" (a condition of the unit is false), "timeout", or a job
+    result of systemd, such as "failed".
     """
 
     result: str
@@ -106,7 +106,7 @@ def restart(
         if not requested:
             raise RestartError(f"{unit} was not {_done(reload)}: systemd {_unreachable(bus, error)}") from error
         cause = f"{limit:g} s" if isinstance(error, TimeoutError) else _error_text(error)
-    detail = f"systemd did not report the end of the {_noun(reload)} ({cause}), which may still be in progress"
+    detail = f"systemd did not report the end of the {_noun(reload)} ({cause}), which might still be in progress"
     return UnitResult("timeout", f"{unit}: {detail}; see systemctl list-jobs and systemctl status {unit}")
 
 
@@ -135,7 +135,7 @@ def _unit_state(connection: Bus, unit: str) -> ServiceSeen:
 
 
 def _properties(connection: Bus, unit: str) -> _Properties:
-    """Return all properties of a unit, which may be missing or not loaded."""
+    """Return all properties of a unit. The unit can be missing or not loaded."""
     (path,) = connection.call(_MANAGER, "LoadUnit", "s", unit)
     whole = DBusAddress(path, _NAME, "org.freedesktop.DBus.Properties")
     (found,) = connection.call(whole, "GetAll", "s", "")
@@ -143,15 +143,15 @@ def _properties(connection: Bus, unit: str) -> _Properties:
 
 
 def _runs(found: _Properties) -> bool:
-    """Return whether the unit has processes that may use a certificate.
+    """Return whether the unit has processes that might use a certificate.
 
-    A forking service without a PID file may have no main process.
+    A service of type forking without a PID file might have no main process.
     """
     return "MainPID" in found and (found["MainPID"] > 0 or found["SubState"] == "running")
 
 
 def _was_stopped(found: _Properties) -> bool:
-    """Return whether systemd stopped the unit on request and no job is pending."""
+    """Return whether systemd stopped the unit on request, and no job of the unit is pending."""
     (job, _) = found["Job"]
     return _is_dead(found) and not job and not _ended_by_itself(found)
 
@@ -161,13 +161,13 @@ def _is_dead(found: _Properties) -> bool:
 
 
 def _ended_by_itself(found: _Properties) -> bool:
-    """Return whether the last process ended without a request: before the unit left the state "active"."""
-    # A unit that systemd has unloaded has no times: certmond knows only that it has not failed.
+    """Return whether the main process ended without a request, that is, before the unit left the state "active"."""
+    # A unit that systemd has unloaded has no timestamps. Then certmond can only detect that the unit has not failed.
     return bool(0 < found.get("ExecMainExitTimestampMonotonic", 0) <= found["ActiveExitTimestampMonotonic"])
 
 
 def _demanding_file(found: _Properties) -> str:
-    """Return the path of the unit if the unit is enabled and should be active, otherwise ""."""
+    """Return the path of the unit file if the unit is enabled and should be active, otherwise ""."""
     skipped = found.get("ConditionTimestamp", 0) > 0 and not found["ConditionResult"]
     complete = found["ActiveState"] == "active" and not _runs(found)  # such as a oneshot service
     finished = _is_dead(found) and _ended_by_itself(found)
@@ -176,7 +176,7 @@ def _demanding_file(found: _Properties) -> str:
 
 
 def _exit_times(found: _Properties) -> list[datetime]:
-    """Return the times at which the unit and its main process ended, if systemd knows them."""
+    """Return the times at which the unit and its main process ended, if systemd has recorded these times."""
     names = "InactiveEnterTimestamp", "ExecMainExitTimestamp"
     return [_EPOCH + timedelta(microseconds=each) for name in names if (each := found.get(name, 0))]
 
@@ -185,20 +185,23 @@ def _command(process: int) -> tuple[str, ...]:
     try:
         with open(f"/proc/{process}/cmdline", "rb") as file:
             line = file.read()
-    except OSError:  # the process has ended, or a sandbox hides it: return an empty command
+    except OSError:  # the process has ended, or a sandbox hides the process
         return ()
     return tuple(map(os.fsdecode, line.removesuffix(b"\0").split(b"\0"))) if line else ()
 
 
 def _prepare(connection: Bus, unit: str, before: _Properties, *, reload: bool, revive: bool) -> None:
-    """Keep the unit loaded during the restart, and reset its start limit. Ignore errors of these optional calls."""
+    """Keep the unit loaded during the restart, and reset the start limit of the unit.
+
+    Ignore errors, because these calls are optional.
+    """
     with suppress(DBusErrorResponse):
-        # This reference prevents systemd from unloading the stopped unit, so its InvocationID stays.
+        # This reference prevents systemd from unloading the stopped unit, so the unit keeps its InvocationID.
         (path,) = connection.call(_MANAGER, "GetUnit", "s", unit)
         connection.call(DBusAddress(path, _NAME, f"{_NAME}.Unit"), "Ref")
-    if revive or (not reload and before["ActiveState"] not in _DOWN):  # a failed unit stays visible as failed
+    if revive or (not reload and before["ActiveState"] not in _DOWN):  # a failed unit keeps its state "failed"
         with suppress(DBusErrorResponse):
-            # After StartLimitBurst starts, systemd would stop the unit and refuse the start.
+            # After StartLimitBurst starts, systemd would stop the unit, but refuse to start the unit again.
             connection.call(_MANAGER, "ResetFailedUnit", "s", unit)
 
 
@@ -207,7 +210,7 @@ def _outcome(connection: Bus, job: str) -> str:
     while True:
         signal = connection.signal()
         fields = signal.header.fields
-        # Look up the owner of the name for each signal, because a daemon-reexec changes it.
+        # Look up the owner of the name for each signal, because a daemon-reexec changes the owner.
         if fields.get(HeaderFields.member) == "JobRemoved" and (
             (fields.get(HeaderFields.sender),) == connection.call(BUS_ITSELF, "GetNameOwner", "s", _NAME)
         ):
@@ -217,7 +220,7 @@ def _outcome(connection: Bus, job: str) -> str:
 
 
 def _checked_result(unit: str, result: str, reload: bool, before: _Properties, after: _Properties) -> UnitResult:
-    """Return the result of a job. Compare the states before and after the job to detect a job without effect."""
+    """Return the result of a job. Compare the states before and after the job to detect a job without an effect."""
     see = f"see journalctl -u {unit}"
     state = f"ActiveState {after['ActiveState']}"
     stopping = after["ActiveState"] == "deactivating"  # or another process restarts the unit

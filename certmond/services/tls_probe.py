@@ -1,4 +1,4 @@
-"""TLS handshake with each endpoint, and the certificate that its server presents.
+"""TLS handshakes with endpoints, to receive the certificates that the servers present.
 
 certmond verifies no certificate, and sends no data after the handshake. If a TLS 1.2 server requires a client
 certificate, the handshake fails, and certmond parses the server's Certificate message from the received bytes.
@@ -20,9 +20,9 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 
 LIMIT = 1.0
 """Time limit in seconds for a handshake with a server on this node or in its network."""
-_MOST = 1 << 18  # maximum number of bytes from a server; OpenSSL accepts no chain above 100 KiB
+_MOST = 1 << 18  # maximum number of bytes from a server; OpenSSL accepts no chain longer than 100 KiB
 _PIECE = 1 << 14
-_CIPHERS = "DEFAULT"  # the default of OpenSSL, with RSA key exchange; Python's default has fewer ciphers
+_CIPHERS = "DEFAULT"  # the default of OpenSSL, with RSA key exchange; the default of Python contains fewer ciphers
 _ALERT, _HANDSHAKE = 21, 22  # RFC 5246, 6.2.1
 _CERTIFICATE = 11  # RFC 5246, 7.4
 _AROUND = re.compile(r"^\[[^]]*\] | \(_ssl\.c:[0-9]+\)$")  # the parts that Python adds to OpenSSL's message
@@ -41,7 +41,7 @@ Pairs = Mapping[Endpoint, ClientPair]
 async def served_certificates(
     endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None, limit: float = LIMIT
 ) -> dict[Endpoint, Seen]:
-    """Return the certificate that each endpoint serves at `at`, or why certmond received none.
+    """Return the certificate that each endpoint serves at `at`, or the reason for which certmond received none.
 
     All handshakes end within `limit` seconds.
     """
@@ -84,13 +84,13 @@ async def _complete_handshake(
         received += piece
         if (
             len(received) > _MOST
-        ):  # the time limit does not stop a fast sender: the loop does not yield while data is available
+        ):  # the time limit does not stop a fast sender: this loop does not yield while data is available
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the server sent more than a handshake")
         if piece:
             incoming.write(piece)
         else:
             incoming.write_eof()
-    with suppress(OSError):  # the certificate has arrived, even if the server has closed the connection meanwhile
+    with suppress(OSError):  # the certificate has arrived, even if the server has closed the connection
         await loop.sock_sendall(connection, outgoing.read())
 
 
@@ -116,7 +116,7 @@ def _advance(tls: ssl.SSLObject) -> bool:
 
 
 def leaf_in_clear(received: bytes | bytearray) -> bytes | None:
-    """Return the certificate in the first bytes of a TLS 1.2 server, or None if it is incomplete."""
+    """Return the leaf from the first bytes that a TLS 1.2 server sent, or None if the certificate is incomplete."""
     messages, offset = bytearray(), 0
     while offset < len(received) and received[offset] == _HANDSHAKE:  # record: type, version, length (RFC 5246, 6.2.1)
         start = offset + 5
@@ -141,7 +141,7 @@ def _reason(error: BaseException, received: bytes | bytearray) -> str:
             return "the connection was refused"
         case ConnectionResetError() | BrokenPipeError():
             return "the connection was reset"
-        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():  # SSLZeroReturnError in older Pythons
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():  # older versions of Python raise SSLZeroReturnError
             return "it closed the connection before the end of the handshake"
         case ssl.SSLError(strerror=str(text)):
             return f"the handshake failed ({_AROUND.sub('', text)})"

@@ -1,6 +1,6 @@
 """Collection of the facts about services that a pass needs: files, flags, processes, served certificates.
 
-Below a root other than "/", certmond uses only files. `pki.services.staleness` evaluates the facts.
+For a root other than "/", certmond collects these facts only from files. `pki.services.staleness` evaluates the facts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class SurroundingsObserver:
     """Collector of the facts about services.
 
-    `acting` is true for a process that restarts services: only this process probes their health.
+    `acting` is true for a process that restarts services. Only such a process probes the health of the services.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SurroundingsObserver:
         self.runtime_endpoint: str | None = None
 
     def around(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
-        """Return the present facts about services. The observation of the processes may be older."""
+        """Return the present facts about services. The observation of the processes can be older than this call."""
         live = self._live = self._observer.seen or self._live
         components = store.components()
         self._services = [each for each in self._config.services if _is_here(each, store)]
@@ -81,8 +81,14 @@ class SurroundingsObserver:
         )  # fmt: skip
 
     @property
+    def sees_other_processes(self) -> bool:
+        """Return whether the latest observation has another process of a service than the one that `around` used."""
+        seen, known = self._observer.seen, self._live
+        return seen is not None and seen is not known and _instances(seen) != _instances(known)
+
+    @property
     def has_news(self) -> bool:
-        """Return whether a file or a subject of the observation has changed after the latest request."""
+        """Return whether a file or a subject of the observation has changed since the latest request."""
         return self._visible and (self._question, self._contents) != self._requested
 
     def ask(self) -> None:
@@ -133,7 +139,7 @@ class SurroundingsObserver:
                 yield endpoint, Listener(service, (spec and spec.renewed_by) or clause)
 
     def _demands(self, store: Store, components: Components) -> dict[str, Demand]:
-        """Return the services that static Pod manifests start. Leave out a Pod whose process has an unknown name."""
+        """Return the services that static Pod manifests start. Leave out a Pod whose program is not in PROGRAMS."""
         found = dict[str, Demand]()
         for service in self._services:
             pod, path = self.pods.get(service.name), manifest_path(service, components)
@@ -161,7 +167,7 @@ class SurroundingsObserver:
         self._question = Question(units, pods, endpoints, health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
-        """Return the CAs, as PEM, for the certificate at an https:// address, or None."""
+        """Return the CA certificates, in PEM, that verify the certificate of an https:// address, or None."""
         if not address.startswith("https://"):
             return None
         place = address.removeprefix("https://").partition("/")[0]
@@ -174,6 +180,11 @@ class SurroundingsObserver:
         anchors = [seen.certificates[0] for seen in inventory.observations
                    if seen.spec.authority and seen.spec.name in named and seen.certificates]  # fmt: skip
         return "".join(to_pem(each).decode() for each in anchors) or None
+
+
+def _instances(live: Live | None) -> dict[str, str | None]:
+    """Return the identifier of the running instance of each service."""
+    return {name: seen.instance for name, seen in live.services.items()} if live else {}
 
 
 def _is_here(service: ServiceSpec, store: Store) -> bool:

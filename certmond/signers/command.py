@@ -94,26 +94,30 @@ class CommandSigner:
 
 
 def _waiting(helper: str, seconds: float, cookie: bytes) -> WaitingError:
-    """Return the error for a request that waits, with the helper's cookie. Raises RefusedError without a cookie."""
+    """Return the error for a request that waits, with the helper's cookie.
+
+    Raises RefusedError if the helper wrote no valid cookie.
+    """
     try:
         text = cookie.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         text = ""
     if not text or "\0" in text or len(cookie) > _MAX_COOKIE:
-        raise RefusedError(f"{helper} reports `wait` without a valid cookie; it must write one")
+        raise RefusedError(f"{helper} reports `wait` without a valid cookie; the helper must write a cookie")
     return WaitingError(f"{helper} waits for the decision of its CA", seconds, text)
 
 
 def _seconds(helper: str, line: bytes) -> float:
     if not re.fullmatch(rb"\s*[0-9]{1,12}\s*", line):
         raise RefusedError(
-            f"{helper} reports `wait` without the number of seconds; it must write them in its first line"
+            f"{helper} reports `wait` without the number of seconds; the helper must write this number in its first "
+            "line"
         )
     return float(min(max(int(line), _SHORTEST), _LONGEST))
 
 
 def _exit_description(ended: Ended) -> str:
-    """Return the exit of the helper as a phrase. Quote only stderr, because stdout may contain a secret."""
+    """Return the exit of the helper as a phrase. Quote only stderr, because stdout might contain a secret."""
     message = first_line(ended.said)
     how = f"was ended by signal {-ended.status}" if ended.status < 0 else f"ended with status {ended.status}"
     return f"{how} ({message})" if message else how
@@ -122,15 +126,15 @@ def _exit_description(ended: Ended) -> str:
 def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
     """Return the certificate of the request's key, then the other certificates in their order.
 
-    Raises RefusedError if the output has no such certificate.
+    Raises RefusedError if the output contains no certificate of the key.
     """
     found = decode(_as_pem(output), "its output").certificates
     if not found:
-        raise RefusedError(f"{helper} wrote no certificate; it must write PEM")
+        raise RefusedError(f"{helper} wrote no certificate; the helper must write PEM")
     own = public_key_of(request.key)
     leaf = next((certificate for certificate in found if certificate.key == own), None)
     if leaf is None:
-        raise RefusedError(f"{helper} wrote no certificate for the key of {request.name}; it must sign its request")
+        raise RefusedError(f"{helper} wrote no certificate for the key of {request.name}; correct the helper")
     return b"".join(map(to_pem, dict.fromkeys((leaf, *found))))
 
 

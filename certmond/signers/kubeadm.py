@@ -1,8 +1,8 @@
 """Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, and `kubeadm kubeconfig user` for client
 credentials.
 
-kubeadm runs in a private directory with a separate configuration. With only `--cert-dir`, it would overwrite the node's
-real files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg).
+kubeadm runs in a private directory with a separate configuration. With only `--cert-dir`, kubeadm would overwrite the
+real files of the node (cmd/kubeadm/app/cmd/certs.go, getInternalCfg).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _OLDEST, _V1BETA4 = 22, 31  # v1.22 introduced v1beta3, v1.31 v1beta4
 class KubeadmSigner:
     """Signer that runs kubeadm (`command`) in a temporary directory below `directory`, with the CA at these paths.
 
-    The caller holds the writers' lock, because `sign` removes files of a crashed run.
+    The caller must hold the lock of all writers, because `sign` removes files of a crashed run.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class KubeadmSigner:
     def sign(self, request: Request) -> Issued:
         """Return the certificate, and the key that kubeadm created.
 
-        Raises RefusedError if kubeadm does not issue the certificate, UnreachableError if kubeadm does not run or end.
+        Raises RefusedError if kubeadm does not issue the certificate, and UnreachableError if kubeadm cannot run or
+        does not end in time.
         """
         name, organizations = _subject(request)
         if request.name not in _PAIRS and not _is_client(request.template):
@@ -91,8 +92,9 @@ class KubeadmSigner:
         self._link(directory, ca)
         certificate, key = directory / f"{pair}.crt", directory / f"{pair}.key"
         certificate.parent.mkdir(mode=0o700, exist_ok=True)
-        # kubeadm copies subject, names and usages from the present certificate (renewal/manager.go, certToConfig). A
-        # placeholder has the content of the template, so certmond does not copy the old pair.
+        # kubeadm copies the subject, the subject alternative names and the extended key usage from the present
+        # certificate (renewal/manager.go, certToConfig). The placeholder contains these values of the template, so
+        # certmond does not copy the old pair.
         placeholder = self_signed(request.template, request.key)
         certificate.write_bytes(placeholder)
         ended = self._run(("certs", "renew", request.name, f"--config={configuration}"), request.alive)
@@ -105,7 +107,7 @@ class KubeadmSigner:
         return _issued(made, made_key)
 
     def _version(self, alive: Callable[[], None]) -> str:
-        """Return kubeadm's version, without which kubeadm would query the Internet.
+        """Return the version of kubeadm. Without a version in its configuration, kubeadm would query the Internet.
 
         Raises RefusedError if the version is too old.
         """
@@ -135,13 +137,16 @@ class KubeadmSigner:
             yield Path(directory)
 
     def _link(self, directory: Path, ca: str) -> None:
-        """Create symlinks to the CA's files, with the names that kubeadm expects."""
+        """Create symlinks to the files of the CA, with the names that kubeadm expects."""
         (directory / ca).parent.mkdir(mode=0o700, exist_ok=True)
         os.symlink(self._ca_certificate, directory / f"{ca}.crt")
         os.symlink(self._ca_key, directory / f"{ca}.key")
 
     def _write_configuration(self, directory: Path, template: Template, version: str) -> Path:
-        """Write a configuration with which kubeadm queries neither the cluster nor the Internet. Return its path."""
+        """Write a configuration with which kubeadm queries neither the cluster nor the Internet.
+
+        Return the path of the configuration file.
+        """
         api = {"apiVersion": "kubeadm.k8s.io/v1beta4" if _is_newer(version) else "kubeadm.k8s.io/v1beta3"}
         init = {
             "kind": "InitConfiguration",
@@ -160,7 +165,7 @@ class KubeadmSigner:
 
 
 def _is_newer(version: str) -> bool:
-    """Return whether kubeadm supports v1beta4, in which a configuration sets algorithm and lifetime."""
+    """Return whether kubeadm supports v1beta4. A v1beta4 configuration sets the key algorithm and the lifetime."""
     match = _VERSION.fullmatch(version)
     return match is not None and int(match[1]) >= _V1BETA4
 
@@ -175,12 +180,14 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
     names = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
     if template.is_ca:
-        raise RefusedError(f"{request.name} is a CA, which kubeadm does not renew; set `signer: self`")
+        raise RefusedError(f"{request.name} is a CA, which kubeadm does not renew; to create a CA, run: certmond init")
     if len(names) != 1 or len(names) + len(groups) != len(list(template.subject)):
         detail = f"kubeadm supports subjects of one CN and any O, not {template.subject.rfc4514_string()}"
         raise RefusedError(f"{detail}; choose another signer for {request.name}")
     if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a comma-separated list
-        raise RefusedError(f"kubeadm supports no O with a comma or a quote; choose another signer for {request.name}")
+        raise RefusedError(
+            f"kubeadm does not support an O with a comma or a quote; choose another signer for {request.name}"
+        )
     if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in template.names):
         raise RefusedError(
             f"kubeadm supports only DNS names and IP addresses; choose another signer for {request.name}"
@@ -198,7 +205,7 @@ def _is_client(template: Template) -> bool:
 
 
 def _output_file(path: Path) -> bytes:
-    """Return the content of a file that kubeadm wrote, or b"" if it does not exist."""
+    """Return the content of a file that kubeadm wrote, or b"" if the file is missing or unreadable."""
     try:
         return read_file(str(path))
     except OSError:
@@ -208,7 +215,7 @@ def _output_file(path: Path) -> bytes:
 def _from_kubeconfig(output: bytes) -> Issued:
     """Return the credentials of the only user in a kubeconfig.
 
-    Raises RefusedError, which does not quote the kubeconfig.
+    Raises RefusedError if there is no such user. The message does not quote the kubeconfig.
     """
     try:
         users = parse_kubeconfig(output, "/").users

@@ -52,10 +52,10 @@ class LocalSigner:
     def sign(self, request: Request) -> Issued:
         """Return the certificate. If an intermediate CA signs, append the chain without the root.
 
-        Raises RefusedError if the CA may not sign, KeyUnusableError if its key is unusable.
+        Raises RefusedError if the CA may not sign the certificate, and KeyUnusableError if the key is unusable.
         """
         if request.template.is_ca:
-            raise RefusedError(f"{request.name} is a CA, which no other CA signs; set `signer: self`")
+            raise RefusedError(f"{request.name} is a CA, which no other CA signs; to create a CA, run: certmond init")
         key = self._read_key()
         known = self._read_certificates()
         ca = self._issuer(known, key)
@@ -85,13 +85,14 @@ class LocalSigner:
             raise KeyUnusableError(f"{error}, or put its passphrase into the credential {self._passphrase}") from None
 
     def _issuer(self, known: tuple[Certificate, ...], key: PrivateKey) -> Certificate:
-        """Return the CA certificate of `key` that may sign now and expires last. Raises RefusedError without such a
-        certificate.
+        """Return the CA certificate of `key` that may sign now and expires last.
+
+        Raises RefusedError if there is no such certificate.
         """
         own = public_key_of(key)
         candidates = sorted((each for each in known if each.key == own), key=lambda each: each.not_after, reverse=True)
         if not candidates:
-            detail = f"{self._certificate} has no certificate of the key in {self._key}"
+            detail = f"{self._certificate} contains no certificate of the key in {self._key}"
             raise RefusedError(f"{detail}; restore the certificate and the key from one backup")
         now = self._clock()
         refusals = [_refusal(candidate, now) for candidate in candidates]
@@ -120,7 +121,10 @@ def signed(certificate_builder: x509.CertificateBuilder, key: PrivateKey, where:
 
 
 def read_file(path: str) -> bytes:
-    """Return the content of a regular file of at most MAX_SIZE, without blocking. Raises OSError."""
+    """Return the content of a regular file, without blocking.
+
+    Raises OSError if the file is unreadable, is not a regular file, or has more than MAX_SIZE bytes.
+    """
     with open(os.open(path, _OPEN), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
@@ -128,7 +132,10 @@ def read_file(path: str) -> bytes:
 
 
 def _credential(name: str) -> bytes:
-    """Return the first line of a systemd credential (systemd.exec(5), LoadCredential= and LoadCredentialEncrypted=)."""
+    """Return the first line of a systemd credential (systemd.exec(5), LoadCredential= and LoadCredentialEncrypted=).
+
+    Raises KeyUnusableError if the credential is unavailable or empty.
+    """
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     remedy = f"add LoadCredentialEncrypted={name}:FILE to the unit that runs certmond"
     if directory is None:
@@ -158,7 +165,7 @@ def _refusal(ca: Certificate, now: datetime) -> str | None:
 
 
 def _below_root(ca: Certificate | None, known: tuple[Certificate, ...]) -> Iterator[Certificate]:
-    """Yield `ca` and its issuers without the root."""
+    """Yield `ca` and its issuers, except the root."""
     rest = list(known)
     while ca is not None and not ca.self_issued:
         yield ca

@@ -21,8 +21,8 @@ from certmond.pki.x509.certificate import Certificate, load_request
 class Request:
     """The request for one certificate: the granted content, the key to certify, and the certificate to replace (`old`).
 
-    A repeated request has the `cookie` of the signer's last answer, and the first PKCS#10 (`csr`). The signer calls
-    `alive` at least every second while it waits.
+    A repeated request contains the `cookie` of the signer's last response, and the PKCS#10 of the first request
+    (`csr`). While the signer waits, the signer calls `alive` at least every second.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Request:
         return self.grant.template
 
     def requests_the_same(self, csr: bytes) -> bool:
-        """Return whether an earlier request, as PEM, asks for the same content, perhaps with another key.
+        """Return whether an earlier request, as PEM, requests the same content, perhaps with another key.
 
         Raises MalformedError if `csr` is not a request.
         """
@@ -61,15 +61,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """The answer of a signer. `pem` has the certificate, then its chain. `key` is the key if the signer created it."""
+    """Response of a signer. `pem` contains the certificate, followed by its chain.
+
+    `key` is the private key if the signer created the key, otherwise None.
+    """
 
     pem: bytes
     key: PrivateKey | None = field(default=None, repr=False)
 
 
 class Signer(Protocol):
-    """A signer. The caller verifies each answer, because certmond does not trust a signer."""
+    """A signer. The caller verifies each response, because certmond does not trust a signer."""
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate. Raises RefusedError, UnreachableError, or, if the signer waits, WaitingError."""
+        """Return the certificate.
+
+        Raises RefusedError if the request cannot succeed, UnreachableError if a retry might succeed, and WaitingError
+        if the signer has not decided yet.
+        """
         ...

@@ -1,6 +1,6 @@
 """Append-only files of the state directory, with one record in each line.
 
-After a power failure, the last line may be incomplete. `append` first terminates such a line.
+After a power failure, the last line might be incomplete. `append` first terminates such a line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 def append(state_dir: Path, name: str, lines: Sequence[bytes]) -> None:
     """Append the lines to the file `name` of the state directory, and sync the file to the disk.
 
-    Raises WriteError if the write fails, and StateError if another user can change the directory.
+    Raises WriteError if the write fails, and StateError if an untrusted user can change the directory.
     """
     with blaming(str(state_dir / name)):
         make_directory(state_dir)

@@ -1,7 +1,7 @@
 """Archive of byte-for-byte copies of the files that certmond replaces.
 
-This module reads and writes `<state directory>/archive/<certificate>/<generation>/`. A generation is complete, or it
-does not exist.
+This module reads and writes `<state directory>/archive/<certificate>/<generation>/`. A generation is either complete or
+absent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _STORED = 200  # maximum bytes of the original name in the stored name; with the
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Description of the archived files of one replacement. `description` has facts from the caller."""
+    """Description of the archived files of one replacement. `description` contains facts from the caller."""
 
     name: str
     id: str
@@ -92,10 +92,10 @@ class Archive:
         self._keep = max(keep, 1)
 
     def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Store `files` (path of the node -> real file) as a new generation, and return it. Raises WriteError.
+        """Store `files` (path of the node -> real file) as a new generation, and return the generation.
 
         If the files equal the newest generation, return that generation, so that a repeated replacement removes no
-        older generation.
+        older generation. Raises WriteError if a file is unreadable, or if the write fails.
         """
         home = self._home(name)
         with blaming(str(home)):
@@ -127,7 +127,10 @@ class Archive:
         return Generation(name, generation, when, dict(description), tuple(files))
 
     def remove(self, name: str, generations: Sequence[str]) -> None:
-        """Remove these generations, and incomplete generations of killed processes. Raises StateError, WriteError."""
+        """Remove these generations, and the incomplete generations of killed processes.
+
+        Raises StateError if an untrusted user can change the directory, and WriteError if a removal fails.
+        """
         home = self._home(name)
         with blaming(str(home)), opened_state(home) as parent:
             for old in generations:
@@ -136,7 +139,10 @@ class Archive:
             _sweep(home)
 
     def tidy(self) -> None:
-        """Remove the incomplete generations of killed processes, with their keys. Raises WriteError."""
+        """Remove the incomplete generations of killed processes, which can contain keys.
+
+        Raises WriteError if a removal fails.
+        """
         for name in filter(_NAME.fullmatch, _listing(self._directory)):
             if any(each.startswith(".") for each in _listing(self._directory / name)):
                 with suppress(StateError):  # another user can change the directory
@@ -147,20 +153,22 @@ class Archive:
         return tuple(name for name in _listing(self._directory) if _NAME.fullmatch(name) and self.ids(name))
 
     def ids(self, name: str) -> tuple[str, ...]:
-        """Return the ids of a certificate's generations, oldest first."""
+        """Return the IDs of the generations of a certificate, oldest first."""
         return tuple(sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number))
 
     def generation(self, name: str, generation: str) -> Generation:
-        """Return the description of one generation. Raises MalformedError if the description is damaged.
+        """Return the description of one generation.
 
-        Raises StateError if a later version of certmond has written it or another user can change it.
+        Raises MalformedError if the description is damaged. Raises StateError if a later version of certmond has
+        written the description, or if an untrusted user can change the description.
         """
         return self._described(name, generation)[0]
 
     def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation, in the order of `store`. Raises MalformedError if it is missing or damaged.
+        """Return the files of a generation, in the order of `store`.
 
-        Raises StateError if a later version of certmond has written it, or another user can change it.
+        Raises MalformedError if the generation is missing or damaged. Raises StateError if a later version of certmond
+        has written the generation, or if an untrusted user can read or change the files.
         """
         if generation not in self.ids(name):
             raise MalformedError(
@@ -178,7 +186,7 @@ class Archive:
     def _surplus(self, name: str) -> list[str]:
         """Return the generations in excess of `keep`.
 
-        The newest generation with which no service failed stays for a rollback.
+        For a rollback, certmond keeps the newest generation with which no service failed.
         """
         found = self.ids(name)
         worked = next((each for each in reversed(found) if self._worked(name, each)), None)
@@ -258,7 +266,7 @@ def _damaged(where: Path) -> MalformedError:
 
 
 def stored_at(generation: str) -> datetime | None:
-    """Return the time at which certmond stored a generation, from its id, or None."""
+    """Return the time at which certmond stored a generation, from its ID. Return None for other text."""
     try:
         return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:

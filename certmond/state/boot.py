@@ -15,7 +15,7 @@ _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def boot_id() -> str:
-    """Return the boot ID, a UUID in lower case, or "" if it is unknown."""
+    """Return the boot ID, a UUID in lower case, or "" if the ID is unknown."""
     try:
         found = _BOOT_ID.read_text().strip()
     except (OSError, ValueError):

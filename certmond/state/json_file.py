@@ -1,6 +1,6 @@
-"""A small JSON document in the state directory. Each read validates the document, and each write replaces it.
+"""A small JSON document in the state directory. Each read validates the document, and each write replaces the document.
 
-A failed write keeps the old document.
+A failed write does not change the document.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Memory(Generic[T]):
     def load(self) -> T | None:
         """Return the content, or None if the file is missing. Raises MalformedError if the file is unusable.
 
-        Raises StateError if another user can change the file or a later version of certmond has written it.
+        Raises StateError if an untrusted user can change the file, or if a later version of certmond has written it.
         """
         try:
             return self._adapter.validate_python(self._content())

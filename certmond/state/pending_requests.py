@@ -1,7 +1,7 @@
 """Requests for which a signer has not issued the certificate yet, with their keys.
 
-This module reads and writes `<state directory>/pending/`, with the key, the request, and the SHA-256 of the certificate
-to replace.
+This module reads and writes `<state directory>/pending/`. For each request, this directory contains the key, the
+request, and the SHA-256 of the certificate to replace.
 """
 
 from __future__ import annotations
@@ -28,14 +28,20 @@ _Found = tuple[str | None, PrivateKey | None, bytes | None]
 
 
 class Pending:
-    """The pending requests by name and path of the certificate. The caller of a write holds the writers' lock."""
+    """The pending requests, by name and path of the certificate.
+
+    The caller of a method that writes must hold the lock of all writers.
+    """
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self._directory = state_dir / "pending"
 
     def keep(self, identity: Identity, key: PrivateKey, csr: bytes, replaces: str) -> None:
-        """Store a key, its request, and the SHA-256 of the certificate to replace. Raises WriteError."""
+        """Store a key, its request, and the SHA-256 of the certificate to replace.
+
+        Raises WriteError if the write fails.
+        """
         with blaming(str(self._directory)):
             make_directory(self._state_dir)
             make_directory(self._directory)
@@ -52,9 +58,10 @@ class Pending:
                 os.fsync(directory)
 
     def resume(self, identity: Identity, cookie: str | None) -> _Found:
-        """Return the cookie, key and request to repeat. All are None without a cookie or with an unusable file.
+        """Return the cookie, the key and the request to repeat.
 
-        Raises StateError if another user can read the key or change a file.
+        All three are None if `cookie` is None, or if a file is missing or unusable. Raises StateError if an untrusted
+        user can read the key or change a file.
         """
         if cookie is None:
             return None, None, None
@@ -72,7 +79,7 @@ class Pending:
     def replaces(self, identity: Identity) -> str | None:
         """Return the SHA-256 of the certificate to replace, or None if the record is missing or damaged.
 
-        Raises StateError if another user can change the record, or a later version of certmond has written it.
+        Raises StateError if an untrusted user can change the record, or if a later version of certmond has written it.
         """
         path = self._directory / f"{_stem(identity)}.for"
         try:

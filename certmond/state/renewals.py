@@ -1,7 +1,7 @@
 """The last renewal attempt of each certificate, stored across processes.
 
-This module reads and writes `<state directory>/renewals.json` and `renewals.log`. Both are a cache: without them,
-certmond only retries a failed renewal sooner.
+This module reads and writes `<state directory>/renewals.json` and `renewals.log`. Both files are a cache: without these
+files, certmond only retries a failed renewal sooner.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
 """Maximum number of bytes to read from the log."""
 _ABSENT = 100
-"""Number of the most recent attempts of deleted files to keep, because the files may return."""
+"""Number of the most recent attempts of deleted files to keep, because the files might return."""
 
 
 def _nameable(text: str) -> str:
@@ -77,9 +77,9 @@ class _Line(BaseModel):
 
 
 class Ledger:
-    """The attempts by name and path of the certificate. The caller of a write holds the writers' lock.
+    """The attempts, by name and path of the certificate. `exists` returns whether a file exists at a path.
 
-    `exists` returns whether a file exists at a path.
+    The caller of a method that writes must hold the lock of all writers.
     """
 
     def __init__(self, state_dir: Path, exists: Callable[[str], bool] = lambda _: True) -> None:
@@ -94,12 +94,15 @@ class Ledger:
         return self._load() if self._batch is None else dict(self._batch)
 
     def renewed(self) -> dict[str, datetime]:
-        """Return, by SHA-256, when certmond installed each new certificate. Omit restored certificates."""
+        """Return the time at which certmond installed each new certificate, by the SHA-256 of the certificate.
+
+        Omit restored certificates.
+        """
         new = (each for each in self.attempts().values() if not each.restored)
         return {each.sha256: each.put_in_place_at for each in new if each.sha256}
 
     def store(self, identity: Identity, attempt: Attempt) -> None:
-        """Store the last attempt for a certificate. Raises WriteError."""
+        """Store the last attempt for a certificate. Raises WriteError if the write fails."""
         if self._batch is None:
             self._write(self._pruned({**self._load(), identity: attempt}))
         else:
@@ -115,7 +118,7 @@ class Ledger:
             append(self._state_dir, _LOG, [b""])  # an empty line, to test for space on the disk
 
     def remove(self, identity: Identity) -> None:
-        """Remove the attempt of a certificate. Raises WriteError."""
+        """Remove the attempt of a certificate. Raises WriteError if the write fails."""
         if self._batch is None:
             self._write({other: attempt for other, attempt in self._load().items() if other != identity})
         elif before := self._batch.get(identity):
@@ -162,11 +165,11 @@ class Ledger:
         return known
 
     def _pruned(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
-        """Return the attempts without old attempts of deleted files."""
+        """Return the attempts, except old attempts of deleted files."""
         if len(attempts) <= self._enough:  # the check of the files is slow
             return attempts
-        # Keep the last attempt of each common name, because the owner may copy an old certificate to another file. Keep
-        # the attempts of the last hour, because they count in the quota of their entry.
+        # Keep the last attempt of each common name, because the owner might copy an old certificate to another file.
+        # Keep the attempts of the last hour, because these attempts count in the quota of their entry.
         deleted = sorted((each for each in attempts if not self._exists(each[1])), key=lambda each: attempts[each].at)
         last = {(name, attempts[name, path].common_name): (name, path) for name, path in deleted}
         newest_of_names = {each for (_, common_name), each in last.items() if common_name is not None}
@@ -181,7 +184,10 @@ class Ledger:
         return remaining
 
     def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
-        """Write the document with all attempts, and remove the log. Raises WriteError, StateError."""
+        """Write the document with all attempts, and remove the log.
+
+        Raises WriteError if the write fails, and StateError if a later version of certmond has written the log.
+        """
         with _opened_log(self._state_dir) as log:
             for _ in _lines(log, str(self._state_dir / _LOG)):
                 pass  # raises StateError for a line of a later version, so that the log stays
@@ -201,7 +207,7 @@ def _attempt(entry: _Entry) -> Attempt:
 
 @contextmanager
 def _opened_log(state_dir: Path) -> Iterator[int | None]:
-    """Open the log, and yield its descriptor, or None without a log."""
+    """Open the log, and yield its descriptor. Yield None if the log cannot be opened."""
     descriptor = None
     with suppress(OSError), opened_state(state_dir) as directory:
         descriptor = Place(directory, _LOG).open()

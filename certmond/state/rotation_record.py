@@ -29,11 +29,11 @@ ANCHORS = "anchors.json"
 """The file of the state directory with the trust anchors that the node has used."""
 _AIDS = "first_aid.json"
 _MAX_CLOSED = 100
-"""Maximum number of stored ids of closed rotations, more than an old backup of etcd can contain."""
+"""Maximum number of stored IDs of closed rotations. An old backup of etcd contains fewer rotations."""
 
 
 def record_path(state_dir: Path) -> Path:
-    """Return the path of the record, for callers that watch it."""
+    """Return the path of the record, for callers that watch the record."""
     return (state_dir / DIRECTORY / _RECORD).absolute()
 
 
@@ -97,15 +97,17 @@ class RotationRecord:
         return made
 
     def check(self) -> None:
-        """Raise StateError if another user can change the state directory, or a later certmond has written in it."""
+        """Raise StateError if an untrusted user can change the state directory, or if a later version of certmond has
+        written to the directory.
+        """
         refuse_unfit(self._state_dir)
 
     def save(self, rotation: Rotation) -> None:
-        """Store the rotation with its phase. Raises WriteError."""
+        """Store the rotation with its phase. Raises WriteError if the write fails."""
         self._memory.write(_entry(rotation))
 
     def close(self, rotation: Rotation) -> None:
-        """Close the rotation: rename its record to last.json. Raises WriteError."""
+        """Close the rotation: rename its record to last.json. Raises WriteError if a write fails."""
         self.save(rotation)
         ids = dict.fromkeys((*(self._closed.read() or ()), forth(rotation.id), rotation.id))
         self._closed.write(tuple(ids)[-_MAX_CLOSED:])
@@ -114,12 +116,12 @@ class RotationRecord:
             os.fsync(directory)
 
     def closed(self) -> frozenset[str]:
-        """Return the ids of closed rotations. For an aborted rotation, also include its original id."""
+        """Return the IDs of closed rotations. For an aborted rotation, also include its ID before the abort."""
         entry = self._last.read()
         return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 
     def anchors(self) -> dict[str, tuple[Anchor, ...]]:
-        """Return the trust anchors that this node has used, by CA entry."""
+        """Return the trust anchors that this node has used, by the name of the CA entry."""
         return {family: tuple(map(_parsed, texts)) for family, texts in (self._anchors.read() or {}).items()}
 
     def rotated(self, family: str) -> tuple[Anchor, ...]:
@@ -128,12 +130,12 @@ class RotationRecord:
         return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
 
     def aids(self) -> dict[str, Rotation]:
-        """Return, by CA entry, the rotations for which this node executes first aid (docs/rotation.md)."""
+        """Return the rotations for which this node executes first aid (docs/rotation.md), by the name of the entry."""
         found = {family: _rotation(entry) for family, entry in (self._aids.read() or {}).items()}
         return {family: each for family, each in found.items() if not flaw(each)}
 
     def note_aids(self, aids: Mapping[str, Rotation]) -> None:
-        """Store the rotations for which this node executes first aid. Raises WriteError."""
+        """Store the rotations for which this node executes first aid. Raises WriteError if the write fails."""
         if aids:
             self._aids.write({family: _entry(each) for family, each in aids.items()})
             return
@@ -142,7 +144,10 @@ class RotationRecord:
             os.fsync(directory)
 
     def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:
-        """Store the trust anchors that the node uses now, by CA entry. Raises WriteError."""
+        """Store the trust anchors that the node uses now, by the name of the CA entry.
+
+        Raises WriteError if the write fails.
+        """
         self._anchors.write({family: tuple(map(_text, found)) for family, found in anchors.items()})
 
 

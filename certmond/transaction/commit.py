@@ -1,4 +1,4 @@
-"""Transactions that replace several files of the node: after a crash and its recovery, all are old, or all are new.
+"""Transactions that replace several files of the node. After a crash and recovery, all files are old, or all are new.
 
 This module defines the order of every write: write the record, stage, verify, decide, then rename or remove.
 """
@@ -58,10 +58,10 @@ class Transactions:
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[Writer]:
-        """Hold the writers' lock in the `with` block. Wait at most `timeout` seconds for another writer.
+        """Hold the lock of all writers during the `with` block. Wait at most `timeout` seconds for another writer.
 
         Raises BusyError if another process holds the lock, StateError if the state directory is unfit for use, and
-        WriteError on other errors.
+        WriteError if another operation fails.
         """
         records = self._state_dir / "transactions"
         with blaming(str(self._state_dir)):
@@ -98,7 +98,7 @@ class Transactions:
 
 
 class Writer:
-    """The holder of the writers' lock, from `Transactions.lock`."""
+    """Holder of the lock of all writers, which `Transactions.lock` yields."""
 
     def __init__(self, root: str, where: Path, directory: int) -> None:
         self._root = root
@@ -113,10 +113,10 @@ class Writer:
         verify: Callable[[Mapping[str, bytes]], None],
         before_rename: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make all changes, in this order, or make none. Raises WriteError.
+        """Make all changes, in this order, or make no change.
 
         `verify` receives the content of each new file, and raises an error to refuse the changes. `before_rename` runs
-        after `verify`.
+        after `verify`. Raises WriteError if a change is impossible or fails.
         """
         with Directories(self._root) as directories, ExitStack() as files, ExitStack() as uninterrupted:
             record, descriptors = self._plan(changes, directories, files)
@@ -135,7 +135,7 @@ class Writer:
                 with blaming(str(self._where)):
                     record = self._records.decide(record)
             except BaseException:
-                with suppress(OSError):  # the next recovery undoes and reports the transaction
+                with suppress(OSError):  # the next recovery reverts and reports the transaction
                     undo(record, self._records, directories)
                 raise
             result = settle(record, self._records, directories)
@@ -145,7 +145,7 @@ class Writer:
             raise WriteError(result.message)
 
     def recover(self) -> tuple[Recovery, ...]:
-        """Finish or undo the transactions of earlier processes. Callers do this before a commit."""
+        """Complete or revert the transactions of earlier processes. Callers must call this method before `commit`."""
         with blaming(str(self._where)):
             return tuple(self._recover(record) for record in list(self._records.left()))
 
@@ -174,7 +174,7 @@ class Writer:
     ) -> tuple[Record, list[int | None]]:
         """Return the record, and the descriptors of the files to replace, which `files` closes.
 
-        Raises one WriteError with every problem.
+        Raises one WriteError that lists every problem.
         """
         identity = secrets.token_hex(8)
         entries, descriptors, problems = list[Entry](), list[int | None](), list[str]()

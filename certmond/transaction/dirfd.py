@@ -99,7 +99,7 @@ class Place:
     def open(self) -> int:
         """Open this regular file for reading and return the descriptor.
 
-        Raises OSError for another type, because the open of a device or a FIFO has effects.
+        Raises OSError for another type, because opening a device or a FIFO can have side effects.
         """
         found = os.open(self.name, _ITSELF, dir_fd=self.directory)
         try:
@@ -113,12 +113,12 @@ class Place:
             os.close(found)
 
     def read(self, most: int = MAX_SIZE) -> bytes:
-        """Return the content of a regular file. Raises OSError, with EFBIG for more than `most` bytes."""
+        """Return the content of a regular file. Raises OSError, with EFBIG if the file has more than `most` bytes."""
         with open(self.open(), "rb") as file:
             return content_of(file, most)
 
     def check_replaceable(self) -> None:
-        """Raise the OSError that a rename onto this name would raise, if it is predictable."""
+        """Raise the OSError that a rename onto this name would raise, if this error is predictable."""
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory, effective_ids=True):
             read_only = os.fstatvfs(self.directory).f_flag & os.ST_RDONLY
             raise (
@@ -159,10 +159,10 @@ class Directories:
             os.close(self._open.popitem()[1])
 
     def resolve(self, path: str, *, follow: bool = True, follow_any_link: bool = False) -> str:
-        """Return `path` without symlinks, never above the root. Without `follow`, do not resolve its last name.
+        """Return `path` without symlinks, never above the root. Without `follow`, do not resolve the last name.
 
-        Raises OSError (ENOLINK) for a symlink of another user, who could redirect a write. With `follow_any_link`, for
-        reads only, follow such a symlink.
+        Raises OSError (ENOLINK) for a symlink of another user, because this user could redirect a write. With
+        `follow_any_link`, which is only for reads, follow such a symlink.
         """
         if not can_be_a_path(path):
             raise OSError(errno.EINVAL, "a file cannot have this name")
@@ -207,7 +207,7 @@ class Directories:
                 link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
             finally:
                 os.close(within)
-        except (FileNotFoundError, NotADirectoryError):  # the caller reports the missing file when it opens it
+        except (FileNotFoundError, NotADirectoryError):  # the caller reports the missing file after a failed open
             return None
         try:
             status = os.fstat(link)

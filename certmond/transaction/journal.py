@@ -1,4 +1,4 @@
-"""Records of transactions on the disk. With a record, the next process finishes or undoes the transaction.
+"""Records of transactions on the disk. From a record, the next process completes or reverts the transaction.
 
 The name of a record contains the state of the transaction, so that the decision is one rename, which needs no space on
 the disk.
@@ -56,7 +56,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A transaction. `root` is its root directory, relative to the records, or None in a record of an old version."""
+    """A transaction. `root` is its root directory, relative to the directory of the records.
+
+    `root` is None in a record of an old version.
+    """
 
     id: str
     state: State
@@ -69,13 +72,13 @@ class Record:
 
 
 class Records:
-    """The records in the directory with this descriptor, for the holder of the writers' lock."""
+    """The records in the directory with this descriptor, for the holder of the lock of all writers."""
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
 
     def write(self, record: Record) -> None:
-        """Write the record under a temporary name, then rename it, so that it is complete."""
+        """Write the record under a temporary name, then rename the file, so that each record is complete."""
         draft = f".{record.id}"
         text = json.dumps(
             {"version": VERSION, "root": record.root, "entries": [asdict(entry) for entry in record.entries]}, indent=1
@@ -85,13 +88,13 @@ class Records:
         self._rename(draft, _name(record))
 
     def decide(self, record: Record) -> Record:
-        """Decide the transaction, so that recovery finishes it."""
+        """Decide the transaction, so that recovery completes the transaction."""
         decided = replace(record, state=State.COMMIT)
         self._rename(_name(record), _name(decided))
         return decided
 
     def revoke(self, record: Record) -> Record:
-        """Revoke the decision, so that recovery undoes the transaction."""
+        """Revoke the decision, so that recovery reverts the transaction."""
         undecided = replace(record, state=State.INTENT)
         with suppress(FileNotFoundError):
             self._rename(_name(replace(record, state=State.COMMIT)), _name(undecided))

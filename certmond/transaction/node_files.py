@@ -24,13 +24,13 @@ class NodeFiles:
     def other_writer(self, path: str, owner: str | None) -> str:
         """Return a phrase about a user who can change or replace a file, or "".
 
-        Ignore root, the user of certmond and `owner`, which are trusted.
+        Ignore the trusted users: root, the user of certmond, and `owner`.
         """
         writers = WriterLookup(self._root).writers([path], owner)
         return writers.path or writers.file
 
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
-        """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable.
+        """Return the content of a file, or None if the file is missing. Raises WriteError if the file is unreadable.
 
         Callers that copy the content set `follow_any_link` to False, so that no other user chooses the file to copy.
         """
@@ -41,7 +41,7 @@ class NodeFiles:
                 return None
 
     def owner(self, path: str) -> tuple[int, int] | None:
-        """Return the uid and gid of a file, or None if it does not exist. Raises WriteError on another error."""
+        """Return the uid and the gid of a file, or None if the file is missing. Raises WriteError for other errors."""
         with Directories(self._root) as directories, blaming(path, "read"):
             try:
                 status = directories.place(directories.resolve(path, follow_any_link=True)).status()
@@ -50,17 +50,20 @@ class NodeFiles:
             return (status.st_uid, status.st_gid) if status else None
 
     def is_shared(self, directory: str) -> bool:
-        """Return whether a user except root and the user of certmond can write in `directory`. Raises WriteError."""
+        """Return whether a user other than root and the user of certmond can write to `directory`.
+
+        Raises WriteError if the directory cannot be examined.
+        """
         with Directories(self._root) as directories, blaming(directory, "read"):
             status = os.fstat(directories.place(f"{directories.resolve(directory, follow_any_link=True)}/.").directory)
             return bool(status.st_mode & 0o022) or status.st_uid not in {0, os.geteuid()}
 
     def exists(self, path: str) -> bool:
-        """Return whether a file, symlink or directory exists at `path`. False if the path is unreadable."""
+        """Return whether a file, symlink or directory exists at `path`. Return False if the path is unreadable."""
         return self.modified_at(path) is not None
 
     def modified_at(self, path: str) -> datetime | None:
-        """Return the mtime of `path` in whole seconds (UTC), or None if it does not exist or is unreadable."""
+        """Return the mtime of `path` in whole seconds (UTC), or None if the path is missing or unreadable."""
         with Directories(self._root) as directories:
             try:
                 status = directories.place(directories.resolve(path, follow_any_link=True)).status()
@@ -77,7 +80,7 @@ class NodeFiles:
                 return path
 
     def is_in_place(self, path: str) -> bool:
-        """Return whether the file is no symlink. Its directory may be one, as /root is on some systems."""
+        """Return whether `path` is not a symlink. Its directory can be a symlink, as /root is on some systems."""
         directory, name = os.path.split(path)
         return self.leads_to(path) == os.path.join(self.leads_to(directory), name)
 

@@ -58,7 +58,8 @@ class NodeLock:
     def take(self, runtime_dir: Path | None = None) -> bool:
         """Acquire the lock if it is free. Return whether this process holds the lock.
 
-        Raises WriteError, and StateError if another user can change the state directory.
+        Raises WriteError if the lock file is unusable, and StateError if an untrusted user can change the state
+        directory.
         """
         if self.is_acquired:
             return True
@@ -83,7 +84,10 @@ class NodeLock:
         return True
 
     def _lock(self, descriptor: int) -> bool:
-        """Acquire the lock if it is free. Retry while only the short shared lock of `is_held` prevents it."""
+        """Acquire the lock if it is free, and return whether this process holds the lock.
+
+        Retry while only the short shared lock of `is_held` prevents the lock.
+        """
         for _ in range(_MAX_ATTEMPTS):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +100,7 @@ class NodeLock:
         return False
 
     def release(self) -> None:
-        """Release the lock, if this process holds it."""
+        """Release the lock, if this process holds the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -129,7 +133,7 @@ def is_held(state_dir: Path, name: str) -> bool:
 
 
 def holder_of(state_dir: Path, name: str) -> Holder | None:
-    """Return the process that holds the lock `name`, or None. An unknown process has pid 0."""
+    """Return the process that holds the lock `name`, or None. An unknown process has the PID 0."""
     if not is_held(state_dir, name):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The changes that a transaction can make, and the conflicts that prevent them.
+"""The changes that a transaction can make, and the conflicts that prevent a change.
 
 A manifest of a static Pod replaces only a manifest, so that certmond never makes the kubelet start an additional Pod.
 """
@@ -23,8 +23,8 @@ _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # the kubelet st
 class NewFile:
     """The new content of a file.
 
-    An existing file keeps its owner and mode, limited by `at_most`, except with `new_metadata`. `expected` is the
-    SHA-256 of the content to replace, or None for a new file. `manifest` marks the manifest of a static Pod.
+    An existing file keeps its owner and its mode, unless `new_metadata` is true. `at_most` limits the mode. `expected`
+    is the SHA-256 of the content to replace, or None for a new file. `manifest` marks the manifest of a static Pod.
     """
 
     path: str
@@ -89,7 +89,7 @@ def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
     elif old is None and is_manifest(change):
         yield f"{change.path} does not exist, and certmond starts no Pod; restore the manifest first"
     elif old != change.expected:
-        yield f"{change.path} was changed by another process after certmond had read the file; repeat the command"
+        yield f"{change.path} was changed by another process after certmond read the file; repeat the command"
 
 
 def static_pod_conflicts(entries: Sequence[Entry], watched: str) -> Iterator[str]:
@@ -111,7 +111,7 @@ def mount_conflicts(entry: Entry, staged: Place, place: Place) -> Iterator[str]:
     """Yield a message if a rename of the staged file to its final path cannot succeed."""
     if not staged.shares_mount(place):
         above, directory = posixpath.dirname(entry.staging) or "/", posixpath.dirname(entry.real)
-        fact = f"{entry.path} could not be replaced atomically ({directory} is another mount than {above})"
+        fact = f"{entry.path} could not be replaced atomically ({directory} and {above} are different mounts)"
         yield f"{fact}: move both to one file system, under one mount"
 
 

@@ -1,7 +1,7 @@
 """The end of a transaction: rename the new files to their final paths, or remove every staged file.
 
 A later process can repeat this code after a kill at any instruction. certmond keeps a file that another process has
-changed meanwhile.
+changed in the meantime.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Outcome(StrEnum):
 
     FINISHED = "finished"  # every new file is in place
     UNDONE = "undone"  # every old file is in place
-    FROZEN = "frozen"  # another process has written a file meanwhile, which certmond keeps
-    PENDING = "pending"  # certmond can neither finish nor undo it now, and keeps its record
-    DAMAGED = "damaged"  # its record cannot be parsed, and was renamed
+    FROZEN = "frozen"  # another process has written a file in the meantime, and certmond keeps this file
+    PENDING = "pending"  # certmond can neither complete nor revert the transaction now, and keeps the record
+    DAMAGED = "damaged"  # certmond cannot parse the record, and has renamed the record
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """The result of a recovery. `paths` are all paths of the transaction. `message` is one printable sentence."""
+    """The result of a recovery. `paths` contains all paths of the transaction. `message` is one printable sentence."""
 
     outcome: Outcome
     paths: tuple[str, ...]
@@ -39,7 +39,7 @@ class Recovery:
 
 
 def settle(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Finish a decided transaction, which may be partly complete. Return the result."""
+    """Complete a decided transaction, which can be partly complete already. Return the result."""
     try:
         steps = [_Step.of(entry, directories) for entry in record.entries]
         ready = [step for step in steps if step.is_ready()]
@@ -72,9 +72,9 @@ def settle(record: Record, records: Records, directories: Directories) -> Recove
 
 
 def undo(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Remove every staged file, and return the result. Files that were already renamed stay. Raises OSError."""
-    # First revoke the decision. Otherwise a decided transaction would lose its staged files one by one and be
-    # incomplete.
+    """Remove every staged file, and return the result. Do not revert a rename. Raises OSError if a removal fails."""
+    # First revoke the decision. Otherwise, a decided transaction would lose its staged files one by one, and could not
+    # be completed.
     record = records.revoke(record)
     _clear(record, records, directories)
     return _recovery(Outcome.UNDONE, record, "certmond undid an interrupted replacement; the old files are in place")
@@ -104,7 +104,7 @@ def damaged(where: str) -> Recovery:
 
 @contextmanager
 def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
-    """Keep the old files open until all are replaced.
+    """Keep the old files open until certmond has replaced all files.
 
     A rename that also frees the old file takes twenty times as long, and key and certificate do not match until the
     last rename.

@@ -1,4 +1,7 @@
-"""Checks that the state directory is fit for use: no other user can change it, and no later version has written it."""
+"""Checks that the state directory is fit for use.
+
+No untrusted user can change the directory, and no later version of certmond has written to it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ VERSION = 1
 """Latest version of the record format. A record without a version has version 1."""
 
 _USER = "certmond"
-"""User of the packaged unit in observe mode (certmond.sysusers). Commands of root use its state directory."""
+"""User of the packaged unit in observe mode (certmond.sysusers). Commands that root runs use this user's directory."""
 _DIRECTORIES = ("transactions", "rotation", "pending", "archive", "hooks")
 _RECORDS = ("*.json", "rotation/*.json", "transactions/*.json", "hooks/*.json", "pending/*.for")
 _LINES = ("renewals.log",)
@@ -40,7 +43,7 @@ def versioned(content: Any) -> Any:
 def understood(document: Any, path: str) -> Any:
     """Return the content of a document that was read from `path`.
 
-    Raises StateError if a later version of certmond has written it.
+    Raises StateError if a later version of certmond has written the document.
     """
     number = _number(document)
     if number is not None and number > VERSION:
@@ -51,14 +54,20 @@ def understood(document: Any, path: str) -> Any:
 
 @contextmanager
 def opened_state(path: Path) -> Iterator[int]:
-    """Open a directory of the state. Raises StateError if another user can change the directory, and OSError."""
+    """Open a directory of the state, and yield its descriptor.
+
+    Raises StateError if an untrusted user can change the directory, and OSError if the open fails.
+    """
     refuse_exposed(path)
     with opened(path) as directory:
         yield directory
 
 
 def refuse_exposed(path: Path) -> None:
-    """Raise StateError if another user can change the file or directory, or one of its parents. Raises OSError."""
+    """Raise StateError if an untrusted user can change the file or directory, or one of its parents.
+
+    Raises OSError if a part of the path is missing or unreadable.
+    """
     if why := exposure(str(path), owners=_owners()):
         raise StateError(f"{why}; until then certmond does not use it (another directory: --state-dir)")
 
@@ -66,7 +75,8 @@ def refuse_exposed(path: Path) -> None:
 def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
     """Return the content of a file in a directory of the state.
 
-    Raises StateError if another user can change the file, or read a `secret` file. Raises OSError.
+    Raises StateError if an untrusted user can change the file, or read a `secret` file. Raises OSError if the read
+    fails.
     """
     place = Place(directory, path.name)
     status = place.status()
@@ -98,12 +108,12 @@ def refuse_unfit(state_dir: Path) -> None:
 
 
 def refuse_record(directory: int, path: Path) -> None:
-    """Raise StateError if another user can change the record, or a later version of certmond has written it.
+    """Raise StateError if an untrusted user can change the record, or if a later version of certmond has written it.
 
-    Raises OSError, ValueError or RecursionError if it is unreadable.
+    Raises OSError, ValueError or RecursionError if the record is unreadable.
     """
     status = Place(directory, path.name).status()
-    # A large record is parsed again only after a change of its status, to which a chmod belongs.
+    # Parse a large record again only after a change of its status, such as a new mtime or mode.
     signature = status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if signature is None or _fit.get(str(path)) != signature:
         understood(json.loads(read_state(directory, path)), str(path))
@@ -129,7 +139,7 @@ def _owners() -> frozenset[int]:
 
 @cache
 def _service() -> frozenset[int]:
-    """Return the user of the packaged unit, if it exists. Cached, because the lookup may query a directory service."""
+    """Return the uid of the packaged unit's user, if any. Cached: the lookup might query a directory service."""
     try:
         return frozenset({pwd.getpwnam(_USER).pw_uid})
     except KeyError:

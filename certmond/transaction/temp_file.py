@@ -1,6 +1,7 @@
 """A new file beside the file that it will replace.
 
-This module writes the file, flushes it to the disk, and reads it again. Until then, no other user can read it.
+This module writes the new file, flushes the file to the disk, and checks its content. Until then, no other user can
+read the file.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from certmond.transaction.dirfd import Place, opened
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _OF_THE_CONTENT = {"security.ima", "security.evm"}  # hashes of the old content, computed by the kernel
 _ACL = "system.posix_acl_access"
-_ACL_HEADER, _ACL_ENTRY = 4, struct.Struct("<HHI")  # linux/posix_acl_xattr.h: a version, then (tag, rights, id)
-_OF_THE_MODE = {0x10, 0x20}  # ACL_MASK and ACL_OTHER, whose rights the mode sets
+_ACL_HEADER, _ACL_ENTRY = 4, struct.Struct("<HHI")  # linux/posix_acl_xattr.h: a version, then (tag, permissions, id)
+_OF_THE_MODE = {0x10, 0x20}  # ACL_MASK and ACL_OTHER, whose permissions the mode sets
 
 
 @contextmanager
@@ -39,15 +40,15 @@ def new_file(place: Place, content: bytes) -> Iterator[int]:
 def stage(
     staged: Place, old: int | None, content: bytes, mode: int, owner: tuple[int, int] | None, *, at_most: int
 ) -> bytes:
-    """Write `content` to `staged` with the attributes of the file `old`. Return the content as read back.
+    """Write `content` to `staged` with the attributes of the file `old`. Return the content of the new file.
 
-    `at_most` limits the mode of `old`. Without `old`, apply `mode` and `owner`. `old` is a descriptor, because another
-    process may have replaced the file.
+    `at_most` limits the mode of `old`. If `old` is None, apply `mode` and `owner`. `old` is a descriptor, because
+    another process might have replaced the file.
     """
     with new_file(staged, content) as descriptor:
         if old is None:
             os.fchown(descriptor, *(owner or (os.geteuid(), os.getegid())))
-            if _ACL in _attributes(descriptor):  # a default ACL of the directory could let its users read the file
+            if _ACL in _attributes(descriptor):  # a default ACL of the directory could permit other users to read it
                 os.removexattr(descriptor, _ACL)
         else:
             mode = _take_over(descriptor, old) & at_most
@@ -61,7 +62,7 @@ def stage(
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory with mode 0700, unless it exists. Raises OSError."""
+    """Create a directory with mode 0700, unless it exists. Raises OSError if the creation fails."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -89,7 +90,10 @@ def _take_over(descriptor: int, old: int) -> int:
 
 
 def _closed(acl: bytes) -> bytes:
-    """Return the ACL with only the owner's rights, because an ACL also sets the mode, which certmond must set last."""
+    """Return the ACL with only the permissions of the owner.
+
+    An ACL also sets the mode, which certmond must set last.
+    """
     entries = list(_ACL_ENTRY.iter_unpack(acl[_ACL_HEADER:]))
     closed = (_ACL_ENTRY.pack(tag, 0 if tag in _OF_THE_MODE else rights, who) for tag, rights, who in entries)
     return acl[:_ACL_HEADER] + b"".join(closed)

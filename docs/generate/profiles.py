@@ -19,8 +19,8 @@ _HEAD = """# Profiles
     certmond discover     # the distribution of this node, and a configuration for it
 
 A **profile** lists the certificates of a node of one distribution, in the format of the configuration. For each
-certificate, the profile has the file, the requirements, the services that use the certificate, and how these services
-load a new certificate. The default profile is `kubeadm`.
+certificate, the profile contains the path of the file, the requirements, the services that use the certificate, and how
+these services load a new certificate. The default profile is `kubeadm`.
 
 `certmond check --profile k3s` checks a node once with the profile `k3s`. To set a profile permanently, add the key
 `profile` to `/etc/certmond/config.yaml`:
@@ -29,21 +29,27 @@ load a new certificate. The default profile is `kubeadm`.
 profile: k3s
 ```
 
-The entries in your configuration change entries of the profile, or add entries
-([configuration](configuration.md#how-files-are-joined)). For example, an entry may set another path or another port.
-With `renewed_by: null` in an entry, certmond renews a certificate that the distribution would renew otherwise. If the
-profile has `renewed_at_start` for this entry, also set `renewed_at_start: null`. With `profile: none`, certmond uses
-only your entries.
+Your configuration can change entries of the profile, or add entries
+([configuration](configuration.md#how-files-are-joined)). For example, you can set a different path or port. By default,
+certmond does not renew a certificate that the distribution renews. To let certmond renew such a certificate, set
+`renewed_by: null` in its entry, and also `renewed_at_start: null` if the profile has this key for the entry. With
+`profile: none`, certmond uses only your entries.
 
-The tables have these columns:
+The first table of each section lists the entries, and the second table lists the services. The tables have these
+columns:
 
-- **Renewed by**: the program or person that renews the certificate. *certmond* renews a certificate in enforce mode,
-  with the key of the CA on this node or with the `signer` of the entry. In observe mode, certmond only reports that the
-  certificate is due. If the column does not name certmond, certmond never renews the certificate. `certmond check` and
-  `certmond plan` then name the other program and the time.
-- **Served at**: the endpoints at which a service serves a certificate. In both modes, certmond connects to these
-  endpoints and compares the served certificate with the file. *In no file* are endpoints whose certificate is in no
-  certificate file ([References](references.md#certificates-in-no-file)). For static Pods of kubeadm, certmond reads the
+- **CA**: the entry of the trust anchor of the certificate. If the column contains several entries, the certificate must
+  have a certification path to one of them. *itself* marks a Root CA, and *self* marks a self-signed certificate.
+- **renewed by**: the program or person that renews the certificate. If the column names *certmond*, certmond renews the
+  certificate in enforce mode. The `signer` of the entry signs the new certificate, by default the key of the CA on this
+  node. In observe mode, certmond only reports that the certificate is due. If the column does not name certmond,
+  certmond never renews the certificate. If such a certificate is due, `certmond check` and `certmond plan` print the
+  text of this column.
+- **read by**: the services that read the file. *operators* means that no service of the profile reads the file.
+- **reloads**: the entries whose changed files the service loads without a restart.
+- **served at**: the endpoints at which a service serves a certificate. In both modes, certmond connects to these
+  endpoints and compares the served certificate with the file. *in no file* marks endpoints whose certificate is in no
+  watched file ([References](references.md#certificates-in-no-file)). For static Pods of kubeadm, certmond reads the
   endpoints from the flags of the Pod, so this column does not list these endpoints.
 """
 
@@ -105,118 +111,128 @@ upgrade. Servers restart one at a time, and agents wait while a server restarts.
 _ABOUT = {
     "kubeadm": About(
         "kubeadm",
-        "This profile is for nodes of kubeadm v1.24 to v1.36: control planes and workers, with stacked or external "
-        "etcd. kubeadm itself renews certificates at an upgrade or on command "
-        "([migration from kubeadm](migration/kubeadm.md)).",
+        "This profile is for control planes and workers that kubeadm v1.24 to v1.36 created, with stacked or external "
+        "etcd. kubeadm itself renews certificates only during an upgrade or on command ([migration from "
+        "kubeadm](migration/kubeadm.md)).",
     ),
     "starlingx": About(
         "StarlingX",
-        "This profile is the profile `kubeadm` with some differences. The Service Manager runs etcd, whose files are "
-        "in `/etc/etcd`. The files that kubeadm creates for etcd do not exist on such a node. The API server uses port "
-        "16443, as its manifest states. HAProxy uses a bundle with the certificate and key of `admin.conf`, and "
-        "platform services read `admin.conf`. The daily script `kube-cert-rotation.sh` renews the same certificates, "
-        "so [use either certmond or the script](migration/starlingx.md).\n\n"
-        "certmond watches the platform certificates, and renews none of them. It compares the copies in "
+        "This profile is the profile `kubeadm` with the following differences. The Service Manager runs etcd, and the "
+        "files of etcd are in `/etc/etcd`. The files that kubeadm creates for etcd do not exist on a StarlingX node. "
+        "The API server uses port 16443, as its manifest states. HAProxy uses a bundle that contains the certificate "
+        "and key of `admin.conf`, and platform services read `admin.conf`. The daily script `kube-cert-rotation.sh` "
+        "renews the same certificates as certmond, so [use either certmond or the script](migration/starlingx.md).\n\n"
+        "certmond watches the platform certificates, and renews none of them. certmond compares the copies in "
         "`/opt/platform/config` with their originals, and reports a difference as "
-        "[`copy_differs`](runbook.md#copy_differs). The entries name all files that the collect tool of StarlingX "
-        "lists.\n\n"
-        "certmond restarts services of the Service Manager with `sm-restart` after it has renewed their certificates. "
-        "certmond cannot determine the age of such a service, so it never restarts the service because of its age.",
-        "the Secrets of cert-manager, from which cert-mon installs the platform certificates, and the certificates of "
-        "OIDC, which exist only as Secrets. A file of OIDC that a flag of the API server names becomes an entry "
-        "([References](references.md)).",
+        "[`copy_differs`](runbook.md#copy_differs). The profile has an entry for every file that the collect tool of "
+        "StarlingX lists.\n\n"
+        "After certmond has renewed the certificates of a service of the Service Manager, certmond restarts the "
+        "service with `sm-restart` or `sm-restart-safe`. certmond cannot determine when such a service started, so "
+        "certmond never restarts the service because it started before the last change of a file.",
+        "the Secrets of cert-manager, from which cert-mon installs the platform certificates. certmond also does not "
+        "watch the certificates of OIDC, which exist only as Secrets. If a flag of the API server names a file of "
+        "OIDC, certmond creates an entry for this file ([References](references.md)).",
     ),
     "kubespray": About(
         "kubespray",
-        "The profile of kubeadm with its files in `/etc/kubernetes/ssl`, to which `/etc/kubernetes/pki` is a symlink, "
-        "and the kubelet's configuration in `/etc/kubernetes/kubelet-config.yaml`. etcd is a unit of systemd with "
-        "files in `/etc/ssl/etcd/ssl`, one for each host of the inventory. kubespray signs them on the first etcd "
-        "node for 100 years, and a run of its cluster playbook replaces all of them, so certmond never renews them. "
-        "With `etcd_deployment_type: kubeadm`, etcd is a static Pod with the files of kubeadm. "
-        "`auto_renew_certificates: true` makes a timer renew the certificates of kubeadm: use only one of the two. An "
-        "upgrade with kubespray renews them, too.",
-        "the copies of the etcd CA in the directories of the operating system's CAs, and the certificates that "
-        "network plugins copy. certmond compares no certificate with the one that etcd serves, because the name of "
-        "its file differs between the nodes.",
+        "This profile is the profile `kubeadm` with the following differences. The files of kubeadm are in "
+        "`/etc/kubernetes/ssl`, and `/etc/kubernetes/pki` is a symlink to this directory. The configuration of the "
+        "kubelet is in `/etc/kubernetes/kubelet-config.yaml`. etcd is a systemd unit. The files of etcd are in "
+        "`/etc/ssl/etcd/ssl`, with a separate certificate for each host of the inventory. kubespray signs these "
+        "certificates on the first etcd node, for 100 years. Each run of the cluster playbook replaces all of these "
+        "certificates, so certmond never renews them. With `etcd_deployment_type: kubeadm`, etcd is a static Pod with "
+        "the files of kubeadm. With `auto_renew_certificates: true`, a timer renews the certificates of kubeadm: use "
+        "either this timer or certmond. An upgrade with kubespray also renews the certificates of kubeadm.",
+        "the copies of the etcd CA in the CA directories of the operating system, or the certificates that network "
+        "plugins copy. certmond does not compare the certificate that etcd serves with a file, because the name of "
+        "this file differs between the nodes.",
     ),
     "kops": About(
         "kOps",
         "This profile is for control planes, API servers and workers. kOps issues the certificates of a control plane "
-        "at each boot, for 455 to 485 days. kOps issues the certificates of a worker only when the worker joins. So "
-        "replace the nodes with `kops rolling-update cluster` before certmond reports that a certificate is due. "
-        "etcd-manager issues the certificates of etcd at each start, for two years. After a boot, a component can "
-        "still use the kubeconfig of the previous boot. certmond then reports that this component must restart.",
-        "the kubeconfig in the home directory of the administrator, and `service-account.pub`, because keys do not "
-        "expire. certmond compares no certificate with the one that etcd or kops-controller serves. On "
-        "Container-Optimized OS, the files are in `/etc/srv/kubernetes` and `/mnt/disks`: set `path` and `key` in your "
-        "entries.",
+        "at each boot, for 455 to 485 days. kOps issues the certificates of a worker only when the worker joins. "
+        "Therefore, replace the nodes with `kops rolling-update cluster` before certmond reports that a certificate "
+        "is due. etcd-manager issues the certificates of etcd at each start, for two years. After a boot, a component "
+        "might still use the kubeconfig of the previous boot. In this case, certmond reports that the component must "
+        "restart.",
+        "the kubeconfig in the home directory of the administrator. certmond also does not watch "
+        "`service-account.pub`, because keys do not expire. certmond does not compare the certificates that etcd and "
+        "kops-controller serve with a file. On Container-Optimized OS, the files are in `/etc/srv/kubernetes` and "
+        "`/mnt/disks`: set `path` and `key` in your entries. On AWS, the node has the ID of its instance as its name, "
+        "but `certmond discover` writes the host name. If your entries use `${node_name}`, correct `node_name`.",
     ),
     "k3s": About(
         "k3s",
         "This profile is for k3s servers and agents, with embedded etcd or another datastore. When k3s starts, it "
-        "renews each leaf that expires within 120 days (90 days in releases before May 2025). If a node restarts k3s "
-        "every quarter, no further action is necessary. Otherwise certmond reports a leaf 30 days before it expires. "
-        "With `restart: {for_renewal: true}`, certmond then restarts k3s in enforce mode, and verifies that k3s has "
-        "renewed its certificates ([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). "
-        "Each file contains a leaf and its CA. `k3s certificate check` prints the dates. After "
-        "`k3s certificate rotate`, k3s renews all leaves at its next start.",
-        "the Secret with the certificate on port 6443, but watches the certificate that k3s serves. On a server "
-        "without an API server (`--disable-apiserver`), port 6444 forwards to another server. On such a server, set "
-        "`serves` of the service `k3s` without port 6444. certmond reports intermediate CAs, because it supports only "
-        "Root CAs. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all users can read the key of "
-        "the administrator.",
+        "renews each leaf that expires within 120 days (90 days in releases before May 2025). If k3s restarts on a "
+        "node every quarter, no further action is necessary. Otherwise certmond reports a leaf 30 days before the "
+        "leaf expires. With `restart: {for_renewal: true}`, certmond then restarts k3s in enforce mode, and verifies "
+        "that k3s has renewed its certificates "
+        "([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). The file of each leaf also "
+        "contains its CA. `k3s certificate check` prints the dates of the "
+        "certificates. After `k3s certificate rotate`, k3s renews all leaves at its next start.",
+        "the Secret with the certificate of port 6443, but watches the certificate that k3s serves on this port. On a "
+        "server without an API server (`--disable-apiserver`), k3s forwards port 6444 to another server. On such a "
+        "server, set `serves` of the service `k3s` without port 6444. certmond reports intermediate CAs, because "
+        "certmond supports only Root CAs. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all "
+        "users can read the key of the administrator.",
         _RECOVERY,
     ),
     "rke2": About(
         "RKE2",
-        "This profile is similar to the profile `k3s`, but the components are static Pods. `rke2-server` writes the "
-        "files and manifests of the components when it starts. So certmond restarts `rke2-server` instead of single "
-        "Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
-        "the Secret with the certificate on port 9345, but watches the served certificate. The remarks about "
-        "[k3s](#k3s) also apply to RKE2, and so does [the order after a long "
+        "This profile is similar to the profile `k3s`, but the components are static Pods. When `rke2-server` starts, "
+        "it writes the files and manifests of the components. Therefore, certmond restarts `rke2-server` instead of "
+        "single Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
+        "the Secret with the certificate of port 9345, but watches the certificate that `rke2-server` serves on this "
+        "port. The notes on intermediate CAs and on `--write-kubeconfig-mode` in [k3s](#k3s) also apply to RKE2, "
+        "and so does [the order after a long "
         "downtime](#k3s-and-rke2-certificates-that-expired-while-the-nodes-were-off).",
     ),
     "k0s": About(
         "k0s",
-        "This profile is for k0s controllers, workers, and nodes with both roles. At each start, k0s renews all leaves "
-        "of a controller for one year. If a controller has run for too long without a restart, certmond reports a "
-        "warning. The kubelet of a worker renews its own certificates.",
-        "the certificates on the ports of konnectivity. It also does not watch `etcd/jwt.key`, which has no "
-        "certificate.",
+        "This profile is for k0s controllers, workers, and nodes with both roles. At each start, k0s renews all "
+        "leaves of a controller for one year. If a leaf becomes due because a controller has not restarted for too "
+        "long, certmond reports a warning. The kubelet of a worker renews its own certificates.",
+        "the certificates that konnectivity serves on its ports. certmond also does not watch `etcd/jwt.key`, because "
+        "it is a key without a certificate.",
     ),
     "microk8s": About(
         "MicroK8s",
         "This profile is for control planes and workers. `server.crt` and `front-proxy-client.crt` are valid for one "
-        "year, and MicroK8s does not renew these two certificates. In enforce mode, certmond renews both with the key "
-        "of the CA on the node, and keeps their keys, like `microk8s refresh-certs`. All other certificates are valid "
-        "for ten years. MicroK8s lets the group `microk8s` read and write all keys. So certmond renews `server` and "
+        "year. MicroK8s issues these two certificates again only if an address of the node changes. In enforce mode, "
+        "certmond renews both certificates with the key of the CA on the node. As `microk8s refresh-certs` does, "
+        "certmond keeps the keys of both certificates. All other certificates are valid for ten years. MicroK8s "
+        "permits the group `microk8s` to read and write all keys. Therefore, certmond renews `server` and "
         "`front-proxy-client` only if you set `owner: root:microk8s` in your entries for `server`, "
         "`front-proxy-client`, `ca` and `front-proxy-ca`.",
-        "the certificates and keys from which MicroK8s made the kubeconfigs in `credentials/`, because no component "
-        "reads these files. It also does not watch `serviceaccount.key`, which has no certificate.",
+        "the certificates and keys from which MicroK8s created the kubeconfigs in `credentials/`, because no "
+        "component reads these files. certmond also does not watch `serviceaccount.key`, because it is a key without "
+        "a certificate.",
     ),
     "k8s-snap": About(
         "Canonical Kubernetes (k8s-snap)",
-        "For a control plane or worker. k8sd signs with one CA for servers and one for clients, for 20 years, and for "
-        "10 on a worker. certmond only watches: an operator renews with `k8s refresh-certs`, which does not renew the "
-        "certificates of etcd.",
-        "`serviceaccount.key`, which has no certificate.",
+        "This profile is for control planes and workers. k8sd signs server certificates and client certificates with "
+        "separate CAs. The certificates of a control plane are valid for 20 years, and the certificates of a worker "
+        "for 10 years. certmond only watches the certificates. An operator renews them with `k8s refresh-certs`, "
+        "which does not renew the certificates of etcd.",
+        "`serviceaccount.key`, because it is a key without a certificate.",
     ),
     "microshift": About(
         "MicroShift",
-        "This profile only watches. When MicroShift starts, it renews each certificate that has less than 210 days "
-        "left, or less than 540 days if the validity is at least five years. MicroShift stops 120 days before the end "
-        "of a certificate, or 360 days if the validity is at least five years. systemd then starts MicroShift again. "
-        "If certmond reports a certificate as due, this has failed: restart MicroShift, and read its log.",
-        "the `namedCertificates` of the configuration of MicroShift, the files of a second node, and the trust in the "
-        "intermediate CA `kube-csr-signer`, for which it verifies dates only.",
+        "With this profile, certmond only watches the certificates. When MicroShift starts, it renews each "
+        "certificate that expires within 210 days, or within 540 days if the validity is at least five years. "
+        "MicroShift stops 120 days before a certificate expires, or 360 days if the validity is at least five years. "
+        "systemd then starts MicroShift again. If certmond reports a certificate as due, MicroShift has not renewed "
+        "the certificate in time: restart MicroShift, and read its log.",
+        "the `namedCertificates` in the configuration of MicroShift, or the files of a second node. For the "
+        "intermediate CA `kube-csr-signer`, certmond verifies only the dates, not the certification path.",
     ),
     "etcd": About(
         "etcd without Kubernetes",
-        "This profile is for a member of etcd that systemd runs, with the files of etcdadm. For other files, set "
-        "`path` and `key` in your entries. If flags on the command line of etcd name files, certmond uses these files. "
-        "The client certificates of etcdctl and of the API server have the group `system:masters`. To let certmond "
-        "renew these two certificates, set their `subject` in your entries.",
+        "This profile is for an etcd member that systemd runs, with the files of etcdadm. For files with other paths, "
+        "set `path` and `key` in your entries. If flags on the command line of etcd name files, certmond uses these "
+        "files. The client certificates of etcdctl and of the API server have the group `system:masters`. To let "
+        "certmond renew these two certificates, set their `subject` in your entries.",
     ),
 }
 

@@ -213,11 +213,11 @@ def fields(root: Path, name: str, pem_text: bytes) -> dict[str, object]:
     certificate.verify_directly_issued_by(issuer)
     return {
         "serial number": 0 if number == 0 else "63 bits" if number < 1 << 63 else "159 bits",
-        "start": about(at - certificate.not_valid_before_utc),
+        "notBefore": about(at - certificate.not_valid_before_utc),
         "end": about(certificate.not_valid_after_utc - at),
         "subject": certificate.subject,
         "issuer": certificate.issuer,
-        "string type": {attribute._type for attribute in certificate.subject},
+        "string type of the subject": {attribute._type for attribute in certificate.subject},
         "version": certificate.version,
         "key": (key.key_size, key.public_numbers().e),
         "signature": certificate.signature_algorithm_oid,
@@ -242,12 +242,14 @@ def table() -> dict[tuple[str, str], tuple[str, str]]:
 
 SAID = {
     ("serial number", "0"): 0, ("serial number", "63 random bits"): "63 bits",
-    ("serial number", "159 random bits"): "159 bits", ("start", "now"): timedelta(),
-    ("start", "that of its CA"): timedelta(), ("start", "5 minutes ago"): timedelta(minutes=5),
-    ("subject key identifier", "none"): None, ("subject key identifier", "SHA-1 of the key"): (False, True),
-    ("authority key identifier", "none"): None, ("authority key identifier", "its own"): (False, True),
-    ("string type", "PrintableString"): {x509.name._ASN1Type.PrintableString},
-    ("string type", "UTF8String"): {x509.name._ASN1Type.UTF8String},
+    ("serial number", "159 random bits"): "159 bits", ("notBefore", "the present time"): timedelta(),
+    ("notBefore", "notBefore of the CA"): timedelta(),
+    ("notBefore", "5 minutes before the present time"): timedelta(minutes=5),
+    ("subject key identifier", "none"): None, ("subject key identifier", "SHA-1 of the public key"): (False, True),
+    ("authority key identifier", "none"): None,
+    ("authority key identifier", "the subject key identifier of the CA"): (False, True),
+    ("string type of the subject", "PrintableString"): {x509.name._ASN1Type.PrintableString},
+    ("string type of the subject", "UTF8String"): {x509.name._ASN1Type.UTF8String},
 }  # fmt: skip
 """What the words of the table mean. (The CA of the real tree was made in the second before its certificates.)"""
 
@@ -943,7 +945,7 @@ def test_another_ca_is_there(whole: Host, tmp_path: Path) -> None:
     """If another Root CA exists already, the given one is refused: `init` replaces no CA."""
     host = whole.copy(tmp_path / "copy")
     problems = host.refused(*own_ca(real_part("openssl"), host.place, "ecdsa"))
-    fact = f"/{PKI}/ca.crt is another CA than --root-ca-cert, and `init` replaces no CA"
+    fact = f"/{PKI}/ca.crt differs from --root-ca-cert, and `init` does not replace a CA"
     assert problems == [f"{fact}; omit --root-ca-cert"]
 
 
@@ -954,7 +956,9 @@ def test_no_own_ca_without_its_key(host: Host) -> None:
     done = host.init(*given[:2])
     assert done.code == 3
     assert "together" in done.err
-    assert host.refused(*given[:3], CONFIG) == [f"{CONFIG} has no usable private key; replace it with the right key"]
+    assert host.refused(*given[:3], CONFIG) == [
+        f"{CONFIG} contains no usable private key; replace it with the right key"
+    ]
 
 
 # Without a kubeadm configuration

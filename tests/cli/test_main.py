@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from certmond.cli.options import UNKNOWN
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import Running, running
-from tests.node import DATA, PKI, Node, key_pem, pem
+from tests.node import DATA, PKI, Node, key_pem, pem, public_pem
 from tests.reference_node import ReferenceNode, pod
 
 AT = "2026-12-01T00:00:00Z"
@@ -289,6 +290,25 @@ def test_status_of_a_node_with_only_references_exits_3(tmp_path: Path) -> None:
     assert "no certificate of the profile 'kubeadm' exists" in checked.stderr
 
 
+def test_status_of_a_node_with_only_keys_exits_as_check(tmp_path: Path) -> None:
+    """`status` has the exit code of `check` on a node on which the entries name keys, but no certificate."""
+    work, pki = tmp_path / "work", tmp_path / "node/etc/kubernetes/pki"
+    work.mkdir()
+    pki.mkdir(parents=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    (pki / "sa.key").write_bytes(key_pem(key))
+    (pki / "sa.key").chmod(0o600)
+    (pki / "sa.pub").write_bytes(public_pem(key))
+    config = work / "config.yaml"
+    entry = {"name": "sa", "kind": "key-pair", "path": f"/{PKI}/sa.pub", "key": f"/{PKI}/sa.key"}
+    config.write_text(yaml.safe_dump({"profile": "none", "certificates": [entry]}))
+    with running(tmp_path / "node", work, "--config", str(config)) as daemon:
+        done = certmond("status", "--runtime-dir", daemon.runtime)
+        assert daemon.status()["coverage"]["catalogued"] == 1
+    checked = certmond("check", "--root", tmp_path / "node", "--config", config)
+    assert (done.returncode, checked.returncode) == (0, 0), done.stderr
+
+
 def test_metrics_prints_one_pass(node: Node) -> None:
     """`metrics` prints the exposition text of one look, for a textfile collector."""
     done = certmond("metrics", "--root", node.root, "--at", AT)
@@ -368,7 +388,7 @@ def test_a_short_overlap_is_a_warning(tmp_path: Path) -> None:
         done = certmond("config", "validate", "--config", path)
         assert done.returncode == 0
         assert "the configuration is valid" in done.stdout
-        assert ("warning: root_ca.overlap is 30 s, and pods may trust a new CA up to 130 s" in done.stderr) is warned
+        assert ("warning: root_ca.overlap is 30 s, and pods might trust a new CA up to 130 s" in done.stderr) is warned
 
 
 @pytest.mark.parametrize("arguments", LOOKS)
@@ -467,7 +487,7 @@ def test_no_verb_ends_beyond_the_calendar_with_a_traceback(node: Node, arguments
     assert "Traceback" not in done.stderr
     if arguments[:3:2] == ("forecast", "9999-12-31T23:59:59Z"):
         assert done.returncode == 3
-        assert "the calendar has the years 1 to 9999" in done.stderr
+        assert "certmond supports only the years 1 to 9999" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -578,7 +598,7 @@ def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None
     assert done.returncode == 3
     assert done.stderr == (
         f"certmond: cannot read or write a file ([Errno 40] Too many levels of symbolic links: "
-        f"'{tmp_path}/archive'); check its permissions\n"
+        f"'{tmp_path}/archive'); check the permissions of the file\n"
     )
 
 

@@ -358,7 +358,7 @@ def test_an_intermediate_is_refused(host: Host) -> None:
     """Kubernetes supports a Root CA only."""
     done = host.stage(make_intermediate(ca(), not_before=NOW - DAY, not_after=NOW + 10 * YEAR))
     assert done.code == 2
-    assert "Kubernetes supports a Root CA only, no intermediate" in done.err
+    assert "Kubernetes supports only Root CAs, not intermediate CAs" in done.err
 
 
 def test_constraints_are_held_against_the_nodes_own_leaves(host: Host) -> None:

@@ -182,6 +182,8 @@ class ApiServer:
                     return self.tokens.review(json.loads(body))
                 case _, ["api" | "apis", *_]:
                     return self.store.answer(method, path, body, query=query, content_type=content_type, user=user)
+                case "GET", [""]:
+                    return self._list(query or {})
                 case "GET", [name]:
                     return self._get("certificatesigningrequests", name, self.objects.get(name))
                 case "POST", [""]:
@@ -208,6 +210,14 @@ class ApiServer:
 
     def _get(self, kind: str, name: str, found: Json | None) -> tuple[int, Json]:
         return (200, found) if found else status(404, f'{kind} "{name}" not found', "NotFound")
+
+    def _list(self, query: dict[str, str]) -> tuple[int, Json]:
+        field, _, value = query.get("fieldSelector", "").partition("=")
+        if field not in {"", "spec.signerName"}:
+            return status(400, f"field label not supported: {field}", "BadRequest")
+        wanted = value.removeprefix("=")
+        found = [each for each in self.objects.values() if not field or each["spec"]["signerName"] == wanted]
+        return 200, {"kind": "CertificateSigningRequestList", "metadata": {"resourceVersion": "1"}, "items": found}
 
     def _create(self, made: Json) -> tuple[int, Json]:
         name, spec = made["metadata"]["name"], made["spec"]

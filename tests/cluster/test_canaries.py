@@ -393,9 +393,9 @@ def test_an_api_that_issues_or_reviews_no_token_is_reported(cluster: ApiServer, 
     """Without a review or a token, the check fails."""
     request = cluster.tokens.request
     cluster.tokens.review = lambda asked: (404, {})  # type: ignore[method-assign]
-    says(tokens(access), "the Kubernetes API does not support TokenReview")
+    says(tokens(access), "the API server does not support TokenReview")
     cluster.tokens.request = lambda *given: (201, request(*given)[1] | {"status": {}})  # type: ignore[method-assign]
-    says(tokens(access), "the Kubernetes API returned no token for kube-system/certmond")
+    says(tokens(access), "the API server returned no token for kube-system/certmond")
 
 
 # --- publication ------------------------------------------------------------------------------------------------------
@@ -428,8 +428,8 @@ def test_the_published_ca_is_compared_as_a_set(
         (OLD.pem, BOTH, "default lacks NEW"),
         (bundle(OLD, NEW), (NEW.facts,), "default still has OLD"),
         (OLD.pem, (NEW.facts,), "default lacks NEW and still has OLD"),
-        (None, BOTH, "default has no CA"),
-        (b"", BOTH, "default has no CA"),
+        (None, BOTH, "default contains no CA"),
+        (b"", BOTH, "default contains no CA"),
         (NEW.pem + b"-----BEGIN CERTIFICATE-----\n", (NEW.facts,), "default cannot be read ("),
     ],
 )
@@ -451,7 +451,7 @@ def test_a_cluster_without_namespaces_fails(cluster: ApiServer, access: Access) 
     """An API that lists no namespace publishes no CA to all of them."""
     for space in ("default", "kube-public", "kube-system"):
         cluster.store.remove("namespaces", space)
-    says(published_trust(access, BOTH), "the API lists no namespace")
+    says(published_trust(access, BOTH), "the API server lists no namespace")
 
 
 def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: ApiServer, access: Access) -> None:
@@ -462,7 +462,7 @@ def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: Ap
     cluster.store.add("namespaces", "deleted", metadata={"deletionTimestamp": "2026-11-24T12:00:00Z"})
     known(published_trust(access, [OLD.facts]))
     cluster.store.add("namespaces", "new")
-    says(published_trust(access, [OLD.facts]), "of new has no CA")
+    says(published_trust(access, [OLD.facts]), "of new contains no CA")
 
 
 def test_many_namespaces_are_counted() -> None:
@@ -507,7 +507,7 @@ def test_the_ca_in_token_secrets_is_compared_on_request(cluster: ApiServer, acce
     cluster.store.add("secrets", "bare", "kube-system", type=kind)
     cluster.store.add("secrets", "odd", "kube-system", type=kind, data={"ca.crt": "abcde"})
     canary = token_secrets(access, BOTH, enabled=True)
-    says(canary, "kube-system/old lacks", "kube-system/bare has no CA", "kube-system/odd cannot be read (")
+    says(canary, "kube-system/old lacks", "kube-system/bare contains no CA", "kube-system/odd cannot be read (")
 
 
 # --- cluster-info -----------------------------------------------------------------------------------------------------
@@ -550,7 +550,7 @@ def test_cluster_info_is_updated_on_request(cluster: ApiServer, access: Access) 
     before = info(cluster, OLD.pem)["data"]
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
-    assert f"before, its CA lacks {NEW.facts.sha256[:12]}" in canary.fact
+    assert f"before the update, its CA lacks {NEW.facts.sha256[:12]}" in canary.fact
     found = cluster.store.get("configmaps", "cluster-info", "kube-public")
     old, new = (yaml.safe_load(data["kubeconfig"]) for data in (before, found["data"]))
     cluster_fields = new["clusters"][0]["cluster"]

@@ -36,7 +36,7 @@ from tests.daemon_harness import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"
-HELD_BACK = "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
+HELD_BACK = "the batch of this worker has not begun; on a control-plane node, list the earlier workers: certmond status"
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_another_record_in_the_cluster_is_reported(world: World, node: RotatingN
     world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
     again = node.enforcer()
     assert one_pass(world, node, again) is None
-    assert "has an invalid record" in again.rotating.waits[0]
+    assert "contains an invalid record" in again.rotating.waits[0]
     assert one_pass(world, node, again) is None
     assert again.rotation_state.broken
     assert node.phase is before
@@ -539,7 +539,7 @@ def test_an_invalid_record_stops_no_renewal_of_an_uninvolved_node(world: World, 
     enforcer = calm.enforcer()
     enforcer.rotating.ask()
     assert planned(enforcer) == (["web"], [])
-    assert "has an invalid record" in (enforcer.rotation_state.broken or "")
+    assert "contains an invalid record" in (enforcer.rotation_state.broken or "")
     other = root_ca()
     calm.put("ca.crt", other.pem)
     calm.put("ca.key", other.key_pem)

@@ -84,7 +84,7 @@ def test_workers_act_when_those_before_them_have_reported(world: World, nodes: d
     assert may_act(world) == []
     acknowledge(world, nodes, "control-2")
     nodes["control-2"].conductor.end()  # which would have led, too
-    assert leads(world, first).waits == (f"trust is acknowledged by 0 of 5 workers; next: {WORKERS[0]}",)
+    assert leads(world, first).waits == (f"0 of 5 workers have acknowledged trust; next: {WORKERS[0]}",)
     for acting, following in ((WORKERS[:1], WORKERS[1:3]), (WORKERS[1:3], WORKERS[3:])):
         before = may_act(world)
         assert before[-len(acting) :] == acting
@@ -93,7 +93,7 @@ def test_workers_act_when_those_before_them_have_reported(world: World, nodes: d
             assert may_act(world) == before
             acknowledge(world, nodes, name)
         (said_then,) = leads(world, first).waits
-        assert said_then == f"trust is acknowledged by {len(before)} of 5 workers; next: {', '.join(following)}"
+        assert said_then == f"{len(before)} of 5 workers have acknowledged trust; next: {', '.join(following)}"
     assert may_act(world) == WORKERS
     acknowledge(world, nodes, *WORKERS[3:])
     assert leads(world, first) == Gate()
@@ -110,7 +110,7 @@ def test_a_silent_worker_stops_the_phase_and_is_named(world: World, nodes: dict[
         assert leads(world, first).waits == (f"{silent} has not answered (5 workers: 1 released, 0 acknowledged)",)
         assert may_act(world) == [silent]
     first.conductor.publish(replace(recorded(world), excluded=(silent,)))
-    assert leads(world, first).waits == (f"trust is acknowledged by 0 of 4 workers; next: {second}",)
+    assert leads(world, first).waits == (f"0 of 4 workers have acknowledged trust; next: {second}",)
     acknowledge(world, nodes, second)
     leads(world, first)
     assert may_act(world)[:3] == [silent, second, third]
@@ -141,7 +141,7 @@ def test_a_worker_with_the_label_of_a_control_plane_follows_in_its_batch(
     first, acted = nodes["control-1"], list[str]()
     while acted != WORKERS:
         said = leads(world, first).waits
-        assert said[0].startswith(f"trust is acknowledged by {len(acted)} of 5 workers; next: "), said
+        assert said[0].startswith(f"{len(acted)} of 5 workers have acknowledged trust; next: "), said
         acknowledge(world, nodes, *(acted := may_act(world)))
     assert leads(world, first) == Gate()
 

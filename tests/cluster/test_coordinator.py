@@ -90,7 +90,7 @@ def test_a_rotation_is_parsed_from_its_record(rotation: Rotation) -> None:
 def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, Any]) -> None:
     """A mode or phase that this certmond does not know, or not of that mode; no certificates, or too many."""
     made = record_of(ROTATION, "node-9").model_copy(update=changes)
-    with pytest.raises(RotationError, match=r"the rotation r-1; install the version of node-9, which"):
+    with pytest.raises(RotationError, match=r"the rotation r-1; install the version of certmond on node-9, which"):
         rotation_of(made)
 
 
@@ -203,7 +203,9 @@ def test_two_rotations_at_once_need_an_operator(world: World) -> None:
     node = world.node("node-1")
     world.record(replace(ROTATION, id="r-2"))
     node.conductor.ask()
-    with pytest.raises(RotationError, match="is in the rotation r-1 of ca, and the cluster is in the rotation r-2"):
+    with pytest.raises(
+        RotationError, match="is of the rotation r-1 of ca, but the cluster's record is of the rotation r-2"
+    ):
         node.conductor.follow(ROTATION, ())
 
 
@@ -216,7 +218,7 @@ def test_an_unreadable_record_stops_every_node(world: World) -> None:
         node.conductor.follow(None, ())
     for text, said in (
         ('{"schema": 2}', "a schema that this certmond does not support"),
-        ("[", "has an invalid record"),
+        ("[", "contains an invalid record"),
     ):
         world.put("configmaps", "certmond-rotation", "kube-system", data={"record": text})
         world.passes(POLL)
@@ -401,9 +403,9 @@ def test_a_phase_ends_when_every_node_has_reported(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"trust": "0" * 64}, "reports the phase issue, and trusts other CAs"),
+    [({"trust": "0" * 64}, "reports the phase issue, but trusts other CAs"),
      ({"issuer": OLD.facts.sha256}, "reports the phase issue, but has certificates that another CA signed"),
-     ({"phase": Phase.TRUST}, "has reached trust, and not issue yet"), ({"rotation": "r-0"}, "has not answered")],
+     ({"phase": Phase.TRUST}, "has reached trust, but not issue yet"), ({"rotation": "r-0"}, "has not answered")],
 )  # fmt: skip
 def test_a_report_is_compared_with_the_phase(world: World, changes: dict[str, Any], said: str) -> None:
     """A report that does not match keeps the phase, and its node is named."""
@@ -584,7 +586,7 @@ def other_signer(world: World) -> None:
     [
         pytest.param(other_signer, r"the cluster signs with a CA .*; check --cluster-signing-cert", id="signer"),
         pytest.param(account, r"the API server rejects a new token .*; check --service-account-key-file", id="token"),
-        pytest.param(lambda _: None, r"kube-root-ca.crt of default has no CA, .*; check that a", id="published"),
+        pytest.param(lambda _: None, r"kube-root-ca.crt of default contains no CA, .*; check that a", id="published"),
         pytest.param(joining, r"the kubeconfig in .*cluster-info .*; run: kubeadm init phase", id="cluster-info"),
         pytest.param(webhook, r"the CA bundle of Validating.* theirs lacks .*; replace", id="ca bundle"),
         pytest.param(secret, r"ca.crt in the Secret default/token-1 lacks .*; check that a", id="secret"),
@@ -656,7 +658,7 @@ def test_a_node_that_took_part_in_prepare_must_report(world: World, family: str)
     assert one.gate(prepare) == Gate()
     two.gate(prepare, ready=False)
     trust = world.rotation(Phase.TRUST, family=family)
-    assert one.gate(trust).waits == ("control-2 has reached prepare, and not trust yet",)
+    assert one.gate(trust).waits == ("control-2 has reached prepare, but not trust yet",)
     two.gate(trust)
     assert one.gate(trust) == Gate()
     two.conductor.unsettled(trust)
@@ -860,11 +862,11 @@ DEEP, NOTHING = b"[" * 100_000 + b"]" * 100_000, b'{"items": [], "metadata": {}}
 @pytest.mark.parametrize(
     ("call", "fault", "said"),
     [
-        ("GET /api/v1/nodes", Fault(409), "cannot list the Nodes at the Kubernetes API of"),
+        ("GET /api/v1/nodes", Fault(409), "cannot list the Nodes at the API server of"),
         (
             "GET /apis/coordination",
             Fault(409),
-            "cannot read the Lease kube-system/certmond-rotation at the Kubernetes API of",
+            "cannot read the Lease kube-system/certmond-rotation at the API server of",
         ),
         ("POST /", Fault(404), "it has no such object or kind; certmond retries"),
         ("GET /apis/coordination", Fault(200, body=DEEP), "does not answer like a Kubernetes API; check its address"),

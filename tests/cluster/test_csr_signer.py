@@ -405,12 +405,17 @@ def test_only_the_request_that_was_read_is_approved(api: ApiServer, gone: bool) 
     [
         ("POST", False, template(), "may not create .*resources [certificatesigningrequests], verbs [create]"),
         ("GET /certmond", False, template(), "may not read .*resources [certificatesigningrequests], verbs [get]"),
-        ("PUT", True, template(), "may not approve .*/approval], verbs [update], and for resources [signers] with"),
+        (
+            "PUT",
+            True,
+            template(),
+            "may not approve .*/approval], verbs [update], and resources [signers], resourceNames",
+        ),
         (
             "GET /api/v1/nodes",
             True,
             SERVING,
-            "may not read the Node .*resources [nodes], verbs [get], in apiGroups ['']",
+            "may not read the Node .*apiGroups [''], resources [nodes], verbs [get]",
         ),
     ],
 )
@@ -523,7 +528,7 @@ def test_an_api_that_is_down_is_unreachable(api: ApiServer, tmp_path: Path) -> N
     api.ca = make_ca()
     Path(api.kubeconfig).write_bytes(api.kubeconfig_of(client))
     with pytest.raises(
-        UnreachableError, match=r"serves a certificate of a CA that .* does not trust \(.*CERTIFICATE_VERIFY_FAILED"
+        UnreachableError, match=r"serves a certificate of a CA that .* does not contain \(.*CERTIFICATE_VERIFY_FAILED"
     ):
         signer(api).sign(request())
     assert not api.calls
@@ -545,7 +550,9 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(api: ApiServer, content: byte
     """A kubeconfig that is missing or broken is refused by its name, and never quoted."""
     path = Path(api.kubeconfig)
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(RefusedError, match=r"kubelet\.conf is missing, or is no usable kubeconfig; check its server"):
+    with pytest.raises(
+        RefusedError, match=r"kubelet\.conf is missing, or is not a usable kubeconfig; check its server"
+    ):
         signer(api).sign(request())
 
 
@@ -566,7 +573,7 @@ def test_a_broken_key_is_never_quoted(api: ApiServer) -> None:
     """Neither the key nor the file of an unusable kubeconfig is quoted."""
     path = Path(api.kubeconfig)
     path.write_bytes(path.read_bytes().replace(b"client-key:", b"client-key-data: c2VjcmV0IGtleQ==\n    x:"))
-    with pytest.raises(RefusedError, match="is no usable kubeconfig") as raised:
+    with pytest.raises(RefusedError, match="is not a usable kubeconfig") as raised:
         signer(api).sign(request())
     assert "secret" not in repr(raised.value)
     assert raised.value.__context__ is None  # not even in the traceback

@@ -220,7 +220,7 @@ def test_a_lease_of_another_node_is_lost(api: ApiServer, clock: Clock) -> None:
     ):
         own.keep()
     assert not held(own)
-    with pytest.raises(LostError, match=r"this node does not hold .*; take it first"):
+    with pytest.raises(LostError, match=r"this node does not hold .*; take the Lease first"):
         own.keep()
 
 

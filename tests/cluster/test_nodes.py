@@ -147,7 +147,7 @@ def test_a_missing_node_is_named(access_of: Callable[..., Access]) -> None:
 
 def test_an_unparsable_acknowledgement_is_not_sent(cluster: ApiServer, access_of: Callable[..., Access]) -> None:
     """An acknowledgement that no node could parse is refused before any call."""
-    with pytest.raises(RefusedError, match=r"is no valid annotation certmond\.io/rotation"):
+    with pytest.raises(RefusedError, match=r"is not a valid annotation certmond\.io/rotation"):
         acknowledge(kubelet(access_of, "node-1"), "node-1", replace(SAID, phase="a/b"))
     assert cluster.calls == []
 

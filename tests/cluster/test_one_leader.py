@@ -125,7 +125,8 @@ def test_the_daemon_alone_leads_beside_a_command(world: World, node: Shared, mon
         assert command.returncode == 0, node.said
     said = node.said
     lines = said.splitlines()
-    assert lines[0] == f"the daemon (process {daemon.process.pid}) acts on this node; this command shows its progress"
+    first = f"the daemon (process {daemon.process.pid}) executes steps on this node; this command shows the progress"
+    assert lines[0] == first
     assert lines[-1] == "done"
     for phase in ("trust is reached, issue begins", "issue is reached, distrust begins"):
         assert any(line.startswith("daemon: ") and phase in line for line in lines), said

@@ -62,7 +62,7 @@ def test_a_schema_of_a_later_certmond_is_refused() -> None:
     """Another schema is an error with the remedy, whatever it contains."""
     text = json.dumps({"schema": 2, "id": 5})
     with pytest.raises(
-        MalformedError, match=r"^the map has a record of a schema that .* \(it supports 1\); upgrade certmond"
+        MalformedError, match=r"^the map contains a record of a schema that .* \(it supports 1\); upgrade certmond"
     ):
         parse(text, "the map")
 
@@ -103,7 +103,7 @@ def test_an_invalid_record_is_an_error(changes: dict[str, Any], said: str) -> No
     with pytest.raises(MalformedError) as raised:
         parse(json.dumps(json.loads(record().text()) | changes), "the ConfigMap it")
     message = str(raised.value)
-    assert message.startswith(f"the ConfigMap it has an invalid record ({said}")
+    assert message.startswith(f"the ConfigMap it contains an invalid record ({said}")
     assert message.endswith("in progress, run: kubectl -n kube-system delete configmap certmond-rotation")
 
 
@@ -212,7 +212,9 @@ def test_an_answer_without_a_version_is_not_overwritten(cluster: ApiServer, acce
 def test_a_map_without_a_record_is_an_error(cluster: ApiServer, access: Access, data: Any) -> None:
     """The error names the ConfigMap, with the fact and the remedy."""
     cluster.store.add("configmaps", "certmond-rotation", "kube-system", data=data)
-    with pytest.raises(MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; find the client"):
+    with pytest.raises(
+        MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation contains .*; find the client"
+    ):
         read_record(access)
 
 

@@ -89,9 +89,9 @@ def test_an_abort_is_restored(world: World, order: int) -> None:
         ({"id": "r-1", "phase": "attach"}, "control-2 has reached attach already"),
         (
             {"id": "r-1-back", "phase": "issue"},
-            "control-2 reports the rotation r-1-back, which this node does not know",
+            "control-2 reports the rotation r-1-back, which is unknown on this node",
         ),
-        ({"id": "r-2", "phase": "prepare"}, "control-2 reports the rotation r-2, which this node does not know"),
+        ({"id": "r-2", "phase": "prepare"}, "control-2 reports the rotation r-2, which is unknown on this node"),
         ({"id": "r-0", "phase": "attach"}, None),
         ({"id": "r-1", "phase": "detach"}, None),
     ],
@@ -182,7 +182,7 @@ def test_a_distrust_is_not_restored_over_a_record_of_use(world: World, at: Phase
     with pytest.raises(RotationError) as raised:
         one.conductor.bring_back(replace(abort(there, world.now), phase=at))
     said = str(raised.value)
-    assert f"in the phase issue, and this node has recorded its abort, in {at}: a restore of etcd may have" in said
+    assert f"in the phase issue, and this node has recorded its abort, in {at}: a restore of etcd might have" in said
     assert said.endswith("run: kubectl -n kube-system delete configmap certmond-rotation")
     assert world.phase is Phase.ISSUE
 
@@ -248,7 +248,7 @@ def test_a_worker_completes_a_rotation_whose_record_was_deleted(world: World, ph
     an earlier phase it does not.
     """
     worker, own = world.node("worker-1", worker=True), world.rotation(phase)
-    missing = "the cluster has no record of the rotation; a control-plane node with a record of it restores the record"
+    missing = "the cluster has no record of the rotation; a control-plane node that recorded the rotation restores it"
     assert waits(world, worker, own, timedelta(minutes=9)) == missing
     assert worker.conductor.follow(own, ()) == own
     waits(world, worker, own, timedelta(minutes=2))

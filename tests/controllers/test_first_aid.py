@@ -123,7 +123,8 @@ def test_both_generations_of_clients_are_accepted_again(
         assert (node.tree(), node.record, node.phases()) == (after, None, [])
         (said,) = reported(made)
         assert (
-            "certmond has added the old CA behind it, so that components accept clients of both CAs, and begins" in said
+            "certmond has appended the old CA to this file, so that components accept clients of both CAs, and begins"
+            in said
         )
         assert "restore the old CA and its key, and certmond removes the other CA" in said
         assert (
@@ -202,11 +203,11 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
 def test_a_command_that_reads_reports_the_same(node: Cluster) -> None:
     """`check` and `plan` report the other nodes and the aid like the daemon, before and after it."""
     put(node, root_ca())
-    assert "adds the old CA behind it now" in " ".join(node.hurry("check").out.split())
+    assert "appends the old CA to this file now" in " ".join(node.hurry("check").out.split())
     node.step()  # the change is recorded
     assert "first aid for ca: " in " ".join(node.hurry("plan").out.split())
     node.settle()
-    assert "has added the old CA behind it" in " ".join(node.hurry("check").out.split())
+    assert "has appended the old CA to this file" in " ".join(node.hurry("check").out.split())
 
 
 def of_three(node: Cluster) -> None:
@@ -341,13 +342,13 @@ def test_a_failed_write_is_reported_and_tried_again(node: Cluster) -> None:
     before = node.everything()
     node.settle()
     assert node.everything() == before
-    assert "adds the old CA behind it now (if that fails, see: certmond plan)" in message_of(node)
+    assert "appends the old CA to this file now (if that fails, see: certmond plan)" in message_of(node)
     planned = node.hurry("plan").out
     assert "archive" in planned
     archive.unlink()
     node.settle()
     assert node.is_aided(new)
-    assert "has added the old CA behind it" in message_of(node)
+    assert "has appended the old CA to this file" in message_of(node)
 
 
 def message_of(node: Cluster) -> str:
@@ -568,7 +569,7 @@ def test_the_old_ca_first_beside_the_new_key_is_not_to_be_removed(node: Cluster)
     node.put("ca.crt", node.old.pem + new.pem)
     said = node.findings()["root_ca_changed"]
     assert said == (
-        f"{node.files}/ca.crt trusts the old CA first, and then the CA that replaced it, whose key is "
+        f"{node.files}/ca.crt contains the old CA first, and then the CA that replaced the old CA, whose key is "
         f"{node.files}/ca.key; restore the old CA and its key, and certmond removes the other CA"
     )
     put(node, node.old)
@@ -643,7 +644,7 @@ def test_init_signs_nothing_with_a_replaced_ca(quick: Path, aided: bool) -> None
     for words in (["init"], ["init", "--dry-run"]):
         refused = node.hurry(*words)
         assert (refused.code, refused.out) == (3, "")
-        assert f"{node.files}/ca.crt has another CA than this node used last (CN=kubernetes" in refused.err
+        assert f"{node.files}/ca.crt does not contain the CA that this node used last (CN=kubernetes" in refused.err
         assert f"if this node was installed again, remove {node.state}/anchors.json" in refused.err
     assert node.everything() == before
     put(node, node.old)

@@ -73,5 +73,5 @@ def test_the_state_of_the_kernel_clock_counts() -> None:
     assert clock_hold(hold()) is None
     found = clock_hold(HoldSpec())
     assert (found.fact if found else None) == (
-        None if synchronised else "held until the clock of this host is synchronized (timedatectl shows it)"
+        None if synchronised else "held until the clock of this host is synchronized (check: timedatectl)"
     )

@@ -128,7 +128,7 @@ def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, betwe
         put(node, new)
         made._pass(Cause("change", None))
         (said,) = reported(made)
-        assert "has another CA than the certificates of this node" in said
+        assert "contains a CA other than the CA of this node's certificates" in said
         assert said.endswith("; certmond rotates to the new CA now")
         rest(made, Cause("step", None), lambda: is_whole(node, new))
         assert is_whole(node, new)
@@ -417,7 +417,7 @@ def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: P
         yaml.safe_dump(yaml.safe_load(settings) | {"root_ca": {"overlap": "1s", "on_change": on_change}})
     )
     said = node.findings()["root_ca_changed"]
-    assert f"{node.files}/other.crt has another CA than the certificates of this node" in said
+    assert f"{node.files}/other.crt contains a CA other than the CA of this node's certificates" in said
     if on_change == "alarm":
         assert said.endswith(f"or, after {record.name}, run: certmond root-ca rotate --family other")
     else:
@@ -427,7 +427,7 @@ def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: P
     assert said in asked.stderr
     (node.place / "config.yaml").write_text(settings)
     node.walk(lambda: node.phase is Phase.ISSUE)
-    assert "other.crt has another CA" in node.findings()["root_ca_changed"]
+    assert "other.crt contains a CA other than" in node.findings()["root_ca_changed"]
     node.walk()
     assert node.trust() == (new.facts,)
     node.step()

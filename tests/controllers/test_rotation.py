@@ -215,7 +215,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
     assert f"is in the phase {phase} and cannot be aborted" in refused.err
-    assert "a node may distrust the old CA already; let the rotation continue to its end" in refused.err
+    assert "a node might distrust the old CA already; let the rotation continue to its end" in refused.err
     assert (node.tree(), node.record) == (before, rotation)
     assert node.hurry("root-ca", "rotate").code == 0
     assert node.unwell(new) == []
@@ -327,7 +327,7 @@ def test_a_ca_that_was_installed_by_hand_is_rotated(quick: Path, how: str) -> No
     assert node.unwell(new) == []
     assert node.phases() == ["trust", "issue", "distrust", "attach", "done", "done"]
     log = daemon.log.read_text()
-    assert "has another CA than the certificates of this node" in log
+    assert "contains a CA other than the CA of this node's certificates" in log
     assert "Traceback" not in log
 
 
@@ -451,11 +451,11 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
     node, short = RotatingNode(quick / "place"), root_ca(not_after=now + 60 * DAY)
     staged = node.hurry("root-ca", "stage", *brought(node, short))
     assert staged.code == 0
-    assert re.search("^warning: .* shortens certificates that would end on", staged.err, re.MULTILINE)
+    assert re.search("^warning: .* new certificates would otherwise end on", staged.err, re.MULTILINE)
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0
     assert re.search(
-        "^warning: the staged CA ends on .*, and shortens certificates that would end on", done.err, re.MULTILINE
+        "^warning: the staged CA ends on .*, but new certificates would otherwise end on", done.err, re.MULTILINE
     )
     assert node.unwell(short) == []
     assert [leaf.not_after for leaf in node.trust("web.crt")] == [short.facts.not_after]
@@ -788,7 +788,9 @@ def test_an_unfit_ca_is_not_rotated(quick: Path, what: str) -> None:
     before = node.tree()
     reported = node.findings()["root_ca_changed"]
     waits = "certmond rotates to the new CA at .* UTC" if what == "not valid yet" else "certmond changes no file"
-    assert re.search(f"has another CA than the certificates of this node .*{waits}: .*{sentence}", reported), reported
+    assert re.search(
+        f"contains a CA other than the CA of this node's certificates .*{waits}: .*{sentence}", reported
+    ), reported
     assert re.search("; or restore the old CA( and its key)?$", reported)
     assert [node.step() for _ in range(3)] == [None, None, None]
     checked = node.hurry("check")
@@ -842,7 +844,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
     node.step()
     cat(node, short)
-    sentence = "ends on .*, and shortens certificates that would end on .*; give a CA with a later end"
+    sentence = "ends on .*, but new certificates would otherwise end on .*; give a CA with a later end"
     said = node.findings()["root_ca_changed"]
     assert re.search(f"; certmond rotates to the new CA now; {node.files}/ca.crt {sentence}", said)
     done = node.hurry("root-ca", "rotate")

@@ -16,6 +16,12 @@ import pytest
 import yaml
 from cryptography import x509
 
+from certmond.config.model import parse
+from certmond.daemon.loop import Daemon
+from certmond.daemon.pass_schedule import Cause
+from certmond.files.catalog_observer import Store
+from certmond.notify.journal import Journal
+from certmond.services.usage_state import SurroundingsObserver
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running
 from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem
@@ -443,3 +449,25 @@ def test_a_configuration_with_a_hook_must_be_closed_to_others(work: Path) -> Non
     )
     assert done.returncode == 3
     assert "chmod go-w" in done.stderr
+
+
+def test_command_lines_are_read_again_after_a_restart(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass reads the command lines of processes if the observation of the services has another process."""
+    daemon = Daemon(
+        lambda: parse([]), root=str(node.root), runtime_dir=tmp_path / "run", state_dir=tmp_path / "state",
+        journal=Journal("none"),
+    )  # fmt: skip
+    restarts, read = iter([False, True]), list[object]()
+    monkeypatch.setattr(SurroundingsObserver, "sees_other_processes", property(lambda _: next(restarts)))
+    monkeypatch.setattr(Store, "read_processes", lambda store: read.append(store))  # noqa: PLW0108 - to be a method
+    try:
+        for count in (0, 1):
+            daemon._pass(Cause("look", frozenset()))
+            assert read == [daemon._store] * count
+    finally:
+        daemon._watcher.close()
+        daemon._hooks.close()
+        daemon._enforcer.surroundings_observer.close()
+        daemon._wake.close()

@@ -707,7 +707,7 @@ def test_a_file_that_certmond_watches_without_an_entry_is_a_comment(node: Node) 
         f"{EXTRA}/kube-apiserver-oidc-ca-file",
     )
     name = "kube-apiserver.oidc-ca-file"
-    assert f"# {flag} names {path}.crt: certmond watches it as {name}, without an entry here\n" in text
+    assert f"# {flag} names {path}.crt: certmond watches this file as {name} without an entry\n" in text
     assert "# certmond does not watch the file of --peer-ca-file in " in text
     parse((Source("discovered", text),))
 

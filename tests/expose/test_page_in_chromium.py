@@ -148,7 +148,7 @@ def test_the_bars(browser: Browser, shown: Shown) -> None:
                 return [rest.width, tick.getBBox().x, bar.getAttribute("aria-label"),
                     bar.getBoundingClientRect().width]; }})()""")
             assert whole > 100
-            said = f"{name}: {100 * left / whole:.0f} % of its lifetime is left, renewal at {tick:.0f} %"
+            said = f"{name}: {100 * left / whole:.0f} % of its lifetime remains, renewal at {tick:.0f} %"
             assert label == said
         assert page.texts("#chains [role=img]") == [""] * (len(TREE) + sum(map(len, TREE.values())) + 1)
 

@@ -191,7 +191,7 @@ def test_an_encrypted_key_is_unreadable_for_kubernetes(tree: Tree, place: str) -
     seen = tree.one(spec)
     assert (seen.key, seen.key_unknown) == (None, True)
     assert [(fault.reason, fault.remedy) for fault in seen.faults] == [
-        (Reason.UNREADABLE, "store it decrypted, mode 0600")
+        (Reason.UNREADABLE, "decrypt the key, and set mode 0600")
     ]
     if place == "beside it":
         assert not tree.one(row(key="/x.key", key_optional=True)).faults
@@ -227,7 +227,7 @@ def test_of_several_public_keys_the_matching_one_counts(tree: Tree) -> None:
 
 @pytest.mark.parametrize(
     ("content", "fact"),
-    [(b"", "/sa.pub is empty"), (pem_block("X509 CRL", b"\x30\x00"), "/sa.pub holds no public key")],
+    [(b"", "/sa.pub is empty"), (pem_block("X509 CRL", b"\x30\x00"), "/sa.pub contains no public key")],
 )
 def test_a_file_without_a_public_key_is_reported_once(tree: Tree, content: bytes, fact: str) -> None:
     """It is the only fault of the file."""
@@ -240,7 +240,7 @@ def test_a_file_without_a_public_key_is_reported_once(tree: Tree, content: bytes
 def test_a_file_without_a_certificate_is_malformed(tree: Tree, content: bytes) -> None:
     """Whatever else it holds."""
     tree.write("/x.crt", content)
-    assert "malformed: /x.crt holds no certificate" in reported(tree.one(row()))
+    assert "malformed: /x.crt contains no certificate" in reported(tree.one(row()))
 
 
 # --- chains and bundles -----------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_dangling_references_are_reported(tree: Tree) -> None:
     tree.write("/a.pem", "junk")
     assert len(tree.one(CONF).faults) == 1
     tree.write("/a.pem", LEAF.key_pem)
-    assert reported(tree.one(CONF)) == ["malformed: /a.pem holds no certificate"]
+    assert reported(tree.one(CONF)) == ["malformed: /a.pem contains no certificate"]
 
 
 def test_embedded_data_without_a_certificate_is_reported(tree: Tree) -> None:
@@ -382,7 +382,7 @@ def test_embedded_data_without_a_certificate_is_reported(tree: Tree) -> None:
     assert not first.faults
     assert reported(second)[0].startswith("malformed: /x.conf, certificate of 'a' is neither PEM")
     tree.write("/x.conf", kubeconfig([user("a", client_certificate_data=b64(LEAF.key_pem))]))
-    assert reported(tree.one(CONF)) == ["malformed: /x.conf, certificate of 'a', holds no certificate"]
+    assert reported(tree.one(CONF)) == ["malformed: /x.conf, certificate of 'a', contains no certificate"]
 
 
 def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
@@ -399,11 +399,11 @@ def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
     ("content", "fact"),
     [
         (b"a: 1\nb: [}\n", "malformed: /x.conf is not YAML in line 2"),
-        (b"a: 1", "malformed: /x.conf is not a kubeconfig: it has neither users nor clusters"),
-        (kubeconfig(), "missing: /x.conf has no client certificate"),
+        (b"a: 1", "malformed: /x.conf is not a kubeconfig: it contains neither users nor clusters"),
+        (kubeconfig(), "missing: /x.conf contains no client certificate"),
         (
             kubeconfig([user("t", token="t")]),
-            "missing: /x.conf has no client certificate: user 't' authenticates with token",
+            "missing: /x.conf contains no client certificate: user 't' authenticates with token",
         ),
         (
             kubeconfig([user("t", client_certificate_data="%%")]),
@@ -472,7 +472,7 @@ def test_the_credentials_of_another_cluster_are_only_judged(tree: Tree) -> None:
         "conf#ca:new#2",
     ]  # fmt: skip
     assert [each.spec.ca for each in seen[1:5]] == [("ca",), ("ca",), (), ()]
-    assert all(each.spec.renewed_by == "its operator (/x.conf has it)" for each in seen[2:])
+    assert all(each.spec.renewed_by == "its operator (the certificate is in /x.conf)" for each in seen[2:])
     assessment = assess(Inventory(seen), NOW)
     found = {each.seen.name: [(item.reason, item.severity) for item in each.findings] for each in assessment.statuses}
     due = [(Reason.NEARING_EXPIRY, Severity.WARNING)]
@@ -484,7 +484,7 @@ def test_the_credentials_of_another_cluster_are_only_judged(tree: Tree) -> None:
     assert texts["conf#far"].startswith("/far.crt (user 'far' of /x.conf) expires on ")
     assert texts["conf#embedded"].startswith("/x.conf (user 'embedded') expires on ")
     assert texts["conf#ca:far"].startswith("/far-ca.crt (cluster 'far' of /x.conf) expires on ")
-    assert texts["conf#ca:far"].endswith("it is renewed by its operator (/x.conf has it)")
+    assert texts["conf#ca:far"].endswith("it is renewed by its operator (the certificate is in /x.conf)")
     planned = plan(assessment, Policy(), {}, Circumstances())
     assert not planned.steps
 
@@ -1145,7 +1145,7 @@ def test_private_keys_beyond_the_limit_are_reported_once_for_each_user(tree: Tre
     seen = tree.look(row("many", "/many.conf", kind="kubeconfig"))
     assert [each.key is None for each in seen] == [False] * 256 + [True] * 2
     assert [each.key_unknown for each in seen[-3:]] == [False, True, True]
-    said = "/many.conf has more than 256 private keys; certmond reads no further key"
+    said = "/many.conf contains more than 256 private keys; certmond reads no further key"
     assert [[fault.detail for fault in each.faults] for each in (seen[0], seen[1], seen[-1])] == [[said], [], [said]]
 
 

@@ -13,7 +13,7 @@ from certmond.expose.metrics.exposition import Renderer
 from certmond.files.cache import Files
 from certmond.files.catalog_observer import Store
 from certmond.files.document_reader import DocumentReader
-from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
+from certmond.files.kubeconfig_copies import KubeconfigCopies, is_known_absent, own_mounts
 from certmond.files.mount_table import hiding_directory, parse_mounts
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
 from certmond.pki.assessment.assess import assess
@@ -211,17 +211,61 @@ def test_a_missing_copy_is_no_finding(tree: Tree) -> None:
 
 
 def test_a_directory_that_the_sandbox_hides_is_named(tree: Tree) -> None:
-    """The finding is info, because the copy need not exist. A node without the source has none."""
+    """The finding is info, because the copy need not exist. A node without the source, or on which certmond knows that
+    the copy does not exist, has none.
+    """
 
-    def faults(table: bytes = MOUNTS) -> list[str]:
+    def faults(table: bytes = MOUNTS, host: str = "/no/root") -> list[str]:
         reader = DocumentReader(Files(str(tree.root)), own_root=False)
-        copies = KubeconfigCopies(reader, DERIVED, SPECS, parse_mounts(table))
+        copies = KubeconfigCopies(reader, DERIVED, SPECS, parse_mounts(table), host)
         return [f"{fault.reason} {fault.detail}" for each in copies.observations() for fault in each.faults]
 
     assert faults() == [f"not_watched {UNREAD}the sandbox of this process hides /root"]
     assert faults(MOUNTS + b"43 40 8:1 /root/.kube /root/.kube ro - ext4 /dev/sda1 rw\n") == []
+    host = tree.root / "host"
+    (host / "root").mkdir(parents=True)
+    assert faults(host=str(host)) == []
+    (host / "root/.kube").mkdir()
+    assert faults(host=str(host)) == []
+    (host / "root/.kube/config").touch()
+    assert len(faults(host=str(host))) == 1
     (tree.root / CONF[1:]).unlink()
     assert faults() == []
+
+
+@pytest.mark.parametrize(
+    ("files", "absent"),
+    [
+        ([], True),
+        (["root/"], True),
+        (["root/.kube/"], True),
+        (["root/.kube/config"], False),
+        (["root/.kube@elsewhere"], False),
+        (["root"], False),
+        (None, False),
+    ],
+    ids=["no directory", "no .kube", "no file", "a file", "a symlink", "not a directory", "unreadable"],
+)
+def test_a_file_outside_the_sandbox_is_absent_only_if_certmond_knows_it(
+    tmp_path: Path, files: list[str] | None, absent: bool
+) -> None:
+    """certmond omits the finding only if the file does not exist on the host. A symlink, and a root directory that
+    certmond may not read, prove nothing.
+    """
+    host = tmp_path / "host"
+    if files is not None:
+        host.mkdir()
+    for name in files or ():
+        link, _, target = name.partition("@")
+        place = host / link.rstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if target:
+            place.symlink_to(target)
+        elif name.endswith("/"):
+            place.mkdir(parents=True)
+        else:
+            place.touch()
+    assert is_known_absent("/root/.kube/config", str(host)) == absent
 
 
 MOUNTS = b"""\

@@ -297,7 +297,7 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
         "ClusterConfiguration: certificateValidityPeriod: must be a duration such as 8760h0m0s",
         "ClusterConfiguration: certificatesDir: must be an absolute path",
         "ClusterConfiguration: clusterName: must be text",
-        "ClusterConfiguration: controlPlaneEndpoint: must be HOST or HOST:PORT, an IPv6 address in brackets",
+        "ClusterConfiguration: controlPlaneEndpoint: must be HOST or HOST:PORT, with an IPv6 address in brackets",
         f"ClusterConfiguration: encryptionAlgorithm: must be one of {', '.join(ALGORITHMS)}",
         "ClusterConfiguration: etcd.local.serverCertSANs: must be a list",
         "ClusterConfiguration: etcd.local.peerCertSANs[0]: must be text",
@@ -374,7 +374,9 @@ def test_invalid_values_of_a_node_that_joins() -> None:
 def test_workers_are_not_made() -> None:
     """A JoinConfiguration without controlPlane is that of a worker, which has nothing that `init` makes."""
     text = "apiVersion: kubeadm.k8s.io/v1beta3\nkind: JoinConfiguration\n"
-    reported = "JoinConfiguration: has no controlPlane, so the node is a worker; use the file of a control-plane node"
+    reported = (
+        "JoinConfiguration: contains no controlPlane, so the node is a worker; use the file of a control-plane node"
+    )
     assert problems(text) == [reported]
     assert problems(f"{text}controlPlane: null\n---\n{CLUSTER}") == [reported]
     assert parse(f"{text}controlPlane: {{}}\n---\n{CLUSTER}").joins
@@ -383,19 +385,19 @@ def test_workers_are_not_made() -> None:
 def test_a_node_that_joins_needs_the_cluster() -> None:
     """A node that joins needs the cluster's own configuration: defaults would fit another cluster."""
     assert problems(JOIN) == [
-        "has a JoinConfiguration only; add the ClusterConfiguration of the cluster that the node joins"
+        "contains only a JoinConfiguration; add the ClusterConfiguration of the cluster that the node joins"
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("", "has no InitConfiguration and no ClusterConfiguration of kubeadm.k8s.io"),
-        ("---\n---\n", "has no InitConfiguration and no ClusterConfiguration"),
-        ("apiVersion: v1\nkind: Secret\n", "has no InitConfiguration and no ClusterConfiguration"),
-        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: [InitConfiguration]\n", "has no InitConfiguration"),
-        ("apiVersion: [kubeadm.k8s.io/v1beta4]\nkind: InitConfiguration\n", "has no InitConfiguration"),
-        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "has no InitConfiguration"),
+        ("", "contains no InitConfiguration and no ClusterConfiguration of kubeadm.k8s.io"),
+        ("---\n---\n", "contains no InitConfiguration and no ClusterConfiguration"),
+        ("apiVersion: v1\nkind: Secret\n", "contains no InitConfiguration and no ClusterConfiguration"),
+        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: [InitConfiguration]\n", "contains no InitConfiguration"),
+        ("apiVersion: [kubeadm.k8s.io/v1beta4]\nkind: InitConfiguration\n", "contains no InitConfiguration"),
+        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "contains no InitConfiguration"),
         ("text", "document 1: is not a mapping; correct it"),
         ("[1, 2]", "document 1: is not a mapping; correct it"),
         (f"{CLUSTER}---\n{CLUSTER}", "document 2: is a second ClusterConfiguration; remove one"),

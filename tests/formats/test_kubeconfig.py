@@ -159,7 +159,7 @@ def test_the_current_context_selects_the_user(current: Any, user: str | None) ->
         (b"users: 2026-99-99\n", "is not YAML"),
         (b"users: " + b"9" * 5000 + b"\n", "is not YAML"),
         (b"users: " + b"[" * 40_000, "is not YAML"),
-        (b"users: []\nmore:\n" + b"- a\n" * 50_000, "is too large: it has more than 50,000 lines, keys and items"),
+        (b"users: []\nmore:\n" + b"- a\n" * 50_000, "is too large: it contains more than 50,000 lines, keys and items"),
         (b"users: &a !!int {=: *a}\n", "is not YAML"),
     ],
 )
@@ -218,14 +218,15 @@ def test_an_entry_without_a_list_is_a_list_of_one() -> None:
 
 
 def test_aliases_have_bounded_cost() -> None:
-    """A few lines of YAML can represent more text than the memory holds. No text is made of them."""
+    """A few lines of YAML can represent more text than the memory holds. Like the components, certmond refuses them."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]
-    lines += ["users: [{name: *a39, user: {client-key: *a39, client-key-data: *a39}}]", "current-context: *a39"]
-    lines += ["clusters: [{name: *a39, cluster: {server: *a39, tls-server-name: *a39}}]"]
-    lines += ["contexts: [{name: *a39, context: {user: *a39, cluster: *a39}}]"]
-    found = parse_kubeconfig("\n".join(lines).encode(), PATH)
-    assert found.problems == ("user '': client-key-data is not base64",)
+    with pytest.raises(MalformedError, match="its aliases repeat more than 400,000 values"):
+        parse_kubeconfig("\n".join([*lines, "users: *a39"]).encode(), PATH)
+    few = [*lines[:5], "users: [{name: *a3, user: {client-key: *a3, client-key-data: *a3}}]", "current-context: *a3"]
+    few += ["clusters: [{name: *a3, cluster: {server: *a3, tls-server-name: *a3}}]"]
+    few += ["contexts: [{name: *a3, context: {user: *a3, cluster: *a3}}]"]
+    assert parse_kubeconfig("\n".join(few).encode(), PATH).problems == ("user '': client-key-data is not base64",)
     assert as_text([]) == as_text(5) == as_text(None) == ""
 
 

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
 from certmond.formats.manifest import (
     Manifest,
+    Variable,
     containers,
     flag_values,
     init_containers,
     kubelet_environment,
     node_facts,
     parse_manifest,
+    program_of,
 )
 from certmond.pki.catalog.field_types import FACTS
 from tests.node import Node
@@ -109,6 +111,15 @@ def test_text_that_is_no_yaml_is_kept_as_text() -> None:
     assert "--a=1" in found.text
 
 
+def test_the_environment_has_the_known_values() -> None:
+    """A variable has its last value. Variables that etcd reads as flags, and values of other objects, are absent."""
+    values = [("A", "1"), ("B", "$(A)2"), ("A", "3"), ("ETCD_CERT_FILE", "/c.crt"), ("D", 1)]
+    env = [*({"name": name, "value": value} for name, value in values), {"name": "C", "valueFrom": {}}]
+    (container,) = containers({"spec": {"containers": [{"name": "etcd", "command": ["etcd"], "env": env}]}})
+    assert container.variables == (Variable("A", "3"), Variable("B", "12"))
+    assert container.flags == (("cert-file", "/c.crt"),)
+
+
 @pytest.mark.parametrize(
     ("path", "within", "place"),
     [
@@ -131,14 +142,37 @@ def test_a_volume_of_the_host_is_at_an_absolute_path(path: object, within: str |
     assert container.on_host("/in/ca.crt") == place
 
 
+def test_a_path_is_below_its_deepest_mount() -> None:
+    """The root of the host can be a mount, and a mount can be below another one."""
+    names = ["/", "/etc/pki", "/etc/pki/deep/er"]
+    mounts = [{"name": "v", "mountPath": name, "subPath": str(number)} for number, name in enumerate(names)]
+    volumes = [{"name": "v", "hostPath": {"path": "/host"}}]
+    (container,) = containers({"spec": {"containers": [{"volumeMounts": mounts}], "volumes": volumes}})
+    paths = {"/a": "/host/0/a", "/etc/pki": "/host/1", "//etc/pki/../pki/deep/x": "/host/1/deep/x",
+             "/etc/pki/deep/er/y": "/host/2/y", "/etc/pkix": "/host/0/etc/pkix"}  # fmt: skip
+    assert {path: container.on_host(path) for path in paths} == paths
+    assert [container.mount_of(path) for path in paths] == ["", "/etc/pki", "/etc/pki", "/etc/pki/deep/er", ""]
+    (bare,) = containers({"spec": {"containers": [{}]}})
+    assert (bare.mount_of("/a"), bare.on_host("/a")) == (None, "/a")
+
+
+@pytest.mark.parametrize("length", [9, 1 << 15])
+def test_the_flags_in_a_script_are_read(length: int) -> None:
+    """certmond splits a long script at white space only, because the exact way needs quadratic time."""
+    script = f"echo '{'x' * length}'; exec kube-scheduler --client-ca-file=/a.crt"
+    found = program_of(["/bin/sh", "-ec", script])
+    assert (found[0], dict(flag_values(found[1]))) == ("kube-scheduler", {"client-ca-file": "/a.crt"})
+
+
 def test_aliases_have_bounded_cost() -> None:
-    """A few lines of YAML can represent more text than the memory holds. No text is made of them."""
+    """The kubelet refuses a text that represents too many values, so this text has no flags."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]
-    lines += ["clusterDomain: *a39", "spec: {containers: [{name: *a39, command: *a39, args: [*a39, --a=1]}]}"]
-    found = parse_manifest("\n".join(lines).encode(), "/m.yaml")
-    assert found.flags == {"": {"a": "1"}}
-    assert fact("dns_domain", kubelet_config=found) is None
+    for anchor, flags in (("*a3", {"": {"a": "1"}}), ("*a39", {})):
+        last = [f"clusterDomain: {anchor}", f"spec: {{containers: [{{name: {anchor}, args: [{anchor}, --a=1]}}]}}"]
+        found = parse_manifest("\n".join([*lines[: 40 if anchor == "*a39" else 4], *last]).encode(), "/m.yaml")
+        assert found.flags == flags
+        assert fact("dns_domain", kubelet_config=found) is None
 
 
 @settings(deadline=None)

@@ -66,6 +66,8 @@ def test_an_empty_value_resets_a_setting() -> None:
         (r"a\sb \"c\n", ["a b", '"c\n']),
         ("\"\" ''", ["", ""]),
         ("'open quote", ["open quote"]),
+        ("a\\", ["a\\"]),
+        (r"'\'' b'c' \\ ", ["'", "bc", "\\"]),
         ("", []),
     ],
 )
@@ -91,6 +93,15 @@ def test_variables_and_specifiers_are_replaced(command: str, found: list[str]) -
     """`$NAME` gives words, `${NAME}` a part of a word, and an unset variable nothing. Other specifiers stay."""
     environment = {"LIST": ("--l=1 '--m=2 3'", "/e"), "ONE": ("1", "/e")}
     assert words(command, environment, "s@x.service") == found
+
+
+@pytest.mark.parametrize("reference", ["$A", "x${A}", "${A}"])
+def test_variables_that_would_make_a_command_too_long_stay(reference: str) -> None:
+    """A short command can repeat a long variable. certmond substitutes values up to 1 MiB in total."""
+    environment = {"A": ("a" * (1 << 16), "/e")}
+    value = reference.replace("${A}", "$A").replace("$A", environment["A"][0])
+    assert words(f"/a {f'{reference} ' * 16}", environment)[1:] == [value] * 16
+    assert words(f"/a {f'{reference} ' * 17}", environment)[1:] == [reference] * 17
 
 
 def test_each_flag_has_the_file_of_its_value() -> None:

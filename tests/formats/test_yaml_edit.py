@@ -96,13 +96,13 @@ def test_an_unknown_value_is_not_written() -> None:
     fact = "no file of the node has the address of the API server of cluster 'prod'"
     with pytest.raises(WriteError, match=f"{fact}; write its URL into"):
         repaired(text("  cluster: {}\n"), server=None)
-    with pytest.raises(WriteError, match="has no certificate; restore the CA first"):
+    with pytest.raises(WriteError, match="contains no certificate; restore the CA first"):
         repaired(text("  cluster: {}\n"), trust=False)
 
 
 def test_a_kubeconfig_without_its_current_user_gets_no_credentials() -> None:
     """The reason is the missing user of the current context, or the invalid YAML."""
-    assert credentials_obstacle(REST.encode(), PATH) == f"{PATH} has no user 'admin' for its current context"
+    assert credentials_obstacle(REST.encode(), PATH) == f"{PATH} contains no user 'admin' for its current context"
     assert credentials_obstacle(b"x", PATH) == f"{PATH} is not a YAML mapping"
     user = "users:\n- name: admin\n  user: {client-certificate-data: AAAA, client-key-data: AAAA}\n"
     assert credentials_obstacle(REST.replace("users: []\n", user).encode(), PATH) is None

@@ -39,8 +39,8 @@ def test_an_alarm_is_raised_once_and_cleared(
     assert manager.calls[3:] == ["-g", "-d", "-g"]
 
 
-def test_one_that_was_about_to_end_and_has_ended_is_one_alarm(manager: FaultManager) -> None:
-    """The former finding is cleared and the new one raised, in whatever order: 500.210 is what stands."""
+def test_an_expired_certificate_has_one_alarm(manager: FaultManager) -> None:
+    """If `expired` replaces `nearing_expiry`, only 500.210 remains, in each order of the events."""
     manager.tell("raised", "nearing_expiry")
     manager.tell("raised", "expired")
     manager.tell("cleared", "nearing_expiry")
@@ -97,8 +97,8 @@ def test_other_reasons_are_ignored(manager: FaultManager, fields: dict[str, str]
 
 
 @pytest.mark.parametrize("event", ["raised", "cleared"])
-def test_a_fault_manager_that_cannot_be_asked_is_a_failure(manager: FaultManager, event: str) -> None:
-    """The hook then ends with 1 and one line on standard error, so that certmond runs it again."""
+def test_a_fault_manager_that_does_not_answer_is_a_failure(manager: FaultManager, event: str) -> None:
+    """If the fault manager does not answer, the hook exits with 1 and prints one line on standard error."""
     (manager.work / "down").touch()
     done = manager.tell(event, "expired")
     assert (done.returncode, done.stderr) == (1, f"{manager.client} -g: FM_ERR_NOCONNECT\n")
@@ -106,8 +106,8 @@ def test_a_fault_manager_that_cannot_be_asked_is_a_failure(manager: FaultManager
     assert manager.tell(event, "expired").returncode == 1
 
 
-def test_what_separates_fields_is_in_none_and_none_is_too_long(manager: FaultManager) -> None:
-    """A path with ### in it, or one of 4,000 bytes, is one field that fits, and the same in each call."""
+def test_a_field_has_no_separator_and_is_not_too_long(manager: FaultManager) -> None:
+    """A path that contains ###, or that has 4,000 bytes, becomes one field of valid length, the same in each call."""
     for path in ("/etc/a###b.crt", "/é" * 1000):
         assert manager.tell("raised", "expired", path=path).returncode == 0
         assert len(manager.alarms) == 1

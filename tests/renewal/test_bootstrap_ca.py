@@ -149,7 +149,7 @@ def test_a_damaged_key(files: Files) -> None:
 
 def test_several_certificates(files: Files) -> None:
     """One certificate is given: no chain, no bundle."""
-    reported = "own.crt has 2 certificates; give exactly one, the Root CA"
+    reported = "own.crt contains 2 certificates; give exactly one, the Root CA"
     assert files.refused(bundle(ROOT, make_ca()), ROOT.key_pem) == [reported]
     twice = bundle(ROOT, reissue(ROOT))
     assert files.refused(twice, ROOT.key_pem) == [reported]
@@ -158,8 +158,8 @@ def test_several_certificates(files: Files) -> None:
 def test_none(files: Files) -> None:
     """A file without a certificate is reported, and so is one without a key, both at once."""
     assert files.refused(ROOT.key_pem, ROOT.pem) == [
-        "own.crt has 0 certificates; give exactly one, the Root CA",
-        "own.key has no usable private key; replace it with the right key",
+        "own.crt contains 0 certificates; give exactly one, the Root CA",
+        "own.key contains no usable private key; replace it with the right key",
     ]
 
 
@@ -188,7 +188,7 @@ def test_unreadable_files(files: Files, tmp_path: Path) -> None:
 
 def test_root_ca_only() -> None:
     """An intermediate is refused with the reason that Kubernetes has."""
-    assert ROOT_CA_ONLY == "Kubernetes supports a Root CA only, no intermediate"
+    assert ROOT_CA_ONLY == "Kubernetes supports only Root CAs, not intermediate CAs"
 
 
 def test_a_leaf(files: Files) -> None:

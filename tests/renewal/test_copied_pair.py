@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ import pytest
 from certmond.errors import WriteError
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.planning.steps import Held, Plan
 from certmond.pki.x509.parsing import decode
 from certmond.renewal.copied_pair import CopiedPair
-from certmond.renewal.derived_file_holds import circumstances_of
+from certmond.renewal.derived_file_holds import circumstances_of, hold_reasons_of, unwritten_files
 from certmond.renewal.derived_file_state import Current, Foreign, Stale, Unmanaged, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.commit import NewFile, Transactions
@@ -94,36 +97,95 @@ def test_a_pair_that_does_not_match_is_not_copied(root: Path) -> None:
     assert (root / "opt/config/1/etcd/server.crt").read_bytes() == OLD.pem
 
 
-def test_a_certificate_of_another_subject_stays(root: Path) -> None:
-    """certmond does not replace a certificate with another subject, in any of the directories."""
-    put(root, "opt/config/2/etcd", OTHER.pem, OTHER.key_pem)
+def obstruct(root: Path, how: str) -> None:
+    """Change the directory of release 2, so that certmond may not write in it."""
+    directory = root / "opt/config/2/etcd"
+    match how:
+        case "subject":
+            put(root, "opt/config/2/etcd", OTHER.pem, OTHER.key_pem)
+        case "writable":
+            directory.chmod(0o777)
+        case "owner":
+            put(root, "opt/config/2/etcd", OLD.pem, OLD.key_pem)
+            directory.rename(root / "elsewhere")
+            (root / "elsewhere").rename(directory)
+            os.chown(directory, 1234, -1)
+        case "symlink":
+            (root / "victim").write_text("kept")
+            (directory / "server.key").symlink_to("/victim")
+        case _:
+            (directory / "server.crt").mkdir()
+
+
+def tree(directory: Path) -> dict[str, tuple[int, int, bytes | str]]:
+    """Return the inode, the owner and the content of each file in the directory."""
+    return {
+        path.name: (
+            path.lstat().st_ino,
+            path.lstat().st_uid,
+            str(path.readlink()) if path.is_symlink() else "a directory" if path.is_dir() else path.read_bytes(),
+        )
+        for path in directory.iterdir()
+    }
+
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs the rights to give a directory to another user")
+OBSTACLES = {
+    "subject": "/server.crt contains a certificate of CN=other, not of CN=etcd-server, so certmond",
+    "writable": "can be written by every user",
+    "owner": "belongs to user 1234",
+    "symlink": "/server.key is a symlink, so certmond does not replace its target; run: rm /opt",
+    "unreadable": "/server.crt",
+}
+
+
+@pytest.mark.parametrize("how", [each if each != "owner" else pytest.param(each, marks=AS_ROOT) for each in OBSTACLES])
+def test_one_directory_does_not_stop_the_copies_in_the_others(root: Path, how: str) -> None:
+    """If certmond may not write in one directory, it decides so before it writes, changes nothing there, and writes the
+    copies in the other directories. The plan holds this directory, with the next command.
+    """
+    obstruct(root, how)
+    before = tree(root / "opt/config/2/etcd")
+    found = copied(root).state()
+    assert isinstance(found, Stale)
+    ((place, message),) = ((each.path, each.message) for each in found.refused)
+    assert place == "/opt/config/2/etcd"
+    assert OBSTACLES[how] in message
+    assert "; " in message
+    assert circumstances_of([SPEC], {"copies": found}).stale
+    assert make(root) == "/opt/config/*/etcd is written from server, except in /opt/config/2/etcd"
+    assert tree(root / "opt/config/2/etcd") == before
+    assert (root / "opt/config/1/etcd/server.key").read_bytes() == NEW.key_pem
+    assert not (root / "victim").exists() or (root / "victim").read_text() == "kept"
+    after = copied(root).state()
+    assert after == Current(found.refused)
+    assert not circumstances_of([SPEC], {"copies": after}).stale
+    assert list(unwritten_files([SPEC], {"copies": after})) == [Held("copies", place, message)]
+    assert make(root) == "/opt/config/*/etcd is equal to server, except in /opt/config/2/etcd"
+
+
+def test_a_refused_directory_holds_no_restart(root: Path) -> None:
+    """A service of the source restarts although certmond may not write one of the copies."""
+    obstruct(root, "writable")
+    states = Derivations([SPEC], [SOURCE], NodeFiles(str(root))).states()
+    made = Plan(held=(*unwritten_files([SPEC], states),))
+    assert hold_reasons_of([SPEC], states, made) == {}
+    waits = Held("copies", SPEC.path, "the last write failed")
+    assert hold_reasons_of([SPEC], states, replace(made, held=(*made.held, waits))) == {"server": waits.because}
+
+
+def test_without_a_directory_to_write_nothing_is_planned(root: Path) -> None:
+    """If certmond may write in none of the directories, the plan has no step, and holds each directory."""
+    obstruct(root, "subject")
+    put(root, "opt/config/1/etcd", OTHER.pem, OTHER.key_pem)
     found = copied(root).state()
     assert isinstance(found, Foreign)
-    assert found.message.startswith(
-        "/opt/config/2/etcd/server.crt has a certificate of CN=other, not of CN=etcd-server"
-    )
+    assert not circumstances_of([SPEC], {"copies": found}).derived
+    held = list(unwritten_files([SPEC], {"copies": found}))
+    assert [each.path for each in held] == [SPEC.path, "/opt/config/2/etcd"]
+    assert [each.because.partition("/server.crt")[0] for each in held] == ["/opt/config/1/etcd", "/opt/config/2/etcd"]
     with pytest.raises(WriteError, match="does not replace it"):
         make(root)
-
-
-def test_a_directory_that_other_users_can_write_has_no_copy(root: Path) -> None:
-    """A user who can write in the directory could read the key, so certmond writes no key there."""
-    (root / "opt/config/1/etcd").chmod(0o777)
-    assert isinstance(copied(root).state(), Foreign | Unready)
-
-
-def test_a_symlink_is_no_copy(root: Path) -> None:
-    """certmond does not write through a symlink in the directory, because its target belongs to another program."""
-    victim, link = root / "victim", root / "opt/config/2/etcd/server.key"
-    victim.write_text("kept")
-    link.symlink_to("/victim")
-    link_name = "/opt/config/2/etcd/server.key"
-    assert copied(root).state() == Foreign(
-        f"{link_name} is a symlink, so certmond does not replace its target; run: rm {link_name}"
-    )
-    with pytest.raises(WriteError, match="is a symlink"):
-        make(root)
-    assert victim.read_text() == "kept"
 
 
 def test_an_unreadable_source_is_not_ready(root: Path) -> None:
@@ -194,9 +256,9 @@ def test_the_copy_of_a_ca_follows_each_phase(
 def test_the_copy_of_another_ca_stays(root: Path) -> None:
     """A CA of the same subject without a common certificate is not replaced. The sentence has the command that does."""
     found = authority(root, [NEW_CA], NEW_CA, [OLD_CA]).state()
-    assert isinstance(found, Foreign)
-    assert found.message == (
-        "/opt/config/1/etcd/ca.crt has no certificate of /etc/etcd/ca.crt, so certmond does not replace it; "
+    assert isinstance(found, Stale)
+    assert found.refused[0].message == (
+        "/opt/config/1/etcd/ca.crt contains no certificate of /etc/etcd/ca.crt, so certmond does not replace it; "
         "run: cp /etc/etcd/ca.crt /etc/etcd/ca.key /opt/config/1/etcd/"
     )
     found = authority(root, [NEW_CA], OLD_CA, [NEW_CA]).state()

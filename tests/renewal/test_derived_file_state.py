@@ -118,10 +118,10 @@ def test_what_was_made_is_current(new: Issued) -> None:
     [
         (b"global\n  maxconn 100\n", "is not PEM"),
         (NEW.der, "is not PEM"),
-        (OTHER.pem + OTHER.key_pem, "has a certificate of CN=other,.*not of CN=api"),
-        (OLD.pem + OTHER.pem + OLD.key_pem, "also has a certificate of CN=other"),
-        (OLD.pem + OLD.key_pem + OTHER.key_pem, "has more than one private key"),
-        (OLD.pem + OLD.key_pem + pem_block("DH PARAMETERS", b"0\0"), "has a block DH PARAMETERS"),
+        (OTHER.pem + OTHER.key_pem, "contains a certificate of CN=other,.*not of CN=api"),
+        (OLD.pem + OTHER.pem + OLD.key_pem, "also contains a certificate of CN=other"),
+        (OLD.pem + OLD.key_pem + OTHER.key_pem, "contains more than one private key"),
+        (OLD.pem + OLD.key_pem + pem_block("DH PARAMETERS", b"0\0"), "contains a block DH PARAMETERS"),
         (OLD.key_pem, "is not a certificate with its key"),
         (NEW.pem, "is not a certificate with its key"),  # it is open to all, perhaps: no key is put into it
         (OLD.pem + OLD.key_pem[:-40], "is not a certificate with its key"),
@@ -131,7 +131,7 @@ def test_what_was_made_is_current(new: Issued) -> None:
             "is not a certificate with its key",
         ),  # reported before it is out of date
         (OLD.pem + OLD.key_as(PrivateFormat.TraditionalOpenSSL, b"x"), "is not a certificate with its key"),
-        (OLD.pem + pem_block("ENCRYPTED PRIVATE KEY", b"0\0"), "has a block ENCRYPTED PRIVATE KEY"),
+        (OLD.pem + pem_block("ENCRYPTED PRIVATE KEY", b"0\0"), "contains a block ENCRYPTED PRIVATE KEY"),
     ],
 )
 def test_a_bundle_with_anything_else_is_foreign(present: bytes, fact: str) -> None:
@@ -265,24 +265,24 @@ SECOND = {"name": "dev", "user": {"token": "abc"}}
         (NEW.pem + NEW.key_pem, "is not a readable kubeconfig"),
         (holding("%"), "is not a readable kubeconfig"),
         (holding("QQ=="), "is not a readable kubeconfig"),
-        (edited(lambda d: d["users"].append(SECOND)), "has the user 'dev', which admin lacks"),
-        (edited(lambda d: d["clusters"].append({"name": "dev", "cluster": {}})), "has the cluster 'dev', which"),
-        (edited(lambda d: d["contexts"].append({"name": "dev", "context": {}})), "has the context 'dev', which"),
+        (edited(lambda d: d["users"].append(SECOND)), "contains the user 'dev', which admin lacks"),
+        (edited(lambda d: d["clusters"].append({"name": "dev", "cluster": {}})), "contains the cluster 'dev', which"),
+        (edited(lambda d: d["contexts"].append({"name": "dev", "context": {}})), "contains the context 'dev', which"),
         (
             edited(lambda d: d["contexts"][0]["context"].update(namespace="shop")),
-            "has the context 'admin@kubernetes' with 'namespace', which admin lacks",
+            "contains the context 'admin@kubernetes' with 'namespace', which admin lacks",
         ),
-        (edited(lambda d: d["users"][0]["user"].update(token="abc")), "has the user 'admin' with 'token', which"),
-        (edited(lambda d: d.update(extensions=[{"name": "x"}])), "has 'extensions', which"),
-        (edited(lambda d: d.update(preferences={"colors": True})), "has 'preferences', which"),
+        (edited(lambda d: d["users"][0]["user"].update(token="abc")), "contains the user 'admin' with 'token', which"),
+        (edited(lambda d: d.update(extensions=[{"name": "x"}])), "contains 'extensions', which"),
+        (edited(lambda d: d.update(preferences={"colors": True})), "contains 'preferences', which"),
         (edited(lambda d: d.update(users=[])), "lacks the user 'admin' of admin"),
-        (kubeconfig(OTHER), "has another identity for user 'admin'"),
-        (edited(lambda d: d["users"][0].update(user={})), "has another identity for user 'admin'"),
+        (kubeconfig(OTHER), "contains an identity for user 'admin' that differs"),
+        (edited(lambda d: d["users"][0].update(user={})), "contains an identity for user 'admin' that differs"),
         (
             swapped("client-certificate-data", "client-key-data"),
-            "has another identity for user 'admin'",
+            "contains an identity for user 'admin' that differs",
         ),
-        (kubeconfig(OLD, ELSEWHERE.pem), "trusts no CA certificate of admin: it may be for another cluster"),
+        (kubeconfig(OLD, ELSEWHERE.pem), "trusts no CA certificate of admin: it might be for another cluster"),
         (edited(lambda d: d["clusters"][0].update(cluster={})), "trusts no CA certificate of admin"),
     ],
 )  # fmt: skip
@@ -300,7 +300,7 @@ def test_a_copy_may_refer_to_files() -> None:
 
     source = referring("/k/current.pem")
     assert state(COPY, source, None, referring("/k/current.pem", server="https://b")) == Stale(source)
-    assert "another identity" in foreign(state(COPY, source, None, referring("/k/old.pem")))
+    assert "an identity" in foreign(state(COPY, source, None, referring("/k/old.pem")))
     relative = state(COPY, referring("current.pem"), None, None)
     assert isinstance(relative, Unready)
     assert "by a relative path" in relative.message

@@ -80,10 +80,10 @@ RSA = make_leaf(CA, "rsa", key="rsa")
         (None, LEAF.key_pem, "/crt does not exist"),
         (LEAF.pem, None, "/key does not exist"),
         (b"", LEAF.key_pem, "/crt is empty"),
-        (LEAF.key_pem, LEAF.key_pem, "/crt has no certificate"),
+        (LEAF.key_pem, LEAF.key_pem, "/crt contains no certificate"),
         (LEAF.pem[:-40], LEAF.key_pem, "/crt, PEM block 1: is cut off: its END CERTIFICATE line is missing"),
-        (LEAF.pem, b"", "/key has no usable private key"),
-        (LEAF.pem, LEAF.key_pem[:80], "/key has no usable private key"),
+        (LEAF.pem, b"", "/key contains no usable private key"),
+        (LEAF.pem, LEAF.key_pem[:80], "/key contains no usable private key"),
         (LEAF.pem, LEAF.key_as(PrivateFormat.PKCS8, b"secret"), "the private key in /key is encrypted"),
         (RSA.pem, lying(RSA.key), "the key in /key is damaged: it cannot sign"),
     ],
@@ -148,7 +148,7 @@ def test_the_pairs_of_a_kubeconfig_begin_with_its_current_users() -> None:
     [
         (None, "/a.conf does not exist"),
         (b"[]", "/a.conf is not a YAML mapping"),
-        (b"users: []", "/a.conf has no client certificate"),
+        (b"users: []", "/a.conf contains no client certificate"),
     ],
 )
 def test_a_kubeconfig_without_a_pair_has_one_problem(data: bytes | None, said: str) -> None:

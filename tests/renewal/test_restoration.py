@@ -160,7 +160,7 @@ def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
 
 @pytest.mark.parametrize(
     ("start", "end", "why"),
-    [(-90, -1, "its certificate ended on "), (1, 90, "its certificate is not valid before ")],
+    [(-90, -1, "its certificate expired on "), (1, 90, "its certificate is not valid before ")],
 )
 def test_a_valid_one_precedes_a_newer_expired_one(host: Kept, start: float, end: float, why: str) -> None:
     """An expired one is restored only in place of a broken pair, with a message."""
@@ -199,7 +199,7 @@ def test_an_outdated_pair_is_better_than_none(host: Kept) -> None:
     host.write(b"", UNRELATED.key_pem)
     said = host.restore()
     assert host.there() == late
-    assert said[-1].startswith(f"{newest} is outdated: its certificate ended on ")
+    assert said[-1].startswith(f"{newest} is outdated: its certificate expired on ")
 
 
 def test_one_of_an_old_ca_is_outdated(host: Kept) -> None:
@@ -326,7 +326,7 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
         host.write(*host.issue(end=30, **plain))
         worth, why = host.worth(old)
         assert worth is Worth.WIDER
-        assert re.search(r"; a later certificate \(serial [0-9a-f]+\) has fewer rights$", why)
+        assert re.search(r"; a later certificate \(serial [0-9a-f]+\) lacks this content$", why)
         with pytest.raises(RefusedError, match=f"^{old} of leaf is not restored: it is wider: "):
             host.restore(old)
         assert host.worth(good) == (Worth.GOOD, "")

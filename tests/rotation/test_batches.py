@@ -52,7 +52,7 @@ def test_workers_follow_one_after_the_other(programs: Path, tmp_path: Path) -> N
         leader.running.until(lambda: made.phase == "issue", "is in issue", within=WITHIN)
         one_after_the_other([first, second, third], "trust")
         first.kill()
-        said = f"{first.node.name} has reached trust, and not issue yet (3 workers: 1 released, 0 acknowledged)"
+        said = f"{first.node.name} has reached trust, but not issue yet (3 workers: 1 released, 0 acknowledged)"
         leader.running.until(lambda: said in leader.says(), "names who is silent", within=WITHIN)
         signal.sigtimedwait([], AWAY)
         assert made.phase == "issue"

@@ -127,7 +127,7 @@ def test_the_present_key(node: Node) -> None:
         node.key(f"{PKI}/ca.key").public_key()
     )
     node.path(f"{PKI}/ca.key").write_bytes(b"rubbish")
-    with pytest.raises(KeyUnusableError, match=r"^/etc/kubernetes/pki/ca.key has no usable private key"):
+    with pytest.raises(KeyUnusableError, match=r"^/etc/kubernetes/pki/ca.key contains no usable private key"):
         present_key(SPEC, transactions)
     node.path(f"{PKI}/ca.key").unlink()
     with pytest.raises(WriteError, match=r"^/etc/kubernetes/pki/ca.key could not be read"):

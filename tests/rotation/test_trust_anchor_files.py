@@ -147,7 +147,7 @@ def test_a_controller_manager_that_does_not_sign(node: Node, flag: str) -> None:
 PROBLEMS: dict[str, tuple[tuple[str, str], str]] = {
     "one signer for each usage": (
         ("--controllers=", "--cluster-signing-kubelet-client-cert-file=/x.crt\n    - --controllers="),
-        "by --cluster-signing-kubelet-client-cert-file, which certmond cannot move; configure one signer for all",
+        "by --cluster-signing-kubelet-client-cert-file, which certmond does not support; configure one signer for all",
     ),
     "files of another directory": (
         ("cert-file=/etc/kubernetes/pki/ca.crt", "cert-file=/elsewhere/ca.crt"),
@@ -155,7 +155,7 @@ PROBLEMS: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "another file beside it": (
         ("key-file=/etc/kubernetes/pki/ca.key", "key-file=/etc/kubernetes/pki/other.key"),
-        "let it sign with the files of the CA",
+        "configure it to sign with the files of the CA",
     ),
 }  # fmt: skip
 

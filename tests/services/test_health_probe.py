@@ -170,7 +170,7 @@ def test_a_server_of_another_ca_is_not_well(serve: Serve, files: Files, ca: Issu
     address = f"https://{serve(over_tls(files.context(unrelated), status(200))).endpoint}/"
     said = wrong(address, anchors(ca))
     assert said is not None
-    assert said.startswith("serves a certificate that its CA does not verify (")
+    assert said.startswith("serves a certificate that does not verify against its CA (")
     assert wrong(address) is None
 
 
@@ -180,7 +180,7 @@ def test_a_server_with_an_expired_certificate_is_not_well(serve: Serve, files: F
     old = server_certificate(ca, not_before=today - timedelta(days=9), not_after=today - timedelta(days=1))
     address = f"https://{serve(over_tls(files.context(old), status(200))).endpoint}/"
     assert wrong(address, anchors(ca)) == (
-        "serves a certificate that its CA does not verify (certificate has expired)"
+        "serves a certificate that does not verify against its CA (certificate has expired)"
     )  # fmt: skip
     assert wrong(address) is None
 

@@ -269,7 +269,7 @@ def test_a_missing_answer_is_no_refusal(bus: str) -> None:
     with systemd(bus, lambda manager, call: None) as manager:
         result = restarted(manager, limit=0.5)
     assert result.result == "timeout"
-    assert "which may still be in progress; see systemctl list-jobs" in result.message
+    assert "which might still be in progress; see systemctl list-jobs" in result.message
 
 
 @pytest.mark.real("dbus-daemon")

@@ -11,6 +11,7 @@ from certmond.config.source_files import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.findings import Reason
+from certmond.pki.services.model import Live, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 from certmond.services.content_times import Changes
 from certmond.services.usage_state import SurroundingsObserver
@@ -51,6 +52,22 @@ def test_a_program_behind_another_program_is_not_demanded(node: Node, command: l
     manifest["spec"]["containers"][0]["command"] = command
     node.replace(f"{MANIFESTS}/etcd.yaml", yaml.safe_dump(manifest))
     assert looked_at(node)[1].demands.keys() == COMPONENTS - {"etcd"}
+
+
+def test_another_instance_of_a_service_is_another_process(node: Node) -> None:
+    """After a restart, the daemon reads the command lines again. A served certificate alone needs no such reading."""
+    config, now = load(None), datetime.now(UTC)
+    observer = SurroundingsObserver(config, str(node.root), Changes(node.root / "state", keeps=False), acting=False)
+    store = Store(config.certificates, str(node.root))
+    inventory = store.observe()
+    found = []
+    first, second, third = (Live(now, {"kubelet": ServiceSeen(True, instance)}) for instance in ("a", "a", "b"))
+    for seen in (None, Live(now), first, second, third):
+        observer._observer._seen = seen
+        found.append(observer.sees_other_processes)
+        observer.around(store, inventory, {})
+        assert not observer.sees_other_processes
+    assert found == [False, False, True, False, True]
 
 
 def test_below_another_root_no_service_is_missing(node: Node) -> None:

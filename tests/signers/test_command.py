@@ -200,7 +200,7 @@ def test_only_certificates_are_taken(helper: Ask) -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        (b"", "no certificate; it must write PEM"),
+        (b"", "no certificate; the helper must write PEM"),
         (b"Signature ok\n", "no certificate"),
         (b'{"certificate": 1}', "no certificate"),
         (b'{"chain": ["x"]}', "no certificate"),
@@ -209,7 +209,7 @@ def test_only_certificates_are_taken(helper: Ask) -> None:
         (b"[" * 100000, "no certificate"),
         (b'{"a":' * 100000, "no certificate"),
         (b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n", "no certificate"),
-        (make_leaf(make_ca()).pem, "no certificate for the key of front; it must sign its request"),
+        (make_leaf(make_ca()).pem, "no certificate for the key of front; correct the helper"),
     ],
 )
 def test_what_is_no_certificate_of_ours_is_refused(helper: Ask, output: bytes, reason: str) -> None:
@@ -283,13 +283,13 @@ def test_waiting_carries_cookie_and_seconds(
 @pytest.mark.parametrize(
     ("status", "output", "reason"),
     [
-        (1, b"", "without a valid cookie; it must write one"),
+        (1, b"", "without a valid cookie; the helper must write a cookie"),
         (1, b"\n", "without a valid cookie"),
         (1, b"a\0b", "without a valid cookie"),
         (1, b"\xff\xfe", "without a valid cookie"),
         (1, b"x" * 70000, "without a valid cookie"),
         (5, b"30", "without a valid cookie"),
-        (5, b"soon\nx", "without the number of seconds; it must write them in its first line"),
+        (5, b"soon\nx", "without the number of seconds; the helper must write this number in its first line"),
         (5, b"-1\nx", "without the number of seconds"),
         (5, b"", "without the number of seconds"),
     ],

@@ -215,11 +215,15 @@ def test_leftovers_of_a_crash_are_removed(kubeadm: Kubeadm) -> None:
 @pytest.mark.parametrize(
     ("name", "made", "reason"),
     [
-        ("ca", replace(template(), is_ca=True), "ca is a CA, which kubeadm does not renew; set `signer: self`"),
+        (
+            "ca",
+            replace(template(), is_ca=True),
+            "ca is a CA, which kubeadm does not renew; to create a CA, run: certmond init",
+        ),
         ("apiserver", template(subject="OU=x,CN=a"), "subjects of one CN and any O, not OU=x,CN=a; choose another"),
         ("apiserver", template(subject="O=x"), "subjects of one CN and any O, not O=x; choose another"),
-        ("admin.conf", template(("client auth",), r"O=a\,b,CN=x", ()), "no O with a comma or a quote; choose another"),
-        ("admin.conf", template(("client auth",), 'O=a\\"b,CN=x', ()), "no O with a comma or a quote"),
+        ("admin.conf", template(("client auth",), r"O=a\,b,CN=x", ()), "an O with a comma or a quote; choose another"),
+        ("admin.conf", template(("client auth",), 'O=a\\"b,CN=x', ()), "an O with a comma or a quote"),
         ("apiserver", replace(template(), names=(x509.RFC822Name("a@b"),)), "only DNS names and IP addresses; choose"),
         (
             "web",

@@ -162,7 +162,10 @@ def test_an_intermediate_brings_its_chain(signer: Any, tmp_path: Path) -> None:
         (make_ca(is_ca=False), r"lacks CA:TRUE; replace it"),
         (make_ca(is_ca=None), r"lacks CA:TRUE; replace it"),
         (make_ca(usages=["digital signature"]), r"key usage lacks keyCertSign; replace"),
-        (make_ca(extra=[("2.5.29.36", False, b"\x30\x00")]), r"cryptography does not read it: .*; replace that CA"),
+        (
+            make_ca(extra=[("2.5.29.36", False, b"\x30\x00")]),
+            r"cryptography refuses the certificate: .*; replace that CA",
+        ),
         (make_ca(not_after=NOW), r"expired at 2026-11-24 12:00:00 UTC; renew the CA first"),
         (make_ca(not_before=NOW + DAY), r"not valid before 2026-11-25 12:00:00 UTC; check this host's clock"),
     ],
@@ -182,7 +185,7 @@ def test_a_ca_without_key_usage_may_sign(signer: Any) -> None:
 def test_no_ca_is_signed(signer: Any) -> None:
     """A template for a CA is refused: certmond makes Root CAs, and those sign themselves."""
     ca = make_ca()
-    with pytest.raises(RefusedError, match="set `signer: self`"):
+    with pytest.raises(RefusedError, match="to create a CA, run: certmond init"):
         signer(ca.pem, ca.key_pem).sign(request(replace(wanted(), is_ca=True)))
 
 
@@ -191,7 +194,7 @@ def test_the_key_of_another_ca_is_refused(signer: Any, tmp_path: Path, certifica
     """A key whose certificate is not in the file signs nothing."""
     other = make_ca()
     expected = re.escape(
-        f"{tmp_path}/ca.crt has no certificate of the key in {tmp_path}/ca.key; restore the certificate"
+        f"{tmp_path}/ca.crt contains no certificate of the key in {tmp_path}/ca.key; restore the certificate"
     )
     with pytest.raises(RefusedError, match=expected):
         signer(certificate, other.key_pem).sign(request())

@@ -21,6 +21,7 @@ from cryptography import x509
 
 from certmond.notify.journal import MESSAGE_IDS, Event
 from certmond.pki.catalog.service_entries import ServiceSpec
+from tests.builders import make_ca
 from tests.node import PKI, Node, key_pem, pem
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install
 from tests.web_config_files import PAIR, USERS, WebFiles, server_pair
@@ -684,6 +685,60 @@ def roots_copy(machine: Machine, node: Node) -> Iterator[bytes]:
         machine.run("rm", "-r", "/root/.kube")
 
 
+@contextmanager
+def component(machine: Machine, *settings: str) -> Iterator[str]:
+    """Run a stand-in for an API server whose command line names a CA. Yield the name of its unit, which is disabled."""
+    ca = make_ca("oidc", not_after=datetime.now(UTC) + timedelta(days=5))
+    file, unit = machine.path("/etc/oidc.crt"), "controller.service"
+    file.write_bytes(ca.pem)
+    lines = [
+        f"ExecStart=@{PYTHON} /opt/kube-apiserver -I -S -c 'import time; time.sleep(3600)' --oidc-ca-file=/etc/oidc.crt"
+    ]
+    (path := machine.path(f"/run/systemd/system/{unit}")).write_text("\n".join(["[Service]", *settings, *lines, ""]))
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", unit)
+    try:
+        yield unit
+    finally:
+        machine.systemctl("stop", unit)
+        path.unlink()
+        file.unlink()
+        machine.systemctl("daemon-reload")
+
+
+def oidc(machine: Machine) -> list[str]:
+    """The flags that name the CA of the stand-in, in the status of the daemon."""
+    return [each["named_by"] for each in status(machine)["certificates"] if each["path"] == "/etc/oidc.crt"]
+
+
+def test_the_daemon_follows_the_flags_of_a_process(machine: Machine) -> None:
+    """The daemon reads the command line of a service with a separate mount namespace. A check does, too."""
+    with component(machine, "PrivateTmp=yes", "ProtectSystem=full") as unit:
+        named = [f"--oidc-ca-file of the process kube-apiserver in {unit}"]
+        machine.systemctl("restart", DAEMON)
+        assert oidc(machine) == named
+        found = json.loads(machine.attempt("certmond", "check", "-o", "json").stdout)
+        assert [each["named_by"] for each in found["certificates"] if each["path"] == "/etc/oidc.crt"] == named
+        machine.systemctl("stop", unit)
+        machine.systemctl("restart", DAEMON)
+        assert oidc(machine) == []
+
+
+def test_a_process_with_another_root_or_user_is_not_followed(machine: Machine) -> None:
+    """A process in another root directory has other files, and a user can change an own command line."""
+    machine.run("mkdir", "-p", "/run/another")
+    other_root = ("RootDirectory=/run/another", "BindReadOnlyPaths=/usr /lib /lib64", "MountAPIVFS=yes")
+    with component(machine, *other_root) as unit:
+        machine.systemctl("restart", DAEMON)
+        assert oidc(machine) == []
+        assert machine.property(unit, "SubState") == "running"
+    with component(machine, "User=daemon"):
+        machine.systemctl("restart", DAEMON)
+        assert oidc(machine) == []
+        (message,) = [each["message"] for each in status(machine)["findings"] if "oidc" in each["message"]]
+        assert "user 1 runs this process" in message
+
+
 def copy_reasons(machine: Machine) -> list[str]:
     """The findings of root's copy in the status of the daemon."""
     return [each["reason"] for each in status(machine)["findings"] if f"/{COPY} " in each["message"]]
@@ -710,6 +765,27 @@ def test_a_copy_of_root_from_after_the_start_is_named_until_a_restart(machine: M
         assert copy_reasons(machine) == ["not_watched"]
         machine.systemctl("restart", DAEMON)
         assert copy_reasons(machine) == ["stale_copy"]
+
+
+def test_in_enforce_mode_a_copy_of_root_that_does_not_exist_is_no_finding(machine: Machine, node: Node) -> None:
+    """In enforce mode, the daemon may look outside its sandbox. It names only a copy that exists, also one from after
+    its start. In observe mode, it cannot know this, so it names the directory that the sandbox hides.
+    """
+    machine.systemctl("restart", DAEMON)
+    machine.until(lambda: copy_reasons(machine) == ["not_watched"], "unknown")
+    machine.path(CONFIG).parent.mkdir(exist_ok=True)
+    machine.path(CONFIG).write_text("mode: enforce\nhold: {unsynchronised_clock: false}\n")
+    try:
+        with enforcing(machine):
+            machine.systemctl("start", DAEMON)
+            assert copy_reasons(machine) == []
+            with roots_copy(machine, node):
+                another_pass(machine)
+                assert copy_reasons(machine) == ["not_watched"]
+            another_pass(machine)
+            assert copy_reasons(machine) == []
+    finally:
+        machine.path(CONFIG).unlink()
 
 
 def test_in_enforce_mode_the_copy_of_root_is_replaced(machine: Machine, node: Node) -> None:

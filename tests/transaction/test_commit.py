@@ -601,7 +601,7 @@ def test_a_manifest_that_changed_meanwhile_stays(host: Host) -> None:
     """The rule is that of any other file, before the decision and after it."""
     stale = host.manifest()
     host.at(MANIFEST).write_bytes(b"theirs")
-    assert "was changed by another process after certmond had read the file" in host.error([stale])
+    assert "after certmond read the file; repeat the command" in host.error([stale])
     with pytest.raises(WriteError, match="written by another process"):
         host.commit([host.manifest()], before_rename=lambda: host.at(MANIFEST).write_bytes(b"theirs, too"))
     assert host.at(MANIFEST).read_bytes() == b"theirs, too"
@@ -631,7 +631,7 @@ def test_a_manifests_directory_of_its_own_mount(host: Host, mount: Mount, kind: 
     else:
         mount("--bind", str(host.at(PODS)), on=host.at(PODS))
     assert host.error([*host.pair(), host.manifest()]) == (
-        f"{MANIFEST} could not be replaced atomically ({PODS} is another mount than /etc/kubernetes): "
+        f"{MANIFEST} could not be replaced atomically ({PODS} and /etc/kubernetes are different mounts): "
         "move both to one file system, under one mount"
     )
 

@@ -1,6 +1,6 @@
 """Result of a check of the cluster, and the function that runs a check.
 
-If the API refuses a call or does not answer in time, the check fails. Each check has its own module.
+If the API server rejects a call or does not respond in time, the check fails. Each check has its own module.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from certmond.cluster.client import Connection
 
 LIMIT = timedelta(seconds=60)
-_MOST_NAMES = 10  # names in a sentence, which gives only the number of the others
+_MOST_NAMES = 10  # maximum number of names in a message, which also contains the number of the remaining names
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """Result of a check. A failed check (`ok` is False) blocks the next phase.
 
-    `failure` shows whether the API server refused a call or did not answer.
+    If the API server rejected a call or did not respond, `failure` distinguishes these two cases.
     """
 
     name: str
@@ -42,7 +42,9 @@ class CheckResult:
 def run_check(
     access: Access, name: str, work: Callable[[Connection], Awaitable[CheckResult]], limit: timedelta | None
 ) -> CheckResult:
-    """Return the result of `work`, or a failed check if the API refuses a call or does not answer within `limit`."""
+    """Return the result of `work`. Return a failed check if the API server rejects a call, or does not respond within
+    `limit`.
+    """
     seconds = None if limit is None else limit.total_seconds()
 
     async def call(connection: Connection) -> CheckResult:
@@ -55,15 +57,15 @@ def run_check(
         remedy = "docs/cluster.md lists the permission that each check needs"
         return CheckResult(name, False, str(error), remedy, Answer.REFUSED)
     except (TimeoutError, UnreachableError) as error:
-        fact = str(error) or f"the Kubernetes API did not answer completely within {seconds or 0:g} s"
+        fact = str(error) or f"the API server did not answer completely within {seconds or 0:g} s"
         remedy = "check that the API server answers; certmond repeats the check"
         return CheckResult(name, False, fact, remedy, Answer.SILENT)
 
 
 def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: bool = False) -> str | None:
-    """Return how the bundle `pem` differs from the certificates `wanted`, as a phrase, or None if it does not differ.
+    """Return the difference between the bundle `pem` and the certificates `wanted` as a phrase, or None.
 
-    The order does not matter. With `at_least`, the bundle may contain more certificates.
+    The order of the certificates does not matter. With `at_least`, the bundle may contain other certificates.
     """
     found = decode(pem, where)
     if found.faults:

@@ -37,19 +37,20 @@ def cluster_info(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> CheckResult:
-    """Check that the kubeconfig trusts exactly the CAs `wanted` among `family_cas`, the old and the new CAs.
+    """Check that, of the old and new CAs `family_cas`, the kubeconfig contains exactly the CAs `wanted`.
 
-    With `update`, write `wanted` before all other CAs. A missing ConfigMap passes the check.
+    With `update`, replace an outdated bundle with `wanted`, followed by the CAs that are not in `family_cas`. If the
+    ConfigMap does not exist, the check succeeds.
     """
     trust = tuple(wanted)
-    # A CA certificate with the key of one of these CAs counts as one of them.
+    # A CA certificate with the same key as one of these CAs counts as this CA.
     keys = frozenset(each.key for each in (*family_cas, *trust))
 
     async def work(connection: Connection) -> CheckResult:
         try:
             found = await _call(connection, "get", lambda: _read(connection))
         except NotFoundError:
-            return CheckResult(NAME, True, f"skipped: {_WHERE} does not exist, so no node joins with it")
+            return CheckResult(NAME, True, f"skipped: {_WHERE} does not exist, so no node can join with this ConfigMap")
         text = (found.data or {}).get(_KEY, "")
         try:
             document, cluster = _cluster(text)
@@ -60,13 +61,14 @@ def cluster_info(
         embedded = _embedded(cluster)
         others = tuple(each for each in decode(embedded, "it").certificates if each.key not in keys)
         if (fact := differs(embedded, (*trust, *others), "it")) is None:
-            return CheckResult(NAME, True, f"{_WHERE} has the expected CAs")
+            return CheckResult(NAME, True, f"{_WHERE} contains the expected CAs")
         if not update:
             return CheckResult(
                 NAME,
                 False,
                 f"the CA in {_WHERE} {fact}",
-                "certmond updates it during a rotation; or run: kubectl -n kube-public edit configmap cluster-info",
+                "certmond updates the ConfigMap during a rotation; or run: "
+                "kubectl -n kube-public edit configmap cluster-info",
             )
         cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *others)))).decode("ascii")
         patch = {
@@ -78,7 +80,7 @@ def cluster_info(
             await _call(connection, "patch", lambda: _patch(connection, patch))
         except (ConflictError, NotFoundError):
             raise UnreachableError(f"another client has changed {_WHERE}; certmond updates it later") from None
-        return CheckResult(NAME, True, f"certmond has updated {_WHERE}; before, its CA {fact}")
+        return CheckResult(NAME, True, f"certmond has updated {_WHERE}; before the update, its CA {fact}")
 
     return run_check(access, NAME, work, limit)
 
@@ -102,7 +104,10 @@ async def _call(connection: Connection, verb: str, call: Any) -> Any:
 
 
 def _cluster(text: str) -> tuple[Any, dict[str, Any]]:
-    """Return the kubeconfig in `text`, and the fields of its only cluster. Raises MalformedError."""
+    """Return the kubeconfig in `text`, and the fields of its only cluster.
+
+    Raises MalformedError if `text` is not a kubeconfig with exactly one cluster.
+    """
     document = load_mapping(text.encode("utf-8"))
     match document:
         case {"clusters": [{"cluster": dict() as cluster}]}:

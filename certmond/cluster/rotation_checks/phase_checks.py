@@ -1,6 +1,6 @@
-"""Checks of the cluster that a phase of a rotation requires before it ends.
+"""Checks of the cluster that must succeed before a phase of a rotation ends.
 
-This module selects the checks, limits their time, and restarts workloads. `coordinator` ends the phase.
+This module selects the checks, limits their duration, and restarts workloads. `coordinator` ends the phase.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _BATCH = 5
 
 
 class Inspection:
-    """Checks of the cluster in one process, with the undecided request of the signer check."""
+    """Checks of the cluster. This object stores the undecided request of the signer check until the next call."""
 
     def __init__(self, access: Access, spec: ClusterSpec) -> None:
         self._access, self._spec = access, spec
         self._signer_check: SignerCheck | None = None  # needs the extra
 
     def failed_checks(self, rotation: Rotation, now: datetime) -> tuple[str, ...]:
-        """Run the checks of the present phase. Return a sentence with the remedy for each failed check."""
+        """Run the checks of the present phase. For each failed check, return a sentence with the remedy."""
         return _failures(self._results(rotation, now))
 
     def workloads(self, since: datetime, not_ready: Collection[str], now: datetime) -> tuple[str, ...]:
         """Return sentences about workloads with old pods. If configured, first restart some of these workloads.
 
         A pod is old if it started before `since`. Ignore pods on the nodes `not_ready`. Raises RefusedError or
-        UnreachableError.
+        UnreachableError if a restart fails.
         """
         from certmond.cluster.rollout import Outcome, restart_workloads  # noqa: PLC0415 - needs the extra
         from certmond.cluster.workloads import stale_workloads, workloads  # noqa: PLC0415
@@ -54,7 +54,7 @@ class Inspection:
             rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_CHECK_LIMIT)
         return (
             *(
-                f"certmond has restarted {each.workload}, which {each.fact}; check its pods if this persists"
+                f"certmond has restarted {each.workload}, which {each.fact}; check its pods if this state persists"
                 for each in rollouts
                 if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
             ),

@@ -1,6 +1,6 @@
-"""Check that the API server accepts a new service account token, and that the expected key has signed it.
+"""Check that the API server accepts a new service account token, and that the expected key has signed the token.
 
-certmond discards the token, and no message contains it.
+certmond discards the token, and no message contains the token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 NAME = "tokens"
 
-_SECONDS = 600  # the API's minimum
+_SECONDS = 600  # the minimum of the API
 
 
 def tokens(
@@ -68,7 +68,7 @@ def tokens(
             )
         if not (token := (made.status and made.status.token) or ""):
             return CheckResult(
-                NAME, False, f"the Kubernetes API returned no token for {account}", "check the log of the API server"
+                NAME, False, f"the API server returned no token for {account}", "check the log of the API server"
             )
         try:
             review = await connection.call(
@@ -79,7 +79,7 @@ def tokens(
             )
         except NotFoundError:
             raise RefusedError(
-                "the Kubernetes API does not support TokenReview; check its version: kubectl version"
+                "the API server does not support TokenReview; check its version: kubectl version"
             ) from None
         return _verdict(token, review.status or TokenReviewStatus(), namespace, service_account, signed_by)
 

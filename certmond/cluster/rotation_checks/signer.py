@@ -1,4 +1,4 @@
-"""Check of the cluster's signer: certmond requests a certificate, verifies it and discards it.
+"""Check of the cluster's signer: certmond requests, verifies and discards a certificate.
 
 The certificate is for a user without permissions. certmond keeps a request that waits for an operator, or that an
 operator has denied.
@@ -39,7 +39,7 @@ USER = "certmond:canary"
 _SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
 _USAGES = ("digital signature", "client auth")
 _APPROVAL = "CertmondCanary", "certmond checks which CA the cluster signs with"
-_SECONDS = 600  # the API's minimum
+_SECONDS = 600  # the minimum of the API
 _POLL_INTERVAL = 0.5  # seconds
 _APPROVE = (
     f"inspect the request (docs/cluster.md), then run: kubectl certificate approve {REQUEST}; or permit certmond to"
@@ -63,7 +63,7 @@ class _PendingRequest:
 
 
 class SignerCheck:
-    """Check of the signer in one process, with the undecided request for the next check."""
+    """Check of the cluster's signer. This object stores an undecided request until the next check."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -72,8 +72,8 @@ class SignerCheck:
     def check(self, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> CheckResult:
         """Check that the cluster issues a certificate that verifies with the CA `expected` at `now`.
 
-        The check takes at most `limit`, plus one call that deletes the request. Without permission to approve the
-        request, the check fails without a wait.
+        The check takes at most `limit`, plus one call that deletes the request. If certmond has no permission to
+        approve the request, the check fails immediately.
         """
         seconds = limit.total_seconds()
 
@@ -92,7 +92,7 @@ class SignerCheck:
                 if self._pending and self._pending.approved:
                     fact = f"the request {REQUEST} is approved, but not signed within {seconds:g} s"
                     return CheckResult(NAME, False, fact, _CONTROLLER)
-                raise UnreachableError(f"the Kubernetes API did not answer completely within {seconds:g} s") from None
+                raise UnreachableError(f"the API server did not answer completely within {seconds:g} s") from None
             if "Denied" in pending.filed.conditions:
                 return CheckResult(NAME, False, _condition_fact(pending.filed, "is denied", "Denied"), _DENIED)
             self._pending = None
@@ -128,7 +128,7 @@ class SignerCheck:
         return self._pending
 
     async def _awaiting_operator(self, api: Requests, expected: Certificate) -> _PendingRequest | None:
-        """Return another process's request that waits for an operator or was denied, otherwise None.
+        """Return the request of another process if it waits for an operator or was denied. Otherwise return None.
 
         certmond does not delete this request, because the operator would have to decide again.
         """
@@ -145,7 +145,10 @@ class SignerCheck:
         return None
 
     async def _approve(self, api: Requests, pending: _PendingRequest) -> str | None:
-        """Approve the request, unless it has a decision. If the API server forbids the approval, return the reason."""
+        """Approve the request, unless the request is already decided.
+
+        If the API server forbids the approval, return the reason. Otherwise return None.
+        """
         try:
             found = await api.approve(pending.filed, *_APPROVAL)
         except RefusedError as error:
@@ -154,7 +157,7 @@ class SignerCheck:
         return None
 
     async def _wait_for_decision(self, api: Requests, pending: _PendingRequest) -> None:
-        """Wait until the request has a certificate, or can no longer get one."""
+        """Wait until the request has a certificate, was denied, or has failed."""
         while not (pending.filed.certificate or {"Denied", "Failed"} & pending.filed.conditions.keys()):
             pending.approved = "Approved" in pending.filed.conditions
             await asyncio.sleep(_POLL_INTERVAL)
@@ -164,7 +167,7 @@ class SignerCheck:
         self._store(pending, await api.read(REQUEST))
 
     def _store(self, pending: _PendingRequest, found: Filed | None) -> None:
-        """Store the API's current state of the request.
+        """Store the current state of the request, as read from the API server.
 
         Raises UnreachableError if another client has deleted or replaced the request.
         """
@@ -175,7 +178,7 @@ class SignerCheck:
 
 
 def _key_of(filed: Filed) -> PublicKey | None:
-    """Return the public key of the request `filed`, or None if it is not a request of this check."""
+    """Return the public key of the request `filed`, or None if `filed` is not a request of this check."""
     try:
         request = load_request(filed.request)
         with guarded("is not a request that can be used"):

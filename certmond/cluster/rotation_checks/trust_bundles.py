@@ -30,7 +30,7 @@ def published_trust(
 ) -> CheckResult:
     """Check that `kube-root-ca.crt` of every namespace contains exactly the CAs `wanted`, in any order.
 
-    With `at_least`, the ConfigMap may contain more CAs.
+    With `at_least`, the ConfigMap may also contain other CAs.
     """
     trust = tuple(wanted)
 
@@ -51,12 +51,14 @@ def published_trust(
         found = {str(each.metadata.namespace): (each.data or {}).get(_KEY, "") for each in maps if each.metadata}
         live = sorted(str(each.metadata.name) for each in spaces if each.metadata and not _terminating(each))
         if not live:
-            return CheckResult(PUBLISHED, False, "the API lists no namespace", "check the server of the kubeconfig")
+            return CheckResult(
+                PUBLISHED, False, "the API server lists no namespace", "check the server of the kubeconfig"
+            )
         facts = {space: _fact(found.get(space, "").encode(), trust, at_least=at_least) for space in live}
         behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]
         if behind:
             return CheckResult(PUBLISHED, False, f"{_CONFIG_MAP} of {first_names(behind)}", _REMEDY)
-        return CheckResult(PUBLISHED, True, f"{_CONFIG_MAP} has the expected CAs in {len(live)} namespaces")
+        return CheckResult(PUBLISHED, True, f"{_CONFIG_MAP} contains the expected CAs in {len(live)} namespaces")
 
     return run_check(access, PUBLISHED, work, limit)
 
@@ -89,7 +91,7 @@ def token_secrets(
         behind = [f"{name} {fact}" for name, fact in sorted(facts.items()) if fact is not None]
         if behind:
             return CheckResult(SECRETS, False, f"{_KEY} in the Secret {first_names(behind)}", _REMEDY)
-        return CheckResult(SECRETS, True, f"{_KEY} has the expected CAs in {len(facts)} Secrets with tokens")
+        return CheckResult(SECRETS, True, f"{_KEY} contains the expected CAs in {len(facts)} Secrets with tokens")
 
     return run_check(access, SECRETS, work, limit)
 
@@ -99,7 +101,7 @@ def _terminating(space: Any) -> bool:
 
 
 def _fact(pem: bytes, wanted: tuple[Certificate, ...], *, at_least: bool = False) -> str | None:
-    return differs(pem, wanted, "it", at_least=at_least) if pem else "has no CA"
+    return differs(pem, wanted, "it", at_least=at_least) if pem else "contains no CA"
 
 
 def _decoded(data: str | None) -> bytes:

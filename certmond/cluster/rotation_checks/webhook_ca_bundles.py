@@ -29,12 +29,12 @@ _BUNDLE = "caBundle"
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of objects with CA bundles. `place` is the path of the fields around the bundle."""
+    """A kind of objects with CA bundles. `place` is the path of the object that contains the field `caBundle`."""
 
     resource: type[GenericGlobalResource]
     group: str
     plural: str
-    place: tuple[str, ...]  # the fields around the bundle; a star matches each item of a list
+    place: tuple[str, ...]  # a star matches each item of a list
 
 
 def _kind(group: str, kind: str, plural: str, place: tuple[str, ...]) -> _Kind:
@@ -77,12 +77,14 @@ def ca_bundles(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> CheckResult:
-    """Check that each bundle with one of `family_cas`, the old and the new CAs, has exactly `wanted` of these CAs.
+    """Check each bundle that contains one of the old and new CAs `family_cas`: of these CAs, exactly `wanted` must be
+    in the bundle.
 
-    With `update`, replace the outdated bundles of annotated objects with `wanted`.
+    The bundle of an annotated object must contain only `wanted`. With `update`, replace the outdated bundles of
+    annotated objects with `wanted`.
     """
     trust = tuple(wanted)
-    # A CA certificate with the key of one of these CAs counts as one of them.
+    # A CA certificate with the same key as one of these CAs counts as this CA.
     keys = frozenset(each.key.sha256 for each in (*family_cas, *trust))
 
     async def work(connection: Connection) -> CheckResult:
@@ -92,7 +94,7 @@ def ca_bundles(
         if left:
             owned = all(each.owned for each in left)
             remedy = (
-                "certmond updates it during a rotation"
+                "certmond updates the bundle during a rotation"
                 if owned
                 else f"replace the CA in the bundle, or annotate the object: {ANNOTATION}={family}"
             )
@@ -100,7 +102,7 @@ def ca_bundles(
                 NAME, False, f"the CA bundle of {first_names(f'{each} {each.fact}' for each in left)}", remedy
             )
         updated = f"; updated: {first_names(map(str, done))}" if done else ""
-        return CheckResult(NAME, True, f"each CA bundle has the expected CAs{updated}")
+        return CheckResult(NAME, True, f"each CA bundle contains the expected CAs{updated}")
 
     return run_check(access, NAME, work, limit)
 
@@ -162,7 +164,8 @@ async def _updated(connection: Connection, behind: _OutdatedBundle, wanted: tupl
     """
     bundle = base64.b64encode(b"".join(map(to_pem, wanted))).decode("ascii")
     patch = [
-        # The resource version limits the change to the object that was read. So each index names the same webhook.
+        # The resource version limits the change to the version that certmond read. Therefore, each index still refers
+        # to the same webhook.
         {"op": "replace", "path": "/metadata/resourceVersion", "value": behind.version},
         *({"op": "add", "path": pointer, "value": bundle} for pointer in behind.pointers),
     ]

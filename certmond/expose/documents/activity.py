@@ -1,6 +1,6 @@
 """The activity document of the daemon, with the plan, the rotation in progress and the last events.
 
-The schema of this document is stable. `status` makes the document with the state of the node.
+The schema of this document is stable. The module `status` creates the document with the state of the node.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def activity_document(
 ) -> dict[str, Any]:
     """Return the activity document as values that `json` can encode.
 
-    `until` is the time at which the rotation can continue. `events` begins with the newest event.
+    `until` is the time at which the rotation can continue. `events` starts with the newest event.
     """
     return {
         "schema": SCHEMA,

@@ -19,14 +19,14 @@ def residual(end: str | None, now: datetime) -> str:
 
 
 class Lifetime(NamedTuple):
-    """The remaining lifetime of a certificate in percent: now (`left`), and at the renewal time (`renewal`)."""
+    """The remaining lifetime of a certificate, in percent, at the present time (`left`) and at the renewal time."""
 
     left: float
     renewal: float | None
 
     @classmethod
     def of(cls, entry: dict[str, Any], now: datetime) -> Lifetime | None:
-        """Return the lifetime for an entry of the status document, or None if its dates are unknown."""
+        """Return the lifetime for an entry of the status document, or None if the entry contains no dates."""
         if entry["not_before"] is None or entry["not_after"] is None:
             return None
         start, end = datetime.fromisoformat(entry["not_before"]), datetime.fromisoformat(entry["not_after"])
@@ -45,7 +45,7 @@ class Lifetime(NamedTuple):
 
     def __str__(self) -> str:
         if not self.left:
-            return "0 % of its lifetime is left"
+            return "0 % of its lifetime remains"
         renewal = "" if self.renewal is None else f", due since {self.renewal:.0f} %" if self.due else ""
         planned = "" if self.renewal is None or self.due else f", renewal at {self.renewal:.0f} %"
-        return f"{self.left:.0f} % of its lifetime is left{renewal}{planned}"
+        return f"{self.left:.0f} % of its lifetime remains{renewal}{planned}"

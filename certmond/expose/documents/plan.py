@@ -16,7 +16,7 @@ SCHEMA = 1
 
 
 def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """Return the plan document, with the steps in their order and the held steps."""
+    """Return the plan document, with the steps in the order of their execution and the held steps."""
     return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
 
 
@@ -60,7 +60,7 @@ def step_name(step: Step) -> str:
 
 
 def forecast_document(forecast: Forecast, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """Return the forecast document. `following` is the next event, which can be later than the end of the forecast.
+    """Return the forecast document. `following` is the next event, which can be after the end of the forecast.
 
     In observe mode, the events include the renewals that enforce mode would execute.
     """

@@ -1,4 +1,4 @@
-"""The JSON documents of `certmond root-ca show` and `certmond root-ca verify`, and their tables.
+"""The JSON documents and the tables of `certmond root-ca show` and `certmond root-ca verify`.
 
 The schemas of both documents are stable. The documents contain no private key.
 """
@@ -38,16 +38,16 @@ class StagedFacts:
 
 
 def pin(certificate: Certificate) -> str:
-    """Return the hash of the certificate's public key, for `kubeadm join --discovery-token-ca-cert-hash`."""
+    """Return the hash of the public key for `kubeadm join --discovery-token-ca-cert-hash`."""
     return f"sha256:{certificate.key.sha256}"
 
 
 def show_document(
     family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
-    """Return the document of `certmond root-ca show` about the present and the `staged` CAs of the node.
+    """Return the document of `certmond root-ca show` about the present CAs and the `staged` CAs of the node.
 
-    For the family `sa`, the document has the public keys that verify service-account tokens.
+    For the family `sa`, the document contains the public keys that verify service-account tokens.
     """
     return {
         "schema": SCHEMA,
@@ -81,7 +81,7 @@ def verify_document(
 ) -> dict[str, Any]:
     """Return the document of `certmond root-ca verify` about the CA in the file `path`.
 
-    The verdict is `fit`, `warning` or `refused`.
+    The verdict in the document is `fit`, `warning` or `refused`.
     """
     chained = [leaf.name for leaf in family.signed_by(candidate, now)] if candidate else []
     return {
@@ -105,7 +105,10 @@ def _signed(family: Family | TokenKeys, anchor: Anchor, now: datetime) -> list[s
 
 
 def facts(certificate: Anchor) -> dict[str, Any]:
-    """Return the facts of a CA certificate or a public key. A public key has None for facts such as the subject."""
+    """Return the facts about a CA certificate or a public key.
+
+    For a public key, the facts that only a certificate has, such as the subject, are None.
+    """
     if isinstance(certificate, PublicKey):
         known = {"sha256": certificate.sha256, "key": str(certificate)}
         return dict.fromkeys(("subject", "serial", "sha256", "pin", "key", "not_before", "not_after")) | known
@@ -121,7 +124,7 @@ def facts(certificate: Anchor) -> dict[str, Any]:
 
 
 def show_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return the table of `certmond root-ca show`, with the present CAs, their leaves and the staged CAs."""
+    """Return the output of `certmond root-ca show`: the present CAs, the leaves of these CAs, and the staged CAs."""
     table = _table(
         "CA", "SUBJECT", "KEY", "FROM", "UNTIL", "KEY HERE", "SIGNS", *(("SERIAL", "SHA256") if wide else ())
     )
@@ -163,7 +166,7 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return the output of `certmond root-ca verify`: the verdict, its reasons, and a table of the leaves."""
+    """Return the output of `certmond root-ca verify`: the verdict, the reasons, and a table of the leaves."""
     said = document["verdict"]
     head = {"refused": "is not fit as a Root CA", "warning": "is fit, with warnings", "fit": "is fit"}[said]
     mode = f" (mode {document['mode']})" if document["mode"] else ""

@@ -27,7 +27,7 @@ def preview_document(
     # The downtimes of services that have no other instance.
     away: Iterable[Absence],
     batch: str | None,
-    # The reasons for which the rotation waits before it replaces a key.
+    # The reasons for which the rotation waits before the replacement of a key.
     holds: Sequence[Hold] = (),
 ) -> dict[str, Any]:
     """Return the preview document, with the changes, restarts and downtimes on this node for each phase.
@@ -95,7 +95,7 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
 
 
 def unavoidable(document: dict[str, Any]) -> Iterator[str]:
-    """Yield lines about services that are unavailable during their restart if the node is the only control plane."""
+    """Yield lines about the services that are unavailable during their restart on the only control plane node."""
     found = dict[tuple[str, int, str], list[str]]()
     for each in document["phases"]:
         for one in each["away"]:

@@ -38,13 +38,17 @@ def header(assessment: Assessment, mode: str, following: NextEvent | None) -> di
 
 
 def coverage(assessment: Assessment) -> dict[str, int]:
-    """Return the number of certificates by source, and the number of references that certmond does not watch."""
+    """Return the number of certificates by source, and the number of references that certmond does not watch.
+
+    `catalogued` is the number of files that entries name: without one, the profile does not fit the node.
+    """
     found = [status.seen for status in assessment.certificates if status.certificate]
     return {
         "entries": sum(seen.is_catalogued for seen in found),
         "references": sum(bool(seen.named_by) for seen in found),
         "served": sum(seen.endpoint is not None for seen in found),
         "unwatched": assessment.unwatched,
+        "catalogued": assessment.catalogued,
     }
 
 
@@ -58,7 +62,7 @@ def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
     """Return one element of `certificates` in the status document.
 
-    An unusable file has the facts of its last valid certificate.
+    For an unusable file, the element contains the facts of the last valid certificate in this file.
     """
     certificate = status.certificate
     return {
@@ -110,7 +114,10 @@ def _kind(seen: Observation) -> str:
 
 
 def anchor_entry(status: CertificateStatus) -> dict[str, Any]:
-    """Return one element of `trust_anchors` in the status document. Raises ValueError without a certificate."""
+    """Return one element of `trust_anchors` in the status document.
+
+    Raises ValueError if `status` contains no certificate.
+    """
     certificate = status.certificate
     if certificate is None:
         raise ValueError("a trust anchor without a certificate")

@@ -21,7 +21,7 @@ _KEYS = {True: "matches", None: "-"}
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return a table of the certificates, the next event, and the findings, with the most severe finding first.
 
-    Only with `wide`, one line names the certificates whose serial number is not positive. They need no action.
+    Only if `wide` is true, one line names the certificates whose serial number is not positive: they need no action.
     """
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -29,7 +29,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
         table.add_column(heading, no_wrap=True)
     for heading in ("SERVED", "USED BY", "SERIAL", "SUBJECT", "PATH") if wide else ():
         table.add_column(heading, overflow="fold")
-    anchors = {entry["sha256"]: entry["name"] for entry in reversed(document["trust_anchors"])}  # first copy wins
+    anchors = {entry["sha256"]: entry["name"] for entry in reversed(document["trust_anchors"])}  # the first copy counts
     for entry in document["certificates"]:
         details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
         details = details if wide else []
@@ -38,8 +38,8 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
 
 
 def next_line(document: dict[str, Any]) -> Iterator[Text]:
-    """Yield a line about the next event of a status or forecast document, if it has one."""
-    if event := document.get("next_event"):  # documents of older daemons have no next_event
+    """Yield a line about the next event, if the status or forecast document contains a next event."""
+    if event := document.get("next_event"):  # a document of an older daemon contains no next_event
         yield Text()
         at = datetime.fromisoformat(event["at"])
         yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC")
@@ -47,7 +47,7 @@ def next_line(document: dict[str, Any]) -> Iterator[Text]:
 
 def _coverage(document: dict[str, Any]) -> Iterator[Text]:
     """Yield a line with the number of certificates by source."""
-    if count := document.get("coverage"):  # an older daemon writes none
+    if count := document.get("coverage"):  # a document of an older daemon contains no coverage
         yield Text()
         named = f"{count['references']} that only files of the node name"
         served = f", {count['served']} that only a listener has" if count.get("served") else ""
@@ -87,7 +87,10 @@ def _since(used: dict[str, Any]) -> str:
 
 
 def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
-    """Return the name of the trust anchor's entry, else the subject of the trust anchor, else ""."""
+    """Return the name of the entry of the trust anchor.
+
+    Without an entry, return the subject of the trust anchor, or "" without a trust anchor.
+    """
     return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
 
 
@@ -110,7 +113,7 @@ def _worst(entry: dict[str, Any]) -> str:
 
 
 def _zero_serials(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one finding that names all certificates whose serial number is not positive."""
+    """Return one finding about all certificates whose serial number is not positive, or no finding."""
     reason, found = Reason.NONPOSITIVE_SERIAL, document["certificates"]
     names = [entry["name"] for entry in found if any(item["reason"] == reason for item in entry["findings"])]
     message = f"{', '.join(names)}: the serial number is not positive; nothing to do, see: certmond explain {reason}"

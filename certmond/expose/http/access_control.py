@@ -22,17 +22,19 @@ from certmond.expose.http.web_config import RateLimit, Source, load
 log = logging.getLogger(__name__)
 
 CHANGE_SECONDS = 2.0
-"""Seconds from the detection of unusable files until certmond logs them, because another process can be writing them.
+"""Seconds from the detection of an unusable file until certmond logs the problem.
+
+During this time, another process can complete the file.
 """
 Mark = tuple[int, ...] | None
 SUCCESSFUL = "certmond_web_config_last_reload_successful"
-MEANING = "1 if the web configuration on disk is in force, 0 if it was refused"
-_ALWAYS = {"X-Content-Type-Options"}  # sent also without a configuration
+MEANING = "1 if certmond serve uses the web configuration on disk, otherwise 0"
+_ALWAYS = {"X-Content-Type-Options"}  # certmond sends this header even without a configuration
 _NOT_TLS = b"this port requires HTTPS, and received plain HTTP\n"
 
 
 class Policy:
-    """The rules of a web configuration, with its certificates and users.
+    """The rules of a web configuration, with the certificates and users that it names.
 
     The constructor raises ConfigError if OpenSSL cannot use a certificate, a key or a setting.
     """
@@ -42,7 +44,7 @@ class Policy:
         self.encrypts = config.tls
         self.asks = bool(config.basic_auth_users) or config.tls_server_config.client_auth_type.startswith("Require")
         self._context = make_context(source) if config.tls else None
-        # Keep the accepted passwords and the state of the rate limit, unless the change concerns these settings.
+        # Keep the accepted passwords if the users are unchanged, and the state of the rate limit if it is unchanged.
         users, limit = config.basic_auth_users, config.rate_limit
         known = former is not None and former.source.config.basic_auth_users == users
         self._passwords: Passwords = former._passwords if former and known else Passwords(users)
@@ -76,7 +78,7 @@ class Policy:
         return self._passwords.refusal(request, origin)
 
     def dress(self, answer: Answer) -> Answer:
-        """Return the answer with the configured headers, which replace headers of certmond with the same names."""
+        """Return the answer with the configured headers. A configured header replaces a header of the same name."""
         own = tuple(each for each in answer.headers if not each.startswith(self._replaced))
         return answer._replace(headers=(*own, *self._headers))
 
@@ -86,7 +88,7 @@ class Policy:
 
 
 class Bucket:
-    """Rate limit of one request in each interval, with up to `burst` requests at the same time after a pause."""
+    """Rate limit of one request in each interval. After a pause, it permits `burst` requests immediately."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit, self._lock = limit, threading.Lock()
@@ -107,7 +109,7 @@ class Bucket:
 
 
 class Gate:
-    """The policy in force, which follows changes of the web configuration and its files.
+    """The policy in force. It changes with the web configuration and the files that the web configuration names.
 
     The constructor raises ConfigError if a file is unusable.
     """
@@ -151,7 +153,7 @@ class Gate:
         return f"# HELP {SUCCESSFUL} {MEANING}.\n# TYPE {SUCCESSFUL} gauge\n{SUCCESSFUL} {value}\n".encode()
 
     def _refresh(self) -> None:
-        """Load the current web configuration, or else the last good one.
+        """Load the current web configuration. If it is unusable, load the last good web configuration.
 
         Raises ConfigError with all problems, even if the last good web configuration is now in force.
         """

@@ -1,6 +1,6 @@
-"""Interface of access control, and an implementation that admits every client without TLS.
+"""Interface of access control, and an implementation that does not use TLS and admits every client.
 
-`access_control` implements the interface from a web configuration.
+The module `access_control` implements the interface with the rules of a web configuration.
 """
 
 from __future__ import annotations
@@ -20,19 +20,28 @@ MISDIRECTED = (
 
 
 class Policy(Protocol):
-    """Immutable rules that admit clients. After a change, the server ends the connections that have old rules."""
+    """Immutable rules for the admission of clients.
+
+    If new rules come into force, the server ends the connections that have the old rules.
+    """
 
     encrypts: bool
     asks: bool  # clients must authenticate
 
     def wrap(self, connection: socket.socket) -> socket.socket:
-        """Return the plain or encrypted connection that replaces `connection`. Send and receive no bytes."""
+        """Return the plain or encrypted connection that replaces `connection`. This method transfers no bytes."""
 
     def greet(self, connection: socket.socket) -> bool:
-        """Make the TLS handshake. Return whether the client is admitted. Raises OSError if the handshake fails."""
+        """Make the TLS handshake, and return whether the policy admits the client.
+
+        Raises OSError if the handshake fails.
+        """
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer that refuses the request, or None. Limits apply to the address `origin`."""
+        """Return the answer that refuses the request, or None to admit the request.
+
+        `origin` is the address of the client, for limits on each address.
+        """
 
     def dress(self, answer: Answer) -> Answer:
         """Return the answer with the additional HTTP headers of the policy."""
@@ -44,11 +53,12 @@ class Policy(Protocol):
 class Gate(Protocol):
     @property
     def latest(self) -> Policy:
-        """Return the result of the last call of `policy`. Read no file."""
+        """Return the result of the last call of `policy`, without access to files."""
 
     def policy(self) -> Policy:
-        """Return the policy in force now. The loop that accepts connections must not call this method, which reads
-        files.
+        """Return the policy in force now.
+
+        This method reads files, so the loop that accepts connections must not call it.
         """
 
     def metrics(self) -> bytes:
@@ -88,9 +98,10 @@ class OpenGate:
 def misdirected(request: Request, policy: Policy) -> Answer | None:
     """Return the answer that refuses a loopback request for another host (RFC 9110, 15.5.20), or None.
 
-    This check prevents DNS rebinding, in which a web site's name resolves to the loopback address.
+    This check prevents DNS rebinding, in which the name of an attacker's website resolves to the loopback address.
     """
-    # With TLS, the certificate does not match the site's name. With passwords, the browser has none for this name.
+    # With TLS, the certificate does not match the name of the website. With passwords, the browser stores no password
+    # for this name.
     if policy.encrypts or policy.asks or _is_own(request.headers.get("host", "")):
         return None
     return sentence(HTTPStatus.MISDIRECTED_REQUEST, MISDIRECTED)

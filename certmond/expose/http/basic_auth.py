@@ -1,6 +1,6 @@
-"""Basic authentication (RFC 7617) against bcrypt hashes, resistant to a flood of wrong passwords.
+"""Basic authentication (RFC 7617) with bcrypt hashes, resistant to a flood of wrong passwords.
 
-certmond stores a keyed digest of each right password, and no other form of a password.
+This module caches correct passwords only as keyed digests.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import bcrypt
 from certmond.expose.http.routes import Answer, Request, sentence
 
 CHALLENGE = 'WWW-Authenticate: Basic realm="certmond", charset="UTF-8"'
-WAIT_SECONDS = 8.0  # to wait for a check; the server closes a connection after 10 s
+WAIT_SECONDS = 8.0  # maximum wait for a check; the server closes a connection after 10 s
 WAITING = 8  # maximum number of waiting checks from one address
-PASSWORD_BYTES = 72  # bcrypt and the programs that create hashes ignore the bytes after these
+PASSWORD_BYTES = 72  # bcrypt and the programs that create hashes ignore all bytes after the first 72
 
 
 class CheckQueue:
-    """Queue of password checks. It runs one check at a time, and alternates between client addresses."""
+    """Queue of password checks. The queue permits one check at a time, and alternates between client addresses."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -34,9 +34,9 @@ class CheckQueue:
 
     @contextmanager
     def slot(self, origin: str) -> Iterator[bool]:
-        """Wait for the other checks, and yield whether the check can run in the `with` block.
+        """Wait for the end of other checks, and yield whether the `with` block may run its check.
 
-        Yield False after `WAIT_SECONDS`, or if WAITING checks of the address `origin` wait already.
+        Yield False after `WAIT_SECONDS`, or if WAITING checks of the address `origin` already wait.
         """
         ticket = (origin, object())
         with self._changed:
@@ -64,11 +64,11 @@ class CheckQueue:
 
 
 class Passwords:
-    """The users of a web configuration with their bcrypt hashes, and a cache of right passwords."""
+    """The users of a web configuration with their bcrypt hashes, and a cache of correct passwords."""
 
     def __init__(self, users: Mapping[str, str]) -> None:
         self._hashes = {name.encode(): text.encode() for name, text in users.items()}
-        # For each cost, a hash that no password matches. Each request makes one check for each cost.
+        # For each cost, a hash that matches no password. Each request causes one check for each cost.
         costs = sorted({int(text.split("$")[2]) for text in users.values()})
         self._unknown_user_hashes = {cost: bcrypt.gensalt(cost) + b"." * 31 for cost in costs}
         self._secret = os.urandom(32)
@@ -76,7 +76,7 @@ class Passwords:
         self._queue = CheckQueue()
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer that refuses the request, or None. Without users, admit every request."""
+        """Return the answer that refuses the request, or None to admit it. Without users, admit every request."""
         if not self._hashes:
             return None
         credentials = _credentials(request.headers.get("authorization", ""))
@@ -98,7 +98,7 @@ class Passwords:
     def _check(self, user: bytes, password: bytes) -> bool:
         own = self._hashes.get(user, b"")
         right = False
-        # The check of a wrong password takes as long as that of an unknown user.
+        # The check of a wrong password must take as long as the check of an unknown user.
         for cost, placeholder in self._unknown_user_hashes.items():
             is_own = own != b"" and int(own.split(b"$")[2]) == cost
             matches = bcrypt.checkpw(password, own if is_own else placeholder)

@@ -1,7 +1,7 @@
-"""Limits for the connections of the HTTP server: their number, the share of one address, and their deadlines.
+"""Limits for the connections of the HTTP server: the total number, the number for each address, and the deadlines.
 
-Without a free slot, a new connection displaces the connection that is silent for the longest time. So the server
-answers requests during a flood of silent connections.
+If no slot is free, a new connection displaces the connection that has been silent for the longest time. Therefore, the
+server can answer requests during a flood of silent connections.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.expose.http.routes import HEAD_BYTES
 
 CONNECTIONS = 64  # maximum number of open connections, each with a thread
 SHARE = CONNECTIONS // 2  # maximum number of connections from one address
-GRACE_SECONDS = 0.25  # time for a handshake and a request, before a displacement
+GRACE_SECONDS = 0.25  # time for a handshake and a request before another connection can displace the connection
 LEAVING = 16  # maximum number of displaced connections whose threads still run
 
 
@@ -26,7 +26,7 @@ class Slot:
     origin: str
     deadline: float  # the monotonic time at which the server shuts down the connection
     since: float  # the monotonic time of the last extension
-    asked: bool  # the client has sent a request, or had begun to send one on arrival
+    asked: bool  # the client has sent a request, or had begun a request when the server accepted the connection
     waiting: bool  # the server waits for the next request of the client
 
 
@@ -53,7 +53,8 @@ class Slots:
             return True
 
     def _displace(self, now: float, asks: bool, origin: str | None = None) -> bool:
-        # A new connection with a request displaces one without a request immediately, and others after `GRACE_SECONDS`.
+        # A new connection with a request immediately displaces a connection without a request. All other displacements
+        # require that the old connection has been silent for `GRACE_SECONDS`.
         def may_yield(slot: Slot) -> bool:
             candidates = now - slot.since >= GRACE_SECONDS or (asks and not slot.asked)
             return candidates and slot.waiting and origin in {None, slot.origin}
@@ -62,7 +63,7 @@ class Slots:
                 for number, (each, slot) in enumerate(self.taken.items()) if may_yield(slot)]  # fmt: skip
         if not candidates or self._leaving >= LEAVING:
             return False
-        # Connections without a request are displaced first.
+        # Displace connections without a request first.
         *_, connection = min(candidates)
         del self.taken[connection]
         self._leaving += 1
@@ -70,7 +71,7 @@ class Slots:
         return True
 
     def change(self, connection: socket.socket, wrap: Callable[[socket.socket], socket.socket]) -> socket.socket:
-        """Move the slot of `connection` to the connection that `wrap` returns.
+        """Transfer the slot of `connection` to the connection that `wrap` returns.
 
         Raises ConnectionAbortedError if another connection has displaced `connection`.
         """
@@ -83,7 +84,7 @@ class Slots:
 
     def extend(self, connection: socket.socket, seconds: float, *, waiting: bool = False) -> None:
         with self.changed:
-            if slot := self.taken.get(connection):  # otherwise another connection displaced it
+            if slot := self.taken.get(connection):  # otherwise another connection has displaced this one
                 now = time.monotonic()
                 if not (slot.waiting and waiting):  # the silence of a waiting client began earlier
                     slot.since = now
@@ -91,15 +92,16 @@ class Slots:
                 slot.asked = slot.asked or not waiting
 
     def release(self, connection: socket.socket) -> None:
-        """Release the slot of a connection. The thread of the connection calls this method at its end."""
+        """Release the slot of a connection. The thread of the connection must call this method before it ends."""
         with self.changed:
             if self.taken.pop(connection, None) is None:
                 self._leaving -= 1
             self.changed.notify_all()
 
     def shut_down(self, how: int, overdue_at: float = float("inf")) -> None:
-        """Shut down each connection whose deadline is not later than `overdue_at`. `how` is the argument of
-        shutdown(2).
+        """Shut down each connection whose deadline is not later than `overdue_at`.
+
+        `how` is the argument of shutdown(2).
         """
         with self.changed:
             for connection, slot in self.taken.items():
@@ -108,7 +110,7 @@ class Slots:
 
 
 def brings_request(connection: socket.socket) -> bool:
-    """Return whether the client has sent a complete head of a request, or the beginning of a TLS handshake."""
+    """Return whether the client has sent the complete header section of a request, or the start of a TLS handshake."""
     try:
         head = connection.recv(HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
@@ -118,16 +120,16 @@ def brings_request(connection: socket.socket) -> bool:
 
 def _end(connection: socket.socket, how: int) -> None:
     with suppress(OSError):
-        socket.socket.shutdown(connection, how)  # SSLSocket's own method would continue in plain text
+        socket.socket.shutdown(connection, how)  # the method of SSLSocket would continue in plain text
 
 
 def origin_of(connection: socket.socket) -> str:
-    """Return the IPv4 address or the IPv6 network (/64) of a client, or "" if unknown."""
+    """Return the IPv4 address or the IPv6 network (/64) of a client, or "" if the address is unknown."""
     try:
         host = connection.getpeername()[0]
     except (OSError, IndexError):
         return ""  # the client has disconnected, or has no address
     if connection.family != socket.AF_INET6 or host.startswith("::ffff:"):
         return str(host)
-    # A client can choose the rest of its IPv6 address.
+    # A client can choose the last 64 bits of its IPv6 address.
     return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex()

@@ -1,4 +1,4 @@
-"""Evaluation of the daemon's heartbeat: whether the daemon is alive, and whether its output is current."""
+"""Evaluation of the heartbeat of the daemon: whether the daemon is alive, and whether its output is current."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Heartbeat(NamedTuple):
 
 
 def not_alive(beat: Heartbeat, now: float) -> str | None:
-    """Return why the daemon does not count as alive, or None if its heartbeat is recent."""
+    """Return the reason for which the daemon does not count as alive, or None if its heartbeat is recent."""
     age = now - beat.alive_at
-    if abs(age) < ALIVE_SECONDS:  # in this form, NaN is not alive
+    if abs(age) < ALIVE_SECONDS:  # this comparison is false for NaN
         return None
     return f"the daemon's last heartbeat is {age:.0f} s old, but the daemon writes one every 10 s: {SEE_JOURNAL}"
 
 
 def silence(runtime_dir: Path) -> str | None:
-    """Return why the daemon does not count as alive, or None if the heartbeat in `runtime_dir` is recent."""
+    """Read the heartbeat in `runtime_dir`. Return why the daemon does not count as alive, or None if it is alive."""
     path = runtime_dir / "heartbeat.json"
     try:
         return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
@@ -45,7 +45,7 @@ def silence(runtime_dir: Path) -> str | None:
 
 
 def not_ready(beat: Heartbeat, now: float) -> str | None:
-    """Return why the daemon's output is not current, or None if its last pass is recent."""
+    """Return the reason for which the output of the daemon is not current, or None if its last pass is recent."""
     if beat.pass_at is None or not beat.ready:
         return f"the daemon has not completed its first pass: {SEE_JOURNAL}"
     age, limit = now - beat.pass_at, 2 * beat.resync + 60
@@ -57,7 +57,7 @@ def not_ready(beat: Heartbeat, now: float) -> str | None:
 def halted(text: bytes | None, now: float) -> str | None:
     """Return a sentence for the page if the daemon has stopped or its output is not current, or None.
 
-    The sentence has a time and no age, so that the page does not change every second.
+    The sentence contains a time instead of an age, so that the page does not change every second.
     """
     if text is None:
         return "The daemon is not running"

@@ -1,6 +1,7 @@
 """Parser of HTTP requests, and the answer to each request.
 
-Each request opens its file, so an answer never mixes two versions of a file. No part of a URL reaches the file system.
+The server opens the file once for each request, so an answer never mixes two versions of a file. The server never uses
+a part of a URL as the path of a file.
 """
 
 import errno
@@ -22,7 +23,7 @@ from typing import NamedTuple
 from certmond.expose.http.health import SEE_JOURNAL, UNREADABLE, Heartbeat, halted, not_alive, not_ready
 from certmond.expose.page.render import empty, page, policy
 
-HEAD_BYTES = 16 * 1024  # maximum size of a request line and its headers
+HEAD_BYTES = 16 * 1024  # maximum size of a request line together with the headers
 GZIP = 16 + zlib.MAX_WBITS
 PART_BYTES = 64 * 1024  # maximum part of a file in memory
 CHUNK_BYTES = 1024 * 1024  # each chunk that a client receives extends the deadline of its connection
@@ -42,7 +43,7 @@ class Request(NamedTuple):
 
 
 class Rendering(io.FileIO):
-    """Open file of the runtime directory. Its content does not change when the daemon replaces the file."""
+    """Open file of the runtime directory. The open file keeps its content when the daemon replaces the file."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -52,7 +53,8 @@ class Rendering(io.FileIO):
             self.close()
             raise OSError(errno.EINVAL, "not a regular file", path)
         self.size = status.st_size
-        self.tag = f"{status.st_dev:x}-{status.st_ino:x}-{self.size:x}-{status.st_mtime_ns:x}"  # unique
+        # Each version of a file has a different tag.
+        self.tag = f"{status.st_dev:x}-{status.st_ino:x}-{self.size:x}-{status.st_mtime_ns:x}"
 
     def send(self, connection: socket.socket, offset: int, end: int) -> None:
         while offset < end:
@@ -76,7 +78,7 @@ class Answer(NamedTuple):
     content_type: str
     body: bytes | Rendering
     headers: tuple[str, ...] = ()
-    tail: bytes = b""  # sent after the body; a client receives both as one body
+    tail: bytes = b""  # the server sends this text after `body`, as a part of the same HTTP body
 
     @property
     def size(self) -> int:
@@ -102,7 +104,10 @@ def sentence(status: HTTPStatus, text: str, *headers: str) -> Answer:
 
 
 def read_request(stream: io.BufferedIOBase) -> Request | HTTPStatus | None:
-    """Return the next request of a connection, None at the end, or the HTTP status for an invalid request."""
+    """Return the next request of a connection.
+
+    Return None at the end of the connection, or an HTTP status if the request is invalid.
+    """
     lines: list[bytes] = []
     room = HEAD_BYTES
     while line := stream.readline(room + 1):
@@ -136,7 +141,7 @@ def parse_request(first: bytes, *rest: bytes) -> Request | None:
 
 
 def prefers_gzip(accept_encoding: str) -> bool:
-    """Return whether the client accepts gzip and does not prefer the uncompressed form (RFC 9110, 12.5.3)."""
+    """Return whether the client accepts gzip, and does not prefer the uncompressed form (RFC 9110, 12.5.3)."""
     quality: dict[str, float] = {}
     for item in accept_encoding.lower().split(","):
         coding, semicolon, parameter = item.partition(";")
@@ -156,7 +161,7 @@ class Document:
         self._compressed = ("", b"")  # the tag of a rendering, and its gzip form
 
     def compressed(self) -> tuple[str, bytes]:
-        """Return the entity tag and the gzip form of the file, which all clients share."""
+        """Return the entity tag and the gzip form of the file. All clients share one gzip form of each version."""
         with self._lock, Rendering(self.path) as file:
             tail = self.tail()
             tag = named(file, tail)
@@ -183,7 +188,7 @@ def named(file: Rendering, tail: bytes) -> str:
 
 
 def conditional(request: Request, tag: str, answer: Answer) -> Answer:
-    """Return the answer with the entity tag `tag`, or the status 304 if the client has this version."""
+    """Return the answer with the entity tag `tag`, or an answer with the status 304 if the client has this version."""
     known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
     headers = (*answer.headers, f"ETag: {tag}")
     if known.isdisjoint({"*", tag}):
@@ -225,7 +230,7 @@ class Front:
             why = halted(beat, time.time())
             status = stack.enter_context(Rendering(self.status))
             activity = None
-            with suppress(FileNotFoundError):  # a daemon of an earlier version writes no activity
+            with suppress(FileNotFoundError):  # a daemon of an earlier version writes no activity document
                 activity = stack.enter_context(Rendering(self.activity))
             tag = f"{status.tag}.{activity.tag if activity else ''}.{zlib.crc32((why or '').encode()):x}"
             if tag != self._made[0]:
@@ -247,7 +252,7 @@ class Site:
     """The fixed set of URL paths, and the function that answers the requests for each path."""
 
     def __init__(self, runtime_dir: Path, metrics: Callable[[], bytes] = bytes) -> None:
-        """Create the routes. The server appends the text that `metrics` returns to the metrics of the daemon."""
+        """Create the routes. The server appends the result of `metrics` to the metrics of the daemon."""
         self.heartbeat = runtime_dir / "heartbeat.json"
         self.routes: dict[str, Callable[[Request], Answer]] = {
             "/": Front(runtime_dir).answer,

@@ -1,7 +1,7 @@
 """HTTP server of `certmond serve`, which serves the files that the daemon writes into the runtime directory.
 
-`routes` has the answers, and `access_policy` decides which clients have access. The server reads no key of the node,
-and imports only the standard library.
+The module `routes` creates the answers. The modules `access_policy` and `access_control` decide which clients have
+access. The server reads no key of the node. The only external library that it imports is `systemd`.
 """
 
 import errno
@@ -27,9 +27,9 @@ from certmond.expose.http.routes import CHUNK_BYTES, HEAD_BYTES, Answer, Site, r
 log = logging.getLogger(__name__)
 
 AT_ONCE = 64  # connections to accept before the next check of the deadlines
-BACKLOG = 1024  # connections that wait in the kernel; clients of a larger burst retry after a second
+BACKLOG = 1024  # connections that wait in the kernel; if more clients connect, some of them retry after a second
 DEFER_SECONDS = 1  # the kernel delays a connection for this time, until its client sends data
-STOP_SECONDS = 0.8  # for answers in progress after a request to stop
+STOP_SECONDS = 0.8  # time for answers in progress after a request to stop
 LISTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<four>[0-9.]+|localhost)):(?P<port>[0-9]{1,5})")
 EXPOSED = (
     "listening on %s without TLS or without authentication: other hosts can read the names, paths and expiry of the "
@@ -74,7 +74,7 @@ class Server:
             each.close()
 
     def stop(self) -> None:
-        """Request the end of `serve_forever`. Safe to call from a signal handler."""
+        """Request the end of `serve_forever`. A signal handler can call this method."""
         self._stopping = True
         with suppress(OSError):
             self._waker.send(b"\0")
@@ -94,7 +94,7 @@ class Server:
         notify("STOPPING=1")
         for listener in self.listeners:
             listener.close()
-        self.slots.shut_down(socket.SHUT_RD)  # ends connections that wait for a request; answers in progress continue
+        self.slots.shut_down(socket.SHUT_RD)  # end connections that wait for a request; answers in progress continue
         with self.slots.changed:
             self.slots.changed.wait_for(lambda: not self.slots.taken, STOP_SECONDS)
         self.slots.shut_down(socket.SHUT_RDWR)
@@ -110,12 +110,12 @@ class Server:
         return min(pauses + ([min(1.0, self.patience)] if self.slots.taken else []), default=None)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a waiting connection, and start its thread. Return False without a connection."""
+        """Accept a waiting connection, and start a thread for it. Return False if no connection waits."""
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
             return False
-        except OSError:  # the client left, or no descriptor is free: pause, because the listener stays readable
+        except OSError:  # the client disconnected, or no descriptor is free: pause, because the listener stays readable
             time.sleep(0.05)
             return False
         if self.slots.acquire(connection, self.patience):
@@ -154,9 +154,9 @@ class Server:
                 policy.part(connection)
             socket.socket.shutdown(connection, socket.SHUT_WR)
             while socket.socket.recv(connection, HEAD_BYTES):
-                pass  # a close with unread bytes would reset the connection and lose the answer
+                pass  # to close the socket with unread bytes would reset the connection and lose the answer
         except OSError:
-            pass  # the client left, or its time was up
+            pass  # the client disconnected, or the deadline of the connection passed
         except Exception:
             log.exception("certmond did not answer a request", extra={"kind": "request_failed"})
         finally:
@@ -185,7 +185,7 @@ class Server:
 
     def _send(self, connection: socket.socket, answer: Answer, *, keep_alive: bool, whole: bool = True) -> None:
         size, body, tail = answer.size if whole else 0, answer.body, answer.tail if whole else b""
-        plain = type(connection) is socket.socket  # TLS has no flags, and sendfile would bypass it
+        plain = type(connection) is socket.socket  # SSLSocket accepts no flags, and sendfile bypasses encryption
         with nullcontext() if isinstance(body, bytes) else body:
             connection.sendall(answer.head(keep_alive=keep_alive), socket.MSG_MORE if size and plain else 0)
             own = size - len(tail)
@@ -250,7 +250,7 @@ def make_server(runtime_dir: Path, listen: str, gate: Gate | None = None) -> Ser
 
 
 def is_open(listener: socket.socket) -> bool:
-    """Return whether the listener is on an IP address that is not a loopback address."""
+    """Return whether the listener has an IP address that is not a loopback address."""
     if listener.family == socket.AF_UNIX:
         return False
     host: str = listener.getsockname()[0]

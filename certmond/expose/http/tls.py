@@ -1,6 +1,7 @@
 """TLS context of the HTTP server, with the settings of a web configuration.
 
-This module also checks the names in client certificates. In memory, only this context has the private key.
+This module also checks the names in client certificates. In the memory of the server, only this context contains the
+private key.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _NAMES = {"DNS", "email", "IP Address", "URI"}
 def make_context(source: Source) -> ssl.SSLContext:
     """Return the TLS context of the server for a web configuration.
 
-    Raises ConfigError with all problems and their lines.
+    Raises ConfigError with all problems and the line of each problem.
     """
     settings, problems = source.config.tls_server_config, []
     pems = {key: _inline(source, key) for key in ("cert", "key", "client_ca")}
@@ -53,9 +54,9 @@ def make_context(source: Source) -> ssl.SSLContext:
 
 
 def allowed(connection: ssl.SSLSocket, names: tuple[str, ...]) -> bool:
-    """Return whether the certificate of the client has one of `names`, or `names` is empty.
+    """Return whether a subject alternative name of the client certificate is in `names`, or `names` is empty.
 
-    IP addresses in `names` have the form of Go, such as 2001:db8::1.
+    IP addresses in `names` have the format of Go, such as 2001:db8::1.
     """
     if not names:
         return True
@@ -76,7 +77,7 @@ def _inline(source: Source, key: str) -> bytes:
 
 
 def _key_of(source: Source, name: str) -> str:
-    """Return the key of the web configuration that sets `name`, such as `cert_file` or `cert`."""
+    """Return the key that sets `name` in the web configuration, such as `cert_file` or `cert`."""
     return f"{name}_file" if f"{name}_file" in source.config.tls_server_config.files else name
 
 
@@ -103,12 +104,12 @@ def _take_authorities(context: ssl.SSLContext, source: Source, pem: bytes) -> It
     if mode is None:
         return
     context.verify_mode = mode
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # every CA in the file is trusted, as by Go
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust every CA in the file, as Go does
     try:
         with _memory(pem) as path:
             context.load_verify_locations(path)
     except (OSError, ValueError):
-        yield Problem(source.place(_key_of(source, "client_ca")), "has no certificate; write a CA as PEM")
+        yield Problem(source.place(_key_of(source, "client_ca")), "contains no certificate; write a CA as PEM")
 
 
 def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
@@ -116,13 +117,13 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
     least, most = _VERSIONS[settings.min_version], _VERSIONS[settings.max_version]
     old = least < ssl.TLSVersion.TLSv1_2
     chosen = [SUITES[name] for name in settings.cipher_suites if name in SUITES]
-    if settings.cipher_suites and not chosen:  # only suites of TLS 1.3 are chosen
+    if settings.cipher_suites and not chosen:  # the configuration selects only cipher suites of TLS 1.3
         least = ssl.TLSVersion.TLSv1_3
     default = [name for name in SUITES.values() if old or not name.endswith("-SHA")]
-    # The signatures of TLS 1.0 and 1.1 need OpenSSL's security level 0.
+    # The signatures of TLS 1.0 and 1.1 require the security level 0 of OpenSSL.
     context.set_ciphers(":".join(chosen or default) + ("@SECLEVEL=0" if old else ""))
     context.minimum_version, context.maximum_version = least, most
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET  # without resumption: verify each client
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET  # no session resumption: verify each client
     context.num_tickets = 0
     if settings.prefer_server_cipher_suites:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -132,7 +133,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
     for curve in settings.curve_preferences:
         try:
             context.set_ecdh_curve(_CURVES[curve])
-        except (OSError, ValueError):  # Python 3.11.2 of Debian 12 has no X25519 here
+        except (OSError, ValueError):  # Python 3.11.2 of Debian 12 does not support X25519 here
             fact = f"cannot be {curve} with the Python version of certmond"
             yield Problem(
                 source.place("curve_preferences"), f"{fact}; remove the key, so that OpenSSL offers its default curves"
@@ -149,9 +150,9 @@ def _no_password() -> str:
 
 @contextmanager
 def _memory(pem: bytes) -> Iterator[str]:
-    """Yield a path in anonymous memory that has the bytes `pem`.
+    """Yield the path of a file in anonymous memory that contains the bytes `pem`.
 
-    OpenSSL accepts only paths, and a private key must not be in a file on disk.
+    OpenSSL accepts only paths, and the private key must not be written to a file on disk.
     """
     if len(pem) > MAX_BYTES:
         raise ValueError("larger than 1 MiB")

@@ -1,6 +1,6 @@
 """Parser of the web configuration, which has the format of Prometheus's exporter-toolkit.
 
-The source of the rules is docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each stricter rule.
+The rules are from docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each stricter rule.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from certmond.errors import ConfigError
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
 CURVES = ("CurveP256", "CurveP384", "CurveP521", "X25519")
 SUITES_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-"""The cipher suites of TLS 1.3. Like Go, the server always offers all of them."""
+"""The cipher suites of TLS 1.3. The server always offers all of these cipher suites, as Go does."""
 SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
@@ -36,7 +36,7 @@ SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
 }
-"""The cipher suites of Go's crypto/tls.CipherSuites up to TLS 1.2, with their names in OpenSSL."""
+"""The cipher suites in crypto/tls.CipherSuites of Go for TLS 1.2 and earlier, with their names in OpenSSL."""
 HEADERS = {
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
@@ -46,7 +46,7 @@ HEADERS = {
 }
 """The permitted headers with their valid values, or () if every value is valid."""
 MOST_COST = 15
-"""Maximum cost of a bcrypt hash. A check takes about 2 s, and each higher cost doubles this time."""
+"""Maximum cost of a bcrypt hash. A check with this cost takes about 2 s. Each increment doubles this time."""
 
 _HASH = re.compile(r"\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}")
 _SPAN = re.compile(r"0|(?:(?:\d{1,9}(?:\.\d{1,9})?)(?:ns|us|µs|ms|s|m|h))+")
@@ -55,7 +55,7 @@ _VERIFYING = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
 
 
 def _client_auth(value: Any) -> Any:
-    if value in {"RequireAnyClientCert", "RequireClientCert"}:  # these prove only that the client has a key
+    if value in {"RequireAnyClientCert", "RequireClientCert"}:  # these values require only that the client has a key
         raise ValueError(
             f"{value} admits every client with a certificate of any issuer; write RequireAndVerifyClientCert"
         )
@@ -63,7 +63,7 @@ def _client_auth(value: Any) -> Any:
 
 
 def _span(value: Any) -> Any:
-    """Return the seconds of a duration in Go's format, such as 1m30s. Raises ValueError for another format."""
+    """Return the seconds of a duration in the format of Go, such as 1m30s. Raises ValueError for another format."""
     if isinstance(value, str) and _SPAN.fullmatch(value):
         return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([a-zµ]+)", value))
     raise ValueError("must be a duration such as 500ms or 1m30s; 0 sets no limit")
@@ -83,7 +83,7 @@ class _Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _nothing_is_not_there(cls, given: Any) -> Any:
-        """Return the mapping without the known keys that have no value, so that their defaults apply."""
+        """Return the mapping without known keys that have no value, so that the defaults of these keys apply."""
         if not isinstance(given, dict):
             return given
         return {key: value for key, value in given.items() if value is not None or key not in cls.model_fields}
@@ -109,7 +109,7 @@ class TlsServerConfig(_Model):
 
     @property
     def files(self) -> dict[str, str]:
-        """Return the path of each configured file, by its key, such as `cert_file`."""
+        """Return the path of each configured file, by the key of the file, such as `cert_file`."""
         paths = {key: getattr(self, key) for key in ("cert_file", "key_file", "client_ca_file")}
         return {key: path for key, path in paths.items() if path}
 
@@ -131,7 +131,7 @@ class RateLimit(_Model):
 
 
 class WebConfig(_Model):
-    """Content of a web configuration. `tls_server_config` enables TLS, and `basic_auth_users` enables passwords."""
+    """Content of a web configuration. `tls_server_config` enables TLS. `basic_auth_users` enables passwords."""
 
     tls_server_config: TlsServerConfig = TlsServerConfig()
     http_server_config: HttpServerConfig = HttpServerConfig()
@@ -152,7 +152,7 @@ _PARTS: dict[str, type[BaseModel]] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A web configuration, with the directory of its file and the line of each value."""
+    """A web configuration, with the directory of the file and the line of each value."""
 
     config: WebConfig
     tree: Node
@@ -162,7 +162,7 @@ class Source:
         return self.tree.find(("tls_server_config", key))
 
     def path(self, key: str) -> Path:
-        """Return the path of the file that `key` names. A relative path starts at the configuration's directory."""
+        """Return the path of the file that `key` names. Relative paths start at the directory of the configuration."""
         return self.directory / self.config.tls_server_config.files[key]
 
     @property
@@ -171,7 +171,7 @@ class Source:
 
 
 def content(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Return at most `most` + 1 bytes of a regular file. Raises OSError for any other file, and does not block."""
+    """Return at most `most` + 1 bytes of a regular file, without blocking. Raises OSError for any other file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -24,7 +24,7 @@ METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """A gauge with its help text (`meaning`) and the names of its labels in the order of the exposition."""
+    """A gauge with its help text (`meaning`) and the names of its labels, in the order of the exposition."""
 
     name: str
     meaning: str
@@ -40,7 +40,7 @@ _OF = ("certificate", "path")
 NOT_BEFORE = Family("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time", _OF)
 NOT_AFTER = Family(
     "certmond_certificate_not_after_timestamp_seconds",
-    "End of validity, Unix time. For an unusable file, the end of its last valid certificate",
+    "End of validity, Unix time. For an unusable file, the end of validity of its last valid certificate",
     _OF,
 )
 RENEWAL = Family(
@@ -78,9 +78,7 @@ FAMILIES = (
 """The gauges about certificates, in the order of the exposition."""
 COUNT = Family("certmond_findings", "Number of open findings", ("severity",))
 """The number of open findings for each severity, with 0 for a severity without a finding."""
-UNWATCHED = Family(
-    "certmond_unwatched_references", "Number of files that the node's own files name and certmond does not watch", ()
-)
+UNWATCHED = Family("certmond_unwatched_references", "Number of referenced files that certmond does not watch", ())
 """The number of references that certmond does not watch."""
 
 _Lines = tuple[str, ...]
@@ -88,24 +86,27 @@ _Lines = tuple[str, ...]
 
 
 class Renderer:
-    """Writer of the metrics and of the status document, which both contain every certificate."""
+    """Writer of the metrics and of the status document. Both contain every certificate."""
 
     def __init__(self) -> None:
         self._metrics = Sheet(_lines)
         self._status = Sheet(_entry, separator=",")
 
     def metrics(self, assessment: Assessment, own: str = "") -> str:
-        """Return the metrics text (format 0.0.4): the gauges about certificates, the numbers of findings, and `own`."""
+        """Return the metrics text (format 0.0.4).
+
+        The text contains the gauges about certificates, the numbers of findings, and the metrics text `own`.
+        """
         lines = [_lines(status) for status in _series(assessment)]
         columns = [head + "".join(each[number] for each in lines) for number, head in enumerate(_HEADS)]
         return "".join(columns) + _tail(assessment, own)
 
     def write_metrics(self, path: Path, assessment: Assessment, own: str = "") -> None:
-        """Write the text of `metrics` into the file `path`. Raises RuntimeDirError if the file cannot be written."""
+        """Write the metrics text to the file `path`. Raises RuntimeDirError if the file cannot be written."""
         self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
 
     def write_status(self, path: Path, assessment: Assessment, mode: str, following: NextEvent | None) -> None:
-        """Write the status document into the file `path`. Raises RuntimeDirError if the file cannot be written."""
+        """Write the status document to the file `path`. Raises RuntimeDirError if the file cannot be written."""
         head = json.dumps(header(assessment, mode, following))[:-1]
         anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
         loose = json.dumps(
@@ -119,7 +120,7 @@ _HEADS = tuple(family.head for family in FAMILIES)
 
 
 def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
-    """Return one status for each combination of name and path, because a repeated series invalidates the metrics."""
+    """Return one status for each combination of name and path, because Prometheus rejects repeated series."""
     return tuple(assessment.by_identity.values())
 
 
@@ -181,7 +182,7 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
 
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
     """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event."""
-    if not assessment.has_catalogued:
+    if not assessment.catalogued:
         return "no certificate of the profile on this node; to find the profile that fits, run: certmond check"
     certificates = [status for status in assessment.certificates if status.certificate]
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
@@ -209,14 +210,14 @@ def write(directory: Path, name: str, text: str) -> None:
 
 
 def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:
-    """Return the heartbeat as JSON, for `certmond serve`."""
+    """Return the heartbeat of the daemon as JSON, which `certmond serve` evaluates."""
     return json.dumps({"alive_at": alive_at, "pass_at": pass_at, "resync": resync, "ready": ready})
 
 
 def read_status(directory: Path) -> dict[str, Any]:
     """Return the last status document of the daemon.
 
-    Raises RuntimeDirError if the document cannot be read or has another schema.
+    Raises RuntimeDirError if the document cannot be read or has a different schema.
     """
     path = directory / STATUS
     try:
@@ -226,6 +227,6 @@ def read_status(directory: Path) -> dict[str, Any]:
         raise RuntimeDirError(f"{path} cannot be read ({error}); see: systemctl status certmond") from error
     if not known:
         raise RuntimeDirError(
-            f"{path} has another schema than {SCHEMA}; install the same version for the daemon and this command"
+            f"{path} has a different schema than {SCHEMA}; install the same version for the daemon and this command"
         )
     return document

@@ -1,6 +1,6 @@
-"""Replacement of a file of many rows, which copies unchanged rows from the previous file.
+"""Replacement of a file that contains many rows. The writer copies unchanged rows from the previous file.
 
-The kernel copies the rows, so no text stays in memory.
+The kernel copies the rows, so the writer keeps no text in memory.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ R = TypeVar("R")
 def replacing(path: Path) -> Iterator[int]:
     """Yield a descriptor for the new content of the file `path`, and replace the file after the `with` block.
 
-    A reader gets the old or the new file, never a part. Raises RuntimeDirError for each OSError.
+    The replacement is atomic: a reader gets either the old or the new content. Raises RuntimeDirError for each OSError.
     """
     staged = path.with_name(f".{path.name}.new")
     try:
-        staged.unlink(missing_ok=True)  # the file may belong to another user, in a shared directory
+        staged.unlink(missing_ok=True)  # in a shared directory, this file can belong to another user
         descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             os.fchmod(descriptor, 0o644)  # override the umask of the unit: every user may read this file
@@ -56,14 +56,17 @@ class _Column(NamedTuple):
 
 
 class _Reading:
-    """Calculator of the positions of rows in a column. Calls with increasing row numbers add each size only once."""
+    """Calculator of the positions of rows in a column.
+
+    If the row number increases from call to call, the calculator adds the size of each row only once.
+    """
 
     def __init__(self, column: _Column) -> None:
         self._column = column
         self._row, self._place = 0, column.start
 
     def stretch(self, row: int, length: int) -> tuple[int, array[int]]:
-        """Return the offset of row `row`, and the sizes of `length` rows from that row on."""
+        """Return the offset of row number `row` in bytes, and the sizes of `length` rows from this row on."""
         if row < self._row:
             self._row, self._place = 0, self._column.start
         self._place += sum(self._column.sizes[self._row : row])
@@ -72,9 +75,9 @@ class _Reading:
 
 
 class Sheet(Generic[R]):
-    """A file of rows and columns.
+    """A file of rows and columns. In the file, the columns follow each other.
 
-    `texts` returns the text of a row for each column. `separator` precedes each row but the first.
+    `texts` returns the text of a row for each column. `separator` precedes each row of a column except the first row.
     """
 
     def __init__(self, texts: Callable[[R], Sequence[str]], separator: str = "") -> None:
@@ -86,7 +89,7 @@ class Sheet(Generic[R]):
         self._columns: list[_Column] = []
 
     def write(self, path: Path, rows: Sequence[R], heads: Sequence[str], tail: str) -> None:
-        """Replace the file `path` by each column after its head, and then `tail`.
+        """Replace the content of the file `path` with each column after its head, and then `tail`.
 
         Raises RuntimeDirError if the file cannot be written.
         """
@@ -136,15 +139,15 @@ class Sheet(Generic[R]):
         return found
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
-        """Yield each run of rows: its first row, the same row in the previous file, and its length."""
-        # If another process has changed the previous file, every row is new.
+        """Yield the runs of rows: the number of the first row, its number in the previous file, and the length."""
+        # If another process has changed the previous file, all rows count as new.
         known: dict[int, int] = {}
         if self._file is not None and _state(self._file) == self._state:
             known = dict(zip(map(id, self._rows), count()))
         # New rows have a negative number in the previous file.
         former = list(map(known.get, map(id, rows), count(-len(rows))))
         first = 0
-        for _, run in groupby(map(sub, former, count())):  # within a run, the distance to the former number is constant
+        for _, run in groupby(map(sub, former, count())):  # within a run, both numbers have a constant difference
             length = len(list(run))
             yield first, former[first], length
             first += length
@@ -158,7 +161,7 @@ class Sheet(Generic[R]):
 
 
 def _state(descriptor: int) -> tuple[int, ...]:
-    """Return values of fstat(2) that change with each change of the open file."""
+    """Return values of fstat(2) that change with each change to the open file."""
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

@@ -10,6 +10,6 @@ _SPECIAL = re.compile(r'[\\"\n]')
 
 def escaped(value: str) -> str:
     """Return `value` with the escapes that a label value requires, without the quotes."""
-    if not value.isascii():  # file names may be any bytes; invalid UTF-8 must not break the scrape
+    if not value.isascii():  # a file name can contain invalid UTF-8, which must not break the scrape
         value = value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value.translate(_ESCAPES) if _SPECIAL.search(value) else value

@@ -18,7 +18,7 @@ from prometheus_client import (
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.rotation.worker_batches import Workers
 
-# Avoids an unneeded series for each counter and histogram. (The function has no annotations.)
+# Do not export the series `_created` of each counter and histogram. The function has no type annotations.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload",
@@ -31,7 +31,7 @@ _MODES = ("observe", "enforce")
 
 
 class Telemetry:
-    """The metrics about the work of certmond. Their names and meanings are stable."""
+    """The metrics about the work of certmond. The names and meanings of these metrics are stable."""
 
     def __init__(self, mode: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -57,7 +57,7 @@ class Telemetry:
         )
         self.config_ok = Gauge(
             "certmond_config_last_reload_successful",
-            "1 if the configuration on disk is in force, 0 if it was refused",
+            "1 if the daemon uses the configuration on disk, otherwise 0",
             registry=registry,
         )
         self.renewals = Counter(
@@ -105,7 +105,7 @@ class Telemetry:
         self.set_phase(None)
         self.set_workers(None)
         self.config_ok.set(1)
-        self.last_pass.set_to_current_time()  # `certmond metrics` counts no pass: 0 would mean 1970
+        self.last_pass.set_to_current_time()  # `certmond metrics` counts no pass: the value 0 would mean 1970
         self._events = self._overflows = 0
         self.set_mode(mode)
 
@@ -119,7 +119,7 @@ class Telemetry:
             self._planned.labels(name).set(steps.get(name, 0))
 
     def count_hook(self, hook: str, result: str) -> None:
-        """Count a completed run of the hook. Safe to call from any thread."""
+        """Count a completed run of the hook. Any thread can call this method."""
         self.hook_runs.labels(hook, result).inc()
 
     def set_hooks(self, waiting: Mapping[str, int]) -> None:
@@ -136,13 +136,14 @@ class Telemetry:
             self._phase.labels(str(name)).set(name == (phase or "idle"))
 
     def set_workers(self, workers: Workers | None) -> None:
-        """Set the numbers of workers that take part, can act, and have acknowledged the phase. None sets all to 0."""
+        """Set the numbers of workers that take part, may act, and have acknowledged the phase. None sets all to 0."""
         for name in _WORKERS:
             self._workers.labels(name).set(getattr(workers, name) if workers else 0)
 
     def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
-        """Count a pass. `duration` and `latency` are in seconds, and the latency starts at the first report of a
-        change.
+        """Count a pass that took `duration` seconds.
+
+        `latency` is the time in seconds since the first report of a change, or None if no change caused the pass.
         """
         self.passes.labels(cause).inc()
         self.duration.observe(duration)
@@ -151,7 +152,7 @@ class Telemetry:
             self.latency.observe(latency)
 
     def count_watch(self, events: int, overflows: int) -> None:
-        """Count the new events and overflows. The arguments are the totals from the start of the daemon."""
+        """Count the new events and overflows. The arguments are the totals since the start of the daemon."""
         self.watch_events.inc(events - self._events)
         self.watch_overflows.inc(overflows - self._overflows)
         self._events, self._overflows = events, overflows

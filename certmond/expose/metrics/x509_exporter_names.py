@@ -1,7 +1,7 @@
 """Additional metrics with the names of x509-certificate-exporter, for existing alert rules and dashboards.
 
-The names are those of versions 3 and 4 of the exporter (internal/collector.go and docs/metrics.md). The values are from
-certmond's assessment.
+Versions 3 and 4 of the exporter use these names (internal/collector.go and docs/metrics.md). The values are from the
+assessment of certmond.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _FAMILIES = (
     ("x509_cert_not_before", "Start of validity, Unix time"),
     ("x509_cert_not_after", "End of validity, Unix time"),
     ("x509_cert_expired", "1 if the certificate has expired"),
-    ("x509_cert_error", "1 if the file has no readable certificate"),
+    ("x509_cert_error", "1 if the file contains no readable certificate"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """The labels that identify one certificate, and a line for each metric."""
+    """The labels that identify one certificate, and the line of each metric for this certificate."""
 
     labels: str
     not_before: str
@@ -47,7 +47,7 @@ class _Series:
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
-    """The lines for one certificate status, valid until a certificate expires at the Unix time `until`."""
+    """The lines for one certificate status. At the Unix time `until`, a certificate expires and the lines change."""
 
     status: CertificateStatus
     file: str
@@ -57,7 +57,10 @@ class _Rendered:
 
 
 class Compatible:
-    """Renderer of the metrics with the names of x509-certificate-exporter. It keeps the lines of unchanged statuses."""
+    """Renderer of the metrics with the names of x509-certificate-exporter.
+
+    The renderer keeps the lines of unchanged statuses.
+    """
 
     def __init__(self) -> None:
         self._version = version("certmond")
@@ -66,7 +69,7 @@ class Compatible:
     def text(self, assessment: Assessment) -> str:
         """Return the metrics text about files.
 
-        A certificate in a file appears only once, even if several entries name the file.
+        A certificate in a file appears only once, even if several entries contain the path of the file.
         """
         now, before = int(assessment.taken_at.timestamp()), self._kept
         self._kept = kept = {}
@@ -100,7 +103,7 @@ class Compatible:
 
 
 def _rendered(status: CertificateStatus, now: int) -> _Rendered:
-    """Return the lines for all certificates in the file of `status`, and for the CAs that a kubeconfig embeds."""
+    """Return the lines for all certificates in the file of `status`, and for the CAs that a kubeconfig file embeds."""
     seen, series, until = status.seen, list[_Series](), float("inf")
     own = seen.certificates if not status.stale else (status.certificate,) if status.certificate else ()
     holders = [(seen.path, seen.holder, own)]
@@ -145,7 +148,7 @@ def _parts(name: str) -> dict[str, str]:
     """
     try:
         attributes = list(x509.Name.from_rfc4514_string(name))
-    except ValueError:  # an attribute without a name
+    except ValueError:  # an attribute type without a name
         return {}
     found: dict[str, str] = {}
     for attribute in attributes:

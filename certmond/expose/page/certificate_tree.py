@@ -41,7 +41,7 @@ def _branch(branch: Branch, digest: Digest) -> str:
 
 
 def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
-    """Return the line of one certificate. A click on the line shows the facts about the certificate."""
+    """Return the line of one certificate. A click on this line opens the facts about the certificate."""
     state, words = _state(entry)
     life = Lifetime.of(entry, digest.taken_at)
     left = residual(entry["not_after"], digest.taken_at)
@@ -62,7 +62,10 @@ def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
 
 
 def _state(entry: dict[str, Any]) -> tuple[str, str]:
-    """Return the worst severity of a certificate's findings, and the reasons of its severe findings."""
+    """Return the highest severity of the findings of a certificate, and the reasons of these findings.
+
+    If a finding is at least a warning, leave out the reasons of severity info. Without findings, both values are "ok".
+    """
     found = entry["findings"]
     severities = {item["severity"] for item in found}
     serious = [item["reason"] for item in found if item["severity"] != "info"]
@@ -125,7 +128,7 @@ def _served(at: dict[str, Any], own: str) -> str:
 
 
 def services(digest: Digest) -> str:
-    """Return the section of the page on services: when each started, and which certificates it uses and serves."""
+    """Return the section of the page about services: the state of each service, and the certificates that it uses."""
     if not digest.services:
         return section("services", "Services", '<p class="empty">No service uses a certificate.</p>')
     lines = ("".join(_service(each)) for each in digest.services.values())

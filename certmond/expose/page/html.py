@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-# The module `html` loads the names of all characters, which take memory that this process does not need.
+# The module `html` of Python loads the names of all characters, which would waste memory in this process.
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 _NO_FRAGMENT = re.compile(r"[^A-Za-z0-9./-]")
 
@@ -15,7 +15,7 @@ _NO_FRAGMENT = re.compile(r"[^A-Za-z0-9./-]")
 def text(value: object) -> str:
     """Return `value` with escapes, as the text of an HTML element or of a quoted attribute.
 
-    Invisible characters also get escapes, because users choose subjects and file names.
+    Invisible characters also get escapes, because other users can choose subjects and file names.
     """
     plain = str(value)
     if not plain.isprintable():
@@ -24,8 +24,8 @@ def text(value: object) -> str:
 
 
 def identity(entry: dict[str, Any]) -> str:
-    """Return the URL fragment of a certificate's row, which stays the same in every version of the page."""
-    # No character of a fragment needs an escape in an HTML attribute.
+    """Return the URL fragment of the row of a certificate. Every version of the page has the same fragment."""
+    # No character of a fragment requires an escape in an HTML attribute.
     return "c-" + _NO_FRAGMENT.sub(lambda each: f"_{ord(each[0]):x}_", f"{entry['name']}:{entry['path']}")
 
 
@@ -44,7 +44,7 @@ def moment(value: str | None, style: str = "minute") -> str:
 
 
 def mark(state: str) -> str:
-    """Return the symbol of a state. Each state has its own shape, for readers who cannot distinguish the colors."""
+    """Return the symbol of a state. Each state has a different shape, for readers who cannot distinguish the colors."""
     return f'<span class="mark {text(state)}" aria-hidden="true"></span>'
 
 
@@ -61,5 +61,5 @@ def items(kind: str, lines: Iterable[str], name: str = "") -> str:
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun, such as `1 warning`, `2 warnings` or `no warnings`."""
+    """Return a number and the noun in singular or plural, such as `1 warning`, `2 warnings` or `no warnings`."""
     return f"{number:,} {one}" if number == 1 else f"{number or 'no':{',' if number else ''}} {many or one + 's'}"

@@ -1,6 +1,6 @@
 """Selection of the findings and certificates that the page shows, from the status document.
 
-This module parses one certificate at a time, because a document can have ten thousand.
+This module parses one certificate at a time, because a document can contain ten thousand certificates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 ROWS, FINDINGS, NAMES = 2500, 200, 12
-"""Maximum numbers of certificates, of findings, and of certificate names for a service."""
+"""Maximum numbers of certificates and findings on the page, and of certificate names for each service."""
 RANKS = ("critical", "warning", "info")
 
 _DECODER = json.JSONDecoder()
@@ -47,7 +47,7 @@ class Service:
 
 
 class Branch:
-    """A trust anchor and its leaves, as a branch of the page's certificate tree."""
+    """A trust anchor and the leaves below it, as a branch of the certificate tree on the page."""
 
     def __init__(self, sha256: str | None, title: str) -> None:
         self.sha256, self.title = sha256, title
@@ -59,7 +59,7 @@ class Branch:
 
 
 class Digest:
-    """Content of the page from a status document (schema 1).
+    """Content of the page, from a status document (schema 1).
 
     The constructor raises ValueError, LookupError or TypeError if `document` has another format.
     """
@@ -85,7 +85,7 @@ class Digest:
     @property
     def next_event(self) -> Entry | None:
         """Return the next event of the forecast, or None."""
-        # The document of an older daemon has no next event.
+        # The document of an older daemon contains no next event.
         found: Entry | None = self._members.get("next_event")
         return found
 
@@ -104,7 +104,7 @@ class Digest:
         return id(entry) in self._shown
 
     def _seen(self, entries: Iterable[Entry]) -> Iterator[tuple[int, Entry]]:
-        """Yield each certificate with its position in the document. Also count its findings and its services."""
+        """Yield each certificate with its position in the document, and record its findings and services."""
         for place, entry in enumerate(entries):
             self.names[entry["name"]] += 1
             self._below[entry["trust_anchor"]] += 1
@@ -159,7 +159,7 @@ class Digest:
 
 
 def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
-    """Return a sort key: trust anchors are first, then certificates by their worst severity and expiry."""
+    """Return a sort key: trust anchors come first, then certificates by their highest severity and their expiry."""
     entry = placed[1]
     if entry["trust_anchor"] and entry["trust_anchor"] == entry["sha256"]:
         return -1, ""
@@ -168,7 +168,7 @@ def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
 
 
 def _walk(text: str, members: Entry) -> Iterator[Entry]:
-    """Yield the elements of `certificates` in the JSON object `text`, and store each other member in `members`."""
+    """Yield the elements of `certificates` in the JSON object `text`. Store all other members in `members`."""
     at = _between(text, text.index("{") + 1)
     while text[at] != "}":
         name, at = _DECODER.raw_decode(text, at)

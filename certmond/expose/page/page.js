@@ -1,6 +1,6 @@
 "use strict";
-// Requests the page every two seconds and replaces the elements that differ. Open details stay open, the focused element
-// keeps the focus, and the page does not scroll. Without this script the page is complete, but is not updated.
+// Request the page every two seconds, and replace the elements that differ. Open details stay open, the focused element
+// keeps the focus, and the page does not scroll. Without this script, the page is complete, but does not update itself.
 (() => {
   const every = 2000, page = document.documentElement, note = document.getElementById("connection");
   let tag = page.dataset.tag, timer = 0, asking = false, seen = new Date();

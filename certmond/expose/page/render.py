@@ -1,6 +1,6 @@
 """Renderer of the HTML page at `/` from the status document and the activity document of the daemon.
 
-The page works without JavaScript. Its script only replaces the content by a newer version.
+The page works without JavaScript. The script only replaces the content with a newer version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.expose.page.model import RANKS, Digest, Found
 
 STYLE, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 STEPS = 50
-"""Maximum number of steps of a plan on the page."""
+"""Maximum number of steps of the plan that the page shows."""
 LINKS = {
     "metrics": "metrics", "status": "api/v1/status", "activity": "api/v1/activity", "health": "healthz",
     "readiness": "readyz",
@@ -48,7 +48,7 @@ VERSION = f"{zlib.crc32(f'{STYLE}{SCRIPT}'.encode()):08x}"
 @cache
 def policy() -> str:
     """Return the Content-Security-Policy, which permits only the script, the style and the origin of the page."""
-    # Import it late: its library takes five megabytes, which only the page needs.
+    # Import late: the library behind hashlib takes five megabytes, which only the page requires.
     from hashlib import sha256  # noqa: PLC0415
 
     script, style = (b64encode(sha256(each.encode()).digest()).decode() for each in (SCRIPT, STYLE))
@@ -86,7 +86,7 @@ def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) ->
 
 
 def empty(reason: str) -> str:
-    """Return the page without data, which shows the sentence `reason` instead."""
+    """Return a page without data. The page shows the sentence `reason` instead."""
     header = '<header><p class="brand">certmond</p><h1>No data yet</h1></header>'
     body = f'{header}\n<main id="main"><p>{text(reason)}</p></main>'
     return _shell("certmond", "warning", "", body)

@@ -1,4 +1,4 @@
-"""The files that manifests, units, the kubelet's configuration and configuration files of a node name.
+"""The files that the flags of components and configuration files of a node name.
 
 This module finds the flags of `pki.catalog.references`, and the path of each file on the host.
 """
@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from types import MappingProxyType
 from typing import NamedTuple
 
 from certmond.errors import MalformedError
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
-from certmond.files.path_resolution import named_users
-from certmond.files.references.kubelet_configuration import KubeletConfiguration
-from certmond.files.references.unit_files import Place, UnitFiles
+from certmond.files.references.component_sources import ComponentSources
+from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
-from certmond.formats.manifest import Container, Manifest, containers, init_containers
-from certmond.pki.catalog.references import FLAGS, KUBELET, PROGRAMS, FileKind, Flag, NamedFile, Role
+from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.x509.parsing import Document, decode
 
-KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
-RANCHER_MANIFESTS = ("/var/lib/rancher/rke2/agent/pod-manifests", "/var/lib/rancher/k3s/agent/pod-manifests")
-"""The static Pod directories of RKE2 and k3s (pkg/agent/config of k3s)."""
 _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
 _SPECIFIER = re.compile("%[A-Za-z]")
 """A specifier of systemd that certmond has not replaced (systemd.unit(5))."""
@@ -65,22 +59,6 @@ class Reference:
         return not (self.obstacle or self.elsewhere)
 
 
-class _Source(NamedTuple):
-    """A component with its flags, and the file that contains these flags."""
-
-    component: str
-    container: Container
-    file: str
-    obstacle: str = ""  # the reason not to follow the flags
-    in_pod: bool = True
-    places: Mapping[str, Place] = MappingProxyType({})  # of flags in other files
-
-    def place(self, flag: str) -> Place:
-        """Return the file that contains a flag, and the name of the flag in this file."""
-        is_field = flag in {"tlsCertFile", "clientCAFile"}
-        return self.places.get(flag) or Place(self.file, flag if is_field else f"--{flag}")
-
-
 class _Configuration(NamedTuple):
     """The named files and the embedded certificates of a configuration file, or a fault."""
 
@@ -89,41 +67,26 @@ class _Configuration(NamedTuple):
 
 
 class ComponentReferences:
-    """Finder of the references of a node. `manifests` is the default directory of static Pods."""
+    """Finder of the references of a node."""
 
-    def __init__(
-        self, reader: DocumentReader, files: Files, kubelet: KubeletConfiguration, units: UnitFiles, manifests: str
-    ) -> None:
-        self._reader, self._files, self._kubelet, self._units = reader, files, kubelet, units
-        self._usual = manifests
+    def __init__(self, reader: DocumentReader, files: Files, sources: ComponentSources) -> None:
+        self._reader, self._files, self._sources = reader, files, sources
         self._used: tuple[Entry, ...] = ()
         self._names: tuple[tuple[str, ...], ...] = ()
-        self._kubelet_manifest: Manifest | None = None
+        self._revision: tuple[object, object] = (None, None)
         self._found: tuple[Reference, ...] = ()
 
     def find(self) -> tuple[Reference, ...]:
         """Return all references: the same object until a file changes."""
-        names = (*map(self._files.listing, self._directories()), *self._units.listings())
-        merged = self._kubelet.manifest()  # another object also if a drop-in appears
-        if names != self._names or merged is not self._kubelet_manifest or not self._is_current():
-            self._names, self._kubelet_manifest, self._reader.used = names, merged, {}
+        names, revision = self._sources.names(), self._sources.revision()
+        is_same = all(one is other for one, other in zip(revision, self._revision, strict=True))
+        if names != self._names or not is_same or not self._is_current():
+            self._names, self._revision, self._reader.used = names, revision, {}
             self._found = tuple(self._references())
             for each in self._found:  # a symlink may get another target
                 self._reader.entry(each.path or each.source)
             self._used = tuple(self._reader.used.values())
         return self._found
-
-    def manifests(self) -> tuple[str, ...]:
-        """Return the paths of the kubelet's static Pod manifests."""
-        return self._manifests_in(self._kubelet.manifest_directory() or self._usual)
-
-    def _directories(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self._kubelet.manifest_directory() or self._usual, *RANCHER_MANIFESTS)))
-
-    def _manifests_in(self, directory: str) -> tuple[str, ...]:
-        """Return the paths of the manifests in a directory. Like the kubelet, skip names that begin with a dot."""
-        names = self._files.listing(directory)
-        return tuple(f"{directory}/{name}" for name in names if not name.startswith(".") and name.isprintable())
 
     def _is_current(self) -> bool:
         dropped = self._files.dropped
@@ -132,38 +95,19 @@ class ComponentReferences:
         return bool(self._used) and all(self._files.entry(each.path, each.referrer) is each for each in self._used)
 
     def _references(self) -> Iterator[Reference]:
-        manifests = [path for directory in self._directories() for path in self._manifests_in(directory)]
-        pods = [
-            _Source(_component(each), each, path, self._changeable(path))
-            for path in manifests
-            for each in self._containers(path)
-        ]
-        services = [each for each in self._units.services() if each.component != KUBELET or each.obstacle]
-        units = [
-            _Source(each.component, each.container, each.file, each.obstacle, in_pod=False, places=each.places)
-            for each in services
-        ]
-        sources = [*pods, *units, *self._kubelet_sources()]
+        sources = tuple(self._sources.sources())
         trust = dict(self._trust(sources))
         for source in sources:
             for row in _ROWS.get(source.component, ()):
                 if row.role is not Role.KEY:
                     yield from self._of_flag(source, row, trust)
-        for source in (*pods, *units):
-            yield from self._unlisted(source)
-        for service in self._units.services():
-            for file, fault in service.faults:
-                about = f"any flag of {service.component} in {file}"
-                yield Reference("systemd-unit", Role.CONFIGURATION, about, file, obstacle=fault)
-        for file, fault in self._kubelet.faults:
-            yield Reference("kubelet.config-dir", Role.CONFIGURATION, f"any field in {file}", file, obstacle=fault)
-        for path in manifests:
-            entry, manifest = self._reader.entry(path), self._reader.manifest(path)
-            if not entry.is_directory and not (manifest and "spec" in manifest.fields):
-                fact = entry.fault.detail if entry.fault else f"{path} is not the manifest of a Pod"
-                yield Reference("static-pod", Role.CONFIGURATION, f"any flag in {path}", path, obstacle=fact)
+        for source in sources:
+            if not source.only_listed:
+                yield from self._unlisted(source)
+        for name, named_by, file, fact in self._sources.unread_files():
+            yield Reference(name, Role.CONFIGURATION, named_by, file, obstacle=fact)
 
-    def _trust(self, sources: Iterable[_Source]) -> Iterator[tuple[tuple[str, str], str]]:
+    def _trust(self, sources: Iterable[Source]) -> Iterator[tuple[tuple[str, str], str]]:
         """Yield the component and the flag of each followed CA file, with its path on the host."""
         for source in sources:
             for row in _ROWS.get(source.component, ()):
@@ -171,34 +115,28 @@ class ComponentReferences:
                     for value in source.container.values(row.name)[-1:]:
                         yield (row.component, row.name), self._on_host(source, value)
 
-    def _containers(self, path: str) -> tuple[Container, ...]:
-        manifest = self._reader.manifest(path)
-        return (*init_containers(manifest.fields), *containers(manifest.fields)) if manifest else ()
-
-    def _kubelet_sources(self) -> Iterator[_Source]:
-        named = False
-        for file, container in self._kubelet.sources():
-            named = named or bool(container.values("kubeconfig"))
-            yield _Source(KUBELET, container, file, self._changeable(file), in_pod=False)
-        if not named and not self._reader.entry(KUBELET_CONF).missing:
-            container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), {})
-            yield _Source(KUBELET, container, "the unit of the kubelet", in_pod=False)
-
-    def _unlisted(self, source: _Source) -> Iterator[Reference]:
-        """Yield a reference for each flag outside the table whose value looks like the path of a certificate file."""
+    def _unlisted(self, source: Source) -> Iterator[Reference]:
+        """Yield a reference for each variable, and each flag outside the table, that seems to name a certificate."""
         listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)}
         prefix = source.component or _NO_NAME.sub("-", source.container.name).strip("-._") or "container"
-        values = ((flag, value) for flag, listed in source.container.flags for value in listed.split(","))
-        for flag, value in dict.fromkeys(values):
-            place = source.place(flag)
+        values = [
+            (flag, source.named_by(flag), source.place(flag).file, value)
+            for flag, each in source.container.flags
+            if flag not in listed and (flag, each) not in source.known
+            for value in each.split(",")
+        ]
+        for variable in source.container.variables:
+            file = variable.file or source.file
+            if variable.value.startswith("/"):
+                phrase = f"the variable {variable.name} in {file}"
+                values += ((variable.name, phrase, file, value) for value in re.split("[,:]", variable.value))
+        for name, named_by, file, value in dict.fromkeys(values):
             # The reader is unknown, so certmond judges only the dates of the certificates.
-            role = Role.KUBECONFIG if "kubeconfig" in flag else Role.TRUST
-            if flag in listed or not value.startswith("/") or not (role is Role.KUBECONFIG or _PEM_FILE.search(value)):
+            role = Role.KUBECONFIG if "kubeconfig" in name.lower() else Role.TRUST
+            if not value.startswith("/") or not (role is Role.KUBECONFIG or _PEM_FILE.search(value)):
                 continue
-            about = Reference(
-                f"{prefix}.{_NO_NAME.sub('-', flag)}"[:60], role, f"{place.text} in {place.file}", place.file
-            )
-            for found in self._of_file(source, NamedFile(flag, role, value), about):
+            about = Reference(f"{prefix}.{_NO_NAME.sub('-', name)}"[:60], role, named_by, file)
+            for found in self._of_file(source, NamedFile(name, role, value), about):
                 yield found if found.obstacle else replace(found, obstacle=self._unknown_content(found))
 
     def _unknown_content(self, found: Reference) -> str:
@@ -210,34 +148,31 @@ class ComponentReferences:
             return f"{found.path} has no certificate"
         return ""
 
-    def _obstacle(self, source: _Source, file: str) -> str:
+    def _obstacle(self, source: Source, file: str) -> str:
         """Return the reason not to follow the flags of a source in a file, or ""."""
-        return source.obstacle or (self._changeable(file) if file != source.file else "")
+        return source.obstacle or self._reader.changeable(file, source.group)
 
-    def _changeable(self, path: str) -> str:
-        """Return the reason not to follow a file that other users can change, or ""."""
-        writers = self._reader.entry(path).writers
-        return f"{path} can be changed by {named_users(writers)}" if writers else ""
-
-    def _of_flag(self, source: _Source, row: Flag, trust: dict[tuple[str, str], str]) -> Iterator[Reference]:
+    def _of_flag(self, source: Source, row: Flag, trust: dict[tuple[str, str], str]) -> Iterator[Reference]:
         keys = source.container.values(row.key_flag)[-1:] if row.key_flag else []
         if row.pair and any(source.container.values(name) for name in ("tls-cert-file", "tls-private-key-file")):
             return
         for value in source.container.values(row.name)[0 if row.repeated else -1 :]:
+            if (row.name, value) in source.known:
+                continue
             path, _, pair = value.partition(",") if row.repeated else (value, "", "")
             key = pair.partition(":")[0] if row.repeated else next(iter(keys), "")
             if row.pair:
                 path, key = (posixpath.join(value, f"{row.pair}.{suffix}") for suffix in ("crt", "key"))
             file = NamedFile(row.name, row.role, path, key, kind=row.kind)
             place = source.place(row.name)
-            about = Reference(row.entry, row.role, f"{place.text} in {place.file}", place.file)
+            about = Reference(row.entry, row.role, source.named_by(row.name), place.file)
             verified = trust.get(row.verified_by, "") if row.verified_by else ""
             for found in self._of_file(source, file, about):
                 if not (row.optional and self._reader.entry(found.path or "/").missing):
                     yield replace(found, trust=verified) if found.name == row.entry else found
 
     def _of_file(
-        self, source: _Source, file: NamedFile, about: Reference, embedded: Document | None = None
+        self, source: Source, file: NamedFile, about: Reference, embedded: Document | None = None
     ) -> Iterator[Reference]:
         """Yield the reference to a file, or to the files that a configuration file names."""
         if embedded is not None:
@@ -249,7 +184,7 @@ class ComponentReferences:
             yield replace(about, obstacle=obstacle or f"{file.path[:200]} is no path of a file on this host")
             return
         key = self._on_host(source, file.key) if file.key else ""
-        outside = source.in_pod and not _is_mounted(source.container, file.path)
+        outside = source.in_pod and source.container.mount_of(file.path) is None
         found = replace(about, path=host, key=key or None, obstacle=obstacle, elsewhere=outside)
         if not SYSTEM_TRUST.isdisjoint((host, self._reader.entry(host).own_file)):
             fact = f"{host} has the CAs of the operating system, which its package replaces"
@@ -261,7 +196,7 @@ class ComponentReferences:
         else:
             yield found
 
-    def _of_configuration(self, source: _Source, file: NamedFile, found: Reference) -> Iterator[Reference]:
+    def _of_configuration(self, source: Source, file: NamedFile, found: Reference) -> Iterator[Reference]:
         if file.kind is None:
             return
         entry, configuration = self._reader.entry(found.path), self._files.value(found.path, _parser(file.kind))
@@ -277,7 +212,7 @@ class ComponentReferences:
             about = Reference(name, named.role, f"{named.field} in {found.path}", found.path)
             yield from self._of_file(source, inner, about, embedded)
 
-    def _foreign_path(self, source: _Source, kubeconfig: str) -> str:
+    def _foreign_path(self, source: Source, kubeconfig: str) -> str:
         """Return a fact if a kubeconfig names a file by a path that differs on the host, otherwise ""."""
         config = self._reader.credentials(kubeconfig).config
         materials = [each for user in config.users for each in (user.certificate, user.key)]
@@ -289,20 +224,11 @@ class ComponentReferences:
                 return f"{kubeconfig} names {path} by its path in the container"
         return ""
 
-    def _on_host(self, source: _Source, path: str) -> str:
+    def _on_host(self, source: Source, path: str) -> str:
         host = source.container.on_host(path) or ""
         if not source.in_pod and _SPECIFIER.search(path):
             return ""
         return "" if _UNUSABLE.search(path) or _UNUSABLE.search(host) or not f"{path}{host}".isprintable() else host
-
-
-def _component(container: Container) -> str:
-    return PROGRAMS.get(container.program) or PROGRAMS.get(container.name, "")
-
-
-def _is_mounted(container: Container, path: str) -> bool:
-    path = "/" + posixpath.normpath(path).lstrip("/")
-    return any(f"{path}/".startswith(f"{mount}/") for mount in container.mounts)
 
 
 @cache

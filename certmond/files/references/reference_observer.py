@@ -15,6 +15,7 @@ from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.references import USAGES, ReferenceSpec, Role
 from certmond.pki.findings import Fault, Reason, printable
+from certmond.pki.x509.certificate import Certificate
 
 _KINDS = {Role.TRUST: Kind.BUNDLE, Role.KUBECONFIG: Kind.KUBECONFIG}  # of other roles: a file
 _MAX_NAME = 63
@@ -57,7 +58,7 @@ class ReferenceObserver:
         groups, names = dict[str | int, list[Reference]](), dict[str, int]()
         for number, each in enumerate(sorted(found, key=lambda each: not each.is_watched)):
             file = self._file(each.path) if each.embedded is None else ""
-            if file not in covered:
+            if file not in covered or (each.key and each.is_watched and self._file(each.key) not in covered[file]):
                 groups.setdefault(file or number, []).append(each)
         named = [(_unique(_strictest(group).name, names), group) for group in groups.values()]
         for name, group in named:
@@ -70,8 +71,10 @@ class ReferenceObserver:
             if each.embedded is not None:
                 others += _embedded(name, each)
             elif each.is_watched:
-                authority = authorities.get(self._file(each.trust)) if each.trust else None
-                specs.append(_spec(name, each, _usages(group), authority))
+                specs.append(_spec(name, each, _usages(group), self._authority(each, authorities)))
+                for other in self._other_pairs(each, group):
+                    authority = self._authority(other, authorities)
+                    specs.append(_spec(_unique(other.name, names), other, _usages([other]), authority))
             else:
                 others.append(_unwatched(name, each))
         return tuple(specs), tuple(others)
@@ -80,17 +83,39 @@ class ReferenceObserver:
         """Return the file at the end of symlinks, or the path of a missing file."""
         return (self._reader.entry(path).own_file if path else None) or path
 
+    def _authority(self, each: Reference, authorities: dict[str, str]) -> str | None:
+        return authorities.get(self._file(each.trust)) if each.trust else None
+
+    def _other_pairs(self, first: Reference, group: Sequence[Reference]) -> Iterator[Reference]:
+        """Yield a reference for each further key or CA with which the flags combine the certificate file of `first`."""
+        checked = [self._partners(first)]
+        for each in group:
+            key, trust = self._partners(each)
+            is_known = any(key in {"", one} and trust in {frozenset(), other} for one, other in checked)
+            if each.is_watched and each.role in USAGES and not is_known:
+                checked.append((key, trust))
+                yield each
+
+    def _partners(self, each: Reference) -> tuple[str, frozenset[Certificate]]:
+        """Return the key file of a reference and the CAs that verify the certificate."""
+        trust = self._reader.document(each.trust, None).certificates if each.trust else ()
+        return self._file(each.key or ""), frozenset(trust)
+
     def _covered(
         self, found: Sequence[Reference], observations: Iterable[Observation]
-    ) -> tuple[set[str], dict[str, str]]:
-        """Return the files of references that the catalogue has, and the name of the entry for each CA file."""
-        paths = {path for each in found for path in (each.path, each.trust) if path}
+    ) -> tuple[dict[str, set[str]], dict[str, str]]:
+        """Return the files of references that the catalogue has, and the name of the entry for each CA file.
+
+        For each file of the catalogue, the result has all files of the same entries, such as the key.
+        """
+        paths = {path for each in found for path in (each.path, each.key, each.trust) if path}
         reals = {either: real for path in paths for real in [self._file(path)] for either in (path, real)}
-        covered, authorities = set[str](), dict[str, str]()
+        covered, authorities = dict[str, set[str]](), dict[str, str]()
         for seen in observations if reals else ():
             files = (seen.path, seen.certificate_file, seen.key_path, seen.key_file, _kubeconfig_of(seen))
             own = [reals[path] for path in files if path and path in reals]
-            covered.update(own)
+            for file in own:
+                covered.setdefault(file, set()).update(own)
             if own and (seen.spec.authority or seen.spec.kind is Kind.BUNDLE):
                 authorities[own[0]] = seen.spec.name
         return covered, authorities

@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
-from certmond.files.path_resolution import named_users
-from certmond.formats.manifest import Container, flags_of, program_of
+from certmond.formats.manifest import Container, Variable, flags_of, program_of, variables_of
+from certmond.formats.rancher_config import flag_variables
 from certmond.formats.unit_file import (
     Word,
     command_line,
@@ -25,7 +25,7 @@ from certmond.formats.unit_file import (
     split_words,
     with_specifiers,
 )
-from certmond.pki.catalog.references import PROGRAMS
+from certmond.pki.catalog.references import ETCD, PROGRAMS
 
 DIRECTORIES = (
     "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
@@ -33,6 +33,8 @@ DIRECTORIES = (
 )  # fmt: skip
 """The directories of units, in order of precedence. /lib is a separate directory only without a merged /usr."""
 _MAX_FILES = 512
+_TRANSIENT = "/run/systemd/transient"
+"""The directory of units that a program creates, as systemd-run(1) does."""
 
 _T = TypeVar("_T")
 
@@ -42,6 +44,13 @@ class Place(NamedTuple):
 
     file: str
     text: str
+
+
+class Unit(NamedTuple):
+    """The path of a unit, and the reason not to trust the command line of its process, or ""."""
+
+    path: str
+    obstacle: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,7 @@ class Service:
     places: Mapping[str, Place] = field(default_factory=dict)  # of the flags whose file is known
     obstacle: str = ""  # the reason not to follow the flags
     faults: tuple[tuple[str, str], ...] = ()  # unit or drop-in, and a fact about an unreadable environment file
+    subcommand: str = ""  # of k3s and RKE2
 
 
 class UnitFiles:
@@ -74,6 +84,15 @@ class UnitFiles:
             self._used = tuple(self._reader.used.values())
             self._reader.used = before | self._reader.used
         return self._services
+
+    def unit(self, name: str) -> Unit:
+        """Return a unit that is enabled or not, with the reason not to trust the command line of its process."""
+        paths = [*self._paths(name)]
+        found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
+        environments = [with_specifiers(word.text, name).removeprefix("-") for word in found.get("EnvironmentFile", ())]
+        files = (*paths, *(path for path in environments if path.startswith("/") and path.isprintable()))
+        obstacle = next(filter(None, map(self._reader.changeable, files)), "")
+        return Unit(paths[0] if paths else f"{_TRANSIENT}/{name}", obstacle)
 
     def listings(self) -> tuple[tuple[str, ...], ...]:
         """Return the names in the directories of units, of drop-ins and of enabled units."""
@@ -137,7 +156,7 @@ class UnitFiles:
         own = command_line(command, {}, unit)
         if not own or program_of([each.text for each in own])[0] not in PROGRAMS:
             return None
-        obstacle = next(filter(None, map(self._changeable, paths)), "")
+        obstacle = next(filter(None, map(self._reader.changeable, paths)), "")
         for name in ("RootDirectory", "RootImage"):
             if found.get(name):
                 obstacle = obstacle or f"{unit} has {name}=, so its paths are not those of this host"
@@ -150,20 +169,21 @@ class UnitFiles:
             path = with_specifiers(word.text, unit)
             variables, fault = self._variables(path.removeprefix("-"), optional=path.startswith("-"))
             environment.update((name, (value, path.removeprefix("-"))) for name, value in variables.items())
-            obstacle = obstacle or (self._changeable(path.removeprefix("-")) if variables else "")
+            obstacle = obstacle or (self._reader.changeable(path.removeprefix("-")) if variables else "")
             if fault:
                 faults.append((word.file, fault))
         words = command_line(command, environment, unit)
         program, texts = program_of([each.text for each in words])
         flags = flags_of(program, texts, [(name, value) for name, (value, _) in environment.items()])
-        found_in = {
-            name.removeprefix("ETCD_").lower().replace("_", "-"): Place(file, name)
-            for name, (_, file) in environment.items()
-            if name.startswith("ETCD_")
-        }
+        variables = flag_variables(program, environment)
+        if program != ETCD:  # `flags_of` has those of etcd
+            flags = (*((flag, environment[name][0]) for flag, name in variables.items()), *flags)
+        found_in = {flag: Place(environment[name][1], name) for flag, name in variables.items()}
         found_in |= {flag: Place(file, f"--{flag}") for flag, file in places(words).items()}
-        container = Container(program, flags, {}, program)
-        return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults))
+        others = (Variable(name, value, file) for name, (value, file) in environment.items())
+        container = Container(program, flags, {}, program, variables_of(program, flags, others))
+        subcommand = "".join(texts[1:2])
+        return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
 
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
         """Return the variables of an environment file, and the reason for a failed read, or ""."""
@@ -173,11 +193,6 @@ class UnitFiles:
         if variables is None and entry.fault and not (optional and entry.missing):
             return {}, entry.fault.detail
         return variables or {}, ""
-
-    def _changeable(self, path: str) -> str:
-        """Return the reason not to follow a file that other users can change, or ""."""
-        writers = self._reader.entry(path).writers
-        return f"{path} can be changed by {named_users(writers)}" if writers else ""
 
 
 def _enables(name: str) -> bool:

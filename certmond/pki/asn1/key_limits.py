@@ -1,4 +1,4 @@
-"""Limits on the kind and size of keys, which certmond checks before a library loads a key.
+"""Limits on the kind and size of keys. certmond checks these limits before a library loads a key.
 
 The time that a library needs depends on the numbers of the key. A DSA key of 10,000 bits takes half a second.
 """
@@ -26,12 +26,12 @@ _RSA = frozenset(map(bytes.fromhex, ("2a864886f70d010101", "2a864886f70d010107",
 """Object identifiers of RSA keys: rsaEncryption, id-RSAES-OAEP, id-RSASSA-PSS (RFC 4055)."""
 _DSA = frozenset(map(bytes.fromhex, ("2a8648ce380401", "2b0e03020c")))
 _DH = frozenset(map(bytes.fromhex, ("2a864886f70d010301", "2a8648ce3e0201")))  # PKCS #3 and X9.42
-_SMALL = 300  # bytes: a shorter public key costs little with any numbers
+_SMALL = 300  # bytes: a library loads a shorter public key fast, regardless of the numbers
 _PRIVATE_FIELDS, _DSA_FIELDS, _MOST = (
     4,
     6,
     16,
-)  # version, n, e, d; version, p, q, g, y, x; the most values that any of these structures has
+)  # version, n, e, d; version, p, q, g, y, x; the maximum number of values in any of these structures
 _EC = bytes.fromhex("2a8648ce3d0201")
 _LENGTHS = {
     bytes.fromhex("2b656e"): ("X25519", 32),
@@ -125,7 +125,7 @@ def _check_rsa(numbers: list[Value]) -> None:
 def _check_dsa(algorithm: list[Value], large: list[Value], small: list[Value]) -> None:
     """Raise LimitError if a number of a DSA key exceeds a limit.
 
-    `algorithm` has p, q and g (RFC 3279, 2.3.2). `small` has numbers with the limit of q.
+    `algorithm` contains p, q and g (RFC 3279, 2.3.2). The limit of q applies to the numbers in `small`.
     """
     parameters = _values(algorithm[1], 0) if len(algorithm) > 1 else []
     for number in (*parameters[:1], *parameters[2:], *large):
@@ -145,7 +145,7 @@ def _too_large(what: str, bits: int, most: int) -> str:
 
 
 def _values(value: Value, least: int, most: int = _MOST) -> list[Value]:
-    """Return the first `most` values inside `value`. Raises MalformedError if `value` has fewer than `least`."""
+    """Return the first `most` values inside `value`. Raises MalformedError if there are fewer than `least`."""
     found = [*islice(value.values(), most)]
     if len(found) < least:
         raise MalformedError("the DER value has too few values in it")

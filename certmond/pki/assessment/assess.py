@@ -1,6 +1,7 @@
-"""Assessment of the node's certificates: a verdict on each one, and the next time at which a verdict changes.
+"""Assessment of a node: a verdict on each certificate, and the next time at which a verdict changes.
 
-This module combines observations, paths and rules. The previous assessment supplies verdicts on unchanged inputs.
+This module combines observations, certification paths and rules. If the inputs of a verdict are unchanged, this module
+reuses the verdict of the previous assessment.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from certmond.pki.x509.path_building import PathSearch, Question, Searching, fin
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
-_CHANGES_AT = attrgetter("changes_at")  # the lookup is measurable in a loop over ten thousand statuses
+_CHANGES_AT = attrgetter("changes_at")  # with `map`, measurably faster than a loop over ten thousand statuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class CertificateStatus:
 
     seen: Observation
     certificate: Certificate | None
-    stale: bool  # the files have no certificate now, and `certificate` is the last good one
+    stale: bool  # the files contain no certificate now, and `certificate` is the last good certificate
     renew_at: datetime | None
     trust_anchor: Certificate | None
     chain_valid: bool
@@ -51,27 +52,27 @@ class CertificateStatus:
     search: PathSearch
     usages: frozenset[str]
     anchors: Anchors
-    anchors_reported: bool  # all trust anchors are missing, and their entries report this
-    embeddable: Anchors  # the certificates that the kubeconfig must trust
+    anchors_reported: bool  # all trust anchors are missing, and an entry in `ca` reports this
+    embeddable: Anchors  # the CA certificates that the kubeconfig must trust
     judged_at: datetime
     changes_at: datetime | None
     renewed_at: datetime | None = None
     presence: Presence = NOWHERE
-    difference: Difference | None = None  # of a copy from its original
-    issuers: Anchors = ()  # the present certificates of the CA that would sign a renewed certificate
+    difference: Difference | None = None  # the difference between a copy and its original
+    issuers: Anchors = ()  # the present certificates of the CA that would sign the next certificate
     basis: Basis | None = None  # None if certmond has not checked the origin of `certificate`
     mismatch: Mismatch | None = None
-    damage: Mismatch | None = None  # the state of files without a complete pair
+    damage: Mismatch | None = None  # like `mismatch`, for files that do not contain a complete pair
 
     @property
     def severity(self) -> Severity | None:
-        """The highest severity of the findings, or None without findings."""
+        """The highest severity of the findings, or None if there are no findings."""
         return highest_severity(self.findings)
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Inputs of a verdict besides the observation and the time."""
+    """Inputs of a verdict in addition to the observation and the time."""
 
     facts: Mapping[str, str]
     renew_before: timedelta
@@ -98,19 +99,19 @@ class Assessment:
 
     @cached_property
     def changes_at(self) -> datetime | None:
-        """The next time at which a verdict changes although no file changes, or None."""
+        """The next time at which a verdict changes even if no file changes, or None."""
         return min(filter(None, map(_CHANGES_AT, self.statuses)), default=None)
 
     @property
     def waits_until(self) -> datetime | None:
-        """The latest end of a wait for a program that replaces a certificate and its key, or None."""
+        """The latest time until which certmond waits for a program to replace a key or certificate, or None."""
         waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
         return max(filter(None, waits), default=None)
 
     @property
-    def has_catalogued(self) -> bool:
-        """Return whether the node has an entry of the configuration or of the profile."""
-        return any(status.seen.is_catalogued for status in self.statuses)
+    def catalogued(self) -> int:
+        """The number of observations of entries of the configuration or of the profile, including missing files."""
+        return sum(status.seen.is_catalogued for status in self.statuses)
 
     @property
     def certificates(self) -> Iterator[CertificateStatus]:
@@ -122,12 +123,12 @@ class Assessment:
 
     @property
     def loose_findings(self) -> Iterator[Finding]:
-        """The findings without a certificate: of key pairs, copies of kubeconfigs, unwatched entries and services."""
+        """The findings about key pairs, copies of kubeconfigs, unwatched entries and services that do not run."""
         return (item for status in self.statuses if not status.seen.has_certificates for item in status.findings)
 
     @property
     def unwatched(self) -> int:
-        """The number of references of the node that certmond does not watch."""
+        """The number of references on the node that certmond does not watch."""
         return sum(bool(status.seen.named_by) and not status.seen.is_watched for status in self.statuses)
 
     @cached_property
@@ -148,8 +149,8 @@ def assess(
 ) -> Assessment:
     """Return the assessment of all observations of `inventory` and `around` at `now` (aware, UTC).
 
-    `renewed` maps the SHA-256 of a certificate to the time of its installation. If `waits` is True, certmond reports a
-    mismatch of certificate and key only after `key_mismatch.WAIT`.
+    `renewed` maps the SHA-256 digest of a certificate to the time at which certmond installed the certificate. If
+    `waits` is True, certmond reports a mismatch of a certificate and its key only after `key_mismatch.WAIT`.
     """
     files = inventory.observations
     anchors, differences = catalog_anchors(files), differing_copies(files)
@@ -163,7 +164,7 @@ def assess(
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in observed
     ]
-    # Search all paths before any verdict: signatures and rules evict each other from the caches of the CPU.
+    # Search all paths before the first verdict. Otherwise, signatures and rules evict each other from the CPU caches.
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
     found = iter(searching(questions))
     statuses = tuple(
@@ -176,7 +177,7 @@ def assess(
 
 
 def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
-    """Return the previous verdicts that are still valid, by the `id` of their observation."""
+    """Return the previous verdicts by the `id` of the observation, or {} if any verdict might have changed."""
     if previous is None or previous.terms != terms or now < previous.taken_at:
         return {}
     if previous.changes_at is not None and previous.changes_at <= now:
@@ -185,7 +186,7 @@ def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) ->
 
 
 class _Unjudged(NamedTuple):
-    """Inputs of a new verdict. `search` is the previous path search, if that is still valid."""
+    """Inputs of a new verdict. `search` is the previous path search if it is still valid, otherwise None."""
 
     seen: Observation
     question: Question
@@ -211,7 +212,7 @@ def _check(
     """Return the previous verdict if it is still valid, otherwise the inputs of a new verdict."""
     anchors, around = terms.anchors, terms.around
     own = own_anchors(seen, anchors)
-    reported = not own and any(name in anchors for name in seen.spec.ca)  # the entries of the anchors report it
+    reported = not own and any(name in anchors for name in seen.spec.ca)  # an entry in `ca` reports this
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
@@ -318,9 +319,9 @@ def _absent(
     issuers: Anchors,
     facts: Mapping[str, str],
 ) -> CertificateStatus:
-    """Return the verdict on files without a certificate, with the last good certificate if known."""
+    """Return the verdict on files that contain no certificate. `before` supplies the last good certificate, if any."""
     last = before.certificate if before else None
-    findings = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
+    findings = (*about_files(seen, presence.request), *about_key_pair(seen), *about_services(presence, now))
     findings = about_damage(
         findings, seen, presence.salvage, now, facts=facts, known=last, issuers=(*issuers, *anchors)
     )

@@ -1,4 +1,4 @@
-"""Comparison of copies with their originals. An entry with `copy_of` is a copy."""
+"""Comparison of copies with their originals. An entry with `copy_of` describes a copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from certmond.pki.x509.certificate import Certificate
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The path of the original of a copy, and a clause about the certificates that differ."""
+    """Difference of a copy: the path of the original, and a clause about the certificates that differ."""
 
     original: str
     fact: str
@@ -20,7 +20,7 @@ class Difference:
 def differing_copies(observations: Iterable[Observation]) -> dict[tuple[str, str], Difference]:
     """Return the differences of all copies from their originals, by the name and path of the copy.
 
-    A file without a certificate is not compared, because it has another finding.
+    Skips a file that contains no certificate, because another finding reports such a file.
     """
     copies: dict[tuple[str, str], list[Observation]] = {}
     for seen in observations:
@@ -40,17 +40,17 @@ def differing_copies(observations: Iterable[Observation]) -> dict[tuple[str, str
 
 
 def _certificates(observations: Iterable[Observation]) -> dict[Certificate, None]:
-    """Return the distinct certificates of one file, in their order."""
+    """Return the distinct certificates of one file, in the order of the file."""
     return dict.fromkeys(certificate for seen in observations for certificate in seen.certificates)
 
 
 def _fact(there: dict[Certificate, None], own: dict[Certificate, None]) -> str:
-    """Return a clause about the certificates that only one of the two files has."""
+    """Return a clause about the certificates that only one of the two files contains."""
     more = [each for each in there if each not in own]
     fewer = [each for each in own if each not in there]
     if more and fewer:
-        return f"its certificate ends on {_day(more[0])}, and that of the original on {_day(fewer[0])}"
-    fact, one = ("only the copy has", more[0]) if more else ("the copy lacks", fewer[0])
+        return f"the copy's certificate ends on {_day(more[0])}, and that of the original on {_day(fewer[0])}"
+    fact, one = ("only the copy contains", more[0]) if more else ("the copy lacks", fewer[0])
     return f"{fact} {one.subject}, which ends on {_day(one)}"
 
 

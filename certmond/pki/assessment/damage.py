@@ -1,7 +1,7 @@
 """Damaged files of an entry, and their repair from the archive or with a new certificate.
 
-This module decides which entries certmond repairs, and with which contents. `pki.planning` decides when certmond
-repairs.
+This module decides which entries certmond repairs, and which contents certmond writes. `pki.planning` decides the time
+of a repair.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from certmond.pki.x509.path_building import find_paths
 _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # signers that need the key of the CA on this node
 _REPAIRED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 _MASTERS = "O=system:masters"
-"""The group that RBAC cannot restrict or revoke (k8s.io/apiserver, authentication/user, SystemPrivilegedGroup)."""
+"""The group whose permissions RBAC cannot restrict (k8s.io/apiserver, authentication/user, SystemPrivilegedGroup)."""
 
 
 def damage(seen: Observation) -> str | None:
-    """Return the damage of an entry's files, as a clause for a message, or None.
+    """Return a clause that describes the damage to an entry's files, or None if the files are undamaged.
 
-    Undamaged files contain a certificate and its key. Return None for files that certmond does not repair, such as
-    trust anchors.
+    Undamaged files contain a certificate and its key. The result is also None for files that certmond does not repair,
+    such as trust anchors.
     """
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
@@ -37,12 +37,12 @@ def damage(seen: Observation) -> str | None:
     if not seen.wanted or any(fault.reason is Reason.UNREADABLE for fault in seen.faults):
         return None
     if spec.kind is Kind.KUBECONFIG and not seen.renewable:
-        return None  # a separate entry has the file to which the kubeconfig refers
+        return None  # the file to which the kubeconfig refers has a separate entry
     return _pair_damage(seen) or (f"{seen.path}: {seen.broken_cluster}" if seen.broken_cluster else None)
 
 
 def _pair_damage(seen: Observation) -> str | None:
-    """Return why the files of an entry do not contain a certificate and its key, or None."""
+    """Return the reason why an entry's files do not contain a certificate and its key, or None if they do."""
     spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason.remedy is Remedy.REPAIR]
     if not seen.certificates:
         return faults[0].detail if faults else None
@@ -54,12 +54,12 @@ def _pair_damage(seen: Observation) -> str | None:
 
 
 def is_cluster_damage(seen: Observation) -> bool:
-    """Return whether a kubeconfig is damaged only in its cluster."""
+    """Return whether the cluster of a kubeconfig is damaged, but not the certificate and key."""
     return bool(damage(seen) and seen.certificates) and _pair_damage(seen) is None
 
 
 def lacks_key(seen: Observation) -> bool:
-    """Return whether the private key of a CA is missing from this node, or belongs to another certificate."""
+    """Return whether the private key of a CA is required on this node, but is missing or does not match the CA."""
     wanted = seen.spec.authority and seen.key_path is not None and not (seen.spec.key_optional or seen.key_unknown)
     return wanted and bool(seen.certificates) and not seen.key_matches
 
@@ -79,14 +79,14 @@ def generation(
     known: Certificate | None,
     under: Certificate | None = None,
 ) -> tuple[str, Certificate] | None:
-    """Return the newest archived generation that certmond may restore automatically, and its certificate, or None.
+    """Return the number and certificate of the newest generation that certmond may restore automatically, or None.
 
-    `known` is the last certificate of these files that their CA signed. `under` is the CA that must have signed the
-    generation, or None for any CA.
+    `known` is the last certificate in these files that the entry's CA signed. `under` is the CA that must have signed
+    the certificate of the generation, or None for any CA.
     """
-    # A generation must not exceed the contents of `known`. The rule is stricter without `known`, or if the certificate
-    # that certmond installed last is lost (neither `known` nor archived): only the contents that the entry fixes, and
-    # the subject of that certificate.
+    # A restored certificate may contain only what `known` contains or the entry fixes. A stricter rule applies without
+    # `known`, or if the certificate that certmond installed last is lost (neither `known` nor archived): the restored
+    # certificate may contain only what the entry fixes, and only the attributes of the last subject.
     fixed, archived = fixed_by(seen.spec, facts), {each.sha256 for each in salvage.kept}
     lost = salvage.last is not None and salvage.last not in archived and (known is None or known.sha256 != salvage.last)
     for number, leaf in salvage.good:
@@ -103,9 +103,9 @@ def generation(
 
 
 def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate]) -> Certificate | None:
-    """Return the certificate if one of `issuers` signed it, otherwise None.
+    """Return `certificate` if one of `issuers` signed it, otherwise None.
 
-    A certificate from another issuer does not prove which rights the CA granted.
+    A certificate from another issuer does not prove which permissions the CA granted.
     """
     return certificate if certificate and is_issued(certificate, (), issuers) else None
 
@@ -114,19 +114,21 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
-    """Return a template with only the contents that the entry fixes, or the reason why this is impossible.
+    """Return a template with only the contents that the entry fixes, or the reason why there is no such template.
 
-    `signer` is the kind of the signer. The previous subject of the files has precedence.
+    `signer` is the kind of the signer. If the entry accepts several subjects, the previous subject of the files takes
+    precedence.
     """
     spec = seen.spec
     if why := obstacle(seen, signer, authority):
         return why
     accepted = accepted_subjects(spec, terms.facts)
     if not accepted:
-        fact = "this node has no fact for its subject" if spec.subject else "its entry fixes no subject"
+        fact = "its subject contains an unknown fact" if spec.subject else "its entry fixes no subject"
         return f"{fact}; set `subject` in the entry"
     if spec.kind is Kind.KUBECONFIG and salvage.server is None:
-        return f"no file on this node has the address of the API server; move {seen.path} away, then run: certmond init"
+        fact = "no file on this node contains the address of the API server"
+        return f"{fact}; move {seen.path} away, then run: certmond init"
     fixed = fixed_by(spec, terms.facts)
     try:
         template = first(spec, _subject(accepted, salvage, known), fixed.names, terms)
@@ -139,9 +141,10 @@ def new_template(
 def lost_names(
     seen: Observation, template: Template, former: Sequence[Certificate], issuers: Sequence[Certificate]
 ) -> str:
-    """Return the names, joined by commas, that the newest `former` certificate has and the template lacks.
+    """Return the subject alternative names that the template lacks, but the newest certificate in `former` has.
 
-    Return "" for a client certificate, because clients verify only the names of a server.
+    The names are joined by commas. Ignores certificates that no CA in `issuers` signed. Returns "" for a client
+    certificate, because servers do not verify these names.
     """
     mine = [each for each in former if is_issued(each, (), issuers)]
     newest = max(mine, key=lambda each: each.not_after, default=None)
@@ -153,12 +156,12 @@ def lost_names(
 
 
 def unknown_names(seen: Observation, facts: Mapping[str, str]) -> list[str]:
-    """Return the names of the entry that contain an unknown fact."""
+    """Return the subject alternative names of the entry that contain an unknown fact."""
     return [name for name in seen.spec.names if expand(name, facts) is None]
 
 
 def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, known: Certificate | None) -> str:
-    """Return the command that repairs the files, or the reason why certmond does not repair them."""
+    """Return the command that repairs the files, or the reason why certmond cannot repair the files."""
     name = seen.spec.name
     if seen.spec.renewed_by:
         return f"certmond does not repair this certificate; it is renewed by {seen.spec.renewed_by}"
@@ -173,7 +176,7 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
-    """Return why no signer can sign a new certificate of this entry, with the remedy, or None."""
+    """Return the reason why no signer can sign a new certificate of this entry, with the remedy, or None."""
     spec = seen.spec
     if spec.renewed_by:
         return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
@@ -183,7 +186,7 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
         return None
     if authority is None or not authority.certificates:
         if names := [name for name in spec.ca if name != SELF]:
-            return f"the file of its CA, the entry {' or '.join(names)}, has no certificate; restore the CA first"
+            return f"the file of its CA, the entry {' or '.join(names)}, contains no certificate; restore the CA first"
         return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if fact := authority.certificates[0].refused:
         return f"its CA {authority.path} is unusable ({fact}); replace that CA"
@@ -193,17 +196,20 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
             "let the node join again: kubeadm reset, kubeadm join" if spec.kind is Kind.KUBELET
             else "issue it on the node with that key, and copy the certificate and its key to this node"
         )  # fmt: skip
-        return f"the archive has no good generation of it, and its CA's key {where} is not on this node; {otherwise}"
+        return f"the archive has no good generation, and the CA's key {where} is not on this node; {otherwise}"
     return None
 
 
 def _has_other_subject(leaf: Certificate, subject: str | None) -> bool:
-    """Return whether `leaf` has an attribute that `subject` lacks, or False without a subject."""
+    """Return whether the subject of `leaf` has an attribute that `subject` lacks. False if `subject` is None."""
     return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 
 def _has_last_subject(leaf: Certificate, last: str | None, accepted: Sequence[str]) -> bool:
-    """Return whether the subject `last` has all attributes of `leaf`. Without `last`, `leaf` must be unprivileged."""
+    """Return whether the subject `last` has all attributes of the subject of `leaf`.
+
+    If `last` is None, return whether the subject of `leaf` is one of the subjects that `_unprivileged` returns.
+    """
     if last is None:
         return has_accepted_subject(leaf, _unprivileged(accepted))
     return not _has_other_subject(leaf, last)
@@ -212,7 +218,7 @@ def _has_last_subject(leaf: Certificate, last: str | None, accepted: Sequence[st
 def _subject(accepted: Sequence[str], salvage: Salvage, known: Certificate | None) -> str:
     last = known.subject if known else salvage.seen_subject
     recorded = [subject_attributes(text) for text in (last, salvage.subject) if last and text]
-    # If two accepted subjects are recorded, an unprivileged one takes precedence.
+    # If two accepted subjects are recorded, an unprivileged subject takes precedence.
     if previous := [text for text in accepted if subject_attributes(text) in recorded]:
         return _unprivileged(previous)[0]
     unprivileged = _unprivileged(accepted)
@@ -221,5 +227,5 @@ def _subject(accepted: Sequence[str], salvage: Salvage, known: Certificate | Non
 
 
 def _unprivileged(accepted: Sequence[str]) -> Sequence[str]:
-    """Return the subjects without the group system:masters, or all subjects if each one has this group."""
+    """Return the subjects that lack the group system:masters, or all subjects if each subject has this group."""
     return [text for text in accepted if _MASTERS not in subject_attributes(text)] or accepted

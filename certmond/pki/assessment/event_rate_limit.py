@@ -1,4 +1,4 @@
-"""Rate limits of reported events, and the count of omitted events.
+"""Limits on the rate of reported events, and a counter of omitted events.
 
 Times are in seconds of a monotonic clock. A `Budget` implements the generic cell rate algorithm (ITU-T I.371, Annex A).
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Budget:
     """A limit on the rate of events: `burst` events at the same time, and then one event every `every` seconds.
 
-    The state of a budget is the result of `after` for the last event.
+    `after` returns the state of the budget after an event. The caller passes this state as `used_until` later.
     """
 
     burst: int
@@ -29,15 +29,15 @@ class Budget:
 
 
 class Quota:
-    """Budgets of events: one for each key, and one for all keys.
+    """Budgets for events: one budget for each key, and an overall budget for all keys.
 
-    The `reserve` admits urgent events beyond the overall budget, for keys with few recent events.
+    If the overall budget is exhausted, the budget `reserve` admits urgent events of keys with few recent events.
     """
 
     def __init__(self, each: Budget, overall: Budget, reserve: Budget) -> None:
         self._each, self._overall, self._reserve = each, overall, reserve
         self._used: dict[Hashable, float] = {}
-        self._enough = 1024  # with more keys than this, certmond prunes those with an unused budget
+        self._enough = 1024  # above this number of keys, `take` removes the keys with an unused budget
         self._overall_used = self._reserve_used = float("-inf")
 
     def free_at(self, key: Hashable, now: float, *, urgent: bool = False) -> float:
@@ -53,7 +53,7 @@ class Quota:
         return self.free_at(key, now, urgent=urgent) <= now
 
     def take(self, key: Hashable, now: float, *, urgent: bool = False) -> bool:
-        """Count an event of `key`, and return True, if the budgets admit the event."""
+        """Count an event of `key` if the budgets admit the event, and return whether they do."""
         if not self.admits(key, now, urgent=urgent):
             return False
         if self._overall.free_at(self._overall_used) <= now:
@@ -67,12 +67,12 @@ class Quota:
         return True
 
     def is_calm(self, key: Hashable, now: float) -> bool:
-        """Return whether `key` has at least half of its budget left."""
+        """Return whether at least half of the budget of `key` is unused."""
         return self._used.get(key, float("-inf")) - now <= self._each.burst * self._each.every / 2
 
 
 class Omissions:
-    """Counter of omitted events. A report is due at most once in `interval` seconds."""
+    """Counter of omitted events. A report is due at most once every `interval` seconds."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -88,7 +88,7 @@ class Omissions:
             self.due_at = now + self._interval if self.due_at is None else self.due_at
 
     def reported(self, now: float) -> tuple[int, int] | None:
-        """Return and reset the numbers of omitted events and of their keys, or return None if no report is due."""
+        """Return and reset the number of omitted events and the number of keys, or return None if no report is due."""
         if self.due_at is None or now < self.due_at:
             return None
         found = self._count, len(self._keys)

@@ -1,6 +1,6 @@
 """Rules for files: read and parse errors, modes and owners, repeated damage, and the service-account key pair.
 
-`rules` has the rules for certificates.
+`rules` contains the rules for certificates.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from certmond.pki.assessment.rule_input import fault_finding, finding
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage
 from certmond.pki.findings import Finding, Reason, Remedy, Severity, printable
+from certmond.pki.services.serving_request import RequestState, with_request
 from certmond.pki.x509.certificate import Certificate
 
 
-def about_files(seen: Observation) -> Iterator[Finding]:
-    """Yield the findings about read and parse errors, wrong modes, and wrong owners of an entry's files."""
+def about_files(seen: Observation, request: RequestState | None = None) -> Iterator[Finding]:
+    """Yield the findings about read errors, parse errors, wrong modes and wrong owners of an entry's files.
+
+    `request` is the state of the request for a missing serving certificate of the kubelet.
+    """
     for fault in seen.faults:
-        yield fault_finding(fault)
+        yield fault_finding(with_request(fault, request) if request else fault)
     for permissions in seen.permissions:
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner
@@ -34,10 +38,10 @@ def about_damage(
     findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
     facts: Mapping[str, str], known: Certificate | None, issuers: Sequence[Certificate],
 ) -> tuple[Finding, ...]:  # fmt: skip
-    """Return the findings, with the repair command for this node in each finding about damage.
+    """Return `findings`, with the repair command for this node in each finding about damage.
 
-    Adds a finding about repeated damage. `issuers` are the certificates that may have signed `known`, the last
-    certificate of these files.
+    Adds a finding about repeated damage. `known` is the last certificate of these files. The function ignores `known`
+    if no certificate in `issuers` signed it.
     """
     if salvage is None:
         return tuple(findings)
@@ -53,7 +57,7 @@ def about_damage(
     if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
         often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"
         last = f"{salvage.repaired_at:%Y-%m-%d %H:%M:%S} UTC"
-        fact = f"{what}, and certmond has repaired it {often}, last on {last}"
+        fact = f"{what}, although certmond has repaired this {often}, last on {last}"
         found.append(
             finding(
                 Reason.BREAKS_AGAIN,
@@ -64,7 +68,7 @@ def about_damage(
 
 
 def _with_archived_key(item: Finding, salvage: Salvage) -> Finding:
-    """Return the finding. If the archive has the missing key of a CA, the remedy names the archive."""
+    """Return the finding. If the archive contains the missing key of a CA, name the archive in the remedy."""
     if salvage.key_directory is None or item.reason not in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}:
         return item
     fact = item.message.partition("; ")[0]
@@ -72,7 +76,7 @@ def _with_archived_key(item: Finding, salvage: Salvage) -> Finding:
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:
-    # If the catalogue sets no mode, all users may read a certificate, and only the owner of the file may write it.
+    # If the catalogue sets no mode, all users may read a certificate file, and only its owner may write the file.
     allowed = spec.key_mode if permissions.secret else 0o755 if spec.mode is None else spec.mode
     if excess := permissions.mode & ~allowed & 0o777:
         readable = permissions.secret and excess & 0o004
@@ -87,7 +91,7 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
 def about_key_pair(seen: Observation) -> Iterator[Finding]:
     """Yield a finding if the private service-account key is missing, or does not match the public key.
 
-    Every API server must verify the tokens of every controller manager.
+    Every API server must verify the tokens of every controller manager, so the keys must match.
     """
     if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
         return

@@ -15,22 +15,22 @@ from certmond.pki.catalog.field_types import Instant
 from certmond.pki.findings import Severity
 
 Key = tuple[str, str, str, str]
-"""Identity of a finding: certificate, path, reason, severity. Another severity is a new finding."""
+"""Identity of a finding: certificate, path, reason, severity. If the severity changes, the finding is a new one."""
 Notices = Mapping[Key, "Notice"]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One finding, as a hook receives it."""
+    """A finding in the form that a hook receives."""
 
     certificate: str
     path: str
-    reason: str  # the stored state of another version may have an unknown reason
+    reason: str  # not a `Reason`, because the state that another version stored can contain an unknown reason
     severity: Severity
     message: str
-    at: Instant  # the first observation of the finding
+    at: Instant  # the time of the first observation
     not_after: Instant | None = None
-    told_at: Instant | None = None  # the last run that the hook received
+    told_at: Instant | None = None  # the last time at which the hook received the finding
 
     @property
     def key(self) -> Key:
@@ -44,7 +44,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One run of a hook that is due, to report that a finding is `raised` or `cleared`."""
+    """A due run of a hook, which reports that a finding is `raised` or `cleared`."""
 
     event: Literal["raised", "cleared"]
     notice: Notice
@@ -55,7 +55,7 @@ class Due:
 
 
 def open_findings(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
-    """Return the most severe finding of each certificate, path and reason. Omit severities below `at_least`."""
+    """Return the most severe finding for each certificate, path and reason. Omit severities below `at_least`."""
     found: dict[tuple[str, str, str], Notice] = {}
     for status in assessment.statuses:
         end = status.certificate.not_after if status.certificate else None
@@ -72,9 +72,10 @@ def open_findings(assessment: Assessment, at_least: Severity) -> dict[Key, Notic
 
 
 def selected_findings(found: Notices, received: Notices, before: Notices, most: int) -> dict[Key, Notice]:
-    """Return the findings in `found` that the hook has received, and the most severe others, up to `most` findings.
+    """Return the findings in `found` that the hook has received, and then the most severe other findings.
 
-    A finding in the previous selection `before` keeps the time of its first observation.
+    Other findings are selected only up to a total of `most` findings. A finding that is also in `before`, the previous
+    selection, keeps the time of its first observation.
     """
     kept = {key: notice for key, notice in found.items() if key in received}
     rest = sorted((notice for key, notice in found.items() if key not in received), key=_most_severe_first)
@@ -87,12 +88,12 @@ def due(
 ) -> Iterator[Due]:
     """Yield the events for the hook in this order: cleared findings, new findings, repeats.
 
-    No finding is cleared until certmond has observed the services (`settled`).
+    Yields no cleared finding until certmond has observed the services (`settled`).
     """
     gone = [notice for key, notice in received.items() if key not in want]
     if settled:
         yield from (Due("cleared", replace(notice, at=at)) for notice in gone)
-    # If the severity changes, clear the old finding first, because a receiver may ignore the severity.
+    # If the severity changes, clear the old finding first, because a receiver might ignore the severity.
     waiting = {notice.subject for notice in gone}
     fresh = [notice for key, notice in want.items() if key not in received and notice.subject not in waiting]
     yield from (Due("raised", notice) for notice in sorted(fresh, key=_most_severe_first))

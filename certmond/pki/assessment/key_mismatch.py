@@ -1,4 +1,4 @@
-"""Mismatch of a certificate and its key over time, with a wait for a program that replaces both files.
+"""Mismatch of a certificate and its key over time, with a wait for a program that replaces both.
 
 certmond reports a mismatch after `WAIT`, and repairs files without a complete pair after `REPAIR_WAIT`.
 """
@@ -13,12 +13,12 @@ from certmond.pki.assessment.rule_input import Case, finding
 from certmond.pki.findings import Finding, Reason
 
 WAIT = timedelta(seconds=2)
-"""Time that a program may take between the replacement of a certificate and of its key."""
+"""Time for which certmond waits between the replacement of a certificate and the replacement of its key."""
 REPAIR_WAIT = timedelta(seconds=10)
-"""Time that a program, or an operator at a terminal, may take to write a complete pair."""
+"""Time for which certmond waits until a program, or an operator at a terminal, has written a complete pair."""
 
 REPAIR_REST = timedelta(minutes=2)
-"""Maximum time by which changes of the files extend the wait before a repair."""
+"""Maximum time by which changes to the files extend the wait before a repair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Mismatch:
     reported: bool = False  # the wait has ended
     matching_since: datetime | None = None  # None while the pair does not match
     wait: timedelta = WAIT
-    start: datetime | None = None  # the first observation of the mismatch, or None if this time is `since`
+    start: datetime | None = None  # the start of the mismatch, or None if this time equals `since`
 
     @property
     def stands(self) -> bool:
@@ -43,7 +43,7 @@ class Mismatch:
 
     @property
     def changes_at(self) -> datetime | None:
-        """The next time at which the mismatch changes although no file changes, or None."""
+        """The next time at which the mismatch changes even if no file changes, or None."""
         return self.matching_since + self.wait if self.matching_since else self.waits_until
 
 
@@ -58,16 +58,16 @@ def mismatch_of(
     wait: timedelta = WAIT,
     rest: timedelta | None = None,
 ) -> Mismatch | None:
-    """Return the mismatch at `now`, or None without a mismatch.
+    """Return the mismatch at `now`, or None if there is no mismatch.
 
-    `matches` is None if the certificate or the key is unreadable. `rest` is the maximum time by which changes of the
-    files extend the wait.
+    `matches` is None if the certificate or the key is unreadable. `first` is True in the first pass. `rest` is the
+    maximum time by which changes to the files extend the wait.
     """
     if matches is None:
         return before and replace(before, matching_since=None)
     if matches:
         return _matching(before, now)
-    # Without a usable `changed_at`, the first pass reports the mismatch without a wait.
+    # If `changed_at` is None or in the future, the first pass reports the mismatch without a wait.
     began = (changed_at if changed_at and changed_at <= now else now - wait) if first else now
     since = before.since if before and before.since <= now else began
     reported = before is not None and before.reported
@@ -81,15 +81,15 @@ def mismatch_of(
 def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:
     if before is None:
         return None
-    # A pair that matches only from time to time does not end the mismatch.
+    # A pair that matches for less than `wait` does not end the mismatch.
     since = before.matching_since if before.matching_since and before.matching_since <= now else now
     return None if now >= since + before.wait else replace(before, matching_since=since)
 
 
 def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) -> Iterator[Finding]:
-    """Yield the findings, without a key mismatch during its wait.
+    """Yield the findings. Omit a key mismatch until its wait has ended.
 
-    After a reported mismatch, add a finding until the pair has matched for the time `wait`.
+    After a reported mismatch, also yield a finding until the pair has matched for `mismatch.wait`.
     """
     for item in findings:
         if item.reason is not Reason.KEY_MISMATCH or (mismatch and mismatch.reported):

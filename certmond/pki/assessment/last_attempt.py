@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 MIN_INTERVAL = timedelta(hours=1)
 """Minimum time between two automatic renewals of a certificate."""
 IN_A_ROW = timedelta(hours=2)
-"""Maximum time between two repairs in a row. The pause grows with each repair in a row."""
+"""Maximum time between two repairs that count as repairs in a row. Each repair in a row extends the next pause."""
 FIRST_RETRY, LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
 LAST_FILE_RETRY = timedelta(minutes=10)
 
@@ -23,15 +23,15 @@ class Attempt:
     at: datetime
     failures: int = 0
     message: str = ""
-    sha256: str | None = None  # of the installed certificate, like `ends_at`, `common_name` and `subject`
-    issued_at: datetime | None = None  # when certmond installed the certificate, or None if the time is `at`
+    sha256: str | None = None  # the digest of the installed certificate
+    issued_at: datetime | None = None  # the time at which certmond installed the certificate, or None for `at`
     wait_until: datetime | None = None
     cookie: str | None = None
     ends_at: datetime | None = None
     common_name: str | None = None
     restored: bool = False  # the certificate is from the archive
     repaired_at: datetime | None = None  # the last repair of damaged files
-    repairs: int = 0  # in a row
+    repairs: int = 0  # the number of repairs in a row
     subject: str | None = None
 
     @property
@@ -50,7 +50,7 @@ class Attempt:
 
     @property
     def file_retry_at(self) -> datetime:
-        """The earliest time of the next attempt for a file that needs no signature."""
+        """The earliest time of the next attempt to write a file that needs no new signature."""
         return min(self.retry_at, self.at + LAST_FILE_RETRY)
 
     @property
@@ -61,18 +61,18 @@ class Attempt:
         return (self.repaired_at, self.repaired_at + _pause(self.repairs)) if self.repaired_at else None
 
     def repaired(self, before: Attempt | None) -> Attempt:
-        """Return this attempt as a repair that follows the attempt `before`."""
+        """Return this attempt with the record of a repair that follows the attempt `before`."""
         in_a_row = before and before.repaired_at and timedelta() <= self.at - before.repaired_at < IN_A_ROW
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 
     def restoring(self, sha256: str, ends_at: datetime, common_name: str | None, subject: str, at: datetime) -> Attempt:
-        """Return this attempt with the certificate that certmond restored from the archive at `at`."""
+        """Return this attempt with the values of the certificate that certmond restored from the archive at `at`."""
         return replace(
             self, sha256=sha256, issued_at=at, ends_at=ends_at, common_name=common_name, subject=subject, restored=True
         )
 
     def after(self, before: Attempt | None) -> Attempt:
-        """Return this attempt, which installed no certificate, with the certificate and the repairs of `before`."""
+        """Return this attempt, which installed no certificate, with the certificate and repair values of `before`."""
         if before is None:
             return self
         kept = replace(self, repaired_at=before.repaired_at, repairs=before.repairs)
@@ -85,5 +85,5 @@ class Attempt:
 
 
 def _pause(times: int) -> timedelta:
-    """Return the pause after `times` failures or repairs in a row: 1, 2, 4, … minutes, and at most an hour."""
+    """Return the pause after `times` failures or repairs in a row: 1, 2, 4, … minutes, but at most one hour."""
     return min(FIRST_RETRY * (1 << min(max(times, 1) - 1, 16)), LAST_RETRY)

@@ -1,4 +1,4 @@
-"""Input of the rules for one certificate, and functions that return a finding."""
+"""Input of the rules for one certificate, and functions that create findings."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import PathSearch
 
 _REMEDIES = {
-    Reason.UNREADABLE: "make it readable for root, or replace it with the right file",
+    Reason.UNREADABLE: "make the file readable for root, or replace the file",
     Reason.MISSING: "restore it, or issue it again",
     Reason.MALFORMED: "restore it from a backup, or issue it again",
     Reason.TRAILING_DATA: "remove this harmless data",
     Reason.KEY_UNUSABLE: "write the key as PEM, or issue the pair again",
 }
-"""Usual remedies, for faults without a specific remedy."""
+"""Usual remedies, for faults that have no specific remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Input of a check: one certificate with its files, paths and anchors, the facts of the node, and the time."""
+    """Input of a check: a certificate with its files, paths and trust anchors, the facts of the node, and the time."""
 
     seen: Observation
     certificate: Certificate
     search: PathSearch
     anchors: tuple[Certificate, ...]
-    anchors_reported: bool  # all trust anchors are missing, and their entries report this
+    anchors_reported: bool  # all trust anchors are missing, and an entry in `ca` reports this
     embeddable: tuple[Certificate, ...]
     facts: Mapping[str, str]
     renew_at: datetime
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def where(self) -> str:
-        """The file of the certificate, also if a kubeconfig names this file, or the endpoint."""
+        """The location of the certificate, for a message: a file, a user or cluster of a kubeconfig, or an endpoint."""
         seen = self.seen
         if seen.holder and (seen.named_file or seen.name != seen.spec.name):
             whose = "{} {!r}".format(*seen.holder)
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def further_anchor(self) -> bool:
-        """Whether the certificate is a trust anchor in a bundle, but not the first one."""
+        """Whether the certificate is a trust anchor, but not the first certificate of its file."""
         return self.spec.authority and self.seen.name != self.spec.name
 
 
@@ -69,7 +69,7 @@ def finding(reason: Reason, message: str, severity: Severity | None = None) -> F
 
 
 def fault_finding(fault: Fault) -> Finding:
-    """Return the finding for a fault of a file. A fault without a remedy gets the usual remedy."""
+    """Return the finding for a fault. If the fault has no remedy, use the usual remedy of its reason."""
     return finding(fault.reason, f"{fault.detail}; {fault.remedy or _REMEDIES[fault.reason]}")
 
 

@@ -1,7 +1,7 @@
 """Rules for the certificates of a Kubernetes node, as a list of checks.
 
-Only one entry reports a fault: a leaf has no finding for a fault of its CA. `validity_rules` has the checks of the
-dates.
+certmond reports a fault for one entry only: if a CA has a fault, its leaves have no finding for this fault.
+`validity_rules` contains the checks of the dates.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.go.public_key import LARGEST_RSA, SMALLEST_RSA, unusable
 from certmond.pki.x509.path_building import WEAK_HASHES, Refusal, Rejection, signed_by
 
-ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
+ROOT_CA_ONLY = "Kubernetes supports only Root CAs, not intermediate CAs"
 
 
 def no_path(case: Case) -> Iterator[Finding]:
-    """Report that no certification path ends at a trust anchor, unless another check reports the reason."""
+    """Report that there is no certification path to a trust anchor, unless another check reports the reason."""
     if case.search.paths or case.anchors_reported:
         return
     if not case.anchors and case.spec.ca != (SELF,):
@@ -40,7 +40,7 @@ def no_path(case: Case) -> Iterator[Finding]:
 
 
 def ca_not_self_signed(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor that another CA has signed."""
+    """Report a trust anchor that is not self-signed."""
     if case.spec.authority and not (case.certificate.self_issued and signed_by(case.certificate, case.certificate)):
         yield finding(
             Reason.CA_NOT_SELF_SIGNED,
@@ -50,22 +50,22 @@ def ca_not_self_signed(case: Case) -> Iterator[Finding]:
 
 
 def ca_not_ca(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). Accept version 1, which has no extensions."""
+    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). Accepts version 1, which has no extensions."""
     if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
         yield finding(
             Reason.CA_NOT_CA,
             f"{case.where}: {case.certificate.subject} lacks basicConstraints CA:TRUE, so every component refuses the "
-            "certificates that it signed; install a CA certificate",
+            "certificates of this CA; install a CA certificate",
         )
 
 
 def ca_cannot_sign(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor whose keyUsage lacks keyCertSign (RFC 5280, 4.2.1.3). A CA without keyUsage can sign."""
+    """Report a trust anchor whose keyUsage lacks keyCertSign (RFC 5280, 4.2.1.3). Accepts a CA without keyUsage."""
     if case.spec.authority and not case.certificate.has_usage("cert sign"):
         yield finding(
             Reason.CA_CANNOT_SIGN,
             f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so every component refuses "
-            "the certificates that it signed; reissue the CA with keyCertSign",
+            "the certificates of this CA; reissue the CA with keyCertSign",
         )
 
 
@@ -86,23 +86,24 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
 
 
 def wrong_usage(case: Case) -> Iterator[Finding]:
-    """Report a usage that the entry requires and the certificate does not permit."""
+    """Report a usage that the entry requires, but the certificate does not permit."""
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
         yield finding(Reason.WRONG_USAGE, f"{case.where} does not permit the usage {', '.join(missing)}; reissue it")
 
 
 def missing_name(case: Case) -> Iterator[Finding]:
-    """Report a DNS name or IP address that the entry requires and the subjectAltName extension lacks."""
+    """Report a DNS name or IP address that the entry requires, but the subject alternative names lack."""
     if missing := missing_names(case.spec, case.facts, case.certificate.names):
         yield finding(
             Reason.MISSING_NAME,
-            f"{case.where} has no subjectAltName {', '.join(missing)}; reissue it with all names of the server",
+            f"{case.where} lacks the subject alternative name {', '.join(missing)}; reissue it with all names of the "
+            "server",
         )
 
 
 def key_missing(case: Case) -> Iterator[Finding]:
-    """Report a missing private key, unless the entry permits this (`key_optional`)."""
+    """Report a missing private key, unless the key is optional in the entry (`key_optional`)."""
     seen = case.seen
     if seen.key_path and seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
         yield finding(
@@ -112,43 +113,43 @@ def key_missing(case: Case) -> Iterator[Finding]:
 
 
 def key_mismatch(case: Case) -> Iterator[Finding]:
-    """Report a private key that belongs to another certificate."""
+    """Report a private key that does not match the certificate."""
     key = case.seen.key
     if key is not None and key.sha256 != case.certificate.key.sha256:
         yield finding(
             Reason.KEY_MISMATCH,
             f"{case.seen.key_path or case.where} is not the private key of {case.where}; "
-            "restore a matching pair, or reissue it",
+            "restore a matching pair, or reissue the pair",
         )
 
 
 def embedded_ca_differs(case: Case) -> Iterator[Finding]:
-    """Report a kubeconfig that trusts other CA certificates than the CA file contains."""
+    """Report a kubeconfig that does not trust exactly the CA certificates in the CA file."""
     required = frozenset(case.embeddable)
     for embedded in case.seen.embedded if required else ():
         trusted = frozenset(embedded.certificates)
         if trusted != required:
-            differs = "none of" if not trusted & required else "not exactly"
+            differs = "trusts none of" if not trusted & required else "does not trust exactly"
             yield finding(
                 Reason.EMBEDDED_CA_DIFFERS,
-                f"{embedded.path} trusts {differs} the CA certificates of {case.spec.embedded_ca}; "
-                "embed the present CA in the kubeconfig, and restart the services that read it",
+                f"{embedded.path} {differs} the CA certificates of {case.spec.embedded_ca}; "
+                "embed the present CA in the kubeconfig, and restart the services that read the kubeconfig",
                 None if trusted & required else Severity.CRITICAL,
             )
 
 
 def copy_differs(case: Case) -> Iterator[Finding]:
-    """Report a copy with other certificates than its original. A component can restore the copy over the original."""
+    """Report a copy that differs from its original. A component might restore the copy over the original."""
     if case.difference:
         yield finding(
             Reason.COPY_DIFFERS,
-            f"{case.where} is a copy of {case.difference.original} and has other certificates: {case.difference.fact}; "
-            "copy the valid file over the other one: certmond explain copy_differs",
+            f"{case.where}, a copy of {case.difference.original}, contains other certificates: {case.difference.fact}; "
+            "copy the valid file over the other file: certmond explain copy_differs",
         )
 
 
 def not_rotating_pem(case: Case) -> Iterator[Finding]:
-    """Report a kubelet.conf that does not refer to the rotated PEM. The kubelet would start with old credentials."""
+    """Report a kubelet.conf that does not refer to the rotated PEM file. The kubelet would load old credentials."""
     if case.spec.kind is Kind.KUBELET and case.seen.refers_to is not None and case.seen.refers_to != case.where:
         instead = case.seen.refers_to or "embedded credentials"
         yield finding(
@@ -159,17 +160,17 @@ def not_rotating_pem(case: Case) -> Iterator[Finding]:
 
 
 def not_a_symlink(case: Case) -> Iterator[Finding]:
-    """Report that the kubelet's current PEM is a regular file, which the kubelet cannot rotate."""
+    """Report that the kubelet's current PEM file is not a symlink. The kubelet cannot rotate a regular file."""
     if case.seen.symlink is False:
         yield finding(
             Reason.NOT_A_SYMLINK,
-            f"{case.where} is a regular file, not a symlink to a dated PEM, so the kubelet cannot rotate it; "
+            f"{case.where} is a regular file, not a symlink to a dated PEM file, so the kubelet cannot rotate it; "
             "rename the file to a dated name in the same directory, and create a symlink to this name",
         )
 
 
 def unexpected_chain(case: Case) -> Iterator[Finding]:
-    """Report a file that begins with the wrong certificate, or has several certificates although one is permitted."""
+    """Report a file that begins with the wrong certificate, or contains a chain although the entry permits none."""
     extra = len(case.seen.certificates) - 1
     if extra and not case.seen.leaf_first:
         yield finding(
@@ -179,16 +180,15 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
             Severity.CRITICAL,
         )
     elif extra and not case.spec.chain and not case.spec.authority:
-        yield finding(
-            Reason.UNEXPECTED_CHAIN,
-            f"{case.where} contains {extra} more certificates, and its readers expect one; remove the others",
-        )
+        more = "1 certificate" if extra == 1 else f"{extra} certificates"
+        fact = f"{case.where} contains {more} in addition to the leaf, and components expect only the leaf"
+        yield finding(Reason.UNEXPECTED_CHAIN, f"{fact}; remove the additional certificates")
 
 
 def weak_key(case: Case) -> Iterator[Finding]:
-    """Report a key that is shorter than RSA-2048 or P-256, or of a kind that Kubernetes does not support.
+    """Report a key that is shorter than RSA-2048 or P-256, or whose algorithm Kubernetes does not support.
 
-    Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize), and ECDSA P-224 in TLS (crypto/tls,
+    Go refuses RSA keys below 1,024 bits (crypto/rsa, checkKeySize), and Go's TLS refuses ECDSA P-224 keys (crypto/tls,
     signatureSchemesForCertificate).
     """
     key = case.certificate.key
@@ -260,7 +260,7 @@ POLICY: tuple[Check, ...] = (
     key_unusable,
     nonpositive_serial,
 )
-"""Checks in the order of the report: present failures, future failures, and then other deviations."""
+"""Checks in the order of the report: present failures first, then future failures, and then other deviations."""
 
 
 _OF_THE_ANCHOR = frozenset({Refusal.NOT_CA, Refusal.CANNOT_SIGN, Refusal.UNSUPPORTED, Refusal.UNKNOWN_CRITICAL})

@@ -1,4 +1,4 @@
-"""Rules for running services, which must use the certificate that is in the file.
+"""Rules for running services. Each service must use the certificate that is in the file.
 
 `services.staleness` collects the evidence.
 """
@@ -31,7 +31,7 @@ def turning_points(presence: Presence) -> Iterator[datetime]:
 
 
 def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
-    """Report an endpoint that serves another certificate than the file contains, after the time for a reload."""
+    """Report an endpoint that does not serve the certificate in the file, although the time for a reload has passed."""
     for stale in presence.stale:
         if stale.reason is Reason.SERVED_DIFFERS and stale.due:
             soon = stale.ends_at is None or now >= stale.ends_at - CRITICAL_WINDOW
@@ -56,14 +56,14 @@ def handshake_refused(presence: Presence) -> Iterator[Finding]:
 
 
 def restart_pending(presence: Presence) -> Iterator[Finding]:
-    """Report a process that started before the last change of a file and does not reload this file."""
+    """Report a process that started before the last change to a file and does not reload this file."""
     for stale in presence.stale:
         if stale.reason is Reason.RESTART_PENDING and stale.due:
             yield finding(Reason.RESTART_PENDING, f"{stale.detail}; {_remedy(stale)}")
 
 
 def restart_failed(presence: Presence) -> Iterator[Finding]:
-    """Report a service that failed when it restarted to load this certificate."""
+    """Report a service whose restart failed. The restart was necessary to load this certificate."""
     for message in presence.failures:
         yield finding(
             Reason.RESTART_FAILED,
@@ -78,7 +78,7 @@ def _remedy(stale: Stale) -> str:
 
 
 def no_longer_served(before: Iterable[Presence], after: Iterable[Presence]) -> Iterator[str]:
-    """Yield a sentence for each endpoint that served a certificate `before` and serves none `after`."""
+    """Yield a message for each endpoint that served a certificate in `before`, but serves none in `after`."""
     answered = {at.endpoint for presence in before for at in presence.served if at.sha256}
     silent = {at.endpoint: at for presence in after for at in presence.served if not at.sha256}
     for endpoint in sorted(answered & silent.keys(), key=str):

@@ -1,6 +1,6 @@
-"""Rule for a due certificate that certmond does not renew, because the CA must not sign the same contents again.
+"""Rule for a due certificate that certmond does not renew, because the CA's key must not sign the contents again.
 
-`signing.policy` decides what certmond may sign.
+`signing.policy` decides which contents certmond may sign.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from certmond.pki.signing.policy import successor_denial
 
 
 def not_issued_by_ca(case: Case) -> Iterator[Finding]:
-    """Report a due certificate with contents that neither its entry nor a certificate from the CA permits."""
+    """Report a due certificate with contents that neither the entry nor a certificate from the CA permits."""
     if case.basis is None or case.certificate.refused or case.certificate.not_before <= case.now < case.renew_at:
         return  # a certificate that Go or cryptography refuses has a separate finding
     if denial := successor_denial(case.certificate, case.spec, case.facts, case.basis, case.now):

@@ -1,4 +1,4 @@
-"""Trust anchors of an entry, and the certificates of the CA that would sign a renewed certificate."""
+"""Trust anchors of an entry, and the certificates of the CA that would sign its next certificate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Anchors = tuple[Certificate, ...]
 
 
 def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority, and of each file that a flag names, by the name of the entry."""
+    """Return the trust anchors of each authority and of each CA file that a flag names, by the name of the entry."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
         if seen.named_by and seen.spec.kind is Kind.FILE:  # a pair whose certificates are also a CA bundle
@@ -25,7 +25,7 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
     """Return the trust anchors of an entry: for an authority, its own certificate, otherwise the anchors in `ca`.
 
-    Without `ca`, return the self-issued certificates of the file, or else its last certificate.
+    If `ca` is empty, return the self-issued certificates of the file, or else the last certificate of the file.
     """
     if seen.spec.authority:
         return seen.certificates[:1]
@@ -40,9 +40,9 @@ def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 
 
 def issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the certificates of the CA that would sign a renewed certificate, or ().
+    """Return the certificates of the CA that would sign the next certificate of the entry, or ().
 
-    This is the first CA in `ca` that has a certificate on this node.
+    This CA is the first one in `ca` that has a certificate on this node.
     """
     return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 

@@ -29,12 +29,26 @@ def critical_point(certificate: Certificate) -> datetime:
 
 
 def expired(case: Case) -> Iterator[Finding]:
-    """Report that the certificate, or a CA of its path, has expired (RFC 5280, 4.1.2.5)."""
-    for link in _own_links(case):
-        if case.now > link.not_after and case.further_anchor:
+    """Report that the certificate, or a CA of its path, has expired (RFC 5280, 4.1.2.5).
+
+    In a bundle of CAs, an expired CA is a warning while another CA of the bundle is valid. A bundle keeps an old CA
+    beside a new one, and every process that reads the bundle trusts the new one. This applies to all bundles, because
+    the flag or entry that names a bundle does not change what the reading process accepts. If a watched certificate
+    needs the expired CA, this certificate has a critical finding. The certificates of other hosts are unknown, so
+    `nearing_expiry` stays critical in the last days of the CA. A file that also has certificates of servers or clients
+    is a chain, whose expired CA is critical.
+    """
+    for link in (*_own_links(case), *_replaced_anchor(case)):
+        if case.now <= link.not_after:
+            continue
+        if case.further_anchor:
             message = f"{case.where}: the old CA {link.called} in the bundle expired on {_day(link.not_after)}"
             yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
-        elif case.now > link.not_after:
+        elif link is case.certificate and _is_replaceable(case):
+            fact = f"{case.where}: the CA {link.called} expired on {_day(link.not_after)}, and another CA is valid"
+            remedy = "remove the expired CA from the bundle, or replace it if a peer still needs it"
+            yield finding(Reason.EXPIRED, f"{fact}; {remedy}", Severity.WARNING)
+        else:
             yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; {_renew(case)}")
 
 
@@ -103,7 +117,8 @@ def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | Non
     certificate, paths = case.certificate, case.search.paths
     instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
     instants += filter(None, others)
-    for link in {link for path in paths for link in path.certificates}:
+    further = (*case.seen.bundle, *case.anchors) if case.search.valid_at(case.now) is None else ()
+    for link in {*further, *(link for path in paths for link in path.certificates)}:
         instants += [link.not_before, link.expires_at]
     return min((instant for instant in instants if instant > case.now), default=None)
 
@@ -116,8 +131,30 @@ def _own_links(case: Case) -> tuple[Certificate, ...]:
     return (case.certificate, *(best.certificates[1:-1] if has_entry(case, best.anchor) else best.certificates[1:]))
 
 
+def _replaced_anchor(case: Case) -> Iterator[Certificate]:
+    """Yield the trust anchor of a certificate without a valid path, if the entry of this CA has another valid CA.
+
+    This entry reports the expired CA only as a warning.
+    """
+    best = case.search.best
+    if best and not case.search.valid_at(case.now) and has_entry(case, best.anchor) and _any_valid(case, case.anchors):
+        yield best.anchor
+
+
+def _is_replaceable(case: Case) -> bool:
+    """Return whether the certificate is a CA in a bundle that has only CAs, of which one is valid."""
+    bundle = () if case.spec.authority else case.seen.bundle
+    return all(each.is_ca or each.version < 3 for each in bundle) and _any_valid(case, bundle)
+
+
+def _any_valid(case: Case, certificates: Iterable[Certificate]) -> bool:
+    return any(each.not_before <= case.now <= each.not_after for each in certificates)
+
+
 def _called(case: Case, link: Certificate) -> str:
-    return case.where if link is case.certificate else f"{case.where}: the intermediate {link.subject}"
+    if link is case.certificate:
+        return case.where
+    return f"{case.where}: the {'CA' if link in case.anchors else 'intermediate'} {link.subject}"
 
 
 def _renew(case: Case) -> str:

@@ -21,7 +21,7 @@ _TEXT = re.compile(r"(?:([^@]+)@)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5}
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The address and the port of a server, and the server name (SNI), if any.
+    """Address and port of a server, with an optional server name (SNI).
 
     Different notations of one endpoint compare equal. Raises MalformedError for an invalid address, port or server name
     (RFC 6066, section 3).
@@ -42,7 +42,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """Return the endpoint with the text form `text`. Raises MalformedError for any other text."""
+        """Return the endpoint with the text form `text`. Raises MalformedError if `text` has another form."""
         match = _TEXT.fullmatch(text)
         if not match:
             raise MalformedError(f"{text!r} is not an endpoint such as 192.0.2.10:6443 or [2001:db8::1]:6443")
@@ -56,7 +56,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The certificate that a server presented, as DER and without validation."""
+    """Certificate that a server presented, in DER form. certmond has not validated the certificate."""
 
     der: bytes = field(repr=False)
     version: str
@@ -70,10 +70,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """Result for a server that presented no certificate, with the cause.
+    """Result of a probe of a server that presented no certificate. `reason` is the cause.
 
     `spoke_tls` is True if the server accepted the connection, but ended the TLS handshake. `refused` is True if no
-    server listens.
+    server listens at the endpoint.
     """
 
     reason: str

@@ -1,4 +1,4 @@
-"""Catalogue: the certificates that a node should have, and their requirements.
+"""Catalogue: the certificates that a node should have, and the requirements for these certificates.
 
 This module defines the models and the rules for a single entry. `config` merges the profile with the operator's list.
 """
@@ -29,17 +29,17 @@ from certmond.pki.catalog.field_types import (
 from certmond.pki.findings import Severity
 
 SELF = "self"
-"""Value of `ca` for a self-signed certificate in the same file."""
+"""Value in `ca` for a self-signed certificate in the same file."""
 
 DEFAULT_EXCLUDE = (
     ".*", "*.key", "*.csr", "*.pub", "*~", "*.bak", "*.old", "*.orig", "*.tmp", "*.rpmsave", "*.dpkg-*", "expired",
     "kubelet-client-????-??-??-??-??-??.pem", "kubelet-server-????-??-??-??-??-??.pem",
 )  # fmt: skip
-"""Names that a glob skips: keys, requests, backups, `pki/expired`, and the kubelet's rotated PEM files."""
+"""Names that a glob skips by default: keys, requests, backups, `pki/expired`, and the kubelet's rotated PEM files."""
 
 
 class Kind(StrEnum):
-    """Kind of the contents of a file. A `key-pair` contains the service-account keys, and no certificate."""
+    """Kind of the contents of a file. A `key-pair` consists of the service-account keys, without a certificate."""
 
     FILE = "file"
     KUBECONFIG = "kubeconfig"
@@ -65,7 +65,7 @@ _STARS = re.compile(r"(/[^/*?\[]*(\*[^/*?\[]*)?)+")
 
 
 class CertificateSpec(Model):
-    """Path and requirements of one certificate. A text may contain facts of the node, such as `${node_name}`."""
+    """Path and requirements of one certificate. Subjects and names can contain facts, such as `${node_name}`."""
 
     name: Name = Field(description="the name of the certificate in reports, metrics and references")
     path: AbsolutePath = Field(
@@ -82,12 +82,14 @@ class CertificateSpec(Model):
     )
     key: AbsolutePath | None = Field(
         default=None,
-        description="the file of the private key. If one file has the certificate and the key, repeat `path` here. If "
-        "`path` is a glob, omit `key` or repeat the glob. If certmond does not renew the certificates, `key` may have "
-        "as many `*` as `path`, each for the same text, as in `member-*.pem` and `member-*-key.pem`.",
+        description="the file of the private key. If one file contains the certificate and the key, repeat `path` "
+        "here. If `path` is a glob, omit `key` or repeat the glob. If certmond does not renew the certificates, `key` "
+        "can also contain as many `*` as `path`, as in `member-*.pem` and `member-*-key.pem`. Each `*` in `key` then "
+        "represents the same text as the corresponding `*` in `path`.",
     )
     key_optional: bool = Field(
-        default=False, description="the key may be on another host, as with an external CA or on a worker"
+        default=False,
+        description="the key can be on another host, as for an external CA, or for the CA on a worker",
     )
     authority: bool = Field(
         default=False,
@@ -95,26 +97,29 @@ class CertificateSpec(Model):
     )
     ca: Many[str] = Field(
         default=(),
-        description="the entries of the trust anchors: the certificate must have a path to one of them. `self` is a "
-        "self-signed certificate in the same file. By default the trust anchor is `self`, or else the last certificate "
-        "of the file.",
+        description="the entries of the trust anchors. The certificate must have a certification path to one of these "
+        "trust anchors. `self` is a self-signed certificate in the same file. By default, the trust anchor is `self`, "
+        "or the last certificate in the file if the file contains no self-signed certificate.",
     )
     subject: Many[Subject] = Field(
         default=(),
         description="accepted subjects, such as `CN=kubernetes-admin,O=system:masters`, with attributes in any order. "
-        "certmond signs these subjects with the key of the CA, even if the present certificate has another subject. It "
-        "signs a subject with `system:` or `kubeadm:` only if this list contains that subject. `certmond init` issues "
-        "the first subject of the list.",
+        "certmond signs these subjects with the key of the CA, even if the present certificate has another subject. "
+        "certmond signs a subject with the prefix `system:` or `kubeadm:` in an attribute only if this list contains "
+        "that subject. `certmond init` issues the first subject of the list.",
     )
     usages: Many[Usage] = Field(
         default=(),
-        description="required usages, by their Kubernetes names. `key encipherment` is required for RSA keys only.",
+        description="required key usages and extended key usages, by their Kubernetes names. `key encipherment` is "
+        "required for RSA keys only.",
     )
-    names: Many[AlternativeName] = Field(default=(), description="required subjectAltName entries: `DNS:…` or `IP:…`")
+    names: Many[AlternativeName] = Field(
+        default=(), description="required subject alternative names: `DNS:…` or `IP:…`"
+    )
     mode: Mode | None = Field(
         default=None,
-        description="the maximum mode of the file; by default all users may read the file, and only the owner may "
-        "write the file",
+        description="the maximum mode of the file. By default, all users may read the file, and only the owner may "
+        "write the file.",
     )
     key_mode: Mode = Field(
         default=0o600,
@@ -123,15 +128,17 @@ class CertificateSpec(Model):
     owner: Owner | None = Field(
         default=None,
         description="`user` or `user:group` that must own the files. Only this owner and root may write the files. If "
-        "another user can write the files, certmond does not copy their contents into a new certificate. If another "
-        "user can replace the files, certmond does not renew the certificate.",
+        "another user can write the files, certmond does not copy the contents of the old certificate into a new "
+        "certificate. If another user can replace the files, certmond does not renew the certificate.",
     )
     renew_before: Duration | None = Field(
         default=None,
-        description="the certificate is due this long before its end; by default the value of the configuration",
+        description="the time between the renewal point and the expiration of the certificate; by default the value of "
+        "the configuration",
     )
     validity: Duration | None = Field(
-        default=None, description="the validity of a new certificate; by default the value of the configuration"
+        default=None,
+        description="the validity period of a new certificate; by default the value of the configuration",
     )
     key_algorithm: KeyAlgorithm | None = Field(
         default=None,
@@ -142,19 +149,19 @@ class CertificateSpec(Model):
     keep_key: bool = Field(
         default=False,
         description="a renewal reuses the key, so that only one file changes (the default for etcd). A signer of kind "
-        "`kubeadm` cannot reuse the key, because kubeadm creates a new one.",
+        "`kubeadm` cannot reuse the key, because kubeadm creates a new key.",
     )
     signer: Name | None = Field(
         default=None,
-        description="the signer of a new certificate: an entry of `signers`; `local`, the default: the CA's key on "
-        "this node; `none`: no signer",
+        description="the signer of a new certificate: the name of an entry in `signers`, `local` for the CA's key on "
+        "this node (the default), or `none` for no signer",
     )
     renewed_by: Sentence | None = Field(
         default=None,
         validate_default=True,
-        description="the component that renews the certificate instead of certmond, and the time of the renewal, in a "
-        "few words. certmond then never renews the certificate. Findings and plans contain this text. `null`: certmond "
-        "renews the certificate.",
+        description="a few words that name the component that renews the certificate instead of certmond, and the time "
+        "of the renewal. certmond then never renews the certificate. Findings and plans contain this text. If the "
+        "value is `null`, certmond renews the certificate.",
     )
     chain: bool = Field(default=True, description="the file may contain more than one certificate")
     kubeconfig: AbsolutePath | None = Field(
@@ -162,7 +169,8 @@ class CertificateSpec(Model):
     )
     embedded_ca: Name | None = Field(
         default=None,
-        description="the entry of the CA: the kubeconfig must embed all certificates of this CA, and no others",
+        description="the entry of the CA: the kubeconfig must embed all certificates of this CA, and no other "
+        "certificates",
     )
     optional: bool = Field(default=False, description="a missing file is not a finding")
     at_most: Severity | None = Field(
@@ -173,18 +181,18 @@ class CertificateSpec(Model):
     mentioned_in: Many[AbsolutePath] = Field(
         default=(),
         description="files, such as the manifest of a static Pod: the absence of the certificate is a finding only if "
-        "one of these files contains its path",
+        "one of these files contains the path of the certificate",
     )
     belongs_with: Many[AbsolutePath] = Field(
         default=(), description="files: the absence of the certificate is a finding only if one of these files exists"
     )
     exclude: Many[str] = Field(
         default=DEFAULT_EXCLUDE,
-        description="names of files and directories that a glob skips. The default has files that are not certificates "
-        "in use.",
+        description="names of files and directories that a glob skips. The default skips files that are not "
+        "certificates in use.",
     )
     password_file: AbsolutePath | None = Field(
-        default=None, description="for PKCS#12: a file with the password in its first line"
+        default=None, description="for PKCS#12: the file that contains the password in its first line"
     )
     consumers: Many[str] = Field(default=(), description="the services that use the certificate")
     renewed_at_start: Duration | None = Field(
@@ -196,7 +204,7 @@ class CertificateSpec(Model):
     copy_of: Name | None = Field(
         default=None,
         description="the entry of the original: the file must contain the same certificates as the original on this "
-        "node. certmond renews no copy, so this entry needs `renewed_by`.",
+        "node. certmond does not renew a copy, so the entry of a copy requires `renewed_by`.",
     )
 
     @property
@@ -216,19 +224,19 @@ class CertificateSpec(Model):
 
     @property
     def is_trust(self) -> bool:
-        """Whether several nodes must have the same file: a trust anchor, or the keys of service-account tokens."""
+        """Whether several nodes must have the same file: the file of a trust anchor or of the service-account keys."""
         return self.authority or self.kind is Kind.KEY_PAIR
 
     @property
     def ca_remedy(self) -> str:
-        """The action that replaces this CA, with the command if certmond can rotate it."""
+        """The remedy that replaces this CA. The remedy contains a command if certmond can rotate the CA."""
         if self.name not in ROOT_CAS:
-            return "replace it with the tool that issued it, then each certificate below it"
+            return "replace the CA and then each certificate below it, with the tool that issued the CA"
         return "rotate it: certmond root-ca rotate" + ("" if self.name == ROOT_CAS[0] else f" --family {self.name}")
 
     @property
     def conditional(self) -> bool:
-        """Whether other files of the node decide whether the certificate should exist."""
+        """Whether the absence of the certificate is a finding only in connection with other files of the node."""
         return bool(self.mentioned_in or self.belongs_with)
 
     @field_validator("copy_of")
@@ -263,12 +271,12 @@ class CertificateSpec(Model):
     def _key_is_renewable(cls, renewed_by: str | None, info: ValidationInfo) -> str | None:
         key, path = info.data.get("key"), info.data.get("path", "")
         if not renewed_by and has_wildcard(path) and key not in {None, path}:
-            raise ValueError("must be given, because `path` and `key` are different globs: certmond cannot renew these")
+            raise ValueError("must be given if `path` and `key` are different globs: certmond cannot renew such a pair")
         return renewed_by
 
 
 def _has_same_stars(path: str, key: str) -> bool:
-    """Return whether both have the same number of `*`, at most one in a name, and no other wildcard."""
+    """Return whether both paths contain equally many `*`, at most one in each component, and no other wildcard."""
     return path.count("*") == key.count("*") and all(map(_STARS.fullmatch, (path, key)))
 
 

@@ -40,7 +40,7 @@ FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_
 
 
 def parse_duration(value: Any) -> Any:
-    """Return the timedelta of a text such as 30d, 12h or 1y6d. Raises ValueError for another value."""
+    """Return the timedelta for a text such as 30d, 12h or 1y6d. Raises ValueError for any other value."""
     if isinstance(value, timedelta):
         return value
     match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
@@ -129,7 +129,7 @@ def _health_address(text: str) -> str:
 
 
 def _usable(at: datetime) -> datetime:
-    """Return the time in UTC. Raises ValueError outside the years 2 to 9998, so that additions do not overflow."""
+    """Return the time in UTC. Raises ValueError for a year below 2 or above 9998, to avoid overflows in additions."""
     if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
         return utc
     raise ValueError("must be a time between the years 2 and 9998")
@@ -164,8 +164,8 @@ def _count(value: Any) -> Any:
 
 
 def words(value: Any) -> Any:
-    if isinstance(value, str):  # no shell splits it
-        raise ValueError("must be a list of the program and its arguments")  # noqa: TRY004  # pydantic takes no other
+    if isinstance(value, str):  # certmond uses no shell, which could split the text
+        raise ValueError("must be a list of the program and its arguments")  # noqa: TRY004  # as pydantic requires
     return _many(value)
 
 
@@ -222,12 +222,12 @@ class Model(BaseModel):
 
 
 def expand(text: str, facts: Mapping[str, str]) -> str | None:
-    """Return `text` with the values of the node's facts, or None if a fact is unknown."""
+    """Return `text` with each fact replaced by its value on the node, or None if a fact is unknown."""
     if any(variable not in facts for variable in _VARIABLE.findall(text)):
         return None
     return Template(text).safe_substitute(facts)
 
 
 def subject_attributes(text: str) -> frozenset[str]:
-    """Return the attributes of a subject such as CN=a,O=b. The escapes of RFC 4514 stay unchanged."""
+    """Return the attributes of a subject such as CN=a,O=b. Does not decode the escapes of RFC 4514."""
     return frozenset(part.strip() for part in re.split(r"(?<!\\)[,+]", text))

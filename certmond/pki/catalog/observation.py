@@ -1,4 +1,4 @@
-"""Observation of the files of one entry at one time, as values."""
+"""Values of an observation: the state of an entry's files at one time, and the evidence about their origin."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.catalog.served_entries import ServedSpec
+from certmond.pki.catalog.service_entries import OutageSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import PublicKey
@@ -28,9 +29,9 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """CA certificates that a kubeconfig trusts, for the cluster of one context."""
+    """CA certificates that a kubeconfig trusts for the cluster of one context."""
 
-    path: str  # of the kubeconfig
+    path: str  # the path of the kubeconfig
     certificates: tuple[Certificate, ...]
     file: str | None = None  # the CA file to which the kubeconfig refers, or None if the certificates are embedded
     cluster: str = ""
@@ -40,15 +41,16 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The observed state of one certificate of the catalogue, which may be missing.
+    """Observed state of one certificate of the catalogue. The certificate can be missing.
 
-    An observation with the fault `not_running` has a service instead of a certificate.
+    With an `OutageSpec`, this is the state of a service instead of a certificate.
     """
 
     name: str
     spec: CertificateSpec
     path: str
     certificates: tuple[Certificate, ...] = ()  # those of the file, the assessed certificate first
+    bundle: tuple[Certificate, ...] = ()  # all certificates of a file in which each one has a separate observation
     key: PublicKey | None = None  # the public half of the private key, or None without a readable key
     key_unknown: bool = False  # the private key is encrypted or unreadable
     key_path: str | None = None
@@ -62,16 +64,17 @@ class Observation:
     faults: tuple[Fault, ...] = ()
     renewable: bool = True  # certmond can write a file of this kind: PEM, or a kubeconfig with embedded credentials
     # The files at the end of symlinks or references, or None if unknown. certmond does not follow a symlink of a user
-    # who is not root and does not own the target. The path is then that of the symlink.
+    # who is neither root nor the owner of the target. The path is then the path of the symlink.
     certificate_file: str | None = None
     key_file: str | None = None
     holder: tuple[str, str] | None = None  # ("user", NAME) or ("cluster", NAME) in a kubeconfig
     named_file: str = ""  # the certificate file that a kubeconfig names, or "" for an embedded certificate
-    foreign_key: bool = False  # `key_path` is from a kubeconfig that other users can change: not a file of this entry
+    foreign_key: bool = False  # a kubeconfig that other users can change names `key_path`: not a file of this entry
     wanted: bool = True  # False if no other file of the node refers to this file any longer
-    broken_cluster: str = ""  # `kubeconfig_credentials.broken_cluster`; "" for an entry without a subject and a CA
-    # The last change (ctime) of the certificate or key file, or of the directory of a missing file. A new inode alone
-    # makes no new observation.
+    requested: bool = False  # the file is missing, and the kubelet requests its certificate through the Kubernetes API
+    broken_cluster: str = ""  # `kubeconfig_credentials.broken_cluster`, or "" for an entry without a subject and a CA
+    # The last change (ctime) of the certificate or key file, or of the directory of a missing file. A new inode with
+    # the same contents is not a new observation, so this field is not compared.
     changed_at: datetime | None = field(default=None, compare=False)
 
     @property
@@ -81,41 +84,45 @@ class Observation:
 
     @property
     def named_by(self) -> str:
-        """Return the flag or field that names the file, or "" for an entry of the catalogue."""
+        """The flag or field that names the file, or "" for an entry of the catalogue."""
         return self.spec.named_by if isinstance(self.spec, ReferenceSpec) else ""
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """Return the endpoint at which only a listener has the certificate, or None for the entry of a file."""
+        """The endpoint of a listener whose certificate is in no file, or None for the entry of a file."""
         return Endpoint.parse(self.path) if isinstance(self.spec, ServedSpec) else None
 
     @property
     def is_catalogued(self) -> bool:
-        """Return whether the configuration or the profile has the entry of a certificate or of keys."""
-        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec)
+        """Whether the entry is from the configuration or the profile, and describes a certificate or keys."""
+        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec | OutageSpec)
 
     @property
     def is_watched(self) -> bool:
-        """Return False for a file that certmond cannot follow, and for a listener that does not answer."""
+        """Whether certmond can watch the certificate.
+
+        False for a file whose path certmond cannot follow, and for a listener that does not answer.
+        """
         return not any(fault.reason is Reason.NOT_WATCHED for fault in self.faults)
 
     @property
     def has_certificates(self) -> bool:
-        """Return False for keys, a copy of a kubeconfig, an unwatched entry, and a service that does not run."""
-        if self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec):
-            return False
-        return not any(fault.reason in {Reason.NOT_WATCHED, Reason.NOT_RUNNING} for fault in self.faults)
+        """Whether the observation describes certificates.
+
+        False for keys, for copies of kubeconfigs, for unwatched entries, and for services that do not run.
+        """
+        return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec | OutageSpec))
 
     @property
     def key_matches(self) -> bool | None:
-        """Whether the private key belongs to the certificate, or None if unknown."""
+        """Whether the private key matches the certificate, or None if this is unknown."""
         if self.key is None or not self.certificates:
             return None
         return self.key.sha256 == self.certificates[0].key.sha256
 
     @property
     def pair(self) -> tuple[str, str | None]:
-        """The real files of the certificate and the key, for comparisons between entries."""
+        """The files of the certificate and the key behind all symlinks, for comparisons between entries."""
         key = self.path if self.foreign_key else self.key_file or self.key_path
         return self.certificate_file or self.path, key
 
@@ -145,9 +152,9 @@ class Salvage:
     barrier: str = ""  # why certmond writes no key to these files
     server: tuple[str, str] | None = None  # the name and the URL of the API server for a kubeconfig
     obstacle: str | None = None  # why no signer can issue a new certificate, with the remedy
-    repairs: int = 0  # in a row
+    repairs: int = 0  # the number of repairs in a row
     repaired_at: datetime | None = None
-    subject: str | None = None  # of the certificate that certmond installed last
+    subject: str | None = None  # the subject of the certificate that certmond installed last
     key_directory: str | None = None  # the directory of the archive with the private key that a CA lacks
     seen_subject: str | None = None  # the subject that certmond observed last in these files
     cluster_obstacle: str = ""  # why certmond cannot repair only the cluster of a kubeconfig

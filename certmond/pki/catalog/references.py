@@ -42,6 +42,7 @@ class FileKind(StrEnum):
     SCHEDULER = "KubeSchedulerConfiguration"
     PROXY = "KubeProxyConfiguration"
     ETCD = "configuration of etcd"
+    REGISTRIES = "registries.yaml"
 
 
 USAGES: Mapping[Role, tuple[str, ...]] = {
@@ -54,8 +55,9 @@ USAGES: Mapping[Role, tuple[str, ...]] = {
 APISERVER, MANAGER, SCHEDULER = "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 CLOUD, PROXY, KUBELET, ETCD = "cloud-controller-manager", "kube-proxy", "kubelet", "etcd"
 TUNNEL_SERVER, TUNNEL_AGENT = "konnectivity-server", "konnectivity-agent"
+K3S, RKE2 = "k3s", "rke2"
 PROGRAMS: Mapping[str, str] = {
-    **{name: name for name in (APISERVER, MANAGER, SCHEDULER, CLOUD, PROXY, KUBELET, ETCD)},
+    **{name: name for name in (APISERVER, MANAGER, SCHEDULER, CLOUD, PROXY, KUBELET, ETCD, K3S, RKE2)},
     "proxy-server": TUNNEL_SERVER,
     "proxy-agent": TUNNEL_AGENT,
 }
@@ -97,6 +99,7 @@ _CLOUD_OPTIONS = "staging/src/k8s.io/cloud-provider/options"
 _KUBELET_OPTIONS, _KUBELET_TYPES = "cmd/kubelet/app/options/options.go", "staging/src/k8s.io/kubelet/config/v1beta1"
 _ETCD = "etcd-io/etcd: server/embed/config.go"
 _TUNNEL_SERVER = "kubernetes-sigs/apiserver-network-proxy: cmd/server/app/options/options.go"
+_RANCHER = "k3s-io/k3s: pkg/cli/cmds"
 _TUNNEL_AGENT = "kubernetes-sigs/apiserver-network-proxy: cmd/agent/app/options/options.go"
 
 _CLIENT_CA = (APISERVER, "client-ca-file")
@@ -124,6 +127,19 @@ def _delegating(component: str, options: str) -> tuple[Flag, ...]:
 
 def _configuration(component: str, name: str, kind: FileKind, source: str) -> Flag:
     return Flag(component, name, Role.CONFIGURATION, source, kind=kind)
+
+
+def _rancher(component: str) -> tuple[Flag, ...]:
+    """Return the own flags of k3s or RKE2, which has the flags of k3s (rancher/rke2, pkg/cli/cmds/server.go)."""
+    server, registries = f"{_RANCHER}/server.go", FileKind.REGISTRIES
+    return (
+        Flag(component, "datastore-certfile", Role.CLIENT, server, "datastore-keyfile"),
+        Flag(component, "datastore-cafile", Role.TRUST, server),
+        Flag(component, "etcd-s3-endpoint-ca", Role.TRUST, server),
+        Flag(
+            component, "private-registry", Role.CONFIGURATION, f"{_RANCHER}/agent.go", kind=registries, optional=True
+        ),
+    )  # fmt: skip
 
 
 def _signer(usage: str) -> Flag:
@@ -203,6 +219,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(TUNNEL_SERVER, "kubeconfig", Role.KUBECONFIG, _TUNNEL_SERVER, verified_by=_CLIENT_CA),
     Flag(TUNNEL_AGENT, "agent-cert", Role.CLIENT, _TUNNEL_AGENT, "agent-key"),
     Flag(TUNNEL_AGENT, "ca-cert", Role.TRUST, _TUNNEL_AGENT),
+    *_rancher(K3S),
+    *_rancher(RKE2),
 )  # fmt: skip
 """The flags of each component. If several flags name one file, the first flag gives the entry its name."""
 

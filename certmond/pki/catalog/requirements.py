@@ -1,7 +1,7 @@
 """Requirements of an entry for a certificate on this node.
 
-`assessment.rules` reports what a certificate lacks, and `signing.template` adds this to a new certificate. certmond
-skips a requirement with an unknown fact.
+`assessment.rules` reports the missing contents of a certificate, and `signing.template` adds these contents to a new
+certificate. certmond skips a requirement that contains an unknown fact.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str
 
 
 def missing_names(spec: CertificateSpec, facts: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names that the entry requires and `names` lacks."""
+    """Return the subject alternative names that the entry requires, but `names` does not contain."""
     if not spec.names:
         return ()
     wanted = {_comparable(text): text for text in (expand(name, facts) for name in spec.names) if text}

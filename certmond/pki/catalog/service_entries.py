@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.field_types import (
     AbsolutePath,
     Duration,
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 
 class ServiceSpec(Model):
-    """A service of this node that uses certificates: how to restart it, and which certificates it reloads."""
+    """A service on this node: how certmond restarts the service, and which certificates the service uses."""
 
     name: Name = Field(description="the name of the service in reports and references")
     kind: Literal["systemd", "static-pod", "command"] = Field(description="how certmond restarts the service")
@@ -51,7 +52,7 @@ class ServiceSpec(Model):
     drain: Duration | None = Field(
         default=None,
         description="for kind `static-pod`: the time for which a process may run after it has closed its listeners. "
-        "After this time certmond sends SIGKILL, even before the end of `grace`. By default only `grace` applies.",
+        "After this time, certmond sends SIGKILL, even before the end of `grace`. By default, only `grace` applies.",
     )
     restart_takes: Duration | None = Field(
         default=None,
@@ -68,20 +69,20 @@ class ServiceSpec(Model):
         default={},
         description="the certificates that the service serves: names of entries, each with one or more endpoints. An "
         "endpoint is `ADDRESS:PORT`, or `NAME@ADDRESS:PORT` with a server name (SNI). certmond makes a TLS handshake "
-        "with each endpoint, and compares the certificate with the file. By default certmond reads the endpoints from "
-        "the component's flags.",
+        "with each endpoint, and compares the served certificate with the file. By default, certmond reads the "
+        "endpoints from the component's flags.",
     )
     listens: Many[EndpointText] = Field(
         default=(),
-        description="the endpoints at which the service serves a certificate that is in no certificate file, as in "
-        "`serves`. certmond makes a TLS handshake with each endpoint, and reports this certificate as an entry of kind "
-        "`served`.",
+        description="the endpoints at which the service serves a certificate that is in no certificate file, in the "
+        "format of `serves`. certmond makes a TLS handshake with each endpoint, and reports the served certificate as "
+        "an entry of kind `served`.",
     )
     health: Many[HealthAddress] = Field(
         default=(),
         description="the health endpoints: `http://ADDRESS:PORT/PATH`, `https://…` (200 to 399, 401 and 403 are "
-        "healthy) or `tcp://ADDRESS:PORT` (healthy if it accepts a connection). By default certmond uses the readiness "
-        "or liveness probe of a static Pod, and the kubelet's `healthzPort`.",
+        "healthy) or `tcp://ADDRESS:PORT` (healthy if the port accepts a connection). By default, certmond uses the "
+        "readiness or liveness probe of a static Pod, and the kubelet's `healthzPort`.",
     )
     after: Many[str] = Field(
         default=(),
@@ -96,7 +97,7 @@ class ServiceSpec(Model):
 
     @property
     def changes_instance(self) -> bool:
-        """Whether a new process replaces the old one when the service reads new files."""
+        """Whether the service reads new files by a restart, so that a new process replaces the old process."""
         return self.kind != "command" and self.means == "restart"
 
     @field_validator("means")
@@ -113,3 +114,7 @@ class ServiceSpec(Model):
         if not value and info.data.get("kind") == kind:
             raise ValueError(f"must be given for kind {kind}")
         return value
+
+
+class OutageSpec(CertificateSpec):
+    """An entry for a service that does not run. `path` is the manifest or the unit that starts the service."""

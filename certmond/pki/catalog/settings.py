@@ -1,6 +1,6 @@
 """Settings in the configuration, such as signers, hooks, restarts and the rotation.
 
-`entries` has the models of certificates and services.
+`entries` defines the model of a certificate, and `service_entries` the model of a service.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def split_endpoint(text: str) -> tuple[str, int | None]:
     """Return the host and the optional port of HOST:PORT or [IPv6]:PORT. Raises ValueError for any other text."""
     match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
     if not match:
-        raise ValueError("must be HOST or HOST:PORT, an IPv6 address in brackets")
+        raise ValueError("must be HOST or HOST:PORT, with an IPv6 address in brackets")
     port = match[2] or match[4]
     return match[1] or match[3], int(port) if port else None
 
@@ -88,11 +88,11 @@ def _version(text: str) -> str:
 
 
 class SignerSpec(Model):
-    """A signer of certificates. The `kind` of a signer decides which fields it requires."""
+    """A signer of certificates. The `kind` decides which other fields are required."""
 
     name: Name = Field(
-        description="the name that `signer` of a certificate uses. An entry `local` or `none` replaces the built-in "
-        "signer of this name."
+        description="the name of the signer, for `signer` in the entry of a certificate. A signer with the name "
+        "`local` or `none` replaces the built-in signer of this name."
     )
     kind: Literal["local", "kubeadm", "csr", "command"] = Field(
         description="`local`: the CA's key on this node; `kubeadm`: `kubeadm certs renew`; `csr`: the "
@@ -103,7 +103,7 @@ class SignerSpec(Model):
         description="for kind `command`: the helper and its arguments, executed without a shell; for `kubeadm`: the "
         "path of the program",
     )
-    time_limit: Duration = Field(default=timedelta(seconds=20), description="time limit of one program or API call")
+    time_limit: Duration = Field(default=timedelta(seconds=20), description="time limit of one run or API request")
     ca_profile: str | None = Field(
         default=None, description="for kind `command`: the value of `CERTMONGER_CA_PROFILE` for the helper"
     )
@@ -113,12 +113,13 @@ class SignerSpec(Model):
     )
     kubeconfig: AbsolutePath | None = Field(
         default=None,
-        description="for kind `csr`: the kubeconfig for requests to the API; by default `/etc/kubernetes/kubelet.conf`",
+        description="for kind `csr`: the kubeconfig for requests to the API server; by default "
+        "`/etc/kubernetes/kubelet.conf`",
     )
     approve: bool = Field(
         default=False,
-        description="for kind `csr`: certmond approves its own requests if they contain only the subject and the "
-        "names of this node",
+        description="for kind `csr`: certmond approves its own requests if the requests contain only the subject and "
+        "the names of this node",
     )
 
     @field_validator("command")
@@ -130,7 +131,7 @@ class SignerSpec(Model):
 
 
 class HookSpec(Model):
-    """A program that certmond runs when a finding is raised, and when it is cleared."""
+    """A program that certmond runs when a finding is raised, and when the finding is cleared."""
 
     name: Name = Field(description="the name of the hook in the journal and in metrics")
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
@@ -140,15 +141,16 @@ class HookSpec(Model):
     environment: Mapping[str, str] = Field(default={}, description="environment variables for the program")
     time_limit: Duration = Field(
         default=timedelta(seconds=30),
-        description="time limit of one run. After this time, certmond ends the program, and runs it again later.",
+        description="time limit of one run. After this time, certmond ends the program, and runs the program again "
+        "later.",
     )
     at_least: Severity = Field(
         default=Severity.WARNING, strict=False, description="the lowest severity of a finding for this hook"
     )
     repeat: Duration | None = Field(
         default=None,
-        description="the interval in which certmond repeats open findings, for a receiver that may have lost them. By "
-        "default certmond reports a finding once.",
+        description="the interval at which certmond reports open findings again, for a receiver that might have lost "
+        "these findings. By default, certmond reports a finding once.",
     )
 
     @field_validator("command")
@@ -178,16 +180,18 @@ class ArchiveSpec(Model):
 
 
 class HoldSpec(Model):
-    """Conditions that hold a due renewal, until the certificate is critical."""
+    """Conditions under which certmond holds a due renewal until the certificate is critical."""
 
     file: AbsolutePath | None = Field(
         default=None,
-        description="the hold is active while this file exists: create it before an upgrade, and remove it afterwards",
+        description="the hold is active while this file exists. Create the file before an upgrade, and remove the file "
+        "after the upgrade.",
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         default=(),
-        description="the hold is active while this program exits with 0. It is not active if the program exits with "
-        "another status, or does not exit within 10 s. It is active if another user can change the program.",
+        description="the hold is active while this program exits with 0. The hold is not active if the program exits "
+        "with another status, or does not exit within 10 s. If another user can change the program, the hold is "
+        "active.",
     )
     unsynchronised_clock: bool = Field(
         default=True,
@@ -201,7 +205,8 @@ class RestartSpec(Model):
 
     reload_within: Duration = Field(
         default=timedelta(seconds=90),
-        description="a service that reloads its files may serve the previous certificate for this time",
+        description="a service that reloads its files can serve the previous certificate for this time without a "
+        "finding",
     )
     ready_within: Duration = Field(
         default=timedelta(minutes=4), description="a restarted service must be healthy within this time"
@@ -226,23 +231,24 @@ class RootCaSpec(Model):
 
     on_change: Literal["rotate", "replace", "alarm"] = Field(
         default="rotate",
-        description="the reaction to a new CA and its key that replace the old CA on disk, in enforce mode on the "
-        "only control-plane node. `rotate` begins a rotation in which all components trust both CAs. `replace` "
-        "exchanges all files at the same time, for a CA that is lost or compromised. `alarm` changes no file until the "
-        "operator runs `certmond root-ca rotate`. certmond reports the change in each case.",
+        description="the reaction if a new CA and its key replace the old CA on disk. This field applies in enforce "
+        "mode on the only control-plane node. `rotate` begins a rotation in which all components trust both CAs. "
+        "`replace` exchanges all files at the same time, for a CA that is lost or compromised. `alarm` changes no file "
+        "until the operator runs `certmond root-ca rotate`. certmond reports the change in each case.",
     )
     overlap: Duration = Field(
         default=timedelta(minutes=10),
         description="minimum time for which components trust both CAs before the new CA signs, and before certmond "
         "removes the old CA. Some components do not report that they have read the CA again: choose a longer time than "
-        "these components need. Below 130 s a Pod may refuse the API server's certificate, and `certmond config "
-        "validate` warns.",
+        "these components need. If the time is less than 130 s, a Pod might refuse the API server's certificate, and "
+        "`certmond config validate` warns.",
     )
     token_overlap: Duration = Field(
         default=timedelta(hours=24),
-        description="in a rotation of the service-account keys, minimum time for which API servers accept tokens of "
-        "the old key. The time begins when every control plane signs with the new key. A longer `overlap` has "
-        "precedence. Choose the lifetime of a token, or the time after which a client reads its token again.",
+        description="in a rotation of the service-account keys, minimum time for which API servers accept tokens that "
+        "the old key signed. The time begins when every control-plane node signs with the new key. If `overlap` is "
+        "longer, `overlap` applies. Choose the lifetime of a token, or the time after which a client reads its token "
+        "again.",
     )
 
 
@@ -251,41 +257,42 @@ class ClusterSpec(Model):
 
     kubeconfig: AbsolutePath | None = Field(
         default=None,
-        description="the kubeconfig for requests to the API, such as `/etc/kubernetes/certmond.conf`. Without a "
+        description="the kubeconfig for requests to the API server, such as `/etc/kubernetes/certmond.conf`. Without a "
         "kubeconfig, certmond waits for no other node, and rotates on this node only.",
     )
     without_api: Literal["hold", "go_on"] = Field(
         default="hold",
-        description="the reaction if the API does not answer the request for the restart lock. `hold` waits for an "
-        "answer, `go_on` restarts without the lock. A rotation always waits.",
+        description="the reaction if the API server does not answer the request for the restart lock. `hold` waits for "
+        "an answer, `go_on` restarts without the lock. A rotation always waits.",
     )
     spread: Duration = Field(
         default=timedelta(minutes=2),
         description="the time over which workers spread the restarts of their kubelets, by a delay that depends on the "
-        "name of the node. A worker is a node without an API server whose `kubeconfig` is that of the kubelet. Workers "
-        "do not use the restart lock. A restart that the operator requests, or that a rotation releases (`batch`), has "
-        "no delay.",
+        "name of the node. A worker is a node that runs no API server, and whose `kubeconfig` is the kubeconfig of the "
+        "kubelet. Workers do not use the restart lock. A restart that the operator requests, or that a rotation "
+        "releases (`batch`), has no delay.",
     )
     batch: Batch = Field(
         default="10%",
         description="in a rotation of the Root CA, the number of workers that change their files and restart their "
         "kubelets at the same time: a number, or a percentage of all workers. The first batch is one worker. The next "
-        "batch begins after all workers of the previous batches have reported that they have reached the phase. "
+        "batch begins after all workers of the previous batches have reported the phase. "
         "`spread` does not apply to these restarts.",
     )
     workloads: Literal["wait", "restart", "ignore"] = Field(
         default="wait",
-        description="the treatment of Pods that started before certmond published a new CA: `wait` until an operator "
-        "restarts them, `restart` them in batches, or `ignore` them",
+        description="the treatment of Pods that started before certmond published a new CA. With `wait`, certmond "
+        "waits until an operator restarts these Pods. With `restart`, certmond restarts the Pods in batches. With "
+        "`ignore`, certmond does not check Pods.",
     )
     token_secrets: bool = Field(
         default=False,
-        description="a rotation also checks the CA in Secrets with service-account tokens. For this, certmond needs "
-        "the permission to list all Secrets.",
+        description="a rotation also checks the CA in Secrets that contain service-account tokens. For this check, "
+        "certmond needs the permission to list all Secrets.",
     )
     lease_duration: Duration = Field(
         default=timedelta(minutes=4),
-        description="another node may take the restart lock if its holder has not renewed it for this time",
+        description="another node can take the restart lock if the holder has not renewed the lock for this time",
     )
 
 
@@ -303,7 +310,7 @@ class InitSpec(Model):
         description="`HOST` or `HOST:PORT` at which clients reach the API servers; by default this node's API server",
     )
     service_subnet: Annotated[str, AfterValidator(_networks)] = Field(
-        default="10.96.0.0/12", description="the range of the Services, or two ranges with a comma between them"
+        default="10.96.0.0/12", description="the IP address range of the Services, or two ranges separated by a comma"
     )
     dns_domain: Annotated[str, AfterValidator(_dns_name)] = Field(
         default="cluster.local", description="the DNS domain of the Services"
@@ -311,17 +318,18 @@ class InitSpec(Model):
     cluster_name: str = Field(default="kubernetes", description="the name of the cluster in kubeconfigs")
     kubernetes_version: Annotated[str, AfterValidator(_version)] | None = Field(
         default=None,
-        description="the version of Kubernetes, such as `v1.34.0`; by default a current version. Before v1.29, kubeadm "
-        "put administrators into the group `system:masters`, and so does `certmond init`.",
+        description="the version of Kubernetes, such as `v1.34.0`; by default a current version. For a version before "
+        "v1.29, `certmond init` adds administrators to the group `system:masters`, as kubeadm does.",
     )
     cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="further DNS names and IP addresses of the API server"
+        default=(), description="additional DNS names and IP addresses of the API server"
     )
     etcd_server_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="further DNS names and IP addresses at which clients reach etcd"
+        default=(), description="additional DNS names and IP addresses at which clients reach etcd"
     )
     etcd_peer_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="further DNS names and IP addresses at which other etcd members reach etcd"
+        default=(),
+        description="additional DNS names and IP addresses at which other etcd members reach etcd",
     )
     external_etcd: bool = Field(default=False, description="etcd and its certificates are on other hosts")
     certificates_dir: AbsolutePath = Field(
@@ -329,12 +337,13 @@ class InitSpec(Model):
         description="the directory that replaces `/etc/kubernetes/pki` in the paths of the catalogue",
     )
     ca_validity: Duration | None = Field(
-        default=None, description="the validity of a new CA; by default the validity in the entry of the CA, 10 years"
+        default=None,
+        description="the validity period of a new CA; by default `validity` in the entry of the CA, 10 years",
     )
 
 
 def subject_alternative_name(host: str) -> str:
-    """Return "IP:…" for an IP address, and "DNS:…" for another host."""
+    """Return the subject alternative name of `host`: "IP:…" for an IP address, or "DNS:…" for a DNS name."""
     try:
         return f"IP:{ip_address(host)}"
     except ValueError:

@@ -1,6 +1,6 @@
 """Certificates as Go 1.24 parses them (crypto/x509/parser.go, ParseCertificate).
 
-This module defines the fields of a certificate's DER, and the reasons for which Go refuses a certificate.
+This module defines the fields of a certificate's DER, and the reasons why Go refuses a certificate.
 `parse_fields` also returns the fields of a refused certificate.
 """
 
@@ -36,7 +36,7 @@ _KEPT = 512
 """Maximum size in octets of a cached part. certmond parses such a part once for all certificates."""
 _VERSION, _ISSUER_ID, _SUBJECT_ID, _EXTENSIONS = 0xA0, 0x81, 0x82, 0xA3
 _MOST_OBJECTIONS, _LONGEST_WORDS = 4, 240
-"""Limits of the number and the length of stored objections, which may quote the certificate."""
+"""Maximum number and maximum length (in characters) of stored objections, which can quote the certificate."""
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5]\d)Z")
 
@@ -44,8 +44,8 @@ _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5
 class Fields(NamedTuple):
     """Fields in the DER of a certificate.
 
-    `objections` has Go's messages for its reasons to refuse the certificate. `facts` are the fields of `Certificate`
-    from extensions.
+    `objections` contains the messages with which Go refuses the certificate. `facts` are the fields of `Certificate`
+    from the extensions.
     """
 
     version: int
@@ -84,8 +84,8 @@ class _Reading:
 def parse_fields(der: bytes) -> Fields:
     """Return the fields of the certificate `der`.
 
-    Raises MalformedError, with Go's message, if a field up to the public key is missing. Raises LimitError for a serial
-    number that exceeds the limit.
+    Raises MalformedError, with Go's message, if a field up to the public key is missing or malformed. Raises LimitError
+    for a serial number that exceeds the limit.
     """
     objections = list[str]()
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
@@ -259,7 +259,7 @@ def _signature(identifier: Value, objections: list[str]) -> Signature:
 
 
 class SignedPart(NamedTuple):
-    """The signed part of a certificate, its inner and outer signature algorithms, and the signature."""
+    """Signed part of a certificate, the inner and the outer signature algorithm, and the signature."""
 
     content: bytes
     algorithm: bytes
@@ -298,7 +298,7 @@ def extension_of(der: bytes, oid: bytes) -> bytes | None:
 
 
 def alternative_names_of(der: bytes) -> bytes | None:
-    """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6), or None."""
+    """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6), or None if it is absent or malformed."""
     try:
         return extension_of(der, SUBJECT_ALTERNATIVE_NAME)
     except MalformedError:

@@ -78,7 +78,7 @@ def integer(content: bytes, words: str) -> int:
 
 
 def small_integer(content: bytes, words: str) -> int:
-    """Return the INTEGER of `content`. Raises MalformedError(words) if `integer` does, or above 64 bits."""
+    """Return the INTEGER of `content`. Raises MalformedError(words) for more than 64 bits or a non-minimal encoding."""
     value = integer(content, words)
     if len(content) > 8:
         raise MalformedError(words)
@@ -131,7 +131,7 @@ def bits(content: bytes, words: str) -> Bits:
 def string(tag: int, content: bytes) -> str:
     """Return the text of an attribute's value (parseASN1String).
 
-    Raises MalformedError if Go refuses the value. The octets of a T61String become Latin-1.
+    Decodes a T61String as Latin-1. Raises MalformedError if Go refuses the value.
     """
     match tag:
         case 0x0C:
@@ -158,7 +158,7 @@ def string(tag: int, content: bytes) -> str:
 
 
 def is_plain_text(content: bytes) -> bool:
-    """Return whether `content` is valid in a PrintableString, and so also in a UTF8String."""
+    """Return whether `content` is valid in a PrintableString, and therefore also in a UTF8String."""
     return not content.translate(None, _PRINTABLE)
 
 

@@ -36,7 +36,7 @@ _USAGES = (
     "crl sign",
 )  # fmt: skip
 _OF_AGREEMENT = ("encipher only", "decipher only")
-"""Usages of the bits after `_USAGES`, which only restrict the usage "key agreement"."""
+"""Usages of the bits after the bits of `_USAGES`. These usages only restrict the usage "key agreement"."""
 _EXTENDED = {
     "2.5.29.37.0": "any", "1.3.6.1.5.5.7.3.1": "server auth", "1.3.6.1.5.5.7.3.2": "client auth",
     "1.3.6.1.5.5.7.3.3": "code signing", "1.3.6.1.5.5.7.3.4": "email protection",

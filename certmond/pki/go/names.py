@@ -1,7 +1,7 @@
 """Names of subjects and issuers as Go 1.24 parses them (crypto/x509/parser.go, parseName).
 
-This module decides which names Go refuses. It also returns the text of a name that the library cryptography does not
-parse.
+This module decides which names Go refuses. The module also returns the text of a name that the library cryptography
+cannot parse.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Attribute(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The text of the attribute, as in RFC 4514, in hexadecimal digits if Go refuses the value."""
+        """The text of the attribute, as in RFC 4514. If Go refuses the value, the value is in hexadecimal digits."""
         kind = dotted(self.oid) if is_object_identifier(self.oid) else f"#{self.oid[:16].hex()}"
         try:
             value = _escaped(string(self.tag, self.content))

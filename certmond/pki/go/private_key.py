@@ -48,7 +48,7 @@ _WORDS = "asn1: structure error"
 
 
 class _RefusedError(MalformedError):
-    """Error for a key with a known structure and a content that Go refuses."""
+    """Error for a key that has a known structure, but contents that Go refuses."""
 
 
 class _Rsa(NamedTuple):
@@ -72,7 +72,7 @@ class Loaded(NamedTuple):
 
     @property
     def public(self) -> PublicKeyTypes:
-        """The public half of the key. Raises MalformedError if the number has no public half, such as 0."""
+        """The public key. Raises MalformedError if the private number is invalid, such as 0."""
         try:
             match self.parsed:
                 case _Rsa(modulus, exponent):
@@ -98,7 +98,7 @@ class _Element(NamedTuple):
 def parse_private_key(der: bytes) -> Loaded:
     """Return the private key in `der`, or Go's objection. Never raises.
 
-    Go tries PKCS#1, PKCS#8 and SEC 1 in this order. The objection is the message for the form that the key has.
+    Go tries the forms PKCS#1, PKCS#8 and SEC 1 in this order. The objection is Go's message for the form of the key.
     """
     objections = list[tuple[int, str]]()
     likely = _LIKELY.match(der)  # no key has two of these forms: the order only saves time
@@ -170,7 +170,7 @@ def _primes(data: bytes, at: int) -> list[int]:
 
 
 def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: list[int]) -> None:
-    """Raise MalformedError for inconsistent numbers of a key (crypto/internal/fips140/rsa, checkPrivateKey)."""
+    """Raise MalformedError if the numbers of a key are inconsistent (crypto/internal/fips140/rsa, checkPrivateKey)."""
     modulus, exponent = key
     if private >= modulus or modulus < 2:
         raise _RefusedError("crypto/rsa: invalid private exponent")
@@ -180,7 +180,7 @@ def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: l
         raise _RefusedError(f"the modulus has {modulus.bit_length()} bits, more than {MAX_RSA_BITS}")
     if len(primes) > 2:
         _require_coprime(primes, modulus)
-        return  # Go does not use the primes of a key with three or more of them
+        return  # Go does not use the primes of a key with more than two primes
     p, q = primes
     if not (2 < p < modulus and 2 < q < modulus):
         raise _RefusedError("crypto/rsa: invalid prime")

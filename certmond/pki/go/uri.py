@@ -1,6 +1,6 @@
 """URIs in a subjectAltName as Go 1.24 parses them (net/url/url.go and crypto/x509).
 
-Go refuses a certificate with a URI that Go cannot parse.
+If Go cannot parse a URI in a certificate, Go refuses the certificate.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_domain(name: str) -> bool:
 
 
 def host_in(uri: str) -> str:
-    """Return the host and port of a URI without escapes, or "". Raises MalformedError if url.Parse refuses the URI."""
+    """Return the unescaped host and port of a URI, or "". Raises MalformedError if url.Parse refuses the URI."""
     whole, _, fragment = uri.partition("#")
     if any(each < " " or each == "\x7f" for each in whole):
         raise MalformedError("net/url: invalid control character in URL")
@@ -89,14 +89,14 @@ def _require_port(port: str) -> None:
 
 
 def _unescaped(text: str) -> str:
-    """Return the text without URL escapes. Raises MalformedError for a % without two hexadecimal digits."""
+    """Return the text with decoded URL escapes. Raises MalformedError for a % without two hexadecimal digits."""
     if any(found[1] is None for found in _ESCAPE.finditer(text)):
         raise MalformedError("invalid URL escape")
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def _unescaped_host(text: str) -> str:
-    """Return the host without escapes. Raises MalformedError for an escaped ASCII character, except %25."""
+    """Return the host with decoded escapes. Raises MalformedError for an escaped ASCII character, except %25."""
     plain = _unescaped(text)
     if any(int(found[1], 16) < 0x80 and found[1] != "25" for found in _ESCAPE.finditer(text)):
         raise MalformedError("invalid URL escape")

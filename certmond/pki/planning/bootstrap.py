@@ -1,4 +1,4 @@
-"""Planner of `certmond init`: the steps that create the missing files of a node, or the problems that prevent this.
+"""Planner of `certmond init`: the steps that create the missing files of a node, or the problems that prevent them.
 
 `certmond init` changes no existing file. `bootstrap_steps` defines the contents of each step.
 """
@@ -31,9 +31,9 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """State of the node: its assessed certificates, and the known file paths that exist.
+    """State of the node: the assessed certificates, and the known paths at which a file exists.
 
-    `given` is the Root CA that the operator gave. `joins` is True if the node joins a cluster.
+    `given` is the Root CA from the operator (`--root-ca-cert`). `joins` is True if the node joins a cluster.
     """
 
     present: Assessment
@@ -43,7 +43,7 @@ class Ground:
 
 
 def bootstrap(specs: Sequence[CertificateSpec], ground: Ground, init: InitSpec, policy: Policy) -> Bootstrap:
-    """Return the steps that create the missing files of `specs`, or the problems that forbid the steps."""
+    """Return the steps that create the missing files of `specs`, or the problems that prevent the steps."""
     return _Bootstrapper(specs, ground, init, policy).run()
 
 
@@ -76,10 +76,10 @@ class _Bootstrapper:
         yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
-        """Add a problem for each finding that blocks `init`, and for a Root CA other than the given one."""
+        """Add a problem for each finding that blocks `init`, and for a Root CA that differs from the given Root CA."""
         passed_over = set() if status.anchors else {Reason.NO_PATH}  # the missing CA already has a problem
         if spec.kubeconfig and spec.kubeconfig not in self._paths:
-            passed_over.add(Reason.MISSING)  # a step creates it
+            passed_over.add(Reason.MISSING)  # a step creates the kubeconfig
         for found in status.findings:
             blocks = found.severity is Severity.CRITICAL and found.reason.blocks_issuing
             if blocks and found.reason not in passed_over:
@@ -88,12 +88,12 @@ class _Bootstrapper:
             self._ends[spec.name] = status.certificate.not_after
             if spec.name == "ca" and self._given and status.certificate != self._given:
                 self._problems.append(
-                    f"{spec.path} is another CA than --root-ca-cert, and `init` replaces no CA; omit --root-ca-cert"
+                    f"{spec.path} differs from --root-ca-cert, and `init` does not replace a CA; omit --root-ca-cert"
                 )
         self._refer_to(spec)
 
     def _make(self, spec: CertificateSpec) -> None:
-        """Add the step that creates a missing file, or the problem that forbids the step."""
+        """Add the step that creates a missing file, or the problem that prevents the step."""
         beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
         if signed := ", ".join(self._signed_by(spec)):
             self._problems.append(
@@ -124,7 +124,7 @@ class _Bootstrapper:
     def _issue(self, spec: CertificateSpec) -> None:
         authority = self._specs.get(spec.ca[0])
         if authority is None:
-            return  # the CA is not the cluster's; its owner issues the certificate
+            return  # the CA does not belong to the cluster, so the owner of the CA issues the certificate
         holder = self._present.get(authority.name)
         if holder is not None and holder.certificate and holder.key_matches is None:
             self._unsigned.setdefault(authority.name, []).append(spec.path)
@@ -143,9 +143,9 @@ class _Bootstrapper:
             self._steps.append(self._drafts.kubeconfig(spec, spec.kubeconfig, authority))
 
     def _makes_super_admin(self) -> bool:
-        """Return whether to create super-admin.conf, which kubeadm creates from v1.29.
+        """Return whether to create super-admin.conf, which kubeadm creates from v1.29 on.
 
-        If admin.conf exists, an operator may have moved super-admin.conf away.
+        If admin.conf exists, an operator might have moved super-admin.conf away.
         """
         return not self._joins and _LAST not in self._present and self._drafts.current_admins
 

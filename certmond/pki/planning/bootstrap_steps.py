@@ -1,7 +1,7 @@
 """Steps of `certmond init`, and the contents of each first certificate and kubeconfig.
 
-The contents are those that the kubeadm of the cluster's version writes. The comments cite files of
-kubernetes/kubernetes, below cmd/kubeadm/app.
+certmond writes the same contents as kubeadm of the cluster's version. The comments cite files of kubernetes/kubernetes
+below cmd/kubeadm/app.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AUTHORITIES = {
 }  # phases/certs/certlist.go
 _LOCAL = frozenset({"controller-manager.conf", "scheduler.conf"})  # use this node's API server (kubeconfig.go)
 _ADMINS_CHANGED = (1, 29)  # kubernetes/kubernetes#121837: kubeadm:cluster-admins replaces system:masters
-_KUBELET_LOCAL = (1, 33)  # since then the kubelet also uses this node's API server (gate ControlPlaneKubeletLocalMode)
+_KUBELET_LOCAL = (1, 33)  # from v1.33 on, also the kubelet uses this node's API server (ControlPlaneKubeletLocalMode)
 _OLD_ADMINS = "O=system:masters"
 
 
@@ -67,11 +67,11 @@ class NewKubeconfig:
 
 @dataclass(frozen=True, slots=True)
 class IssueFirst:
-    """Step that issues the first certificate of an entry, signed by the CA of the entry `authority`."""
+    """Step that issues the first certificate of an entry. The CA of the entry `authority` signs the certificate."""
 
     spec: CertificateSpec
     template: Template
-    fixed: Fixed  # the contents that the entry fixes, and the names that the cluster's configuration adds
+    fixed: Fixed  # the contents that the entry fixes, and the names from the cluster's configuration
     authority: CertificateSpec
     detail: str
     kubeconfig: NewKubeconfig | None = None
@@ -128,7 +128,7 @@ def _belongs(spec: CertificateSpec) -> bool:
     if spec.kind is Kind.KEY_PAIR:
         return True
     if spec.kind is Kind.FILE and spec.key in {None, spec.path}:
-        return False  # without a separate key file it is only checked
+        return False  # certmond only checks an entry without a separate key file
     return bool(spec.subject) and bool(spec.ca) and (not spec.optional or spec.name == SUPER_ADMIN)
 
 
@@ -206,7 +206,7 @@ class Drafts:
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def _subject(self, spec: CertificateSpec) -> str:
-        """Return the subject that the kubeadm of the cluster's version issues."""
+        """Return the subject of this certificate in kubeadm of the cluster's version."""
         old = [text for text in spec.subject if _OLD_ADMINS in text]
         text = old[0] if old and not self.current_admins else spec.subject[0]
         return expand(text, self._facts) or text
@@ -228,7 +228,7 @@ def _in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_usable_address(text: str | None) -> bool:
-    """Return whether the IP address `text` is neither 0.0.0.0 nor ::. Raises ValueError if `text` is no IP address."""
+    """Return whether `text` is an IP address other than 0.0.0.0 and ::. Raises ValueError for any other text."""
     return text is not None and not ip_address(text).is_unspecified
 
 

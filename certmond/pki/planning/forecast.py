@@ -1,4 +1,4 @@
-"""Simulation of the planner over time: future renewals and restarts, and problems that need an operator.
+"""Simulation of the planner over time: future renewals and restarts, and problems that an operator must solve.
 
 `renewals.plan` returns the steps of each instant, and the simulation executes no step.
 """
@@ -80,7 +80,7 @@ def forecast(
 
 
 def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
-    """Return the first `renew` or `due` event of a forecast, or None."""
+    """Return the first `renew` or `due` event of the assessed certificates, or None."""
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
     starts = start_renewals(assessment, policy).planned
@@ -98,7 +98,7 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
 
 
 def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
-    """Return the earliest time at which certmond could renew the certificate, or None without dates."""
+    """Return the earliest time at which certmond could renew the certificate, or None if its dates are unknown."""
     at, certificate = renewal_time(status, policy, node), status.certificate
     if at is None or certificate is None:
         return None
@@ -112,9 +112,9 @@ def _due_at(
     at: datetime,
     now: datetime,
 ) -> datetime | None:
-    """Return `at` if certmond can renew the certificate, otherwise its renewal point.
+    """Return `at` if certmond can renew the certificate, otherwise the renewal point of the certificate.
 
-    Return None without a valid certificate, or if the kubelet rotates the certificate.
+    In the second case, return None if the certificate is not valid, or if the kubelet rotates the certificate.
     """
     certificate = status.certificate
     if renewal_obstacle(status, authorities, policy) is None:
@@ -161,7 +161,7 @@ class _Simulation:
                 self._tell_held(now, held, starts.barred)
             for renewal in starts.by_service.values():
                 self._restart_for_renewal(renewal, now)
-            if made.steps or starts.by_service:  # plan this instant again: a new certificate may already be due
+            if made.steps or starts.by_service:  # plan for this instant again, because a new one can be due
                 made = plan(self._assessment, self._policy, self._past, self._circumstances)
                 starts = start_renewals(self._assessment, self._policy)
             instants = [at for at in (made.changes_at, starts.changes_at) if at]
@@ -215,7 +215,7 @@ class _Simulation:
         return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)
 
     def _detail(self, step: Issue) -> str:
-        """Return the detail of the step. From the second renewal, leave out the changes of the template."""
+        """Return the detail of the step. From the second renewal on, omit the changes to the contents."""
         if step.identity not in self._past:
             return step.detail
         return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)
@@ -224,7 +224,8 @@ class _Simulation:
         end = step.template.not_after
         for ca in self._assessment.trust_anchors:
             if ca.seen.name == step.authority and ca.certificate and ca.certificate.not_after == end:
-                detail = f"the CA ends on {end:%Y-%m-%d}, and so do the certificates that it signs now; rotate the CA"
+                fact = f"the CA ends on {end:%Y-%m-%d}, and the certificates that the CA signs now end on the same day"
+                detail = f"{fact}; rotate the CA"
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
     def _tell_held(self, now: datetime, held: Held, barred: Mapping[Identity, str]) -> None:

@@ -1,6 +1,7 @@
 """Search for certificates that certmond installed after the present certificate of a file.
 
-A user may restore an old certificate. Its renewal gets only the rights that the later certificate has.
+A user can restore an old certificate. The renewal of this certificate then gets only contents that the entry fixes, or
+that the later certificate also has.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ class Renewals:
         return [each for path, each in found if path != seen.path]
 
     def successors(self, seen: Observation, kept: Sequence[Certificate], *, owner_writes: bool) -> list[Attempt]:
-        """Return the attempts that installed a later certificate than the present certificate of the file.
+        """Return the attempts that installed a certificate later than the present certificate of the file.
 
-        `kept` are the archived certificates of this file. If `owner_writes`, also compare the dates of issue, and the
-        other files of a pattern.
+        `kept` contains the archived certificates of this file. If `owner_writes` is True, also compare the dates of
+        issue, and the other files of a pattern.
         """
         present, own = seen.certificates[0], self.attempts.get(seen.identity)
         if own and own.sha256 == present.sha256:
@@ -77,7 +78,7 @@ def later_beside(
 ) -> tuple[Certificate, ...]:
     """Return the certificates in `beside` that are later than `present`.
 
-    A later certificate expires later, or an attempt in `elsewhere` installed it later.
+    A certificate is later if it expires later, or if an attempt in `elsewhere` installed it later.
     """
     followed = {each.sha256 for each in elsewhere if is_older(present, each)}
     return tuple(each for each in beside if each.not_after > present.not_after or each.sha256 in followed)

@@ -1,4 +1,4 @@
-"""Inputs of the planner besides the assessment: the configuration of renewals, and the state of the host."""
+"""Inputs of the planner in addition to the assessment: the configuration of renewals, and the state of the host."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """State of the host, such as an upgrade or a clock that is not synchronized."""
+    """State of the host, such as an upgrade in progress or a clock that is not synchronized."""
 
     hold: str | None = None  # the reason to wait for the end of an upgrade
     stale: Mapping[str, str] = field(default_factory=dict)  # why certmond must write a derived file again
     derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # the path and the source of each derived file
     clock: str | None = None  # the reason to wait for a synchronized clock
-    unsure: Mapping[str, str] = field(default_factory=dict)  # why other components may not trust an anchor yet
-    # The anchors in `unsure` that signed all leaves of this node. They may sign more if an operator requests it.
+    unsure: Mapping[str, str] = field(default_factory=dict)  # why other components might not trust an anchor yet
+    # The anchors in `unsure` that signed all leaves of this node. These anchors may sign a renewal that an operator
+    # requests.
     in_use: frozenset[str] = frozenset()
     replaced_ca: ReplacedCA = NO_REPLACED_CA

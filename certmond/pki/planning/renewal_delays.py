@@ -16,7 +16,7 @@ from certmond.pki.planning.steps import Cause, Held
 from certmond.pki.x509.certificate import Certificate
 
 REPAIRS = frozenset({Cause.NOT_A_SYMLINK, Cause.DAMAGED})
-"""Causes that are faults of files. A successful renewal does not delay their repair."""
+"""Causes that are faults of files. A previous successful renewal does not delay the repair of such a fault."""
 CAUSE_TEXT = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
@@ -36,7 +36,7 @@ CAUSE_TEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The held renewal, if any, and the times at which this result may change."""
+    """The held renewal, if any, and the times at which this result can change."""
 
     held: Held | None = None
     instants: tuple[datetime, ...] = ()
@@ -52,7 +52,7 @@ def delay(
     attempt: Attempt | None,
     circumstances: Circumstances,
 ) -> Delay:
-    """Return the reason for which certmond does not renew the certificate at `now`, and the end of the delay.
+    """Return the reason why certmond does not renew the certificate at `now`, and the end of the delay.
 
     `old` is None if the new certificate replaces damaged files. `due` is the time at which this node renews the
     certificate.
@@ -73,7 +73,7 @@ def delay(
         if pause and pause[0] <= now < (until := pause[1]):
             return Delay(Held(name, path, _delay_text(attempt, cause), until), instants)
     hold, clock = circumstances.hold, circumstances.clock
-    if cause is Cause.DAMAGED or old is None:  # an upgrade may be writing the files, so wait until the upgrade ends
+    if cause is Cause.DAMAGED or old is None:  # an upgrade might be writing the files, so wait until the upgrade ends
         return Delay(Held(name, path, hold or clock or "") if hold or clock else None, instants)
     because, late = HostHold(hold, clock).of(old, spec, cause, now, replaced_ca)
     instants += (late,) if late else ()
@@ -83,7 +83,7 @@ def delay(
 def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
     """Return the hold for a certificate whose CA is not trusted by all components yet, or None.
 
-    The hold also applies to a renewal by the operator, except for a CA in `circumstances.in_use`.
+    The hold also applies to a renewal that the operator requests, except for a CA in `circumstances.in_use`.
     """
     if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None
@@ -104,8 +104,8 @@ def _pause_after(
     if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
         until = attempt.put_in_place_at + FIRST_RETRY  # that attempt issued a certificate of the old CA
     if cause is Cause.DUE and old and old.sha256 == attempt.sha256 and due and due <= attempt.put_in_place_at:
-        # The certificate was due when certmond installed it. Wait two thirds of the time that it then had left. The
-        # start is `now`, because the clock may have been set back.
+        # The certificate was due when certmond installed it. Wait for two thirds of its remaining lifetime at that
+        # time. The start is `now`, because the clock might have been set back.
         since, until = now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
     return since, until
 
@@ -123,5 +123,5 @@ def _delay_text(attempt: Attempt, cause: Cause) -> str:
 
 
 def day(instant: datetime) -> str:
-    """Return the instant as text for messages, in UTC and to the minute."""
+    """Return the instant as text for messages, in UTC, with a precision of one minute."""
     return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -1,4 +1,4 @@
-"""Rules for the holds of a renewal because of an upgrade or a wrong clock.
+"""Rules that hold a renewal during an upgrade, or while the clock might be wrong.
 
 `renewals` decides when a certificate is due.
 """
@@ -18,18 +18,18 @@ _OUTSIDE_VALIDITY = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 @dataclass(frozen=True, slots=True)
 class ReplacedCA:
-    """A CA that was replaced on disk without a rotation, and that a rotation now repairs."""
+    """A CA that was replaced on disk without a rotation, and the state of the rotation that repairs this fault."""
 
     family: str
     since: datetime  # the start of the rotation's phase
-    at_once: bool  # no component trusts the old CA, so all refuse its certificates until certmond issues them again
+    at_once: bool  # no component trusts the old CA, so each component refuses the certificates of the old CA
 
     def concerns(self, spec: CertificateSpec) -> bool:
         """Return whether the entry is this CA, is signed by this CA, or embeds this CA."""
         return self.family in {spec.name, spec.embedded_ca, *spec.ca}
 
     def is_refused(self, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether all components refuse the entry's certificate, which this CA signs, because of `cause`."""
+        """Return whether this CA signs the entry's certificate, and all components refuse the certificate (`cause`)."""
         return self.family in spec.ca and (cause in _OUTSIDE_VALIDITY or (cause is Cause.ROTATION and self.at_once))
 
     def discounts(self, tried_at: datetime, spec: CertificateSpec, cause: Cause) -> bool:
@@ -43,7 +43,7 @@ NO_REPLACED_CA = ReplacedCA("", datetime.max.replace(tzinfo=UTC), at_once=False)
 
 @dataclass(frozen=True, slots=True)
 class HostHold:
-    """Reasons of the host to hold a renewal: an upgrade (`hold`), or a clock that may be wrong (`clock`)."""
+    """Reasons on the host to hold a renewal: an upgrade (`hold`), or a clock that might be wrong (`clock`)."""
 
     hold: str | None = None
     clock: str | None = None
@@ -58,11 +58,11 @@ class HostHold:
     ) -> tuple[str | None, datetime | None]:
         """Return why certmond holds the renewal of `old` at `now`, and the end of the hold, or (None, None).
 
-        A hold of a valid certificate ends at its critical point.
+        A hold for a valid certificate ends at the critical point of the certificate.
         """
         if replaced_ca.is_refused(spec, cause):
             return None, None
-        if cause in _OUTSIDE_VALIDITY:  # The certificate is not valid, so an upgrade does not matter. A clock does.
+        if cause in _OUTSIDE_VALIDITY:  # An upgrade does not hold this renewal, but a wrong clock does.
             return self.clock, None
         clock = None if cause is Cause.ROTATION and replaced_ca.family in spec.ca else self.clock
         because, late = self.hold or clock, critical_point(old)

@@ -1,4 +1,4 @@
-"""Reasons for which certmond cannot renew a certificate, with their remedies.
+"""Reasons why certmond cannot renew a certificate, each with its remedy.
 
 `renewals` decides when certmond renews a certificate.
 """
@@ -12,7 +12,9 @@ from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.planner_inputs import Policy
 
-_SELF_SIGNED = "the certificate is self-signed, so no CA can renew it; remove it and its key, and restart its service"
+_SELF_SIGNED = (
+    "the certificate is self-signed, so no CA can renew it; remove the certificate and its key, and restart the service"
+)
 _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 
 
@@ -35,7 +37,7 @@ def renewal_obstacle(
     if signer == NO_SIGNER:
         return "its entry has `signer: none`"
     if certificate is None or status.stale:
-        return "the file has no certificate to renew; first restore it from the archive, or run: certmond init"
+        return "the file contains no certificate to renew; restore the file from the archive, or run: certmond init"
     if fact := certificate.refused:
         move = "move the certificate and the key away, then run: certmond init"
         return f"{fact}, so certmond cannot copy its contents into a new certificate; {move}"

@@ -19,7 +19,7 @@ RENEWALS, WINDOW = 1000, timedelta(hours=1)
 def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
     """Return the steps in execution order: the first step of each entry, then the second, and so on.
 
-    `begun` has the entry name of each started step. These steps count as the first steps of their entries.
+    `begun` contains the entry name of each started step. These steps count as the first steps of their entries.
     """
     taken, numbered = Counter(begun), list[tuple[int, Write]]()
     for step in steps:
@@ -39,7 +39,7 @@ class RenewalQuota:
                 self._used.setdefault(name, []).append(at)
 
     def take(self, name: str) -> datetime | None:
-        """Count a renewal of the entry, or return the time of the next allowed renewal if the quota is exhausted."""
+        """Count a renewal and return None. If the quota is exhausted, return the time of the next permitted renewal."""
         used = self._used.setdefault(name, [])
         if len(used) >= RENEWALS:
             return used[-RENEWALS] + WINDOW

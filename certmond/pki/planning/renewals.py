@@ -1,4 +1,4 @@
-"""Planner of renewals: it decides when certmond renews or repairs a certificate, and when a renewal must wait.
+"""Planner of renewals: decides when certmond renews or repairs a certificate, and when a renewal must wait.
 
 The plan depends only on the arguments. `controllers.executor` executes the plan.
 """
@@ -44,7 +44,7 @@ def plan(
     """Return the plan of renewals and repairs for the node.
 
     `asked` contains the entries to renew now at the request of the operator, or is None for the plan of the daemon.
-    `reissue` and `signing` map the certificates and the CAs in a rotation to the anchors that sign.
+    In a rotation, `reissue` maps certificates, and `signing` maps CAs, to the anchors that must sign.
     """
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
@@ -91,7 +91,7 @@ class _Planner:
         self._held: list[Held] = []
         self._covered: set[str] = (
             set()
-        )  # files with a step or a hold; after a refusal, the next entry may renew the file
+        )  # files with a step or a hold; after a refusal, the next entry can renew the file
         self._instants: list[datetime] = []
 
     def plan(self) -> Plan:
@@ -110,7 +110,7 @@ class _Planner:
 
     @cached_property
     def _holders(self) -> dict[str, list[Observation]]:
-        """Map from each file of a key pair to the observations that use this file."""
+        """The observations that use a file of a key pair, by the path of the file."""
         found: dict[str, list[Observation]] = {}
         for each in (status.seen for status in self._assessment.statuses if status.seen.key_path):
             for file in filter(None, {*each.pair}):
@@ -119,14 +119,14 @@ class _Planner:
 
     def _cause(self, status: CertificateStatus) -> Cause | None:
         """Return why the certificate needs a renewal now, or None."""
-        # certmond writes a derived file after its source.
+        # A derived file needs no renewal: certmond writes the file after its source.
         if self._derived and not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
             return None
         if self._asked is not None:
             return Cause.ASKED if status.seen.name in self._asked else None
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
-        others = status.seen.spec.renewed_by is not None  # the hold of a due certificate names its renewer
+        others = status.seen.spec.renewed_by is not None  # the hold of a due certificate names the other component
         if not others and renewal_obstacle(status, self._authorities, self._policy):
             return None
         certificate, due = status.certificate, renewal_time(status, self._policy, self._node)
@@ -189,15 +189,15 @@ class _Planner:
             return
         made = self._repairs.step(status, requested=asked)
         about = self._circumstances
-        if isinstance(made, Restore):  # a restored certificate needs no clock, and no CA that all components trust
+        if isinstance(made, Restore):  # a restored certificate does not depend on the clock
             about = replace(about, clock=None)
-            if made.generation:  # a good generation has a path to the present CA
+            if made.generation:  # a good generation has a path to the present CA, and needs no new signature
                 unsure = {name: why for name, why in about.unsure.items() if name not in seen.spec.ca}
                 about = replace(about, unsure=unsure)
         if isinstance(made, Restore | Issue):
             held = unsettled_ca_hold(status, Cause.DAMAGED, about) if asked else None
             made = (held if asked else self._waiting(status, None, Cause.DAMAGED, about)) or made
-        if made is None:  # the certificate is complete, so certmond renews it as usual
+        if made is None:  # a renewal replaces the damaged files
             self._consider(status, Cause.DAMAGED)
             return
         if isinstance(made, Held):
@@ -222,11 +222,14 @@ class _Planner:
         if until is None:
             return None
         self._instants.append(until)
-        fact = f"{RENEWALS} certificates of {status.seen.name} were renewed within an hour, the maximum for a pattern"
+        fact = f"certmond renewed {RENEWALS} certificates of {status.seen.name} in one hour, the maximum for a pattern"
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
-        """Describe the file that this pair shares with another pair. A new key would break the other pair."""
+        """Return a text about the file that this pair shares with another pair, or None.
+
+        A new key would break the other pair.
+        """
         certificate, key = seen.pair
         holders = (each for file in (key, certificate) if file for each in self._holders.get(file, ()))
         for other in (each for each in holders if each.path != seen.path):
@@ -326,6 +329,6 @@ class _Planner:
 
 
 def _basis(status: CertificateStatus, old: Certificate) -> Basis:
-    """Return the certificates from which the new certificate gets its contents."""
+    """Return the sources of the contents of the new certificate."""
     # `status.basis` is None until certmond checks the origin of `old`. The executor always checks the origin.
     return status.basis or Basis(old)

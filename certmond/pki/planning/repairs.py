@@ -1,4 +1,4 @@
-"""Steps that repair damaged files: restore them from the archive, or issue a new certificate.
+"""Steps that repair damaged files: restore the files from the archive, or issue a new certificate.
 
 `assessment.damage` decides which files are damaged. `renewals` decides when certmond repairs the files.
 """
@@ -34,7 +34,7 @@ def write_hold(status: CertificateStatus) -> Held | None:
     since = status.damage
     if since is None or since.stands:
         return None
-    because = f"{damage(status.seen)}; another program may be writing the file now"
+    because = f"{damage(status.seen)}; another program might be writing the file now"
     return Held(*status.seen.identity, because, since.changes_at)
 
 
@@ -60,10 +60,10 @@ class Repairs:
         self._signing, self._node, self._shared, self._restarts = signing, node, shared, restarts
 
     def step(self, status: CertificateStatus, *, requested: bool) -> Restore | Issue | Held | None:
-        """Return the step that repairs the damaged files, or a hold with the obstacle.
+        """Return the step that repairs the damaged files, or a hold that names the obstacle.
 
-        Return None if a renewal can repair the files. If `requested` is True, the new certificate can lose names of the
-        old certificate.
+        Returns None if a renewal can repair the files. If `requested` is True, the new certificate can lose names of
+        the old certificate.
         """
         seen, salvage, what = status.seen, status.presence.salvage or Salvage(), damage(status.seen)
         if seen.spec.renewed_by:
@@ -109,11 +109,11 @@ class Repairs:
         if isinstance(template, str):
             return template
         if (unknown := unknown_names(seen, facts)) and self._broken > 1:
-            return f"this node has no fact for {', '.join(unknown)} until the other damaged files are repaired"
+            return f"a fact in {', '.join(unknown)} is unknown until the other damaged files are repaired"
         former = [each for each in (status.certificate, *salvage.kept) if each]
         if not requested and (lost := lost_names(seen, template, former, status.issuers)):
             remedy = f"add it to `names`, or renew without it: certmond renew {seen.name}"
-            return f"the last certificate had {lost}, which the entry does not fix; {remedy}"
+            return f"the last certificate contained {lost}, which the entry does not fix; {remedy}"
         if shared := self._shared(seen):
             return f"the entry shares its {shared}; restore the pair from a backup"
         return Issue(

@@ -135,7 +135,7 @@ class _Planner:
         """Yield each outdated certificate that the service should already have reloaded."""
         for status in self._statuses:
             if status.seen.named_by:
-                continue  # certmond has no previous generation of the file: the operator restarts the service
+                continue  # certmond has no previous generation of the file, so the operator restarts the service
             for stale in status.presence.stale:
                 if stale.service == service and stale.due:
                     yield status, stale
@@ -196,7 +196,7 @@ class _Planner:
         """Return why the service must not read the new version of a trust anchor, or None."""
         trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
         anchors = ", ".join(dict.fromkeys(trusted))
-        fact = f"{anchors} changed, and all nodes must trust it first: start a rotation, not a restart"
+        fact = f"{anchors} changed, and all nodes must trust the change first: start a rotation, not a restart"
         return fact if trusted else None
 
     def _lasting_obstacle(
@@ -209,7 +209,7 @@ class _Planner:
         if fault := next(self._start_faults(service.name, renewed), None):
             return f"the service would not start again: {fault}"
         if unmade := next((self._holds.unmade[t.name] for t in targets if t.name in self._holds.unmade), None):
-            return f"certmond could not write a file that the service may read: {unmade}"
+            return f"certmond could not write a file that the service might read: {unmade}"
         return None
 
     def _too_soon(self, name: str, path: str) -> Held | None:
@@ -219,7 +219,8 @@ class _Planner:
         restarted_at = None if past is None or free else past.ended_at
         until = restarted_at + self._terms.spacing if restarted_at else None
         now = self._around.live.at if self._around.live else None
-        # A pass begins before the restart that follows it has ended. The clock may also have been set back.
+        # `restarted_at` can be later than `now`, because certmond observes the services before a restart of the same
+        # pass ends, or because the clock was set back.
         if past and restarted_at and until and now and restarted_at - self._terms.spacing < now < until:
             self._instants.append(until)
             return Held(name, path, f"the last restart was at {restarted_at:%Y-%m-%d %H:%M} UTC: {past.message}", until)
@@ -235,7 +236,7 @@ class _Planner:
                 if item.severity is Severity.CRITICAL and Blocks.START in item.reason.blocks and not of_a_ca:
                     yield item.message
             if reads and status.key_matches is False and not status.seen.spec.authority:
-                # The assessment has no finding yet, because a program may be writing the files.
+                # The assessment has no finding yet, because a program might be writing the files.
                 yield f"the private key does not match {status.seen.path}"
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:

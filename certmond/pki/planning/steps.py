@@ -43,7 +43,7 @@ class Issue:
     """Step that issues a new certificate.
 
     `old` is None if the step replaces damaged files. `under` is the only anchor that may sign, or None if any anchor of
-    the entry may sign. `server` contains the cluster name and the API server URL of a damaged kubeconfig.
+    the entry may sign. `server` contains the cluster name and the URL of the API server for a damaged kubeconfig.
     """
 
     status: CertificateStatus
@@ -102,7 +102,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Derive:
-    """Step that writes a derived file again from the entry `source`."""
+    """Step that writes a derived file again from the files of the entry `source`."""
 
     target: str
     path: str
@@ -151,9 +151,9 @@ class KeyOf:
 
 @dataclass(frozen=True, slots=True)
 class Trusting:
-    """Change that embeds `certificates` as the CAs of the current cluster of a kubeconfig.
+    """Change that embeds `certificates` as the CAs of a kubeconfig's current cluster.
 
-    In the other clusters, `certificates` replace each certificate in `anchors`.
+    In the other clusters of the kubeconfig, `certificates` replace each certificate in `anchors`.
     """
 
     path: str
@@ -228,7 +228,7 @@ class Plan:
 
     @property
     def restartable(self) -> Plan:
-        """The plan without restarts of services whose certificates the same plan renews."""
+        """The plan without the restarts of services whose certificates the same plan renews."""
         waiting = {service for step in self.writes if isinstance(step, Issue) for service in step.restarts}
         steps = (step for step in self.steps if not (isinstance(step, Restart) and step.target in waiting))
         return replace(self, steps=tuple(steps))

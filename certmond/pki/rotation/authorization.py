@@ -1,6 +1,6 @@
 """Authorization of a rotation that another node announces.
 
-A node follows only a rotation that the key of the old CA has signed, so write access to the record is not enough.
+A node follows only a rotation that the key of the old CA has signed. Write access to the record is not sufficient.
 `formats.private_key.sign` creates the signature.
 """
 

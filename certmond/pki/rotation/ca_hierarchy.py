@@ -1,6 +1,6 @@
 """CA entry of the catalogue with its certificates and leaves on this node.
 
-The signature decides which CA a leaf belongs to. The names of issuer and subject prove nothing.
+The signature decides which CA a leaf belongs to. The issuer and subject names are not evidence.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Family:
         )
 
     def leaves_end(self, now: datetime, validity: timedelta) -> datetime:
-        """Return when the leaf with the longest validity would expire if it were signed at `now`.
+        """Return the end of the leaf with the longest validity period, if the CA signed all leaves at `now`.
 
-        `validity` is the default for a leaf.
+        `validity` applies to a leaf whose entry sets no validity.
         """
         try:
             return now + max((leaf.validity or validity for leaf in self.leaves), default=validity)

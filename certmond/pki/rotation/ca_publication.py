@@ -37,7 +37,7 @@ class Answer(Enum):
 
     PUBLISHED = auto()
     BEHIND = auto()
-    SILENT = auto()  # the API server does not answer; a later request may succeed
+    SILENT = auto()  # the API server does not answer; a later request might succeed
     REFUSED = auto()  # the API server refuses the request, or this node cannot send it
 
 
@@ -55,7 +55,7 @@ def concerns(rotation: Rotation) -> bool:
 
 
 def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: timedelta) -> Gate:
-    """Add the publication of both CAs to the conditions of the gate `held`.
+    """Return the gate `held` with the publication of both CAs as an additional condition.
 
     certmond repeats the request after `pause` until both CAs are published. If the API server refuses the request or
     does not answer within `TAKES`, the phase waits only for `root_ca.overlap`.
@@ -78,12 +78,12 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
-    """Add a wait to the gate `held` until the kubelets have updated running Pods."""
+    """Return the gate `held` with a wait until the kubelets have updated running Pods."""
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
         return held
     until = since + SYNCED
-    fact = f"kube-root-ca.crt has both CAs, and kubelets update running pods until {until:%Y-%m-%d %H:%M:%S} UTC"
+    fact = f"kube-root-ca.crt contains both CAs, and kubelets update running pods until {until:%Y-%m-%d %H:%M:%S} UTC"
     return replace(held, waits=(*held.waits, fact), until=max(filter(None, (held.until, until))))
 
 
@@ -92,8 +92,9 @@ def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:
         return None
-    fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, and pods may trust a new CA up to {_seconds(TAKES)} s late"
-    how = f"kube-controller-manager publishes it as the leader, within {_seconds(LEADS)} s of its restart"
+    late = f"pods might trust a new CA up to {_seconds(TAKES)} s late"
+    fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, and {late}"
+    how = f"kube-controller-manager publishes the CA as the leader, within {_seconds(LEADS)} s after its restart"
     then = f"kubelets update running pods within {_seconds(SYNCED)} s"
     return f"{fact}: {how}, and {then}; set root_ca.overlap to {_seconds(TAKES)}s or more"
 

@@ -1,6 +1,6 @@
 """Validation of a new Root CA that replaces the present Root CA.
 
-A problem stops the rotation, and a warning does not.
+A problem prevents the rotation. A warning does not.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _SAME_LIFE = timedelta(days=1)
 class Verdict:
     """Result of the validation.
 
-    `problems` forbid the new CA, and `warnings` do not. `until` is the time at which the new CA becomes old enough, or
-    None.
+    `problems` contains the reasons against the new CA. `until` is the time at which the new CA becomes old enough, or
+    None if the new CA is old enough now.
     """
 
     mode: Mode
@@ -60,13 +60,13 @@ def judge(
     leaves: Sequence[Leaf] = (),
     in_place: bool = False,
 ) -> Verdict:
-    """Return whether `candidate` can replace the CA certificates in `present`, of which the first one signs now.
+    """Return the verdict on whether `candidate` can replace the CAs in `present`. The first CA in `present` signs now.
 
-    `leaves_end` is the end of a certificate that is issued now. If `key_where` is None, no key is required, as on a
+    `leaves_end` is the end that a leaf issued now would have. If `key_where` is None, no key is required, as on a
     worker. For an installed candidate (`in_place`), only a fact that makes the rotation impossible is a problem.
     """
     status = _assessed(candidate, key, now, where, key_where)
-    advice = (  # about programs other than Kubernetes
+    advice = (  # problems with programs other than Kubernetes
         *(found.message for found in status.findings if found.reason is Reason.WEAK_SIGNATURE),
         *_unidentified(candidate, where),
         *_same_identifier(candidate, present, where),
@@ -93,7 +93,7 @@ def judge(
 def unfit(
     certificate: Certificate, key: PublicKey | None, now: datetime, *, where: str, key_where: str | None
 ) -> tuple[str, ...]:
-    """Return the reasons for which no cluster can use the Root CA at `now`, as sentences.
+    """Return the reasons why no cluster can use the Root CA at `now`, as sentences.
 
     If `key_where` is None, no key is required.
     """
@@ -118,9 +118,9 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
         if found.reason is not Reason.NO_PATH
         and not (in_place and _is_late(found))
         and (found.severity is Severity.CRITICAL or Blocks.NEW_CA in found.reason.blocks)
-        and not (certificate.objections and found.reason in _OF_THE_KEY)  # `objections` has the key's fault
+        and not (certificate.objections and found.reason in _OF_THE_KEY)  # `objections` contains the fault
     ]
-    if certificate.version < 3:  # the rules skip it, because version 1 has no extensions
+    if certificate.version < 3:  # the rules accept version 1, which has no extensions
         problems.append(f"{where} is of version {certificate.version}, which has no CA:TRUE; give another CA")
     problems += [
         f"{where}: {certificate.subject} {why.refusal}; give another CA"
@@ -131,7 +131,7 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
 
 
 def _is_late(found: Finding) -> bool:
-    """Return whether the finding says that the CA expires very soon."""
+    """Return whether the finding reports that the CA expires very soon."""
     return found.reason is Reason.NEARING_EXPIRY and found.severity is Severity.CRITICAL
 
 
@@ -148,15 +148,15 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     if not candidate.is_ca:
         return
     if candidate.subject_key_id is None:
-        fact = f"{where} has no subject key identifier, with which OpenSSL distinguishes two CAs with one name"
+        fact = f"{where} has no subject key identifier, with which OpenSSL distinguishes two CAs of the same name"
         yield f"{fact}; reissue it with a subject key identifier"
     elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
         fact = f"{where} has the authority key identifier of another key, so OpenSSL searches for another issuer"
-        yield f"{fact}, and refuses the certificates that it signs; reissue it with its own key identifier, or none"
+        yield f"{fact}, and refuses the certificates of this CA; reissue it with its own key identifier, or none"
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """Yield a sentence if the candidate is a present CA, or reuses the key of a present CA under another identity."""
+    """Yield a sentence if the candidate is a present CA, or has the key of one, but another name or key identifier."""
     if candidate in present:
         yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"
         return
@@ -201,7 +201,7 @@ def _constrained(candidate: Certificate, leaves: Sequence[Leaf], where: str) -> 
 
 def _ends_before_its_leaves(candidate: Certificate, leaves_end: datetime | None, where: str) -> Iterator[str]:
     if leaves_end is not None and candidate.not_after < leaves_end:
-        fact = f"{where} ends on {_day(candidate.not_after)}, and shortens certificates that would end on"
+        fact = f"{where} ends on {_day(candidate.not_after)}, but new certificates would otherwise end on"
         yield f"{fact} {_day(leaves_end)}; give a CA with a later end"
 
 

@@ -26,7 +26,7 @@ class Absence:
 
 
 def absences(previews: Sequence[Preview], services: Iterable[ServiceSpec]) -> Iterator[Absence]:
-    """Yield the expected downtime of each restart in `previews`. Skip services without a value for `restart_takes`."""
+    """Yield the expected downtime of each restart in `previews`. Skips services whose `restart_takes` is not set."""
     lengths = {each.name: each.restart_takes + (each.drain or timedelta()) for each in services if each.restart_takes}
     for found in previews:
         for name in found.restarts:

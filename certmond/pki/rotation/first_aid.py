@@ -1,7 +1,7 @@
-"""First aid for a trust anchor that was replaced without a rotation, where no rotation may begin.
+"""First aid for a trust anchor that was replaced without a rotation, on a node where no rotation may begin.
 
-First aid makes the node also trust the old anchor, until the operator has restored the old certificate and key, or has
-removed the old certificate.
+During first aid, the node trusts the old anchor in addition to the new anchor. First aid ends after the operator has
+restored the old certificate and key, or has removed the old certificate.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
-    """Return the rotation whose first step is the first aid, or a sentence that says why first aid is impossible.
+    """Return the rotation whose first step is the first aid, or a sentence with the reason against first aid.
 
-    The old anchors of the rotation are those in `change` that this node has recorded (`known`) and that are valid at
-    `now`.
+    The old anchors of the rotation are the old anchors in `change` that this node has recorded (`known`) and that are
+    valid at `now`.
     """
     former = tuple(
         each for each in certificates_of(known) if each in change.old and each.not_before <= now <= each.not_after
     )
     if not former:
-        return "certmond cannot make this node also trust the old CA: its record contains no old CA that is valid now"
+        return "this node cannot trust the old CA again: the record of the node contains no old CA that is valid now"
     made = begin(Rotation(identity, change.family, Mode.OVERLAP, former, change.new, Phase.PREPARE, now, found=True))
     return obstacle(made, ground) or made
 

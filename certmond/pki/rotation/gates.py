@@ -27,7 +27,8 @@ class Report:
     """Report of a node that has reached a phase.
 
     `trust` is the digest of the node's anchors. `issuer` is the SHA-256 of the anchor that has signed all leaves of the
-    node, or "". `signs` is True if the node has the key of a CA. `ready` is False if such a node lacks the new key.
+    node, or "". `signs` is True if the node has the key of a CA. `ready` is False if a node with `signs` lacks the new
+    key.
     """
 
     rotation: str
@@ -55,7 +56,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Reasons for which a phase cannot end yet (`waits`), and the time of the next check (`until`).
+    """Reasons why a phase cannot end yet (`waits`), and the time of the next check (`until`).
 
     A gate without `waits` is open. `noted` is the rotation with new facts that all nodes must read before the phase
     ends. `message` is the text that an open gate reports.
@@ -79,7 +80,7 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         elif member.started_since:
             yield f"{member.name} has not answered since its machine was started"
         elif report.phase is not rotation.phase:
-            yield f"{member.name} has reached {report.phase}, and not {rotation.phase} yet"
+            yield f"{member.name} has reached {report.phase}, but not {rotation.phase} yet"
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
                 f"{member.name} is a control-plane node without the new {rotation.noun}'s key; run `certmond root-ca "
@@ -87,7 +88,7 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
                 f"`certmond root-ca rotate --exclude {member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
-            yield f"{member.name} reports the phase {report.phase}, and trusts other {rotation.noun}s"
+            yield f"{member.name} reports the phase {report.phase}, but trusts other {rotation.noun}s"
         elif wanted and wanted.leaves and report.issuer not in {"", wanted.leaves.sha256}:
             yield f"{member.name} reports the phase {report.phase}, but has certificates that another CA signed"
 
@@ -98,7 +99,7 @@ def _concerns(rotation: Rotation, member: Member) -> bool:
 
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
-    """Yield a sentence for each node whose report is ahead of `rotation`, so that the record might be outdated.
+    """Yield a sentence for each node whose report is ahead of `rotation`. The record might then be outdated.
 
     `closed` contains the ids of rotations that have ended on this node.
     """
@@ -110,7 +111,7 @@ def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]
         elif report.rotation == forth(rotation.id) and not may_turn_back(replace(rotation, phase=report.phase)):
             yield f"{name} had reached {report.phase} before the abort, and no abort is possible from this phase"
         elif report.rotation not in {forth(rotation.id), *closed}:
-            yield f"{name} reports the rotation {report.rotation}, which this node does not know"
+            yield f"{name} reports the rotation {report.rotation}, which is unknown on this node"
 
 
 def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
@@ -136,5 +137,5 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
 
 
 def unknown_exclusions(rotation: Rotation, members: Mapping[str, Member]) -> tuple[str, ...]:
-    """Return the names of excluded nodes that the cluster does not have."""
+    """Return the names of excluded nodes that do not exist in the cluster."""
     return tuple(name for name in rotation.excluded if name not in members)

@@ -19,7 +19,7 @@ from certmond.pki.services.staleness import Surroundings, files_of
 def open_conditions(
     rotation: Rotation, ground: Ground, assessment: Assessment, around: Surroundings, plan: Plan
 ) -> Iterator[str]:
-    """Yield a sentence for each condition that keeps this node from reaching the present phase of the rotation.
+    """Yield a sentence for each condition that this node does not meet yet in the present phase of the rotation.
 
     `plan` contains the reasons for held steps.
     """
@@ -44,7 +44,8 @@ def open_conditions(
     if wanted := desired(rotation):
         others = (each for status in statuses for each in differing_kubeconfigs(rotation, wanted, status))
         for embedded in (each for each in others if each.file and not each.others):
-            yield f"{embedded.path} trusts {embedded.file}, which does not have {anchor_names(rotation, wanted.trust)}"
+            names = anchor_names(rotation, wanted.trust)
+            yield f"{embedded.path} trusts {embedded.file}, which does not contain {names}"
     for status in statuses:
         for stale in status.presence.stale:
             yield f"{stale.detail} ({held[stale.service]})" if stale.service in held else stale.detail
@@ -56,7 +57,8 @@ def open_conditions(
     yield from (f"the restart of {name} is in progress" for name, past in around.past.items() if past.episode)
     yield from signer_differences(ground, around)
     if ground.left and wanted and wanted.detached is None:
-        fact = f"{' and '.join(ground.left)} would remain: no manifest on this node has a controller-manager that signs"
+        files = " and ".join(ground.left)
+        fact = f"{files} would remain: no manifest on this node starts a kube-controller-manager that signs"
         yield f"{fact}; restore the manifest of kube-controller-manager, or remove these files if this node needs none"
 
 
@@ -90,7 +92,7 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
 def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
     """Return the time by which services must have reloaded the changed files of the rotation.
 
-    `met` is the time of the first observation in this phase, which counts if the clock was set back.
+    `met` is the time of the first observation in this phase. This time applies if the clock was set back.
     """
     paths = {path for status in family_statuses(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]

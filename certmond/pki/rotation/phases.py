@@ -36,7 +36,8 @@ _BACK = "-back"
 class Mode(StrEnum):
     """How the anchor changes.
 
-    `overlap` keeps trust in both anchors for a time. `reissue` keeps the key. `replace` causes an outage.
+    With `overlap`, components trust both anchors for a time. `reissue` keeps the key. `replace` has no such time, and
+    causes an outage.
     """
 
     OVERLAP = "overlap"
@@ -75,9 +76,10 @@ class Rotation:
     """One rotation from the anchors `old` to the anchor `new`, in a phase that began at `since` (UTC).
 
     `found` is True if the new anchor was installed before the rotation began. An abort exchanges `old` and `new`.
-    `published` is the time at which certmond first observed that all namespaces have the CA, or that all API servers
-    have the key. `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a
-    node rotates alone. Workers whose place (`worker_batches`) is below `released`, from 0 to 1, may act.
+    `published` is the time at which certmond first observed that all namespaces contain the CA, or that all API servers
+    use the key. `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a
+    node rotates alone. `released` is a number from 0 to 1. Workers whose place (`worker_batches`) is below this number
+    may act.
     """
 
     id: str
@@ -119,7 +121,7 @@ class Rotation:
 class Desired:
     """Files that a phase requires on every node.
 
-    `trust` contains the anchors in the order of their file. The first one belongs to the key file. `detached` is the
+    `trust` contains the anchors in the order of the file. The first anchor belongs to the key file. `detached` is the
     anchor in separate files for kube-controller-manager, which refuses a file with more than one certificate
     (pkg/controller/certificates/signer/ca_provider.go, setCA). `leaves` is the anchor that must have signed all leaves,
     or None for any anchor. If `tidy` is True, the separate files must not exist.
@@ -147,7 +149,7 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
 
 
 def flaw(rotation: Rotation) -> str | None:
-    """Return why the rotation is invalid, or None. Readers of a record must check this."""
+    """Return the reason why the rotation is invalid, or None. The reader of a record must call this function."""
     if not rotation.old:
         return "it has no old anchor"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:
@@ -230,7 +232,7 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
         raise RotationError(f"{rotation.name} is an abort already; to see its progress, run: certmond root-ca show")
     if not may_turn_back(rotation):
         raise RotationError(
-            f"{rotation.name} is in the phase {rotation.phase} and cannot be aborted: a node may distrust the old "
+            f"{rotation.name} is in the phase {rotation.phase} and cannot be aborted: a node might distrust the old "
             f"{rotation.noun} already; let the rotation continue to its end"
         )
     if rotation.found:
@@ -241,7 +243,7 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
     (old,) = rotation.old
     return replace(
         rotation,
-        id=f"{rotation.id}{_BACK}",  # so that reports from before the abort no longer count
+        id=f"{rotation.id}{_BACK}",  # a new id, so that reports from before the abort no longer count
         old=(rotation.new,),
         new=old,
         phase=_MIRRORED[rotation.phase],

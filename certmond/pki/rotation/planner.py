@@ -1,6 +1,6 @@
 """Planner of the steps that one node still needs in the present phase of a rotation.
 
-This module compares the node with `phases.desired`. `phase_end` has the conditions that keep the phase open.
+This module compares the node with `phases.desired`. `phase_end` defines the conditions that keep the phase open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from certmond.pki.x509.path_building import find_paths
 
 @dataclass(frozen=True, slots=True)
 class MissingSteps:
-    """Steps that a node still needs in a phase: changes of files, then certificates to issue again.
+    """Steps that a node still needs in a phase: changes to files, then certificates to issue again.
 
     The phase does not wait for the kubeconfigs in `unawaited`, which a user other than root can change. `frozen` is the
     reason if the node is frozen.
@@ -34,7 +34,7 @@ class MissingSteps:
 
 
 def missing_steps(rotation: Rotation, ground: Ground, assessment: Assessment) -> MissingSteps:
-    """Return the steps that this node still needs in the present phase, or why the node is frozen."""
+    """Return the steps that this node still needs in the present phase, or the reason why the node is frozen."""
     wanted = desired(rotation)
     why = freeze_reason(rotation, ground) or (wanted and _service_failure(rotation, ground, assessment))
     if why:
@@ -64,7 +64,7 @@ def _user_writable(assessment: Assessment) -> frozenset[str]:
 def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
     """Return the first failure of a service to start with the files of the phase, or None.
 
-    certmond must then write no file, because the service would fail again.
+    After such a failure, certmond must not write a file, because the service would fail again.
     """
     if is_abandoned(rotation, ground):
         return None
@@ -131,7 +131,7 @@ def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: Certifica
 
 
 def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """Yield the leaves that an old anchor of the rotation has signed, and the new anchor has not."""
+    """Yield the leaves that an old anchor of the rotation has signed, but the new anchor has not."""
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
         if certificate is None or status.stale or spec.authority or rotation.family not in spec.ca:
@@ -146,7 +146,7 @@ def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[Certif
 
 
 def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
-    """Describe the changes in `wants`, separated by semicolons."""
+    """Return a text that describes the changes in `wants`, separated by semicolons."""
     texts = list[str]()
     for want in wants:
         match want:
@@ -166,7 +166,7 @@ def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
 
 
 def anchor_names(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
-    """Return the anchors as text, such as "the old CA and the new CA", because their subjects can be equal."""
+    """Return a text for the anchors, such as "the old CA and the new CA". Two anchors can have equal subjects."""
     what = rotation.noun
     former, later = (
         (f"the abandoned {what}", f"the original {what}")

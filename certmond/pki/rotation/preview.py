@@ -19,7 +19,7 @@ from certmond.pki.services.staleness import files_of
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Preview of one phase: the changes of files, and the services that certmond then restarts.
+    """Preview of one phase: the changes to files, and the services that certmond then restarts.
 
     `because` maps each service to a changed file that the service does not reload.
     """
@@ -71,7 +71,7 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
 
 
 def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
-    """Return the paths of the anchor's files that the phase changes. A new order of certificates is not a change."""
+    """Return the paths of the anchor's files that the phase changes. A mere change of order does not count."""
     found = set[str]()
     if wanted and frozenset(wanted.trust) != frozenset(ground.trust):
         found.add(ground.path)

@@ -1,7 +1,7 @@
 """Detection of a trust anchor that was replaced on disk without a rotation.
 
-The evidence is in the recorded anchors, in the kubeconfigs, and in the signatures of the leaves. A name proves nothing,
-because the old and the new CA can have the same name.
+The evidence is in the recorded anchors, in the kubeconfigs, and in the signatures of the leaves. A name is not
+evidence, because the old and the new CA can have the same name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
                 evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the old CA")
     others = [each for each in dict.fromkeys(candidates) if each != new]
     if not others:
-        return None  # saves the search of ten thousand paths
+        return None  # without a search of up to ten thousand paths
     for seen in filter(_is_own, inventory.observations):
         believable = others if _is_of_root(seen) else [each for each in others if each in sure]
         for former in _signers(seen, family, accepted, believable):
@@ -72,7 +72,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
 def has_signed_all(change: Change, inventory: Inventory) -> bool:
     """Return whether the node has leaves, and the present anchor has signed all of them.
 
-    The node then does not need the old anchor.
+    In this case, the node does not need the old anchor.
     """
     leaves = [
         each for each in filter(_is_own, inventory.observations) if change.family in each.spec.ca and each.certificates
@@ -135,7 +135,7 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
 
 
 def _is_own(seen: Observation) -> bool:
-    """Return whether the observation has its own catalogue entry, and this entry is not a CA."""
+    """Return whether the observation has a separate catalogue entry, and this entry is not a CA."""
     return seen.name == seen.spec.name and not seen.spec.authority
 
 

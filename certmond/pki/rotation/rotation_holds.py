@@ -36,7 +36,7 @@ class Hold:
     """One hold of a rotation.
 
     `until` is the latest end, or None if time does not end the hold. `depends_on` names the user, program or event that
-    ends the hold earlier. `command` ends the hold, or shows its cause.
+    ends the hold earlier. `command` ends the hold, or shows the cause of the hold.
     """
 
     reason: HoldReason

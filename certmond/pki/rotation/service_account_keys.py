@@ -23,9 +23,9 @@ _LEAST_RSA = 2048
 class TokenKeys:
     """Service-account keys of one entry.
 
-    `trusted` contains the public keys in the order of their file, and `key` is that of the private key on this node. If
-    the private key is unreadable, `key` is None and `holds_key` is True. `unread` has a sentence for each file that no
-    known service reads.
+    `trusted` contains the public keys in the order of the file. `key` is the public key of the private key on this
+    node. If the private key is unreadable, `key` is None and `holds_key` is True. `unread` contains a sentence for each
+    file that no known service reads.
     """
 
     spec: CertificateSpec
@@ -52,7 +52,7 @@ def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
 
 
 def objections(key: PublicKey, present: Sequence[PublicKey], where: str) -> Iterator[str]:
-    """Yield the reasons for which the key in the file `where` cannot replace the keys in `present`, as sentences."""
+    """Yield the reasons why the key in the file `where` cannot replace the keys in `present`, as sentences."""
     match key.algorithm, key.bits:
         case "RSA", bits if bits < _LEAST_RSA:
             yield f"the RSA key in {where} has {bits} bits; give a key of at least {_LEAST_RSA} bits"

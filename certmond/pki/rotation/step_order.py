@@ -1,6 +1,6 @@
 """Order of the steps of a rotation phase in the plan.
 
-A step that failed to write a file does not delay the renewal of certificates.
+A step that could not write a file does not delay the renewal of certificates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Pace:
     """Steps of a phase that certmond tries now, and the failed steps (`held`).
 
     `changes_at` is the time of the next retry. If `first` is True, certmond executes these steps and observes the node
-    again before it plans renewals.
+    again before the planning of renewals.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -40,7 +40,7 @@ class Pace:
 def pace(left: MissingSteps, past: Mapping[Identity, Attempt], now: datetime) -> Pace:
     """Return the steps of a phase that certmond tries at `now`, according to the attempts in `past`.
 
-    certmond retries a failed step only after a pause if the phase does not wait for this step.
+    If the phase does not wait for a failed step, certmond retries the step only after a pause.
     """
     steps, held, instants, first = list[Rotate](), list[Held](), list[datetime](), False
     for step in left.steps:

@@ -21,7 +21,7 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Numbers of workers: all that take part, those that may act, and those that have acknowledged the phase."""
+    """Numbers of workers in a phase: workers that take part, that may act, and that have acknowledged the phase."""
 
     all: int
     released: int
@@ -57,13 +57,13 @@ def held_back(rotation: Rotation, name: str) -> str | None:
     """Return why the worker `name` must wait in the present phase, as a sentence, or None."""
     if is_released(rotation, name):
         return None
-    return "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
+    return "the batch of this worker has not begun; on a control-plane node, list the earlier workers: certmond status"
 
 
 def joined(own: Rotation, announced: Rotation) -> Rotation:
     """Return `announced`, but never with a lower `released` than `own` in the same phase.
 
-    So a worker that may act does not lose this permission.
+    Therefore, a worker that may act does not lose this permission.
     """
     if (own.id, own.phase) != (announced.id, announced.phase) or own.released <= announced.released:
         return announced
@@ -82,7 +82,7 @@ def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
 def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
     """Return a sentence for each node for which the phase or the next batch of workers waits.
 
-    The first sentence also has the progress of the workers.
+    The first sentence also contains the progress of the workers.
     """
     members = list(members)
     acting = (each for each in members if not _is_worker(rotation, each) or is_released(rotation, each.name))
@@ -93,21 +93,21 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
     """Return a gate whose rotation releases the next batch, or an open gate if all workers are released.
 
-    All workers of earlier batches must be ready. `batch` is the number or the percentage of workers in each batch after
-    the first, which has one worker.
+    All workers of earlier batches must be ready. `batch` is the number or the percentage of workers in each batch,
+    except the first batch, which consists of one worker.
     """
     found = _waited_for(rotation, members)
     count = workers(rotation, found)
     if count is None or rotation.released >= 1:
         return Gate()
     waiting = sorted((place(each.name), each.name) for each in found if not is_released(rotation, each.name))
-    if not waiting:  # an excluded worker may still be held back
+    if not waiting:  # an excluded worker can still be waiting
         return Gate(("all workers are released",), noted=replace(rotation, released=1.0))
     size = _size(batch, count.all) if count.released else 1
     names, later = [name for _, name in waiting[:size]], [at for at, _ in waiting[size:]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    fact = f"{rotation.phase} is acknowledged by {count.acknowledged} of {count.all} workers"
-    # The limit is the place of the next waiting worker, so that a new worker with a lower place need not wait.
+    fact = f"{count.acknowledged} of {count.all} workers have acknowledged {rotation.phase}"
+    # The limit is the place of the next waiting worker, so that a new worker with a lower place does not wait.
     mark = later[0] if later else 1.0
     return Gate((f"{fact}; next: {', '.join(names[:_NAMED])}{more}",), noted=replace(rotation, released=mark))
 
@@ -120,7 +120,7 @@ def _waited_for(rotation: Rotation, members: Iterable[Member]) -> list[Member]:
 def _is_worker(rotation: Rotation, member: Member) -> bool:
     """Return whether the node is a worker, according to its label and its report.
 
-    A node that got the control-plane label after the phase `prepare` has no new key and counts as a worker.
+    A node that received the control-plane label after the phase `prepare` has no new key, and counts as a worker.
     """
     report = member.report
     if not member.control_plane or report is None:

@@ -1,1 +1,1 @@
-"""Model of the running services: their restarts, and the outdated certificates in their memory."""
+"""Model of the running services: restarts of services, and outdated certificates in the memory of services."""

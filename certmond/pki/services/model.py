@@ -12,7 +12,7 @@ from certmond.pki.catalog.served_entries import Listener
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Time in which no observation found a steadily running service. `until` is the last one that found no instance."""
+    """Period without a steadily running service. `until` is the time of the last observation without an instance."""
 
     since: datetime
     until: datetime
@@ -23,10 +23,10 @@ class ServiceSeen:
     """State of one service.
 
     `running` is None if the state is unknown. `instance` is systemd's InvocationID or the ID of a container, or "" for
-    none. `started_at` is in UTC. `failed` is True if the service manager has given up, `stopped` if a user or program
-    has requested the stop, and `absent` if the service manager does not have the service. `unit_file` is the enabled
-    unit that starts the service, or "". `idle_since` is the latest time at which a stopped service may have run, or
-    None if unknown.
+    none. `started_at` is in UTC. `failed` is True if the service manager no longer tries to start the service,
+    `stopped` if a user or program has requested the stop, and `absent` if the service manager has no such service.
+    `unit_file` is the enabled unit that starts the service, or "". `idle_since` is the latest time at which a stopped
+    service might have run, or None if unknown.
     """
 
     running: bool | None
@@ -71,11 +71,11 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Files and endpoints of the services, as found in the node's files and processes.
+    """Files and endpoints of the services, as certmond finds them in files and processes of the node.
 
     `uses` contains the files in the command line of each service, and `serving` the service and the file of each
     endpoint. `health` contains the health-check addresses of each service. `delays` contains the time for which each
-    service listens after SIGTERM. `listeners` contains the endpoints whose certificate is in no file.
+    service still listens after SIGTERM. `listeners` contains the endpoints whose certificate is in no file.
     """
 
     uses: Mapping[str, Mapping[str, Use]] = field(default_factory=dict)
@@ -85,13 +85,13 @@ class Survey:
     listeners: Mapping[Endpoint, Listener] = field(default_factory=dict)
 
     def listens(self, service: str) -> tuple[Endpoint, ...]:
-        """Return the endpoints at which a service serves a certificate."""
+        """Return the endpoints at which the given service serves a certificate."""
         return tuple(endpoint for endpoint, (name, _) in self.serving.items() if name == service)
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One observation of the running services, which began at `at`.
+    """One observation of the running services. The observation began at `at`.
 
     `served` contains the TLS result of each endpoint. `health` contains the fault of each health-check address, or None
     for a healthy address.

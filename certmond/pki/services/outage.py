@@ -10,8 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from certmond.pki.catalog.observation import Observation
-from certmond.pki.catalog.references import ReferenceSpec
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_entries import OutageSpec, ServiceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.services.model import Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
@@ -77,5 +76,5 @@ def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
 def _observation(service: ServiceSpec, source: str, since: datetime) -> Observation:
     fact = f"{service.name} has not run steadily since {since:%Y-%m-%d %H:%M:%S} UTC, although {source} starts it"
     see = f"systemctl status {service.unit}" if service.unit else f"crictl ps -a --name '^{service.pod}$'"
-    spec = ReferenceSpec(name=service.name, path=source, named_by=source, renewed_by="no program")
+    spec = OutageSpec(name=service.name, path=source)
     return Observation(service.name, spec, source, faults=(Fault(Reason.NOT_RUNNING, fact, f"find the cause: {see}"),))

@@ -28,14 +28,14 @@ class Result(StrEnum):
     UNPROVEN = "unproven"  # the service was restarted, and is as unhealthy as before the restart
     TAKEN_BACK = "taken_back"
     FAILED = "failed"
-    SEEN = "seen"  # no restart: certmond first saw a service of kind command, and recorded its files
+    SEEN = "seen"  # no restart: certmond recorded the files of a service of kind command for the first time
     SUPERSEDED = "superseded"  # the files have changed again, which begins another episode
     REFUSED = "refused"  # certmond cannot reach or identify the service, or another process or user has stopped it
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Certificate that causes a restart. `contents` maps the path of each file to its SHA-256.
+    """Certificate that causes a restart. `contents` maps the path of each file to the SHA-256 of the file.
 
     If the service issues the certificate again at its start, `ends_at` is the end of the certificate before the
     restart. Otherwise `ends_at` is None.
@@ -49,10 +49,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Bystander:
-    """Another service with outdated files that can stop with the restarted service.
+    """Another service with outdated files, which can stop when certmond restarts the first service.
 
-    For example, kube-controller-manager stops with the API server. `instance` is the instance of the bystander before
-    the restart.
+    For example, kube-controller-manager can stop when the API server stops. `instance` is the instance of the bystander
+    before the restart.
     """
 
     service: str
@@ -66,10 +66,10 @@ class Bystander:
 class Episode:
     """One restart of one service, in up to three attempts.
 
-    `acts` counts the acts, each of which restarts the service. The third `attempt` uses the previous files, which
-    certmond restored at `put_back_at`. `before` is the instance that the latest act ends, and `instances` are the
-    instances after this act. `well_before` contains the health addresses that were healthy at the start. `asked` is
-    True if a command requested the restart.
+    `acts` counts the acts. Each act restarts the service. The third `attempt` uses the previous files, which certmond
+    restored at `put_back_at`. `before` is the instance that the latest act ends, and `instances` are the instances
+    after this act. `well_before` contains the health addresses that were healthy at the start of the episode. `asked`
+    is True if a command requested the restart.
     """
 
     service: str
@@ -88,7 +88,7 @@ class Episode:
     trouble: str = ""
     put_back_at: Instant | None = None
     bystanders: tuple[Bystander, ...] = ()
-    # Greater than `attempt` if certmond was killed, or could not write the record after an act.
+    # `acts` is greater than `attempt` if certmond was killed, or could not write the record after an act.
     acts: int = 0
     asked: bool = False
 
@@ -102,8 +102,8 @@ class Episode:
 class Past:
     """Restart state of a service: the present episode, and the result of the last episode.
 
-    `contents` is the SHA-256 of each file at the end of the last episode, and `instance` is the instance at this time.
-    `again` is True if the files changed during the last episode, soon after an earlier episode.
+    `contents` contains the SHA-256 of each file at the end of the last episode. `instance` is the instance at the same
+    time. `again` is True if the files changed during the last episode, soon after an earlier episode.
     """
 
     service: str
@@ -122,9 +122,9 @@ class Past:
         return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
     def failure(self, contents: Mapping[str, str]) -> str | None:
-        """Return the message of the last episode if this episode failed and its files are unchanged, or None.
+        """Return the message of the last episode if the episode failed and its files are unchanged, otherwise None.
 
-        `contents` has the present SHA-256 of each file.
+        `contents` contains the present SHA-256 of each file.
         """
         if self.result not in {Result.TAKEN_BACK, Result.FAILED, Result.UNPROVEN} or not self.contents:
             return None

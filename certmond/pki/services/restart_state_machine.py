@@ -1,14 +1,14 @@
 """State machine of one restart of a service, from the decision to the proof that the service is healthy.
 
 A restart is proven if a new instance serves the files on disk and stays healthy. If the service issues certificates
-again in this restart, each of them must have a later end. The record and the observed node decide each act, so a new
-process continues where a killed process stopped.
+again in this restart, each of them must have a later end. Each act depends only on the record and on the observed node,
+so a new process of certmond continues where a killed process stopped.
 
 These invariants hold at every step:
   - certmond writes the record of an act before the act.
   - An episode has at most three acts, and one more for each kill of certmond. The third act uses the previous files.
   - An episode in which the service issues certificates again has no third act.
-  - An episode that has acted and ended does not begin again for the same contents.
+  - After an episode with an act has ended, certmond begins no new episode for the same contents.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from certmond.pki.services.restart_episode import Bystander, Episode, Result, St
 HEALTHY_OBSERVATIONS = 3
 """Number of consecutive observations that must show a healthy service."""
 _BLIND_ACTS = 3
-"""Maximum number of additional acts if certmond cannot record the end of an act."""
+"""Maximum number of additional acts while certmond cannot record the end of an act."""
 BACK_OFF = timedelta(minutes=5)
 """Longest time for which the kubelet delays the restart of a failing container (MaxContainerBackOff)."""
 INTERVAL = timedelta(seconds=1)
-"""Minimum time between two observations of a service that count separately."""
+"""Minimum time between two observations of a service that count as separate observations."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthObservation:
-    """One observation of a restarted service, which began at `at`.
+    """One observation of a restarted service. The observation began at `at`.
 
-    `ill` has a sentence for each unhealthy address. `unproven` has a sentence for each endpoint that does not serve the
-    certificate in the file. `unrenewed` has the names of the certificates that the service has not issued again.
+    `ill` contains a sentence for each unhealthy address. `unproven` contains a sentence for each endpoint that does not
+    serve the certificate in the file. `unrenewed` contains the names of the certificates that the service has not
+    issued again.
     """
 
     at: datetime
@@ -99,7 +100,7 @@ def next_move(
     if observed.at <= acted_at:
         return Wait(episode, acted_at + INTERVAL)
     episode = _with_instance(episode, observed.service)
-    # A service that stopped before it was observed after the act may have been stopped by the act.
+    # If the service stopped before the first observation after the act, the act might have stopped the service.
     if observed.service.stopped and (episode.instances or not changes_instance):
         return _stopped_by_others(episode)
     troubles = list(_troubles(episode, observed, changes_instance=changes_instance))
@@ -149,9 +150,9 @@ def after_act(episode: Episode, at: datetime) -> Episode:
 
 
 def _resumed_act(episode: Episode, observed: HealthObservation, *, changes_instance: bool) -> Move:
-    """Return the act, or a wait if a killed certmond has already executed the act."""
+    """Return the act, or a wait if a certmond process that was killed has already executed the act."""
     instance, failed = observed.service.instance, observed.service.failed
-    if episode.put_back_at:  # the instance may have started before the files were restored, and must end
+    if episode.put_back_at:  # the instance might have started before the files were restored, so it must end
         return Act(replace(episode, before=instance))
     if changes_instance and episode.before and (failed or (instance and instance != episode.before)):
         return Wait(after_act(episode, observed.at), observed.at + INTERVAL)
@@ -214,11 +215,11 @@ def _healthy(episode: Episode, now: datetime, terms: Terms) -> Move:
 
 
 def _is_over(episode: Episode, observed: HealthObservation, acted_at: datetime, terms: Terms) -> bool:
-    """Return whether certmond must stop waiting for a healthy service."""
+    """Return whether the time in which the service must become healthy is over."""
     service, end = observed.service, acted_at + terms.ready_within
     if episode.put_back_at and service.running is False:
         end += BACK_OFF
-    elif episode.put_back_at and service.started_at:  # the kubelet started it after its back-off
+    elif episode.put_back_at and service.started_at:  # the kubelet started the service after the back-off
         end = max(acted_at, service.started_at) + terms.ready_within
     return service.failed or len(episode.instances) > HEALTHY_OBSERVATIONS - 1 or observed.at >= end
 
@@ -231,15 +232,16 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
         return Ended(episode, Result.FAILED, why)
     if [trouble] == unrenewed:  # the service is healthy, and another start would do the same
         return Ended(episode, Result.FAILED, f"{name} was restarted, but {trouble}")
-    if _is_unobservable(seen, changes_instance=changes_instance):  # another act would be a guess
+    if _is_unobservable(seen, changes_instance=changes_instance):  # certmond cannot decide whether another act helps
         return Ended(episode, Result.UNPROVEN, f"{name} was restarted, and its state is unknown ({trouble})")
     if observed.ill and not set(observed.ill) & set(episode.well_before) and seen.running is not False and not dies:
         why = f"{name} was restarted, and is as unhealthy as before ({'; '.join([trouble, *unrenewed])})"
         return Ended(episode, Result.FAILED if unrenewed else Result.UNPROVEN, why)
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
         why = f"certmond requested a restart of {name}, but the same process still runs"
-        return Ended(episode, Result.FAILED, why)  # not a fault of its files
-    # Try again only if this can help. A service that ends repeatedly, or that another program starts, retries itself.
+        return Ended(episode, Result.FAILED, why)  # the files are not the cause
+    # Act again only if this can help. A service that ends repeatedly starts again without an act. If `starts` is
+    # False, the kubelet starts a stopped service without an act.
     if episode.attempt == 1 and not dies and (starts or seen.running is not False):
         return Act(replace(episode, stage=Stage.ACT, attempt=2, before=seen.instance))
     if not episode.targets or episode.renews:  # no files to restore
@@ -256,6 +258,15 @@ def mark_after(ended: Ended) -> str | None:
     if ended.result is Result.PROVEN or (ended.result is Result.REFUSED and ended.episode.acted_at is None):
         return ""
     return ended.message if ended.episode.renews else None
+
+
+def state_of(episode: Episode) -> str:
+    """Return the progress of the verification of a restart, as a phrase that follows the name of the service."""
+    if episode.trouble:
+        return f"is not verified yet: {episode.trouble}"
+    if episode.good > HEALTHY_OBSERVATIONS:
+        return "must stay healthy for some time"
+    return f"is healthy in {episode.good} of {HEALTHY_OBSERVATIONS} checks" if episode.good else "is not verified yet"
 
 
 def after_restore(episode: Episode, at: datetime) -> Episode:

@@ -1,4 +1,4 @@
-"""Certificates that a listener of this node serves and that no watched file has, as observations."""
+"""Observations of the certificates that a listener on this node serves, but that no watched file contains."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def served_observations(
     listeners: Mapping[Endpoint, Listener], live: Live | None, files: Sequence[Observation],
     before: Iterable[Observation],
 ) -> tuple[Observation, ...]:  # fmt: skip
-    """Return an observation of each certificate that only a listener has. `files` are the observations of files.
+    """Return an observation of each served certificate that is in no file. `files` are the observations of files.
 
-    `before` are the last observations, for listeners that do not answer. Without a CA of the node that has signed the
-    certificate, no client of the node can verify it, so the maximum severity is a warning.
+    `before` are the last observations, for listeners that do not answer. If no CA of the node has signed the
+    certificate, no client of the node can verify the certificate. In this case, the maximum severity is a warning.
     """
     if not listeners or live is None:
         return ()
@@ -44,7 +44,10 @@ def served_observations(
 
 
 def _contents(endpoint: Endpoint, listener: Listener, answer: Seen | None, last: Observation | None) -> Document | None:
-    """Return the certificate that the listener serves, or its last one without an answer. None if nothing listens."""
+    """Return the served certificate, or the last one if the listener serves none now.
+
+    If there is no last certificate, return a fault, or None if the port is closed or certmond has not probed the port.
+    """
     match answer:
         case Served():
             document = certificate_document(answer.der, f"the certificate at {endpoint}")

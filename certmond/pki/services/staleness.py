@@ -1,7 +1,7 @@
 """Search for the services that use a certificate, and for the services that have an older certificate in memory.
 
-The evidence is a TLS handshake with another certificate, or a process that started before the file changed and does not
-reload the file. A handshake with the correct certificate overrides the start time of the process.
+The evidence is a TLS handshake in which the service presents another certificate, or a process that started before the
+file changed and does not reload the file. A handshake with the correct certificate overrides the start time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.services.model import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Past, Result
+from certmond.pki.services.serving_request import RequestState
 from certmond.pki.x509.certificate import parse_certificate
 
 RELOAD_WITHIN = timedelta(seconds=90)
 """Time that a service has to reload a changed file."""
 
-_SETTLED = timedelta(seconds=2)  # time after a change of a certificate in which its key may change, too
+_SETTLED = timedelta(seconds=2)  # after a change to a certificate, a program can still change the key for this time
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -33,7 +34,8 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 class Consumer:
     """Service that uses a certificate.
 
-    `files` contains the files of the entry that the service's command line names, or else all files of the entry.
+    `files` contains the files of the entry that the command line of the service names. If the command line names none
+    of these files, `files` contains all files of the entry.
     """
 
     service: str
@@ -47,8 +49,8 @@ class Consumer:
 class ServedAt:
     """Observation of an endpoint.
 
-    `sha256` is that of the served certificate, and `matches` is True if the file contains this certificate. If the
-    endpoint served no certificate, both are None, and `reason` is the cause.
+    `sha256` is the digest of the served certificate, and `matches` is True if the file contains this certificate. If
+    the endpoint served no certificate, both fields are None, and `reason` is the cause.
     """
 
     endpoint: Endpoint
@@ -61,10 +63,10 @@ class ServedAt:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """Service that has an older certificate in memory than the file `path`, which changed at `since`.
+    """Service whose certificate in memory is older than the file `path`. The file changed at `since`.
 
-    A restart is `due` from `due_at`, when the time for a reload is over. `ends_at` is the end of the served
-    certificate, or None.
+    A restart is `due` from `due_at` on. At this time, the time for a reload is over. `ends_at` is the end of the
+    served certificate, or None.
     """
 
     service: str
@@ -79,7 +81,7 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Refusing:
-    """Server that serves no certificate in a TLS handshake after the file `path` has changed.
+    """Server that serves no certificate in a TLS handshake after the file `path` changed.
 
     `due` is False directly after the change, because another program might not have written the key yet.
     """
@@ -93,9 +95,10 @@ class Refusing:
 class Presence:
     """State of a certificate outside its files.
 
-    `judged` is True if certmond observed the services after the last change of the files. `failures` are the failed
-    restarts for the present files. `refusing` are the servers that serve no certificate. `salvage` has the sources for
-    a repair of damaged files.
+    `judged` is True if certmond observed the services after the last change to the files. `failures` contains the
+    messages of the failed restarts for the present files. `refusing` are the servers that serve no certificate.
+    `salvage` contains the sources for a repair of damaged files. `request` is the state of the
+    request for a missing serving certificate of the kubelet.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -108,6 +111,7 @@ class Presence:
     provenance: Provenance | None = None
     refusing: tuple[Refusing, ...] = ()
     salvage: Salvage | None = None
+    request: RequestState | None = None
 
 
 NOWHERE = Presence()
@@ -118,8 +122,9 @@ class Surroundings:
     """State of the node, except its certificates.
 
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
-    where no service runs. `served` are the certificates that only a listener has. `demands` has the services that
-    static Pod manifests start.
+    where no service runs. `served` are the served certificates that are in no file. `demands` contains the services
+    that static Pod manifests start. `request` is the state of the kubelet's request for its serving certificate, or
+    None.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -134,9 +139,10 @@ class Surroundings:
     salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
     served: tuple[Observation, ...] = ()
     demands: Mapping[str, Demand] = field(default_factory=dict)
+    request: RequestState | None = None
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
-        """Return the state of this certificate outside its files.
+        """Return the state of the certificate in `seen` outside its files.
 
         `renewed_at` is the time at which certmond installed the certificate, or None.
         """
@@ -144,9 +150,11 @@ class Surroundings:
             return Presence(served=tuple(self._served_at(Endpoint.parse(seen.path), seen.spec.service, seen)))
         findings, provenance = self.findings.get(seen.name, ()), self.provenance.get(seen.identity)
         salvage = self.salvage.get(seen.identity)
+        request = self.request if seen.requested else None
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
-            known = findings or provenance or salvage
-            return Presence(findings=findings, provenance=provenance, salvage=salvage) if known else NOWHERE
+            known = findings or provenance or salvage or request
+            only = Presence(findings=findings, provenance=provenance, salvage=salvage, request=request)
+            return only if known else NOWHERE
         consumers = tuple(self._consumers(seen, renewed_at))
         served = tuple(self._served(seen))
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
@@ -156,7 +164,9 @@ class Surroundings:
         at = max((past.ended_at for past in failed if past.ended_at), default=None)
         messages = tuple(past.message for past in failed)
         refusing = tuple(self._refusing(seen, self.live)) if self.live and judged else ()
-        return Presence(consumers, served, stale, messages, at, judged, findings, provenance, refusing, salvage)
+        return Presence(
+            consumers, served, stale, messages, at, judged, findings, provenance, refusing, salvage, request
+        )  # fmt: skip
 
     def _changed(self, seen: Observation) -> datetime | None:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
@@ -197,7 +207,7 @@ class Surroundings:
         return spec.name in service.reloads
 
     def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
-        """Return the files of this certificate that the command line of the service names, or else all files."""
+        """Return the files of the certificate that the service's command line names, or all files if it names none."""
         known, files = self.survey.uses.get(service.name, {}), files_of(seen)
         named = tuple(path for path in files if path in known)
         return named if named and seen.spec.kind is not Kind.KUBELET else files
@@ -248,7 +258,7 @@ class Surroundings:
                 )  # fmt: skip
         for consumer in consumers:
             if any(at.service == consumer.service and at.matches is not None for at in served):
-                continue  # a handshake counts more than the age
+                continue  # the handshake overrides the start time of the process
             yield from self._held(seen, consumer, renewed_at)
 
     def _held(self, seen: Observation, consumer: Consumer, renewed_at: datetime | None) -> Iterator[Stale]:
@@ -267,7 +277,7 @@ class Surroundings:
             since = content.since
             changed = f"changed at {_second(since)}"
             detail = (
-                f"{name} was not restarted since {path} {changed}" if name in self._commands
+                f"{name} has not been restarted since {path} {changed}" if name in self._commands
                 else f"{name} has run since {_second(began)}, and has not read {path}, which {changed}"
             )  # fmt: skip
             yield Stale(name, Reason.RESTART_PENDING, path, since, since, True, detail)
@@ -275,14 +285,14 @@ class Surroundings:
 
     @cached_property
     def _commands(self) -> frozenset[str]:
-        """Names of the services of kind command. certmond cannot observe their processes."""
+        """Names of the services of kind command, whose processes certmond cannot observe."""
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
         """Return the last time at which the command of a service of kind command ran, or None."""
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at
-        # If this time is unknown, the earliest time makes a restart due.
+        # The time is unknown. The earliest possible time makes a restart due.
         return _LONG_AGO if renewed_at or (past and target in past.targets) else None
 
     def _reads_again(self, consumer: Consumer, seen: Observation, path: str) -> bool:
@@ -298,7 +308,7 @@ class Surroundings:
 def files_of(seen: Observation) -> tuple[str, ...]:
     """Return the paths of the certificate, its key, and the kubeconfig of a kubelet.
 
-    Leave out a key file that certmond must not change.
+    Omits a key file that certmond must not change.
     """
     kubeconfig = seen.spec.kubeconfig if seen.spec.kind is Kind.KUBELET else None
     key = None if seen.foreign_key else seen.key_path
@@ -306,7 +316,7 @@ def files_of(seen: Observation) -> tuple[str, ...]:
 
 
 def _is_broken(seen: Observation) -> bool:
-    """Return whether the files contain no certificate and no key pair that a service could load."""
+    """Return whether the files contain neither a certificate nor a key pair that a service could load."""
     return not seen.certificates and (seen.spec.kind is not Kind.KEY_PAIR or seen.key is None)
 
 

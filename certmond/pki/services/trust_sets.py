@@ -13,18 +13,18 @@ from certmond.pki.x509.certificate import Anchor
 
 
 def digest_of(trust: Iterable[Anchor]) -> str:
-    """Return the SHA-256 of the set of anchors. Order and duplicates do not matter."""
+    """Return the SHA-256 of the set of anchors, regardless of order and duplicates."""
     return hashlib.sha256("\n".join(sorted({each.sha256 for each in trust})).encode()).hexdigest()
 
 
 def trust_sets(observations: Collection[Observation]) -> dict[str, str]:
-    """Return the digest of the set of anchors for the path of each file that contains only trust anchors."""
+    """Return the digest of the anchor set of each file that contains only trust anchors, by the path of the file."""
     anchors = {seen.path: set[Anchor]() for seen in observations if seen.spec.is_trust}
     for seen in (each for each in observations if each.path in anchors):
         found = seen.certificates or seen.public_keys
         if seen.spec.is_trust and found and not seen.faults:
             anchors[seen.path].update(found)
         else:
-            # In such a file, a change of any byte may matter.
+            # The file is faulty, or is not only a set of anchors, so any changed byte can matter.
             del anchors[seen.path]
     return {path: digest_of(trust) for path, trust in anchors.items()}

@@ -32,7 +32,7 @@ from certmond.pki.x509.certificate import KEY_USAGES, Certificate, attributes_of
 from certmond.pki.x509.path_building import find_paths
 
 _RESERVED = ("system:", "kubeadm:")
-"""Prefixes of users and groups to which Kubernetes and kubeadm give rights (RBAC, "default roles"; kubeadm v1.29)."""
+"""Prefixes of users and groups to which Kubernetes (RBAC, default roles) and kubeadm v1.29 grant permissions."""
 _SIGNS = "digital signature"
 
 
@@ -53,7 +53,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Contents that an entry fixes: the accepted subjects, the usages and the names."""
+    """Contents that an entry fixes: the accepted subjects, the usages and the subject alternative names."""
 
     subjects: tuple[str, ...] = ()
     usages: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class Denial:
 def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
     """Return the subjects, usages and names that the entry fixes on a node with these facts.
 
-    Leave out a name that contains an unknown fact.
+    Omits a name that contains an unknown fact.
     """
     names = (expand(name, facts) for name in spec.names)
     return Fixed(accepted_subjects(spec, facts), spec.usages, tuple(filter(None, names)))
@@ -91,8 +91,8 @@ def basis(
 ) -> Basis:
     """Return the sources of the contents with which certmond may renew `certificate`.
 
-    `chain` contains the other certificates in its file. `issuers` contains the present certificates of the signing CA,
-    which can have expired.
+    `chain` contains the other certificates in the same file. `issuers` contains the present certificates of the signing
+    CA. These certificates can be expired.
     """
     if provenance.path_writers:
         fact = f"{provenance.path_writers}, who could take the key of a new certificate"
@@ -109,19 +109,19 @@ def basis(
         reasons.append("no current or old CA of the entry has signed the certificate")
     if provenance.owner_writes and not provenance.possessed:
         reasons.append(
-            "its private key is not beside the certificate, and the owner in its entry can install any certificate"
+            "the key file lacks the key of the certificate, and the owner in the entry can install any certificate"
         )
     if provenance.lost:
-        reasons.append("the certificate is older than the one that certmond installed")
+        reasons.append("the certificate is older than the certificate that certmond installed")
     later = tuple(each for each in provenance.later if is_issued(each, chain, known))
     return Basis(None if reasons else certificate, tuple(reasons), later)
 
 
 def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
-    """Return whether a certificate in `issuers` has signed the certificate, directly or through `chain`.
+    """Return whether a CA in `issuers` has signed `certificate`, directly or through intermediate CAs in `chain`.
 
-    The certificate in `issuers` can have expired. Each intermediate CA must permit the usages of the certificate (RFC
-    5280, 4.2.1.12), and must have been valid at the same time as the certificate.
+    The CA in `issuers` can be expired. Each intermediate CA must permit the usages of `certificate` (RFC 5280,
+    4.2.1.12), and must have been valid at the same time as `certificate`.
     """
     if certificate.refused or certificate in issuers:
         return False
@@ -140,14 +140,14 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
 def successor_denial(
     certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str], basis: Basis, now: datetime
 ) -> Denial | None:
-    """Return why the policy denies the renewal of the certificate, or None."""
+    """Return the denial if the policy denies a renewal of the certificate, otherwise None."""
     template = successor(certificate, spec, Terms(now, None, facts), inherits=basis.predecessor is not None)
     made = grant(template, fixed_by(spec, facts), basis)
     return made if isinstance(made, Denial) else None
 
 
 def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
-    """Return the permission to sign `template`, or a denial with its reasons."""
+    """Return the permission to sign `template`, or a denial that contains the reasons."""
     if basis.barrier:
         return Denial((basis.barrier,))
     problems = list(_uncovered(template, fixed, basis.predecessor))
@@ -155,7 +155,7 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
         return Denial((*problems, *basis.reasons))
     for each in basis.later:
         if uncovered := list(_uncovered(_as_of_its_key(template, each), fixed, each)):
-            fact = f"the later certificate that certmond installed (serial {each.serial:x}) does not have it"
+            fact = f"the later certificate that certmond installed (serial {each.serial:x}) lacks these contents"
             return Denial((*uncovered, fact))
     return Grant(template)
 
@@ -176,7 +176,7 @@ def outdone(
 
 
 def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
-    """Return a text for each part of `certificate` (subject, usages, names) that neither `later` nor the entry has.
+    """Return a text for each part of `certificate` (subject, usages, names) that `later` and the entry both lack.
 
     If `later` is None, compare only with the entry.
     """
@@ -216,13 +216,13 @@ def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[st
 
 
 def is_reserved(subject: x509.Name) -> bool:
-    """Return whether the subject has the name of a user or group to which Kubernetes or kubeadm gives rights."""
+    """Return whether an attribute of the subject has a prefix that Kubernetes or kubeadm reserves."""
     values = (each.value if isinstance(each.value, str) else each.value.decode("utf-8", "replace") for each in subject)
     return any(value.strip().casefold().startswith(_RESERVED) for value in values)
 
 
 def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
-    """Yield a text for each part of the template that neither the entry nor the predecessor has."""
+    """Yield a text for each part of the template that the entry and the predecessor both lack."""
     if template.is_ca:
         yield "the certificate would be a CA"
     if not is_fixed(template.subject, fixed):
@@ -265,13 +265,13 @@ def _as_of_its_key(template: Template, other: Certificate) -> Template:
 def _same_subject(one: x509.Name, other: x509.Name) -> bool:
     """Return whether the names have the same attributes, and their common names are in the same order.
 
-    Kubernetes takes the last common name as the user.
+    Kubernetes uses the last common name as the user name.
     """
     return attributes_of(one) == attributes_of(other) and _common_names(one) == _common_names(other)
 
 
 def _is_part(one: x509.Name, other: x509.Name) -> bool:
-    """Return whether `other` has all attributes of `one` and the same common names."""
+    """Return whether `other` contains all attributes of `one`, and both have equal common names in the same order."""
     return attributes_of(one) <= attributes_of(other) and _common_names(one) == _common_names(other)
 
 

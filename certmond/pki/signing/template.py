@@ -1,7 +1,7 @@
-"""Templates of new certificates, made from the catalogue and the old certificate.
+"""Templates of new certificates, built from the catalogue and the old certificate.
 
-The rules are those of RFC 5280, sections 4.1 and 4.2, and those of kubeadm and the kubelet. This module signs no
-certificate and reads no private key.
+The templates follow RFC 5280 (sections 4.1 and 4.2), kubeadm and the kubelet. This module signs no certificate and
+reads no private key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certifica
 from certmond.pki.x509.public_key import PublicKey
 
 BACKDATE = timedelta(minutes=5)
-"""Time by which notBefore is in the past, because some hosts have slow clocks
+"""Time by which notBefore is in the past, because the clocks of some hosts are slow
 (pkg/controller/certificates/authority/policies.go).
 """
 
@@ -31,10 +31,10 @@ EXTENDED = frozenset(_OIDS)
 """Kubernetes names of all known extended key usages."""
 _KEY_USAGES = frozenset(KEY_USAGES.values())
 _OF_A_CA = frozenset({"cert sign", "crl sign"})
-_OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # besides digital signature, as in a CA of kubeadm
+_OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # in addition to digital signature, as in a CA of kubeadm
 _ENCIPHERING = frozenset({"key encipherment", "data encipherment"})
 _UNFIT = {"ECDSA": _ENCIPHERING, "Ed25519": _ENCIPHERING | {"key agreement"}}
-"""Key usages that a key of an algorithm cannot have (RFC 8813, section 3; RFC 9295, section 3)."""
+"""Key usages that are invalid for the algorithm of the key (RFC 8813, section 3; RFC 9295, section 3)."""
 _SIGNS = "digital signature"
 _FIRST = datetime.min.replace(tzinfo=UTC)
 _FOREVER = datetime.max.replace(tzinfo=UTC)  # RFC 5280, 4.1.2.5: 99991231235959Z
@@ -52,8 +52,8 @@ T = TypeVar("T")
 class Template:
     """Contents of a new certificate (RFC 4211, CertTemplate). Times are UTC.
 
-    `usages` and `extended_usages` are Kubernetes names, or dotted OIDs. `changes` has a text for each difference from
-    the old certificate.
+    `usages` and `extended_usages` contain Kubernetes names or dotted OIDs. `changes` contains a text for each
+    difference from the old certificate.
     """
 
     subject: x509.Name
@@ -69,10 +69,10 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Inputs for a new certificate besides its entry.
+    """Inputs for a new certificate, in addition to the entry.
 
-    `issuer_end` is the end of the signing CA, or None if unknown. `validity` and `key` apply to an entry without these
-    values.
+    `issuer_end` is the end of the signing CA, or None if unknown. `validity` and `key` apply if the entry sets no
+    validity or key algorithm.
     """
 
     now: datetime
@@ -97,8 +97,8 @@ class Terms:
 def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits: bool = True) -> Template:
     """Return the template of the certificate that replaces `old`.
 
-    If `inherits` is False, the values that the entry fixes replace those of `old`. Raises MalformedError if
-    cryptography does not read `old`.
+    If `inherits` is False, the values that the entry fixes replace the values of `old`. Raises MalformedError if
+    cryptography cannot parse `old`.
     """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key
@@ -110,7 +110,7 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
     usages = _usages((*spec.usages, *had), key, signs=_SIGNS in had or not had)
     lacking = tuple(usage for usage in spec.usages if usage in _OIDS and usage not in present)
     kept = names_in(had_names)
-    # Ignore an invalid name, because no certificate can have it.
+    # Ignore an invalid name, because no certificate can contain such a name.
     names = {text: _possible(general_name, text) for text in missing_names(spec, terms.facts, kept)}
     missing = {text: name for text, name in names.items() if name}
     before = old.usages or frozenset()
@@ -145,7 +145,10 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
 def _left_open(
     spec: CertificateSpec, usages: frozenset[str], extended: tuple[str, ...], names: tuple[x509.GeneralName, ...]
 ) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
-    """Return the key usages, extended usages and names for which the entry fixes no values."""
+    """Return the key usages, extended key usages and names that the new certificate keeps.
+
+    The certificate keeps no values of a kind that the entry fixes.
+    """
     fixes_usages = not EXTENDED.isdisjoint(spec.usages)
     return (
         frozenset() if spec.usages else usages,
@@ -160,10 +163,10 @@ def _not_in(usages: Iterable[str], others: Iterable[str]) -> Iterator[str]:
 
 
 def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
-    """Return the template of the first certificate of an entry, with these names (DNS:…, IP:…).
+    """Return the template of the first certificate of an entry, with the given names (DNS:…, IP:…).
 
-    If `is_ca` is True, the template has the usages of a Root CA of kubeadm. Raises ValueError for an invalid subject or
-    name.
+    If `is_ca` is True, the template has the key usages of a Root CA of kubeadm. Raises ValueError for an invalid
+    subject or name.
     """
     key = spec.key_algorithm or terms.key
     start, end = terms.dates(spec)
@@ -202,9 +205,9 @@ def builder(
 
 
 def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """Yield each extension of the template, except the key identifiers, and whether it is critical.
+    """Yield each extension of the template with its critical flag, except the key identifiers.
 
-    The order is that of Go's x509.CreateCertificate.
+    The order is the order of Go's x509.CreateCertificate.
     """
     given = {field: name in template.usages for field, name in KEY_USAGES.items()}
     yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
@@ -238,7 +241,7 @@ def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """Return the subjectAltName entry for a text such as "DNS:…" or "IP:…". Raises ValueError for any other text."""
+    """Return the GeneralName for a text of the form "DNS:…" or "IP:…". Raises ValueError for any other text."""
     kind, _, value = text.partition(":")
     match kind:
         case "DNS":
@@ -262,7 +265,7 @@ def name_of(text: str) -> x509.Name:
 
 
 def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
-    """Return the key usages in `asked` that a key of this algorithm can have.
+    """Return the key usages in `asked` that a key of this algorithm can have, with digital signature if `signs`.
 
     The result is never empty, because the extension needs at least one usage (RFC 5280, 4.2.1.3).
     """
@@ -272,7 +275,7 @@ def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, sig
 
 
 def unfit_usages(algorithm: str) -> frozenset[str]:
-    """Return the key usages that a key of the algorithm "RSA", "ECDSA" or "Ed25519" cannot have."""
+    """Return the key usages that are invalid for the key algorithm "RSA", "ECDSA" or "Ed25519"."""
     return _UNFIT.get(algorithm, frozenset())
 
 
@@ -286,7 +289,7 @@ def _oids(parsed: x509.Certificate) -> Iterator[str]:
 
 
 def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    """Return the subjectAltName entries of all kinds."""
+    """Return the subject alternative names of all kinds."""
     try:
         return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
@@ -313,7 +316,7 @@ def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifi
 
 
 def _issuing(key: CertificatePublicKeyTypes) -> CertificateIssuerPublicKeyTypes:
-    return key  # type: ignore[return-value]  # a key that cannot sign has signed nothing, and is refused before
+    return key  # type: ignore[return-value]  # certmond has already refused a CA whose key cannot sign
 
 
 def _whole(instant: datetime) -> datetime:

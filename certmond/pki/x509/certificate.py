@@ -1,6 +1,6 @@
 """Parser of one X.509 certificate.
 
-The parser makes no findings. Other modules assess facts such as a serial number of zero or a SHA-1 signature.
+The parser reports no findings. Other modules assess facts such as a serial number of zero or a SHA-1 signature.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ warnings.filterwarnings("ignore", message="Parsed a serial number", category=Cry
 # RFC 5280 limits the lengths of attributes. No component of Kubernetes enforces these limits.
 warnings.filterwarnings("ignore", message="Attribute's length must be", category=UserWarning)
 
-# The names that Kubernetes gives to usages (certificates.k8s.io/v1, KeyUsage), as in CSRs.
+# The Kubernetes names of usages, as in certificate signing requests (certificates.k8s.io/v1, KeyUsage).
 EXTENDED_USAGES = {
     EKU.ANY_EXTENDED_KEY_USAGE: "any",
     EKU.SERVER_AUTH: "server auth",
@@ -62,10 +62,10 @@ T = TypeVar("T")
 class Certificate:
     """Contents of one certificate (RFC 5280, section 4). Times are UTC.
 
-    If `usages` or `extended_usages` is None, the certificate permits all usages. `names` contains the subjectAltName
-    entries as "DNS:…", "IP:…", "email:…" or "URI:…". `demands_policies` is True if certificate policies can invalidate
-    a path (RFC 5280, 6.1). `objections` are the reasons for which Go refuses the certificate. `unread` is the reason
-    for which cryptography does not parse the certificate.
+    If `usages` or `extended_usages` is None, the certificate permits all usages of this kind. `names` contains the
+    subject alternative names as "DNS:…", "IP:…", "email:…" or "URI:…". `demands_policies` is True if certificate
+    policies can invalidate a path (RFC 5280, 6.1). `objections` contains the reasons why Go refuses the certificate.
+    `unread` is the reason why cryptography cannot parse the certificate.
     """
 
     der: bytes = field(repr=False)
@@ -107,13 +107,13 @@ class Certificate:
 
     @property
     def refused(self) -> str | None:
-        """Why Go or cryptography refuses the certificate, or None.
+        """The reason why Go or cryptography refuses the certificate, or None.
 
         certmond copies no contents from a refused certificate.
         """
         if self.objections:
-            return f"Go does not read it ({'; '.join(self.objections)})"
-        return f"cryptography does not read it: {self.unread}" if self.unread else None
+            return f"Go refuses the certificate ({'; '.join(self.objections)})"
+        return f"cryptography refuses the certificate: {self.unread}" if self.unread else None
 
     @property
     def common_name(self) -> str | None:
@@ -199,7 +199,7 @@ def to_pem(anchor: Anchor) -> bytes:
     if isinstance(anchor, PublicKey):
         with guarded("is not a usable public key"):
             return load_der_public_key(anchor.der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    text = b64encode(anchor.der)  # also works for a certificate that cryptography does not read
+    text = b64encode(anchor.der)  # also works for a certificate that cryptography cannot parse
     lines = (text[at : at + 64] for at in range(0, len(text), 64))
     return b"\n".join((b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""))
 
@@ -210,7 +210,7 @@ def certificates_of(anchors: Iterable[Anchor]) -> tuple[Certificate, ...]:
 
 
 def names_in(names: Iterable[x509.GeneralName]) -> frozenset[str]:
-    """Return the subjectAltName entries as "DNS:…", "IP:…", "email:…" and "URI:…". Leave out other kinds."""
+    """Return the names as texts "DNS:…", "IP:…", "email:…" and "URI:…". Omits names of other kinds."""
     return frozenset(filter(None, map(_name, names)))
 
 
@@ -256,7 +256,7 @@ def attributes_of(name: x509.Name) -> frozenset[str]:
 def is_ordinary(der: bytes) -> bool:
     """Return whether the certificate has at most 4096 bytes.
 
-    certmond caches the values of such certificates only, so that large certificates cannot fill the memory.
+    certmond caches values of such certificates only. Otherwise, large certificates could fill the memory.
     """
     return len(der) <= 4096
 
@@ -280,7 +280,7 @@ class _Issuer:
 
 @lru_cache(maxsize=256)
 def _issuer(issuer: _Issuer) -> str:
-    """Return the issuer's name as RFC 4514 text. The cache saves the parsing of this name for each leaf of a CA."""
+    """Return the issuer's name as RFC 4514 text. Cached, so that certmond parses the name only once for all leaves."""
     return issuer.certificate.issuer.rfc4514_string()
 
 
@@ -294,7 +294,7 @@ _ABSENT = {
 def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tuple[list[list[str]], str, PublicKey]:
     """Return the attributes of the subject, the issuer's name and the key, as cryptography reads them.
 
-    Raises MalformedError if cryptography does not read a part of the certificate.
+    Raises MalformedError if cryptography cannot parse a part of the certificate.
     """
     check_public_key(fields.key)
     # cryptography parses lazily and raises many types of exceptions.
@@ -303,7 +303,7 @@ def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tu
         attributes = [[each.rfc4514_string() for each in together] for together in parsed.subject.rdns]
         name = _issuer(_Issuer(issuer, parsed)) if ordinary else parsed.issuer.rfc4514_string()
         key = plain_key(fields.key) or public_key_of(parsed)
-        # A renewal copies the extensions.
+        # Parse the extensions here, because a renewal copies them.
         tuple(parsed.extensions)
     if key.algorithm == "RSA" and key.der != fields.key and RSA_PSS in fields.key[:32]:
         key = replace(key, algorithm="RSASSA-PSS")  # for Go, this is a separate algorithm, which Go cannot use

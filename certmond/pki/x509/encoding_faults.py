@@ -9,7 +9,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
-    """Yield the fault in the encoding of the certificate, if it has one. `where` names the file and the PEM block."""
+    """Yield the fault in the encoding of the certificate, if any. `where` names the file and the PEM block."""
     if certificate.objections:
         refused = "; ".join(certificate.objections)
         yield Fault(
@@ -20,7 +20,7 @@ def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
     elif certificate.unread:
         yield Fault(
             Reason.NONCONFORMING,
-            f"{where}: Kubernetes reads this certificate, but its encoding breaks RFC 5280, and the library "
-            f"cryptography, with which certmond renews, refuses it: {certificate.unread}",
+            f"{where}: Kubernetes can parse this certificate, but the encoding violates RFC 5280, and the library "
+            f"cryptography, which certmond uses for renewals, refuses the certificate: {certificate.unread}",
             "issue it again from a new certificate request, because certmond cannot copy its contents",
         )

@@ -1,4 +1,4 @@
-"""Guard for library calls on untrusted bytes: it turns each exception of the library into a MalformedError.
+"""Guard for library calls on untrusted bytes, which turns each exception of the library into a MalformedError.
 
 For damaged input, cryptography raises many types of exceptions. pyo3's PanicException is derived directly from
 BaseException.
@@ -12,22 +12,22 @@ from cryptography.exceptions import InternalError
 
 from certmond.errors import MalformedError
 
-_PANIC = "PanicException"  # pyo3 creates the module of this class at run time, so it cannot be imported
+_PANIC = "PanicException"  # pyo3 creates the module of this class at run time, so certmond cannot import the class
 _LONGEST = 200  # characters of the library's message
 
 
-# A generator would create reference cycles of frames.
+# A class, because a context manager from a generator would create reference cycles of frames.
 class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
     """Context manager that turns each exception of a library into a MalformedError with the text `sentence`.
 
-    The library's message follows only if `quotable` is True, because it can quote the bytes.
+    The library's message can quote the bytes, so the text contains this message only if `quotable` is True.
     """
 
     def __init__(self, sentence: str, *, quotable: bool = False) -> None:
         self._sentence, self._quotable = sentence, quotable
 
     def __enter__(self) -> None:
-        """Do nothing."""
+        """Do nothing: only `__exit__` acts."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,7 +1,7 @@
 """Name constraints of a CA (RFC 5280, section 4.2.1.10), as Go's crypto/x509 applies them.
 
-This module decides whether a CA may certify the names of a certificate. An index of the subtrees makes the cost of a
-name proportional to its number of labels.
+This module decides whether a CA may certify the names of a certificate. Because of an index of the subtrees, the cost
+of a comparison is proportional to the number of labels in the name.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class NameConstraints:
             return False
 
     def comparisons(self, certificate: Certificate, most: int) -> int:
-        """Return how many comparisons of names with subtrees Go makes for `certificate` in the worst case.
+        """Return the maximum number of comparisons between names and subtrees that Go makes for `certificate`.
 
         A result of at most `most` is an upper bound. A larger result is exact.
         """
@@ -122,7 +122,7 @@ class NameConstraints:
 
     def _permits(self, name: str) -> bool:
         kind, _, value = name.partition(":")
-        if kind in {"DNS", "email"}:  # as in Go, which also checks it if no constraint is of this kind
+        if kind in {"DNS", "email"}:  # Go also checks the name if no constraint is of this kind
             _labels(value if kind == "DNS" else _mailbox(value)[1])
         if self.excluded.counts[kind] and self.excluded.hold(kind, value):
             return False
@@ -130,7 +130,7 @@ class NameConstraints:
 
 
 def constraints_of(issuer: Certificate) -> NameConstraints | None:
-    """Return the name constraints of a CA, or None if they cannot be parsed. Go then refuses the CA."""
+    """Return the name constraints of a CA, or None if they cannot be parsed. In this case, Go refuses the CA."""
     return _kept(issuer.der) if is_ordinary(issuer.der) else _parsed(issuer.der)
 
 
@@ -175,7 +175,7 @@ def _mailbox(address: str) -> tuple[str, str]:
 def _host(uri: str) -> str:
     """Return the host of a URI.
 
-    Raises ValueError if there is no host, or if the host is an IP address, as RFC 5280 requires.
+    Raises ValueError if there is no host, or if the host is an IP address (RFC 5280, 4.2.1.10).
     """
     host = host_in(uri)
     if not host.endswith("]"):

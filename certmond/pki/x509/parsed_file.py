@@ -16,7 +16,8 @@ from certmond.pki.x509.public_key import PublicKey
 def leaf_of(document: Document) -> dict[str, Any]:
     """Return the certificates of a file as fields of an `Observation`, with the end-entity certificate first.
 
-    The end-entity certificate is the one whose private key is in the file, or else the first that is not a CA.
+    The end-entity certificate is the certificate whose private key is in the file, or else the first certificate that
+    is not a CA, or else the first certificate.
     """
     certificates = document.certificates
     if len(certificates) < 2:
@@ -30,7 +31,7 @@ def leaf_of(document: Document) -> dict[str, Any]:
 def public_key_in(document: Document, key: PublicKey | None) -> PublicKey | None:
     """Return the public key in a file, or None.
 
-    If the file has several keys, return `key` if it is among them, or else the first key.
+    If the file contains several keys, return `key` if the file contains `key`, or else the first key.
     """
     found = (*document.public_keys, *filter(None, (document.key,)), *(item.key for item in document.certificates))
     return next((one for one in found if key and one.sha256 == key.sha256), next(iter(found), None))
@@ -57,18 +58,18 @@ def is_broken(document: Document) -> bool:
 def encrypted_key_in(document: Document, path: str) -> Iterator[Fault]:
     """Yield a fault if the file contains an encrypted private key."""
     if document.encrypted_key:
-        fact = f"the private key in {path} is encrypted, which no component of Kubernetes can read"
-        yield Fault(Reason.UNREADABLE, fact, "store it decrypted, mode 0600")
+        fact = f"the private key in {path} is encrypted, and no component of Kubernetes can read an encrypted key"
+        yield Fault(Reason.UNREADABLE, fact, "decrypt the key, and set mode 0600")
 
 
 def not_pem(document: Document, path: str) -> Iterator[Fault]:
-    """Yield a fault if the file contains certificates and is not PEM.
+    """Yield a fault if the file contains certificates, but is not PEM.
 
     Kubernetes reads key pairs and trust anchors only in PEM.
     """
     if document.certificates and not document.pem:
         fact = f"{path} is not PEM, and tls.LoadX509KeyPair and client-go read certificates in PEM only"
-        yield Fault(Reason.MALFORMED, fact, "write it as PEM: openssl x509 -inform DER")
+        yield Fault(Reason.MALFORMED, fact, f"convert the file to PEM: openssl x509 -inform DER -in {path}")
 
 
 def without_missing(faults: Sequence[Fault]) -> tuple[Fault, ...]:

@@ -1,7 +1,7 @@
 """Parser of certificates and keys in the bytes of a file: PEM, DER and PKCS#12.
 
-Any bytes give a `Document`, never an error. A fault quotes no bytes of the file, because the reader of the message may
-have no permission to read the file.
+`decode` returns a `Document` for any bytes, and raises no error. A fault quotes no bytes of the file, because the
+reader of the message might not have permission to read the file.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Document:
 
     @property
     def only_keys(self) -> bool:
-        """Whether the file has a key and no certificate."""
+        """Whether the file contains a key, but no certificate."""
         return not self.certificates and bool(self.key or self.public_keys or self.encrypted_key)
 
 
@@ -77,8 +77,8 @@ class Opened(NamedTuple):
 
 
 Opening = Callable[[bytes, bytes | None], Opened]
-"""Function that opens a PKCS#12 file with a password. The function raises MalformedError if the file does not open, and
-LimitError if the decryption takes too long.
+"""Function that opens a PKCS#12 file with a password. The function raises MalformedError if the password does not open
+the file, and LimitError if the decryption takes too long.
 """
 
 
@@ -96,7 +96,7 @@ def opened_here(data: bytes, password: bytes | None) -> Opened:
 
 def not_opened(_data: bytes, _password: bytes | None) -> Opened:
     """Raise LimitError, because the cost of decrypting the PKCS#12 file is unknown."""
-    raise LimitError("is a PKCS#12 file with an encrypted part, which this check does not open; convert it to PEM")
+    raise LimitError("is a PKCS#12 file whose encrypted part this check does not open; convert the file to PEM")
 
 
 def is_pkcs12(data: bytes) -> bool:
@@ -129,13 +129,13 @@ def _decode_pem(data: bytes, path: str) -> Document:
         if not keys or block not in keys
     ]
     if keys:
-        detail = f"{path} has more than {MAX_PRIVATE_KEYS} private keys; certmond does not read the others"
+        detail = f"{path} contains more than {MAX_PRIVATE_KEYS} private keys; certmond does not read the others"
         parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
     if len(blocks) > MAX_BLOCKS:
-        detail = f"{path} has more than {MAX_BLOCKS} PEM blocks; certmond does not read the others"
+        detail = f"{path} contains more than {MAX_BLOCKS} PEM blocks; certmond does not read the others"
         parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
     elif rest := data[blocks[-1].stop :].strip(b"\x00" + BLANK):
-        detail = f"{path} has {len(rest)} bytes of text after the last PEM block"
+        detail = f"{path} contains {len(rest)} bytes of text after the last PEM block"
         parts.append(Document(faults=(Fault(Reason.TRAILING_DATA, detail),)))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
@@ -185,7 +185,7 @@ def _contents(block: Block, where: str) -> Document:
         return Document(public_keys=(_public_key(block.body()),))
     if block.label in _IGNORED_LABELS:
         return Document()
-    raise MalformedError("has a label that is neither a certificate's nor a key's")
+    raise MalformedError("has a label that is neither a label of a certificate nor of a key")
 
 
 def certificate_document(der: bytes, where: str) -> Document:
@@ -206,7 +206,7 @@ def _certificate(der: bytes) -> Certificate:
 
 
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
-    """Return the parsed certificate for `der`, which all files with this certificate share.
+    """Return the parsed certificate for `der`. All files that contain this certificate share the returned object.
 
     `make` creates the certificate if it does not exist yet.
     """
@@ -217,7 +217,7 @@ def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
 
 
 def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Document:
-    """Return a document with the public key of the private key `der`, and with a fault if Go does not load this key.
+    """Return a document with the public key of the private key `der`, and with a fault if Go refuses this key.
 
     Raises MalformedError if `der` is not a private key.
     """
@@ -285,7 +285,7 @@ def _decode_der(data: bytes, path: str) -> Document:
         certificate = _certificate(head)
         faults = [*encoding_faults(certificate, path)]
         if head != data:
-            detail = f"{path} has {len(data) - len(head)} bytes after its DER certificate"
+            detail = f"{path} contains {len(data) - len(head)} bytes after the DER certificate"
             faults.append(Fault(Reason.TRAILING_DATA, detail))
         return Document(certificates=(certificate,), faults=tuple(faults))
     except LimitError as error:
@@ -305,7 +305,7 @@ def _decode_der(data: bytes, path: str) -> Document:
 
 
 def _is_der(data: bytes) -> bool:
-    """Return whether `data` is exactly one DER SEQUENCE, as a certificate or a key is."""
+    """Return whether `data` is exactly one DER SEQUENCE, like a certificate or a key."""
     try:
         value = read_value(data)
     except MalformedError:

@@ -1,11 +1,11 @@
 """Search for certification paths with the rules of Go's crypto/x509, which the components of Kubernetes use.
 
-The search ignores the time: each path has the period in which it is valid. The rules are those of Go 1.24's
+The search ignores the time: each path contains its validity period. The rules are the rules of Go 1.24's
 Certificate.Verify (crypto/x509/verify.go):
 
 - The issuer's key has signed the certificate, and the certificate has the raw subject of the issuer as its issuer.
 - An issuer of version 3 has cA, an issuer with keyUsage has keyCertSign, and the path obeys pathLenConstraint.
-- Go supports every algorithm, so SHA-1 and MD5 are refused, and Go handles every critical extension.
+- Go supports every algorithm, and handles every critical extension. Go does not support SHA-1 and MD5.
 - Every certificate of the path permits the extended key usages, and obeys the name constraints of the CAs above it.
 
 No rule requires a subjectAltName on clients, an authorityKeyIdentifier, keyUsage on the root, or a positive serial
@@ -40,19 +40,19 @@ from certmond.pki.x509.search_budget import MAX_COMPARISONS, MAX_NAMES, MAX_WORK
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
 _HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has no separate digest
 KEYS = frozenset({"RSA", "ECDSA", "Ed25519"})
-"""Algorithms of the keys with which Go, and so Kubernetes, can verify a signature."""
+"""Algorithms of the keys with which Go, and therefore Kubernetes, can verify a signature."""
 _MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: limits the cost of a hostile bundle
 
 
 class Refusal(StrEnum):
-    """Reason for which the search refuses a certificate."""
+    """Reason why the search refuses a certificate."""
 
     NO_ISSUER = "no CA certificate has the name of its issuer"
     BAD_SIGNATURE = "not signed by the CA certificate with the name of its issuer"
     NOT_CA = "the issuer is not a CA"
     CANNOT_SIGN = "the issuer may not sign certificates"
     WEAK_SIGNATURE = "signed with a broken digest"
-    UNSUPPORTED = "has an algorithm, or an encoding, that Go, and so Kubernetes, cannot use"
+    UNSUPPORTED = "has an algorithm or an encoding that Go, and therefore Kubernetes, cannot use"
     TOO_LONG = "more intermediates than the issuer allows"
     UNKNOWN_CRITICAL = "has a critical extension that Go does not handle"
     NAME_CONSTRAINT = "has a name that the issuer may not certify"
@@ -66,7 +66,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Refusal of one certificate in the search for paths. `certificate` is the one that the refusal describes."""
+    """Refusal of one certificate in the search for paths. `refusal` is a fact about `certificate`."""
 
     refusal: Refusal
     certificate: Certificate
@@ -77,7 +77,7 @@ _NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Certification path from the leaf to the trust anchor, valid from `since` to `until`, both included."""
+    """Certification path from the leaf to the trust anchor, valid from `since` to `until` (inclusive)."""
 
     certificates: tuple[Certificate, ...]
     since: datetime = field(init=False, compare=False)
@@ -100,13 +100,13 @@ _UNTIL = attrgetter("until")
 
 @dataclass(frozen=True, slots=True)
 class PathSearch:
-    """Result of a search: all paths, including those that are not valid now, and the refusals."""
+    """Result of a search: all paths, including paths that are not valid now, and the refusals."""
 
     paths: tuple[Path, ...]
     rejections: tuple[Rejection, ...]
 
     def valid_at(self, now: datetime) -> Path | None:
-        """Return the path that is valid at `now`, or None. Of several paths, return the one that ends last."""
+        """Return the path that is valid at `now`, or None. Of several valid paths, return the path that ends last."""
         return max([path for path in self.paths if path.holds_at(now)], key=_UNTIL, default=None)
 
     @property
@@ -146,7 +146,7 @@ def find_paths(
     """Return all certification paths from `leaf` to a certificate in `anchors`.
 
     The leaf and every CA must permit each usage in `usages`, as in Go (VerifyOptions.KeyUsages). `usages` are
-    Kubernetes names such as "server auth". The search ends when `budget` is spent.
+    Kubernetes names such as "server auth". The search ends when `budget` is exhausted.
     """
     return _Search(tuple(anchors), tuple(intermediates), frozenset(usages), budget or Budget()).run(leaf)
 
@@ -272,7 +272,7 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
 
 
 def _unusable(certificate: Certificate) -> Refusal | None:
-    """Return the reason for which Go refuses the certificate in every path, or None."""
+    """Return the reason why Go refuses the certificate in every path, or None."""
     if certificate.unknown_critical and not certificate.objections:
         return Refusal.UNKNOWN_CRITICAL
     if certificate.objections or certificate.key.algorithm not in KEYS:
@@ -288,7 +288,7 @@ def _distance(child: Certificate, issuer: Certificate) -> int:
 
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
-    """Return whether `issuer` is the named issuer of `certificate` and has signed it. Accept weak digests."""
+    """Return whether `certificate` names `issuer` as its issuer, and `issuer` has signed it. Accepts weak digests."""
     if certificate.issuer_der != issuer.subject_der:
         return False
     try:
@@ -301,7 +301,7 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
     """Verify the signature of `certificate` with the key of `issuer`.
 
-    Return False if the key does not fit the signature algorithm. Raise an exception for a wrong signature.
+    Returns False if the key does not fit the signature algorithm. Raises an exception if the signature is wrong.
     """
     signed = signed_part_of(certificate.der)
     # Only the algorithm in the signed part counts; the outer one must be equal (RFC 5280, 4.1.1.2).

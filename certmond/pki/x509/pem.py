@@ -32,7 +32,7 @@ class Block(NamedTuple):
 
     @property
     def is_private_key(self) -> bool:
-        """Whether the label is that of a private key, according to Go (tls.X509KeyPair)."""
+        """Whether the block is a private key according to its label, by the rules of Go (tls.X509KeyPair)."""
         return self.label == "PRIVATE KEY" or self.label.endswith(" PRIVATE KEY")
 
     @property
@@ -43,7 +43,7 @@ class Block(NamedTuple):
         return b"ENCRYPTED" in self.text and _ENCRYPTED.search(self.text) is not None
 
     def body(self) -> bytes:
-        """Return the decoded base64 of the block. Raises MalformedError if the block is cut off or not base64."""
+        """Return the decoded base64 of the block. Raises MalformedError if the block is cut off, or is not base64."""
         frame = len("-----BEGIN -----") + len(self.label)
         text, end, _ = self.text[frame:].partition(b"-----END " + self.label.encode("ascii") + b"-----")
         if not end:
@@ -58,8 +58,8 @@ class Block(NamedTuple):
     def key_body(self) -> bytes:
         """Return the decoded base64 of a private key.
 
-        Raises MalformedError if the block is cut off or not base64. The message omits the label, which a reader could
-        mistake for a key.
+        Raises MalformedError if the block is cut off, or is not base64. The message omits the label, which a reader
+        could mistake for a key.
         """
         try:
             return self.body()
@@ -67,14 +67,14 @@ class Block(NamedTuple):
             raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
 
     def overlooked_in(self, data: bytes) -> str | None:
-        """Return why Go, and so Kubernetes, ignores this block of the file `data`, or None."""
+        """Return why Go, and therefore Kubernetes, ignores this block of the file `data`, or None."""
         begins_line = data[self.start - 1 : self.start] in {b"", b"\n"}
         if not (begins_line and _OWN_LINES.fullmatch(self.text) and _END_OF_LINE.match(data, self.stop)):
-            return "its BEGIN and END are not on separate lines, so Kubernetes ignores it"
+            return "the BEGIN and END markers are not on separate lines, so Kubernetes ignores the block"
         if self.label in CERTIFICATE_LABELS and self.label != "CERTIFICATE":
-            return f"its label is {self.label}, and Kubernetes reads only blocks with the label CERTIFICATE"
+            return f"the label is {self.label}, and Kubernetes reads only blocks with the label CERTIFICATE"
         if self.label in CERTIFICATE_LABELS and b":" in self.text:
-            return "it has headers, so Kubernetes ignores it"
+            return "the block has headers, so Kubernetes ignores the block"
         return None
 
 

@@ -1,7 +1,7 @@
-"""Limit for the cost of a PKCS #12 file (RFC 7292), which certmond checks before OpenSSL opens the file.
+"""Limit on the cost of a PKCS #12 file (RFC 7292). certmond checks this limit before OpenSSL opens the file.
 
-A reader of the BER that OpenSSL accepts counts the iterations of the MAC, and of each key derivation outside encrypted
-parts.
+The reader accepts the same BER as OpenSSL, and counts the iterations of the MAC and of each key derivation outside
+encrypted parts.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ MAX_ITERATIONS = 5_000_000
 _INTEGER, _OCTETS, _OID, _SEQUENCE, _EXPLICIT = 0x02, 0x04, 0x06, 0x30, 0xA0
 _CONSTRUCTED, _HIGH_TAG, _LONG, _INDEFINITE, _END = 0x20, 0x1F, 0x80, 0x80, b"\0\0"
 _MAX_DEPTH, _MAX_VALUES, _MOST_TAG = 32, 20_000, 1 << 32
-_LARGEST = 1 << 63  # a larger number counts as this one
+_LARGEST = 1 << 63  # a larger number counts as this number
 _ENCRYPTED_DATA = bytes.fromhex("2a864886f70d010706")
 _HMAC_SHA256 = bytes.fromhex("2a864886f70d0209")
 _DEFAULT_PRF = b""  # HMAC-SHA-1 (RFC 8018, A.2); the KDF of PKCS #12 takes no longer
 _WEIGHTS = {_HMAC_SHA256: 1, _DEFAULT_PRF: 4}
 _OTHER_WEIGHT = 6
-_SCRYPT_WEIGHT = 4  # for each block of each of its N * p rounds
+_SCRYPT_WEIGHT = 4  # for each block of each of the N * p rounds
 _DIGEST = 32  # bytes of one run of PBKDF2
 
 
@@ -39,7 +39,7 @@ class _Node:
 def check_iterations(data: bytes) -> bool:
     """Check the cost of a PKCS #12 file or an encrypted PKCS #8 key. Return whether a part is encrypted.
 
-    Raises LimitError for more than `MAX_ITERATIONS`, and MalformedError if OpenSSL could read the file differently.
+    Raises LimitError for more than `MAX_ITERATIONS`, and MalformedError if OpenSSL might read the file differently.
     """
     found = [*_Reader(data).nodes(0, len(data), 0)]
     asked = sum(map(_work, found))
@@ -83,7 +83,7 @@ class _Reader:
         return node, place
 
     def _inside(self, node: _Node, depth: int) -> list[_Node]:
-        """Return the BER values inside an octet string, or none for any other value."""
+        """Return the BER values inside an octet string, or an empty list for any other value."""
         if node.tag & ~_CONSTRUCTED != _OCTETS:
             return []
         inner = _Reader(_octets(node))
@@ -115,7 +115,7 @@ class _Reader:
     def _tag(self, at: int, end: int) -> tuple[int, int]:
         """Return the tag as one byte, and the position after the tag.
 
-        Like OpenSSL, accept a low tag number in the form for high tag numbers.
+        Like OpenSSL, accepts a low tag number in the form for high tag numbers.
         """
         first, number = self._data[at], 0
         at += 1
@@ -143,7 +143,7 @@ def _work(node: _Node) -> int:
     here = 0
     for place, value in enumerate(node.values[:-1]):
         follower = node.values[place + 1]
-        # The parameters of a key derivation have the salt first, and then the number of iterations.
+        # The parameters of a key derivation contain the salt first, and then the number of iterations.
         if value.tag & ~_CONSTRUCTED in {_OCTETS, _SEQUENCE & ~_CONSTRUCTED} and follower.tag == _INTEGER:
             here += _asked(node.values[place + 1 :])
     return here + sum(map(_work, node.values))
@@ -152,7 +152,7 @@ def _work(node: _Node) -> int:
 def _asked(parameters: Sequence[_Node]) -> int:
     """Return the cost in iterations of one key derivation, from its parameters after the salt.
 
-    The algorithm is PBKDF2 (RFC 8018, A.2), scrypt (RFC 7914, 7), or that of PKCS #12 (RFC 7292, 4 and C).
+    The algorithm is PBKDF2 (RFC 8018, A.2), scrypt (RFC 7914, 7), or the KDF of PKCS #12 (RFC 7292, 4 and C).
     """
     numbers = [min(int.from_bytes(each.content), _LARGEST) for each in parameters if each.tag == _INTEGER]
     prf = next((each.values[0].content for each in parameters if each.tag == _SEQUENCE and each.values), _DEFAULT_PRF)

@@ -15,13 +15,14 @@ from certmond.pki.asn1.key_limits import check_public_key
 from certmond.pki.go.public_key import is_plain_public_key, key_name, public_key_of_info
 from certmond.pki.x509.library_guard import guarded
 
-# The curves of Go's crypto/elliptic. Kubernetes cannot use another curve, so such a key has the name of its curve.
+# The curves of Go's crypto/elliptic. For a key on any other curve, which Kubernetes cannot use, `algorithm` is the name
+# of the curve.
 _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """Public key. `sha256` is the SHA-256 of its SubjectPublicKeyInfo. `bits` is 0 if the size is unknown."""
+    """Public key. `sha256` is the digest of the SubjectPublicKeyInfo `der`. `bits` is 0 if the size is unknown."""
 
     algorithm: str
     bits: int
@@ -43,7 +44,7 @@ class PublicKey:
 
 
 def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
-    """Return the public key of a certificate or a private key. Raises MalformedError if cryptography cannot load it."""
+    """Return the public key of a certificate or private key. Raises MalformedError if cryptography refuses the key."""
     with guarded("its public key cannot be used"):
         return describe_key(holder.public_key())
 
@@ -75,7 +76,7 @@ def plain_key(info: bytes) -> PublicKey | None:
 
 
 def bare_key(info: bytes) -> PublicKey:
-    """Return the key in the SubjectPublicKeyInfo of a certificate that cryptography does not read.
+    """Return the key in the SubjectPublicKeyInfo of a certificate that cryptography cannot parse.
 
     The size of the key is 0 if Go does not support the key.
     """

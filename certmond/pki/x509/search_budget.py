@@ -1,6 +1,7 @@
-"""Limits for the search of certification paths, for all certificates of one file together.
+"""Limits on the search for certification paths, for all certificates of one file together.
 
-Go limits only a single search. A file can have hundreds of certificates, with keys that the author of the file chose.
+Go limits only a single search. A file can contain hundreds of certificates, and the author of the file chooses the
+keys.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MAX_WORK = 10_000
 """Maximum number of verifications of RSA-2048 signatures, which take about 50 microseconds each."""
 
 _FAST = {"RSA-2048": 1, "ECDSA-256": 2, "Ed25519": 3}
-_SLOW = 25  # any other curve; OpenSSL's slowest takes a millisecond
+_SLOW = 25  # any other curve; the slowest curve of OpenSSL takes one millisecond
 _HASHED = 50_000  # bytes that OpenSSL hashes in the time of one verification
 
 
@@ -38,12 +39,12 @@ class Budget:
     _constraints: dict[Certificate, NameConstraints | None] = field(default_factory=dict)
 
     def spend_work(self, cost: int) -> bool:
-        """Subtract `cost` from the remaining work, and return whether the work was sufficient."""
+        """Subtract `cost` from the remaining work, and return whether the remaining work was sufficient."""
         self.work -= cost
         return self.work >= 0
 
     def spend_names(self, count: int) -> bool:
-        """Subtract `count` from the remaining names, and return whether the names were sufficient."""
+        """Subtract `count` from the remaining names, and return whether the remaining number was sufficient."""
         self.names -= count
         return self.names >= 0
 

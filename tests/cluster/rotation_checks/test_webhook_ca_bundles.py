@@ -66,7 +66,7 @@ def test_a_bundle_with_the_old_ca_is_reported_until_it_is_current(
     assert canary.remedy == "replace the CA in the bundle, or annotate the object: certmond.io/ca-bundle=ca"
     add(cluster, resource, "right", b64(NEW, STRANGE, OLD))
     cluster.store.remove(resource, "it")
-    assert look(access) == CheckResult("ca_bundles", True, "each CA bundle has the expected CAs")
+    assert look(access) == CheckResult("ca_bundles", True, "each CA bundle contains the expected CAs")
     canary = look(access, [NEW.facts])
     assert canary.fact == f"the CA bundle of {made['kind']} right still has {OLD.facts.sha256[:12]}"
 
@@ -86,15 +86,15 @@ def test_an_annotated_bundle_is_updated(cluster: ApiServer, access: Access, reso
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
     made = add(cluster, resource, "it", b64(OLD, STRANGE), **ANNOTATED)
     canary = look(access)
-    assert (canary.ok, canary.remedy) == (False, "certmond updates it during a rotation")
+    assert (canary.ok, canary.remedy) == (False, "certmond updates the bundle during a rotation")
     canary = look(access, update=True)
     assert canary.ok
-    assert canary.fact == f"each CA bundle has the expected CAs; updated: {made['kind']} it"
+    assert canary.fact == f"each CA bundle contains the expected CAs; updated: {made['kind']} it"
     after = cluster.store.get(resource, "it")
     assert bundles(after) == [b64(OLD, NEW)]
     assert "later" in str(after)
     version = after["metadata"]["resourceVersion"]
-    assert look(access, update=True).fact == "each CA bundle has the expected CAs"
+    assert look(access, update=True).fact == "each CA bundle contains the expected CAs"
     assert cluster.store.get(resource, "it")["metadata"]["resourceVersion"] == version
 
 

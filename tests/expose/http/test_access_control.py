@@ -38,8 +38,8 @@ from tests.web_config_files import HASH, LIFE, NOW, PAIR, USERS, VERIFY, WebFile
 OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 
 DISCLOSED = METRICS + (
-    b"# HELP certmond_web_config_last_reload_successful 1 if the web configuration on disk is in force, "
-    b"0 if it was refused.\n"
+    b"# HELP certmond_web_config_last_reload_successful 1 if certmond serve uses the web configuration on disk, "
+    b"otherwise 0.\n"
     b"# TYPE certmond_web_config_last_reload_successful gauge\ncertmond_web_config_last_reload_successful 1\n"
 )
 
@@ -595,7 +595,7 @@ class TestStart:
             ({"tls.crt": None}, r"web.yaml:2: tls_server_config.cert_file: \S+/tls.crt cannot be read \(No such file"),
             ({"tls.key": None}, r"web.yaml:3: tls_server_config.key_file: \S+/tls.key cannot be read \(No such file"),
             ({"clients.crt": None}, r"web.yaml:4: tls_server_config.client_ca_file: \S+/clients.crt cannot be read"),
-            ({"clients.crt": b"nothing"}, r"web.yaml:4: tls_server_config.client_ca_file: has no certificate"),
+            ({"clients.crt": b"nothing"}, r"web.yaml:4: tls_server_config.client_ca_file: contains no certificate"),
             ({"tls.crt": b"nothing"}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with \S+/tls.key"),
             ({"tls.key": b""}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with \S+/tls.key"),
             ({"tls.key": bytes(2_000_000)}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with"),

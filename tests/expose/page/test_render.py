@@ -263,10 +263,10 @@ class TestLife:
 
     def test_words(self) -> None:
         """A bar says the same in words."""
-        assert str(Lifetime(62.4, 20.0)) == "62 % of its lifetime is left, renewal at 20 %"
-        assert str(Lifetime(12.0, 20.0)) == "12 % of its lifetime is left, due since 20 %"
-        assert str(Lifetime(12.0, None)) == "12 % of its lifetime is left"
-        assert str(Lifetime(0.0, 20.0)) == "0 % of its lifetime is left"
+        assert str(Lifetime(62.4, 20.0)) == "62 % of its lifetime remains, renewal at 20 %"
+        assert str(Lifetime(12.0, 20.0)) == "12 % of its lifetime remains, due since 20 %"
+        assert str(Lifetime(12.0, None)) == "12 % of its lifetime remains"
+        assert str(Lifetime(0.0, 20.0)) == "0 % of its lifetime remains"
 
     def test_unknown(self) -> None:
         """Without dates there is no bar, and a life of no length has ended."""

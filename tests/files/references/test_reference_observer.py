@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from certmond.config.model import parse
 from certmond.files.catalog_observer import Store
-from certmond.files.references.component_references import RANCHER_MANIFESTS
+from certmond.files.references.component_sources import RANCHER_MANIFESTS
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.references import FLAGS
 from certmond.pki.catalog.references import PROGRAMS as REFERENCE_PROGRAMS
 from certmond.pki.findings import Reason, Severity
 from tests.builders import make_ca, make_leaf
+from tests.distributions import Tree
 from tests.node import KUBELET_PEM, NOW, PKI, Node, key_pem, pem
+from tests.proc_tree import ProcTree
 from tests.reference_node import EXTRA, MANIFESTS, ReferenceNode, pod
 
 CONFIG = parse((), profile="kubeadm")
@@ -239,6 +241,55 @@ def test_each_role_of_a_file_is_checked(node: Node) -> None:
     assert (seen.key_path, seen.spec.usages) == (key, ("server auth", "client auth"))
 
 
+def test_each_key_of_a_certificate_is_compared(node: Node) -> None:
+    """If flags name a certificate with two keys, the key that does not belong to the certificate is critical."""
+    world = ReferenceNode(node, LATER)
+    certificate, key = world.pair(f"{EXTRA}/shared")
+    other = world.pair(f"{EXTRA}/other")[1]
+    second_pod(world, "a", "etcd", f"--cert-file={certificate}", f"--key-file={key}")
+    second_pod(
+        world, "b", "cloud-controller-manager", f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"
+    )
+    second_pod(world, "c", "kube-scheduler", f"--tls-cert-file={certificate}", f"--tls-private-key-file={other}")
+    seen = [each for each in named(node).values() if each.path == certificate]
+    assert {each.key_path: each.name.partition(".")[0] for each in seen} == {key: "etcd", other: "kube-scheduler"}
+    assert len(seen) == 2
+    found = {each.key_path: reasons(judged(node), each.name) for each in seen}
+    assert found == {key: set(), other: {"key_mismatch"}}
+
+
+def test_each_ca_that_verifies_a_certificate_is_checked(node: Node) -> None:
+    """A client certificate for etcd and for its peers must have a path to the CA of each flag."""
+    world = ReferenceNode(node, LATER)
+    certificate, key = world.pair(f"{EXTRA}/shared")
+    world.write(f"{EXTRA}/etcd-peer-trusted-ca-file.crt", make_ca("another", not_after=LATER).pem)
+    words = (f"--{name}client-{part}={path}" for name in ("", "peer-") for part, path in (
+        ("cert-file", certificate), ("key-file", key)))  # fmt: skip
+    second_pod(world, "a", "etcd", *words)
+    seen = {each.spec.ca: each for each in named(node).values() if each.path == certificate}
+    assert seen.keys() == {("etcd.trusted-ca-file",), ("etcd.peer-trusted-ca-file",)}
+    found = {ca[0]: reasons(judged(node), each.name) for ca, each in seen.items()}
+    assert found == {"etcd.trusted-ca-file": set(), "etcd.peer-trusted-ca-file": {"no_path"}}
+
+
+def test_another_key_of_a_certificate_of_the_catalogue_is_compared(node: Node) -> None:
+    """A flag that combines a certificate of the catalogue with a key outside the entry has an entry."""
+    world = ReferenceNode(node, LATER)
+    before = set(named(node))
+    node.path(f"{EXTRA[1:]}/link.key").symlink_to(f"/{PKI}/apiserver.key")
+    other = world.pair(f"{EXTRA}/other")[1]
+    world.add_flags("kube-scheduler", f"--tls-sni-cert-key=/{PKI}/apiserver.crt,{EXTRA}/link.key")
+    mounted = yaml.safe_load(node.read(f"{MANIFESTS}/kube-scheduler.yaml"))
+    mounted["spec"]["containers"][0]["volumeMounts"].append({"name": "pki", "mountPath": f"/{PKI}"})
+    mounted["spec"]["volumes"].append({"name": "pki", "hostPath": {"path": f"/{PKI}"}})
+    node.replace(f"{MANIFESTS}/kube-scheduler.yaml", yaml.safe_dump(mounted))
+    assert set(named(node)) == before
+    world.add_flags("kube-scheduler", f"--tls-sni-cert-key=/{PKI}/apiserver.crt,{other}")
+    (new,) = set(named(node)) - before
+    assert named(node)[new].key_path == other
+    assert "key_mismatch" in reasons(judged(node), new)
+
+
 def test_a_signer_stays_the_trust_anchor_of_other_certificates(node: Node) -> None:
     """The CA of --client-ca-file with which a controller manager also signs still verifies certificates of clients."""
     world = ReferenceNode(node, LATER)
@@ -298,6 +349,29 @@ def test_any_manifest_gives_valid_entries(tmp_path: Path, listed: list[dict[str,
     assess(inventory, NOW)
 
 
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(FLAG_NAMES, PATHS | st.text(max_size=9), max_size=6), FLAG_NAMES)
+def test_any_configuration_of_a_distribution_gives_valid_entries(
+    tmp_path: Path, flags: dict[str, str], other: str
+) -> None:
+    """Whatever flags files of distributions and processes have, certmond observes them without an error."""
+    tree, processes = Tree(tmp_path / "root"), ProcTree(tmp_path / "processes")
+    words = [f"{name}={value}" for name, value in flags.items()]
+    arguments = {"kube-apiserver-arg": words, "kubelet-arg+": other, "kube-apiserver-extra-mount": ":".join(words)}
+    tree.write("/etc/rancher/k3s/config.yaml", json.dumps(flags | arguments))
+    tree.write("/etc/rancher/rke2/config.yaml", json.dumps(arguments))
+    registries = {"configs": {other: {"tls": dict(zip(("ca_file", "cert_file", "key_file"), words, strict=False))}}}
+    tree.write("/etc/rancher/k3s/registries.yaml", json.dumps(registries))
+    spec = {"api": {"extraArgs": flags, "rawArgs": words}, "storage": {"etcd": {"externalCluster": {"caFile": other}}}}
+    tree.write("/etc/k0s/k0s.yaml", json.dumps({"spec": spec}))
+    tree.write("/var/snap/microk8s/current/args/kubelet", "\n".join(f"--{word}" for word in words))
+    for user in (0, 5):
+        processes.add(str(user + 1), "etcd", *(f"--{word}".replace("\x00", "") for word in words), user=user)
+    inventory = Store((), str(tree.root), references=True, proc=str(processes)).observe()
+    assert len({each.identity for each in inventory.observations}) == len(inventory.observations)
+    assess(inventory, NOW)
+
+
 def test_a_named_file_that_is_missing_is_critical(node: Node) -> None:
     """The component does not start without a file that its flag names."""
     ReferenceNode(node, LATER)
@@ -348,6 +422,52 @@ def test_the_flags_of_an_init_container_are_followed(node: Node) -> None:
     world.write(f"/{MANIFESTS}/init.yaml", yaml.safe_dump(fields))
     assert named(node)["wait.ca"].path == certificate
     assert reasons(judged(node), "wait.ca") == {"nearing_expiry"}
+
+
+def add_variables(world: ReferenceNode, component: str, *variables: dict[str, Any]) -> str:
+    """Add variables to the container of a component. Return the path of its manifest."""
+    world.add_flags(component)
+    path = f"{MANIFESTS}/{component}.yaml"
+    fields = yaml.safe_load(world.node.read(path))
+    fields["spec"]["containers"][0]["env"] = [*variables]
+    world.node.replace(path, yaml.safe_dump(fields))
+    return f"/{path}"
+
+
+def test_a_file_in_the_environment_of_a_static_pod_is_followed(node: Node) -> None:
+    """certmond watches the files of certificates and kubeconfigs that variables of a container name."""
+    world = ReferenceNode(node, SOON)
+    first, second = world.trust(f"{EXTRA}/first"), world.trust(f"{EXTRA}/second")
+    proxy = world.kubeconfig(f"{EXTRA}/proxy")
+    manifest = add_variables(
+        world, "load-balancer", {"name": "NODE_EXTRA_CA_CERTS", "value": first},
+        {"name": "LB_KUBECONFIG", "value": f"{second.removesuffix('.crt')}.conf:{proxy}"},
+        {"name": "DIR", "value": EXTRA}, {"name": "CA_FILE", "value": "$(DIR)/second.crt"},
+        {"name": "FROM_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "URL", "value": "https://192.0.2.1/ca.crt"}, {"name": "RELATIVE", "value": "ca.crt"},
+    )  # fmt: skip
+    assessment = judged(node)
+    seen = {each.name: each for each in named(node).values() if each.name.startswith("load-balancer.")}
+    assert owners(set(seen)) == {f"load-balancer.{name}" for name in (
+        "NODE_EXTRA_CA_CERTS", "LB_KUBECONFIG", "LB_KUBECONFIG.2", "CA_FILE")}  # fmt: skip
+    assert seen["load-balancer.NODE_EXTRA_CA_CERTS"].named_by == f"the variable NODE_EXTRA_CA_CERTS in {manifest}"
+    for name in ("NODE_EXTRA_CA_CERTS", "CA_FILE", "LB_KUBECONFIG"):
+        assert reasons(assessment, f"load-balancer.{name}") == {"nearing_expiry"}
+    missing = reasons(assessment, "load-balancer.LB_KUBECONFIG.2")
+    assert missing == {"not_watched"}
+
+
+def test_the_bundle_of_the_operating_system_in_a_variable_is_not_watched(node: Node) -> None:
+    """A package of the operating system replaces the bundle that SSL_CERT_FILE usually names."""
+    bundle = "/etc/ssl/certs/ca-certificates.crt"
+    world = ReferenceNode(node, LATER)
+    world.write(bundle, node.read(f"{PKI}/ca.crt"))
+    before = set(named(node))
+    add_variables(world, "kube-apiserver", {"name": "SSL_CERT_FILE", "value": bundle}, {"name": "CA", "value": ""})
+    new = {name: each for name, each in named(node).items() if name not in before}
+    assert new.keys() == {"kube-apiserver.SSL_CERT_FILE"}
+    (detail,) = (fault.detail for fault in new["kube-apiserver.SSL_CERT_FILE"].faults)
+    assert "has the CAs of the operating system" in detail
 
 
 def kubelet_client(node: Node) -> dict[str, set[str]]:

@@ -67,15 +67,49 @@ def test_etcd_of_kubespray_is_followed(services: ServiceNode) -> None:
     """certmond reports each certificate that a variable in the environment file of etcd names."""
     services.world.trust(f"{EXTRA}/e/ca")
     services.world.pair(f"{EXTRA}/e/member")
+    services.world.pair(f"{EXTRA}/e/admin")
     services.write("/etc/etcd.env", ETCD_ENVIRONMENT)
     services.service("etcd.service", "Type=notify\nEnvironmentFile=-/etc/etcd.env\nExecStart=/usr/local/bin/etcd")
     seen = {each.path: each for each in services.new().values()}
-    assert seen.keys() == {f"{EXTRA}/e/ca.crt", f"{EXTRA}/e/member.crt"}
+    assert seen.keys() == {f"{EXTRA}/e/{name}.crt" for name in ("ca", "member", "admin")}
+    assert seen[f"{EXTRA}/e/admin.crt"].named_by == "the variable ETCDCTL_CERT in /etc/etcd.env"
     member = seen[f"{EXTRA}/e/member.crt"]
     assert (member.key_path, member.named_by) == (f"{EXTRA}/e/member.key", "ETCD_CERT_FILE in /etc/etcd.env")
     assert member.spec.usages == ("server auth",)
     ending = {each.seen.path for each in services.judged().statuses if each.findings}
     assert seen.keys() <= ending
+    assert not services.unwatched()
+
+
+def test_the_environment_of_a_service_is_followed(services: ServiceNode) -> None:
+    """certmond watches the files of certificates that the environment of a component names, also of the kubelet."""
+    for stem in ("unit", "file", "kubelet"):
+        services.world.trust(f"{EXTRA}/{stem}")
+    services.write("/etc/proxy.env", f"EXTRA_CA={EXTRA}/file.crt\nMISSING={EXTRA}/none.crt\nOPTIONS=--v=2\n")
+    unit = services.service(
+        "kube-proxy.service",
+        f'Environment="SSL_CERT_FILE={EXTRA}/unit.crt"\nEnvironmentFile=/etc/proxy.env\nExecStart=/bin/kube-proxy',
+    )
+    services.service("kubelet.service", f"Environment=SSL_CERT_FILE={EXTRA}/kubelet.crt\nExecStart=/bin/kubelet")
+    seen = {name: each for name, each in services.new().items() if each.is_watched and each.path.endswith(".crt")}
+    assert {name: (each.path, each.named_by) for name, each in seen.items()} == {
+        "kube-proxy.SSL_CERT_FILE": (f"{EXTRA}/unit.crt", f"the variable SSL_CERT_FILE in {unit}"),
+        "kube-proxy.EXTRA_CA": (f"{EXTRA}/file.crt", "the variable EXTRA_CA in /etc/proxy.env"),
+        "kubelet.SSL_CERT_FILE": (
+            f"{EXTRA}/kubelet.crt", "the variable SSL_CERT_FILE in /etc/systemd/system/kubelet.service"
+        ),
+    }  # fmt: skip
+    (message,) = services.unwatched()
+    assert "the variable MISSING in /etc/proxy.env" in message
+
+
+def test_a_variable_with_the_value_of_a_flag_gives_no_finding(services: ServiceNode) -> None:
+    """The kubelet needs its bootstrap kubeconfig only until it has its own, also if a variable has the path."""
+    services.service(
+        "kubelet.service",
+        f"Environment=KUBELET_BOOTSTRAP_KUBECONFIG={EXTRA}/none.conf\n"
+        "ExecStart=/bin/kubelet --bootstrap-kubeconfig=${KUBELET_BOOTSTRAP_KUBECONFIG}",
+    )
     assert not services.unwatched()
 
 

@@ -33,10 +33,10 @@ def copy(*issued: Issued) -> Observation:
         (
             [NEW],
             [OLD],
-            "its certificate ends on 2026-11-27 12:00 UTC, and that of the original on 2027-11-24 12:00 UTC",
+            "the copy's certificate ends on 2026-11-27 12:00 UTC, and that of the original on 2027-11-24 12:00 UTC",
         ),
         ([NEW, CA], [NEW], f"the copy lacks {CA.facts.subject}, which ends on"),
-        ([NEW], [NEW, CA], f"only the copy has {CA.facts.subject}, which ends on"),
+        ([NEW], [NEW, CA], f"only the copy contains {CA.facts.subject}, which ends on"),
     ],
 )
 def test_a_copy_with_other_certificates_is_a_warning(original: list[Issued], present: list[Issued], fact: str) -> None:
@@ -46,7 +46,7 @@ def test_a_copy_with_other_certificates_is_a_warning(original: list[Issued], pre
     assert not found[0]
     ((item,),) = found[1:]
     assert item.severity is Severity.WARNING
-    assert item.message.startswith(f"/pki/copy.crt is a copy of /pki/original.crt and has other certificates: {fact}")
+    assert item.message.startswith(f"/pki/copy.crt, a copy of /pki/original.crt, contains other certificates: {fact}")
 
 
 def test_a_copy_without_a_difference_has_no_finding() -> None:

@@ -533,7 +533,7 @@ def test_an_impossible_repair_has_its_reason_and_remedy() -> None:
         ({"renewed_by": "the distribution at its start"}, CA, "certmond does not renew this certificate"),
         ({"signer": "none"}, CA, "`signer: none`"),
         ({"subject": []}, CA, "its entry fixes no subject"),
-        ({"subject": "CN=${service_ip}"}, CA, "this node has no fact for its subject"),
+        ({"subject": "CN=${service_ip}"}, CA, "its subject contains an unknown fact"),
         ({}, other, "is not on this node"),
     ):
         spec = row("leaf", **{"subject": "CN=leaf", **fields})

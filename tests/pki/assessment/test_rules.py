@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from certmond.files.document_reader import bundle_observations
 from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.assessment.rules import POLICY
 from certmond.pki.assessment.validity_rules import critical_point, renewal_point
-from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
+from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.findings import Fault, Finding, Reason, Severity
 from certmond.pki.x509.certificate import parse_certificate
 from fuzz.mutated_chains import rsa_info, with_key
@@ -188,6 +190,71 @@ def test_an_expired_further_ca_of_a_bundle_is_a_leftover() -> None:
     assert (found.severity, "remove it from the bundle" in found.message) == (Severity.WARNING, True)
     assert not findings(*seen, about="ca")
     assert of_ca(old)["expired"].severity is Severity.CRITICAL
+
+
+BUNDLE = CertificateSpec(name="trust", path="/pki/trust.crt", kind=Kind.BUNDLE)
+
+
+def see_bundle(*issued: Issued, spec: CertificateSpec = BUNDLE) -> list[Observation]:
+    whole = Observation(spec.name, spec, spec.path)
+    return list(bundle_observations(whole, [each.facts for each in issued]))
+
+
+def test_an_expired_ca_beside_a_valid_ca_is_a_warning() -> None:
+    """In a bundle of CAs, an expired CA is a warning while another one is valid, in any order."""
+    old = make_ca(not_after=NOW - DAY)
+    for order, name in (((old, ROOT), "trust"), ((ROOT, old), "trust#2")):
+        found = findings(*see_bundle(*order), about=name)["expired"]
+        assert (found.severity, "another CA is valid" in found.message) == (Severity.WARNING, True)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [(), (make_ca(not_after=NOW - 2 * DAY),), (make_ca(not_before=NOW + DAY),), (ROOT, make_leaf(ROOT))],
+    ids=["alone", "all expired", "not valid yet", "a chain"],
+)
+def test_an_expired_ca_without_a_valid_ca_is_critical(others: tuple[Issued, ...]) -> None:
+    """No process can use a bundle whose CAs have all expired. A file with a leaf is a chain, not a bundle of CAs."""
+    found = findings(*see_bundle(make_ca(not_after=NOW - DAY), *others), about="trust")["expired"]
+    assert found.severity is Severity.CRITICAL
+
+
+def test_a_ca_of_a_bundle_is_critical_before_its_end() -> None:
+    """Until its end, a peer on another host can need the CA, although another one is valid."""
+    ending = make_ca(not_after=NOW + DAY)
+    assert findings(*see_bundle(ending, ROOT), about="trust")["nearing_expiry"].severity is Severity.CRITICAL
+
+
+def test_an_expired_leaf_in_a_bundle_is_critical() -> None:
+    """No other certificate of the file replaces a certificate of a server or client."""
+    seen = see_bundle(make_leaf(ROOT, not_after=NOW - DAY), make_leaf(ROOT))
+    assert findings(*seen, about="trust")["expired"].severity is Severity.CRITICAL
+
+
+def test_a_certificate_of_an_expired_ca_in_a_bundle_is_critical() -> None:
+    """A certificate that needs the expired CA has a finding, because the finding of the CA is a warning."""
+    old, new = make_ca("old", not_after=NOW - DAY), make_ca("new")
+    spec = ReferenceSpec(name="trust", path="/pki/trust.crt", kind=Kind.BUNDLE, named_by="--a in /b")
+    verdicts = judge(*see_bundle(old, new, spec=spec), see(row(ca="trust"), make_leaf(old, not_after=NOW + YEAR)))
+    (found,) = verdicts["leaf"].findings
+    assert found.severity is Severity.CRITICAL
+    assert found.message == (
+        "/pki/leaf.crt: the CA CN=old expired on 2026-11-23 12:00 UTC; renew it: certmond renew leaf"
+    )
+    verdicts = judge(*see_bundle(old, new, spec=spec), see(row(ca="trust"), make_leaf(new, not_after=NOW + YEAR)))
+    assert not verdicts["leaf"].findings
+
+
+def test_the_end_of_the_last_valid_ca_changes_the_verdicts() -> None:
+    """A verdict on an expired CA, and on its certificates, changes at the end of the other CAs."""
+    old, new = make_ca("old", not_after=NOW - DAY), make_ca("new", not_after=NOW + 2 * DAY)
+    spec = ReferenceSpec(name="trust", path="/pki/trust.crt", kind=Kind.BUNDLE, named_by="--a in /b")
+    seen = (*see_bundle(old, new, spec=spec), see(row(ca="trust"), make_leaf(old, not_after=NOW + YEAR)))
+    verdicts = judge(*seen)
+    assert {verdicts[name].changes_at for name in ("trust", "leaf")} == {new.facts.expires_at}
+    later = judge(*seen, now=NOW + 3 * DAY)
+    assert [item.severity for item in later["trust"].findings] == [Severity.CRITICAL]
+    assert not later["leaf"].findings
 
 
 def test_a_further_ca_of_a_bundle_has_its_last_second_too() -> None:
@@ -377,7 +444,7 @@ def test_an_intermediate_is_refused_as_trust_anchor() -> None:
     """The reason is its issuer's name, or a signature by another key."""
     assert of_ca(make_intermediate(ROOT)).keys() == {"ca_not_self_signed"}
     assert of_ca(cross_sign(make_ca(), by=ROOT)).keys() == {"ca_not_self_signed"}
-    assert "Root CA only" in of_ca(make_intermediate(ROOT))["ca_not_self_signed"].message
+    assert "only Root CAs" in of_ca(make_intermediate(ROOT))["ca_not_self_signed"].message
 
 
 def test_a_ca_has_the_ca_flag() -> None:
@@ -458,7 +525,7 @@ def test_names_are_compared_as_resolvers_and_routers_do() -> None:
     leaf = make_server(ROOT, names=["DNS:Kubernetes.Default", "IP:fd00::1", "email:a@b"])
     assert not of_leaf(leaf, names=["DNS:kubernetes.default.", "IP:FD00:0:0:0:0:0:0:1"])
     assert (
-        "has no subjectAltName DNS:a, IP:10.0.0.1;"
+        "lacks the subject alternative name DNS:a, IP:10.0.0.1;"
         in of_leaf(leaf, names=["DNS:a", "IP:10.0.0.1", "DNS:a"])["missing_name"].message
     )
 
@@ -621,7 +688,10 @@ def test_a_chain_is_allowed_if_its_readers_accept_one() -> None:
     middle = make_intermediate(ROOT)
     leaf = make_leaf(middle)
     assert not of_leaf(leaf, middle)
-    assert "contains 1 more certificates" in of_leaf(leaf, middle, chain=False)["unexpected_chain"].message
+    assert (
+        "contains 1 certificate in addition to the leaf"
+        in of_leaf(leaf, middle, chain=False)["unexpected_chain"].message
+    )
     turned = findings(see(AUTHORITY, ROOT), see(row(), leaf, middle, leaf_first=False))["unexpected_chain"]
     assert "does not begin with its own certificate" in turned.message
     assert turned.severity is Severity.CRITICAL, "Go's TLS takes the first"

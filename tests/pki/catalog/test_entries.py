@@ -206,7 +206,7 @@ def test_a_key_pair_has_a_key_and_a_glob_has_none_beside_it() -> None:
         ("ca", "rotate it: certmond root-ca rotate"),
         ("etcd-ca", "rotate it: certmond root-ca rotate --family etcd-ca"),
         ("front-proxy-ca", "rotate it: certmond root-ca rotate --family front-proxy-ca"),
-        ("own-ca", "replace it with the tool that issued it, then each certificate below it"),
+        ("own-ca", "replace the CA and then each certificate below it, with the tool that issued the CA"),
     ],
 )
 def test_the_remedy_of_a_ca_has_the_command_for_its_family(name: str, remedy: str) -> None:

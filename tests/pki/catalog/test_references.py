@@ -34,10 +34,13 @@ SOURCES = {
         config-file""",
     "konnectivity-server": "server-cert server-key server-ca-cert cluster-cert cluster-key cluster-ca-cert kubeconfig",
     "konnectivity-agent": "agent-cert agent-key ca-cert",
+    "k3s": "datastore-cafile datastore-certfile datastore-keyfile etcd-s3-endpoint-ca private-registry",
+    "rke2": "datastore-cafile datastore-certfile datastore-keyfile etcd-s3-endpoint-ca private-registry",
 }
 """Component -> its flags and fields for files with a certificate or key, listed from the sources and not the code.
 
-kubernetes v1.36, the files of `Flag.source`; etcd v3.6, server/embed/config.go; apiserver-network-proxy v0.34. It omits
+kubernetes v1.36, the files of `Flag.source`; etcd v3.6, server/embed/config.go; apiserver-network-proxy v0.34;
+k3s pkg/cli/cmds. It omits
 files without certificates: policies, CRLs, tokens, encryption and tracing configurations.
 """
 

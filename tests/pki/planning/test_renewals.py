@@ -145,7 +145,7 @@ def test_a_pattern_has_an_hourly_quota() -> None:
     made = flood()
     waiting = held(made.plan(NOW))
     assert waiting.until == made.plan(NOW).changes_at == NOW + 30 * MINUTE
-    assert "1000 certificates of apps were renewed within an hour" in waiting.because
+    assert "certmond renewed 1000 certificates of apps in one hour" in waiting.because
     assert steps(made.plan(NOW + 30 * MINUTE)) == [("apps", Cause.DUE)]
 
 
@@ -476,10 +476,20 @@ UNRELATED = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
         (replace(GOOD, name="leaf#2"), CA, {}, "this certificate has no separate entry in the catalogue"),
         (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "this certificate has no separate entry in the catalogue"),
         (see(row(signer="none"), leaf(NOW + DAY)), CA, {}, "its entry has `signer: none`"),
-        (see(row()), CA, {}, "the file has no certificate to renew; first restore it"),
+        (see(row()), CA, {}, "the file contains no certificate to renew; restore the file"),
         (replace(GOOD, renewable=False), CA, {}, "the file is not PEM"),
-        (see(row(), make_leaf(ROOT, path_length=0, not_after=NOW + DAY)), CA, {}, "cryptography does not read it"),
-        (see(row(), make_leaf(ROOT, serial=-1, not_after=NOW + DAY)), CA, {}, "Go does not read it (x509: negative"),
+        (
+            see(row(), make_leaf(ROOT, path_length=0, not_after=NOW + DAY)),
+            CA,
+            {},
+            "cryptography refuses the certificate",
+        ),
+        (
+            see(row(), make_leaf(ROOT, serial=-1, not_after=NOW + DAY)),
+            CA,
+            {},
+            "Go refuses the certificate (x509: negative",
+        ),
         (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "the CA /pki/ca.crt is unusable"),
         (GOOD, see(AUTHORITY), {}, "the file of the CA (entry ca) contains no certificate; first restore the CA"),
         (see(row(kind="kubeconfig"), leaf(NOW + DAY), renewable=False), CA, {}, "the kubeconfig refers to files"),
@@ -524,7 +534,7 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
     assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; set `subject` in the entry"
-    assert "the file has no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
+    assert "the file contains no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
     assert renewal_time(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 
 

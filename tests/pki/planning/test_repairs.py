@@ -78,9 +78,7 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
                     path="/pki/other.crt", key_path="/pki/other.key")  # fmt: skip
     waits = cured(seen, other)
     assert isinstance(waits, Held)
-    assert waits.because.endswith(
-        "; this node has no fact for IP:${service_ip} until the other damaged files are repaired"
-    )
+    assert waits.because.endswith("; a fact in IP:${service_ip} is unknown until the other damaged files are repaired")
     alone = cured(seen)
     assert isinstance(alone, Issue)
     assert [name.value for name in alone.template.names] == ["leaf"]
@@ -91,8 +89,8 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
     ("fields", "ca", "said"),
     [
         ({"ca": []}, CA, "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"),
-        ({"ca": ["another"]}, CA, "the file of its CA, the entry another, has no certificate; restore the CA first"),
-        ({}, see(AUTHORITY), "the file of its CA, the entry ca, has no certificate; restore the CA first"),
+        ({"ca": ["another"]}, CA, "the entry another, contains no certificate; restore the CA first"),
+        ({}, see(AUTHORITY), "the file of its CA, the entry ca, contains no certificate; restore the CA first"),
         ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
     ],
     ids=["none configured", "not in the catalogue", "gone", "refused"],
@@ -132,8 +130,8 @@ def test_a_kubeconfig_is_not_created_without_its_server() -> None:
     salvage = Salvage()
     made = new_template(seen, salvage, TERMS, signer="local", authority=CA)
     assert (
-        made
-        == "no file on this node has the address of the API server; move /etc/leaf.conf away, then run: certmond init"
+        made == "no file on this node contains the address of the API server; "
+        "move /etc/leaf.conf away, then run: certmond init"
     )
     salvage = Salvage(server=("kubernetes", "https://10.0.0.1:6443"))
     assert isinstance(new_template(seen, salvage, TERMS, signer="local", authority=CA), Template)
@@ -155,7 +153,7 @@ def test_a_server_does_not_lose_a_name_that_its_entry_does_not_fix() -> None:
     found = cured(seen, salvage=salvage, asked=None)
     assert isinstance(found, Held)
     assert found.because == (
-        "/pki/leaf.crt is not there; the last certificate had DNS:former, which the entry does not fix; "
+        "/pki/leaf.crt is not there; the last certificate contained DNS:former, which the entry does not fix; "
         "add it to `names`, or renew without it: certmond renew leaf"
     )
     assert isinstance(cured(seen, salvage=salvage), Issue)

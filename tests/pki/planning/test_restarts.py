@@ -208,7 +208,7 @@ def test_a_ca_is_rotated_and_not_activated_on_one_node() -> None:
     for seen, name in ((CA, "ca"), (pair, "sa")):
         known = around(seen)
         of = restarts(assess(Inventory((seen,), {}), NOW, around=known), known, (), TERMS, holds=RestartHolds())
-        assert held(of).because.startswith(f"{name} changed, and all nodes must trust it first")
+        assert held(of).because.startswith(f"{name} changed, and all nodes must trust the change first")
 
 
 def test_an_anchor_of_a_rotation_is_activated() -> None:
@@ -220,7 +220,7 @@ def test_an_anchor_of_a_rotation_is_activated() -> None:
     other = see(row("etcd-ca", ca=[], authority=True, usages="cert sign"), ROOT)
     known = around(CA, other)
     found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, holds=rotating)
-    assert held(found).because.startswith("etcd-ca changed, and all nodes must trust it first")
+    assert held(found).because.startswith("etcd-ca changed, and all nodes must trust the change first")
 
 
 def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
@@ -284,7 +284,7 @@ def test_one_broken_file_that_it_needs_suffices() -> None:
 def test_a_derived_file_comes_first() -> None:
     """If it could not be made, the service would read the old one."""
     of = made(LEAF, holds=RestartHolds(unmade={"leaf": "its owner does not exist"}))
-    assert held(of).because == "certmond could not write a file that the service may read: its owner does not exist"
+    assert held(of).because == "certmond could not write a file that the service might read: its owner does not exist"
     assert restart(made(LEAF, holds=RestartHolds(unmade={"other": "x"}))).target == "web"
 
 

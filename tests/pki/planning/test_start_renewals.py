@@ -237,7 +237,8 @@ def test_a_self_signed_certificate_is_kept_by_its_service() -> None:
     assert found(seen).planned == {}
     reason = renewal_obstacle(status_of(seen), {}, POLICY)
     assert reason == (
-        "the certificate is self-signed, so no CA can renew it; remove it and its key, and restart its service"
+        "the certificate is self-signed, so no CA can renew it; "
+        "remove the certificate and its key, and restart the service"
     )
 
 
@@ -340,7 +341,7 @@ def test_a_changed_trust_anchor_holds_the_restart() -> None:
     plan = restarts(
         assessment, known, (), Terms(), holds=RestartHolds(), renewals=start_renewals(assessment, POLICY)
     )  # fmt: skip
-    assert held(plan).because.startswith("ca changed, and all nodes must trust it first")
+    assert held(plan).because.startswith("ca changed, and all nodes must trust the change first")
     rotating = RestartHolds(rotating=frozenset({"ca"}))
     plan = restarts(assessment, known, (), Terms(), holds=rotating, renewals=start_renewals(assessment, POLICY))
     assert [(each.name, each.ends_at) for each in restart(plan).targets] == [("leaf", NOW + 10 * DAY), ("ca", None)]
@@ -350,7 +351,7 @@ def test_a_derived_file_that_could_not_be_written_holds_the_restart() -> None:
     """The service may read this file at its start."""
     holds = RestartHolds(unmade={"leaf": "no space"})
     assert held(made(DUE, holds=holds)).because == (
-        "certmond could not write a file that the service may read: no space"
+        "certmond could not write a file that the service might read: no space"
     )  # fmt: skip
 
 

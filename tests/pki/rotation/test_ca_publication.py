@@ -88,8 +88,8 @@ def test_an_overlap_that_is_too_short_for_pods_is_reported() -> None:
     short, enough = RootCaSpec(overlap=timedelta(seconds=129)), RootCaSpec(overlap=timedelta(seconds=130))
     reported = short_overlap(short, ClusterSpec())
     assert reported is not None
-    assert reported.startswith("root_ca.overlap is 129 s, and pods may trust a new CA up to 130 s late")
-    assert "within 40 s of its restart" in reported
+    assert reported.startswith("root_ca.overlap is 129 s, and pods might trust a new CA up to 130 s late")
+    assert "within 40 s after its restart" in reported
     assert reported.endswith("set root_ca.overlap to 130s or more")
     ignoring = ClusterSpec(kubeconfig="/x.conf", workloads="ignore")
     assert short_overlap(short, ignoring) == reported

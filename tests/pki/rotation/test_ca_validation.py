@@ -178,7 +178,7 @@ def test_the_key() -> None:
     """If a key is required, it must exist and belong to the certificate."""
     ca = make_ca()
     assert judged(ca, key=OTHER).problems == (
-        "new.key is not the private key of new.crt; restore a matching pair, or reissue it",
+        "new.key is not the private key of new.crt; restore a matching pair, or reissue the pair",
     )
     (missing,) = judge(ca.facts, None, [OLD.facts], None, NOW, where="new.crt", key_where="new.key").problems
     assert missing.startswith("new.crt has no private key: new.key contains no key; ")
@@ -223,7 +223,7 @@ def test_the_first_instant() -> None:
 
 WARNED = {
     "ends before its leaves": (make_ca(not_before=NOW - 10 * YEAR, not_after=LEAVES_END - SECOND),
-        "new.crt ends on 2027-11-24 11:59 UTC, and shortens certificates that would end on 2027-11-24 12:00 UTC"),
+        "new.crt ends on 2027-11-24 11:59 UTC, but new certificates would otherwise end on 2027-11-24 12:00 UTC"),
     "a shorter life": (make_ca(not_after=NOW + 9 * YEAR),
         "new.crt is valid for 3315 days, and the present CA for 3680 days"),
     "serial number 0": (make_ca(serial=0), "new.crt has the serial number 0, which RFC 5280 forbids"),

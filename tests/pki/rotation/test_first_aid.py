@@ -59,7 +59,7 @@ def test_it_is_the_first_step_of_a_rotation_to_the_found_ca() -> None:
 @pytest.mark.parametrize("old", [EXPIRED, LATER])
 def test_an_invalid_old_ca_gets_no_aid(old: Issued) -> None:
     """No component accepts the certificates of such a CA."""
-    why = "certmond cannot make this node also trust the old CA: its record contains no old CA that is valid now"
+    why = "this node cannot trust the old CA again: the record of the node contains no old CA that is valid now"
     assert made(old) == made(OLD, known=()) == why
 
 

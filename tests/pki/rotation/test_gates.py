@@ -55,8 +55,8 @@ def test_a_report_from_before_the_boot_is_no_answer() -> None:
 
 def test_another_phase_is_another_answer() -> None:
     """It may be an earlier or a later one."""
-    assert why(at(P.TRUST), says(P.DETACH)) == ["cp-2 has reached detach, and not trust yet"]
-    assert why(at(P.TRUST), says(P.ISSUE)) == ["cp-2 has reached issue, and not trust yet"]
+    assert why(at(P.TRUST), says(P.DETACH)) == ["cp-2 has reached detach, but not trust yet"]
+    assert why(at(P.TRUST), says(P.ISSUE)) == ["cp-2 has reached issue, but not trust yet"]
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_another_phase_is_another_answer() -> None:
         (says(P.TRUST), []),
         (says(P.ISSUE), ["cp-2 has reached issue already"]),
         (says(P.ATTACH, rotation="r0"), []),
-        (says(P.PREPARE, rotation="r2"), ["cp-2 reports the rotation r2, which this node does not know"]),
-        (says(P.DISTRUST, rotation="r1-back"), ["cp-2 reports the rotation r1-back, which this node does not know"]),
+        (says(P.PREPARE, rotation="r2"), ["cp-2 reports the rotation r2, which is unknown on this node"]),
+        (says(P.DISTRUST, rotation="r1-back"), ["cp-2 reports the rotation r1-back, which is unknown on this node"]),
     ],
 )
 def test_the_most_advanced_node(report: Report | None, said: list[str]) -> None:
@@ -102,7 +102,7 @@ def test_a_node_that_trusts_other_cas_is_not_ready() -> None:
     """Its trust takes precedence over its reported phase."""
     for trust in ((OLD.facts,), (OLD.facts, NEW.facts, UNRELATED.facts), ()):
         said = why(at(P.TRUST), says(P.TRUST, trust=digest_of(trust)))
-        assert said == ["cp-2 reports the phase trust, and trusts other CAs"]
+        assert said == ["cp-2 reports the phase trust, but trusts other CAs"]
     assert why(at(P.PREPARE), says(P.PREPARE, trust="whatever")) == []  # this phase checks no files
 
 
@@ -180,6 +180,6 @@ def test_the_old_key_is_trusted_while_its_last_token_may_be_valid() -> None:
 def test_only_control_planes_report_token_keys() -> None:
     """Each of them reports its set of public keys. A worker has none."""
     members = [Member("cp", True, says(P.TRUST, trust=digest_of([OLD.facts.key]))), Member("worker", False)]
-    assert list(closed(KEYS, members)) == ["cp reports the phase trust, and trusts other public keys"]
+    assert list(closed(KEYS, members)) == ["cp reports the phase trust, but trusts other public keys"]
     both = says(P.TRUST, trust=digest_of([OLD.facts.key, NEW.facts.key]))
     assert list(closed(KEYS, [Member("cp", True, both), Member("worker", False)])) == []

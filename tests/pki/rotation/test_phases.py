@@ -167,7 +167,7 @@ def test_an_abort_is_the_same_machine_with_old_and_new_exchanged(given: Rotation
         (at(P.DONE), "the rotation r1 of ca is done, and cannot be aborted"),
         (at(P.ISSUE, aborted=True), "the rotation r1 of ca is an abort already"),
         *(
-            (each, f"in the phase {each.phase} and cannot be aborted: a node may distrust the old CA already")
+            (each, f"in the phase {each.phase} and cannot be aborted: a node might distrust the old CA already")
             for each in (
                 at(P.DISTRUST), at(P.ATTACH), at(P.DISTRUST, mode=Mode.REISSUE), at(P.ISSUE, mode=Mode.REPLACE),
                 at(P.DISTRUST, found=True),

@@ -270,7 +270,7 @@ def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
     seen = judged(conf(OLD, file="/other/ca.crt"), trust=(OLD, NEW))
     assert missing_steps(at(P.TRUST), ground(OLD, NEW), seen) == MissingSteps()
     (said,) = open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
-    assert said == "/admin.conf trusts /other/ca.crt, which does not have the old CA and the new CA"
+    assert said == "/admin.conf trusts /other/ca.crt, which does not contain the old CA and the new CA"
     seen = judged(conf(OLD, NEW, file=ANCHOR), trust=(OLD, NEW))
     assert list(open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
 

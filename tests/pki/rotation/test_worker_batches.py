@@ -116,10 +116,10 @@ def test_the_first_acts_alone_and_its_successors_are_named() -> None:
     names = [f"worker-{number}" for number in range(20)]
     order = in_order(names)
     first = next_batch(shared(), members(names, names), "7")
-    assert first.waits == (f"trust is acknowledged by 0 of 20 workers; next: {order[0]}",)
+    assert first.waits == (f"0 of 20 workers have acknowledged trust; next: {order[0]}",)
     assert first.noted
     second = next_batch(first.noted, members(names, order[1:]), "7")
-    said = f"trust is acknowledged by 1 of 20 workers; next: {', '.join(order[1:6])} and 2 more"
+    said = f"1 of 20 workers have acknowledged trust; next: {', '.join(order[1:6])} and 2 more"
     assert second.waits == (said,)
     assert second.noted
     assert [name for name in order if is_released(second.noted, name)] == order[:8]
@@ -183,7 +183,7 @@ def test_a_worker_reports_why_it_waits() -> None:
     """The worker does not have the list of the others, and names the node that has it. After its release it reports
     nothing.
     """
-    why = "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
+    why = "the batch of this worker has not begun; on a control-plane node, list the earlier workers: certmond status"
     assert held_back(shared(released=place("w1")), "w1") == why
     assert held_back(shared(released=1.0), "w1") is None
 

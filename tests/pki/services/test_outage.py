@@ -11,6 +11,9 @@ from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Finding, Reason, Severity
+from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewals import plan
+from certmond.pki.planning.steps import Plan
 from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.outage import LIMIT, STEADY, has_outage, outage_after
 from certmond.pki.services.restart_episode import Episode, Past
@@ -116,6 +119,16 @@ def test_an_enabled_unit_that_does_not_run_has_a_finding() -> None:
     """The finding of a unit names the unit file and `systemctl status`."""
     (item,) = found(around(stopped(NOW - LIMIT, unit_file=UNIT_FILE), UNIT))
     assert f"although {UNIT_FILE} starts it; find the cause: systemctl status kubelet.service" in item.message
+
+
+def test_an_outage_is_no_certificate() -> None:
+    """The entry of a service that does not run is no entry of the catalogue, no reference, and has no step."""
+    assessment = judged(around(stopped(NOW - DAY)))
+    (status,) = assessment.statuses
+    assert not assessment.catalogued
+    assert list(assessment.certificates) == []
+    assert (status.seen.named_by, assessment.unwatched) == ("", 0)
+    assert plan(assessment, Policy(), {}, Circumstances()) == Plan()
 
 
 def test_two_services_of_one_unit_have_one_finding() -> None:

@@ -296,7 +296,7 @@ def hooked(past: Past | None = None, renewed_at: datetime | None = None) -> list
     return [each.detail for each in known.presence(see(row(consumers="hook")), renewed_at).stale]
 
 
-SAID = ["hook was not restarted since /leaf.crt changed at 2026-11-24 11:00:00 UTC"]
+SAID = ["hook has not been restarted since /leaf.crt changed at 2026-11-24 11:00:00 UTC"]
 
 
 def test_a_command_must_run_after_a_renewal() -> None:

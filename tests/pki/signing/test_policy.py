@@ -179,7 +179,7 @@ def test_nothing_is_signed_where_others_can_take_the_key() -> None:
 def test_an_owner_who_can_write_the_file_has_to_have_its_key() -> None:
     """Certificates are public: without its key, a certificate of another user in the owner's file is not renewed."""
     old = make_leaf(ROOT, "bob", **OLD)
-    assert "private key is not beside the certificate" in denied(
+    assert "key file lacks the key of the certificate" in denied(
         decided(old, entry(), basis_of(old, owner_writes=True, has_key=False))
     )
     granted(decided(old, entry(), basis_of(old, owner_writes=True)))
@@ -199,7 +199,10 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
         make_leaf(ROOT, "app", usages=["digital signature", "content commitment"], **OLD),
     ):
         said = denied(decided(old, entry(), basis_of(old, later=(later.facts,))))
-        assert f"the later certificate that certmond installed (serial {later.facts.serial:x}) does not have it" in said
+        assert (
+            f"the later certificate that certmond installed (serial {later.facts.serial:x}) lacks these contents"
+            in said
+        )
     same = make_leaf(ROOT, "app", **OLD)
     granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
 
@@ -221,7 +224,9 @@ def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
 def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
     """The rights of the later one are unknown. What the entry fixes is signed."""
     old = make_leaf(ROOT, "app", **OLD)
-    assert "older than the one that certmond installed" in denied(decided(old, entry(), basis_of(old, lost=True)))
+    assert "older than the certificate that certmond installed" in denied(
+        decided(old, entry(), basis_of(old, lost=True))
+    )
     granted(decided(old, entry(subject="CN=app", usages="client auth"), basis_of(old, lost=True)))
 
 

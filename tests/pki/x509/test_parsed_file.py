@@ -70,8 +70,14 @@ def test_the_facts_of_a_key(document: Document, has: bool, may_hide: bool, broke
 def test_an_encrypted_key_is_a_fault_that_names_the_file() -> None:
     """The fault has the remedy. Another key has no fault."""
     (fault,) = encrypted_key_in(ENCRYPTED, "/a.key")
-    assert (fault.reason, fault.remedy) == (Reason.UNREADABLE, "store it decrypted, mode 0600")
-    assert fault.detail == "the private key in /a.key is encrypted, which no component of Kubernetes can read"
+    assert (fault.reason, fault.remedy) == (
+        Reason.UNREADABLE,
+        "decrypt the key, and set mode 0600",
+    )
+    assert (
+        fault.detail
+        == "the private key in /a.key is encrypted, and no component of Kubernetes can read an encrypted key"
+    )
     assert list(encrypted_key_in(Document(key=LEAF.facts.key), "/a.key")) == []
 
 

@@ -133,7 +133,7 @@ def test_a_trusted_certificate_of_openssl_is_read_without_its_settings(tmp_path:
     assert trusted.startswith(b"-----BEGIN TRUSTED CERTIFICATE-----")
     document = read(trusted)
     assert (document.certificates, reasons(document)) == ((CA.facts,), [Reason.MALFORMED])
-    assert "its label is TRUSTED CERTIFICATE" in details(document)
+    assert "the label is TRUSTED CERTIFICATE" in details(document)
 
 
 @pytest.mark.real("openssl")
@@ -187,7 +187,7 @@ def test_a_block_that_go_skips_is_parsed_and_is_a_fault(data: bytes, numbers: li
     assert reasons(document) == [Reason.MALFORMED] * len(numbers)
     for number, fault in zip(numbers, document.faults, strict=True):
         assert f"{PATH}, PEM block {number}:" in fault.detail
-        assert "so Kubernetes ignores it" in fault.detail
+        assert "so Kubernetes ignores the block" in fault.detail
 
 
 def test_a_key_that_go_passes_over_is_a_fault_too() -> None:
@@ -218,7 +218,7 @@ BROKEN = {
     "cut off before its end": (CA.pem[:200] + b"\n", "cut off"),
     "another END than BEGIN": (CA.pem.replace(b"END CERT", b"END X509 CERT"), "cut off"),
     "nothing between BEGIN and END": (pem_block("CERTIFICATE", b""), "not a certificate"),
-    "an unknown label": (pem_block("PKCS7", CA.der), "label that is neither a certificate's nor a key's"),
+    "an unknown label": (pem_block("PKCS7", CA.der), "label that is neither a label of a certificate nor of a key"),
     "a certificate labelled as a key": (pem_block("PRIVATE KEY", CA.der), "not a usable private key"),
     "a certificate labelled as a public key": (pem_block("PUBLIC KEY", CA.der), "not a usable public key"),
     "a key labelled as a certificate": (
@@ -281,7 +281,7 @@ def test_text_after_the_last_block_is_trailing_data() -> None:
     document = read(b"a comment\n" + CA.pem + b"between\n" + OTHER.pem + b"rest\n")
     assert holds(document, CA, OTHER)
     assert reasons(document) == [Reason.TRAILING_DATA]
-    assert f"{PATH} has 4 bytes of text after the last PEM block" in details(document)
+    assert f"{PATH} contains 4 bytes of text after the last PEM block" in details(document)
 
 
 def test_der_after_the_certificate_in_its_block_makes_go_refuse_it() -> None:
@@ -315,7 +315,7 @@ def test_bytes_after_a_certificate_in_der_are_trailing_data(rest: bytes) -> None
     document = read(CA.der + rest)
     assert holds(document, CA)
     assert reasons(document) == [Reason.TRAILING_DATA]
-    assert f"{PATH} has {len(rest)} bytes after its DER certificate" in details(document)
+    assert f"{PATH} contains {len(rest)} bytes after the DER certificate" in details(document)
 
 
 @pytest.mark.parametrize(
@@ -575,5 +575,5 @@ def test_private_keys_beyond_a_useful_number_are_not_read() -> None:
     document = read(LEAF.key_pem * (MAX_PRIVATE_KEYS + 1) + CA.pem)
     assert document.key == public_key_of(LEAF.key)
     assert holds(document, CA)
-    assert details(document) == f"{PATH} has more than 16 private keys; certmond does not read the others"
+    assert details(document) == f"{PATH} contains more than 16 private keys; certmond does not read the others"
     assert not read(LEAF.key_pem * MAX_PRIVATE_KEYS).faults

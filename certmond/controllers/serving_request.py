@@ -1,0 +1,67 @@
+"""State of the request with which the kubelet of this node requests its serving certificate, for the daemon.
+
+This module decides when certmond reads the requests. `pki.services.serving_request` evaluates them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from certmond.cluster.access import Access
+from certmond.errors import CertmondError
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.services.serving_request import RequestState, request_state, unknown_state
+
+_ANSWER = timedelta(seconds=2)
+"""Time limit of a response of the API."""
+_PAUSE = 6
+"""Interval of the requests, as a multiple of `poll`. The coordinator uses this interval while no rotation runs."""
+
+
+class ServingRequestCheck:
+    """Check of the requests of the node's kubelet.
+
+    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. If it is None, certmond calls no API. `node`
+    is the name of the node if its files have none. `monotonic` returns the seconds of a clock that cannot be set.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Callable[[], str] | None,
+        *,
+        node: str,
+        poll: timedelta,
+        alive: Callable[[], None],
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._access = Access(kubeconfig, _ANSWER, alive) if kubeconfig else None
+        self._node, self._pause, self._clock, self._monotonic = node, poll * _PAUSE, clock, monotonic
+        self._next_read = 0.0
+        self.state: RequestState | None = None
+        """State of the request, or None if the node has a serving certificate or certmond has not read the state."""
+        self.until: datetime | None = None
+        """Time at which the next pass can report another state, or None."""
+
+    def ask(self, assessment: Assessment) -> None:
+        """Read the requests if the serving certificate is missing and a read is due. Never raises CertmondError."""
+        if self._access is None or not any(status.seen.requested for status in assessment.statuses):
+            self.state, self.until, self._next_read = None, None, 0.0
+            return
+        before, now = self.state, self._monotonic()
+        if now >= self._next_read:
+            self.state = self._read(self._access, assessment.facts.get("node_name") or self._node)
+            self._next_read = self._monotonic() + self._pause.total_seconds()
+        left = timedelta(seconds=max(0.0, self._next_read - self._monotonic()))
+        self.until = self._clock() + (left if self.state == before else timedelta())
+
+    def _read(self, access: Access, node: str) -> RequestState:
+        try:
+            from certmond.cluster.serving_requests import serving_requests
+
+            return request_state(serving_requests(access, node), self._clock())
+        except ImportError:
+            return unknown_state("the package lightkube is missing; run: pip install certmond[kubernetes]")
+        except CertmondError as error:
+            return unknown_state(str(error))

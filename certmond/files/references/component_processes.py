@@ -1,0 +1,123 @@
+"""The processes of components that services of systemd have started on this host, with the flags of each process.
+
+A process counts if its control group is that of a service, and if its root directory is that of certmond. So neither
+the processes of containers nor those of a login session count.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from typing import NamedTuple
+
+from certmond.files.mount_table import parse_mounts
+from certmond.formats.manifest import Container, flags_of, program_of
+from certmond.pki.catalog.references import PROGRAMS
+
+_UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", re.MULTILINE)
+_STARTERS = frozenset({"hyperkube", "go-runner"})
+"""The programs that stay while they run a component. Others, such as `env`, replace themselves by the component."""
+_CANDIDATES = _STARTERS | PROGRAMS.keys()
+_MAX_BYTES = 1 << 17
+_MAX_WORD = 4096  # characters; a longer word names no file
+_MAX_OF_USERS = 32
+"""The maximum number of processes that other users than root run."""
+
+
+class ComponentProcess(NamedTuple):
+    """A component, the service that started its process, and the reason not to trust the flags, or ""."""
+
+    unit: str
+    program: str
+    flags: tuple[tuple[str, str], ...]
+    obstacle: str = ""
+
+    @property
+    def component(self) -> str:
+        """Return the name of the component."""
+        return PROGRAMS[self.program]
+
+    @property
+    def container(self) -> Container:
+        """Return the component with its flags."""
+        return Container(self.program, self.flags, {}, self.program)
+
+
+def component_processes(proc: str = "/proc") -> tuple[ComponentProcess, ...]:
+    """Return the processes of components in the order of their units. Leave out processes that end meanwhile."""
+    own_unit, own_root = _unit(proc, "self"), _root(proc, "self")
+    found, of_users = set[ComponentProcess](), 0
+    for pid in _pids(proc):
+        words = _words(proc, pid)
+        unit = _unit(proc, pid) if words and posixpath.basename(words[0]) in _CANDIDATES else ""
+        if not unit or unit == own_unit or own_root is None or _root(proc, pid) != own_root:
+            continue
+        obstacle = _obstacle(proc, pid)
+        of_users += bool(obstacle)
+        if obstacle and of_users > _MAX_OF_USERS:
+            continue
+        program, arguments = program_of(words)
+        if program in PROGRAMS:
+            found.add(ComponentProcess(unit, program, flags_of(program, arguments), obstacle))
+    return tuple(sorted(found))
+
+
+def _pids(proc: str) -> list[str]:
+    try:
+        return sorted((name for name in os.listdir(proc) if name.isdecimal()), key=int)
+    except OSError:
+        return []
+
+
+def _words(proc: str, pid: str) -> list[str]:
+    """Return the words of a command line, or [] if it is longer than _MAX_BYTES."""
+    line = _read(proc, pid, "cmdline")
+    words = line.decode("utf-8", "replace").split("\0") if len(line) <= _MAX_BYTES else []
+    return [word[:_MAX_WORD] for word in (words[:-1] if words and not words[-1] else words)]
+
+
+def _unit(proc: str, pid: str) -> str:
+    """Return the service whose control group has the process, or "".
+
+    A control group below that of a service belongs to a container or to the manager of a user. systemd has its groups
+    in the hierarchy of version 2, in its own hierarchy of version 1, or in both (cgroups(7)).
+    """
+    groups = set[str]()
+    for line in os.fsdecode(_read(proc, pid, "cgroup")).split("\n"):
+        _, _, rest = line.partition(":")
+        controllers, is_group, path = rest.partition(":")
+        if is_group and controllers in {"", "name=systemd"} and path != "/":
+            groups.add(path)
+    if len(groups) != 1:
+        return ""
+    *slices, name = groups.pop().split("/")
+    is_unit = name.endswith(".service") and name.isprintable()
+    return name if is_unit and not any(each.endswith((".service", ".scope")) for each in slices) else ""
+
+
+def _root(proc: str, pid: str) -> tuple[str, str] | None:
+    """Return the device and the directory that are the root directory of a process, or None if unknown."""
+    roots = [(mount.device, mount.root) for mount in parse_mounts(_read(proc, pid, "mountinfo")) if mount.point == "/"]
+    return roots[-1] if roots else None
+
+
+def _obstacle(proc: str, pid: str) -> str:
+    """Return the reason not to trust the flags of a process, or "".
+
+    The user who runs a process can change the command line of this process.
+    """
+    match = _UIDS.search(_read(proc, pid, "status"))
+    if match is None:
+        return "the user who runs this process is unknown"
+    users = sorted({int(user) for user in match.groups()} - {0})
+    return f"user {users[0]} runs this process, and can change its command line" if users else ""
+
+
+def _read(proc: str, pid: str, name: str) -> bytes:
+    """Return at most _MAX_BYTES + 1 bytes of a file of a process, or b"" if the process has ended or is hidden."""
+    try:
+        with open(os.path.join(proc, pid, name), "rb") as file:
+            return file.read(_MAX_BYTES + 1)
+    except OSError:
+        return b""

@@ -1,0 +1,147 @@
+"""The components of a node with their flags, and the file that contains these flags.
+
+The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
+configuration of k3s, RKE2 and k0s, argument files, and the command lines of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from certmond.files.cache import Files
+from certmond.files.document_reader import DocumentReader
+from certmond.files.references.argument_files import ArgumentFiles
+from certmond.files.references.component_processes import ComponentProcess, component_processes
+from certmond.files.references.flag_source import Source, UnreadFile
+from certmond.files.references.k0s_configuration import K0sConfiguration
+from certmond.files.references.kubelet_configuration import KubeletConfiguration
+from certmond.files.references.rancher_configuration import RancherConfiguration
+from certmond.files.references.unit_files import UnitFiles
+from certmond.formats.manifest import Container, Manifest, containers, init_containers
+from certmond.pki.catalog.references import KUBELET, PROGRAMS
+
+KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
+RANCHER_MANIFESTS = ("/var/lib/rancher/rke2/agent/pod-manifests", "/var/lib/rancher/k3s/agent/pod-manifests")
+"""The static Pod directories of RKE2 and k3s (pkg/agent/config of k3s)."""
+
+
+class ComponentSources:
+    """Finder of the components of a node.
+
+    `manifests` is the default directory of static Pods. `proc` is the directory of the processes of this node, or ""
+    for a node that does not run.
+    """
+
+    def __init__(
+        self,
+        reader: DocumentReader,
+        files: Files,
+        kubelet: KubeletConfiguration,
+        units: UnitFiles,
+        *,
+        manifests: str,
+        proc: str,
+    ) -> None:
+        self._reader, self._files, self._kubelet, self._units = reader, files, kubelet, units
+        self._rancher = RancherConfiguration(reader, files, units)
+        self._arguments, self._k0s = ArgumentFiles(reader, files), K0sConfiguration(reader, files)
+        self._usual, self._proc = manifests, proc
+        self._processes: tuple[ComponentProcess, ...] = ()
+
+    def read_processes(self) -> None:
+        """Read the command lines of the running components again."""
+        found = component_processes(self._proc) if self._proc else ()
+        self._processes = self._processes if found == self._processes else found
+
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names in the directories that certmond lists."""
+        own = map(self._files.listing, self._directories())
+        return (*own, *self._units.listings(), *self._rancher.names(), *self._arguments.names())
+
+    def revision(self) -> tuple[Manifest | None, tuple[ComponentProcess, ...]]:
+        """Return the configuration of the kubelet and the processes: other objects after each change."""
+        return self._kubelet.manifest(), self._processes
+
+    def sources(self) -> Iterator[Source]:
+        """Yield each component of the node."""
+        found = [*self._of_files()]
+        yield from found
+        yield from self._of_processes(found)
+
+    def _of_files(self) -> Iterator[Source]:
+        for path in self._all_manifests():
+            for each in self._containers(path):
+                yield Source(_component(each), each, path)
+        for service in self._units.services():
+            if service.component != KUBELET or service.obstacle:
+                yield Source(
+                    service.component, service.container, service.file, service.obstacle, in_pod=False,
+                    places=service.places,
+                )  # fmt: skip
+            else:  # `_kubelet_sources` has its flags
+                container = Container(KUBELET, (), {}, variables=service.container.variables)
+                yield Source(KUBELET, container, service.file, in_pod=False)
+        yield from self._kubelet_sources()
+        yield from self._rancher.sources()
+        yield from self._arguments.sources()
+        yield from self._k0s.sources()
+
+    def _of_processes(self, found: Sequence[Source]) -> Iterator[Source]:
+        """Yield each component that runs. `found` has the flags in files."""
+        given = {(source.component, flag) for source in found for flag in source.container.flags}
+        given |= {(KUBELET, (name, value)) for name, (value, _) in self._kubelet.flags().items()}
+        for process in self._processes:
+            known = frozenset(flag for flag in process.flags if (process.component, flag) in given)
+            unit = self._units.unit(process.unit)
+            yield Source(
+                process.component, process.container, unit.path, process.obstacle or unit.obstacle, in_pod=False,
+                process=f"process {process.program} in {process.unit}", known=known,
+            )  # fmt: skip
+
+    def unread_files(self) -> Iterator[UnreadFile]:
+        """Yield each file with flags that certmond cannot read."""
+        for service in self._units.services():
+            for file, fault in service.faults:
+                yield UnreadFile("systemd-unit", f"any flag of {service.component} in {file}", file, fault)
+        for file, fault in self._kubelet.faults:
+            yield UnreadFile("kubelet.config-dir", f"any field in {file}", file, fault)
+        yield from self._rancher.unread_files()
+        yield from self._arguments.unread_files()
+        yield from self._k0s.unread_files()
+        for path in self._all_manifests():
+            entry, manifest = self._reader.entry(path), self._reader.manifest(path)
+            if not entry.is_directory and not (manifest and "spec" in manifest.fields):
+                fact = entry.fault.detail if entry.fault else f"{path} is not the manifest of a Pod"
+                yield UnreadFile("static-pod", f"any flag in {path}", path, fact)
+
+    def manifests(self) -> tuple[str, ...]:
+        """Return the paths of the kubelet's static Pod manifests."""
+        return self._manifests_in(self._kubelet.manifest_directory() or self._usual)
+
+    def _directories(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self._kubelet.manifest_directory() or self._usual, *RANCHER_MANIFESTS)))
+
+    def _all_manifests(self) -> list[str]:
+        return [path for directory in self._directories() for path in self._manifests_in(directory)]
+
+    def _manifests_in(self, directory: str) -> tuple[str, ...]:
+        """Return the paths of the manifests in a directory. Like the kubelet, skip names that begin with a dot."""
+        names = self._files.listing(directory)
+        return tuple(f"{directory}/{name}" for name in names if not name.startswith(".") and name.isprintable())
+
+    def _containers(self, path: str) -> tuple[Container, ...]:
+        manifest = self._reader.manifest(path)
+        return (*init_containers(manifest.fields), *containers(manifest.fields)) if manifest else ()
+
+    def _kubelet_sources(self) -> Iterator[Source]:
+        named = False
+        for file, container in self._kubelet.sources():
+            named = named or bool(container.values("kubeconfig"))
+            yield Source(KUBELET, container, file, in_pod=False, only_listed=True)
+        if not named and not self._reader.entry(KUBELET_CONF).missing:
+            container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), {})
+            yield Source(KUBELET, container, "the unit of the kubelet", in_pod=False, only_listed=True)
+
+
+def _component(container: Container) -> str:
+    return PROGRAMS.get(container.program) or PROGRAMS.get(container.name, "")

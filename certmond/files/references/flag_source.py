@@ -1,0 +1,44 @@
+"""A component with its flags, as a file or a process of the node gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from certmond.files.references.unit_files import Place
+from certmond.formats.manifest import Container
+
+
+class Source(NamedTuple):
+    """A component with its flags, and the file that contains these flags."""
+
+    component: str
+    container: Container
+    file: str
+    obstacle: str = ""  # the reason not to follow the flags, other than users who can change the file
+    in_pod: bool = True
+    only_listed: bool = False  # True if only flags of the table name files
+    places: Mapping[str, Place] = MappingProxyType({})  # of flags in other files
+    process: str = ""  # a phrase for the process whose command line has the flags
+    known: frozenset[tuple[str, str]] = frozenset()  # the flags with values that a file of the node has, too
+    group: int | None = None  # the members of this group may write the file
+
+    def place(self, flag: str) -> Place:
+        """Return the file that contains a flag, and the name of the flag in this file."""
+        is_field = flag in {"tlsCertFile", "clientCAFile"}
+        return self.places.get(flag) or Place(self.file, flag if is_field else f"--{flag}")
+
+    def named_by(self, flag: str) -> str:
+        """Return a phrase for a flag and the file or process that contains the flag."""
+        place = self.place(flag)
+        return f"{place.text} of the {self.process}" if self.process else f"{place.text} in {place.file}"
+
+
+class UnreadFile(NamedTuple):
+    """A file with flags that certmond cannot read. `fact` is a clause with the reason."""
+
+    name: str  # of the entry
+    named_by: str
+    file: str
+    fact: str

@@ -1,0 +1,127 @@
+"""The flags of k3s and RKE2, and the flags that they give to the components.
+
+This module reads the configuration file with its drop-ins, and the enabled services of systemd (k3s-io/k3s,
+pkg/cli/cmds/server.go and agent.go).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator
+
+from certmond.files.cache import Files
+from certmond.files.document_reader import DocumentReader
+from certmond.files.references.flag_source import Source, UnreadFile
+from certmond.files.references.unit_files import Place, Service, UnitFiles
+from certmond.formats.manifest import Container
+from certmond.formats.rancher_config import Option, component_flag, merged_options, parse_rancher_config
+from certmond.pki.catalog.references import APISERVER, CLOUD, ETCD, K3S, KUBELET, MANAGER, PROXY, RKE2, SCHEDULER
+
+_DIRECTORIES = {program: f"/etc/rancher/{program}" for program in (K3S, RKE2)}
+_ARGUMENTS = {
+    **{f"{component}-arg": component for component in (APISERVER, MANAGER, SCHEDULER, ETCD, KUBELET, PROXY)},
+    f"kube-{CLOUD}-arg": CLOUD,
+}
+_OF_AGENTS = frozenset({"kubelet-arg", "kube-proxy-arg", "private-registry"})
+"""The flags that an agent has, too."""
+_MAX_DROP_INS = 256
+
+
+class RancherConfiguration:
+    """Finder of the flags in the configuration of k3s and RKE2."""
+
+    def __init__(self, reader: DocumentReader, files: Files, units: UnitFiles) -> None:
+        self._reader, self._files, self._units = reader, files, units
+
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names in the directories of the configuration."""
+        directories = (*_DIRECTORIES.values(), *(f"{self._file(program)}.d" for program in _DIRECTORIES))
+        return tuple(map(self._files.listing, directories))
+
+    def sources(self) -> Iterator[Source]:
+        """Yield k3s and RKE2 with their flags in files, and each component with the flags that it gets."""
+        for program, directory in _DIRECTORIES.items():
+            services, file = self._services(program), self._file(program)
+            if not (services or self._files.listing(directory)):
+                continue
+            is_agent = bool(services) and all(service.subcommand == "agent" for service in services)
+            own = [Option("private-registry", f"{directory}/registries.yaml", file), *self._options(program)]
+            # The flags of the command line follow those of the file.
+            given = [*own, *(each for one in services if not one.obstacle for each in _options_of(one))]
+            if is_agent:
+                own, given = ([each for each in some if each.name in _OF_AGENTS] for some in (own, given))
+            yield _own_source(program, own, file)
+            yield from _component_sources(given, file)
+            for service in services:
+                if service.obstacle:
+                    yield from _component_sources(_options_of(service), service.file, service.obstacle)
+
+    def unread_files(self) -> Iterator[UnreadFile]:
+        """Yield each file of the configuration that is not YAML."""
+        for program in _DIRECTORIES:
+            for path in self._paths(program):
+                entry, config = self._reader.entry(path), self._files.value(path, parse_rancher_config)
+                fact = entry.fault.detail if entry.fault and not entry.missing else ""
+                if config and config.fault:
+                    fact = f"{path} {config.fault}"
+                if fact:
+                    yield UnreadFile(f"{program}.config", f"any flag in {path}", path, fact)
+
+    def _services(self, program: str) -> list[Service]:
+        return [service for service in self._units.services() if service.component == program]
+
+    def _file(self, program: str) -> str:
+        """Return the path of the configuration file (pkg/configfilearg/defaultparser.go)."""
+        path = f"{_DIRECTORIES[program]}/config.yaml"
+        for service in self._services(program):
+            for name in ("config", "config-file"):  # the second is the variable, which takes precedence
+                if not service.obstacle and (values := service.container.values(name)):
+                    path = values[-1]
+        return posixpath.join("/", path)
+
+    def _paths(self, program: str) -> Iterator[str]:
+        file = self._file(program)
+        yield file
+        names = self._files.listing(f"{file}.d")
+        yield from (f"{file}.d/{name}" for name in names[:_MAX_DROP_INS] if name.lower().endswith((".yaml", ".yml")))
+
+    def _options(self, program: str) -> list[Option]:
+        parsed = ((path, self._files.value(path, parse_rancher_config)) for path in self._paths(program))
+        return merged_options((path, config.settings) for path, config in parsed if config)
+
+
+def _options_of(service: Service) -> list[Option]:
+    """Return the flags in the command line of a service."""
+    flags = service.container.flags
+    return [
+        Option(name, value, service.places[name].file if name in service.places else service.file)
+        for name, value in flags
+    ]
+
+
+def _own_source(program: str, options: Iterable[Option], file: str) -> Source:
+    own = [each for each in options if each.name not in _ARGUMENTS]
+    places = {each.name: Place(each.file, each.name) for each in own}
+    container = Container(program, tuple((each.name, each.value) for each in own), {}, program)
+    return Source(program, container, file, in_pod=False, places=places)
+
+
+def _component_sources(options: list[Option], file: str, obstacle: str = "") -> Iterator[Source]:
+    """Yield each component with its flags.
+
+    RKE2 mounts each file that a flag names at the same path into the Pod (rancher/rke2, pkg/podtemplate, ReadFiles).
+    A flag such as `kube-apiserver-extra-mount` names other paths.
+    """
+    for argument, component in _ARGUMENTS.items():
+        found = [(component_flag(each.value), each.file) for each in options if each.name == argument]
+        if not found:
+            continue
+        mounts = dict[str, str | None]()
+        for each in options:
+            if each.name == f"{component}-extra-mount":
+                host, inside, *_ = *each.value.split(":"), ""
+                if host.startswith("/") and inside.startswith("/"):
+                    mounts[inside.rstrip("/")] = host.rstrip("/")
+        places = {name: Place(where, f"--{name}") for (name, _), where in found}
+        container = Container(component, tuple(flag for flag, _ in found), mounts, component)
+        yield Source(component, container, file, obstacle, in_pod=False, places=places)

@@ -1,0 +1,31 @@
+"""Parser of argument files, which have the flags of one component of MicroK8s or Canonical Kubernetes.
+
+This module defines the format of kubelite (canonical/microk8s, Kubelite-integration.patch, ReadArgsFromFile). The
+shell that reads the files of Canonical Kubernetes gives the same words for flags with paths (canonical/k8s-snap,
+k8s/lib.sh, execute_service).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_MAX_WORD = 4096  # characters; a longer word names no file
+
+
+def parse_arguments(data: bytes, _path: str) -> tuple[str, ...]:
+    """Return the words of an argument file. Lines that begin with "#" are comments, and quotes have no effect."""
+    lines = (line.strip() for line in data.decode("utf-8", "replace").split("\n"))
+    return tuple(
+        word
+        for line in lines
+        if not line.startswith("#")
+        for word in re.sub("[\"']", "", line).split()
+        if len(word) <= _MAX_WORD
+    )
+
+
+def expanded(words: Sequence[str], variables: Mapping[str, str]) -> list[str]:
+    """Return the words after the substitution of variables. An unknown variable stays."""
+    return [_VARIABLE.sub(lambda match: variables.get(match[1] or match[2], match[0]), word) for word in words]

@@ -1,0 +1,82 @@
+"""The CertificateSigningRequests with which the kubelet of this node requests its serving certificate.
+
+This module decides which of them the kubelet waits for, and describes its state. Source: kubernetes/kubernetes v1.32,
+staging/src/k8s.io/client-go/util/certificate/certificate_manager.go (rotateCerts): the kubelet waits 15 minutes for the
+approval, then creates another key and another request, and uses only the certificate of the last request.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from operator import attrgetter
+
+from certmond.pki.catalog.field_types import format_duration
+from certmond.pki.findings import Fault
+
+_MAX_REASON = 300
+_MINUTE = timedelta(minutes=1)
+_SEE_KUBELET = "see the log of the kubelet: journalctl -u kubelet"
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRequest:
+    """A request in the API. `conditions` has the message of each condition by type."""
+
+    name: str
+    created_at: datetime
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    issued: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestState:
+    """State of the request that the kubelet waits for: a clause, and the next command or "" if it is unknown."""
+
+    fact: str
+    remedy: str = ""
+
+
+def request_state(requests: Sequence[ServingRequest], now: datetime) -> RequestState:
+    """Return the state of the last request. For a pending request, the clause has the age of the oldest pending one."""
+    if not requests:
+        return RequestState("the cluster has no CertificateSigningRequest of this node", _SEE_KUBELET)
+    last = max(requests, key=attrgetter("created_at", "name"))
+    subject, describe = f"the CertificateSigningRequest {last.name}", f"kubectl describe csr {shlex.quote(last.name)}"
+    for condition, fact in (("Denied", "was denied"), ("Failed", "has failed")):
+        if condition in last.conditions:
+            reason = last.conditions[condition][:_MAX_REASON]
+            detail = f" ({reason})" if reason else ""
+            return RequestState(f"{subject} {fact}{detail}", f"find the cause, and the kubelet retries: {describe}")
+    if last.issued:
+        return RequestState(f"{subject} is approved and signed, but the kubelet has no certificate yet", _SEE_KUBELET)
+    if "Approved" in last.conditions:
+        fact = f"{subject} is approved, but its signer has not signed it for {_age(last.created_at, now)}"
+        return RequestState(fact, "see the log of kube-controller-manager, which signs it")
+    pending = [each for each in requests if not each.conditions and not each.issued]
+    since = _age(min(each.created_at for each in pending), now)
+    fact = f"{subject} has waited for approval for {since}"
+    if len(pending) > 1:
+        fact = f"{subject} is the last of {len(pending)} that wait for approval, the first for {since}"
+    return RequestState(fact, f"run: kubectl certificate approve {shlex.quote(last.name)}")
+
+
+def unknown_state(error: str) -> RequestState:
+    """Return the state after an error of the API. `error` has a fact, and perhaps a remedy after a semicolon."""
+    fact, _, remedy = error.partition("; ")
+    see = "approve the request of this node: kubectl get csr"
+    return RequestState(
+        f"certmond cannot read its request: {fact}", f"{see}; to let certmond read it, {remedy}" if remedy else see
+    )
+
+
+def with_request(fault: Fault, state: RequestState) -> Fault:
+    """Return the fault of a missing serving certificate with the state of its request."""
+    return replace(fault, detail=f"{fault.detail}, and {state.fact}", remedy=state.remedy or fault.remedy)
+
+
+def _age(created_at: datetime, now: datetime) -> str:
+    minutes = (now - created_at) // _MINUTE
+    return format_duration(minutes * _MINUTE) if minutes > 0 else "less than a minute"

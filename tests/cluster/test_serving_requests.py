@@ -1,0 +1,212 @@
+"""The requests of a kubelet for its serving certificate, as the API lists them."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.cluster.access import Access
+from certmond.cluster.serving_requests import serving_requests
+from certmond.config.source_files import load
+from certmond.daemon.enforcer import Enforcer
+from certmond.errors import RefusedError, UnreachableError
+from certmond.files.catalog_observer import Store
+from certmond.notify.audit import DAEMON, Audit
+from certmond.notify.journal import Journal
+from tests.cluster.api_server import ApiServer, Fault
+from tests.cluster.serving_request_objects import add_request
+from tests.daemon_harness import running
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture
+def own(access_of: Callable[..., Access]) -> Access:
+    return access_of("system:node:node-1", "system:nodes")
+
+
+def test_a_kubelet_may_list_its_own_requests(cluster: ApiServer, own: Access) -> None:
+    """certmond finds each request of this node to the signer of serving certificates, with its decisions."""
+    add_request(cluster, "csr-a", NOW - timedelta(hours=3))
+    add_request(cluster, "csr-b", NOW, Denied="not now", Failed="")
+    add_request(cluster, "csr-other", NOW, node="node-11")
+    add_request(cluster, "csr-client", NOW, signer="kubernetes.io/kube-apiserver-client-kubelet")
+    add_request(cluster, "csr-c", NOW, Approved="by hand")["status"]["certificate"] = base64.b64encode(b"x").decode()
+    found = {each.name: each for each in serving_requests(own, "node-1")}
+    assert set(found) == {"csr-a", "csr-b", "csr-c"}
+    assert (found["csr-a"].created_at, found["csr-a"].conditions) == (NOW - timedelta(hours=3), {})
+    assert found["csr-b"].conditions == {"Denied": "not now", "Failed": "Decided"}
+    assert [each.name for each in found.values() if each.issued] == ["csr-c"]
+
+
+def test_a_user_without_the_right_is_told_the_rule(cluster: ApiServer, access: Access) -> None:
+    """The group of config/rbac.yaml may not list requests. The error has the credentials and the rule to use."""
+    with pytest.raises(RefusedError, match=r"may not list .*use the credentials of the kubelet .*verbs \[list\]"):
+        serving_requests(access, "node-1")
+
+
+def test_an_answer_without_a_time_is_no_answer(cluster: ApiServer, own: Access) -> None:
+    """A request without a creation time is not from a Kubernetes API."""
+    del add_request(cluster, "csr-a", NOW)["metadata"]["creationTimestamp"]
+    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API"):
+        serving_requests(own, "node-1")
+    cluster.faults.append(Fault(500))
+    with pytest.raises(UnreachableError, match="cannot list the CertificateSigningRequests now"):
+        serving_requests(own, "node-1")
+
+
+class Tree:
+    """A node whose kubelet requests its serving certificate, and has none. Its kubelet.conf is that of `cluster`."""
+
+    def __init__(self, root: Path, cluster: ApiServer) -> None:
+        self.root, self.cluster = root, cluster
+        conf = Path(cluster.user("system:node:node-1", "system:nodes")).read_text()
+        self.write("etc/kubernetes/kubelet.conf", conf)
+        self.write("etc/kubernetes/certmond.conf", Path(cluster.user("certmond", "certmond")).read_text())
+        self.write("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\nserverTLSBootstrap: true\n")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o600)
+
+    def config(self, **more: Any) -> dict[str, Any]:
+        entry = {"name": "kubelet-server", "path": f"/{PEM}", "kind": "kubelet", "optional": True}
+        cluster = {"kubeconfig": "/etc/kubernetes/certmond.conf"}
+        return {"profile": "none", "node_name": "node-1", "certificates": [entry], "cluster": cluster, **more}
+
+
+PEM = "var/lib/kubelet/pki/kubelet-server-current.pem"
+
+
+@pytest.fixture
+def tree(tmp_path: Path, cluster: ApiServer) -> Tree:
+    return Tree(tmp_path / "node", cluster)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no time limit pass on a busy machine."""
+    monkeypatch.setattr("certmond.controllers.serving_request._ANSWER", timedelta(minutes=1))
+
+
+class Passes:
+    """An enforcer in observe mode on the tree, with clocks that the test sets."""
+
+    def __init__(self, tree: Tree, work: Path, **more: Any) -> None:
+        work.mkdir()
+        path = work / "config.yaml"
+        path.write_text(yaml.safe_dump(tree.config(**more)))
+        self.config, self.root = load(path), str(tree.root)
+        self.now, self.elapsed = NOW, 1000.0
+        self.store = Store(self.config.certificates, self.root, self.config.given_facts, references=False)
+        journal = Journal("none")
+        self.enforcer = Enforcer(
+            self.config, root=self.root, state_dir=work, audit=Audit(journal, work, DAEMON),
+            clock=lambda: self.now, monotonic=lambda: self.elapsed,
+        )  # fmt: skip
+
+    def message(self) -> str:
+        """Make one pass as the daemon does, and return the message of its only finding."""
+        inventory = self.store.observe()
+        assessment = self.enforcer.assess(inventory, self.now, self.enforcer.surroundings(self.store, inventory))
+        self.enforcer.serving_request.ask(assessment)
+        return "".join(item.message for status in assessment.statuses for item in status.findings)
+
+    def wait(self, span: timedelta) -> None:
+        self.now, self.elapsed = self.now + span, self.elapsed + span.total_seconds()
+
+
+MISSING = f"/{PEM} does not exist, although the kubelet requests its serving certificate, so it refuses all clients"
+
+
+def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp_path: Path) -> None:
+    """With `cluster`, the pass after the answer of the API has the pending request, its age and the command. certmond
+    reads the requests again after a minute, not in each pass, and drops them when the certificate exists.
+    """
+    add_request(tree.cluster, "csr-a", NOW - timedelta(hours=3, minutes=12))
+    passes = Passes(tree, tmp_path / "work")
+    check = passes.enforcer.serving_request
+    assert passes.message() == f"{MISSING}; approve the request of this node: kubectl get csr"
+    assert check.until == passes.now  # the next pass is due at once
+    waits = "and the CertificateSigningRequest csr-a has waited for approval for"
+    run = "run: kubectl certificate approve csr-a"
+    assert passes.message() == f"{MISSING}, {waits} 3h12m; {run}"
+    assert check.until == passes.now + timedelta(minutes=1)
+    passes.wait(timedelta(seconds=59))
+    assert passes.message().endswith(f"{waits} 3h12m; {run}")
+    assert tree.cluster.calls == ["GET /"]
+    passes.wait(timedelta(seconds=1))
+    passes.message()
+    assert passes.message().endswith(f"{waits} 3h13m; {run}")
+    assert tree.cluster.calls == ["GET /"] * 2
+    tree.write(PEM, "no certificate")
+    assert "csr-a" not in passes.message()
+    assert passes.enforcer.serving_request.state is None
+    assert passes.enforcer.serving_request.until is None
+    (tree.root / PEM).unlink()
+    assert "csr-a" not in passes.message()  # not the state of another time
+
+
+@pytest.mark.parametrize(
+    ("conf", "fault", "said"),
+    [
+        (False, None, "may not list the CertificateSigningRequests"),
+        (True, Fault(0), "cannot be reached"),
+        (True, Fault(200, body=b"[]"), "does not answer like a Kubernetes API"),
+    ],
+    ids=["forbidden", "unreachable", "malformed"],
+)  # fmt: skip
+def test_a_failed_read_is_a_part_of_the_finding(
+    tree: Tree, tmp_path: Path, conf: bool, fault: Fault | None, said: str
+) -> None:
+    """If the API refuses the request or does not answer, the finding has the cause, and still the operator's command.
+    Without kubelet.conf, certmond uses the kubeconfig of `cluster`, whose user lacks the right.
+    """
+    if not conf:
+        (tree.root / "etc/kubernetes/kubelet.conf").unlink()
+    tree.cluster.faults += [fault] if fault else []
+    passes = Passes(tree, tmp_path / "work")
+    passes.message()
+    found = passes.message()
+    assert found.startswith(f"{MISSING}, and certmond cannot read its request: ")
+    assert said in found
+    assert "; approve the request of this node: kubectl get csr" in found
+    assert ("verbs [list]" in found) == (not conf)
+
+
+def test_a_missing_package_is_a_part_of_the_finding(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without lightkube, the finding names the package to install."""
+    monkeypatch.setitem(sys.modules, "certmond.cluster.serving_requests", None)
+    passes = Passes(tree, tmp_path / "work")
+    passes.message()
+    assert "pip install certmond[kubernetes]" in passes.message()
+
+
+def test_without_cluster_no_request_is_sent(tree: Tree, tmp_path: Path) -> None:
+    """Without `cluster` in the configuration, certmond sends no request, and the finding stays as it is."""
+    passes = Passes(tree, tmp_path / "work", cluster={})
+    passes.message()
+    assert passes.message() == f"{MISSING}; approve the request of this node: kubectl get csr"
+    assert tree.cluster.calls == []
+
+
+def test_the_daemon_reports_the_request_without_an_event(tree: Tree, tmp_path: Path) -> None:
+    """A daemon in observe mode reports the pending request, although no file of the node changes."""
+    add_request(tree.cluster, "csr-a", NOW - timedelta(hours=3))
+    work = tmp_path / "work"
+    work.mkdir()
+    path = work / "config.yaml"
+    path.write_text(yaml.safe_dump(tree.config(poll="1s")))  # a read that a busy machine delays is repeated soon
+    with running(tree.root, work, "--config", str(path)) as daemon:
+        daemon.until(lambda: "kubectl certificate approve csr-a" in str(daemon.entry("kubelet-server")), "the request")

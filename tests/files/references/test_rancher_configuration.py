@@ -1,0 +1,213 @@
+"""The flags of components that the configuration of k3s and RKE2 names."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.findings import Reason
+from tests.builders import make_ca, make_leaf
+from tests.distributions import Tree
+from tests.node import NOW
+
+ETC, UNITS = "/etc/rancher/k3s", "/etc/systemd/system"
+CONFIG = f"{ETC}/config.yaml"
+SOON = NOW + timedelta(days=5)
+
+
+class Server:
+    """The configuration of a node of k3s. Each certificate ends at SOON."""
+
+    def __init__(self, root: Path) -> None:
+        self._tree = Tree(root)
+        self._ca = make_ca("extra", not_after=SOON, not_before=NOW - timedelta(days=300))
+
+    def write(self, path: str, content: bytes | str, mode: int = 0o600) -> str:
+        self._tree.write(path, content, mode)
+        return path
+
+    def config(self, path: str = CONFIG, /, **fields: object) -> None:
+        self.write(path, yaml.safe_dump({name.replace("_", "-"): value for name, value in fields.items()}))
+
+    def trust(self, name: str) -> str:
+        return self.write(f"/etc/extra/{name}.crt", self._ca.pem)
+
+    def pair(self, name: str) -> tuple[str, str]:
+        leaf = make_leaf(self._ca, extended_usages=["client auth"], not_after=SOON)
+        stem = f"/etc/extra/{name}"
+        return self.write(f"{stem}.crt", leaf.pem), self.write(f"{stem}.key", leaf.key_pem)
+
+    def unit(self, name: str, *lines: str) -> str:
+        """Write an enabled unit with the lines in [Service]. Return its path."""
+        path = self.write(f"{UNITS}/{name}", "\n".join(["[Service]", *lines, ""]))
+        link = self._tree.at(f"{UNITS}/multi-user.target.wants/{name}")
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(path)
+        return path
+
+    def store(self) -> Store:
+        return Store((), str(self._tree.root), references=True)
+
+    def named(self) -> dict[str, Observation]:
+        """Return the observations of references, by path."""
+        return {each.path: each for each in self.store().observe().observations}
+
+    def unwatched(self) -> list[str]:
+        found = assess(self.store().observe(), NOW).loose_findings
+        return [each.message for each in found if each.reason is Reason.NOT_WATCHED]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag", "component"),
+    [
+        ("kube-apiserver-arg", "oidc-ca-file", "kube-apiserver"),
+        ("kube-controller-manager-arg", "root-ca-file", "kube-controller-manager"),
+        ("kube-scheduler-arg", "client-ca-file", "kube-scheduler"),
+        ("kube-cloud-controller-manager-arg", "client-ca-file", "cloud-controller-manager"),
+        ("etcd-arg", "peer-trusted-ca-file", "etcd"),
+        ("kubelet-arg", "client-ca-file", "kubelet"),
+        ("kube-proxy-arg", "new-ca", "kube-proxy"),
+    ],
+)
+@pytest.mark.parametrize("program", ["k3s", "rke2"])
+def test_a_flag_of_each_component_is_followed(
+    server: Server, program: str, argument: str, flag: str, component: str
+) -> None:
+    """The entry has the name of the component and the flag, and names the configuration file."""
+    path = server.trust("ca")
+    file = f"/etc/rancher/{program}/config.yaml"
+    server.config(file, **{argument: f"{flag}={path}"})
+    (seen,) = server.named().values()
+    assert (seen.name, seen.path, seen.named_by) == (f"{component}.{flag}", path, f"--{flag} in {file}")
+    assert not server.unwatched()
+
+
+def test_a_drop_in_replaces_or_extends_the_arguments(server: Server) -> None:
+    """certmond merges drop-ins as k3s does, and follows a new one at the next pass."""
+    old, added, new = map(server.trust, ("old", "added", "new"))
+    server.config(kube_apiserver_arg=[f"oidc-ca-file={old}"], etcd_arg=[f"trusted-ca-file={old}"])
+    drop_in = f"{CONFIG}.d/10.yaml"
+    server.write(drop_in, yaml.safe_dump({"kube-apiserver-arg+": [f"peer-ca-file={added}"]}))
+    store = server.store()
+    seen = {each.name: each for each in store.observe().observations}
+    assert seen.keys() == {"kube-apiserver.oidc-ca-file", "kube-apiserver.peer-ca-file"}
+    assert seen["kube-apiserver.peer-ca-file"].named_by == f"--peer-ca-file in {drop_in}"
+    server.config(f"{CONFIG}.d/20.yml", kube_apiserver_arg=f"oidc-ca-file={new}")
+    server.write(f"{CONFIG}.d/30.txt", "kube-apiserver-arg: []")
+    again = {each.name: each.path for each in store.observe().observations}
+    assert again == {"etcd.trusted-ca-file": old, "kube-apiserver.oidc-ca-file": new}
+
+
+def test_the_flags_of_k3s_itself_are_followed(server: Server) -> None:
+    """They name the client certificate for a datastore, and the file with the CAs of registries."""
+    (certificate, key), ca, registry = server.pair("db"), server.trust("db-ca"), server.trust("registry")
+    server.config(datastore_certfile=certificate, datastore_keyfile=key, datastore_cafile=ca)
+    server.write(f"{ETC}/registries.yaml", yaml.safe_dump({"configs": {"a": {"tls": {"ca_file": registry}}}}))
+    seen = server.named()
+    assert {each.name for each in seen.values()} == {
+        "k3s.datastore-certfile", "k3s.datastore-cafile", "k3s.private-registry.ca_file",
+    }  # fmt: skip
+    assert (seen[certificate].key_path, seen[certificate].spec.usages) == (key, ("client auth",))
+    assert seen[registry].named_by == f"ca_file in {ETC}/registries.yaml"
+
+
+def test_the_command_line_and_the_environment_of_the_unit_count(server: Server) -> None:
+    """The flags of k3s.service take precedence, and K3S_CONFIG_FILE is the path of the configuration file."""
+    old, new, ca, extra = map(server.trust, ("old", "new", "db", "extra"))
+    server.config(kube_apiserver_arg=f"oidc-ca-file={extra}")
+    server.config("/srv/k3s.yaml", kube_apiserver_arg=f"oidc-ca-file={old}", etcd_arg=f"trusted-ca-file={old}")
+    server.write(f"{UNITS}/k3s.service.env", f"K3S_DATASTORE_CAFILE={ca}\nK3S_TOKEN=/secret\n")
+    command = f"/usr/local/bin/k3s server '--kube-apiserver-arg=oidc-ca-file={new}'"
+    lines = ["Environment=K3S_CONFIG_FILE=/srv/k3s.yaml", f"EnvironmentFile=-{UNITS}/k3s.service.env"]
+    unit = server.unit("k3s.service", *lines, f"ExecStart={command}")
+    assert {each.path: each.named_by for each in server.named().values()} == {
+        new: f"--oidc-ca-file in {unit}", old: "--trusted-ca-file in /srv/k3s.yaml",
+        ca: f"K3S_DATASTORE_CAFILE in {UNITS}/k3s.service.env",
+    }  # fmt: skip
+    assert not server.unwatched()
+
+
+def test_an_agent_has_no_flags_of_the_control_plane(server: Server) -> None:
+    """k3s ignores the keys of a server on an agent, so the file that such a key names need not exist."""
+    kubelet = server.trust("kubelet")
+    server.config(kube_apiserver_arg="oidc-ca-file=/none.crt", datastore_cafile="/none.crt",
+                  kubelet_arg=f"client-ca-file={kubelet}")  # fmt: skip
+    server.unit("k3s-agent.service", "ExecStart=/usr/local/bin/k3s agent")
+    assert server.named().keys() == {kubelet}
+
+
+def test_an_extra_mount_of_rke2_changes_the_path(server: Server) -> None:
+    """The flag has the path in the Pod, and certmond reads the file on the host."""
+    path = server.trust("oidc")
+    fields = {"kube-apiserver-arg": "oidc-ca-file=/oidc/oidc.crt", "kube-apiserver-extra-mount": "/etc/extra:/oidc:ro"}
+    server.config("/etc/rancher/rke2/config.yaml", **fields)
+    assert server.named().keys() == {path}
+
+
+@pytest.mark.parametrize("mount", ["etc=/", "/etc/extra", "extra:/", "/etc/extra:oidc"])
+def test_an_extra_mount_without_two_absolute_paths_changes_no_path(server: Server, mount: str) -> None:
+    """RKE2 refuses such a value, so certmond reads the file at the path in the flag."""
+    path = server.trust("oidc")
+    fields = {"kube-apiserver-arg": f"oidc-ca-file={path}", "kube-apiserver-extra-mount": mount}
+    server.config("/etc/rancher/rke2/config.yaml", **fields)
+    assert server.named().keys() == {path}
+
+
+def test_a_file_that_another_user_can_change_is_not_followed(server: Server) -> None:
+    """certmond names the flag and the file, for a configuration, a drop-in and a unit."""
+    path = server.trust("ca")
+    server.write(CONFIG, f"kube-apiserver-arg: oidc-ca-file={path}", 0o622)
+    server.write(f"{CONFIG}.d/1.yaml", f"kube-scheduler-arg: client-ca-file={path}.2", 0o622)
+    unit = server.unit("k3s.service", f"ExecStart=/usr/local/bin/k3s server --etcd-arg=trusted-ca-file={path}.3")
+    server.write(unit, f"[Service]\nExecStart=/bin/k3s server --etcd-arg=trusted-ca-file={path}.3", 0o622)
+    messages = server.unwatched()
+    assert not any(each.is_watched for each in server.named().values())
+    for flag, file in (("oidc", CONFIG), ("client", f"{CONFIG}.d/1.yaml"), ("trusted", unit)):
+        assert [flag in each and f"{file} can be changed by other users" in each for each in messages].count(True) == 1
+
+
+def test_the_unit_of_another_user_decides_nothing(server: Server) -> None:
+    """certmond ignores the flags and the path of the configuration in a drop-in that another user can change."""
+    path = server.trust("ca")
+    server.config(kube_apiserver_arg=f"oidc-ca-file={path}")
+    server.config("/srv/other.yaml", kube_apiserver_arg=f"peer-ca-file={path}.2")
+    server.unit("k3s.service", f"ExecStart=/bin/k3s server $ARGS --etcd-arg=trusted-ca-file={path}.3")
+    drop_in = f"{UNITS}/k3s.service.d/a.conf"
+    server.write(drop_in, '[Service]\nEnvironment="ARGS=--config=/srv/other.yaml"\n', 0o622)
+    assert [each.path for each in server.named().values() if each.is_watched] == [path]
+    (message,) = server.unwatched()
+    assert "trusted-ca-file" in message
+    assert f"{drop_in} can be changed by other users" in message
+
+
+@pytest.mark.parametrize("path", [CONFIG, f"{CONFIG}.d/1.yaml"])
+def test_a_configuration_that_is_not_yaml_is_named(server: Server, path: str) -> None:
+    """A broken file is a finding with its path."""
+    server.write(path, "{")
+    (message,) = server.unwatched()
+    assert f"any flag in {path}: {path} is not YAML" in message
+
+
+def test_a_configuration_that_cannot_be_read_is_named(server: Server) -> None:
+    """A directory in the place of the file is a finding."""
+    server.write(f"{CONFIG}/x", "")
+    (message,) = server.unwatched()
+    assert f"{CONFIG} is a directory" in message
+
+
+def test_a_node_without_k3s_has_no_entry(server: Server) -> None:
+    """Without a configuration and a service, certmond reports nothing, also about registries.yaml."""
+    assert not server.named()
+    server.write(f"{ETC}/k3s.yaml", "")
+    assert not server.named()
