@@ -36,6 +36,7 @@ from tests.node import Node
 
 AT = NOW + DAY
 STARTER = {"k3s", "rke2", "k0s", "microshift"}  # they renew their certificates each time that they start
+RESTARTS = {"k3s": ": certmond restart k3s", "rke2": ": certmond restart rke2-server"}  # of their servers
 FOREIGN = STARTER | {"kubespray", "k8s-snap", "kops"}  # certmond renews none of the entries in TRAPS
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
 MICROSHIFT = "/var/lib/microshift"
@@ -253,7 +254,8 @@ def test_a_certificate_of_another_component_is_not_renewed(profile: str, tree: T
     held = {each["target"]: each["because"] for each in document["held"]}
     trap = TRAPS[profile]
     spec = next(spec for spec in parse((), profile=profile).certificates if spec.name == trap.entry)
-    assert held[trap.entry] == f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
+    fact = f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
+    assert held[trap.entry] == fact + RESTARTS.get(profile, "")
     assert "start" in str(spec.renewed_by)
     code, findings = check(tree, profile, at)
     assert code == 1
@@ -271,8 +273,25 @@ def test_the_forecast_names_the_component_that_renews(profile: str, tree: Tree) 
     events = [each for each in json.loads(done.stdout)["events"] if each["target"] == trap.entry]
     assert [each["what"] for each in events] == ["due", "expire"]
     said = f"certmond does not renew this certificate; it is renewed by {specs(profile)[trap.entry].renewed_by}"
+    said += RESTARTS.get(profile, "")
     assert all(said in each["detail"] for each in events)
     assert not [each for each in json.loads(done.stdout)["events"] if each["what"] in {"renew", "restart"}]
+
+
+@pytest.mark.parametrize("profile", RESTARTS)
+def test_the_forecast_has_the_restarts_that_renew(profile: str, tree: Tree, tmp_path: Path) -> None:
+    """With `for_renewal`, one restart a year renews all leaves of a server and the kubeconfig for operators. No leaf is
+    due or expires.
+    """
+    config = tmp_path / "config.yaml"
+    config.write_text("{mode: enforce, restart: {for_renewal: true}}")
+    done = run(tree, "forecast", "--for", "3y", "--config", str(config), "--profile", profile, "-o", "json")
+    events = json.loads(done.stdout)["events"]
+    restarts = [each["target"] for each in events if each["what"] == "restart"]
+    assert restarts == [RESTARTS[profile].rpartition(" ")[2]] * 3
+    leaves = {name for name, spec in specs(profile).items() if spec.renewed_at_start}
+    assert {each["target"] for each in events if each["what"] == "renew"} == leaves | {f"{profile}.yaml"}
+    assert not [each for each in events if each["bad"]]
 
 
 @pytest.mark.parametrize("profile", ["k0s", "microk8s"])

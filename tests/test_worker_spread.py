@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 
 import pytest
 
-from certmond.config.model import Config
-from certmond.controllers.restart_lock import RestartLockSession, WorkerDelay
+from certmond.cluster.lease import ClusterLease
+from certmond.config.model import Config, Source, parse
+from certmond.controllers.restart_lock import AgentDelay, RestartLock, RestartLockSession, SingleNodeLock, WorkerDelay
+from certmond.controllers.restart_lock_choice import restart_lock_of
+from certmond.errors import RefusedError, UnreachableError
+from certmond.transaction.node_files import NodeFiles
 
 SPREAD = timedelta(minutes=2)
 
@@ -78,3 +83,68 @@ def test_a_restart_by_a_command_does_not_wait() -> None:
     turns = RestartLockSession(WorkerDelay("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
     assert turns.wait_for_others(asked=True) is None
     assert "the delay of this worker" in str(turns.wait_for_others())
+
+
+# --- agents of k3s and RKE2 -------------------------------------------------------------------------------------------
+
+
+def test_an_agent_waits_for_the_servers_after_its_delay() -> None:
+    """Only a restart in which a server signs new certificates waits for the servers. A command does not wait."""
+    clock, reasons = [0.0], ["server-1 holds the Lease"]
+    turn = AgentDelay("agent-1", SPREAD, servers=lambda: next(iter(reasons), None), monotonic=lambda: clock[0])
+    assert "the delay of this worker" in str(turn.take(renews=True))
+    clock[0] = SPREAD.total_seconds()
+    assert turn.take(renews=True) == "server-1 holds the Lease"
+    assert turn.take() is None
+    assert RestartLockSession(turn, Config()).wait_for_others(asked=True, renews=True) is None
+    reasons.clear()
+    assert turn.take(renews=True) is None
+    turn.give_back("it failed")
+    turn.settle()
+    assert "the delay of this worker" in str(turn.take(renews=True))
+
+
+@pytest.mark.parametrize("program", ["k3s", "rke2"])
+def test_the_role_of_a_node_selects_its_lock(program: str, tmp_path: Path) -> None:
+    """An agent has the kubeconfig of its kubelet, and no passwords of a server. A server takes the Lease."""
+    config = parse([Source("test", "cluster: {kubeconfig: /etc/rancher/certmond.conf}")])
+
+    def lock(*, scattered: bool = True) -> RestartLock:
+        return restart_lock_of(
+            config, node="n", files=NodeFiles(str(tmp_path)), real=str, alive=lambda: None, scattered=scattered,
+            called=lambda: False,
+        )  # fmt: skip
+
+    assert isinstance(lock(), ClusterLease)
+    for path, kinds in (("agent/kubelet.kubeconfig", (AgentDelay, SingleNodeLock)), ("server/cred/passwd", None)):
+        file = tmp_path / "var/lib/rancher" / program / path
+        file.parent.mkdir(parents=True)
+        file.touch()
+        found = type(lock()), type(lock(scattered=False))
+        assert found == (kinds or (ClusterLease, ClusterLease))
+
+
+@pytest.mark.parametrize(
+    ("error", "without_api", "problem"),
+    [
+        (None, "hold", "the Node is not Ready"),
+        (UnreachableError("no answer"), "hold", "no answer"),
+        (UnreachableError("no answer"), "go_on", None),
+        (RefusedError("may not list"), "hold", None),
+    ],
+)
+def test_a_node_whose_state_is_forbidden_needs_no_state(
+    error: Exception | None, without_api: str, problem: str | None
+) -> None:
+    """Without the right to read its Node, the health of the service is the proof."""
+
+    def node() -> str:
+        if error:
+            raise error
+        return "the Node is not Ready"
+
+    config = parse([Source("test", f"cluster: {{without_api: {without_api}}}")])
+    turn = AgentDelay("agent-1", SPREAD, servers=lambda: None, node=node)
+    assert RestartLockSession(turn, config).node_problem() == problem
+    assert RestartLockSession(WorkerDelay("a", SPREAD), config).node_problem() is None
+    assert RestartLockSession(SingleNodeLock(), config).node_problem() is None

@@ -17,13 +17,13 @@ from typing import Any, Self, TypeVar
 
 from certmond.cli.acting_process_report import ActivityReport, document
 from certmond.cli.progress import Events, Progress
-from certmond.controllers.restart import state_of
 from certmond.controllers.watched_records import records_of
 from certmond.errors import BusyError, MalformedError
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT
 from certmond.files.inotify import Interest
 from certmond.pki.rotation.phases import Rotation, may_be_aborted
 from certmond.pki.services.restart_episode import Episode, Past, Stage, Terms
+from certmond.pki.services.restart_state_machine import state_of
 from certmond.restart.history import History
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_lock import ACTING, COMMAND, WRITING, Holder, NodeLock, holder_of, is_held, writer_of

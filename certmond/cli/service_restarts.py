@@ -16,12 +16,12 @@ import click
 from certmond.cli.acting_process import Handover
 from certmond.cli.progress import Progress
 from certmond.controllers.restart import Progress as Step
-from certmond.controllers.restart import state_of
 from certmond.daemon.enforcer import Enforcer
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.service_rules import no_longer_served
 from certmond.pki.planning.steps import Held, Plan, Restart
 from certmond.pki.services.restart_episode import Past, Result
+from certmond.pki.services.restart_state_machine import state_of
 from certmond.pki.services.staleness import Surroundings
 
 _RELOADED_WITHIN = timedelta(seconds=15)

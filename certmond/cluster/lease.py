@@ -26,17 +26,21 @@ _RENEWED_AFTER = 1 / 3  # of the duration: leaves time to retry a renewal that f
 _HELD_FOR = (
     5 / 6
 )  # of the duration: two nodes never hold a Lease together, even if the speeds of their clocks differ by a fifth
+_MAX_REASON = 500
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 
 RESTART, ROTATION = "certmond-restart", "certmond-rotation"
 """Names of certmond's Leases: for restarts, and for the coordinator of a rotation."""
+MARK = "certmond.io/unproven-restart"
+"""Annotation of the Lease with `NODE: REASON`, if a node has restarted for a renewal and has not proven the restart."""
+_BEGUN = "it has restarted, or is restarting"
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Content of a Lease. certmond writes `metadata` unchanged.
+    """Content of a Lease. certmond writes `metadata` unchanged, except for the annotation `mark`.
 
     `version` is empty if the Lease does not exist yet.
     """
@@ -47,6 +51,7 @@ class Record:
     renewed: datetime | None
     transitions: int
     version: str = ""
+    mark: str = ""
     metadata: Any = field(default=None, repr=False, compare=False)
 
 
@@ -114,19 +119,34 @@ class ClusterLease:
         self._first_read: tuple[Record | None, float] = (None, 0.0)
         self._written_record: Record | None = None  # as last written
         self._began = 0.0  # the time of that write by this node's clock, before the request was sent
+        self._unwritten_mark: str | None = None
 
     @property
     def held(self) -> bool:
         """Return whether this node still holds the lock by its own clock. Check this property before each action."""
         return self._written_record is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
 
-    def take(self) -> str | None:
+    def take(self, *, renews: bool = False) -> str | None:
         """Take or renew the lock. Return None, or the reason for which this node does not hold the lock.
 
-        Raises UnreachableError or RefusedError if a call fails. After an error, the holder keeps the lock for the rest
-        of the duration.
+        With `renews`, this node also marks the Lease until `give_back` removes the mark, and waits while another node
+        has marked the Lease. Raises UnreachableError or RefusedError. After an error, a holder keeps the lock for the
+        rest of its duration.
         """
-        return self._run(self._take)
+        return self._run(partial(self._take, renews=renews))
+
+    def obstacle(self) -> str | None:
+        """Return why a node without the lock must wait: another node holds or has marked the Lease.
+
+        Raises UnreachableError or RefusedError.
+        """
+
+        async def work(api: Leases) -> str | None:
+            found = await api.read()
+            decision = self._decision(found)
+            return self._marked(found) or (self._waits(decision) if isinstance(decision, Waits) else None)
+
+        return self._run(work)
 
     def keep(self) -> None:
         """Renew the lock if a third of its duration has passed.
@@ -138,25 +158,77 @@ class ClusterLease:
         if self._monotonic() - self._began >= self._duration * _RENEWED_AFTER:
             self._run(partial(self._keep, self._written_record))
 
-    def give_back(self) -> None:
+    def node_problem(self) -> str | None:
+        """Return why the Node of this node is not ready, or None. Raises UnreachableError or RefusedError."""
+        from certmond.cluster.nodes import readiness_problem  # noqa: PLC0415 - needs the extra
+
+        return readiness_problem(self._access, self._identity)
+
+    def give_back(self, mark: str | None = None) -> None:
         """Release the lock, so that the next node can take it immediately.
 
-        If the API server is unreachable, the next node waits until the Lease expires.
+        `mark` is the new reason in the mark of this node, "" to remove the mark, or None to leave it. If the API is
+        unreachable, the next node waits until the Lease expires, and `settle` writes the mark.
         """
         held, record = self.held, self._written_record
         self._written_record = None
+        self._unwritten_mark = self._unwritten_mark if mark is None else mark
         if held and record is not None:
             at = datetime.now(UTC)
-            free = replace(record, holder="", seconds=1, acquired=at, renewed=at)
+            free = replace(record, holder="", seconds=1, acquired=at, renewed=at, mark=self._new_mark(record))
             with suppress(SigningError):
-                self._run(lambda api: api.replace(free))
+                if self._run(lambda api: api.replace(free)):
+                    self._unwritten_mark = None
+        self.settle()
 
-    async def _take(self, api: Leases) -> str | None:
-        wanted = self._decision(await api.read())
+    def settle(self) -> None:
+        """Write the mark that `give_back` could not write. Never raises."""
+        if self._unwritten_mark is not None:
+            with suppress(SigningError):
+                self._run(self._write_mark)
+
+    async def _write_mark(self, api: Leases) -> None:
+        for _ in range(_CONFLICTS):
+            found = await api.read()
+            if (
+                found is None
+                or found.mark == (mark := self._new_mark(found))
+                or await api.replace(replace(found, mark=mark))
+            ):
+                self._unwritten_mark = None
+                return
+
+    def _new_mark(self, found: Record) -> str:
+        """Return the mark of the Lease with the new reason of this node. The mark of another node stays."""
+        node, reason = found.mark.partition(": ")[0], self._unwritten_mark
+        if reason is None or (found.mark and node != self._identity):
+            return found.mark
+        return f"{self._identity}: {reason[:_MAX_REASON]}" if reason else ""
+
+    def _marked(self, found: Record | None) -> str | None:
+        """Return why another node that has marked the Lease stops this node, or None."""
+        node, _, reason = found.mark.partition(": ") if found else ("", "", "")
+        if not node or node == self._identity:
+            return None
+        command = f"kubectl -n {self._namespace} annotate lease {self._name} {MARK}-"
+        fact = f"{printable(node)} has not proven its restart for a renewal: {printable(reason)}"
+        return f"{fact}; repair {printable(node)}, and restart the service there with certmond, or run: {command}"
+
+    def _waits(self, wanted: Waits) -> str:
+        since = f" since {wanted.since:%Y-%m-%dT%H:%M:%SZ}" if wanted.since else ""
+        return f"{printable(wanted.holder)} holds {self}{since}; certmond waits for its release"
+
+    async def _take(self, api: Leases, *, renews: bool = False) -> str | None:
+        found = await api.read()
+        wanted = self._decision(found)
         if isinstance(wanted, Waits):
             self._written_record = None
-            since = f" since {wanted.since:%Y-%m-%dT%H:%M:%SZ}" if wanted.since else ""
-            return f"{printable(wanted.holder)} holds {self}{since}; certmond waits for its release"
+            return self._waits(wanted)
+        if renews and (marked := self._marked(found)):
+            return marked
+        if renews:
+            wanted = replace(wanted, mark=f"{self._identity}: {_BEGUN}")
+            self._unwritten_mark = None
         if await self._write(api, wanted):
             return None
         faster = self._decision(await api.read())

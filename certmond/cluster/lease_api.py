@@ -6,6 +6,7 @@ Lease.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
 
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
-from certmond.cluster.lease import Record
+from certmond.cluster.lease import MARK, Record
 from certmond.errors import RefusedError
 
 _RULE = "apiGroups [coordination.k8s.io], resources [leases], verbs [get, create, update]"
@@ -43,7 +44,8 @@ class LeaseApi:
 
     async def create(self, record: Record) -> Record | None:
         """Create and return the Lease. Return None if the Lease already exists."""
-        made = Lease(metadata=ObjectMeta(name=self._name, namespace=self._namespace), spec=_spec(record))
+        metadata = _marked(ObjectMeta(name=self._name, namespace=self._namespace), record.mark)
+        made = Lease(metadata=metadata, spec=_spec(record))
         try:
             return await self._call("create", lambda: _record(self._client.create(made)))
         except ConflictError:
@@ -54,7 +56,7 @@ class LeaseApi:
 
     async def replace(self, record: Record) -> Record | None:
         """Replace and return the Lease. Return None if another client has changed or deleted the Lease."""
-        lease = Lease(metadata=record.metadata, spec=_spec(record))
+        lease = Lease(metadata=_marked(record.metadata, record.mark), spec=_spec(record))
         try:
             return await self._call("update", lambda: _record(self._client.replace(lease)))
         except (ConflictError, NotFoundError):
@@ -73,6 +75,14 @@ def _spec(record: Record) -> LeaseSpec:
         renewTime=_micro(record.renewed),
         leaseTransitions=record.transitions,
     )
+
+
+def _marked(metadata: ObjectMeta, mark: str) -> ObjectMeta:
+    """Return the metadata with the annotation `mark`, or without this annotation if `mark` is empty."""
+    others = {name: value for name, value in (metadata.annotations or {}).items() if name != MARK}
+    made = copy.copy(metadata)
+    made.annotations = (others | {MARK: mark} if mark else others) or None
+    return made
 
 
 def _micro(time: datetime | None) -> Any:
@@ -95,5 +105,6 @@ async def _record(answer: Awaitable[Any]) -> Record:
         renewed=spec.renewTime,
         transitions=spec.leaseTransitions or 0,
         version=metadata.resourceVersion,
+        mark=(metadata.annotations or {}).get(MARK, ""),
         metadata=metadata,
     )

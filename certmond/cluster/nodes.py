@@ -103,6 +103,23 @@ def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
     return access.run(work)
 
 
+def readiness_problem(access: Access, name: str) -> str | None:
+    """Return why the Node `name` is not ready, or None if it is ready or does not exist.
+
+    Raises RefusedError or UnreachableError.
+    """
+
+    async def work(connection: Connection) -> tuple[ClusterNode, ...]:
+        return tuple(await connection.listed("read this node's Node", _READ, lambda: nodes(connection.client)))
+
+    async def nodes(client: AsyncClient) -> AsyncIterator[ClusterNode]:
+        # With this selector, the rights of a kubelet suffice.
+        async for node in client.list(Node, fields={"metadata.name": name}):
+            yield _node(node)
+
+    return next((f"the Node {name} is not Ready" for node in access.run(work) if not node.ready), None)
+
+
 def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
     """Write `report` to the Node `name`, and change nothing else.
 

@@ -18,10 +18,9 @@ from certmond.errors import CertmondError, IdleError, RestartError, TriedError
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Event, bound
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.planning.steps import Plan, Restart
+from certmond.pki.planning.steps import Cause, Plan, Restart
 from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Terms
 from certmond.pki.services.restart_state_machine import (
-    HEALTHY_OBSERVATIONS,
     INTERVAL,
     Act,
     Ended,
@@ -31,7 +30,9 @@ from certmond.pki.services.restart_state_machine import (
     after_restore,
     before_act,
     bystander_episode,
+    mark_after,
     next_move,
+    state_of,
 )
 from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.restart.act import Restarter
@@ -110,6 +111,7 @@ class RestartController:
         With `hands_over`, only record the restart for the process that executes steps. Raises BusyError while another
         process writes, and WriteError if the state directory is unusable.
         """
+        self.lock.settle()
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
         if around.live is None or (planned is None and self.under_way() is None):
             return None
@@ -167,7 +169,8 @@ class _RestartStep:
             return Progress(name, "waits for its files to stop changing", settled_at)
         if step.service.kind == "static-pod" and (reason := self.observed.kubelet_problem(self.owner._config.services)):
             return self._wait(name, f"waits for the kubelet, which must start the Pod again: {reason}")
-        if not hands_over and (reason := self.owner.lock.wait_for_others()):
+        renews = step.cause is Cause.RENEWED_AT_START
+        if not hands_over and (reason := self.owner.lock.wait_for_others(renews=renews)):
             return self._wait(name, f"waits for the restart lock: {reason}")
         others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
         healthy = self.observed.healthy_addresses
@@ -205,7 +208,7 @@ class _RestartStep:
             )
             return self._end(Ended(episode, Result.SUPERSEDED, message))
         move = next_move(
-            episode, self.observed.health(service), self.owner._terms,
+            episode, self.observed.health(service, episode, self.owner.lock.node_problem), self.owner._terms,
             changes_instance=service.changes_instance, starts=service.kind != "static-pod",
         )  # fmt: skip
         match move:
@@ -247,7 +250,8 @@ class _RestartStep:
 
     def _retry(self, episode: Episode) -> Progress:
         """Restart the service again, even if a killed process might have restarted it."""
-        if episode.attempt == 1 and (reason := self.owner.lock.wait_for_others(asked=episode.asked)):
+        wait = self.owner.lock.wait_for_others
+        if episode.attempt == 1 and (reason := wait(asked=episode.asked, renews=episode.renews)):
             return self._wait(episode.service, f"waits for the restart lock: {reason}")
         episode = before_act(episode)
         self._record(episode)
@@ -290,16 +294,18 @@ class _RestartStep:
 
     def _end(self, ended: Ended) -> Progress:
         episode, name = ended.episode, ended.episode.service
+        unrenewed = self.observed.unrenewed(episode) if ended.result is Result.FAILED else ()
+        targets = [target for target in episode.targets if target.name in unrenewed] or episode.targets
         contents = {
             path: self.observed.around.contents[path].sha256
-            for target in episode.targets for path in target.contents if path in self.observed.around.contents
+            for target in targets for path in target.contents if path in self.observed.around.contents
         }  # fmt: skip
         superseded, before = ended.result is Result.SUPERSEDED, self.owner.past().get(name, Past(name)).ended_at
         again = superseded and before is not None and before <= self._now() < before + self.owner.terms.spacing
         contents = {} if superseded else contents
         self.owner._history.store(
             Past(
-                name, None, self._now(), ended.result, ended.message, tuple(target.name for target in episode.targets),
+                name, None, self._now(), ended.result, ended.message, tuple(target.name for target in targets),
                 self.observed.service(name).instance, contents, again,
             )
         )  # fmt: skip
@@ -309,7 +315,7 @@ class _RestartStep:
             result=ended.result.value, seconds=f"{(self._now() - episode.begun_at).total_seconds():.1f}",
         )  # fmt: skip
         if not self._begin_bystanders(episode):
-            self.owner.lock.give_back()
+            self.owner.lock.give_back(mark_after(ended))
         return Progress(name, ended.message, None, ended.result)
 
     def _begin_bystanders(self, episode: Episode) -> bool:
@@ -338,12 +344,3 @@ class _RestartStep:
 
     def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
         self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
-
-
-def state_of(episode: Episode) -> str:
-    """Return the progress of the verification of a restart, as a phrase that follows the name of the service."""
-    if episode.trouble:
-        return f"is not verified yet: {episode.trouble}"
-    if episode.good > HEALTHY_OBSERVATIONS:
-        return "must stay healthy for some time"
-    return f"is healthy in {episode.good} of {HEALTHY_OBSERVATIONS} checks" if episode.good else "is not verified yet"

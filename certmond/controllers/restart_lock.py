@@ -15,14 +15,19 @@ from certmond.config.model import Config
 from certmond.errors import CertmondError, LostError, UnreachableError
 from certmond.pki.rotation.worker_batches import place
 
+_MARK_INTERVAL = 30.0
+"""Seconds between two attempts to write a mark while the API is unreachable."""
+
 
 class RestartLock(Protocol):
     """A lock for restarts among control-plane nodes."""
 
-    def take(self) -> str | None:
+    def take(self, *, renews: bool = False) -> str | None:
         """Take the lock. Return None, or the reason for which this node does not hold the lock.
 
-        Raises UnreachableError or RefusedError if a request fails.
+        Raises UnreachableError or RefusedError if a request fails. With `renews`, the service issues its
+        certificates again in the restart. Then this node also waits while another server has not proven such a
+        restart, and all other nodes wait until `give_back` removes the mark of this node.
         """
         ...
 
@@ -38,8 +43,19 @@ class RestartLock(Protocol):
         """Return whether this node holds the lock by its own clock."""
         ...
 
-    def give_back(self) -> None:
-        """Release the lock. Never raises an error."""
+    def give_back(self, mark: str | None = None) -> None:
+        """Release the lock. Never raises an error.
+
+        `mark` is the reason for which the restart is not proven, "" to remove the mark, or None to leave it.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Write the mark that `give_back` could not write. Never raises."""
+        ...
+
+    def node_problem(self) -> str | None:
+        """Return why the Node of this node is not ready, or None. Raises UnreachableError or RefusedError."""
         ...
 
 
@@ -48,14 +64,20 @@ class SingleNodeLock:
 
     held = True
 
-    def take(self) -> str | None:
+    def take(self, *, renews: bool = False) -> str | None:  # noqa: ARG002 - the protocol's
         return None
 
     def keep(self) -> None:
         pass
 
-    def give_back(self) -> None:
+    def give_back(self, mark: str | None = None) -> None:
         pass
+
+    def settle(self) -> None:
+        pass
+
+    def node_problem(self) -> str | None:
+        return None
 
 
 class WorkerDelay:
@@ -79,7 +101,7 @@ class WorkerDelay:
         self._wait, self._monotonic = spread.total_seconds() * place(identity), monotonic
         self._since: float | None = None
 
-    def take(self) -> str | None:
+    def take(self, *, renews: bool = False) -> str | None:  # noqa: ARG002 - the protocol's
         if self._called():
             return None
         now = self._monotonic()
@@ -90,8 +112,45 @@ class WorkerDelay:
     def keep(self) -> None:
         pass
 
-    def give_back(self) -> None:
+    def give_back(self, mark: str | None = None) -> None:  # noqa: ARG002 - the protocol's
         self._since = None
+
+    def settle(self) -> None:
+        pass
+
+    def node_problem(self) -> str | None:
+        return None
+
+
+class AgentDelay(WorkerDelay):
+    """Delay of an agent of k3s or RKE2. A server of the cluster signs the new certificates of the agent.
+
+    `servers` returns why the agent must wait for a server that restarts, or has not proven its restart, or None.
+    `node` returns why the Node of this agent is not ready, or None.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        spread: timedelta,
+        *,
+        servers: Callable[[], str | None],
+        node: Callable[[], str | None] = lambda: None,
+        called: Callable[[], bool] = lambda: False,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(identity, spread, called=called, monotonic=monotonic)
+        self._servers, self._node = servers, node
+
+    def take(self, *, renews: bool = False) -> str | None:
+        """Return the time left, or for a renewal why the agent waits for a server.
+
+        Raises UnreachableError or RefusedError.
+        """
+        return super().take() or (self._servers() if renews else None)
+
+    def node_problem(self) -> str | None:
+        return self._node()
 
 
 class RestartLockSession:
@@ -100,20 +159,20 @@ class RestartLockSession:
     def __init__(self, lock: RestartLock, config: Config) -> None:
         self._lock, self._config = lock, config
         self._fenced = True
-        self._next_request_at = 0.0
+        self._next_request_at = self._next_mark_at = 0.0
         self._lost: str | None = None
 
-    def wait_for_others(self, *, asked: bool = False) -> str | None:
+    def wait_for_others(self, *, asked: bool = False, renews: bool = False) -> str | None:
         """Take the lock. Return why this node must wait, or None if the restart may begin.
 
         `without_api: go_on` permits a restart without the lock. A worker does not wait if the operator `asked` for the
-        restart.
+        restart. In a restart that `renews` certificates, another server must not have left an unproven restart.
         """
         if asked and isinstance(self._lock, WorkerDelay):
             return None
         self._fenced = True
         try:
-            return self._lock.take()
+            return self._lock.take(renews=renews and not asked)
         except UnreachableError as error:
             if self._config.cluster.without_api == "go_on":
                 self._fenced = False
@@ -150,6 +209,24 @@ class RestartLockSession:
         news, self._lost = lost != self._lost, lost
         return lost if news else None
 
-    def give_back(self) -> None:
-        """Release the lock. Never raises."""
-        self._lock.give_back()
+    def give_back(self, mark: str | None = None) -> None:
+        """Release the lock. `mark` is as for `RestartLock.give_back`. Never raises."""
+        self._lock.give_back(mark)
+
+    def node_problem(self) -> str | None:
+        """Return why the restart of this node is not proven in the cluster, or None. Never raises.
+
+        If the API forbids the question, or `without_api: go_on` applies, the Node does not matter.
+        """
+        try:
+            return self._lock.node_problem()
+        except UnreachableError as error:
+            return None if self._config.cluster.without_api == "go_on" else str(error)
+        except CertmondError:
+            return None
+
+    def settle(self) -> None:
+        """Write the mark that `give_back` could not write, at most once in `_MARK_INTERVAL`. Never raises."""
+        if (now := time.monotonic()) >= self._next_mark_at:
+            self._next_mark_at = now + _MARK_INTERVAL
+            self._lock.settle()

@@ -1,6 +1,7 @@
 """Choice of the lock for the restarts of a node, by its role in the cluster.
 
-A single node needs no lock, a worker has a delay, and a control-plane node takes a Lease.
+A single node needs no lock, a worker has a delay, and a control-plane node takes a Lease. An agent of k3s or RKE2 has a
+delay, and reads the Lease.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from functools import partial
 
 from certmond.config.model import Config
 from certmond.controllers.coordinator_choice import KUBELET_CONF, awake
-from certmond.controllers.restart_lock import RestartLock, SingleNodeLock, WorkerDelay
+from certmond.controllers.restart_lock import AgentDelay, RestartLock, SingleNodeLock, WorkerDelay
 from certmond.transaction.node_files import NodeFiles
 
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
@@ -18,6 +19,9 @@ API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 
 A node with the kubelet's kubeconfig and without this file is a worker, which takes no Lease.
 """
+_PROGRAMS = ("k3s", "rke2")
+_SERVER, _AGENT = "/var/lib/rancher/{}/server/cred/passwd", "/var/lib/rancher/{}/agent/kubelet.kubeconfig"
+"""Files that only a server of k3s or RKE2 has, and that servers and agents have (pkg/agent/config/config.go)."""
 
 
 def restart_lock_of(
@@ -44,8 +48,21 @@ def restart_lock_of(
         return WorkerDelay(node, config.cluster.spread, called=called)
     from certmond.cluster.lease import RESTART, ClusterLease
 
-    return ClusterLease(
+    lease = ClusterLease(
         partial(real, kubeconfig),  # resolved late, because a process that only plans might lack permission
         identity=node, name=RESTART, duration=config.cluster.lease_duration, alive=alive,
         monotonic=awake,
     )  # fmt: skip
+    if not is_rancher_agent(files):
+        return lease
+    if not scattered:
+        return SingleNodeLock()
+    return AgentDelay(
+        node, config.cluster.spread, servers=lease.obstacle, node=lease.node_problem, called=called
+    )  # fmt: skip
+
+
+def is_rancher_agent(files: NodeFiles) -> bool:
+    """Return whether the node is an agent of k3s or RKE2, and no server."""
+    server = any(files.exists(_SERVER.format(program)) for program in _PROGRAMS)
+    return not server and any(files.exists(_AGENT.format(program)) for program in _PROGRAMS)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.services.model import Live, ServiceSeen
-from certmond.pki.services.restart_episode import Episode, Stage
+from certmond.pki.services.restart_episode import Episode, Stage, Target
 from certmond.pki.services.restart_state_machine import HealthObservation
 from certmond.pki.services.staleness import ServedAt, Surroundings
 from certmond.services.file_usage import KUBELET
@@ -48,16 +48,30 @@ class RestartObservation:
     def files_changed_again(self, episode: Episode) -> bool:
         """Return whether the files of a restart have changed after certmond planned the restart.
 
-        Ignore the changes of a rollback.
+        Ignore the changes of a rollback, and of a service that issues its certificates again.
         """
-        if episode.stage is Stage.PUT_BACK or episode.put_back_at:
+        if episode.stage is Stage.PUT_BACK or episode.put_back_at or episode.renews:
             return False
         now = self.around.contents
         wanted = {path: sha256 for target in episode.targets for path, sha256 in target.contents.items()}
         return any(path in now and now[path].sha256 != sha256 for path, sha256 in wanted.items())
 
-    def health(self, service: ServiceSpec) -> HealthObservation:
-        """Return the state of a service as input of the state machine."""
+    def unrenewed(self, episode: Episode) -> tuple[str, ...]:
+        """Return the names of the certificates that the service has not issued again in this restart."""
+        return tuple(each.name for each in episode.targets if each.ends_at and not self._ends_later(each, each.ends_at))
+
+    def _ends_later(self, target: Target, end: datetime) -> bool:
+        status = self.assessment.by_identity.get((target.name, target.path))
+        known = status.certificate if status and not status.stale else None
+        return known is not None and known.not_after > end
+
+    def health(
+        self, service: ServiceSpec, episode: Episode, node_problem: Callable[[], str | None]
+    ) -> HealthObservation:
+        """Return the state of a restarted service as input of the state machine.
+
+        `node_problem` is called for a renewal that is otherwise proven, because it calls the Kubernetes API.
+        """
         addresses = self.around.survey.health.get(service.name, ())
         unhealthy = {
             address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not probed"))
@@ -68,7 +82,10 @@ class RestartObservation:
             for at in status.presence.served
             if at.service == service.name and not at.matches
         ]
-        return HealthObservation(self.live.at, self.service(service.name), unhealthy, unproven)
+        unrenewed = self.unrenewed(episode)
+        if episode.renews and not (unhealthy or unproven or unrenewed) and (problem := node_problem()):
+            unproven.append(problem)
+        return HealthObservation(self.live.at, self.service(service.name), unhealthy, unproven, unrenewed)
 
     def kubelet_problem(self, services: Iterable[ServiceSpec]) -> str | None:
         """Return the problem of the kubelet, or None if the kubelet is healthy or is not in `services`."""

@@ -32,6 +32,7 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import RestartHolds, restarts
+from certmond.pki.planning.start_renewals import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
 from certmond.pki.planning.steps import Issue, Plan, Step
 from certmond.pki.rotation.phases import Rotation
 from certmond.pki.rotation.planner import MissingSteps
@@ -71,6 +72,7 @@ def policy_of(config: Config) -> Policy:
         spread=config.spread,
         signers={spec.name: spec.kind for spec in config.signers},
         services=config.services,
+        restarts_for_renewal=config.restart.for_renewal,
     )
 
 
@@ -264,9 +266,10 @@ class Enforcer:
         reissue = {identity: each for each in under for identity in left.reissue}
         signing = self.rotation_state.signing
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
-        hold = None
+        hold = clock = None
+        renewals = start_renewals(assessment, policy) if asked is None else NO_START_RENEWALS
         # Check for an upgrade and a wrong clock only if a step depends on the result: this check can run a program.
-        if asked is None and (replaced_by(made) or _has_stale_consumers(assessment)):
+        if asked is None and (replaced_by(made) or _has_stale_consumers(assessment) or renewals.by_service):
             hold, clock = (each.fact if each else None for each in self._host.now())
             now = replace(now, hold=hold, clock=clock)
             made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
@@ -281,9 +284,8 @@ class Enforcer:
         held_sources = hold_reasons_of(self._config.derived, states, made)
         family = self.rotation_state.family
         changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
-        return self._with_restarts(
-            made, assessment, around, RestartHolds(hold, held_sources, changing, now.replaced_ca)
-        )
+        restart_holds = RestartHolds(hold, held_sources, changing, now.replaced_ca, clock)
+        return self._with_restarts(made, assessment, around, restart_holds, renewals)
 
     def next_request_at(self, step: Step) -> datetime | None:
         """Return the time of the next request to a signer that has not decided yet.
@@ -296,21 +298,31 @@ class Enforcer:
 
     def plan_observed(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
         """Return the plan of observe mode, without the holds of this host and without steps of a rotation."""
-        made = plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
-        return self._with_restarts(made, assessment, around, RestartHolds())
+        policy = policy_of(self._config)
+        made = plan(assessment, policy, self._ledger.attempts(), Circumstances())
+        return self._with_restarts(made, assessment, around, RestartHolds(), start_renewals(assessment, policy))
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
         """Return a plan that restarts the services named in `asked`."""
-        return restarts(assessment, around, (), self.restarting.terms, holds=RestartHolds(), asked=asked)
+        renewals = start_renewals(assessment, replace(policy_of(self._config), restarts_for_renewal=True))
+        return restarts(
+            assessment, around, (), self.restarting.terms, holds=RestartHolds(), asked=asked, renewals=renewals
+        )
 
     def _with_restarts(
-        self, made: Plan, assessment: Assessment, around: Surroundings | None, holds: RestartHolds
+        self,
+        made: Plan,
+        assessment: Assessment,
+        around: Surroundings | None,
+        holds: RestartHolds,
+        renewals: StartRenewals,
     ) -> Plan:
         """Return the plan `made`, followed by the necessary restarts."""
         around = around or Surroundings(self._config.services)
-        after = restarts(assessment, around, made.steps, self.restarting.terms, holds=holds)
+        after = restarts(assessment, around, made.steps, self.restarting.terms, holds=holds, renewals=renewals)
+        held = with_restart_times(made.held, renewals, (*after.steps, *after.held))
         instants = [at for at in (made.changes_at, after.changes_at) if at]
-        return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
+        return Plan((*made.steps, *after.steps), (*held, *after.held), min(instants, default=None))
 
     def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
         """Return the holds that would stop a later phase. The present phase waits until these holds end."""

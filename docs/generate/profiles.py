@@ -32,7 +32,8 @@ profile: k3s
 Your configuration can change entries of the profile, or add entries
 ([configuration](configuration.md#how-files-are-joined)). For example, you can set a different path or port. By default,
 certmond does not renew a certificate that the distribution renews. To let certmond renew such a certificate, set
-`renewed_by: null` in its entry. With `profile: none`, certmond uses only your entries.
+`renewed_by: null` in its entry, and also `renewed_at_start: null` if the profile has this key for the entry. With
+`profile: none`, certmond uses only your entries.
 
 The first table of each section lists the entries, and the second table lists the services. The tables have these
 columns:
@@ -55,11 +56,56 @@ columns:
 
 @dataclass(frozen=True)
 class About:
-    """A distribution: its heading, its description, and the certificates that certmond does not watch."""
+    """A distribution: its heading, its description, and the certificates that certmond does not watch.
+
+    `recovery` is the text of a section about certificates that expired while the node was off.
+    """
 
     title: str
     text: str
     unseen: str = ""
+    recovery: str = ""
+
+
+_RECOVERY = """\
+### k3s and RKE2: certificates that expired while the nodes were off
+
+A start of k3s or RKE2 also issues expired leaves again. If all servers were off, the API does not answer until a
+majority of the servers has started. Without the API, certmond holds a restart of a server with the restart lock
+([`without_api`](cluster.md#without-the-api)), so use systemctl on each server. Keep this order:
+
+1. Correct the clock of each node (`timedatectl`). A start with a wrong clock issues certificates with wrong dates.
+2. Start the servers one after the other, without waiting for the first one: with embedded etcd, a server becomes ready
+   only when a majority of the members has valid certificates.
+
+        systemctl restart --no-block k3s    # RKE2: rke2-server
+
+3. Wait until the API answers on each server, and look for certificates that a start has not renewed:
+
+        kubectl get --raw /readyz
+        certmond check
+
+4. If the log of a server repeats `CA cert validation failed` with `certificate has expired` for port 9345 or 6443, the
+   certificate of this port blocks the start. This occurs in releases of RKE2 without a fix of June 2025
+   ([rke2#8318](https://github.com/rancher/rke2/issues/8318), [k3s#12472](https://github.com/k3s-io/k3s/issues/12472)).
+   Upgrade RKE2, or let the server create this certificate again as its maintainers describe in
+   [rke2#4372](https://github.com/rancher/rke2/issues/4372). `rke2-killall.sh` also stops the containers of this node:
+
+        rke2-killall.sh
+        mv /var/lib/rancher/rke2/server/tls/dynamic-cert.json /root/
+        systemctl start rke2-server
+        kubectl -n kube-system delete secret rke2-serving    # when the API answers; k3s: k3s-serving
+        systemctl restart rke2-server
+
+5. Restart the agents when the servers are ready, because a server signs their certificates:
+
+        systemctl restart k3s-agent    # RKE2: rke2-agent
+
+6. Replace copies of `k3s.yaml` and `rke2.yaml`, because the start writes only the original.
+
+If a service runs with expired certificates, and the API answers, `for_renewal` restarts this service, also during an
+upgrade. Servers restart one at a time, and agents wait while a server restarts.
+"""
 
 
 _ABOUT = {
@@ -121,13 +167,17 @@ _ABOUT = {
         "This profile is for k3s servers and agents, with embedded etcd or another datastore. When k3s starts, it "
         "renews each leaf that expires within 120 days (90 days in releases before May 2025). If k3s restarts on a "
         "node every quarter, no further action is necessary. Otherwise certmond reports a leaf 30 days before the "
-        "leaf expires. The file of each leaf also contains its CA. `k3s certificate check` prints the dates of the "
+        "leaf expires. With `restart: {for_renewal: true}`, certmond then restarts k3s in enforce mode, and verifies "
+        "that k3s has renewed its certificates "
+        "([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). The file of each leaf also "
+        "contains its CA. `k3s certificate check` prints the dates of the "
         "certificates. After `k3s certificate rotate`, k3s renews all leaves at its next start.",
         "the Secret with the certificate of port 6443, but watches the certificate that k3s serves on this port. On a "
         "server without an API server (`--disable-apiserver`), k3s forwards port 6444 to another server. On such a "
         "server, omit port 6444 from `serves` of the service `k3s`. certmond reports intermediate CAs, because "
         "certmond supports only Root CAs. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all "
         "users can read the key of the administrator.",
+        _RECOVERY,
     ),
     "rke2": About(
         "RKE2",
@@ -135,7 +185,9 @@ _ABOUT = {
         "it writes the files and manifests of the components. Therefore, certmond restarts `rke2-server` instead of "
         "single Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
         "the Secret with the certificate of port 9345, but watches the certificate that `rke2-server` serves on this "
-        "port. The notes on intermediate CAs and on `--write-kubeconfig-mode` in [k3s](#k3s) also apply to RKE2.",
+        "port. The notes on intermediate CAs and on `--write-kubeconfig-mode` in [k3s](#k3s) also apply to RKE2, "
+        "and so does [the order after a long "
+        "downtime](#k3s-and-rke2-certificates-that-expired-while-the-nodes-were-off).",
     ),
     "k0s": About(
         "k0s",
@@ -201,6 +253,8 @@ def _section(name: str, about: About) -> Iterator[str]:
     yield _table(("service", "restarted by", "reloads", "served at"), map(_service, config.services))
     if about.unseen:
         yield f"certmond does not watch {about.unseen}\n"
+    if about.recovery:
+        yield about.recovery
 
 
 def _entry(spec: CertificateSpec, services: Iterable[ServiceSpec]) -> tuple[str, ...]:

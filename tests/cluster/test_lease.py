@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.lease import RESTART, ROTATION, ClusterLease, Record, Waits, decide
+from certmond.cluster.lease import MARK, RESTART, ROTATION, ClusterLease, Record, Waits, decide
 from certmond.errors import LostError, RefusedError, SigningError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.lease_store import LEASES, MICRO_TIME
@@ -310,6 +310,108 @@ def test_a_lease_that_is_given_back_is_free(api: ApiServer, clock: Clock) -> Non
     assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("", 1, 0)
     assert lease(api, clock, "node-2").take() is None
     assert api.leases.only["spec"]["leaseTransitions"] == 1
+
+
+# --- the mark of a server that has not proven its restart -------------------------------------------------------------
+
+
+def mark(api: ApiServer) -> str | None:
+    found: str | None = (api.leases.only["metadata"].get("annotations") or {}).get(MARK)
+    return found
+
+
+def test_a_restart_for_a_renewal_marks_the_lease_until_its_proof(api: ApiServer, clock: Clock) -> None:
+    """The mark is there before the restart, so that a node that never comes back stops the others."""
+    own, other = lease(api, clock), lease(api, clock, "node-2")
+    assert own.take(renews=True) is None
+    assert mark(api) == "node-1: it has restarted, or is restarting"
+    clock.now += 21
+    own.keep()
+    assert mark(api)
+    own.give_back("k3s did not start\n")
+    assert mark(api) == "node-1: k3s did not start\n"
+    waits = str(other.take(renews=True))
+    assert waits == (
+        r"node-1 has not proven its restart for a renewal: k3s did not start\n; repair node-1, and restart the service "
+        "there with certmond, or run: kubectl -n kube-system annotate lease certmond-restart "
+        "certmond.io/unproven-restart-"
+    )
+    assert not held(other)
+    assert own.take(renews=True) is None
+    own.give_back("")
+    assert mark(api) is None
+    assert other.take(renews=True) is None
+    assert mark(api) == "node-2: it has restarted, or is restarting"
+
+
+def test_a_mark_stops_no_other_restart(api: ApiServer, clock: Clock) -> None:
+    """A restart for another reason takes the Lease, and leaves the mark and the other annotations."""
+    own, other = lease(api, clock), lease(api, clock, "node-2")
+    own.take(renews=True)
+    own.give_back("x" * 5000)
+    api.leases.only["metadata"]["annotations"]["team"] = "a"
+    assert other.take() is None
+    other.give_back("")
+    assert api.leases.only["metadata"]["annotations"] == {MARK: "node-1: " + "x" * 500, "team": "a"}
+    del api.leases.only["metadata"]["annotations"][MARK]  # as an operator does
+    api.leases.change()
+    assert other.take(renews=True) is None
+    other.give_back("")
+    assert api.leases.only["metadata"]["annotations"] == {"team": "a"}
+
+
+def test_a_mark_that_cannot_be_written_is_written_later(api: ApiServer, clock: Clock) -> None:
+    """A restart can end while the API does not answer, or after the Lease has expired."""
+    own = lease(api, clock)
+    own.take(renews=True)
+    api.faults = [Fault(503)] * 3
+    own.give_back("")
+    own.settle()
+    assert (api.faults, mark(api)) == ([], "node-1: it has restarted, or is restarting")
+    own.settle()
+    assert mark(api) is None
+    api.calls.clear()
+    own.settle()
+    assert api.calls == []
+    own.take(renews=True)
+    clock.now += 60
+    own.give_back("it failed")
+    assert mark(api) == "node-1: it failed"
+    api.leases.objects.clear()
+    own.give_back("")
+    own.settle()
+    assert api.leases.objects == {}
+
+
+def test_a_mark_is_written_after_a_conflict(api: ApiServer, clock: Clock) -> None:
+    """Another client may change the Lease between read and write. After a few conflicts, certmond tries again later."""
+    own = lease(api, clock)
+    own.take(renews=True)
+    clock.now += 60
+    api.before = lambda method, path: api.leases.change() if method == "PUT" else None
+    own.give_back("it failed")
+    api.before = lambda method, path: None
+    assert mark(api) == "node-1: it has restarted, or is restarting"
+    own.settle()
+    assert mark(api) == "node-1: it failed"
+
+
+def test_an_agent_waits_for_a_server_that_holds_or_has_marked_the_lease(api: ApiServer, clock: Clock) -> None:
+    """It reads the Lease, and writes nothing. A holder that does not renew the Lease does not stop it."""
+    own, agent = lease(api, clock), lease(api, clock, "agent-1")
+    assert agent.obstacle() is None
+    own.take()
+    assert str(agent.obstacle()).startswith("node-1 holds the Lease kube-system/certmond-restart since ")
+    clock.now += 61
+    assert agent.obstacle() is None
+    own.take(renews=True)
+    own.give_back("it failed")
+    assert "node-1 has not proven its restart for a renewal: it failed" in str(agent.obstacle())
+    own.take()
+    own.give_back("")
+    api.calls.clear()
+    assert agent.obstacle() is None
+    assert verbs(api) == ["GET"]
 
 
 @pytest.mark.parametrize("when", ["never taken", "run out", "lost"])

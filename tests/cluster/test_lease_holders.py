@@ -95,7 +95,8 @@ class Holder(ClusterLease):
 
     def begin(self, act: str) -> None:
         with suppress(LostError):
-            {"take": self.take, "keep": self.keep, "give_back": self.give_back}[act]()
+            acts: dict[str, Callable[[], Any]] = {"take": self.take, "keep": self.keep, "give_back": self.give_back}
+            acts[act]()
 
     def step(self, error: Exception | None = None) -> None:
         if self.pending is None:

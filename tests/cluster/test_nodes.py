@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from certmond.cluster.access import Access
-from certmond.cluster.nodes import ANNOTATION, Acknowledgement, ClusterNode, acknowledge, list_nodes
+from certmond.cluster.lease import RESTART, ClusterLease
+from certmond.cluster.nodes import (
+    ANNOTATION,
+    Acknowledgement,
+    ClusterNode,
+    acknowledge,
+    list_nodes,
+    readiness_problem,
+)
 from certmond.errors import RefusedError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault
 
@@ -173,3 +181,15 @@ def test_the_api_server_of_these_tests_restricts_nodes(cluster: ApiServer, patch
     for user, status in (("system:node:node-1", 403), ("admin", 200)):
         path = "/api/v1/nodes/node-1"
         assert cluster.answer("PATCH", path, patch, content_type=kind, user=user)[0] == status
+
+
+def test_the_readiness_of_one_node(cluster: ApiServer, access: Access) -> None:
+    """A Node whose kubelet does not report is not ready. A missing Node says nothing, because its name may differ."""
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    add(cluster, "node-1", status=ready)
+    add(cluster, "node-2", status={"conditions": [{"type": "Ready", "status": "Unknown"}]})
+    assert readiness_problem(access, "node-1") is None
+    assert readiness_problem(access, "node-2") == "the Node node-2 is not Ready"
+    assert readiness_problem(access, "node-3") is None
+    lease = ClusterLease(access.kubeconfig, identity="node-2", name=RESTART, alive=access.alive)
+    assert lease.node_problem() == "the Node node-2 is not Ready"

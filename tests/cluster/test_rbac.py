@@ -23,6 +23,7 @@ from certmond.cluster.rotation_checks.signer import SignerCheck
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from certmond.cluster.workloads import stale_workloads, workloads
+from certmond.errors import RefusedError
 from tests.builders import NOW, bundle, make_ca
 from tests.cluster.api_server import ApiServer
 from tests.cluster.conftest import MANIFEST
@@ -98,7 +99,7 @@ def granted(rbac: Rbac) -> set[tuple[str, str, str]]:
     return {
         (verb, group, resource)
         for role in rbac.objects
-        if role["kind"] in {"Role", "ClusterRole"} and role["metadata"]["name"] != "certmond-rotation-node"
+        if role["kind"] in {"Role", "ClusterRole"} and not role["metadata"]["name"].endswith("-node")
         for rule in role["rules"]
         for verb in rule["verbs"]
         for group in rule["apiGroups"]
@@ -137,7 +138,7 @@ def test_every_right_that_can_have_names_has_them(cluster: ApiServer) -> None:
     assert not [rule for role in cluster.rbac.objects for rule in role.get("rules", ()) if "*" in str(rule)]
 
 
-def test_a_node_may_read_the_record_and_annotate_itself(
+def test_a_node_may_read_the_record_and_the_lease_and_annotate_itself(
     cluster: ApiServer, access: Access, access_of: Callable[..., Access]
 ) -> None:
     """With its kubelet.conf it can do nothing else: neither lead a rotation nor make a check."""
@@ -145,6 +146,10 @@ def test_a_node_may_read_the_record_and_annotate_itself(
     kubelet = access_of("system:node:node-1", "system:nodes")
     read_record(kubelet)
     acknowledge(kubelet, "node-1", Acknowledgement("r", "trust", "a" * 64, "", holds_key=False))
+    lease = ClusterLease(kubelet.kubeconfig, identity="node-1", name=RESTART, alive=kubelet.alive)
+    assert lease.obstacle() is None  # an agent waits for the servers
+    with pytest.raises(RefusedError, match="may not create the Lease"):
+        lease.take()
     assert cluster.rbac
     cluster.rbac.used.clear()
     for canary in (

@@ -61,8 +61,12 @@ class Turns(SingleNodeLock):
         self.away = False
         self.own_side = True
         self.given_back = 0
+        self.renews = False
+        self.marks: list[str | None] = []
+        self.node: str | None = None
 
-    def take(self) -> str | None:
+    def take(self, *, renews: bool = False) -> str | None:
+        self.renews = renews
         if self.away:
             raise UnreachableError("the API does not answer")
         return self.because
@@ -75,8 +79,12 @@ class Turns(SingleNodeLock):
     def held(self) -> bool:  # type: ignore[override]  # the protocol's
         return self.own_side
 
-    def give_back(self) -> None:
+    def node_problem(self) -> str | None:
+        return self.node
+
+    def give_back(self, mark: str | None = None) -> None:
         self.given_back += 1
+        self.marks.append(mark)
 
 
 class Bench:
@@ -514,3 +522,72 @@ def test_without_a_look_nothing_is_done(bench: Bench) -> None:
     seen = assess_node(bench.config, str(bench.node.root), datetime.now(UTC))
     around = Surroundings(bench.config.services)
     assert bench.restarting.step(bench.planned(), seen, around, bench.enforcer.surroundings_observer) is None
+
+
+# --- a service that issues its certificates again at its start --------------------------------------------------------
+
+
+def renewing(bench: Bench) -> Plan:
+    """A plan in which the service must issue a certificate with a later end."""
+    target = replace(bench.target(), ends_at=datetime(2027, 1, 1, tzinfo=UTC))
+    other = Target("sa", f"/{PKI}/sa.pub", {}, datetime(2027, 1, 1, tzinfo=UTC))
+    return Plan((Restart(bench.service, (target, other), Cause.RENEWED_AT_START, "it is due"),))
+
+
+def test_a_service_that_replaces_its_own_files_completes_its_restart(bench: Bench) -> None:
+    """The change of its files is the aim of the restart, which does not end. The record has the certificates that the
+    service has not issued again.
+    """
+    bench.step(plan=renewing(bench))
+    bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
+    assert reported(bench.step(2)).message == "is not verified yet: it has not issued sa again"
+    done = reported(bench.step(300))
+    assert (done.result, done.message) == (Result.FAILED, "hook was restarted, but it has not issued sa again")
+    assert (bench.past.targets, bench.past.contents) == (("sa",), {})
+    assert len(bench.runs) == 1
+    assert bench.node.read(CRT[1:]) != bench.runs[0][1]
+
+
+def test_a_renewal_at_a_start_is_proven(bench: Bench) -> None:
+    """A certificate that the service does not replace is a trouble, until it does."""
+    plan = renewing(bench)
+    (step,) = plan.steps
+    assert isinstance(step, Restart)
+    end = bench.assessment(Surroundings()).by_identity["front-proxy-client", CRT].certificate
+    assert end
+    only = replace(step, targets=(replace(bench.target(), ends_at=end.not_after),))
+    bench.step(plan=Plan((only,)))
+    assert "it has not issued front-proxy-client again" in reported(bench.step(2)).message
+    later = end.not_after + timedelta(days=1)
+    bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca", end=later)
+    bench.turn.node = "the Node node-1 is not Ready"
+    assert reported(bench.step(3)).message == "is not verified yet: the Node node-1 is not Ready"
+    bench.turn.node = None
+    for seconds in (4, 6, 8):
+        bench.step(seconds)
+    done = reported(bench.step(60))
+    assert (done.result, done.message) == (
+        Result.PROVEN, "hook has issued front-proxy-client again, and is healthy"
+    )  # fmt: skip
+    assert bench.past.contents == bench.target().contents
+
+
+def test_other_nodes_learn_the_result_of_a_renewal(bench: Bench) -> None:
+    """The mark of this node has the reason of a failure. A restart that did not begin removes the mark."""
+    bench.step(plan=renewing(bench))
+    assert bench.turn.renews
+    assert bench.turn.marks == []
+    done = reported(bench.step(300))
+    assert done.message == "hook was restarted, but it has not issued sa again"
+    bench.turn.own_side = False
+    assert reported(bench.step(400, plan=renewing(bench))).result is Result.REFUSED
+    assert bench.turn.marks == [done.message, ""]
+
+
+def test_a_proven_restart_removes_the_mark(bench: Bench) -> None:
+    """Any restart shows that the server came back, also one for another reason."""
+    bench.step()
+    assert not bench.turn.renews
+    for seconds in (2, 4, 6, 60):
+        bench.step(seconds)
+    assert bench.turn.marks == [""]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import timedelta
 from enum import StrEnum
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -194,6 +195,12 @@ class CertificateSpec(Model):
         default=None, description="for PKCS#12: the file that contains the password in its first line"
     )
     consumers: Many[str] = Field(default=(), description="the services that use the certificate")
+    renewed_at_start: Duration | None = Field(
+        default=None,
+        description="each service in `consumers` issues the certificate again if it starts within this time before the "
+        "end of the certificate. With `for_renewal` of `restart`, certmond restarts the service when the certificate "
+        "is due. The entry needs `renewed_by` and `consumers`.",
+    )
     copy_of: Name | None = Field(
         default=None,
         description="the entry of the original: the file must contain the same certificates as the original on this "
@@ -238,6 +245,16 @@ class CertificateSpec(Model):
         if original and not info.data.get("renewed_by"):
             raise ValueError("must be absent without `renewed_by`, because certmond does not renew a copy")
         return original
+
+    @field_validator("renewed_at_start")
+    @classmethod
+    def _names_who_starts(cls, within: timedelta | None, info: ValidationInfo) -> timedelta | None:
+        if within and not (info.data.get("renewed_by") and info.data.get("consumers")):
+            raise ValueError(
+                "must be absent without `renewed_by` and `consumers`, which name the service that issues the "
+                "certificate at its start"
+            )
+        return within
 
     @field_validator("key")
     @classmethod

@@ -219,6 +219,11 @@ class RestartSpec(Model):
         description="minimum time between two restarts of a service, because the kubelet increases its back-off with "
         "each restart",
     )
+    for_renewal: bool = Field(
+        default=False,
+        description="in enforce mode, certmond restarts a service when certificates are due that the service issues "
+        "again at its start (`renewed_at_start` of an entry), such as k3s and RKE2",
+    )
 
 
 class RootCaSpec(Model):

@@ -17,8 +17,10 @@ from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewal_delays import day
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
 from certmond.pki.planning.renewals import plan, renewal_time
+from certmond.pki.planning.start_renewals import StartRenewal, start_renewals
 from certmond.pki.planning.steps import Derive, Held, Identity, Issue
 from certmond.pki.x509.certificate import Certificate
 
@@ -81,13 +83,15 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
     """Return the first `renew` or `due` event of the assessed certificates, or None."""
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
+    starts = start_renewals(assessment, policy).planned
     earliest = ((_earliest(status, policy, node, now), status) for status in assessment.certificates)
     first: NextEvent | None = None
     for at, status in sorted(((at, each) for at, each in earliest if at), key=lambda pair: pair[0]):
         if first and at > first.at:
             break  # a certificate is due only after its planned renewal
-        if instant := _due_at(status, authorities, policy, at, now):
-            able = renewal_obstacle(status, authorities, policy) is None
+        start = starts.get(status.seen.identity)
+        if instant := start[1] if start else _due_at(status, authorities, policy, at, now):
+            able = bool(start) or renewal_obstacle(status, authorities, policy) is None
             found = NextEvent(max(instant, now), status.seen.name, What.RENEW if able else What.DUE)
             first = min(first, found) if first else found
     return first
@@ -145,6 +149,7 @@ class _Simulation:
         while now <= self._until and len(self._events) < MAX_EVENTS:
             self._assessment = replace(self._assessment, taken_at=now)
             made = plan(self._assessment, self._policy, self._past, self._circumstances)
+            starts = start_renewals(self._assessment, self._policy)
             self._carry_out([step for step in made.steps if isinstance(step, Issue)], now)
             self._events += [
                 ForecastEvent(now, What.DERIVE, step.target, step.detail)
@@ -153,12 +158,16 @@ class _Simulation:
             ]
             self._circumstances = replace(self._circumstances, stale={})
             for held in made.held:
-                self._tell_held(now, held)
-            if made.steps:  # plan for this instant again, because a renewed certificate can already be due
+                self._tell_held(now, held, starts.barred)
+            for renewal in starts.by_service.values():
+                self._restart_for_renewal(renewal, now)
+            if made.steps or starts.by_service:  # plan for this instant again, because a new one can be due
                 made = plan(self._assessment, self._policy, self._past, self._circumstances)
-            if made.changes_at is None:
+                starts = start_renewals(self._assessment, self._policy)
+            instants = [at for at in (made.changes_at, starts.changes_at) if at]
+            if not instants:
                 break
-            now = made.changes_at
+            now = min(instants)
         complete = len(self._events) < MAX_EVENTS
         end = self._until if complete else now
         events = [event for event in (*self._events, *fates) if event.at <= end]
@@ -176,6 +185,23 @@ class _Simulation:
         for service in services:
             why = ", ".join(step.target for step in issues if service in step.restarts)
             self._events.append(ForecastEvent(now, What.RESTART, service, f"has {why} in memory"))
+        statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
+        self._assessment = replace(self._assessment, statuses=statuses)
+
+    def _restart_for_renewal(self, renewal: StartRenewal, now: datetime) -> None:
+        """Add the events of a restart in which the service issues its certificates again."""
+        renewed = {}
+        for status in (*renewal.certificates, *renewal.copies):
+            spec, old = status.seen.spec, status.certificate
+            end = now + spec.validity if spec.validity else None
+            dates = f"valid until {day(end)}" if end else "its end is unknown without `validity` in its entry"
+            detail = f"{renewal.service} issues it again when it starts; {dates}"
+            self._events.append(ForecastEvent(now, What.RENEW, status.seen.name, detail))
+            new = replace(old, not_before=now, not_after=end) if old and end else None
+            due = renewal_point(new, spec, self._assessment.renew_before) if new else None
+            renewed[status.seen.identity] = replace(status, certificate=new, renew_at=due)
+        names = ", ".join(status.seen.name for status in renewal.certificates)
+        self._events.append(ForecastEvent(now, What.RESTART, renewal.service, f"issues {names} again"))
         statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
         self._assessment = replace(self._assessment, statuses=statuses)
 
@@ -202,10 +228,12 @@ class _Simulation:
                 detail = f"{fact}; rotate the CA"
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
-    def _tell_held(self, now: datetime, held: Held) -> None:
+    def _tell_held(self, now: datetime, held: Held, barred: Mapping[Identity, str]) -> None:
         status = self._assessment.by_identity.get((held.target, held.path))  # None for a derived file
-        if status and status.seen.spec.renewed_by:
-            return  # `_fates` yields the event
+        if reason := barred.get((held.target, held.path)):
+            held = replace(held, because=reason)
+        elif status and status.seen.spec.renewed_by:
+            return  # `_fates` or the restart of its service has its event
         if held.until is None:
             self._tell_once(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True), held.path)
         certificate = status.certificate if status else None
@@ -225,10 +253,12 @@ class _Simulation:
         """Yield the `due` and `expire` events of the certificates that certmond does not renew, such as CAs."""
         since = self._assessment.taken_at
         authorities = {status.seen.name: status for status in self._assessment.trust_anchors}
+        starts = start_renewals(self._assessment, self._policy)
+        at_start = starts.planned.keys() | starts.barred.keys()  # the restarts have their events
         for status in self._assessment.certificates:
             certificate = status.certificate
             why = renewal_obstacle(status, authorities, self._policy)
-            if certificate is None or status.stale or why is None:
+            if certificate is None or status.stale or why is None or status.seen.identity in at_start:
                 continue
             name, end = status.seen.name, certificate.expires_at
             over, rotates = end < since, _is_rotated(status, since)

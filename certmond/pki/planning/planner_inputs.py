@@ -13,13 +13,17 @@ from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Configuration of renewals. `signers` maps the name of each signer to its kind."""
+    """Configuration of renewals. `signers` maps the name of each signer to its kind.
+
+    `restarts_for_renewal` permits restarts of services that issue their due certificates again at a start.
+    """
 
     validity: timedelta = timedelta(days=365)
     key: KeyAlgorithm = KeyAlgorithm.RSA_2048
     spread: timedelta = timedelta(days=3)
     signers: Mapping[str, str] = field(default_factory=dict)
     services: Sequence[ServiceSpec] = ()
+    restarts_for_renewal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

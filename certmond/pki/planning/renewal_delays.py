@@ -30,6 +30,7 @@ CAUSE_TEXT = {
     Cause.RENEWED: "is renewed",
     Cause.SERVED_DIFFERS: "the service serves another certificate",
     Cause.RESTART_PENDING: "the service has an older certificate in memory",
+    Cause.RENEWED_AT_START: "the service issues the certificate again at its start",
 }
 
 

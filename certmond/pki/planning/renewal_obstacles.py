@@ -12,6 +12,9 @@ from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.planner_inputs import Policy
 
+_SELF_SIGNED = (
+    "the certificate is self-signed, so no CA can renew it; remove the certificate and its key, and restart the service"
+)
 _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 
 
@@ -21,8 +24,12 @@ def renewal_obstacle(
     """Return why certmond cannot renew the certificate, or None if a renewal is possible."""
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
+    if spec.renewed_at_start and _is_self_signed(status):
+        return _SELF_SIGNED
     if spec.renewed_by:
-        return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
+        service = renewing_service(status)
+        command = f": certmond restart {service}" if service else ""
+        return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}{command}"
     if spec.authority:
         return f"this certificate is a CA; {spec.ca_remedy}"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
@@ -37,18 +44,31 @@ def renewal_obstacle(
     if not status.seen.renewable:
         files = "the kubeconfig refers to files; add an entry of kind file for these files"
         return files if spec.kind is Kind.KUBECONFIG else "the file is not PEM, the only format that certmond writes"
-    if (
-        SELF in spec.ca
-        and status.trust_anchor in status.seen.certificates
-        and status.trust_anchor not in status.issuers
-    ):
-        remedy = "remove the certificate and its key, and restart the service"
-        return f"the certificate is self-signed, so no CA can renew it; {remedy}"
+    if _is_self_signed(status):
+        return _SELF_SIGNED
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
         return "the entry names no key file; set `key` in the entry"
     if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:
         return None
     return _signing_obstacle(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
+
+
+def renewing_service(status: CertificateStatus) -> str | None:
+    """Return the service of this node that issues the certificate again when it starts, or None.
+
+    A service keeps its self-signed certificate (k8s.io/apiserver, pkg/server/options/serving.go).
+    """
+    spec = status.seen.spec
+    if not spec.renewed_at_start or _is_self_signed(status):
+        return None
+    here = (consumer.service for consumer in status.presence.consumers)
+    return next((service for service in here if service in spec.consumers), None)
+
+
+def _is_self_signed(status: CertificateStatus) -> bool:
+    """Return whether no CA of the entry has signed the certificate, but its own key."""
+    own = status.trust_anchor in status.seen.certificates and status.trust_anchor not in status.issuers
+    return SELF in status.seen.spec.ca and own
 
 
 def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:

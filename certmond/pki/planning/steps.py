@@ -35,6 +35,7 @@ class Cause(StrEnum):
     ROTATION = "rotation"
     SERVED_DIFFERS = "served_differs"
     RESTART_PENDING = "restart_pending"
+    RENEWED_AT_START = "renewed_at_start"
 
 
 @dataclass(frozen=True, slots=True)

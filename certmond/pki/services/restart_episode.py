@@ -35,11 +35,16 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Certificate that causes a restart. `contents` maps the path of each file to the SHA-256 of the file."""
+    """Certificate that causes a restart. `contents` maps the path of each file to the SHA-256 of the file.
+
+    If the service issues the certificate again at its start, `ends_at` is the end of the certificate before the
+    restart. Otherwise `ends_at` is None.
+    """
 
     name: str
     path: str
     contents: Mapping[str, str]
+    ends_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,11 @@ class Episode:
     # `acts` is greater than `attempt` if certmond was killed, or could not write the record after an act.
     acts: int = 0
     asked: bool = False
+
+    @property
+    def renews(self) -> bool:
+        """Whether the service must issue certificates again in this restart."""
+        return any(target.ends_at for target in self.targets)
 
 
 @dataclass(frozen=True, slots=True)

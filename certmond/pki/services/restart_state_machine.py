@@ -1,11 +1,13 @@
 """State machine of one restart of a service, from the decision to the proof that the service is healthy.
 
-A restart is proven if a new instance serves the files on disk and stays healthy. Each act depends only on the record
-and on the observed node, so a new process of certmond continues where a killed process stopped.
+A restart is proven if a new instance serves the files on disk and stays healthy. If the service issues certificates
+again in this restart, each of them must have a later end. Each act depends only on the record and on the observed node,
+so a new process of certmond continues where a killed process stopped.
 
 These invariants hold at every step:
   - certmond writes the record of an act before the act.
   - An episode has at most three acts, and one more for each kill of certmond. The third act uses the previous files.
+  - An episode in which the service issues certificates again has no third act.
   - After an episode with an act has ended, certmond begins no new episode for the same contents.
 """
 
@@ -33,13 +35,15 @@ class HealthObservation:
     """One observation of a restarted service. The observation began at `at`.
 
     `ill` contains a sentence for each unhealthy address. `unproven` contains a sentence for each endpoint that does not
-    serve the certificate in the file.
+    serve the certificate in the file. `unrenewed` contains the names of the certificates that the service has not
+    issued again.
     """
 
     at: datetime
     service: ServiceSeen
     ill: Mapping[str, str] = field(default_factory=dict)
     unproven: Sequence[str] = ()
+    unrenewed: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,11 @@ def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance
     if changes_instance and episode.put_back_at and seen.started_at and seen.started_at < episode.put_back_at:
         return [f"{name} has not been restarted since its previous files were restored"]
     ill = [why for address, why in observed.ill.items() if address in episode.well_before or not episode.well_before]
-    return [*ill, *observed.unproven]
+    return [*ill, *observed.unproven, *_unrenewed_trouble(observed)]
+
+
+def _unrenewed_trouble(observed: HealthObservation) -> list[str]:
+    return [f"it has not issued {', '.join(observed.unrenewed)} again"] if observed.unrenewed else []
 
 
 def _is_unobservable(seen: ServiceSeen, *, changes_instance: bool) -> bool:
@@ -201,6 +209,8 @@ def _healthy(episode: Episode, now: datetime, terms: Terms) -> Move:
             episode, Result.TAKEN_BACK, f"{name} did not start with the new files, and runs with the previous files"
         )
     done = f"uses the new {_target_names(episode)}" if episode.targets else "was restarted and is healthy"
+    if episode.renews:
+        done = f"has issued {_target_names(episode)} again, and is healthy"
     return Ended(episode, Result.PROVEN, f"{name} {done}")
 
 
@@ -216,15 +226,17 @@ def _is_over(episode: Episode, observed: HealthObservation, acted_at: datetime, 
 
 def _after_failure(episode: Episode, observed: HealthObservation, *, changes_instance: bool, starts: bool) -> Move:
     name, trouble, seen = episode.service, episode.trouble, observed.service
-    dies = len(episode.instances) >= HEALTHY_OBSERVATIONS
+    dies, unrenewed = len(episode.instances) >= HEALTHY_OBSERVATIONS, _unrenewed_trouble(observed)
     if episode.put_back_at:
         why = f"{name} did not start with the new files, nor with the previous files ({trouble})"
         return Ended(episode, Result.FAILED, why)
+    if [trouble] == unrenewed:  # the service is healthy, and another start would do the same
+        return Ended(episode, Result.FAILED, f"{name} was restarted, but {trouble}")
     if _is_unobservable(seen, changes_instance=changes_instance):  # certmond cannot decide whether another act helps
         return Ended(episode, Result.UNPROVEN, f"{name} was restarted, and its state is unknown ({trouble})")
     if observed.ill and not set(observed.ill) & set(episode.well_before) and seen.running is not False and not dies:
-        why = f"{name} was restarted, and is as unhealthy as before ({trouble})"
-        return Ended(episode, Result.UNPROVEN, why)
+        why = f"{name} was restarted, and is as unhealthy as before ({'; '.join([trouble, *unrenewed])})"
+        return Ended(episode, Result.FAILED if unrenewed else Result.UNPROVEN, why)
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
         why = f"certmond requested a restart of {name}, but the same process still runs"
         return Ended(episode, Result.FAILED, why)  # the files are not the cause
@@ -232,9 +244,29 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
     # False, the kubelet starts a stopped service without an act.
     if episode.attempt == 1 and not dies and (starts or seen.running is not False):
         return Act(replace(episode, stage=Stage.ACT, attempt=2, before=seen.instance))
-    if not episode.targets:  # the operator requested the restart, so there are no files to restore
-        return Ended(episode, Result.FAILED, f"{name} was restarted, and did not start ({trouble})")
+    if not episode.targets or episode.renews:  # no files to restore
+        why = f"{name} was restarted, and did not start ({'; '.join([trouble, *unrenewed])})"
+        return Ended(episode, Result.FAILED, why)
     return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=seen.instance))
+
+
+def mark_after(ended: Ended) -> str | None:
+    """Return the new mark of this node for other nodes: a reason to wait, "" for no mark, or None for no change.
+
+    Other nodes wait while a service that issues its certificates again has been restarted and is not proven.
+    """
+    if ended.result is Result.PROVEN or (ended.result is Result.REFUSED and ended.episode.acted_at is None):
+        return ""
+    return ended.message if ended.episode.renews else None
+
+
+def state_of(episode: Episode) -> str:
+    """Return the progress of the verification of a restart, as a phrase that follows the name of the service."""
+    if episode.trouble:
+        return f"is not verified yet: {episode.trouble}"
+    if episode.good > HEALTHY_OBSERVATIONS:
+        return "must stay healthy for some time"
+    return f"is healthy in {episode.good} of {HEALTHY_OBSERVATIONS} checks" if episode.good else "is not verified yet"
 
 
 def after_restore(episode: Episode, at: datetime) -> Episode:

@@ -261,3 +261,12 @@ def test_a_glob_passes_over_what_is_no_certificate_in_use(name: str) -> None:
 def test_a_glob_takes_up_certificates(name: str) -> None:
     """The kubelet's current PEM among them."""
     assert not any(fnmatchcase(name, pattern) for pattern in DEFAULT_EXCLUDE)
+
+
+@pytest.mark.parametrize("missing", ["renewed_by", "consumers"])
+def test_a_start_that_renews_needs_a_service(missing: str) -> None:
+    """`renewed_at_start` alone does not say which service to restart."""
+    fields = {"name": "a", "path": "/a", "renewed_by": "k3s", "consumers": "k3s", "renewed_at_start": "90d"}
+    assert CertificateSpec.model_validate(fields).renewed_at_start == timedelta(days=90)
+    with pytest.raises(ValidationError, match="must be absent without `renewed_by` and `consumers`, which name"):
+        CertificateSpec.model_validate({key: value for key, value in fields.items() if key != missing})

@@ -28,6 +28,7 @@ from certmond.pki.services.restart_state_machine import (
     after_act,
     after_restore,
     bystander_episode,
+    mark_after,
     next_move,
 )
 from tests.builders import NOW, SECOND
@@ -47,10 +48,16 @@ def seen(instance: str = "2", **fields: Any) -> ServiceSeen:
 
 
 def look(
-    seconds: float, service: ServiceSeen | None = None, *, ill: Sequence[str] = (), unproven: str = ""
+    seconds: float,
+    service: ServiceSeen | None = None,
+    *,
+    ill: Sequence[str] = (),
+    unproven: str = "",
+    unrenewed: Sequence[str] = (),
 ) -> HealthObservation:
     wrong = {address: f"{address} answers 500" for address in ill}
-    return HealthObservation(NOW + seconds * SECOND, service or seen(), wrong, (unproven,) if unproven else ())
+    at = NOW + seconds * SECOND
+    return HealthObservation(at, service or seen(), wrong, (unproven,) if unproven else (), unrenewed)
 
 
 def after(episode: Episode, *glances: HealthObservation, changes_instance: bool = True) -> Move:
@@ -290,6 +297,74 @@ def test_if_the_old_files_fail_too_the_restart_has_failed(last: HealthObservatio
     result, said = ended(after(THIRD, last))
     assert result is Result.FAILED
     assert said.startswith("s did not start with the new files, nor with the previous files (")
+
+
+# --- the service issues its certificates again ------------------------------------------------------------------------
+
+RENEWS = replace(ACTED, targets=(replace(TARGET, ends_at=NOW), Target("b", "/b", {}, NOW)))
+
+
+def test_a_renewal_is_proven_by_each_certificate() -> None:
+    """The service is healthy, and each certificate has a later end."""
+    waits = after(RENEWS, look(1, unrenewed=["b"]))
+    assert trouble(waits) == "it has not issued b again"
+    done = after(RENEWS, look(1, unrenewed=["admin.conf", "b"]), look(2), look(3), look(4), look(7))
+    assert ended(done) == (Result.PROVEN, "s has issued admin.conf, b again, and is healthy")
+
+
+def test_a_certificate_that_is_not_renewed_is_named() -> None:
+    """Another start of the healthy service would do the same, so it is not restarted again."""
+    result = ended(after(RENEWS, look(1, unrenewed=["b"]), look(21, unrenewed=["b"])))
+    assert result == (Result.FAILED, "s was restarted, but it has not issued b again")
+
+
+def test_a_service_that_does_not_come_back_with_its_own_files_is_not_rolled_back() -> None:
+    """The service has written these files itself. It is restarted a second time, and then the restart has failed."""
+    again = after(RENEWS, look(1), look(21, ServiceSeen(False), unrenewed=["b"]))
+    assert isinstance(again, Act)
+    second = after_act(again.episode, NOW + 22 * SECOND)
+    down = replace(second, before="2")
+    assert ended(after(down, look(50, ServiceSeen(False)))) == (
+        Result.FAILED, "s was restarted, and did not start (s does not run)"
+    )  # fmt: skip
+    assert ended(after(down, look(50, ServiceSeen(False), unrenewed=["b"]))) == (
+        Result.FAILED, "s was restarted, and did not start (s does not run; it has not issued b again)"
+    )  # fmt: skip
+
+
+def test_a_service_that_was_unhealthy_before_must_renew() -> None:
+    """Its health is then unproven, and a certificate that it has not renewed is a failure."""
+    unwell = replace(RENEWS, well_before=(WELL,))
+    kept = after(unwell, look(21, ill=[ILL], unproven="127.0.0.1:1 serves no certificate"))
+    assert ended(kept) == (
+        Result.UNPROVEN, "s was restarted, and is as unhealthy as before (127.0.0.1:1 serves no certificate)"
+    )  # fmt: skip
+    failed = after(unwell, look(21, ill=[ILL], unproven="127.0.0.1:1 serves no certificate", unrenewed=["b"]))
+    fact = "127.0.0.1:1 serves no certificate; it has not issued b again"
+    assert ended(failed) == (Result.FAILED, f"s was restarted, and is as unhealthy as before ({fact})")
+
+
+@pytest.mark.parametrize(
+    ("episode", "result", "mark"),
+    [
+        (ACTED, Result.PROVEN, ""),
+        (RENEWS, Result.PROVEN, ""),
+        (RENEWS, Result.FAILED, "why"),
+        (RENEWS, Result.REFUSED, "why"),
+        (replace(RENEWS, acted_at=None), Result.REFUSED, ""),
+        (ACTED, Result.FAILED, None),
+    ],
+)
+def test_an_unproven_renewal_stops_other_nodes(episode: Episode, result: Result, mark: str | None) -> None:
+    """This includes a service that an operator has stopped meanwhile, but no restart that did not begin."""
+    assert mark_after(Ended(episode, result, "why")) == mark
+
+
+def test_the_record_of_an_earlier_version_has_no_renewal() -> None:
+    """A record without the ends of certificates stays readable."""
+    assert TypeAdapter(Target).validate_python({"name": "a", "path": "/a", "contents": {}}) == Target("a", "/a", {})
+    assert not ACTED.renews
+    assert RENEWS.renews
 
 
 # --- the acting process is killed -------------------------------------------------------------------------------------
