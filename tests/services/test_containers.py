@@ -177,7 +177,7 @@ def test_without_a_kubelet_nothing_runs(tree: Tree) -> None:
 def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tree: Tree) -> None:
     loop = tree.logs / "loop"
     loop.symlink_to(loop)
-    with pytest.raises(RestartError, match="so certmond cannot identify the containers"):
+    with pytest.raises(RestartError, match="so it cannot identify the containers"):
         running_containers([APISERVER], str(tree.proc), str(loop))
 
 

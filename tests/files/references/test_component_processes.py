@@ -216,7 +216,7 @@ def test_a_flag_that_a_unit_has_gives_no_second_entry(controller: Controller) ->
     assert seen[new].named_by == "--peer-trusted-ca-file of the process etcd in etcd.service"
     assert seen[certificate].key_path == key
     for value in ("none", "/x/[a].pem"):
-        assert [f": {value} is no path" in each for each in controller.unwatched()].count(True) == 1
+        assert [f": {value} is not the path" in each for each in controller.unwatched()].count(True) == 1
 
 
 def test_a_flag_of_the_kubelet_in_a_file_gives_no_second_entry(controller: Controller) -> None:
