@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from certmond.cli.main import cli
 from certmond.config.source_files import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
@@ -117,6 +119,26 @@ def test_a_left_over_certificate_is_neither_reported_nor_renewed(
     assert unused not in kubelet.names()
     kubelet.configure(**dict.fromkeys(fields))
     assert "expired" in kubelet.findings()[unused]
+
+
+@pytest.mark.parametrize(("left", "reason"), [(5, "nearing_expiry"), (-1, "expired")])
+def test_the_certificate_of_the_kubelet_has_one_finding_with_the_command(
+    kubelet: Kubelet, left: int, reason: str
+) -> None:
+    """No CA can renew the certificate that the kubelet signed. The finding and the plan have the command with which the
+    kubelet creates a new pair. After the removal of both files, the node has no finding about them.
+    """
+    kubelet.write_pair(f"{PKI}/kubelet", NOW + timedelta(days=left))
+    ((found, (severity, message)),) = kubelet.findings()["kubelet-server-self"].items()
+    command = f"run: rm {SELF_SIGNED} {PKI}/kubelet.key && certmond restart kubelet"
+    remedy = f"the certificate is self-signed, so no CA can renew it; {command}"
+    assert (found, severity, message.partition("; ")[2]) == (reason, Severity.WARNING, remedy)
+    words = ["--root", str(kubelet.node.root), "plan", "--at", NOW.isoformat()]
+    assert f"held     kubelet-server-self: {remedy}\n" in CliRunner().invoke(cli, words).stdout
+    for end in (".crt", ".key"):
+        kubelet.node.path(f"{PKI[1:]}/kubelet{end}").unlink()
+    assert kubelet.findings() == {}
+    assert "held" not in CliRunner().invoke(cli, words).stdout
 
 
 def test_a_left_over_requested_certificate_is_not_reported(kubelet: Kubelet) -> None:

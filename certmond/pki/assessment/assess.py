@@ -19,6 +19,7 @@ from certmond.pki.assessment.file_rules import about_damage, about_files, about_
 from certmond.pki.assessment.key_mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
 from certmond.pki.assessment.rule_input import Case
 from certmond.pki.assessment.rules import POLICY
+from certmond.pki.assessment.self_signed import is_self_signed
 from certmond.pki.assessment.service_rules import about_services, turning_points
 from certmond.pki.assessment.signing_rules import not_issued_by_ca
 from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issuers_of, own_anchors
@@ -251,12 +252,12 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
     renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
     issuers = issuers_of(seen, terms.anchors)
     derived = basis(certificate, seen.certificates[1:], issuers, presence.provenance) if presence.provenance else None
-    case = Case(
-        seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
-        one.renewed_at, derived, one.difference,
-    )  # fmt: skip
     path = search.valid_at(now)
     shown = path or search.best
+    case = Case(
+        seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
+        one.renewed_at, derived, one.difference, is_self_signed(seen, shown.anchor if shown else None, issuers),
+    )  # fmt: skip
     checked = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
     findings = (*about_files(seen), *settled(checked, one.mismatch, case), *about_services(presence, now))
     findings = about_damage(

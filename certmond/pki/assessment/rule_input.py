@@ -40,6 +40,7 @@ class Case:
     renewed_at: datetime | None = None
     basis: Basis | None = None
     difference: Difference | None = None
+    self_signed: bool = False  # no CA of the entry can sign the next certificate: see `self_signed.is_self_signed`
 
     @property
     def spec(self) -> CertificateSpec:

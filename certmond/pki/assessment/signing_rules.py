@@ -14,8 +14,10 @@ from certmond.pki.signing.policy import successor_denial
 
 def not_issued_by_ca(case: Case) -> Iterator[Finding]:
     """Report a due certificate with contents that neither the entry nor a certificate from the CA permits."""
-    if case.basis is None or case.certificate.refused or case.certificate.not_before <= case.now < case.renew_at:
-        return  # a certificate that Go or cryptography refuses has a separate finding
+    if case.basis is None or case.certificate.not_before <= case.now < case.renew_at:
+        return
+    if case.self_signed or case.certificate.refused:
+        return  # a certificate that no CA can renew, or that Go or cryptography refuses, has a separate finding
     if denial := successor_denial(case.certificate, case.spec, case.facts, case.basis, case.now):
         remedy = f"see the contents that certmond would sign: certmond renew {case.seen.name} --dry-run"
         yield finding(Reason.NOT_ISSUED_BY_CA, f"{case.where} is not renewed: {denial}; {remedy}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from certmond.pki.assessment.rule_input import Case, finding, has_entry
+from certmond.pki.assessment.self_signed import is_renewed_elsewhere, replacement
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.x509.certificate import Certificate
@@ -37,8 +38,11 @@ def expired(case: Case) -> Iterator[Finding]:
     needs the expired CA, this certificate has a critical finding. The certificates of other hosts are unknown, so
     `nearing_expiry` stays critical in the last days of the CA. A file that also has certificates of servers or clients
     is a chain, whose expired CA is critical.
+
+    The remedy for an expired self-signed certificate also replaces its CA, so the CA has no separate finding.
     """
-    for link in (*_own_links(case), *_replaced_anchor(case)):
+    over = case.self_signed and case.now > case.certificate.not_after
+    for link in (case.certificate,) if over else (*_own_links(case), *_replaced_anchor(case)):
         if case.now <= link.not_after:
             continue
         if case.further_anchor:
@@ -92,6 +96,8 @@ def still_due(case: Case) -> Iterator[Finding]:
             f"{_day(case.certificate.not_after)}, was due immediately; set a longer validity at its signer, or a "
             "shorter renew_before",
         )
+    elif case.self_signed:
+        return  # the next certificate has a new CA
     elif best and len(best.certificates) > 1 and best.certificates[1].not_after == case.certificate.not_after:
         yield finding(
             Reason.STILL_DUE,
@@ -105,10 +111,11 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
     best = case.search.best
     if best and len(best.certificates) > 1 and best.until < case.certificate.not_after and case.now <= best.until:
         issuer = min(best.certificates[1:], key=lambda link: link.not_after)
+        remedy = _renew(case) if case.self_signed else "rotate the CA before its end"
         yield finding(
             Reason.OUTLIVES_CA,
             f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} ends on "
-            f"{_day(issuer.not_after)}; rotate the CA before its end",
+            f"{_day(issuer.not_after)}; {remedy}",
         )
 
 
@@ -158,8 +165,10 @@ def _called(case: Case, link: Certificate) -> str:
 
 
 def _renew(case: Case) -> str:
-    if case.spec.renewed_by:
+    if is_renewed_elsewhere(case.spec, self_signed=case.self_signed):
         return f"it is renewed by {case.spec.renewed_by}"
+    if case.self_signed:
+        return replacement(case.seen)
     # `certmond renew` refuses a CA.
     return case.spec.ca_remedy if case.spec.authority else f"renew it: certmond renew {case.spec.name}"
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from certmond.pki.assessment.assess import CertificateStatus
+from certmond.pki.assessment.self_signed import is_renewed_elsewhere, is_self_signed, replacement
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.planner_inputs import Policy
 
-_SELF_SIGNED = (
-    "the certificate is self-signed, so no CA can renew it; remove the certificate and its key, and restart the service"
-)
 _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 
 
@@ -24,9 +22,8 @@ def renewal_obstacle(
     """Return why certmond cannot renew the certificate, or None if a renewal is possible."""
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
-    if spec.renewed_at_start and _is_self_signed(status):
-        return _SELF_SIGNED
-    if spec.renewed_by:
+    self_signed = is_self_signed(status.seen, status.trust_anchor, status.issuers)
+    if is_renewed_elsewhere(spec, self_signed=self_signed):
         service = renewing_service(status)
         command = f": certmond restart {service}" if service else ""
         return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}{command}"
@@ -44,8 +41,8 @@ def renewal_obstacle(
     if not status.seen.renewable:
         files = "the kubeconfig refers to files; add an entry of kind file for these files"
         return files if spec.kind is Kind.KUBECONFIG else "the file is not PEM, the only format that certmond writes"
-    if _is_self_signed(status):
-        return _SELF_SIGNED
+    if self_signed:
+        return replacement(status.seen)
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
         return "the entry names no key file; set `key` in the entry"
     if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:
@@ -59,16 +56,10 @@ def renewing_service(status: CertificateStatus) -> str | None:
     A service keeps its self-signed certificate (k8s.io/apiserver, pkg/server/options/serving.go).
     """
     spec = status.seen.spec
-    if not spec.renewed_at_start or _is_self_signed(status):
+    if not spec.renewed_at_start or is_self_signed(status.seen, status.trust_anchor, status.issuers):
         return None
     here = (consumer.service for consumer in status.presence.consumers)
     return next((service for service in here if service in spec.consumers), None)
-
-
-def _is_self_signed(status: CertificateStatus) -> bool:
-    """Return whether no CA of the entry has signed the certificate, but its own key."""
-    own = status.trust_anchor in status.seen.certificates and status.trust_anchor not in status.issuers
-    return SELF in status.seen.spec.ca and own
 
 
 def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.damage import damage, is_cluster_damage
 from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.self_signed import is_self_signed
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.settings import LOCAL, OWN_KEY
@@ -126,8 +127,9 @@ class _Planner:
             return Cause.ASKED if status.seen.name in self._asked else None
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
-        others = status.seen.spec.renewed_by is not None  # the hold of a due certificate names the other component
-        if not others and renewal_obstacle(status, self._authorities, self._policy):
+        # The hold of a due certificate names the other component, or the command that replaces the certificate.
+        replaced = status.seen.spec.renewed_by or is_self_signed(status.seen, status.trust_anchor, status.issuers)
+        if not replaced and renewal_obstacle(status, self._authorities, self._policy):
             return None
         certificate, due = status.certificate, renewal_time(status, self._policy, self._node)
         if certificate is None or due is None:
