@@ -28,7 +28,18 @@ def changed(path: Path) -> datetime:
 
 
 def idle_since(tree: Tree) -> datetime | None:
-    return pod_idle_since(APISERVER, str(tree.proc), str(tree.logs))
+    return pod_idle_since(APISERVER, str(tree.proc), str(tree.logs), str(tree.proc.parent / "pods"))
+
+
+def attempts(tree: Tree, end: datetime, *minutes: float) -> list[datetime]:
+    """Create the termination log of an attempt for each number of minutes before `end`. Return the starts."""
+    directory = tree.proc.parent / "pods" / STATIC / "containers" / "kube-apiserver"
+    directory.mkdir(parents=True, exist_ok=True)
+    starts = [end - timedelta(minutes=each) for each in minutes]
+    for number, start in enumerate(starts):
+        (directory / f"{number:08x}").touch()
+        os.utime(directory / f"{number:08x}", (start.timestamp(), start.timestamp()))
+    return starts
 
 
 def started(tree: Tree) -> datetime:
@@ -63,6 +74,48 @@ def test_the_start_of_the_node_counts_after_a_boot(tree: Tree) -> None:
     """A log that is older than the node gives no time before its start: after a boot, the container is not late."""
     directory = tree.logs / f"kube-system_kube-apiserver-node-1_{STATIC}" / "kube-apiserver"
     (directory / "0.log").write_text("before the boot")
+    tree.process(1, "/init.scope", command=("/sbin/init",), ticks=1 << 40, name="systemd")
+    assert near(idle_since(tree), started(tree))
+
+
+def last_line(tree: Tree) -> datetime:
+    """Write a line into the log of the last attempt, and return its time."""
+    log = tree.logs / f"kube-system_kube-apiserver-node-1_{STATIC}" / "kube-apiserver" / "7.log"
+    log.write_text("the last attempt")
+    return changed(log)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "steady"),
+    [
+        ([60, 20, 14, 8.5, 3, 0.1], 1),
+        ([60, 50.5, 20, 9.9, 0.1], 3),
+        ([4.9], 0),
+        ([60, 4.9], 1),
+    ],
+    ids=["maximum back-off", "ran for ten minutes", "first attempt", "second attempt"],
+)
+def test_attempts_that_end_early_are_no_steady_run(tree: Tree, minutes: list[float], steady: int) -> None:
+    """The kubelet creates a file for each attempt. If the last attempt was short, and others began less than ten
+    minutes before the next one, the container is idle since the start of the first of these attempts.
+    """
+    end = last_line(tree)
+    starts = attempts(tree, end, *minutes)
+    assert near(idle_since(tree), max(starts[steady], started(tree)))
+
+
+def test_a_steady_last_attempt_ends_with_its_log(tree: Tree) -> None:
+    """If the last attempt ran for five minutes, its last line gives the time. A later file is an attempt without a log,
+    which certmond ignores: the result is never later than the last line.
+    """
+    end = last_line(tree)
+    attempts(tree, end, 8, 5.1, -1)
+    assert idle_since(tree) == end
+
+
+def test_attempts_before_a_boot_do_not_count(tree: Tree) -> None:
+    """A crash before the boot does not make the container late after the boot."""
+    attempts(tree, last_line(tree), 9, 3, 1)
     tree.process(1, "/init.scope", command=("/sbin/init",), ticks=1 << 40, name="systemd")
     assert near(idle_since(tree), started(tree))
 
