@@ -35,14 +35,19 @@ def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime
     if seen.running is None:
         return last
     if seen.running:
-        young = seen.started_at is None or at - seen.started_at < STEADY
-        return last if last and young else None
+        return last if last and _is_young(seen.started_at, at) else None
     if seen.idle_since is None:
         return None
     since = last.since if last else seen.idle_since
-    if before and known and known.running and not last:
+    steady = known and (known.started_at is None or not _is_young(known.started_at, at))
+    if before and known and known.running and steady and not last:
         since = max(since, before.at)  # the log of a service that logs nothing may be older
-    return Outage(min(since, at), at)
+    return Outage(min(since, at), at, last.observed_from if last else at)
+
+
+def _is_young(started_at: datetime | None, at: datetime) -> bool:
+    """Return whether at the time `at`, an instance might have run for less than `STEADY`."""
+    return started_at is None or at - started_at < STEADY
 
 
 def unmet_demands(around: Surroundings) -> Iterator[Observation]:
@@ -66,7 +71,8 @@ def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
         if seen is None or seen.outage is None or (past and past.episode):  # in an episode, certmond restarts it
             continue
         if demand:
-            since = max(seen.outage.since, demand.since)
+            # The kubelet needs time to start a changed Pod. A change during an outage does not end the outage.
+            since = max(seen.outage.since, min(demand.since, seen.outage.observed_from))
             found[demand.manifest] = service, replace(seen.outage, since=since)
         elif seen.unit_file:
             found.setdefault(seen.unit_file, (service, seen.outage))
