@@ -15,7 +15,11 @@ from certmond.config.source_files import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.assessment.damage import damage
-from certmond.pki.findings import Severity
+from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
+from certmond.pki.findings import Finding, Severity
+from certmond.pki.services.model import Live, Survey
+from certmond.pki.services.serving_request import RequestState
+from certmond.pki.services.staleness import Surroundings
 from tests.builders import make_ca, make_server
 from tests.node import NOW, Node
 from tests.reference_node import ReferenceNode
@@ -98,6 +102,37 @@ def test_an_absent_requested_certificate_is_a_finding(kubelet: Kubelet, how: str
     assert len(kubelet.findings()) == 1
     (seen,) = (status.seen for status in kubelet.judged().statuses if status.seen.name == "kubelet-server")
     assert damage(seen) is None
+
+
+KUBELET = Endpoint.parse("127.0.0.1:10250")
+
+
+@pytest.mark.parametrize("request_state", [None, RequestState("the cluster has no request", "see the log")])
+def test_a_kubelet_that_still_serves_requests_its_certificate_after_a_restart(
+    kubelet: Kubelet, request_state: RequestState | None
+) -> None:
+    """If the kubelet completes a handshake without this file, clients can connect, and the kubelet has not yet
+    requested the certificate. The finding is a warning that names the restart, and no state of a request.
+    """
+    kubelet.configure(serverTLSBootstrap=True)
+
+    def finding(seen: Seen) -> Finding:
+        survey = Survey(serving={KUBELET: ("kubelet", REQUESTED)})
+        around = Surroundings((), survey, Live(NOW, served={KUBELET: seen}), request=request_state)
+        statuses = assess(kubelet.store.observe(), NOW, around=around).statuses
+        (found,) = (item for status in statuses if status.seen.path == REQUESTED for item in status.findings)
+        return found
+
+    served = finding(Served(b"kubelet.crt", "TLSv1.3", NOW))
+    assert (served.reason, served.severity) == ("missing", Severity.WARNING)
+    assert served.message == (
+        f"{REQUESTED} does not exist, but the kubelet still serves another certificate at 127.0.0.1:10250, and "
+        "requests this certificate only after a restart; run: systemctl restart kubelet, and approve the request of "
+        "this node: kubectl get csr"
+    )
+    refused = finding(Unserved("the handshake failed (internal error)", NOW))
+    assert refused.severity is Severity.CRITICAL
+    assert "refuses all clients" in refused.message
 
 
 @pytest.mark.parametrize(

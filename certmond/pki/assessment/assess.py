@@ -322,7 +322,7 @@ def _absent(
 ) -> CertificateStatus:
     """Return the verdict on files that contain no certificate. `before` supplies the last good certificate, if any."""
     last = before.certificate if before else None
-    findings = (*about_files(seen, presence.request), *about_key_pair(seen), *about_services(presence, now))
+    findings = (*about_files(seen, presence), *about_key_pair(seen), *about_services(presence, now))
     findings = about_damage(
         findings, seen, presence.salvage, now, facts=facts, known=last, issuers=(*issuers, *anchors)
     )

@@ -15,23 +15,42 @@ from certmond.pki.assessment.rule_input import fault_finding, finding
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage
 from certmond.pki.findings import Finding, Reason, Remedy, Severity, printable
-from certmond.pki.services.serving_request import RequestState, with_request
+from certmond.pki.services.serving_request import with_request
+from certmond.pki.services.staleness import NOWHERE, Presence, ServedAt
 from certmond.pki.x509.certificate import Certificate
 
 
-def about_files(seen: Observation, request: RequestState | None = None) -> Iterator[Finding]:
+def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Finding]:
     """Yield the findings about read errors, parse errors, wrong modes and wrong owners of an entry's files.
 
-    `request` is the state of the request for a missing serving certificate of the kubelet.
+    `presence` has the state of a missing serving certificate of the kubelet: its request, and the served certificate.
     """
-    for fault in seen.faults:
-        yield fault_finding(with_request(fault, request) if request else fault)
+    served = [each for each in presence.served if seen.requested and each.sha256]
+    if served:
+        yield _before_restart(seen.path, served[0])
+    for fault in () if served else seen.faults:
+        yield fault_finding(with_request(fault, presence.request) if presence.request else fault)
     for permissions in seen.permissions:
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner
         if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
             fact = f"{permissions.path} belongs to {permissions.owner}, expected {owner}"
             yield finding(Reason.WRONG_OWNER, f"{fact}; run: chown {owner} {permissions.path}")
+
+
+def _before_restart(path: str, served: ServedAt) -> Finding:
+    """Return the finding for a missing certificate that the kubelet requests after its next start.
+
+    Without a certificate, a kubelet that requests its certificate ends each handshake with an error
+    (kubernetes/kubernetes, pkg/kubelet/kubelet.go, GetCertificate). So this kubelet has read its configuration before
+    the setting changed, or still has a certificate in memory whose file was removed.
+    """
+    fact = (
+        f"{path} does not exist, but the kubelet still serves another certificate at {served.endpoint}, and requests "
+        "this certificate only after a restart"
+    )
+    remedy = "run: systemctl restart kubelet, and approve the request of this node: kubectl get csr"
+    return finding(Reason.MISSING, f"{fact}; {remedy}", Severity.WARNING)
 
 
 def about_damage(
