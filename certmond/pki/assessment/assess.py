@@ -1,7 +1,6 @@
 """Assessment of a node: a verdict on each certificate, and the next time at which a verdict changes.
 
-This module combines observations, certification paths and rules. If the inputs of a verdict are unchanged, this module
-reuses the verdict of the previous assessment.
+The assessment combines observations, certification paths and rules, and reuses verdicts whose inputs are unchanged.
 """
 
 from __future__ import annotations
