@@ -87,7 +87,7 @@ def renew(
     handover = Handover(options.state_dir, progress, enforcer.restarting.terms)
     if not dry_run:
         context.with_resource(handover)
-        handover.retry_while_busy(enforcer.executor.recover)  # an incomplete transaction is no basis for a plan
+        handover.retry_while_busy(enforcer.executor.recover)  # an interrupted transaction is no basis for a plan
     assessment, around = assess_profile(options, config, enforcer)
     requested = _all_of(assessment) if everything else _existing(names, assessment)
     made = enforcer.plan(assessment, requested, around)

@@ -101,7 +101,9 @@ class Requests:
                 continue
             except NotFoundError:
                 return None
-        raise UnreachableError(f"the request {filed.name} changes too often to be approved; certmond approves it later")
+        raise UnreachableError(
+            f"the request {filed.name} changes too often for certmond to approve it; certmond tries again later"
+        )
 
     async def delete(self, name: str) -> None:
         """Delete the request, if it exists."""

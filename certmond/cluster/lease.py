@@ -249,7 +249,7 @@ class ClusterLease:
             record = self._written_record = (
                 found  # written by a renewal without a response, or by another program: this node still holds the lock
             )
-        raise UnreachableError(f"{self} changes too often to be renewed; certmond renews it later")
+        raise UnreachableError(f"{self} changes too often for certmond to renew it; certmond tries again later")
 
     async def _write(self, api: Leases, wanted: Record) -> bool:
         began = self._monotonic()

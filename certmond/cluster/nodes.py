@@ -143,7 +143,7 @@ def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
             raise RefusedError(f"the cluster has no Node {name}; check `node_name` in the configuration") from None
         except ConflictError:  # the API server retries a patch several times first
             raise UnreachableError(
-                f"the Node {name} changes too often to be written; certmond annotates it later"
+                f"the Node {name} changes too often for certmond to annotate it; certmond tries again later"
             ) from None
 
     access.run(work)

@@ -168,7 +168,9 @@ async def _patch(connection: Connection, workload: Workload, at: datetime) -> No
             ),
         )
     except ConflictError:  # the API server retries a patch several times first
-        raise UnreachableError(f"the {workload} changes too often to be written; certmond restarts it later") from None
+        raise UnreachableError(
+            f"the {workload} changes too often for certmond to restart it; certmond tries again later"
+        ) from None
 
 
 def _rule(workload: Workload, verb: str) -> str:

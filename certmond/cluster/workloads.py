@@ -79,7 +79,8 @@ def workloads(
                 NAME,
                 False,
                 fact,
-                "set `cluster.workloads: restart`, or run: kubectl rollout restart; delete pods without a controller",
+                "delete the pods without a controller; to restart the workloads, set `cluster.workloads: restart`, or "
+                "run: kubectl rollout restart -n NAMESPACE KIND/NAME",
             )
         return CheckResult(NAME, True, f"each workload has started after {since:%Y-%m-%dT%H:%M:%SZ}")
 

@@ -100,7 +100,7 @@ class Executor:
         self._step_files = StepFiles(config.certificates, self._files, Staging(state_dir), self._archive)
 
     def interrupted(self) -> frozenset[str]:
-        """Return the names of the journal files of unfinished transactions."""
+        """Return the names of the journal files of interrupted transactions."""
         with suppress(OSError):
             return frozenset(name for name in os.listdir(self._records) if name.endswith(".json"))
         return frozenset()
@@ -121,7 +121,7 @@ class Executor:
 
     @contextmanager
     def writing(self, patience: float = 0) -> Iterator[Writer]:
-        """Hold the lock of all writers during the `with` block, after the recovery of incomplete transactions.
+        """Hold the lock of all writers during the `with` block, after the recovery of interrupted transactions.
 
         Raises BusyError if another process still writes after `patience` seconds, and WriteError if the state directory
         is unusable.

@@ -82,7 +82,7 @@ class Reconciler:
             except StateError as error:
                 self._journal.tell(Event.STEP_FAILED, str(error), "error")
             if self._enforcer.executor.interrupted():
-                fact = "a killed process left an incomplete transaction in the state directory"
+                fact = "a killed process left an interrupted transaction in the state directory"
                 self._journal.tell(Event.RECOVERED, f"{fact}; complete it: certmond renew NAME", "warning")
             return
         try:
@@ -145,7 +145,7 @@ class Reconciler:
         if not self._take_lock():
             self.service_check_at, self.retry_at = None, time.monotonic() + BUSY_INTERVAL
             return False
-        # Incomplete transactions of a process that crashed, or that still holds the lock.
+        # Interrupted transactions of a process that crashed, or that still holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
             state = self._enforcer.rotation_state

@@ -188,7 +188,8 @@ def _current_cluster(document: Mapping[str, Any], path: str) -> Entry:
     names = [context.fields.get("cluster") for context in _contexts(document) if _is_current(document, context)]
     chosen = [entry for entry in clusters if entry.name in names] or (clusters if len(clusters) == 1 else [])
     if not chosen:
-        raise WriteError(f"{path} contains no current context with a cluster; set one: kubectl config use-context NAME")
+        fact = f"{path} contains no current context with a cluster"
+        raise WriteError(f"{fact}; set one: kubectl config use-context NAME --kubeconfig {path}")
     return chosen[0]
 
 
@@ -257,7 +258,10 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
     users = sorted(entries(document, "users", "user"), key=lambda entry: entry.name != current)
     if old is None:
         users = [entry for entry in users if entry.name == current]
-        problem = f"{path} contains no current context with a user; set one: kubectl config use-context NAME"
+        problem = (
+            f"{path} contains no current context with a user; set one: "
+            f"kubectl config use-context NAME --kubeconfig {path}"
+        )
         if current:
             problem = (
                 f"{path} contains no user {current!r} for its current context; add this user, or move the file away"

@@ -184,7 +184,8 @@ class Hook:
         before, now = {**findings_since, **self._wanted}, self._monotonic()
         for key, notice in before.items() if self._pass_result.settled else ():
             if key not in found and key not in self._received:
-                skipped = f"{notice.reason} of {notice.path} was cleared before hook {self.spec.name} received this"
+                fact = f"{notice.reason} of {notice.path} was cleared"
+                skipped = f"{fact} before hook {self.spec.name} received this notice"
                 if self._log_quota.take(notice.subject, now):
                     self._journal.tell(Event.HOOK_FAILED, skipped, **self._fields(notice))
                 else:

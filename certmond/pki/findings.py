@@ -40,7 +40,7 @@ class Remedy(Enum):
 
 
 class Blocks(Flag):
-    """Actions that certmond does not take until the finding is cleared."""
+    """Actions that certmond does not take until the finding ends."""
 
     NOTHING = 0
     ISSUING = auto()

@@ -1,4 +1,4 @@
-"""Verdicts on archived pairs: whether the certificate and the key match and are valid now.
+"""Verdicts on archived pairs: whether the certificate and the key match, and whether the certificate is valid now.
 
 The daemon and `certmond archive` use the same rules.
 """

@@ -72,7 +72,7 @@ class Bootstrapper:
         self._files = NodeFiles(root)
 
     def unfinished(self) -> bool:
-        """Return whether the state directory contains an unfinished transaction."""
+        """Return whether the state directory contains an interrupted transaction."""
         with suppress(OSError):
             return any(map(is_record, os.listdir(self._records)))
         return False
@@ -328,4 +328,5 @@ def _prove_user(path: str, read: Read) -> None:
     """Raise RefusedError unless the current user of the kubeconfig has a certificate that matches its key."""
     found = kubeconfig_pairs(read(path), path, read)[0]
     if isinstance(found, Unpaired):
-        raise RefusedError(f"{path} would not refer to a certificate with its key ({found.message}); check the disk")
+        fact = f"after this change, {path} would not refer to a certificate with its key"
+        raise RefusedError(f"{fact} ({found.message}); check the disk")

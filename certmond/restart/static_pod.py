@@ -174,8 +174,9 @@ def _ends(descriptor: int, seconds: float, alive: Callable[[], None], draining: 
 
 
 def _not_alone(pod: Pod, ids: Sequence[str], instance: str) -> RestartError:
-    runs = " and ".join(each[:13] for each in ids)
-    detail = f"{pod.container} of {pod.name} runs as {runs} now, not only as the observed {instance[:13]}"
+    runs = " and ID ".join(each[:13] for each in ids)
+    fact = f"container {pod.container} of Pod {pod.name} now runs with the container ID {runs}"
+    detail = f"{fact}, instead of only with the observed ID {instance[:13]}"
     return RestartError(f"{detail}; certmond stopped no container; repeat the restart")
 
 

@@ -372,7 +372,7 @@ def test_a_conflict_is_tried_again(api: ApiServer) -> None:
 def test_endless_conflicts_are_for_later(api: ApiServer) -> None:
     """An object that changes all the time is approved another time."""
     api.before = lambda method, path: api.touch() if method == "PUT" else None
-    with pytest.raises(UnreachableError, match="changes too often to be approved; certmond approves it later"):
+    with pytest.raises(UnreachableError, match="too often for certmond to approve it; certmond tries again later"):
         signer(api, approve=True).sign(request())
 
 

@@ -271,7 +271,7 @@ def test_repeated_conflicts_are_tried_later(api: ApiServer, clock: Clock) -> Non
     own.take()
     clock.now += 20
     api.before = lambda method, path: api.leases.change() if method == "PUT" else None
-    with pytest.raises(UnreachableError, match="changes too often to be renewed; certmond renews it later"):
+    with pytest.raises(UnreachableError, match="too often for certmond to renew it; certmond tries again later"):
         own.keep()
     assert held(own)
     clock.now += 30

@@ -295,7 +295,11 @@ def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
     [
         (FULL, NEXT_CA.facts, "no longer embeds the certificate"),
         (FULL.replace(b"user: admin,", b"user: aws,"), None, "user 'aws' in .* has no client-certificate"),
-        (FULL.replace(b'"admin@prod"', b"none"), None, "contains no current context"),
+        (
+            FULL.replace(b'"admin@prod"', b"none"),
+            None,
+            "no current context with a user; set one: .* use-context NAME --kubeconfig ",
+        ),
         (FULL.replace(b"user: admin,", b"user: unknown,"), None, "contains no user 'unknown' for its current context"),
         (b"", None, "is not a YAML mapping; correct the file"),
         (b"users: {{{{", None, "is not YAML in line 2; correct the file"),

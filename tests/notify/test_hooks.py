@@ -195,7 +195,7 @@ def test_a_finding_that_ended_before_its_run_is_skipped(
         results = list(iter(lambda: recorder.results.get(timeout=DEADLINE)[1], "told"))
     assert results.count("passed_over") == 1
     assert recorder.heard() == [("raised", "b", "warning")]
-    assert "too_open of /a was cleared before hook hook received this" in capfd.readouterr().err
+    assert "too_open of /a was cleared before hook hook received this notice" in capfd.readouterr().err
 
 
 def test_a_flood_has_a_limit_and_is_reported(recorder: HookRecorder, capfd: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,8 @@ def test_the_next_container_is_not_stopped(tmp_path: Path, program: Path, crictl
         again = pods.ready("kube-apiserver", attempt=1)
         with pytest.raises(RestartError) as raised:
             stop(APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
-        assert f"runs as {again['id'][:13]} now, not only as the observed {reported['id'][:13]}" in str(raised.value)
+        said = f"{again['id'][:13]}, instead of only with the observed ID {reported['id'][:13]}"
+        assert f"now runs with the container ID {said}" in str(raised.value)
         assert "certmond stopped no container" in str(raised.value)
         assert ended(pods) == [(reported["id"], "SIGKILL")]
         assert instance(pods) == again["id"]

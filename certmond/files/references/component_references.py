@@ -174,7 +174,7 @@ class ComponentReferences:
     def _of_file(
         self, source: Source, file: NamedFile, about: Reference, embedded: Document | None = None
     ) -> Iterator[Reference]:
-        """Yield the reference to a file, or to the files that a configuration file names."""
+        """Yield the reference to `file`, or, if `file` is a configuration file, to each file that it names."""
         if embedded is not None:
             yield replace(about, embedded=embedded)
             return

@@ -108,7 +108,7 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
             third = rotation.found and anchor == ground.trust[0]
             yield f"{fact}; {pair if third else 'remove it, or restore the file'}"
     if ground.signs and not ground.holds_key:
-        yield f"{ground.key_path} is missing on a node that signs; restore the {rotation.noun}'s key"
+        yield f"{ground.key_path} is missing, but this node signs with this key; restore the {rotation.noun}'s key"
     if ground.key_unknown and ground.key is None:
         fact = f"{ground.key_path} is encrypted, or is not a private key"
         yield f"{fact}; decrypt it: openssl pkey -in {ground.key_path}, or replace it"

@@ -34,10 +34,10 @@ _BACK = "-back"
 
 
 class Mode(StrEnum):
-    """How the anchor changes.
+    """Way in which a rotation changes the anchor.
 
-    With `overlap`, components trust both anchors for a time. `reissue` keeps the key. `replace` has no such time, and
-    causes an outage.
+    With `overlap`, components trust both anchors for a time. With `reissue`, the new anchor has the key of the old
+    anchor. With `replace`, components never trust both anchors at the same time, which causes an outage.
     """
 
     OVERLAP = "overlap"

@@ -24,7 +24,7 @@ _SEE_KUBELET = "see the log of the kubelet: journalctl -u kubelet"
 
 @dataclass(frozen=True, slots=True)
 class ServingRequest:
-    """A CertificateSigningRequest of the cluster. `conditions` maps the type of each condition to its message."""
+    """CertificateSigningRequest of the cluster. `conditions` maps the type of each condition to its message."""
 
     name: str
     created_at: datetime
@@ -53,11 +53,12 @@ def request_state(requests: Sequence[ServingRequest], now: datetime) -> RequestS
         if condition in last.conditions:
             reason = last.conditions[condition][:_MAX_REASON]
             detail = f" ({reason})" if reason else ""
-            return RequestState(f"{subject} {fact}{detail}", f"find the cause, and the kubelet retries: {describe}")
+            return RequestState(f"{subject} {fact}{detail}", f"the kubelet retries; find the cause: {describe}")
     if last.issued:
         return RequestState(f"{subject} is approved and signed, but the kubelet has no certificate yet", _SEE_KUBELET)
     if "Approved" in last.conditions:
-        fact = f"{subject} is approved, but its signer has not signed it for {_age(last.created_at, now)}"
+        age = _age(last.created_at, now)
+        fact = f"{subject} was created {age} ago and is approved, but its signer has not signed it"
         return RequestState(fact, "see the log of kube-controller-manager, which signs the certificate")
     pending = [each for each in requests if not each.conditions and not each.issued]
     since = _age(min(each.created_at for each in pending), now)
@@ -76,7 +77,7 @@ def unknown_state(error: str) -> RequestState:
     see = "approve the request of this node: kubectl get csr"
     return RequestState(
         f"certmond cannot read the CertificateSigningRequest: {fact}",
-        f"{see}; to let certmond read it, {remedy}" if remedy else see,
+        f"{see}; to let certmond read the request, {remedy}" if remedy else see,
     )
 
 

@@ -484,7 +484,7 @@ def test_a_missing_key_blocks_the_phase() -> None:
     """
     here = ground(OLD, NEW, key=None, signs=True)
     why = missing_steps(at(P.TRUST), here, judged(leaf(OLD))).frozen
-    assert str(why).endswith(f": {ANCHOR_KEY} is missing on a node that signs; restore the CA's key")
+    assert str(why).endswith(f": {ANCHOR_KEY} is missing, but this node signs with this key; restore the CA's key")
     assert missing_steps(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
 
 

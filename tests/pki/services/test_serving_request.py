@@ -17,7 +17,7 @@ from certmond.pki.services.serving_request import (
 from tests.builders import NOW
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-DESCRIBE = "find the cause, and the kubelet retries: kubectl describe csr csr-b"
+DESCRIBE = "the kubelet retries; find the cause: kubectl describe csr csr-b"
 SEE_KUBELET = "see the log of the kubelet: journalctl -u kubelet"
 
 
@@ -58,7 +58,7 @@ def test_the_last_of_several_pending_requests_is_to_be_approved() -> None:
         (request(Denied="not now"), "csr-b was denied (not now)", DESCRIBE),
         (request(Denied=""), "csr-b was denied", DESCRIBE),
         (request(Approved="", Failed="bad usages"), "csr-b has failed (bad usages)", DESCRIBE),
-        (request(Approved=""), "csr-b is approved, but its signer has not signed it for 1h",
+        (request(Approved=""), "csr-b was created 1h ago and is approved, but its signer has not signed it",
          "see the log of kube-controller-manager, which signs the certificate"),
         (request(Approved="", issued=True), "csr-b is approved and signed, but the kubelet has no certificate yet",
          SEE_KUBELET),
@@ -91,7 +91,7 @@ def test_an_error_of_the_api_keeps_the_command_of_the_operator() -> None:
     )
     found = unknown_state("the user may not list them; grant a role; really")
     assert found.fact == "certmond cannot read the CertificateSigningRequest: the user may not list them"
-    assert found.remedy == f"{see}; to let certmond read it, grant a role; really"
+    assert found.remedy == f"{see}; to let certmond read the request, grant a role; really"
 
 
 def test_the_fault_gets_the_state_of_the_request() -> None:
