@@ -1,4 +1,4 @@
-"""State of the request with which the kubelet of this node requests its serving certificate, for the daemon.
+"""Check of the request with which the kubelet of this node requests its serving certificate.
 
 This module decides when certmond reads the requests. `pki.services.serving_request` evaluates them.
 """
@@ -14,16 +14,16 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.services.serving_request import RequestState, request_state, unknown_state
 
 _ANSWER = timedelta(seconds=2)
-"""Time limit of a response of the API."""
+"""Time limit for a response of the API server."""
 _PAUSE = 6
-"""Interval of the requests, as a multiple of `poll`. The coordinator uses this interval while no rotation runs."""
+"""Interval between two reads, as a multiple of `poll`. The coordinator uses this interval while no rotation runs."""
 
 
 class ServingRequestCheck:
     """Check of the requests of the node's kubelet.
 
     `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. If `kubeconfig` is None, certmond sends no
-    request. `node` is the name of the node if no file of the node contains a name. `monotonic` returns the
+    request. `node` is the name to use if no file of the node contains the name of the node. `monotonic` returns the
     seconds of a monotonic clock.
     """
 
@@ -43,7 +43,7 @@ class ServingRequestCheck:
         self.state: RequestState | None = None
         """State of the request, or None if the node has a serving certificate or certmond has not read the state."""
         self.until: datetime | None = None
-        """Time at which the next pass can report another state, or None."""
+        """Time at which the next pass can report another state, or None if no read is necessary."""
 
     def ask(self, assessment: Assessment) -> None:
         """Read the requests if the serving certificate is missing and a read is due. Never raises CertmondError."""

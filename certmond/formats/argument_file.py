@@ -1,7 +1,7 @@
-"""Parser of argument files, each with the flags of one component of MicroK8s or Canonical Kubernetes.
+"""Parser of argument files, each of which contains flags of a component of MicroK8s or Canonical Kubernetes.
 
-This module defines the format of kubelite (canonical/microk8s, Kubelite-integration.patch, ReadArgsFromFile). For flags
-with paths, the shell that reads the files of Canonical Kubernetes yields the same words (canonical/k8s-snap,
+This module parses the files as kubelite does (canonical/microk8s, Kubelite-integration.patch, ReadArgsFromFile). For
+flags with paths, the shell that reads the files of Canonical Kubernetes yields the same words (canonical/k8s-snap,
 k8s/lib.sh, execute_service).
 """
 

@@ -1,6 +1,6 @@
 """Parser of the configuration file of a k0s controller, which contains flags of the components.
 
-This module defines the fields of k0sproject/k0s, pkg/apis/k0s/v1beta1 (api.go, clusterconfig_types.go, storage.go).
+The names of the fields are from k0sproject/k0s, pkg/apis/k0s/v1beta1 (api.go, clusterconfig_types.go, storage.go).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class K0sConfig(NamedTuple):
 
 
 def parse_k0s_config(data: bytes, _path: str) -> K0sConfig:
-    """Return the flags that the file adds to the flags of k0s."""
+    """Return the flags that the file adds to the flags that k0s sets."""
     if not data.strip():
         return K0sConfig({})
     try:

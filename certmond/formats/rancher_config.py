@@ -1,7 +1,7 @@
-"""Parser of the configuration file of k3s and RKE2, whose keys are the flags of their command line.
+"""Parser of the configuration file of k3s and RKE2, whose keys are names of command-line flags.
 
-This module defines the merge of several files (k3s-io/k3s, pkg/configfilearg/parser.go) and of the flags for
-components (pkg/daemons/config/types.go, GetArgs).
+This module merges several files (k3s-io/k3s, pkg/configfilearg/parser.go) and parses the flags for components
+(pkg/daemons/config/types.go, GetArgs) as k3s does.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ go-yaml also limits these values, from 400,000 values in a document (decode.go, 
 go-yaml refuses an alias inside the value of its anchor.
 """
 _CHARACTERS = 64
-"""Number of characters of a text that count as a value."""
+"""Number of characters of a text that count as one value."""
 _ENDLESS = 1 << 32  # higher numbers can have any length
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

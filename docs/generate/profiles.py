@@ -70,11 +70,11 @@ class About:
 _RECOVERY = """\
 ### k3s and RKE2: certificates that expired while the nodes were off
 
-A start of k3s or RKE2 also issues expired leaves again. If all servers were off, the API does not answer until a
-majority of the servers has started. Without the API, certmond holds a restart of a server with the restart lock
-([`without_api`](cluster.md#without-the-api)), so use systemctl on each server. Keep this order:
+When k3s or RKE2 starts, it also issues expired leaves again. If all servers were off, the API does not answer until a
+majority of the servers has started. Without the API, certmond cannot acquire the restart lock, and holds the
+restart of a server ([`without_api`](cluster.md#without-the-api)), so use systemctl on each server. Keep this order:
 
-1. Correct the clock of each node (`timedatectl`). A start with a wrong clock issues certificates with wrong dates.
+1. Correct the clock of each node (`timedatectl`). If the clock is wrong, a start issues certificates with wrong dates.
 2. Start the servers one after the other, without waiting for the first one: with embedded etcd, a server becomes ready
    only when a majority of the members has valid certificates.
 
@@ -86,7 +86,7 @@ majority of the servers has started. Without the API, certmond holds a restart o
         certmond check
 
 4. If the log of a server repeats `CA cert validation failed` with `certificate has expired` for port 9345 or 6443, the
-   certificate of this port blocks the start. This occurs in releases of RKE2 without a fix of June 2025
+   certificate of this port blocks the start. This occurs in releases of RKE2 before a fix of June 2025
    ([rke2#8318](https://github.com/rancher/rke2/issues/8318), [k3s#12472](https://github.com/k3s-io/k3s/issues/12472)).
    Upgrade RKE2, or let the server create this certificate again as its maintainers describe in
    [rke2#4372](https://github.com/rancher/rke2/issues/4372). `rke2-killall.sh` also stops the containers of this node:
@@ -97,11 +97,11 @@ majority of the servers has started. Without the API, certmond holds a restart o
         kubectl -n kube-system delete secret rke2-serving    # when the API answers; k3s: k3s-serving
         systemctl restart rke2-server
 
-5. Restart the agents when the servers are ready, because a server signs their certificates:
+5. Restart the agents when the servers are ready, because a server signs the certificates of the agents:
 
         systemctl restart k3s-agent    # RKE2: rke2-agent
 
-6. Replace copies of `k3s.yaml` and `rke2.yaml`, because the start writes only the original.
+6. Replace copies of `k3s.yaml` and `rke2.yaml`, because k3s and RKE2 write only the original file at a start.
 
 If a service runs with expired certificates, and the API answers, `for_renewal` restarts this service, also during an
 upgrade. Servers restart one at a time, and agents wait while a server restarts.

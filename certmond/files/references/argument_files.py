@@ -14,7 +14,7 @@ from certmond.pki.catalog.references import ETCD, KUBELET, PROGRAMS, PROXY
 
 
 class _Snap(NamedTuple):
-    """The directory of argument files, and the variables that snapd sets for the programs of a snap."""
+    """Directory of the argument files of a snap, and the variables that snapd sets for the programs of this snap."""
 
     arguments: str
     variables: Mapping[str, str]
@@ -61,7 +61,7 @@ class ArgumentFiles:
         names = self._files.listing(snap.arguments)
         # On a worker of MicroK8s, kubelite starts only two components (scripts/wrappers/join.py).
         worker = ("start-control-plane", "false") in flags_of("", self._words(f"{snap.arguments}/kubelite"))
-        # etcd of MicroK8s does not start beside dqlite (microk8s-resources/actions/common/utils.sh).
+        # MicroK8s does not start etcd if it uses dqlite (microk8s-resources/actions/common/utils.sh).
         no_etcd = not self._reader.entry(f"{snap.variables['SNAP_DATA']}/var/lock/no-etcd").missing
         for name in names:
             if name in PROGRAMS and not (worker and name not in _ON_WORKERS) and not (no_etcd and name == ETCD):
@@ -72,7 +72,7 @@ class ArgumentFiles:
         return self._files.value(path, parse_arguments) or ()
 
     def _group(self, directory: str) -> int | None:
-        """Return the group of the directory of argument files.
+        """Return the group of the directory of argument files, or None if certmond cannot read the directory.
 
         In MicroK8s, the members of the group `microk8s` can write these files (snap/hooks/configure). These members set
         the flags of a process that runs as root, and can therefore read every file. For this reason, certmond follows

@@ -26,7 +26,7 @@ _MAX_OF_USERS = 32
 
 
 class ComponentProcess(NamedTuple):
-    """A component, the service that started its process, and the reason not to trust the flags, or ""."""
+    """A component, the service that started its process, and the reason not to trust its flags, or ""."""
 
     unit: str
     program: str
@@ -35,12 +35,12 @@ class ComponentProcess(NamedTuple):
 
     @property
     def component(self) -> str:
-        """Return the name of the component."""
+        """Name of the component."""
         return PROGRAMS[self.program]
 
     @property
     def container(self) -> Container:
-        """Return the component with its flags."""
+        """Component with its flags."""
         return Container(self.program, self.flags, {}, self.program)
 
 
@@ -98,7 +98,7 @@ def _unit(proc: str, pid: str) -> str:
 
 
 def _root(proc: str, pid: str) -> tuple[str, str] | None:
-    """Return the device and the directory that are the root directory of a process, or None if unknown."""
+    """Return the device of the root directory of a process, and its path on this device, or None if unknown."""
     roots = [(mount.device, mount.root) for mount in parse_mounts(_read(proc, pid, "mountinfo")) if mount.point == "/"]
     return roots[-1] if roots else None
 

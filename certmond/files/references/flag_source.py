@@ -1,4 +1,4 @@
-"""A component with its flags, which a file or a process on the node contains."""
+"""Components with their flags, and the files or processes that contain these flags."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Source(NamedTuple):
     in_pod: bool = True
     only_listed: bool = False  # True if only flags of the table name files
     places: Mapping[str, Place] = MappingProxyType({})  # of flags in other files
-    process: str = ""  # a phrase for the process whose command line has the flags
-    known: frozenset[tuple[str, str]] = frozenset()  # the flags with values that a file of the node has, too
+    process: str = ""  # a phrase for the process whose command line contains the flags
+    known: frozenset[tuple[str, str]] = frozenset()  # the flags with values that a file of the node also contains
     group: int | None = None  # the members of this group may write the file
 
     def place(self, flag: str) -> Place:

@@ -23,7 +23,7 @@ _ARGUMENTS = {
     f"kube-{CLOUD}-arg": CLOUD,
 }
 _OF_AGENTS = frozenset({"kubelet-arg", "kube-proxy-arg", "private-registry"})
-"""The flags that an agent also has."""
+"""The flags that also apply to an agent."""
 _MAX_DROP_INS = 256
 
 
@@ -57,7 +57,7 @@ class RancherConfiguration:
                     yield from _component_sources(_options_of(service), service.file, service.obstacle)
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file of the configuration that is not YAML."""
+        """Yield each file of the configuration that certmond cannot read or parse."""
         for program in _DIRECTORIES:
             for path in self._paths(program):
                 entry, config = self._reader.entry(path), self._files.value(path, parse_rancher_config)

@@ -17,7 +17,7 @@ from certmond.pki.planning.renewals import renewal_time
 from certmond.pki.planning.steps import Held, Identity, Restart, Step
 
 _TOGETHER = timedelta(days=1)
-"""Time before its renewal for which a certificate belongs to an earlier restart of its service.
+"""Maximum time before its renewal at which an earlier restart of the service also renews a certificate.
 
 A service issues its certificates one after the other, so their ends differ by seconds.
 """
@@ -25,9 +25,10 @@ A service issues its certificates one after the other, so their ends differ by s
 
 @dataclass(frozen=True, slots=True)
 class StartRenewal:
-    """Certificates that a service must issue again at a start. The first of them is due since `since`.
+    """Certificates that a service must issue again at a start. The first of these certificates has been due since
+    `since`.
 
-    `copies` are further files with one of these certificates, which the service also writes again.
+    `copies` are further files that contain one of these certificates. The service also writes these files again.
     """
 
     service: str
@@ -40,8 +41,9 @@ class StartRenewal:
 class StartRenewals:
     """Services that must restart now, by their names.
 
-    `planned` has the service and the planned time for each certificate that a start issues again. `barred` has the
-    reason for each certificate that a start cannot renew. `changes_at` is the next time at which this result changes.
+    `planned` contains the service and the planned time for each certificate that a start issues again. `barred`
+    contains the reason for each certificate that a start cannot renew. `changes_at` is the next time at which this
+    result changes.
     """
 
     by_service: Mapping[str, StartRenewal] = field(default_factory=dict)
@@ -86,7 +88,7 @@ def start_renewals(assessment: Assessment, policy: Policy) -> StartRenewals:
 
 
 def start_renewal_time(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
-    """Return the time from which a start on this node issues the certificate again because it is due, or None."""
+    """Return the time from which a start on this node issues the due certificate again, or None if no start does."""
     at, certificate, within = renewal_time(status, policy, node), status.certificate, status.seen.spec.renewed_at_start
     if at is None or certificate is None or within is None:
         return None
@@ -96,7 +98,7 @@ def start_renewal_time(status: CertificateStatus, policy: Policy, node: str) -> 
 def _copies(
     assessment: Assessment, known: Container[Identity], found: Iterable[CertificateStatus]
 ) -> list[tuple[CertificateStatus, CertificateStatus]]:
-    """Return each certificate of `found` with a further file that has it, such as a kubeconfig."""
+    """Return each certificate of `found` with each further file that contains it, such as a kubeconfig."""
     originals = {status.certificate: status for status in found}
     return [
         (originals[status.certificate], status)
