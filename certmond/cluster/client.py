@@ -35,7 +35,7 @@ _NO_ISSUER = {7, 18, 19, 20, 21}
 """Error codes of OpenSSL (x509_vfy.h) for a certificate that no trusted CA has signed."""
 
 # Exceptions that lightkube raises for an unexpected kubeconfig or an unexpected response.
-_MALFORMED_INPUT = (ConfigError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_MALFORMED_INPUT = (ConfigError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 T = TypeVar("T")
 
@@ -109,8 +109,10 @@ class Connection:
         self._kubeconfig = kubeconfig
         self._seconds = seconds
 
-    async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
-        """Make one call, repeat the call while the API server requests a retry, and return the result.
+    async def call(
+        self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1, once: bool = False
+    ) -> T:
+        """Make one call and return the result. Without `once`, repeat the call while the API server requests a retry.
 
         `doing` describes the call in a message, and `rule` describes how to permit the call. `times` multiplies the
         time limit. Raises RefusedError if the API server rejects the call, ConflictError for the status 409,
@@ -124,7 +126,7 @@ class Connection:
                         return await call()
                     except httpx2.HTTPStatusError as error:
                         wait = error.response.headers.get("Retry-After", "")
-                        if not wait.isdecimal() or int(wait) >= seconds:
+                        if once or not wait.isdecimal() or int(wait) >= seconds:
                             raise self._translated(doing, rule, error) from None
                         await asyncio.sleep(max(int(wait), 1))
         except (TimeoutError, httpx2.HTTPError, OSError) as error:
@@ -143,8 +145,12 @@ class Connection:
             detail = f"the server of {self._kubeconfig} does not answer like a Kubernetes API server"
             raise UnreachableError(f"{detail}; check the address of the server") from None
 
-    async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
+    async def listed(
+        self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]], *, once: bool = False
+    ) -> list[T]:
         """Return the objects of all pages of a list.
+
+        With `once`, all pages together take at most the time of one call, and no request is repeated.
 
         Raises the errors of `call`, and RefusedError if the API server does not support the kind of the objects.
         """
@@ -153,7 +159,7 @@ class Connection:
             return [item async for item in items()]
 
         try:
-            return await self.call(doing, rule, every, times=_LISTING_FACTOR)
+            return await self.call(doing, rule, every, times=1 if once else _LISTING_FACTOR, once=once)
         except NotFoundError:
             raise RefusedError(
                 f"the API server of {self._kubeconfig} cannot {doing}: it does not support this kind of object; "

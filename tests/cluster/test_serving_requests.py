@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -59,6 +61,51 @@ def test_an_answer_without_a_time_is_no_answer(cluster: ApiServer, own: Access) 
         serving_requests(own, "node-1")
     cluster.faults.append(Fault(500))
     with pytest.raises(UnreachableError, match="cannot list the CertificateSigningRequests now"):
+        serving_requests(own, "node-1")
+
+
+@pytest.mark.parametrize("created", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_outside_the_range_of_a_date_is_no_answer(cluster: ApiServer, own: Access, created: str) -> None:
+    """A creation time that has no representation in UTC is not from a Kubernetes API."""
+    add_request(cluster, "csr-a", NOW)["metadata"]["creationTimestamp"] = created
+    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API server"):
+        serving_requests(own, "node-1")
+
+
+@pytest.mark.parametrize("name", [None, "", "csr\x1b[2J\n"])
+def test_a_request_without_a_printable_name_is_no_answer(cluster: ApiServer, own: Access, name: str | None) -> None:
+    """A Kubernetes API gives each request a name of printable characters."""
+    add_request(cluster, "csr-a", NOW)["metadata"]["name"] = name
+    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API server"):
+        serving_requests(own, "node-1")
+
+
+def test_a_read_that_the_api_server_postpones_is_not_repeated(cluster: ApiServer, own: Access) -> None:
+    """certmond does not wait for the time in Retry-After, because the read delays the plan of the daemon."""
+    cluster.faults.append(Fault(429, headers={"Retry-After": "1"}))
+    with pytest.raises(UnreachableError, match=r"cannot list the CertificateSigningRequests now \(429"):
+        serving_requests(own, "node-1")
+    assert cluster.calls == ["GET /"]
+
+
+def test_the_time_limit_of_an_answer_is_that_of_the_whole_list(
+    cluster: ApiServer, own: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All pages together take at most the time limit of one call."""
+    limits, timeout = list[float | None](), asyncio.timeout
+    monkeypatch.setattr("asyncio.timeout", lambda seconds: limits.append(seconds) or timeout(None))
+    serving_requests(own, "node-1")
+    assert limits == [5]
+
+
+def test_a_list_without_an_end_is_refused(cluster: ApiServer, own: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """certmond stops at the maximum number of requests, although the API server has further pages."""
+    monkeypatch.setattr("certmond.cluster.serving_requests._MAX_REQUESTS", 2)
+    page = {"metadata": {"continue": "x"}, "items": [add_request(cluster, "csr-a", NOW)]}
+    cluster.faults.append(Fault(200, body=json.dumps(page).encode()))
+    assert len(serving_requests(own, "node-1")) == 2
+    cluster.faults += [Fault(200, body=json.dumps(page).encode()) for _ in range(9)]
+    with pytest.raises(RefusedError, match="has more than 2 CertificateSigningRequests"):
         serving_requests(own, "node-1")
 
 
