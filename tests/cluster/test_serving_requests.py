@@ -92,8 +92,13 @@ def test_the_time_limit_of_an_answer_is_that_of_the_whole_list(
     cluster: ApiServer, own: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All pages together take at most the time limit of one call."""
-    limits, timeout = list[float | None](), asyncio.timeout
-    monkeypatch.setattr("asyncio.timeout", lambda seconds: limits.append(seconds) or timeout(None))
+    limits, real = list[float | None](), asyncio.timeout
+
+    def timeout(seconds: float | None) -> asyncio.Timeout:
+        limits.append(seconds)
+        return real(None)
+
+    monkeypatch.setattr("asyncio.timeout", timeout)
     serving_requests(own, "node-1")
     assert limits == [5]
 
