@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import posixpath
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from itertools import dropwhile, pairwise, starmap
+from itertools import pairwise, starmap
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import Kubeconfig, as_text, load_mapping
-from certmond.pki.catalog.references import PROGRAMS
+from certmond.formats.started_program import mentioned_component, program_of
+from certmond.pki.catalog.references import K3S, RKE2
 
 _NODE_USER = "system:node:"
 _ISSUER_PREFIX = "kubernetes.default.svc."
 _ETCD, _OF_ETCD = "etcd", "ETCD_"
-_HYPERKUBE = "hyperkube"
-_WRAPPERS = frozenset({"go-runner", _HYPERKUBE, "env", "nice"})
 _VARIABLE = re.compile(r"\$(?:\$|\(([^$)]*)\))")
 _MAX_TEXT = 4096  # of a word with variables
-_MAX_SCRIPT = 1 << 15  # the time of shlex grows with the square of the length of a word
-_SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +72,7 @@ class Container:
     mounts: Mapping[str, str | None]
     program: str = ""
     variables: tuple[Variable, ...] = ()
+    mentioned: str = ""  # the component that an unknown program may start
 
     def values(self, flag: str) -> list[str]:
         """Return the non-empty values of a flag, in order."""
@@ -151,7 +147,7 @@ def _containers(fields: Mapping[str, Any], kind: str) -> Iterator[Container]:
         reader = _ETCD if _ETCD in (name, program) else program
         flags = flags_of(reader, words, variables.items())
         others = variables_of(reader, flags, starmap(Variable, variables.items()))
-        yield Container(name, flags, mounts, program, others)
+        yield Container(name, flags, mounts, program, others, mentioned_component(command, arguments))
 
 
 def _expanded(word: str, variables: Mapping[str, str]) -> str:
@@ -165,51 +161,18 @@ def _expanded(word: str, variables: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: "$" if match[1] is None else variables.get(match[1], match[0]), word)
 
 
-def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[str, Sequence[str]]:
-    """Return the base name of the program, or "" for an empty `command`, and the words of the command line.
-
-    For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script. If a wrapper
-    starts the program, return the program and its words. The wrappers are `env`, `nice`, `go-runner`
-    (kubernetes/release, images/build/go-runner/go-runner.go) and `hyperkube` (cmd/hyperkube/main.go of v1.12).
-    """
-    words = [*command, *arguments]
-    program = posixpath.basename(command[0]) if command else ""
-    if (first := program) in _WRAPPERS:
-        words = [*dropwhile(_precedes_program, words)]
-        program = posixpath.basename(words[0]) if words else program
-        if first == _HYPERKUBE and f"kube-{program}" in PROGRAMS:  # an alias
-            program = f"kube-{program}"
-    if program not in _SHELLS or len(words) < 3 or not re.fullmatch("-[a-z]*c", words[1]):
-        return program, words
-    script = _script_words(words[2])
-    return next((name for name in map(posixpath.basename, script) if name in PROGRAMS), program), script
-
-
-def _precedes_program(word: str) -> bool:
-    """Return whether a word before the program is a wrapper, an option, its number, or a variable of `env`."""
-    return posixpath.basename(word) in _WRAPPERS or word.startswith("-") or "=" in word or word.isdecimal()
-
-
-def _script_words(script: str) -> list[str]:
-    """Return the words of a shell script. An operator such as `;` is a separate word, except in a long script."""
-    if len(script) > _MAX_SCRIPT:
-        return script.split()
-    lexer = shlex.shlex(script.replace("\\\n", ""), posix=True, punctuation_chars=True)
-    lexer.whitespace_split = True
-    words = list[str]()
-    with suppress(ValueError):  # an open quote
-        words.extend(lexer)
-    return words
-
-
 def flags_of(
     program: str, words: Sequence[str], environment: Iterable[tuple[str, str]] = ()
 ) -> tuple[tuple[str, str], ...]:
     """Return the flags of a program with their values.
 
     etcd accepts `-name` for `--name`, and variables such as ETCD_CERT_FILE. With a configuration file, etcd ignores
-    all other flags (etcd, server/etcdmain/config.go and pkg/flags/flag.go).
+    all other flags (etcd, server/etcdmain/config.go and pkg/flags/flag.go). k3s and RKE2 also accept `-name`, but not
+    `-config` (k3s-io/k3s, pkg/configfilearg/parser.go).
     """
+    if program in {K3S, RKE2}:
+        used = [word for word in words if word.partition("=")[0] != "-config"]
+        return tuple(flag_values(used, single_dash=True))
     if program != _ETCD:
         return tuple(flag_values(words))
     found = list[tuple[str, str]]()

@@ -20,7 +20,6 @@ from certmond.formats.manifest import (
     kubelet_environment,
     node_facts,
     parse_manifest,
-    program_of,
 )
 from certmond.pki.catalog.field_types import FACTS
 from tests.node import Node
@@ -156,14 +155,6 @@ def test_a_path_is_below_its_deepest_mount() -> None:
     assert (bare.mount_of("/a"), bare.on_host("/a")) == (None, "/a")
 
 
-@pytest.mark.parametrize("length", [9, 1 << 15])
-def test_the_flags_in_a_script_are_read(length: int) -> None:
-    """certmond splits a long script at white space only, because the exact way needs quadratic time."""
-    script = f"echo '{'x' * length}'; exec kube-scheduler --client-ca-file=/a.crt"
-    found = program_of(["/bin/sh", "-ec", script])
-    assert (found[0], dict(flag_values(found[1]))) == ("kube-scheduler", {"client-ca-file": "/a.crt"})
-
-
 def test_aliases_have_bounded_cost() -> None:
     """The kubelet refuses a text that represents too many values, so this text has no flags."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
@@ -190,27 +181,6 @@ def test_only_the_first_document_counts(rest: str) -> None:
     """The kubelet runs the Pod of the first document, whatever follows."""
     text = f"spec: {{containers: [{{name: etcd, command: [etcd, --name=a]}}]}}\n{rest}"
     assert parse_manifest(text.encode(), "/m.yaml").flags == {"etcd": {"name": "a"}}
-
-
-@pytest.mark.parametrize(
-    ("command", "program", "flags"),
-    [
-        (["/bin/sh", "-ec", "exec kube-proxy --a=/x; echo done"], "kube-proxy", {"a": "/x"}),
-        (["sh", "-c", "kube-proxy --a=/x>/var/log/x 2>&1"], "kube-proxy", {"a": "/x"}),
-        (["sh", "-c", "kube-proxy --a=\"/x y\" --b='/z' # --c=1"], "kube-proxy", {"a": "/x y", "b": "/z"}),
-        (["sh", "-c", "kube-proxy \\\n--a=/x \\\n  --b=/y"], "kube-proxy", {"a": "/x", "b": "/y"}),
-        (["sh", "-c", "kube-proxy --a=/x --b='/open"], "kube-proxy", {"a": "/x"}),
-        (["/usr/bin/env", "-i", "A=b", "/bin/kube-proxy", "--a=/x"], "kube-proxy", {"a": "/x"}),
-        (["nice", "-n", "5", "env", "sh", "-c", "kubelet --a=/x"], "kubelet", {"a": "/x"}),
-        (["/hyperkube", "kubelet", "--a=/x"], "kubelet", {"a": "/x"}),
-        (["/hyperkube", "apiserver", "--a=/x"], "kube-apiserver", {"a": "/x"}),
-        (["env"], "env", {}),
-    ],
-)
-def test_the_program_behind_a_wrapper_is_found(command: list[str], program: str, flags: dict[str, str]) -> None:
-    """Shells, env, nice and hyperkube start another program, and operators of a shell are no part of a value."""
-    (container,) = containers({"spec": {"containers": [{"name": "x", "command": command}]}})
-    assert (container.program, dict(container.flags)) == (program, flags)
 
 
 @pytest.mark.parametrize(

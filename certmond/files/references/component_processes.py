@@ -12,7 +12,8 @@ import re
 from typing import NamedTuple
 
 from certmond.files.mount_table import parse_mounts
-from certmond.formats.manifest import Container, flags_of, program_of
+from certmond.formats.manifest import Container, flags_of
+from certmond.formats.started_program import program_of
 from certmond.pki.catalog.references import PROGRAMS
 
 _UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", re.MULTILINE)

@@ -13,8 +13,9 @@ from typing import NamedTuple, TypeVar
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
-from certmond.formats.manifest import Container, Variable, flags_of, program_of, variables_of
+from certmond.formats.manifest import Container, Variable, flags_of, variables_of
 from certmond.formats.rancher_config import flag_variables
+from certmond.formats.started_program import mentioned_component, program_of
 from certmond.formats.unit_file import (
     Word,
     command_line,
@@ -62,7 +63,7 @@ class Service:
     file: str  # the unit or drop-in with the command
     places: Mapping[str, Place] = field(default_factory=dict)  # of the flags whose file is known
     obstacle: str = ""  # the reason not to follow the flags
-    faults: tuple[tuple[str, str], ...] = ()  # unit or drop-in, and a fact about an unreadable environment file
+    faults: tuple[tuple[str, str], ...] = ()  # unit or drop-in, and a fact about flags that certmond cannot read
     subcommand: str = ""  # of k3s and RKE2
 
 
@@ -115,9 +116,13 @@ class UnitFiles:
             if not paths or self._value(paths[0], parse_unit) is None:  # masked, for example
                 continue
             found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
+            mentioned = dict[str, Service]()
             for command in found.get("ExecStart", ()):
                 if service := self._service(unit, command, found, paths):
                     yield service
+                elif service := _mentioned(unit, command):
+                    mentioned.setdefault(service.component, service)
+            yield from mentioned.values()
 
     def _enabled(self) -> list[str]:
         """Return the sorted names of the enabled services."""
@@ -173,8 +178,8 @@ class UnitFiles:
             if fault:
                 faults.append((word.file, fault))
         words = command_line(command, environment, unit)
-        program, texts = program_of([each.text for each in words])
-        flags = flags_of(program, texts, [(name, value) for name, (value, _) in environment.items()])
+        program, arguments = program_of([each.text for each in words])
+        flags = flags_of(program, arguments, [(name, value) for name, (value, _) in environment.items()])
         variables = flag_variables(program, environment)
         if program != ETCD:  # `flags_of` has those of etcd
             flags = (*((flag, environment[name][0]) for flag, name in variables.items()), *flags)
@@ -182,7 +187,7 @@ class UnitFiles:
         found_in |= {flag: Place(file, f"--{flag}") for flag, file in places(words).items()}
         others = (Variable(name, value, file) for name, (value, file) in environment.items())
         container = Container(program, flags, {}, program, variables_of(program, flags, others))
-        subcommand = "".join(texts[1:2])
+        subcommand = "".join(arguments[1:2])
         return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
 
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
@@ -193,6 +198,16 @@ class UnitFiles:
         if variables is None and entry.fault and not (optional and entry.missing):
             return {}, entry.fault.detail
         return variables or {}, ""
+
+
+def _mentioned(unit: str, command: Word) -> Service | None:
+    """Return a component with unknown flags that a command of another program mentions, or None."""
+    words = [each.text for each in command_line(command, {}, unit)]
+    component = mentioned_component(words)
+    if not component:
+        return None
+    fact = f"certmond cannot tell which words in the command line of {words[0][:200]} are flags of {component}"
+    return Service(component, Container(component, (), {}, component), command.file, faults=((command.file, fact),))
 
 
 def _enables(name: str) -> bool:

@@ -389,6 +389,15 @@ def test_a_broken_manifest_is_named(node: Node) -> None:
     assert f"/{MANIFESTS}/etcd.yaml is not the manifest of a Pod" in finding.message
 
 
+def test_a_component_behind_an_unknown_program_in_a_manifest_is_named(node: Node) -> None:
+    """The finding not_watched names the manifest, the container and the component."""
+    fields = pod("own")
+    fields["spec"]["containers"][0] |= {"name": "own", "command": ["/opt/starter", "etcd", "--x=1"]}
+    node.write(f"{MANIFESTS}/own.yaml", yaml.safe_dump(fields))
+    (message,) = [each.message for each in judged(node).loose_findings if "any flag of etcd" in each.message]
+    assert f"/{MANIFESTS}/own.yaml: certmond cannot tell which words in the command of container own" in message
+
+
 def test_a_flag_outside_the_table_is_followed_for_its_dates(node: Node) -> None:
     """certmond watches the certificates in the file of an unknown flag, and reports a file without certificates."""
     world = ReferenceNode(node, SOON)

@@ -220,6 +220,15 @@ def test_a_service_that_certmond_cannot_follow_is_named(services: ServiceNode, s
     assert unit in message
 
 
+@pytest.mark.parametrize("command", ["/usr/bin/podman run quay.io/coreos/etcd:v3", "/usr/sbin/runuser -u x -- etcd"])
+def test_a_component_behind_an_unknown_program_is_named(services: ServiceNode, command: str) -> None:
+    """The finding not_watched names the unit, the component and the program, because certmond follows no flag."""
+    unit = services.service("db.service", f"ExecStart={command} --trusted-ca-file={EXTRA}/none.crt")
+    (message,) = services.unwatched()
+    assert f"any flag of etcd in {unit}: " in message
+    assert f"the command line of {command.split(maxsplit=1)[0]} are flags of etcd" in message
+
+
 def test_other_services_cost_no_reference(services: ServiceNode) -> None:
     """certmond does not follow the flags of a service that runs a different program."""
     services.service("web.service", f"ExecStart=/usr/sbin/web --cert-file={EXTRA}/none.crt\nEnvironmentFile=/none")

@@ -1,0 +1,168 @@
+"""Program that a command line starts, directly or through programs such as `env`, `timeout` or a shell."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import dropwhile
+from typing import NamedTuple
+
+from certmond.pki.catalog.references import PROGRAMS
+
+_HYPERKUBE, _ENV = "hyperkube", "env"
+_STARTERS = frozenset({"go-runner", _HYPERKUBE})
+_SHELLS = frozenset({"sh", "bash", "dash", "ash"})
+_MAX_SCRIPT = 1 << 15  # the time of shlex grows with the square of the length of a word
+_MAX_STARTERS = 16
+_CONTROLLERS = frozenset({"systemctl", "journalctl", "pkill", "killall", "logger", "echo"})
+"""Programs that name a component and start none in their own service."""
+_DATA = ("/var/", "/etc/", "/run/")
+"""Directories without programs, such as /var/lib/kubelet."""
+
+
+class _Starter(NamedTuple):
+    """A program that starts another one, with the options that have a value, and the number of operands before it."""
+
+    short: str = ""
+    long: tuple[str, ...] = ()
+    operands: int = 0
+
+
+_PREFIXES: Mapping[str, _Starter] = {
+    _ENV: _Starter("uCS", ("unset", "chdir", "split-string")),
+    "nice": _Starter("n", ("adjustment",)),
+    "timeout": _Starter("ks", ("kill-after", "signal"), 1),
+    "taskset": _Starter(operands=1),
+    "ionice": _Starter("cn", ("class", "classdata")),
+    "chrt": _Starter("TPD", ("sched-runtime", "sched-period", "sched-deadline"), 1),
+    "systemd-cat": _Starter("tp", ("identifier", "priority", "stderr-priority", "level-prefix")),
+}
+_SHELL = _Starter("oO", ("rcfile", "init-file"))
+"""A shell. The value of its option `-o` is the next word, also in `-oe`."""
+
+
+class _Options(NamedTuple):
+    """The options of a starter, and the words that follow the options."""
+
+    names: str  # the letters of the short options
+    script: str | None  # the value of -S or --split-string
+    rest: Sequence[str]
+
+
+def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[str, Sequence[str]]:
+    """Return the base name of the program, or "" for an empty `command`, and the words of the command line.
+
+    For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script. If another program
+    starts the program, return the started program and its words. Such programs are those of coreutils and util-linux
+    in _PREFIXES, `go-runner` (kubernetes/release, images/build/go-runner/go-runner.go) and `hyperkube`
+    (cmd/hyperkube/main.go of v1.12).
+    """
+    words: Sequence[str] = [*command, *arguments]
+    if not command:
+        return "", words
+    for _ in range(_MAX_STARTERS):
+        name = _name(words)
+        if name in _PREFIXES:
+            inner = _started(name, words)
+        elif name in _STARTERS:
+            inner = [*dropwhile(_precedes_program, words)]
+            if name == _HYPERKUBE and (alias := f"kube-{_name(inner)}") in PROGRAMS:
+                return alias, inner
+        else:
+            break
+        if not inner:
+            return name, []
+        words = inner
+    if _name(words) not in _SHELLS or (script := _script(words)) is None:
+        return _name(words), words
+    return next((name for name in map(posixpath.basename, script) if name in PROGRAMS), _name(words)), script
+
+
+def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -> str:
+    """Return the component that an unknown program may start, because a word of the command line names it, or ""."""
+    program, words = program_of(command, arguments)
+    if program in PROGRAMS or program in _CONTROLLERS:
+        return ""
+    # An image has a tag or a digest after its name.
+    parts = (part for word in words for part in word.split() if not part.startswith(_DATA))
+    names = (re.split("[:@]", posixpath.basename(part))[0] for part in parts)
+    return next((PROGRAMS[name] for name in names if name in PROGRAMS), "")
+
+
+def _name(words: Sequence[str]) -> str:
+    return posixpath.basename(words[0]) if words else ""
+
+
+def _started(name: str, words: Sequence[str]) -> Sequence[str]:
+    """Return the command line that one of the _PREFIXES starts."""
+    found = _options(words[1:], _PREFIXES[name])
+    if name != _ENV:
+        return found.rest[_PREFIXES[name].operands :]
+    if found.script is not None:
+        return [_ENV, *_script_words(found.script), *found.rest]
+    return [*dropwhile(lambda word: "=" in word, found.rest)]
+
+
+def _options(words: Sequence[str], starter: _Starter) -> _Options:
+    """Return the options before the first operand, as getopt(3) finds them."""
+    names, script, position = "", None, 0
+    while position < len(words) and words[position].startswith(("-", "+")):
+        word = words[position]
+        position += 1
+        if word == "--":
+            break
+        if word.startswith("--"):
+            name, is_given, value = word[2:].partition("=")
+            option, takes_value = name, name in starter.long
+        else:
+            before, option, value = _cluster(word[1:], starter.short)
+            if starter is _SHELL:
+                before, value = before + value, ""
+            names, is_given, takes_value = names + before + option, value, bool(option)
+        if takes_value and not is_given:
+            value = words[position] if position < len(words) else ""
+            position += 1
+        if takes_value and option in {"S", "split-string"}:
+            script = value
+            break
+    return _Options(names, script, words[position:])
+
+
+def _cluster(letters: str, with_value: str) -> tuple[str, str, str]:
+    """Return the letters before the first option with a value, this option or "", and the letters after it."""
+    for position, letter in enumerate(letters):
+        if letter in with_value:
+            return letters[:position], letter, letters[position + 1 :]
+    return letters, "", ""
+
+
+def _precedes_program(word: str) -> bool:
+    """Return whether a word before the program is the starter, an option, its number, or a variable."""
+    return posixpath.basename(word) in _STARTERS or word.startswith("-") or "=" in word or word.isdecimal()
+
+
+def _script(words: Sequence[str]) -> Sequence[str] | None:
+    """Return the words of the script of `sh -c`, with the arguments in the place of "$@". Return None without -c."""
+    found = _options(words[1:], _SHELL)
+    if "c" not in found.names or not found.rest:
+        return None
+    arguments = found.rest[2:]  # the word after the script is $0
+    script = list[str]()
+    for word in _script_words(found.rest[0]):
+        script += arguments if word in {"$@", "$*", "${@}", "${*}"} else [word]
+    return script
+
+
+def _script_words(script: str) -> list[str]:
+    """Return the words of a shell script. An operator such as `;` is a separate word, except in a long script."""
+    if len(script) > _MAX_SCRIPT:
+        return script.split()
+    lexer = shlex.shlex(script.replace("\\\n", ""), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = list[str]()
+    with suppress(ValueError):  # an open quote
+        words.extend(lexer)
+    return words

@@ -1,0 +1,85 @@
+"""The program that a command line starts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.formats.manifest import flag_values
+from certmond.formats.started_program import mentioned_component, program_of
+
+
+@pytest.mark.parametrize("length", [9, 1 << 15])
+def test_the_flags_in_a_script_are_read(length: int) -> None:
+    """certmond splits a long script at white space only, because the exact way needs quadratic time."""
+    script = f"echo '{'x' * length}'; exec kube-scheduler --client-ca-file=/a.crt"
+    found = program_of(["/bin/sh", "-ec", script])
+    assert (found[0], dict(flag_values(found[1]))) == ("kube-scheduler", {"client-ca-file": "/a.crt"})
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "flags"),
+    [
+        (["/bin/sh", "-ec", "exec kube-proxy --a=/x; echo done"], "kube-proxy", {"a": "/x"}),
+        (["sh", "-c", "kube-proxy --a=/x>/var/log/x 2>&1"], "kube-proxy", {"a": "/x"}),
+        (["sh", "-c", "kube-proxy --a=\"/x y\" --b='/z' # --c=1"], "kube-proxy", {"a": "/x y", "b": "/z"}),
+        (["sh", "-c", "kube-proxy \\\n--a=/x \\\n  --b=/y"], "kube-proxy", {"a": "/x", "b": "/y"}),
+        (["sh", "-c", "kube-proxy --a=/x --b='/open"], "kube-proxy", {"a": "/x"}),
+        (["/usr/bin/env", "-i", "A=b", "/bin/kube-proxy", "--a=/x"], "kube-proxy", {"a": "/x"}),
+        (["nice", "-n", "5", "env", "sh", "-c", "kubelet --a=/x"], "kubelet", {"a": "/x"}),
+        (["/hyperkube", "kubelet", "--a=/x"], "kubelet", {"a": "/x"}),
+        (["/hyperkube", "apiserver", "--a=/x"], "kube-apiserver", {"a": "/x"}),
+        (["env"], "env", {}),
+        (["env", "-S"], "env", {}),
+        (["env", "-S", "A=b etcd --a=/x", "--b=/y"], "etcd", {"a": "/x", "b": "/y"}),
+        (["env", "-iSetcd --a=/x"], "etcd", {"a": "/x"}),
+        (["env", "--split-string=etcd --a=/x"], "etcd", {"a": "/x"}),
+        (["env", "-u", "A", "--chdir", "/b", "--", "B=c", "etcd", "--a=/x"], "etcd", {"a": "/x"}),
+        (["/usr/bin/timeout", "-k", "5", "--signal=KILL", "10m", "etcd", "--a=/x"], "etcd", {"a": "/x"}),
+        (["taskset", "-c", "0-3", "etcd", "--a=/x"], "etcd", {"a": "/x"}),
+        (["nice", "-n", "-5", "ionice", "-c2", "-n0", "etcd", "--a=/x"], "etcd", {"a": "/x"}),
+        (["chrt", "-f", "10", "etcd", "--a=/x"], "etcd", {"a": "/x"}),
+        (["systemd-cat", "-t", "etcd", "sh", "-c", "etcd --a=/x"], "etcd", {"a": "/x"}),
+        (["bash", "-e", "-c", "etcd --a=/x"], "etcd", {"a": "/x"}),
+        (["bash", "-euo", "pipefail", "--rcfile", "/b", "-c", "etcd --a=/x"], "etcd", {"a": "/x"}),
+        (["sh", "-c", 'exec etcd "$@"', "--", "--a=/x"], "etcd", {"a": "/x"}),
+        (["bash", "-c"], "bash", {}),
+        (["sh", "/etc/x.sh", "-c", "etcd"], "sh", {}),
+        (["nice"] * 99, "nice", {}),
+    ],
+)
+def test_the_program_behind_a_wrapper_is_found(command: list[str], program: str, flags: dict[str, str]) -> None:
+    """Shells, env, nice and hyperkube start another program, and operators of a shell are no part of a value."""
+    found = program_of(command[:1], command[1:])
+    assert (found[0], dict(flag_values(found[1]))) == (program, flags)
+
+
+@pytest.mark.parametrize(
+    ("line", "component"),
+    [
+        ("podman run --rm --name x quay.io/coreos/etcd:v3 --trusted-ca-file=/x", "etcd"),
+        ("sudo -u etcd -- /usr/bin/etcd", "etcd"),
+        ("etcd --a=/x", ""),
+        ("systemctl restart kubelet", ""),
+        ("mount --make-rshared /var/lib/kubelet", ""),
+        ("etcdctl snapshot save /srv/etcd.db", ""),
+    ],
+)
+def test_a_component_that_an_unknown_program_starts_is_mentioned(line: str, component: str) -> None:
+    """A word of the command line names the program of the component, with or without a directory or a tag."""
+    assert mentioned_component(line.split()) == component
+
+
+def test_a_script_of_an_unknown_program_mentions_its_component() -> None:
+    """The words of an argument with spaces count separately."""
+    assert mentioned_component(["/usr/sbin/chroot", "/host", "sh", "-c", "exec /usr/bin/kubelet --a=/x"]) == "kubelet"
+    assert mentioned_component([], ["kubelet"]) == "kubelet"
+    assert mentioned_component([]) == ""
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["env", "-S", "timeout", "sh", "-c", "-o", "--", "A=b", "$@", "etcd", "-", "+", '"'])))
+def test_any_words_have_a_program(words: list[str]) -> None:
+    """The result is the base name of a word, or "" for no word."""
+    assert bool(program_of(words)[0]) == bool(words)
