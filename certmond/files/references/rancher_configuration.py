@@ -21,7 +21,10 @@ _DIRECTORIES = {program: f"/etc/rancher/{program}" for program in (K3S, RKE2)}
 _ARGUMENTS = {
     **{f"{component}-arg": component for component in (APISERVER, MANAGER, SCHEDULER, ETCD, KUBELET, PROXY)},
     f"kube-{CLOUD}-arg": CLOUD,
+    "kube-controller-arg": MANAGER,
+    "kube-cloud-controller-arg": CLOUD,
 }
+"""The flags with an argument for a component. The last two are the hidden aliases in pkg/cli/cmds/server.go."""
 _OF_AGENTS = frozenset({"kubelet-arg", "kube-proxy-arg", "private-registry"})
 """The flags that also apply to an agent."""
 _MAX_DROP_INS = 256
@@ -71,12 +74,13 @@ class RancherConfiguration:
         return [service for service in self._units.services() if service.component == program]
 
     def _file(self, program: str) -> str:
-        """Return the path of the configuration file (pkg/configfilearg/defaultparser.go)."""
+        """Return the path of the configuration file (pkg/configfilearg/defaultparser.go and parser.go)."""
         path = f"{_DIRECTORIES[program]}/config.yaml"
         for service in self._services(program):
-            for name in ("config", "config-file"):  # the second is the variable, which takes precedence
-                if not service.obstacle and (values := service.container.values(name)):
-                    path = values[-1]
+            given = [value for name, value in service.container.flags if name in {"config", "c"} and value]
+            variable = service.container.values("config-file")  # takes precedence
+            if not service.obstacle and (values := variable or given):
+                path = values[0]
         return posixpath.join("/", path)
 
     def _paths(self, program: str) -> Iterator[str]:

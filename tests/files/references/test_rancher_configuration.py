@@ -138,6 +138,31 @@ def test_the_command_line_and_the_environment_of_the_unit_count(server: Server) 
     assert not server.unwatched()
 
 
+@pytest.mark.parametrize("flag", ["-c ", "-c=", "--config ", "--config="])
+def test_the_first_flag_with_a_configuration_file_counts(server: Server, flag: str) -> None:
+    """k3s reads the file of the first -c or --config, and ignores -config (pkg/configfilearg/parser.go)."""
+    path = server.trust("first")
+    server.config("/srv/first.yaml", kube_apiserver_arg=f"oidc-ca-file={path}")
+    rest = "-config=/srv/none.yaml --config=/srv/none.yaml"
+    server.unit("k3s.service", f"ExecStart=/usr/local/bin/k3s server {flag}/srv/first.yaml {rest}")
+    assert {each.path: each.named_by for each in server.named().values()} == {path: "--oidc-ca-file in /srv/first.yaml"}
+
+
+def test_a_flag_of_k3s_can_have_one_dash(server: Server) -> None:
+    """k3s parses its flags with Go's package flag, which accepts one dash."""
+    path = server.trust("db")
+    unit = server.unit("k3s.service", f"ExecStart=/usr/local/bin/k3s server -datastore-cafile {path}")
+    assert {each.path: each.named_by for each in server.named().values()} == {path: f"--datastore-cafile in {unit}"}
+
+
+@pytest.mark.parametrize("name", ["kube_controller_arg", "kube_cloud_controller_arg"])
+def test_a_hidden_alias_of_a_flag_is_followed(server: Server, name: str) -> None:
+    """The former names of kube-controller-manager-arg and kube-cloud-controller-manager-arg still count."""
+    path = server.trust("root")
+    server.config(**{name: f"requestheader-client-ca-file={path}"})
+    assert {each.path for each in server.named().values()} == {path}
+
+
 def test_an_agent_has_no_flags_of_the_control_plane(server: Server) -> None:
     """k3s ignores the keys of a server on an agent, so the file that such a key names need not exist."""
     kubelet = server.trust("kubelet")
