@@ -35,6 +35,7 @@ class Manifest:
     flags: Mapping[str, Mapping[str, str]]
     fields: Mapping[str, Any]
     path: str = ""
+    fault: str = ""  # why `fields` is empty: a clause without a subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     text = data.decode("utf-8", "replace")
     try:
         document = load_mapping(data)
-    except MalformedError:
-        return Manifest(text, {}, {}, path)
+    except MalformedError as error:
+        return Manifest(text, {}, {}, path, str(error))
     return Manifest(text, {each.name: dict(each.flags) for each in containers(document)}, document, path)
 
 

@@ -21,7 +21,20 @@ go-yaml refuses an alias inside the value of its anchor.
 _CHARACTERS = 64
 """Number of characters of a text that count as one value."""
 _ENDLESS = 1 << 32  # higher numbers can have any length
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_OF_TEXT = frozenset({"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
+
+
+class _Loader(_Base):  # type: ignore[misc]
+    """Loader in which a date and a single `=` are texts, as for Kubernetes components (go-yaml v2, decode.go).
+
+    PyYAML refuses a date that does not exist, and a single `=`.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML reads this attribute of the class
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OF_TEXT]
+        for first, resolvers in _Base.yaml_implicit_resolvers.items()
+    }
 
 
 def load_documents(data: bytes) -> Iterator[Any]:

@@ -43,3 +43,9 @@ def test_aliases_below_the_limit_are_loaded() -> None:
     text = f"ca: &a {'x' * 2000}\nall: [{', '.join(['{ca: *a, names: &b [*a]}', *['{ca: *a, names: *b}'] * 999])}]"
     (document,) = load_documents(text.encode())
     assert len({id(each["names"]) for each in document["all"]}) == 1
+
+
+@pytest.mark.parametrize("text", ["=", "2001-99-99", "2026-11-28", "2026-11-28T20:00:00Z"])
+def test_a_date_and_an_equals_sign_are_texts(text: str) -> None:
+    """go-yaml decodes a date as text, and gives a single `=` no meaning."""
+    assert list(load_documents(f"a: {text}".encode())) == [{"a": text}]

@@ -103,8 +103,9 @@ class ComponentSources:
         for service in self._units.services():
             for file, fault in service.faults:
                 yield UnreadFile("systemd-unit", f"any flag of {service.component} in {file}", file, fault)
-        for file, fault in self._kubelet.faults:
-            yield UnreadFile("kubelet.config-dir", f"any field in {file}", file, fault)
+        for file, fault in self._units.faults():
+            yield UnreadFile("systemd-unit", f"any flag in {file}", file, fault)
+        yield from self._kubelet.unread_files()
         yield from self._rancher.unread_files()
         yield from self._arguments.unread_files()
         yield from self._k0s.unread_files()

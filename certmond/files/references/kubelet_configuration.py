@@ -11,7 +11,8 @@ from typing import Any
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
-from certmond.files.references.unit_files import UnitFiles
+from certmond.files.references.flag_source import UnreadFile
+from certmond.files.references.unit_files import Service, UnitFiles
 from certmond.formats.kubeconfig import as_text
 from certmond.formats.kubelet_serving import KubeletServing, kubelet_serving
 from certmond.formats.manifest import Container, Manifest, kubelet_environment, kubelet_fields
@@ -26,6 +27,7 @@ _FIELDS = {"tls-cert-file": ("tlsCertFile", "tlsPrivateKeyFile"), "client-ca-fil
 """Flag -> the fields that the flag overrides (kubeletConfigFlagPrecedence)."""
 _REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile", "serverTLSBootstrap"})
 """Fields with which the kubelet does not use kubelet.crt in --cert-dir (InitializeTLS in cmd/kubelet/app/server.go)."""
+_KIND = "KubeletConfiguration"
 _MAX_DEPTH, _MAX_DROP_INS = 8, 256
 
 
@@ -36,14 +38,11 @@ class KubeletConfiguration:
         self._reader, self._files, self._units = reader, files, units
         self._merged_from: tuple[Manifest | None, ...] = ()
         self._merged: Manifest | None = None
-        self.faults: tuple[tuple[str, str], ...] = ()
-        """The drop-ins that the kubelet refuses, each with the reason."""
 
     def flags(self) -> dict[str, tuple[str, str]]:
         """Return (value, file) of each flag, from the enabled unit, or else from the environment files of kubeadm."""
-        units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
         found = dict[str, tuple[str, str]]()
-        if unit := next(units, None):
+        if unit := self._unit():
             files = {flag: place.file for flag, place in unit.places.items()}
             return {name: (value, files.get(name, unit.file)) for name, value in unit.container.flags if value}
         for path in _ENVIRONMENTS:
@@ -52,22 +51,48 @@ class KubeletConfiguration:
             found.update((name, (value, path)) for name, value in (parsed.flags if parsed else ()) if value)
         return found
 
+    def _unit(self) -> Service | None:
+        units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
+        return next(units, None)
+
     def manifest(self) -> Manifest | None:
         """Return the configuration merged with the drop-ins, or None if there is no readable file.
 
         The result is the same object until a file changes. With drop-ins, its paths are absolute.
         """
         flags = self.flags()
-        base = self._reader.manifest(_absolute(flags.get("config", (CONFIG, ""))[0]))
-        directory = flags.get("config-dir", ("", ""))[0]
-        drop_ins = [self._reader.manifest(path) for path in self._drop_ins(_absolute(directory))] if directory else []
+        base = self._reader.manifest(_file(flags))
+        drop_ins = [self._reader.manifest(path) for path in self._drop_ins(flags)]
         read_from = (base, *drop_ins)
         if len(read_from) != len(self._merged_from) or any(
             one is not other for one, other in zip(read_from, self._merged_from, strict=True)
         ):
-            self._merged_from, self.faults = read_from, ()
-            self._merged = self._merge(base, [each for each in drop_ins if each]) if drop_ins else base
+            self._merged_from = read_from
+            self._merged = _merged(base, [each for each in drop_ins if each]) if drop_ins else base
         return self._merged
+
+    def unread_files(self) -> Iterator[UnreadFile]:
+        """Yield each file that certmond cannot read, and each drop-in with which the kubelet does not start."""
+        flags = self.flags()
+        if self._unit() is None:
+            for path in _ENVIRONMENTS:
+                if fact := self._fact(path, optional=True):
+                    yield UnreadFile("kubelet.flags", f"any flag of the kubelet in {path}", path, fact)
+        file = _file(flags)
+        if fact := self._fact(file, optional="config" not in flags) or _malformed(self._reader.manifest(file)):
+            yield UnreadFile("kubelet.config", f"any field in {file}", file, fact)
+        for path in self._drop_ins(flags):
+            drop_in = self._reader.manifest(path)
+            fact = self._fact(path) or _malformed(drop_in)
+            if not fact and drop_in and drop_in.fields.get("kind") != _KIND:
+                fact = f"{path} is not of kind {_KIND}, so the kubelet does not start with it"
+            if fact:
+                yield UnreadFile("kubelet.config-dir", f"any field in {path}", path, fact)
+
+    def _fact(self, path: str, *, optional: bool = False) -> str:
+        """Return the reason for a failed read, or "". An optional file can be missing."""
+        entry = self._reader.entry(path)
+        return entry.fault.detail if entry.fault and not (optional and entry.missing) else ""
 
     def serving(self) -> KubeletServing | None:
         """Return the file that the kubelet serves, or None if there is no readable configuration file."""
@@ -103,28 +128,37 @@ class KubeletConfiguration:
         given = flags.get("pod-manifest-path", (field, ""))[0]
         return given.rstrip("/") if given.startswith("/") else ""
 
-    def _drop_ins(self, directory: str, depth: int = 0) -> Iterator[str]:
+    def _drop_ins(self, flags: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+        directory, _ = flags.get("config-dir", ("", ""))
+        return self._walk(_absolute(directory)) if directory else iter(())
+
+    def _walk(self, directory: str, depth: int = 0) -> Iterator[str]:
         """Yield the drop-ins in the order of filepath.WalkDir, which does not follow symlinks."""
         for name in self._files.listing(directory)[:_MAX_DROP_INS]:
             path = posixpath.join(directory, name)
             entry = self._reader.entry(path)
             if entry.is_directory and not entry.is_link and depth < _MAX_DEPTH:
-                yield from self._drop_ins(path, depth + 1)
+                yield from self._walk(path, depth + 1)
             elif name.endswith(".conf"):
                 yield path
 
-    def _merge(self, base: Manifest | None, drop_ins: list[Manifest]) -> Manifest:
-        fields = _resolved(base.fields, posixpath.dirname(base.path)) if base else {}
-        faults = list[tuple[str, str]]()
-        for each in drop_ins:
-            if each.fields.get("kind") != "KubeletConfiguration":
-                fact = f"{each.path} is not of kind KubeletConfiguration, so the kubelet does not start with it"
-                faults.append((each.path, fact))
-                continue
+
+def _merged(base: Manifest | None, drop_ins: list[Manifest]) -> Manifest:
+    fields = _resolved(base.fields, posixpath.dirname(base.path)) if base else {}
+    for each in drop_ins:
+        if each.fields.get("kind") == _KIND:
             fields = _patched(fields, each.fields)
-        self.faults = tuple(faults)
-        path, text = (base.path, base.text) if base else (CONFIG, "")
-        return Manifest("\n".join([text, *(each.text for each in drop_ins)]), {}, _resolved(fields, "/"), path)
+    path, text = (base.path, base.text) if base else (CONFIG, "")
+    return Manifest("\n".join([text, *(each.text for each in drop_ins)]), {}, _resolved(fields, "/"), path)
+
+
+def _malformed(manifest: Manifest | None) -> str:
+    """Return a fact about a file that is not a YAML mapping, or ""."""
+    return f"{manifest.path} {manifest.fault}" if manifest and manifest.fault else ""
+
+
+def _file(flags: Mapping[str, tuple[str, str]]) -> str:
+    return _absolute(flags.get("config", (CONFIG, ""))[0])
 
 
 def _parse_environment(data: bytes, _path: str) -> Container:

@@ -6,6 +6,7 @@ request to systemd.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -75,6 +76,7 @@ class UnitFiles:
         self._names: tuple[tuple[str, ...], ...] = ()
         self._used: tuple[Entry, ...] | None = None
         self._services: tuple[Service, ...] = ()
+        self._faults: tuple[tuple[str, str], ...] = ()
 
     def services(self) -> tuple[Service, ...]:
         """Return the services in the order of their names. The result is the same object until a file changes."""
@@ -82,9 +84,15 @@ class UnitFiles:
         if names != self._names or self._used is None or not self._is_current(self._used):
             before, self._reader.used = self._reader.used, {}
             self._names, self._services = names, tuple(self._find())
+            self._faults = tuple(self._find_faults())
             self._used = tuple(self._reader.used.values())
             self._reader.used = before | self._reader.used
         return self._services
+
+    def faults(self) -> tuple[tuple[str, str], ...]:
+        """Return each file of an enabled unit that certmond cannot read, with a fact about this file."""
+        self.services()
+        return self._faults
 
     def unit(self, name: str) -> Unit:
         """Return a unit, enabled or not, with the reason not to trust the command line of its process."""
@@ -123,6 +131,14 @@ class UnitFiles:
                 elif service := _mentioned(unit, command):
                     mentioned.setdefault(service.component, service)
             yield from mentioned.values()
+
+    def _find_faults(self) -> Iterator[tuple[str, str]]:
+        """Yield each file that certmond cannot read. A masked unit is a symlink to a character device."""
+        for path in dict.fromkeys(path for unit in self._enabled() for path in self._paths(unit)):
+            entry = self._reader.entry(path)
+            is_masked = entry.missing or (entry.state and stat.S_ISCHR(entry.state[-1]))
+            if entry.fault and not is_masked:
+                yield path, entry.fault.detail
 
     def _enabled(self) -> list[str]:
         """Return the sorted names of the enabled services."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,65 @@ def test_a_drop_in_of_another_kind_is_a_fault(tree: Tree) -> None:
     manifest = read.manifest()
     assert manifest is not None
     assert manifest.fields["port"] == 1
-    assert [path for path, _ in read.faults] == [f"{DROP_INS}/a.conf"]
+    assert [each.file for each in read.unread_files()] == [f"{DROP_INS}/a.conf"]
     (seen,) = Store((), str(tree.root), references=True).observe().observations
     assert not seen.is_watched
     assert f"{DROP_INS}/a.conf" in seen.faults[0].detail
+
+
+def unread(tree: Tree) -> dict[str, str]:
+    """Return the facts about the files that certmond does not watch, by file."""
+    seen = Store((), str(tree.root), references=True).observe().observations
+    assert not any(each.is_watched for each in seen)
+    return {each.path: each.faults[0].detail for each in seen}
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        ("a: [", "is not YAML in line"),
+        ("- a\n", "is not a YAML mapping"),
+        ("a: &a [*a]\n", "an alias is inside its anchor"),
+        ("#" * 1_100_000, "more than the maximum"),
+    ],
+    ids=["broken", "list", "alias", "large"],
+)
+@pytest.mark.parametrize("path", [CONFIG, f"{DROP_INS}/a.conf"])
+def test_a_configuration_that_certmond_cannot_read_is_named(tree: Tree, path: str, content: str, fact: str) -> None:
+    """The finding not_watched names the configuration file or the drop-in, and the reason for the failed read."""
+    tree.write(path, content)
+    ((file, detail),) = unread(tree).items()
+    assert file == path
+    assert fact in detail
+
+
+@pytest.mark.parametrize("path", [CONFIG, FLAGS, f"{DROP_INS}/a.conf"])
+def test_a_fifo_is_not_watched(tree: Tree, path: str) -> None:
+    """certmond names a file of the kubelet that is not a regular file."""
+    place = tree.root / path[1:]
+    place.unlink(missing_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(place)
+    assert "is a FIFO" in unread(tree)[path]
+
+
+def test_only_a_configuration_that_a_flag_names_can_be_missing(tree: Tree) -> None:
+    """certmond reports a missing configuration file if a flag names this file."""
+    assert not unread(tree)
+    tree.write("/etc/default/kubelet", "KUBELET_EXTRA_ARGS=--config=/etc/kubernetes/kubelet-config.yaml\n")
+    (file,) = unread(tree)
+    assert file == "/etc/kubernetes/kubelet-config.yaml"
+
+
+def test_an_environment_file_that_the_enabled_unit_does_not_use_is_no_finding(tree: Tree) -> None:
+    """If a unit of the kubelet is enabled, only the environment files of this unit count."""
+    tree.write("/etc/default/kubelet", "#" * 1_100_000)
+    assert [*unread(tree)] == ["/etc/default/kubelet"]
+    enabled = "/etc/systemd/system/multi-user.target.wants/kubelet.service"
+    tree.write("/etc/systemd/system/kubelet.service", "[Service]\nExecStart=/usr/bin/kubelet\n")
+    (tree.root / enabled[1:]).parent.mkdir(parents=True)
+    (tree.root / enabled[1:]).symlink_to("/etc/systemd/system/kubelet.service")
+    assert not unread(tree)
 
 
 def test_the_file_of_the_flag_config_is_read(tree: Tree) -> None:

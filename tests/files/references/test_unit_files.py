@@ -229,6 +229,16 @@ def test_a_component_behind_an_unknown_program_is_named(services: ServiceNode, c
     assert f"the command line of {command.split(maxsplit=1)[0]} are flags of etcd" in message
 
 
+@pytest.mark.parametrize("path", [f"{ETC}/etcd.service", f"{ETC}/etcd.service.d/a.conf"])
+def test_an_enabled_unit_that_certmond_cannot_read_is_named(services: ServiceNode, path: str) -> None:
+    """certmond reports a unit or a drop-in that is too large, because this file can have the flags of a component."""
+    services.service("etcd.service", "ExecStart=/bin/etcd")
+    services.write(path, "#" * 1_100_000)
+    (message,) = services.unwatched()
+    assert f"any flag in {path}" in message
+    assert "more than the maximum" in message
+
+
 def test_other_services_cost_no_reference(services: ServiceNode) -> None:
     """certmond does not follow the flags of a service that runs a different program."""
     services.service("web.service", f"ExecStart=/usr/sbin/web --cert-file={EXTRA}/none.crt\nEnvironmentFile=/none")
