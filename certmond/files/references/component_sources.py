@@ -133,7 +133,13 @@ class ComponentSources:
         return [path for directory in self._directories() for path in self._manifests_in(directory)]
 
     def _manifests_in(self, directory: str) -> tuple[str, ...]:
-        """Return the paths of the manifests in a directory. Like the kubelet, skip names that begin with a dot."""
+        """Return the paths of the manifests in a directory. Like the kubelet, skip names that begin with a dot.
+
+        The kubelet also accepts the path of a single manifest (pkg/kubelet/config/file.go, listConfig).
+        """
+        entry = self._reader.entry(directory)
+        if entry.state and not entry.is_directory:
+            return (directory,)
         names = self._files.listing(directory)
         return tuple(f"{directory}/{name}" for name in names if not name.startswith(".") and name.isprintable())
 

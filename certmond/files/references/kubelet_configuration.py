@@ -122,11 +122,15 @@ class KubeletConfiguration:
                 yield path, Container("kubelet", own, {})
 
     def manifest_directory(self) -> str:
-        """Return the directory of the static Pods, or "" if the configuration names none."""
+        """Return the directory or the single file of the static Pods, or "" if the configuration names none.
+
+        A relative path starts at the directory of the configuration file (configfiles.go, resolveRelativePaths).
+        """
         merged, flags = self.manifest(), self.flags()
         field = as_text(merged.fields.get("staticPodPath")) if merged else ""
+        base = posixpath.dirname(merged.path) if merged and "pod-manifest-path" not in flags else "/"
         given = flags.get("pod-manifest-path", (field, ""))[0]
-        return given.rstrip("/") if given.startswith("/") else ""
+        return posixpath.normpath(posixpath.join(base, given)) if given else ""
 
     def _drop_ins(self, flags: Mapping[str, tuple[str, str]]) -> Iterator[str]:
         directory, _ = flags.get("config-dir", ("", ""))

@@ -157,6 +157,23 @@ def test_the_file_of_the_flag_config_is_read(tree: Tree) -> None:
     assert tree.fields()["port"] == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ("manifests", "/var/lib/kubelet/manifests/p.yaml"),
+        ("../../../srv/p", "/srv/p/p.yaml"),
+        ("/srv/p.yaml", "/srv/p.yaml"),
+    ],
+)
+def test_the_path_of_static_pods_can_be_relative_or_a_file(tree: Tree, given: str, place: str) -> None:
+    """A relative `staticPodPath` begins at the configuration file, and a path of one manifest is accepted."""
+    container = {"name": "a", "command": ["kube-scheduler", "--client-ca-file=/etc/none.crt"]}
+    tree.write(CONFIG, {"staticPodPath": given})
+    tree.write(place, yaml.safe_dump({"kind": "Pod", "spec": {"containers": [container]}}))
+    (seen,) = Store((), str(tree.root), references=True).observe().observations
+    assert seen.spec.named_by == f"--client-ca-file in {place}"
+
+
 def test_a_flag_takes_precedence_over_a_field(tree: Tree) -> None:
     """The kubelet parses its flags again after the configuration."""
     tree.write(CONFIG, {"tlsCertFile": "/f.crt", "authentication": {"x509": {"clientCAFile": "/ca.crt"}}})
