@@ -156,7 +156,7 @@ def test_the_current_context_selects_the_user(current: Any, user: str | None) ->
         (b'users: !!int ""\n', "is not YAML"),
         (b"users: !!bool x\n", "is not YAML"),
         (b"users: !!timestamp x\n", "is not YAML"),
-        (b"users: 2026-99-99\n", "is not YAML"),
+        (b"users: !!timestamp 2026-99-99\n", "is not YAML"),
         (b"users: " + b"9" * 5000 + b"\n", "is not YAML"),
         (b"users: " + b"[" * 40_000, "is not YAML"),
         (b"users: []\nmore:\n" + b"- a\n" * 50_000, "is too large: it contains more than 50,000 lines, keys and items"),
