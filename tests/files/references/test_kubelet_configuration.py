@@ -15,6 +15,7 @@ from certmond.files.catalog_observer import Store
 from certmond.files.document_reader import DocumentReader
 from certmond.files.references.kubelet_configuration import CONFIG, FLAGS, KubeletConfiguration
 from certmond.files.references.unit_files import UnitFiles
+from certmond.pki.catalog.references import ReferenceSpec
 from certmond.services.endpoints import endpoints_of
 
 DROP_INS = "/etc/kubernetes/kubelet.conf.d"
@@ -171,6 +172,7 @@ def test_the_path_of_static_pods_can_be_relative_or_a_file(tree: Tree, given: st
     tree.write(CONFIG, {"staticPodPath": given})
     tree.write(place, yaml.safe_dump({"kind": "Pod", "spec": {"containers": [container]}}))
     (seen,) = Store((), str(tree.root), references=True).observe().observations
+    assert isinstance(seen.spec, ReferenceSpec)
     assert seen.spec.named_by == f"--client-ca-file in {place}"
 
 
