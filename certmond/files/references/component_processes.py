@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections import Counter
 from typing import NamedTuple
 
 from certmond.files.mount_table import parse_mounts
@@ -22,8 +23,8 @@ _STARTERS = frozenset({"hyperkube", "go-runner"})
 _CANDIDATES = _STARTERS | PROGRAMS.keys()
 _MAX_BYTES = 1 << 17
 _MAX_WORD = 4096  # characters; a longer word names no file
-_MAX_OF_USERS = 32
-"""The maximum number of processes of users other than root."""
+_MAX_OF_USERS = 4
+"""The maximum number of processes of users other than root, for each program of a service."""
 
 
 class ComponentProcess(NamedTuple):
@@ -33,6 +34,7 @@ class ComponentProcess(NamedTuple):
     program: str
     flags: tuple[tuple[str, str], ...]
     obstacle: str = ""
+    unread: str = ""  # a fact if certmond has not read the flags
 
     @property
     def component(self) -> str:
@@ -48,19 +50,24 @@ class ComponentProcess(NamedTuple):
 def component_processes(proc: str = "/proc") -> tuple[ComponentProcess, ...]:
     """Return the processes of components in the order of their units. Omit processes that end during the search."""
     own_unit, own_root = _unit(proc, "self"), _root(proc, "self")
-    found, of_users = set[ComponentProcess](), 0
+    found, of_users = set[ComponentProcess](), Counter[tuple[str, str]]()
     for pid in _pids(proc):
-        words = _words(proc, pid)
+        words, unread = _words(proc, pid)
         unit = _unit(proc, pid) if words and posixpath.basename(words[0]) in _CANDIDATES else ""
         if not unit or unit == own_unit or own_root is None or _root(proc, pid) != own_root:
             continue
-        obstacle = _obstacle(proc, pid)
-        of_users += bool(obstacle)
-        if obstacle and of_users > _MAX_OF_USERS:
-            continue
         program, arguments = program_of(words)
-        if program in PROGRAMS:
-            found.add(ComponentProcess(unit, program, flags_of(program, arguments), obstacle))
+        if program not in PROGRAMS:
+            continue
+        obstacle = _obstacle(proc, pid)
+        if obstacle and of_users[unit, program] >= _MAX_OF_USERS:
+            fact = f"users other than root run more than {_MAX_OF_USERS} such processes"
+            found.add(ComponentProcess(unit, program, (), unread=fact))
+            continue
+        flags = () if unread else flags_of(program, arguments)
+        process = ComponentProcess(unit, program, flags, obstacle, unread)
+        of_users[unit, program] += bool(obstacle) and process not in found
+        found.add(process)
     return tuple(sorted(found))
 
 
@@ -71,11 +78,12 @@ def _pids(proc: str) -> list[str]:
         return []
 
 
-def _words(proc: str, pid: str) -> list[str]:
-    """Return the words of a command line, or [] if the command line is longer than _MAX_BYTES."""
+def _words(proc: str, pid: str) -> tuple[list[str], str]:
+    """Return the words of a command line, and a fact if the command line is longer than _MAX_BYTES or ""."""
     line = _read(proc, pid, "cmdline")
-    words = line.decode("utf-8", "replace").split("\0") if len(line) <= _MAX_BYTES else []
-    return [word[:_MAX_WORD] for word in (words[:-1] if words and not words[-1] else words)]
+    words = line[:_MAX_BYTES].decode("utf-8", "replace").split("\0")
+    fact = f"its command line has more than {_MAX_BYTES} bytes" if len(line) > _MAX_BYTES else ""
+    return [word[:_MAX_WORD] for word in (words if words[-1] else words[:-1])], fact
 
 
 def _unit(proc: str, pid: str) -> str:

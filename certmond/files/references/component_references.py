@@ -25,6 +25,8 @@ from certmond.pki.x509.parsing import Document, decode
 _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
 _SPECIFIER = re.compile("%[A-Za-z]")
 """A specifier of systemd that certmond has not replaced (systemd.unit(5))."""
+_MAX_FILES, _MAX_OF_USER = 1000, 100
+"""The maximum number of files of a source, and of a process that another user can change."""
 _PEM_FILE, _NO_NAME = re.compile(r"\.(crt|cert|cer|pem)$"), re.compile(r"[^A-Za-z0-9._-]+")
 _ROWS = {component: tuple(row for row in FLAGS if row.component == component) for component in PROGRAMS.values()}
 SYSTEM_TRUST = frozenset({
@@ -51,6 +53,7 @@ class Reference:
     obstacle: str = ""  # the reason for which certmond does not watch the file
     trust: str = ""  # the file of the CAs with which the other end verifies the certificate
     embedded: Document | None = None  # the certificates in the field itself
+    process: str = ""  # a phrase for the process whose flags certmond does not trust
     elsewhere: bool = False  # True if no volume of the host contains the path
 
     @property
@@ -130,12 +133,22 @@ class ComponentReferences:
             if variable.value.startswith("/"):
                 phrase = f"the variable {variable.name} in {file}"
                 values += ((variable.name, phrase, file, value) for value in re.split("[,:]", variable.value))
-        for name, named_by, file, value in dict.fromkeys(values):
+        found_values = [
+            each
+            for each in dict.fromkeys(values)
+            if each[3].startswith("/") and ("kubeconfig" in each[0].lower() or _PEM_FILE.search(each[3]))
+        ]
+        untrusted = source.process if source.obstacle else ""
+        maximum = _maximum(source)
+        if left_out := found_values[maximum:]:
+            name, named_by, file, _ = left_out[0]
+            yield Reference(
+                prefix, Role.CONFIGURATION, named_by, file, obstacle=_left_out(source, len(left_out)), process=untrusted
+            )
+        for name, named_by, file, value in found_values[:maximum]:
             # The reader is unknown, so certmond judges only the dates of the certificates.
             role = Role.KUBECONFIG if "kubeconfig" in name.lower() else Role.TRUST
-            if not value.startswith("/") or not (role is Role.KUBECONFIG or _PEM_FILE.search(value)):
-                continue
-            about = Reference(f"{prefix}.{_NO_NAME.sub('-', name)}"[:60], role, named_by, file)
+            about = Reference(f"{prefix}.{_NO_NAME.sub('-', name)}"[:60], role, named_by, file, process=untrusted)
             for found in self._of_file(source, NamedFile(name, role, value), about):
                 yield found if found.obstacle else replace(found, obstacle=self._unknown_content(found))
 
@@ -156,7 +169,14 @@ class ComponentReferences:
         keys = source.container.values(row.key_flag)[-1:] if row.key_flag else []
         if row.pair and any(source.container.values(name) for name in ("tls-cert-file", "tls-private-key-file")):
             return
-        for value in source.container.values(row.name)[0 if row.repeated else -1 :]:
+        values = source.container.values(row.name)[0 if row.repeated else -1 :]
+        untrusted, maximum = source.process if source.obstacle else "", _maximum(source)
+        if left_out := values[maximum:]:
+            yield Reference(
+                row.entry, Role.CONFIGURATION, source.named_by(row.name), source.place(row.name).file,
+                obstacle=_left_out(source, len(left_out)), process=untrusted,
+            )  # fmt: skip
+        for value in values[:maximum]:
             if (row.name, value) in source.known:
                 continue
             path, _, pair = value.partition(",") if row.repeated else (value, "", "")
@@ -165,7 +185,7 @@ class ComponentReferences:
                 path, key = (posixpath.join(value, f"{row.pair}.{suffix}") for suffix in ("crt", "key"))
             file = NamedFile(row.name, row.role, path, key, kind=row.kind)
             place = source.place(row.name)
-            about = Reference(row.entry, row.role, source.named_by(row.name), place.file)
+            about = Reference(row.entry, row.role, source.named_by(row.name), place.file, process=untrusted)
             verified = trust.get(row.verified_by, "") if row.verified_by else ""
             for found in self._of_file(source, file, about):
                 if not (row.optional and self._reader.entry(found.path or "/").missing):
@@ -229,6 +249,14 @@ class ComponentReferences:
         if not source.in_pod and _SPECIFIER.search(path):
             return ""
         return "" if _UNUSABLE.search(path) or _UNUSABLE.search(host) or not f"{path}{host}".isprintable() else host
+
+
+def _maximum(source: Source) -> int:
+    return _MAX_OF_USER if source.process and source.obstacle else _MAX_FILES
+
+
+def _left_out(source: Source, number: int) -> str:
+    return f"certmond follows at most {_maximum(source)} of these files, and leaves out {number}"
 
 
 @cache

@@ -106,6 +106,10 @@ class ComponentSources:
         for file, fault in self._units.faults():
             yield UnreadFile("systemd-unit", f"any flag in {file}", file, fault)
         yield from self._kubelet.unread_files()
+        for process in self._processes:
+            if process.unread:
+                phrase = f"any flag of the process {process.program} in {process.unit}"
+                yield UnreadFile(process.component, phrase, self._units.unit(process.unit).path, process.unread)
         yield from self._rancher.unread_files()
         yield from self._arguments.unread_files()
         yield from self._k0s.unread_files()

@@ -19,6 +19,7 @@ from certmond.pki.x509.certificate import Certificate
 
 _KINDS = {Role.TRUST: Kind.BUNDLE, Role.KUBECONFIG: Kind.KUBECONFIG}  # of other roles: a file
 _MAX_NAME = 63
+_MAX_PATHS = 5  # in a message
 _REMEDY = (
     "check that file yourself, or set the flag to a file that certmond can read; see: certmond explain not_watched"
 )
@@ -60,8 +61,11 @@ class ReferenceObserver:
         groups, names = dict[str | int, list[Reference]](), dict[str, int]()
         for number, each in enumerate(sorted(found, key=lambda each: not each.is_watched)):
             file = self._file(each.path) if each.embedded is None else ""
+            shared = file or number
+            if each.process and shared not in groups:  # one finding for all files of the process
+                shared = f"the {each.process}"
             if file not in covered or (each.key and each.is_watched and self._file(each.key) not in covered[file]):
-                groups.setdefault(file or number, []).append(each)
+                groups.setdefault(shared, []).append(each)
         named = [(_unique(_strictest(group).name, names), group) for group in groups.values()]
         for name, group in named:
             for each in group:
@@ -78,7 +82,7 @@ class ReferenceObserver:
                     authority = self._authority(other, authorities)
                     specs.append(_spec(_unique(other.name, names), other, _usages([other]), authority))
             else:
-                others.append(_unwatched(name, each))
+                others.append(_unwatched(name, each, group))
         return tuple(specs), tuple(others)
 
     def _file(self, path: str) -> str:
@@ -171,9 +175,16 @@ def _entry(name: str, each: Reference, path: str, **fields: Any) -> ReferenceSpe
     )
 
 
-def _unwatched(name: str, each: Reference) -> Observation:
-    fact = each.obstacle or f"{each.path} is not mounted into the container from this host"
-    fault = Fault(Reason.NOT_WATCHED, f"certmond does not watch the file of {each.named_by}: {fact}", _REMEDY)
+def _unwatched(name: str, each: Reference, group: Sequence[Reference]) -> Observation:
+    fact, subject = each.obstacle or f"{each.path} is not mounted into the container from this host", each.named_by
+    message = f"certmond does not watch the file of {subject}: {fact}"
+    paths = [*dict.fromkeys(other.path[:100] for other in group if other.path)]
+    if each.process and (len(paths) > 1 or len(group) > len(paths) > 0):
+        more = [f"{len(paths) - _MAX_PATHS} more"] if len(paths) > _MAX_PATHS else []
+        facts = dict.fromkeys(other.obstacle for other in group)
+        files = ", ".join([*paths[:_MAX_PATHS], *more])
+        message = f"certmond does not watch files of the {each.process} ({files}): {'; '.join([*facts][:_MAX_PATHS])}"
+    fault = Fault(Reason.NOT_WATCHED, message, _REMEDY)
     return Observation(name, _entry(name, each, each.source), each.source, faults=(fault,))
 
 

@@ -111,22 +111,28 @@ def test_hidden_processes_are_no_error(tmp_path: Path) -> None:
     assert component_processes(str(tmp_path / "none")) == ()
 
 
-def test_a_long_command_line_is_left_out(proc: ProcTree) -> None:
+def test_a_long_command_line_is_unread(proc: ProcTree) -> None:
     """Arguments can have megabytes. A long word is cut, because it names no file."""
     proc.add("7", "etcd", "--cert-file=" + "x" * (1 << 17))
     proc.add("8", "kubelet", "--kubeconfig=" + "y" * 8000)
-    ((_, value),) = [each.flags[0] for each in component_processes(str(proc))]
-    assert len(value) < 4096
+    etcd, kubelet = component_processes(str(proc))
+    assert (etcd.flags, etcd.unread) == ((), "its command line has more than 131072 bytes")
+    assert len(kubelet.flags[0][1]) < 4096
+    assert not kubelet.unread
 
 
-def test_processes_of_other_users_are_limited(proc: ProcTree) -> None:
-    """A user with many processes does not delay certmond, and does not hide a process of root."""
+def test_processes_of_other_users_are_limited_for_each_service(proc: ProcTree) -> None:
+    """Many processes of a user do not delay certmond, and hide no process of root or of another service."""
     for pid in range(10, 60):
-        proc.add(str(pid), "etcd", f"--name={pid}", user=1000)
-    proc.add("99", "etcd", "--name=99")
-    of_users = [each for each in component_processes(str(proc)) if each.obstacle]
-    assert len(of_users) == 32
-    assert len(component_processes(str(proc))) == 33
+        proc.add(str(pid), "etcd", f"--name={pid}", unit="cron.service", user=1000)
+    for pid in range(60, 70):
+        proc.add(str(pid), "etcd", f"--name={pid}", unit="cron.service")
+    proc.add("99", "etcd", "--name=99", user=996)
+    seen = component_processes(str(proc))
+    assert [len(each.flags) for each in seen if each.unit == "cron.service" and each.obstacle] == [1, 1, 1, 1]
+    assert [each.unread for each in seen if each.unread] == ["users other than root run more than 4 such processes"]
+    assert len([each for each in seen if not (each.obstacle or each.unread)]) == 10
+    assert [each.unit for each in seen if ("name", "99") in each.flags] == [K0S]
 
 
 class Controller:
@@ -243,6 +249,36 @@ def test_the_process_of_another_user_is_named_and_not_followed(controller: Contr
     assert not any(each.is_watched for each in controller.named())
     (message,) = controller.unwatched()
     assert f"--oidc-ca-file of the process kube-apiserver in {K0S}: user 996 runs this process" in message
+
+
+def test_one_finding_names_the_files_of_a_process_of_another_user(controller: Controller) -> None:
+    """A long command line of another user gives one finding with some of the files and the number of the others."""
+    path = controller.trust("ca")
+    words = [f"--x={','.join(f'/{number}{each}.crt' for each in 'abcdefghi')}" for number in range(100)]
+    controller.proc.add("7", "kube-apiserver", f"--oidc-ca-file={path}", *words, user=996)
+    (message,) = controller.unwatched()
+    assert f"files of the process kube-apiserver in {K0S} ({path}, /0a.crt, /0b.crt" in message
+    assert "user 996 runs this process" in message
+    assert "certmond follows at most 100 of these files, and leaves out 800" in message
+    assert len(message) < 1000
+
+
+def test_a_process_that_certmond_does_not_read_is_named(controller: Controller) -> None:
+    """A finding names the program and the service of a process beyond a limit."""
+    controller.proc.add("7", "etcd", "--cert-file=" + "x" * (1 << 17))
+    (message,) = controller.unwatched()
+    assert f"any flag of the process etcd in {K0S}: its command line has more than 131072 bytes" in message
+
+
+@pytest.mark.parametrize("of_process", [True, False])
+def test_many_processes_of_a_user_do_not_hide_another(controller: Controller, *, of_process: bool) -> None:
+    """The component of a different service keeps its finding."""
+    for pid in range(10, 60 if of_process else 10):
+        controller.proc.add(str(pid), "kube-apiserver", f"--name={pid}", unit="cron.service", user=1000)
+    controller.proc.add("99", "kube-apiserver", f"--oidc-ca-file={controller.trust('ca')}", user=996)
+    messages = controller.unwatched()
+    assert any(f"--oidc-ca-file of the process kube-apiserver in {K0S}" in each for each in messages)
+    assert len(messages) == 1 + of_process
 
 
 def test_a_file_that_root_also_names_is_followed(controller: Controller) -> None:

@@ -47,6 +47,15 @@ def unwatched(tree: Tree) -> list[str]:
     return [each.message for each in loose if each.reason is Reason.NOT_WATCHED]
 
 
+def test_the_number_of_files_is_limited(tree: Tree) -> None:
+    """certmond follows the first files of a large configuration, and reports the number of the others."""
+    configure(tree, api={"extraArgs": {f"x{number}": "/etc/etcd/ca.crt" for number in range(1100)}})
+    assert "kube-apiserver.x0" in named(tree)
+    (message,) = unwatched(tree)
+    assert "certmond follows at most 1000 of these files, and leaves out 100" in message
+    assert FILE in message
+
+
 def test_the_flags_of_the_configuration_are_followed(tree: Tree) -> None:
     """certmond follows a new file at the next pass, and names it."""
     tree.write("/etc/k0s/other", "")
