@@ -63,7 +63,7 @@ def test_what_is_planned_is_what_happens(programs: Path, tmp_path: Path, family:
             assert away == {name: AWAY[name] for name in each["restarts"] if name in AWAY}
         began = datetime.now(UTC).timestamp()
         said = rotate(node, family)
-        assert ("if this is the only control plane" in said) == bool(plan)
+        assert ("if this is the only control-plane node" in said) == bool(plan)
         found = starts(bed, node, began)
         assert {each: set(names.values()) for each, names in found.items()} == {phase: {1} for phase in found}
         along = {phase: {*ELECTING} for phase, names in plan.items() if API in names}
