@@ -621,7 +621,7 @@ class TestStart:
     def test_an_unsupported_curve_is_reported(self, web_files: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         """A curve that this Python or OpenSSL does not have is reported with its line, like any other problem."""
         monkeypatch.setitem(tls._CURVES, "X25519", "a curve of another time")
-        problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519 .*; remove the key, "
+        problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519, .*; remove the key, "
         with pytest.raises(ConfigError, match=problem):
             web_files.gate(PAIR + "  curve_preferences: [X25519]\n")
 
