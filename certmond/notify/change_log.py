@@ -117,7 +117,7 @@ def changes(before: CertificateStatus | None, after: CertificateStatus | None) -
         yield from _replaced(before, after)
         yield from _findings(before, after)
     elif before is not None:
-        if held := before.certificate:  # its file can still exist, for example if only the reference to it is gone
+        if held := before.certificate:  # its file can still exist, for example after only its reference was removed
             message = f"certmond no longer watches {held.subject} (serial {held.serial:x}) in {before.seen.path}"
             yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
         for item in before.findings:
