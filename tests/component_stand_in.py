@@ -96,7 +96,7 @@ def main() -> None:
             pair = flags["tls-cert-file"], flags["tls-private-key-file"]
             closing = listen(("", int(flags["secure-port"])), pair)
         case _:
-            own = os.environ["STAND_IN_PAIR"]  # it would otherwise make one in memory
+            own = f"{os.environ['STAND_IN_PAIR']}/own.pem"  # it would otherwise make one in memory
             listen((flags["bind-address"], PORTS[name]), (own, own))
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -280,7 +280,7 @@ def control_plane(
     if due:
         node.age()
     manifests = node.at("/etc/kubernetes/manifests")
-    environment = {**interpreter(work / "python"), "STAND_IN_PAIR": str(made / "own.pem")}
+    environment = {**interpreter(work / "python"), "STAND_IN_PAIR": str(made)}
     for path in manifests.iterdir():
         manifest = yaml.safe_load(path.read_bytes())
         path.unlink()
