@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from certmond.cluster.client import Connection
 
 _RENEWED_AFTER = 1 / 3  # of the duration: leaves time to retry a renewal that fails
-_HELD_FOR = (
-    5 / 6
-)  # of the duration: two nodes never hold a Lease together, even if the speeds of their clocks differ by a fifth
+_HELD_FOR = 5 / 6
+"""Share of the duration: two nodes never hold a Lease together, even if one clock runs a fifth faster."""
 _MAX_REASON = 500
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 

@@ -12,6 +12,7 @@ from functools import partial
 from certmond.config.model import Config
 from certmond.controllers.coordinator_choice import KUBELET_CONF, awake
 from certmond.controllers.restart_lock import AgentDelay, RestartLock, SingleNodeLock, WorkerDelay
+from certmond.pki.catalog.references import K3S, RKE2
 from certmond.transaction.node_files import NodeFiles
 
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
@@ -19,7 +20,6 @@ API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 
 A node with the kubelet's kubeconfig and without this file is a worker, which takes no Lease.
 """
-_PROGRAMS = ("k3s", "rke2")
 _SERVER, _AGENT = "/var/lib/rancher/{}/server/cred/passwd", "/var/lib/rancher/{}/agent/kubelet.kubeconfig"
 """Files that only a server of k3s or RKE2 has, and that servers and agents have (pkg/agent/config/config.go)."""
 
@@ -64,5 +64,5 @@ def restart_lock_of(
 
 def is_rancher_agent(files: NodeFiles) -> bool:
     """Return whether the node is an agent of k3s or RKE2, and no server."""
-    server = any(files.exists(_SERVER.format(program)) for program in _PROGRAMS)
-    return not server and any(files.exists(_AGENT.format(program)) for program in _PROGRAMS)
+    server = any(files.exists(_SERVER.format(program)) for program in (K3S, RKE2))
+    return not server and any(files.exists(_AGENT.format(program)) for program in (K3S, RKE2))

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from certmond.pki.catalog.references import PROGRAMS
 
 _HYPERKUBE, _ENV = "hyperkube", "env"
-_STARTERS = frozenset({"go-runner", _HYPERKUBE})
+STARTERS = frozenset({"go-runner", _HYPERKUBE})
+"""The programs that stay while they run a component. Others, such as `env`, replace themselves with the component."""
 _SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 _MAX_SCRIPT = 1 << 15  # the time of shlex grows with the square of the length of a word
 _MAX_STARTERS = 16
@@ -67,7 +68,7 @@ def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[s
         name = _name(words)
         if name in _PREFIXES:
             inner = _started(name, words)
-        elif name in _STARTERS:
+        elif name in STARTERS:
             inner = [*dropwhile(_precedes_program, words)]
             if name == _HYPERKUBE and (alias := f"kube-{_name(inner)}") in PROGRAMS:
                 return alias, inner
@@ -141,7 +142,7 @@ def _cluster(letters: str, with_value: str) -> tuple[str, str, str]:
 
 def _precedes_program(word: str) -> bool:
     """Return whether a word before the program is the starter, an option, its number, or a variable."""
-    return posixpath.basename(word) in _STARTERS or word.startswith("-") or "=" in word or word.isdecimal()
+    return posixpath.basename(word) in STARTERS or word.startswith("-") or "=" in word or word.isdecimal()
 
 
 def _script(words: Sequence[str]) -> Sequence[str] | None:

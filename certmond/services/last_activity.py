@@ -9,18 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from certmond.pki.services.outage import STEADY
+from certmond.pki.services.restart_state_machine import BACK_OFF
 from certmond.services.containers import Pod, log_directories, process_start, runs_anywhere
 
 _INIT = 1
 """PID of the first process. This process starts with the node, even if the node is a container."""
-
-_BACK_OFF = timedelta(minutes=5)
-"""Maximum time for which the kubelet delays a restart of a container (MaxCrashLoopBackOff in pkg/kubelet/kubelet.go of
-kubernetes/kubernetes).
-"""
 
 
 def pod_idle_since(
@@ -58,7 +54,7 @@ def _end_of_steady_run(end: datetime, starts: Iterable[datetime]) -> datetime:
     for start in sorted((start for start in starts if start <= end), reverse=True):
         if end - start >= steady:
             break
-        end, steady = start, STEADY + _BACK_OFF
+        end, steady = start, STEADY + BACK_OFF
     return end
 
 

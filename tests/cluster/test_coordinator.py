@@ -730,6 +730,7 @@ def test_workloads_that_started_before_are_waited_for(world: World) -> None:
     pod(world, "bare", world.now - SECOND)
     (said,) = one.gate(rotation).waits
     assert "DaemonSet default/web, Pod default/bare (no controller replaces it); delete the pods" in said
+    assert "set `cluster.workloads: restart`, or run: kubectl rollout restart" in said
     for name in ("web-1", "bare"):
         pod(world, name, world.now, "web" if name == "web-1" else "")
     assert one.gate(rotation).waits == ()

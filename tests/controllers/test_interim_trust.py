@@ -53,12 +53,14 @@ class Cluster(RotatingNode):
     def interims(self) -> dict[str, Phase]:
         return {family: each.phase for family, each in RotationRecord(self.state).interims().items()}
 
-    def is_aided(self, new: Issued) -> bool:
+    def has_interim_trust(self, new: Issued) -> bool:
         """Return whether the new CA precedes the old one in `ca.crt`, and the controller-manager signs with the new
         pair.
         """
-        aided = self.trust() == (new.facts, self.old.facts) and self.signs_with == "signing-ca.crt"
-        return aided and self.trust("signing-ca.crt") == (new.facts,) and self.key("signing-ca.key") == new.facts.key
+        trusts_both = self.trust() == (new.facts, self.old.facts) and self.signs_with == "signing-ca.crt"
+        return (
+            trusts_both and self.trust("signing-ca.crt") == (new.facts,) and self.key("signing-ca.key") == new.facts.key
+        )
 
     def key(self, name: str = "ca.key") -> object:
         return decode(self.read(name), name).key
@@ -113,8 +115,8 @@ def test_both_generations_of_clients_are_accepted_again(
     with daemon(node, clock) as made:
         put(node, new)
         before = node.tree()
-        rest(made, Cause("change", None), lambda: node.is_aided(new))
-        assert node.is_aided(new)
+        rest(made, Cause("change", None), lambda: node.has_interim_trust(new))
+        assert node.has_interim_trust(new)
         after = node.tree()
         assert {name for name in after if before.get(name) != after[name]} == {
             "ca.crt", "signing-ca.crt", "signing-ca.key",
@@ -169,7 +171,7 @@ def test_no_process_is_contacted_before_the_old_ca_is_trusted(node: Cluster) -> 
         connections.clear()
         new = root_ca()
         put(node, new)
-        while not node.is_aided(new):
+        while not node.has_interim_trust(new):
             assert not connections
             node.step()
         assert not connections
@@ -195,7 +197,7 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
         for _ in range(2):
             made._execute()
             made._pass(Cause("step", None))
-        assert node.is_aided(new)
+        assert node.has_interim_trust(new)
         begun = [entry["step"] for entry in node.audit() if entry["event"] == "step_begun"]
         assert begun == ["rotate"]
 
@@ -225,7 +227,7 @@ def test_one_of_several_without_a_cluster(quick: Path) -> None:
     node.step()
     put(node, new)
     node.settle()
-    assert node.is_aided(new)
+    assert node.has_interim_trust(new)
     assert (node.record, node.phases()) == (None, [])
     assert "etcd has 3 members, so this is not the only control-plane node" in node.findings()["root_ca_changed"]
 
@@ -347,7 +349,7 @@ def test_a_failed_write_is_reported_and_tried_again(node: Cluster) -> None:
     assert "archive" in planned
     archive.unlink()
     node.settle()
-    assert node.is_aided(new)
+    assert node.has_interim_trust(new)
     assert "has appended the old CA to this file" in message_of(node)
 
 
@@ -434,12 +436,12 @@ def test_restored_and_replaced_again(node: Cluster) -> None:
         put(node, new)
         node.step()
         node.settle()
-        assert node.is_aided(new)
+        assert node.has_interim_trust(new)
         put(node, node.old)
         node.step()  # the end of the interim has begun
     put(node, new)
     node.settle()
-    assert node.is_aided(new)
+    assert node.has_interim_trust(new)
 
 
 def test_a_ca_that_is_trusted_again_is_removed_by_hand(node: Cluster) -> None:
@@ -451,14 +453,14 @@ def test_a_ca_that_is_trusted_again_is_removed_by_hand(node: Cluster) -> None:
     node.settle()
     node.put("ca.crt", new.pem)
     node.settle()
-    assert node.is_aided(new)
+    assert node.has_interim_trust(new)
     dates: Any = {"not_before": node.clock() - HOUR, "not_after": node.clock() + 90 * DAY}
     web = make_server(new, "web", names=["DNS:web"], **dates)
     node.put("web.crt", web.pem)
     node.put("web.key", web.key_pem)
     node.put("user.conf", kubeconfig(new, make_leaf(new, "user", **dates)))
     node.settle()
-    assert node.is_aided(new)
+    assert node.has_interim_trust(new)
     said = node.findings()["root_ca_changed"]
     assert said.endswith(
         f"when no other node has a certificate of the old CA, remove the old CA from {node.files}/ca.crt"
@@ -525,7 +527,7 @@ def test_an_unreadable_record_is_written_again(node: Cluster) -> None:
     node.settle()
     (node.state / "rotation/interim_trust.json").write_bytes(b"rubbish")
     node.settle()
-    assert (node.is_aided(new), node.interims) == (True, {"ca": Phase.TRUST})
+    assert (node.has_interim_trust(new), node.interims) == (True, {"ca": Phase.TRUST})
     put(node, node.old)
     node.settle()
     assert node.unwell(node.old) == []
@@ -624,13 +626,13 @@ def test_an_alarm_with_several_members_of_etcd_requests_a_cluster(quick: Path) -
     assert "; to rotate, configure `cluster:` on every node, and run" in node.findings()["root_ca_changed"]
 
 
-@pytest.mark.parametrize("aided", [True, False])
-def test_init_signs_nothing_with_a_replaced_ca(quick: Path, aided: bool) -> None:
+@pytest.mark.parametrize("trusts_both", [True, False])
+def test_init_signs_nothing_with_a_replaced_ca(quick: Path, trusts_both: bool) -> None:
     """During interim trust, and with `on_change: alarm`, `init` exits 3. It names the last CA of this node, and the
     file to remove on a node that was installed again. After the old pair is restored, `init` issues the missing
     certificates.
     """
-    node = Cluster(quick / "place", **({} if aided else {"cluster": {}, "root_ca": {"on_change": "alarm"}}))
+    node = Cluster(quick / "place", **({} if trusts_both else {"cluster": {}, "root_ca": {"on_change": "alarm"}}))
     document = yaml.safe_load((node.place / "config.yaml").read_text())
     for entry in document["certificates"]:
         if entry["name"] == "web":
@@ -722,6 +724,6 @@ def test_killed_anywhere(node: Cluster, quick: Path, way: str) -> None:
         assert list(whole(node)) == [], where
         node.enforcer().executor.recover()  # like a new process
         node.settle()
-        assert node.is_aided(new) if way == "there" else node.unwell(node.old) == [], where
+        assert node.has_interim_trust(new) if way == "there" else node.unwell(node.old) == [], where
         left = [*(node.state / "transactions").glob("*"), *(p for p in node.files.iterdir() if p.name[0] == ".")]
         assert left == [], where

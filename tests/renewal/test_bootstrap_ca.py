@@ -43,8 +43,9 @@ class Files:
         """Return the problems of the files, after asserting that none quotes a key."""
         with pytest.raises(ConfigError) as caught:
             self.give(certificate, key)
+        files = str(self.certificate), str(self.key)
         assert all(
-            problem.startswith((str(self.certificate), str(self.key), "the private key", "certmond cannot read "))
+            problem.startswith((*files, *(f"certmond cannot read {file}" for file in files), "the private key"))
             for problem in caught.value.problems
         )
         assert all(line not in str(caught.value) for line in key.decode("latin-1").splitlines()[1:-1])

@@ -14,13 +14,11 @@ from typing import NamedTuple
 
 from certmond.files.mount_table import parse_mounts
 from certmond.formats.manifest import Container, flags_of
-from certmond.formats.started_program import program_of
+from certmond.formats.started_program import STARTERS, program_of
 from certmond.pki.catalog.references import PROGRAMS
 
 _UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", re.MULTILINE)
-_STARTERS = frozenset({"hyperkube", "go-runner"})
-"""The programs that stay while they run a component. Others, such as `env`, replace themselves with the component."""
-_CANDIDATES = _STARTERS | PROGRAMS.keys()
+_CANDIDATES = STARTERS | PROGRAMS.keys()
 _MAX_BYTES = 1 << 17
 _MAX_WORD = 4096  # characters; a longer word names no file
 _MAX_OF_USERS = 4

@@ -119,12 +119,10 @@ class ComponentSources:
                 fact = entry.fault.detail if entry.fault else f"{path} is not the manifest of a Pod"
                 yield UnreadFile("static-pod", f"any flag in {path}", path, fact)
             unclear = {each.mentioned: each.name for each in self._containers(path) if not _component(each)}
+            unclear.pop("", None)
             for component, name in unclear.items():
-                if component:
-                    fact = (
-                        f"certmond cannot tell which words in the command of container {name} are flags of {component}"
-                    )
-                    yield UnreadFile("static-pod", f"any flag of {component} in {path}", path, fact)
+                fact = f"certmond cannot tell which words in the command of container {name} are flags of {component}"
+                yield UnreadFile("static-pod", f"any flag of {component} in {path}", path, fact)
 
     def manifests(self) -> tuple[str, ...]:
         """Return the paths of the kubelet's static Pod manifests."""
