@@ -120,7 +120,7 @@ class SigningError(CertmondError):
 
 
 class RefusedError(SigningError):
-    """Refusal of the request by the signer, or a certificate that does not match the request."""
+    """Refusal of a request by a signer or the API server, or a certificate that does not match the request."""
 
 
 class UnknownUserError(RefusedError):

@@ -160,7 +160,10 @@ class _Ear:
         return False
 
     def _take(self, stream: RawIOBase, heard: bytearray) -> None:
-        """Read the available output, but limit the number of chunks, because the child might write without a pause."""
+        """Read the available output, but limit the number of chunks, because the child might write without a pause.
+
+        Raises RefusedError if the child has written more than MAX_OUTPUT bytes.
+        """
         for _ in range(_PIPE // _CHUNK + 1):
             chunk: bytes | None = stream.read(_CHUNK)
             if chunk is None:  # no more data for now

@@ -30,17 +30,17 @@ class ActivityReport:
 
     @property
     def planned(self) -> frozenset[str]:
-        """Return the services that the process plans to restart."""
+        """Services that the process plans to restart."""
         return frozenset(each["target"] for each in self._plan("steps") if each.get("step") == "restart")
 
     @property
     def held(self) -> Mapping[str, str]:
-        """Return the reason for which each held step waits, by the name of the step's target."""
+        """The reason for which each held step waits, by the name of the step's target."""
         return {each["target"]: each["because"] for each in self._plan("held")}
 
     @property
     def obstacle(self) -> str:
-        """Return the latest message about a planned restart that waits, or "" if no restart waits."""
+        """The latest message about a planned restart that waits, or "" if no restart waits."""
         for each in self.activity.get("events", ()):
             if each["event"] in _STEPS:
                 break

@@ -208,7 +208,10 @@ def readable(found: CAFiles) -> CAFiles:
 def verdict_on(
     files: CAFiles, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
 ) -> Verdict:
-    """Return the verdict on the CA in `files` as the next CA of `family`."""
+    """Return the verdict on the CA in `files` as the next CA of `family`.
+
+    If `files` contains no CA certificate, the verdict contains the problems of `files`.
+    """
     from certmond.pki.rotation.ca_validation import Verdict, judge
     from certmond.pki.x509.public_key import describe_key
 

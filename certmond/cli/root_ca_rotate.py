@@ -251,7 +251,7 @@ def _new_key_rotation(
 def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
     """Return the staged CA or public key, and the public key of the staged private key, if any.
 
-    Raises CertmondError if the staged files are missing or damaged.
+    Raises CertmondError if the staged files are missing or damaged, or if they belong to a different family.
     """
     from certmond.rotation.staged_ca import Part, Staging
 

@@ -102,7 +102,10 @@ def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime
 def planned(
     enforcer: Enforcer, assessment: Assessment, around: Surroundings, wanted: frozenset[str], *, by_hand: bool
 ) -> Plan:
-    """Return the plan that restarts the `wanted` services with an old file or, with `by_hand`, all of them."""
+    """Return the plan that restarts those of the `wanted` services that use an old file.
+
+    With `by_hand`, the plan restarts all `wanted` services.
+    """
     if by_hand:
         return enforcer.restarts(assessment, around, wanted)
     made = enforcer.plan(assessment, frozenset(), around)

@@ -122,7 +122,7 @@ class ClusterLease:
 
     @property
     def held(self) -> bool:
-        """Return whether this node still holds the lock by its own clock. Check this property before each action."""
+        """Whether this node still holds the lock, according to its clock. Check this property before each action."""
         return self._written_record is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
 
     def take(self, *, renews: bool = False) -> str | None:

@@ -85,7 +85,7 @@ class ClusterNode:
 
     @property
     def started_since(self) -> bool:
-        """Return whether the boot ID has changed since the report, because the machine was restarted or replaced."""
+        """Whether the boot ID has changed since the report, because the machine was restarted or replaced."""
         return bool(self.report and self.report.boot and self.boot and self.report.boot != self.boot)
 
 
@@ -121,10 +121,10 @@ def readiness_problem(access: Access, name: str) -> str | None:
 
 
 def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
-    """Write `report` to the Node `name`, and change nothing else.
+    """Write `report` to an annotation of the Node `name`, and change nothing else.
 
-    Raises RefusedError if the Node does not exist or the API server forbids the write, and UnreachableError if a retry
-    might succeed.
+    Raises RefusedError if `report` is not a valid value of the annotation, if the Node does not exist, or if the API
+    server forbids the write. Raises UnreachableError if a retry might succeed.
     """
     text = str(report)
     if Acknowledgement.parse(text) != report:

@@ -83,7 +83,7 @@ class ClusterRecord(BaseModel):
 
     @property
     def new_anchors(self) -> tuple[Anchor, ...]:
-        """Return the new CAs or public keys. A valid record contains exactly one new CA or public key."""
+        """The new CAs or public keys. A valid record contains exactly one new CA or public key."""
         return _read(self.new).anchors
 
     def text(self) -> str:

@@ -62,8 +62,8 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
 def is_behind(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
     """Return whether the cluster's record is missing or older than `own`, the rotation in a node's record.
 
-    `closed` contains the IDs of the rotations that the node has ended. The latest phase is valid, because a phase ends
-    only after every node has reached the phase.
+    `closed` contains the IDs of the rotations that the node has ended. Of two phases of the same
+    rotation, the later phase is valid, because a phase ends only after every node has reached this phase.
 
     Raises RotationError if this version of certmond does not support the record.
     """

@@ -1,7 +1,7 @@
-"""Parser of the configuration. The result is a Config, or all problems with file, line, path and remedy.
+"""Parser of the configuration. The result is a Config, or a ConfigError with every problem.
 
-This module merges the profile and the files. The module `rules` checks entries against each other. The module
-`source_files` reads the files.
+Each problem has a file, a line, a path and a remedy. This module merges the profile and the files. The module `rules`
+checks entries against each other. The module `source_files` reads the files.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Config(Model):
 
     @property
     def given_facts(self) -> dict[str, str]:
-        """Return the facts that the configuration sets."""
+        """The facts that the configuration sets."""
         return {"node_name": self.node_name} if self.node_name else {}
 
     @property
@@ -194,7 +194,7 @@ class Config(Model):
 
     @property
     def acts(self) -> bool:
-        """Return whether certmond, with this configuration, changes the node or runs a program.
+        """Whether certmond, with this configuration, changes the node or runs a program.
 
         If so, a user who can write the configuration has the permissions of certmond.
         """

@@ -103,7 +103,11 @@ def between_entries(
 def derived_files(
     certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield a problem for each derived file whose path another entry uses, or whose source has the wrong kind."""
+    """Yield the problems of derived files.
+
+    Another entry uses the path of the file, the path is in the directory of the static Pods, or the source is
+    unsuitable.
+    """
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
     for number, derived in enumerate(derived_specs):

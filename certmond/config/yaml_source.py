@@ -66,17 +66,17 @@ class Node:
 
     @property
     def fields(self) -> dict[str, Node]:
-        """Return the values of a mapping by key, or {} if the value is not a mapping."""
+        """Values of a mapping by key, or {} if the value is not a mapping."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
     def items(self) -> list[Node]:
-        """Return the values of a list, or [] if the value is not a list."""
+        """Values of a list, or [] if the value is not a list."""
         return self.value if isinstance(self.value, list) else []
 
     @property
     def name(self) -> str:
-        """Return the text of the field `name`, which identifies an entry of a list, or "" if this field has no text."""
+        """Text of the field `name`, which identifies an entry of a list, or "" if this field has no text."""
         node = self.fields.get("name")
         return node.value if node and isinstance(node.value, str) else ""
 

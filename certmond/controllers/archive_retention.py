@@ -67,7 +67,8 @@ class Retention:
     def expired(self, name: str, now: datetime) -> tuple[str, ...]:
         """Return the expired generations of a certificate, oldest first.
 
-        Omit the newest good generation, and the only copy of a private key. Raises StateError if a later version of
+        Omit the newest good generation, or the newest generation if none is good. Of archived damaged files, also omit
+        the only copy of a private key. Raises StateError if a later version of
         certmond wrote a generation of the certificate.
         """
         found = self._archive.ids(name)

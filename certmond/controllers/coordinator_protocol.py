@@ -36,7 +36,7 @@ class Coordinator(Protocol):
 
     @property
     def estranged(self) -> str | None:
-        """Return why this node or the API server rejects the other, or None if the two authenticate each other."""
+        """The reason why the node and the API server do not authenticate each other, or None if they do."""
         ...
 
     def ask(self) -> timedelta | None:

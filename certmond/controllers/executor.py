@@ -272,7 +272,7 @@ class Executor:
         return Outcome(step, "done", message, issued)
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
-        """Restore a certificate, or repair a kubeconfig."""
+        """Restore a certificate, or repair a kubeconfig. Return the outcome of the step."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
         if step.generation is None:  # the step changes the kubeconfig in place and keeps the certificate
             done = self._restoration.repair(step, writer)

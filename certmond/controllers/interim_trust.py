@@ -114,14 +114,14 @@ class InterimTrust:
         )
 
     def obstacles(self, family: str) -> Iterator[str]:
-        """Yield a message with the remedy if interim trust prevents a rotation of this CA on the node."""
+        """Yield a message with the remedy if interim trust prevents a rotation of the CA `family` on this node."""
         if family in self.recorded:
             fact = f"the CA of {family} was replaced on this node, and no other node follows the replacement"
             yield f"{fact}; restore the old CA and its key, then stage the other CA: certmond root-ca stage"
 
     @property
     def is_due(self) -> bool:
-        """Return whether the node needs interim trust that the record of the node does not contain yet."""
+        """Whether the node needs interim trust that the record of the node does not contain yet."""
         return any(self._is_unrecorded(family) for family in self._new_aids)
 
     def _is_unrecorded(self, family: str) -> bool:
@@ -130,7 +130,7 @@ class InterimTrust:
 
     @property
     def steps(self) -> tuple[Rotate, ...]:
-        """Return the next step of each recorded interim trust that is incomplete on this node."""
+        """The next step of each recorded interim trust that is incomplete on this node."""
         pairs = ((self.recorded[family], ground) for family, ground in self._grounds.items() if self._is_active(family))
         return tuple(filter(None, (next_step(interim, ground) for interim, ground in pairs)))
 

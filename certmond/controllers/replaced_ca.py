@@ -50,7 +50,7 @@ class CAChanges:
 
     @property
     def objection(self) -> str | None:
-        """Return why certmond must not begin a rotation by itself, or None if certmond may begin a rotation."""
+        """The reason why certmond must not begin a rotation by itself, or None if certmond may begin a rotation."""
         return self._objection
 
     def findings(
@@ -95,18 +95,18 @@ class CAChanges:
 
     @property
     def is_followed(self) -> bool:
-        """Return whether certmond begins a rotation to the new trust anchor by itself."""
+        """Whether certmond begins a rotation to the new trust anchor by itself."""
         follows = self._config.mode == "enforce" and self._config.root_ca.on_change != "alarm"
         return follows and self._change is not None and not (self._objection or self._change[1].problems)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return the warnings about the new trust anchor. A warning does not prevent a rotation."""
+        """The warnings about the new trust anchor. A warning does not prevent a rotation."""
         return self._change[1].warnings if self._change else ()
 
     @property
     def unchanged_anchors(self) -> dict[str, tuple[Anchor, ...]]:
-        """Return the unchanged trust anchors by entry, or {} if a user has replaced a trust anchor."""
+        """Unchanged trust anchors by the name of the CA entry, or {} if a user has replaced a trust anchor."""
         if self._change is not None:
             return {}
         return {family: self._grounds[family].trust for family in self._unchanged if self._grounds[family].trust}

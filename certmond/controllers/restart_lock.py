@@ -20,7 +20,7 @@ _MARK_INTERVAL = 30.0
 
 
 class RestartLock(Protocol):
-    """A lock for restarts among control-plane nodes."""
+    """Lock for restarts, which only one control-plane node holds at a time."""
 
     def take(self, *, renews: bool = False) -> str | None:
         """Take the lock. Return None, or the reason for which this node does not hold the lock.
@@ -40,7 +40,7 @@ class RestartLock(Protocol):
 
     @property
     def held(self) -> bool:
-        """Return whether this node holds the lock by its own clock."""
+        """Whether this node holds the lock, according to the clock of this node."""
         ...
 
     def give_back(self, mark: str | None = None) -> None:
@@ -143,9 +143,10 @@ class AgentDelay(WorkerDelay):
         self._servers, self._node = servers, node
 
     def take(self, *, renews: bool = False) -> str | None:
-        """Return the time left, or for a renewal why the agent waits for a server.
+        """Return why the agent must wait, or None if the restart may begin.
 
-        Raises UnreachableError or RefusedError.
+        The reason is the rest of the delay or, with `renews`, a server for which the agent waits. Raises
+        UnreachableError or RefusedError if the request for the state of the servers fails.
         """
         return super().take() or (self._servers() if renews else None)
 
@@ -165,8 +166,9 @@ class RestartLockSession:
     def wait_for_others(self, *, asked: bool = False, renews: bool = False) -> str | None:
         """Take the lock. Return why this node must wait, or None if the restart may begin.
 
-        `without_api: go_on` permits a restart without the lock. A worker does not wait if the operator `asked` for the
-        restart. In a restart that `renews` certificates, another server must not have left an unproven restart.
+        `without_api: go_on` permits a restart without the lock. If the operator `asked` for the restart, a worker does
+        not wait. With `renews` and without `asked`, this node also waits until the restart of another server was
+        successful.
         """
         if asked and isinstance(self._lock, WorkerDelay):
             return None

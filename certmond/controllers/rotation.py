@@ -68,7 +68,7 @@ class RotationController:
 
     @property
     def waits(self) -> tuple[str, ...]:
-        """Return the conditions for which the phase waited at the last `advance`."""
+        """The conditions for which the phase waited at the last `advance`."""
         return self._waits if self._waits_in == self._state.at else ()
 
     def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
@@ -181,7 +181,8 @@ class RotationController:
     def _signed(self, rotation: Rotation) -> Rotation:
         """Return `rotation` with a signature by the key of the old CA, which the other nodes of a cluster require.
 
-        Raises RotationError if the key of the old CA is not on this node, and KeyUnusableError if the key is unusable.
+        Return `rotation` unchanged if `cluster.kubeconfig` is not set, or if a user has already replaced the CA. Raises
+        RotationError if the key of the old CA is not on this node, and KeyUnusableError if the key is unusable.
         """
         if self._config.cluster.kubeconfig is None or rotation.found:
             return rotation

@@ -226,7 +226,7 @@ class RotationState:
 
     @property
     def at(self) -> tuple[str, Phase] | None:
-        """Return the ID and the phase of the rotation, or None if no rotation is in progress."""
+        """The ID and the phase of the rotation, or None if no rotation is in progress."""
         return (self.rotation.id, self.rotation.phase) if self.rotation else None
 
     @property
@@ -252,12 +252,12 @@ class RotationState:
 
     @property
     def workers(self) -> Workers | None:
-        """Return the numbers of workers at the last count, or None if this node does not count workers."""
+        """The numbers of workers at the last count, or None if this node does not count workers."""
         return self._coordinator.workers(self.rotation) if self.rotation else None
 
     @property
     def called(self) -> bool:
-        """Return whether this node restarts its services without the delay of a worker.
+        """Whether this node restarts its services without the delay of a worker.
 
         Workers that change in batches need no delay.
         """

@@ -216,7 +216,10 @@ class Daemon:
         )  # fmt: skip
 
     def _take_acting_lock(self) -> bool:
-        """Take the lock for the execution of steps. Return False while a command holds the lock."""
+        """Take the lock for the execution of steps. Return False if a command holds the lock.
+
+        Return True if the lock file is unusable.
+        """
         try:
             return self._acting_lock.take(self._runtime_dir)
         except WriteError:

@@ -15,7 +15,7 @@ from certmond.errors import RuntimeDirError
 def locked(directory: Path) -> Iterator[None]:
     """Create `directory` if it is missing, and hold the lock of the directory during the `with` block.
 
-    Raises RuntimeDirError if another daemon holds the lock, or the directory is unusable.
+    Raises RuntimeDirError if another daemon holds the lock, or if the directory is unusable.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -136,7 +136,9 @@ class _Discovery:
         return text + (_comment(f"not on this node: {', '.join(absent)}") if absent else "")
 
     def _references(self) -> Iterator[str]:
-        """Yield a sentence for each file without an entry. The sentence states whether certmond watches the file."""
+        """Yield a sentence for each file that the node refers to without an entry, and state whether certmond watches
+        it.
+        """
         for seen in Store(tuple(self._specs.values()), self._root, references=True).observe().observations:
             if not seen.is_watched:
                 yield seen.faults[0].detail

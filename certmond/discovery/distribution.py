@@ -55,7 +55,7 @@ def distributions(root: str) -> tuple[Distribution, ...]:
 
 
 def advice(root: str, profile: str) -> str:
-    """Return the remedy for a node without a certificate of `profile`: the profiles that fit the node."""
+    """Return the remedy for a node without a certificate of `profile`: other profiles that fit the node, if any."""
     others = [each for each in distributions(root) if each.profile != profile]
     if not others:
         return (

@@ -207,7 +207,7 @@ class Files:
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return the names to watch, by directory. None means all names."""
+        """The names to watch, by directory. None means all names in the directory."""
         # The result excludes entries that no caller has requested again after a change.
         if self._interest is None or self._directories.has_new or self._previous or self._previous_listings:
             names: dict[str, set[str]] = {}

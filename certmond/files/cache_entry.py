@@ -52,7 +52,7 @@ class Entry:
 
     @property
     def entry_key(self) -> EntryKey:
-        """Return the key under which the cache stores this entry."""
+        """Key under which the cache stores this entry."""
         return entry_key(self.path, self.referrer)
 
     @property
@@ -61,9 +61,9 @@ class Entry:
 
     @property
     def own_file(self) -> str | None:
-        """Return the path of the file to which the entry leads, or None if the file does not exist.
+        """Path of the file to which the entry leads, or None if the file does not exist.
 
-        If a user controls the path but does not own the file, return the path of the entry.
+        If a user controls the path but does not own the file, this is the path of the entry.
         """
         return self.path if self.real and self.foreign else self.real
 
@@ -73,12 +73,12 @@ class Entry:
 
     @property
     def inode(self) -> tuple[int, ...] | None:
-        """Return the device and the inode number that the opened file must have, or None to permit every file."""
+        """Device and inode number that the opened file must have, or None if every file is permitted."""
         return self.state[:2] if self.state and self.restriction else None
 
     @property
     def changed_at(self) -> datetime | None:
-        """Return the time of the last change to the content or the inode (ctime), or None if stat failed."""
+        """Time of the last change to the content or the inode (ctime), or None if stat failed."""
         return instant_of(self.state[4]) if self.state else None
 
     def store_status(self, status: os.stat_result) -> None:

@@ -121,7 +121,7 @@ class Store:
         return Inventory(tuple(observations), self._facts())
 
     def _observe_kubelet(self) -> None:
-        """Find the file that the kubelet serves. Observe the files of the kubelet again after a change."""
+        """Find the file of the kubelet's serving certificate. After a change, observe the kubelet's files again."""
         if (serving := self._kubelet.serving()) != self._serving:
             self._serving = serving
             pairs = zip(self._specs, self._built, strict=True)

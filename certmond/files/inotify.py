@@ -279,7 +279,7 @@ class Watcher:
     def _release(self, directory: _Directory) -> bool:
         """Remove a directory from its watch, and remove the watch from the kernel if no directory uses the watch.
 
-        The caller must hold the lock.
+        Return whether the directory had a watch. The caller must hold the lock.
         """
         watch, directory.watch = directory.watch, None
         if watch is None:

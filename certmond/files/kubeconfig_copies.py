@@ -129,7 +129,7 @@ def _entry(spec: DerivedSpec) -> CopySpec:
 
 
 def _stale(path: str, source: str, copy: Copy, *, is_whole: bool) -> Fault | None:
-    """Return the fault of a copy that is out of date, or None.
+    """Return the fault of a copy that is out of date, or None if the copy is current.
 
     A whole copy contains nothing that the source does not contain.
     """

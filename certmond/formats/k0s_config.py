@@ -25,7 +25,7 @@ class K0sConfig(NamedTuple):
 
 
 def parse_k0s_config(data: bytes, _path: str) -> K0sConfig:
-    """Return the flags that the file adds to the flags that k0s sets."""
+    """Return the flags that the file adds to the flags that k0s sets, or the reason why the file is unusable."""
     if not data.strip():
         return K0sConfig({})
     try:

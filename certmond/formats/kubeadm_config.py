@@ -161,7 +161,8 @@ class _Reader:
     def _get(self, kind: str, field_path: str) -> Any:
         """Return the value of a field, or None if this field is empty or not set.
 
-        `field_path` is the path in a configuration for `kubeadm init`. The path for `kubeadm join` can differ.
+        If a parent of the field is not a mapping, record a problem, and return None. `field_path` is the path in a
+        configuration for `kubeadm init`. The path for `kubeadm join` can differ.
         """
         if kind == "InitConfiguration":
             kind, field_path = self._node_kind(), self._node_field_path(field_path)

@@ -120,7 +120,7 @@ def _has_server(config: Kubeconfig) -> bool:
 def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) -> Fault:
     """Return the fault for the missing client certificate of the current user.
 
-    certmond does not replace the credentials of `others`, such as a token.
+    `others` are users with other credentials, such as a token. certmond does not replace these credentials.
     """
     fact = f"{path} contains no client certificate"
     if any(user.certificate for user in config.users):

@@ -18,7 +18,7 @@ _REQUESTED, _SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
 
 @dataclass(frozen=True, slots=True)
 class KubeletServing:
-    """The file that the kubelet serves, and the files of other modes, which no process reads.
+    """File of the certificate that the kubelet serves, and files of other modes, which no process reads.
 
     `requested` is True if the kubelet requests the certificate through the Kubernetes API.
     """
@@ -29,7 +29,10 @@ class KubeletServing:
 
 
 def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> KubeletServing:
-    """Return the file that the kubelet serves. A flag takes precedence over the field (kubeletConfigFlagPrecedence)."""
+    """Return the file of the certificate that the kubelet serves.
+
+    A flag takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
+    """
     directory = flags.get("cert-dir", _PKI)
     requested, self_signed = posixpath.join(directory, _REQUESTED), posixpath.join(directory, _SELF_SIGNED)
     switch = flags.get("rotate-server-certificates")

@@ -43,7 +43,7 @@ def flag_values_in(data: bytes, path: str, container: str, flags: Iterable[str])
 def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str]) -> bytes:
     """Return the manifest `data` with new values for `flags` of a container. The names have no leading dashes.
 
-    Raises WriteError if a flag is not set, or if the edit would change other content.
+    Raises WriteError if the manifest is unusable, if a flag is not set, or if the edit would change other content.
     """
     document = _document(data, path)
     _container(document, path, container)
@@ -71,7 +71,10 @@ def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str])
 
 
 def _document(data: bytes, path: str) -> Mapping[str, Any]:
-    """Return the parsed manifest. Raises WriteError for malformed YAML, for several documents, and for YAML anchors."""
+    """Return the parsed manifest.
+
+    Raises WriteError if the manifest is not UTF-8 or is malformed YAML, or contains several documents or YAML anchors.
+    """
     documents, shared = 0, False
     try:
         for event in yaml.parse(data.decode("utf-8"), Loader=_Loader):

@@ -42,7 +42,10 @@ class Option(NamedTuple):
 
 
 def parse_rancher_config(data: bytes, _path: str) -> RancherConfig:
-    """Return the settings whose values are texts. Other values cannot name a file."""
+    """Return the settings of the file with their string values, or the reason why certmond cannot read the file.
+
+    Omit other values, because they cannot name a file.
+    """
     if not data.strip():
         return RancherConfig(())
     try:

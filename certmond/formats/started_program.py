@@ -133,7 +133,7 @@ def _options(words: Sequence[str], starter: _Starter) -> _Options:
 
 
 def _cluster(letters: str, with_value: str) -> tuple[str, str, str]:
-    """Return the letters before the first option with a value, this option or "", and the letters after it."""
+    """Return the letters before the first option with a value, this option or "", and the letters after this option."""
     for position, letter in enumerate(letters):
         if letter in with_value:
             return letters[:position], letter, letters[position + 1 :]

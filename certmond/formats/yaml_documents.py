@@ -26,7 +26,7 @@ _OF_TEXT = frozenset({"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
 
 
 class _Loader(_Base):  # type: ignore[misc]
-    """Loader in which a date and a single `=` are texts, as for Kubernetes components (go-yaml v2, decode.go).
+    """Loader that returns a date and a single `=` as strings, as Kubernetes components do (go-yaml v2, decode.go).
 
     PyYAML refuses a date that does not exist, and a single `=`.
     """

@@ -52,7 +52,7 @@ class Hooks:
 
     @property
     def waiting(self) -> Mapping[str, int]:
-        """Return the number of waiting events of each hook, by the name of the hook."""
+        """The number of waiting events of each hook, by the name of the hook."""
         return {name: hook.waiting for name, hook in self._hooks.items()}
 
     def close(self) -> None:

@@ -123,7 +123,7 @@ class Generations:
         """Return the present certificates of the CA that the kubeconfig of an entry must embed.
 
         Return () if the kubeconfig must embed no CA. `chain` is the client certificate with its intermediates. Raises
-        WriteError if a kubeconfig must not trust the CA.
+        WriteError if the kubeconfig must not trust the CA.
         """
         if spec.embedded_ca is None:
             return ()

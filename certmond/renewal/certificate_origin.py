@@ -239,7 +239,7 @@ class ProvenanceLookup:
 
 
 def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[Certificate]:
-    """Yield the first certificate of each archived file, or every certificate of a bundle."""
+    """Yield the first certificate of each archived file, or every certificate of a bundle. Skip unusable files."""
     for file in files:
         with suppress(CertmondError):
             found = certificates_in(file.content, file.path, kind)

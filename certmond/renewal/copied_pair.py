@@ -85,14 +85,17 @@ class CopiedPair:
         return (Stale(b"", tuple(refused)) if changes else Current(tuple(refused))), changes, contents
 
     def _directories(self) -> tuple[str, ...]:
-        """Return the directories of the node that match the path."""
+        """Return the existing directories that match the path of the derived entry."""
         before, star, after = self._spec.path.partition("*")
         names = sorted(self._files.names(before)) if star else [""]
         found = (f"{before}{name}{after}" for name in names)
         return tuple(directory for directory in found if self._files.exists(directory))
 
     def _contents(self) -> Mapping[str, bytes | None]:
-        """Return the content of the certificate file and of the key file, by their paths."""
+        """Return the contents of the source's certificate file and key file, by path.
+
+        A missing file has the content None.
+        """
         paths = dict.fromkeys(filter(None, (self._source.path, self._source.key)))
         return {path: self._files.read(path, follow_any_link=False) for path in paths}
 

@@ -230,7 +230,10 @@ def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials
 
 
 def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
-    """Return, for each user, the subject of the embedded certificate or the path of the certificate file."""
+    """Return, for each user, the subject of the certificate.
+
+    Without a readable certificate, return the path of the certificate file, or None if the user has no such file.
+    """
 
     def subject(user: User) -> bytes | str | None:
         document = credentials.documents.get((user.name, "certificate"))

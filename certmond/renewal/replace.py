@@ -42,7 +42,10 @@ class Renewal:
     now: datetime
 
     def changes(self, view: View) -> list[Change]:
-        """Return the changes to the files, the key first. Raises WriteError if another process changed the files."""
+        """Return the changes to the files, with the change of the key first.
+
+        Raises WriteError if another process has changed the files since the plan.
+        """
         spec, path = self.step.status.seen.spec, self.step.path
         if why := stale_reason(self.step, view):
             raise WriteError(why)
@@ -65,7 +68,7 @@ class Renewal:
     def _repaired(self, spec: CertificateSpec, view: View) -> list[Change]:
         """Return the changes that replace damaged files.
 
-        Keep only a valid chain and the other users of a kubeconfig.
+        From the present files, keep only a valid chain, and the other entries of a kubeconfig.
         """
         path, key_path = self.step.path, self.step.status.seen.key_path
         present = view.read(path, follow_any_link=False) or b"" if self.step.old else b""

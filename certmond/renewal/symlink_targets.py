@@ -27,9 +27,9 @@ class SymlinkTargets:
         self._specs, self._files = [spec for spec in specs if not spec.is_glob], files
 
     def objection(self, paths: Iterable[str], spec: CertificateSpec | None) -> str | None:
-        """Return why certmond must not write to one of the `paths` of the entry `spec`, and the remedy, if any.
+        """Return why certmond must not write to one of the `paths` of the entry `spec`, and the remedy.
 
-        Raises WriteError if a file is unreadable.
+        Return None if certmond may write to all `paths`. Raises WriteError if a file is unreadable.
         """
         for path in paths:
             real = self._files.leads_to(path)

@@ -191,8 +191,9 @@ class _Names:
 
 
 def _draft(place: Place, content: bytes | None) -> None:
-    """Write the content to a draft with mode 0600, and check the written content. If `content` is None, remove the
-    draft.
+    """Write the content to a draft with mode 0600. If `content` is None, remove the draft.
+
+    Raises OSError if the draft does not contain the written bytes.
     """
     remove(place)
     if content is None:
@@ -209,7 +210,10 @@ def _sync_after(directory: int, act: Callable[[], None]) -> None:
 
 
 def _contents(directory: int, part: Part, where: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the kind and content of each file of a staged CA."""
+    """Yield the kind and content of each file of a staged CA.
+
+    If only drafts exist, yield the kind of the certificate file with the content None.
+    """
     all_of_it = [_Names(directory, part, kind) for kind in (_CERTIFICATE, _KEY, _FAMILY)]
     present = [names for names in all_of_it if names.place.status() is not None]
     for names in present:

@@ -42,7 +42,7 @@ def ground_of(family: str, inventory: Inventory, components: Components, files: 
 
 
 def own_files(path: str) -> tuple[str, str]:
-    """Return the certificate path and the key path of a separate signer."""
+    """Return the certificate path and the key path of a separate signer in the directory of `path`."""
     directory = posixpath.dirname(path)
     return posixpath.join(directory, _OWN[0]), posixpath.join(directory, _OWN[1])
 

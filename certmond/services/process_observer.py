@@ -30,7 +30,7 @@ _NO_THREAD = "cannot start a thread; raise TasksMax= of the unit, or end other p
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Subjects of an observation: units and Pods by the name of their service, endpoints, and health addresses."""
+    """Subjects of an observation: endpoints, health addresses, and the units and Pods by the name of their service."""
 
     units: Mapping[str, str] = field(default_factory=dict)
     pods: Mapping[str, Pod] = field(default_factory=dict)

@@ -82,13 +82,13 @@ class SurroundingsObserver:
 
     @property
     def sees_other_processes(self) -> bool:
-        """Return whether, in the latest observation, a service has a process other than the one that `around` used."""
+        """Whether the processes of the services have changed since the observation that `around` used."""
         seen, known = self._observer.seen, self._live
         return seen is not None and seen is not known and _instances(seen) != _instances(known)
 
     @property
     def has_news(self) -> bool:
-        """Return whether a file or a subject of the observation has changed since the latest request."""
+        """Whether a file or a subject of the observation has changed since the latest request."""
         return self._visible and (self._question, self._contents) != self._requested
 
     def ask(self) -> None:

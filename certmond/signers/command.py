@@ -139,9 +139,10 @@ def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
 
 
 def _as_pem(output: bytes) -> bytes:
-    """Return JSON (certmonger, src/submit-e.c: `certificate`, `chain`) or PKCS#7 as PEM certificates.
+    """Return the certificates of a JSON document or of PKCS#7 as PEM.
 
-    Return b"" for malformed JSON or PKCS#7, and any other output unchanged.
+    The keys of the JSON document are `certificate` and `chain` (certmonger, src/submit-e.c). Return b"" for malformed
+    JSON or PKCS#7, and any other output unchanged.
     """
     try:
         if output.lstrip().startswith(b"{"):

@@ -37,11 +37,11 @@ class Request:
 
     @property
     def template(self) -> Template:
-        """Return the granted content of the certificate."""
+        """The granted content of the certificate."""
         return self.grant.template
 
     def requests_the_same(self, csr: bytes) -> bool:
-        """Return whether an earlier request, as PEM, requests the same content, perhaps with another key.
+        """Return whether the earlier request `csr` (PEM) requests the same content. The keys can differ.
 
         Raises MalformedError if `csr` is not a request.
         """
@@ -71,7 +71,7 @@ class Issued:
 
 
 class Signer(Protocol):
-    """A signer. The caller verifies each response, because certmond does not trust a signer."""
+    """Interface of a signer. The caller verifies each response, because certmond does not trust a signer."""
 
     def sign(self, request: Request) -> Issued:
         """Return the certificate.

@@ -92,10 +92,11 @@ class Archive:
         self._keep = max(keep, 1)
 
     def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Store `files` (path of the node -> real file) as a new generation, and return the generation.
+        """Store `files` as a new generation, and return the generation.
 
-        If the files equal the newest generation, return that generation, so that a repeated replacement removes no
-        older generation. Raises WriteError if a file is unreadable, or if the write fails.
+        `files` maps paths of the node to real files. If the files equal the newest generation, return that generation,
+        so that a repeated replacement removes no older generation. Raises WriteError if a file is unreadable, or if the
+        write fails.
         """
         home = self._home(name)
         with blaming(str(home)):

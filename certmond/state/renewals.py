@@ -77,9 +77,10 @@ class _Line(BaseModel):
 
 
 class Ledger:
-    """The attempts, by name and path of the certificate. `exists` returns whether a file exists at a path.
+    """Record of the renewal attempts, by the name and the path of the certificate.
 
-    The caller of a method that writes must hold the lock of all writers.
+    `exists` returns whether a file exists at a path. The caller of a method that writes must hold the lock of all
+    writers.
     """
 
     def __init__(self, state_dir: Path, exists: Callable[[str], bool] = lambda _: True) -> None:

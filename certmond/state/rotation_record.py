@@ -107,7 +107,10 @@ class RotationRecord:
         self._memory.write(_entry(rotation))
 
     def close(self, rotation: Rotation) -> None:
-        """Close the rotation: rename its record to last.json. Raises WriteError if a write fails."""
+        """Close the rotation: store its ID as closed, and rename its record to last.json.
+
+        Raises WriteError if a write fails.
+        """
         self.save(rotation)
         ids = dict.fromkeys((*(self._closed.read() or ()), forth(rotation.id), rotation.id))
         self._closed.write(tuple(ids)[-_MAX_CLOSED:])
@@ -130,7 +133,10 @@ class RotationRecord:
         return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
 
     def interims(self) -> dict[str, Rotation]:
-        """Return the interim trust of this node (docs/rotation.md) as rotations, by the name of the entry."""
+        """Return the interim trust of this node (docs/rotation.md) as rotations, by the name of the CA entry.
+
+        Omit invalid rotations.
+        """
         found = {family: _rotation(entry) for family, entry in (self._interims.read() or {}).items()}
         return {family: each for family, each in found.items() if not flaw(each)}
 

@@ -45,7 +45,7 @@ _POLL = 0.05  # seconds between two attempts to lock
 
 
 class Transactions:
-    """Transactions below `root`. Only one process at a time can write."""
+    """Transactions that replace files below `root`. Only one process at a time can write."""
 
     def __init__(self, root: str, state_dir: Path) -> None:
         self._root = root

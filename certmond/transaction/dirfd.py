@@ -199,7 +199,11 @@ class Directories:
                 os.fsync(descriptor)
 
     def _link(self, directory: str, name: str, follow_any_link: bool) -> str | None:
-        """Return the target of a symlink, or None for another file."""
+        """Return the target of a symlink, or None if there is no symlink with this name.
+
+        Without `follow_any_link`, raises OSError if the symlink belongs neither to root nor to the user of this
+        process.
+        """
         try:
             # One descriptor for owner and target: the symlink cannot change between the two reads.
             within = self._walk(directory, _PASSING)
@@ -250,7 +254,7 @@ def digest(content: bytes) -> str:
 
 
 def link_fingerprint(target: str) -> str:
-    """Return the result of `Place.fingerprint` for a symlink, which differs from every SHA-256."""
+    """Return the result of `Place.fingerprint` for a symlink to `target`. This result is never a SHA-256."""
     return f"-> {target}"
 
 

@@ -94,7 +94,7 @@ class Records:
         return decided
 
     def revoke(self, record: Record) -> Record:
-        """Revoke the decision, so that recovery reverts the transaction."""
+        """Revoke the decision, so that recovery reverts the transaction. Return the record without the decision."""
         undecided = replace(record, state=State.INTENT)
         with suppress(FileNotFoundError):
             self._rename(_name(replace(record, state=State.COMMIT)), _name(undecided))

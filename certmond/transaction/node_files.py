@@ -22,7 +22,7 @@ class NodeFiles:
         return exposed(self._root, paths, owner)
 
     def other_writer(self, path: str, owner: str | None) -> str:
-        """Return a phrase about a user who can change or replace a file, or "".
+        """Return a phrase about a user who can change or replace the file, or "" if no such user exists.
 
         Ignore the trusted users: root, the user of certmond, and `owner`.
         """

@@ -39,7 +39,7 @@ class Holder:
 
     @property
     def shows(self) -> str:
-        """Return the command that shows the activity of the process."""
+        """Command that shows the activity of the process."""
         return f"ps -fp {self.pid}" if self.pid and not self.runtime_dir else "certmond status"
 
 
@@ -52,7 +52,7 @@ class NodeLock:
 
     @property
     def is_acquired(self) -> bool:
-        """Return whether this process holds the lock."""
+        """Whether this process holds the lock."""
         return self._descriptor is not None
 
     def take(self, runtime_dir: Path | None = None) -> bool:

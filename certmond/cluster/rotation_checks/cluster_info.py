@@ -37,10 +37,11 @@ def cluster_info(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> CheckResult:
-    """Check that, of the old and new CAs `family_cas`, the kubeconfig contains exactly the CAs `wanted`.
+    """Check the CAs of the family in the kubeconfig of the ConfigMap cluster-info.
 
-    With `update`, replace an outdated bundle with `wanted`, followed by the CAs that are not in `family_cas`. If the
-    ConfigMap does not exist, the check succeeds.
+    `family_cas` are the old and new CAs. Of these CAs, the kubeconfig must contain exactly the CAs in `wanted`. With
+    `update`, replace an outdated bundle with `wanted`, followed by the other CAs of the bundle that are not in
+    `family_cas`. If the ConfigMap does not exist, the check succeeds.
     """
     trust = tuple(wanted)
     # A CA certificate with the same key as one of these CAs counts as this CA.

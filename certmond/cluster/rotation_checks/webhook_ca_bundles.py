@@ -77,11 +77,11 @@ def ca_bundles(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> CheckResult:
-    """Check each bundle that contains one of the old and new CAs `family_cas`: of these CAs, exactly `wanted` must be
-    in the bundle.
+    """Check the CAs of the family in each CA bundle.
 
-    The bundle of an annotated object must contain only `wanted`. With `update`, replace the outdated bundles of
-    annotated objects with `wanted`.
+    `family_cas` are the old and new CAs. If a bundle contains at least one of these CAs, it must contain all CAs in
+    `wanted`, and no other CA of the family. The bundle of an annotated object must contain exactly `wanted`. With
+    `update`, replace the outdated bundles of annotated objects with `wanted`.
     """
     trust = tuple(wanted)
     # A CA certificate with the same key as one of these CAs counts as this CA.

@@ -139,5 +139,5 @@ def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 def _time(instant: datetime | None) -> str | None:
-    """Return the UTC time `instant` in the format of RFC 3339, or None."""
+    """Return the UTC time `instant` in the format of RFC 3339, or None if `instant` is None."""
     return instant.isoformat().replace("+00:00", "Z") if instant else None

@@ -34,7 +34,7 @@ _NOT_TLS = b"this port requires HTTPS, and received plain HTTP\n"
 
 
 class Policy:
-    """The rules of a web configuration, with the certificates and users that it names.
+    """The rules of a web configuration, with the certificates and users that the configuration names.
 
     The constructor raises ConfigError if OpenSSL cannot use a certificate, a key or a setting.
     """

@@ -63,7 +63,7 @@ def _client_auth(value: Any) -> Any:
 
 
 def _span(value: Any) -> Any:
-    """Return the seconds of a duration in the format of Go, such as 1m30s. Raises ValueError for another format."""
+    """Return the seconds of a duration in the format of Go, such as 1m30s. Raises ValueError for any other value."""
     if isinstance(value, str) and _SPAN.fullmatch(value):
         return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([a-zµ]+)", value))
     raise ValueError("must be a duration such as 500ms or 1m30s; 0 sets no limit")
@@ -109,7 +109,7 @@ class TlsServerConfig(_Model):
 
     @property
     def files(self) -> dict[str, str]:
-        """Return the path of each configured file, by the key of the file, such as `cert_file`."""
+        """The path of each configured file, by its key in the configuration, such as `cert_file`."""
         paths = {key: getattr(self, key) for key in ("cert_file", "key_file", "client_ca_file")}
         return {key: path for key, path in paths.items() if path}
 

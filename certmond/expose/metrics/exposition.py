@@ -32,7 +32,7 @@ class Family:
 
     @property
     def head(self) -> str:
-        """Return the lines HELP and TYPE, which precede the series of the gauge."""
+        """The lines HELP and TYPE, which precede the series of the gauge."""
         return f"# HELP {self.name} {self.meaning}\n# TYPE {self.name} gauge\n"
 
 

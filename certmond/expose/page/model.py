@@ -96,7 +96,7 @@ class Digest:
 
     @property
     def worst(self) -> str | None:
-        """Return the highest severity of all findings, or None if there is no finding."""
+        """The highest severity of all findings, or None if there is no finding."""
         return next((rank for rank in RANKS if self.severities[rank]), None)
 
     def shows(self, entry: Entry) -> bool:

@@ -105,7 +105,10 @@ def _unit(proc: str, pid: str) -> str:
 
 
 def _root(proc: str, pid: str) -> tuple[str, str] | None:
-    """Return the device of the root directory of a process, and its path on this device, or None if unknown."""
+    """Return the device of the root directory of a process, and its path on this device.
+
+    Return None if the root directory is unknown.
+    """
     roots = [(mount.device, mount.root) for mount in parse_mounts(_read(proc, pid, "mountinfo")) if mount.point == "/"]
     return roots[-1] if roots else None
 

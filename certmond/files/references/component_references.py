@@ -153,7 +153,7 @@ class ComponentReferences:
                 yield found if found.obstacle else replace(found, obstacle=self._unknown_content(found))
 
     def _unknown_content(self, found: Reference) -> str:
-        """Return why certmond cannot watch the file of an unknown flag, or "" if certmond can."""
+        """Return why certmond cannot watch the file of an unknown flag, or "" if certmond can watch it."""
         entry = self._reader.entry(found.path)
         if entry.fault:
             return entry.fault.detail

@@ -95,7 +95,7 @@ class KubeletConfiguration:
         return entry.fault.detail if entry.fault and not (optional and entry.missing) else ""
 
     def serving(self) -> KubeletServing | None:
-        """Return the file that the kubelet serves, or None if there is no readable configuration file."""
+        """Return the file of the certificate that the kubelet serves, or None without a readable configuration file."""
         merged = self.manifest()
         if merged is None or not merged.fields:
             return None
@@ -122,9 +122,10 @@ class KubeletConfiguration:
                 yield path, Container("kubelet", own, {})
 
     def manifest_directory(self) -> str:
-        """Return the directory or the single file of the static Pods, or "" if the configuration names none.
+        """Return the directory or the single file of the static Pods, or "" if the kubelet is configured with neither.
 
-        A relative path starts at the directory of the configuration file (configfiles.go, resolveRelativePaths).
+        A relative path in the configuration file starts at the directory of this file (configfiles.go,
+        resolveRelativePaths).
         """
         merged, flags = self.manifest(), self.flags()
         field = as_text(merged.fields.get("staticPodPath")) if merged else ""
@@ -174,7 +175,10 @@ def _absolute(path: str) -> str:
 
 
 def _patched(target: Any, patch: Any, depth: int = 0) -> Any:
-    """Return a JSON document after a merge patch (RFC 7396)."""
+    """Return the JSON document `target` after the merge patch `patch` (RFC 7396).
+
+    At more than _MAX_DEPTH levels, the patch replaces the value.
+    """
     if not isinstance(patch, Mapping) or depth > _MAX_DEPTH:
         return patch
     result = dict(target) if isinstance(target, Mapping) else {}

@@ -95,7 +95,10 @@ class UnitFiles:
         return self._faults
 
     def unit(self, name: str) -> Unit:
-        """Return a unit, enabled or not, with the reason not to trust the command line of its process."""
+        """Return the unit `name`, whether it is enabled or not.
+
+        The result contains the reason why certmond does not trust the command line of the unit's process, or "".
+        """
         paths = [*self._paths(name)]
         found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
         environments = [with_specifiers(word.text, name).removeprefix("-") for word in found.get("EnvironmentFile", ())]

@@ -275,8 +275,8 @@ class ClusterSpec(Model):
     batch: Batch = Field(
         default="10%",
         description="in a rotation of the Root CA, the number of workers that change their files and restart their "
-        "kubelets at the same time: a number, or a percentage of all workers. The first batch is one worker. The next "
-        "batch begins after all workers of the previous batches have reported the phase. "
+        "kubelets at the same time. The value is a number, or a percentage of all workers. The first batch is one "
+        "worker. The next batch begins after all workers of the previous batches have reported the phase. "
         "`spread` does not apply to these restarts.",
     )
     workloads: Literal["wait", "restart", "ignore"] = Field(

@@ -57,7 +57,10 @@ class Key(Protocol):
 
 
 class Curve(NamedTuple):
-    """A curve y² = x³ - 3x + b over the numbers below p, with points of the order n (FIPS 186-4, D.1.2)."""
+    """An elliptic curve y² = x³ - 3x + b over the prime field of order p, with a base point of order n.
+
+    See FIPS 186-4, D.1.2.
+    """
 
     name: str
     p: int
@@ -66,7 +69,7 @@ class Curve(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of octets of one coordinate."""
+        """Number of octets of one coordinate."""
         return (self.p.bit_length() + 7) // 8
 
     def has(self, point: bytes) -> bool:
