@@ -205,7 +205,10 @@ class ClusterLease:
         return f"{self._identity}: {reason[:_MAX_REASON]}" if reason else ""
 
     def _marked(self, found: Record | None) -> str | None:
-        """Return why another node that has marked the Lease stops this node, or None."""
+        """Return why this node must wait for another node that has marked the Lease.
+
+        Return None if no other node has marked the Lease.
+        """
         node, _, reason = found.mark.partition(": ") if found else ("", "", "")
         if not node or node == self._identity:
             return None

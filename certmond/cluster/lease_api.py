@@ -86,7 +86,7 @@ def _marked(metadata: ObjectMeta, mark: str) -> ObjectMeta:
 
 
 def _micro(time: datetime | None) -> Any:
-    """Return the time as a MicroTime.
+    """Return the time as a MicroTime, or None if `time` is None.
 
     The API server requires six decimal places, which lightkube omits for a whole second.
     """

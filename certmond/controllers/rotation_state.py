@@ -281,7 +281,8 @@ class RotationState:
     def missing_steps(self, assessment: Assessment) -> MissingSteps:
         """Return the steps that this node must execute in the present phase.
 
-        If no rotation is in progress, return the steps of interim trust.
+        If no rotation is in progress, return the steps of interim trust. Return no steps if this node must not act in
+        the phase.
         """
         if self.rotation is None:
             return MissingSteps(self.interim_trust.steps)

@@ -25,7 +25,10 @@ _DATA = ("/var/", "/etc/", "/run/")
 
 
 class _Starter(NamedTuple):
-    """A program that starts another one, with the options that have a value, and the number of operands before it."""
+    """A program that starts another program.
+
+    `short` and `long` are the options that have a value. `operands` is the number of operands before the other program.
+    """
 
     short: str = ""
     long: tuple[str, ...] = ()
@@ -98,7 +101,7 @@ def _name(words: Sequence[str]) -> str:
 
 
 def _started(name: str, words: Sequence[str]) -> Sequence[str]:
-    """Return the command line that one of the _PREFIXES starts."""
+    """Return the command line that the program `name`, one of the _PREFIXES, starts."""
     found = _options(words[1:], _PREFIXES[name])
     if name != _ENV:
         return found.rest[_PREFIXES[name].operands :]
@@ -146,7 +149,10 @@ def _precedes_program(word: str) -> bool:
 
 
 def _script(words: Sequence[str]) -> Sequence[str] | None:
-    """Return the words of the script of `sh -c`, with the arguments in the place of "$@". Return None without -c."""
+    """Return the words of the script of `sh -c`, with the arguments in the place of "$@".
+
+    Return None if the command line contains no -c.
+    """
     found = _options(words[1:], _SHELL)
     if "c" not in found.names or not found.rest:
         return None

@@ -71,8 +71,9 @@ class ProvenanceLookup:
     ) -> dict[Identity, Provenance]:
         """Return the evidence for each certificate that is due at `now` (aware, UTC).
 
-        `family` adds the certificates of this CA, and `everything` adds all certificates that certmond renews. With
-        `within`, stop after this number of seconds.
+        `family` adds the certificates of this CA, and `everything` adds all certificates that certmond renews. Omit
+        certificates whose signer needs a CA key that is not on this node. With `within`, stop after this number of
+        seconds.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
         due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()

@@ -147,7 +147,10 @@ def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
 def _end(
     descriptor: int, name: str, grace: float, alive: Callable[[], None], draining: Draining | None
 ) -> str:  # fmt: skip
-    """End the process with SIGTERM, then with SIGKILL. Return a sentence about the result."""
+    """End the process with SIGTERM, then with SIGKILL. Return a sentence about the result.
+
+    Raises RestartError if certmond has no permission to send a signal, or if the process does not end.
+    """
     for sent, seconds, until in ((signal.SIGTERM, grace, draining), (signal.SIGKILL, _AFTER_KILL, None)):
         try:
             signal.pidfd_send_signal(descriptor, sent)

@@ -192,9 +192,10 @@ def _command(process: int) -> tuple[str, ...]:
 
 
 def _prepare(connection: Bus, unit: str, before: _Properties, *, reload: bool, revive: bool) -> None:
-    """Keep the unit loaded during the restart, and reset the start limit of the unit.
+    """Keep the unit loaded during the restart.
 
-    Ignore errors, because these calls are optional.
+    Before the restart of a running unit, and with `revive`, also reset the start limit of the unit. Ignore errors,
+    because these calls are optional.
     """
     with suppress(DBusErrorResponse):
         # This reference prevents systemd from unloading the stopped unit, so the unit keeps its InvocationID.

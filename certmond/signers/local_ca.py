@@ -153,7 +153,7 @@ def _credential(name: str) -> bytes:
 
 
 def _refusal(ca: Certificate, now: datetime) -> str | None:
-    """Return why this certificate may not sign now, or None (RFC 5280, 4.2.1.3, 4.2.1.9 and 6.1.4)."""
+    """Return why this CA may not sign now, or None if the CA may sign (RFC 5280, 4.2.1.3, 4.2.1.9 and 6.1.4)."""
     if ca.refused:
         return f"({ca.subject}) is not usable: {ca.refused}; replace that CA"
     if not ca.is_ca:

@@ -88,7 +88,7 @@ class Records:
         self._rename(draft, _name(record))
 
     def decide(self, record: Record) -> Record:
-        """Decide the transaction, so that recovery completes the transaction."""
+        """Decide the transaction, so that recovery completes the transaction. Return the decided record."""
         decided = replace(record, state=State.COMMIT)
         self._rename(_name(record), _name(decided))
         return decided

@@ -106,7 +106,7 @@ class Renderer:
         self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
 
     def write_status(self, path: Path, assessment: Assessment, mode: str, following: NextEvent | None) -> None:
-        """Write the status document to the file `path`. Raises RuntimeDirError if the file cannot be written."""
+        """Write the status document to the file `path`. Raises RuntimeDirError if certmond cannot write the file."""
         head = json.dumps(header(assessment, mode, following))[:-1]
         anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
         loose = json.dumps(
@@ -204,7 +204,7 @@ def _gravest(status: CertificateStatus) -> Finding:
 
 
 def write(directory: Path, name: str, text: str) -> None:
-    """Replace the file `name` in the runtime directory. Raises RuntimeDirError if the file cannot be written."""
+    """Replace the file `name` in the runtime directory. Raises RuntimeDirError if certmond cannot write the file."""
     with replacing(directory / name) as descriptor, open(descriptor, "wb", closefd=False) as file:
         file.write(encoded(text))
 
@@ -217,7 +217,7 @@ def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool
 def read_status(directory: Path) -> dict[str, Any]:
     """Return the last status document of the daemon.
 
-    Raises RuntimeDirError if the document cannot be read or has a different schema.
+    Raises RuntimeDirError if certmond cannot read the document, or if the document has a different schema.
     """
     path = directory / STATUS
     try:

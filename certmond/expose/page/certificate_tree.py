@@ -128,7 +128,7 @@ def _served(at: dict[str, Any], own: str) -> str:
 
 
 def services(digest: Digest) -> str:
-    """Return the section of the page about services: the state of each service, and the certificates that it uses."""
+    """Return the section of the page about services: the state of each service, and the certificates of the service."""
     if not digest.services:
         return section("services", "Services", '<p class="empty">No service uses a certificate.</p>')
     lines = ("".join(_service(each)) for each in digest.services.values())

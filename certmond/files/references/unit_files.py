@@ -144,7 +144,7 @@ class UnitFiles:
                 yield path, entry.fault.detail
 
     def _enabled(self) -> list[str]:
-        """Return the sorted names of the enabled services."""
+        """Return the names of the enabled services, sorted. Omit names after the first _MAX_FILES."""
         return sorted(
             {
                 name
