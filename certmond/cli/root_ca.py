@@ -192,7 +192,7 @@ def require_certificate(family: str, what: str, remedy: str) -> None:
 
 
 def read_ca_files(certificate: Path, key: Path | None) -> CAFiles:
-    """Return the CA in the given files. Raises CertmondError if a file is unreadable."""
+    """Return the CA in the files `certificate` and `key`. Raises CertmondError if a file is unreadable."""
     from certmond.renewal.bootstrap_ca import read_ca_files
 
     return readable(read_ca_files(str(certificate), str(key) if key else None))

@@ -70,7 +70,8 @@ class RestartObservation:
     ) -> HealthObservation:
         """Return the state of a restarted service as input of the state machine.
 
-        `node_problem` is called for a renewal that is otherwise proven, because it calls the Kubernetes API.
+        `node_problem` calls the Kubernetes API. Therefore, this method calls `node_problem` only for a renewal whose
+        other evidence is complete.
         """
         addresses = self.around.survey.health.get(service.name, ())
         unhealthy = {

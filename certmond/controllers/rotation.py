@@ -199,7 +199,8 @@ class RotationController:
     def change(self, rotation: Rotation) -> None:
         """Record and publish a decision about the rotation in progress, such as an abort.
 
-        Raises RotationError if another process has changed the record.
+        Raises RotationError if another process has changed the record. Also raises BusyError, WriteError, and the
+        exceptions of a failed publication.
         """
         with self._executor.writing(5):
             if self._record.load() not in {self._state.own, self._state.rotation}:

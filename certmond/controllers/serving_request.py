@@ -46,7 +46,10 @@ class ServingRequestCheck:
         """Time at which the next pass can report another state, or None if no read is necessary."""
 
     def ask(self, assessment: Assessment) -> None:
-        """Read the requests if the serving certificate is missing and a read is due. Never raises CertmondError."""
+        """Read the requests of the kubelet if the serving certificate is missing and a read is due.
+
+        Never raises CertmondError.
+        """
         if self._access is None or not any(status.seen.requested for status in assessment.statuses):
             self.state, self.until, self._next_read = None, None, 0.0
             return

@@ -13,7 +13,7 @@ from certmond.state.rotation_record import record_path
 
 
 def records_of(state_dir: Path) -> dict[str, frozenset[str] | None]:
-    """Return the names of the files to watch, by directory, in the form of `Watcher.set_interest`."""
+    """Return the names of the record files to watch, by directory, in the form of `Watcher.set_interest`."""
     real, record = os.path.realpath(state_dir), record_path(state_dir)
     directory = record.parent.name
     return {real: frozenset({NAME, directory}), f"{real}/{directory}": frozenset({record.name})}

@@ -12,7 +12,7 @@ _MOST = 500  # characters of a status: `systemctl status` shows one line, and me
 
 
 class Notifier:
-    """Sender of notifications to systemd. Sends no notification if systemd did not start this process."""
+    """Sender of notifications to systemd. If systemd did not start this process, the sender does nothing."""
 
     def __init__(self) -> None:
         self._wanted = "NOTIFY_SOCKET" in os.environ

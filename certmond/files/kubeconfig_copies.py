@@ -1,4 +1,4 @@
-"""Observation of the copies of kubeconfigs that are out of date or that certmond cannot read.
+"""Observation of those copies of kubeconfigs that are out of date or unreadable.
 
 This module chooses the kubeconfig of the catalogue with which certmond compares a file. There is no observation for a
 current copy, or for a kubeconfig of another cluster or user.

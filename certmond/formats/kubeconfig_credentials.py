@@ -109,7 +109,7 @@ def broken_cluster(credentials: Credentials) -> str:
 
 
 def _current_clusters(config: Kubeconfig) -> list[Cluster]:
-    """Return the cluster of the current context. If this context names no cluster, return all clusters."""
+    """Return the cluster of the current context. If no current context names a cluster, return all clusters."""
     return [each for each in config.clusters if config.current_cluster in {None, each.name}]
 
 

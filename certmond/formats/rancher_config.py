@@ -76,9 +76,9 @@ def component_flag(argument: str) -> tuple[str, str]:
 
 
 def flag_variables(program: str, names: Iterable[str]) -> dict[str, str]:
-    """Return the environment variable for each flag of a program that also reads flags from the environment.
+    """Return the environment variable of each flag, or {} if `program` reads no flags from the environment.
 
-    For k3s and RKE2, omit variables that name no file, such as K3S_TOKEN.
+    `names` are the names of the variables. For k3s and RKE2, omit variables that name no file, such as K3S_TOKEN.
     """
     if program not in {ETCD, K3S, RKE2}:
         return {}

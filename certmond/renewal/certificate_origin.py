@@ -201,7 +201,10 @@ class ProvenanceLookup:
         return isinstance(pair, KeyPair) and pair.leaf == seen.certificates[0]
 
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
-        """Return the old CAs of an entry, from the record of rotations, the archive or root-owned kubeconfigs."""
+        """Return the old CAs of an entry, from the record of rotations and the archive.
+
+        If the record contains no CA of the entry, also return the CAs in kubeconfigs that belong to root.
+        """
         accepted = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
         archived = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
         embedded = self._embedded(name, inventory) if inventory and not accepted else ()

@@ -53,7 +53,7 @@ class SigningPermissions:
         return basis(old, seen.certificates[1:], status.issuers, provenance)
 
     def check_authorities(self, step: Issue) -> None:
-        """Raise WriteError if a CA of the certificate has changed on the node."""
+        """Raise WriteError if a CA of the certificate has changed on the node since the plan."""
         named = [name for name in step.status.seen.spec.ca if name != SELF]
         if not self._authorities.keys() >= set(named):
             return

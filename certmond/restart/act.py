@@ -1,4 +1,4 @@
-"""Restart of a systemd unit, or of the container of a static Pod, or by a command.
+"""Restart of a service: a systemd unit, the container of a static Pod, or a service with a restart command.
 
 This module never edits a manifest, and never signals a process by name.
 """

@@ -227,7 +227,10 @@ class Archive:
 
 
 def _current_file(path: str, real: Path) -> ArchivedFile:
-    """Return the present content and metadata of a file. Raises WriteError if certmond cannot read the file."""
+    """Return the present content and metadata of a file.
+
+    Raises WriteError if certmond cannot read the file, or if it is not a regular file.
+    """
     try:
         with open(open_without_symlinks(str(real), _SOURCE), "rb") as file:
             status, content = os.fstat(file.fileno()), content_of(file)

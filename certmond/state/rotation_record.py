@@ -141,7 +141,10 @@ class RotationRecord:
         return {family: each for family, each in found.items() if not flaw(each)}
 
     def note_interims(self, interims: Mapping[str, Rotation]) -> None:
-        """Store the interim trust of this node. Raises WriteError if the write fails."""
+        """Store the interim trust of this node, or remove the record if `interims` is empty.
+
+        Raises WriteError if the write fails.
+        """
         if interims:
             self._interims.write({family: _entry(each) for family, each in interims.items()})
             return

@@ -152,7 +152,8 @@ def _no_password() -> str:
 def _memory(pem: bytes) -> Iterator[str]:
     """Yield the path of a file in anonymous memory that contains the bytes `pem`.
 
-    OpenSSL accepts only paths, and the private key must not be written to a file on disk.
+    OpenSSL accepts only paths, and the private key must not be written to a file on disk. Raises ValueError if `pem` is
+    larger than 1 MiB.
     """
     if len(pem) > MAX_BYTES:
         raise ValueError("larger than 1 MiB")

@@ -1,4 +1,4 @@
-"""Sections of the HTML page on certificates and on services."""
+"""Two sections of the HTML page: the certificates, and the services."""
 
 from __future__ import annotations
 

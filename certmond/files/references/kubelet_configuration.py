@@ -1,6 +1,6 @@
 """The kubelet's flags and configuration on this node, with drop-ins.
 
-This module merges drop-ins like the kubelet (cmd/kubelet/app/server.go, mergeKubeletConfigurations).
+This module merges drop-ins as the kubelet does (cmd/kubelet/app/server.go, mergeKubeletConfigurations).
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class KubeletConfiguration:
         self._merged: Manifest | None = None
 
     def flags(self) -> dict[str, tuple[str, str]]:
-        """Return (value, file) of each flag, from the enabled unit, or else from the environment files of kubeadm."""
+        """Return the value and the file of each flag.
+
+        The flags are from the enabled unit. Without such a unit, the flags are from the environment files of kubeadm.
+        """
         found = dict[str, tuple[str, str]]()
         if unit := self._unit():
             files = {flag: place.file for flag, place in unit.places.items()}

@@ -103,7 +103,7 @@ class ReferenceObserver:
                 yield each
 
     def _partners(self, each: Reference) -> tuple[str, frozenset[Certificate]]:
-        """Return the key file of a reference, or "" if the reference has no key, and the certificates in its CA file."""
+        """Return the key file of a reference, or "" without a key, and the certificates in the CA file of the reference."""
         trust = self._reader.document(each.trust, None).certificates if each.trust else ()
         return self._file(each.key or ""), frozenset(trust)
 
