@@ -97,7 +97,7 @@ class LostError(CertmondError):
 
 
 class OvertakenError(CertmondError):
-    """Error after another writer has changed the record of the cluster first. certmond wrote nothing.
+    """Error because another writer has already changed the record of the cluster. certmond wrote nothing.
 
     The caller must read the record again, and discard decisions that depend on the older record.
     """

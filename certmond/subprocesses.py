@@ -147,7 +147,10 @@ class _Ear:
         os.close(self._end)
 
     def listen(self, seconds: float) -> bool:
-        """Read until the child ends, but at most for `seconds`. Return whether the child has ended."""
+        """Read until the child ends, but at most for `seconds`. Return whether the child has ended.
+
+        Raises RefusedError if the child writes more than MAX_OUTPUT bytes.
+        """
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             ready = [key for key, _ in self._selector.select(min(left, _TURN))]

@@ -129,8 +129,8 @@ class ClusterLease:
         """Take or renew the lock. Return None, or the reason for which this node does not hold the lock.
 
         With `renews`, this node also marks the Lease until `give_back` removes the mark, and waits while another node
-        has marked the Lease. Raises UnreachableError or RefusedError. After an error, a holder keeps the lock for the
-        rest of its duration.
+        has marked the Lease. Raises UnreachableError or RefusedError if a request fails. After an error, a holder keeps
+        the lock for the rest of its duration.
         """
         return self._run(partial(self._take, renews=renews))
 
@@ -158,7 +158,10 @@ class ClusterLease:
             self._run(partial(self._keep, self._written_record))
 
     def node_problem(self) -> str | None:
-        """Return why the Node of this node is not ready, or None. Raises UnreachableError or RefusedError."""
+        """Return why the Node of this node is not ready, or None if the Node is ready.
+
+        Raises UnreachableError or RefusedError if the request fails.
+        """
         from certmond.cluster.nodes import readiness_problem  # noqa: PLC0415 - needs the extra
 
         return readiness_problem(self._access, self._identity)

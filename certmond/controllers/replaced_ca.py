@@ -81,7 +81,7 @@ class CAChanges:
     def findings_beside(
         self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings about changed trust anchors, except the trust anchor in `rotation`, by name of the entry.
+        """Return the findings about changed trust anchors other than that of `rotation`, by the name of the entry.
 
         certmond acts on these changes after the end of `rotation`.
         """

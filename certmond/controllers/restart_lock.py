@@ -46,7 +46,8 @@ class RestartLock(Protocol):
     def give_back(self, mark: str | None = None) -> None:
         """Release the lock. Never raises an error.
 
-        `mark` is the reason for which the restart is not proven, "" to remove the mark, or None to leave it.
+        `mark` is the reason why the restart is not proven to be successful. "" removes the mark of this node, and None
+        leaves the mark unchanged.
         """
         ...
 

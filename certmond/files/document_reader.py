@@ -80,7 +80,7 @@ class DocumentReader:
         return entry
 
     def changeable(self, path: str, group: int | None = None) -> str:
-        """Return the reason not to follow a file that other users can change, or "".
+        """Return the reason not to follow a file that other users can change, or "" if certmond can follow the file.
 
         The members of `group` are permitted to change the file.
         """

@@ -140,7 +140,7 @@ class KubeconfigObserver:
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
         """Yield an observation for each CA certificate of a kubeconfig, because these certificates also expire.
 
-        If `spec` has an `embedded_ca`, skip the CA of the current cluster.
+        If `spec` has an `embedded_ca`, skip the current cluster, and each cluster with the same CA certificates.
         """
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=_of_operator(spec, path) | update)

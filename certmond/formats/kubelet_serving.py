@@ -1,4 +1,4 @@
-"""The file with the certificate that the kubelet serves, from its configuration and flags.
+"""The file with the certificate that the kubelet serves, from the kubelet's configuration and flags.
 
 Source: kubernetes/kubernetes v1.36, cmd/kubelet/app/server.go (InitializeTLS) and pkg/kubelet/kubelet.go.
 """

@@ -91,7 +91,7 @@ class Container:
         return None if host is None else host + path[len(inside) :]
 
     def mount_of(self, path: str) -> str | None:
-        """Return the path of the deepest mount that contains the absolute `path`, or None."""
+        """Return the path of the deepest mount that contains the absolute `path`, or None if no mount contains it."""
         inside = _normal(path)
         while inside and inside not in self.mounts:
             inside = inside.rpartition("/")[0]
@@ -216,10 +216,11 @@ def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
 
 
 def flag_values(words: Sequence[str], *, single_dash: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) for each `--name=value` or `--name value`. A flag without a value is "true" (spf13/pflag).
+    """Yield the name and the value of each `--name=value` or `--name value`.
 
-    With `single_dash`, also yield `-name=value` and `-name value`, as Go's package flag does. In a name, dashes replace
-    underscores (WordSepNormalizeFunc of staging/src/k8s.io/component-base/cli/flag/flags.go).
+    The value of a flag without a value is "true" (spf13/pflag). With `single_dash`, also yield `-name=value` and `-name
+    value`, as Go's package flag does. In a name, dashes replace underscores (WordSepNormalizeFunc of
+    staging/src/k8s.io/component-base/cli/flag/flags.go).
     """
     for word, following in pairwise([*words, "--"]):
         if word.startswith("-" if single_dash else "--"):

@@ -81,7 +81,11 @@ def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
 
 
 def _edit(text: str, root: Any, position: Position, content: bytes | str) -> tuple[int, int, str]:
-    """Return the start and the end of the old value at `position`, and the new text."""
+    """Return the start and the end of the old value at `position`, and the new text.
+
+    If there is no old value, return the place and the text of an insertion. Raises ValueError if the old value is not a
+    scalar.
+    """
     *outer, key = position
     new = content if isinstance(content, str) else encoded(content)
     mapping = _node(root, outer)

@@ -74,7 +74,10 @@ class ChangeLog:
         self.settle(now)
 
     def settle(self, now: float) -> None:
-        """Write the deferred changes that the budget now permits, and a due summary."""
+        """Write the deferred changes that the budget now permits.
+
+        If a summary of omitted changes is due, write the summary.
+        """
         if self._owed and now >= self._settle_at:
             self._settle_at = now + _SETTLE_INTERVAL
             for identity, owed in list(self._owed.items()):

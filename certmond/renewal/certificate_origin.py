@@ -203,7 +203,7 @@ class ProvenanceLookup:
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
         """Return the old CAs of an entry, from the record of rotations and the archive.
 
-        If the record contains no CA of the entry, also return the CAs in kubeconfigs that belong to root.
+        If the record contains no CA of the entry, also return the CAs that every root-owned kubeconfig embeds.
         """
         accepted = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
         archived = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))

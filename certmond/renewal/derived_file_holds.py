@@ -51,7 +51,7 @@ def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: d
 
 
 def unwritten_files(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Iterator[Held]:
-    """Yield a hold for each derived file, and each directory of copies, that certmond cannot write or must not write."""
+    """Yield a hold for each derived file and each directory of copies to which certmond cannot or must not write."""
     for spec in derived:
         state = states[spec.name]
         if isinstance(state, Foreign | Unready):

@@ -79,8 +79,8 @@ class Restoration:
         """Restore a generation, by default the newest valid generation.
 
         Return a sentence for each file and for each skipped generation. With `dry_run`, write no file. Raises
-        RefusedError if no generation is valid, BusyError while another process writes, and WriteError if certmond must
-        not or cannot write the files.
+        RefusedError if no generation is valid, and BusyError while another process writes. Raises WriteError if the
+        archive lacks the generation, or if certmond must not or cannot write the files.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))

@@ -167,7 +167,10 @@ class SurroundingsObserver:
         self._question = Question(units, pods, endpoints, health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
-        """Return the CA certificates, in PEM, that verify the certificate of an https:// address, or None."""
+        """Return the CA certificates, in PEM, that verify the certificate of an https:// address.
+
+        Return None for any other address, or if no such CA is known.
+        """
         if not address.startswith("https://"):
             return None
         place = address.removeprefix("https://").partition("/")[0]

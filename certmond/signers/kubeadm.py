@@ -47,9 +47,10 @@ _OLDEST, _V1BETA4 = 22, 31  # v1.22 introduced v1beta3, v1.31 v1beta4
 
 
 class KubeadmSigner:
-    """Signer that runs kubeadm (`command`) in a temporary directory below `directory`, with the CA at these paths.
+    """Signer that runs kubeadm (`command`) in a temporary directory below `directory`.
 
-    The caller must hold the lock of all writers, because `sign` removes files of a crashed run.
+    `ca_certificate` and `ca_key` are the paths of the CA. The caller must hold the lock of all writers, because `sign`
+    removes files of a crashed run.
     """
 
     def __init__(

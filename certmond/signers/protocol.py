@@ -49,7 +49,7 @@ class Request:
         return sent.subject == wanted.subject and {*sent.extensions} == {*wanted.extensions}
 
     def pem(self) -> bytes:
-        """Return the earlier request, or else a new PKCS#10 (RFC 2986), as PEM."""
+        """Return the earlier request or, without an earlier request, a new PKCS#10 request (RFC 2986), as PEM."""
         if self.csr is not None:
             return self.csr
         builder = x509.CertificateSigningRequestBuilder(self.template.subject)

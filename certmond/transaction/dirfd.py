@@ -229,7 +229,10 @@ class Directories:
         return self._open[directory]
 
     def _walk(self, directory: str, flags: int) -> int:
-        """Return a descriptor of a directory. Raises OSError if a part of the path is a symlink."""
+        """Return a descriptor of `directory` below the root.
+
+        Raises OSError if a part of the path is a symlink or does not exist.
+        """
         descriptor = os.open(self._root, flags)
         for part in directory.split("/")[1:]:
             try:

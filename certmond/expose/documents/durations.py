@@ -9,7 +9,10 @@ _UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def residual(end: str | None, now: datetime) -> str:
-    """Return the time from `now` to `end` in the format of kubeadm, such as 364d, or -2d if `end` has passed."""
+    """Return the time from `now` to `end` in the format of kubeadm, such as 364d, or -2d if `end` has passed.
+
+    Return "" if `end` is None.
+    """
     if end is None:
         return ""
     left = (datetime.fromisoformat(end) - now).total_seconds()

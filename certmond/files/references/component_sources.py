@@ -1,4 +1,4 @@
-"""The components of a node with their flags, and the file that contains these flags.
+"""The components of a node with their flags, and the files that contain these flags.
 
 The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
 configuration of k3s, RKE2 and k0s, argument files, and the command lines of processes.

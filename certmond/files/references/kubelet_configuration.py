@@ -61,7 +61,7 @@ class KubeletConfiguration:
     def manifest(self) -> Manifest | None:
         """Return the configuration merged with the drop-ins, or None if there is no readable file.
 
-        The result is the same object until a file changes. With drop-ins, its paths are absolute.
+        The result is the same object until a file changes. With drop-ins, the paths in the result are absolute.
         """
         flags = self.flags()
         base = self._reader.manifest(_file(flags))
@@ -93,7 +93,7 @@ class KubeletConfiguration:
                 yield UnreadFile("kubelet.config-dir", f"any field in {path}", path, fact)
 
     def _fact(self, path: str, *, optional: bool = False) -> str:
-        """Return the reason for a failed read, or "". An optional file can be missing."""
+        """Return the reason for a failed read, or "" if the read was successful. An optional file can be missing."""
         entry = self._reader.entry(path)
         return entry.fault.detail if entry.fault and not (optional and entry.missing) else ""
 

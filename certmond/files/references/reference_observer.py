@@ -103,7 +103,7 @@ class ReferenceObserver:
                 yield each
 
     def _partners(self, each: Reference) -> tuple[str, frozenset[Certificate]]:
-        """Return the key file of a reference, or "" without a key, and the certificates in the CA file of the reference."""
+        """Return the key file of a reference, or "" without a key, and the certificates in the reference's CA file."""
         trust = self._reader.document(each.trust, None).certificates if each.trust else ()
         return self._file(each.key or ""), frozenset(trust)
 
@@ -135,7 +135,7 @@ def _kubeconfig_of(seen: Observation) -> str | None:
 def _strictest(group: Sequence[Reference]) -> Reference:
     """Return the reference with the most checks.
 
-    A reference with a key and usages takes precedence over one with dates only.
+    A reference for which certmond checks a key and usages takes precedence over one for which it checks only dates.
     """
     return max(
         group,
