@@ -137,7 +137,7 @@ class ClusterLease:
     def obstacle(self) -> str | None:
         """Return why a node without the lock must wait: another node holds or has marked the Lease.
 
-        Raises UnreachableError or RefusedError.
+        Return None if the node does not have to wait. Raises UnreachableError or RefusedError if a request fails.
         """
 
         async def work(api: Leases) -> str | None:

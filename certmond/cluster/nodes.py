@@ -70,8 +70,8 @@ class Acknowledgement:
 class ClusterNode:
     """One Node of the cluster. `report` is None if the Node has no valid report.
 
-    `uid` distinguishes the Node from a later Node of the same name. `boot` is the boot ID of the machine, or "" if
-    unknown.
+    `uid` distinguishes the Node from a later Node of the same name. `boot` is the boot ID of the machine, or "" if the
+    boot ID is unknown.
     """
 
     name: str

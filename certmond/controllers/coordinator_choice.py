@@ -84,7 +84,7 @@ def serving_request_check_of(
 
 
 def _as_itself(real: Callable[[str], str], otherwise: str) -> str:
-    """Return the resolved path of KUBELET_CONF if this file exists, otherwise of the kubeconfig `otherwise`."""
+    """Return the resolved path of KUBELET_CONF if this file exists, otherwise the resolved path of `otherwise`."""
     with suppress(RefusedError):
         if Path(own := real(KUBELET_CONF)).exists():
             return own

@@ -25,7 +25,7 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 class CAChanges:
-    """Changes, as of the last scan, that no rotation has made to the trust anchors of the node."""
+    """Changes to the trust anchors of the node, as of the last scan, that do not result from a rotation."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -238,10 +238,7 @@ class Enforcer:
         return self.restarting.step(plan, assessment, around, self.surroundings_observer, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Record interim trust for a replaced CA, or advance the rotation.
-
-        Return a message about a change, or None if nothing has changed.
-        """
+        """Record interim trust for a replaced CA, or advance the rotation. Return a message about a change, if any."""
         message = self.rotating.record_interim_trust(around, assessment.taken_at)
         return message or self.rotating.advance(assessment, around, plan)
 

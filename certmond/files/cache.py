@@ -261,7 +261,10 @@ class Files:
         entry.lookups = tuple(takewhile(lambda each: is_readable(resolved.other_users, each), resolved.lookups))
 
     def _reuse_values(self, entry: Entry, known: Entry, real: str) -> None:
-        """Read the content of the file at `real`. Reuse the parsed values of `known` if the bytes are equal."""
+        """Read the content of the file at `real`. Reuse the parsed values of `known` if the bytes are equal.
+
+        If the read fails, set the fault of `entry`.
+        """
         omitted = self._pauses.omitted
         try:
             content = content_at(real, entry.inode, self._pauses)

@@ -46,7 +46,7 @@ class _Trusted:
         return cls(frozenset(users), frozenset(groups), None if uid in {0, own} else uid, gid)
 
     def other_writer(self, status: os.stat_result, path: str) -> str:
-        """Return a phrase about another user who can write the file or directory `path`, or "" if no such user exists."""
+        """Return a phrase about another user who can write the file or directory `path`, or "" without such a user."""
         if status.st_uid not in self.users:
             return f"belongs to user {status.st_uid}"
         if status.st_mode & stat.S_IWOTH:

@@ -103,7 +103,7 @@ def _etcd(document: Mapping[str, Any]) -> Iterator[NamedFile]:
 
 
 def _registries(document: Mapping[str, Any]) -> Iterator[NamedFile]:
-    """Yield the TLS files for registries of images (rancher/wharfie, pkg/registries/registries.go)."""
+    """Yield the TLS files for image registries (rancher/wharfie, pkg/registries/registries.go)."""
     for registry in _mapping(document.get("configs")).values():
         tls = _mapping(_mapping(registry).get("tls"))
         yield from _file(tls, "ca_file", Role.TRUST)

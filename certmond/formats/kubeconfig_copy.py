@@ -1,7 +1,7 @@
 """Comparison of a copy of a kubeconfig with its source.
 
-This module decides whether a kubeconfig contains the cluster and the user of another kubeconfig, and which of its parts
-are out of date.
+This module decides whether a kubeconfig contains the cluster and the user of another kubeconfig, and which parts of the
+copy are out of date.
 """
 
 from __future__ import annotations

@@ -153,7 +153,10 @@ class Bootstrapper:
             self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
 
     def _make(self, step: InitStep, writer: Writer) -> str | None:
-        """Create the files of one step. Return the hexadecimal serial number of a new certificate."""
+        """Create the files of one step.
+
+        Return the hexadecimal serial number of the new certificate, or None if the step creates no certificate.
+        """
         match step:
             case MakeAuthority():
                 return self._authority(step, writer)

@@ -169,7 +169,11 @@ class ProvenanceLookup:
         self, seen: Observation, ca: str | None, access: WriterLookup, renewals: Renewals, *,
         former: Iterable[Certificate], beside: Iterable[Certificate], signed: bool,
     ) -> Provenance:  # fmt: skip
-        """Return the evidence about a certificate. Check its key only if a known CA has `signed` it."""
+        """Return the evidence about a certificate.
+
+        Check the private key only if a known CA has `signed` the certificate, and if the owner can write the
+        certificate file.
+        """
         owner, key = seen.spec.owner, [seen.key_path] if seen.key_path else []
         writers = access.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")

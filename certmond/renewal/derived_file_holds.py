@@ -36,7 +36,10 @@ def replaced_by(made: Plan) -> frozenset[str]:
 
 
 def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: datetime) -> Plan:
-    """Return the plan with a hold for each derived file whose last write failed recently."""
+    """Return the plan with a hold for each derived file whose last write failed recently.
+
+    If the plan also replaces the source of a file, the file has no hold.
+    """
     renewed = replaced_by(made)
     steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
     for step in made.steps:

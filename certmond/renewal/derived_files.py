@@ -150,7 +150,7 @@ class Derivations:
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
-    """Return the embedded certificate and key of the current user of a kubeconfig, or (None, None).
+    """Return the certificate and the key that a kubeconfig embeds for its current user, or None for each missing part.
 
     Raises WriteError if the kubeconfig is malformed.
     """

@@ -152,7 +152,10 @@ class SalvageLookup:
         return not generations.broken_cluster(location, generations.with_present_ca(location, content))
 
     def _credentials_obstacle(self, seen: Observation) -> str:
-        """Return why certmond cannot write credentials into a damaged kubeconfig with other users, or ""."""
+        """Return why certmond cannot write credentials into a damaged kubeconfig with other users.
+
+        Return "" if certmond can write the credentials.
+        """
         if is_cluster_damage(seen):
             return ""
         with suppress(CertmondError):

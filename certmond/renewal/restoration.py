@@ -178,7 +178,10 @@ class Restoration:
         return f"{step.path} is restored from {step.generation} of the archive{archive_clause(archived)}"
 
     def _repair_cluster(self, step: Restore, spec: CertificateSpec, writer: Writer) -> str:
-        """Write the present CA and the known server into a kubeconfig, which keeps its credentials."""
+        """Write the present CA and the known server into a kubeconfig, which keeps its credentials.
+
+        Return a sentence about the result.
+        """
         name, path = step.target, step.path
         present = self._files.read(path, follow_any_link=False) or b""
         location = PairLocation(spec.kind, path, path, spec)

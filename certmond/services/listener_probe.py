@@ -40,7 +40,10 @@ class Draining:
 
 
 def _accepts(address: str, port: int) -> bool:
-    """Return whether the server might still listen. Only a refused connection proves that the server does not."""
+    """Return whether the server might still listen.
+
+    Only a refused connection proves that the server does not listen.
+    """
     try:
         with socket.create_connection((address, port), _CONNECT):
             return True

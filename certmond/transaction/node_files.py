@@ -41,7 +41,10 @@ class NodeFiles:
                 return None
 
     def owner(self, path: str) -> tuple[int, int] | None:
-        """Return the uid and the gid of a file, or None if the file is missing. Raises WriteError for other errors."""
+        """Return the uid and the gid of a file, or None if the file is missing.
+
+        Raises WriteError if certmond cannot read the metadata of the file.
+        """
         with Directories(self._root) as directories, blaming(path, "read"):
             try:
                 status = directories.place(directories.resolve(path, follow_any_link=True)).status()

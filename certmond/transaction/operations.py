@@ -116,7 +116,10 @@ def mount_conflicts(entry: Entry, staged: Place, place: Place) -> Iterator[str]:
 
 
 def space_conflicts(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
-    """Yield a message for each file system without space for its part of `wanted` (place, path, bytes)."""
+    """Yield a message for each file system without space for its part of `wanted`.
+
+    Each item of `wanted` is a place, the path of the place, and a number of bytes.
+    """
     by_device: dict[int, list[tuple[Place, str, int]]] = {}
     for item in wanted:
         by_device.setdefault(os.fstat(item[0].directory).st_dev, []).append(item)

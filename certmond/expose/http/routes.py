@@ -64,7 +64,10 @@ class Rendering(io.FileIO):
             offset += sent
 
     def feed(self, connection: socket.socket, offset: int, end: int) -> None:
-        """Send the bytes from `offset` to `end` through a TLS connection, for which sendfile(2) is not possible."""
+        """Send the bytes from `offset` to `end` through a TLS connection, for which sendfile(2) is not possible.
+
+        Raises ConnectionAbortedError if the file contains fewer bytes.
+        """
         while offset < end:
             part = os.pread(self.fileno(), min(PART_BYTES, end - offset), offset)
             if not part:

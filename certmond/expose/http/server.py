@@ -100,7 +100,10 @@ class Server:
         self.slots.shut_down(socket.SHUT_RDWR)
 
     def _service_actions(self) -> float | None:
-        """Notify systemd, shut down overdue connections, and return the seconds until the next call."""
+        """Notify systemd, shut down overdue connections, and return the seconds until the next call.
+
+        Return None if no further call is necessary.
+        """
         now = time.monotonic()
         if self._ping_every and now >= self._ping_at:
             notify("WATCHDOG=1")

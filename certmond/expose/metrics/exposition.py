@@ -102,7 +102,7 @@ class Renderer:
         return "".join(columns) + _tail(assessment, own)
 
     def write_metrics(self, path: Path, assessment: Assessment, own: str = "") -> None:
-        """Write the metrics text to the file `path`. Raises RuntimeDirError if the file cannot be written."""
+        """Write the metrics text to the file `path`. Raises RuntimeDirError if certmond cannot write the file."""
         self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
 
     def write_status(self, path: Path, assessment: Assessment, mode: str, following: NextEvent | None) -> None:

@@ -194,7 +194,10 @@ class ComponentReferences:
     def _of_file(
         self, source: Source, file: NamedFile, about: Reference, embedded: Document | None = None
     ) -> Iterator[Reference]:
-        """Yield the reference to `file`, or, if `file` is a configuration file, to each file that it names."""
+        """Yield the reference to `file`.
+
+        If `file` is a configuration file, yield a reference to each file that it names.
+        """
         if embedded is not None:
             yield replace(about, embedded=embedded)
             return

@@ -220,7 +220,10 @@ class UnitFiles:
 
 
 def _mentioned(unit: str, command: Word) -> Service | None:
-    """Return a component with unknown flags that a command of another program mentions, or None."""
+    """Return the component that a command of another program mentions, without its flags.
+
+    Return None if the command mentions no component.
+    """
     words = [each.text for each in command_line(command, {}, unit)]
     component = mentioned_component(words)
     if not component:
