@@ -169,8 +169,8 @@ class ClusterLease:
     def give_back(self, mark: str | None = None) -> None:
         """Release the lock, so that the next node can take it immediately.
 
-        `mark` is the new reason in the mark of this node, "" to remove the mark, or None to leave it. If the API is
-        unreachable, the next node waits until the Lease expires, and `settle` writes the mark.
+        `mark` is the new reason in the mark of this node. "" removes the mark, and None leaves the mark unchanged. If
+        the API server is unreachable, the next node waits until the Lease expires, and `settle` writes the mark.
         """
         held, record = self.held, self._written_record
         self._written_record = None

@@ -76,7 +76,7 @@ def serving_request_check_of(
 ) -> ServingRequestCheck:
     """Return the check of the kubelet's request for its serving certificate, for the node `node`.
 
-    `real` resolves the path of a file of the node, and may raise RefusedError.
+    `real` resolves the path of a file of the node, and can raise RefusedError.
     """
     kubeconfig = config.cluster.kubeconfig
     find = partial(_as_itself, real, kubeconfig) if kubeconfig else None

@@ -25,9 +25,9 @@ class RestartLock(Protocol):
     def take(self, *, renews: bool = False) -> str | None:
         """Take the lock. Return None, or the reason for which this node does not hold the lock.
 
-        Raises UnreachableError or RefusedError if a request fails. With `renews`, the service issues its
-        certificates again in the restart. Then this node also waits while another server has not proven such a
-        restart, and all other nodes wait until `give_back` removes the mark of this node.
+        Raises UnreachableError or RefusedError if a request fails. `renews` means that the service issues its
+        certificates again in the restart. In this case, this node also waits until another server's restart of this
+        kind is proven to be successful. All other nodes wait until `give_back` removes the mark of this node.
         """
         ...
 
@@ -56,7 +56,10 @@ class RestartLock(Protocol):
         ...
 
     def node_problem(self) -> str | None:
-        """Return why the Node of this node is not ready, or None. Raises UnreachableError or RefusedError."""
+        """Return why the Node of this node is not ready, or None if the Node is ready.
+
+        Raises UnreachableError or RefusedError if the request fails.
+        """
         ...
 
 
@@ -213,7 +216,7 @@ class RestartLockSession:
         return lost if news else None
 
     def give_back(self, mark: str | None = None) -> None:
-        """Release the lock. `mark` is as for `RestartLock.give_back`. Never raises."""
+        """Release the lock. `RestartLock.give_back` describes `mark`. Never raises an error."""
         self._lock.give_back(mark)
 
     def node_problem(self) -> str | None:

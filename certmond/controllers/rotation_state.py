@@ -192,7 +192,10 @@ class RotationState:
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
     def _is_unchanged(self, family: str, known: Sequence[Anchor]) -> bool:
-        """Return whether the certificate and key of the CA are those of the accepted CA `known`."""
+        """Return whether the certificate and the key of the CA are those of the accepted CA `known`.
+
+        Return False while a rotation of this CA is in progress, or while an old CA is staged.
+        """
         ground, own = self._grounds.get(family), self.own
         # A client that accepts the present leaves trusts an unchanged CA, so certmond may sign with this CA.
         if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:

@@ -1,6 +1,6 @@
 """Check of the request with which the kubelet of this node requests its serving certificate.
 
-This module decides when certmond reads the requests. `pki.services.serving_request` evaluates them.
+This module decides when certmond reads the requests. `pki.services.serving_request` evaluates the requests.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ def _has_stale_consumers(assessment: Assessment) -> bool:
 class Enforcer:
     """Planner and executor for one configuration and one node.
 
-    `acting` permits the execution of steps. `keeps` records when the content of each file changed. `scattered` delays
-    the restarts of a worker by a time that depends on the name of the node.
+    `acting` permits the execution of steps. `keeps` permits the storage of the time at which the content of each file
+    changed. With `scattered`, a worker delays its restarts by a time that depends on the name of the node.
     """
 
     def __init__(

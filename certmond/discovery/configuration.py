@@ -270,7 +270,10 @@ class _Discovery:
         return self._conf if place == _KUBELET_CONF else place if place in files else next(iter(files), place)
 
     def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
-        """Add an entry for the file that `flag` names, unless the file already has an entry."""
+        """Add an entry for the file that `flag` names.
+
+        Add no entry if the file already has an entry, or if it contains keys for service-account tokens.
+        """
         given = {field: value for field, (value, _) in fields.items()}
         # Service-account keys do not expire, so they get no entry.
         if entry == "sa" or any(given["path"] in {it.path, it.key, it.kubeconfig} for it in self._specs.values()):

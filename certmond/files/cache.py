@@ -199,7 +199,7 @@ class Files:
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
-        """Return the time at which a name was last added to or removed from a directory, or None if it is unknown."""
+        """Return the time of the last addition or removal of a name in a directory, or None if this time is unknown."""
         resolved = self._directories.readable_directory(directory)
         with suppress(OSError):
             return instant_of(os.lstat(resolved.real or "/").st_ctime_ns) if resolved.fault is None else None

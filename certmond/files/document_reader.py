@@ -128,7 +128,7 @@ class DocumentReader:
         return Fault(Reason.MISSING, f"{path} does not exist{dangling}{because}")
 
     def changed_at(self, *entries: Entry) -> datetime | None:
-        """Return the time of the latest change to these files, or None if unknown."""
+        """Return the time of the latest change to these files, or None if this time is unknown."""
         # For a missing file, this is the time of the last change to its directory.
         removals = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
         return max(filter(None, (latest_change(*entries), *removals)), default=None)

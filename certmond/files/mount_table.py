@@ -46,9 +46,9 @@ def parse_mounts(table: bytes) -> tuple[Mount, ...]:
 def hiding_directory(path: str, mounts: Iterable[Mount]) -> str | None:
     """Return the directory at or above `path` that systemd hides from this process, or None if `path` is not hidden.
 
-    On such a directory, systemd mounts /run/systemd/inaccessible/dir (ProtectHome=yes) or a read-only tmpfs
-    (ProtectHome=tmpfs), see src/core/namespace.c of systemd 257. The last mount at a mount point counts. BindPaths= can
-    make a directory below a hidden directory visible again.
+    To hide a directory, systemd mounts /run/systemd/inaccessible/dir (ProtectHome=yes) or a read-only tmpfs
+    (ProtectHome=tmpfs) on the directory (src/core/namespace.c of systemd 257). The last mount at a mount point counts.
+    BindPaths= can make a directory below a hidden directory visible again.
     """
     points = {mount.point: mount for mount in mounts}
     while (mount := points.get(path)) is None and path != "/":

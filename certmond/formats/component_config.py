@@ -56,7 +56,10 @@ def _egress_selector(document: Mapping[str, Any]) -> Iterator[NamedFile]:
 
 
 def _admission(document: Mapping[str, Any]) -> Iterator[NamedFile]:
-    """Yield the files of plugins (apiserver/pkg/admission/config.go)."""
+    """Yield the configuration files of admission plugins, and the kubeconfigs that embedded configurations name.
+
+    The fields are in apiserver/pkg/admission/config.go.
+    """
     for plugin in _mappings(document.get("plugins")):
         if isinstance(configuration := plugin.get("configuration"), Mapping):  # takes precedence over `path`
             yield from _admission_plugin(configuration)

@@ -71,7 +71,10 @@ def _cluster(credentials: Credentials, name: str | None) -> Cluster | None:
 
 
 def _leaf(credentials: Credentials, user: str) -> Certificate | None:
-    """Return the first certificate that the kubeconfig embeds for a user, which client-go uses as the leaf."""
+    """Return the first certificate that the kubeconfig embeds for a user, or None if it embeds no certificate.
+
+    client-go uses this certificate as the leaf.
+    """
     return next(iter(credentials.documents.get((user, "certificate"), Document()).certificates), None)
 
 

@@ -56,7 +56,7 @@ def with_credentials(
     key_pem: bytes,
     trust_pem: bytes | None,
 ) -> bytes:
-    """Return the kubeconfig `data` with new credentials for the user that embeds `old`.
+    """Return the kubeconfig `data` with new credentials for the user whose embedded certificate is `old`.
 
     If `old` is None, the current user gets the credentials. `trust_pem` replaces the embedded CA of the user's cluster.
     Raises WriteError if no such user embeds credentials, or if the edit would change other content.

@@ -144,7 +144,7 @@ def _cluster(letters: str, with_value: str) -> tuple[str, str, str]:
 
 
 def _precedes_program(word: str) -> bool:
-    """Return whether a word before the program is the starter, an option, its number, or a variable."""
+    """Return whether a word before the program is the starter, an option, the number of an option, or a variable."""
     return posixpath.basename(word) in STARTERS or word.startswith("-") or "=" in word or word.isdecimal()
 
 

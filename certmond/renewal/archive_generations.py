@@ -86,7 +86,7 @@ class Generations:
         return None
 
     def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield the installed pair and each archived pair of `name`, each with whether the pair is later than `leaf`."""
+        """Yield the installed pair and each archived pair of `name`, each with True if it is later than `leaf`."""
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
         for described, files in self._archive.complete_generations(name):

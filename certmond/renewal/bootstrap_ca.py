@@ -65,7 +65,10 @@ def read_ca_files(certificate_path: str, key_path: str | None) -> CAFiles:
 
 
 def read_key(path: str) -> CAFiles:
-    """Return a private key without a certificate, such as the key that signs service-account tokens."""
+    """Return the private key in the file `path` without a certificate, and the problems of the file.
+
+    Such a key is, for example, the key that signs service-account tokens.
+    """
     unread, problems = list[str](), list[str]()
     key = _key(path, unread, problems, "the private key")
     warnings = _open_to_others(path) if key is not None else ()

@@ -230,7 +230,9 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the archived certificates that are later than the present one, and whether a later one is lost."""
+        """Return the archived certificates that are later than the present one, and whether a later certificate is
+        lost.
+        """
         present, archived = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):
             archived += _in_files(files, seen.spec.kind)
@@ -240,7 +242,10 @@ class ProvenanceLookup:
         return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*archived, *beside)}
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
-        """Return the files of each archived generation of an entry, or [] if certmond may not read the archive."""
+        """Return the files of each archived generation of an entry, or [] without the permission to read the archive.
+
+        Raises WriteError if the archive is unreadable for another reason.
+        """
         with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
             return [files for _, files in self._archive.complete_generations(name)]
         return []

@@ -43,7 +43,10 @@ class CopiedPair:
         return self._decide()[0]
 
     def make(self, writer: Writer) -> str:
-        """Write the files that differ in one transaction. Return a sentence about the result. Raises WriteError."""
+        """Write the files that differ in one transaction. Return a sentence about the result.
+
+        Raises WriteError if certmond must not or cannot write the files.
+        """
         state, changes, contents = self._decide()
         if isinstance(state, Foreign | Unready):
             raise WriteError(state.message)

@@ -66,7 +66,8 @@ def unwritten_files(derived: Sequence[DerivedSpec], states: Mapping[str, State])
 def hold_reasons_of(derived: Sequence[DerivedSpec], states: Mapping[str, State], made: Plan) -> dict[str, str]:
     """Return, by source, why certmond holds a missing or outdated derived file.
 
-    Leave out single directories of copies. The operator decides about them, and the services must not wait.
+    Omit the holds of single directories of copies. The operator decides about these directories, and the services must
+    not wait.
     """
     return {
         spec.source: held.because

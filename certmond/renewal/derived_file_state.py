@@ -65,9 +65,9 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """State of a file that certmond may not replace, with the reason and the remedy.
+    """State of a file that certmond must not replace, with the reason and the remedy.
 
-    For copies, certmond may write to no directory. `refused` contains all directories except the first.
+    For copies, certmond must not write to any directory. `refused` contains all directories except the first.
     """
 
     message: str

@@ -83,7 +83,10 @@ class SalvageLookup:
         return found
 
     def _key_directory(self, seen: Observation) -> str | None:
-        """Return an archive directory of damaged files that contains the certificate's private key, if any."""
+        """Return an archive directory of damaged files that contains the certificate's private key.
+
+        Return None if there is no such directory.
+        """
         key = seen.certificates[0].key
         with suppress(OSError):
             for name in filter(is_damaged_name, self._archive.names()):

@@ -208,7 +208,7 @@ class Restoration:
         return f"the cluster of {path} is repaired, with the present CA of {spec.embedded_ca}{archive_clause(archived)}"
 
     def _check_writable(self, paths: Sequence[str], spec: CertificateSpec | None) -> None:
-        """Raise WriteError if another user could read a key at these paths, or a symlink has a forbidden target."""
+        """Raise WriteError if another user could read a key at these paths, or if a symlink has a forbidden target."""
         owner = spec.owner if spec else None
         if why := self._files.exposed(paths, owner) or self._symlink_targets.objection(paths, spec):
             raise WriteError(why)

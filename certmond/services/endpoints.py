@@ -46,7 +46,7 @@ class _Listener(NamedTuple):
 def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> dict[Endpoint, tuple[str, str]]:
     """Return each endpoint with its component and the path of its certificate file.
 
-    `outside` are the components that do not run in a Pod.
+    Omit endpoints without a certificate file. `outside` are the components that do not run in a Pod.
     """
     found = _by_endpoint(components, outside)
     return {endpoint: (each.component, each.path) for endpoint, each in found.items() if each.path}

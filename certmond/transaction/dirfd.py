@@ -84,7 +84,7 @@ class Place:
         return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
 
     def open_fingerprinted(self) -> tuple[str | None, int | None]:
-        """Return the fingerprint and, for a regular file, a descriptor of the same file."""
+        """Return the fingerprint of the file, and a descriptor of the same file or None if the file is not regular."""
         status = self.status()
         if status is None or not stat.S_ISREG(status.st_mode):
             return self.fingerprint(), None

@@ -43,7 +43,7 @@ def stage(
     """Write `content` to `staged` with the attributes of the file `old`. Return the content of the new file.
 
     `at_most` limits the mode of `old`. If `old` is None, apply `mode` and `owner`. `old` is a descriptor, because
-    another process might have replaced the file.
+    another process might have replaced the file. Raises OSError if the write fails.
     """
     with new_file(staged, content) as descriptor:
         if old is None:

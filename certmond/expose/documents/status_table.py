@@ -19,10 +19,10 @@ _KEYS = {True: "matches", None: "-"}
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a table of the certificates, the next event, and the findings, with the most severe finding first.
+    """Return a table of the certificates, followed by the next event, the findings and the coverage.
 
-    If `wide` is true, one line also names the certificates whose serial number is not positive. These certificates need
-    no action.
+    The most severe finding comes first. If `wide` is true, one line also names the certificates whose serial number is
+    not positive. These certificates need no action.
     """
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")

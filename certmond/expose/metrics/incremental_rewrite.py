@@ -139,7 +139,11 @@ class Sheet(Generic[R]):
         return found
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
-        """Yield the runs of rows: the number of the first row, its number in the previous file, and the length."""
+        """Yield each run of rows: the number of the first row, the number of this row in the previous file, and the
+        length.
+
+        For new rows, the number in the previous file is negative.
+        """
         # If another process has changed the previous file, all rows count as new.
         known: dict[int, int] = {}
         if self._file is not None and _state(self._file) == self._state:

@@ -61,8 +61,8 @@ def policy() -> str:
 def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) -> str:
     """Return the whole page as HTML.
 
-    `halted` is the reason for which the page can be outdated, or None. `tag` identifies this version of the page.
-    Raises ValueError, LookupError or TypeError for an invalid document.
+    `halted` is the reason why the page might be outdated, or None if the page is current. `tag` identifies this version
+    of the page. Raises ValueError, LookupError or TypeError for an invalid document.
     """
     digest = Digest(status)
     doing: dict[str, Any] = json.loads(activity) if activity else {"plan": None, "rotation": None, "events": []}

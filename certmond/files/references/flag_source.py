@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
 
 class UnreadFile(NamedTuple):
-    """A file with flags that certmond cannot read. `fact` is a clause with the reason."""
+    """A file that contains flags, but that certmond cannot read. `fact` is a clause with the reason."""
 
     name: str  # of the entry
     named_by: str
