@@ -105,8 +105,8 @@ def derived_files(
 ) -> Iterator[Problem]:
     """Yield the problems of derived files.
 
-    Another entry uses the path of the file, the path is in the directory of the static Pods, or the source is
-    unsuitable.
+    The problems are a path that another entry uses, a path in the directory of the static Pods, and an unsuitable
+    source.
     """
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}

@@ -59,7 +59,7 @@ Value: TypeAlias = "str | bool | list[Node] | dict[str, Node] | None"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A YAML value and its place. In a mapping, the place of a value is the place of its key."""
+    """A YAML value, with its place in the file. In a mapping, the place of a value is the place of its key."""
 
     value: Value
     place: Place

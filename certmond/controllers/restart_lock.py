@@ -171,8 +171,8 @@ class RestartLockSession:
         """Take the lock. Return why this node must wait, or None if the restart may begin.
 
         `without_api: go_on` permits a restart without the lock. If the operator `asked` for the restart, a worker does
-        not wait. With `renews` and without `asked`, this node also waits until the restart of another server was
-        successful.
+        not wait. With `renews` and without `asked`, this node also waits while the restart of another server is not
+        proven to be successful.
         """
         if asked and isinstance(self._lock, WorkerDelay):
             return None

@@ -73,7 +73,7 @@ def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str])
 def _document(data: bytes, path: str) -> Mapping[str, Any]:
     """Return the parsed manifest.
 
-    Raises WriteError if the manifest is not UTF-8 or is malformed YAML, or contains several documents or YAML anchors.
+    Raises WriteError if the manifest is not UTF-8, is malformed YAML, or contains several documents or YAML anchors.
     """
     documents, shared = 0, False
     try:

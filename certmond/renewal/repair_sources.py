@@ -143,7 +143,10 @@ class SalvageLookup:
     def _is_good(
         self, seen: Observation, number: str, files: tuple[ArchivedFile, ...], generations: Generations
     ) -> bool:
-        """Return whether the generation is valid now and can repair the damage."""
+        """Return whether the generation is valid now, and whether it can repair the damage.
+
+        Raises WriteError if the archived kubeconfig must not trust the present CA.
+        """
         if generations.judged(seen.spec.name, number, files).worth is not Worth.GOOD:
             return False
         generations.to_restore(seen.spec.name, files)  # raises an error if certmond cannot restore the files

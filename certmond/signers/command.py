@@ -124,7 +124,7 @@ def _exit_description(ended: Ended) -> str:
 
 
 def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
-    """Return the certificate of the request's key, then the other certificates in their order.
+    """Return the certificate of the request's key, then the other certificates in the order of the output.
 
     Raises RefusedError if the output contains no certificate of the key.
     """

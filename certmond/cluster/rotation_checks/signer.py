@@ -167,7 +167,7 @@ class SignerCheck:
         self._store(pending, await api.read(REQUEST))
 
     def _store(self, pending: _PendingRequest, found: Filed | None) -> None:
-        """Store the current state of the request, as read from the API server.
+        """Store `found`, the current state of the request in the API server.
 
         Raises UnreachableError if another client has deleted or replaced the request.
         """

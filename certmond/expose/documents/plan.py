@@ -16,7 +16,7 @@ SCHEMA = 1
 
 
 def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """Return the plan document, with the steps in the order of their execution and the held steps."""
+    """Return the plan document: the steps in the order of their execution, and the held steps."""
     return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
 
 

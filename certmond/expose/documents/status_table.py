@@ -114,7 +114,7 @@ def _worst(entry: dict[str, Any]) -> str:
 
 
 def _zero_serials(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one finding about all certificates whose serial number is not positive, or no finding."""
+    """Return a list with one finding about all certificates whose serial number is not positive, or an empty list."""
     reason, found = Reason.NONPOSITIVE_SERIAL, document["certificates"]
     names = [entry["name"] for entry in found if any(item["reason"] == reason for item in entry["findings"])]
     message = f"{', '.join(names)}: the serial number is not positive; nothing to do, see: certmond explain {reason}"

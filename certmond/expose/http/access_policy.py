@@ -96,9 +96,10 @@ class OpenGate:
 
 
 def misdirected(request: Request, policy: Policy) -> Answer | None:
-    """Return the answer that refuses a loopback request for another host (RFC 9110, 15.5.20), or None.
+    """Return the answer that refuses a loopback request for another host (RFC 9110, 15.5.20).
 
-    This check prevents DNS rebinding, in which the name of an attacker's website resolves to the loopback address.
+    Return None for any other request. This check prevents DNS rebinding, in which the name of an attacker's website
+    resolves to the loopback address.
     """
     # With TLS, the certificate does not match the name of the website. With passwords, the browser stores no password
     # for this name.

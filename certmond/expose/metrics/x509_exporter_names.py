@@ -47,7 +47,10 @@ class _Series:
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
-    """The lines for one certificate status. At the Unix time `until`, a certificate expires and the lines change."""
+    """The lines for one certificate status.
+
+    At the Unix time `until`, the next certificate expires, and the lines change.
+    """
 
     status: CertificateStatus
     file: str

@@ -64,7 +64,8 @@ def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
 def _state(entry: dict[str, Any]) -> tuple[str, str]:
     """Return the highest severity of the findings of a certificate, and the reasons of these findings.
 
-    If a finding is at least a warning, leave out the reasons of severity info. Without findings, both values are "ok".
+    If at least one finding is a warning or critical, omit the reasons of the severity info. Without findings, both
+    values are "ok".
     """
     found = entry["findings"]
     severities = {item["severity"] for item in found}
