@@ -40,7 +40,7 @@ class Acknowledgement:
 
     `trust` is the SHA-256 of the set of trust anchors on the node. `issuer` is the SHA-256 of the CA that signed all
     leaves, or "" if there is no such CA. `holds_key` is true if the key of the new CA is on the node. `boot` is the
-    boot ID of the machine, or "" if unknown.
+    boot ID of the machine, or "" if the boot ID is unknown.
     """
 
     id: str

@@ -39,7 +39,8 @@ class CAChanges:
     def update(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
         """Store the current state of the node, and discard the changes of the last scan.
 
-        `objection` is the reason for which certmond must not begin a rotation by itself, or None.
+        `objection` is the reason why certmond must not begin a rotation by itself, or None if certmond may begin a
+        rotation.
         """
         self._inventory, self._grounds, self._objection = inventory, dict(grounds), objection
         self.reset()

@@ -173,7 +173,10 @@ class Store:
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
-        """Return the paths of an entry, and a phrase about the limit that the pattern of the entry exceeds, or ""."""
+        """Return the paths of an entry, and a phrase about the limit that the pattern of the entry exceeds.
+
+        If the entry exceeds no limit, the phrase is "".
+        """
         if not spec.is_glob:
             return (spec.path,), ""
         known = self._expansions.get(number)

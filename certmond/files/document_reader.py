@@ -102,7 +102,7 @@ class DocumentReader:
         )
 
     def is_expected(self, spec: CertificateSpec) -> bool:
-        """Return whether this node requires the entry."""
+        """Return whether the file of the entry must exist on this node."""
         if spec.optional or not spec.conditional:
             return not spec.optional
         # A conditional entry is required if another file of the node requires it, or if such a file is unreadable.

@@ -18,7 +18,7 @@ _PEM = "-----BEGIN"
 
 
 def named_files(data: bytes, kind: FileKind) -> tuple[NamedFile, ...]:
-    """Return the files that a configuration file names, and the certificates that it embeds.
+    """Return the files that a configuration file names, and the certificates that the configuration file embeds.
 
     Raises MalformedError if the content `data` is not a YAML mapping, or declares a kind other than `kind`.
     """

@@ -45,7 +45,7 @@ class Hooks:
                 )  # fmt: skip
 
     def deliver(self, assessment: Assessment, *, settled: bool) -> None:
-        """Give each hook the open findings of at least its minimum severity."""
+        """Give each hook the open findings of at least the minimum severity of the hook."""
         result = PassResult(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
         for hook in self._hooks.values():
             hook.deliver(open_findings(assessment, hook.spec.at_least), result)

@@ -134,7 +134,7 @@ class CopiedPair:
     def _changes(
         self, directory: str, contents: Mapping[str, bytes | None], owner: tuple[int, int] | None
     ) -> list[NewFile]:
-        """Return the replacement of each file in the directory that differs. The key comes first."""
+        """Return the replacement of each file in the directory that differs from the source. The key comes first."""
         changes = list[NewFile]()
         for path, content in reversed(tuple(contents.items())):
             place = posixpath.join(directory, posixpath.basename(path))

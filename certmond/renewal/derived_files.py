@@ -82,7 +82,7 @@ class Derivations:
         return CopiedPair(spec, self._sources[spec.source], self._files)
 
     def _state(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
-        """Return the state of a derived file, and the present content. Without a read of the file, the content is None."""
+        """Return the state of a derived file, and the present content, or None without a read of the file."""
         found, present = self._found(spec)
         if spec.write == "always":
             return found, present

@@ -173,7 +173,10 @@ class SalvageLookup:
     def _cluster_sources(
         self, seen: Observation, generations: Generations, servers: list[tuple[str, str]]
     ) -> tuple[list[tuple[str, str]], str]:
-        """Return the usable `servers`, and why certmond cannot repair the cluster in the file, or ""."""
+        """Return the usable `servers`, and why certmond cannot repair the cluster in the file.
+
+        If certmond can repair the cluster, the second value is "".
+        """
         try:
             present = self._files.read(seen.path, follow_any_link=False) or b""
             config = parse_kubeconfig(present, seen.path)

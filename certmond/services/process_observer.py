@@ -115,7 +115,7 @@ def _with_history(seen: ServiceSeen, name: str, before: Live | None, at: datetim
 class ObserverThread:
     """Thread that observes on request and calls `wake` after each observation.
 
-    `wake` must return quickly and must not raise.
+    `wake` must return quickly, and must not raise an exception.
     """
 
     def __init__(self, wake: Callable[[], None], limit: float | None = None) -> None:

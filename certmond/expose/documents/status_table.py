@@ -122,5 +122,5 @@ def _zero_serials(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _serious(entry: dict[str, Any]) -> list[str]:
-    """Return the reasons of all warnings and critical findings."""
+    """Return the reasons of the warnings and of the critical findings of a certificate."""
     return list(dict.fromkeys(item["reason"] for item in entry["findings"] if item["severity"] != "info"))
