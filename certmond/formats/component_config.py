@@ -58,7 +58,7 @@ def _egress_selector(document: Mapping[str, Any]) -> Iterator[NamedFile]:
 def _admission(document: Mapping[str, Any]) -> Iterator[NamedFile]:
     """Yield the configuration files of admission plugins, and the kubeconfigs that embedded configurations name.
 
-    The fields are in apiserver/pkg/admission/config.go.
+    apiserver/pkg/admission/config.go defines the fields.
     """
     for plugin in _mappings(document.get("plugins")):
         if isinstance(configuration := plugin.get("configuration"), Mapping):  # takes precedence over `path`

@@ -197,7 +197,7 @@ def variables_of(
 
 
 def kubelet_environment(text: str) -> Container:
-    """Return the kubelet as a `Container` with the flags in its environment file."""
+    """Return the kubelet as a `Container` with the flags in `text`, the content of its environment file."""
     return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^[ \t]*#.*|^[ \t]*\w+=|[\"']", " ", text).split())), {})
 
 

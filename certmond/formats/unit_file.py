@@ -196,7 +196,7 @@ def _value_of(name: str, environment: Environment) -> str:
 
 
 def places(words: Sequence[Word]) -> dict[str, str]:
-    """Return the file that contains the value of each flag."""
+    """Return the file that contains the value of each flag, by the name of the flag."""
     found = dict[str, str]()
     for word, following in pairwise([*words, Word("--", "")]):
         for name, _ in flag_values([word.text], single_dash=True):

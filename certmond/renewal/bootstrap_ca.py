@@ -65,7 +65,7 @@ def read_ca_files(certificate_path: str, key_path: str | None) -> CAFiles:
 
 
 def read_key(path: str) -> CAFiles:
-    """Return the private key in the file `path` without a certificate, and the problems of the file.
+    """Return the private key in the file `path` and the problems of the file, without a certificate.
 
     Such a key is, for example, the key that signs service-account tokens.
     """

@@ -265,5 +265,8 @@ def _leaf(document: Document) -> Certificate:
 
 
 def _is_broken(document: Document) -> bool:
-    """Return whether the content has an error that prevents a copy. `load_key` reports errors of a key."""
+    """Return whether the content has an error that prevents a copy.
+
+    Ignore unusable keys, because `load_key` reports errors of a key.
+    """
     return any(fault.reason not in {Reason.TRAILING_DATA, Reason.KEY_UNUSABLE} for fault in document.faults)

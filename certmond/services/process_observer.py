@@ -93,7 +93,9 @@ def _run_probes(
 
 
 def _prepare(question: Question) -> None:
-    """Import the probes in the calling thread: concurrent imports of asyncio and asyncio.subprocess break asyncio."""
+    """Import the probes in the calling thread, because concurrent imports of asyncio and asyncio.subprocess break
+    asyncio.
+    """
     # The client of the Kubernetes API imports asyncio.subprocess.
     if question.endpoints or question.health:
         with suppress(OSError, ImportError):  # the observation repeats the import and reports the error

@@ -186,7 +186,7 @@ class SurroundingsObserver:
 
 
 def _instances(live: Live | None) -> dict[str, str | None]:
-    """Return the identifier of the running instance of each service."""
+    """Return the identifier of the running instance of each service, or {} without an observation."""
     return {name: seen.instance for name, seen in live.services.items()} if live else {}
 
 

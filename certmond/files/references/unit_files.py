@@ -220,7 +220,7 @@ class UnitFiles:
 
 
 def _mentioned(unit: str, command: Word) -> Service | None:
-    """Return the component that a command of another program mentions, without its flags.
+    """Return the component, without flags, that a command of another program mentions.
 
     Return None if the command mentions no component.
     """
