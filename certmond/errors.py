@@ -75,9 +75,7 @@ class WriteError(CertmondError):
 
 
 class StateError(WriteError):
-    """Error for a state directory that an untrusted user can change, or that a later version of certmond has written
-    to.
-    """
+    """Error for a state directory that an untrusted user can change, or that a later version of certmond uses."""
 
 
 class BusyError(CertmondError):

@@ -53,8 +53,8 @@ def run(
 ) -> Ended:
     """Run `command` with `given` on standard input, and return the result. Call `alive` at least every second.
 
-    Raises UntrustedError if an untrusted user can change the program, UnreachableError if the program cannot run or
-    exceeds `time_limit`, and RefusedError if the program writes more than `MAX_OUTPUT` bytes.
+    Raises UntrustedError if an untrusted user can change the program. Raises UnreachableError if the program cannot run
+    or exceeds `time_limit`. Raises RefusedError if the program writes more than `MAX_OUTPUT` bytes.
     """
     program = command[0]
     try:

@@ -115,8 +115,8 @@ class Connection:
         """Make one call and return the result. Without `once`, repeat the call while the API server requests a retry.
 
         `doing` describes the call in a message, and `rule` describes how to permit the call. `times` multiplies the
-        time limit. Raises RefusedError if the API server rejects the call, ConflictError for the status 409,
-        NotFoundError for the status 404, and UnreachableError if a later call might succeed.
+        time limit. Raises RefusedError if the API server rejects the call, ConflictError for the status 409, and
+        NotFoundError for the status 404. Raises UnreachableError if a later call might succeed.
         """
         seconds = self._seconds * times
         try:

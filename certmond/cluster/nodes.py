@@ -123,8 +123,8 @@ def readiness_problem(access: Access, name: str) -> str | None:
 def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
     """Write `report` to an annotation of the Node `name`, and change nothing else.
 
-    Raises RefusedError if `report` is not a valid value of the annotation, if the Node does not exist, or if the API
-    server forbids the write. Raises UnreachableError if a retry might succeed.
+    Raises RefusedError if `report` is not a valid value of the annotation. Also raises RefusedError if the Node does
+    not exist, or if the API server forbids the write. Raises UnreachableError if a retry might succeed.
     """
     text = str(report)
     if Acknowledgement.parse(text) != report:

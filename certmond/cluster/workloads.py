@@ -158,7 +158,7 @@ def _controller(found: Any) -> OwnerReference | None:
 def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
     """Return whether the check covers the pod.
 
-    The check covers a pod with a volume that contains a token or the published CA. It omits mirror Pods, pods in
+    The check covers a pod with a volume that contains a token or the published CA. The check omits mirror Pods, pods in
     deletion, and pods on the nodes `not_ready`.
     """
     metadata = pod.metadata

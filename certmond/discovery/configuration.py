@@ -136,8 +136,9 @@ class _Discovery:
         return text + (_comment(f"not on this node: {', '.join(absent)}") if absent else "")
 
     def _references(self) -> Iterator[str]:
-        """Yield a sentence for each file that the node refers to without an entry, and state whether certmond watches
-        it.
+        """Yield a sentence for each file without an entry to which the node refers.
+
+        The sentence states whether certmond watches the file.
         """
         for seen in Store(tuple(self._specs.values()), self._root, references=True).observe().observations:
             if not seen.is_watched:

@@ -20,9 +20,11 @@ from certmond.transaction.commit import NewFile
 class Worth(StrEnum):
     """Verdict on an archived certificate and its key.
 
-    `good`: the certificate is valid now. `outdated`: the certificate is not valid now, or has no certification path to
-    the present CA. `wider`: a later certificate lacks the subject, a usage or a name of this certificate. `unjudged`:
-    the key needs a passphrase. `broken`: the certificate and the key do not match, or are malformed.
+    - `good`: the certificate is valid now.
+    - `outdated`: the certificate is not valid now, or has no certification path to the present CA.
+    - `wider`: a later certificate lacks the subject, a usage or a name of this certificate.
+    - `unjudged`: the key needs a passphrase.
+    - `broken`: the certificate and the key do not match, or are malformed.
     """
 
     GOOD = "good"

@@ -256,7 +256,7 @@ def stale_reason(step: Issue, view: View) -> str | None:
 
 
 def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
-    """Return the public key of the entry's private key in the file `path`, or None if the file contains no usable key."""
+    """Return the public key of the entry's private key in the file `path`, or None if there is no usable key."""
     if step.status.seen.spec.kind is Kind.KUBECONFIG and step.old:
         try:
             content = key_of_user(content, path, step.old) or b""

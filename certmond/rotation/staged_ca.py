@@ -84,8 +84,8 @@ class Staging:
     def key(self, part: Part) -> PrivateKey:
         """Return the private key of a staged CA.
 
-        Raises ConfigError if the key file does not exist, WriteError if the file is unreadable, KeyUnusableError if the
-        key is unusable, and StateError if an untrusted user can read or change the file.
+        Raises ConfigError if the key file does not exist, WriteError if the file is unreadable, and KeyUnusableError if
+        the key is unusable. Raises StateError if an untrusted user can read or change the file.
         """
         where = self.directory / f"{part}.{_KEY}"
         with blaming(str(where), "read"):

@@ -61,9 +61,9 @@ def _end_of_steady_run(end: datetime, starts: Iterable[datetime]) -> datetime:
 def _attempts(log_directory: str, pods: str) -> Iterator[datetime]:
     """Yield the starts of the attempts of the container that logs into NAMESPACE_POD_UID/CONTAINER.
 
-    For each attempt, the kubelet creates a file for the termination message of the container, and keeps the file as
-    long as the Pod (pkg/kubelet/kuberuntime/kuberuntime_container.go, makeMounts). The kubelet keeps only the logs of
-    the last attempts.
+    For each attempt, the kubelet creates a file for the termination message of the container
+    (pkg/kubelet/kuberuntime/kuberuntime_container.go, makeMounts). The kubelet keeps this file as long as the Pod. The
+    kubelet keeps only the logs of the last attempts.
     """
     pod, container = os.path.split(log_directory)
     for path in _files(os.path.join(pods, pod.rpartition("_")[2], "containers", container)):

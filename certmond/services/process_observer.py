@@ -93,8 +93,9 @@ def _run_probes(
 
 
 def _prepare(question: Question) -> None:
-    """Import the probes in the calling thread, because concurrent imports of asyncio and asyncio.subprocess break
-    asyncio.
+    """Import the probes in the calling thread.
+
+    Concurrent imports of asyncio and asyncio.subprocess would break asyncio.
     """
     # The client of the Kubernetes API imports asyncio.subprocess.
     if question.endpoints or question.health:

@@ -139,10 +139,9 @@ class Sheet(Generic[R]):
         return found
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
-        """Yield each run of rows: the number of the first row, the number of this row in the previous file, and the
-        length.
+        """Yield each run of rows: the number of its first row, the number in the previous file, and the length.
 
-        For new rows, the number in the previous file is negative.
+        The second number is the number of the first row in the previous file. For new rows, this number is negative.
         """
         # If another process has changed the previous file, all rows count as new.
         known: dict[int, int] = {}

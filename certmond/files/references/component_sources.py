@@ -1,7 +1,12 @@
 """The components of a node with their flags, and the files that contain these flags.
 
-The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
-configuration of k3s, RKE2 and k0s, argument files, and the command lines of processes.
+The sources are:
+- the manifests of static Pods
+- the enabled services of systemd
+- the files of the kubelet
+- the configuration of k3s, RKE2 and k0s
+- argument files
+- the command lines of processes
 """
 
 from __future__ import annotations
