@@ -78,7 +78,10 @@ def _is_regular(path: str) -> bool:
 
 
 def _on_the_way(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield each directory and symlink on the path, and then the file, each with its status from lstat(2)."""
+    """Yield each directory and symlink on the path, and then the file, each with its status from lstat(2).
+
+    Raises OSError if a part of the path is missing or unreadable, or if the path contains too many symlinks.
+    """
     reached, links = "/", 0
     rest = os.path.join(os.getcwd(), path).split("/")[::-1]
     yield reached, os.lstat(reached)

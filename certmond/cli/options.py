@@ -207,6 +207,7 @@ def assess_node(
 
     With `check_api`, also check that the node and the configured API server authenticate each other. If a key does not
     match its certificate, scan again after at most two seconds, because a process might still be writing these files.
+    Raises CertmondError if the state of a rotation is unusable, and no entry can show this finding.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller

@@ -201,7 +201,10 @@ class ClusterLease:
                 return
 
     def _new_mark(self, found: Record) -> str:
-        """Return the mark of the Lease with the new reason of this node. The mark of another node stays."""
+        """Return the mark of the Lease with the new reason of this node. The mark of another node stays.
+
+        Return "" for no mark.
+        """
         node, reason = found.mark.partition(": ")[0], self._unwritten_mark
         if reason is None or (found.mark and node != self._identity):
             return found.mark

@@ -54,6 +54,7 @@ def content_names(data: bytes, _path: str) -> frozenset[str]:
     """Return the names of the fields, users, clusters and contexts in a kubeconfig.
 
     If a copy contains a name that its source does not contain, `cp` from the source would delete content of the copy.
+    Raises MalformedError if `data` is not a YAML mapping.
     """
     document = load_mapping(data)
     names = {repr(as_text(key)) for key, value in document.items() if value}

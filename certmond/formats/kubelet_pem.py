@@ -30,7 +30,8 @@ def dated(path: str, when: datetime) -> str:
 def successor(path: str, when: datetime, taken: Container[str]) -> str:
     """Return the path of the dated file for `when`, or for the first later second whose file name is not in `taken`.
 
-    certmond never overwrites an older file, because a rollback needs this file.
+    certmond never overwrites an older file, because a rollback needs this file. Raises WriteError if `path` does not
+    end with -current.pem.
     """
     while posixpath.basename(found := dated(path, when)) in taken:
         when += timedelta(seconds=1)

@@ -161,7 +161,10 @@ class Generations:
         return with_trust(content, location.path, trust) if trust else content
 
     def to_restore(self, name: str, files: Sequence[ArchivedFile]) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation as certmond restores them: a kubeconfig contains the present CA."""
+        """Return the files of a generation as certmond restores them: a kubeconfig contains the present CA.
+
+        Raises WriteError if the kubeconfig must not trust the present CA.
+        """
         location = self.location(name, files)
         return tuple(replace(file, content=self.with_present_ca(location, file.content)) for file in files)
 

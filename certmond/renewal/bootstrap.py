@@ -78,7 +78,10 @@ class Bootstrapper:
         return False
 
     def recover(self, patience: float) -> None:
-        """Complete or revert interrupted transactions. Wait at most `patience` seconds for the lock of all writers."""
+        """Complete or revert interrupted transactions. Wait at most `patience` seconds for the lock of all writers.
+
+        Raises BusyError if another process still writes after this time.
+        """
         if self.unfinished():
             with self._transactions.lock(patience) as writer:
                 self._settle(writer)
@@ -264,7 +267,10 @@ class Bootstrapper:
         writer.commit(changes, verify=lambda written: verify(as_written(changes, written, self._files)))
 
     def make_directory(self, directory: str) -> None:
-        """Create a directory of the node, and its missing parents, with mode 0755, as kubeadm does."""
+        """Create a directory of the node, and its missing parents, with mode 0755, as kubeadm does.
+
+        Raises WriteError if the creation fails.
+        """
         with Directories(self._root) as directories, blaming(directory):
             where = os.path.realpath(self._root).rstrip("/") + directories.resolve(directory)
         missing = []

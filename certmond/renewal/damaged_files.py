@@ -88,7 +88,7 @@ class OnlyCopies:
 
 
 def archive_clause(generations: Iterable[Generation]) -> str:
-    """Return a clause that names the archived generations of damaged files."""
+    """Return a clause that names the archived generations of damaged files, or "" without a generation."""
     return "".join(f"; the damaged content is in the archive as {each.name} {each.id}" for each in generations)
 
 

@@ -63,7 +63,10 @@ def linked(
     path: str, content: bytes, spec: CertificateSpec | None, files: View, now: datetime, *,
     owner: tuple[int, int] | None = None,
 ) -> list[Change]:  # fmt: skip
-    """Return the changes that write a dated PEM file of the kubelet and the symlink `path` to this file."""
+    """Return the changes that write a dated PEM file of the kubelet and the symlink `path` to this file.
+
+    Raises WriteError if the owner in the entry does not exist on this host.
+    """
     dated = kubelet_pem.successor(path, now, files.names(posixpath.dirname(path)))
     most, whose = (spec.key_mode, spec.owner) if spec else (0o600, None)
     present = files.read(path)

@@ -180,7 +180,8 @@ class Restoration:
     def _repair_cluster(self, step: Restore, spec: CertificateSpec, writer: Writer) -> str:
         """Write the present CA and the known server into a kubeconfig, which keeps its credentials.
 
-        Return a sentence about the result.
+        Return a sentence about the result. Raises WriteError if another process has repaired the file, or if certmond
+        must not write the file. Raises RefusedError if a certificate and its key would no longer match.
         """
         name, path = step.target, step.path
         present = self._files.read(path, follow_any_link=False) or b""

@@ -24,7 +24,8 @@ def pod_idle_since(
 ) -> datetime | None:
     """Return the latest time at which the container of a Pod might have run steadily.
 
-    Return None if a process runs the program of the container, or if certmond cannot read the start of the node.
+    Return None if a process runs the program of the container, or if certmond cannot read the start of the node. Raises
+    RestartError if `logs` exists but is unreadable.
     """
     began = process_start(_INIT, proc)
     if began is None or runs_anywhere(pod.executable, proc):

@@ -84,7 +84,10 @@ class Place:
         return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
 
     def open_fingerprinted(self) -> tuple[str | None, int | None]:
-        """Return the fingerprint of the file, and a descriptor of the same file or None if the file is not regular."""
+        """Return the fingerprint of the file, and a descriptor of the same file or None if the file is not regular.
+
+        Raises OSError if the file is unreadable.
+        """
         status = self.status()
         if status is None or not stat.S_ISREG(status.st_mode):
             return self.fingerprint(), None
@@ -287,7 +290,10 @@ def blaming(path: str, done: str = "written") -> Iterator[None]:
 
 @contextmanager
 def opened(directory: Path) -> Iterator[int]:
-    """Open a directory of certmond, and yield its descriptor."""
+    """Open a directory of certmond, and yield its descriptor.
+
+    Raises OSError if the open fails.
+    """
     descriptor = os.open(directory, _DIRECTORY)
     try:
         yield descriptor

@@ -67,7 +67,7 @@ def is_followed(change: Change) -> bool:
 
 
 def target_fingerprint(change: Change) -> str | None:
-    """Return the result of `Place.fingerprint` for the path after the change."""
+    """Return the result of `Place.fingerprint` for the path after the change. The result for a removed file is None."""
     match change:
         case NewFile():
             return digest(change.content)

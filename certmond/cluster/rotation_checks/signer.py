@@ -110,7 +110,10 @@ class SignerCheck:
                 self._access.run(lambda connection: Requests(connection).delete(REQUEST))
 
     async def _request(self, api: Requests, expected: Certificate) -> _PendingRequest:
-        """Return the request of an earlier check with the same expected CA, or file a new request."""
+        """Return the request of an earlier check with the same expected CA, or file a new request.
+
+        Raises UnreachableError if another process files a request at the same time.
+        """
         if self._pending and self._pending.expected == expected:
             await self._refresh(api, self._pending)
             return self._pending
