@@ -35,12 +35,13 @@ _KINDS = {
     (_APPS, "statefulsets"): "StatefulSet",
     (_ADMISSION, "mutatingwebhookconfigurations"): "MutatingWebhookConfiguration",
     (_ADMISSION, "validatingwebhookconfigurations"): "ValidatingWebhookConfiguration",
+    ("certificates.k8s.io", "clustertrustbundles"): "ClusterTrustBundle",
     ("apiextensions.k8s.io", "customresourcedefinitions"): "CustomResourceDefinition",
     ("apiregistration.k8s.io", "apiservices"): "APIService",
 }
 _GLOBAL = {"namespaces", "nodes", "mutatingwebhookconfigurations", "validatingwebhookconfigurations",
-           "customresourcedefinitions", "apiservices"}  # fmt: skip
-_SELECTABLE = {"metadata.name", "metadata.namespace", "type", "status.phase", "spec.nodeName"}
+           "customresourcedefinitions", "apiservices", "clustertrustbundles"}  # fmt: skip
+_SELECTABLE = {"metadata.name", "metadata.namespace", "type", "status.phase", "spec.nodeName", "spec.signerName"}
 
 
 class ObjectStore:

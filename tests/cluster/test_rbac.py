@@ -18,6 +18,8 @@ from certmond.cluster.record import ClusterRecord
 from certmond.cluster.record_api import create_record, read_record, replace_record
 from certmond.cluster.rollout import Outcome, restart_workloads
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
+from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles
+from certmond.cluster.rotation_checks.pod_certificates import pod_certificates
 from certmond.cluster.rotation_checks.service_account_tokens import tokens
 from certmond.cluster.rotation_checks.signer import SignerCheck
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
@@ -81,6 +83,8 @@ def lead(access: Access) -> list[Any]:
     canaries = [
         tokens(access),
         published_trust(access, BOTH),
+        cluster_trust_bundles(access, BOTH),
+        pod_certificates(access),
         token_secrets(access, BOTH, enabled=True),
         cluster_info(access, BOTH, BOTH, update=True),
         ca_bundles(access, "ca", BOTH, BOTH, update=True),
