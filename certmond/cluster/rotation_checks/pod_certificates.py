@@ -21,7 +21,7 @@ NAME = "pod_certificates"
 
 _RESERVED = "kubernetes.io/"
 """Prefix of the names of the signers of Kubernetes (staging/src/k8s.io/api/certificates/v1/types.go,
-PodCertificateRequestSpec). Any other signer has a CA of its own.
+PodCertificateRequestSpec). Any other signer has a separate CA.
 """
 
 
