@@ -322,13 +322,12 @@ class Daemon:
 
     def _publish(self, assessment: Assessment) -> None:
         """Write the metrics and the status document into the runtime directory."""
-        state = self._enforcer.rotation_state
-        self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
-        self._telemetry.watched.set(self._watcher.watched)
-        self._telemetry.polled.set(len(self._watcher.polled))
+        state, watcher = self._enforcer.rotation_state, self._watcher
+        self._telemetry.set_watch(
+            watched=watcher.watched, polled=len(watcher.polled), events=watcher.events, overflows=watcher.overflows
+        )
         self._telemetry.set_hooks(self._hooks.waiting)
-        self._telemetry.set_phase(state.phase)
-        self._telemetry.set_workers(state.workers)
+        self._telemetry.set_rotation(state.phase, state.workers)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._reconciler.plan.steps))
         following = next_event(assessment, policy_of(self._config))
         self._files.write_assessment(self._config, assessment, self._telemetry.text(), following)
