@@ -224,6 +224,12 @@ class ClusterSpec(Model):
         description="a rotation also checks the CA in Secrets that contain service-account tokens. For this check, "
         "certmond needs the permission to list all Secrets.",
     )
+    node_condition: bool = Field(
+        default=False,
+        description="certmond writes its findings to the condition `CertificatesHealthy` of this node's Node, and "
+        "creates an event about each change. For both, certmond uses the credentials of the kubelet, or `kubeconfig` "
+        "if kubelet.conf does not exist.",
+    )
     lease_duration: Duration = Field(
         default=timedelta(minutes=4),
         description="another node can take the restart lock if the holder has not renewed the lock for this time",
