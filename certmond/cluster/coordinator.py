@@ -26,6 +26,7 @@ from certmond.errors import (
     UnknownServerError,
     UnknownUserError,
 )
+from certmond.pki.rotation.ca_publication import searches_certificates
 from certmond.pki.rotation.gates import Gate, Member, Report, ahead, unknown_exclusions
 from certmond.pki.rotation.phases import Phase, Rotation, forth, sequence
 from certmond.pki.rotation.replaced_ca import OF_SEVERAL
@@ -215,6 +216,8 @@ class ClusterConductor:
                 return Gate(("both CAs are published; the check of the workloads is next",), now)
             not_ready = self._reports.not_ready(rotation.excluded)  # pods of an excluded node that is ready still count
             waits = self._inspection.workloads(rotation.published, not_ready, now)
+        if not waits and searches_certificates(rotation):
+            waits, held = self._inspection.pod_certificates(rotation, held, now)
         if waits := waits or self._nodes_behind(
             rotation, self._reports.members(rotation)
         ):  # again, because the checks take time

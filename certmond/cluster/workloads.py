@@ -18,6 +18,7 @@ from lightkube.resources.core_v1 import Pod
 from certmond.cluster.access import Access
 from certmond.cluster.client import PAGE, Connection
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, first_names, run_check
+from certmond.cluster.rotation_checks.cluster_trust_bundles import API_SERVER_SERVING
 
 NAME = "workloads"
 KINDS: dict[str, Any] = {"Deployment": Deployment, "DaemonSet": DaemonSet, "StatefulSet": StatefulSet}
@@ -171,9 +172,22 @@ def _has_token_or_ca(volume: Any) -> bool:
     """Return whether the volume contains a service account token or the published CA."""
     sources: Iterable[Any] = (volume.projected and volume.projected.sources) or ()
     projected = any(
-        each.serviceAccountToken or (each.configMap and each.configMap.name == _PUBLISHED) for each in sources
+        each.serviceAccountToken
+        or (each.configMap and each.configMap.name == _PUBLISHED)
+        or (each.clusterTrustBundle and _contains_api_server_ca(each.clusterTrustBundle))
+        for each in sources
     )
     return projected or bool(volume.configMap and volume.configMap.name == _PUBLISHED)
+
+
+def _contains_api_server_ca(source: Any) -> bool:
+    """Return whether the source selects a ClusterTrustBundle of the API server, by its signer or by its name.
+
+    The name of such an object begins with the name of its signer, with ":" in place of "/" (constructBundleName in
+    pkg/controller/certificates/clustertrustbundlepublisher/publisher.go).
+    """
+    named = (source.name or "").startswith(API_SERVER_SERVING.replace("/", ":") + ":")
+    return named or source.signerName == API_SERVER_SERVING
 
 
 def _start_time(pod: Any) -> datetime:

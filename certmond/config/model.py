@@ -25,13 +25,13 @@ from certmond.errors import ConfigError
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, parse_duration
+from certmond.pki.catalog.init_settings import InitSpec
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.catalog.settings import (
     ArchiveSpec,
     ClusterSpec,
     HoldSpec,
     HookSpec,
-    InitSpec,
     RestartSpec,
     RootCaSpec,
     SignerSpec,

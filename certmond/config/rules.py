@@ -16,6 +16,7 @@ from certmond.config.yaml_source import Node, Problem, shown
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import Model
+from certmond.pki.catalog.init_settings import InitSpec
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.catalog.settings import (
     LOCAL,
@@ -25,7 +26,6 @@ from certmond.pki.catalog.settings import (
     ClusterSpec,
     HoldSpec,
     HookSpec,
-    InitSpec,
     RestartSpec,
     RootCaSpec,
     SignerSpec,

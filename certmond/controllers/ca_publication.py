@@ -1,4 +1,4 @@
-"""Check whether the cluster has published the new CAs to its Pods, for the rotation of a single node.
+"""Checks of the Pods in the rotation of a single node: their trust in the new CA, and their client certificates.
 
 This module chooses the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the
 response.
@@ -14,19 +14,27 @@ from certmond.cluster.access import Access
 from certmond.config.model import Config
 from certmond.errors import CertmondError
 from certmond.pki.catalog.entries import Kind
-from certmond.pki.rotation.ca_publication import Answer, Asked, concerns, gate, published_gate
+from certmond.pki.rotation.ca_publication import (
+    Answer,
+    Asked,
+    certificates_gate,
+    concerns,
+    gate,
+    published_gate,
+    searches_certificates,
+)
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Rotation, desired
 from certmond.pki.x509.certificate import certificates_of
 
 _KUBECONFIGS = ("admin.conf", "super-admin.conf", "controller-manager.conf")
-"""Names of the kubeconfigs whose users may list ConfigMaps in all namespaces, in order of preference."""
+"""Names of the kubeconfigs whose users may list the objects of all namespaces, in order of preference."""
 _ANSWER, _LIMIT = timedelta(seconds=5), timedelta(seconds=20)
 """Time limits of one API request, and of all requests of a check."""
 
 
 class PublicationCheck:
-    """Check of the CAs that the cluster publishes to its Pods. `real` resolves the path of a file of the node."""
+    """Checks of the Pods of the cluster. `real` resolves the path of a file of the node."""
 
     def __init__(
         self, config: Config, real: Callable[[str], str], alive: Callable[[], None], monotonic: Callable[[], float]
@@ -39,6 +47,9 @@ class PublicationCheck:
 
     def gate(self, rotation: Rotation, own: Gate, now: datetime) -> Gate:
         """Return the gate `own`, combined with the result of the check. Never raises CertmondError."""
+        if searches_certificates(rotation):
+            paths = self._present()
+            return certificates_gate(rotation, own, self._asked(rotation, paths), now) if paths else own
         if not concerns(rotation):
             return own
         if rotation.published is not None:
@@ -80,12 +91,18 @@ class PublicationCheck:
 
     def _ask(self, rotation: Rotation, path: str) -> Asked:
         try:
+            from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles
+            from certmond.cluster.rotation_checks.pod_certificates import pod_certificates
             from certmond.cluster.rotation_checks.trust_bundles import published_trust
         except ImportError:
             return Asked(Answer.REFUSED, "the package lightkube is missing; run: pip install certmond[kubernetes]")
-        wanted = desired(rotation)
+        wanted, access = desired(rotation), Access(lambda: path, _ANSWER, self._alive)
         trust = certificates_of(wanted.trust) if wanted else ()
-        found = published_trust(Access(lambda: path, _ANSWER, self._alive), trust, _LIMIT, at_least=True)
+        if searches_certificates(rotation):
+            found = pod_certificates(access, _LIMIT)
+        elif (found := published_trust(access, trust, _LIMIT, at_least=True)).ok:
+            bundles = cluster_trust_bundles(access, trust, _LIMIT, at_least=True)
+            found = found if bundles.ok else bundles
         if found.ok:
             return Asked(Answer.PUBLISHED, found.fact)
         return Asked(found.failure or Answer.BEHIND, f"{found.fact}; {found.remedy}")

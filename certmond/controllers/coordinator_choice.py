@@ -12,6 +12,7 @@ from pathlib import Path
 from certmond.config.model import Config
 from certmond.controllers.ca_publication import PublicationCheck
 from certmond.controllers.coordinator_protocol import Coordinator, SingleNode
+from certmond.controllers.node_condition import NodeConditionReport
 from certmond.controllers.serving_request import ServingRequestCheck
 from certmond.errors import RefusedError
 from certmond.state.boot import boot_id
@@ -65,7 +66,7 @@ def coordinator_of(
     return ClusterConductor(access, lead, config, node=node, own=own, boot=boot_id(), clock=clock, monotonic=monotonic)
 
 
-def serving_request_check_of(
+def own_object_checks_of(
     config: Config,
     *,
     node: str,
@@ -73,14 +74,19 @@ def serving_request_check_of(
     clock: Callable[[], datetime],
     monotonic: Callable[[], float],
     alive: Callable[[], None],
-) -> ServingRequestCheck:
-    """Return the check of the kubelet's request for its serving certificate, for the node `node`.
+) -> tuple[ServingRequestCheck, NodeConditionReport]:
+    """Return the check of the kubelet's request for its serving certificate, and the report to the Node `node`.
 
     `real` resolves the path of a file of the node, and can raise RefusedError.
     """
     kubeconfig = config.cluster.kubeconfig
     find = partial(_as_itself, real, kubeconfig) if kubeconfig else None
-    return ServingRequestCheck(find, node=node, poll=config.poll, alive=alive, clock=clock, monotonic=monotonic)
+    return (
+        ServingRequestCheck(find, node=node, poll=config.poll, alive=alive, clock=clock, monotonic=monotonic),
+        NodeConditionReport(
+            find if config.cluster.node_condition else None, node=node, alive=alive, clock=clock, monotonic=monotonic
+        ),
+    )
 
 
 def _as_itself(real: Callable[[str], str], otherwise: str) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of, serving_request_check_of
+from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of, own_object_checks_of
 from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.executor import Executor
 from certmond.controllers.host_holds import HostHolds
@@ -136,7 +136,7 @@ class Enforcer:
             config, self.executor, self.rotation_state, files=self._files, record=record, staging=staging,
             coordinator=coordinator, audit=audit, clock=clock,
         )  # fmt: skip
-        self.serving_request = serving_request_check_of(
+        self.serving_request, self.node_condition = own_object_checks_of(
             config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive
         )
         self.provenance = ProvenanceLookup(config, root, state_dir)

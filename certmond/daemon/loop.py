@@ -156,12 +156,12 @@ class Daemon:
         return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
 
     def _deadlines(self) -> Deadlines:
-        others = (self._enforcer.rotating.until, self._enforcer.serving_request.until)
-        instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at, *others)
+        others = (self._enforcer.rotating, self._enforcer.serving_request, self._enforcer.node_condition)
+        instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at)
         return Deadlines(
             resync=self._config.resync, poll=self._config.poll if self._watcher.polled else None,
             assessed_at=self._assessment.taken_at if self._assessment else None, retry_at=self._reconciler.retry_at,
-            instants=tuple(instant for instant in instants if instant),
+            instants=tuple(instant for instant in (*instants, *(each.until for each in others)) if instant),
         )  # fmt: skip
 
     def _change_cause(self, since: float) -> Cause | None:
@@ -268,10 +268,13 @@ class Daemon:
     # Execution
 
     def _execute(self) -> None:
-        """Read the kubelet's request for a missing serving certificate. Execute the plan in enforce mode."""
-        if self._assessment:
-            self._enforcer.serving_request.ask(self._assessment)
+        """Execute the plan in enforce mode. Read and write the objects of this node in the Kubernetes API."""
+        assessment = self._assessment
+        if assessment:
+            self._enforcer.serving_request.ask(assessment)
         again = self._reconciler.execute()
+        if assessment and self._surroundings.live and (failure := self._enforcer.node_condition.report(assessment)):
+            self._journal.tell(Event.CONDITION_FAILED, failure, "warning")
         self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
         if self._reconciler.service_check_at:
             wait = (self._reconciler.service_check_at - utc_now()).total_seconds()
@@ -325,13 +328,12 @@ class Daemon:
 
     def _publish(self, assessment: Assessment) -> None:
         """Write the metrics and the status document into the runtime directory."""
-        state = self._enforcer.rotation_state
-        self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
-        self._telemetry.watched.set(self._watcher.watched)
-        self._telemetry.polled.set(len(self._watcher.polled))
+        state, watcher = self._enforcer.rotation_state, self._watcher
+        self._telemetry.set_watch(
+            watched=watcher.watched, polled=len(watcher.polled), events=watcher.events, overflows=watcher.overflows
+        )
         self._telemetry.set_hooks(self._hooks.waiting)
-        self._telemetry.set_phase(state.phase)
-        self._telemetry.set_workers(state.workers)
+        self._telemetry.set_rotation(state.phase, state.workers)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._reconciler.plan.steps))
         following = next_event(assessment, policy_of(self._config))
         self._files.write_assessment(self._config, assessment, self._telemetry.text(), following)

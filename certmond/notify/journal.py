@@ -58,6 +58,7 @@ class Event(StrEnum):
     WEB_EXPOSED = "web_exposed"
     WEB_CONFIG_REFUSED = "web_config_refused"
     REQUEST_FAILED = "request_failed"
+    CONDITION_FAILED = "condition_failed"
     LIBRARY = "library"
 
 
@@ -87,6 +88,7 @@ MESSAGE_IDS = {
     Event.WEB_EXPOSED: "c725a5596dfe4a9a8e256660420c2f7d",
     Event.WEB_CONFIG_REFUSED: "57ae3c3911be4ba8b200ccff7748bd89",
     Event.REQUEST_FAILED: "90ee0b468e104a75b178d127b1fc31ee",
+    Event.CONDITION_FAILED: "a1c0f3b5d27e4e0f9b6c84d5e3f7192a",
     Event.LIBRARY: "6fc11b4eab2a4995976d5a60b2d6048c",
 }
 

@@ -43,6 +43,10 @@ class PhaseTimer:
 
 
 def _counted_from(rotation: Rotation) -> datetime:
-    """Return the start of the phase or, for token keys, the time at which all API servers had the new key."""
-    seen = rotation.published if isinstance(rotation.new, PublicKey) else None
-    return rotation.since if seen is None else seen
+    """Return the time from which the minimum duration of the phase counts.
+
+    For token keys, this is the time at which all API servers had the new key. For a CA in `issue`, it is the time at
+    which the check found Pods with client certificates, if any.
+    """
+    counts = isinstance(rotation.new, PublicKey) or rotation.phase is Phase.ISSUE
+    return rotation.published if counts and rotation.published is not None else rotation.since

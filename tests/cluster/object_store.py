@@ -24,6 +24,7 @@ Json = dict[str, Any]
 _ADMISSION, _APPS = "admissionregistration.k8s.io", "apps"
 _KINDS = {
     ("", "configmaps"): "ConfigMap",
+    ("", "events"): "Event",
     ("", "namespaces"): "Namespace",
     ("", "nodes"): "Node",
     ("", "pods"): "Pod",
@@ -35,12 +36,13 @@ _KINDS = {
     (_APPS, "statefulsets"): "StatefulSet",
     (_ADMISSION, "mutatingwebhookconfigurations"): "MutatingWebhookConfiguration",
     (_ADMISSION, "validatingwebhookconfigurations"): "ValidatingWebhookConfiguration",
+    ("certificates.k8s.io", "clustertrustbundles"): "ClusterTrustBundle",
     ("apiextensions.k8s.io", "customresourcedefinitions"): "CustomResourceDefinition",
     ("apiregistration.k8s.io", "apiservices"): "APIService",
 }
 _GLOBAL = {"namespaces", "nodes", "mutatingwebhookconfigurations", "validatingwebhookconfigurations",
-           "customresourcedefinitions", "apiservices"}  # fmt: skip
-_SELECTABLE = {"metadata.name", "metadata.namespace", "type", "status.phase", "spec.nodeName"}
+           "customresourcedefinitions", "apiservices", "clustertrustbundles"}  # fmt: skip
+_SELECTABLE = {"metadata.name", "metadata.namespace", "type", "status.phase", "spec.nodeName", "spec.signerName"}
 
 
 class ObjectStore:
@@ -81,6 +83,10 @@ class ObjectStore:
         (found,) = [each for key, each in self._objects.items() if key[1:] == (resource, namespace, name)]
         return found
 
+    def every(self, resource: str) -> list[Json]:
+        """The objects of this kind, in the order in which they were made."""
+        return [each for key, each in self._objects.items() if key[1] == resource]
+
     def change(self, found: Json) -> None:
         """Set a new resource version, after a test changed the object in place."""
         self._changed(found)
@@ -105,6 +111,8 @@ class ObjectStore:
         if namespace:
             rest.pop(0)
         resource, name = rest[0], "/".join(rest[1:])
+        if resource == "nodes" and name.endswith("/status"):
+            return self._patch_status(name.removesuffix("/status"), json.loads(body), content_type)
         if (group, resource) not in _KINDS or resource in self.missing or "/" in name:
             return status(404, "the server could not find the requested resource", "NotFound")
         if method == "GET" and not name:
@@ -130,8 +138,24 @@ class ObjectStore:
             case _:
                 return status(405, "the server does not allow this method on the requested resource")
 
+    def _patch_status(self, name: str, patch: Any, content_type: str) -> tuple[int, Json]:
+        """Merge the conditions of a Node by their type, as a strategic merge patch does."""
+        found = self._objects.get(("", "nodes", "", name))
+        if found is None:
+            return status(404, f'nodes "{name}" not found', "NotFound")
+        if content_type != "application/strategic-merge-patch+json":
+            return status(415, "the body of the request was in an unknown format")
+        conditions = {each["type"]: each for each in found.setdefault("status", {}).get("conditions", [])}
+        for each in patch["status"]["conditions"]:
+            conditions[each["type"]] = conditions.get(each["type"], {}) | each
+        found["status"]["conditions"] = list(conditions.values())
+        self._changed(found)
+        return 200, copy.deepcopy(found)
+
     def _create(self, group: str, resource: str, namespace: str, made: Json) -> tuple[int, Json]:
         metadata = made["metadata"]
+        if not metadata.get("name") and metadata.get("generateName"):
+            metadata["name"] = f"{metadata['generateName']}{uuid.uuid4().hex[:5]}"
         if metadata.get("resourceVersion"):
             return status(422, "metadata.resourceVersion: must not be set on create", "Invalid")
         if resource not in _GLOBAL and not any(key[1:] == ("namespaces", "", namespace) for key in self._objects):

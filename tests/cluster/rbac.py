@@ -97,7 +97,9 @@ def _node_may(user: str, groups: list[str], asked: Asked) -> bool:
         return False
     if asked.resource == "certificatesigningrequests" and asked.verb in {"create", "get", "list"}:
         return True  # NodeRules in plugin/pkg/auth/authorizer/rbac/bootstrappolicy
-    own = asked.resource == "nodes" and asked.name == user.removeprefix("system:node:")
+    if asked.resource == "events" and asked.verb == "create":
+        return True  # also in NodeRules
+    own = asked.resource in {"nodes", "nodes/status"} and asked.name == user.removeprefix("system:node:")
     return own and asked.verb in {"get", "update", "patch"}
 
 

@@ -19,6 +19,8 @@ from cryptography.x509.oid import NameOID
 from certmond.cluster.access import Access
 from certmond.cluster.rotation_checks.check import CheckResult, first_names
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
+from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles
+from certmond.cluster.rotation_checks.pod_certificates import pod_certificates
 from certmond.cluster.rotation_checks.service_account_tokens import tokens
 from certmond.cluster.rotation_checks.signer import SignerCheck
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
@@ -617,6 +619,8 @@ CHECKS: dict[str, Callable[[Access, timedelta], CheckResult]] = {
     "published_trust": lambda access, limit: published_trust(access, BOTH, limit),
     "token_secrets": lambda access, limit: token_secrets(access, BOTH, enabled=True, limit=limit),
     "cluster_info": lambda access, limit: cluster_info(access, BOTH, BOTH, limit=limit),
+    "cluster_trust_bundles": lambda access, limit: cluster_trust_bundles(access, BOTH, limit),
+    "pod_certificates": pod_certificates,
 }
 
 
@@ -629,7 +633,9 @@ def test_a_cluster_that_does_not_answer_has_not_passed(access: Access, silence: 
     silence(whose)
     canary = CHECKS[name](access, timedelta(seconds=7))
     assert canary.name == name
-    within = 60 if name in {"published_trust", "token_secrets"} else 5  # a listing may have many pages
+    within = (
+        60 if name in {"published_trust", "token_secrets", "pod_certificates"} else 5
+    )  # a listing may have many pages
     says(canary, "within 7 s" if whose == "check" else f"(no answer within {within} s)")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.cluster.api_server import ApiServer
 from tests.pki.rotation_node import NEW, OLD, UNRELATED, at
 from tests.rotation_node import RotatingNode, root_ca
 
-TRUST = at(Phase.TRUST)
+TRUST, ISSUE = at(Phase.TRUST), at(Phase.ISSUE)
 CANNOT = "certmond cannot read the CA of the pods, so the phase waits only for `root_ca.overlap`: "
 
 
@@ -55,6 +56,26 @@ def test_the_node_uses_its_own_kubeconfig(cluster: ApiServer, name: str) -> None
         assert found.noted
         assert found.noted.published == NOW
         assert asking(paths).gate(found.noted, Gate(), NOW + SYNCED) == Gate()
+
+
+def test_the_cluster_trust_bundle_must_contain_both_cas(cluster: ApiServer) -> None:
+    """Without `cluster:`, the node also waits for the ClusterTrustBundle of the API server."""
+    publish(cluster, OLD, NEW)
+    spec = {"signerName": "kubernetes.io/kube-apiserver-serving", "trustBundle": OLD.pem.decode()}
+    cluster.store.add("clustertrustbundles", "kubernetes.io:kube-apiserver-serving:1", spec=spec)
+    check = asking({"admin.conf": cluster.user("root", "certmond")})
+    assert f"kube-apiserver-serving lacks {NEW.facts.sha256[:12]}" in check.gate(TRUST, Gate(), NOW).waits[0]
+
+
+@pytest.mark.parametrize("signer", ["kubernetes.io/kube-apiserver-client-pod", "example.com/mesh"])
+def test_certificates_of_pods_keep_the_old_ca_for_a_day(cluster: ApiServer, signer: str) -> None:
+    """Without `cluster:`, the node also searches for Pods with client certificates in `issue`."""
+    source = {"podCertificate": {"signerName": signer, "keyType": "ED25519"}}
+    spec = {"containers": [], "volumes": [{"name": "it", "projected": {"sources": [source]}}]}
+    cluster.store.add("pods", "web", "default", spec=spec, status={"phase": "Running"})
+    found = asking({"admin.conf": cluster.user("root", "certmond")}).gate(ISSUE, Gate(), NOW)
+    assert found.noted == (replace(ISSUE, published=NOW) if signer.startswith("kubernetes.io/") else None)
+    assert asking({}).gate(ISSUE, Gate(), NOW) == Gate()
 
 
 def test_no_other_kubeconfig_is_used(cluster: ApiServer, tmp_path: Path) -> None:

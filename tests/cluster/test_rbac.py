@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,17 +14,21 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.cluster.access import Access
 from certmond.cluster.lease import RESTART, ROTATION, ClusterLease
+from certmond.cluster.node_condition import write_condition
 from certmond.cluster.nodes import Acknowledgement, acknowledge, list_nodes
 from certmond.cluster.record import ClusterRecord
 from certmond.cluster.record_api import create_record, read_record, replace_record
 from certmond.cluster.rollout import Outcome, restart_workloads
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
+from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles
+from certmond.cluster.rotation_checks.pod_certificates import pod_certificates
 from certmond.cluster.rotation_checks.service_account_tokens import tokens
 from certmond.cluster.rotation_checks.signer import SignerCheck
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from certmond.cluster.workloads import stale_workloads, workloads
 from certmond.errors import RefusedError
+from certmond.pki.assessment.node_condition import NodeCondition
 from tests.builders import NOW, bundle, make_ca
 from tests.cluster.api_server import ApiServer
 from tests.cluster.conftest import MANIFEST
@@ -33,7 +38,7 @@ from tests.cluster.test_workloads import PLURALS, add, finish, pod, replica_set
 
 OLD, NEW = make_ca(), make_ca()
 BOTH = (OLD.facts, NEW.facts)
-OPTIONAL = ("certmond-rotation-ca-bundles", "certmond-rotation-secrets")
+OPTIONAL = ("certmond-rotation-ca-bundles", "certmond-rotation-secrets", "certmond-node-condition")
 BUNDLED = ("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "apiservices",
            "customresourcedefinitions")  # fmt: skip
 
@@ -81,11 +86,15 @@ def lead(access: Access) -> list[Any]:
     canaries = [
         tokens(access),
         published_trust(access, BOTH),
+        cluster_trust_bundles(access, BOTH),
+        pod_certificates(access),
         token_secrets(access, BOTH, enabled=True),
         cluster_info(access, BOTH, BOTH, update=True),
         ca_bundles(access, "ca", BOTH, BOTH, update=True),
         workloads(access, now),
     ]
+    with suppress(RefusedError):
+        write_condition(access, "node-1", NodeCondition("False", "CriticalFindings", "1 critical"), now)
     said += [each for each in canaries if " may not " in each.fact]
     signed = SignerCheck(access).check(OLD.facts, now)
     said += [] if "the cluster signs with" in signed.fact else [signed]
@@ -129,7 +138,7 @@ def test_every_right_that_can_have_names_has_them(cluster: ApiServer) -> None:
 
     Workloads, webhooks and similar objects belong to the users of the cluster, so their names are unknown.
     """
-    anybodys = {*PLURALS.values(), *BUNDLED}
+    anybodys = {*PLURALS.values(), *BUNDLED, "nodes", "nodes/status"}
     assert cluster.rbac
     for role in cluster.rbac.objects:
         for rule in role.get("rules", ()):

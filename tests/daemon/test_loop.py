@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import yaml
 from cryptography import x509
 
 from certmond.config.model import parse
+from certmond.controllers.node_condition import NodeConditionReport
 from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
 from certmond.files.catalog_observer import Store
 from certmond.notify.journal import Journal
+from certmond.pki.services.model import Live
 from certmond.services.usage_state import SurroundingsObserver
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running
@@ -466,6 +469,36 @@ def test_command_lines_are_read_again_after_a_restart(
         for count in (0, 1):
             daemon._pass(Cause("look", frozenset()))
             assert read == [daemon._store] * count
+    finally:
+        daemon._watcher.close()
+        daemon._hooks.close()
+        daemon._enforcer.surroundings_observer.close()
+        daemon._wake.close()
+
+
+def test_the_condition_of_the_node_follows_the_first_observation_of_the_services(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, findings about services are unknown. A failure of the write is in the log."""
+    daemon = Daemon(
+        lambda: parse([]), root=str(node.root), runtime_dir=tmp_path / "run", state_dir=tmp_path / "state",
+        journal=Journal("none"),
+    )  # fmt: skip
+    written = list[object]()
+
+    def report(_: NodeConditionReport, assessment: object) -> str:
+        written.append(assessment)
+        return "no answer"
+
+    monkeypatch.setattr(NodeConditionReport, "report", report)
+    try:
+        daemon._pass(Cause("look", frozenset()))
+        daemon._execute()
+        assert written == []
+        daemon._surroundings = replace(daemon._surroundings, live=Live(datetime.now(UTC)))
+        daemon._execute()
+        assert written == [daemon._assessment]
+        assert ("condition_failed", "no answer") in [(e["event"], e["message"]) for e in daemon._journal.recent]
     finally:
         daemon._watcher.close()
         daemon._hooks.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from certmond.cluster.access import Access
 from certmond.pki.catalog.settings import ClusterSpec
+from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Phase, Rotation, desired
 from certmond.pki.x509.certificate import certificates_of
 from certmond.pki.x509.public_key import PublicKey
@@ -61,6 +62,18 @@ class Inspection:
             *_failures([workloads(self._access, since, _LISTING_LIMIT, not_ready=not_ready)]),
         )
 
+    def pod_certificates(self, rotation: Rotation, held: Gate, now: datetime) -> tuple[tuple[str, ...], Gate]:
+        """Return the reasons why a check for Pods with client certificates failed, and the gate of the phase.
+
+        If the check has found such Pods, the gate notes the present time in the record. Otherwise return `held`.
+        """
+        from certmond.cluster.rotation_checks.pod_certificates import pod_certificates  # noqa: PLC0415 - the extra
+
+        found = pod_certificates(self._access, _LISTING_LIMIT)
+        if found.ok or found.failure:
+            return _failures([found]), held
+        return (), Gate(_failures([found]), now, rotation)
+
     def end(self) -> None:
         """Delete the CertificateSigningRequest of the signer check, if any. Never raises CertmondError."""
         if self._signer_check:
@@ -68,6 +81,7 @@ class Inspection:
 
     def _results(self, rotation: Rotation, now: datetime) -> Iterator[CheckResult]:
         from certmond.cluster.rotation_checks.cluster_info import cluster_info  # noqa: PLC0415
+        from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles  # noqa: PLC0415
         from certmond.cluster.rotation_checks.service_account_tokens import tokens  # noqa: PLC0415
         from certmond.cluster.rotation_checks.signer import SignerCheck  # noqa: PLC0415
         from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets  # noqa: PLC0415
@@ -86,6 +100,7 @@ class Inspection:
         if wanted and rotation.phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
             family_cas, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)
             yield published_trust(access, trust, _LISTING_LIMIT)
+            yield cluster_trust_bundles(access, trust, _CHECK_LIMIT)
             yield cluster_info(access, family_cas, trust, update=True, limit=_CHECK_LIMIT)
             yield ca_bundles(access, rotation.family, family_cas, trust, update=True, limit=_LISTING_LIMIT)
             if self._spec.token_secrets:

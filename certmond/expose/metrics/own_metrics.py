@@ -102,8 +102,7 @@ class Telemetry:
         for cause in _CAUSES:
             self.passes.labels(cause)
         self.set_planned({})
-        self.set_phase(None)
-        self.set_workers(None)
+        self.set_rotation(None, None)
         self.config_ok.set(1)
         self.last_pass.set_to_current_time()  # `certmond metrics` counts no pass: the value 0 would mean 1970
         self._events = self._overflows = 0
@@ -130,16 +129,14 @@ class Telemetry:
             for result in _HOOK_RESULTS:
                 self.hook_runs.labels(hook, result)
 
-    def set_phase(self, phase: Phase | None) -> None:
-        """Set the phase of the rotation in progress. None means that no rotation is in progress."""
+    def set_rotation(self, phase: Phase | None, workers: Workers | None) -> None:
+        """Set the phase of the rotation in progress, or None if no rotation is in progress.
+
+        Also set the numbers of workers that take part, that may act, and that have acknowledged the phase. None sets
+        all to 0.
+        """
         for name in _PHASES:
             self._phase.labels(str(name)).set(name == (phase or "idle"))
-
-    def set_workers(self, workers: Workers | None) -> None:
-        """Set the numbers of workers that take part, that may act, and that have acknowledged the phase.
-
-        None sets all to 0.
-        """
         for name in _WORKERS:
             self._workers.labels(name).set(getattr(workers, name) if workers else 0)
 
@@ -154,8 +151,13 @@ class Telemetry:
         if latency is not None:
             self.latency.observe(latency)
 
-    def count_watch(self, events: int, overflows: int) -> None:
-        """Count the new events and overflows. The arguments are the totals since the start of the daemon."""
+    def set_watch(self, *, watched: int, polled: int, events: int, overflows: int) -> None:
+        """Set the numbers of watched and of polled directories, and count the new events and overflows.
+
+        `events` and `overflows` are the totals since the start of the daemon.
+        """
+        self.watched.set(watched)
+        self.polled.set(polled)
         self.watch_events.inc(events - self._events)
         self.watch_overflows.inc(overflows - self._overflows)
         self._events, self._overflows = events, overflows

@@ -1,90 +1,24 @@
 """Settings in the configuration, such as signers, hooks, restarts and the rotation.
 
-`entries` defines the model of a certificate, and `service_entries` the model of a service.
+`entries` defines the model of a certificate, `service_entries` the model of a service, and `init_settings` the settings
+of `certmond init`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import timedelta
-from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duration, Many, Model, Name, words
+from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duration, Model, Name, words
 from certmond.pki.findings import Severity
 
 LOCAL, NO_SIGNER = "local", "none"
 """Values of `signer` for the key of the CA on this node, and for no signer."""
 OWN_KEY = frozenset({"kubeadm"})
 """Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
-
-_DNS_NAME = re.compile(r"(\*\.)?(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-
-
-def _address(text: str) -> str:
-    try:
-        return _canonical(text)
-    except ValueError:
-        raise ValueError("must be an IP address") from None
-
-
-def _canonical(text: str) -> str:
-    """Return the IP address in canonical form. Raises ValueError for a zone, which is valid on one host only."""
-    if "%" in text:
-        raise ValueError("must have no zone")
-    return str(ip_address(text))
-
-
-def _dns_name(text: str) -> str:
-    if not _DNS_NAME.fullmatch(text):
-        raise ValueError("must be a DNS name of lower-case letters, digits, '-' and '.'")
-    return text
-
-
-def _host(text: str) -> str:
-    try:
-        return _canonical(text)
-    except ValueError:
-        pass
-    if not _DNS_NAME.fullmatch(text):
-        raise ValueError("must be an IP address, or a DNS name of lower-case letters, digits, '-' and '.'")
-    return text
-
-
-def _endpoint(text: str) -> str:
-    host, port = split_endpoint(text)
-    if port is not None and not 0 < port < 65536:
-        raise ValueError("must have a port from 1 to 65535 after the colon")
-    _host(host)
-    return text
-
-
-def split_endpoint(text: str) -> tuple[str, int | None]:
-    """Return the host and the optional port of HOST:PORT or [IPv6]:PORT. Raises ValueError for any other text."""
-    match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
-    if not match:
-        raise ValueError("must be HOST or HOST:PORT, with an IPv6 address in brackets")
-    port = match[2] or match[4]
-    return match[1] or match[3], int(port) if port else None
-
-
-def _networks(text: str) -> str:
-    try:
-        networks = [ip_network(part, strict=False) for part in text.split(",")]
-    except ValueError:
-        raise ValueError("must be a network such as 10.96.0.0/12") from None
-    if any(network.num_addresses < 2 for network in networks):
-        raise ValueError("must have at least two addresses")
-    return text
-
-
-def _version(text: str) -> str:
-    if not re.match(r"v?1\.[0-9]{1,3}(\.|$)", text):
-        raise ValueError("must be a version such as v1.34.0")
-    return text
 
 
 class SignerSpec(Model):
@@ -290,61 +224,13 @@ class ClusterSpec(Model):
         description="a rotation also checks the CA in Secrets that contain service-account tokens. For this check, "
         "certmond needs the permission to list all Secrets.",
     )
+    node_condition: bool = Field(
+        default=False,
+        description="certmond writes its findings to the condition `CertificatesHealthy` of this node's Node, and "
+        "creates an event about each change. For both, certmond uses the credentials of the kubelet, or `kubeconfig` "
+        "if kubelet.conf does not exist.",
+    )
     lease_duration: Duration = Field(
         default=timedelta(minutes=4),
         description="another node can take the restart lock if the holder has not renewed the lock for this time",
     )
-
-
-class InitSpec(Model):
-    """The cluster for which `certmond init` creates the PKI of a node, with the fields of kubeadm's configuration."""
-
-    advertise_address: Annotated[str, AfterValidator(_address)] | None = Field(
-        default=None,
-        description="the IP address of this node's API server; by default the address of the interface with the "
-        "default route",
-    )
-    bind_port: Annotated[Count, Field(ge=1, le=65535)] = Field(default=6443, description="the port of the API server")
-    control_plane_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
-        default=None,
-        description="`HOST` or `HOST:PORT` at which clients reach the API servers; by default this node's API server",
-    )
-    service_subnet: Annotated[str, AfterValidator(_networks)] = Field(
-        default="10.96.0.0/12", description="the IP address range of the Services, or two ranges separated by a comma"
-    )
-    dns_domain: Annotated[str, AfterValidator(_dns_name)] = Field(
-        default="cluster.local", description="the DNS domain of the Services"
-    )
-    cluster_name: str = Field(default="kubernetes", description="the name of the cluster in kubeconfigs")
-    kubernetes_version: Annotated[str, AfterValidator(_version)] | None = Field(
-        default=None,
-        description="the version of Kubernetes, such as `v1.34.0`; by default a current version. For a version before "
-        "v1.29, `certmond init` adds administrators to the group `system:masters`, as kubeadm does.",
-    )
-    cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="additional DNS names and IP addresses of the API server"
-    )
-    etcd_server_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="additional DNS names and IP addresses at which clients reach etcd"
-    )
-    etcd_peer_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(),
-        description="additional DNS names and IP addresses at which other etcd members reach etcd",
-    )
-    external_etcd: bool = Field(default=False, description="etcd and its certificates are on other hosts")
-    certificates_dir: AbsolutePath = Field(
-        default="/etc/kubernetes/pki",
-        description="the directory that replaces `/etc/kubernetes/pki` in the paths of the catalogue",
-    )
-    ca_validity: Duration | None = Field(
-        default=None,
-        description="the validity period of a new CA; by default `validity` in the entry of the CA, 10 years",
-    )
-
-
-def subject_alternative_name(host: str) -> str:
-    """Return the subject alternative name of `host`: "IP:…" for an IP address, or "DNS:…" for a DNS name."""
-    try:
-        return f"IP:{ip_address(host)}"
-    except ValueError:
-        return f"DNS:{host}"

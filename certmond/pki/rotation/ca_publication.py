@@ -33,9 +33,9 @@ TAKES = LEADS + SYNCED
 
 
 class Answer(Enum):
-    """Answer to a request for the kube-root-ca.crt ConfigMaps."""
+    """Answer to a request for the objects that publish a CA to Pods, or for the Pods with client certificates."""
 
-    PUBLISHED = auto()
+    PUBLISHED = auto()  # all objects contain the CAs, or no Pod has a certificate of the old CA
     BEHIND = auto()
     SILENT = auto()  # the API server does not answer; a later request might succeed
     REFUSED = auto()  # the API server refuses the request, or this node cannot send it
@@ -43,7 +43,7 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Answer to a request for the ConfigMaps, and a sentence that describes the answer."""
+    """Answer to a request, and a sentence that describes the answer."""
 
     answer: Answer
     fact: str
@@ -73,6 +73,31 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
         case Answer.SILENT | Answer.REFUSED:
             why = f"certmond cannot read the CA of the pods, so the phase waits only for `root_ca.overlap`: {fact}"
             return replace(held, waits=(*held.waits, why)) if held.waits else replace(held, message=why)
+        case _:
+            assert_never(asked.answer)
+
+
+def searches_certificates(rotation: Rotation) -> bool:
+    """Return whether certmond must search for Pods with client certificates that the old CA might have signed."""
+    issue = rotation.family == SIGNER_FAMILY and rotation.mode is Mode.OVERLAP and rotation.phase is Phase.ISSUE
+    return issue and rotation.published is None
+
+
+def certificates_gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime) -> Gate:
+    """Return the gate `held`. If Pods have such certificates, return a gate that notes the time in the record.
+
+    If the API server refuses the request or does not answer, the phase waits only for `root_ca.overlap`.
+    """
+    match asked.answer:
+        case Answer.PUBLISHED:
+            return held
+        case Answer.BEHIND:
+            return Gate((asked.fact,), now, replace(rotation, published=now))
+        case Answer.SILENT | Answer.REFUSED:
+            why = (
+                "certmond cannot list the Pods with client certificates, so the phase waits only for `root_ca.overlap`"
+            )
+            return held if held.waits else replace(held, message=f"{why}: {asked.fact}")
         case _:
             assert_never(asked.answer)
 

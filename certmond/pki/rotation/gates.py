@@ -16,9 +16,14 @@ from certmond.pki.x509.public_key import PublicKey
 
 _HELD = {Phase.TRUST: "before any component uses the new {}", Phase.ISSUE: "before any node distrusts the old {}"}
 """Phases with a minimum duration for components that send no report, each with a text for messages."""
+_POD_CERTIFICATES = "because client certificates of Pods from the old CA can be valid until then"
 OUTSIDERS = timedelta(hours=1)
 """Time for which a verifier of tokens outside the cluster can cache the public keys (`max-age=3600` of /openid/v1/jwks,
 pkg/routes/openidmetadata.go).
+"""
+POD_CERTIFICATE = timedelta(hours=24)
+"""Longest validity of a certificate that a signer of Kubernetes issues for a PodCertificateRequest
+(staging/src/k8s.io/api/certificates/v1/types.go, PodCertificateRequestSpec).
 """
 
 
@@ -118,21 +123,22 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
     """Return the gate for the minimum duration of a phase that all nodes have reached.
 
     For service-account keys, the duration starts when all nodes are ready. Until then, a node can sign with the old
-    key.
+    key. For a CA in `issue`, `published` is set if Pods have client certificates that the old CA might have signed.
     """
     if rotation.mode is not Mode.OVERLAP or rotation.phase not in _HELD:
         return Gate()
-    since, least = rotation.since, spec.overlap
+    since, least, issue = rotation.since, spec.overlap, rotation.phase is Phase.ISSUE
+    why = _HELD[rotation.phase].format(rotation.noun)
     if isinstance(rotation.new, PublicKey):
-        tokens_end = rotation.phase is Phase.ISSUE
         if rotation.published is None:
             accepted = "every API server accepts the tokens of both keys now"
             signed = "the new key signs all tokens now, but the tokens of the old key must still expire"
-            return Gate((signed if tokens_end else accepted,), now, replace(rotation, published=now))
-        since, least = rotation.published, max(least, spec.token_overlap if tokens_end else OUTSIDERS)
+            return Gate((signed if issue else accepted,), now, replace(rotation, published=now))
+        since, least = rotation.published, max(least, spec.token_overlap if issue else OUTSIDERS)
+    elif issue and rotation.published is not None:
+        since, least, why = rotation.published, max(least, POD_CERTIFICATE), _POD_CERTIFICATES
     if now >= (until := since + least):
         return Gate()
-    why = _HELD[rotation.phase].format(rotation.noun)
     return Gate((f"all nodes trust both {rotation.noun}s until {until:%Y-%m-%d %H:%M:%S} UTC, {why}",), until)
 
 

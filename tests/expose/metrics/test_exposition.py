@@ -576,7 +576,7 @@ def test_passes_and_changes_are_counted() -> None:
     telemetry.count_pass("start", 0.1, None)
     telemetry.count_pass("inotify", 0.2, 0.06)
     for events in (3, 3, 5):
-        telemetry.count_watch(events, 1)
+        telemetry.set_watch(watched=0, polled=0, events=events, overflows=1)
     found = samples(telemetry.text())
     assert found["certmond_passes_total"][labels(cause="inotify")] == 1
     assert found["certmond_passes_total"][labels(cause="resync")] == 0

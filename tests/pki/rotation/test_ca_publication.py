@@ -14,9 +14,11 @@ from certmond.pki.rotation.ca_publication import (
     TAKES,
     Answer,
     Asked,
+    certificates_gate,
     concerns,
     gate,
     published_gate,
+    searches_certificates,
     short_overlap,
 )
 from certmond.pki.rotation.gates import Gate
@@ -95,3 +97,31 @@ def test_an_overlap_that_is_too_short_for_pods_is_reported() -> None:
     assert short_overlap(short, ignoring) == reported
     assert short_overlap(short, ClusterSpec(kubeconfig="/x.conf")) is None
     assert short_overlap(enough, ClusterSpec()) is None
+
+
+def test_certificates_of_pods_are_searched_once_in_issue() -> None:
+    """certmond searches in the phase `issue` of the Kubernetes Root CA, with an overlap, until the record contains the
+    time.
+    """
+    assert [phase for phase in sequence(PLANNED) if searches_certificates(at(phase))] == [Phase.ISSUE]
+    issue = at(Phase.ISSUE)
+    for other in (replace(issue, family="etcd-ca"), replace(issue, mode=Mode.REPLACE), replace(issue, published=NOW)):
+        assert not searches_certificates(other)
+
+
+def test_certificates_of_pods_are_noted() -> None:
+    """If Pods have certificates, the record must contain the present time before the phase ends."""
+    issue = at(Phase.ISSUE)
+    noted = replace(issue, published=NOW)
+    assert certificates_gate(issue, OVERLAP, Asked(Answer.BEHIND, "found"), NOW) == Gate(("found",), NOW, noted)
+    assert certificates_gate(issue, OVERLAP, Asked(Answer.PUBLISHED, "none"), NOW) == OVERLAP
+
+
+@pytest.mark.parametrize("answer", [Answer.SILENT, Answer.REFUSED])
+def test_a_failed_search_for_certificates_is_reported(answer: Answer) -> None:
+    """certmond searches again until the overlap has passed. Then the message states that the search failed."""
+    asked = Asked(answer, "why")
+    assert certificates_gate(at(Phase.ISSUE), OVERLAP, asked, NOW) == OVERLAP
+    message = certificates_gate(at(Phase.ISSUE), Gate(), asked, NOW).message
+    assert message.startswith("certmond cannot list the Pods with client certificates, so the phase waits only for ")
+    assert message.endswith(": why")

@@ -177,6 +177,17 @@ def test_the_old_key_is_trusted_while_its_last_token_may_be_valid() -> None:
     assert lasting(replace(issue, mode=Mode.REPLACE), spec, NOW) == Gate()
 
 
+def test_the_old_ca_is_trusted_while_a_certificate_of_a_pod_can_be_valid() -> None:
+    """If Pods have client certificates, the phase `issue` lasts 24 hours from the recorded time, or longer with a
+    longer overlap.
+    """
+    noted = replace(at(P.ISSUE), published=NOW + HOUR)
+    (said,) = lasting(noted, RootCaSpec(overlap=HOUR), NOW + 25 * HOUR - SECOND).waits
+    assert said.startswith(f"all nodes trust both CAs until {NOW + 25 * HOUR:%Y-%m-%d %H:%M:%S} UTC, because client ")
+    assert lasting(noted, RootCaSpec(overlap=HOUR), NOW + 25 * HOUR) == Gate()
+    assert lasting(noted, RootCaSpec(overlap=30 * HOUR), NOW + 25 * HOUR).until == NOW + 31 * HOUR
+
+
 def test_only_control_planes_report_token_keys() -> None:
     """Each of them reports its set of public keys. A worker has none."""
     members = [Member("cp", True, says(P.TRUST, trust=digest_of([OLD.facts.key]))), Member("worker", False)]

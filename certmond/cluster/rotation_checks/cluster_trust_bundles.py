@@ -1,0 +1,68 @@
+"""Check of the ClusterTrustBundles that publish the CA of the API server's serving certificate to Pods.
+
+With the feature gate ClusterTrustBundle, kube-controller-manager writes these objects from the content that its
+--root-ca-file had at its start (kubernetes/kubernetes, cmd/kube-controller-manager/app/certificates.go). It creates the
+object with the new content before it deletes the object with the old content (pkg/controller/certificates, module
+clustertrustbundlepublisher). A kubelet combines all objects of a signer (pkg/kubelet/clustertrustbundle).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from lightkube.resources import certificates_v1, certificates_v1beta1
+
+from certmond.cluster.access import Access
+from certmond.cluster.client import PAGE, Connection, NotFoundError
+from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, run_check
+from certmond.pki.x509.certificate import Certificate
+
+NAME = "cluster_trust_bundles"
+API_SERVER_SERVING = "kubernetes.io/kube-apiserver-serving"
+"""Signer name of the ClusterTrustBundles that contain the CA of the API server."""
+
+_KINDS: tuple[Any, ...] = (certificates_v1.ClusterTrustBundle, certificates_v1beta1.ClusterTrustBundle)
+"""Versions of the kind: v1 since Kubernetes 1.37, v1beta1 since 1.33."""
+_RULE = (
+    "grant this user a cluster role with apiGroups [certificates.k8s.io], resources [clustertrustbundles], verbs [list]"
+)
+_REMEDY = "check that a kube-controller-manager is the leader, and that it restarted after its --root-ca-file changed"
+
+
+def cluster_trust_bundles(
+    access: Access, wanted: Iterable[Certificate], limit: timedelta = LIMIT, *, at_least: bool = False
+) -> CheckResult:
+    """Check that the ClusterTrustBundles of the API server's signer together contain exactly the CAs `wanted`.
+
+    With `at_least`, the objects may also contain other CAs. The check also passes if the API server does not support
+    the kind, or if the cluster has no such object: then no Pod obtains the CA from a ClusterTrustBundle.
+    """
+    trust = tuple(wanted)
+
+    async def work(connection: Connection) -> CheckResult:
+        bundles = await _bundles(connection)
+        if not bundles:
+            return CheckResult(NAME, True, f"the cluster has no ClusterTrustBundle of {API_SERVER_SERVING}")
+        if difference := differs("\n".join(bundles).encode(), trust, "it", at_least=at_least):
+            fact = f"the content of the ClusterTrustBundles of {API_SERVER_SERVING} {difference}"
+            return CheckResult(NAME, False, fact, _REMEDY)
+        return CheckResult(NAME, True, f"the ClusterTrustBundles of {API_SERVER_SERVING} contain the expected CAs")
+
+    return run_check(access, NAME, work, limit)
+
+
+async def _bundles(connection: Connection) -> list[str]:
+    """Return the PEM bundle of each object, or an empty list if the API server does not support the kind."""
+
+    async def listed(kind: Any) -> list[str]:
+        found = connection.client.list(kind, fields={"spec.signerName": API_SERVER_SERVING}, chunk_size=PAGE)
+        return [str(each.spec.trustBundle) async for each in found]
+
+    for kind in _KINDS:
+        with suppress(NotFoundError):
+            return await connection.call("list the ClusterTrustBundles", _RULE, partial(listed, kind))
+    return []
