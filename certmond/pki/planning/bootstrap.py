@@ -145,7 +145,7 @@ class _Bootstrapper:
     def _makes_super_admin(self) -> bool:
         """Return whether to create super-admin.conf, which kubeadm creates from v1.29 on.
 
-        If admin.conf exists, an operator might have moved super-admin.conf away.
+        Returns False if admin.conf exists, because an operator might have moved super-admin.conf away.
         """
         return not self._joins and _LAST not in self._present and self._drafts.current_admins
 

@@ -53,7 +53,8 @@ def renewal_obstacle(
 def renewing_service(status: CertificateStatus) -> str | None:
     """Return the service of this node that issues the certificate again when it starts, or None.
 
-    A service keeps its self-signed certificate (k8s.io/apiserver, pkg/server/options/serving.go).
+    Returns None for a self-signed certificate, because a service keeps such a certificate at its start
+    (k8s.io/apiserver, pkg/server/options/serving.go).
     """
     spec = status.seen.spec
     if not spec.renewed_at_start or is_self_signed(status.seen, status.trust_anchor, status.issuers):

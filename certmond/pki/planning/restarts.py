@@ -34,7 +34,7 @@ class RestartHolds:
 
     `hold` is the text for an upgrade. `unmade` contains the fault of each derived certificate that certmond could not
     write. `rotating` contains the trust anchors that a rotation changes. `clock` is the text for a clock that is not
-    synchronized. It holds only restarts in which a service issues its certificates again.
+    synchronized. This text holds only restarts in which a service issues its certificates again.
     """
 
     hold: str | None = None
@@ -61,7 +61,8 @@ def restarts(
     """Return the restarts in their order, and the held restarts.
 
     `before` contains the steps that come before all restarts. If `asked` is not None, the plan restarts exactly these
-    services and holds no restart. `renewals` has the services that issue their certificates again at a restart.
+    services and holds no restart. `renewals` contains the services that issue their certificates again when they
+    restart.
     """
     return _Planner(assessment, around, before, terms, holds=holds, asked=asked, renewals=renewals).plan()
 

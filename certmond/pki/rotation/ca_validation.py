@@ -161,7 +161,10 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """Yield a sentence if the candidate is a present CA, or has the key of one, but another name or key identifier."""
+    """Yield a sentence if the candidate is a present CA, or has the key of a present CA without the same identity.
+
+    The identity consists of the subject and the subject key identifier.
+    """
     if candidate in present:
         yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"
         return

@@ -91,7 +91,7 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 
 
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
-    """Return a gate whose rotation releases the next batch, or an open gate if all workers are released.
+    """Return a gate whose `noted` rotation releases the next batch, or an open gate if all workers are released.
 
     All workers of earlier batches must be ready. `batch` is the number or the percentage of workers in each batch,
     except the first batch, which consists of one worker.

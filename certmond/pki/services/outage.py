@@ -46,7 +46,7 @@ def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime
 
 
 def _is_young(started_at: datetime | None, at: datetime) -> bool:
-    """Return whether at the time `at`, an instance might have run for less than `STEADY`."""
+    """Return whether an instance might have run for less than `STEADY` at the time `at`."""
     return started_at is None or at - started_at < STEADY
 
 

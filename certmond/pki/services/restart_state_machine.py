@@ -130,7 +130,7 @@ def _without_future(episode: Episode, now: datetime) -> Episode:
 
 
 def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
-    """Return an episode for a bystander that has stopped with the restarted service, or None."""
+    """Return an episode for a bystander that has stopped, or has another instance than before, or None."""
     if seen.running is None or (seen.running and seen.instance == bystander.instance):
         return None
     return after_act(

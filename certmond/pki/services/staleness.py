@@ -96,9 +96,9 @@ class Presence:
     """State of a certificate outside its files.
 
     `judged` is True if certmond observed the services after the last change to the files. `failures` contains the
-    messages of the failed restarts for the present files. `refusing` are the servers that serve no certificate.
-    `salvage` contains the sources for a repair of damaged files. `request` is the state of the
-    request for a missing serving certificate of the kubelet.
+    messages of the failed restarts for the present files. `refusing` contains the servers that serve no certificate.
+    `salvage` contains the sources for a repair of damaged files. `request` is the state of the request for a missing
+    serving certificate of the kubelet.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -122,9 +122,9 @@ class Surroundings:
     """State of the node, except its certificates.
 
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
-    where no service runs. `served` are the served certificates that are in no file. `demands` contains the services
-    that static Pod manifests start. `request` is the state of the kubelet's request for its serving certificate, or
-    None.
+    where no service runs. `served` contains the served certificates that are in no file. `demands` contains the
+    services that static Pod manifests start. `request` is the state of the kubelet's request for its serving
+    certificate, or None.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -218,7 +218,7 @@ class Surroundings:
                 yield from self._served_at(endpoint, service, seen)
 
     def _served_at(self, endpoint: Endpoint, service: str, seen: Observation) -> Iterator[ServedAt]:
-        """Yield the result of the TLS probe of the endpoint, if certmond has probed it."""
+        """Yield the result of the TLS probe of the endpoint, if certmond has probed the endpoint."""
         own = seen.certificates[0].sha256 if seen.certificates else None
         found = self.live.served.get(endpoint) if self.live else None
         if isinstance(found, Served):
