@@ -147,7 +147,8 @@ def _left_open(
 ) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
     """Return the key usages, extended key usages and names that the new certificate keeps.
 
-    The certificate keeps no values of a kind that the entry specifies.
+    The certificate keeps no values of a kind that the entry specifies. Only a certificate with the usage "server auth"
+    keeps names.
     """
     fixes_usages = not EXTENDED.isdisjoint(spec.usages)
     return (
@@ -207,7 +208,7 @@ def builder(
 def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
     """Yield each extension of the template with its critical flag, except the key identifiers.
 
-    The order is the order of Go's x509.CreateCertificate.
+    The order is the same as in Go's x509.CreateCertificate.
     """
     given = {field: name in template.usages for field, name in KEY_USAGES.items()}
     yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
@@ -265,7 +266,8 @@ def name_of(text: str) -> x509.Name:
 
 
 def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
-    """Return the key usages in `asked` that a key of this algorithm can have, with digital signature if `signs`.
+    """Return the key usages in `asked` that a key of this algorithm can have. If `signs` is True, add digital
+    signature.
 
     The result is never empty, because the extension needs at least one usage (RFC 5280, 4.2.1.3).
     """
@@ -289,7 +291,7 @@ def _oids(parsed: x509.Certificate) -> Iterator[str]:
 
 
 def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    """Return the subject alternative names of all kinds."""
+    """Return all subject alternative names of the certificate, of any kind."""
     try:
         return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:

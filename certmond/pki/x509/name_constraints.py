@@ -130,7 +130,7 @@ class NameConstraints:
 
 
 def constraints_of(issuer: Certificate) -> NameConstraints | None:
-    """Return the name constraints of a CA, or None if they cannot be parsed. In this case, Go refuses the CA."""
+    """Return the name constraints of a CA, or None if they are malformed. In this case, Go refuses the CA."""
     return _kept(issuer.der) if is_ordinary(issuer.der) else _parsed(issuer.der)
 
 
