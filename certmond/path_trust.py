@@ -1,4 +1,4 @@
-"""Check whether an untrusted user can change the target of a path.
+"""Check of a path: whether an untrusted user can change the target of the path.
 
 The check covers the file, and each directory and symlink on the path of the file.
 """

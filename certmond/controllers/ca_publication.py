@@ -1,4 +1,4 @@
-"""Check whether the cluster has published the new CAs to its Pods, for the rotation of a single node.
+"""Check of the publication of a new CA to the Pods of the cluster, for the rotation of a single node.
 
 This module chooses the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the
 response.

@@ -247,7 +247,10 @@ class Daemon:
         self._in_pass = False
 
     def _request_service_check(self, cause: Cause, assessment: Assessment) -> None:
-        """Request a check of the running services if `cause` or changed files require one."""
+        """Request a check of the running services if `cause` or changed files require one.
+
+        Schedule a later check if a service has an old certificate, refuses TLS handshakes, or does not run.
+        """
         if cause.checks_services or self._enforcer.surroundings_observer.has_news:
             self._enforcer.surroundings_observer.ask()
         # A service can get a new certificate, or accept clients again, without a change of a file.

@@ -309,5 +309,5 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 
 
 def _comparable(entry: Entry) -> tuple[object, ...]:
-    """Return the fields that differ after a change of the resolved path or of the metadata."""
+    """Return the fields that differ after a change to the resolved path or to the metadata."""
     return entry.lookups, entry.state, entry.fault, entry.writers, entry.restriction, entry.foreign

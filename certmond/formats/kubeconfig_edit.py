@@ -146,7 +146,7 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
 
 
 def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
-    """Return the kubeconfig `data` with the missing CA or the missing server of its current cluster.
+    """Return the kubeconfig `data`. If the current cluster has no CA or no server, add the missing value.
 
     The CA is `trust`, and the URL of the server is `server`. Raises WriteError if the cluster would still be unusable,
     or if the edit would change other content.

@@ -147,7 +147,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
 
 
 def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
-    """Return why the file is not an older bundle of this source, or None if it is one."""
+    """Return why the file is not an older bundle of this source, or None if it is such a bundle."""
     labels = _LABELS.findall(present)
     if not labels:
         return "is not PEM"
@@ -202,7 +202,7 @@ def _unfit(own: Credentials) -> str | None:
 
 
 def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> str | None:
-    """Return why the kubeconfig is not an older copy of the source, or None if it is one."""
+    """Return why the kubeconfig is not an older copy of the source, or None if it is such a copy."""
     found = parse_credentials(present, spec.path)
     if found.faults or any(map(_is_broken, found.documents.values())):
         return "is not a readable kubeconfig"

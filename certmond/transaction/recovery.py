@@ -106,8 +106,8 @@ def damaged(where: str) -> Recovery:
 def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
     """Keep the old files open until certmond has replaced all files.
 
-    A rename that also frees the old file takes twenty times as long, and key and certificate do not match until the
-    last rename.
+    A rename that also frees the old file takes twenty times as long. Fast renames shorten the time in which the key and
+    the certificate do not match.
     """
     with ExitStack() as descriptors:
         for place in places:

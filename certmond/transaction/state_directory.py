@@ -141,7 +141,7 @@ def _owners() -> frozenset[int]:
 
 @cache
 def _service() -> frozenset[int]:
-    """Return the uid of the packaged unit's user, if any. Cached: the lookup might query a directory service."""
+    """Return the uid of the packaged unit's user, if any. A cache avoids repeated queries of a directory service."""
     try:
         return frozenset({pwd.getpwnam(_USER).pw_uid})
     except KeyError:

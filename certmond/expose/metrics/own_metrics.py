@@ -138,7 +138,7 @@ class Telemetry:
     def set_workers(self, workers: Workers | None) -> None:
         """Set the numbers of workers that take part, that may act, and that have acknowledged the phase.
 
-        None sets all to 0.
+        None sets all numbers to 0.
         """
         for name in _WORKERS:
             self._workers.labels(name).set(getattr(workers, name) if workers else 0)

@@ -99,7 +99,7 @@ class ComponentSources:
             )  # fmt: skip
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file with flags that certmond cannot read."""
+        """Yield each file whose flags certmond cannot read."""
         for service in self._units.services():
             for file, fault in service.faults:
                 yield UnreadFile("systemd-unit", f"any flag of {service.component} in {file}", file, fault)

@@ -187,7 +187,7 @@ def _patched(target: Any, patch: Any, depth: int = 0) -> Any:
 
 
 def _resolved(fields: Mapping[str, Any], directory: str) -> dict[str, Any]:
-    """Return the fields with absolute paths."""
+    """Return the fields with absolute paths. Relative paths start at `directory`."""
     result = dict(fields)
     for name in _PATHS:
         if path := as_text(result.get(name)):
