@@ -173,7 +173,7 @@ def _has_token_or_ca(volume: Any) -> bool:
 
 
 def _start_time(pod: Any) -> datetime:
-    """Return the start of the oldest running container, or of the pod if no container runs.
+    """Return the start of the oldest running container, or of the Pod if no container runs.
 
     A container that the kubelet has restarted has read its files again.
     """

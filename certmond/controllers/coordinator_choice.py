@@ -25,7 +25,7 @@ _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
 def awake() -> float:
     """Return the seconds since boot, including time in suspend (CLOCK_BOOTTIME).
 
-    By this clock, the Lease expires even while the host is suspended.
+    With this clock, the Lease expires even while the host is suspended.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 

@@ -150,7 +150,7 @@ class Daemon:
         return self._schedule.due(self._deadlines(), self._clock())
 
     def _seconds_to_wait(self) -> float:
-        """Return the seconds until the next deadline or heartbeat."""
+        """Return the seconds until the next deadline, heartbeat or watchdog notification."""
         left = self._schedule.seconds_left(self._deadlines(), self._clock())
         watchdog = self._notifier.watchdog / 3 or HEARTBEAT_INTERVAL
         return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))

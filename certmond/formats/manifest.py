@@ -80,7 +80,7 @@ class Container:
         return [value for name, value in self.flags if name == flag and value]
 
     def on_host(self, path: str) -> str | None:
-        """Return the path on the host for `path` in the container, or None if unknown.
+        """Return the path on the host for `path` in the container, or None if the path on the host is unknown.
 
         A path outside all mounts stays unchanged.
         """

@@ -76,7 +76,7 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class Unready:
-    """State of a file whose source is missing or unusable."""
+    """State of a file whose source is missing or unusable. `message` is a sentence with the remedy."""
 
     message: str
 
@@ -220,7 +220,7 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
 
 
 def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> State:
-    """Return the state of a copy that an operator has made. Only an old certificate or CA makes the copy stale."""
+    """Return the state of a copy that an operator has made. Only an older certificate or another CA makes it stale."""
     copy = copy_of(own, parse_credentials(present, spec.path))
     if copy is None or not copy.same_server:
         return Foreign(
@@ -257,7 +257,7 @@ def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
 
 
 def _leaf(document: Document) -> Certificate:
-    """Return the first certificate that is not a CA, or else the first certificate."""
+    """Return the first certificate that is not a CA, or the first certificate if all certificates are CAs."""
     return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
 
 

@@ -1,4 +1,4 @@
-"""The end of a transaction: rename the new files to their final paths, or remove every staged file.
+"""The end of a transaction: either all new files get their final paths, or certmond removes every staged file.
 
 A later process can repeat this code after a kill at any instruction. certmond keeps a file that another process has
 changed in the meantime.

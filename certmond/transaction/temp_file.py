@@ -92,7 +92,7 @@ def _take_over(descriptor: int, old: int) -> int:
 def _closed(acl: bytes) -> bytes:
     """Return the ACL with only the permissions of the owner.
 
-    An ACL also sets the mode, which certmond must set last.
+    certmond sets the final mode after this ACL, because an ACL also changes the mode.
     """
     entries = list(_ACL_ENTRY.iter_unpack(acl[_ACL_HEADER:]))
     closed = (_ACL_ENTRY.pack(tag, 0 if tag in _OF_THE_MODE else rights, who) for tag, rights, who in entries)

@@ -49,7 +49,7 @@ class ComponentSources:
         self._processes: tuple[ComponentProcess, ...] = ()
 
     def read_processes(self) -> None:
-        """Read the command lines of the running components again."""
+        """Read the command lines of the running components again. Keep the previous objects if no line has changed."""
         found = component_processes(self._proc) if self._proc else ()
         self._processes = self._processes if found == self._processes else found
 

@@ -60,7 +60,7 @@ class Document:
 
     @property
     def anchors(self) -> tuple[Anchor, ...]:
-        """The possible trust anchors in the file: its certificates or, if there are none, its public keys."""
+        """The possible trust anchors in the file: its certificates, or its public keys if it has no certificate."""
         return self.certificates or self.public_keys
 
     @property
