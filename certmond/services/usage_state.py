@@ -129,7 +129,7 @@ class SurroundingsObserver:
         )
 
     def _without_entry(self, found: Survey, inventory: Inventory) -> Iterator[tuple[Endpoint, Listener]]:
-        """Yield the endpoints of services whose certificate file is missing, or is a file that certmond does not watch."""
+        """Yield the endpoints of services whose certificate file is missing, or is not watched by certmond."""
         watched = {seen.path for seen in inventory.observations}
         specs = {spec.path: spec for spec in self._config.certificates}
         for endpoint, (service, path) in found.serving.items():

@@ -194,8 +194,8 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
 def weak_key(case: Case) -> Iterator[Finding]:
     """Report a key that is shorter than RSA-2048 or P-256, or whose algorithm Kubernetes does not support.
 
-    Go refuses RSA keys below 1,024 bits (crypto/rsa, checkKeySize), and Go's TLS refuses ECDSA P-224 keys (crypto/tls,
-    signatureSchemesForCertificate).
+    The finding is critical if Go refuses the key. For example, Go refuses RSA keys below 1,024 bits (crypto/rsa,
+    checkKeySize), and Go's TLS refuses ECDSA P-224 keys (crypto/tls, signatureSchemesForCertificate).
     """
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)

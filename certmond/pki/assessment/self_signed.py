@@ -17,7 +17,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def is_self_signed(seen: Observation, anchor: Certificate | None, issuers: Container[Certificate]) -> bool:
-    """Return whether the trust anchor is in the file of the certificate, and no CA that could sign a new certificate.
+    """Return whether the trust anchor is in the file of the certificate, and cannot sign a new certificate.
 
     Returns False if the entry does not accept such a certificate (`self`).
     """

@@ -17,7 +17,8 @@ CRITICAL_WINDOW = timedelta(days=7)
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
     """Return the renewal point: `renew_before` before the end, but at most one third of the lifetime before the end.
 
-    The maximum is a tenth for the kubelet, which renews its certificate after 70 to 90 % of the lifetime.
+    If the entry does not specify `renew_before`, `default` applies. The maximum is a tenth for the kubelet, which
+    renews its certificate after 70 to 90 % of the lifetime.
     """
     life = certificate.not_after - certificate.not_before
     share = life / 10 if spec.kind is Kind.KUBELET else life / 3

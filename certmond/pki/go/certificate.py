@@ -209,7 +209,7 @@ def _extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None
 
 @lru_cache(maxsize=1024)
 def _known_extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None]:
-    """Return the extension, its parts that Go handles, and Go's objection or None."""
+    """Return the extension, the parts of the extension that Go handles, and Go's objection or None."""
     extension = None
     try:
         extension = parse_extension(read_value(encoded))

@@ -46,7 +46,7 @@ class Algorithm(NamedTuple):
 
 
 class Key(Protocol):
-    """The attributes of a public key that this module uses."""
+    """Interface of the public keys that this module checks."""
 
     @property
     def algorithm(self) -> str: ...

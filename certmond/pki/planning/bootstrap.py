@@ -72,7 +72,7 @@ class _Bootstrapper:
         return Bootstrap(tuple(self._steps), kept=tuple(name for name in self._specs if name in self._present))
 
     def _ordered(self) -> Iterator[CertificateSpec]:
-        """Yield the CAs first, and admin.conf last, because admin.conf marks a completed `certmond init`."""
+        """Yield the entries, with the CAs first. admin.conf is last, because it marks a completed `certmond init`."""
         yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:

@@ -18,7 +18,10 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def holder_of(certificate: Certificate) -> str | None:
-    """Return the common name as printable text, as in the record of renewals, or None without a common name."""
+    """Return the common name as printable text, or None if the subject has no common name.
+
+    The record of renewals contains the same text.
+    """
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 

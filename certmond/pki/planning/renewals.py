@@ -1,4 +1,4 @@
-"""Planner of renewals: decides when certmond renews or repairs a certificate, and when a renewal must wait.
+"""Planner that decides when certmond renews or repairs a certificate, and when a renewal must wait.
 
 The plan depends only on the arguments. `controllers.executor` executes the plan.
 """

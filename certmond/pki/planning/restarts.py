@@ -1,4 +1,4 @@
-"""Planner of the restarts of services that have an outdated file in memory, or that renew their certificates.
+"""Planner of the restarts of services that have an outdated file in memory, or that renew certificates at their start.
 
 This module decides the order of the restarts, and which restarts must wait. The daemon executes one restart at a time,
 because one restart can also restart other services.

@@ -78,7 +78,7 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
-    """Return the gate `held` with a wait until the kubelets have updated running Pods."""
+    """Return the gate `held`, extended by a wait until the kubelets have updated running Pods."""
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
         return held

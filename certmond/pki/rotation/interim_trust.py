@@ -19,7 +19,7 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 def interim_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
-    """Return the rotation whose first step is the interim trust, or a sentence with the reason against it.
+    """Return the rotation whose first step is the interim trust, or a sentence with the reason against this rotation.
 
     The old anchors of the rotation are the old anchors in `change` that this node has recorded (`known`) and that are
     valid at `now`.

@@ -120,8 +120,8 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
 def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool:
     """Return whether the API server or its clients refuse certificates because of the anchor that `rotation` found.
 
-    The API server reloads the file immediately (apiserver/pkg/server/dynamiccertificates). Its clients trust the
-    anchors in their kubeconfigs.
+    The API server reloads the file immediately (apiserver/pkg/server/dynamiccertificates). The clients of the API
+    server trust the anchors in their kubeconfigs.
     """
     wanted = desired(rotation) if rotation.found else None
     if wanted is None or rotation.mode is Mode.REISSUE:

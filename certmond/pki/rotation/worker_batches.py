@@ -21,7 +21,11 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Numbers of workers in a phase: workers that take part, that may act, and that have acknowledged the phase."""
+    """Numbers of workers in a phase.
+
+    `all` counts the workers that take part, `released` the workers that may act, and `acknowledged` the workers that
+    have acknowledged the phase.
+    """
 
     all: int
     released: int

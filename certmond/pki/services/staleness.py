@@ -1,7 +1,8 @@
 """Search for the services that use a certificate, and for the services that have an older certificate in memory.
 
-The evidence is a TLS handshake in which the service presents another certificate, or a process that started before the
-file changed and does not reload the file. A handshake with the correct certificate overrides the start time.
+One kind of evidence is a TLS handshake in which the service presents another certificate. The other kind is a process
+that started before the file changed and does not reload the file. A handshake with the correct certificate overrides
+the start time.
 """
 
 from __future__ import annotations

@@ -305,7 +305,7 @@ def _dropped_extensions(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentif
 def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:
     """Return the authority key identifier of a new certificate (RFC 5280, 4.2.1.1).
 
-    OpenSSL compares this identifier byte for byte with the subject key identifier of the issuer.
+    If the issuer has a subject key identifier, the result equals this identifier byte for byte, as OpenSSL requires.
     """
     if issuer is None:
         return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)

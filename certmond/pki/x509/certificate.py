@@ -240,7 +240,7 @@ def load(der: bytes) -> x509.Certificate:
 def load_request(pem: bytes) -> x509.CertificateSigningRequest:
     """Return the certificate request in PEM (RFC 2986) as an object of cryptography.
 
-    Raises MalformedError if cryptography refuses the request, and LimitError if its key exceeds a limit.
+    Raises MalformedError if cryptography refuses the request, and LimitError if the key in the request exceeds a limit.
     """
     with guarded("not a certificate request", quotable=True):
         request = x509.load_pem_x509_csr(pem)

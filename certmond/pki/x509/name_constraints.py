@@ -62,7 +62,7 @@ class _Subtrees:
     def hold(self, kind: str, value: str) -> bool:
         """Return whether a subtree contains the name `value` of the kind "DNS", "IP", "email" or "URI".
 
-        Raises ValueError for a name that cannot be parsed.
+        Raises ValueError for a malformed name.
         """
         match kind:
             case "IP":
