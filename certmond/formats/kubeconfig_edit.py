@@ -288,6 +288,6 @@ def _embeds(entry: Entry, certificate: Certificate) -> bool:
 
 
 def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> Entry | None:
-    """Return the cluster that the first context with the user `user` names, or None."""
+    """Return the cluster that the first context with the user `user` names, or None if this cluster does not exist."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)

@@ -1,4 +1,4 @@
-"""Checks that the state directory is fit for use.
+"""Access to the state directory, with checks that the directory is fit for use.
 
 The directory is fit if no untrusted user can change it, and no later version of certmond has written to it.
 """

@@ -1,7 +1,7 @@
 """A new file beside the file that it will replace.
 
-This module writes the new file, flushes the file to the disk, and checks its content. Until then, no other user can
-read the file.
+This module writes the new file, flushes the file to the disk, and checks the written content. Until the end of the
+check, no other user can read the file.
 """
 
 from __future__ import annotations

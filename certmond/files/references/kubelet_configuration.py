@@ -157,7 +157,7 @@ def _merged(base: Manifest | None, drop_ins: list[Manifest]) -> Manifest:
 
 
 def _malformed(manifest: Manifest | None) -> str:
-    """Return a fact about a file that is not a YAML mapping, or ""."""
+    """Return a fact if the file is not a YAML mapping, otherwise ""."""
     return f"{manifest.path} {manifest.fault}" if manifest and manifest.fault else ""
 
 

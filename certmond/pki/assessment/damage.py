@@ -79,10 +79,10 @@ def generation(
     known: Certificate | None,
     under: Certificate | None = None,
 ) -> tuple[str, Certificate] | None:
-    """Return the number and certificate of the newest generation that certmond may restore automatically, or None.
+    """Return the number and certificate of the newest generation that certmond may restore automatically.
 
-    `known` is the last certificate in these files that the entry's CA signed. `under` is the CA that must have signed
-    the certificate of the generation, or None to accept any CA.
+    Returns None if there is no such generation. `known` is the last certificate in these files that the entry's CA
+    signed. `under` is the CA that must have signed the certificate of the generation, or None to accept any CA.
     """
     # A restored certificate may contain only what `known` contains or the entry fixes. A stricter rule applies without
     # `known`, or if the certificate that certmond installed last is lost (neither `known` nor archived): the restored

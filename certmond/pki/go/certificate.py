@@ -283,7 +283,7 @@ def signed_part_of(der: bytes) -> SignedPart:
 
 
 def extension_of(der: bytes, oid: bytes) -> bytes | None:
-    """Return the content of the first extension with the object identifier `oid`, or None.
+    """Return the content of the first extension with the object identifier `oid`, or None if it is absent.
 
     Raises MalformedError if the certificate or an earlier extension is malformed.
     """

@@ -80,7 +80,7 @@ def forecast(
 
 
 def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
-    """Return the first `renew` or `due` event of the assessed certificates, or None."""
+    """Return the first `renew` or `due` event of the assessed certificates, or None if there is no such event."""
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
     starts = start_renewals(assessment, policy).planned

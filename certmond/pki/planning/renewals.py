@@ -230,7 +230,7 @@ class _Planner:
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
-        """Return a text about the file that this pair shares with another pair, or None.
+        """Return a text about the file that this pair shares with another pair, or None if the pair shares no file.
 
         A new key would break the other pair.
         """

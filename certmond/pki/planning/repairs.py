@@ -30,7 +30,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def write_hold(status: CertificateStatus) -> Held | None:
-    """Return a hold if another program might be writing the damaged files, or None."""
+    """Return a hold if another program might be writing the damaged files, otherwise None."""
     since = status.damage
     if since is None or since.stands:
         return None

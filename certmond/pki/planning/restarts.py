@@ -203,7 +203,7 @@ class _Planner:
     def _lasting_obstacle(
         self, service: ServiceSpec, targets: Sequence[Target], renewed: frozenset[Identity] = frozenset()
     ) -> str | None:
-        """Return the fault of a file because of which the service must not restart, or None.
+        """Return the fault of a file because of which the service must not restart, or None if no fault prevents it.
 
         Ignore faults of the certificates in `renewed`, which the service issues again.
         """

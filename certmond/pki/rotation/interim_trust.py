@@ -52,7 +52,10 @@ def advanced(
 
 
 def next_step(interim: Rotation, ground: Ground) -> Rotate | None:
-    """Return the step that interim trust still needs, or None. The step never writes the key file of the anchor."""
+    """Return the step that interim trust still needs, or None if it needs no step or an obstacle prevents the step.
+
+    The step never writes the key file of the anchor.
+    """
     wanted = desired(interim)
     if wanted is None or ground.key != wanted.signing.key or obstacle(interim, ground):
         return None

@@ -118,7 +118,7 @@ def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
 
 
 def _flag_value(command: Sequence[str], flag: str) -> str | None:
-    """Return the last value of a flag in the command line of a Kubernetes component, or None."""
+    """Return the last value of a flag in the command line of a Kubernetes component, or None if the flag is not set."""
     found = None
     for word, following in pairwise((*command, "")):
         name, equals, value = word.partition("=")

@@ -24,7 +24,7 @@ class MissingSteps:
     """Steps that a node still needs in a phase: changes to files, then certificates to issue again.
 
     The phase does not wait for the kubeconfigs in `unawaited`, which a user other than root can change. `frozen` is the
-    reason why the node is frozen, or None.
+    reason why the node is frozen, or None if the node is not frozen.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -62,7 +62,7 @@ def _user_writable(assessment: Assessment) -> frozenset[str]:
 
 
 def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
-    """Return the first failure of a service to start with the files of the phase, or None.
+    """Return a sentence if a service failed to start with the files of the phase, otherwise None.
 
     After such a failure, certmond must not write a file, because the service would fail again.
     """

@@ -18,8 +18,8 @@ from certmond.pki.rotation.planner import MissingSteps
 class Pace:
     """Steps of a phase that certmond tries now (`steps`), and failed steps (`held`).
 
-    `changes_at` is the time of the next retry, or None. If `first` is True, certmond executes these steps and observes
-    the node again before it plans renewals.
+    `changes_at` is the time of the next retry, or None if no step waits for a retry. If `first` is True, certmond
+    executes these steps and observes the node again before it plans renewals.
     """
 
     steps: tuple[Rotate, ...] = ()

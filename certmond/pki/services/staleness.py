@@ -66,8 +66,8 @@ class ServedAt:
 class Stale:
     """Service whose certificate in memory is older than the file `path`. The file changed at `since`.
 
-    A restart is `due` from `due_at` on. At this time, the time for a reload is over. `ends_at` is the end of the
-    served certificate, or None.
+    A restart is `due` from `due_at` on. At this time, the time for a reload is over. `ends_at` is the end of the served
+    certificate, or None if certmond does not know this certificate.
     """
 
     service: str
@@ -290,7 +290,10 @@ class Surroundings:
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
-        """Return the last time at which the command of a service of kind command ran, or None."""
+        """Return the last time at which the command of a service of kind `command` ran, or None.
+
+        If the command ran at an unknown time, return the earliest possible time. If no run is recorded, return None.
+        """
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at
         # The time is unknown. The earliest possible time makes a restart due.

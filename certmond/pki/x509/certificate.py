@@ -107,7 +107,7 @@ class Certificate:
 
     @property
     def refused(self) -> str | None:
-        """The reason why Go or cryptography refuses the certificate, or None.
+        """The reason why Go or cryptography refuses the certificate, or None if both accept the certificate.
 
         certmond copies no contents from a refused certificate.
         """
@@ -117,7 +117,7 @@ class Certificate:
 
     @property
     def common_name(self) -> str | None:
-        """The common name (CN) of the subject, or None."""
+        """The common name (CN) of the subject, or None if the subject has no common name."""
         return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
 
     @property
