@@ -41,7 +41,7 @@ def coordinator_of(
     monotonic: Callable[[], float],
     alive: Callable[[], None],
 ) -> Coordinator:
-    """Return the coordinator for the node `node`. Without `acting`, the coordinator only reads.
+    """Return the coordinator for the node `node`. If `acting` is False, the coordinator only reads.
 
     `real` resolves the path of a file of the node, and can raise RefusedError.
     """

@@ -108,8 +108,8 @@ class RestartController:
     ) -> Progress | None:
         """Continue the restart in progress, or begin the first restart of `plan`. Return None if there is no restart.
 
-        With `hands_over`, only record the restart for the process that executes steps. Raises BusyError while another
-        process writes, and WriteError if the state directory is unusable.
+        If `hands_over` is True, only record the restart for the process that executes steps. Raises BusyError while
+        another process writes, and WriteError if the state directory is unusable.
         """
         self.lock.settle()
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)

@@ -36,8 +36,8 @@ def restart_lock_of(
 ) -> RestartLock:
     """Return the lock for the restarts of the node `node`.
 
-    `real` resolves the path of a file of the node. With `scattered`, a worker delays its restarts unless its batch is
-    released (`called`).
+    `real` resolves the path of a file of the node. If `scattered` is True, a worker delays its restarts unless its
+    batch is released (`called`).
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:

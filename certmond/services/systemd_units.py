@@ -60,7 +60,7 @@ class UnitResult:
 
 
 def unit_states(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str, ServiceSeen]:
-    """Return the state of each unit, within `limit` seconds for all units. Never raises."""
+    """Return the state of each unit, within `limit` seconds for all units. Never raises an exception."""
     seen: dict[str, ServiceSeen] = {}
     try:
         with Bus(bus, time.monotonic() + limit, lambda: None) as connection:

@@ -81,7 +81,7 @@ def later_beside(
 ) -> tuple[Certificate, ...]:
     """Return the certificates in `beside` that are later than `present`.
 
-    A certificate is later if it expires later, or if an attempt in `elsewhere` installed it later.
+    A certificate is later if its end is later, or if a later attempt in `elsewhere` installed the certificate.
     """
     followed = {each.sha256 for each in elsewhere if is_older(present, each)}
     return tuple(each for each in beside if each.not_after > present.not_after or each.sha256 in followed)
