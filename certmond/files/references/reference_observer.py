@@ -189,7 +189,7 @@ def _unwatched(name: str, each: Reference, group: Sequence[Reference]) -> Observ
 
 
 def _embedded(name: str, each: Reference) -> Iterator[Observation]:
-    """Yield the certificates that a field of a configuration file contains."""
+    """Yield an observation for each certificate that a field of a configuration file contains."""
     document = each.embedded
     if document is None:
         return

@@ -43,7 +43,8 @@ def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 def issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
     """Return the certificates of the CA that would sign the next certificate of the entry.
 
-    This CA is the first one in `ca` that has a certificate on this node. Returns () if no CA in `ca` has one.
+    This CA is the first one in `ca` that has a certificate on this node. Returns () if this node has no such
+    certificate.
     """
     return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 

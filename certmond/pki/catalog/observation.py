@@ -29,7 +29,7 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """CA certificates that a kubeconfig trusts for the cluster of one context."""
+    """CA certificates that a kubeconfig contains or names for the cluster of one context."""
 
     path: str  # the path of the kubeconfig
     certificates: tuple[Certificate, ...]

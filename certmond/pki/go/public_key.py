@@ -133,9 +133,10 @@ def is_plain_public_key(info: bytes) -> bool:
 
 
 def require_public_key(info: bytes) -> Algorithm:
-    """Return the algorithm of a SubjectPublicKeyInfo. Raises MalformedError with the message of ParseCertificate.
+    """Return the algorithm of a SubjectPublicKeyInfo.
 
-    Go parses a key of an unknown algorithm, but cannot use the key.
+    Raises MalformedError, with Go's message, if ParseCertificate refuses the key. Go parses a key of an unknown
+    algorithm, but cannot use the key.
     """
     whole = only(info, SEQUENCE, "x509: malformed spki")
     identifier = read(info, whole.content_start, whole.end, SEQUENCE, "x509: malformed public key algorithm identifier")

@@ -76,7 +76,10 @@ class _Bootstrapper:
         yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
-        """Add a problem for each finding that blocks `init`, and for a Root CA that differs from the given Root CA."""
+        """Add a problem for each finding that blocks `init`, and for a Root CA that differs from the given Root CA.
+
+        Also add the step for a missing kubeconfig that refers to the existing certificate.
+        """
         passed_over = set() if status.anchors else {Reason.NO_PATH}  # the missing CA already has a problem
         if spec.kubeconfig and spec.kubeconfig not in self._paths:
             passed_over.add(Reason.MISSING)  # a step creates the kubeconfig

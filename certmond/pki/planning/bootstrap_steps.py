@@ -230,7 +230,10 @@ def _in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_usable_address(text: str | None) -> bool:
-    """Return whether `text` is an IP address other than 0.0.0.0 and ::. Raises ValueError if it is no IP address."""
+    """Return whether `text` is an IP address other than 0.0.0.0 and ::, or False if `text` is None.
+
+    Raises ValueError for a text that is not an IP address.
+    """
     return text is not None and not ip_address(text).is_unspecified
 
 

@@ -245,7 +245,7 @@ class _Planner:
         return None
 
     def _held_back(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
-        """Return the hold that delays the renewal, or None."""
+        """Return the hold that delays the renewal, or None if certmond can renew the certificate now."""
         if cause is Cause.ASKED:
             # The request of the operator overrides all other holds.
             return unsettled_ca_hold(status, cause, self._circumstances)

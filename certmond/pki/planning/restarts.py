@@ -147,7 +147,7 @@ class _Planner:
     def _obstacle(
         self, service: ServiceSpec, found: Sequence[tuple[CertificateStatus, Stale]], targets: Sequence[Target]
     ) -> Held | None:
-        """Return the hold that delays the restart, or None."""
+        """Return the hold that delays the restart, or None if the restart can begin."""
         path = found[0][1].path
         if changed := self._changed_anchors(found):
             return Held(service.name, path, changed)
@@ -170,7 +170,10 @@ class _Planner:
         found: Sequence[tuple[CertificateStatus, Stale]],
         targets: Sequence[Target],
     ) -> Held | None:
-        """Return the hold that delays a restart in which the service issues its certificates again, or None."""
+        """Return the hold that delays a restart in which the service issues its certificates again.
+
+        Returns None if this restart can begin.
+        """
         name, path, names = service.name, targets[0].path, _names_of(renewal)
         now = self._seen(name)
         if now.running is False:

@@ -51,7 +51,7 @@ def _is_young(started_at: datetime | None, at: datetime) -> bool:
 
 
 def unmet_demands(around: Surroundings) -> Iterator[Observation]:
-    """Yield an observation with the fault `not_running` for each service that has not run for `LIMIT`."""
+    """Yield an observation with the fault `not_running` for each service that has not run for at least `LIMIT`."""
     for source, (service, outage) in _outages(around).items():
         if outage.until - outage.since >= LIMIT:
             yield _observation(service, source, outage.since)
