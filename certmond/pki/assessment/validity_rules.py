@@ -86,7 +86,10 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
 
 
 def still_due(case: Case) -> Iterator[Finding]:
-    """Report a certificate that stays due after a renewal, because the signer or the CA limits its lifetime."""
+    """Report a certificate that a renewal leaves due, because the signer or the CA limits its lifetime.
+
+    The renewal is the last one, or the next one if the CA ends at the same time as the certificate.
+    """
     if not case.renew_at <= case.now <= case.certificate.not_after:
         return
     best = case.search.best
