@@ -230,7 +230,7 @@ class CertificateSpec(Model):
 
     @property
     def ca_remedy(self) -> str:
-        """The text that tells the operator how to replace this CA: a command if certmond can rotate the CA."""
+        """The remedy that replaces this CA. If certmond can rotate the CA, the remedy contains the command."""
         if self.name not in ROOT_CAS:
             return "replace the CA and then each certificate below it, with the tool that issued the CA"
         return "rotate it: certmond root-ca rotate" + ("" if self.name == ROOT_CAS[0] else f" --family {self.name}")

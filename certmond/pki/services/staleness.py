@@ -290,9 +290,10 @@ class Surroundings:
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
-        """Return the last time at which the command of a service of kind `command` ran, or None.
+        """Return the last time at which the command of a service of kind `command` ran.
 
-        If the command ran at an unknown time, return the earliest possible time. If no run is recorded, return None.
+        If no run is recorded, but certmond has renewed the certificate or has tried a restart because of it, return the
+        earliest possible time. Otherwise return None.
         """
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at

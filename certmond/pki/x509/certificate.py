@@ -280,7 +280,7 @@ class _Issuer:
 
 @lru_cache(maxsize=256)
 def _issuer(issuer: _Issuer) -> str:
-    """Return the issuer's name as RFC 4514 text. The cache saves the parsing of the same name for each leaf."""
+    """Return the issuer's name as RFC 4514 text. The cache avoids repeated parsing of the same name."""
     return issuer.certificate.issuer.rfc4514_string()
 
 
