@@ -51,7 +51,7 @@ class MalformedError(CertmondError):
 
 
 class LimitError(MalformedError):
-    """Error for a file or a response that exceeds a limit on its size, or on the work to parse it."""
+    """Error for a file or a response that exceeds a limit on its size, or on the work that its parsing requires."""
 
 
 class ListenError(CertmondError):
@@ -133,7 +133,7 @@ class UntrustedError(RefusedError):
 
 
 class UnreachableError(SigningError):
-    """Failure to reach the signer, or to receive its answer in time."""
+    """Failure to reach the signer or the API server, or to receive an answer in time."""
 
 
 class UnknownServerError(UnreachableError):

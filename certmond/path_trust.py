@@ -1,4 +1,4 @@
-"""Check whether an untrusted user can change the target of a path.
+"""Check of a path: whether an untrusted user can change the target of the path.
 
 The check covers the file, and each directory and symlink on the path of the file.
 """
@@ -36,7 +36,7 @@ def distrust(command: Sequence[str]) -> str | None:
 
 
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
-    """Return why an untrusted user can change the file, or read a `secret` file. Return None if no such user can."""
+    """Return why an untrusted user can change the file, or None. If `secret` is True, also check read access."""
     if secret and status.st_mode & 0o077:
         return f"other users can read or write {path} (mode {_mode(status)}); run: chmod 600 {path}"
     return _exposed(path, status, owners)

@@ -34,7 +34,7 @@ _CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the default maximum cap
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Result of a program: exit status, standard output, and standard error (`said`).
+    """Result of a program: its exit status, its standard output (`output`), and its standard error (`said`).
 
     If a signal ended the program, `status` is the negated number of the signal.
     """

@@ -1,7 +1,7 @@
 """Handover of steps from a command to the process that executes steps on this node.
 
-The executing process is the daemon in enforce mode. If this daemon does not run, the executing process is one command.
-All other commands show the progress of the executing process.
+The executing process is the daemon in enforce mode. If this daemon does not run, the executing process is the first
+command that takes the lock. All other commands show the progress of the executing process.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Events:
             self._interest = dict(interest)
 
     def discard(self) -> None:
-        """Discard the file changes up to now."""
+        """Discard the file changes that the watcher has recorded so far."""
         self._wake.wait(0)
         self._watcher.take_changes()
 

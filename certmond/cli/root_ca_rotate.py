@@ -174,7 +174,7 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
     """If certmond does not check the workloads, print a note that the operator must restart the workloads.
 
-    With `beside`, print the note on stderr.
+    If `beside` is True, print the note to stderr.
     """
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:

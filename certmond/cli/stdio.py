@@ -1,4 +1,4 @@
-"""Preparation of the standard streams, which the parent process might have closed."""
+"""Standard streams: replacement of streams that the parent process has closed, and detection of failed output."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ class Requests:
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
         """Approve the request, unless it is already approved, denied or failed.
 
-        Return the current state of the request, or None if another client deleted or replaced the request. With
-        `dry_run`, check only the permission.
+        Return the current state of the request, or None if another client deleted or replaced the request. If `dry_run`
+        is True, only check the permission.
         """
         for _ in range(_CONFLICTS):
             try:

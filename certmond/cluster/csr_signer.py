@@ -1,7 +1,7 @@
 """Signing by the cluster through a CertificateSigningRequest of certificates.k8s.io/v1.
 
-This module chooses the signer of Kubernetes, defines the content of the request, and decides whether certmond approves
-the request. The private key never leaves this node.
+This module chooses the Kubernetes signer (`spec.signerName`), defines the content of the request, and decides whether
+certmond approves the request. The private key never leaves this node.
 """
 
 from __future__ import annotations

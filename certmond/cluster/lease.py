@@ -184,7 +184,7 @@ class ClusterLease:
         self.settle()
 
     def settle(self) -> None:
-        """Write the mark that `give_back` could not write. Never raises."""
+        """Write the mark that `give_back` could not write. Never raises SigningError."""
         if self._unwritten_mark is not None:
             with suppress(SigningError):
                 self._run(self._write_mark)

@@ -104,9 +104,9 @@ def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
 
 
 def readiness_problem(access: Access, name: str) -> str | None:
-    """Return why the Node `name` is not ready, or None if it is ready or does not exist.
+    """Return why the Node `name` is not ready, or None if the Node is ready or does not exist.
 
-    Raises RefusedError or UnreachableError.
+    Raises RefusedError or UnreachableError if the call fails.
     """
 
     async def work(connection: Connection) -> tuple[ClusterNode, ...]:

@@ -1,4 +1,4 @@
-"""Restart of workloads in batches, as by `kubectl rollout restart`, until each workload has only new pods.
+"""Restart of workloads in batches, as by `kubectl rollout restart`, until each workload has only new Pods.
 
 The annotation and the rule for completion are those of kubectl. `workloads` selects the workloads.
 """

@@ -27,7 +27,7 @@ _MIRROR, _PUBLISHED = "kubernetes.io/config.mirror", "kube-root-ca.crt"
 
 
 class Workload(NamedTuple):
-    """Controller of pods, or a pod without a controller."""
+    """Controller of Pods, or a Pod without a controller."""
 
     kind: str
     namespace: str
@@ -51,9 +51,9 @@ class StaleWorkloads:
 
 
 def stale_workloads(access: Access, since: datetime, not_ready: Collection[str] = ()) -> StaleWorkloads:
-    """Return the workloads with a pod that started before `since`.
+    """Return the workloads with a Pod that started before `since`.
 
-    Ignore pods on the nodes `not_ready`, and pods with neither a token nor the published CA. Raises RefusedError or
+    Ignore Pods on the nodes `not_ready`, and Pods with neither a token nor the published CA. Raises RefusedError or
     UnreachableError if a call fails.
     """
     return access.run(lambda connection: _stale(connection, since, not_ready))
@@ -62,9 +62,9 @@ def stale_workloads(access: Access, since: datetime, not_ready: Collection[str] 
 def workloads(
     access: Access, since: datetime, limit: timedelta = LIMIT, *, not_ready: Collection[str] = ()
 ) -> CheckResult:
-    """Check that each running pod with a token or the published CA started at `since` or later.
+    """Check that each running Pod with a token or the published CA started at `since` or later.
 
-    Ignore pods on the nodes `not_ready`, because the API server lists these pods until the Node is deleted.
+    Ignore Pods on the nodes `not_ready`, because the API server lists these Pods until an operator deletes the Node.
     """
 
     async def work(connection: Connection) -> CheckResult:
@@ -89,7 +89,7 @@ def workloads(
 
 
 def why_not_restarted(kind: str, spec: Any) -> str | None:
-    """Return why a new pod template would not replace all pods, or None if the template would replace all pods."""
+    """Return why a new Pod template would not replace all Pods, or None if the template would replace all Pods."""
     strategy = getattr(spec, "updateStrategy", None)
     if kind == "Deployment" and spec.paused:
         return "is paused"
@@ -191,7 +191,7 @@ def _contains_api_server_ca(source: Any) -> bool:
 
 
 def _start_time(pod: Any) -> datetime:
-    """Return the start of the oldest running container, or of the pod if no container runs.
+    """Return the start of the oldest running container, or of the Pod if no container runs.
 
     A container that the kubelet has restarted has read its files again.
     """

@@ -329,7 +329,7 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
 
 
 def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
-    """Return `earlier` with `entries`.
+    """Return the entries in `earlier`, changed and extended by `entries`. Add a problem for each duplicate name.
 
     The function merges each of `entries` into the entry of the same name, or appends it.
     """

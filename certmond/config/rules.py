@@ -71,7 +71,10 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 
 
 def references(tree: Node) -> Iterator[Problem]:
-    """Yield a problem for each reference to a missing entry, and for each CA field whose entry is not an authority."""
+    """Yield a problem for each reference to a missing entry.
+
+    Also yield a problem for each reference to a CA whose entry is not an authority.
+    """
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
     for section, field, target in _REFERENCES:

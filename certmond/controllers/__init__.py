@@ -1,1 +1,1 @@
-"""Controllers that bring the node to its desired state: renewals, restarts, and the rotation of a CA."""
+"""Controllers that bring the node to its desired state: renewals, restarts, and rotations."""

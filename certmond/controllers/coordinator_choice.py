@@ -26,7 +26,7 @@ _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
 def awake() -> float:
     """Return the seconds since boot, including time in suspend (CLOCK_BOOTTIME).
 
-    By this clock, the Lease expires even while the host is suspended.
+    With this clock, the Lease expires even while the host is suspended.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -42,7 +42,7 @@ def coordinator_of(
     monotonic: Callable[[], float],
     alive: Callable[[], None],
 ) -> Coordinator:
-    """Return the coordinator for the node `node`. Without `acting`, the coordinator only reads.
+    """Return the coordinator for the node `node`. If `acting` is False, the coordinator only reads.
 
     `real` resolves the path of a file of the node, and can raise RefusedError.
     """

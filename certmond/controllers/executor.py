@@ -137,7 +137,7 @@ class Executor:
         tell: Callable[[Write], None] = lambda _: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> tuple[Outcome, ...]:
-        """Execute the steps of the plan in order, except restarts, and return their outcomes.
+        """Execute the steps of the plan, except restarts, in their order. Return the outcomes of these steps.
 
         `tell` receives each step before the step begins. Raises BusyError if another process still writes after
         `patience` seconds, and WriteError if the state directory is unusable.
@@ -292,7 +292,7 @@ class Executor:
         return present_key(step, self._files) if step.keep_key else make_key(step.template.key)
 
     def _archive_old(self, step: Issue) -> Iterator[Generation]:
-        """Archive the files that `step` will replace. Yield the generation of damaged files."""
+        """Archive the files that `step` will replace. If these files are damaged, yield the new generation."""
         files = {
             path: self._transactions.real(path)
             for path in archived(step.status.seen)

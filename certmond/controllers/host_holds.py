@@ -57,7 +57,10 @@ class HostHolds:
         self._result: tuple[float, Hold | None, Hold | None] | None = None
 
     def now(self) -> tuple[Hold | None, Hold | None]:
-        """Check the host now. Return the hold by an operator or upgrade, and the hold by the clock."""
+        """Check the host now. Return the hold by an operator or upgrade, and the hold by the clock.
+
+        Each of the two values is None if there is no such hold.
+        """
         result = operator_hold(self._hold, self._root, self._alive), clock_hold(self._hold)
         self._result = (self._monotonic(), *result)
         return result

@@ -1,7 +1,7 @@
 """Interim trust after a user has replaced a trust anchor: the node trusts the old CA again, in addition to the new CA.
 
-This module chooses the trust anchors and their findings (docs/rotation.md). `controllers.rotation` records the interim
-trust, and steps of the plan write the files.
+This module chooses the trust anchors, and the findings about these anchors (docs/rotation.md). `controllers.rotation`
+records the interim trust, and steps of the plan write the files.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class RestartController:
     ) -> Progress | None:
         """Continue the restart in progress, or begin the first restart of `plan`. Return None if there is no restart.
 
-        With `hands_over`, only record the restart for the process that executes steps. Raises BusyError while another
-        process writes, and WriteError if the state directory is unusable.
+        If `hands_over` is True, only record the restart for the process that executes steps. Raises BusyError while
+        another process writes, and WriteError if the state directory is unusable.
         """
         self.lock.settle()
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
@@ -127,7 +127,10 @@ class RestartController:
                 return step.begin(planned, plan, hands_over=hands_over)
 
     def record_new_services(self, assessment: Assessment, around: Surroundings) -> None:
-        """Record the files of each service of kind `command` that has no record yet. Raises the errors of `step`."""
+        """Record the files of each service of kind `command` that has no record yet.
+
+        Raises BusyError while another process writes, and WriteError if the state directory is unusable.
+        """
         known = self.past()
         for service in self._config.services:
             if service.kind == "command" and service.name not in known and around.live:

@@ -129,8 +129,8 @@ class WorkerDelay:
 class AgentDelay(WorkerDelay):
     """Delay of an agent of k3s or RKE2. A server of the cluster signs the new certificates of the agent.
 
-    `servers` returns why the agent must wait for a server that restarts, or has not proven its restart, or None.
-    `node` returns why the Node of this agent is not ready, or None.
+    `servers` returns why the agent must wait, or None. The agent waits for each server that restarts, or whose last
+    restart is not proven. `node` returns why the Node of this agent is not ready, or None.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class RestartLockSession:
             return str(error)
 
     def may_begin(self) -> bool:
-        """Return whether the restart may begin, with the lock or by `without_api: go_on`."""
+        """Return whether the restart may begin, either with the lock or because of `without_api: go_on`."""
         return self._lock.held or not self._fenced
 
     def keep(self) -> str | None:
@@ -220,9 +220,10 @@ class RestartLockSession:
         self._lock.give_back(mark)
 
     def node_problem(self) -> str | None:
-        """Return why the restart of this node is not proven in the cluster, or None. Never raises.
+        """Return why the Node of this node is not ready after a restart, or None. Never raises CertmondError.
 
-        If the API forbids the question, or `without_api: go_on` applies, the Node does not matter.
+        If the API server does not answer, return the error, or None with `without_api: go_on`. If the API server
+        refuses the request, return None.
         """
         try:
             return self._lock.node_problem()

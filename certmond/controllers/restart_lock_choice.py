@@ -36,8 +36,8 @@ def restart_lock_of(
 ) -> RestartLock:
     """Return the lock for the restarts of the node `node`.
 
-    `real` resolves the path of a file of the node. With `scattered`, a worker delays its restarts unless its batch is
-    released (`called`).
+    `real` resolves the path of a file of the node. If `scattered` is True, a worker delays its restarts unless its
+    batch is released (`called`).
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
@@ -63,6 +63,6 @@ def restart_lock_of(
 
 
 def is_rancher_agent(files: NodeFiles) -> bool:
-    """Return whether the node is an agent of k3s or RKE2, and no server."""
+    """Return whether the node is an agent of k3s or RKE2, and not a server."""
     server = any(files.exists(_SERVER.format(program)) for program in (K3S, RKE2))
     return not server and any(files.exists(_AGENT.format(program)) for program in (K3S, RKE2))

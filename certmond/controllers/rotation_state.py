@@ -182,7 +182,10 @@ class RotationState:
         return self._coordinator.follow(self.own, self._record.closed(), trusted)
 
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
-        """Mark the state as unknown because of `why`, and stop signing with the changed CAs of `families`."""
+        """Mark the state as unknown because of `why`, and return the finding about this state.
+
+        certmond then does not sign with the changed CAs of `families`.
+        """
         self.rotation = self.ground = self.back = None
         self.replaced.reset()
         self.broken = why

@@ -27,7 +27,7 @@ class FileChanges:
         self._degraded = False
 
     def scan(self, store: Store, touched: frozenset[str] | None) -> Inventory:
-        """Read the files at the `touched` paths (None: all files), and return the inventory of the node."""
+        """Read the files at the `touched` paths (all files if `touched` is None), and return the inventory."""
         inventory = store.observe(touched)
         self._watcher.report_changed(store.unfinished)
         return inventory

@@ -150,7 +150,7 @@ class Daemon:
         return self._schedule.due(self._deadlines(), self._clock())
 
     def _seconds_to_wait(self) -> float:
-        """Return the seconds until the next deadline or heartbeat."""
+        """Return the seconds until the next deadline, heartbeat or watchdog notification."""
         left = self._schedule.seconds_left(self._deadlines(), self._clock())
         watchdog = self._notifier.watchdog / 3 or HEARTBEAT_INTERVAL
         return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
@@ -250,7 +250,10 @@ class Daemon:
         self._in_pass = False
 
     def _request_service_check(self, cause: Cause, assessment: Assessment) -> None:
-        """Request a check of the running services if `cause` or changed files require one."""
+        """Request a check of the running services if `cause` or changed files require one.
+
+        Schedule a later check if a service has an old certificate, refuses TLS handshakes, or does not run.
+        """
         if cause.checks_services or self._enforcer.surroundings_observer.has_news:
             self._enforcer.surroundings_observer.ask()
         # A service can get a new certificate, or accept clients again, without a change of a file.

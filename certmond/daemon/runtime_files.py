@@ -49,7 +49,10 @@ class RuntimeFiles:
             self._activity = None if ACTIVITY in self._unwritten else current
 
     def write_heartbeat(self, passed_at: float | None, resync: timedelta) -> None:
-        """Write the heartbeat. `passed_at` is the Unix time of the last pass, or None before the first pass."""
+        """Write the heartbeat. `passed_at` is the Unix time of the last pass, or None before the first pass.
+
+        `resync` is the interval of full passes that start without an event.
+        """
         self._write(HEARTBEAT, heartbeat(time.time(), passed_at, resync.total_seconds(), passed_at is not None))
 
     def remove_heartbeat(self) -> None:

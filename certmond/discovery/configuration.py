@@ -248,7 +248,7 @@ class _Discovery:
     def _is_absent(self, name: str) -> bool:
         """Return whether the file of an entry is not on the node, and no file of the node names this file.
 
-        Also set whether the entry requires the file.
+        Also change the fields of the entry that name other files, or that decide whether the entry requires the file.
         """
         named, is_there = self._named.get(name), any(map(self._is_there, self._paths(self._specs[name])))
         why = f"kubelet's staticPodPath {self._manifests}, kubeconfig {self._conf}"

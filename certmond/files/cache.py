@@ -253,7 +253,7 @@ class Files:
         return known if same else entry
 
     def _withhold(self, entry: Entry, resolved: ResolvedPath) -> None:
-        """Remove all facts, except the refusal, from an entry whose file the other users cannot read."""
+        """Remove all facts, except the refusal, from an entry whose file `resolved.other_users` cannot read."""
         entry.fault = resolved.restriction and refusal(entry.path, resolved.restriction)
         entry.real, entry.is_link, entry.state, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
         # Continue to watch the directories that these users can read.
@@ -312,5 +312,5 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 
 
 def _comparable(entry: Entry) -> tuple[object, ...]:
-    """Return the fields that differ after a change of the resolved path or of the metadata."""
+    """Return the fields that differ after a change to the resolved path or to the metadata."""
     return entry.lookups, entry.state, entry.fault, entry.writers, entry.restriction, entry.foreign

@@ -104,7 +104,7 @@ _SENT_FIELDS = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "sta
 
 
 def instant_of(nanoseconds: int) -> datetime:
-    """Return the time (UTC) of a timestamp of a file, in nanoseconds since 1970."""
+    """Return the UTC time of a file timestamp. `nanoseconds` is the number of nanoseconds since 1970-01-01."""
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 

@@ -185,7 +185,7 @@ class Store:
         return known.paths, known.excess
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
-        """Return the observations of each path of an entry. Reuse the observations `before` for unchanged files."""
+        """Return the observations of each path of an entry. Reuse the observations in `before` for unchanged files."""
         dropped = self._files.dropped
         is_current = self._current if dropped is None else dropped.isdisjoint
         built = {

@@ -163,7 +163,10 @@ class KubeconfigObserver:
         return self._material(path, credentials, cluster.name, "ca", cluster.ca)
 
     def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
-        """Return the CA certificates for the current cluster or the only cluster of a kubeconfig, and their faults."""
+        """Return the CA certificates for one cluster of a kubeconfig, and the faults of these certificates.
+
+        The cluster is the current cluster, or the only cluster of the kubeconfig.
+        """
         if (cluster := _own_cluster(credentials.config)) is None:
             return (), ()
         document = self._ca(path, credentials, cluster)

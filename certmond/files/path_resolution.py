@@ -74,10 +74,11 @@ def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath
 
 
 def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> ResolvedPath:
-    """Follow `path` and its symlinks from `start`, never above `root`. A fault contains `name` instead of `path`.
+    """Follow `path` and its symlinks from `start`, never above `root`, and return the resolved path.
 
-    If other users control the path, certmond looks up names only in directories that these users can search
-    (path_resolution(7)). Otherwise `/closed/name/../../open/file` would disclose whether `/closed/name` exists.
+    A fault contains `name` instead of `path`. If other users control the path, certmond looks up names only in
+    directories that these users can search (path_resolution(7)). Otherwise `/closed/name/../../open/file` would
+    disclose whether `/closed/name` exists.
     """
     current, other_users, writers, restriction = start.real, start.other_users, start.writers, start.restriction
     trusted, hops = {0, os.geteuid()}, 0

@@ -160,7 +160,7 @@ def _group_id(group: str) -> int | None:
 
 
 def _private_group(uid: int) -> int | None:
-    """Return the group whose only member is this user (useradd(8), USERGROUPS_ENAB), or None."""
+    """Return the group whose only member is this user (useradd(8), USERGROUPS_ENAB), or None if it does not exist."""
     try:
         user = pwd.getpwuid(uid)
         group = grp.getgrgid(user.pw_gid)

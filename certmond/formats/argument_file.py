@@ -15,7 +15,7 @@ _MAX_WORD = 4096  # characters; a longer word names no file
 
 
 def parse_arguments(data: bytes, _path: str) -> tuple[str, ...]:
-    """Return the words of an argument file. Lines that begin with "#" are comments, and quotes have no effect."""
+    """Return the words of an argument file. Ignore lines that begin with "#", and remove all quotes."""
     lines = (line.strip() for line in data.decode("utf-8", "replace").split("\n"))
     return tuple(
         word

@@ -137,7 +137,7 @@ def _file(fields: Mapping[str, Any], name: str, role: Role, key: str = "", prefi
 def _is_path(text: str) -> bool:
     """Return whether `text` can be a path.
 
-    PEM is not a path: PEM can be a private key, and certmond publishes paths.
+    PEM does not count as a path, because PEM can be a private key, and certmond publishes paths.
     """
     return "\x00" not in text and _PEM not in text
 

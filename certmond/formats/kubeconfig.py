@@ -169,7 +169,10 @@ def _material(
 
 
 def _is_path(text: str) -> bool:
-    """Return whether `text` can be a path. PEM does not count as a path, because certmond publishes paths."""
+    """Return whether `text` can be a path.
+
+    PEM does not count as a path, because PEM can be a private key, and certmond publishes paths.
+    """
     return bool(text) and not any(part in text for part in ("\x00", "-----BEGIN", _PEM_IN_BASE64))
 
 

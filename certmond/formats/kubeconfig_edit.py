@@ -146,7 +146,7 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
 
 
 def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
-    """Return the kubeconfig `data` with the missing CA or the missing server of its current cluster.
+    """Return the kubeconfig `data`. If the current cluster has no CA or no server, add the missing value.
 
     The CA is `trust`, and the URL of the server is `server`. Raises WriteError if the cluster would still be unusable,
     or if the edit would change other content.
@@ -288,6 +288,6 @@ def _embeds(entry: Entry, certificate: Certificate) -> bool:
 
 
 def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> Entry | None:
-    """Return the cluster that the first context with the user `user` names, or None."""
+    """Return the cluster that the first context with the user `user` names, or None if this cluster does not exist."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)

@@ -62,10 +62,10 @@ class Variable(NamedTuple):
 class Container:
     """A container of a static Pod. `flags` contains each repetition of a flag.
 
-    `mounts` maps a path in the container to a path on the host, or to None without a valid hostPath. `program` is the
-    base name of the first word of `command`, or "" if the image chooses the program. `variables` contains the
-    environment without variables that set a flag, such as ETCD_CERT_FILE, and without variables whose value is also the
-    value of a flag.
+    `mounts` maps a path in the container to a path on the host, or to None if the volume has no valid hostPath.
+    `program` is the base name of the first word of `command`, or "" if the image chooses the program. `variables`
+    contains the environment variables. It omits variables that set a flag, such as ETCD_CERT_FILE, and variables whose
+    value is also the value of a flag.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Container:
         return [value for name, value in self.flags if name == flag and value]
 
     def on_host(self, path: str) -> str | None:
-        """Return the path on the host for `path` in the container, or None if unknown.
+        """Return the path on the host for `path` in the container, or None if the path on the host is unknown.
 
         A path outside all mounts stays unchanged.
         """
@@ -204,7 +204,7 @@ def kubelet_environment(text: str) -> Container:
 def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
     """Return the kubelet as a `Container` whose flags are the fields of its configuration file.
 
-    Texts become paths relative to the file `path`. Only true Booleans become flags.
+    Each text becomes a path, which is relative to the directory of the file `path`. Only true Booleans become flags.
     """
     authentication = fields.get("authentication")
     x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
@@ -291,7 +291,10 @@ def _dns_domain(issuer: str, kubelet_config: Manifest | None) -> str | None:
 
 
 def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
-    """Return the name of the API server in the kubeconfig as "DNS:…" or "IP:…", or None if unknown or local."""
+    """Return the name of the API server in the kubeconfig as "DNS:…" or "IP:…".
+
+    Returns None if the name is unknown, or if it is the name of this host.
+    """
     if kubeconfig is None:
         return None
     cluster = next((item for item in kubeconfig.clusters if item.name == kubeconfig.current_cluster), None)

@@ -144,7 +144,7 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
 
 
 def _with_edits(text: str, edits: Mapping[_Position, str]) -> str:
-    """Replace each word at a position in `edits` and return the text.
+    """Return the text, in which each word in `edits` replaces the word at its position.
 
     Raises ValueError if an old word is not a plain or quoted scalar.
     """

@@ -109,9 +109,10 @@ def can_sign(key: PrivateKey) -> bool:
 
 
 def key_pem(key: PrivateKey) -> bytes:
-    """Return the private key in PEM: as PKCS#1 (RSA) or SEC 1 (ECDSA) like client-go, or as PKCS#8 (Ed25519).
+    """Return the private key in PEM. Raises MalformedError if OpenSSL cannot encode the key.
 
-    For client-go, see keyutil, MarshalPrivateKeyToPEM. Raises MalformedError if OpenSSL cannot encode the key.
+    The format is PKCS#1 for RSA and SEC 1 for ECDSA, as in client-go (keyutil, MarshalPrivateKeyToPEM). The format is
+    PKCS#8 for Ed25519.
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL

@@ -56,7 +56,10 @@ def parse_rancher_config(data: bytes, _path: str) -> RancherConfig:
 
 
 def merged_options(files: Iterable[tuple[str, Sequence[Setting]]]) -> list[Option]:
-    """Return the options of several files. A later file replaces the values of a key, or extends them."""
+    """Return the options of several files. A later file replaces the values of a key.
+
+    If the key in the later file ends with "+", this file adds values to the key instead.
+    """
     found = dict[str, list[Option]]()
     for file, settings in files:
         for key, values in settings:

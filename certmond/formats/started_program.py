@@ -1,4 +1,4 @@
-"""Program that a command line starts, directly or through programs such as `env`, `timeout` or a shell."""
+"""Search for the program that a command line starts, directly or through programs such as `env` or a shell."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[s
 
 
 def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -> str:
-    """Return the component that an unknown program may start, because a word of the command line names it, or ""."""
+    """Return the component that an unknown program might start, or "" if no component is mentioned.
+
+    The component is the first one whose name is a word of the command line.
+    """
     program, words = program_of(command, arguments)
     if program in PROGRAMS or program in _CONTROLLERS:
         return ""

@@ -128,7 +128,7 @@ def _value(text: str, at: int) -> tuple[str, int]:
 
 
 def settings(parts: Sequence[tuple[str, Sequence[Setting]]]) -> dict[str, list[Word]]:
-    """Return the values of each setting.
+    """Return the values of each setting. An empty value removes all earlier values of the setting.
 
     `parts` contains (file, settings) of the unit, followed by those of its drop-ins.
     """

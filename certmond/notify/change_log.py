@@ -32,7 +32,7 @@ _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of the change log. `raises` is the severity of a raised finding."""
+    """One entry of the change log. `raises` is the severity of a raised finding, or None for any other event."""
 
     event: Event
     message: str

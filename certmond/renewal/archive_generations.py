@@ -114,7 +114,7 @@ class Generations:
     def broken_cluster(location: PairLocation, content: bytes) -> str:
         """Return a clause about the defect of the cluster in the kubeconfig `content`, or "" if there is no defect.
 
-        certmond checks the cluster only if the entry fixes a subject and a CA.
+        certmond checks the cluster only if the entry specifies a subject and a CA.
         """
         fixed = location.spec and location.spec.subject and location.spec.embedded_ca
         return broken_cluster(parse_credentials(content, location.path)) if fixed else ""

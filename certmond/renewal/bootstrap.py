@@ -54,7 +54,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 class Bootstrapper:
-    """Creator of the missing files of a node. `given` is the key of the operator's Root CA."""
+    """Creator of the missing files of a node. `given` is the key of the operator's Root CA, or None."""
 
     def __init__(
         self,
@@ -326,7 +326,7 @@ def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Templat
 
 
 def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
-    """Raise RefusedError unless the key of an entry matches its CA certificate or public key."""
+    """Raise RefusedError unless the key of an entry matches the CA certificate or public key of this entry."""
     key_path = _key_path(spec)
     found = anchor_of_key(read(spec.path), read(key_path), spec.path, key_path)
     if isinstance(found, Unpaired):

@@ -215,9 +215,10 @@ class ProvenanceLookup:
         return tuple(dict.fromkeys((*accepted, *archived, *embedded)))
 
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
-        """Return the CAs that every root-owned kubeconfig of the entry embeds.
+        """Return the CAs that all kubeconfigs for the CA entry `name` embed.
 
-        A single kubeconfig might be for another cluster.
+        Ignores a kubeconfig that an untrusted user can change. A CA in only one of several kubeconfigs does not count,
+        because this kubeconfig might be for another cluster.
         """
         access, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
         for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):

@@ -76,7 +76,7 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class Unready:
-    """State of a file whose source is missing or unusable."""
+    """State of a file whose source is missing or unusable. `message` is a sentence with the remedy."""
 
     message: str
 
@@ -147,7 +147,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
 
 
 def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
-    """Return why the file is not an older bundle of this source, or None if it is one."""
+    """Return why the file is not an older bundle of this source, or None if it is such a bundle."""
     labels = _LABELS.findall(present)
     if not labels:
         return "is not PEM"
@@ -202,7 +202,7 @@ def _unfit(own: Credentials) -> str | None:
 
 
 def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> str | None:
-    """Return why the kubeconfig is not an older copy of the source, or None if it is one."""
+    """Return why the kubeconfig is not an older copy of the source, or None if it is such a copy."""
     found = parse_credentials(present, spec.path)
     if found.faults or any(map(_is_broken, found.documents.values())):
         return "is not a readable kubeconfig"
@@ -220,7 +220,7 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
 
 
 def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> State:
-    """Return the state of a copy that an operator has made. Only an old certificate or CA makes the copy stale."""
+    """Return the state of a copy that an operator has made. Only an older certificate or another CA makes it stale."""
     copy = copy_of(own, parse_credentials(present, spec.path))
     if copy is None or not copy.same_server:
         return Foreign(
@@ -260,7 +260,7 @@ def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
 
 
 def _leaf(document: Document) -> Certificate:
-    """Return the first certificate that is not a CA, or else the first certificate."""
+    """Return the first certificate that is not a CA, or the first certificate if all certificates are CAs."""
     return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
 
 

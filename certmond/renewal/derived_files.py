@@ -58,7 +58,7 @@ class Derivations:
     def make(self, name: str, writer: Writer) -> str:
         """Write the derived file if it differs from its source. Return a sentence about the result.
 
-        Raises WriteError if the source is unusable, or if certmond may not replace the file.
+        Raises WriteError if the source is unusable, or if certmond must not replace the file.
         """
         spec = self._specs[name]
         if spec.kind == "copy":
@@ -107,9 +107,9 @@ class Derivations:
         return found, present
 
     def _writable_source(self, spec: DerivedSpec) -> str | None:
-        """Return why certmond must not copy a kubeconfig, or None if no other user can change it.
+        """Return why certmond must not copy a kubeconfig, or None if no untrusted user can change the kubeconfig.
 
-        Another user could choose the server in the copy, and the programs that clients with this copy run.
+        An untrusted user could choose the server in the copy, and the programs that clients with this copy run.
         """
         if spec.kind != "kubeconfig":
             return None

@@ -50,7 +50,7 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """Reason for which a certificate and a key do not match. `message` is a clause that names the file.
+    """Reason why there is no certificate with a matching key. `message` is a clause that names the file.
 
     `encrypted` is true if the key needs a passphrase.
     """

@@ -1,4 +1,4 @@
-"""Replacement of damaged files, with the owner and the mode in their entry.
+"""Replacement of damaged files. The entry decides the owner and the maximum mode of the new files.
 
 certmond copies no content of a damaged file.
 """

@@ -63,7 +63,7 @@ class SalvageLookup:
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
         """Return the repair sources of each entry that is damaged at `now` (aware, UTC).
 
-        For a CA whose key is missing, return the archive directory that contains the key.
+        For a CA whose key is missing, the only source is the archive directory that contains the key.
         """
         keyless = (seen for seen in inventory.observations if lacks_key(seen))
         found = {
@@ -219,7 +219,7 @@ class SalvageLookup:
     def _servers(
         self, seen: Observation, inventory: Inventory, archived: Sequence[Sequence[ArchivedFile]]
     ) -> Iterator[tuple[str, str]]:
-        """Yield candidates for the cluster and the server of a kubeconfig.
+        """Yield candidates for the cluster name and the server URL of a kubeconfig.
 
         The sources are the archive, other kubeconfigs, and the manifest of the API server.
         """

@@ -85,7 +85,7 @@ class Renewal:
         return [certificate] if self.step.keep_key else [placed(spec, key_path, key_pem(self.key), view), certificate]
 
     def _secret(self, path: str, content: bytes, present: bytes | None) -> NewFile:
-        """Return the change that writes a file with a key."""
+        """Return the change that writes `content`, which contains a private key, to the file `path`."""
         at_most = self.step.status.seen.spec.key_mode
         return NewFile(path, content, owner=self._owner(present), expected=_expected(present), at_most=at_most)
 

@@ -301,7 +301,7 @@ class Restoration:
     def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """Return whether certmond never restores `name`, because `name` is a CA or a key pair without a certificate.
 
-        The operator might have ended the trust in the CA.
+        The archived CA might be a CA that the operator no longer trusts.
         """
         return name in self._by_hand or not self._by_hand.isdisjoint(file.path for file in files)
 

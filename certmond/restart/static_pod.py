@@ -66,7 +66,7 @@ def stop(
 def _kill_when_drained(
     pod: Pod, found: Sequence[RunningContainer], draining: Draining | None, alive: Callable[[], None], proc: str
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that kills the process when the process has drained. Call this function during the stop."""
+    """Yield a function that kills the process if the process has drained. The caller runs it during the stop."""
     if draining is None or len(found) != 1:
         yield alive
         return

@@ -143,7 +143,10 @@ class StepFiles:
         raise KeyUnusableError(f"{fact}; stage it: certmond root-ca stage")
 
     def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
-        """Archive the certificates of the CA if the step replaces them, but not the key, which the rotation stages."""
+        """If the step replaces the certificates of the CA, archive these certificates.
+
+        The archive does not get the key, because the rotation stages the key.
+        """
         spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})

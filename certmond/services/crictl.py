@@ -123,5 +123,5 @@ def _program(root: str) -> tuple[str, ...] | None:
 
 
 def _existing(paths: tuple[str, ...], root: str, mode: int = os.F_OK) -> str | None:
-    """Return the first of the paths that exists below `root` with the access `mode`, or None."""
+    """Return the first path that exists below `root` and permits the access `mode`, or None if no path does."""
     return next((path for path in (root.rstrip("/") + each for each in paths) if os.access(path, mode)), None)

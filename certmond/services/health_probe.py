@@ -20,7 +20,7 @@ Anchors = str | None
 
 
 async def health_problems(addresses: Mapping[str, Anchors], limit: float = LIMIT) -> dict[str, str | None]:
-    """Return the problem of each address as a sentence, or None for a healthy address. Never raises."""
+    """Return the problem of each address as a sentence, or None for a healthy address. Never raises an exception."""
     deadline = asyncio.get_running_loop().time() + limit
     probes = [_health_problem(address, anchors, deadline) for address, anchors in addresses.items()]
     return dict(zip(addresses, await asyncio.gather(*probes), strict=True))

@@ -48,7 +48,7 @@ def unit_idle_since(path: str, exits: Iterable[datetime], proc: str = "/proc") -
 def _end_of_steady_run(end: datetime, starts: Iterable[datetime]) -> datetime:
     """Return the latest time at which a steady run of a container might have ended, or the start of its first attempt.
 
-    The last attempt ended at `end`. For an earlier attempt, only the start of the next attempt is known: the kubelet
+    The last attempt ended at `end`. For an earlier attempt, only the start of the next attempt is known. The kubelet
     delays the next attempt after a run that was not steady.
     """
     steady = STEADY

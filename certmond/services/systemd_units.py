@@ -60,7 +60,7 @@ class UnitResult:
 
 
 def unit_states(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str, ServiceSeen]:
-    """Return the state of each unit, within `limit` seconds for all units. Never raises."""
+    """Return the state of each unit, within `limit` seconds for all units. Never raises an exception."""
     seen: dict[str, ServiceSeen] = {}
     try:
         with Bus(bus, time.monotonic() + limit, lambda: None) as connection:
@@ -162,7 +162,7 @@ def _is_dead(found: _Properties) -> bool:
 
 
 def _ended_by_itself(found: _Properties) -> bool:
-    """Return whether the main process ended without a request, that is, before the unit left the state "active"."""
+    """Return whether the main process ended without a stop request: before the unit left the state "active"."""
     # A unit that systemd has unloaded has no timestamps. Then certmond can only detect that the unit has not failed.
     return bool(0 < found.get("ExecMainExitTimestampMonotonic", 0) <= found["ActiveExitTimestampMonotonic"])
 

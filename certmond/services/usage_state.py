@@ -129,7 +129,7 @@ class SurroundingsObserver:
         )
 
     def _without_entry(self, found: Survey, inventory: Inventory) -> Iterator[tuple[Endpoint, Listener]]:
-        """Yield the endpoints of services whose certificate file does not exist or is not watched."""
+        """Yield the endpoints of services whose certificate file is missing, or is not watched by certmond."""
         watched = {seen.path for seen in inventory.observations}
         specs = {spec.path: spec for spec in self._config.certificates}
         for endpoint, (service, path) in found.serving.items():
@@ -139,7 +139,7 @@ class SurroundingsObserver:
                 yield endpoint, Listener(service, (spec and spec.renewed_by) or clause)
 
     def _demands(self, store: Store, components: Components) -> dict[str, Demand]:
-        """Return the services that static Pod manifests start. Leave out a Pod whose program is not in PROGRAMS."""
+        """Return the services that static Pod manifests start. Omit a Pod whose program is not in PROGRAMS."""
         found = dict[str, Demand]()
         for service in self._services:
             pod, path = self.pods.get(service.name), manifest_path(service, components)

@@ -1,1 +1,1 @@
-"""The signers: the CA of this node, kubeadm, and commands."""
+"""Signers of the kinds `local`, `kubeadm` and `command`. `cluster.csr_signer` is the signer of the kind `csr`."""

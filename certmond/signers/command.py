@@ -94,7 +94,7 @@ class CommandSigner:
 
 
 def _waiting(helper: str, seconds: float, cookie: bytes) -> WaitingError:
-    """Return the error for a request that waits, with the helper's cookie.
+    """Return the error for a request that waits. The error contains the helper's cookie.
 
     Raises RefusedError if the helper wrote no valid cookie.
     """

@@ -74,7 +74,7 @@ class Signer(Protocol):
     """Interface of a signer. The caller verifies each response, because certmond does not trust a signer."""
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate.
+        """Return the certificate for `request`.
 
         Raises RefusedError if the request cannot succeed, UnreachableError if a retry might succeed, and WaitingError
         if the signer has not decided yet.

@@ -1,1 +1,1 @@
-"""The state directory: archive, renewal attempts, pending requests, rotation record."""
+"""Contents of the state directory: archive, renewal attempts, pending requests, and rotation record."""

@@ -56,7 +56,10 @@ class Memory(Generic[T]):
         raise MalformedError(f"certmond cannot read {self._state_dir / self._name} ({printable(detail)[:200]})")
 
     def write(self, value: T) -> None:
-        """Replace the content with `value`. Raises WriteError if the write fails, and StateError as `load` does."""
+        """Replace the content with `value`.
+
+        Raises WriteError if the write fails, and StateError in the cases of `load`.
+        """
         # Use json, because pydantic's serializer refuses a path that is not UTF-8.
         content = json.dumps(versioned(self._adapter.dump_python(value)), indent=1, default=datetime.isoformat).encode()
         with suppress(OSError, ValueError, RecursionError), opened_state(self._state_dir) as directory:

@@ -18,7 +18,7 @@ from certmond.state.json_file import Memory
 
 
 class LastSubjects:
-    """The last subjects of one node, by the name of their entry."""
+    """The last subject of each entry that accepts several subjects, by the name of the entry."""
 
     def __init__(self, state_dir: Path, specs: Iterable[CertificateSpec]) -> None:
         self._identities = [(spec.name, spec.path) for spec in specs if len(spec.subject) > 1 and not spec.is_glob]

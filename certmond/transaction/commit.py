@@ -98,7 +98,7 @@ class Transactions:
 
 
 class Writer:
-    """Holder of the lock of all writers, which `Transactions.lock` yields."""
+    """Executor of changes to files under the lock of all writers. `Transactions.lock` yields this object."""
 
     def __init__(self, root: str, where: Path, directory: int) -> None:
         self._root = root

@@ -146,7 +146,7 @@ class Place:
 
 
 class Directories:
-    """Open directories below `root`, which are closed after the `with` block."""
+    """Descriptors of directories below `root`. The end of the `with` block closes these descriptors."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)

@@ -18,7 +18,7 @@ class NodeFiles:
         self._root = root
 
     def exposed(self, paths: Iterable[str], owner: str | None) -> str | None:
-        """Return why a user other than `owner` could read a private key in these files, or None if no such user can."""
+        """Return why an untrusted user could read a private key in these files, or None. `owner` is trusted."""
         return exposed(self._root, paths, owner)
 
     def other_writer(self, path: str, owner: str | None) -> str:

@@ -133,7 +133,7 @@ def is_held(state_dir: Path, name: str) -> bool:
 
 
 def holder_of(state_dir: Path, name: str) -> Holder | None:
-    """Return the process that holds the lock `name`, if any. An unknown process has the PID 0."""
+    """Return the process that holds the lock `name`, or None for a free lock. An unknown process has the PID 0."""
     if not is_held(state_dir, name):
         return None
     try:

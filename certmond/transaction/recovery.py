@@ -1,4 +1,4 @@
-"""The end of a transaction: rename the new files to their final paths, or remove every staged file.
+"""The end of a transaction: either all new files get their final paths, or certmond removes every staged file.
 
 A later process can repeat this code after a kill at any instruction. certmond keeps a file that another process has
 changed in the meantime.
@@ -106,8 +106,8 @@ def damaged(where: str) -> Recovery:
 def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
     """Keep the old files open until certmond has replaced all files.
 
-    A rename that also frees the old file takes twenty times as long, and key and certificate do not match until the
-    last rename.
+    A rename that also frees the old file takes twenty times as long. Fast renames shorten the time in which the key and
+    the certificate do not match.
     """
     with ExitStack() as descriptors:
         for place in places:

@@ -1,4 +1,4 @@
-"""Checks that the state directory is fit for use.
+"""Access to the state directory, with checks that the directory is fit for use.
 
 The directory is fit if no untrusted user can change it, and no later version of certmond has written to it.
 """
@@ -141,7 +141,7 @@ def _owners() -> frozenset[int]:
 
 @cache
 def _service() -> frozenset[int]:
-    """Return the uid of the packaged unit's user, if any. Cached: the lookup might query a directory service."""
+    """Return the uid of the packaged unit's user, if any. A cache avoids repeated queries of a directory service."""
     try:
         return frozenset({pwd.getpwnam(_USER).pw_uid})
     except KeyError:

@@ -1,7 +1,7 @@
 """A new file beside the file that it will replace.
 
-This module writes the new file, flushes the file to the disk, and checks its content. Until then, no other user can
-read the file.
+This module writes the new file, flushes the file to the disk, and checks the written content. Until the end of the
+check, no other user can read the file.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _take_over(descriptor: int, old: int) -> int:
 def _closed(acl: bytes) -> bytes:
     """Return the ACL with only the permissions of the owner.
 
-    An ACL also sets the mode, which certmond must set last.
+    certmond sets the final mode after this ACL, because an ACL also changes the mode.
     """
     entries = list(_ACL_ENTRY.iter_unpack(acl[_ACL_HEADER:]))
     closed = (_ACL_ENTRY.pack(tag, 0 if tag in _OF_THE_MODE else rights, who) for tag, rights, who in entries)

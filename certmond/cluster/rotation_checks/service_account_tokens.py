@@ -36,8 +36,8 @@ def tokens(
 ) -> CheckResult:
     """Check that the API server accepts a new token of the service account.
 
-    With `signed_by`, also check that this key has signed the token. Skip the check if the service account does not
-    exist.
+    If `signed_by` is not None, also check that this key has signed the token. Skip the check if the service account
+    does not exist.
     """
     account = f"{namespace}/{service_account}"
     rule = f"grant this user a role in {namespace} with apiGroups [''], resourceNames [{service_account}],"

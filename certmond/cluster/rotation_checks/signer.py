@@ -54,7 +54,7 @@ _CONTROLLER = "check that a kube-controller-manager is the leader, and check its
 
 @dataclass(slots=True)
 class _PendingRequest:
-    """A filed request, its public key, and the CA that must sign the certificate."""
+    """A created CertificateSigningRequest, its public key, and the CA that must sign the certificate."""
 
     expected: Certificate
     key: PublicKey

@@ -22,7 +22,7 @@ def residual(end: str | None, now: datetime) -> str:
 
 
 class Lifetime(NamedTuple):
-    """The remaining lifetime of a certificate, in percent, at the present time (`left`) and at the renewal time."""
+    """The remaining lifetime of a certificate, in percent, now (`left`) and at the renewal time (`renewal`)."""
 
     left: float
     renewal: float | None

@@ -55,7 +55,7 @@ def not_ready(beat: Heartbeat, now: float) -> str | None:
 
 
 def halted(text: bytes | None, now: float) -> str | None:
-    """Return a sentence for the page if the daemon has stopped or its output is not current, or None.
+    """Return a sentence for the page if the daemon has stopped or its output is not current, otherwise None.
 
     The sentence contains a time instead of an age, so that the page does not change every second.
     """

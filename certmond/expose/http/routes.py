@@ -1,7 +1,7 @@
 """Parser of HTTP requests, and the answer to each request.
 
-The server opens the file once for each request, so an answer never mixes two versions of a file. The server never uses
-a part of a URL as the path of a file.
+The server opens a file only once for each request, so an answer never mixes two versions of the file. The server never
+uses a part of a URL as the path of a file.
 """
 
 import errno

@@ -141,7 +141,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
 
 
 class _EncryptedError(Exception):
-    """Request of OpenSSL for a password, because the private key is encrypted."""
+    """Error for an encrypted private key, for which OpenSSL requests a password."""
 
 
 def _no_password() -> str:

@@ -75,7 +75,7 @@ class _Reading:
 
 
 class Sheet(Generic[R]):
-    """A file of rows and columns. In the file, the columns follow each other.
+    """A file with a table of rows and columns. The file contains the columns one after the other.
 
     `texts` returns the text of a row for each column. `separator` precedes each row of a column except the first row.
     """
@@ -89,9 +89,9 @@ class Sheet(Generic[R]):
         self._columns: list[_Column] = []
 
     def write(self, path: Path, rows: Sequence[R], heads: Sequence[str], tail: str) -> None:
-        """Replace the content of the file `path` with each column after its head, and then `tail`.
+        """Replace the content of the file `path`. The new content is each column after its head, and then `tail`.
 
-        Raises RuntimeDirError if the file cannot be written.
+        Raises RuntimeDirError if certmond cannot write the file.
         """
         kept = None
         try:

@@ -61,5 +61,5 @@ def items(kind: str, lines: Iterable[str], name: str = "") -> str:
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """Return a number and the noun in singular or plural, such as `1 warning`, `2 warnings` or `no warnings`."""
+    """Return `number` with its noun in the singular or plural, such as `1 warning`, `2 warnings` or `no warnings`."""
     return f"{number:,} {one}" if number == 1 else f"{number or 'no':{',' if number else ''}} {many or one + 's'}"

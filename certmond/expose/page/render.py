@@ -1,6 +1,6 @@
 """Renderer of the HTML page at `/` from the status document and the activity document of the daemon.
 
-The page works without JavaScript. The script only replaces the content with a newer version.
+The page works without JavaScript. The script of the page only replaces the content with a newer version.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class ComponentReferences:
         self._found: tuple[Reference, ...] = ()
 
     def find(self) -> tuple[Reference, ...]:
-        """Return all references: the same object until a file changes."""
+        """Return all references. Until a file changes, return the same object."""
         names, revision = self._sources.names(), self._sources.revision()
         is_same = all(one is other for one, other in zip(revision, self._revision, strict=True))
         if names != self._names or not is_same or not self._is_current():

@@ -54,7 +54,7 @@ class ComponentSources:
         self._processes: tuple[ComponentProcess, ...] = ()
 
     def read_processes(self) -> None:
-        """Read the command lines of the running components again."""
+        """Read the command lines of the running components again. Keep the previous objects if no line has changed."""
         found = component_processes(self._proc) if self._proc else ()
         self._processes = self._processes if found == self._processes else found
 
@@ -104,7 +104,7 @@ class ComponentSources:
             )  # fmt: skip
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file with flags that certmond cannot read."""
+        """Yield each file whose flags certmond cannot read."""
         for service in self._units.services():
             for file, fault in service.faults:
                 yield UnreadFile("systemd-unit", f"any flag of {service.component} in {file}", file, fault)

@@ -161,7 +161,7 @@ def _merged(base: Manifest | None, drop_ins: list[Manifest]) -> Manifest:
 
 
 def _malformed(manifest: Manifest | None) -> str:
-    """Return a fact about a file that is not a YAML mapping, or ""."""
+    """Return a fact if the file is not a YAML mapping, otherwise ""."""
     return f"{manifest.path} {manifest.fault}" if manifest and manifest.fault else ""
 
 
@@ -194,7 +194,7 @@ def _patched(target: Any, patch: Any, depth: int = 0) -> Any:
 
 
 def _resolved(fields: Mapping[str, Any], directory: str) -> dict[str, Any]:
-    """Return the fields with absolute paths."""
+    """Return the fields with absolute paths. Relative paths start at `directory`."""
     result = dict(fields)
     for name in _PATHS:
         if path := as_text(result.get(name)):

@@ -74,7 +74,7 @@ class RancherConfiguration:
         return [service for service in self._units.services() if service.component == program]
 
     def _file(self, program: str) -> str:
-        """Return the path of the configuration file (pkg/configfilearg/defaultparser.go and parser.go)."""
+        """Return the path of the configuration file of `program` (pkg/configfilearg/defaultparser.go and parser.go)."""
         path = f"{_DIRECTORIES[program]}/config.yaml"
         for service in self._services(program):
             given = [value for name, value in service.container.flags if name in {"config", "c"} and value]

@@ -86,7 +86,7 @@ class ReferenceObserver:
         return tuple(specs), tuple(others)
 
     def _file(self, path: str) -> str:
-        """Return the file to which the symlinks lead, or the path of a missing file."""
+        """Return the path to which the symlinks at `path` lead, or `path` if the file is missing."""
         return (self._reader.entry(path).own_file if path else None) or path
 
     def _authority(self, each: Reference, authorities: dict[str, str]) -> str | None:
@@ -189,7 +189,7 @@ def _unwatched(name: str, each: Reference, group: Sequence[Reference]) -> Observ
 
 
 def _embedded(name: str, each: Reference) -> Iterator[Observation]:
-    """Yield the certificates that a field of a configuration file contains."""
+    """Yield an observation for each certificate that a field of a configuration file contains."""
     document = each.embedded
     if document is None:
         return

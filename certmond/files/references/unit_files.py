@@ -210,7 +210,10 @@ class UnitFiles:
         return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
 
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
-        """Return the variables of an environment file, and the reason for a failed read or ""."""
+        """Return the variables of an environment file, and why certmond cannot read this file.
+
+        The second value is "" if certmond can read the file, or if the file is optional and missing.
+        """
         if not path.startswith("/") or any(character in "*?[%" for character in path) or not path.isprintable():
             return {}, f"EnvironmentFile={path[:200]} is not the path of a single file"
         entry, variables = self._reader.entry(path), self._value(path, parse_environment)

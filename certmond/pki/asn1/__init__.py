@@ -1,1 +1,1 @@
-"""Reader of DER values, and limits on the size of keys."""
+"""Reader of DER values, and limits on the size of keys and serial numbers."""

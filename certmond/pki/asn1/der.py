@@ -39,8 +39,8 @@ class Value(NamedTuple):
 def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
     """Return the DER value at `at`, which must not extend beyond `end`.
 
-    Raises MalformedError if the value is cut off, or has a tag number above 30 or an invalid length (X.690, 10.1). Go's
-    cryptobyte has the same rules.
+    Raises MalformedError if the value is cut off, has a tag number above 30, or has an invalid length (X.690, 10.1).
+    Go's cryptobyte applies the same rules.
     """
     end = len(data) if end is None else end
     if end - at < 2:

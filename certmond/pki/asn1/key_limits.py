@@ -1,6 +1,7 @@
-"""Limits on the kind and size of keys. certmond checks these limits before a library loads a key.
+"""Limits on keys and serial numbers. certmond checks the limits of a key before a library loads the key.
 
-The time that a library needs depends on the numbers of the key. A DSA key of 10,000 bits takes half a second.
+The time that a library needs for a key depends on the size of the numbers in the key. For example, a DSA key of 10,000
+bits takes half a second.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def check_request(der: bytes) -> None:
 def check_public_key(der: bytes) -> None:
     """Raise LimitError if a public key exceeds a limit.
 
-    `der` is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSA key alone (RFC 8017, A.1.1).
+    `der` is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSAPublicKey (RFC 8017, A.1.1).
     """
     if len(der) <= _SMALL:
         return
@@ -74,9 +75,10 @@ def check_public_key(der: bytes) -> None:
 
 
 def check_private_key(der: bytes) -> None:
-    """Raise LimitError if a private key exceeds a limit.
+    """Raise LimitError if a private key exceeds a limit. Accepts every encrypted key.
 
-    `der` is PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1 (RFC 5915), or OpenSSL's form of a DSA key.
+    `der` has the format PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1 (RFC 5915), or OpenSSL's format of a DSA
+    key.
     """
     fields = _values(read_value(der), 2)
     if fields[0].tag == _SEQUENCE:
@@ -125,7 +127,8 @@ def _check_rsa(numbers: list[Value]) -> None:
 def _check_dsa(algorithm: list[Value], large: list[Value], small: list[Value]) -> None:
     """Raise LimitError if a number of a DSA key exceeds a limit.
 
-    `algorithm` contains p, q and g (RFC 3279, 2.3.2). The limit of q applies to the numbers in `small`.
+    `algorithm` contains the parameters p, q and g (RFC 3279, 2.3.2). The limit of p applies to the numbers in `large`,
+    and the limit of q applies to the numbers in `small`.
     """
     parameters = _values(algorithm[1], 0) if len(algorithm) > 1 else []
     for number in (*parameters[:1], *parameters[2:], *large):
@@ -145,7 +148,7 @@ def _too_large(what: str, bits: int, most: int) -> str:
 
 
 def _values(value: Value, least: int, most: int = _MOST) -> list[Value]:
-    """Return the first `most` values inside `value`. Raises MalformedError if there are fewer than `least`."""
+    """Return the first `most` values inside `value`. Raises MalformedError for fewer than `least` values."""
     found = [*islice(value.values(), most)]
     if len(found) < least:
         raise MalformedError("the DER value has too few values in it")

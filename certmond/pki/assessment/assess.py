@@ -110,7 +110,7 @@ class Assessment:
 
     @property
     def catalogued(self) -> int:
-        """The number of observations of entries of the configuration or of the profile, including missing files."""
+        """The number of observations of entries in the configuration or the profile, including missing files."""
         return sum(status.seen.is_catalogued for status in self.statuses)
 
     @property

@@ -11,14 +11,17 @@ from certmond.pki.x509.certificate import Certificate
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Difference of a copy: the path of the original, and a clause about the certificates that differ."""
+    """Difference between a copy and its original. `original` is the path of the original.
+
+    `fact` is a clause about the certificates that only one of the two files contains.
+    """
 
     original: str
     fact: str
 
 
 def differing_copies(observations: Iterable[Observation]) -> dict[tuple[str, str], Difference]:
-    """Return the differences of all copies from their originals, by the name and path of the copy.
+    """Return the differences of all copies from their originals, by the entry name and the path of the copy.
 
     Skips a file that contains no certificate, because another finding reports such a file.
     """

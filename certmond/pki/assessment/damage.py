@@ -28,8 +28,8 @@ _MASTERS = "O=system:masters"
 def damage(seen: Observation) -> str | None:
     """Return a clause that describes the damage to an entry's files, or None if the files are undamaged.
 
-    Undamaged files contain a certificate and its key. The result is also None for files that certmond does not repair,
-    such as trust anchors.
+    Undamaged files contain a certificate and its key, and an undamaged kubeconfig also contains a usable cluster. The
+    result is also None for files that certmond does not repair, such as trust anchors.
     """
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
@@ -54,12 +54,12 @@ def _pair_damage(seen: Observation) -> str | None:
 
 
 def is_cluster_damage(seen: Observation) -> bool:
-    """Return whether the cluster of a kubeconfig is damaged, but not the certificate and key."""
+    """Return whether the cluster of a kubeconfig is damaged, but its certificate and key are undamaged."""
     return bool(damage(seen) and seen.certificates) and _pair_damage(seen) is None
 
 
 def lacks_key(seen: Observation) -> bool:
-    """Return whether the private key of a CA is required on this node, but is missing or does not match the CA."""
+    """Return whether this node requires the private key of a CA, but the key is missing or does not match the CA."""
     wanted = seen.spec.authority and seen.key_path is not None and not (seen.spec.key_optional or seen.key_unknown)
     return wanted and bool(seen.certificates) and not seen.key_matches
 
@@ -79,10 +79,10 @@ def generation(
     known: Certificate | None,
     under: Certificate | None = None,
 ) -> tuple[str, Certificate] | None:
-    """Return the number and certificate of the newest generation that certmond may restore automatically, or None.
+    """Return the number and certificate of the newest generation that certmond may restore automatically.
 
-    `known` is the last certificate in these files that the entry's CA signed. `under` is the CA that must have signed
-    the certificate of the generation, or None for any CA.
+    Returns None if there is no such generation. `known` is the last certificate in these files that the entry's CA
+    signed. `under` is the CA that must have signed the certificate of the generation, or None to accept any CA.
     """
     # A restored certificate may contain only what `known` contains or the entry fixes. A stricter rule applies without
     # `known`, or if the certificate that certmond installed last is lost (neither `known` nor archived): the restored
@@ -145,10 +145,11 @@ def new_template(
 def lost_names(
     seen: Observation, template: Template, former: Sequence[Certificate], issuers: Sequence[Certificate]
 ) -> str:
-    """Return the subject alternative names that the newest certificate in `former` has, but the template lacks.
+    """Return the subject alternative names that the template lacks, but the newest certificate in `former` has.
 
-    The result is one text with commas. Ignores certificates that no CA in `issuers` signed. Returns "" for a client
-    certificate, because servers do not verify these names.
+    The result is one string, in which commas separate the names. The newest certificate is the one that expires last.
+    Ignores certificates that no CA in `issuers` signed. Returns "" for a client certificate, because servers do not
+    verify these names.
     """
     mine = [each for each in former if is_issued(each, (), issuers)]
     newest = max(mine, key=lambda each: each.not_after, default=None)
@@ -180,7 +181,7 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
-    """Return the reason why no signer can sign a new certificate of this entry, with the remedy, or None."""
+    """Return why the signer kind `signer` cannot sign a new certificate of this entry, with the remedy, or None."""
     spec = seen.spec
     if spec.renewed_by:
         return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
@@ -205,7 +206,7 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
 
 
 def _has_other_subject(leaf: Certificate, subject: str | None) -> bool:
-    """Return whether the subject of `leaf` has an attribute that `subject` lacks. False if `subject` is None."""
+    """Return whether the subject of `leaf` has an attribute that `subject` lacks, or False if `subject` is None."""
     return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 

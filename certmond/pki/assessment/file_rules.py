@@ -23,7 +23,8 @@ from certmond.pki.x509.certificate import Certificate
 def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Finding]:
     """Yield the findings about read errors, parse errors, wrong modes and wrong owners of an entry's files.
 
-    `presence` has the state of a missing serving certificate of the kubelet: its request, and the served certificate.
+    If the serving certificate of the kubelet is missing, `presence` contains the state of the kubelet's request, and
+    the certificate that the kubelet serves.
     """
     served = [each for each in presence.served if seen.requested and each.sha256]
     if served:
@@ -42,8 +43,8 @@ def _before_restart(path: str, served: ServedAt) -> Finding:
     """Return the finding for a missing certificate that the kubelet requests after its next start.
 
     Without a certificate, a kubelet that requests its certificate ends each handshake with an error
-    (kubernetes/kubernetes, pkg/kubelet/kubelet.go, GetCertificate). So this kubelet has read its configuration before
-    the setting changed, or still has a certificate in memory whose file was removed.
+    (kubernetes/kubernetes, pkg/kubelet/kubelet.go, GetCertificate). A kubelet that serves a certificate either read its
+    configuration before the setting changed, or still has the certificate of a removed file in memory.
     """
     fact = (
         f"{path} does not exist, but the kubelet still serves another certificate at {served.endpoint}, and requests "
@@ -57,10 +58,10 @@ def about_damage(
     findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
     facts: Mapping[str, str], known: Certificate | None, issuers: Sequence[Certificate],
 ) -> tuple[Finding, ...]:  # fmt: skip
-    """Return `findings`, with the repair command for this node in each finding about damage.
+    """Return `findings`. Each finding about damage contains the repair command for this node.
 
-    If certmond has repaired the files recently, also adds a finding about repeated damage. `known` is the last
-    certificate of these files. The function ignores `known` if no certificate in `issuers` signed it.
+    If certmond has repaired the files recently, the result also contains a finding about repeated damage. `known` is
+    the last certificate of these files. The function ignores `known` if no certificate in `issuers` signed it.
     """
     if salvage is None:
         return tuple(findings)

@@ -55,7 +55,7 @@ class Due:
 
 
 def open_findings(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
-    """Return the most severe finding for each certificate, path and reason. Omit severities below `at_least`."""
+    """Return the most severe finding for each certificate, path and reason. Omit severities lower than `at_least`."""
     found: dict[tuple[str, str, str], Notice] = {}
     for status in assessment.statuses:
         end = status.certificate.not_after if status.certificate else None

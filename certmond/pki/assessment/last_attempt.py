@@ -55,7 +55,7 @@ class Attempt:
 
     @property
     def repair_pause(self) -> tuple[datetime, datetime] | None:
-        """The start and the end of the pause before the next repair, or None."""
+        """The start and the end of the pause before the next repair, or None if no pause is necessary."""
         if self.failures or self.wait_until is not None:
             return self.at, self.retry_at
         return (self.repaired_at, self.repaired_at + _pause(self.repairs)) if self.repaired_at else None

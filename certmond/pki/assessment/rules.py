@@ -50,7 +50,7 @@ def ca_not_self_signed(case: Case) -> Iterator[Finding]:
 
 
 def ca_not_ca(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). Accepts version 1, which has no extensions."""
+    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). Accepts versions 1 and 2, which have no extensions."""
     if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
         yield finding(
             Reason.CA_NOT_CA,
@@ -70,7 +70,10 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
 
 
 def wrong_subject(case: Case) -> Iterator[Finding]:
-    """Report a subject that the catalogue does not accept. Kubernetes authenticates a client by its subject."""
+    """Report a subject that the entry does not accept. For a kubelet, also report one that the API server refuses.
+
+    Kubernetes authenticates a client by the subject of its certificate.
+    """
     accepted = accepted_subjects(case.spec, case.facts)
     if accepted and not has_accepted_subject(case.certificate, accepted):
         yield finding(
@@ -124,7 +127,7 @@ def key_mismatch(case: Case) -> Iterator[Finding]:
 
 
 def embedded_ca_differs(case: Case) -> Iterator[Finding]:
-    """Report a kubeconfig that does not trust exactly the CA certificates in the CA file."""
+    """Report a kubeconfig that does not trust exactly the CA certificates of the entry `embedded_ca`."""
     required = frozenset(case.embeddable)
     for embedded in case.seen.embedded if required else ():
         trusted = frozenset(embedded.certificates)
@@ -149,7 +152,10 @@ def copy_differs(case: Case) -> Iterator[Finding]:
 
 
 def not_rotating_pem(case: Case) -> Iterator[Finding]:
-    """Report a kubelet.conf that does not refer to the rotated PEM file. The kubelet would load old credentials."""
+    """Report a kubelet.conf that does not refer to the rotated PEM file.
+
+    With such a kubelet.conf, a restarted kubelet loads old credentials.
+    """
     if case.spec.kind is Kind.KUBELET and case.seen.refers_to is not None and case.seen.refers_to != case.where:
         instead = case.seen.refers_to or "embedded credentials"
         yield finding(
@@ -188,8 +194,8 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
 def weak_key(case: Case) -> Iterator[Finding]:
     """Report a key that is shorter than RSA-2048 or P-256, or whose algorithm Kubernetes does not support.
 
-    Go refuses RSA keys below 1,024 bits (crypto/rsa, checkKeySize), and Go's TLS refuses ECDSA P-224 keys (crypto/tls,
-    signatureSchemesForCertificate).
+    The finding is critical if Go refuses the key. For example, Go refuses RSA keys below 1,024 bits (crypto/rsa,
+    checkKeySize), and Go's TLS refuses ECDSA P-224 keys (crypto/tls, signatureSchemesForCertificate).
     """
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)

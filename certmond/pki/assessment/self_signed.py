@@ -1,8 +1,9 @@
 """Certificates that a service has signed with a CA in the same file, so that no CA of the catalogue can renew them.
 
-The kubelet creates such a pair when it starts without both files, and does not store the key of the CA
-(cmd/kubelet/app/server.go, InitializeTLS; k8s.io/client-go/util/cert/cert.go, GenerateSelfSignedCertKey). If only one
-of the files exists, the kubelet does not start (k8s.io/client-go/util/cert/io.go, CanReadCertAndKey).
+If the certificate file and the key file are both missing, the kubelet creates such a pair when it starts. The kubelet
+does not store the key of the CA (cmd/kubelet/app/server.go, InitializeTLS; k8s.io/client-go/util/cert/cert.go,
+GenerateSelfSignedCertKey). If only one of the files exists, the kubelet does not start
+(k8s.io/client-go/util/cert/io.go, CanReadCertAndKey).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def is_self_signed(seen: Observation, anchor: Certificate | None, issuers: Container[Certificate]) -> bool:
-    """Return whether the trust anchor is in the file of the certificate, and is not a CA that could sign a new one.
+    """Return whether the trust anchor is in the file of the certificate, and cannot sign a new certificate.
 
-    The entry must accept such a certificate (`self`).
+    Returns False if the entry does not accept such a certificate (`self`).
     """
     return SELF in seen.spec.ca and anchor in seen.certificates and anchor not in issuers
 
@@ -34,8 +35,8 @@ def is_renewed_elsewhere(spec: CertificateSpec, *, self_signed: bool) -> bool:
 def replacement(seen: Observation) -> str:
     """Return the fact that no CA can renew the self-signed certificate, and the remedy.
 
-    The remedy contains a command if the entry names the key and exactly one service. `certmond restart` restarts each
-    kind of service.
+    The remedy contains a command if the entry specifies the key and exactly one service. The command uses `certmond
+    restart`, which can restart each kind of service.
     """
     fact = "the certificate is self-signed, so no CA can renew it"
     if seen.key_path is None or len(seen.spec.consumers) != 1:

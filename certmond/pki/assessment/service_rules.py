@@ -24,7 +24,7 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
 
 
 def turning_points(presence: Presence) -> Iterator[datetime]:
-    """Yield the times at which the finding about a service with an old certificate becomes critical."""
+    """Yield the times at which findings about services with an old certificate become critical."""
     for stale in presence.stale:
         if stale.ends_at:
             yield stale.ends_at - CRITICAL_WINDOW

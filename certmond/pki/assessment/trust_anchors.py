@@ -1,4 +1,4 @@
-"""Trust anchors of an entry, and the certificates of the CA that would sign its next certificate."""
+"""Trust anchors of an entry, and the certificates of the CA that would sign the next certificate of the entry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Anchors = tuple[Certificate, ...]
 
 
 def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority and of each CA file that a flag names, by the name of the entry."""
+    """Return the trust anchors of each authority, and of each CA file with a reference, by the name of the entry."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
         if seen.named_by and seen.spec.kind is Kind.FILE:  # a pair whose certificates are also a CA bundle
@@ -23,9 +23,10 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 
 
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the trust anchors of an entry: for an authority, its own certificate; otherwise, the anchors in `ca`.
+    """Return the trust anchors of an entry. The trust anchor of an authority is the authority's own certificate.
 
-    If `ca` is empty, return the self-issued certificates of the file, or else the last certificate of the file.
+    The trust anchors of another entry are the anchors in `ca`. If `ca` is empty, return the self-issued certificates of
+    the file or, if the file contains none, the last certificate of the file.
     """
     if seen.spec.authority:
         return seen.certificates[:1]
@@ -40,9 +41,10 @@ def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 
 
 def issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the certificates of the CA that would sign the next certificate of the entry, or ().
+    """Return the certificates of the CA that would sign the next certificate of the entry.
 
-    This CA is the first one in `ca` that has a certificate on this node.
+    This CA is the first one in `ca` that has a certificate on this node. Returns () if this node has no such
+    certificate.
     """
     return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 

@@ -17,7 +17,8 @@ CRITICAL_WINDOW = timedelta(days=7)
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
     """Return the renewal point: `renew_before` before the end, but at most one third of the lifetime before the end.
 
-    The maximum is a tenth for the kubelet, which renews its certificate after 70 to 90 % of the lifetime.
+    If the entry does not specify `renew_before`, `default` applies. The maximum is a tenth for the kubelet, which
+    renews its certificate after 70 to 90 % of the lifetime.
     """
     life = certificate.not_after - certificate.not_before
     share = life / 10 if spec.kind is Kind.KUBELET else life / 3
@@ -25,7 +26,7 @@ def renewal_point(certificate: Certificate, spec: CertificateSpec, default: time
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """Return the start of the critical window: 7 days or a tenth of the lifetime before the end (the shorter one)."""
+    """Return the start of the critical window: 7 days before the end, or a tenth of the lifetime if this is shorter."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 
@@ -33,11 +34,11 @@ def expired(case: Case) -> Iterator[Finding]:
     """Report that the certificate, or a CA of its path, has expired (RFC 5280, 4.1.2.5).
 
     In a bundle of CAs, an expired CA is a warning while another CA of the bundle is valid. A bundle keeps an old CA
-    beside a new one, and every process that reads the bundle trusts the new one. This applies to all bundles, because
-    the flag or entry that names a bundle does not change what the reading process accepts. If a watched certificate
-    needs the expired CA, this certificate has a critical finding. The certificates of other hosts are unknown, so
-    `nearing_expiry` stays critical in the last days of the CA. A file that also has certificates of servers or clients
-    is a chain, whose expired CA is critical.
+    beside a new CA, and every process that reads the bundle trusts the new CA. This applies to all bundles, because the
+    flag or entry that names a bundle does not change what the reading process accepts. If a watched certificate needs
+    the expired CA, this certificate has a critical finding. The certificates of other hosts are unknown, so
+    `nearing_expiry` stays critical in the last days of the CA. A file that also contains certificates of servers or
+    clients is a chain. An expired CA in a chain is critical.
 
     The remedy for an expired self-signed certificate also replaces its CA, so the CA has no separate finding.
     """
@@ -85,7 +86,10 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
 
 
 def still_due(case: Case) -> Iterator[Finding]:
-    """Report a certificate that stays due after a renewal, because the signer or the CA limits its lifetime."""
+    """Report a certificate that a renewal leaves due, because the signer or the CA limits its lifetime.
+
+    The renewal is the last one, or the next one if the CA ends at the same time as the certificate.
+    """
     if not case.renew_at <= case.now <= case.certificate.not_after:
         return
     best = case.search.best
@@ -139,9 +143,9 @@ def _own_links(case: Case) -> tuple[Certificate, ...]:
 
 
 def _replaced_anchor(case: Case) -> Iterator[Certificate]:
-    """Yield the trust anchor of a certificate without a valid path, if the entry of this CA has another valid CA.
+    """Yield the trust anchor of a certificate without a valid path, if the entry of this anchor also has a valid CA.
 
-    This entry reports the expired CA only as a warning.
+    This entry reports the expired anchor only as a warning.
     """
     best = case.search.best
     if best and not case.search.valid_at(case.now) and has_entry(case, best.anchor) and _any_valid(case, case.anchors):
@@ -149,7 +153,7 @@ def _replaced_anchor(case: Case) -> Iterator[Certificate]:
 
 
 def _is_replaceable(case: Case) -> bool:
-    """Return whether the certificate is a CA in a bundle that has only CAs, of which one is valid."""
+    """Return whether the certificate is a CA in a bundle that contains only CAs, of which at least one is valid."""
     bundle = () if case.spec.authority else case.seen.bundle
     return all(each.is_ca or each.version < 3 for each in bundle) and _any_valid(case, bundle)
 

@@ -14,7 +14,7 @@ from certmond.pki.catalog.field_types import AbsolutePath, Mode, Model, Name, Ow
 
 
 class DerivedSpec(Model):
-    """A file that certmond writes from a certificate of the catalogue, after each change of that certificate."""
+    """A file that certmond writes from a certificate of the catalogue, after each change to this certificate."""
 
     name: Name = Field(description="the name of the derived file in plans and reports")
     kind: Literal["pem-bundle", "kubeconfig", "copy"] = Field(
@@ -54,4 +54,4 @@ class DerivedSpec(Model):
 
 
 class CopySpec(CertificateSpec):
-    """An entry for a copy of a kubeconfig, which certmond compares with its source and does not assess itself."""
+    """An entry for a copy of a kubeconfig. certmond compares the copy with its source, but does not assess the copy."""

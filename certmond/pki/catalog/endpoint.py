@@ -23,8 +23,8 @@ _TEXT = re.compile(r"(?:([^@]+)@)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5}
 class Endpoint:
     """Address and port of a server, with an optional server name (SNI).
 
-    Different notations of one endpoint compare equal. Raises MalformedError for an invalid address, port or server name
-    (RFC 6066, section 3).
+    Two notations of the same endpoint are equal. Raises MalformedError for an invalid address, port or server name (RFC
+    6066, section 3).
     """
 
     address: str

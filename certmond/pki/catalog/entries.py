@@ -1,6 +1,7 @@
 """Catalogue: the certificates that a node should have, and the requirements for these certificates.
 
-This module defines the models and the rules for a single entry. `config` merges the profile with the operator's list.
+This module defines the models and the rules for a single entry. `config` merges the entries of the profile with the
+entries of the operator's configuration.
 """
 
 from __future__ import annotations
@@ -229,14 +230,14 @@ class CertificateSpec(Model):
 
     @property
     def ca_remedy(self) -> str:
-        """The remedy that replaces this CA. The remedy contains a command if certmond can rotate the CA."""
+        """The remedy that replaces this CA. If certmond can rotate the CA, the remedy contains the command."""
         if self.name not in ROOT_CAS:
             return "replace the CA and then each certificate below it, with the tool that issued the CA"
         return "rotate it: certmond root-ca rotate" + ("" if self.name == ROOT_CAS[0] else f" --family {self.name}")
 
     @property
     def conditional(self) -> bool:
-        """Whether the absence of the certificate is a finding only in connection with other files of the node."""
+        """Whether other files of the node decide whether a missing certificate is a finding."""
         return bool(self.mentioned_in or self.belongs_with)
 
     @field_validator("copy_of")

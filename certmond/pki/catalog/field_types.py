@@ -129,7 +129,7 @@ def _health_address(text: str) -> str:
 
 
 def _usable(at: datetime) -> datetime:
-    """Return the time in UTC. Raises ValueError for a year below 2 or above 9998, to avoid overflows in additions."""
+    """Return the time in UTC. Raises ValueError for a year before 2 or after 9998, to avoid overflows in additions."""
     if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
         return utc
     raise ValueError("must be a time between the years 2 and 9998")
@@ -170,7 +170,7 @@ def words(value: Any) -> Any:
 
 
 class _OneOrMany:
-    """JSON schema for an editor: one value, or a list of values."""
+    """JSON schema of a field whose value is one item or a list of items."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         array = handler(core)

@@ -21,7 +21,7 @@ def _address(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """Return the IP address in canonical form. Raises ValueError for a zone, which is valid on one host only."""
+    """Return the canonical form of an IP address. Raises ValueError for other texts, and for an address with a zone."""
     if "%" in text:
         raise ValueError("must have no zone")
     return str(ip_address(text))

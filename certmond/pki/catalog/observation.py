@@ -1,4 +1,4 @@
-"""Values of an observation: the state of an entry's files at one time, and the evidence about their origin."""
+"""Values of an observation: the state of an entry's files at one time, and evidence of the origin of these files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """CA certificates that a kubeconfig trusts for the cluster of one context."""
+    """CA certificates that a kubeconfig contains or names for the cluster of one context."""
 
     path: str  # the path of the kubeconfig
     certificates: tuple[Certificate, ...]
@@ -43,7 +43,7 @@ class Embedded:
 class Observation:
     """Observed state of one certificate of the catalogue. The certificate can be missing.
 
-    With an `OutageSpec`, this is the state of a service instead of a certificate.
+    If `spec` is an `OutageSpec`, the observation describes a service instead of a certificate.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Observation:
 
     @property
     def pair(self) -> tuple[str, str | None]:
-        """The files of the certificate and the key behind all symlinks, for comparisons between entries."""
+        """The paths of the certificate file and the key file behind all symlinks, for comparisons between entries."""
         key = self.path if self.foreign_key else self.key_file or self.key_path
         return self.certificate_file or self.path, key
 

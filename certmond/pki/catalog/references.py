@@ -1,6 +1,6 @@
 """Table of the flags and fields of Kubernetes components that name certificates, keys, CAs and kubeconfigs.
 
-Each row has the source file that reads the flag. A path without a repository is in kubernetes/kubernetes v1.36.
+Each row names the source file that reads the flag. A path without a repository is in kubernetes/kubernetes v1.36.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Flag:
 
     @property
     def entry(self) -> str:
-        """Return the name of the entry for the file."""
+        """The name of the entry for the file."""
         # Names have a limit.
         name = self.name.removesuffix("-cert-file") if self.role is Role.SIGNER else self.name
         return f"{self.component}.{name}"
@@ -106,7 +106,10 @@ _CLIENT_CA = (APISERVER, "client-ca-file")
 
 
 def _serving(component: str, verified_by: tuple[str, str] | None = None, pair: str = "") -> tuple[Flag, ...]:
-    """Return the flags of a server that uses k8s.io/apiserver. `pair` is the PairName in its SecureServingOptions."""
+    """Return the flags of a server that uses k8s.io/apiserver.
+
+    `pair` is the PairName in the SecureServingOptions of the component, by default the name of the component.
+    """
     return (
         Flag(component, "tls-cert-file", Role.SERVER, _SERVING, "tls-private-key-file", verified_by),
         Flag(component, "tls-sni-cert-key", Role.SERVER, _SERVING, repeated=True),

@@ -20,7 +20,8 @@ _MAX_NAME = 63
 class Listener:
     """A listener of a service, or of a component without a service, whose certificate is in no file of this host.
 
-    `renewed_by` is a clause that names the component that renews the certificate, and the command.
+    `renewed_by` is a clause that names the component that renews the certificate. If a restart renews the certificate,
+    the clause also contains the command for this restart.
     """
 
     service: str
@@ -35,7 +36,7 @@ class ServedSpec(CertificateSpec):
 
     @property
     def is_glob(self) -> bool:
-        """Return False: the brackets of an IPv6 address are not a pattern."""
+        """Always False, because the brackets of an IPv6 address are not a pattern."""
         return False
 
 
@@ -53,7 +54,7 @@ def renewed_by_operator(service: str) -> str:
 
 
 def served_spec(endpoint: Endpoint, listener: Listener, at_most: Severity | None = None) -> ServedSpec:
-    """Return the entry for the certificate of a listener. `at_most` is the maximum severity of its findings."""
+    """Return the entry for the certificate of a listener. `at_most` is the maximum severity of the entry's findings."""
     port = f".{endpoint.port}"
     return ServedSpec(
         name=listener.service[: _MAX_NAME - len(port)] + port, path=str(endpoint), service=listener.service,

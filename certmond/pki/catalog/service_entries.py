@@ -1,6 +1,7 @@
 """Entries of services: how certmond restarts a service of the node, and which certificates the service uses.
 
-This module defines the model and the rules for a single entry. `config` merges the profile with the operator's list.
+This module defines the model and the rules for a single entry. `config` merges the entries of the profile with the
+entries of the operator's configuration.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class ServiceSpec(Model):
 
     @property
     def changes_instance(self) -> bool:
-        """Whether the service reads new files by a restart, so that a new process replaces the old process."""
+        """Whether a restart replaces the process of the service. False for kind `command`, and for a reload."""
         return self.kind != "command" and self.means == "restart"
 
     @field_validator("means")

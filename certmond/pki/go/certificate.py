@@ -1,7 +1,7 @@
 """Certificates as Go 1.24 parses them (crypto/x509/parser.go, ParseCertificate).
 
-This module defines the fields of a certificate's DER, and the reasons why Go refuses a certificate.
-`parse_fields` also returns the fields of a refused certificate.
+This module parses the fields in the DER of a certificate, and collects the reasons for which Go refuses the
+certificate. `parse_fields` also returns the fields of a refused certificate.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5
 class Fields(NamedTuple):
     """Fields in the DER of a certificate.
 
-    `objections` contains the messages with which Go refuses the certificate. `facts` are the fields of `Certificate`
-    from the extensions.
+    `objections` contains the messages with which Go refuses the certificate. `facts` contains those fields of
+    `x509.certificate.Certificate` whose values are in the extensions.
     """
 
     version: int
@@ -68,7 +68,7 @@ class _Reading:
         self.data, self.at, self.end = data, at, end
 
     def next(self, tag: int, words: str) -> Value:
-        """Return the next value. Raises MalformedError(words) for another tag or malformed DER."""
+        """Return the next value. Raises MalformedError(words) for a tag other than `tag`, or for malformed DER."""
         data, at = self.data, self.at
         if self.end - at > 1 and data[at] == tag and (size := data[at + 1]) < 0x80 and size <= self.end - at - 2:
             self.at = at + 2 + size
@@ -168,7 +168,7 @@ def _time(day: bytes, hour: bytes) -> datetime:
 
 
 def _of_key(info: bytes) -> tuple[str, ...]:
-    """Return Go's objection to a SubjectPublicKeyInfo, or () if Go accepts it."""
+    """Return Go's objection to a SubjectPublicKeyInfo, or () if Go accepts the key."""
     try:
         require_public_key(info)
     except MalformedError as error:
@@ -209,7 +209,7 @@ def _extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None
 
 @lru_cache(maxsize=1024)
 def _known_extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None]:
-    """Return the extension, its parts that Go handles, and Go's objection or None."""
+    """Return the extension, the parts of the extension that Go handles, and Go's objection or None."""
     extension = None
     try:
         extension = parse_extension(read_value(encoded))
@@ -283,7 +283,7 @@ def signed_part_of(der: bytes) -> SignedPart:
 
 
 def extension_of(der: bytes, oid: bytes) -> bytes | None:
-    """Return the content of the first extension with this object identifier, or None.
+    """Return the content of the first extension with the object identifier `oid`, or None if it is absent.
 
     Raises MalformedError if the certificate or an earlier extension is malformed.
     """

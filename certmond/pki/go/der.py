@@ -37,7 +37,7 @@ class Bits(NamedTuple):
         return (int.from_bytes(self.octets) >> self.padding).to_bytes(len(self.octets))
 
     def is_set(self, place: int) -> bool:
-        """Return whether the bit at `place`, counted from the left, is set."""
+        """Return whether the bit with the index `place` is set. The leftmost bit has the index 0."""
         return place < 8 * len(self.octets) - self.padding and bool(self.octets[place // 8] >> (7 - place % 8) & 1)
 
 
@@ -66,7 +66,7 @@ def only(data: bytes, tag: int, words: str) -> Value:
 
 
 def starts_with(data: bytes, at: int, end: int, tag: int) -> bool:
-    """Return whether the octet at `at` is this tag (PeekASN1Tag)."""
+    """Return whether the octet at `at` is the tag `tag` (PeekASN1Tag). Returns False at the end of the data."""
     return at < end and data[at] == tag
 
 
@@ -169,7 +169,7 @@ def _of(content: bytes, permitted: bytes, words: str) -> str:
 
 
 def time(value: Value) -> datetime:
-    """Return the time of a UTCTime or GeneralizedTime in UTC (parseTime). Raises MalformedError if Go refuses the time.
+    """Return the UTC time of a UTCTime or GeneralizedTime (parseTime). Raises MalformedError if Go refuses the time.
 
     Go accepts an offset from UTC, and a UTCTime without seconds. RFC 5280 forbids both.
     """
@@ -196,7 +196,7 @@ def time(value: Value) -> datetime:
 
 
 def _offset(sign: bytes | None, hours: bytes | None, minutes: bytes | None, words: str) -> timedelta:
-    """Return the offset from UTC. Raises MalformedError(words) for +0000, which Go refuses."""
+    """Return the offset from UTC. Raises MalformedError(words) for an offset that Go refuses, such as +0000."""
     if sign is None:
         return timedelta()
     offset = timedelta(hours=int(hours or b"0"), minutes=int(minutes or b"0"))

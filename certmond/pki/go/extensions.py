@@ -54,7 +54,7 @@ class Extension(NamedTuple):
 
 
 class Understood(NamedTuple):
-    """The fields of `Certificate` from one extension, and whether Go handles the whole extension."""
+    """Fields of `Certificate` whose values one extension contains, and whether Go handles the whole extension."""
 
     facts: dict[str, Any]
     handled: bool = True

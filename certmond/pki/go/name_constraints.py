@@ -102,7 +102,7 @@ def _is_address(text: str) -> bool:
 
 
 def parse_mailbox(text: str) -> tuple[str, str] | None:
-    """Return the local part and the domain of an email address, or None (parseRFC2821Mailbox)."""
+    """Return the local part and the domain of an email address, or None if parseRFC2821Mailbox refuses the address."""
     local, rest = _quoted(text[1:]) if text.startswith('"') else _atoms(text)
     if local is None or not rest.startswith("@") or not is_domain(rest[1:]):
         return None

@@ -107,7 +107,10 @@ def _attributes(name: bytes) -> list[list[_Attribute]]:
 
 
 def attribute_texts(name: bytes) -> list[list[str]]:
-    """Return the texts of the attributes of each SET of a Name, as in RFC 4514."""
+    """Return the texts of the attributes of each SET of a Name, as in RFC 4514.
+
+    If the Name is malformed, the only text is the DER of the Name in hexadecimal digits.
+    """
     try:
         return [[each.text for each in together] for together in _attributes(name)]
     except MalformedError:

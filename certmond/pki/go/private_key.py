@@ -65,14 +65,14 @@ _Parsed = _Rsa | _Point | bytes
 
 
 class Loaded(NamedTuple):
-    """The secret numbers of a private key, or Go's reason to refuse the key."""
+    """The parsed values of a private key, or Go's reason to refuse the key."""
 
     parsed: _Parsed | None
     objection: str | None = None
 
     @property
     def public(self) -> PublicKeyTypes:
-        """The public key. Raises MalformedError if the private number is invalid, such as 0."""
+        """The public key. Raises MalformedError if Go refuses the key, or for an invalid private value such as 0."""
         try:
             match self.parsed:
                 case _Rsa(modulus, exponent):
@@ -96,7 +96,7 @@ class _Element(NamedTuple):
 
 
 def parse_private_key(der: bytes) -> Loaded:
-    """Return the private key in `der`, or Go's objection. Never raises.
+    """Return the private key in `der`, or Go's objection. Does not raise MalformedError.
 
     Go tries the forms PKCS#1, PKCS#8 and SEC 1 in this order. The objection is Go's message for the form of the key.
     """
@@ -256,7 +256,7 @@ def _named(parameters: bytes) -> bytes | None:
 
 
 def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
-    """Return the key in SEC 1 (RFC 5915), on the `curve` that PKCS#8 names, if any.
+    """Return the key in SEC 1 (RFC 5915). `curve` is the object identifier of the curve that PKCS#8 names, or None.
 
     Raises MalformedError if parseECPrivateKey refuses the key.
     """

@@ -39,14 +39,14 @@ _NAMES = {RSA: "RSA", EC: "ECDSA", ED25519: "Ed25519", DSA: "DSA", RSA_PSS: "RSA
 
 
 class Algorithm(NamedTuple):
-    """An AlgorithmIdentifier (RFC 5280, 4.1.1.2), with encoded parameters."""
+    """An AlgorithmIdentifier (RFC 5280, 4.1.1.2). The parameters are DER."""
 
     oid: bytes
     parameters: bytes
 
 
 class Key(Protocol):
-    """The attributes of a public key that this module uses."""
+    """Interface of the public keys that this module checks."""
 
     @property
     def algorithm(self) -> str: ...
@@ -73,7 +73,7 @@ class Curve(NamedTuple):
         return (self.p.bit_length() + 7) // 8
 
     def has(self, point: bytes) -> bool:
-        """Return whether the point is uncompressed and on the curve, as elliptic.Unmarshal requires."""
+        """Return whether `point` is the uncompressed form of a point on the curve, as elliptic.Unmarshal requires."""
         size = self.size
         if len(point) != 1 + 2 * size or point[0] != 4:
             return False
@@ -136,9 +136,10 @@ def is_plain_public_key(info: bytes) -> bool:
 
 
 def require_public_key(info: bytes) -> Algorithm:
-    """Return the algorithm of a SubjectPublicKeyInfo. Raises MalformedError with the message of ParseCertificate.
+    """Return the algorithm of a SubjectPublicKeyInfo.
 
-    Go parses a key of an unknown algorithm, but cannot use the key.
+    Raises MalformedError, with Go's message, if ParseCertificate refuses the key. Go parses a key of an unknown
+    algorithm, but cannot use the key.
     """
     whole = only(info, SEQUENCE, "x509: malformed spki")
     identifier = read(info, whole.content_start, whole.end, SEQUENCE, "x509: malformed public key algorithm identifier")
@@ -205,7 +206,7 @@ _CHECKS = {RSA: _require_rsa, EC: _require_ec, ED25519: _require_ed25519, DSA: _
 
 
 def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
-    """Return the key of a SubjectPublicKeyInfo, or None for an unsupported algorithm.
+    """Return the key of a SubjectPublicKeyInfo, or None if Go or cryptography does not support the key.
 
     Raises MalformedError if Go refuses the SubjectPublicKeyInfo.
     """
@@ -224,7 +225,7 @@ def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
 
 
 def unusable(key: Key) -> str | None:
-    """Return Go's message if crypto/tls or crypto/rsa cannot use a key that Go parses, or None."""
+    """Return Go's message if crypto/tls or crypto/rsa cannot use the key, or None if Go can use the key."""
     if key.algorithm != "RSA":
         return None
     if key.bits > LARGEST_RSA:
@@ -246,7 +247,7 @@ def _key_bits(info: bytes) -> bytes:
 
 
 def rsa_objection(modulus: int, exponent: int) -> str | None:
-    """Return Go's message if crypto/rsa refuses these numbers (checkPublicKey), or None."""
+    """Return Go's message if crypto/rsa refuses these numbers (checkPublicKey), or None if it accepts them."""
     if modulus % 2 == 0:
         return "crypto/rsa: public modulus is even"
     if exponent < 2:

@@ -32,7 +32,10 @@ def is_domain(name: str) -> bool:
 
 
 def host_in(uri: str) -> str:
-    """Return the unescaped host and port of a URI, or "". Raises MalformedError if url.Parse refuses the URI."""
+    """Return the unescaped host and port of a URI, or "" if the URI has no host.
+
+    Raises MalformedError if url.Parse refuses the URI.
+    """
     whole, _, fragment = uri.partition("#")
     if any(each < " " or each == "\x7f" for each in whole):
         raise MalformedError("net/url: invalid control character in URL")

@@ -1,1 +1,1 @@
-"""Planners of renewals, repairs, restarts, the forecast, and the PKI of an empty node."""
+"""Planners of renewals, repairs, restarts and forecasts, and of the PKI of an empty node."""

@@ -72,11 +72,14 @@ class _Bootstrapper:
         return Bootstrap(tuple(self._steps), kept=tuple(name for name in self._specs if name in self._present))
 
     def _ordered(self) -> Iterator[CertificateSpec]:
-        """Yield the CAs first, and admin.conf last, because admin.conf marks a completed `certmond init`."""
+        """Yield the entries, with the CAs first. admin.conf is last, because it marks a completed `certmond init`."""
         yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
-        """Add a problem for each finding that blocks `init`, and for a Root CA that differs from the given Root CA."""
+        """Add a problem for each finding that blocks `init`, and for a Root CA that differs from the given Root CA.
+
+        Also add the step for a missing kubeconfig that refers to the existing certificate.
+        """
         passed_over = set() if status.anchors else {Reason.NO_PATH}  # the missing CA already has a problem
         if spec.kubeconfig and spec.kubeconfig not in self._paths:
             passed_over.add(Reason.MISSING)  # a step creates the kubeconfig
@@ -145,7 +148,7 @@ class _Bootstrapper:
     def _makes_super_admin(self) -> bool:
         """Return whether to create super-admin.conf, which kubeadm creates from v1.29 on.
 
-        If admin.conf exists, an operator might have moved super-admin.conf away.
+        Returns False if admin.conf exists, because an operator might have moved super-admin.conf away.
         """
         return not self._joins and _LAST not in self._present and self._drafts.current_admins
 

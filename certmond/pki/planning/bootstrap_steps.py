@@ -1,6 +1,6 @@
 """Steps of `certmond init`, and the contents of each first certificate and kubeconfig.
 
-certmond writes the same contents as the kubeadm version of the cluster. The comments cite files of
+certmond writes the same contents as kubeadm of the cluster's Kubernetes version. The comments cite files of
 kubernetes/kubernetes below cmd/kubeadm/app.
 """
 
@@ -37,7 +37,7 @@ _OLD_ADMINS = "O=system:masters"
 
 @dataclass(frozen=True, slots=True)
 class MakeAuthority:
-    """Step that installs a Root CA and its key: a new CA, or the CA `given` by the operator."""
+    """Step that installs a Root CA and its key. `given` is the operator's CA, or None if certmond creates the CA."""
 
     spec: CertificateSpec
     template: Template | None
@@ -155,7 +155,8 @@ class Drafts:
     def key_pair(self, spec: CertificateSpec) -> MakeKeyPair:
         """Return the step for the key pair of service-account tokens.
 
-        Kubernetes signs tokens only with RSA or ECDSA (pkg/serviceaccount/jwt.go), so Ed25519 becomes RSA-2048.
+        Kubernetes signs tokens only with RSA or ECDSA (pkg/serviceaccount/jwt.go), so the step uses RSA-2048 instead of
+        Ed25519.
         """
         wanted = spec.key_algorithm or self._policy.key
         algorithm = KeyAlgorithm.RSA_2048 if wanted is KeyAlgorithm.ED25519 else wanted
@@ -164,7 +165,8 @@ class Drafts:
     def certificate(self, spec: CertificateSpec, authority: CertificateSpec, issuer_end: datetime | None) -> IssueFirst:
         """Return the step that issues the first certificate of `spec`.
 
-        `issuer_end` is the end of the CA. Raises ValueError for an invalid subject or name.
+        `issuer_end` is the end of the CA's validity period, or None if the end is unknown. Raises ValueError for an
+        invalid subject or name.
         """
         subject = self._subject(spec)
         names = _in_order((*missing_names(spec, self._facts, ()), *self._further_names(spec)))
@@ -206,7 +208,7 @@ class Drafts:
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def _subject(self, spec: CertificateSpec) -> str:
-        """Return the subject of this certificate in kubeadm of the cluster's version."""
+        """Return the subject that kubeadm of the cluster's Kubernetes version uses for this certificate."""
         old = [text for text in spec.subject if _OLD_ADMINS in text]
         text = old[0] if old and not self.current_admins else spec.subject[0]
         return expand(text, self._facts) or text
@@ -221,14 +223,17 @@ class Drafts:
 
 
 def _in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Return each name once: sorted DNS names, then addresses (util/pkiutil, RemoveDuplicateAltNames)."""
+    """Return each name once: the sorted DNS names, and then the addresses (util/pkiutil, RemoveDuplicateAltNames)."""
     distinct = dict.fromkeys(names)
     dns = sorted(name for name in distinct if name.startswith("DNS:"))
     return (*dns, *(name for name in distinct if not name.startswith("DNS:")))
 
 
 def is_usable_address(text: str | None) -> bool:
-    """Return whether `text` is an IP address other than 0.0.0.0 and ::. Raises ValueError for any other text."""
+    """Return whether `text` is an IP address other than 0.0.0.0 and ::, or False if `text` is None.
+
+    Raises ValueError for a text that is not an IP address.
+    """
     return text is not None and not ip_address(text).is_unspecified
 
 

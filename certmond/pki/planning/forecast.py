@@ -1,6 +1,6 @@
 """Simulation of the planner over time: future renewals and restarts, and problems that an operator must solve.
 
-`renewals.plan` returns the steps of each instant, and the simulation executes no step.
+For each instant, `renewals.plan` returns the steps. The simulation does not execute these steps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class What(StrEnum):
 
 
 class NextEvent(NamedTuple):
-    """The next event of all certificates. `what` is `DUE` if certmond cannot renew the certificate."""
+    """The earliest event of all certificates. `what` is `DUE` if certmond cannot renew the certificate."""
 
     at: datetime
     target: str
@@ -80,7 +80,7 @@ def forecast(
 
 
 def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
-    """Return the first `renew` or `due` event of the assessed certificates, or None."""
+    """Return the first `renew` or `due` event of the assessed certificates, or None if there is no such event."""
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
     starts = start_renewals(assessment, policy).planned
@@ -114,7 +114,7 @@ def _due_at(
 ) -> datetime | None:
     """Return `at` if certmond can renew the certificate, otherwise the renewal point of the certificate.
 
-    In the second case, return None if the certificate is not valid, or if the kubelet rotates the certificate.
+    In the second case, return None if the certificate is missing or expired, or if the kubelet rotates the certificate.
     """
     certificate = status.certificate
     if renewal_obstacle(status, authorities, policy) is None:

@@ -1,7 +1,7 @@
 """Search for certificates that certmond installed after the present certificate of a file.
 
-A user can restore an old certificate. The renewal of this certificate then gets only contents that the entry specifies,
-or that the later certificate also has.
+A user can restore an old certificate. When certmond renews this certificate, the new certificate gets only contents
+that the entry specifies, or that the later certificate also has.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def holder_of(certificate: Certificate) -> str | None:
-    """Return the common name as printable text, as in the record of renewals, or None."""
+    """Return the common name as printable text, or None if the subject has no common name.
+
+    The record of renewals contains the same text.
+    """
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 
@@ -40,10 +43,10 @@ class Renewals:
         return [each for path, each in found if path != seen.path]
 
     def successors(self, seen: Observation, kept: Sequence[Certificate], *, owner_writes: bool) -> list[Attempt]:
-        """Return the attempts that installed a certificate later than the present certificate of the file.
+        """Return the attempts that installed a later certificate than the present certificate of the file.
 
-        `kept` contains the archived certificates of this file. If `owner_writes` is True, also compare the dates of
-        issue, and the other files of a pattern.
+        `kept` contains the archived certificates of this file. If `owner_writes` is True, the search also compares
+        dates of issue, and includes the other files of the pattern.
         """
         present, own = seen.certificates[0], self.attempts.get(seen.identity)
         if own and own.sha256 == present.sha256:
@@ -78,7 +81,7 @@ def later_beside(
 ) -> tuple[Certificate, ...]:
     """Return the certificates in `beside` that are later than `present`.
 
-    A certificate is later if it expires later, or if an attempt in `elsewhere` installed it later.
+    A certificate is later if its end is later, or if a later attempt in `elsewhere` installed the certificate.
     """
     followed = {each.sha256 for each in elsewhere if is_older(present, each)}
     return tuple(each for each in beside if each.not_after > present.not_after or each.sha256 in followed)

@@ -15,7 +15,7 @@ from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 class Policy:
     """Configuration of renewals. `signers` maps the name of each signer to its kind.
 
-    `restarts_for_renewal` permits restarts of services that issue their due certificates again at a start.
+    `restarts_for_renewal` permits restarts of services that issue their due certificates again when they start.
     """
 
     validity: timedelta = timedelta(days=365)

@@ -81,7 +81,7 @@ def delay(
 
 
 def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
-    """Return the hold for a certificate whose CA is not trusted by all components yet, or None.
+    """Return the hold for a certificate whose CA some components might not trust yet, or None.
 
     The hold also applies to a renewal that the operator requests, except for a CA in `circumstances.in_use`.
     """

@@ -29,7 +29,10 @@ class ReplacedCA:
         return self.family in {spec.name, spec.embedded_ca, *spec.ca}
 
     def is_refused(self, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether this CA signs the entry's certificate, and all components refuse the certificate (`cause`)."""
+        """Return whether this CA signs for the entry, and all components refuse the entry's present certificate.
+
+        `cause` is the reason for the renewal of this certificate.
+        """
         return self.family in spec.ca and (cause in _OUTSIDE_VALIDITY or (cause is Cause.ROTATION and self.at_once))
 
     def discounts(self, tried_at: datetime, spec: CertificateSpec, cause: Cause) -> bool:

@@ -51,9 +51,10 @@ def renewal_obstacle(
 
 
 def renewing_service(status: CertificateStatus) -> str | None:
-    """Return the service of this node that issues the certificate again when it starts, or None.
+    """Return the service of this node that issues the certificate again when it starts.
 
-    A service keeps its self-signed certificate (k8s.io/apiserver, pkg/server/options/serving.go).
+    Returns None if there is no such service, or for a self-signed certificate. A service keeps its self-signed
+    certificate at a start (k8s.io/apiserver, pkg/server/options/serving.go).
     """
     spec = status.seen.spec
     if not spec.renewed_at_start or is_self_signed(status.seen, status.trust_anchor, status.issuers):
@@ -76,5 +77,5 @@ def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str])
 
 
 def authority_of(status: CertificateStatus, authorities: Mapping[str, CertificateStatus]) -> CertificateStatus | None:
-    """Return the status of the CA that would sign the renewal, or None."""
+    """Return the status of the CA that would sign the renewal, or None if this node has no such CA."""
     return next((authorities[name] for name in status.seen.spec.ca if name != SELF and name in authorities), None)

@@ -1,4 +1,4 @@
-"""Planner of renewals: decides when certmond renews or repairs a certificate, and when a renewal must wait.
+"""Planner that decides when certmond renews or repairs a certificate, and when a renewal must wait.
 
 The plan depends only on the arguments. `controllers.executor` executes the plan.
 """
@@ -44,16 +44,18 @@ def plan(
 ) -> Plan:
     """Return the plan of renewals and repairs for the node.
 
-    `asked` contains the entries to renew now at the request of the operator, or is None for the plan of the daemon.
-    In a rotation, `reissue` maps certificates, and `signing` maps CAs, to the anchors that must sign.
+    `asked` contains the entries to renew now at the request of the operator, or is None for the plan of the daemon. In
+    a rotation, `reissue` maps each certificate to the anchor that must sign the new certificate. `signing` maps the
+    name of each CA to the anchor that must sign repaired certificates.
     """
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
 
 def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
-    """Return the time at which this node renews the certificate, or None.
+    """Return the time at which this node renews the certificate, or None if the dates are unknown.
 
-    A hash of the node's name selects a time up to `policy.spread` before the renewal point.
+    A hash of the node's name selects a time before the renewal point. The time is at most `policy.spread`, and at most
+    a twentieth of the lifetime, before this point.
     """
     certificate, due = status.certificate, status.renew_at
     if certificate is None or due is None:
@@ -228,7 +230,7 @@ class _Planner:
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
-        """Return a text about the file that this pair shares with another pair, or None.
+        """Return a text about the file that this pair shares with another pair, or None if the pair shares no file.
 
         A new key would break the other pair.
         """
@@ -243,7 +245,7 @@ class _Planner:
         return None
 
     def _held_back(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
-        """Return the hold that delays the renewal, or None."""
+        """Return the hold that delays the renewal, or None if certmond can renew the certificate now."""
         if cause is Cause.ASKED:
             # The request of the operator overrides all other holds.
             return unsettled_ca_hold(status, cause, self._circumstances)
@@ -301,7 +303,7 @@ class _Planner:
         return next(filter(None, map(self._signing.get, status.seen.spec.ca)), None) if cause in REPAIRS else None
 
     def _services_to_restart(self, status: CertificateStatus) -> Iterator[str]:
-        """Yield the names of the services that use the certificate and do not reload it."""
+        """Yield the names of the services that certmond must restart after the renewal of the certificate."""
         spec = status.seen.spec
         known = {each.service: each.reloads for each in status.presence.consumers}
         for service in self._policy.services:
@@ -311,7 +313,10 @@ class _Planner:
                 yield service.name
 
     def _derivations(self) -> Iterator[Derive]:
-        """Yield a step for each derived file that is out of date, or whose source the plan renews."""
+        """Yield a step for each derived file that is out of date, or whose source the plan renews.
+
+        If the CA has not signed the certificate of the source, hold the step.
+        """
         renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():
             if source not in renewed and (why := self._unproven(source)):
@@ -322,7 +327,7 @@ class _Planner:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
 
     def _unproven(self, name: str) -> str | None:
-        """Return why certmond must not copy the certificate of the entry `name`, or None if its CA has signed it."""
+        """Return why certmond must not copy the certificate of the entry `name`, or None if certmond may copy it."""
         found = (status.basis for status in self._assessment.certificates if status.seen.name == name)
         return next(("; ".join(each.reasons) or each.barrier for each in found if each and not each.predecessor), None)
 

@@ -30,7 +30,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def write_hold(status: CertificateStatus) -> Held | None:
-    """Return a hold if another program might be writing the damaged files, or None."""
+    """Return a hold if another program might be writing the damaged files, otherwise None."""
     since = status.damage
     if since is None or since.stands:
         return None
@@ -41,8 +41,8 @@ def write_hold(status: CertificateStatus) -> Held | None:
 class Repairs:
     """Planner of the repairs of damaged files.
 
-    `shared` returns the file that an entry shares with another entry. `restarts` returns the services to restart after
-    a repair.
+    `shared` returns a text about the file that an entry shares with another entry, or None. `restarts` returns the
+    services to restart after a repair.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Planner of the restarts of services that have an outdated file in memory, or that renew their certificates.
+"""Planner of the restarts of services that have an outdated file in memory, or that renew certificates at their start.
 
 This module decides the order of the restarts, and which restarts must wait. The daemon executes one restart at a time,
 because one restart can also restart other services.
@@ -34,7 +34,7 @@ class RestartHolds:
 
     `hold` is the text for an upgrade. `unmade` contains the fault of each derived certificate that certmond could not
     write. `rotating` contains the trust anchors that a rotation changes. `clock` is the text for a clock that is not
-    synchronized. It holds only restarts in which a service issues its certificates again.
+    synchronized. This text holds only restarts in which a service issues its certificates again.
     """
 
     hold: str | None = None
@@ -61,7 +61,8 @@ def restarts(
     """Return the restarts in their order, and the held restarts.
 
     `before` contains the steps that come before all restarts. If `asked` is not None, the plan restarts exactly these
-    services and holds no restart. `renewals` has the services that issue their certificates again at a restart.
+    services and holds no restart. `renewals` contains the services that issue their certificates again when they
+    restart.
     """
     return _Planner(assessment, around, before, terms, holds=holds, asked=asked, renewals=renewals).plan()
 
@@ -146,7 +147,7 @@ class _Planner:
     def _obstacle(
         self, service: ServiceSpec, found: Sequence[tuple[CertificateStatus, Stale]], targets: Sequence[Target]
     ) -> Held | None:
-        """Return the hold that delays the restart, or None."""
+        """Return the hold that delays the restart, or None if the restart can begin."""
         path = found[0][1].path
         if changed := self._changed_anchors(found):
             return Held(service.name, path, changed)
@@ -169,7 +170,10 @@ class _Planner:
         found: Sequence[tuple[CertificateStatus, Stale]],
         targets: Sequence[Target],
     ) -> Held | None:
-        """Return the hold that delays a restart in which the service issues its certificates again, or None."""
+        """Return the hold that delays a restart in which the service issues its certificates again.
+
+        Returns None if this restart can begin.
+        """
         name, path, names = service.name, targets[0].path, _names_of(renewal)
         now = self._seen(name)
         if now.running is False:
@@ -202,7 +206,7 @@ class _Planner:
     def _lasting_obstacle(
         self, service: ServiceSpec, targets: Sequence[Target], renewed: frozenset[Identity] = frozenset()
     ) -> str | None:
-        """Return the fault of a file because of which the service must not restart, or None.
+        """Return the fault of a file because of which the service must not restart, or None if no fault prevents it.
 
         Ignore faults of the certificates in `renewed`, which the service issues again.
         """

@@ -1,4 +1,4 @@
-"""Renewals by a start: the services that must restart, because they issue their due certificates again at a start.
+"""Renewals by a restart: the services that must restart, because they issue due certificates again at their start.
 
 k3s and RKE2 are such services. `restarts` decides when each restart begins.
 """
@@ -25,10 +25,10 @@ A service issues its certificates one after the other, so their ends differ by s
 
 @dataclass(frozen=True, slots=True)
 class StartRenewal:
-    """Certificates that a service must issue again at a start. The first of these certificates has been due since
-    `since`.
+    """Certificates that a service must issue again at a start.
 
-    `copies` are further files that contain one of these certificates. The service also writes these files again.
+    The first of these certificates has been due since `since`. `copies` are further files that contain one of these
+    certificates. The service also writes these files again.
     """
 
     service: str
@@ -98,7 +98,10 @@ def start_renewal_time(status: CertificateStatus, policy: Policy, node: str) -> 
 def _copies(
     assessment: Assessment, known: Container[Identity], found: Iterable[CertificateStatus]
 ) -> list[tuple[CertificateStatus, CertificateStatus]]:
-    """Return each certificate of `found` with each further file that contains it, such as a kubeconfig."""
+    """Return pairs of a certificate in `found` and a further file that contains this certificate.
+
+    For example, a kubeconfig can contain a certificate that is also in a file.
+    """
     originals = {status.certificate: status for status in found}
     return [
         (originals[status.certificate], status)

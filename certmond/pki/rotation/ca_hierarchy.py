@@ -54,7 +54,7 @@ class Family:
         )
 
     def leaves_end(self, now: datetime, validity: timedelta) -> datetime:
-        """Return the end of the leaf with the longest validity period, if the CA signed all leaves at `now`.
+        """Return the time at which the last leaf would end if the CA signed all leaves at `now`.
 
         `validity` applies to a leaf whose entry sets no validity.
         """

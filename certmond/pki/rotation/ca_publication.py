@@ -103,7 +103,7 @@ def certificates_gate(rotation: Rotation, held: Gate, asked: Asked, now: datetim
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
-    """Return the gate `held` with a wait until the kubelets have updated running Pods."""
+    """Return the gate `held`, extended by a wait until the kubelets have updated running Pods."""
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
         return held

@@ -133,7 +133,7 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
 
 
 def _is_late(found: Finding) -> bool:
-    """Return whether the finding reports that the CA expires very soon."""
+    """Return whether the finding reports that the CA is in the critical window before its expiration."""
     return found.reason is Reason.NEARING_EXPIRY and found.severity is Severity.CRITICAL
 
 
@@ -161,7 +161,10 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """Yield a sentence if the candidate is a present CA, or has the key of one, but another name or key identifier."""
+    """Yield a sentence if the candidate is a present CA, or conflicts with a present CA that has the same key.
+
+    CAs with the same key conflict if their subjects or their subject key identifiers differ.
+    """
     if candidate in present:
         yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"
         return

@@ -1,4 +1,4 @@
-"""Expected downtime of services without a replica in each phase of a rotation.
+"""Expected downtime, in each phase of a rotation, of services without a replica.
 
 The downtime is the time in which the old process drains (`drain`), plus the time until the new process serves
 (`restart_takes`). `preview` lists the services that restart.

@@ -25,7 +25,8 @@ class Signer:
 
     `now` contains the present values of the two signing flags, `shared` the values for the anchor's files, and `apart`
     the values for separate files. `files` contains the paths of the separate files on the host, and `present` the paths
-    that exist. `holds` and `key` are the contents of the separate files.
+    that exist. `holds` contains the anchors in the separate certificate file. `key` is the public key of the separate
+    key file.
     """
 
     manifest: str
@@ -76,7 +77,7 @@ def obstacle(rotation: Rotation, ground: Ground) -> str | None:
 
 
 def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
-    """Return whether the rotation was aborted and has ended, and no file on this node contains the abandoned CA."""
+    """Return whether the rotation was aborted and has ended, and the anchor's files lack the abandoned CA."""
     abandoned, signer = {*rotation.old} - {rotation.new}, ground.signer
     if not (rotation.aborted and rotation.over) or not abandoned.isdisjoint(ground.trust):
         return False

@@ -19,7 +19,7 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 def interim_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
-    """Return the rotation whose first step is the interim trust, or a sentence with the reason against it.
+    """Return the rotation whose first step is the interim trust, or a sentence with the reason against this rotation.
 
     The old anchors of the rotation are the old anchors in `change` that this node has recorded (`known`) and that are
     valid at `now`.
@@ -52,7 +52,10 @@ def advanced(
 
 
 def next_step(interim: Rotation, ground: Ground) -> Rotate | None:
-    """Return the step that interim trust still needs, or None. The step never writes the key file of the anchor."""
+    """Return the step that interim trust still needs, or None if it needs no step or an obstacle prevents the step.
+
+    The step never writes the key file of the anchor.
+    """
     wanted = desired(interim)
     if wanted is None or ground.key != wanted.signing.key or obstacle(interim, ground):
         return None

@@ -92,7 +92,7 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
 def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
     """Return the time by which services must have reloaded the changed files of the rotation.
 
-    `met` is the time of the first observation in this phase. This time applies if the clock was set back.
+    `met` is the time of the first observation in this phase. The function uses `met` if the clock was set back.
     """
     paths = {path for status in family_statuses(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]
@@ -118,7 +118,7 @@ def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
 
 
 def _flag_value(command: Sequence[str], flag: str) -> str | None:
-    """Return the last value of a flag in the command line of a Kubernetes component, or None."""
+    """Return the last value of a flag in the command line of a Kubernetes component, or None if the flag is not set."""
     found = None
     for word, following in pairwise((*command, "")):
         name, equals, value = word.partition("=")

@@ -24,7 +24,7 @@ class MissingSteps:
     """Steps that a node still needs in a phase: changes to files, then certificates to issue again.
 
     The phase does not wait for the kubeconfigs in `unawaited`, which a user other than root can change. `frozen` is the
-    reason if the node is frozen.
+    reason why the node is frozen, or None if the node is not frozen.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -62,7 +62,7 @@ def _user_writable(assessment: Assessment) -> frozenset[str]:
 
 
 def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
-    """Return the first failure of a service to start with the files of the phase, or None.
+    """Return a sentence if a service failed to start with the files of the phase, otherwise None.
 
     After such a failure, certmond must not write a file, because the service would fail again.
     """
@@ -76,7 +76,7 @@ def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment)
 
 
 def family_statuses(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """Yield the statuses of the entry `family`, of its leaves, and of the files that embed its CA."""
+    """Yield the statuses of the CA entry `family`, of its leaves, and of the files that embed the CA."""
     for status in assessment.statuses:
         spec = status.seen.spec
         if spec.name == family or family in spec.ca or spec.embedded_ca == family:
@@ -108,9 +108,9 @@ def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[FileChange]:
 def _kubeconfig_changes(
     rotation: Rotation, wanted: Desired, assessment: Assessment, only: frozenset[Certificate] = frozenset()
 ) -> Iterator[Rotate]:
-    """Yield a step for each kubeconfig that does not embed exactly the wanted CAs.
+    """Yield a step for each kubeconfig that does not embed exactly the CAs in `wanted`.
 
-    `only` limits the steps to kubeconfigs that trust one of these certificates.
+    If `only` is not empty, yield only the steps for kubeconfigs that trust a certificate in `only`.
     """
     found = dict[str, str]()
     for status in assessment.statuses:
@@ -124,7 +124,10 @@ def _kubeconfig_changes(
 
 
 def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
-    """Yield the clusters of a kubeconfig that do not trust exactly the anchors in `wanted`."""
+    """Yield each cluster of a kubeconfig whose CA certificates differ from the anchors in `wanted`.
+
+    Skips a cluster for which the kubeconfig names no CA.
+    """
     for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
         if not embedded.absent and frozenset(embedded.certificates) != frozenset(wanted.trust):
             yield embedded
@@ -166,7 +169,7 @@ def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
 
 
 def anchor_names(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
-    """Return a text for the anchors, such as "the old CA and the new CA". Two anchors can have equal subjects."""
+    """Return a text that distinguishes anchors with equal subjects, such as "the old CA and the new CA"."""
     what = rotation.noun
     former, later = (
         (f"the abandoned {what}", f"the original {what}")

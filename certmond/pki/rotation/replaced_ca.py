@@ -34,7 +34,7 @@ class Change:
 
 
 def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inventory) -> Change | None:
-    """Return the change if an anchor was replaced without a rotation, or None.
+    """Return the change if a user replaced an anchor without a rotation, otherwise None.
 
     `known` contains the recorded anchors of the node, the signing anchor first. Without a record, only files that root
     alone can write are evidence, because a user could otherwise make the node trust a CA.
@@ -85,7 +85,7 @@ def has_signed_all(change: Change, inventory: Inventory) -> bool:
 
 
 def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Change | None:
-    """Return the change if a third anchor has replaced the anchor that `rotation` found on disk, or None."""
+    """Return the change if a third anchor has replaced the anchor that `rotation` found on disk, otherwise None."""
     trust = certificates_of(ground.trust)
     known = certificates_of((rotation.new, *rotation.old))
     if not rotation.found or not trust or trust[0] in known or ground.key != trust[0].key:
@@ -103,7 +103,7 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
 
 
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
-    """Return the reverse rotation to the old anchor if an operator has restored the old key, or None."""
+    """Return the reverse rotation to the old anchor if an operator has restored the old key, otherwise None."""
     if not rotation.found:
         return None
     for old in rotation.old:
@@ -120,8 +120,8 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
 def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool:
     """Return whether the API server or its clients refuse certificates because of the anchor that `rotation` found.
 
-    The API server reloads the file immediately (apiserver/pkg/server/dynamiccertificates). Its clients trust the
-    anchors in their kubeconfigs.
+    The API server reloads the file immediately (apiserver/pkg/server/dynamiccertificates). The clients of the API
+    server trust the anchors in their kubeconfigs.
     """
     wanted = desired(rotation) if rotation.found else None
     if wanted is None or rotation.mode is Mode.REISSUE:

@@ -16,10 +16,10 @@ from certmond.pki.rotation.planner import MissingSteps
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Steps of a phase that certmond tries now, and the failed steps (`held`).
+    """Steps of a phase that certmond tries now (`steps`), and failed steps (`held`).
 
-    `changes_at` is the time of the next retry. If `first` is True, certmond executes these steps and observes the node
-    again before the planning of renewals.
+    `changes_at` is the time of the next retry, or None if no step waits for a retry. If `first` is True, certmond
+    executes these steps and observes the node again before it plans renewals.
     """
 
     steps: tuple[Rotate, ...] = ()

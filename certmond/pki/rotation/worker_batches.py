@@ -21,7 +21,11 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Numbers of workers in a phase: workers that take part, that may act, and that have acknowledged the phase."""
+    """Numbers of workers in a phase.
+
+    `all` counts the workers that take part, `released` the workers that may act, and `acknowledged` the workers that
+    have acknowledged the phase.
+    """
 
     all: int
     released: int
@@ -91,7 +95,7 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 
 
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
-    """Return a gate whose rotation releases the next batch, or an open gate if all workers are released.
+    """Return a gate whose `noted` rotation releases the next batch, or an open gate if all workers are released.
 
     All workers of earlier batches must be ready. `batch` is the number or the percentage of workers in each batch,
     except the first batch, which consists of one worker.

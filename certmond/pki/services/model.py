@@ -26,11 +26,11 @@ class Outage:
 class ServiceSeen:
     """State of one service.
 
-    `running` is None if the state is unknown. `instance` is systemd's InvocationID or the ID of a container, or "" for
-    none. `started_at` is in UTC. `failed` is True if the service manager no longer tries to start the service,
-    `stopped` if a user or program has requested the stop, and `absent` if the service manager has no such service.
-    `unit_file` is the enabled unit that starts the service, or "". `idle_since` is the latest time at which a stopped
-    service might have run, or None if unknown.
+    `running` is None if the state is unknown. `instance` is systemd's InvocationID or the ID of a container, or "" if
+    no instance is known. `started_at` is in UTC. `failed` is True if the service manager no longer tries to start the
+    service. `stopped` is True if a user or program has requested the stop. `absent` is True if the service manager has
+    no such service. `unit_file` is the enabled unit that starts the service, or "". `idle_since` is the latest time at
+    which a stopped service might have run, or None if unknown.
     """
 
     running: bool | None

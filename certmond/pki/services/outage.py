@@ -46,12 +46,12 @@ def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime
 
 
 def _is_young(started_at: datetime | None, at: datetime) -> bool:
-    """Return whether at the time `at`, an instance might have run for less than `STEADY`."""
+    """Return whether an instance might have run for less than `STEADY` at the time `at`."""
     return started_at is None or at - started_at < STEADY
 
 
 def unmet_demands(around: Surroundings) -> Iterator[Observation]:
-    """Yield an observation with the fault `not_running` for each service that has not run for `LIMIT`."""
+    """Yield an observation with the fault `not_running` for each service that has not run for at least `LIMIT`."""
     for source, (service, outage) in _outages(around).items():
         if outage.until - outage.since >= LIMIT:
             yield _observation(service, source, outage.since)

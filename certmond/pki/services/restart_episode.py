@@ -102,8 +102,8 @@ class Episode:
 class Past:
     """Restart state of a service: the present episode, and the result of the last episode.
 
-    `contents` contains the SHA-256 of each file at the end of the last episode. `instance` is the instance at the same
-    time. `again` is True if the files changed during the last episode, soon after an earlier episode.
+    `contents` contains the SHA-256 that each file had at the end of the last episode. `instance` is the instance of the
+    service at this time. `again` is True if the files changed during the last episode, soon after an earlier episode.
     """
 
     service: str

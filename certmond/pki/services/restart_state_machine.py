@@ -130,7 +130,7 @@ def _without_future(episode: Episode, now: datetime) -> Episode:
 
 
 def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
-    """Return an episode for a bystander that has stopped with the restarted service, or None."""
+    """Return an episode if the bystander has stopped, or has a new instance. Otherwise return None."""
     if seen.running is None or (seen.running and seen.instance == bystander.instance):
         return None
     return after_act(
@@ -188,7 +188,7 @@ def _unrenewed_trouble(observed: HealthObservation) -> list[str]:
 def _is_unobservable(seen: ServiceSeen, *, changes_instance: bool) -> bool:
     """Return whether the state of the service is unknown because of a fault.
 
-    The state of a service of kind command is always unknown.
+    The state of a service of kind `command` is always unknown, even without a fault.
     """
     return seen.running is None and (changes_instance or seen.problem is not None)
 

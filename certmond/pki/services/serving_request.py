@@ -1,9 +1,9 @@
 """The CertificateSigningRequests with which the kubelet of this node requests its serving certificate.
 
-This module selects the request for which the kubelet waits, and describes the state of this request. Source:
-kubernetes/kubernetes v1.32, staging/src/k8s.io/client-go/util/certificate/certificate_manager.go (rotateCerts): the
-kubelet waits 15 minutes for the approval, then creates another key and another request, and uses only the certificate
-of the last request.
+This module selects the request for which the kubelet waits, and describes the state of this request. The kubelet waits
+15 minutes for the approval. Then the kubelet creates another key and another request, and uses only the certificate of
+the last request (kubernetes/kubernetes v1.32, staging/src/k8s.io/client-go/util/certificate/certificate_manager.go,
+rotateCerts).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SEE_KUBELET = "see the log of the kubelet: journalctl -u kubelet"
 
 @dataclass(frozen=True, slots=True)
 class ServingRequest:
-    """CertificateSigningRequest of the cluster. `conditions` maps the type of each condition to its message."""
+    """A CertificateSigningRequest of the kubelet. `conditions` maps the type of each condition to its message."""
 
     name: str
     created_at: datetime

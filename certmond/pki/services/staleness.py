@@ -1,7 +1,8 @@
 """Search for the services that use a certificate, and for the services that have an older certificate in memory.
 
-The evidence is a TLS handshake in which the service presents another certificate, or a process that started before the
-file changed and does not reload the file. A handshake with the correct certificate overrides the start time.
+One kind of evidence is a TLS handshake in which the service presents another certificate. The other kind is a process
+that started before the file changed and does not reload the file. A handshake with the correct certificate overrides
+the start time.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class ServedAt:
 class Stale:
     """Service whose certificate in memory is older than the file `path`. The file changed at `since`.
 
-    A restart is `due` from `due_at` on. At this time, the time for a reload is over. `ends_at` is the end of the
-    served certificate, or None.
+    A restart is `due` from `due_at` on. At this time, the time for a reload is over. `ends_at` is the end of the served
+    certificate, or None if certmond does not know this certificate.
     """
 
     service: str
@@ -96,9 +97,9 @@ class Presence:
     """State of a certificate outside its files.
 
     `judged` is True if certmond observed the services after the last change to the files. `failures` contains the
-    messages of the failed restarts for the present files. `refusing` are the servers that serve no certificate.
-    `salvage` contains the sources for a repair of damaged files. `request` is the state of the
-    request for a missing serving certificate of the kubelet.
+    messages of the failed restarts for the present files. `refusing` contains the servers that serve no certificate.
+    `salvage` contains the sources for a repair of damaged files. `request` is the state of the request for a missing
+    serving certificate of the kubelet.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -122,9 +123,9 @@ class Surroundings:
     """State of the node, except its certificates.
 
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
-    where no service runs. `served` are the served certificates that are in no file. `demands` contains the services
-    that static Pod manifests start. `request` is the state of the kubelet's request for its serving certificate, or
-    None.
+    where no service runs. `served` contains the served certificates that are in no file. `demands` contains the
+    services that static Pod manifests start. `request` is the state of the kubelet's request for its serving
+    certificate, or None.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -218,7 +219,7 @@ class Surroundings:
                 yield from self._served_at(endpoint, service, seen)
 
     def _served_at(self, endpoint: Endpoint, service: str, seen: Observation) -> Iterator[ServedAt]:
-        """Yield the result of the TLS probe of the endpoint, if certmond has probed it."""
+        """Yield the result of the TLS probe of the endpoint, if certmond has probed the endpoint."""
         own = seen.certificates[0].sha256 if seen.certificates else None
         found = self.live.served.get(endpoint) if self.live else None
         if isinstance(found, Served):
@@ -289,7 +290,11 @@ class Surroundings:
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
-        """Return the last time at which the command of a service of kind command ran, or None."""
+        """Return the last time at which the command of a service of kind `command` ran.
+
+        If no run is recorded, but certmond has renewed the certificate or has tried a restart because of it, return the
+        earliest possible time. Otherwise return None.
+        """
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at
         # The time is unknown. The earliest possible time makes a restart due.

@@ -147,7 +147,8 @@ def _left_open(
 ) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
     """Return the key usages, extended key usages and names that the new certificate keeps.
 
-    The certificate keeps no values of a kind that the entry specifies.
+    The certificate keeps no values of a kind that the entry specifies. Only a certificate with the usage "server auth"
+    keeps names.
     """
     fixes_usages = not EXTENDED.isdisjoint(spec.usages)
     return (
@@ -207,7 +208,7 @@ def builder(
 def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
     """Yield each extension of the template with its critical flag, except the key identifiers.
 
-    The order is the order of Go's x509.CreateCertificate.
+    The order is the same as in Go's x509.CreateCertificate.
     """
     given = {field: name in template.usages for field, name in KEY_USAGES.items()}
     yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
@@ -265,9 +266,10 @@ def name_of(text: str) -> x509.Name:
 
 
 def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
-    """Return the key usages in `asked` that a key of this algorithm can have, with digital signature if `signs`.
+    """Return the key usages in `asked` that a key of this algorithm can have.
 
-    The result is never empty, because the extension needs at least one usage (RFC 5280, 4.2.1.3).
+    If `signs` is True, add digital signature. The result is never empty, because the extension needs at least one usage
+    (RFC 5280, 4.2.1.3).
     """
     unfit = unfit_usages(key.value.partition("-")[0])
     usages = _KEY_USAGES.intersection(asked) - unfit - (frozenset() if is_ca else _OF_A_CA)
@@ -289,7 +291,7 @@ def _oids(parsed: x509.Certificate) -> Iterator[str]:
 
 
 def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    """Return the subject alternative names of all kinds."""
+    """Return all subject alternative names of the certificate, of any kind."""
     try:
         return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
@@ -303,7 +305,7 @@ def _dropped_extensions(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentif
 def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:
     """Return the authority key identifier of a new certificate (RFC 5280, 4.2.1.1).
 
-    OpenSSL compares this identifier byte for byte with the subject key identifier of the issuer.
+    If the issuer has a subject key identifier, the result equals this identifier byte for byte, as OpenSSL requires.
     """
     if issuer is None:
         return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)

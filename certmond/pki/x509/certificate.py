@@ -107,7 +107,7 @@ class Certificate:
 
     @property
     def refused(self) -> str | None:
-        """The reason why Go or cryptography refuses the certificate, or None.
+        """The reason why Go or cryptography refuses the certificate, or None if both accept the certificate.
 
         certmond copies no contents from a refused certificate.
         """
@@ -117,7 +117,7 @@ class Certificate:
 
     @property
     def common_name(self) -> str | None:
-        """The common name (CN) of the subject, or None."""
+        """The common name (CN) of the subject, or None if the subject has no common name."""
         return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
 
     @property
@@ -240,7 +240,7 @@ def load(der: bytes) -> x509.Certificate:
 def load_request(pem: bytes) -> x509.CertificateSigningRequest:
     """Return the certificate request in PEM (RFC 2986) as an object of cryptography.
 
-    Raises MalformedError if cryptography refuses the request, and LimitError if its key exceeds a limit.
+    Raises MalformedError if cryptography refuses the request, and LimitError if the key in the request exceeds a limit.
     """
     with guarded("not a certificate request", quotable=True):
         request = x509.load_pem_x509_csr(pem)
@@ -280,7 +280,7 @@ class _Issuer:
 
 @lru_cache(maxsize=256)
 def _issuer(issuer: _Issuer) -> str:
-    """Return the issuer's name as RFC 4514 text. Cached, so that certmond parses the name only once for all leaves."""
+    """Return the issuer's name as RFC 4514 text. The cache avoids repeated parsing of the same name."""
     return issuer.certificate.issuer.rfc4514_string()
 
 

@@ -1,4 +1,4 @@
-"""Guard for library calls on untrusted bytes, which turns each exception of the library into a MalformedError.
+"""Guard that turns each exception of a library call on untrusted bytes into a MalformedError.
 
 For damaged input, cryptography raises many types of exceptions. pyo3's PanicException is derived directly from
 BaseException.
@@ -18,9 +18,10 @@ _LONGEST = 200  # characters of the library's message
 
 # A class, because a context manager from a generator would create reference cycles of frames.
 class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
-    """Context manager that turns each exception of a library into a MalformedError with the text `sentence`.
+    """Context manager that turns each exception of a library into a MalformedError.
 
-    The library's message can quote the bytes, so the text contains this message only if `quotable` is True.
+    The text of the MalformedError is `sentence`. If `quotable` is True, the text also contains the message of the
+    library, which can quote the bytes.
     """
 
     def __init__(self, sentence: str, *, quotable: bool = False) -> None:

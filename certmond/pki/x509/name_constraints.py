@@ -62,7 +62,7 @@ class _Subtrees:
     def hold(self, kind: str, value: str) -> bool:
         """Return whether a subtree contains the name `value` of the kind "DNS", "IP", "email" or "URI".
 
-        Raises ValueError for a name that cannot be parsed.
+        Raises ValueError for a malformed name.
         """
         match kind:
             case "IP":
@@ -130,7 +130,7 @@ class NameConstraints:
 
 
 def constraints_of(issuer: Certificate) -> NameConstraints | None:
-    """Return the name constraints of a CA, or None if they cannot be parsed. In this case, Go refuses the CA."""
+    """Return the name constraints of a CA, or None if they are malformed. In this case, Go refuses the CA."""
     return _kept(issuer.der) if is_ordinary(issuer.der) else _parsed(issuer.der)
 
 

@@ -16,8 +16,8 @@ from certmond.pki.x509.public_key import PublicKey
 def leaf_of(document: Document) -> dict[str, Any]:
     """Return the certificates of a file as fields of an `Observation`, with the end-entity certificate first.
 
-    The end-entity certificate is the certificate whose private key is in the file, or else the first certificate that
-    is not a CA, or else the first certificate.
+    The end-entity certificate is the certificate whose private key is in the file. Without such a certificate, it is
+    the first certificate that is not a CA. If all certificates are CAs, it is the first certificate.
     """
     certificates = document.certificates
     if len(certificates) < 2:
@@ -43,7 +43,7 @@ def has_key(document: Document) -> bool:
 
 
 def may_hide_key(document: Document) -> bool:
-    """Return whether the file can contain a private key that certmond cannot read."""
+    """Return whether the file might contain a private key that certmond cannot read."""
     return document.encrypted_key or any(f.reason in {Reason.UNREADABLE, Reason.MALFORMED} for f in document.faults)
 
 

@@ -60,7 +60,7 @@ class Document:
 
     @property
     def anchors(self) -> tuple[Anchor, ...]:
-        """The possible trust anchors in the file: its certificates, or else its public keys."""
+        """The possible trust anchors in the file: its certificates, or its public keys if it has no certificate."""
         return self.certificates or self.public_keys
 
     @property
@@ -83,7 +83,7 @@ the file, and LimitError if the decryption takes too long.
 
 
 def opened_here(data: bytes, password: bytes | None) -> Opened:
-    """Open a PKCS#12 file in this process, without a time limit.
+    """Open a PKCS#12 file in this process, without a time limit, and return its contents.
 
     Raises MalformedError if the file does not open with `password`.
     """

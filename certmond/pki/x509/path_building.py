@@ -106,7 +106,7 @@ class PathSearch:
     rejections: tuple[Rejection, ...]
 
     def valid_at(self, now: datetime) -> Path | None:
-        """Return the path that is valid at `now`, or None if no path is.
+        """Return the path that is valid at `now`, or None if there is no such path.
 
         Of several valid paths, return the path that ends last.
         """
@@ -304,7 +304,8 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
     """Verify the signature of `certificate` with the key of `issuer`.
 
-    Returns False if the key does not fit the signature algorithm. Raises an exception if the signature is wrong.
+    Returns False if the certificate contains two different signature algorithms, or if the key does not fit the
+    algorithm. Raises an exception if the signature is wrong.
     """
     signed = signed_part_of(certificate.der)
     # Only the algorithm in the signed part counts; the outer one must be equal (RFC 5280, 4.1.1.2).

@@ -39,7 +39,8 @@ class _Node:
 def check_iterations(data: bytes) -> bool:
     """Check the cost of a PKCS #12 file or an encrypted PKCS #8 key. Return whether a part is encrypted.
 
-    Raises LimitError for more than `MAX_ITERATIONS`, and MalformedError if OpenSSL might read the file differently.
+    Raises LimitError if `data` exceeds `MAX_ITERATIONS`, or the maximum number or depth of values. Raises
+    MalformedError if OpenSSL might read the file differently.
     """
     found = [*_Reader(data).nodes(0, len(data), 0)]
     asked = sum(map(_work, found))

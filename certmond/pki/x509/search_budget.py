@@ -49,7 +49,7 @@ class Budget:
         return self.names >= 0
 
     def constraints_of(self, issuer: Certificate) -> NameConstraints | None:
-        """Return the name constraints of a CA, or None if they cannot be parsed."""
+        """Return the name constraints of a CA, or None if they are malformed."""
         if issuer not in self._constraints:
             self._constraints[issuer] = constraints_of(issuer)
         return self._constraints[issuer]
