@@ -32,7 +32,7 @@ _RULES = {
 
 
 def write_condition(access: Access, name: str, condition: NodeCondition, now: datetime) -> None:
-    """Write the condition to the Node `name`, and create an event if the condition differs from the condition of the Node.
+    """Write the condition to the Node `name`. If the Node had another condition, also create an event.
 
     Raises RefusedError if the Node does not exist or the API server forbids a call, and UnreachableError if a retry
     might succeed.
