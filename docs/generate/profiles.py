@@ -71,7 +71,7 @@ class About:
 _RECOVERY = """\
 ### k3s and RKE2: certificates that expired while the nodes were off
 
-When k3s or RKE2 starts, it also issues expired leaves again. If all servers were off, the API does not answer until a
+At their start, k3s and RKE2 also issue expired leaves again. If all servers were off, the API does not answer until a
 majority of the servers has started. Without the API, certmond cannot acquire the restart lock, and holds the
 restart of a server ([`without_api`](cluster.md#without-the-api)). Therefore, use systemctl on each server, and keep
 this order:
@@ -148,7 +148,7 @@ _ABOUT = {
         "certificates on the first etcd node, with a validity of 100 years. Each run of the cluster playbook "
         "replaces all of these certificates, so certmond never renews the certificates of etcd. With "
         "`etcd_deployment_type: kubeadm`, etcd is a static Pod with the files of kubeadm. With "
-        "`auto_renew_certificates: true`, a timer renews the certificates of kubeadm: use either this timer or "
+        "`auto_renew_certificates: true`, a timer renews the certificates of kubeadm. Use either this timer or "
         "certmond. An upgrade with kubespray also renews the certificates of kubeadm.",
         "the copies of the etcd CA in the CA directories of the operating system, or the certificates that network "
         "plugins copy. certmond does not compare the served certificate of etcd with a file, because the name of "
@@ -165,13 +165,13 @@ _ABOUT = {
         "the kubeconfig in the home directory of the administrator. certmond also does not watch "
         "`service-account.pub`, because keys do not expire. certmond does not compare the served certificates of "
         "etcd and kops-controller with files. On Container-Optimized OS, the files are in `/etc/srv/kubernetes` and "
-        "`/mnt/disks`: set `path` and `key` in your entries. On AWS, the name of the node is its instance ID, but "
-        "`certmond discover` writes the host name as `node_name`. If your entries use `${node_name}`, set "
-        "`node_name` to the instance ID.",
+        "`/mnt/disks`. For these paths, set `path` and `key` in your entries. On AWS, the name of the node is its "
+        "instance ID, but `certmond discover` writes the host name as `node_name`. If your entries use "
+        "`${node_name}`, set `node_name` to the instance ID.",
     ),
     "k3s": About(
         "k3s",
-        "This profile is for k3s servers and agents, with embedded etcd or another datastore. When k3s starts, it "
+        "This profile is for k3s servers and agents, with embedded etcd or another datastore. At its start, k3s "
         "renews each leaf that expires within 120 days (90 days in releases before May 2025). If k3s on a node "
         "restarts at least every three months, no further action is necessary. Otherwise certmond reports a leaf 30 "
         "days before the leaf expires. With `restart: {for_renewal: true}`, certmond then restarts k3s in enforce "
@@ -188,8 +188,8 @@ _ABOUT = {
     ),
     "rke2": About(
         "RKE2",
-        "This profile is similar to the profile `k3s`, but the components are static Pods. When `rke2-server` "
-        "starts, it writes the files and manifests of the components. Therefore, certmond restarts `rke2-server` "
+        "This profile is similar to the profile `k3s`, but the components are static Pods. At its start, "
+        "`rke2-server` writes the files and manifests of the components. Therefore, certmond restarts `rke2-server` "
         "instead of individual Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
         "the Secret with the certificate of port 9345, but watches the certificate that `rke2-server` serves on this "
         "port. The notes on intermediate CAs and on `--write-kubeconfig-mode` in [k3s](#k3s) also apply to RKE2, "
@@ -202,8 +202,8 @@ _ABOUT = {
         "leaves of a controller again, with a validity of one year. If a leaf becomes due because a controller has "
         "not restarted for too long, certmond reports a warning. The kubelet of a worker renews its own "
         "certificates.",
-        "the certificates that konnectivity serves on its ports. certmond also does not watch `etcd/jwt.key`, because "
-        "it is a key without a certificate.",
+        "the certificates that konnectivity serves on its ports. certmond also does not watch `etcd/jwt.key`, "
+        "because this file contains a key without a certificate.",
     ),
     "microk8s": About(
         "MicroK8s",
@@ -215,8 +215,8 @@ _ABOUT = {
         "`front-proxy-client` only if you set `owner: root:microk8s` in your entries for `server`, "
         "`front-proxy-client`, `ca` and `front-proxy-ca`.",
         "the certificates and keys from which MicroK8s created the kubeconfigs in `credentials/`, because no "
-        "component reads these files. certmond also does not watch `serviceaccount.key`, because it is a key without "
-        "a certificate.",
+        "component reads these files. certmond also does not watch `serviceaccount.key`, because this file contains "
+        "a key without a certificate.",
     ),
     "k8s-snap": About(
         "Canonical Kubernetes (k8s-snap)",
@@ -224,15 +224,15 @@ _ABOUT = {
         "separate CAs. The certificates of a control plane are valid for 20 years, and the certificates of a worker "
         "for 10 years. certmond only watches the certificates. An operator renews the certificates with "
         "`k8s refresh-certs`. This command does not renew the certificates of etcd.",
-        "`serviceaccount.key`, because it is a key without a certificate.",
+        "`serviceaccount.key`, because this file contains a key without a certificate.",
     ),
     "microshift": About(
         "MicroShift",
-        "With this profile, certmond only watches the certificates. When MicroShift starts, it renews each "
-        "certificate that expires within 210 days, or within 540 days if the validity is at least five years. "
-        "MicroShift stops 120 days before a certificate expires, or 360 days if the validity is at least five years. "
-        "systemd then starts MicroShift again. If certmond reports a certificate as due, MicroShift has not renewed "
-        "the certificate in time: restart MicroShift, and read its log.",
+        "With this profile, certmond only watches the certificates. At its start, MicroShift renews each certificate "
+        "that expires within 210 days, or within 540 days if the validity is at least five years. MicroShift stops "
+        "120 days before a certificate expires, or 360 days if the validity is at least five years. systemd then "
+        "starts MicroShift again. If certmond reports a certificate as due, MicroShift has not renewed the "
+        "certificate in time. In this case, restart MicroShift, and read its log.",
         "the `namedCertificates` in the configuration of MicroShift, or the files of a second node. For the "
         "intermediate CA `kube-csr-signer`, certmond verifies only the dates, not the certification path.",
     ),
