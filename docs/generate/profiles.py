@@ -19,8 +19,8 @@ _HEAD = """# Profiles
     certmond discover     # the distribution of this node, and a configuration for it
 
 A **profile** lists the certificates of a node of one distribution, in the format of the configuration. For each
-certificate, the profile contains the path of the file, the requirements, the services that use the certificate, and how
-these services load a new certificate. The default profile is `kubeadm`.
+certificate, the profile contains the path of the file, the requirements, and the services that use the certificate. The
+profile also defines how each service loads a new certificate. The default profile is `kubeadm`.
 
 `certmond check --profile k3s` checks a node once with the profile `k3s`. To set a profile permanently, add the key
 `profile` to `/etc/certmond/config.yaml`:
@@ -32,19 +32,20 @@ profile: k3s
 Your configuration can change entries of the profile, or add entries
 ([configuration](configuration.md#how-files-are-joined)). For example, you can set a different path or port. By default,
 certmond does not renew a certificate that the distribution renews. To let certmond renew such a certificate, set
-`renewed_by: null` in its entry, and also `renewed_at_start: null` if the profile has this key for the entry. With
-`profile: none`, certmond uses only your entries.
+`renewed_by: null` in its entry. If the profile sets the key `renewed_at_start` in this entry, also set
+`renewed_at_start: null`. With `profile: none`, certmond uses only your entries.
 
 The first table of each section lists the entries, and the second table lists the services. The tables have these
 columns:
 
 - **CA**: the entry of the trust anchor of the certificate. If the column contains several entries, the certificate must
-  have a certification path to one of them. *itself* marks a Root CA, and *self* marks a self-signed certificate.
+  have a certification path to one of these trust anchors. *itself* marks a Root CA, and *self* marks a self-signed
+  certificate.
 - **renewed by**: the program or person that renews the certificate. If the column names *certmond*, certmond renews the
-  certificate in enforce mode. The `signer` of the entry signs the new certificate, by default the key of the CA on this
-  node. In observe mode, certmond only reports that the certificate is due. If the column does not name certmond,
-  certmond never renews the certificate. If such a certificate is due, `certmond check` and `certmond plan` print the
-  text of this column.
+  certificate in enforce mode. The `signer` of the entry signs the new certificate. By default, this signer is the key
+  of the CA on the node. In observe mode, certmond only reports that the certificate is due. If the column does not name
+  certmond, certmond never renews the certificate. If such a certificate is due, `certmond check` and `certmond plan`
+  print the text of this column.
 - **read by**: the services that read the file. *operators* means that no service of the profile reads the file.
 - **reloads**: the entries whose changed files the service loads without a restart.
 - **served at**: the endpoints at which a service serves a certificate. In both modes, certmond connects to these
@@ -70,25 +71,27 @@ class About:
 _RECOVERY = """\
 ### k3s and RKE2: certificates that expired while the nodes were off
 
-When k3s or RKE2 starts, it also issues expired leaves again. If all servers were off, the API does not answer until a
+At their start, k3s and RKE2 also issue expired leaves again. If all servers were off, the API does not answer until a
 majority of the servers has started. Without the API, certmond cannot acquire the restart lock, and holds the
-restart of a server ([`without_api`](cluster.md#without-the-api)), so use systemctl on each server. Keep this order:
+restart of a server ([`without_api`](cluster.md#without-the-api)). Therefore, use systemctl on each server, and keep
+this order:
 
-1. Correct the clock of each node (`timedatectl`). If the clock is wrong, a start issues certificates with wrong dates.
-2. Start the servers one after the other, without waiting for the first one: with embedded etcd, a server becomes ready
-   only when a majority of the members has valid certificates.
+1. Correct the clock of each node (`timedatectl`). If the clock is wrong, the service issues certificates
+   with wrong dates when it starts.
+2. Start the servers one after the other, but do not wait until the first server is ready. With embedded etcd, a server
+   becomes ready only when a majority of the members has valid certificates.
 
         systemctl restart --no-block k3s    # RKE2: rke2-server
 
-3. Wait until the API answers on each server, and look for certificates that a start has not renewed:
+3. Wait until the API answers on each server, and look for certificates that the service has not renewed at its start:
 
         kubectl get --raw /readyz
         certmond check
 
 4. If the log of a server repeats `CA cert validation failed` with `certificate has expired` for port 9345 or 6443, the
-   certificate of this port blocks the start. This occurs in releases of RKE2 before a fix of June 2025
+   certificate of this port blocks the start. This problem occurs in releases of RKE2 before a fix of June 2025
    ([rke2#8318](https://github.com/rancher/rke2/issues/8318), [k3s#12472](https://github.com/k3s-io/k3s/issues/12472)).
-   Upgrade RKE2, or let the server create this certificate again as its maintainers describe in
+   Upgrade RKE2, or let the server create this certificate again as the maintainers of RKE2 describe in
    [rke2#4372](https://github.com/rancher/rke2/issues/4372). `rke2-killall.sh` also stops the containers of this node:
 
         rke2-killall.sh
@@ -101,10 +104,10 @@ restart of a server ([`without_api`](cluster.md#without-the-api)), so use system
 
         systemctl restart k3s-agent    # RKE2: rke2-agent
 
-6. Replace copies of `k3s.yaml` and `rke2.yaml`, because k3s and RKE2 write only the original file at a start.
+6. Replace copies of `k3s.yaml` and `rke2.yaml`, because k3s and RKE2 write only the original files when they start.
 
-If a service runs with expired certificates, and the API answers, `for_renewal` restarts this service, also during an
-upgrade. Servers restart one at a time, and agents wait while a server restarts.
+If a service runs with expired certificates, and the API answers, certmond with `restart: {for_renewal: true}` restarts
+this service, even during an upgrade. Servers restart one at a time, and agents wait while a server restarts.
 """
 
 
@@ -117,21 +120,24 @@ _ABOUT = {
     ),
     "starlingx": About(
         "StarlingX",
-        "This profile is the profile `kubeadm` with the following differences. The Service Manager runs etcd, and the "
-        "files of etcd are in `/etc/etcd`. The files that kubeadm creates for etcd do not exist on a StarlingX node. "
-        "The API server uses port 16443, as its manifest states. HAProxy uses a bundle that contains the certificate "
-        "and key of `admin.conf`, and platform services read `admin.conf`. The daily script `kube-cert-rotation.sh` "
-        "renews the same certificates as certmond, so [use either certmond or the script](migration/starlingx.md).\n\n"
+        "This profile is the profile `kubeadm` with the following differences. The Service Manager runs etcd, and "
+        "the files of etcd are in `/etc/etcd`. The files that kubeadm creates for etcd do not exist on a StarlingX "
+        "node. The API server uses port 16443, as its manifest states. HAProxy uses a bundle that contains the "
+        "certificate and key of `admin.conf`, and platform services read `admin.conf`. The daily script "
+        "`kube-cert-rotation.sh` renews the same certificates as certmond, so [use either certmond or the "
+        "script](migration/starlingx.md).\n\n"
         "certmond watches the platform certificates, but does not renew these certificates. certmond compares the "
         "copies in `/opt/platform/config` with their originals, and reports a difference as "
         "[`copy_differs`](runbook.md#copy_differs). The profile has an entry for every file that the collect tool of "
         "StarlingX lists.\n\n"
         "After certmond has renewed the certificates of a service of the Service Manager, certmond restarts the "
         "service with `sm-restart` or `sm-restart-safe`. certmond cannot determine when such a service started. "
-        "Therefore, a start before the last change to a file is never the reason for such a restart.",
+        "Therefore, certmond never restarts such a service for the reason that the service started before the last "
+        "change to a file.",
         "the Secrets of cert-manager, from which cert-mon installs the platform certificates. certmond also does not "
-        "watch the certificates of OIDC, which exist only as Secrets. If a flag of the API server names a file of "
-        "OIDC, certmond creates an entry for this file ([References](references.md)).",
+        "watch the certificates of the OIDC provider, which exist only as Secrets. If a flag of the API server, such "
+        "as `--oidc-ca-file`, contains the path of a certificate file, certmond creates an entry for this file "
+        "([References](references.md)).",
     ),
     "kubespray": About(
         "kubespray",
@@ -139,39 +145,40 @@ _ABOUT = {
         "`/etc/kubernetes/ssl`, and `/etc/kubernetes/pki` is a symlink to this directory. The configuration of the "
         "kubelet is in `/etc/kubernetes/kubelet-config.yaml`. etcd is a systemd unit. The files of etcd are in "
         "`/etc/ssl/etcd/ssl`, with a separate certificate for each host of the inventory. kubespray signs these "
-        "certificates on the first etcd node, for 100 years. Each run of the cluster playbook replaces all of these "
-        "certificates, so certmond never renews the certificates of etcd. With `etcd_deployment_type: kubeadm`, etcd "
-        "is a static Pod with the files of kubeadm. With `auto_renew_certificates: true`, a timer renews the "
-        "certificates of kubeadm: use either this timer or certmond. An upgrade with kubespray also renews the "
-        "certificates of kubeadm.",
+        "certificates on the first etcd node, with a validity of 100 years. Each run of the cluster playbook "
+        "replaces all of these certificates, so certmond never renews the certificates of etcd. With "
+        "`etcd_deployment_type: kubeadm`, etcd is a static Pod with the files of kubeadm. With "
+        "`auto_renew_certificates: true`, a timer renews the certificates of kubeadm. Use either this timer or "
+        "certmond. An upgrade with kubespray also renews the certificates of kubeadm.",
         "the copies of the etcd CA in the CA directories of the operating system, or the certificates that network "
-        "plugins copy. certmond does not compare the certificate that etcd serves with a file, because the name of "
+        "plugins copy. certmond does not compare the served certificate of etcd with a file, because the name of "
         "this file differs between the nodes.",
     ),
     "kops": About(
         "kOps",
-        "This profile is for control planes, API servers and workers. kOps issues the certificates of a control plane "
-        "at each boot, for 455 to 485 days. kOps issues the certificates of a worker only when the worker joins. "
-        "Therefore, replace the nodes with `kops rolling-update cluster` before certmond reports that a certificate "
-        "is due. etcd-manager issues the certificates of etcd at each start, for two years. After a boot, a component "
-        "might still use the kubeconfig of the previous boot. In this case, certmond reports that the component must "
-        "restart.",
+        "This profile is for control planes, API servers and workers. kOps issues the certificates of a control "
+        "plane at each boot, with a validity of 455 to 485 days. kOps issues the certificates of a worker only when "
+        "the worker joins. Therefore, replace the nodes with `kops rolling-update cluster` before certmond reports "
+        "that a certificate is due. etcd-manager issues the certificates of etcd at each start, with a validity of "
+        "two years. After a boot, a component might still use the kubeconfig of the previous boot. In this case, "
+        "certmond reports that the component must restart.",
         "the kubeconfig in the home directory of the administrator. certmond also does not watch "
-        "`service-account.pub`, because keys do not expire. certmond does not compare the certificates that etcd and "
-        "kops-controller serve with a file. On Container-Optimized OS, the files are in `/etc/srv/kubernetes` and "
-        "`/mnt/disks`: set `path` and `key` in your entries. On AWS, the node has the ID of its instance as its name, "
-        "but `certmond discover` writes the host name. If your entries use `${node_name}`, correct `node_name`.",
+        "`service-account.pub`, because keys do not expire. certmond does not compare the served certificates of "
+        "etcd and kops-controller with files. On Container-Optimized OS, the files are in `/etc/srv/kubernetes` and "
+        "`/mnt/disks`. For these paths, set `path` and `key` in your entries. On AWS, the name of the node is its "
+        "instance ID, but `certmond discover` writes the host name as `node_name`. If your entries use "
+        "`${node_name}`, set `node_name` to the instance ID.",
     ),
     "k3s": About(
         "k3s",
-        "This profile is for k3s servers and agents, with embedded etcd or another datastore. When k3s starts, it "
-        "renews each leaf that expires within 120 days (90 days in releases before May 2025). If k3s restarts on a "
-        "node every quarter, no further action is necessary. Otherwise certmond reports a leaf 30 days before the "
-        "leaf expires. With `restart: {for_renewal: true}`, certmond then restarts k3s in enforce mode, and verifies "
-        "that k3s has renewed its certificates "
+        "This profile is for k3s servers and agents, with embedded etcd or another datastore. At its start, k3s "
+        "renews each leaf that expires within 120 days (90 days in releases before May 2025). If k3s on a node "
+        "restarts at least every three months, no further action is necessary. Otherwise certmond reports a leaf 30 "
+        "days before the leaf expires. With `restart: {for_renewal: true}`, certmond then restarts k3s in enforce "
+        "mode, and verifies that k3s has renewed its certificates "
         "([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). The file of each leaf also "
-        "contains its CA. `k3s certificate check` prints the dates of the "
-        "certificates. After `k3s certificate rotate`, k3s renews all leaves at its next start.",
+        "contains the certificate of its CA. `k3s certificate check` prints the dates of the certificates. After "
+        "`k3s certificate rotate`, k3s renews all leaves at its next start.",
         "the Secret with the certificate of port 6443, but watches the certificate that k3s serves on this port. On a "
         "server without an API server (`--disable-apiserver`), k3s forwards port 6444 to another server. On such a "
         "server, omit port 6444 from `serves` of the service `k3s`. certmond reports intermediate CAs, because "
@@ -181,9 +188,9 @@ _ABOUT = {
     ),
     "rke2": About(
         "RKE2",
-        "This profile is similar to the profile `k3s`, but the components are static Pods. When `rke2-server` starts, "
-        "it writes the files and manifests of the components. Therefore, certmond restarts `rke2-server` instead of "
-        "single Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
+        "This profile is similar to the profile `k3s`, but the components are static Pods. At its start, "
+        "`rke2-server` writes the files and manifests of the components. Therefore, certmond restarts `rke2-server` "
+        "instead of individual Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
         "the Secret with the certificate of port 9345, but watches the certificate that `rke2-server` serves on this "
         "port. The notes on intermediate CAs and on `--write-kubeconfig-mode` in [k3s](#k3s) also apply to RKE2, "
         "and so does [the order after a long "
@@ -191,11 +198,12 @@ _ABOUT = {
     ),
     "k0s": About(
         "k0s",
-        "This profile is for k0s controllers, workers, and nodes with both roles. At each start, k0s renews all "
-        "leaves of a controller for one year. If a leaf becomes due because a controller has not restarted for too "
-        "long, certmond reports a warning. The kubelet of a worker renews its own certificates.",
-        "the certificates that konnectivity serves on its ports. certmond also does not watch `etcd/jwt.key`, because "
-        "it is a key without a certificate.",
+        "This profile is for k0s controllers, workers, and nodes with both roles. At each start, k0s issues all "
+        "leaves of a controller again, with a validity of one year. If a leaf becomes due because a controller has "
+        "not restarted for too long, certmond reports a warning. The kubelet of a worker renews its own "
+        "certificates.",
+        "the certificates that konnectivity serves on its ports. certmond also does not watch `etcd/jwt.key`, "
+        "because this file contains a key without a certificate.",
     ),
     "microk8s": About(
         "MicroK8s",
@@ -207,8 +215,8 @@ _ABOUT = {
         "`front-proxy-client` only if you set `owner: root:microk8s` in your entries for `server`, "
         "`front-proxy-client`, `ca` and `front-proxy-ca`.",
         "the certificates and keys from which MicroK8s created the kubeconfigs in `credentials/`, because no "
-        "component reads these files. certmond also does not watch `serviceaccount.key`, because it is a key without "
-        "a certificate.",
+        "component reads these files. certmond also does not watch `serviceaccount.key`, because this file contains "
+        "a key without a certificate.",
     ),
     "k8s-snap": About(
         "Canonical Kubernetes (k8s-snap)",
@@ -216,24 +224,24 @@ _ABOUT = {
         "separate CAs. The certificates of a control plane are valid for 20 years, and the certificates of a worker "
         "for 10 years. certmond only watches the certificates. An operator renews the certificates with "
         "`k8s refresh-certs`. This command does not renew the certificates of etcd.",
-        "`serviceaccount.key`, because it is a key without a certificate.",
+        "`serviceaccount.key`, because this file contains a key without a certificate.",
     ),
     "microshift": About(
         "MicroShift",
-        "With this profile, certmond only watches the certificates. When MicroShift starts, it renews each "
-        "certificate that expires within 210 days, or within 540 days if the validity is at least five years. "
-        "MicroShift stops 120 days before a certificate expires, or 360 days if the validity is at least five years. "
-        "systemd then starts MicroShift again. If certmond reports a certificate as due, MicroShift has not renewed "
-        "the certificate in time: restart MicroShift, and read its log.",
+        "With this profile, certmond only watches the certificates. At its start, MicroShift renews each certificate "
+        "that expires within 210 days, or within 540 days if the validity is at least five years. MicroShift stops "
+        "120 days before a certificate expires, or 360 days if the validity is at least five years. systemd then "
+        "starts MicroShift again. If certmond reports a certificate as due, MicroShift has not renewed the "
+        "certificate in time. In this case, restart MicroShift, and read its log.",
         "the `namedCertificates` in the configuration of MicroShift, or the files of a second node. For the "
         "intermediate CA `kube-csr-signer`, certmond verifies only the dates, not the certification path.",
     ),
     "etcd": About(
         "etcd without Kubernetes",
-        "This profile is for an etcd member that systemd runs, with the files of etcdadm. For files with other paths, "
-        "set `path` and `key` in your entries. If flags on the command line of etcd name files, certmond uses these "
-        "files. The client certificates of etcdctl and of the API server have the group `system:masters`. To let "
-        "certmond renew these two certificates, set their `subject` in your entries.",
+        "This profile is for an etcd member that systemd runs, with the files of etcdadm. For files with other "
+        "paths, set `path` and `key` in your entries. If flags on the command line of etcd name files, certmond uses "
+        "these files. The subjects of the client certificates of etcdctl and of the API server contain the group "
+        "`system:masters`. To let certmond renew these two certificates, set `subject` in your own entries.",
     ),
 }
 
