@@ -99,7 +99,7 @@ class Reconciler:
         self.plan = planned(assessment, around=around)
 
     def record_plan(self, assessment: Assessment) -> None:
-        """Write an audit record for each newly planned or held step.
+        """In enforce mode, write an audit record for each newly planned or held step.
 
         Omit short holds, and limit the rate of records about the other holds.
         """

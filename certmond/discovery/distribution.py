@@ -46,7 +46,10 @@ class Distribution(NamedTuple):
 
 
 def distributions(root: str) -> tuple[Distribution, ...]:
-    """Return the distributions that the files below `root` indicate. Omit a distribution that another one precedes."""
+    """Return the distributions that the files below `root` indicate.
+
+    Omit a distribution if another one takes precedence over it.
+    """
     files = Files(root)
     marks = {name: _first(files, paths) for name, paths in _MARKERS.items()}
     found = {name: mark for name, mark in marks.items() if mark}

@@ -254,7 +254,10 @@ class Restoration:
         raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
     def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
-        """Return the newest valid generation that differs from the present files, or else the best other generation.
+        """Return the newest good generation that differs from the present files.
+
+        If there is none, return the generation that equals the present files, unless it is broken. Otherwise return
+        the newest outdated generation if the present files are damaged.
 
         `skipped` collects a sentence for each skipped generation. Raises RefusedError if no generation is usable.
         """

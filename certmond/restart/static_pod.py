@@ -92,7 +92,10 @@ def _kill_when_drained(
 
 
 def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[RunningContainer]) -> str:
-    """Return a sentence if no container of the Pod runs. Raises RestartError if another container runs."""
+    """Return a sentence if no container of the Pod runs.
+
+    Raises RestartError if crictl lists another container, or does not list a container that runs.
+    """
     if ids:
         raise _not_alone(pod, ids, instance)
     if found:
