@@ -114,7 +114,7 @@ class TriedError(RestartError):
 
 
 class SigningError(CertmondError):
-    """Failure to obtain a usable certificate from a signer. certmond wrote no file."""
+    """Failure of a request to a signer or to the API server. certmond has changed no file of the node."""
 
 
 class RefusedError(SigningError):

@@ -78,7 +78,8 @@ class Handover:
     def retry_while_busy(self, act: Callable[[], T]) -> T:
         """Return the result of `act`. While another process writes on this node, wait and call `act` again.
 
-        Raises BusyError if another command writes for longer than `PATIENCE`.
+        Raises BusyError if another command writes for longer than `PATIENCE`, or if the daemon writes no heartbeat for
+        `_HUNG` seconds.
         """
         waited: Holder | None = None
         begun = end = datetime.now(UTC)

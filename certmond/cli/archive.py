@@ -34,8 +34,8 @@ def archive() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME…]", shell_complete=certificate_names)
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
-    """List the generations in the archive, oldest first, with a verdict on each. Exit: 0 all generations are intact;
-    2 a generation is damaged; 3 the archive has no generation of a NAME, or certmond refuses to read a generation.
+    """List the generations in the archive, oldest first, with a verdict on each. Exit: 0 all generations are intact; 2
+    a generation is damaged; 3 a NAME has no generation, or certmond refuses to read a generation.
     """
     from certmond.errors import ConfigError, MalformedError, StateError, WriteError
     from certmond.pki.findings import printable

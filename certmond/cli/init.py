@@ -93,8 +93,8 @@ def init(
 def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
     """Return the configuration with the values of `kubeadm_config`, and whether this node joins a cluster.
 
-    Raises CertmondError if `kubeadm_config` is unreadable or invalid. With `acting`, also raises CertmondError if its
-    group or other users can write the file.
+    Raises CertmondError if `kubeadm_config` is unreadable or invalid. With `acting`, also raises CertmondError if the
+    mode of the file permits its group or other users to write the file.
     """
     from certmond.formats.kubeadm_config import parse_kubeadm_config
     from certmond.signers.local_ca import read_file

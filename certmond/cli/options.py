@@ -51,7 +51,7 @@ class Globals:
 
     @property
     def state_dir(self) -> Path:
-        """Return the state directory, by default /var/lib/certmond below `root`."""
+        """The state directory, by default /var/lib/certmond below `root`."""
         return self.given_state_dir or Path(self.root) / STATE_DIR.relative_to("/")
 
     def load(self, *, acting: bool = False) -> Config:
@@ -205,8 +205,12 @@ def assess_node(
 ) -> Assessment:
     """Return the assessment of the node at the time `at`, by default now.
 
-    With `check_api`, also check that the node and the configured API server authenticate each other. If a key does not
-    match its certificate, scan again after at most two seconds, because a process might still be writing these files.
+    With `check_api`, also check that the node and the configured API server authenticate each other. Skip this check if
+    `at` is set, if `root` is not /, or if the caller cannot read the state of a rotation.
+
+    If `at` is None and a key does not match its certificate, scan again after at most two seconds, because a process
+    might still be writing these files.
+
     Raises CertmondError if the state of a rotation is unusable, and no entry can show this finding.
     """
     from certmond.daemon.enforcer import Enforcer

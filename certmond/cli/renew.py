@@ -67,9 +67,10 @@ def renew(
 ) -> None:
     """Renew certificates now, and restart the services that use these certificates.
 
-    Exit: 0 done; 1 a renewal or restart waits, or certmond cannot renew a certificate with a finding; 2 a step failed.
-    If a daemon in enforce mode runs on this node, the daemon restarts and verifies the services. In this case, this
-    command shows the progress of the daemon.
+    Exit: 0 done; 1 a renewal, restart or reload waits, or certmond cannot renew a certificate with a warning or
+    critical finding; 2 a step failed, or an endpoint no longer serves a certificate. If a daemon in enforce mode runs
+    on this node, the daemon restarts and verifies the services. In this case, this command shows the progress of the
+    daemon.
     """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress

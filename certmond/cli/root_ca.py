@@ -51,7 +51,7 @@ def root_ca() -> None:
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
     """Print the current CA with its pin, the certificates of this node that chain to this CA, the staged CA, and the
-    phase of a rotation. With --family sa, print the public keys that verify tokens.
+    phase of the rotation. With --family sa, print the public keys that verify tokens.
     """
     from dataclasses import asdict
 
@@ -116,7 +116,10 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 
 def _released(options: Globals) -> float | None:
-    """Return the place (`worker_batches.place`) below which workers may act, or None if the phase has no batches."""
+    """Return the place (`worker_batches.place`) below which workers may act.
+
+    Return None if the record is unreadable, if no rotation is in progress, or if the phase has no batches.
+    """
     from certmond.errors import MalformedError, RotationError
     from certmond.pki.rotation.worker_batches import in_batches
     from certmond.state.rotation_record import RotationRecord

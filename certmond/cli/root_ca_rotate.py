@@ -193,7 +193,7 @@ def _new_ca_rotation(
 ) -> Rotation:
     """Return a new rotation from the present CA to the staged CA. Exit with 2 if the staged CA has problems.
 
-    Raises CertmondError if no usable CA is staged, or if the CA file does not contain exactly one CA.
+    Raises CertmondError if no usable CA is staged, or if the node does not have exactly one CA of `family`.
     """
     from certmond.pki.rotation.ca_hierarchy import family_of
     from certmond.pki.rotation.ca_validation import judge
@@ -229,7 +229,8 @@ def _new_key_rotation(
 ) -> Rotation:
     """Return a new rotation to the staged key that signs tokens. Exit with 2 if this key has problems.
 
-    Raises CertmondError if no usable key is staged, or if the node trusts a key other than its signing key.
+    Raises CertmondError if no usable key is staged, or if the file of trusted keys does not contain exactly the public
+    key of the signing key.
     """
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.rotation.service_account_keys import keys_of, objections
@@ -263,7 +264,7 @@ def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey
 
 
 def _refuse(problems: tuple[str, ...]) -> None:
-    """Print the problems, if any, and exit with 2."""
+    """If there are problems, print the problems and exit with 2."""
     if problems:
         click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
         sys.exit(REFUSED)

@@ -233,8 +233,8 @@ def _stage_anchor(
 ) -> None:
     """Stage the CA or public key `anchor` with its private key.
 
-    Exit with 2 if a rotation needs the staged files, or if other files are staged and `force` is False. Raises
-    BusyError while another process writes on this node.
+    Exit with 2 if a rotation to another CA or key is in progress, or if other files are staged and `force` is False.
+    Raises BusyError while another process writes on this node.
     """
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Event, Journal

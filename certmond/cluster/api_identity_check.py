@@ -15,7 +15,7 @@ _ATTEMPTS = 2
 def estranged(access: Access) -> str | None:
     """Return why the API server rejects this node, or this node rejects the API server, in every attempt.
 
-    Return None if an attempt succeeds or fails for another reason.
+    Return None if an attempt succeeds or fails for another reason, or if lightkube is missing.
     """
     try:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra

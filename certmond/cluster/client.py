@@ -26,9 +26,9 @@ from certmond.pki.findings import printable
 
 FIELD_MANAGER = "certmond"
 PAGE = 250
-"""Number of objects in one page of a list. A pod object has about ten kilobytes."""
+"""Number of objects in one page of a list. A Pod object contains about ten kilobytes."""
 _LISTING_FACTOR = 12
-"""Time limit of a whole list, as a multiple of the limit of one call. A list of 30,000 pods has 120 pages."""
+"""Time limit of a whole list, as a multiple of the limit of one call. A list of 30,000 Pods has 120 pages."""
 
 _ALIVE_INTERVAL = 0.5  # seconds; half of the interval that `alive` requires
 _NO_ISSUER = {7, 18, 19, 20, 21}

@@ -99,8 +99,11 @@ class ClusterConductor:
     ) -> Rotation | None:
         """Return the rotation in the cluster's record, or `own` if the record is unknown or outdated.
 
+        If `own` has ended in the cluster, or has presumably ended, return `own` in the phase `done`. Return None if
+        there is no rotation that this node must continue.
+
         `closed` contains the IDs of the rotations that this node has ended. `trusted` contains the CAs that the node
-        trusts. Raises RotationError if the record is unreadable, or belongs to another rotation.
+        trusts. Raises RotationError if the record is invalid, or belongs to another rotation.
         """
         self._ended = frozenset(closed)
         if self._record_error:
@@ -214,7 +217,7 @@ class ClusterConductor:
                 # Not `now`: a pod that started between `now` and the check might have received only the old CA.
                 self.publish(replace(rotation, published=self._clock()))
                 return Gate(("both CAs are published; the check of the workloads is next",), now)
-            not_ready = self._reports.not_ready(rotation.excluded)  # pods of an excluded node that is ready still count
+            not_ready = self._reports.not_ready(rotation.excluded)  # Pods of an excluded node that is ready still count
             waits = self._inspection.workloads(rotation.published, not_ready, now)
         if not waits and searches_certificates(rotation):
             waits, held = self._inspection.pod_certificates(rotation, held, now)

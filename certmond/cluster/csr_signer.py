@@ -86,7 +86,8 @@ class CsrSigner:
     async def _find(self, api: Requests, wanted: _Wanted, earlier: _Cookie | None) -> Filed:
         """Return the API object for the request, and create it if necessary.
 
-        Raises RefusedError if an object of this name has other content.
+        Raises RefusedError if an object of this name has other content, and UnreachableError if another client deletes
+        the object.
         """
         filed = await api.read(earlier.name) if earlier else None
         if filed and wanted.is_same(filed):

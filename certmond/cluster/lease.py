@@ -31,7 +31,9 @@ _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 RESTART, ROTATION = "certmond-restart", "certmond-rotation"
 """Names of certmond's Leases: for restarts, and for the coordinator of a rotation."""
 MARK = "certmond.io/unproven-restart"
-"""Annotation of the Lease with `NODE: REASON`, if a node has restarted for a renewal and has not proven the restart."""
+"""Annotation of the Lease with `NODE: REASON`.
+The node NODE has no proof that its restart of a service for a renewal was successful.
+"""
 _BEGUN = "it has restarted, or is restarting"
 
 T = TypeVar("T")
@@ -219,8 +221,9 @@ class ClusterLease:
         if not node or node == self._identity:
             return None
         command = f"kubectl -n {self._namespace} annotate lease {self._name} {MARK}-"
-        fact = f"{printable(node)} has not proven its restart for a renewal: {printable(reason)}"
-        return f"{fact}; repair {printable(node)}, and restart the service there with certmond, or run: {command}"
+        fact = f"{printable(node)} has no proof that its restart of a service for a renewal was successful"
+        remedy = f"repair {printable(node)}, and restart the service there with certmond, or run: {command}"
+        return f"{fact}: {printable(reason)}; {remedy}"
 
     def _waits(self, wanted: Waits) -> str:
         since = f" since {wanted.since:%Y-%m-%dT%H:%M:%SZ}" if wanted.since else ""

@@ -78,7 +78,7 @@ class ClusterRecord(BaseModel):
 
     @property
     def old_anchors(self) -> tuple[Anchor, ...]:
-        """Return the old CAs or public keys, in the order of the record."""
+        """The old CAs or public keys, in the order of the record."""
         return tuple(each for pem in self.old for each in _read(pem).anchors)
 
     @property

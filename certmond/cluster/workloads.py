@@ -1,6 +1,6 @@
-"""Search for workloads whose pods might not trust a CA, because they started before the cluster published the CA.
+"""Search for workloads whose Pods might not trust a CA, because the Pods started before the cluster published the CA.
 
-A process usually reads its CAs only at its start. This module does not find a pod whose only token is in a Secret.
+A process usually reads its CAs only at its start. This module does not find a Pod whose only token is in a Secret.
 `rollout` restarts the workloads.
 """
 
@@ -39,9 +39,9 @@ class Workload(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StaleWorkloads:
-    """Workloads with a pod that might not trust a new CA.
+    """Workloads with a Pod that might not trust a new CA.
 
-    `by_hand` contains the workloads that an operator must restart, each with the reason. `bare` contains the pods
+    `by_hand` contains the workloads that an operator must restart, each with the reason. `bare` contains the Pods
     without a controller.
     """
 
@@ -80,10 +80,11 @@ def workloads(
                 NAME,
                 False,
                 fact,
-                "delete the pods without a controller; to restart the workloads, set `cluster.workloads: restart`, or "
+                "delete the Pods without a controller; to restart the workloads, set `cluster.workloads: restart`, or "
                 "run: kubectl rollout restart -n NAMESPACE KIND/NAME",
             )
-        return CheckResult(NAME, True, f"each workload has started after {since:%Y-%m-%dT%H:%M:%SZ}")
+        fact = f"each Pod with a token or the published CA started at {since:%Y-%m-%dT%H:%M:%SZ} or later"
+        return CheckResult(NAME, True, fact)
 
     return run_check(access, NAME, work, limit)
 
@@ -94,9 +95,9 @@ def why_not_restarted(kind: str, spec: Any) -> str | None:
     if kind == "Deployment" and spec.paused:
         return "is paused"
     if strategy and strategy.type == "OnDelete":
-        return "replaces its pods only when they are deleted (OnDelete)"
+        return "replaces its Pods only when they are deleted (OnDelete)"
     if kind == "StatefulSet" and strategy and strategy.rollingUpdate and strategy.rollingUpdate.partition:
-        return f"replaces only pods with an ordinal of at least {strategy.rollingUpdate.partition} (partition)"
+        return f"replaces only Pods with an ordinal of at least {strategy.rollingUpdate.partition} (partition)"
     return None
 
 
@@ -104,12 +105,12 @@ async def _stale(connection: Connection, since: datetime, not_ready: Collection[
     client, since = connection.client, since.replace(microsecond=0)  # the precision of a container's start time
 
     async def old_pods() -> AsyncIterator[tuple[Workload, OwnerReference | None]]:
-        # Reduce each pod here, so that a list of ten thousand pods keeps only these fields in memory.
+        # Reduce each Pod here, so that a list of ten thousand Pods keeps only these fields in memory.
         async for pod in client.list(Pod, namespace="*", fields={"status.phase": "Running"}, chunk_size=PAGE):
             if _is_covered(pod, not_ready) and _start_time(pod) < since:
                 yield _as_workload("Pod", pod), _controller(pod)
 
-    pods = await connection.listed("list the pods", _rule("", "pods"), old_pods)
+    pods = await connection.listed("list the Pods", _rule("", "pods"), old_pods)
     sets = {owner.uid for _, owner in pods if owner and owner.kind == "ReplicaSet"}
 
     async def owners() -> AsyncIterator[tuple[str, OwnerReference]]:
@@ -137,7 +138,7 @@ async def _stale(connection: Connection, since: datetime, not_ready: Collection[
 
 
 async def _unrestartable(connection: Connection, kind: str) -> dict[Workload, str]:
-    """Return the workloads of a kind whose pods a new pod template would not replace, each with the reason."""
+    """Return the workloads of a kind whose Pods a new Pod template would not replace, each with the reason."""
 
     async def unrestartable() -> AsyncIterator[tuple[Workload, str]]:
         async for each in connection.client.list(KINDS[kind], namespace="*", chunk_size=PAGE):
@@ -157,10 +158,10 @@ def _controller(found: Any) -> OwnerReference | None:
 
 
 def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
-    """Return whether the check covers the pod.
+    """Return whether the check covers the Pod.
 
-    The check covers a pod with a volume that contains a token or the published CA. The check omits mirror Pods, pods in
-    deletion, and pods on the nodes `not_ready`.
+    The check covers a Pod with a volume that contains a token or the published CA. The check omits mirror Pods, Pods in
+    deletion, and Pods on the nodes `not_ready`.
     """
     metadata = pod.metadata
     if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in not_ready:

@@ -181,12 +181,12 @@ class Config(Model):
 
     @property
     def follows_references(self) -> bool:
-        """Return whether certmond watches certificate files that have a reference but no entry in the catalogue."""
+        """Whether certmond watches certificate files that have a reference but no entry in the catalogue."""
         return self.profile != NO_PROFILE
 
     @property
     def commands(self) -> dict[str, tuple[str, ...]]:
-        """Return the command of each program that the configuration names, by the purpose of the program."""
+        """The command of each program that the configuration names, by the purpose of the program."""
         found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}
         found |= {f"service {each.name}": each.command for each in self.services}
         found |= {f"hook {each.name}": each.command for each in self.hooks}
@@ -331,7 +331,7 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
 def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
     """Return the entries in `earlier`, changed and extended by `entries`. Add a problem for each duplicate name.
 
-    The function merges each of `entries` into the entry of the same name, or appends it.
+    Merge each new entry into the entry of the same name. If there is no such entry, append the new entry.
     """
     result = list(earlier)
     number = {entry.name: number for number, entry in enumerate(result) if entry.name}

@@ -37,7 +37,10 @@ class Retention:
         self._applied_at: datetime | None = None
 
     def due(self) -> bool:
-        """Return whether certmond must apply the rule now. Return False while the clock is not synchronized."""
+        """Return whether certmond must apply the rule now.
+
+        Return False while an unsynchronized clock holds steps (`hold.unsynchronised_clock`).
+        """
         recently = self._applied_at and timedelta() <= self._clock() - self._applied_at < _INTERVAL
         return not recently and clock_hold(self._hold) is None
 
@@ -68,8 +71,8 @@ class Retention:
         """Return the expired generations of a certificate, oldest first.
 
         Omit the newest good generation, or the newest generation if none is good. Of archived damaged files, also omit
-        the only copy of a private key. Raises StateError if a later version of
-        certmond wrote a generation of the certificate.
+        the only copy of a private key. Raises StateError if a later version of certmond wrote a generation of the
+        certificate.
         """
         found = self._archive.ids(name)
         old = tuple(each for each in found if (at := stored_at(each)) and now - at > self._keep_for)

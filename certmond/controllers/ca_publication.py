@@ -73,8 +73,8 @@ class PublicationCheck:
     def _asked(self, rotation: Rotation, paths: Sequence[str]) -> Asked:
         """Return the answer of the API server for the present phase.
 
-        Send a new request only if the last answer is older than `poll`. If the API server refuses the user of one
-        kubeconfig, use the next kubeconfig.
+        Send a new request only if the last answer is from another phase, or older than `poll`. If the API server
+        refuses the user of one kubeconfig, use the next kubeconfig.
         """
         phase, now = (rotation.id, rotation.since), self._monotonic()
         if (

@@ -36,7 +36,7 @@ class Coordinator(Protocol):
 
     @property
     def estranged(self) -> str | None:
-        """The reason why the node and the API server do not authenticate each other, or None if they do."""
+        """The known reason why the node and the API server do not authenticate each other, or None."""
         ...
 
     def ask(self) -> timedelta | None:

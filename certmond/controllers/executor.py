@@ -139,8 +139,9 @@ class Executor:
     ) -> tuple[Outcome, ...]:
         """Execute the steps of the plan, except restarts, in their order. Return the outcomes of these steps.
 
-        `tell` receives each step before the step begins. Raises BusyError if another process still writes after
-        `patience` seconds, and WriteError if the state directory is unusable.
+        `tell` receives each step before the step begins. Begin no step after `stopping` has returned True. Raises
+        BusyError if another process still writes after `patience` seconds, and WriteError if the state directory is
+        unusable.
         """
         with self._transactions.lock(patience) as writer, self._ledger.batch():
             self._recover(writer)

@@ -167,7 +167,7 @@ class CAChanges:
         return obstacle(rotation, ground)
 
     def _unsigned(self, family: str) -> Iterator[str]:
-        """Yield the paths of the leaves that only the key of the CA on this node can sign."""
+        """Yield the paths of the leaves of the CA, except leaves for which a signer of kind `csr` is configured."""
         cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
         for seen in self._inventory.observations:
             own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)

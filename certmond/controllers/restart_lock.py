@@ -16,7 +16,7 @@ from certmond.errors import CertmondError, LostError, UnreachableError
 from certmond.pki.rotation.worker_batches import place
 
 _MARK_INTERVAL = 30.0
-"""Seconds between two attempts to write a mark while the API is unreachable."""
+"""Minimum number of seconds between two attempts to write a mark."""
 
 
 class RestartLock(Protocol):
@@ -130,7 +130,7 @@ class AgentDelay(WorkerDelay):
     """Delay of an agent of k3s or RKE2. A server of the cluster signs the new certificates of the agent.
 
     `servers` returns why the agent must wait, or None. The agent waits for each server that restarts, or whose last
-    restart is not proven. `node` returns why the Node of this agent is not ready, or None.
+    restart is not proven to be successful. `node` returns why the Node of this agent is not ready, or None.
     """
 
     def __init__(

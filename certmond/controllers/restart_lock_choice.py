@@ -18,7 +18,7 @@ from certmond.transaction.node_files import NodeFiles
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 """Manifest that only a control-plane node has.
 
-A node with the kubelet's kubeconfig and without this file is a worker, which takes no Lease.
+A node that calls the API server with kubelet.conf, and that does not have this file, is a worker, which takes no Lease.
 """
 _SERVER, _AGENT = "/var/lib/rancher/{}/server/cred/passwd", "/var/lib/rancher/{}/agent/kubelet.kubeconfig"
 """Files that only a server of k3s or RKE2 has, and that servers and agents have (pkg/agent/config/config.go)."""

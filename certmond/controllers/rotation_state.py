@@ -227,7 +227,7 @@ class RotationState:
 
     @property
     def family(self) -> str | None:
-        """Return the name of the CA in rotation, or None if no rotation is in progress."""
+        """The name of the CA in rotation, or None if no rotation is in progress."""
         return self.rotation.family if self.rotation else None
 
     @property
@@ -237,7 +237,7 @@ class RotationState:
 
     @property
     def signing(self) -> Mapping[str, Certificate]:
-        """Return the CA certificate that signs in the present phase, by the name of the CA."""
+        """The CA certificate that signs in the present phase, by the name of the CA."""
         rotation, wanted = self.rotation, desired(self.rotation) if self.rotation else None
         if rotation is None or wanted is None:
             return {}
@@ -250,7 +250,7 @@ class RotationState:
 
     @property
     def replaced_ca(self) -> ReplacedCA:
-        """Return the CA whose replacement by a user started the rotation, or NO_REPLACED_CA."""
+        """The CA whose replacement by a user started the rotation, or NO_REPLACED_CA if there is no such CA."""
         rotation = self.rotation
         if rotation is None or not rotation.found:
             return NO_REPLACED_CA

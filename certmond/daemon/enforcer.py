@@ -165,9 +165,9 @@ class Enforcer:
     ) -> tuple[Assessment, Surroundings]:
         """Scan the node, check the running services, and assess the result as of `at` (default: now).
 
-        `everything` collects evidence about the origin of all certificates, not only of due certificates. If
-        `waits` is true, the assessment tolerates a key that does not match its certificate while another process
-        writes.
+        `everything` collects evidence about the origin of all certificates, not only of due certificates. Without
+        `private`, do not read the state directory. If `waits` is true, the assessment tolerates a key that does not
+        match its certificate while another process writes.
         """
         store = Store(
             self._config.certificates, self._root, self._config.given_facts,

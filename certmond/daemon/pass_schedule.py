@@ -22,7 +22,7 @@ class Cause:
 
     @property
     def checks_services(self) -> bool:
-        """Return whether the daemon checks the running services after this pass."""
+        """Whether the daemon checks the running services after this pass."""
         return self.name in _CHECKS_SERVICES
 
 

@@ -29,8 +29,8 @@ SLICE = 1.0
 FILE_STEP_TIME = 10.0
 """Minimum number of seconds for steps that change files, before restarts and rotations follow."""
 HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
-"""Limits on audit records of held steps: the limit for each file, the limit for all files, and the seconds between two
-summaries of omitted records.
+"""Limits on audit records of held steps: for each file, and for all files. The third value is the interval in seconds
+between two summaries of omitted records.
 """
 CHECK_INTERVAL = timedelta(seconds=2)
 """Minimum time between two checks of the running services while a rotation waits."""
@@ -178,7 +178,10 @@ class Reconciler:
             return False
 
     def _slice(self) -> bool:
-        """Execute steps that change files for `SLICE` seconds. Return whether all of these steps have begun."""
+        """Execute steps that change files, for about `SLICE` seconds.
+
+        Return whether all such steps of the plan have begun.
+        """
         # A failed step runs again only after all other steps of the plan have begun.
         left = round_robin(
             (step for step in self.plan.writes if _identity(step) not in self._begun),

@@ -119,7 +119,7 @@ class Running:
     def document(self, good: Callable[[Document], bool] = bool) -> Document:
         """Wait until `good` accepts the document of /api/v1/status, and return this document.
 
-        Raises StageError after the deadline.
+        Raises the errors of `wait`.
         """
 
         def look() -> Document | None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from certmond.config.model import NO_PROFILE
 from certmond.files.cache import Files
 
-# Profile -> files, of which one is enough. `_PRECEDENCE` contains the profiles that a profile precedes: a node of
-# StarlingX also has the files of kubeadm, and both can have the files of a separate etcd.
+# Profile -> files, of which one is enough. `_PRECEDENCE` contains the profiles over which a profile takes precedence: a
+# node of StarlingX also has the files of kubeadm, and both can have the files of a separate etcd.
 _MARKERS = {
     "k3s": ("/var/lib/rancher/k3s/server/tls/server-ca.crt", "/var/lib/rancher/k3s/agent/server-ca.crt"),
     "rke2": ("/var/lib/rancher/rke2/server/tls/server-ca.crt", "/var/lib/rancher/rke2/agent/server-ca.crt"),
@@ -48,7 +48,7 @@ class Distribution(NamedTuple):
 def distributions(root: str) -> tuple[Distribution, ...]:
     """Return the distributions that the files below `root` indicate.
 
-    Omit a distribution if another one takes precedence over it.
+    Omit a distribution if another indicated distribution takes precedence.
     """
     files = Files(root)
     marks = {name: _first(files, paths) for name, paths in _MARKERS.items()}

@@ -332,8 +332,9 @@ def test_a_restart_for_a_renewal_marks_the_lease_until_its_proof(api: ApiServer,
     assert mark(api) == "node-1: k3s did not start\n"
     waits = str(other.take(renews=True))
     assert waits == (
-        r"node-1 has not proven its restart for a renewal: k3s did not start\n; repair node-1, and restart the service "
-        "there with certmond, or run: kubectl -n kube-system annotate lease certmond-restart "
+        r"node-1 has no proof that its restart of a service for a renewal was successful: k3s did not start\n; "
+        "repair node-1, and restart the service there with certmond, or run: "
+        "kubectl -n kube-system annotate lease certmond-restart "
         "certmond.io/unproven-restart-"
     )
     assert not held(other)
@@ -406,7 +407,8 @@ def test_an_agent_waits_for_a_server_that_holds_or_has_marked_the_lease(api: Api
     assert agent.obstacle() is None
     own.take(renews=True)
     own.give_back("it failed")
-    assert "node-1 has not proven its restart for a renewal: it failed" in str(agent.obstacle())
+    fact = "node-1 has no proof that its restart of a service for a renewal was successful: it failed"
+    assert fact in str(agent.obstacle())
     own.take()
     own.give_back("")
     api.calls.clear()

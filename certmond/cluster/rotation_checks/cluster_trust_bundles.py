@@ -1,9 +1,10 @@
 """Check of the ClusterTrustBundles that publish the CA of the API server's serving certificate to Pods.
 
-With the feature gate ClusterTrustBundle, kube-controller-manager writes these objects from the content that its
---root-ca-file had at its start (kubernetes/kubernetes, cmd/kube-controller-manager/app/certificates.go). It creates the
-object with the new content before it deletes the object with the old content (pkg/controller/certificates, module
-clustertrustbundlepublisher). A kubelet combines all objects of a signer (pkg/kubelet/clustertrustbundle).
+With the feature gate ClusterTrustBundle, kube-controller-manager writes these objects. It reads their content from the
+file in --root-ca-file when it starts (kubernetes/kubernetes, cmd/kube-controller-manager/app/certificates.go).
+kube-controller-manager creates the object with the new content before it deletes the object with the old content
+(pkg/controller/certificates, module clustertrustbundlepublisher). A kubelet combines all objects of a signer
+(pkg/kubelet/clustertrustbundle).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def cluster_trust_bundles(
     """Check that the ClusterTrustBundles of the API server's signer together contain exactly the CAs `wanted`.
 
     With `at_least`, the objects may also contain other CAs. The check also passes if the API server does not support
-    the kind, or if the cluster has no such object: then no Pod obtains the CA from a ClusterTrustBundle.
+    the kind, or if the cluster has no such object. In both cases, no Pod obtains the CA from a ClusterTrustBundle.
     """
     trust = tuple(wanted)
 

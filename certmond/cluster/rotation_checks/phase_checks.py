@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CHECK_LIMIT = timedelta(seconds=20)
 """Time limit of a check, after which the node continues its other work."""
 _LISTING_LIMIT = timedelta(seconds=60)
-"""Time limit of a check that lists many objects, such as pods."""
+"""Time limit of a check that lists many objects, such as Pods."""
 _BATCH = 5
 """Number of workloads that the node restarts before it continues its other work."""
 
@@ -41,10 +41,11 @@ class Inspection:
         return _failures(self._results(rotation, now))
 
     def workloads(self, since: datetime, not_ready: Collection[str], now: datetime) -> tuple[str, ...]:
-        """Return sentences about workloads with old pods. If configured, first restart some of these workloads.
+        """Return sentences about workloads with old Pods.
 
-        A pod is old if it started before `since`. Ignore pods on the nodes `not_ready`. Raises RefusedError or
-        UnreachableError if a restart fails.
+        With `workloads: restart` in the configuration, first restart some of these workloads. A Pod is old if it
+        started before `since`. Ignore Pods on the nodes `not_ready`. Raises RefusedError or UnreachableError if a
+        request for these restarts fails.
         """
         from certmond.cluster.rollout import Outcome, restart_workloads  # noqa: PLC0415 - needs the extra
         from certmond.cluster.workloads import stale_workloads, workloads  # noqa: PLC0415
@@ -55,7 +56,7 @@ class Inspection:
             rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_CHECK_LIMIT)
         return (
             *(
-                f"certmond has restarted {each.workload}, which {each.fact}; check its pods if this state persists"
+                f"certmond has restarted {each.workload}, which {each.fact}; check its Pods if this state persists"
                 for each in rollouts
                 if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
             ),

@@ -36,7 +36,7 @@ def pod_certificates(access: Access, limit: timedelta = LIMIT) -> CheckResult:
                     yield f"{pod.metadata.namespace}/{pod.metadata.name}"
 
         rule = "grant this user a cluster role with apiGroups [''], resources [pods], verbs [list]"
-        if found := await connection.listed("list the pods", rule, with_certificates):
+        if found := await connection.listed("list the Pods", rule, with_certificates):
             fact = f"Pods have client certificates from a signer of Kubernetes: {first_names(sorted(found))}"
             return CheckResult(NAME, False, fact, "the old CA remains trusted until these certificates have expired")
         return CheckResult(NAME, True, "no Pod has a client certificate from a signer of Kubernetes")

@@ -1,6 +1,7 @@
 """Check of the CA bundles of webhooks and extension API servers.
 
-certmond writes only to objects with the annotation `certmond.io/ca-bundle: <family>`, and reports the other objects.
+certmond writes only to objects with the annotation `certmond.io/ca-bundle: <family>`. For other objects, certmond only
+reports outdated bundles.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _BUNDLE = "caBundle"
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of objects with CA bundles. `place` is the path, within an object, to the field `caBundle`."""
+    """A kind of objects with CA bundles.
+
+    `place` is the path, within an object, to the mapping that contains the field `caBundle`.
+    """
 
     resource: type[GenericGlobalResource]
     group: str

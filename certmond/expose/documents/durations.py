@@ -43,7 +43,7 @@ class Lifetime(NamedTuple):
 
     @property
     def due(self) -> bool:
-        """Return whether the renewal time has passed."""
+        """Whether the renewal time has passed."""
         return self.renewal is not None and self.left <= self.renewal
 
     def __str__(self) -> str:

@@ -48,7 +48,7 @@ def _next(document: dict[str, Any]) -> str:
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return a chart with a line for each certificate, then a table of the events.
 
-    Unless `wide` is true, one row contains all certificates with the same event on the same day.
+    Unless `wide` is true, one row contains all certificates with the same event and detail on the same day.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("WHEN", "WHAT", "TARGET", "DETAIL"):

@@ -28,7 +28,10 @@ _STYLES = {"refused": "bold red", "warning": "yellow", "fit": "green"}
 
 @dataclass(frozen=True, slots=True)
 class StagedFacts:
-    """Public facts about a staged CA of a rotation. `fault` is the reason why certmond cannot use the CA, or None."""
+    """Public facts about a staged CA or public key.
+
+    `fault` is the reason why certmond cannot use the staged files, or None.
+    """
 
     part: str
     family: str

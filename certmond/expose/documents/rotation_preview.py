@@ -32,7 +32,7 @@ def preview_document(
 ) -> dict[str, Any]:
     """Return the preview document, with the changes, restarts and downtimes on this node for each phase.
 
-    `batch` is the size of a batch of workers, or None on a single-node cluster.
+    `batch` is the size of a batch of workers, or None if `cluster.kubeconfig` is not set.
     """
     known = list(away)
     phases = [phase.value for phase in stepwise(rotation)] if batch else []

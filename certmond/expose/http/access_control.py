@@ -130,7 +130,7 @@ class Gate:
         return self._latest
 
     def policy(self) -> Policy:
-        """Return the policy in force now. If the new files are unusable, return the last good policy."""
+        """Return the policy in force now. If the new files are unusable, return the last valid policy."""
         with self._lock:
             now = time.monotonic()
             if self._good_since is not None and now >= self._good_since + CHANGE_SECONDS:
@@ -153,9 +153,9 @@ class Gate:
         return f"# HELP {SUCCESSFUL} {MEANING}.\n# TYPE {SUCCESSFUL} gauge\n{SUCCESSFUL} {value}\n".encode()
 
     def _refresh(self) -> None:
-        """Load the current web configuration. If it is unusable, load the last good web configuration.
+        """Load the current web configuration. If this configuration is unusable, load the last valid web configuration.
 
-        Raises ConfigError with all problems, even if the last good web configuration is now in force.
+        Raises ConfigError with all problems, even if the last valid web configuration is now in force.
         """
         former, problems, sources = self._latest, list[str](), list[Source]()
         self._seen = {self._path: _mark(self._path)}  # read the marks before the content, so that no change is lost

@@ -53,7 +53,7 @@ class Policy(Protocol):
 class Gate(Protocol):
     @property
     def latest(self) -> Policy:
-        """Return the result of the last call of `policy`, without access to files."""
+        """The result of the last call of `policy`. This property reads no file."""
 
     def policy(self) -> Policy:
         """Return the policy in force now.
@@ -98,8 +98,8 @@ class OpenGate:
 def misdirected(request: Request, policy: Policy) -> Answer | None:
     """Return the answer that refuses a loopback request for another host (RFC 9110, 15.5.20).
 
-    Return None for any other request. This check prevents DNS rebinding, in which the name of an attacker's website
-    resolves to the loopback address.
+    Return None for any other request, or if the policy requires TLS or authentication. This check prevents DNS
+    rebinding, in which the name of an attacker's website resolves to the loopback address.
     """
     # With TLS, the certificate does not match the name of the website. With passwords, the browser stores no password
     # for this name.

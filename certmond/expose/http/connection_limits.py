@@ -1,7 +1,8 @@
 """Limits for the connections of the HTTP server: the total number, the number for each address, and the deadlines.
 
-If no slot is free, a new connection displaces the connection that has been silent for the longest time. Therefore, the
-server can answer requests during a flood of silent connections.
+If no slot is free, a new connection displaces a connection that waits for a request. The server first displaces
+connections without any request, then the connection that has been silent for the longest time. Therefore, the server
+can answer requests during a flood of silent connections.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class Front:
     def made(self) -> tuple[str, bytes]:
         """Return the entity tag and the gzip form of the current page.
 
-        Raises OSError if there is no status document.
+        Raises OSError if the server cannot open the status document, or an existing activity document.
         """
         with self._lock, ExitStack() as stack:
             beat = None

@@ -113,7 +113,10 @@ class Server:
         return min(pauses + ([min(1.0, self.patience)] if self.slots.taken else []), default=None)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a waiting connection, and start a thread for it. Return False if no connection waits."""
+        """Accept a waiting connection, and start a thread for it.
+
+        Return False if the server cannot accept a connection now.
+        """
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
@@ -261,7 +264,7 @@ def is_open(listener: socket.socket) -> bool:
 
 
 def serve(runtime_dir: Path, listen: str, gate: Gate | None = None) -> int:
-    """Run the HTTP server until SIGTERM or SIGINT, and return 0. Raises ListenError if the port is not available."""
+    """Run the HTTP server until SIGTERM or SIGINT, and return 0. Raises ListenError if the server cannot listen."""
     with make_server(runtime_dir, listen, gate) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
