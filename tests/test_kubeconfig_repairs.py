@@ -230,7 +230,7 @@ def test_an_unknown_server_is_requested_from_the_operator(tmp_path: Path) -> Non
     assert host.start_once() == ()
     assert host.at(PATH).read_bytes() == before
     fact = "no file on this node contains the address of the API server for cluster 'kubernetes'"
-    assert host.plan().held[0].because.endswith(f"; {fact}; write its URL into {PATH} as `server`")
+    assert host.plan().held[0].because.endswith(f"; {fact}; write the URL of this API server into {PATH} as `server`")
     assert certmond(host, "renew", "admin.conf").returncode == 3
 
 

@@ -164,12 +164,12 @@ class Store:
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """Return the lookups of files that the next pass must read again, because a write might be in progress."""
+        """The lookups of files that the next pass must read again, because a write might be in progress."""
         return frozenset(self._files.unfinished)
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return the names to watch, by directory. None means all names."""
+        """The names to watch, by directory. None means all names."""
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:

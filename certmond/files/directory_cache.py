@@ -36,7 +36,7 @@ class DirectoryCache:
         return (resolved.lookups for resolved in self._directories.values())
 
     def directory(self, path: str) -> ResolvedPath:
-        """Return the resolved directory `path`. The result has a fault if the directory does not exist."""
+        """Return the resolved directory `path`. The result has a fault if certmond cannot resolve the path."""
         resolved = self._directories.get(path)
         if resolved is None:
             resolved = self._directories[path] = resolve(path, root_start(self._root), root=self._root, name=path)

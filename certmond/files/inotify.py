@@ -94,7 +94,7 @@ class Watcher:
 
     @property
     def polled(self) -> frozenset[str]:
-        """Return the directories that certmond must poll, because inotify does not report every change."""
+        """The directories that certmond must poll, because inotify does not report every change."""
         return self._polled
 
     @property

@@ -72,7 +72,7 @@ class KubeconfigCopies:
         return same
 
     def _fault(self, spec: DerivedSpec) -> Fault | None:
-        """Return the fault of a copy, or None if the file is current, absent or not a copy."""
+        """Return the fault of a copy that is out of date or unreadable. Return None for any other file."""
         entry, found = self._reader.entry(spec.path), self._reader.credentials(spec.path)
         sources = sorted(self._sources, key=lambda source: source.name != spec.source)
         for source in sources:

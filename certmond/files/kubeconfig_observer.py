@@ -98,8 +98,9 @@ class KubeconfigObserver:
     ) -> Iterator[Observation]:
         """Yield an observation for each of `users`, whose certificates certmond does not renew.
 
-        A user belongs to the current cluster if a context connects the user to this cluster, or if a CA of this cluster
-        has signed the certificate of the user. All other users belong to another cluster.
+        A user belongs to the current cluster if a context connects the user to this cluster. A user also belongs to
+        this cluster if a CA of the cluster has signed the certificate of the user. All other users belong to another
+        cluster. If there is no current cluster, no user belongs to another cluster.
         """
         cluster, config = _own_cluster(credentials.config), credentials.config
         anchors = self._ca(path, credentials, cluster).certificates if cluster else ()

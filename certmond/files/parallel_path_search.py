@@ -1,4 +1,4 @@
-"""Search for certification paths in two processes, with the results of `pki.x509.path_building.find_all`."""
+"""Search for certification paths in two processes. The results are those of `pki.x509.path_building.find_all`."""
 
 from __future__ import annotations
 

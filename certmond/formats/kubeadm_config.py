@@ -265,7 +265,10 @@ def _bracketed(value: Any) -> Any:
 
 
 def _version(value: Any) -> Any:
-    """Return the version in a label such as stable-1.34, or None for `stable`. Return any other value unchanged."""
+    """Return the version in a label such as stable-1.34.
+
+    Return None for a label without a minor version, such as `stable`. Return any value that is not a label unchanged.
+    """
     label = _LABEL.fullmatch(value) if isinstance(value, str) else None
     if label is None:
         return value

@@ -64,7 +64,7 @@ class Container:
 
     `mounts` maps a path in the container to a path on the host, or to None if the volume has no valid hostPath.
     `program` is the base name of the first word of `command`, or "" if the image chooses the program. `variables`
-    contains the environment variables. It omits variables that set a flag, such as ETCD_CERT_FILE, and variables whose
+    contains the environment variables, except variables that set a flag, such as ETCD_CERT_FILE, and variables whose
     value is also the value of a flag.
     """
 
@@ -293,7 +293,7 @@ def _dns_domain(issuer: str, kubelet_config: Manifest | None) -> str | None:
 def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
     """Return the name of the API server in the kubeconfig as "DNS:…" or "IP:…".
 
-    Returns None if the name is unknown, or if it is the name of this host.
+    Return None if the name is unknown, `localhost` or a loopback address.
     """
     if kubeconfig is None:
         return None

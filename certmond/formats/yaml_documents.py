@@ -1,6 +1,6 @@
 """Loader of YAML documents, with a limit for the values that aliases repeat.
 
-A few lines with aliases of aliases can represent more values than the memory holds.
+A few lines with aliases of aliases can represent more values than the memory can contain.
 """
 
 from __future__ import annotations

@@ -67,7 +67,10 @@ class Audit:
     def conclude(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """Write an entry about a completed step. If certmond cannot write audit.log, log the error to the journal."""
+        """Write an entry to audit.log, and then to the journal.
+
+        If certmond cannot write audit.log, also log this error to the journal.
+        """
         try:
             self._log([Note(event, message, fields)], at)
         except WriteError as error:

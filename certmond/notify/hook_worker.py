@@ -222,7 +222,7 @@ class Hook:
         )
 
     def _next(self) -> Due | None:
-        """Return the due run with the fewest failures, or None if certmond must wait."""
+        """Return the due run with the fewest failures, or None if no run is due or permitted now."""
         steps, now = self._due(), self._monotonic()
         self.waiting = len(steps) + self._excess
         if not steps or time.monotonic() < self._retry_at:

@@ -207,7 +207,8 @@ class ProvenanceLookup:
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
         """Return the old CAs of an entry, from the record of rotations and the archive.
 
-        If the record contains no CA of the entry, also return the CAs that every root-owned kubeconfig embeds.
+        If the record contains no CA of the entry, also return the CAs that all trusted kubeconfigs in `inventory`
+        embed.
         """
         accepted = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
         archived = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
@@ -217,7 +218,7 @@ class ProvenanceLookup:
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
         """Return the CAs that all kubeconfigs for the CA entry `name` embed.
 
-        Ignores a kubeconfig that an untrusted user can change. A CA in only one of several kubeconfigs does not count,
+        Ignore a kubeconfig that an untrusted user can change. A CA in only one of several kubeconfigs does not count,
         because this kubeconfig might be for another cluster.
         """
         access, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
@@ -231,7 +232,9 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the archived certificates that are later than the present one, and whether a later one is missing."""
+        """Return the archived certificates that are later than the present certificate, and whether a later one is
+        missing.
+        """
         present, archived = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):
             archived += _in_files(files, seen.spec.kind)

@@ -43,7 +43,7 @@ class CopiedPair:
         return self._decide()[0]
 
     def make(self, writer: Writer) -> str:
-        """Write the files that differ in one transaction. Return a sentence about the result.
+        """Write the files that differ from the source, all in one transaction. Return a sentence about the result.
 
         Raises WriteError if certmond must not or cannot write the files.
         """

@@ -1,7 +1,7 @@
 """Archive of the damaged files that certmond has replaced.
 
-certmond keeps the only copy of a private key beyond `archive.keep_for`, because a user might have written the key of a
-CA into the wrong file.
+certmond keeps the only copy of a private key beyond `archive.keep_for`. This private key might be the key of a CA,
+which a user has written into the wrong file.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Derivations:
         return found
 
     def make(self, name: str, writer: Writer) -> str:
-        """Write the derived file if it differs from its source. Return a sentence about the result.
+        """Write the derived file if it is missing or differs from its source. Return a sentence about the result.
 
         Raises WriteError if the source is unusable, or if certmond must not replace the file.
         """
@@ -82,7 +82,10 @@ class Derivations:
         return CopiedPair(spec, self._sources[spec.source], self._files)
 
     def _state(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
-        """Return the state of a derived file, and the present content, or None without a read of the file."""
+        """Return the state of a derived file, and the content of the present file.
+
+        The content is None if the file is missing, or if certmond has not read the file.
+        """
         found, present = self._found(spec)
         if spec.write == "always":
             return found, present

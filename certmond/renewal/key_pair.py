@@ -44,7 +44,7 @@ class KeyPair:
 
     @property
     def leaf(self) -> Certificate:
-        """Return the certificate that matches the key."""
+        """The certificate that matches the key."""
         return self.chain[0]
 
 
@@ -96,9 +96,10 @@ def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: s
 
 
 def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) -> tuple[KeyPair | Unpaired, ...]:
-    """Return the pair of each user of a kubeconfig, or why certificate and key do not match. The current user is first.
+    """Return the pair of each user with a certificate in a kubeconfig, or why the certificate and the key do not match.
 
-    `read` reads the files to which the kubeconfig refers. Without `read`, skip users without embedded credentials.
+    The current user is first. `read` reads the files to which the kubeconfig refers. Without `read`, skip users without
+    embedded credentials.
     """
     if data is None:
         return (Unpaired(f"{path} does not exist"),)

@@ -76,11 +76,12 @@ class Restoration:
         return None if self._is_by_hand(name, files) else self._generations.judged(name, generation, files)
 
     def restore(self, name: str, generation: str | None, *, dry_run: bool) -> list[str]:
-        """Restore a generation, by default the newest valid generation.
+        """Restore a generation, by default the generation that `_newest` chooses.
 
         Return a sentence for each file and for each skipped generation. With `dry_run`, write no file. Raises
-        RefusedError if no generation is valid, and BusyError while another process writes. Raises WriteError if the
-        archive lacks the generation, or if certmond must not or cannot write the files.
+        RefusedError if no generation is usable, or if the verdict on `generation` does not permit the restoration.
+        Raises BusyError while another process writes. Raises WriteError if the archive lacks the generation, or if
+        certmond must not or cannot write the files.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
@@ -142,8 +143,8 @@ class Restoration:
     def repair(self, step: Restore, writer: Writer) -> str:
         """Replace the damaged files of an entry with the generation of the step. Return a sentence about the result.
 
-        Raises RefusedError if the generation is no longer valid. Raises WriteError if another process has repaired the
-        files, or if another user could read the key.
+        Raises RefusedError if the verdict on the generation is no longer `good`. Raises WriteError if another process
+        has repaired the files, or if another user could read the key.
         """
         spec, name = step.status.seen.spec, step.target
         if step.generation is None:
@@ -256,8 +257,8 @@ class Restoration:
     def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
         """Return the newest good generation that differs from the present files.
 
-        If there is none, return the generation that equals the present files, unless it is broken. Otherwise return
-        the newest outdated generation if the present files are damaged.
+        If no such generation exists, return the generation that equals the present files, unless this generation is
+        broken. Otherwise, return the newest outdated generation if the present files are damaged.
 
         `skipped` collects a sentence for each skipped generation. Raises RefusedError if no generation is usable.
         """

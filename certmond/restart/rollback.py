@@ -98,8 +98,8 @@ class PreviousFiles:
     def restore(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
         """Restore the newest valid previous files of each target. Return a sentence for each target.
 
-        Raises WriteError if the archive contains no such files, or if another process has changed the present files. In
-        these cases, certmond changes no file.
+        Raises WriteError if the archive contains no such files, if another process has changed the present files, or if
+        certmond must not write the files. In these cases, certmond changes no file.
         """
         known = {status.seen.identity: status for status in statuses}
         changes, replaced, messages = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()

@@ -36,7 +36,9 @@ def stop(
 ) -> str:
     """Stop the container `instance` with SIGTERM, and with SIGKILL after `grace` seconds or when `draining` is over.
 
-    Return a sentence about the result. Raises RestartError, without a signal, if another container of the Pod runs.
+    Return a sentence about the result. Raises RestartError, without a signal, if a different or additional container of
+    the Pod runs, or if certmond cannot identify the process. Also raises RestartError if the process does not end after
+    SIGKILL.
     """
 
     def observe() -> list[RunningContainer]:

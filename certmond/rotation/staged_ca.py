@@ -100,7 +100,7 @@ class Staging:
     def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
         """Stage a CA or a public key as `part`, with its private key unless `key` is None.
 
-        Raises ConfigError if `key` belongs to another certificate, and WriteError if the write fails.
+        Raises ConfigError if `key` is not the private key of `anchor`, and WriteError if the write fails.
         """
         contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
                     _CERTIFICATE: to_pem(anchor)}  # fmt: skip

@@ -152,7 +152,7 @@ class StepFiles:
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
 
     def _unpaired(self, step: Rotate, changes: Sequence[Change], read: Read) -> Iterator[str]:
-        """Yield a clause for each changed key of the CA or of a separate signer that matches no certificate."""
+        """Yield a clause if the key of the CA, or of a separate signer, would match no certificate after `changes`."""
         spec, changed = self._anchors.get(step.target), {change.path for change in changes}
         for path, key_path in ((spec.path, spec.key), own_files(spec.path)) if spec else ():
             key = read(key_path) if key_path and not changed.isdisjoint({path, key_path}) else None

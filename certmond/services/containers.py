@@ -64,9 +64,9 @@ class RunningContainer:
 def running_containers(
     pods: Collection[Pod], proc: str = "/proc", logs: str = "/var/log/pods"
 ) -> dict[Pod, list[RunningContainer]]:
-    """Return the running containers of each Pod. Scan `proc` once for all Pods.
+    """Return, for each Pod, the running containers whose main process runs `executable`.
 
-    Raises RestartError if `logs` exists but is unreadable.
+    Scan `proc` once for all Pods. Raises RestartError if `logs` exists but is unreadable.
     """
     uids = {pod: set[str]() for pod in pods}
     for pod, uid in _uids(pods, logs):

@@ -132,7 +132,7 @@ class ObserverThread:
 
     @property
     def seen(self) -> Live | None:
-        """Return the latest complete observation, or None before the end of the first observation."""
+        """The latest complete observation, or None before the end of the first observation."""
         return self._seen
 
     def ask(self, question: Question) -> None:

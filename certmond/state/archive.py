@@ -179,7 +179,10 @@ class Archive:
         return tuple(_load(self._home(name) / generation, facts) for facts in files)
 
     def complete_generations(self, name: str) -> Iterator[tuple[Generation, tuple[ArchivedFile, ...]]]:
-        """Yield the generations with their files, newest first. Skip damaged generations."""
+        """Yield the generations with their files, newest first. Skip damaged generations.
+
+        Raises StateError in the cases of `load`.
+        """
         for generation in reversed(self.ids(name)):
             with suppress(MalformedError):
                 yield self._described(name, generation)[0], self.load(name, generation)

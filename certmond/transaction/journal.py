@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def staging(self) -> str:
-        """Return the path of the staged file, beside the old file or, for a manifest, in the parent directory.
+        """The path of the staged file, beside the old file or, for a manifest, in the parent directory.
 
         The kubelet would start a Pod from a file beside the manifest.
         """

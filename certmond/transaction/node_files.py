@@ -62,7 +62,10 @@ class NodeFiles:
             return bool(status.st_mode & 0o022) or status.st_uid not in {0, os.geteuid()}
 
     def exists(self, path: str) -> bool:
-        """Return whether a file, symlink or directory exists at `path`. Return False if the path is unreadable."""
+        """Return whether a file or directory exists at `path`, after the resolution of symlinks.
+
+        Return False if the path is unreadable.
+        """
         return self.modified_at(path) is not None
 
     def modified_at(self, path: str) -> datetime | None:

@@ -39,7 +39,10 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    """A new symlink to `target`. It replaces another symlink, or a file whose content has the SHA-256 `expected`."""
+    """A new symlink to `target`.
+
+    The new symlink replaces another symlink, or a file whose content has the SHA-256 `expected`.
+    """
 
     path: str
     target: str

@@ -84,14 +84,14 @@ class Digest:
 
     @property
     def next_event(self) -> Entry | None:
-        """Return the next event of the forecast, or None if there is no event."""
+        """The next event in the status document, or None if there is no event."""
         # The document of an older daemon contains no next event.
         found: Entry | None = self._members.get("next_event")
         return found
 
     @property
     def total(self) -> int:
-        """Return the number of certificates in the status document."""
+        """The number of certificates in the status document."""
         return self.names.total()
 
     @property

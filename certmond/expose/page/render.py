@@ -19,7 +19,7 @@ from certmond.expose.page.model import RANKS, Digest, Found
 
 STYLE, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 STEPS = 50
-"""Maximum number of steps of the plan that the page shows."""
+"""Maximum number of steps, and of held steps, that the page shows."""
 LINKS = {
     "metrics": "metrics", "status": "api/v1/status", "activity": "api/v1/activity", "health": "healthz",
     "readiness": "readyz",

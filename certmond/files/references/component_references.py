@@ -26,7 +26,7 @@ _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an 
 _SPECIFIER = re.compile("%[A-Za-z]")
 """A specifier of systemd that certmond has not replaced (systemd.unit(5))."""
 _MAX_FILES, _MAX_OF_USER = 1000, 100
-"""The maximum number of files of a source, and of a process that another user can change."""
+"""The maximum numbers of files of one flag: in a source, and in a process whose flags another user can change."""
 _PEM_FILE, _NO_NAME = re.compile(r"\.(crt|cert|cer|pem)$"), re.compile(r"[^A-Za-z0-9._-]+")
 _ROWS = {component: tuple(row for row in FLAGS if row.component == component) for component in PROGRAMS.values()}
 SYSTEM_TRUST = frozenset({
@@ -58,7 +58,7 @@ class Reference:
 
     @property
     def is_watched(self) -> bool:
-        """Return whether certmond can watch the file."""
+        """Whether certmond can watch the file."""
         return not (self.obstacle or self.elsewhere)
 
 

@@ -135,7 +135,8 @@ def _kubeconfig_of(seen: Observation) -> str | None:
 def _strictest(group: Sequence[Reference]) -> Reference:
     """Return the reference with the most checks.
 
-    A reference for which certmond checks a key and usages takes precedence over one for which it checks only dates.
+    A watched reference takes precedence over an unwatched reference. Of two watched references, a reference with a
+    check of the key and the usages takes precedence over a reference with only a check of the dates.
     """
     return max(
         group,
