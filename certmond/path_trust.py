@@ -25,10 +25,9 @@ def exposure(path: str, owners: Container[int] = ()) -> str | None:
 def distrust(command: Sequence[str]) -> str | None:
     """Return why an untrusted user can change a file that the command runs, and the remedy.
 
-    Return None if no untrusted user can change these files.
-
-    The check includes each argument that is the absolute path of a regular file, such as a script that a shell runs.
-    Raises OSError if the program is missing, or if a part of its path is unreadable.
+    Return None if no untrusted user can change these files. The check includes each argument that is the absolute path
+    of a regular file, such as a script that a shell runs. Raises OSError if the program is missing, or if a part of its
+    path is unreadable.
     """
     program, *arguments = command
     files = (argument for argument in arguments if argument.startswith("/") and _is_regular(argument))

@@ -42,7 +42,10 @@ def redacted(text: str) -> str:
 
 
 def redacted_value(value: object) -> object:
-    """Return `value` without key material. Convert bytes and values of other types to text."""
+    """Return `value` without key material.
+
+    Keep numbers, Booleans, None, mappings and collections. Convert bytes, and values of any other type, to text.
+    """
     match value:
         case str():
             return redacted(value)

@@ -54,7 +54,7 @@ def run(
     """Run `command` with `given` on standard input, and return the result. Call `alive` at least every second.
 
     Raises UntrustedError if an untrusted user can change the program. Raises UnreachableError if the program cannot run
-    or exceeds `time_limit`. Raises RefusedError if the program writes more than `MAX_OUTPUT` bytes.
+    or exceeds `time_limit`. Raises RefusedError if the program writes more than `MAX_OUTPUT` bytes to standard output.
     """
     program = command[0]
     try:
@@ -149,7 +149,7 @@ class _Ear:
     def listen(self, seconds: float) -> bool:
         """Read until the child ends, but at most for `seconds`. Return whether the child has ended.
 
-        Raises RefusedError if the child writes more than MAX_OUTPUT bytes.
+        Raises RefusedError if the child writes more than MAX_OUTPUT bytes to standard output.
         """
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
@@ -165,7 +165,7 @@ class _Ear:
     def _take(self, stream: RawIOBase, heard: bytearray) -> None:
         """Read the available output, but limit the number of chunks, because the child might write without a pause.
 
-        Raises RefusedError if the child has written more than MAX_OUTPUT bytes.
+        Raises RefusedError if the child has written more than MAX_OUTPUT bytes to standard output.
         """
         for _ in range(_PIPE // _CHUNK + 1):
             chunk: bytes | None = stream.read(_CHUNK)

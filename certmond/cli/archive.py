@@ -69,9 +69,10 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 
 
 def _verdict(restoration: Restoration | None, name: str, generation: str) -> Verdict | None:
-    """Return the verdict on a generation, or None if certmond cannot read the configuration or a file of the node.
+    """Return the verdict on a generation.
 
-    Raises MalformedError if the generation is damaged, and StateError if certmond refuses to read the generation.
+    Return None if certmond never restores this entry, or cannot read the configuration or a file of the node. Raises
+    MalformedError if the generation is damaged, and StateError if certmond refuses to read the generation.
     """
     from certmond.errors import StateError, WriteError
 

@@ -87,7 +87,9 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 )
 @click.pass_context
 def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:
-    """Serve the output of the daemon over HTTP: a page at /, /metrics, /healthz, /readyz, /api/v1/status."""
+    """Serve the output of the daemon over HTTP: a page at /, /metrics, /healthz, /readyz, /api/v1/status,
+    /api/v1/activity.
+    """
     from certmond.expose.http import server
     from certmond.notify.journal import Journal
     from certmond.notify.library_log import log_to
@@ -145,7 +147,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 @runtime_option
 @output_option
 def status(runtime_dir: Path, output: str) -> None:
-    """Print the last assessment of the running daemon. Exit: the codes of `check`; 3 if no daemon runs."""
+    """Print the last assessment of the running daemon. Exit: the codes of `check`; 3 also if no daemon runs."""
     from certmond.expose.documents.status_table import status_table
     from certmond.expose.http.health import silence
     from certmond.expose.metrics.exposition import read_status

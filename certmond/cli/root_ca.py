@@ -156,7 +156,7 @@ def require_own_rotation(config: Config, name: str) -> None:
 
 
 def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
-    """Return the keys that sign service account tokens on this node, and the time of the assessment.
+    """Return the keys that sign and verify service account tokens on this node, and the time of the assessment.
 
     Raises CertmondError if the node has no public key for these tokens.
     """

@@ -128,7 +128,7 @@ class ClusterLease:
         return self._written_record is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
 
     def take(self, *, renews: bool = False) -> str | None:
-        """Take or renew the lock. Return None, or the reason for which this node does not hold the lock.
+        """Take or renew the lock. Return None if this node now holds the lock, otherwise the reason for the wait.
 
         With `renews`, this node also marks the Lease until `give_back` removes the mark, and waits while another node
         has marked the Lease. Raises UnreachableError or RefusedError if a request fails. After an error, a holder keeps

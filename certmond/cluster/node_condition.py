@@ -32,10 +32,11 @@ _RULES = {
 
 
 def write_condition(access: Access, name: str, condition: NodeCondition, now: datetime) -> None:
-    """Write the condition to the Node `name`. If the Node had another condition, also create an event.
+    """Write the condition to the Node `name`.
 
-    Raises RefusedError if the Node does not exist or the API server forbids a call, and UnreachableError if a retry
-    might succeed.
+    Also create an event if the condition has changed, or if the first condition of the Node reports findings. Raises
+    RefusedError if the Node does not exist or the API server forbids a call, and UnreachableError if a retry might
+    succeed.
     """
 
     async def work(connection: Connection) -> None:

@@ -1,7 +1,7 @@
 """Retention of the archive: certmond removes generations older than `archive.keep_for`.
 
 certmond keeps the newest good generation of each certificate, and the only copy of a private key. The caller of `apply`
-must hold the lock of the transactions.
+must hold the lock of all writers.
 """
 
 from __future__ import annotations

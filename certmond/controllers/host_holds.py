@@ -38,7 +38,7 @@ def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold 
 
 
 def clock_hold(hold: HoldSpec) -> Hold | None:
-    """Return a hold if the clock of this host is not synchronized, otherwise None."""
+    """Return a hold if the configuration requires a synchronized clock and this host has none, otherwise None."""
     if hold.unsynchronised_clock and not clock_is_synchronised():
         fact = "held until the clock of this host is synchronized (check: timedatectl)"
         return Hold(HoldReason.CLOCK, fact, "the NTP client of this host", "timedatectl set-ntp true")

@@ -175,9 +175,10 @@ class CAChanges:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """Return the leaves that the trust anchor must sign, and the expiration of a leaf that certmond issues now.
+        """Return the leaves that the trust anchor must sign, and the time at which the last of these leaves would
+        expire.
 
-        If this node has no such family, return no leaf, and None as the expiration.
+        The trust anchor would sign all leaves at `now`. If this node has no such family, return no leaf and no time.
         """
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)

@@ -23,7 +23,7 @@ class RestartLock(Protocol):
     """Lock for restarts, which only one control-plane node holds at a time."""
 
     def take(self, *, renews: bool = False) -> str | None:
-        """Take the lock. Return None, or the reason for which this node does not hold the lock.
+        """Take the lock. Return None if this node now holds the lock, otherwise the reason for the wait.
 
         Raises UnreachableError or RefusedError if a request fails. `renews` means that the service issues its
         certificates again in the restart. In this case, this node also waits until another server's restart of this
@@ -52,7 +52,7 @@ class RestartLock(Protocol):
         ...
 
     def settle(self) -> None:
-        """Write the mark that `give_back` could not write. Never raises."""
+        """Write the mark that `give_back` could not write. Never raises an error."""
         ...
 
     def node_problem(self) -> str | None:
@@ -233,7 +233,7 @@ class RestartLockSession:
             return None
 
     def settle(self) -> None:
-        """Write the mark that `give_back` could not write, at most once in `_MARK_INTERVAL`. Never raises."""
+        """Write the mark that `give_back` could not write, at most once in `_MARK_INTERVAL`. Never raises an error."""
         if (now := time.monotonic()) >= self._next_mark_at:
             self._next_mark_at = now + _MARK_INTERVAL
             self._lock.settle()

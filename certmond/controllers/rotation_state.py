@@ -184,7 +184,7 @@ class RotationState:
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
         """Mark the state as unknown because of `why`, and return the finding about this state.
 
-        certmond then does not sign with the changed CAs of `families`.
+        certmond then does not sign with a CA of `families`, unless this CA is certainly unchanged.
         """
         self.rotation = self.ground = self.back = None
         self.replaced.reset()
@@ -263,9 +263,9 @@ class RotationState:
 
     @property
     def called(self) -> bool:
-        """Whether this node restarts its services without the delay of a worker.
+        """Whether this node may act now in a phase in which workers change in batches.
 
-        Workers that change in batches need no delay.
+        In such a phase, a worker restarts its services without the delay of a worker.
         """
         return self.rotation is not None and in_batches(self.rotation) and self._worker_hold(self.rotation) is None
 

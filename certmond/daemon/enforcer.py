@@ -181,7 +181,7 @@ class Enforcer:
         return self.assess(inventory, now, around, waits=waits), around
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
-        """Return the current state of the node, except for its certificates. This method does not block."""
+        """Return the current state of the node, except for its certificates. Do not wait for a check of services."""
         seen = self.surroundings_observer.around(store, inventory, self.restarting.past())
         return self._with_records(store, inventory, self._clock(), seen, within=_EVIDENCE)
 

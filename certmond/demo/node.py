@@ -172,7 +172,7 @@ class Node:
         return Renewal({path: File(self._kubeconfig(row.common_name, user))}, issued.serial)
 
     def other_key(self, name: str) -> Files:
-        """Return a private key that matches no certificate, for the path of the entry's key."""
+        """Return a file with a private key that matches no certificate, by the path of the entry's key."""
         return {f"{KUBERNETES}/{LEAVES[name].path}.key": File(_key_pem(ec.generate_private_key(ec.SECP256R1())))}
 
     def put(self, files: Files) -> None:

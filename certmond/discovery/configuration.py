@@ -178,7 +178,7 @@ class _Discovery:
                 yield _Source(file, f"{file} " if file == path else f"{file} --", component)
 
     def _conf_sources(self) -> Iterator[_Source]:
-        """Yield the files of the CA, the client certificate and the client key that the kubelet's kubeconfig names."""
+        """Yield a source with the paths of the CA, the certificate and the key that the kubelet's kubeconfig names."""
         if config := self._files.value(self._conf, _parse_kubeconfig):
             users = [user for user in config.users if user.name == config.current_user]
             flags = [("certificate-authority", cluster.ca.path or "") for cluster in config.clusters if cluster.ca]

@@ -204,7 +204,8 @@ def kubelet_environment(text: str) -> Container:
 def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
     """Return the kubelet as a `Container` whose flags are the fields of its configuration file.
 
-    Each text becomes a path, which is relative to the directory of the file `path`. Only true Booleans become flags.
+    Each string value becomes a path, and a relative path starts at the directory of the file `path`. Of the Booleans,
+    only true values become flags.
     """
     authentication = fields.get("authentication")
     x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None

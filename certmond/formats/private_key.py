@@ -43,8 +43,8 @@ def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
 def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> PrivateKey:
     """Return the private key in `data`, which is PEM or DER.
 
-    Raises KeyUnusableError if the key is unusable or unsupported, or if `passphrase` does not decrypt the key. The
-    message names the file `where`, and never quotes the key.
+    Raises KeyUnusableError if the key is unusable or unsupported, or if the key is encrypted and `passphrase` does not
+    decrypt the key. The message names the file `where`, and never quotes the key.
     """
     load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
     key: PrivateKeyTypes | None

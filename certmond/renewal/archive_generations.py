@@ -151,8 +151,8 @@ class Generations:
     def with_present_ca(self, location: PairLocation, content: bytes) -> bytes:
         """Return the kubeconfig `content` with the present CA, because a rotation can have removed the archived CA.
 
-        If the kubeconfig must embed no CA, return `content` unchanged. Raises WriteError if the kubeconfig must not
-        trust the present CA.
+        If the kubeconfig must embed no CA, or embeds none, return `content` unchanged. Raises WriteError if the
+        kubeconfig must not trust the present CA.
         """
         spec = location.spec
         if spec is None or location.kind is not Kind.KUBECONFIG or spec.embedded_ca is None or not embeds_ca(content):

@@ -220,7 +220,10 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
 
 
 def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> State:
-    """Return the state of a copy that an operator has made. Only an older certificate or another CA makes it stale."""
+    """Return the state of a copy that an operator has made.
+
+    Only an older certificate or another CA makes the copy stale.
+    """
     copy = copy_of(own, parse_credentials(present, spec.path))
     if copy is None or not copy.same_server:
         return Foreign(

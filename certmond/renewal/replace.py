@@ -90,7 +90,10 @@ class Renewal:
         return NewFile(path, content, owner=self._owner(present), expected=_expected(present), at_most=at_most)
 
     def _owner(self, present: bytes | None) -> tuple[int, int] | None:
-        """Return the owner that the entry sets for a new file, or None for an existing file or without `owner`."""
+        """Return the owner that the entry sets for a new file.
+
+        Return None if the file exists, or if the entry has no `owner`.
+        """
         owner = self.step.status.seen.spec.owner
         return owner_ids(owner) if owner and present is None else None
 

@@ -289,7 +289,7 @@ class Restoration:
         """Return a generation with its verdict. Raises WriteError if certmond never restores this entry.
 
         Raises MalformedError if the generation is damaged, and RefusedError if certmond cannot write the present CA
-        into its kubeconfig.
+        into the kubeconfig.
         """
         files = self._archive.load(name, generation)
         if self._is_by_hand(name, files):

@@ -68,7 +68,10 @@ def stop(
 def _kill_when_drained(
     pod: Pod, found: Sequence[RunningContainer], draining: Draining | None, alive: Callable[[], None], proc: str
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that kills the process if the process has drained. The caller runs it during the stop."""
+    """Yield a function that kills the process after its endpoints have drained.
+
+    The caller calls this function repeatedly during the stop of the container.
+    """
     if draining is None or len(found) != 1:
         yield alive
         return

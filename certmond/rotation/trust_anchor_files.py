@@ -24,7 +24,7 @@ _SPECIFIC = ("kubelet-serving", "kubelet-client", "kube-apiserver-client", "lega
 
 
 def ground_of(family: str, inventory: Inventory, components: Components, files: NodeFiles) -> Ground | None:
-    """Return the state of the trust anchor `family` on this node, or None if there is no such entry.
+    """Return the state of the trust anchor `family` on this node, or None if the inventory lacks this entry.
 
     Raises WriteError if a file is unreadable.
     """

@@ -139,7 +139,10 @@ class SurroundingsObserver:
                 yield endpoint, Listener(service, (spec and spec.renewed_by) or clause)
 
     def _demands(self, store: Store, components: Components) -> dict[str, Demand]:
-        """Return the services that static Pod manifests start. Omit a Pod whose program is not in PROGRAMS."""
+        """Return the manifest that starts each service in a static Pod, by the name of the service.
+
+        Omit a Pod whose program is not in PROGRAMS.
+        """
         found = dict[str, Demand]()
         for service in self._services:
             pod, path = self.pods.get(service.name), manifest_path(service, components)

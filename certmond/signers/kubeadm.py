@@ -110,7 +110,7 @@ class KubeadmSigner:
     def _version(self, alive: Callable[[], None]) -> str:
         """Return the version of kubeadm. Without a version in its configuration, kubeadm would query the Internet.
 
-        Raises RefusedError if the version is too old.
+        Raises RefusedError if the program is not kubeadm, or if the version is too old.
         """
         message = first_line(self._run(("version", "-o", "short"), alive).output)
         match = _VERSION.fullmatch(message)

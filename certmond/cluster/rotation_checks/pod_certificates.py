@@ -26,7 +26,7 @@ PodCertificateRequestSpec). Any other signer has a separate CA.
 
 
 def pod_certificates(access: Access, limit: timedelta = LIMIT) -> CheckResult:
-    """Check that no Pod has a `podCertificate` volume of a signer of Kubernetes."""
+    """Check that no Pod, except ended Pods, has a `podCertificate` volume of a signer of Kubernetes."""
 
     async def work(connection: Connection) -> CheckResult:
         async def with_certificates() -> AsyncIterator[str]:

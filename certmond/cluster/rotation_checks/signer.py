@@ -112,7 +112,8 @@ class SignerCheck:
     async def _request(self, api: Requests, expected: Certificate) -> _PendingRequest:
         """Return the request of an earlier check with the same expected CA, or file a new request.
 
-        Raises UnreachableError if another process files a request at the same time.
+        If another process filed a request that waits for an operator or was denied, return that request instead of a
+        new request. Raises UnreachableError if another process files a request at the same time.
         """
         if self._pending and self._pending.expected == expected:
             await self._refresh(api, self._pending)

@@ -30,7 +30,7 @@ def published_trust(
 ) -> CheckResult:
     """Check that `kube-root-ca.crt` of every namespace contains exactly the CAs `wanted`, in any order.
 
-    With `at_least`, the ConfigMap may also contain other CAs.
+    Ignore terminating namespaces. With `at_least`, the ConfigMap may also contain other CAs.
     """
     trust = tuple(wanted)
 

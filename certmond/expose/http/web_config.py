@@ -171,7 +171,10 @@ class Source:
 
 
 def content(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Return at most `most` + 1 bytes of a regular file, without blocking. Raises OSError for any other file."""
+    """Return at most `most` + 1 bytes of a regular file, without blocking.
+
+    Raises OSError for an unreadable or other file.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

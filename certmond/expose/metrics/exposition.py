@@ -95,7 +95,8 @@ class Renderer:
     def metrics(self, assessment: Assessment, own: str = "") -> str:
         """Return the metrics text (format 0.0.4).
 
-        The text contains the gauges about certificates, the numbers of findings, and the metrics text `own`.
+        The text contains the gauges about certificates, the numbers of findings and of unwatched references, and the
+        metrics text `own`.
         """
         lines = [_lines(status) for status in _series(assessment)]
         columns = [head + "".join(each[number] for each in lines) for number, head in enumerate(_HEADS)]

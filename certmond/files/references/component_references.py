@@ -119,7 +119,7 @@ class ComponentReferences:
                         yield (row.component, row.name), self._on_host(source, value)
 
     def _unlisted(self, source: Source) -> Iterator[Reference]:
-        """Yield a reference for each variable, and each flag outside the table, that seems to name a certificate."""
+        """Yield a reference for each variable or unlisted flag that seems to name a certificate or a kubeconfig."""
         listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)}
         prefix = source.component or _NO_NAME.sub("-", source.container.name).strip("-._") or "container"
         values = [

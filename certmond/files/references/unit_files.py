@@ -136,7 +136,10 @@ class UnitFiles:
             yield from mentioned.values()
 
     def _find_faults(self) -> Iterator[tuple[str, str]]:
-        """Yield each file that certmond cannot read. Omit masked units, which are symlinks to a character device."""
+        """Yield each file of an enabled unit that certmond cannot read, with a fact about this file.
+
+        Omit masked units, which are symlinks to a character device.
+        """
         for path in dict.fromkeys(path for unit in self._enabled() for path in self._paths(unit)):
             entry = self._reader.entry(path)
             is_masked = entry.missing or (entry.state and stat.S_ISCHR(entry.state[-1]))
