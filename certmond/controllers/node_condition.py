@@ -45,7 +45,7 @@ class NodeConditionReport:
         """Time at which the next pass must write the condition, or None if certmond writes no condition."""
 
     def report(self, assessment: Assessment) -> str | None:
-        """Write the condition if it has changed, or if a repetition is due.
+        """Write the condition if a change, a repetition or a retry is due.
 
         Return a sentence about a failure that differs from the last failure, or None. Never raises CertmondError.
         """

@@ -175,10 +175,9 @@ class CAChanges:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """Return the leaves that the trust anchor must sign, and the time at which the last of these leaves would
-        expire.
+        """Return the leaves of the trust anchor, and when the last of them would expire if signed at `now`.
 
-        The trust anchor would sign all leaves at `now`. If this node has no such family, return no leaf and no time.
+        If this node has no such family, return no leaf and no time.
         """
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)

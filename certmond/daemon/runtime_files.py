@@ -23,7 +23,7 @@ from certmond.pki.planning.steps import Plan
 
 
 class RuntimeFiles:
-    """Writer of the files in the runtime directory. The next pass repeats a failed write."""
+    """Writer of the files in the runtime directory. A later call repeats a failed write."""
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self._directory, self._journal = directory, journal

@@ -1,8 +1,8 @@
 """Search for Pods with client certificates that a signer of Kubernetes might have signed with the Root CA.
 
 The kubelet obtains such a certificate with a PodCertificateRequest for a projected volume with the source
-`podCertificate`. kube-controller-manager deletes a request after minutes (kubernetes/kubernetes,
-pkg/controller/certificates/cleaner/pcrcleaner.go). Therefore this module searches for the volumes.
+`podCertificate`. kube-controller-manager deletes a request within minutes (kubernetes/kubernetes,
+pkg/controller/certificates/cleaner/pcrcleaner.go). Therefore, this module searches for the volumes.
 """
 
 from __future__ import annotations

@@ -83,9 +83,9 @@ def ca_bundles(
 ) -> CheckResult:
     """Check the CAs of the family in each CA bundle.
 
-    `family_cas` are the old and new CAs. If a bundle contains at least one of these CAs, it must contain all CAs in
-    `wanted`, and no other CA of the family. The bundle of an annotated object must contain exactly `wanted`. With
-    `update`, replace the outdated bundles of annotated objects with `wanted`.
+    `family_cas` are the old and new CAs. If a bundle contains at least one of these CAs, this bundle must contain all
+    CAs in `wanted`, and no other CA of the family. The bundle of an annotated object must contain exactly `wanted`.
+    With `update`, replace the outdated bundles of annotated objects with `wanted`.
     """
     trust = tuple(wanted)
     # A CA certificate with the same key as one of these CAs counts as this CA.

@@ -36,7 +36,10 @@ def not_alive(beat: Heartbeat, now: float) -> str | None:
 
 
 def silence(runtime_dir: Path) -> str | None:
-    """Read the heartbeat in `runtime_dir`. Return why the daemon does not count as alive, or None if it is alive."""
+    """Read the heartbeat in `runtime_dir`.
+
+    Return why the daemon does not count as alive, or None if its heartbeat is recent.
+    """
     path = runtime_dir / "heartbeat.json"
     try:
         return not_alive(Heartbeat.parse(path.read_bytes()), time.time())

@@ -173,7 +173,7 @@ class Source:
 def content(path: Path, most: int = MAX_BYTES) -> bytes:
     """Return at most `most` + 1 bytes of a regular file, without blocking.
 
-    Raises OSError for an unreadable or other file.
+    Raises OSError if the file is unreadable or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:

@@ -111,7 +111,7 @@ class ComponentReferences:
             yield Reference(name, Role.CONFIGURATION, named_by, file, obstacle=fact)
 
     def _trust(self, sources: Iterable[Source]) -> Iterator[tuple[tuple[str, str], str]]:
-        """Yield the component and the flag of each CA file whose flag certmond follows, with the path on the host."""
+        """Yield the component and the name of each followed flag for a CA file, with the path on the host."""
         for source in sources:
             for row in _ROWS.get(source.component, ()):
                 if row.role is Role.TRUST and not self._obstacle(source, source.place(row.name).file):

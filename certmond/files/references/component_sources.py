@@ -34,7 +34,7 @@ class ComponentSources:
     """Finder of the components of a node.
 
     `manifests` is the default directory of static Pods. `proc` is the directory of the processes of this node, or "" if
-    the node does not run.
+    certmond must not read the processes.
     """
 
     def __init__(
