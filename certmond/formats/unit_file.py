@@ -14,8 +14,17 @@ from typing import NamedTuple
 from certmond.formats.manifest import flag_values
 
 _ASSIGNMENT = re.compile(r"\s*(\w+)\s*=\s*(.*)")
-_SETTINGS = frozenset({"ExecStart", "Environment", "EnvironmentFile", "RootDirectory", "RootImage"})
+_SHARED = (
+    {"BindPaths", "BindReadOnlyPaths"}, {"LoadCredential", "LoadCredentialEncrypted"},
+    {"SetCredential", "SetCredentialEncrypted"},
+)  # fmt: skip
+"""The settings with a common list, which an empty value of either setting resets (systemd.exec(5))."""
+_SETTINGS = frozenset({
+    "ExecStart", "Environment", "EnvironmentFile", "RootDirectory", "RootImage", "TemporaryFileSystem", "MountImages",
+}).union(*_SHARED)  # fmt: skip
 """The settings that affect which files a service reads."""
+_SECRETS = ("SetCredential", "SetCredentialEncrypted")
+"""The settings whose value can contain a private key after the colon."""
 _PREFIXES = "-@:+!|"
 """Characters before the path of a program. With "@", the second word is the name of the process."""
 _ESCAPES = {"n": "\n", "t": "\t", "s": " ", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
@@ -24,12 +33,15 @@ _PLAIN = re.compile(r"[ \t]*((?:[^\n\\]|\\.)*)", re.DOTALL)
 _NAME = re.compile(r"[ \t]*([A-Za-z_]\w*)[ \t]*=")
 _IN_WORD = re.compile(r"\$(?:\$|\{(\w+)\})")
 _SPECIFIER = re.compile(r"%(.)")
+_DIRECTORY_SPECIFIERS = {
+    "C": "/var/cache", "E": "/etc", "L": "/var/log", "S": "/var/lib", "t": "/run",
+}  # fmt: skip
 _MAX_SUBSTITUTED = 1 << 20
 """Maximum length of the values of variables in a command. The kernel limits a command to 2 MiB (execve(2))."""
 
 Environment = Mapping[str, tuple[str, str]]
 """Variable -> its value, and the file that sets it."""
-_DIRECTORIES = ("CACHE", "CONFIGURATION", "CREDENTIALS", "LOGS", "RUNTIME", "STATE")
+_DIRECTORIES = ("CACHE", "CONFIGURATION", "LOGS", "RUNTIME", "STATE")
 _OF_SYSTEMD: dict[str, tuple[str, str]] = {
     name: (f"${{{name}}}", "") for name in ("HOME", *(f"{each}_DIRECTORY" for each in _DIRECTORIES))
 }
@@ -57,7 +69,8 @@ def parse_unit(data: bytes, _path: str) -> tuple[Setting, ...]:
         if line.startswith("["):
             section = line
         elif section == "[Service]" and (match := _ASSIGNMENT.fullmatch(line)) and match[1] in _SETTINGS:
-            found.append(Setting(match[1], match[2]))
+            name, value = match.groups()
+            found.append(Setting(name, value.partition(":")[0] if name in _SECRETS else value))
     return tuple(found)
 
 
@@ -138,15 +151,25 @@ def settings(parts: Sequence[tuple[str, Sequence[Setting]]]) -> dict[str, list[W
             if value:
                 found.setdefault(name, []).append(Word(value, file))
             else:
-                found[name] = []
+                names = next((group for group in _SHARED if name in group), {name})
+                found.update((other, []) for other in names)
     return found
 
 
+def credentials_directory(unit: str) -> str:
+    """Return the directory in which a service of the system finds its credentials."""
+    return f"/run/credentials/{unit}"
+
+
 def with_specifiers(text: str, unit: str) -> str:
-    """Return the text with values for the specifiers of the unit's name. Keep all other specifiers."""
+    """Return the text with values for the specifiers of the unit's name and of directories (systemd.unit(5)).
+
+    Keep all other specifiers.
+    """
     stem = unit.rpartition(".")[0]
     prefix, _, instance = stem.partition("@")
-    known = {"%": "%", "n": unit, "N": stem, "p": prefix, "i": instance}
+    known = {"%": "%", "n": unit, "N": stem, "p": prefix, "i": instance, "d": credentials_directory(unit)}
+    known |= _DIRECTORY_SPECIFIERS
     return _SPECIFIER.sub(lambda match: known.get(match[1], match[0]), text)
 
 
@@ -157,6 +180,7 @@ def command_line(command: Word, environment: Environment, unit: str) -> list[Wor
     """
     marks = len(command.text) - len(command.text.lstrip(_PREFIXES))
     prefix, words = command.text[:marks], split_words(command.text[marks:])
+    environment = {"CREDENTIALS_DIRECTORY": (credentials_directory(unit), command.file), **environment}
     if "@" in prefix:
         del words[1:2]
     result = list[Word]()

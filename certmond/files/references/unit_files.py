@@ -27,6 +27,7 @@ from certmond.formats.unit_file import (
     split_words,
     with_specifiers,
 )
+from certmond.formats.unit_mounts import unit_mounts
 from certmond.pki.catalog.references import ETCD, PROGRAMS
 
 DIRECTORIES = (
@@ -49,10 +50,11 @@ class Place(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """The path of a unit, and the reason not to trust the command line of its process, or ""."""
+    """The path and the mounts of a unit, and the reason not to trust the command line of its process, or ""."""
 
     path: str
     obstacle: str
+    mounts: Mapping[str, str | None]  # as in `Container`
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class UnitFiles:
         environments = [with_specifiers(word.text, name).removeprefix("-") for word in found.get("EnvironmentFile", ())]
         files = (*paths, *(path for path in environments if path.startswith("/") and path.isprintable()))
         obstacle = next(filter(None, map(self._reader.changeable, files)), "")
-        return Unit(paths[0] if paths else f"{_TRANSIENT}/{name}", obstacle)
+        return Unit(paths[0] if paths else f"{_TRANSIENT}/{name}", obstacle, self._mounts(name, found))
 
     def listings(self) -> tuple[tuple[str, ...], ...]:
         """Return the names in the directories of units, of drop-ins and of enabled units."""
@@ -202,9 +204,18 @@ class UnitFiles:
         found_in = {flag: Place(environment[name][1], name) for flag, name in variables.items()}
         found_in |= {flag: Place(file, f"--{flag}") for flag, file in places(words).items()}
         others = (Variable(name, value, file) for name, (value, file) in environment.items())
-        container = Container(program, flags, {}, program, variables_of(program, flags, others))
+        mounts = self._mounts(unit, found)
+        container = Container(program, flags, mounts, program, variables_of(program, flags, others))
         subcommand = "".join(arguments[1:2])
         return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
+
+    def _mounts(self, unit: str, found: Mapping[str, list[Word]]) -> dict[str, str | None]:
+        """Return the mounts in the namespace of a service, as in `Container`."""
+        mounts = dict[str, str | None]()
+        for point, source, optional in unit_mounts(found, unit):
+            if not (optional and source and source.isprintable() and self._reader.entry(source).missing):
+                mounts[point] = source
+        return mounts
 
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
         """Return the variables of an environment file, and the reason for a failed read or ""."""

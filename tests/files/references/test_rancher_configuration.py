@@ -148,6 +148,17 @@ def test_the_first_flag_with_a_configuration_file_counts(server: Server, flag: s
     assert {each.path: each.named_by for each in server.named().values()} == {path: "--oidc-ca-file in /srv/first.yaml"}
 
 
+def test_the_mounts_of_the_unit_count_for_all_flags(server: Server) -> None:
+    """k3s runs the components in its own mount namespace, and reads its own flags there."""
+    server.trust("datastore")
+    server.trust("oidc")
+    server.config(datastore_cafile="/etc/in-namespace/datastore.crt")
+    server.config(f"{CONFIG}.d/a.yaml", kube_apiserver_arg="oidc-ca-file=/etc/in-namespace/oidc.crt")
+    server.unit("k3s.service", "BindPaths=/etc/extra:/etc/in-namespace", "ExecStart=/usr/local/bin/k3s server")
+    assert server.named().keys() >= {"/etc/extra/datastore.crt", "/etc/extra/oidc.crt"}
+    assert not [path for path in server.named() if "in-namespace" in path]
+
+
 def test_a_flag_of_k3s_can_have_one_dash(server: Server) -> None:
     """k3s parses its flags with Go's package flag, which accepts one dash."""
     path = server.trust("db")
