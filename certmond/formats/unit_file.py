@@ -26,7 +26,10 @@ _SETTINGS = frozenset({
 _SECRETS = ("SetCredential", "SetCredentialEncrypted")
 """The settings whose value can contain a private key after the colon."""
 _PREFIXES = "-@:+!|"
-"""Characters before the path of a program. With "@", the second word is the name of the process."""
+"""Characters before the path of a program. With "@", the second word is the name of the process.
+
+With "|", "@" selects a login shell instead (systemd, src/core/load-fragment.c and dbus-execute.c).
+"""
 _ESCAPES = {"n": "\n", "t": "\t", "s": " ", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 _QUOTED = re.compile(r"""[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)')""", re.DOTALL)
 _PLAIN = re.compile(r"[ \t]*((?:[^\n\\]|\\.)*)", re.DOTALL)
@@ -181,7 +184,7 @@ def command_line(command: Word, environment: Environment, unit: str) -> list[Wor
     marks = len(command.text) - len(command.text.lstrip(_PREFIXES))
     prefix, words = command.text[:marks], split_words(command.text[marks:])
     environment = {"CREDENTIALS_DIRECTORY": (credentials_directory(unit), command.file), **environment}
-    if "@" in prefix:
+    if "@" in prefix and "|" not in prefix:
         del words[1:2]
     result = list[Word]()
     texts = [with_specifiers(word, unit) for word in words]
