@@ -41,6 +41,8 @@ def found(proc: ProcTree) -> list[tuple[str, str]]:
         (["/hyperkube", "apiserver"], "kube-apiserver"),
         (["/go-runner", "--log-file=/x", "/usr/bin/kube-proxy"], "kube-proxy"),
         (["proxy-server"], "konnectivity-server"),
+        (["/opt/bin/etcd-v3.5.21"], "etcd"),
+        (["/opt/bin/etcdctl-v3.5.21"], ""),
         (["hyperkube", "help"], ""),
         (["nginx", "etcd"], ""),
         (["/bin/sh", "-c", "etcd --cert-file=/x"], ""),

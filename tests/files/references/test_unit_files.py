@@ -141,6 +141,14 @@ def test_a_drop_in_with_the_name_of_another_hides_it(services: ServiceNode) -> N
     assert {each.path for each in services.new().values()} == {f"{EXTRA}/etc.crt"}
 
 
+def test_a_unit_with_a_version_in_the_name_of_its_program_is_followed(services: ServiceNode) -> None:
+    """The component is known by the name without the version."""
+    certificate = services.world.trust(f"{EXTRA}/a")
+    services.service("a.service", f"ExecStart=/opt/kube-scheduler-v1.33.2 --client-ca-file={certificate}")
+    seen = services.new()
+    assert {name: each.path for name, each in seen.items()} == {"kube-scheduler.client-ca-file.2": certificate}
+
+
 @pytest.mark.parametrize("directory", [ETC, USR])
 def test_only_enabled_services_are_followed(services: ServiceNode, directory: str) -> None:
     """certmond follows the flags of a unit only after the unit is enabled."""
