@@ -1,4 +1,4 @@
-"""Parsers of systemd unit files, command lines and environment files.
+"""Parsers of systemd unit files, system.conf, command lines and environment files.
 
 This module defines the formats of systemd.syntax(7), systemd.service(5) and src/basic/env-file.c of systemd. Like
 systemd, the parsers ignore invalid lines.
@@ -7,7 +7,7 @@ systemd, the parsers ignore invalid lines.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ _OF_SYSTEMD: dict[str, tuple[str, str]] = {
 
 
 class Setting(NamedTuple):
-    """A setting of the section [Service]."""
+    """A setting of a unit, or of the configuration of systemd."""
 
     name: str
     value: str
@@ -67,14 +67,22 @@ class Word(NamedTuple):
 
 def parse_unit(data: bytes, _path: str) -> tuple[Setting, ...]:
     """Return the settings of the section [Service] that certmond uses, in order. An empty value resets a setting."""
-    section, found = "", list[Setting]()
+    return tuple(_settings_in("[Service]", data, _SETTINGS))
+
+
+def parse_manager(data: bytes, _path: str) -> tuple[Setting, ...]:
+    """Return the environment of services in system.conf, in order (systemd-system.conf(5))."""
+    return tuple(_settings_in("[Manager]", data, {"DefaultEnvironment"}))
+
+
+def _settings_in(wanted: str, data: bytes, names: Collection[str]) -> Iterator[Setting]:
+    section = ""
     for line in _lines(data.decode("utf-8", "replace")):
         if line.startswith("["):
             section = line
-        elif section == "[Service]" and (match := _ASSIGNMENT.fullmatch(line)) and match[1] in _SETTINGS:
+        elif section == wanted and (match := _ASSIGNMENT.fullmatch(line)) and match[1] in names:
             name, value = match.groups()
-            found.append(Setting(name, value.partition(":")[0] if name in _SECRETS else value))
-    return tuple(found)
+            yield Setting(name, value.partition(":")[0] if name in _SECRETS else value)
 
 
 def _lines(text: str) -> Iterator[str]:

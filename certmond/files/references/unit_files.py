@@ -14,10 +14,12 @@ from typing import NamedTuple, TypeVar
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
+from certmond.files.references.manager_configuration import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
 from certmond.formats.rancher_config import flag_variables
 from certmond.formats.started_program import mentioned_component, program_of
 from certmond.formats.unit_file import (
+    Environment,
     Word,
     command_line,
     parse_environment,
@@ -75,6 +77,7 @@ class UnitFiles:
 
     def __init__(self, reader: DocumentReader, files: Files) -> None:
         self._reader, self._files = reader, files
+        self._manager = ManagerConfiguration(reader, files)
         self._names: tuple[tuple[str, ...], ...] = ()
         self._used: tuple[Entry, ...] | None = None
         self._services: tuple[Service, ...] = ()
@@ -101,12 +104,13 @@ class UnitFiles:
         paths = [*self._paths(name)]
         found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
         environments = [with_specifiers(word.text, name).removeprefix("-") for word in found.get("EnvironmentFile", ())]
+        environments += (file for _, file in self._manager.environment().values())
         files = (*paths, *(path for path in environments if path.startswith("/") and path.isprintable()))
         obstacle = next(filter(None, map(self._reader.changeable, files)), "")
         return Unit(paths[0] if paths else f"{_TRANSIENT}/{name}", obstacle, self._mounts(name, found))
 
     def listings(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names in the directories of units, of drop-ins and of enabled units."""
+        """Return the names in the directories of units, of drop-ins, of enabled units and of system.conf."""
         units = [*map(self._files.listing, DIRECTORIES)]
         inner = [
             self._files.listing(f"{directory}/{name}")
@@ -114,13 +118,14 @@ class UnitFiles:
             for name in names
             if name.endswith("service.d") or _enables(name)
         ]
-        return (*units, *inner)
+        return (*units, *inner, *self._manager.names())
 
     def _is_current(self, used: tuple[Entry, ...]) -> bool:
         """Return whether no file has changed, and record the files in the reader."""
         return all(self._reader.entry(each.path) is each for each in used)
 
     def _find(self) -> Iterator[Service]:
+        defaults = self._manager.environment()
         for unit in self._enabled():
             paths = [*self._paths(unit)]
             if not paths or self._value(paths[0], parse_unit) is None:  # masked, for example
@@ -128,7 +133,7 @@ class UnitFiles:
             found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
             mentioned = dict[str, Service]()
             for command in found.get("ExecStart", ()):
-                if service := self._service(unit, command, found, paths):
+                if service := self._service(unit, command, found, paths, defaults):
                     yield service
                 elif service := _mentioned(unit, command):
                     mentioned.setdefault(service.component, service)
@@ -136,6 +141,7 @@ class UnitFiles:
 
     def _find_faults(self) -> Iterator[tuple[str, str]]:
         """Yield each file that certmond cannot read. A masked unit is a symlink to a character device."""
+        yield from self._manager.faults()
         for path in dict.fromkeys(path for unit in self._enabled() for path in self._paths(unit)):
             entry = self._reader.entry(path)
             is_masked = entry.missing or (entry.state and stat.S_ISCHR(entry.state[-1]))
@@ -175,15 +181,18 @@ class UnitFiles:
         self._reader.entry(path)
         return self._files.value(path, parse)
 
-    def _service(self, unit: str, command: Word, found: Mapping[str, list[Word]], paths: list[str]) -> Service | None:
+    def _service(
+        self, unit: str, command: Word, found: Mapping[str, list[Word]], paths: list[str], defaults: Environment
+    ) -> Service | None:
         own = command_line(command, {}, unit)
         if not own or program_of([each.text for each in own])[0] not in PROGRAMS:
             return None
-        obstacle = next(filter(None, map(self._reader.changeable, paths)), "")
+        files = dict.fromkeys((*paths, *(file for _, file in defaults.values())))
+        obstacle = next(filter(None, map(self._reader.changeable, files)), "")
         for name in ("RootDirectory", "RootImage"):
             if found.get(name):
                 obstacle = obstacle or f"{unit} has {name}=, so the paths in the unit are not paths on this host"
-        environment = dict[str, tuple[str, str]]()
+        environment = dict(defaults)
         for word in found.get("Environment", ()):
             pairs = (with_specifiers(each, unit).partition("=") for each in split_words(word.text))
             environment.update((name, (value, word.file)) for name, is_set, value in pairs if is_set)
