@@ -33,10 +33,13 @@ from certmond.formats.unit_mounts import unit_mounts
 from certmond.pki.catalog.references import ETCD, PROGRAMS
 
 DIRECTORIES = (
-    "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
-    "/lib/systemd/system",
+    "/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system", "/lib/systemd/system",
 )  # fmt: skip
-"""The directories of units, in order of precedence. /lib is a separate directory only if /usr is not merged."""
+"""The directories of units, in order of precedence. /lib is a separate directory only if /usr is not merged.
+
+Generators create the units in /run/systemd/generator. For example, Podman creates a unit for each Quadlet file.
+"""
 _MAX_FILES = 512
 _TRANSIENT = "/run/systemd/transient"
 """The directory of units that a program creates, as systemd-run(1) does."""

@@ -239,6 +239,21 @@ def test_a_component_behind_an_unknown_program_is_named(services: ServiceNode, c
     assert f"the command line of {command.split(maxsplit=1)[0]} are flags of etcd" in message
 
 
+def test_a_component_in_a_quadlet_is_named(services: ServiceNode) -> None:
+    """The generator of Podman creates an enabled unit with `podman run` for a Quadlet file (podman-systemd.unit(5))."""
+    generated = "/run/systemd/generator"
+    unit = services.service(
+        "db.service",
+        "Type=notify\nExecStart=/usr/bin/podman run --name systemd-%N --replace --rm --cgroups=split -d "
+        "--sdnotify=conmon -v /srv/pki:/pki quay.io/coreos/etcd:v3.5.21 --trusted-ca-file=/pki/ca.crt",
+        generated,
+        enabled_in=generated,
+    )
+    (message,) = services.unwatched()
+    assert f"any flag of etcd in {unit}: " in message
+    assert "the command line of /usr/bin/podman are flags of etcd" in message
+
+
 @pytest.mark.parametrize("path", [f"{ETC}/etcd.service", f"{ETC}/etcd.service.d/a.conf"])
 def test_an_enabled_unit_that_certmond_cannot_read_is_named(services: ServiceNode, path: str) -> None:
     """certmond reports a unit or a drop-in that is too large, because this file can have the flags of a component."""
