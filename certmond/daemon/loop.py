@@ -265,10 +265,10 @@ class Daemon:
     # Execution
 
     def _execute(self) -> None:
-        """Read the kubelet's request for a missing serving certificate. Execute the plan in enforce mode."""
-        if self._assessment:
-            self._enforcer.serving_request.ask(self._assessment)
+        """Execute the plan in enforce mode. Then read the kubelet's request for a missing serving certificate."""
         again = self._reconciler.execute()
+        if self._assessment and not again:  # after all files, because a slow answer delays the loop
+            self._enforcer.serving_request.ask(self._assessment)
         self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
         if self._reconciler.service_check_at:
             wait = (self._reconciler.service_check_at - utc_now()).total_seconds()

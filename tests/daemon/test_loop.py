@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +18,10 @@ import yaml
 from cryptography import x509
 
 from certmond.config.model import parse
+from certmond.controllers.serving_request import ServingRequestCheck
 from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
+from certmond.daemon.reconciler import Reconciler
 from certmond.files.catalog_observer import Store
 from certmond.notify.journal import Journal
 from certmond.services.usage_state import SurroundingsObserver
@@ -451,23 +454,43 @@ def test_a_configuration_with_a_hook_must_be_closed_to_others(work: Path) -> Non
     assert "chmod go-w" in done.stderr
 
 
-def test_command_lines_are_read_again_after_a_restart(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pass reads the command lines of processes if the observation of the services has another process."""
+@pytest.fixture
+def observing(node: Node, tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon in observe mode that runs no loop."""
     daemon = Daemon(
         lambda: parse([]), root=str(node.root), runtime_dir=tmp_path / "run", state_dir=tmp_path / "state",
         journal=Journal("none"),
     )  # fmt: skip
+    yield daemon
+    daemon._watcher.close()
+    daemon._hooks.close()
+    daemon._enforcer.surroundings_observer.close()
+    daemon._wake.close()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_plan_is_executed_before_the_request_of_the_kubelet_is_read(
+    observing: Daemon, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    """The API server can answer slowly. While steps remain, the daemon sends it no request."""
+    done = list[str]()
+
+    def execute(_: Reconciler) -> bool:
+        done.append("execute")
+        return again
+
+    monkeypatch.setattr(Reconciler, "execute", execute)
+    monkeypatch.setattr(ServingRequestCheck, "ask", lambda *_: done.append("ask"))
+    observing._pass(Cause("look", frozenset()))
+    observing._execute()
+    assert done == (["execute"] if again else ["execute", "ask"])
+
+
+def test_command_lines_are_read_again_after_a_restart(observing: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass reads the command lines of processes if the observation of the services has another process."""
     restarts, read = iter([False, True]), list[object]()
     monkeypatch.setattr(SurroundingsObserver, "sees_other_processes", property(lambda _: next(restarts)))
     monkeypatch.setattr(Store, "read_processes", lambda store: read.append(store))  # noqa: PLW0108 - to be a method
-    try:
-        for count in (0, 1):
-            daemon._pass(Cause("look", frozenset()))
-            assert read == [daemon._store] * count
-    finally:
-        daemon._watcher.close()
-        daemon._hooks.close()
-        daemon._enforcer.surroundings_observer.close()
-        daemon._wake.close()
+    for count in (0, 1):
+        observing._pass(Cause("look", frozenset()))
+        assert read == [observing._store] * count
