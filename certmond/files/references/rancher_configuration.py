@@ -14,7 +14,13 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.unit_files import Place, Service, UnitFiles
 from certmond.formats.manifest import Container
-from certmond.formats.rancher_config import Option, component_flag, merged_options, parse_rancher_config
+from certmond.formats.rancher_config import (
+    Option,
+    component_flag,
+    endpoint_flags,
+    merged_options,
+    parse_rancher_config,
+)
 from certmond.pki.catalog.references import APISERVER, CLOUD, ETCD, K3S, KUBELET, MANAGER, PROXY, RKE2, SCHEDULER
 
 _DIRECTORIES = {program: f"/etc/rancher/{program}" for program in (K3S, RKE2)}
@@ -107,7 +113,8 @@ def _options_of(service: Service) -> list[Option]:
 def _own_source(program: str, options: Iterable[Option], file: str, mounts: Mapping[str, str | None]) -> Source:
     own = [each for each in options if each.name not in _ARGUMENTS]
     places = {each.name: Place(each.file, each.name) for each in own}
-    container = Container(program, tuple((each.name, each.value) for each in own), mounts, program)
+    flags = tuple((each.name, each.value) for each in own)
+    container = Container(program, (*flags, *endpoint_flags(flags)), mounts, program)
     return Source(program, container, file, in_pod=False, places=places)
 
 

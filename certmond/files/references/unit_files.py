@@ -16,7 +16,7 @@ from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
 from certmond.files.references.manager_configuration import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
-from certmond.formats.rancher_config import flag_variables
+from certmond.formats.rancher_config import endpoint_flags, flag_variables
 from certmond.formats.started_program import mentioned_component, program_of
 from certmond.formats.unit_file import (
     Environment,
@@ -212,7 +212,8 @@ class UnitFiles:
         flags = flags_of(program, arguments, [(name, value) for name, (value, _) in environment.items()])
         variables = flag_variables(program, environment)
         if program != ETCD:  # `flags_of` has those of etcd
-            flags = (*((flag, environment[name][0]) for flag, name in variables.items()), *flags)
+            given = [(flag, environment[name][0]) for flag, name in variables.items()]
+            flags = (*given, *endpoint_flags(given), *flags)
         found_in = {flag: Place(environment[name][1], name) for flag, name in variables.items()}
         found_in |= {flag: Place(file, f"--{flag}") for flag, file in places(words).items()}
         others = (Variable(name, value, file) for name, (value, file) in environment.items())
