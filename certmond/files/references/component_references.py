@@ -244,7 +244,8 @@ class ComponentReferences:
         for material in materials:
             path = material.path if material and material.data is None else None
             if path and not path.startswith(f"{directory}/") and source.container.on_host(path) != path:
-                return f"{kubeconfig} refers to {path}, which is a path in the container"
+                namespace = "in the container" if source.in_pod else "in the mount namespace of the service"
+                return f"{kubeconfig} refers to {path}, which is a path {namespace}"
         return ""
 
     def _on_host(self, source: Source, path: str) -> str:

@@ -12,6 +12,7 @@ The sources are:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
@@ -84,7 +85,7 @@ class ComponentSources:
                     places=service.places,
                 )  # fmt: skip
             else:  # `_kubelet_sources` has its flags
-                container = Container(KUBELET, (), {}, variables=service.container.variables)
+                container = replace(service.container, flags=())
                 yield Source(KUBELET, container, service.file, in_pod=False)
         yield from self._kubelet_sources()
         yield from self._rancher.sources()
@@ -99,7 +100,8 @@ class ComponentSources:
             known = frozenset(flag for flag in process.flags if (process.component, flag) in given)
             unit = self._units.unit(process.unit)
             yield Source(
-                process.component, process.container, unit.path, process.obstacle or unit.obstacle, in_pod=False,
+                process.component, replace(process.container, mounts=unit.mounts), unit.path,
+                process.obstacle or unit.obstacle, in_pod=False,
                 process=f"process {process.program} in {process.unit}", known=known,
             )  # fmt: skip
 
@@ -155,10 +157,13 @@ class ComponentSources:
         return (*init_containers(manifest.fields), *containers(manifest.fields)) if manifest else ()
 
     def _kubelet_sources(self) -> Iterator[Source]:
-        named = False
+        named, services = False, self._units.services()
+        mounts = next(
+            (each.container.mounts for each in services if each.component == KUBELET and not each.obstacle), {}
+        )
         for file, container in self._kubelet.sources():
             named = named or bool(container.values("kubeconfig"))
-            yield Source(KUBELET, container, file, in_pod=False, only_listed=True)
+            yield Source(KUBELET, replace(container, mounts=mounts), file, in_pod=False, only_listed=True)
         if not named and not self._reader.entry(KUBELET_CONF).missing:
             container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), {})
             yield Source(KUBELET, container, "the unit of the kubelet", in_pod=False, only_listed=True)

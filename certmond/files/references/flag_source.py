@@ -25,9 +25,16 @@ class Source(NamedTuple):
     group: int | None = None  # the members of this group may write the file
 
     def place(self, flag: str) -> Place:
-        """Return the file that contains a flag, and the name of the flag in this file."""
+        """Return the file that contains a flag, and the name of the flag in this file.
+
+        A flag such as `datastore-endpoint.sslcert` is a parameter in the value of another flag.
+        """
         is_field = flag in {"tlsCertFile", "clientCAFile"}
-        return self.places.get(flag) or Place(self.file, flag if is_field else f"--{flag}")
+        return (
+            self.places.get(flag)
+            or self.places.get(flag.partition(".")[0])
+            or Place(self.file, flag if is_field else f"--{flag}")
+        )
 
     def named_by(self, flag: str) -> str:
         """Return a phrase for a flag and the file or process that contains the flag."""

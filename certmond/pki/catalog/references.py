@@ -99,7 +99,7 @@ _CLOUD_OPTIONS = "staging/src/k8s.io/cloud-provider/options"
 _KUBELET_OPTIONS, _KUBELET_TYPES = "cmd/kubelet/app/options/options.go", "staging/src/k8s.io/kubelet/config/v1beta1"
 _ETCD = "etcd-io/etcd: server/embed/config.go"
 _TUNNEL_SERVER = "kubernetes-sigs/apiserver-network-proxy: cmd/server/app/options/options.go"
-_RANCHER = "k3s-io/k3s: pkg/cli/cmds"
+_RANCHER, _KINE = "k3s-io/k3s: pkg/cli/cmds", "k3s-io/kine: pkg/drivers/pgsql/pgsql.go"
 _TUNNEL_AGENT = "kubernetes-sigs/apiserver-network-proxy: cmd/agent/app/options/options.go"
 
 _CLIENT_CA = (APISERVER, "client-ca-file")
@@ -138,6 +138,8 @@ def _rancher(component: str) -> tuple[Flag, ...]:
     return (
         Flag(component, "datastore-certfile", Role.CLIENT, server, "datastore-keyfile"),
         Flag(component, "datastore-cafile", Role.TRUST, server),
+        Flag(component, "datastore-endpoint.sslcert", Role.CLIENT, _KINE, "datastore-endpoint.sslkey"),
+        Flag(component, "datastore-endpoint.sslrootcert", Role.TRUST, _KINE),
         Flag(component, "etcd-s3-endpoint-ca", Role.TRUST, server),
         Flag(
             component, "private-registry", Role.CONFIGURATION, f"{_RANCHER}/agent.go", kind=registries, optional=True

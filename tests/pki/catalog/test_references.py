@@ -16,6 +16,8 @@ SIGNERS = " ".join(
     for usage in ("", "-kubelet-serving", "-kubelet-client", "-kube-apiserver-client", "-legacy-unknown")
     for part in ("cert", "key")
 )
+DATASTORE = """datastore-cafile datastore-certfile datastore-keyfile
+    datastore-endpoint.sslcert datastore-endpoint.sslkey datastore-endpoint.sslrootcert"""
 SOURCES = {
     "kube-apiserver": f"""{SERVING} etcd-certfile etcd-keyfile etcd-cafile kubelet-client-certificate kubelet-client-key
         kubelet-certificate-authority proxy-client-cert-file proxy-client-key-file peer-ca-file oidc-ca-file
@@ -34,13 +36,13 @@ SOURCES = {
         config-file""",
     "konnectivity-server": "server-cert server-key server-ca-cert cluster-cert cluster-key cluster-ca-cert kubeconfig",
     "konnectivity-agent": "agent-cert agent-key ca-cert",
-    "k3s": "datastore-cafile datastore-certfile datastore-keyfile etcd-s3-endpoint-ca private-registry",
-    "rke2": "datastore-cafile datastore-certfile datastore-keyfile etcd-s3-endpoint-ca private-registry",
+    "k3s": f"{DATASTORE} etcd-s3-endpoint-ca private-registry",
+    "rke2": f"{DATASTORE} etcd-s3-endpoint-ca private-registry",
 }
 """Component -> its flags and fields for files with a certificate or key, listed from the sources and not the code.
 
 kubernetes v1.36, the files of `Flag.source`; etcd v3.6, server/embed/config.go; apiserver-network-proxy v0.34;
-k3s pkg/cli/cmds. It omits
+k3s pkg/cli/cmds, and kine pkg/drivers/pgsql/pgsql.go. It omits
 files without certificates: policies, CRLs, tokens, encryption and tracing configurations.
 """
 
