@@ -119,16 +119,17 @@ _ABOUT = {
         "StarlingX",
         "This profile is the profile `kubeadm` with the following differences. The Service Manager runs etcd, and the "
         "files of etcd are in `/etc/etcd`. The files that kubeadm creates for etcd do not exist on a StarlingX node. "
-        "The API server uses port 16443, as its manifest states. HAProxy uses a bundle that contains the certificate "
-        "and key of `admin.conf`, and platform services read `admin.conf`. The daily script `kube-cert-rotation.sh` "
+        "The API server uses port 16443, as its manifest states. HAProxy serves the external API on port 6443. HAProxy "
+        "uses a bundle that contains the certificate and key of `admin.conf`, and reads the Root CA at its start. "
+        "Platform services read `admin.conf`. The daily script `kube-cert-rotation.sh` "
         "renews the same certificates as certmond, so [use either certmond or the script](migration/starlingx.md).\n\n"
         "certmond watches the platform certificates, but does not renew these certificates. certmond compares the "
         "copies in `/opt/platform/config` with their originals, and reports a difference as "
         "[`copy_differs`](runbook.md#copy_differs). The profile has an entry for every file that the collect tool of "
         "StarlingX lists.\n\n"
-        "After certmond has renewed the certificates of a service of the Service Manager, certmond restarts the "
-        "service with `sm-restart` or `sm-restart-safe`. certmond cannot determine when such a service started. "
-        "Therefore, a start before the last change to a file is never the reason for such a restart.",
+        "After certmond has renewed the certificates or changed the CA of a service of the Service Manager, certmond "
+        "restarts the service with `sm-restart` or `sm-restart-safe`. certmond cannot determine when such a service "
+        "started. Therefore, a start before the last change to a file is never the reason for such a restart.",
         "the Secrets of cert-manager, from which cert-mon installs the platform certificates. certmond also does not "
         "watch the certificates of OIDC, which exist only as Secrets. If a flag of the API server names a file of "
         "OIDC, certmond creates an entry for this file ([References](references.md)).",
