@@ -348,7 +348,7 @@ def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -
     plan = run(tree, "plan", "--profile", "starlingx", "-o", "json", at=NOW + YEAR - 10 * DAY)
     steps = [(step["step"], step["target"], step["restarts"]) for step in json.loads(plan.stdout)["steps"]]
     assert ("issue", "admin.conf", ["sysinv-conductor", "cert-mon", "dccertmon"]) in steps
-    assert ("derive", "haproxy-client-bundle", []) in steps
+    assert ("derive", "haproxy-client-bundle", ["haproxy"]) in steps
     assert not [target for _, target, _ in steps if target == "haproxy-client"]
     commands = {each.name: each.command for each in parse((), profile="starlingx").services if each.kind == "command"}
     assert commands["haproxy"] == ("/usr/bin/sm-restart-safe", "service", "haproxy")

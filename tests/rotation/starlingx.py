@@ -9,6 +9,7 @@ of its certificates are those of kubeadm, as in every bed.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -133,6 +134,11 @@ class Controller:
                 yield
             finally:
                 process.kill()
+
+    def starts(self, since: float) -> int:
+        """Return the number of starts of HAProxy since then."""
+        lines = map(json.loads, self.bed.record.path.read_text().splitlines())
+        return sum(each["by"] == self.name and each.get("event") == "ready" and each["at"] > since for each in lines)
 
     def good(self, name: str, since: float = 0.0) -> int:
         """Return the number of answers that a user got."""

@@ -61,6 +61,27 @@ def test_no_request_through_haproxy_fails(programs: Path, tmp_path: Path) -> Non
         assert node.read(f"{PKI}/ca.crt") == new.pem
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_renewal_restarts_haproxy(programs: Path, tmp_path: Path) -> None:
+    """A renewal of admin.conf writes the bundle of HAProxy again and restarts HAProxy once. No request through HAProxy
+    fails.
+    """
+    with Bed(tmp_path, programs, control_planes=1, interval=200.0, settings=QUICK) as bed:
+        bed.start()
+        (node,) = bed.nodes
+        controller = Controller(bed, node)
+        with controller.haproxy(), controller.user("administrator", BUNDLE):
+            former, began = node.read(BUNDLE), datetime.now(UTC).timestamp()
+            renewed = node.certmond("renew", "admin.conf")
+            assert renewed.returncode == 0, renewed.stdout + renewed.stderr
+            assert controller.starts(began) == 1
+            assert node.read(BUNDLE) != former
+            assert controller.asked(controller.administrator()) == ""
+            failures = bed.failures(by="/administrator")
+            assert not failures, summary(failures)
+
+
 def begin(node: BedNode, phase: str) -> float:
     """Return the time at which a phase began."""
     entries: list[dict[str, Any]] = [each for each in node.trail() if each["event"] == "rotation"]
