@@ -14,7 +14,7 @@ from certmond.formats.kubeconfig import as_text, load_mapping
 from certmond.pki.catalog.references import ETCD, FLAGS, K3S, RKE2
 
 _OF_FILES = frozenset(
-    {"config-file", *(name for row in FLAGS if row.component == K3S for name in (row.name, row.key_flag))}
+    {"config-file", "data-dir", *(name for row in FLAGS if row.component == K3S for name in (row.name, row.key_flag))}
 )
 """The flags of k3s and RKE2 that name files."""
 
