@@ -20,7 +20,12 @@ _PARAMETERS = ("sslcert", "sslkey", "sslrootcert")
 (k3s-io/kine, pkg/drivers/pgsql/pgsql.go, prepareDSN).
 """
 _OF_FILES = frozenset(
-    {"config-file", _ENDPOINT, *(name for row in FLAGS if row.component == K3S for name in (row.name, row.key_flag))}
+    {
+        "config-file",
+        "data-dir",
+        _ENDPOINT,
+        *(name for row in FLAGS if row.component == K3S for name in (row.name, row.key_flag)),
+    }
 )
 """The flags of k3s and RKE2 that name files."""
 

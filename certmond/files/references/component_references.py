@@ -84,11 +84,12 @@ class ComponentReferences:
         names, revision = self._sources.names(), self._sources.revision()
         is_same = all(one is other for one, other in zip(revision, self._revision, strict=True))
         if names != self._names or not is_same or not self._is_current():
-            self._names, self._revision, self._reader.used = names, revision, {}
+            self._revision, self._reader.used = revision, {}
             self._found = tuple(self._references())
             for each in self._found:  # a symlink may get another target
                 self._reader.entry(each.path or each.source)
             self._used = tuple(self._reader.used.values())
+            self._names = self._sources.names()  # with the directories that a kubelet names
         return self._found
 
     def _is_current(self) -> bool:
@@ -99,7 +100,7 @@ class ComponentReferences:
 
     def _references(self) -> Iterator[Reference]:
         sources = tuple(self._sources.sources())
-        trust = dict(self._trust(sources))
+        trust = dict(self._trust(sorted(sources, key=lambda each: not each.additional)))
         for source in sources:
             for row in _ROWS.get(source.component, ()):
                 if row.role is not Role.KEY:
@@ -107,8 +108,8 @@ class ComponentReferences:
         for source in sources:
             if not source.only_listed:
                 yield from self._unlisted(source)
-        for name, named_by, file, fact in self._sources.unread_files():
-            yield Reference(name, Role.CONFIGURATION, named_by, file, obstacle=fact)
+        for name, named_by, file, fact, process in self._sources.unread_files():
+            yield Reference(name, Role.CONFIGURATION, named_by, file, obstacle=fact, process=process)
 
     def _trust(self, sources: Iterable[Source]) -> Iterator[tuple[tuple[str, str], str]]:
         """Yield the component and the flag of each CA file whose flag certmond follows, with the path on the host."""

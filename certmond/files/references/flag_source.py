@@ -23,6 +23,7 @@ class Source(NamedTuple):
     process: str = ""  # a phrase for the process whose command line contains the flags
     known: frozenset[tuple[str, str]] = frozenset()  # the flags with values that a file of the node also contains
     group: int | None = None  # the members of this group may write the file
+    additional: bool = False  # True if other sources of the component take precedence
 
     def place(self, flag: str) -> Place:
         """Return the file that contains a flag, and the name of the flag in this file.
@@ -49,3 +50,4 @@ class UnreadFile(NamedTuple):
     named_by: str
     file: str
     fact: str
+    process: str = ""  # a phrase for the process whose flags certmond does not trust

@@ -33,6 +33,8 @@ _ARGUMENTS = {
 """The flags with an argument for a component. The last two are the hidden aliases in pkg/cli/cmds/server.go."""
 _OF_AGENTS = frozenset({"kubelet-arg", "kube-proxy-arg", "private-registry"})
 """The flags that also apply to an agent."""
+_DROP_INS = "agent/etc/kubelet.conf.d"
+"""The kubelet's --config-dir in the data directory, since v1.32 (k3s-io/k3s, pkg/daemons/agent/agent_linux.go)."""
 _MAX_DROP_INS = 256
 
 
@@ -57,6 +59,7 @@ class RancherConfiguration:
             own = [Option("private-registry", f"{directory}/registries.yaml", file), *self._options(program)]
             # The flags of the command line follow those of the file.
             given = [*own, *(each for one in services if not one.obstacle for each in _options_of(one))]
+            yield from self._own_drop_ins(program, given, file)
             if is_agent:
                 own, given = ([each for each in some if each.name in _OF_AGENTS] for some in (own, given))
             mounts = next((service.container.mounts for service in services if not service.obstacle), {})
@@ -65,6 +68,18 @@ class RancherConfiguration:
             for service in services:
                 if service.obstacle:
                     yield from _component_sources(_options_of(service), service.file, {}, service.obstacle)
+
+    def _own_drop_ins(self, program: str, options: Iterable[Option], file: str) -> Iterator[Source]:
+        """Yield the kubelet with the --config-dir that k3s or RKE2 passes, if this directory exists.
+
+        To this directory, k3s copies the files of the arguments `config` and `config-dir`.
+        """
+        default = Option("data-dir", f"/var/lib/rancher/{program}", file)
+        data = [default, *(each for each in options if each.name in {"data-dir", "d"} and each.value)][-1]
+        directory = posixpath.join("/", data.value, _DROP_INS)
+        if not self._reader.entry(directory).missing:
+            container = Container(KUBELET, (("config-dir", directory),), {}, KUBELET)
+            yield Source(KUBELET, container, data.file, in_pod=False, process=f"kubelet of {program}")
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file of the configuration that certmond cannot read or parse."""
