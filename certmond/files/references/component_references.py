@@ -20,6 +20,7 @@ from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
+from certmond.pki.findings import printable
 from certmond.pki.x509.parsing import Document, decode
 
 _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
@@ -171,6 +172,9 @@ class ComponentReferences:
         if row.pair and any(source.container.values(name) for name in ("tls-cert-file", "tls-private-key-file")):
             return
         values = source.container.values(row.name)[0 if row.repeated else -1 :]
+        if row.role is Role.SOCKET:
+            yield from self._of_socket(source, row, values)
+            return
         untrusted, maximum = source.process if source.obstacle else "", _maximum(source)
         if left_out := values[maximum:]:
             yield Reference(
@@ -191,6 +195,15 @@ class ComponentReferences:
             for found in self._of_file(source, file, about):
                 if not (row.optional and self._reader.entry(found.path or "/").missing):
                     yield replace(found, trust=verified) if found.name == row.entry else found
+
+    @staticmethod
+    def _of_socket(source: Source, row: Flag, values: list[str]) -> Iterator[Reference]:
+        """Yield the reference to the socket of an external signer of service-account tokens, which has the keys."""
+        for value in values:
+            if (row.name, value) not in source.known:
+                fact = f"the external signer at {printable(value)} signs service-account tokens, and has their keys"
+                named_by, file = source.named_by(row.name), source.place(row.name).file
+                yield Reference(row.entry, Role.CONFIGURATION, named_by, file, obstacle=fact)
 
     def _of_file(
         self, source: Source, file: NamedFile, about: Reference, embedded: Document | None = None

@@ -29,6 +29,8 @@ class Role(StrEnum):
     """A configuration file that names other files."""
     KEY = "key"
     """A key without a certificate. certmond does not watch such a key."""
+    SOCKET = "socket"
+    """The socket of a program that has the key. certmond cannot watch such a key, and reports `not_watched`."""
 
 
 class FileKind(StrEnum):
@@ -170,6 +172,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(APISERVER, "oidc-ca-file", Role.TRUST, _KUBE_AUTHENTICATION),
     Flag(APISERVER, "service-account-key-file", Role.KEY, _KUBE_AUTHENTICATION, repeated=True),
     Flag(APISERVER, "service-account-signing-key-file", Role.KEY, _CONTROL_PLANE),
+    Flag(APISERVER, "service-account-signing-endpoint", Role.SOCKET, _CONTROL_PLANE),
     Flag(APISERVER, "authentication-token-webhook-config-file", Role.KUBECONFIG, _KUBE_AUTHENTICATION),
     Flag(APISERVER, "authorization-webhook-config-file", Role.KUBECONFIG, _KUBE_AUTHORIZATION),
     Flag(APISERVER, "audit-webhook-config-file", Role.KUBECONFIG, f"{_GENERIC}/audit.go"),

@@ -21,7 +21,8 @@ DATASTORE = """datastore-cafile datastore-certfile datastore-keyfile
 SOURCES = {
     "kube-apiserver": f"""{SERVING} etcd-certfile etcd-keyfile etcd-cafile kubelet-client-certificate kubelet-client-key
         kubelet-certificate-authority proxy-client-cert-file proxy-client-key-file peer-ca-file oidc-ca-file
-        service-account-key-file service-account-signing-key-file authentication-token-webhook-config-file
+        service-account-key-file service-account-signing-key-file service-account-signing-endpoint
+        authentication-token-webhook-config-file
         authorization-webhook-config-file audit-webhook-config-file authentication-config authorization-config
         egress-selector-config-file admission-control-config-file""",
     "kube-controller-manager": f"{SERVING} {KUBECONFIGS} root-ca-file service-account-private-key-file {SIGNERS}",
@@ -68,7 +69,7 @@ def test_a_row_names_its_source_and_an_entry(row: Flag) -> None:
     assert (row.role is Role.CONFIGURATION) == (row.kind is not None)
     if row.verified_by:
         assert [each.role for each in FLAGS if (each.component, each.name) == row.verified_by] == [Role.TRUST]
-    if row.role in {Role.TRUST, Role.KUBECONFIG, Role.CONFIGURATION, Role.KEY}:
+    if row.role in {Role.TRUST, Role.KUBECONFIG, Role.CONFIGURATION, Role.KEY, Role.SOCKET}:
         assert not row.key_flag
     else:
         # The value of a repeated pair contains its key, and a directory contains both files.
