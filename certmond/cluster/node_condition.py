@@ -52,7 +52,9 @@ def write_condition(access: Access, name: str, condition: NodeCondition, now: da
         except NotFoundError:
             raise RefusedError(f"the cluster has no Node {name}; check `node_name` in the configuration") from None
         except ConflictError:  # the API server retries a patch several times first
-            raise UnreachableError(f"the Node {name} changes too often for certmond to write its condition") from None
+            raise UnreachableError(
+                f"the Node {name} changes too often for certmond to write its condition; certmond tries again later"
+            ) from None
         if _is_new(former, condition):
             doing = f"create an event about the Node {name}"
             event = _event(name, node.metadata.uid if node.metadata else None, condition, now)
