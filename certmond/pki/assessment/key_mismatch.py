@@ -60,8 +60,8 @@ def mismatch_of(
 ) -> Mismatch | None:
     """Return the mismatch at `now`, or None if there is no mismatch.
 
-    `matches` is None if the certificate or the key is unreadable. `first` is True in the first pass. `rest` is the
-    maximum time by which changes to the files extend the wait.
+    `matches` is None if the certificate or the key is unreadable. In this case, the mismatch `before` continues.
+    `first` is True in the first pass. `rest` is the maximum time by which changes to the files extend the wait.
     """
     if matches is None:
         return before and replace(before, matching_since=None)
