@@ -2,7 +2,8 @@
 
 The rule is *trust before use, use before distrust*. `planner` returns the steps, and `gates` decides when a phase ends.
 
-These invariants hold in every phase and between two consecutive phases (tests/pki/rotation/test_phases.py):
+These invariants hold in every phase and between two consecutive phases (tests/pki/test_rotation_walks.py). In the mode
+`replace`, only I4 and I7 hold. For an anchor that certmond found on disk, only I4 holds until the phase `trust` ends.
   I1  Every server accepts every client certificate in use.
   I2  Every client accepts every server certificate in use.
   I3  All components trust an anchor before it signs.
@@ -76,10 +77,13 @@ class Rotation:
     """One rotation from the anchors `old` to the anchor `new`, in a phase that began at `since` (UTC).
 
     `found` is True if the new anchor was installed before the rotation began. An abort exchanges `old` and `new`.
-    `published` is the time at which certmond first observed that all namespaces contain the CA, or that all API servers
-    use the key. `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a
-    node rotates alone. `released` is a number from 0 to 1. Workers whose place (`worker_batches`) is below this number
-    may act.
+
+    `published` is the time of the first observation on which the phase depends. In `trust`, all namespaces contain the
+    new CA. In `issue`, Pods have certificates that the old CA might have signed. For a service-account key, all API
+    servers use the new key.
+
+    `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a node rotates
+    alone. `released` is a number from 0 to 1. Workers whose place (`worker_batches`) is below this number may act.
     """
 
     id: str
