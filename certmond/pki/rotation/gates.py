@@ -32,8 +32,8 @@ class Report:
     """Report of a node that has reached a phase.
 
     `trust` is the digest of the node's anchors. `issuer` is the SHA-256 of the anchor that has signed all leaves of the
-    node, or "" if there is no single such anchor. `signs` is True if the node has the key of a CA. `ready` is False if
-    a node with `signs` lacks the new key.
+    node, or "" if there is no single such anchor. `signs` is True if the node has the key of the CA, or is a
+    control-plane node. `ready` is True if the new key is installed or staged on the node.
     """
 
     rotation: str
