@@ -211,8 +211,8 @@ class Surroundings:
     def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
         """Return the files of the certificate that the service reads.
 
-        These files are the files that the service's command line names. If the command line names no file, or if the
-        entry is of kind `kubelet`, the result contains all files of the certificate.
+        These files are the files that the service's command line names. If the command line names no file of the
+        certificate, or if the entry is of kind `kubelet`, the result contains all files.
         """
         known, files = self.survey.uses.get(service.name, {}), files_of(seen)
         named = tuple(path for path in files if path in known)
