@@ -43,7 +43,7 @@ class Mismatch:
 
     @property
     def changes_at(self) -> datetime | None:
-        """The next time at which the mismatch changes even if no file changes, or None if only a file can change it."""
+        """The next time at which the mismatch changes even if no file changes, or None if there is no such time."""
         return self.matching_since + self.wait if self.matching_since else self.waits_until
 
 

@@ -26,7 +26,7 @@ def renewal_point(certificate: Certificate, spec: CertificateSpec, default: time
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """Return the start of the critical window: 7 days before the end, or a tenth of the lifetime if this is shorter."""
+    """Return the start of the critical window: the last 7 days, or the last tenth of a lifetime below 70 days."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 

@@ -84,8 +84,9 @@ class _Reading:
 def parse_fields(der: bytes) -> Fields:
     """Return the fields of the certificate `der`.
 
-    Raises MalformedError, with Go's message, for trailing data, a malformed time, or a field up to the public key that
-    is missing or has the wrong tag. Raises LimitError for a serial number that exceeds the limit.
+    Raises MalformedError, with Go's message, for trailing data and for a malformed time. Also raises MalformedError if
+    a field up to the public key is missing or has the wrong tag. Raises LimitError for a serial number that exceeds the
+    limit.
     """
     objections = list[str]()
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")

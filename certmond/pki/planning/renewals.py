@@ -327,7 +327,7 @@ class _Planner:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
 
     def _unproven(self, name: str) -> str | None:
-        """Return why certmond must not copy the certificate of the entry `name`, or None if certmond may copy it."""
+        """Return why certmond must not copy the certificate of the entry `name`, or None if a copy is permitted."""
         found = (status.basis for status in self._assessment.certificates if status.seen.name == name)
         return next(("; ".join(each.reasons) or each.barrier for each in found if each and not each.predecessor), None)
 

@@ -6,7 +6,7 @@ These invariants hold in every phase and between two consecutive phases (tests/p
 `replace`, only I4 and I7 hold. For an anchor that certmond found on disk, only I4 holds until the phase `trust` ends.
   I1  Every server accepts every client certificate in use.
   I2  Every client accepts every server certificate in use.
-  I3  All components trust an anchor before it signs.
+  I3  All components trust an anchor before this anchor signs.
   I4  The first certificate of the anchor's file belongs to the anchor's key.
   I5  certmond issues a leaf again only after all components trust its new issuer.
   I6  Components distrust an anchor only after no leaf depends on this anchor.
@@ -166,7 +166,7 @@ def flaw(rotation: Rotation) -> str | None:
 
 
 def following(rotation: Rotation, now: datetime) -> Rotation:
-    """Return the rotation in its next phase, or the unchanged rotation if it has ended."""
+    """Return the rotation in its next phase, or the unchanged rotation if the rotation has ended."""
     phases = sequence(rotation)
     later = phases[phases.index(rotation.phase) + 1 :]
     return replace(rotation, phase=later[0], since=now, published=None, released=0.0) if later else rotation

@@ -297,8 +297,8 @@ class Surroundings:
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
         """Return the last time at which the command of a service of kind `command` ran.
 
-        If no run is recorded, but certmond has renewed the certificate or has tried a restart because of it, return the
-        earliest possible time. Otherwise return None.
+        If no run is recorded, but certmond has renewed the certificate or has tried a restart because of this
+        certificate, return the earliest possible time. Otherwise return None.
         """
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at

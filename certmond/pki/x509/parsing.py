@@ -208,7 +208,7 @@ def _certificate(der: bytes) -> Certificate:
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
     """Return the parsed certificate for `der`. All files that contain this certificate share the returned object.
 
-    `make` creates the certificate if it does not exist yet.
+    `make` creates the certificate if no parsed certificate for `der` exists.
     """
     certificate = _held.get(der)
     if certificate is None:
