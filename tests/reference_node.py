@@ -96,7 +96,8 @@ class ReferenceNode:
 
     def _flags(self, row: Flag) -> Iterator[tuple[str, str]]:
         stem = f"{EXTRA}/{row.component}-{row.name}"
-        if row.role is Role.KEY or row.pair:  # the node has --tls-cert-file, so no component uses --cert-dir
+        # The node has --tls-cert-file, so no component uses --cert-dir.
+        if row.role in {Role.KEY, Role.SOCKET} or row.pair:
             return
         if row.role is not Role.CONFIGURATION:
             self.names.add(row.entry)

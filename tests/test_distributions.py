@@ -348,10 +348,36 @@ def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -
     plan = run(tree, "plan", "--profile", "starlingx", "-o", "json", at=NOW + YEAR - 10 * DAY)
     steps = [(step["step"], step["target"], step["restarts"]) for step in json.loads(plan.stdout)["steps"]]
     assert ("issue", "admin.conf", ["sysinv-conductor", "cert-mon", "dccertmon"]) in steps
-    assert ("derive", "haproxy-client-bundle", []) in steps
+    assert ("derive", "haproxy-client-bundle", ["haproxy"]) in steps
     assert not [target for _, target, _ in steps if target == "haproxy-client"]
     commands = {each.name: each.command for each in parse((), profile="starlingx").services if each.kind == "command"}
     assert commands["haproxy"] == ("/usr/bin/sm-restart-safe", "service", "haproxy")
+
+
+def rotation_restarts(tree: Tree) -> dict[str, list[str]]:
+    """Return the restarts of each phase of a rotation of the Root CA, as `root-ca rotate --plan` prints them."""
+    options = ("--profile", "starlingx", "--state-dir", str(tree.at("/state")))
+    assert run(tree, "root-ca stage --generate", *options, at=None).exit_code == 0
+    plan = run(tree, "root-ca rotate --plan", *options, "-o", "json", at=None)
+    return {each["phase"]: each["restarts"] for each in json.loads(plan.stdout)["phases"]}
+
+
+def test_starlingx_restarts_haproxy_in_each_phase_that_changes_its_files(tmp_path: Path) -> None:
+    """HAProxy reads the Root CA and its client certificate only at its start (starlingx/stx-puppet, kubernetes.pp,
+    platform::kubernetes::haproxy). In each of these phases, it restarts after the kubelet.
+    """
+    planned = rotation_restarts(MAKERS["starlingx"](tmp_path))
+    assert {phase for phase, names in planned.items() if "haproxy" in names} == {"trust", "issue", "distrust"}
+    assert all(names.index("kubelet") < names.index("haproxy") for names in planned.values() if "haproxy" in names)
+
+
+def test_a_node_of_starlingx_without_the_bundle_has_no_haproxy(tmp_path: Path) -> None:
+    """On a worker, HAProxy has no bundle and does not run, so no phase of a rotation restarts it."""
+    tree = MAKERS["starlingx"](tmp_path)
+    tree.at("/etc/kubernetes/pki/haproxy_client.pem").unlink()
+    planned = rotation_restarts(tree)
+    assert planned["trust"]
+    assert not [phase for phase, names in planned.items() if "haproxy" in names]
 
 
 def test_starlingx_is_probed_at_the_port_of_its_manifest(tmp_path: Path) -> None:

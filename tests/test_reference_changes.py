@@ -16,6 +16,7 @@ from tests.node import PKI, Node
 
 CA = "etc/kubernetes/pki/extra.crt"
 DROP_INS, UNITS = "etc/kubernetes/kubelet.conf.d", "etc/systemd/system"
+K3S = "var/lib/rancher/k3s/agent/etc/kubelet.conf.d"
 KUBELET = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
 
 
@@ -64,6 +65,16 @@ def add_kubelet_drop_in(node: Node) -> None:
     write(node, f"{DROP_INS}/10-clients.conf", yaml.safe_dump(fields))
 
 
+def add_drop_in_of_k3s(node: Node) -> None:
+    fields = KUBELET | {"authentication": {"x509": {"clientCAFile": f"/{CA}"}}}
+    write(node, f"{K3S}/90-clients.conf", yaml.safe_dump(fields))
+
+
+def configure_k3s(node: Node) -> None:
+    node.path(K3S).mkdir(parents=True)
+    write(node, "etc/rancher/k3s/config.yaml", "kubelet-arg: [v=2]\n")
+
+
 def enable_proxy(node: Node) -> None:
     write(node, f"{UNITS}/kube-proxy.service", "[Service]\nExecStart=/usr/bin/kube-proxy $MORE\n")
     node.path(f"{UNITS}/multi-user.target.wants").mkdir()
@@ -89,6 +100,7 @@ CHANGES = {
     "a manifest gains a flag": Change("kube-apiserver.oidc-ca-file", add_flag),
     "a drop-in of the kubelet": Change("kubelet.clientCAFile", add_kubelet_drop_in, name_existing_drop_ins),
     "the directory of the drop-ins too": Change("kubelet.clientCAFile", add_kubelet_drop_in, name_drop_ins),
+    "a drop-in of the kubelet of k3s": Change("kubelet.clientCAFile", add_drop_in_of_k3s, configure_k3s),
     "a drop-in of a unit": Change("kube-proxy.kubeconfig", add_unit_drop_in, enable_proxy),
     "a unit is enabled": Change("kube-proxy.kubeconfig", enable_proxy, add_unit_drop_in),
     "a user in admin.conf": Change("admin.conf#second", lambda node: add_user(node, "etc/kubernetes/admin.conf")),

@@ -322,11 +322,11 @@ def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
 
 def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
     """Print the services that still use a replaced certificate."""
-    from certmond.pki.planning.steps import Issue
+    from certmond.pki.planning.steps import Derive, Issue
 
     users: dict[str, list[str]] = {}
     for outcome in outcomes:
-        if outcome.result == "done" and isinstance(outcome.step, Issue):
+        if outcome.result == "done" and isinstance(outcome.step, Issue | Derive):
             for service in outcome.step.restarts:
                 if service not in restarted:
                     users.setdefault(service, []).append(outcome.step.target)

@@ -14,7 +14,7 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.services.serving_request import RequestState, request_state, unknown_state
 
 _ANSWER = timedelta(seconds=2)
-"""Time limit of a read, because a read delays the plan of the daemon."""
+"""Time limit of a read, because a read delays the next pass of the daemon."""
 _PAUSE = 6
 """Interval between two reads, as a multiple of `poll`. The coordinator uses this interval while no rotation runs."""
 

@@ -271,13 +271,12 @@ class Daemon:
     # Execution
 
     def _execute(self) -> None:
-        """Execute the plan in enforce mode. Read and write the objects of this node in the Kubernetes API."""
-        assessment = self._assessment
-        if assessment:
+        """Execute the plan in enforce mode. Then read and write the objects of this node in the Kubernetes API."""
+        again, assessment = self._reconciler.execute(), self._assessment
+        if assessment and not again:  # after all files, because a slow answer delays the loop
             self._enforcer.serving_request.ask(assessment)
-        again = self._reconciler.execute()
-        if assessment and self._surroundings.live and (failure := self._enforcer.node_condition.report(assessment)):
-            self._journal.tell(Event.CONDITION_FAILED, failure, "warning")
+            if self._surroundings.live and (failure := self._enforcer.node_condition.report(assessment)):
+                self._journal.tell(Event.CONDITION_FAILED, failure, "warning")
         self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
         if self._reconciler.service_check_at:
             wait = (self._reconciler.service_check_at - utc_now()).total_seconds()

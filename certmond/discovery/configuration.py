@@ -21,6 +21,7 @@ from certmond.files.cache import Files
 from certmond.files.catalog_observer import Store
 from certmond.files.document_reader import DocumentReader
 from certmond.files.glob import expand
+from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.kubelet_configuration import CONFIG as KUBELET_CONFIG
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.unit_files import Place, UnitFiles
@@ -98,11 +99,13 @@ class _Discovery:
         self._notes: list[str] = []
         reader = DocumentReader(self._files, own_root=False)
         units = UnitFiles(reader, self._files)
-        self._sources = [*self._kubelet_sources(KubeletConfiguration(reader, self._files, units))]
+        kubelet = KubeletConfiguration(reader, self._files, units)
+        components = ComponentSources(reader, self._files, kubelet, units, manifests=_MANIFESTS, proc="")
+        self._sources = [*self._kubelet_sources(kubelet)]
         own = (spec.kubeconfig for spec in self._profile.values() if spec.kubeconfig)
         self._conf = self._setting("kubeconfig") or next(own, _KUBELET_CONF)
-        self._manifests = self._setting("pod-manifest-path", "staticPodPath") or _MANIFESTS
-        self._sources += [*self._conf_sources(), *self._pod_sources()]
+        self._manifests = components.static_pods()
+        self._sources += [*self._conf_sources(), *self._pod_sources(components.manifests())]
         services = (each for each in units.services() if each.component != KUBELET and not each.obstacle)
         self._sources += [_Source(it.file, f"{it.file} --", it.container, it.places) for it in services]
 
@@ -173,9 +176,9 @@ class _Discovery:
         config = kubelet.manifest()
         path = config.path if config else KUBELET_CONFIG
         fields = self._noted(path, config and config.fields)
-        for file, component in reversed([*kubelet.sources()]):
+        for file, component, places in reversed([(it.file, it.container, it.places) for it in kubelet.sources()]):
             if fields or file != path:
-                yield _Source(file, f"{file} " if file == path else f"{file} --", component)
+                yield _Source(file, f"{file} " if file == path else f"{file} --", component, places)
 
     def _conf_sources(self) -> Iterator[_Source]:
         """Yield the files of the CA, the client certificate and the client key that the kubelet's kubeconfig names."""
@@ -187,13 +190,10 @@ class _Discovery:
             flags += [("client-key", each.key.path or "") for each in users if each.key]
             yield _Source(self._conf, f"{self._conf} ", Container("kubelet.conf", tuple(flags), {}))
 
-    def _pod_sources(self) -> Iterator[_Source]:
-        for name in self._files.listing(self._manifests):
-            if name.startswith(".") or not name.isprintable():  # the kubelet skips names that begin with a dot
-                continue
-            path = posixpath.join(self._manifests, name)
+    def _pod_sources(self, manifests: Sequence[str]) -> Iterator[_Source]:
+        for path in manifests:
             for container in self._noted(path, [*containers(self._manifest(path).fields)]):
-                yield _Source(path, f"{name} --", container)
+                yield _Source(path, f"{posixpath.basename(path)} --", container)
 
     def _claims(self, rows: Sequence[str]) -> Iterator[_Claim]:
         for component, flag, *others in map(str.split, rows):

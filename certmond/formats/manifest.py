@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import Kubeconfig, as_text, load_mapping
+from certmond.formats.rancher_config import endpoint_flags
 from certmond.formats.started_program import mentioned_component, program_of
 from certmond.pki.catalog.references import K3S, RKE2
 
@@ -173,7 +174,8 @@ def flags_of(
     """
     if program in {K3S, RKE2}:
         used = [word for word in words if word.partition("=")[0] != "-config"]
-        return tuple(flag_values(used, single_dash=True))
+        own = tuple(flag_values(used, single_dash=True))
+        return (*own, *endpoint_flags(own))
     if program != _ETCD:
         return tuple(flag_values(words))
     found = list[tuple[str, str]]()

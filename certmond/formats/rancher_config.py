@@ -6,15 +6,26 @@ This module merges several files (k3s-io/k3s, pkg/configfilearg/parser.go) and p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import as_text, load_mapping
 from certmond.pki.catalog.references import ETCD, FLAGS, K3S, RKE2
 
+_ENDPOINT = "datastore-endpoint"
+_PARAMETERS = ("sslcert", "sslkey", "sslrootcert")
+"""The parameters of a PostgreSQL URL that name files. k3s uses its flags for files only without these parameters
+(k3s-io/kine, pkg/drivers/pgsql/pgsql.go, prepareDSN).
+"""
 _OF_FILES = frozenset(
-    {"config-file", *(name for row in FLAGS if row.component == K3S for name in (row.name, row.key_flag))}
+    {
+        "config-file",
+        "data-dir",
+        _ENDPOINT,
+        *(name for row in FLAGS if row.component == K3S for name in (row.name, row.key_flag)),
+    }
 )
 """The flags of k3s and RKE2 that name files."""
 
@@ -76,6 +87,17 @@ def component_flag(argument: str) -> tuple[str, str]:
     """
     name, is_given, value = argument.removeprefix("--").partition("=")
     return name.rstrip("-+").replace("_", "-"), value if is_given else "true"
+
+
+def endpoint_flags(flags: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each parameter of a datastore's URL that names a file."""
+    for name, value in flags:
+        if name == _ENDPOINT and value.startswith(("postgres://", "postgresql://")):
+            try:
+                parameters = parse_qsl(urlsplit(value).query)
+            except ValueError:
+                continue
+            yield from ((f"{_ENDPOINT}.{each}", path) for each, path in parameters if each in _PARAMETERS)
 
 
 def flag_variables(program: str, names: Iterable[str]) -> dict[str, str]:

@@ -20,6 +20,8 @@ _MAX_SCRIPT = 1 << 15  # the time of shlex grows with the square of the length o
 _MAX_STARTERS = 16
 _CONTROLLERS = frozenset({"systemctl", "journalctl", "pkill", "killall", "logger", "echo"})
 """Programs that name a component and start none in their own service."""
+_VERSIONED = re.compile(rf"({'|'.join(PROGRAMS)})(?:[-._]v?\d[\w.+~-]*|\.real)")
+"""A component with its version in its name, such as etcd-3.5.21, or a program that a wrapper replaces."""
 _DATA = ("/var/", "/etc/", "/run/")
 """Directories without programs, such as /var/lib/kubelet."""
 
@@ -57,7 +59,7 @@ class _Options(NamedTuple):
 
 
 def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[str, Sequence[str]]:
-    """Return the base name of the program, or "" for an empty `command`, and the words of the command line.
+    """Return the name of the program, or "" for an empty `command`, and the words of the command line.
 
     For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script. If another program
     starts the program, return the started program and its words. Such programs are those of coreutils and util-linux
@@ -82,7 +84,7 @@ def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[s
         words = inner
     if _name(words) not in _SHELLS or (script := _script(words)) is None:
         return _name(words), words
-    return next((name for name in map(posixpath.basename, script) if name in PROGRAMS), _name(words)), script
+    return next((name for name in map(program_name, script) if name in PROGRAMS), _name(words)), script
 
 
 def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -> str:
@@ -95,12 +97,19 @@ def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -
         return ""
     # An image has a tag or a digest after its name.
     parts = (part for word in words for part in word.split() if not part.startswith(_DATA))
-    names = (re.split("[:@]", posixpath.basename(part))[0] for part in parts)
+    names = (program_name(re.split("[:@]", posixpath.basename(part))[0]) for part in parts)
     return next((PROGRAMS[name] for name in names if name in PROGRAMS), "")
 
 
+def program_name(path: str) -> str:
+    """Return the base name of a program. Omit the version in the name of a component, as in kubelet-v1.33.2."""
+    name = posixpath.basename(path)
+    match = _VERSIONED.fullmatch(name)
+    return match[1] if match else name
+
+
 def _name(words: Sequence[str]) -> str:
-    return posixpath.basename(words[0]) if words else ""
+    return program_name(words[0]) if words else ""
 
 
 def _started(name: str, words: Sequence[str]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Parsers of systemd unit files, command lines and environment files.
+"""Parsers of systemd unit files, system.conf, command lines and environment files.
 
 This module defines the formats of systemd.syntax(7), systemd.service(5) and src/basic/env-file.c of systemd. Like
 systemd, the parsers ignore invalid lines.
@@ -7,29 +7,44 @@ systemd, the parsers ignore invalid lines.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from certmond.formats.manifest import flag_values
 
 _ASSIGNMENT = re.compile(r"\s*(\w+)\s*=\s*(.*)")
-_SETTINGS = frozenset({"ExecStart", "Environment", "EnvironmentFile", "RootDirectory", "RootImage"})
+_SHARED = (
+    {"BindPaths", "BindReadOnlyPaths"}, {"LoadCredential", "LoadCredentialEncrypted"},
+    {"SetCredential", "SetCredentialEncrypted"},
+)  # fmt: skip
+"""The settings with a common list, which an empty value of either setting resets (systemd.exec(5))."""
+_SETTINGS = frozenset({
+    "ExecStart", "Environment", "EnvironmentFile", "RootDirectory", "RootImage", "TemporaryFileSystem", "MountImages",
+}).union(*_SHARED)  # fmt: skip
 """The settings that affect which files a service reads."""
+_SECRETS = ("SetCredential", "SetCredentialEncrypted")
+"""The settings whose value can contain a private key after the colon."""
 _PREFIXES = "-@:+!|"
-"""Characters before the path of a program. With "@", the second word is the name of the process."""
+"""Characters before the path of a program. With "@", the second word is the name of the process.
+
+With "|", "@" selects a login shell instead (systemd, src/core/load-fragment.c and dbus-execute.c).
+"""
 _ESCAPES = {"n": "\n", "t": "\t", "s": " ", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 _QUOTED = re.compile(r"""[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)')""", re.DOTALL)
 _PLAIN = re.compile(r"[ \t]*((?:[^\n\\]|\\.)*)", re.DOTALL)
 _NAME = re.compile(r"[ \t]*([A-Za-z_]\w*)[ \t]*=")
 _IN_WORD = re.compile(r"\$(?:\$|\{(\w+)\})")
 _SPECIFIER = re.compile(r"%(.)")
+_DIRECTORY_SPECIFIERS = {
+    "C": "/var/cache", "E": "/etc", "L": "/var/log", "S": "/var/lib", "t": "/run",
+}  # fmt: skip
 _MAX_SUBSTITUTED = 1 << 20
 """Maximum length of the values of variables in a command. The kernel limits a command to 2 MiB (execve(2))."""
 
 Environment = Mapping[str, tuple[str, str]]
 """Variable -> its value, and the file that sets it."""
-_DIRECTORIES = ("CACHE", "CONFIGURATION", "CREDENTIALS", "LOGS", "RUNTIME", "STATE")
+_DIRECTORIES = ("CACHE", "CONFIGURATION", "LOGS", "RUNTIME", "STATE")
 _OF_SYSTEMD: dict[str, tuple[str, str]] = {
     name: (f"${{{name}}}", "") for name in ("HOME", *(f"{each}_DIRECTORY" for each in _DIRECTORIES))
 }
@@ -37,7 +52,7 @@ _OF_SYSTEMD: dict[str, tuple[str, str]] = {
 
 
 class Setting(NamedTuple):
-    """A setting of the section [Service]."""
+    """A setting of a unit, or of the configuration of systemd."""
 
     name: str
     value: str
@@ -52,13 +67,22 @@ class Word(NamedTuple):
 
 def parse_unit(data: bytes, _path: str) -> tuple[Setting, ...]:
     """Return the settings of the section [Service] that certmond uses, in order. An empty value resets a setting."""
-    section, found = "", list[Setting]()
+    return tuple(_settings_in("[Service]", data, _SETTINGS))
+
+
+def parse_manager(data: bytes, _path: str) -> tuple[Setting, ...]:
+    """Return the environment of services in system.conf, in order (systemd-system.conf(5))."""
+    return tuple(_settings_in("[Manager]", data, {"DefaultEnvironment"}))
+
+
+def _settings_in(wanted: str, data: bytes, names: Collection[str]) -> Iterator[Setting]:
+    section = ""
     for line in _lines(data.decode("utf-8", "replace")):
         if line.startswith("["):
             section = line
-        elif section == "[Service]" and (match := _ASSIGNMENT.fullmatch(line)) and match[1] in _SETTINGS:
-            found.append(Setting(match[1], match[2]))
-    return tuple(found)
+        elif section == wanted and (match := _ASSIGNMENT.fullmatch(line)) and match[1] in names:
+            name, value = match.groups()
+            yield Setting(name, value.partition(":")[0] if name in _SECRETS else value)
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -138,15 +162,25 @@ def settings(parts: Sequence[tuple[str, Sequence[Setting]]]) -> dict[str, list[W
             if value:
                 found.setdefault(name, []).append(Word(value, file))
             else:
-                found[name] = []
+                names = next((group for group in _SHARED if name in group), {name})
+                found.update((other, []) for other in names)
     return found
 
 
+def credentials_directory(unit: str) -> str:
+    """Return the directory in which a service of the system finds its credentials."""
+    return f"/run/credentials/{unit}"
+
+
 def with_specifiers(text: str, unit: str) -> str:
-    """Return the text with values for the specifiers of the unit's name. Keep all other specifiers."""
+    """Return the text with values for the specifiers of the unit's name and of directories (systemd.unit(5)).
+
+    Keep all other specifiers.
+    """
     stem = unit.rpartition(".")[0]
     prefix, _, instance = stem.partition("@")
-    known = {"%": "%", "n": unit, "N": stem, "p": prefix, "i": instance}
+    known = {"%": "%", "n": unit, "N": stem, "p": prefix, "i": instance, "d": credentials_directory(unit)}
+    known |= _DIRECTORY_SPECIFIERS
     return _SPECIFIER.sub(lambda match: known.get(match[1], match[0]), text)
 
 
@@ -157,7 +191,8 @@ def command_line(command: Word, environment: Environment, unit: str) -> list[Wor
     """
     marks = len(command.text) - len(command.text.lstrip(_PREFIXES))
     prefix, words = command.text[:marks], split_words(command.text[marks:])
-    if "@" in prefix:
+    environment = {"CREDENTIALS_DIRECTORY": (credentials_directory(unit), command.file), **environment}
+    if "@" in prefix and "|" not in prefix:
         del words[1:2]
     result = list[Word]()
     texts = [with_specifiers(word, unit) for word in words]

@@ -11,6 +11,7 @@ _CONTENTS = {
     Role.TRUST: "trusted CAs",
     Role.KUBECONFIG: "kubeconfig",
     Role.KEY: "key, not watched",
+    Role.SOCKET: "socket of an external signer, `not_watched`",
 }
 
 _HEAD = """# Flags that name certificates

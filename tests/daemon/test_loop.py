@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,8 +20,10 @@ from cryptography import x509
 
 from certmond.config.model import parse
 from certmond.controllers.node_condition import NodeConditionReport
+from certmond.controllers.serving_request import ServingRequestCheck
 from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
+from certmond.daemon.reconciler import Reconciler
 from certmond.files.catalog_observer import Store
 from certmond.notify.journal import Journal
 from certmond.pki.services.model import Live
@@ -454,36 +457,52 @@ def test_a_configuration_with_a_hook_must_be_closed_to_others(work: Path) -> Non
     assert "chmod go-w" in done.stderr
 
 
-def test_command_lines_are_read_again_after_a_restart(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pass reads the command lines of processes if the observation of the services has another process."""
+@pytest.fixture
+def observing(node: Node, tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon in observe mode that runs no loop."""
     daemon = Daemon(
         lambda: parse([]), root=str(node.root), runtime_dir=tmp_path / "run", state_dir=tmp_path / "state",
         journal=Journal("none"),
     )  # fmt: skip
+    yield daemon
+    daemon._watcher.close()
+    daemon._hooks.close()
+    daemon._enforcer.surroundings_observer.close()
+    daemon._wake.close()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_plan_is_executed_before_the_request_of_the_kubelet_is_read(
+    observing: Daemon, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    """The API server can answer slowly. While steps remain, the daemon sends it no request."""
+    done = list[str]()
+
+    def execute(_: Reconciler) -> bool:
+        done.append("execute")
+        return again
+
+    monkeypatch.setattr(Reconciler, "execute", execute)
+    monkeypatch.setattr(ServingRequestCheck, "ask", lambda *_: done.append("ask"))
+    observing._pass(Cause("look", frozenset()))
+    observing._execute()
+    assert done == (["execute"] if again else ["execute", "ask"])
+
+
+def test_command_lines_are_read_again_after_a_restart(observing: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass reads the command lines of processes if the observation of the services has another process."""
     restarts, read = iter([False, True]), list[object]()
     monkeypatch.setattr(SurroundingsObserver, "sees_other_processes", property(lambda _: next(restarts)))
     monkeypatch.setattr(Store, "read_processes", lambda store: read.append(store))  # noqa: PLW0108 - to be a method
-    try:
-        for count in (0, 1):
-            daemon._pass(Cause("look", frozenset()))
-            assert read == [daemon._store] * count
-    finally:
-        daemon._watcher.close()
-        daemon._hooks.close()
-        daemon._enforcer.surroundings_observer.close()
-        daemon._wake.close()
+    for count in (0, 1):
+        observing._pass(Cause("look", frozenset()))
+        assert read == [observing._store] * count
 
 
 def test_the_condition_of_the_node_follows_the_first_observation_of_the_services(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    observing: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before, findings about services are unknown. A failure of the write is in the log."""
-    daemon = Daemon(
-        lambda: parse([]), root=str(node.root), runtime_dir=tmp_path / "run", state_dir=tmp_path / "state",
-        journal=Journal("none"),
-    )  # fmt: skip
     written = list[object]()
 
     def report(_: NodeConditionReport, assessment: object) -> str:
@@ -491,16 +510,10 @@ def test_the_condition_of_the_node_follows_the_first_observation_of_the_services
         return "no answer"
 
     monkeypatch.setattr(NodeConditionReport, "report", report)
-    try:
-        daemon._pass(Cause("look", frozenset()))
-        daemon._execute()
-        assert written == []
-        daemon._surroundings = replace(daemon._surroundings, live=Live(datetime.now(UTC)))
-        daemon._execute()
-        assert written == [daemon._assessment]
-        assert ("condition_failed", "no answer") in [(e["event"], e["message"]) for e in daemon._journal.recent]
-    finally:
-        daemon._watcher.close()
-        daemon._hooks.close()
-        daemon._enforcer.surroundings_observer.close()
-        daemon._wake.close()
+    observing._pass(Cause("look", frozenset()))
+    observing._execute()
+    assert written == []
+    observing._surroundings = replace(observing._surroundings, live=Live(datetime.now(UTC)))
+    observing._execute()
+    assert written == [observing._assessment]
+    assert ("condition_failed", "no answer") in [(e["event"], e["message"]) for e in observing._journal.recent]

@@ -253,7 +253,7 @@ def test_a_workers_ca_elsewhere(node: Node) -> None:
     assert ("ca", Reason.MISSING) in judged(node, text)
 
 
-@pytest.mark.parametrize("how", ["staticPodPath", "flag", "name"])
+@pytest.mark.parametrize("how", ["staticPodPath", "relative", "flag", "name"])
 def test_manifests_elsewhere(node: Node, how: str) -> None:
     """With static pods in another directory or under other names, the conditions of the profile go with them."""
     if how == "name":
@@ -264,6 +264,8 @@ def test_manifests_elsewhere(node: Node, how: str) -> None:
         api = "/etc/kubelet.d/kube-apiserver.yaml"
     if how == "staticPodPath":
         create(node, KUBELET, kubelet_config(f"/{PKI}/ca.crt", staticPodPath="/etc/kubelet.d"))
+    elif how == "relative":  # to the configuration file
+        create(node, KUBELET, kubelet_config(f"/{PKI}/ca.crt", staticPodPath="../../../etc/kubelet.d"))
     elif how == "flag":
         create(
             node,
@@ -562,9 +564,22 @@ def test_the_kubelets_serving_certificate(node: Node) -> None:
     assert judged(node, text) == {("kubelet-server", Reason.MISSING)}
 
 
+def test_a_single_manifest_counts(node: Node) -> None:
+    """`staticPodPath` can be the path of one manifest, and then certmond ignores the others in its directory."""
+    create(node, KUBELET, kubelet_config(f"/{PKI}/ca.crt", staticPodPath=f"/{API}"))
+    etcd = "etc/kubernetes/manifests/etcd.yaml"
+    move(node, f"{PKI}/apiserver.crt", "etc/ssl/api.crt")
+    move(node, f"{PKI}/apiserver.key", "etc/ssl/api.key")
+    edit(node, API, (f"/{PKI}/apiserver.", "/etc/ssl/api."))
+    edit(node, etcd, (f"/{PKI}/etcd/server.crt", "/etc/none.crt"))
+    text = found(node)
+    assert entries(text)["apiserver"]["path"] == "/etc/ssl/api.crt"
+    assert "etcd-server" not in entries(text)
+
+
 def test_settings_without_an_absolute_path_are_ignored(node: Node) -> None:
-    """A manifest directory or kubeconfig with a relative path, or no path at all, counts as unset."""
-    create(node, "var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=--pod-manifest-path=x --kubeconfig=a*b\n")
+    """A kubeconfig with a pattern, and a path of static Pods that no file can have, count as unset."""
+    create(node, "var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=--kubeconfig=a*b\n")
     assert "this node does not differ" in comments(found(node))[0]
     create(node, KUBELET, 'staticPodPath: "/a\\0b"\n')
     assert "this node does not differ" in comments(found(node))[0]

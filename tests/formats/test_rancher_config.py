@@ -8,6 +8,7 @@ from certmond.formats.rancher_config import (
     Option,
     Setting,
     component_flag,
+    endpoint_flags,
     flag_variables,
     merged_options,
     parse_rancher_config,
@@ -65,3 +66,24 @@ def test_variables_of_a_program_are_flags() -> None:
     }  # fmt: skip
     assert flag_variables("etcd", names) == {"name": "ETCD_NAME"}
     assert flag_variables("kubelet", names) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        (
+            "postgres://u:p@db:5432/k3s?sslmode=verify-full&sslcert=/a%20b.crt&sslkey=/k&sslrootcert=/ca&user=/x",
+            {"sslcert": "/a b.crt", "sslkey": "/k", "sslrootcert": "/ca"},
+        ),
+        ("postgresql://?sslcert=/a&sslkey=", {"sslcert": "/a"}),
+        ("postgres://db/k3s", {}),
+        ("postgres://[db/k3s?sslcert=/a", {}),
+        ("mysql://u:p@tcp(db:3306)/k3s?sslcert=/a", {}),
+        ("https://etcd:2379", {}),
+        ("", {}),
+    ],
+)
+def test_the_url_of_a_datastore_names_files(url: str, found: dict[str, str]) -> None:
+    """PostgreSQL reads the paths of three parameters."""
+    flags = [("datastore-cafile", "postgres://?sslcert=/b"), ("datastore-endpoint", url)]
+    assert dict(endpoint_flags(flags)) == {f"datastore-endpoint.{name}": value for name, value in found.items()}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from certmond.formats.manifest import flag_values
 from certmond.formats.started_program import mentioned_component, program_of
+from certmond.pki.catalog.references import PROGRAMS
 
 
 @pytest.mark.parametrize("length", [9, 1 << 15])
@@ -53,6 +54,36 @@ def test_the_program_behind_a_wrapper_is_found(command: list[str], program: str,
     """Shells, env, nice and hyperkube start another program, and operators of a shell are no part of a value."""
     found = program_of(command[:1], command[1:])
     assert (found[0], dict(flag_values(found[1]))) == (program, flags)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/usr/local/bin/kube-apiserver-v1.33.2", "kube-apiserver"),
+        ("/opt/kubelet_1.33.2-0ubuntu1~24.04", "kubelet"),
+        ("k3s-v1.33.2+k3s1", "k3s"),
+        ("etcd-3.5.21-linux-amd64", "etcd"),
+        ("etcd.3", "etcd"),
+        ("/usr/bin/kube-apiserver.real", "kube-apiserver"),
+        ("proxy-agent-v0.32", "proxy-agent"),
+        ("kube-apiserver-network-proxy", "kube-apiserver-network-proxy"),
+        ("kube-apiserver-proxy-v1", "kube-apiserver-proxy-v1"),
+        ("etcdctl", "etcdctl"),
+        ("etcdctl-3.5", "etcdctl-3.5"),
+        ("etcd-backup", "etcd-backup"),
+        ("etcd-vault", "etcd-vault"),
+        ("kubelet-csr-approver", "kubelet-csr-approver"),
+        ("python3.11", "python3.11"),
+        ("kube-apiserver-", "kube-apiserver-"),
+        ("-3", "-3"),
+        ("/", ""),
+    ],
+)
+def test_a_component_with_a_version_in_its_name_is_found(path: str, name: str) -> None:
+    """A version begins with a digit, with or without "v". Other programs keep their names."""
+    assert program_of([path, "--a=/x"]) == (name, [path, "--a=/x"])
+    assert program_of(["sh", "-c", f"exec {path} --a=/x"])[0] == (name if name in PROGRAMS else "sh")
+    assert mentioned_component(["sudo", path]) == PROGRAMS.get(name, "")
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,23 @@ def test_words_are_separated_as_systemd_does(text: str, found: list[str]) -> Non
     assert split_words(text) == found
 
 
+@pytest.mark.parametrize("prefix", ["@", "-@", "@-", "@:", "+@", "@!", "!!@", ":-@!"])
+def test_the_name_of_a_process_is_no_argument(prefix: str) -> None:
+    """With the prefix "@", the second word is the name of the process, in any order of the prefixes."""
+    assert words(f"{prefix}/usr/bin/kube-apiserver --name --x=%i y", unit="a@b.service") == [
+        "/usr/bin/kube-apiserver", "--x=b", "y"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "-", ":", "+", "!", "!!", "|", "-+", "|@", "@-|", ":|"])
+def test_without_the_name_of_a_process_each_word_is_an_argument(prefix: str) -> None:
+    """Other prefixes change no word. With "|", systemd starts a shell, and "@" makes this shell a login shell."""
+    assert words(f"{prefix}/usr/bin/etcd --x y") == ["/usr/bin/etcd", "--x", "y"]
+
+
 @pytest.mark.parametrize(
     ("command", "found"),
     [
-        ("-@!/a name --x", ["/a", "--x"]),
         ("/a $LIST", ["/a", "--l=1", "--m=2 3"]),
         ("/a $NONE ${NONE} x${NONE}y", ["/a", "", "xy"]),
         ("/a ${STATE_DIRECTORY}/x", ["/a", "${STATE_DIRECTORY}/x"]),

@@ -40,7 +40,7 @@ def step_entry(step: Step) -> dict[str, Any]:
         "path": step.path,
         "reason": step.cause.value,
         "detail": step.detail,
-        "restarts": list(step.restarts) if isinstance(step, Issue) else [],
+        "restarts": list(step.restarts) if isinstance(step, Issue | Derive) else [],
     }
 
 

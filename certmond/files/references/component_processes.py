@@ -7,14 +7,13 @@ Processes of containers and of login sessions therefore do not count.
 from __future__ import annotations
 
 import os
-import posixpath
 import re
 from collections import Counter
 from typing import NamedTuple
 
 from certmond.files.mount_table import parse_mounts
 from certmond.formats.manifest import Container, flags_of
-from certmond.formats.started_program import STARTERS, program_of
+from certmond.formats.started_program import STARTERS, program_name, program_of
 from certmond.pki.catalog.references import PROGRAMS
 
 _UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", re.MULTILINE)
@@ -51,7 +50,7 @@ def component_processes(proc: str = "/proc") -> tuple[ComponentProcess, ...]:
     found, of_users = set[ComponentProcess](), Counter[tuple[str, str]]()
     for pid in _pids(proc):
         words, unread = _words(proc, pid)
-        unit = _unit(proc, pid) if words and posixpath.basename(words[0]) in _CANDIDATES else ""
+        unit = _unit(proc, pid) if words and program_name(words[0]) in _CANDIDATES else ""
         if not unit or unit == own_unit or own_root is None or _root(proc, pid) != own_root:
             continue
         program, arguments = program_of(words)

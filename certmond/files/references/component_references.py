@@ -20,6 +20,7 @@ from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
+from certmond.pki.findings import printable
 from certmond.pki.x509.parsing import Document, decode
 
 _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
@@ -84,11 +85,12 @@ class ComponentReferences:
         names, revision = self._sources.names(), self._sources.revision()
         is_same = all(one is other for one, other in zip(revision, self._revision, strict=True))
         if names != self._names or not is_same or not self._is_current():
-            self._names, self._revision, self._reader.used = names, revision, {}
+            self._revision, self._reader.used = revision, {}
             self._found = tuple(self._references())
             for each in self._found:  # a symlink may get another target
                 self._reader.entry(each.path or each.source)
             self._used = tuple(self._reader.used.values())
+            self._names = self._sources.names()  # with the directories that a kubelet names
         return self._found
 
     def _is_current(self) -> bool:
@@ -99,7 +101,7 @@ class ComponentReferences:
 
     def _references(self) -> Iterator[Reference]:
         sources = tuple(self._sources.sources())
-        trust = dict(self._trust(sources))
+        trust = dict(self._trust(sorted(sources, key=lambda each: not each.additional)))
         for source in sources:
             for row in _ROWS.get(source.component, ()):
                 if row.role is not Role.KEY:
@@ -107,8 +109,8 @@ class ComponentReferences:
         for source in sources:
             if not source.only_listed:
                 yield from self._unlisted(source)
-        for name, named_by, file, fact in self._sources.unread_files():
-            yield Reference(name, Role.CONFIGURATION, named_by, file, obstacle=fact)
+        for name, named_by, file, fact, process in self._sources.unread_files():
+            yield Reference(name, Role.CONFIGURATION, named_by, file, obstacle=fact, process=process)
 
     def _trust(self, sources: Iterable[Source]) -> Iterator[tuple[tuple[str, str], str]]:
         """Yield the component and the flag of each CA file whose flag certmond follows, with the path on the host."""
@@ -170,6 +172,9 @@ class ComponentReferences:
         if row.pair and any(source.container.values(name) for name in ("tls-cert-file", "tls-private-key-file")):
             return
         values = source.container.values(row.name)[0 if row.repeated else -1 :]
+        if row.role is Role.SOCKET:
+            yield from self._of_socket(source, row, values)
+            return
         untrusted, maximum = source.process if source.obstacle else "", _maximum(source)
         if left_out := values[maximum:]:
             yield Reference(
@@ -190,6 +195,15 @@ class ComponentReferences:
             for found in self._of_file(source, file, about):
                 if not (row.optional and self._reader.entry(found.path or "/").missing):
                     yield replace(found, trust=verified) if found.name == row.entry else found
+
+    @staticmethod
+    def _of_socket(source: Source, row: Flag, values: list[str]) -> Iterator[Reference]:
+        """Yield the reference to the socket of an external signer of service-account tokens, which has the keys."""
+        for value in values:
+            if (row.name, value) not in source.known:
+                fact = f"the external signer at {printable(value)} signs service-account tokens, and has their keys"
+                named_by, file = source.named_by(row.name), source.place(row.name).file
+                yield Reference(row.entry, Role.CONFIGURATION, named_by, file, obstacle=fact)
 
     def _of_file(
         self, source: Source, file: NamedFile, about: Reference, embedded: Document | None = None
@@ -244,7 +258,8 @@ class ComponentReferences:
         for material in materials:
             path = material.path if material and material.data is None else None
             if path and not path.startswith(f"{directory}/") and source.container.on_host(path) != path:
-                return f"{kubeconfig} refers to {path}, which is a path in the container"
+                namespace = "in the container" if source.in_pod else "in the mount namespace of the service"
+                return f"{kubeconfig} refers to {path}, which is a path {namespace}"
         return ""
 
     def _on_host(self, source: Source, path: str) -> str:

@@ -1,17 +1,13 @@
-"""The components of a node with their flags, and the files that contain these flags.
+"""The components of a node with their flags, and the file that contains these flags.
 
-The sources are:
-- the manifests of static Pods
-- the enabled services of systemd
-- the files of the kubelet
-- the configuration of k3s, RKE2 and k0s
-- argument files
-- the command lines of processes
+The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
+configuration of k3s, RKE2 and k0s, argument files, and the command lines of processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
@@ -20,6 +16,7 @@ from certmond.files.references.component_processes import ComponentProcess, comp
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.k0s_configuration import K0sConfiguration
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
+from certmond.files.references.other_kubelets import OtherKubelets
 from certmond.files.references.rancher_configuration import RancherConfiguration
 from certmond.files.references.unit_files import UnitFiles
 from certmond.formats.manifest import Container, Manifest, containers, init_containers
@@ -50,17 +47,18 @@ class ComponentSources:
         self._reader, self._files, self._kubelet, self._units = reader, files, kubelet, units
         self._rancher = RancherConfiguration(reader, files, units)
         self._arguments, self._k0s = ArgumentFiles(reader, files), K0sConfiguration(reader, files)
+        self._kubelets = OtherKubelets(reader, files, kubelet)
         self._usual, self._proc = manifests, proc
         self._processes: tuple[ComponentProcess, ...] = ()
 
     def read_processes(self) -> None:
-        """Read the command lines of the running components again. Keep the previous objects if no line has changed."""
+        """Read the command lines of the running components again."""
         found = component_processes(self._proc) if self._proc else ()
         self._processes = self._processes if found == self._processes else found
 
     def names(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names in the directories that certmond lists."""
-        own = map(self._files.listing, self._directories())
+        """Return the names in the directories that certmond lists, including those that the last sources named."""
+        own = map(self._files.listing, (*self._directories(), *self._kubelets.directories))
         return (*own, *self._units.listings(), *self._rancher.names(), *self._arguments.names())
 
     def revision(self) -> tuple[Manifest | None, tuple[ComponentProcess, ...]]:
@@ -69,48 +67,55 @@ class ComponentSources:
 
     def sources(self) -> Iterator[Source]:
         """Yield each component of the node."""
-        found = [*self._of_files()]
+        files, running = [*self._of_files()], [*self._of_processes()]
+        self._kubelets.read((*files, *running))
+        found = [*self._of_pods(), *map(self._kubelets.used_flags, files), *self._kubelets.fields()]
         yield from found
-        yield from self._of_processes(found)
+        given = {(source.component, flag) for source in found for flag in source.container.flags}
+        given |= {(KUBELET, (name, value)) for name, (value, _) in self._kubelet.flags().items()}
+        for source in map(self._kubelets.used_flags, running):
+            flags = source.container.flags
+            yield source._replace(known=frozenset(flag for flag in flags if (source.component, flag) in given))
 
-    def _of_files(self) -> Iterator[Source]:
+    def _of_pods(self) -> Iterator[Source]:
         for path in self._all_manifests():
             for each in self._containers(path):
                 yield Source(_component(each), each, path)
+
+    def _of_files(self) -> Iterator[Source]:
+        """Yield each component with flags in files other than the manifests of static Pods."""
+        own = self._kubelet.unit()
         for service in self._units.services():
-            if service.component != KUBELET or service.obstacle:
+            if service is own:  # `_kubelet_sources` has its flags
+                container = replace(service.container, flags=())
+                yield Source(KUBELET, container, service.file, in_pod=False)
+            else:
                 yield Source(
                     service.component, service.container, service.file, service.obstacle, in_pod=False,
                     places=service.places,
                 )  # fmt: skip
-            else:  # `_kubelet_sources` has its flags
-                container = Container(KUBELET, (), {}, variables=service.container.variables)
-                yield Source(KUBELET, container, service.file, in_pod=False)
         yield from self._kubelet_sources()
         yield from self._rancher.sources()
         yield from self._arguments.sources()
         yield from self._k0s.sources()
 
-    def _of_processes(self, found: Sequence[Source]) -> Iterator[Source]:
-        """Yield each component that runs. `found` contains the flags in files."""
-        given = {(source.component, flag) for source in found for flag in source.container.flags}
-        given |= {(KUBELET, (name, value)) for name, (value, _) in self._kubelet.flags().items()}
+    def _of_processes(self) -> Iterator[Source]:
         for process in self._processes:
-            known = frozenset(flag for flag in process.flags if (process.component, flag) in given)
             unit = self._units.unit(process.unit)
             yield Source(
-                process.component, process.container, unit.path, process.obstacle or unit.obstacle, in_pod=False,
-                process=f"process {process.program} in {process.unit}", known=known,
+                process.component, replace(process.container, mounts=unit.mounts), unit.path,
+                process.obstacle or unit.obstacle, in_pod=False,
+                process=f"process {process.program} in {process.unit}", additional=True,
             )  # fmt: skip
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file whose flags certmond cannot read."""
+        """Yield each file with flags that certmond cannot read."""
         for service in self._units.services():
             for file, fault in service.faults:
                 yield UnreadFile("systemd-unit", f"any flag of {service.component} in {file}", file, fault)
         for file, fault in self._units.faults():
             yield UnreadFile("systemd-unit", f"any flag in {file}", file, fault)
-        yield from self._kubelet.unread_files()
+        yield from self._kubelets.unread_files()
         for process in self._processes:
             if process.unread:
                 phrase = f"any flag of the process {process.program} in {process.unit}"
@@ -131,10 +136,14 @@ class ComponentSources:
 
     def manifests(self) -> tuple[str, ...]:
         """Return the paths of the kubelet's static Pod manifests."""
-        return self._manifests_in(self._kubelet.manifest_directory() or self._usual)
+        return self._manifests_in(self.static_pods())
+
+    def static_pods(self) -> str:
+        """Return the directory or the single file of the kubelet's static Pods."""
+        return self._kubelet.static_pods() or self._usual
 
     def _directories(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self._kubelet.manifest_directory() or self._usual, *RANCHER_MANIFESTS)))
+        return tuple(dict.fromkeys((self.static_pods(), *RANCHER_MANIFESTS, *self._kubelets.static_pods())))
 
     def _all_manifests(self) -> list[str]:
         return [path for directory in self._directories() for path in self._manifests_in(directory)]
@@ -155,10 +164,11 @@ class ComponentSources:
         return (*init_containers(manifest.fields), *containers(manifest.fields)) if manifest else ()
 
     def _kubelet_sources(self) -> Iterator[Source]:
-        named = False
-        for file, container in self._kubelet.sources():
-            named = named or bool(container.values("kubeconfig"))
-            yield Source(KUBELET, container, file, in_pod=False, only_listed=True)
+        named, unit = False, self._kubelet.unit()
+        mounts = unit.container.mounts if unit else {}
+        for source in self._kubelet.sources():
+            named = named or bool(source.container.values("kubeconfig"))
+            yield source._replace(container=replace(source.container, mounts=mounts))
         if not named and not self._reader.entry(KUBELET_CONF).missing:
             container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), {})
             yield Source(KUBELET, container, "the unit of the kubelet", in_pod=False, only_listed=True)

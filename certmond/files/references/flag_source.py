@@ -23,11 +23,19 @@ class Source(NamedTuple):
     process: str = ""  # a phrase for the process whose command line contains the flags
     known: frozenset[tuple[str, str]] = frozenset()  # the flags with values that a file of the node also contains
     group: int | None = None  # the members of this group may write the file
+    additional: bool = False  # True if other sources of the component take precedence
 
     def place(self, flag: str) -> Place:
-        """Return the file that contains a flag, and the name of the flag in this file."""
+        """Return the file that contains a flag, and the name of the flag in this file.
+
+        A flag such as `datastore-endpoint.sslcert` is a parameter in the value of another flag.
+        """
         is_field = flag in {"tlsCertFile", "clientCAFile"}
-        return self.places.get(flag) or Place(self.file, flag if is_field else f"--{flag}")
+        return (
+            self.places.get(flag)
+            or self.places.get(flag.partition(".")[0])
+            or Place(self.file, flag if is_field else f"--{flag}")
+        )
 
     def named_by(self, flag: str) -> str:
         """Return a phrase for a flag and the file or process that contains the flag."""
@@ -42,3 +50,4 @@ class UnreadFile(NamedTuple):
     named_by: str
     file: str
     fact: str
+    process: str = ""  # a phrase for the process whose flags certmond does not trust

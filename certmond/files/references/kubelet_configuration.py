@@ -1,51 +1,38 @@
-"""The kubelet's flags and configuration on this node, with drop-ins.
+"""The flags and the configuration of the kubelet of this node.
 
-This module merges drop-ins as the kubelet does (cmd/kubelet/app/server.go, mergeKubeletConfigurations).
+This kubelet is the one of the enabled unit, or of kubeadm. `kubelet_files` reads the configuration of each kubelet.
 """
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
-from certmond.files.references.flag_source import UnreadFile
-from certmond.files.references.unit_files import Service, UnitFiles
-from certmond.formats.kubeconfig import as_text
+from certmond.files.references.flag_source import Source, UnreadFile
+from certmond.files.references.kubelet_files import FileSet, KubeletFiles, MergedConfiguration
+from certmond.files.references.unit_files import Place, Service, UnitFiles
 from certmond.formats.kubelet_serving import KubeletServing, kubelet_serving
-from certmond.formats.manifest import Container, Manifest, kubelet_environment, kubelet_fields
+from certmond.formats.manifest import Container, Manifest, kubelet_environment
 from certmond.pki.catalog.references import KUBELET
 
 CONFIG, FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 _ENVIRONMENTS = (FLAGS, "/etc/sysconfig/kubelet", "/etc/default/kubelet")
 """Environment files of the kubelet's unit, in the order of their flags (kubeadm, 10-kubeadm.conf)."""
-_PATHS = ("staticPodPath", "tlsCertFile", "tlsPrivateKeyFile")
-"""Fields whose relative path starts at the directory of the file, as clientCAFile (KubeletConfigurationPathRefs)."""
-_FIELDS = {"tls-cert-file": ("tlsCertFile", "tlsPrivateKeyFile"), "client-ca-file": ("clientCAFile",)}
-"""Flag -> the fields that the flag overrides (kubeletConfigFlagPrecedence)."""
-_REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile", "serverTLSBootstrap"})
-"""Fields with which the kubelet does not use kubelet.crt in --cert-dir (InitializeTLS in cmd/kubelet/app/server.go)."""
-_KIND = "KubeletConfiguration"
-_MAX_DEPTH, _MAX_DROP_INS = 8, 256
 
 
 class KubeletConfiguration:
-    """Reader of the kubelet's configuration."""
+    """Reader of the flags and the configuration of the node's kubelet."""
 
     def __init__(self, reader: DocumentReader, files: Files, units: UnitFiles) -> None:
         self._reader, self._files, self._units = reader, files, units
-        self._merged_from: tuple[Manifest | None, ...] = ()
-        self._merged: Manifest | None = None
+        self._merged_from: tuple[FileSet | Manifest | None, ...] = ()
+        self._merged = MergedConfiguration(None, {})
 
     def flags(self) -> dict[str, tuple[str, str]]:
-        """Return the value and the file of each flag.
-
-        The flags are from the enabled unit. Without such a unit, the flags are from the environment files of kubeadm.
-        """
+        """Return (value, file) of each flag, from the enabled unit, or else from the environment files of kubeadm."""
         found = dict[str, tuple[str, str]]()
-        if unit := self._unit():
+        if unit := self.unit():
             files = {flag: place.file for flag, place in unit.places.items()}
             return {name: (value, files.get(name, unit.file)) for name, value in unit.container.flags if value}
         for path in _ENVIRONMENTS:
@@ -54,51 +41,49 @@ class KubeletConfiguration:
             found.update((name, (value, path)) for name, value in (parsed.flags if parsed else ()) if value)
         return found
 
-    def _unit(self) -> Service | None:
+    def unit(self) -> Service | None:
+        """Return the first enabled unit of a kubelet whose flags certmond trusts, or None."""
         units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
         return next(units, None)
+
+    def paths(self) -> FileSet:
+        """Return the paths in the flags."""
+        return self._kubelet().paths
 
     def manifest(self) -> Manifest | None:
         """Return the configuration merged with the drop-ins, or None if there is no readable file.
 
-        The result is the same object until a file changes. With drop-ins, the paths in the result are absolute.
+        The result is the same object until a file changes. With drop-ins, its paths are absolute.
         """
+        return self._configuration(self._kubelet()).manifest
+
+    def _kubelet(self) -> KubeletFiles:
         flags = self.flags()
-        base = self._reader.manifest(_file(flags))
-        drop_ins = [self._reader.manifest(path) for path in self._drop_ins(flags)]
-        read_from = (base, *drop_ins)
-        if len(read_from) != len(self._merged_from) or any(
-            one is not other for one, other in zip(read_from, self._merged_from, strict=True)
-        ):
-            self._merged_from = read_from
-            self._merged = _merged(base, [each for each in drop_ins if each]) if drop_ins else base
+        container = Container(KUBELET, tuple((name, value) for name, (value, _) in flags.items()), {})
+        places = {name: Place(file, f"--{name}") for name, (_, file) in flags.items()}
+        source = Source(KUBELET, container, FLAGS, in_pod=False, only_listed=True, places=places)
+        return KubeletFiles(self._reader, self._files, source, CONFIG)
+
+    def _configuration(self, kubelet: KubeletFiles) -> MergedConfiguration:
+        read_from = (kubelet.paths, *kubelet.parts())
+        known = self._merged_from[:1] == read_from[:1] and len(read_from) == len(self._merged_from)
+        if not known or any(one is not other for one, other in zip(read_from[1:], self._merged_from[1:], strict=True)):
+            self._merged_from, self._merged = read_from, kubelet.merged()
         return self._merged
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file that certmond cannot read, and each drop-in with which the kubelet does not start."""
-        flags = self.flags()
-        if self._unit() is None:
+        """Yield each file that certmond cannot read, and each flag that another user can change."""
+        if self.unit() is None:
             for path in _ENVIRONMENTS:
-                if fact := self._fact(path, optional=True):
-                    yield UnreadFile("kubelet.flags", f"any flag of the kubelet in {path}", path, fact)
-        file = _file(flags)
-        if fact := self._fact(file, optional="config" not in flags) or _malformed(self._reader.manifest(file)):
-            yield UnreadFile("kubelet.config", f"any field in {file}", file, fact)
-        for path in self._drop_ins(flags):
-            drop_in = self._reader.manifest(path)
-            fact = self._fact(path) or _malformed(drop_in)
-            if not fact and drop_in and drop_in.fields.get("kind") != _KIND:
-                fact = f"{path} is not of kind {_KIND}, so the kubelet does not start with it"
-            if fact:
-                yield UnreadFile("kubelet.config-dir", f"any field in {path}", path, fact)
-
-    def _fact(self, path: str, *, optional: bool = False) -> str:
-        """Return the reason for a failed read, or "" if the read was successful. An optional file can be missing."""
-        entry = self._reader.entry(path)
-        return entry.fault.detail if entry.fault and not (optional and entry.missing) else ""
+                entry = self._reader.entry(path)
+                if entry.fault and not entry.missing:
+                    yield UnreadFile("kubelet.flags", f"any flag of the kubelet in {path}", path, entry.fault.detail)
+        kubelet = self._kubelet()
+        yield from kubelet.unread_files(self._configuration(kubelet))
+        yield from kubelet.refused(())
 
     def serving(self) -> KubeletServing | None:
-        """Return the file of the certificate that the kubelet serves, or None without a readable configuration file."""
+        """Return the file that the kubelet serves, or None if there is no readable configuration file."""
         merged = self.manifest()
         if merged is None or not merged.fields:
             return None
@@ -108,106 +93,25 @@ class KubeletConfiguration:
         """Return the flags as the text of an environment file."""
         return Manifest(" ".join(f"--{name}={value}" for name, (value, _) in self.flags().items()), {}, {}, FLAGS)
 
-    def sources(self) -> Iterator[tuple[str, Container]]:
-        """Yield each file with its fields or flags, without the fields that a flag overrides."""
-        flags, merged = self.flags(), self.manifest()
-        hidden = {field for flag, fields in _FIELDS.items() if flag in flags for field in fields}
-        if merged:
-            fields = kubelet_fields(merged.fields, merged.path).flags
-            yield merged.path, Container("kubelet", tuple(each for each in fields if each[0] not in hidden), {})
-            if not _REPLACE_PAIR.isdisjoint(name for name, _ in fields):
-                flags.pop("cert-dir", None)
-        if flags.get("rotate-server-certificates", ("false", ""))[0] == "true":
+    def sources(self) -> Iterator[Source]:
+        """Yield the fields that no flag overrides, and the flags of each file."""
+        flags, kubelet = self.flags(), self._kubelet()
+        merged = self._configuration(kubelet)
+        if fields := kubelet.fields(merged):
+            yield fields
+        if not kubelet.serves_pair(merged):
             flags.pop("cert-dir", None)
         for path in dict.fromkeys((*_ENVIRONMENTS, *(file for _, file in flags.values()))):
             own = tuple((name, value) for name, (value, file) in flags.items() if file == path)
             if own:
-                yield path, Container("kubelet", own, {})
+                yield Source(KUBELET, Container(KUBELET, own, {}), path, in_pod=False, only_listed=True)
 
-    def manifest_directory(self) -> str:
-        """Return the directory or the single file of the static Pods, or "" if the kubelet is configured with neither.
-
-        A relative path in the configuration file starts at the directory of this file (configfiles.go,
-        resolveRelativePaths).
-        """
-        merged, flags = self.manifest(), self.flags()
-        field = as_text(merged.fields.get("staticPodPath")) if merged else ""
-        base = posixpath.dirname(merged.path) if merged and "pod-manifest-path" not in flags else "/"
-        given = flags.get("pod-manifest-path", (field, ""))[0]
-        return posixpath.normpath(posixpath.join(base, given)) if given else ""
-
-    def _drop_ins(self, flags: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-        directory, _ = flags.get("config-dir", ("", ""))
-        return self._walk(_absolute(directory)) if directory else iter(())
-
-    def _walk(self, directory: str, depth: int = 0) -> Iterator[str]:
-        """Yield the drop-ins in the order of filepath.WalkDir, which does not follow symlinks."""
-        for name in self._files.listing(directory)[:_MAX_DROP_INS]:
-            path = posixpath.join(directory, name)
-            entry = self._reader.entry(path)
-            if entry.is_directory and not entry.is_link and depth < _MAX_DEPTH:
-                yield from self._walk(path, depth + 1)
-            elif name.endswith(".conf"):
-                yield path
-
-
-def _merged(base: Manifest | None, drop_ins: list[Manifest]) -> Manifest:
-    fields = _resolved(base.fields, posixpath.dirname(base.path)) if base else {}
-    for each in drop_ins:
-        if each.fields.get("kind") == _KIND:
-            fields = _patched(fields, each.fields)
-    path, text = (base.path, base.text) if base else (CONFIG, "")
-    return Manifest("\n".join([text, *(each.text for each in drop_ins)]), {}, _resolved(fields, "/"), path)
-
-
-def _malformed(manifest: Manifest | None) -> str:
-    """Return a fact if the file is not a YAML mapping, otherwise ""."""
-    return f"{manifest.path} {manifest.fault}" if manifest and manifest.fault else ""
-
-
-def _file(flags: Mapping[str, tuple[str, str]]) -> str:
-    return _absolute(flags.get("config", (CONFIG, ""))[0])
+    def static_pods(self) -> str:
+        """Return the directory or the single file of the static Pods, or "" if the configuration names none."""
+        kubelet = self._kubelet()
+        found = kubelet.static_pods(self._configuration(kubelet))
+        return "" if found.fact else found.path
 
 
 def _parse_environment(data: bytes, _path: str) -> Container:
     return kubelet_environment(data.decode("utf-8", "replace"))
-
-
-def _absolute(path: str) -> str:
-    return posixpath.join("/", path)  # the working directory of a unit is /
-
-
-def _patched(target: Any, patch: Any, depth: int = 0) -> Any:
-    """Return the JSON document `target` after the merge patch `patch` (RFC 7396).
-
-    At more than _MAX_DEPTH levels, the patch replaces the value.
-    """
-    if not isinstance(patch, Mapping) or depth > _MAX_DEPTH:
-        return patch
-    result = dict(target) if isinstance(target, Mapping) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = _patched(result.get(name), value, depth + 1)
-    return result
-
-
-def _resolved(fields: Mapping[str, Any], directory: str) -> dict[str, Any]:
-    """Return the fields with absolute paths. Relative paths start at `directory`."""
-    result = dict(fields)
-    for name in _PATHS:
-        if path := as_text(result.get(name)):
-            result[name] = posixpath.join(directory, path)
-    authentication = result.get("authentication")
-    x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
-    if (
-        isinstance(authentication, Mapping)
-        and isinstance(x509, Mapping)
-        and (path := as_text(x509.get("clientCAFile")))
-    ):
-        result["authentication"] = {
-            **authentication,
-            "x509": {**x509, "clientCAFile": posixpath.join(directory, path)},
-        }
-    return result

@@ -7,14 +7,20 @@ pkg/cli/cmds/server.go and agent.go).
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.unit_files import Place, Service, UnitFiles
 from certmond.formats.manifest import Container
-from certmond.formats.rancher_config import Option, component_flag, merged_options, parse_rancher_config
+from certmond.formats.rancher_config import (
+    Option,
+    component_flag,
+    endpoint_flags,
+    merged_options,
+    parse_rancher_config,
+)
 from certmond.pki.catalog.references import APISERVER, CLOUD, ETCD, K3S, KUBELET, MANAGER, PROXY, RKE2, SCHEDULER
 
 _DIRECTORIES = {program: f"/etc/rancher/{program}" for program in (K3S, RKE2)}
@@ -27,6 +33,8 @@ _ARGUMENTS = {
 """The flags with an argument for a component. The last two are the hidden aliases in pkg/cli/cmds/server.go."""
 _OF_AGENTS = frozenset({"kubelet-arg", "kube-proxy-arg", "private-registry"})
 """The flags that also apply to an agent."""
+_DROP_INS = "agent/etc/kubelet.conf.d"
+"""The kubelet's --config-dir in the data directory, since v1.32 (k3s-io/k3s, pkg/daemons/agent/agent_linux.go)."""
 _MAX_DROP_INS = 256
 
 
@@ -51,13 +59,27 @@ class RancherConfiguration:
             own = [Option("private-registry", f"{directory}/registries.yaml", file), *self._options(program)]
             # The flags of the command line follow those of the file.
             given = [*own, *(each for one in services if not one.obstacle for each in _options_of(one))]
+            yield from self._own_drop_ins(program, given, file)
             if is_agent:
                 own, given = ([each for each in some if each.name in _OF_AGENTS] for some in (own, given))
-            yield _own_source(program, own, file)
-            yield from _component_sources(given, file)
+            mounts = next((service.container.mounts for service in services if not service.obstacle), {})
+            yield _own_source(program, own, file, mounts)
+            yield from _component_sources(given, file, mounts)
             for service in services:
                 if service.obstacle:
-                    yield from _component_sources(_options_of(service), service.file, service.obstacle)
+                    yield from _component_sources(_options_of(service), service.file, {}, service.obstacle)
+
+    def _own_drop_ins(self, program: str, options: Iterable[Option], file: str) -> Iterator[Source]:
+        """Yield the kubelet with the --config-dir that k3s or RKE2 passes, if this directory exists.
+
+        To this directory, k3s copies the files of the arguments `config` and `config-dir`.
+        """
+        default = Option("data-dir", f"/var/lib/rancher/{program}", file)
+        data = [default, *(each for each in options if each.name in {"data-dir", "d"} and each.value)][-1]
+        directory = posixpath.join("/", data.value, _DROP_INS)
+        if not self._reader.entry(directory).missing:
+            container = Container(KUBELET, (("config-dir", directory),), {}, KUBELET)
+            yield Source(KUBELET, container, data.file, in_pod=False, process=f"kubelet of {program}")
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file of the configuration that certmond cannot read or parse."""
@@ -103,15 +125,18 @@ def _options_of(service: Service) -> list[Option]:
     ]
 
 
-def _own_source(program: str, options: Iterable[Option], file: str) -> Source:
+def _own_source(program: str, options: Iterable[Option], file: str, mounts: Mapping[str, str | None]) -> Source:
     own = [each for each in options if each.name not in _ARGUMENTS]
     places = {each.name: Place(each.file, each.name) for each in own}
-    container = Container(program, tuple((each.name, each.value) for each in own), {}, program)
+    flags = tuple((each.name, each.value) for each in own)
+    container = Container(program, (*flags, *endpoint_flags(flags)), mounts, program)
     return Source(program, container, file, in_pod=False, places=places)
 
 
-def _component_sources(options: list[Option], file: str, obstacle: str = "") -> Iterator[Source]:
-    """Yield each component with its flags.
+def _component_sources(
+    options: list[Option], file: str, of_unit: Mapping[str, str | None], obstacle: str = ""
+) -> Iterator[Source]:
+    """Yield each component with its flags. `of_unit` contains the mounts of the unit.
 
     RKE2 mounts each file that a flag names at the same path into the Pod (rancher/rke2, pkg/podtemplate, ReadFiles).
     A flag such as `kube-apiserver-extra-mount` names other paths.
@@ -120,7 +145,7 @@ def _component_sources(options: list[Option], file: str, obstacle: str = "") -> 
         found = [(component_flag(each.value), each.file) for each in options if each.name == argument]
         if not found:
             continue
-        mounts = dict[str, str | None]()
+        mounts = dict(of_unit)
         for each in options:
             if each.name == f"{component}-extra-mount":
                 host, inside, *_ = *each.value.split(":"), ""

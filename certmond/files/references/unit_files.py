@@ -14,10 +14,12 @@ from typing import NamedTuple, TypeVar
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
 from certmond.files.document_reader import DocumentReader
+from certmond.files.references.manager_configuration import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
-from certmond.formats.rancher_config import flag_variables
+from certmond.formats.rancher_config import endpoint_flags, flag_variables
 from certmond.formats.started_program import mentioned_component, program_of
 from certmond.formats.unit_file import (
+    Environment,
     Word,
     command_line,
     parse_environment,
@@ -27,13 +29,17 @@ from certmond.formats.unit_file import (
     split_words,
     with_specifiers,
 )
+from certmond.formats.unit_mounts import unit_mounts
 from certmond.pki.catalog.references import ETCD, PROGRAMS
 
 DIRECTORIES = (
-    "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
-    "/lib/systemd/system",
+    "/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system", "/lib/systemd/system",
 )  # fmt: skip
-"""The directories of units, in order of precedence. /lib is a separate directory only if /usr is not merged."""
+"""The directories of units, in order of precedence. /lib is a separate directory only if /usr is not merged.
+
+Generators create the units in /run/systemd/generator. For example, Podman creates a unit for each Quadlet file.
+"""
 _MAX_FILES = 512
 _TRANSIENT = "/run/systemd/transient"
 """The directory of units that a program creates, as systemd-run(1) does."""
@@ -49,10 +55,11 @@ class Place(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """The path of a unit, and the reason not to trust the command line of its process, or ""."""
+    """The path and the mounts of a unit, and the reason not to trust the command line of its process, or ""."""
 
     path: str
     obstacle: str
+    mounts: Mapping[str, str | None]  # as in `Container`
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class UnitFiles:
 
     def __init__(self, reader: DocumentReader, files: Files) -> None:
         self._reader, self._files = reader, files
+        self._manager = ManagerConfiguration(reader, files)
         self._names: tuple[tuple[str, ...], ...] = ()
         self._used: tuple[Entry, ...] | None = None
         self._services: tuple[Service, ...] = ()
@@ -102,12 +110,13 @@ class UnitFiles:
         paths = [*self._paths(name)]
         found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
         environments = [with_specifiers(word.text, name).removeprefix("-") for word in found.get("EnvironmentFile", ())]
+        environments += (file for _, file in self._manager.environment().values())
         files = (*paths, *(path for path in environments if path.startswith("/") and path.isprintable()))
         obstacle = next(filter(None, map(self._reader.changeable, files)), "")
-        return Unit(paths[0] if paths else f"{_TRANSIENT}/{name}", obstacle)
+        return Unit(paths[0] if paths else f"{_TRANSIENT}/{name}", obstacle, self._mounts(name, found))
 
     def listings(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names in the directories of units, of drop-ins and of enabled units."""
+        """Return the names in the directories of units, of drop-ins, of enabled units and of system.conf."""
         units = [*map(self._files.listing, DIRECTORIES)]
         inner = [
             self._files.listing(f"{directory}/{name}")
@@ -115,13 +124,14 @@ class UnitFiles:
             for name in names
             if name.endswith("service.d") or _enables(name)
         ]
-        return (*units, *inner)
+        return (*units, *inner, *self._manager.names())
 
     def _is_current(self, used: tuple[Entry, ...]) -> bool:
         """Return whether no file has changed, and record the files in the reader."""
         return all(self._reader.entry(each.path) is each for each in used)
 
     def _find(self) -> Iterator[Service]:
+        defaults = self._manager.environment()
         for unit in self._enabled():
             paths = [*self._paths(unit)]
             if not paths or self._value(paths[0], parse_unit) is None:  # masked, for example
@@ -129,7 +139,7 @@ class UnitFiles:
             found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
             mentioned = dict[str, Service]()
             for command in found.get("ExecStart", ()):
-                if service := self._service(unit, command, found, paths):
+                if service := self._service(unit, command, found, paths, defaults):
                     yield service
                 elif service := _mentioned(unit, command):
                     mentioned.setdefault(service.component, service)
@@ -137,6 +147,7 @@ class UnitFiles:
 
     def _find_faults(self) -> Iterator[tuple[str, str]]:
         """Yield each file that certmond cannot read. Omit masked units, which are symlinks to a character device."""
+        yield from self._manager.faults()
         for path in dict.fromkeys(path for unit in self._enabled() for path in self._paths(unit)):
             entry = self._reader.entry(path)
             is_masked = entry.missing or (entry.state and stat.S_ISCHR(entry.state[-1]))
@@ -176,15 +187,18 @@ class UnitFiles:
         self._reader.entry(path)
         return self._files.value(path, parse)
 
-    def _service(self, unit: str, command: Word, found: Mapping[str, list[Word]], paths: list[str]) -> Service | None:
+    def _service(
+        self, unit: str, command: Word, found: Mapping[str, list[Word]], paths: list[str], defaults: Environment
+    ) -> Service | None:
         own = command_line(command, {}, unit)
         if not own or program_of([each.text for each in own])[0] not in PROGRAMS:
             return None
-        obstacle = next(filter(None, map(self._reader.changeable, paths)), "")
+        files = dict.fromkeys((*paths, *(file for _, file in defaults.values())))
+        obstacle = next(filter(None, map(self._reader.changeable, files)), "")
         for name in ("RootDirectory", "RootImage"):
             if found.get(name):
                 obstacle = obstacle or f"{unit} has {name}=, so the paths in the unit are not paths on this host"
-        environment = dict[str, tuple[str, str]]()
+        environment = dict(defaults)
         for word in found.get("Environment", ()):
             pairs = (with_specifiers(each, unit).partition("=") for each in split_words(word.text))
             environment.update((name, (value, word.file)) for name, is_set, value in pairs if is_set)
@@ -201,13 +215,23 @@ class UnitFiles:
         flags = flags_of(program, arguments, [(name, value) for name, (value, _) in environment.items()])
         variables = flag_variables(program, environment)
         if program != ETCD:  # `flags_of` has those of etcd
-            flags = (*((flag, environment[name][0]) for flag, name in variables.items()), *flags)
+            given = [(flag, environment[name][0]) for flag, name in variables.items()]
+            flags = (*given, *endpoint_flags(given), *flags)
         found_in = {flag: Place(environment[name][1], name) for flag, name in variables.items()}
         found_in |= {flag: Place(file, f"--{flag}") for flag, file in places(words).items()}
         others = (Variable(name, value, file) for name, (value, file) in environment.items())
-        container = Container(program, flags, {}, program, variables_of(program, flags, others))
+        mounts = self._mounts(unit, found)
+        container = Container(program, flags, mounts, program, variables_of(program, flags, others))
         subcommand = "".join(arguments[1:2])
         return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
+
+    def _mounts(self, unit: str, found: Mapping[str, list[Word]]) -> dict[str, str | None]:
+        """Return the mounts in the namespace of a service, as in `Container`."""
+        mounts = dict[str, str | None]()
+        for point, source, optional in unit_mounts(found, unit):
+            if not (optional and source and source.isprintable() and self._reader.entry(source).missing):
+                mounts[point] = source
+        return mounts
 
     def _variables(self, path: str, *, optional: bool) -> tuple[Mapping[str, str], str]:
         """Return the variables of an environment file, and why certmond cannot read this file.

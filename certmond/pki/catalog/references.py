@@ -29,6 +29,8 @@ class Role(StrEnum):
     """A configuration file that names other files."""
     KEY = "key"
     """A key without a certificate. certmond does not watch such a key."""
+    SOCKET = "socket"
+    """The socket of a program that has the key. certmond cannot watch such a key, and reports `not_watched`."""
 
 
 class FileKind(StrEnum):
@@ -99,7 +101,7 @@ _CLOUD_OPTIONS = "staging/src/k8s.io/cloud-provider/options"
 _KUBELET_OPTIONS, _KUBELET_TYPES = "cmd/kubelet/app/options/options.go", "staging/src/k8s.io/kubelet/config/v1beta1"
 _ETCD = "etcd-io/etcd: server/embed/config.go"
 _TUNNEL_SERVER = "kubernetes-sigs/apiserver-network-proxy: cmd/server/app/options/options.go"
-_RANCHER = "k3s-io/k3s: pkg/cli/cmds"
+_RANCHER, _KINE = "k3s-io/k3s: pkg/cli/cmds", "k3s-io/kine: pkg/drivers/pgsql/pgsql.go"
 _TUNNEL_AGENT = "kubernetes-sigs/apiserver-network-proxy: cmd/agent/app/options/options.go"
 
 _CLIENT_CA = (APISERVER, "client-ca-file")
@@ -138,6 +140,8 @@ def _rancher(component: str) -> tuple[Flag, ...]:
     return (
         Flag(component, "datastore-certfile", Role.CLIENT, server, "datastore-keyfile"),
         Flag(component, "datastore-cafile", Role.TRUST, server),
+        Flag(component, "datastore-endpoint.sslcert", Role.CLIENT, _KINE, "datastore-endpoint.sslkey"),
+        Flag(component, "datastore-endpoint.sslrootcert", Role.TRUST, _KINE),
         Flag(component, "etcd-s3-endpoint-ca", Role.TRUST, server),
         Flag(
             component, "private-registry", Role.CONFIGURATION, f"{_RANCHER}/agent.go", kind=registries, optional=True
@@ -168,6 +172,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(APISERVER, "oidc-ca-file", Role.TRUST, _KUBE_AUTHENTICATION),
     Flag(APISERVER, "service-account-key-file", Role.KEY, _KUBE_AUTHENTICATION, repeated=True),
     Flag(APISERVER, "service-account-signing-key-file", Role.KEY, _CONTROL_PLANE),
+    Flag(APISERVER, "service-account-signing-endpoint", Role.SOCKET, _CONTROL_PLANE),
     Flag(APISERVER, "authentication-token-webhook-config-file", Role.KUBECONFIG, _KUBE_AUTHENTICATION),
     Flag(APISERVER, "authorization-webhook-config-file", Role.KUBECONFIG, _KUBE_AUTHORIZATION),
     Flag(APISERVER, "audit-webhook-config-file", Role.KUBECONFIG, f"{_GENERIC}/audit.go"),

@@ -322,9 +322,14 @@ class _Planner:
             if source not in renewed and (why := self._unproven(source)):
                 self._held.append(Held(name, path, f"the CA of the source {source} has not signed it: {why}"))
             elif source in renewed:
-                yield Derive(name, path, source, Cause.SOURCE_CHANGED, f"{source} is renewed")
+                yield self._derive(name, path, source, f"{source} is renewed")
             elif self._asked is None and name in self._circumstances.stale:
-                yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
+                yield self._derive(name, path, source, self._circumstances.stale[name])
+
+    def _derive(self, name: str, path: str, source: str, detail: str) -> Derive:
+        readers = (status for status in self._assessment.certificates if path in status.seen.pair)
+        restarts = dict.fromkeys(service for status in readers for service in self._services_to_restart(status))
+        return Derive(name, path, source, Cause.SOURCE_CHANGED, detail, tuple(restarts))
 
     def _unproven(self, name: str) -> str | None:
         """Return why certmond must not copy the certificate of the entry `name`, or None if a copy is permitted."""

@@ -17,7 +17,7 @@ from certmond.pki.findings import Blocks, Reason, Severity
 from certmond.pki.planning.renewal_delays import day
 from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, HostHold, ReplacedCA
 from certmond.pki.planning.start_renewals import NO_START_RENEWALS, StartRenewal, StartRenewals
-from certmond.pki.planning.steps import Cause, Held, Identity, Issue, Plan, Restart, Step
+from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart, Step
 from certmond.pki.services.model import ServiceSeen
 from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.staleness import Stale, Surroundings, files_of
@@ -92,7 +92,7 @@ class _Planner:
         self._around, self._terms, self._holds, self._asked = around, terms, holds, asked
         self._renewals = renewals
         self._statuses, self._now = assessment.statuses, assessment.taken_at
-        self._renewed = [step for step in before if isinstance(step, Issue)]
+        self._written = [step for step in before if isinstance(step, Issue | Derive)]
         self._steps: list[Step] = []
         self._held: list[Held] = []
         self._instants: list[datetime] = [renewals.changes_at] if renewals.changes_at else []
@@ -108,9 +108,9 @@ class _Planner:
         if self._asked is not None and not asked:
             return
         found = list(self._stale(service.name))
-        renewed = [step for step in self._renewed if service.name in step.restarts]
+        written = [step for step in self._written if service.name in step.restarts]
         renewal = self._renewals.by_service.get(service.name) if self._around.live else None
-        if not (found or renewed or asked or renewal):
+        if not (found or written or asked or renewal):
             return
         issued = renewal.certificates if renewal else ()
         targets = tuple(self._target(each, issued) for each in dict.fromkeys((*issued, *(old for old, _ in found))))
@@ -127,9 +127,9 @@ class _Planner:
         elif found:
             self._steps.append(Restart(service, targets, _CAUSES[found[0][1].reason], detail, instance))
         else:
-            names = ", ".join(dict.fromkeys(step.target for step in renewed))
-            news = tuple(Target(step.target, step.path, {}) for step in renewed)
-            why = f"certmond renews {names} first, and the service does not reload new certificates"
+            names = ", ".join(dict.fromkeys(step.target for step in written))
+            news = tuple(Target(step.target, step.path, {}) for step in written)
+            why = f"certmond replaces {names} first, and the service does not reload new certificates"
             self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:

@@ -102,13 +102,17 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Derive:
-    """Step that writes a derived file again from the files of the entry `source`."""
+    """Step that writes a derived file again from the files of the entry `source`.
+
+    `restarts` contains the services that read the derived file only at their start.
+    """
 
     target: str
     path: str
     source: str
     cause: Cause
     detail: str
+    restarts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,7 @@ class Plan:
 
     @property
     def restartable(self) -> Plan:
-        """The plan without the restarts of services whose certificates the same plan renews."""
-        waiting = {service for step in self.writes if isinstance(step, Issue) for service in step.restarts}
+        """The plan without the restarts of services whose certificates or derived files the same plan writes."""
+        waiting = {service for step in self.writes if isinstance(step, Issue | Derive) for service in step.restarts}
         steps = (step for step in self.steps if not (isinstance(step, Restart) and step.target in waiting))
         return replace(self, steps=tuple(steps))

@@ -98,6 +98,23 @@ def test_the_group_of_microk8s_may_write_the_argument_files(tree: Tree) -> None:
     assert not unwatched(tree)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the group of a file")
+@pytest.mark.parametrize("group", [1234, 4321])
+def test_the_group_of_microk8s_may_write_the_configuration_of_the_kubelet(tree: Tree, group: int) -> None:
+    """This group can already change the flag that names the file. The members of another group cannot."""
+    tree.write(f"{ARGS}/kubelet", f"--config={ARGS}/kubelet.yaml\n--config-dir={ARGS}/kubelet.d\n")
+    tree.write(f"{ARGS}/kubelet.yaml", f"tlsCertFile: {DATA}/certs/oidc.crt\n")
+    clients = f"authentication: {{x509: {{clientCAFile: {DATA}/certs/oidc.crt}}}}"
+    tree.write(f"{ARGS}/kubelet.d/a.conf", f"kind: KubeletConfiguration\n{clients}\n")
+    for name in ("", "/kubelet", "/kubelet.d"):
+        change_owner(tree, f"{ARGS}{name}", 0o660 if name == "/kubelet" else 0o770, 1234)
+    for name in ("/kubelet.yaml", "/kubelet.d/a.conf"):
+        change_owner(tree, f"{ARGS}{name}", 0o660, group)
+    seen = named(tree).values()
+    assert any(each.is_watched for each in seen) is (group == 1234)
+    assert len(unwatched(tree)) == (0 if group == 1234 else 2)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a file")
 @pytest.mark.parametrize(
     ("path", "mode", "user", "group"),

@@ -41,6 +41,8 @@ def found(proc: ProcTree) -> list[tuple[str, str]]:
         (["/hyperkube", "apiserver"], "kube-apiserver"),
         (["/go-runner", "--log-file=/x", "/usr/bin/kube-proxy"], "kube-proxy"),
         (["proxy-server"], "konnectivity-server"),
+        (["/opt/bin/etcd-v3.5.21"], "etcd"),
+        (["/opt/bin/etcdctl-v3.5.21"], ""),
         (["hyperkube", "help"], ""),
         (["nginx", "etcd"], ""),
         (["/bin/sh", "-c", "etcd --cert-file=/x"], ""),
@@ -309,6 +311,18 @@ def test_a_command_line_that_another_user_can_change_is_not_followed(
     controller.proc.add("7", "etcd", flag, unit="etcd.service")
     assert not any(each.is_watched for each in controller.named())
     assert any(f"{culprit} can be changed by other users" in each for each in controller.unwatched())
+
+
+def test_a_path_in_the_mount_namespace_of_a_process_is_mapped_to_the_host(controller: Controller) -> None:
+    """The unit of the process sets the mounts, also if the unit is not enabled."""
+    certificate = controller.trust("ca")
+    content = f"LoadCredential=ca:{certificate}\nTemporaryFileSystem=/etc/hidden\nExecStart=/usr/bin/start"
+    controller.unit("etcd.service", content, enabled=False)
+    flags = ("--trusted-ca-file=/run/credentials/etcd.service/ca", "--peer-trusted-ca-file=/etc/hidden/ca.crt")
+    controller.proc.add("7", "etcd", *flags, unit="etcd.service")
+    assert [each.path for each in controller.named() if each.is_watched] == [certificate]
+    (message,) = controller.unwatched()
+    assert "/etc/hidden/ca.crt is not the path of a file on this host" in message
 
 
 def test_a_drop_in_that_another_user_can_change_is_an_obstacle(controller: Controller) -> None:

@@ -28,6 +28,7 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.write(FLAGS, f'KUBELET_KUBEADM_ARGS="--config-dir={DROP_INS} --v=2"\n')
+        (root / DROP_INS[1:]).mkdir(parents=True)
 
     def write(self, path: str, content: str | Mapping[str, Any]) -> None:
         place = self.root / path[1:]
@@ -180,7 +181,7 @@ def test_a_flag_takes_precedence_over_a_field(tree: Tree) -> None:
     """The kubelet parses its flags again after the configuration."""
     tree.write(CONFIG, {"tlsCertFile": "/f.crt", "authentication": {"x509": {"clientCAFile": "/ca.crt"}}})
     tree.write("/etc/sysconfig/kubelet", "KUBELET_EXTRA_ARGS=--tls-cert-file=/flag.crt\n")
-    sources = dict(tree.read().sources())
+    sources = {each.file: each.container for each in tree.read().sources()}
     assert sources["/etc/sysconfig/kubelet"].values("tls-cert-file") == ["/flag.crt"]
     assert not sources[CONFIG].values("tlsCertFile")
     assert sources[CONFIG].values("clientCAFile") == ["/ca.crt"]
@@ -245,4 +246,4 @@ def test_the_directory_of_the_pair_counts_without_other_certificates(
     """The kubelet uses kubelet.crt in --cert-dir only if it has no serving certificate of another kind."""
     tree.write(FLAGS, f'KUBELET_KUBEADM_ARGS="--cert-dir=/srv {flags}"\n')
     tree.write(CONFIG, fields)
-    assert any(container.values("cert-dir") for _, container in tree.read().sources()) is used
+    assert any(each.container.values("cert-dir") for each in tree.read().sources()) is used

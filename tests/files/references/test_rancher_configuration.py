@@ -122,6 +122,39 @@ def test_the_flags_of_k3s_itself_are_followed(server: Server) -> None:
     assert seen[registry].named_by == f"ca_file in {ETC}/registries.yaml"
 
 
+@pytest.mark.parametrize("place", ["config.yaml", "variable", "command"])
+def test_the_files_in_the_url_of_a_datastore_are_followed(server: Server, place: str) -> None:
+    """The parameters of the URL name the client certificate and the CAs. No message has the password in the URL."""
+    (certificate, key), ca = server.pair("db"), server.trust("db-ca")
+    url = f"postgres://k3s:hunter2@db/k3s?sslcert={certificate}&sslkey={key}&sslrootcert={ca}"
+    if place == "config.yaml":
+        server.config(datastore_endpoint=url)
+    elif place == "variable":
+        server.write("/etc/k3s.env", f"K3S_DATASTORE_ENDPOINT='{url}'\n")
+        server.unit("k3s.service", "EnvironmentFile=/etc/k3s.env", "ExecStart=/usr/local/bin/k3s server")
+    else:
+        server.unit("k3s.service", f"ExecStart=/usr/local/bin/k3s server --datastore-endpoint={url}")
+    seen = server.named()
+    assert (seen[certificate].key_path, seen[certificate].spec.usages) == (key, ("client auth",))
+    named_by = {
+        "config.yaml": f"datastore-endpoint in {CONFIG}", "variable": "K3S_DATASTORE_ENDPOINT in /etc/k3s.env",
+        "command": f"--datastore-endpoint in {UNITS}/k3s.service",
+    }  # fmt: skip
+    assert {(each.path, each.named_by) for each in seen.values()} == {
+        (certificate, named_by[place]), (ca, named_by[place])
+    }  # fmt: skip
+    assert "hunter2" not in repr([*seen.values()])
+
+
+def test_a_missing_file_in_the_url_of_a_datastore_is_a_finding(server: Server) -> None:
+    """The finding names the file and no part of the URL."""
+    server.config(datastore_endpoint="postgres://k3s:hunter2@db/k3s?sslrootcert=/etc/extra/none.crt&sslcert=db.crt")
+    (missing,) = (each for each in server.named().values() if each.path == "/etc/extra/none.crt")
+    assert [each.reason for each in missing.faults] == [Reason.MISSING]
+    assert server.unwatched()
+    assert "hunter2" not in f"{missing}{server.unwatched()}"
+
+
 def test_the_command_line_and_the_environment_of_the_unit_count(server: Server) -> None:
     """The flags of k3s.service take precedence, and K3S_CONFIG_FILE is the path of the configuration file."""
     old, new, ca, extra = map(server.trust, ("old", "new", "db", "extra"))
@@ -146,6 +179,17 @@ def test_the_first_flag_with_a_configuration_file_counts(server: Server, flag: s
     rest = "-config=/srv/none.yaml --config=/srv/none.yaml"
     server.unit("k3s.service", f"ExecStart=/usr/local/bin/k3s server {flag}/srv/first.yaml {rest}")
     assert {each.path: each.named_by for each in server.named().values()} == {path: "--oidc-ca-file in /srv/first.yaml"}
+
+
+def test_the_mounts_of_the_unit_count_for_all_flags(server: Server) -> None:
+    """k3s runs the components in its own mount namespace, and reads its own flags there."""
+    server.trust("datastore")
+    server.trust("oidc")
+    server.config(datastore_cafile="/etc/in-namespace/datastore.crt")
+    server.config(f"{CONFIG}.d/a.yaml", kube_apiserver_arg="oidc-ca-file=/etc/in-namespace/oidc.crt")
+    server.unit("k3s.service", "BindPaths=/etc/extra:/etc/in-namespace", "ExecStart=/usr/local/bin/k3s server")
+    assert server.named().keys() >= {"/etc/extra/datastore.crt", "/etc/extra/oidc.crt"}
+    assert not [path for path in server.named() if "in-namespace" in path]
 
 
 def test_a_flag_of_k3s_can_have_one_dash(server: Server) -> None:

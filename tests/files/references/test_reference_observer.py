@@ -521,3 +521,13 @@ def test_references_are_never_renewed(node: Node) -> None:
     ReferenceNode(node, SOON)
     spec = named(node)["kube-apiserver.oidc-ca-file"].spec
     assert spec.renewed_by == f"its operator (--oidc-ca-file in {API} names it)"
+
+
+def test_an_external_signer_of_tokens_is_named(node: Node) -> None:
+    """The keys of service-account tokens are in the program behind the socket, so certmond cannot watch them."""
+    world = ReferenceNode(node, LATER)
+    world.add_flags("kube-apiserver", "--service-account-signing-endpoint=/run/signer.sock")
+    (finding,) = [item for item in judged(node).loose_findings if item.reason is Reason.NOT_WATCHED]
+    assert finding.severity is Severity.INFO
+    assert "--service-account-signing-endpoint in /etc/kubernetes/manifests/kube-apiserver.yaml" in finding.message
+    assert "the external signer at /run/signer.sock signs service-account tokens" in finding.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import timedelta
 
 import pytest
@@ -139,6 +141,14 @@ def test_a_drop_in_with_the_name_of_another_hides_it(services: ServiceNode) -> N
     assert {each.path for each in services.new().values()} == {f"{EXTRA}/etc.crt"}
 
 
+def test_a_unit_with_a_version_in_the_name_of_its_program_is_followed(services: ServiceNode) -> None:
+    """The component is known by the name without the version."""
+    certificate = services.world.trust(f"{EXTRA}/a")
+    services.service("a.service", f"ExecStart=/opt/kube-scheduler-v1.33.2 --client-ca-file={certificate}")
+    seen = services.new()
+    assert {name: each.path for name, each in seen.items()} == {"kube-scheduler.client-ca-file.2": certificate}
+
+
 @pytest.mark.parametrize("directory", [ETC, USR])
 def test_only_enabled_services_are_followed(services: ServiceNode, directory: str) -> None:
     """certmond follows the flags of a unit only after the unit is enabled."""
@@ -229,6 +239,21 @@ def test_a_component_behind_an_unknown_program_is_named(services: ServiceNode, c
     assert f"the command line of {command.split(maxsplit=1)[0]} are flags of etcd" in message
 
 
+def test_a_component_in_a_quadlet_is_named(services: ServiceNode) -> None:
+    """The generator of Podman creates an enabled unit with `podman run` for a Quadlet file (podman-systemd.unit(5))."""
+    generated = "/run/systemd/generator"
+    unit = services.service(
+        "db.service",
+        "Type=notify\nExecStart=/usr/bin/podman run --name systemd-%N --replace --rm --cgroups=split -d "
+        "--sdnotify=conmon -v /srv/pki:/pki quay.io/coreos/etcd:v3.5.21 --trusted-ca-file=/pki/ca.crt",
+        generated,
+        enabled_in=generated,
+    )
+    (message,) = services.unwatched()
+    assert f"any flag of etcd in {unit}: " in message
+    assert "the command line of /usr/bin/podman are flags of etcd" in message
+
+
 @pytest.mark.parametrize("path", [f"{ETC}/etcd.service", f"{ETC}/etcd.service.d/a.conf"])
 def test_an_enabled_unit_that_certmond_cannot_read_is_named(services: ServiceNode, path: str) -> None:
     """certmond reports a unit or a drop-in that is too large, because this file can have the flags of a component."""
@@ -266,10 +291,65 @@ def test_a_writable_environment_file_does_not_silence_another_unit(services: Ser
     assert [each.path for each in services.new().values() if each.is_watched] == [certificate]
 
 
-def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) -> None:
-    """The value of a variable such as CREDENTIALS_DIRECTORY is unknown, so its file is not missing."""
+@pytest.mark.parametrize("program", ["/bin/kube-scheduler", "/bin/kubelet", "/usr/local/bin/k3s server"])
+def test_a_file_of_a_bind_mount_is_watched_at_its_source(services: ServiceNode, program: str) -> None:
+    """The path in a flag is a path in the mount namespace of the service. An optional mount needs its source."""
+    certificate = services.world.trust(f"{EXTRA}/bound/ca")
+    flag = "--datastore-cafile" if "k3s" in program else "--client-ca-file"
     services.service(
-        "kube-scheduler.service", "ExecStart=/bin/kube-scheduler --client-ca-file=${CREDENTIALS_DIRECTORY}/ca"
+        "a.service", f"BindReadOnlyPaths=-{EXTRA}/bound:/etc/in-namespace:rbind\n"
+        f"BindPaths=-/srv/none:/etc/in-namespace\nExecStart={program} {flag}=/etc/in-namespace/ca.crt",
+    )  # fmt: skip
+    (seen,) = (each for each in services.new().values() if each.path.startswith(EXTRA))
+    assert (seen.path, bool(seen.certificates), seen.faults) == (certificate, True, ())
+    assert not services.unwatched()
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ("TemporaryFileSystem=/etc/hidden:ro", "/etc/hidden/ca.crt"),
+        ("SetCredential=ca:x", "%d/ca"),
+        ("LoadCredentialEncrypted=ca:/etc/ca.cred", "${CREDENTIALS_DIRECTORY}/ca"),
+        (f"LoadCredential=ca:{EXTRA}/none.crt\nSetCredential=ca:x", "/run/credentials/a.service/ca"),
+    ],
+)
+def test_a_file_that_only_a_mount_namespace_contains_is_not_watched(
+    services: ServiceNode, settings: str, path: str
+) -> None:
+    """A file in a temporary file system or in an encrypted credential is not missing."""
+    unit = services.service("a.service", f"{settings}\nExecStart=/bin/kube-scheduler --client-ca-file={path}")
+    (message,) = services.unwatched()
+    known = re.sub(r"%d|\$\{.*\}", "/run/credentials/a.service", path)
+    assert f"--client-ca-file in {unit}: {known} is not the path of a file on this host" in message
+    assert not [each for each in services.new().values() if each.faults[0].reason is Reason.MISSING]
+
+
+@pytest.mark.parametrize("path", ["%d/ca", "${CREDENTIALS_DIRECTORY}/ca", "/run/credentials/a.service/ca"])
+def test_the_source_of_a_credential_is_watched(services: ServiceNode, path: str) -> None:
+    """systemd copies the file in LoadCredential= into the directory of credentials at the start of the service."""
+    certificate = services.world.trust(f"{EXTRA}/credential")
+    settings = f"LoadCredential=ca:{certificate}\nSetCredential=ca:x"
+    services.service("a.service", f"{settings}\nExecStart=/bin/kube-scheduler --client-ca-file={path}")
+    assert [each.path for each in services.new().values()] == [certificate]
+    assert not services.unwatched()
+
+
+def test_a_kubeconfig_with_a_path_in_the_namespace_is_not_watched(services: ServiceNode) -> None:
+    """Clients on the host find no file at this path."""
+    kubeconfig = services.write(
+        f"{EXTRA}/s.conf",
+        json.dumps({"clusters": [{"name": "a", "cluster": {"certificate-authority": "/etc/hidden/ca.crt"}}]}),
+    )
+    services.service(
+        "a.service", f"BindPaths=/srv:/etc/hidden\nExecStart=/bin/kube-scheduler --kubeconfig={kubeconfig}"
     )
     (message,) = services.unwatched()
-    assert "${CREDENTIALS_DIRECTORY}/ca is not the path of a file on this host" in message
+    assert "refers to /etc/hidden/ca.crt, which is a path in the mount namespace of the service" in message
+
+
+def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) -> None:
+    """The value of a variable such as STATE_DIRECTORY is unknown, so its file is not missing."""
+    services.service("kube-scheduler.service", "ExecStart=/bin/kube-scheduler --client-ca-file=${STATE_DIRECTORY}/ca")
+    (message,) = services.unwatched()
+    assert "${STATE_DIRECTORY}/ca is not the path of a file on this host" in message

@@ -16,10 +16,13 @@ SIGNERS = " ".join(
     for usage in ("", "-kubelet-serving", "-kubelet-client", "-kube-apiserver-client", "-legacy-unknown")
     for part in ("cert", "key")
 )
+DATASTORE = """datastore-cafile datastore-certfile datastore-keyfile
+    datastore-endpoint.sslcert datastore-endpoint.sslkey datastore-endpoint.sslrootcert"""
 SOURCES = {
     "kube-apiserver": f"""{SERVING} etcd-certfile etcd-keyfile etcd-cafile kubelet-client-certificate kubelet-client-key
         kubelet-certificate-authority proxy-client-cert-file proxy-client-key-file peer-ca-file oidc-ca-file
-        service-account-key-file service-account-signing-key-file authentication-token-webhook-config-file
+        service-account-key-file service-account-signing-key-file service-account-signing-endpoint
+        authentication-token-webhook-config-file
         authorization-webhook-config-file audit-webhook-config-file authentication-config authorization-config
         egress-selector-config-file admission-control-config-file""",
     "kube-controller-manager": f"{SERVING} {KUBECONFIGS} root-ca-file service-account-private-key-file {SIGNERS}",
@@ -34,13 +37,13 @@ SOURCES = {
         config-file""",
     "konnectivity-server": "server-cert server-key server-ca-cert cluster-cert cluster-key cluster-ca-cert kubeconfig",
     "konnectivity-agent": "agent-cert agent-key ca-cert",
-    "k3s": "datastore-cafile datastore-certfile datastore-keyfile etcd-s3-endpoint-ca private-registry",
-    "rke2": "datastore-cafile datastore-certfile datastore-keyfile etcd-s3-endpoint-ca private-registry",
+    "k3s": f"{DATASTORE} etcd-s3-endpoint-ca private-registry",
+    "rke2": f"{DATASTORE} etcd-s3-endpoint-ca private-registry",
 }
 """Component -> its flags and fields for files with a certificate or key, listed from the sources and not the code.
 
 kubernetes v1.36, the files of `Flag.source`; etcd v3.6, server/embed/config.go; apiserver-network-proxy v0.34;
-k3s pkg/cli/cmds. It omits
+k3s pkg/cli/cmds, and kine pkg/drivers/pgsql/pgsql.go. It omits
 files without certificates: policies, CRLs, tokens, encryption and tracing configurations.
 """
 
@@ -66,7 +69,7 @@ def test_a_row_names_its_source_and_an_entry(row: Flag) -> None:
     assert (row.role is Role.CONFIGURATION) == (row.kind is not None)
     if row.verified_by:
         assert [each.role for each in FLAGS if (each.component, each.name) == row.verified_by] == [Role.TRUST]
-    if row.role in {Role.TRUST, Role.KUBECONFIG, Role.CONFIGURATION, Role.KEY}:
+    if row.role in {Role.TRUST, Role.KUBECONFIG, Role.CONFIGURATION, Role.KEY, Role.SOCKET}:
         assert not row.key_flag
     else:
         # The value of a repeated pair contains its key, and a directory contains both files.

@@ -771,6 +771,20 @@ def test_derived_files_follow_their_source() -> None:
     assert [step.target for step in asked.steps] == ["leaf-1", "b", "c"]
 
 
+def test_the_services_that_read_a_derived_file_restart() -> None:
+    """The step names the consumers of the entry with the path of the derived file, except those that reload it."""
+    policy = replace(POLICY, services=(
+        ServiceSpec(name="web", kind="systemd", unit="web.service"),
+        ServiceSpec(name="app", kind="systemd", unit="app.service", reloads=("bundle",)),
+    ))  # fmt: skip
+    bundle = see(row("bundle", path="/bundle.pem", key="/bundle.pem", consumers=["web", "app"]), leaf(NOW + DAY))
+    derived = Circumstances(None, {}, {"made": ("/bundle.pem", "leaf")})
+    seen = (CA, see(row(), leaf(NOW + DAY)), bundle)
+    issued, written = World(seen, policy, circumstances=derived).plan(NOW).steps
+    assert issued.target == "leaf"
+    assert written == Derive("made", "/bundle.pem", "leaf", Cause.SOURCE_CHANGED, "leaf is renewed", ("web",))
+
+
 # --- until when a plan holds ------------------------------------------------------------------------------------------
 
 SPANS = st.sampled_from([SECOND, 90 * SECOND, MINUTE, HOUR, DAY, 7 * DAY, 10 * DAY, 30 * DAY, 90 * DAY, YEAR])

@@ -21,7 +21,7 @@ from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import RestartHolds, restart_order, restarts
-from certmond.pki.planning.steps import Cause, Held, Plan, Restart, Step
+from certmond.pki.planning.steps import Cause, Derive, Held, Plan, Restart, Step
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.staleness import Surroundings
@@ -156,11 +156,22 @@ def test_what_is_renewed_now_is_followed_by_its_restarts() -> None:
     step = restart(made(leaf, known=known, before=steps))
     assert (step.cause, step.detail) == (
         Cause.RENEWED,
-        "certmond renews leaf first, and the service does not reload new certificates",
+        "certmond replaces leaf first, and the service does not reload new certificates",
     )
     assert step.targets == (Target("leaf", "/leaf.crt", {}),)
     unknown = made(leaf, known=replace(known, live=None), before=steps)
     assert restart(unknown).instance == ""
+
+
+def test_a_derived_file_that_is_written_now_is_followed_by_its_restarts() -> None:
+    """A service that reads a derived file only at its start restarts after certmond has written the file."""
+    leaf = see(row(consumers="web"), OLD)
+    known = around(leaf, live=Live(NOW, {"web": ServiceSeen(True, "1", NOW)}))
+    written = Derive("bundle", "/bundle.pem", "leaf", Cause.SOURCE_CHANGED, "leaf is renewed", ("web",))
+    of = made(leaf, known=known, before=(written,))
+    assert restart(of).cause is Cause.RENEWED
+    assert restart(of).targets == (Target("bundle", "/bundle.pem", {}),)
+    assert Plan((written, *of.steps)).restartable.steps == (written,)
 
 
 def test_a_requested_restart_ignores_every_obstacle() -> None:

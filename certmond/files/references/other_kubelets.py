@@ -1,0 +1,78 @@
+"""The configuration of kubelets other than the kubelet of the enabled unit.
+
+A process, k3s, RKE2, an argument file or a second unit has the flags of such a kubelet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from certmond.files.cache import Files
+from certmond.files.document_reader import DocumentReader
+from certmond.files.references.flag_source import Source, UnreadFile
+from certmond.files.references.kubelet_configuration import KubeletConfiguration
+from certmond.files.references.kubelet_files import FileSet, KubeletFiles, MergedConfiguration
+from certmond.pki.catalog.references import KUBELET
+
+
+class _Kubelet(NamedTuple):
+    files: KubeletFiles
+    merged: MergedConfiguration
+
+
+class OtherKubelets:
+    """Finder of the files that the flags of other kubelets name. `own` is the kubelet of the enabled unit."""
+
+    def __init__(self, reader: DocumentReader, files: Files, own: KubeletConfiguration) -> None:
+        self._reader, self._files, self._own = reader, files, own
+        self._found: dict[FileSet, _Kubelet] = {}
+        self._refused: tuple[UnreadFile, ...] = ()
+        self.directories: tuple[str, ...] = ()
+        """The directories of drop-ins."""
+
+    def read(self, sources: Iterable[Source]) -> None:
+        """Find the kubelets in `sources`. Read no file that a flag names if another user can change this flag."""
+        kubelets, own = [self._kubelet(each) for each in sources if _is_other(each)], self._own.paths()
+        named = {each.paths: each for each in kubelets if each.paths.named}
+        self._found = {paths: _Kubelet(each, each.merged()) for paths, each in named.items()}
+        followed = {path for paths in (own, *named) for path in paths.named}
+        self._refused = tuple(flag for each in kubelets for flag in each.refused(followed))
+        self.directories = tuple(path for each in named.values() for path in each.directories())
+
+    def used_flags(self, source: Source) -> Source:
+        """Return the source without --cert-dir if the kubelet does not use the certificate in this directory."""
+        if not _is_other(source) or not source.container.values("cert-dir"):
+            return source
+        kubelet = self._kubelet(source)
+        known = self._found.get(kubelet.paths)
+        if kubelet.serves_pair(known.merged if known else MergedConfiguration(None, {})):
+            return source
+        flags = tuple(each for each in source.container.flags if each[0] != "cert-dir")
+        return source._replace(container=replace(source.container, flags=flags))
+
+    def fields(self) -> Iterator[Source]:
+        """Yield each kubelet with the fields of its configuration."""
+        for kubelet, merged in self._found.values():
+            if fields := kubelet.fields(merged):
+                yield fields._replace(additional=True)
+
+    def unread_files(self) -> Iterator[UnreadFile]:
+        """Yield each file that certmond cannot read, also of the kubelet of the enabled unit, and each refused flag."""
+        found = [*self._own.unread_files()]
+        found += (each for kubelet, merged in self._found.values() for each in kubelet.unread_files(merged))
+        yield from {each.file: each for each in reversed(found)}.values()
+        yield from self._refused
+
+    def static_pods(self) -> list[str]:
+        """Return the directories and single files of static Pods."""
+        found = (kubelet.static_pods(merged) for kubelet, merged in self._found.values())
+        return [pods.path for pods in found if pods.path and not pods.fact]
+
+    def _kubelet(self, source: Source) -> KubeletFiles:
+        return KubeletFiles(self._reader, self._files, source)
+
+
+def _is_other(source: Source) -> bool:
+    return source.component == KUBELET and not source.only_listed

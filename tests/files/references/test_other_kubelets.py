@@ -1,0 +1,320 @@
+"""The configuration of kubelets whose flags a process, k3s, RKE2, an argument file or another unit has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.files.references.flag_source import Source
+from certmond.files.references.kubelet_configuration import CONFIG
+from certmond.files.references.other_kubelets import OtherKubelets
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.catalog.references import KUBELET
+from tests.files.references.test_component_processes import Controller
+
+KIND = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
+FILE, DROP_INS, PODS = "/etc/extra/kubelet.yaml", "/etc/extra/kubelet.d", "/etc/extra/pods"
+WORKER = "k0sworker.service"
+K3S, ARGS = "/etc/rancher/k3s/config.yaml", "/var/snap/microk8s/current/args/kubelet"
+
+
+class Worker(Controller):
+    """A node with a kubelet that no enabled unit starts. Each certificate ends five days later."""
+
+    def configure(self, path: str = FILE, mode: int = 0o644, /, **fields: Any) -> None:
+        self.tree.write(path, yaml.safe_dump({**KIND, **fields}), mode)
+
+    def run(self, *flags: str, user: int = 0, unit: str = WORKER) -> None:
+        self.proc.add(str(len([*self.proc.path.iterdir()])), "/usr/bin/kubelet", *flags, unit=unit, user=user)
+
+    def pod(self, path: str, ca: str) -> None:
+        mounts = [{"name": "extra", "mountPath": "/etc/extra"}]
+        command = ["kube-scheduler", f"--client-ca-file={ca}"]
+        spec = {
+            "containers": [{"name": "x", "command": command, "volumeMounts": mounts}],
+            "volumes": [{"name": "extra", "hostPath": {"path": "/etc/extra"}}],
+        }
+        self.tree.write(path, yaml.safe_dump({"kind": "Pod", "spec": spec}))
+
+    def watched(self) -> dict[str, Observation]:
+        return {each.path: each for each in self.named() if each.is_watched}
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    return Worker(tmp_path)
+
+
+def by_process(worker: Worker, *flags: str) -> None:
+    worker.run(*(f"--{flag}" for flag in flags))
+
+
+def by_second_unit(worker: Worker, *flags: str) -> None:
+    worker.unit("kubelet.service", "ExecStart=/usr/bin/kubelet", enabled=True)
+    worker.unit("my-kubelet.service", f"ExecStart=/opt/kubelet --{' --'.join(flags)}", enabled=True)
+
+
+def by_k3s(worker: Worker, *flags: str) -> None:
+    worker.tree.write(K3S, yaml.safe_dump({"kubelet-arg": [*flags]}))
+
+
+def by_drop_in_of_rke2(worker: Worker, *flags: str) -> None:
+    worker.tree.write("/etc/rancher/rke2/config.yaml.d/1.yaml", yaml.safe_dump({"kubelet-arg+": [*flags]}))
+
+
+def by_unit_of_k3s(worker: Worker, *flags: str) -> None:
+    arguments = " ".join(f"--kubelet-arg={flag}" for flag in flags)
+    worker.unit("k3s.service", f"ExecStart=/usr/local/bin/k3s server {arguments}", enabled=True)
+
+
+def by_argument_file(worker: Worker, *flags: str) -> None:
+    worker.tree.write(ARGS, "".join(f"--{flag}\n" for flag in flags))
+
+
+def by_canonical_kubernetes(worker: Worker, *flags: str) -> None:
+    worker.tree.write("/var/snap/k8s/common/args/kubelet", "".join(f'--{flag}"\n'.replace("=", '="') for flag in flags))
+
+
+WAYS = [
+    by_process, by_second_unit, by_k3s, by_drop_in_of_rke2, by_unit_of_k3s, by_argument_file, by_canonical_kubernetes
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_fields_of_the_file_and_of_its_drop_ins_are_followed(worker: Worker, way: Callable[..., None]) -> None:
+    """A drop-in replaces fields of the file, and the manifests in `staticPodPath` name further certificates."""
+    (old, _), (certificate, key) = worker.pair("old"), worker.pair("serving")
+    clients, of_pod = worker.trust("clients"), worker.trust("of-pod")
+    worker.configure(tlsCertFile=old, tlsPrivateKeyFile="old.key", staticPodPath="pods", authentication={
+        "x509": {"clientCAFile": "clients.crt"}})  # fmt: skip
+    worker.configure(f"{DROP_INS}/10/a.conf", tlsCertFile=certificate, tlsPrivateKeyFile=key)
+    worker.pod(f"{PODS}/scheduler.yaml", of_pod)
+    way(worker, f"config={FILE}", f"config-dir={DROP_INS}")
+    seen = worker.watched()
+    assert {path: each.named_by for path, each in seen.items()} == {
+        certificate: f"tlsCertFile in {DROP_INS}/10/a.conf",
+        clients: f"clientCAFile in {FILE}",
+        of_pod: f"--client-ca-file in {PODS}/scheduler.yaml",
+    }
+    assert (seen[certificate].name, seen[certificate].key_path) == ("kubelet.tlsCertFile", key)
+    assert not worker.unwatched()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_new_drop_in_and_a_new_manifest_are_followed(worker: Worker, way: Callable[..., None]) -> None:
+    """The next pass follows them without another full scan, also in a directory that did not exist."""
+    way(worker, f"config-dir={DROP_INS}", f"pod-manifest-path={PODS}")
+    store, (first, second) = worker.store(), map(worker.trust, ("first", "second"))
+    assert not any(each.is_watched for each in store.observe().observations)
+
+    def change(path: str) -> list[str]:
+        touched = {str(place) for place in (worker.tree.at(path), *worker.tree.at(path).parents)}
+        return [each.path for each in store.observe(frozenset(touched)).observations if each.is_watched]
+
+    worker.configure(f"{DROP_INS}/a.conf", authentication={"x509": {"clientCAFile": first}})
+    assert change(f"{DROP_INS}/a.conf") == [first]
+    worker.configure(f"{DROP_INS}/b/c.conf", authentication={"x509": {"clientCAFile": second}})
+    assert change(f"{DROP_INS}/b/c.conf") == [second]
+    worker.pod(f"{PODS}/p.yaml", first)
+    assert sorted(change(f"{PODS}/p.yaml")) == [first, second]
+
+
+def test_a_new_drop_in_of_an_existing_directory_is_followed(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass reads the configuration again only if a name in a directory, or a file, has changed."""
+    first, second = map(worker.trust, ("first", "second"))
+    worker.configure(f"{DROP_INS}/b/a.conf", authentication={"x509": {"clientCAFile": first}})
+    by_k3s(worker, f"config-dir={DROP_INS}")
+    counted, read = list[OtherKubelets](), OtherKubelets.read
+
+    def count(self: OtherKubelets, sources: Iterable[Source]) -> None:
+        counted.append(self)
+        read(self, sources)
+
+    monkeypatch.setattr(OtherKubelets, "read", count)
+    store = worker.store()
+    store.observe()
+    assert [each.path for each in store.observe(frozenset()).observations] == [first]
+    assert len(counted) == 1
+    path = f"{DROP_INS}/b/b.conf"
+    worker.configure(path, authentication={"x509": {"clientCAFile": second}})
+    assert [each.path for each in store.observe(frozenset({str(worker.tree.at(path))})).observations] == [second]
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize(
+    ("way", "flag"),
+    [
+        (by_process, f"--config of the process kubelet in {WORKER}"),
+        (by_k3s, f"--config in {K3S}"),
+        (by_argument_file, f"--config in {ARGS}"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("content", "fact"), [(None, f"{FILE} does not exist"), ("a: [", f"{FILE} is not YAML"), ("- a", "not a YAML map")]
+)
+def test_a_file_that_certmond_cannot_read_is_named(
+    worker: Worker, way: Callable[..., None], flag: str, content: str | None, fact: str
+) -> None:
+    """The finding has the file, the flag with its place, and the reason."""
+    if content:
+        worker.tree.write(FILE, content)
+    way(worker, f"config={FILE}")
+    (message,) = worker.unwatched()
+    assert f"any field in {FILE}, which {flag} names: " in message
+    assert fact in message
+
+
+def test_the_kubelet_of_the_enabled_unit_gives_no_second_entry(worker: Worker) -> None:
+    """The process has the flags of its unit, and an unreadable drop-in has one finding."""
+    path = worker.trust("ca")
+    worker.configure(authentication={"x509": {"clientCAFile": path}})
+    worker.tree.write(f"{DROP_INS}/a.conf", "a: [")
+    flags = [f"--config={FILE}", f"--config-dir={DROP_INS}"]
+    worker.unit("kubelet.service", f"ExecStart=/usr/bin/kubelet {' '.join(flags)}", enabled=True)
+    worker.run(*flags, unit="kubelet.service")
+    worker.run(f"--config-dir={DROP_INS}", unit="second.service")
+    assert worker.watched().keys() == {path}
+    (message,) = worker.unwatched()
+    assert f"{DROP_INS}/a.conf is not YAML" in message
+
+
+def test_the_process_of_another_user_decides_no_file(worker: Worker) -> None:
+    """certmond reads no file that only the flags of this process name, and names these flags in one finding."""
+    path = worker.trust("ca")
+    worker.configure(authentication={"x509": {"clientCAFile": path}})
+    worker.pod(f"{PODS}/p.yaml", path)
+    worker.run(f"--config={FILE}", f"--config-dir={DROP_INS}", f"--pod-manifest-path={PODS}", user=996)
+    assert not worker.watched()
+    (message,) = worker.unwatched()
+    assert f"--config of the process kubelet in {WORKER}: user 996 runs this process" in message
+
+
+def test_the_process_of_another_user_hides_no_file(worker: Worker) -> None:
+    """If root also names the file, or a flag of root names another one, certmond follows the file."""
+    first, second = map(worker.trust, ("first", "second"))
+    worker.configure(authentication={"x509": {"clientCAFile": first}})
+    worker.configure(f"{DROP_INS}/a.conf", authentication={"x509": {"clientCAFile": second}})
+    worker.run(f"--config={FILE}", "--client-ca-file=/none.crt", user=996)
+    worker.run(f"--config={FILE}")
+    worker.run(f"--config-dir={DROP_INS}", unit="other.service")
+    assert worker.watched().keys() == {first, second}
+    (message,) = worker.unwatched()
+    assert f"--client-ca-file of the process kubelet in {WORKER}" in message
+
+
+@pytest.mark.parametrize("of_unit", [True, False])
+def test_a_file_that_root_also_names_is_no_finding(worker: Worker, *, of_unit: bool) -> None:
+    """The process of another user adds no finding about a file that certmond reads because of a flag of root."""
+    path = worker.trust("first")
+    worker.configure(authentication={"x509": {"clientCAFile": path}})
+    worker.run(f"--config={FILE}", user=996)
+    if of_unit:
+        worker.unit("kubelet.service", f"ExecStart=/usr/bin/kubelet --config={FILE}", enabled=True)
+    else:
+        worker.run(f"--config={FILE}", unit="other.service")
+    assert worker.watched().keys() == {path}
+    assert not worker.unwatched()
+
+
+def test_the_unit_of_another_user_decides_no_file(worker: Worker) -> None:
+    """A user who can change the unit decides the flags of its process, enabled or not."""
+    worker.configure(authentication={"x509": {"clientCAFile": worker.trust("ca")}})
+    worker.unit("my-kubelet.service", f"ExecStart=/usr/bin/kubelet --config={FILE}", mode=0o646, enabled=True)
+    worker.run(f"--config={FILE}", unit="my-kubelet.service")
+    assert not worker.watched()
+    messages = worker.unwatched()
+    assert len(messages) == 2
+    assert all("my-kubelet.service can be changed by other users" in each for each in messages)
+
+
+def test_a_flag_in_a_file_of_another_user_overrides_no_field(worker: Worker) -> None:
+    """Flags of k3s can come from several files. A file that another user can change hides no field of the others."""
+    certificate, key = worker.pair("serving")
+    worker.configure(tlsCertFile=certificate, tlsPrivateKeyFile=key)
+    by_k3s(worker, f"config={FILE}")
+    arguments = {"kubelet-arg+": ["tls-cert-file=/none.crt", f"config-dir={DROP_INS}"]}
+    worker.tree.write(f"{K3S}.d/1.yaml", yaml.safe_dump(arguments), 0o646)
+    assert worker.watched().keys() == {certificate}
+    assert all(f"{K3S}.d/1.yaml can be changed by other users" in each for each in worker.unwatched())
+    assert len(worker.unwatched()) == 2
+
+
+def test_a_flag_overrides_a_field(worker: Worker) -> None:
+    """The kubelet parses its flags again after the file, and each of two kubelets with one file counts."""
+    (given, _), (certificate, _) = worker.pair("given"), worker.pair("serving")
+    worker.configure(tlsCertFile=certificate, tlsPrivateKeyFile="serving.key")
+    flags = [f"--config={FILE}", f"--tls-cert-file={given}", "--tls-private-key-file=/etc/extra/given.key"]
+    worker.run(*flags)
+    assert worker.watched().keys() == {given}
+    worker.run(f"--config={FILE}", unit="second.service")
+    assert worker.watched().keys() == {given, certificate}
+
+
+@pytest.mark.parametrize(
+    ("fields", "flag", "used"),
+    [
+        ({}, "", True),
+        ({"serverTLSBootstrap": True}, "", False),
+        ({"tlsCertFile": "/etc/extra/serving.crt"}, "", False),
+        ({}, "--rotate-server-certificates", False),
+    ],
+)
+@pytest.mark.parametrize("path", [FILE, CONFIG])
+def test_the_directory_of_the_pair_counts_without_other_certificates(
+    worker: Worker, path: str, fields: dict[str, Any], flag: str, *, used: bool
+) -> None:
+    """A kubelet with another serving certificate does not use kubelet.crt in --cert-dir."""
+    (pair, _), _ = worker.pair("kubelet"), worker.pair("serving")
+    worker.configure(path, **fields)
+    worker.run(f"--config={path}", "--cert-dir=/etc/extra", *filter(None, [flag]))
+    assert (pair in worker.watched()) is used
+
+
+def test_the_trust_anchor_of_the_api_server_is_the_one_of_the_own_kubelet(worker: Worker) -> None:
+    """The CA of another kubelet does not judge the client certificate of the API server, and keeps no name."""
+    certificate, key = worker.pair("client")
+    worker.configure(authentication={"x509": {"clientCAFile": worker.trust("other")}})
+    worker.run(f"--config={FILE}")
+    flags = [f"--kubelet-client-certificate={certificate}", f"--kubelet-client-key={key}"]
+    worker.proc.add("99", "kube-apiserver", *flags)
+    assert worker.watched()[certificate].spec.ca == ("kubelet.clientCAFile",)
+    worker.configure(CONFIG, authentication={"x509": {"clientCAFile": worker.trust("own")}})
+    seen = worker.watched()
+    assert seen["/etc/extra/own.crt"].name == "kubelet.clientCAFile"
+    assert seen[certificate].spec.ca == ("kubelet.clientCAFile",)
+
+
+def test_a_configuration_that_another_user_can_change_is_not_followed(worker: Worker) -> None:
+    """certmond names each field with a file, and the path of the static Pods."""
+    path = worker.trust("ca")
+    worker.configure(FILE, 0o646, authentication={"x509": {"clientCAFile": path}}, staticPodPath=PODS)
+    worker.pod(f"{PODS}/p.yaml", path)
+    worker.run(f"--config={FILE}")
+    assert not worker.watched()
+    messages = worker.unwatched()
+    assert [any(f"{field} in {FILE}: {FILE} can be" in each for each in messages) for field in ("clientCAFile",
+            "staticPodPath")] == [True, True]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", ["", "/srv/k3s"])
+@pytest.mark.parametrize("unit", [True, False])
+def test_the_drop_ins_of_k3s_are_followed(worker: Worker, data: str, *, unit: bool) -> None:
+    """k3s passes the directory in its data directory to the kubelet, which runs in the process of k3s."""
+    path = worker.trust("ca")
+    directory = f"{data or '/var/lib/rancher/k3s'}/agent/etc/kubelet.conf.d"
+    if unit:
+        worker.unit("k3s.service", f"ExecStart=/usr/bin/k3s agent {data and f'-d {data}'}", enabled=True)
+    else:
+        worker.tree.write(K3S, f"data-dir: {data}\n")
+    store = worker.store()
+    assert not store.observe().observations
+    worker.configure(f"{directory}/99.conf", authentication={"x509": {"clientCAFile": path}})
+    (seen,) = store.observe().observations
+    assert (seen.name, seen.named_by) == (f"{KUBELET}.clientCAFile", f"clientCAFile in {directory}/99.conf")
+    worker.tree.write(f"{directory}/98.conf", "a: [")
+    (message,) = worker.unwatched()
+    assert f"any field in {directory}/98.conf, which --config-dir of the kubelet of k3s names" in message
