@@ -88,11 +88,12 @@ this order:
         kubectl get --raw /readyz
         certmond check
 
-4. If the log of a server repeats `CA cert validation failed` with `certificate has expired` for port 9345 or 6443, the
-   certificate of this port blocks the start. This problem occurs in releases of RKE2 before a fix of June 2025
-   ([rke2#8318](https://github.com/rancher/rke2/issues/8318), [k3s#12472](https://github.com/k3s-io/k3s/issues/12472)).
-   Upgrade RKE2, or let the server create this certificate again as the maintainers of RKE2 describe in
-   [rke2#4372](https://github.com/rancher/rke2/issues/4372). `rke2-killall.sh` also stops the containers of this node:
+4. The log of a server might repeat `CA cert validation failed` with `certificate has expired` for port 9345 or 6443. In
+   this case, the certificate of this port blocks the start. This problem occurs in releases of RKE2 before a fix of
+   June 2025 ([rke2#8318](https://github.com/rancher/rke2/issues/8318),
+   [k3s#12472](https://github.com/k3s-io/k3s/issues/12472)). Upgrade RKE2, or let the server create this certificate
+   again as the maintainers of RKE2 describe in [rke2#4372](https://github.com/rancher/rke2/issues/4372).
+   `rke2-killall.sh` also stops the containers of this node:
 
         rke2-killall.sh
         mv /var/lib/rancher/rke2/server/tls/dynamic-cert.json /root/

@@ -62,7 +62,7 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
 
 
 def leading_value(data: bytes) -> bytes:
-    """Return the SEQUENCE at the start of `data`, or `data` unchanged if it does not start with a SEQUENCE."""
+    """Return the SEQUENCE at the start of `data`, or all of `data` if the first value is not a SEQUENCE."""
     return data[: _content(data, 0)[1]] if len(data) >= 2 and data[0] == 0x30 else data
 
 

@@ -50,12 +50,15 @@ def check_serial(serial: int) -> None:
 
 
 def check_request(der: bytes) -> None:
-    """Raise LimitError if the key of a certificate request exceeds a limit (RFC 2986, 4.1)."""
+    """Raise LimitError if the key of a certificate request exceeds a limit (RFC 2986, 4.1).
+
+    Raises MalformedError for malformed DER.
+    """
     check_public_key(_values(_values(read_value(der), 1)[0], 3)[2].encoded)
 
 
 def check_public_key(der: bytes) -> None:
-    """Raise LimitError if a public key exceeds a limit.
+    """Raise LimitError if a public key exceeds a limit. Raises MalformedError for a long key in malformed DER.
 
     `der` is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSAPublicKey (RFC 8017, A.1.1).
     """
@@ -78,7 +81,7 @@ def check_private_key(der: bytes) -> None:
     """Raise LimitError if a private key exceeds a limit. Accepts every encrypted key.
 
     `der` has the format PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1 (RFC 5915), or OpenSSL's format of a DSA
-    key.
+    key. Raises MalformedError for malformed DER.
     """
     fields = _values(read_value(der), 2)
     if fields[0].tag == _SEQUENCE:

@@ -319,7 +319,7 @@ def _absent(
     issuers: Anchors,
     facts: Mapping[str, str],
 ) -> CertificateStatus:
-    """Return the verdict on files that contain no certificate. `before` supplies the last good certificate, if any."""
+    """Return the verdict on files that contain no certificate. `before` contains the last certificate, if any."""
     last = before.certificate if before else None
     findings = (*about_files(seen, presence), *about_key_pair(seen), *about_services(presence, now))
     findings = about_damage(

@@ -28,8 +28,8 @@ _MASTERS = "O=system:masters"
 def damage(seen: Observation) -> str | None:
     """Return a clause that describes the damage to an entry's files, or None if the files are undamaged.
 
-    Undamaged files contain a certificate and its key, and an undamaged kubeconfig also contains a usable cluster. The
-    result is also None for files that certmond does not repair, such as trust anchors.
+    Undamaged files contain a certificate, and its key if the entry requires a key. An undamaged kubeconfig also
+    contains a usable cluster. The result is also None for files that certmond does not repair, such as trust anchors.
     """
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
@@ -42,7 +42,7 @@ def damage(seen: Observation) -> str | None:
 
 
 def _pair_damage(seen: Observation) -> str | None:
-    """Return the reason why an entry's files do not contain a certificate and its key, or None if they do."""
+    """Return the reason why an entry's certificate or required key is damaged, or None if there is no such damage."""
     spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason.remedy is Remedy.REPAIR]
     if not seen.certificates:
         return faults[0].detail if faults else None

@@ -58,10 +58,11 @@ def about_damage(
     findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
     facts: Mapping[str, str], known: Certificate | None, issuers: Sequence[Certificate],
 ) -> tuple[Finding, ...]:  # fmt: skip
-    """Return `findings`. Each finding about damage contains the repair command for this node.
+    """Return `findings` with the remedy for this node in each finding about damage to the entry's files.
 
-    If certmond has repaired the files recently, the result also contains a finding about repeated damage. `known` is
-    the last certificate of these files. The function ignores `known` if no certificate in `issuers` signed it.
+    If certmond has repaired the damaged files in the last two hours, the result also contains the finding
+    `breaks_again`. `known` is the last certificate of these files. The function ignores `known` if no certificate in
+    `issuers` signed it. If `salvage` is None, the findings are unchanged.
     """
     if salvage is None:
         return tuple(findings)
@@ -109,7 +110,7 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
 
 
 def about_key_pair(seen: Observation) -> Iterator[Finding]:
-    """Yield a finding if the private service-account key is missing, or does not match the public key.
+    """Yield a finding if the private service-account key is required but missing, or does not match the public key.
 
     Every API server must verify the tokens of every controller manager, so the keys must match.
     """

@@ -88,7 +88,8 @@ def due(
 ) -> Iterator[Due]:
     """Yield the events for the hook in this order: cleared findings, new findings, repeats.
 
-    Yields no cleared finding until certmond has observed the services (`settled`).
+    Yields no cleared finding until certmond has observed the services (`settled`). If the severity of a finding has
+    changed, the new finding follows only after the hook has received the cleared finding.
     """
     gone = [notice for key, notice in received.items() if key not in want]
     if settled:

@@ -43,7 +43,7 @@ class Mismatch:
 
     @property
     def changes_at(self) -> datetime | None:
-        """The next time at which the mismatch changes even if no file changes, or None if only a file can change it."""
+        """The next time at which the mismatch changes even if no file changes, or None if there is no such time."""
         return self.matching_since + self.wait if self.matching_since else self.waits_until
 
 
@@ -60,8 +60,8 @@ def mismatch_of(
 ) -> Mismatch | None:
     """Return the mismatch at `now`, or None if there is no mismatch.
 
-    `matches` is None if the certificate or the key is unreadable. `first` is True in the first pass. `rest` is the
-    maximum time by which changes to the files extend the wait.
+    `matches` is None if the certificate or the key is unreadable. In this case, the mismatch `before` continues.
+    `first` is True in the first pass. `rest` is the maximum time by which changes to the files extend the wait.
     """
     if matches is None:
         return before and replace(before, matching_since=None)

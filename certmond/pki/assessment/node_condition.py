@@ -24,7 +24,8 @@ class NodeCondition:
 def node_condition(assessment: Assessment) -> NodeCondition:
     """Return the condition for the assessment.
 
-    The status is "False" if a finding is critical, and "Unknown" if the node has no certificate of the profile.
+    The status is "Unknown" if certmond observed no entry of the configuration or the profile. Otherwise, the status is
+    "False" if a finding is critical, and "True" if no finding is critical.
     """
     if not assessment.catalogued:
         fact = "this node has no certificate of the profile"

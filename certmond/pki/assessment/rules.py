@@ -70,9 +70,10 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
 
 
 def wrong_subject(case: Case) -> Iterator[Finding]:
-    """Report a subject that the entry does not accept. For a kubelet, also report one that the API server refuses.
+    """Report a subject that the entry does not accept, or a kubelet's common name that the API server refuses.
 
-    Kubernetes authenticates a client by the subject of its certificate.
+    Kubernetes authenticates a client by the subject of its certificate. The API server requires the common name of a
+    kubelet only with --enable-kubelet-cert-cn-validation.
     """
     accepted = accepted_subjects(case.spec, case.facts)
     if accepted and not has_accepted_subject(case.certificate, accepted):
@@ -89,7 +90,7 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
 
 
 def wrong_usage(case: Case) -> Iterator[Finding]:
-    """Report a usage that the entry requires, but the certificate does not permit."""
+    """Report required usages that the certificate does not permit. For an authority, see `ca_cannot_sign`."""
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
         yield finding(Reason.WRONG_USAGE, f"{case.where} lacks the usage {', '.join(missing)}; reissue it")
@@ -195,7 +196,7 @@ def weak_key(case: Case) -> Iterator[Finding]:
     """Report a key that is shorter than RSA-2048 or P-256, or whose algorithm Kubernetes does not support.
 
     The finding is critical if Go refuses the key. For example, Go refuses RSA keys below 1,024 bits (crypto/rsa,
-    checkKeySize), and Go's TLS refuses ECDSA P-224 keys (crypto/tls, signatureSchemesForCertificate).
+    checkKeySize), and Go's TLS refuses ECDSA P-224 keys of leaves (crypto/tls, signatureSchemesForCertificate).
     """
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)

@@ -26,7 +26,7 @@ def renewal_point(certificate: Certificate, spec: CertificateSpec, default: time
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """Return the start of the critical window: 7 days before the end, or a tenth of the lifetime if this is shorter."""
+    """Return the start of the critical window: the last 7 days, or the last tenth of a lifetime below 70 days."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 
@@ -86,9 +86,9 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
 
 
 def still_due(case: Case) -> Iterator[Finding]:
-    """Report a certificate that a renewal leaves due, because the signer or the CA limits its lifetime.
+    """Report a certificate that is due even after a renewal, because the signer or the CA limits the lifetime.
 
-    The renewal is the last one, or the next one if the CA ends at the same time as the certificate.
+    The renewal is the last renewal, or the next renewal if the CA ends at the same time as the certificate.
     """
     if not case.renew_at <= case.now <= case.certificate.not_after:
         return
@@ -111,7 +111,7 @@ def still_due(case: Case) -> Iterator[Finding]:
 
 
 def outlives_ca(case: Case) -> Iterator[Finding]:
-    """Report a certificate that ends after a CA of its path."""
+    """Report a certificate that ends after a CA of its path, while this CA has not expired."""
     best = case.search.best
     if best and len(best.certificates) > 1 and best.until < case.certificate.not_after and case.now <= best.until:
         issuer = min(best.certificates[1:], key=lambda link: link.not_after)
@@ -135,7 +135,10 @@ def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | Non
 
 
 def _own_links(case: Case) -> tuple[Certificate, ...]:
-    """Return the certificate and the CAs of its best path, without a trust anchor that has a separate entry."""
+    """Return the certificate and the CAs of its path. Omit a trust anchor that has a separate entry.
+
+    The path is the path that is valid now, or the path that ends last if no path is valid now.
+    """
     best = case.search.valid_at(case.now) or case.search.best
     if best is None:
         return (case.certificate,)
@@ -143,9 +146,9 @@ def _own_links(case: Case) -> tuple[Certificate, ...]:
 
 
 def _replaced_anchor(case: Case) -> Iterator[Certificate]:
-    """Yield the trust anchor of a certificate without a valid path, if the entry of this anchor also has a valid CA.
+    """Yield the trust anchor of a certificate without a valid path, if another accepted trust anchor is valid.
 
-    This entry reports the expired anchor only as a warning.
+    The entry of the expired anchor reports this anchor only as a warning.
     """
     best = case.search.best
     if best and not case.search.valid_at(case.now) and has_entry(case, best.anchor) and _any_valid(case, case.anchors):

@@ -14,7 +14,7 @@ from certmond.pki.catalog.field_types import AbsolutePath, Mode, Model, Name, Ow
 
 
 class DerivedSpec(Model):
-    """A file that certmond writes from a certificate of the catalogue, after each change to this certificate."""
+    """A file that certmond derives from a certificate of the catalogue: a PEM bundle, or a copy."""
 
     name: Name = Field(description="the name of the derived file in plans and reports")
     kind: Literal["pem-bundle", "kubeconfig", "copy"] = Field(

@@ -40,7 +40,10 @@ FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_
 
 
 def parse_duration(value: Any) -> Any:
-    """Return the timedelta for a text such as 30d, 12h or 1y6d. Raises ValueError for any other value."""
+    """Return the timedelta for a text such as 30d, 12h or 1y6d. Return a timedelta unchanged.
+
+    Raises ValueError for any other value, and for a text with the duration 0.
+    """
     if isinstance(value, timedelta):
         return value
     match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None

@@ -52,7 +52,10 @@ def _endpoint(text: str) -> str:
 
 
 def split_endpoint(text: str) -> tuple[str, int | None]:
-    """Return the host and the optional port of HOST:PORT or [IPv6]:PORT. Raises ValueError for any other text."""
+    """Return the host and the port of HOST:PORT or [IPv6]:PORT. The port is None for HOST or [IPv6].
+
+    Raises ValueError for any other text.
+    """
     match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
     if not match:
         raise ValueError("must be HOST or HOST:PORT, with an IPv6 address in brackets")

@@ -84,12 +84,12 @@ class Observation:
 
     @property
     def named_by(self) -> str:
-        """The flag or field that names the file, or "" for an entry of the catalogue."""
+        """The flag or field that names the file, or "" for an entry that is not from a reference."""
         return self.spec.named_by if isinstance(self.spec, ReferenceSpec) else ""
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The endpoint of a listener whose certificate is in no file, or None for the entry of a file."""
+        """The endpoint of a listener whose certificate is in no file, or None for any other entry."""
         return Endpoint.parse(self.path) if isinstance(self.spec, ServedSpec) else None
 
     @property

@@ -68,7 +68,7 @@ PROGRAMS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag, or a field of the kubelet's configuration, that names a file."""
+    """A flag, or a field of the kubelet's configuration, that names a file or a directory."""
 
     component: str
     name: str

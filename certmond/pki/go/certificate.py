@@ -84,8 +84,9 @@ class _Reading:
 def parse_fields(der: bytes) -> Fields:
     """Return the fields of the certificate `der`.
 
-    Raises MalformedError, with Go's message, if a field up to the public key is missing or malformed. Raises LimitError
-    for a serial number that exceeds the limit.
+    Raises MalformedError, with Go's message, for trailing data and for a malformed time. Also raises MalformedError if
+    a field up to the public key is missing or has the wrong tag. Raises LimitError for a serial number that exceeds the
+    limit.
     """
     objections = list[str]()
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
@@ -209,7 +210,10 @@ def _extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None
 
 @lru_cache(maxsize=1024)
 def _known_extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None]:
-    """Return the extension, the parts of the extension that Go handles, and Go's objection or None."""
+    """Return the extension, the parts of the extension that Go handles, and Go's objection or None.
+
+    The extension is None if its structure is malformed.
+    """
     extension = None
     try:
         extension = parse_extension(read_value(encoded))
@@ -283,7 +287,7 @@ def signed_part_of(der: bytes) -> SignedPart:
 
 
 def extension_of(der: bytes, oid: bytes) -> bytes | None:
-    """Return the content of the first extension with the object identifier `oid`, or None if it is absent.
+    """Return the content of the first extension with the object identifier `oid`, or None if `oid` is absent.
 
     Raises MalformedError if the certificate or an earlier extension is malformed.
     """
@@ -298,7 +302,7 @@ def extension_of(der: bytes, oid: bytes) -> bytes | None:
 
 
 def alternative_names_of(der: bytes) -> bytes | None:
-    """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6), or None if it is absent or malformed."""
+    """Return the content of the subjectAltName extension, or None if it is absent or the certificate is malformed."""
     try:
         return extension_of(der, SUBJECT_ALTERNATIVE_NAME)
     except MalformedError:

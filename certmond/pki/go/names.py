@@ -1,6 +1,6 @@
 """Names of subjects and issuers as Go 1.24 parses them (crypto/x509/parser.go, parseName).
 
-This module decides which names Go refuses. The module also returns the text of a name that the library cryptography
+This module decides which names Go refuses. `attribute_texts` also formats the names that the library cryptography
 cannot parse.
 """
 

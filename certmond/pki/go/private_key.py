@@ -1,7 +1,7 @@
 """Private keys as Go 1.24 loads them (tls.X509KeyPair), with crypto/rsa's checks.
 
-The functions follow x509.ParsePKCS1PrivateKey, ParsePKCS8PrivateKey and ParseECPrivateKey. No message contains a number
-of the key.
+The functions follow x509.ParsePKCS1PrivateKey, ParsePKCS8PrivateKey and ParseECPrivateKey. No message contains a secret
+value of the key.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None,
 
 
 def _element(data: bytes, at: int, tag: int) -> _Element:
-    """Return the value at `at`. Raises MalformedError for another tag, or if the value is cut off."""
+    """Return the value at `at`. Raises MalformedError for another tag, a bad header, or a value that is cut off."""
     found = _any(data, at)
     if found.tag != tag:
         raise MalformedError(f"{_WORDS}: tags don't match")

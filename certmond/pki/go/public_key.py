@@ -225,7 +225,7 @@ def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
 
 
 def unusable(key: Key) -> str | None:
-    """Return Go's message if crypto/tls or crypto/rsa cannot use the key, or None if Go can use the key."""
+    """Return Go's message if crypto/tls or crypto/rsa cannot use this RSA key. Return None for any other key."""
     if key.algorithm != "RSA":
         return None
     if key.bits > LARGEST_RSA:
@@ -247,7 +247,7 @@ def _key_bits(info: bytes) -> bytes:
 
 
 def rsa_objection(modulus: int, exponent: int) -> str | None:
-    """Return Go's message if crypto/rsa refuses these numbers (checkPublicKey), or None if it accepts them."""
+    """Return Go's message if crypto/rsa refuses these numbers (checkPublicKey), otherwise None."""
     if modulus % 2 == 0:
         return "crypto/rsa: public modulus is even"
     if exponent < 2:

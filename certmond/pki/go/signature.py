@@ -60,7 +60,7 @@ def signature_algorithm_of(encoded: bytes) -> Signature:
 
 
 def _pss(parameters: bytes) -> Signature | None:
-    """Return the algorithm with these RSASSA-PSS-params (RFC 4055, 3.1), or None if Go does not support them."""
+    """Return the algorithm with these RSASSA-PSS-params (RFC 4055, 3.1), or None if Go refuses the parameters."""
     words = "x509: unsupported RSASSA-PSS parameters"
     try:
         whole = read(parameters, 0, len(parameters), SEQUENCE, words)

@@ -99,7 +99,10 @@ def _unescaped(text: str) -> str:
 
 
 def _unescaped_host(text: str) -> str:
-    """Return the host with decoded escapes. Raises MalformedError for an escaped ASCII character, except %25."""
+    """Return the host with decoded escapes.
+
+    Raises MalformedError for an invalid character or escape, and for an escaped ASCII character, except %25.
+    """
     plain = _unescaped(text)
     if any(int(found[1], 16) < 0x80 and found[1] != "25" for found in _ESCAPE.finditer(text)):
         raise MalformedError("invalid URL escape")

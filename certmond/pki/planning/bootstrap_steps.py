@@ -199,7 +199,10 @@ class Drafts:
         return NewKubeconfig(path, self._init.cluster_name, self._server(local=local), user)
 
     def _server(self, *, local: bool) -> str:
-        """Return the URL of the control-plane endpoint, or of this node's API server (util/endpoint.go)."""
+        """Return the URL of the control-plane endpoint, or of this node's API server (util/endpoint.go).
+
+        The URL is that of this node's API server if `local` is True, or if the configuration contains no endpoint.
+        """
         port = self._init.bind_port
         host: str = self._facts["advertise_address"]
         if self._init.control_plane_endpoint and not local:

@@ -125,7 +125,10 @@ def _due_at(
 
 
 def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
-    """Return whether the kubelet rotates this certificate. The kubelet does not rotate an expired certificate."""
+    """Return whether the kubelet rotates this certificate.
+
+    The kubelet rotates neither an expired certificate nor a regular file in place of the symlink.
+    """
     over = status.certificate is not None and status.certificate.expires_at < now
     return status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
 

@@ -52,7 +52,7 @@ def delay(
     attempt: Attempt | None,
     circumstances: Circumstances,
 ) -> Delay:
-    """Return the reason why certmond does not renew the certificate at `now`, and the end of the delay.
+    """Return the hold that delays the renewal at `now`, if any, and the times at which this result can change.
 
     `old` is None if the new certificate replaces damaged files. `due` is the time at which this node renews the
     certificate.

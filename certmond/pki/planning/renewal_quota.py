@@ -29,7 +29,7 @@ def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ..
 
 
 class RenewalQuota:
-    """Hourly quota of renewals. `attempts` contains the entry name and the time of each past renewal."""
+    """Hourly quota of renewals. `attempts` contains the entry name and the time of each past attempt."""
 
     def __init__(self, attempts: Iterable[tuple[str, datetime]], now: datetime) -> None:
         self._now = now

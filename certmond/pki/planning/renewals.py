@@ -55,7 +55,7 @@ def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> dateti
     """Return the time at which this node renews the certificate, or None if the dates are unknown.
 
     A hash of the node's name selects a time before the renewal point. The time is at most `policy.spread`, and at most
-    a twentieth of the lifetime, before this point.
+    a twentieth of the lifetime, before this point. For the certificate of the kubelet, the time is the renewal point.
     """
     certificate, due = status.certificate, status.renew_at
     if certificate is None or due is None:
@@ -230,9 +230,9 @@ class _Planner:
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
-        """Return a text about the file that this pair shares with another pair, or None if the pair shares no file.
+        """Return a text about the file that this pair shares with another pair, or None.
 
-        A new key would break the other pair.
+        A new key would break the other pair. The result is None if the pair shares no file, or both files.
         """
         certificate, key = seen.pair
         holders = (each for file in (key, certificate) if file for each in self._holders.get(file, ()))
@@ -313,7 +313,7 @@ class _Planner:
                 yield service.name
 
     def _derivations(self) -> Iterator[Derive]:
-        """Yield a step for each derived file that is out of date, or whose source the plan renews.
+        """Yield a step for each derived file whose source is renewed or, in the daemon's plan, that is out of date.
 
         If the CA has not signed the certificate of the source, hold the step.
         """
@@ -332,7 +332,7 @@ class _Planner:
         return Derive(name, path, source, Cause.SOURCE_CHANGED, detail, tuple(restarts))
 
     def _unproven(self, name: str) -> str | None:
-        """Return why certmond must not copy the certificate of the entry `name`, or None if certmond may copy it."""
+        """Return why certmond must not copy the certificate of the entry `name`, or None if a copy is permitted."""
         found = (status.basis for status in self._assessment.certificates if status.seen.name == name)
         return next(("; ".join(each.reasons) or each.barrier for each in found if each and not each.predecessor), None)
 

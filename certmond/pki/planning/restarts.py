@@ -133,7 +133,7 @@ class _Planner:
             self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
-        """Yield each outdated certificate that the service should already have reloaded."""
+        """Yield each outdated certificate for which a restart of the service is due. Skips the files of references."""
         for status in self._statuses:
             if status.seen.named_by:
                 continue  # certmond has no previous generation of the file, so the operator restarts the service
@@ -206,7 +206,7 @@ class _Planner:
     def _lasting_obstacle(
         self, service: ServiceSpec, targets: Sequence[Target], renewed: frozenset[Identity] = frozenset()
     ) -> str | None:
-        """Return the fault of a file because of which the service must not restart, or None if no fault prevents it.
+        """Return the fault of a file that forbids a restart of the service, or None if there is no such fault.
 
         Ignore faults of the certificates in `renewed`, which the service issues again.
         """
@@ -217,7 +217,7 @@ class _Planner:
         return None
 
     def _too_soon(self, name: str, path: str) -> Held | None:
-        """Return the hold for a service that certmond has just restarted, or None."""
+        """Return the hold for a service whose last restart was less than `spacing` ago, or None."""
         past = self._around.past.get(name)
         free = past is None or past.result is Result.SEEN or (past.result is Result.SUPERSEDED and not past.again)
         restarted_at = None if past is None or free else past.ended_at

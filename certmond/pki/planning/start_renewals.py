@@ -88,7 +88,10 @@ def start_renewals(assessment: Assessment, policy: Policy) -> StartRenewals:
 
 
 def start_renewal_time(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
-    """Return the time from which a start on this node issues the due certificate again, or None if no start does."""
+    """Return the time from which a start on this node issues the certificate again, or None if no start does so.
+
+    Returns None also if the dates of the certificate are unknown.
+    """
     at, certificate, within = renewal_time(status, policy, node), status.certificate, status.seen.spec.renewed_at_start
     if at is None or certificate is None or within is None:
         return None
@@ -113,7 +116,8 @@ def _copies(
 def with_restart_times(held: Iterable[Held], found: StartRenewals, restarts: Iterable[Step | Held]) -> Iterator[Held]:
     """Yield the held renewals of `held`, each with the restart that renews the certificate, if such a restart exists.
 
-    `restarts` contains the planned restarts and the held restarts.
+    `restarts` contains the planned restarts and the held restarts. If no start can renew the certificate, the held
+    renewal contains the reason.
     """
     by_service = {each.target: each for each in restarts}
     for each in held:

@@ -57,8 +57,8 @@ def concerns(rotation: Rotation) -> bool:
 def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: timedelta) -> Gate:
     """Return the gate `held` with the publication of both CAs as an additional condition.
 
-    certmond repeats the request after `pause` until both CAs are published. If the API server refuses the request or
-    does not answer within `TAKES`, the phase waits only for `root_ca.overlap`.
+    certmond repeats the request after `pause` until both CAs are published. If the API server refuses the request, or
+    does not answer within `TAKES` after the start of the phase, the phase waits only for `root_ca.overlap`.
     """
     fact = asked.fact
     again = Gate((*held.waits, fact), min(filter(None, (held.until, now + pause))))
@@ -84,9 +84,10 @@ def searches_certificates(rotation: Rotation) -> bool:
 
 
 def certificates_gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime) -> Gate:
-    """Return the gate `held`. If Pods have such certificates, return a gate that notes the time in the record.
+    """Return the gate `held`, or a gate that notes the time in the record if Pods have certificates of the old CA.
 
-    If the API server refuses the request or does not answer, the phase waits only for `root_ca.overlap`.
+    The certificates are client certificates that the old CA might have signed. If the API server refuses the request or
+    does not answer, the phase waits only for `root_ca.overlap`.
     """
     match asked.answer:
         case Answer.PUBLISHED:
@@ -113,7 +114,10 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
 
 
 def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
-    """Return a sentence with a remedy if `root_ca.overlap` is too short for Pods, or None."""
+    """Return a sentence with a remedy if `root_ca.overlap` is too short for Pods, or None.
+
+    Returns None if certmond checks through the Kubernetes API whether Pods trust the new CA.
+    """
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:
         return None

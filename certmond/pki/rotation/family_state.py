@@ -77,7 +77,10 @@ def obstacle(rotation: Rotation, ground: Ground) -> str | None:
 
 
 def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
-    """Return whether the rotation was aborted and has ended, and the anchor's files lack the abandoned CA."""
+    """Return whether the rotation was aborted and has ended, and this node has no file of the abandoned CA.
+
+    The separate signer files also count as files of the abandoned CA.
+    """
     abandoned, signer = {*rotation.old} - {rotation.new}, ground.signer
     if not (rotation.aborted and rotation.over) or not abandoned.isdisjoint(ground.trust):
         return False
@@ -98,7 +101,7 @@ def has_old_state(rotation: Rotation, ground: Ground) -> bool:
 
 
 def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
-    """Yield a sentence for each file that is missing, or that has neither the old nor the new contents."""
+    """Yield a sentence for each file that is missing or unreadable, or has neither the old nor the new contents."""
     known = {*rotation.old, rotation.new}
     if not ground.trust:
         yield f"{ground.path} contains no {rotation.noun}; restore the file"

@@ -1,4 +1,4 @@
-"""Gates between phases: a phase ends only after every node has reported this phase.
+"""Gates between phases: a phase ends only after every node of the rotation has reported this phase.
 
 A node without a report keeps the phase open until an operator excludes the node. `cluster` transports the reports.
 """
@@ -32,8 +32,8 @@ class Report:
     """Report of a node that has reached a phase.
 
     `trust` is the digest of the node's anchors. `issuer` is the SHA-256 of the anchor that has signed all leaves of the
-    node, or "" if there is no single such anchor. `signs` is True if the node has the key of a CA. `ready` is False if
-    a node with `signs` lacks the new key.
+    node, or "" if there is no single such anchor. `signs` is True if the node has the key of the CA, or is a
+    control-plane node. `ready` is True if the new key is installed or staged on the node.
     """
 
     rotation: str
@@ -99,14 +99,18 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:
-    """Return whether the node takes part in the rotation."""
+    """Return whether the node takes part in the rotation.
+
+    In a rotation of `ca`, all nodes take part. In another rotation, only control-plane nodes and nodes that have
+    reported a phase take part.
+    """
     return rotation.family == SIGNER_FAMILY or member.control_plane or member.took_part
 
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
-    """Yield a sentence for each node whose report is ahead of `rotation`. The record might then be outdated.
+    """Yield a sentence for each node whose report is ahead of `rotation`, or is about an unknown rotation.
 
-    `closed` contains the ids of rotations that have ended on this node.
+    In both cases, the record might be outdated. `closed` contains the ids of rotations that have ended on this node.
     """
     phases = sequence(rotation)
     for name, report in ((each.name, each.report) for each in members if each.report):

@@ -40,7 +40,8 @@ def advanced(
 
     If the phase cannot end, return `interim` unchanged.
 
-    The phase `trust` ends after the operator has restored the old key or removed the old anchor.
+    The phase `trust` ends after the operator has restored the old key, or has removed an old anchor on which no file
+    depends.
     """
     if interim.phase is not Phase.TRUST:
         return interim if not settled else None if interim.over else following(interim, now)
@@ -52,9 +53,10 @@ def advanced(
 
 
 def next_step(interim: Rotation, ground: Ground) -> Rotate | None:
-    """Return the step that interim trust still needs, or None if it needs no step or an obstacle prevents the step.
+    """Return the step that interim trust still needs, or None.
 
-    The step never writes the key file of the anchor.
+    Returns None if no step is missing, if the key file does not contain the signing key, or if an obstacle prevents the
+    step. The step never writes the key file of the anchor.
     """
     wanted = desired(interim)
     if wanted is None or ground.key != wanted.signing.key or obstacle(interim, ground):

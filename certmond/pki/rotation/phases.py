@@ -2,10 +2,11 @@
 
 The rule is *trust before use, use before distrust*. `planner` returns the steps, and `gates` decides when a phase ends.
 
-These invariants hold in every phase and between two consecutive phases (tests/pki/rotation/test_phases.py):
+These invariants hold in every phase and between two consecutive phases (tests/pki/test_rotation_walks.py). In the mode
+`replace`, only I4 and I7 hold. For an anchor that certmond found on disk, only I4 holds until the phase `trust` ends.
   I1  Every server accepts every client certificate in use.
   I2  Every client accepts every server certificate in use.
-  I3  All components trust an anchor before it signs.
+  I3  All components trust an anchor before this anchor signs.
   I4  The first certificate of the anchor's file belongs to the anchor's key.
   I5  certmond issues a leaf again only after all components trust its new issuer.
   I6  Components distrust an anchor only after no leaf depends on this anchor.
@@ -76,10 +77,13 @@ class Rotation:
     """One rotation from the anchors `old` to the anchor `new`, in a phase that began at `since` (UTC).
 
     `found` is True if the new anchor was installed before the rotation began. An abort exchanges `old` and `new`.
-    `published` is the time at which certmond first observed that all namespaces contain the CA, or that all API servers
-    use the key. `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a
-    node rotates alone. `released` is a number from 0 to 1. Workers whose place (`worker_batches`) is below this number
-    may act.
+
+    `published` is the time of the first observation on which the phase depends. In `trust`, all namespaces contain the
+    new CA. In `issue`, Pods have certificates that the old CA might have signed. For a service-account key, all API
+    servers use the new key.
+
+    `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a node rotates
+    alone. `released` is a number from 0 to 1. Workers whose place (`worker_batches`) is below this number may act.
     """
 
     id: str
@@ -162,7 +166,7 @@ def flaw(rotation: Rotation) -> str | None:
 
 
 def following(rotation: Rotation, now: datetime) -> Rotation:
-    """Return the rotation in its next phase, or the unchanged rotation if it has ended."""
+    """Return the rotation in its next phase, or the unchanged rotation if the rotation has ended."""
     phases = sequence(rotation)
     later = phases[phases.index(rotation.phase) + 1 :]
     return replace(rotation, phase=later[0], since=now, published=None, released=0.0) if later else rotation

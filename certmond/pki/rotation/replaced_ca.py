@@ -73,7 +73,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
 
 
 def has_signed_all(change: Change, inventory: Inventory) -> bool:
-    """Return whether the node has leaves, and the present anchor has signed all of them.
+    """Return whether the node has leaves, and the present anchor has signed all leaves.
 
     In this case, the node does not need the old anchor.
     """
@@ -150,7 +150,7 @@ def _is_of_root(seen: Observation) -> bool:
 def _signers(
     seen: Observation, family: str, accepted: Sequence[Certificate], others: Sequence[Certificate]
 ) -> Iterator[Certificate]:
-    """Yield the anchors in `others` that have signed the certificate, if no anchor in `accepted` has signed it."""
+    """Yield the signers of the certificate in `others`, if no anchor in `accepted` has signed the certificate."""
     if family not in seen.spec.ca or not seen.certificates or not others:
         return
     leaf, rest = seen.certificates[0], seen.certificates[1:]

@@ -97,8 +97,8 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
     """Return a gate whose `noted` rotation releases the next batch, or an open gate if all workers are released.
 
-    All workers of earlier batches must be ready. `batch` is the number or the percentage of workers in each batch,
-    except the first batch, which consists of one worker.
+    The gate is also open in a phase without batches. All workers of earlier batches must be ready. `batch` is the
+    number or the percentage of workers in each batch, except the first batch, which consists of one worker.
     """
     found = _waited_for(rotation, members)
     count = workers(rotation, found)

@@ -29,7 +29,10 @@ CHECK_INTERVAL = timedelta(seconds=30)
 
 
 def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime) -> Outage | None:
-    """Return the outage of the service `name` after an observation at `at`. `before` is the previous observation."""
+    """Return the outage of the service `name` after the observation `seen` at `at`, or None if there is no outage.
+
+    `before` is the previous observation of all services.
+    """
     known = before.services.get(name) if before else None
     last = known.outage if known else None
     if seen.running is None:
@@ -58,12 +61,15 @@ def unmet_demands(around: Surroundings) -> Iterator[Observation]:
 
 
 def has_outage(around: Surroundings) -> bool:
-    """Return whether a service that should run is in an outage of any duration."""
+    """Return whether a service that should run is in an outage of any duration. Ignores services with an episode."""
     return bool(_outages(around))
 
 
 def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
-    """Return the outages by the path of the manifest or unit that starts the service."""
+    """Return the outages by the path of the manifest or unit that starts the service.
+
+    Skips a service with an episode, because certmond restarts this service.
+    """
     found = dict[str, tuple[ServiceSpec, Outage]]()
     for service in around.services:
         seen = around.live.services.get(service.name) if around.live else None

@@ -122,9 +122,10 @@ class Past:
         return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
     def failure(self, contents: Mapping[str, str]) -> str | None:
-        """Return the message of the last episode if the episode failed and its files are unchanged, otherwise None.
+        """Return the message of the last episode if the restart failed or is unproven, otherwise None.
 
-        `contents` contains the present SHA-256 of each file.
+        Returns None also if a file has changed, or if the record contains no file. `contents` contains the present
+        SHA-256 of each file.
         """
         if self.result not in {Result.TAKEN_BACK, Result.FAILED, Result.UNPROVEN} or not self.contents:
             return None

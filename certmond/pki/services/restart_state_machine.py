@@ -118,7 +118,10 @@ def before_act(episode: Episode) -> Episode:
 
 
 def _without_future(episode: Episode, now: datetime) -> Episode:
-    """Return the episode with each recorded time in the future replaced by `now`, because the clock was set back."""
+    """Return the episode with `now` in place of each recorded time that is more than 5 s in the future.
+
+    Such a time means that the clock was set back.
+    """
 
     def at_most(at: datetime | None) -> datetime | None:
         return now if at is not None and at > now + 5 * INTERVAL else at
@@ -215,7 +218,7 @@ def _healthy(episode: Episode, now: datetime, terms: Terms) -> Move:
 
 
 def _is_over(episode: Episode, observed: HealthObservation, acted_at: datetime, terms: Terms) -> bool:
-    """Return whether the time in which the service must become healthy is over."""
+    """Return whether the service has failed, has had three instances, or was not healthy in time."""
     service, end = observed.service, acted_at + terms.ready_within
     if episode.put_back_at and service.running is False:
         end += BACK_OFF

@@ -34,7 +34,7 @@ class ServingRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestState:
-    """State of the request for which the kubelet waits: a clause, and the next command or "" if no command is known."""
+    """State of the request for which the kubelet waits: a clause, and the remedy or "" if no remedy is known."""
 
     fact: str
     remedy: str = ""

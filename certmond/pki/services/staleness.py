@@ -51,7 +51,8 @@ class ServedAt:
     """Observation of an endpoint.
 
     `sha256` is the digest of the served certificate, and `matches` is True if the file contains this certificate. If
-    the endpoint served no certificate, both fields are None, and `reason` is the cause.
+    the file contains no certificate, `matches` is None. If the endpoint served no certificate, both fields are None,
+    and `reason` is the cause.
     """
 
     endpoint: Endpoint
@@ -97,9 +98,9 @@ class Presence:
     """State of a certificate outside its files.
 
     `judged` is True if certmond observed the services after the last change to the files. `failures` contains the
-    messages of the failed restarts for the present files. `refusing` contains the servers that serve no certificate.
-    `salvage` contains the sources for a repair of damaged files. `request` is the state of the request for a missing
-    serving certificate of the kubelet.
+    messages of the failed or unproven restarts for the present files. `refusing` contains the servers that serve no
+    certificate. `salvage` contains the sources for a repair of damaged files. `request` is the state of the request for
+    a missing serving certificate of the kubelet.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -173,7 +174,7 @@ class Surroundings:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
 
     def failed(self, seen: Observation) -> tuple[Past, ...]:
-        """Return the failed restarts for the present files of this certificate."""
+        """Return the failed or unproven restarts for the present files of this certificate."""
         contents = {path: content.sha256 for path, content in self.contents.items()}
         return tuple(past for past in self.past.values() if seen.name in past.targets and past.failure(contents))
 
@@ -208,7 +209,11 @@ class Surroundings:
         return spec.name in service.reloads
 
     def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
-        """Return the files of the certificate that the service's command line names, or all files if it names none."""
+        """Return the files of the certificate that the service reads.
+
+        These files are the files that the service's command line names. If the command line names no file of the
+        certificate, or if the entry is of kind `kubelet`, the result contains all files.
+        """
         known, files = self.survey.uses.get(service.name, {}), files_of(seen)
         named = tuple(path for path in files if path in known)
         return named if named and seen.spec.kind is not Kind.KUBELET else files
@@ -292,8 +297,8 @@ class Surroundings:
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
         """Return the last time at which the command of a service of kind `command` ran.
 
-        If no run is recorded, but certmond has renewed the certificate or has tried a restart because of it, return the
-        earliest possible time. Otherwise return None.
+        If no run is recorded, but certmond has renewed the certificate or has tried a restart because of this
+        certificate, return the earliest possible time. Otherwise return None.
         """
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at

@@ -40,8 +40,8 @@ _SIGNS = "digital signature"
 class Basis:
     """Sources of the contents of a renewed certificate, in addition to the entry.
 
-    The renewed certificate can have the subject, usages and names of `predecessor`, but no content that a certificate
-    in `later` lacks. `reasons` explains why there is no predecessor. If `barrier` is not empty, the policy denies every
+    The renewed certificate can have the subject, usages and names of `predecessor`, except those that a certificate in
+    `later` lacks. `reasons` explains why there is no predecessor. If `barrier` is not empty, the policy denies every
     certificate.
     """
 
@@ -179,7 +179,8 @@ def outdone(
 def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
     """Return a text for each part of `certificate` (subject, usages, names) that `later` and the entry both lack.
 
-    If `later` is None, compare only with the entry.
+    If the entry accepts several subjects, compare the subject only with `later`. If `later` is None, compare only with
+    the entry. If Go or cryptography refuses the certificate, return only the reason.
     """
     if certificate.refused:
         return (certificate.refused,)
@@ -223,7 +224,10 @@ def is_reserved(subject: x509.Name) -> bool:
 
 
 def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
-    """Yield a text for each part of the template that the entry and the predecessor both lack."""
+    """Yield a text for each part of the template that the entry and the predecessor both lack.
+
+    The entry must specify a reserved subject. Also yield a text if the template is a CA.
+    """
     if template.is_ca:
         yield "the certificate would be a CA"
     if not is_fixed(template.subject, fixed):

@@ -268,8 +268,8 @@ def name_of(text: str) -> x509.Name:
 def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
     """Return the key usages in `asked` that a key of this algorithm can have.
 
-    If `signs` is True, add digital signature. The result is never empty, because the extension needs at least one usage
-    (RFC 5280, 4.2.1.3).
+    If `is_ca` is False, omit the usages of a CA. If `signs` is True, add digital signature. The result is never empty,
+    because the extension needs at least one usage (RFC 5280, 4.2.1.3).
     """
     unfit = unfit_usages(key.value.partition("-")[0])
     usages = _KEY_USAGES.intersection(asked) - unfit - (frozenset() if is_ca else _OF_A_CA)

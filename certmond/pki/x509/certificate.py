@@ -294,7 +294,8 @@ _ABSENT = {
 def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tuple[list[list[str]], str, PublicKey]:
     """Return the attributes of the subject, the issuer's name and the key, as cryptography reads them.
 
-    Raises MalformedError if cryptography cannot parse a part of the certificate.
+    Raises MalformedError if cryptography cannot parse a part of the certificate, and LimitError if the key exceeds a
+    limit.
     """
     check_public_key(fields.key)
     # cryptography parses lazily and raises many types of exceptions.

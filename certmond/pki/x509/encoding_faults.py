@@ -1,4 +1,4 @@
-"""Messages about certificates whose encoding Go or cryptography refuses."""
+"""Faults of certificates whose encoding Go or cryptography refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guard that turns each exception of a library call on untrusted bytes into a MalformedError.
+"""Guard that turns an exception of a library call on untrusted bytes, except MemoryError, into a MalformedError.
 
 For damaged input, cryptography raises many types of exceptions. pyo3's PanicException is derived directly from
 BaseException.
@@ -18,10 +18,10 @@ _LONGEST = 200  # characters of the library's message
 
 # A class, because a context manager from a generator would create reference cycles of frames.
 class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
-    """Context manager that turns each exception of a library into a MalformedError.
+    """Context manager that turns an exception of a library, except MemoryError, into a MalformedError.
 
-    The text of the MalformedError is `sentence`. If `quotable` is True, the text also contains the message of the
-    library, which can quote the bytes.
+    The text of the MalformedError is `sentence`. If `quotable` is True, the text also contains the start of the
+    library's message, which can quote the bytes. For a PanicException, the text is only `sentence`.
     """
 
     def __init__(self, sentence: str, *, quotable: bool = False) -> None:
@@ -43,6 +43,9 @@ class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
 
 
 def _message(error: Exception) -> str:
-    """Return the start of the library's message, or the name of the exception's type."""
+    """Return the start of the library's message, or the name of the exception's type.
+
+    The name replaces an empty message, and the message of cryptography's InternalError.
+    """
     text = str(error).partition("\n")[0][:_LONGEST]
     return text if text and not isinstance(error, InternalError) else type(error).__name__

@@ -92,9 +92,9 @@ class _Subtrees:
 
 @dataclass(frozen=True, slots=True)
 class NameConstraints:
-    """Name constraints of one CA.
+    """Name constraints of one CA. A name must not be in an excluded subtree.
 
-    A name must be in a permitted subtree of its kind, if there is one, and in no excluded subtree.
+    If the CA has permitted subtrees of the kind of the name, the name must be in one of these subtrees.
     """
 
     permitted: _Subtrees
@@ -109,7 +109,7 @@ class NameConstraints:
             return False
 
     def comparisons(self, certificate: Certificate, most: int) -> int:
-        """Return the maximum number of comparisons between names and subtrees that Go makes for `certificate`.
+        """Return how many comparisons between names and subtrees Go makes for `certificate`, or an upper bound.
 
         A result of at most `most` is an upper bound. A larger result is exact.
         """

@@ -16,8 +16,8 @@ from certmond.pki.x509.public_key import PublicKey
 def leaf_of(document: Document) -> dict[str, Any]:
     """Return the certificates of a file as fields of an `Observation`, with the end-entity certificate first.
 
-    The end-entity certificate is the certificate whose private key is in the file. Without such a certificate, it is
-    the first certificate that is not a CA. If all certificates are CAs, it is the first certificate.
+    The end-entity certificate is the certificate whose private key is in the file. Without such a certificate, the
+    first certificate that is not a CA comes first. If all certificates are CAs, the order does not change.
     """
     certificates = document.certificates
     if len(certificates) < 2:

@@ -208,7 +208,7 @@ def _certificate(der: bytes) -> Certificate:
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
     """Return the parsed certificate for `der`. All files that contain this certificate share the returned object.
 
-    `make` creates the certificate if it does not exist yet.
+    `make` creates the certificate if no parsed certificate for `der` exists.
     """
     certificate = _held.get(der)
     if certificate is None:
@@ -219,7 +219,8 @@ def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
 def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Document:
     """Return a document with the public key of the private key `der`, and with a fault if Go refuses this key.
 
-    Raises MalformedError if `der` is not a private key.
+    If the private key requires a passphrase, the document contains no public key. Raises MalformedError if `der` is not
+    a private key, and LimitError if the key exceeds a limit.
     """
     found = parse_private_key(der)
     if encrypted and found.objection:
@@ -239,7 +240,7 @@ def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Documen
 def _private_key(der: bytes) -> PublicKey | None:
     """Return the public key of the private key `der`, or None if the private key requires a passphrase.
 
-    Raises MalformedError if cryptography cannot load the private key.
+    Raises MalformedError if cryptography cannot load the private key, and LimitError if the key exceeds a limit.
     """
     check_private_key(der)
     with guarded("is not a usable private key"):

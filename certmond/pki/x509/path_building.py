@@ -291,7 +291,7 @@ def _distance(child: Certificate, issuer: Certificate) -> int:
 
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
-    """Return whether `certificate` names `issuer` as its issuer, and `issuer` has signed it. Accepts weak digests."""
+    """Return whether `issuer` has signed `certificate`, and `certificate` names `issuer`. Accepts weak digests."""
     if certificate.issuer_der != issuer.subject_der:
         return False
     try:

@@ -23,7 +23,10 @@ _END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 
 
 class Block(NamedTuple):
-    """PEM block and its position in the file. A block without an END line extends to the next block."""
+    """PEM block and its position in the file.
+
+    A block without an END line extends to the next block, or to the end of the file.
+    """
 
     label: str
     text: bytes

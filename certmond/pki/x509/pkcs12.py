@@ -37,7 +37,7 @@ class _Node:
 
 
 def check_iterations(data: bytes) -> bool:
-    """Check the cost of a PKCS #12 file or an encrypted PKCS #8 key. Return whether a part is encrypted.
+    """Check the cost of a PKCS #12 file or an encrypted PKCS #8 key. Return whether `data` contains EncryptedData.
 
     Raises LimitError if `data` exceeds `MAX_ITERATIONS`, or the maximum number or depth of values. Raises
     MalformedError if OpenSSL might read the file differently.

@@ -78,7 +78,8 @@ def plain_key(info: bytes) -> PublicKey | None:
 def bare_key(info: bytes) -> PublicKey:
     """Return the key in the SubjectPublicKeyInfo of a certificate that cryptography cannot parse.
 
-    The size of the key is 0 if Go does not support the key, or if the key exceeds a limit of `asn1.key_limits`.
+    The size of the key is 0 if Go refuses the key, or if Go or cryptography does not support the key. The size is also
+    0 if the key exceeds a limit of `asn1.key_limits`.
     """
     try:
         check_public_key(info)
