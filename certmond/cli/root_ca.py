@@ -101,7 +101,7 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
 @click.option("-o", "--output", type=FILE, help="Write to FILE atomically instead of to stdout")
 @click.pass_context
 def export(context: click.Context, family: str, output: Path | None) -> None:
-    """Print the Root CA certificates of this node as PEM, for clients. Never print a private key."""
+    """Print the Root CA certificates of this node as PEM, for clients. This command never prints a private key."""
     from certmond.cli.export import trust_bundle
     from certmond.cli.output_file import replace_file
 

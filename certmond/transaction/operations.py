@@ -1,6 +1,7 @@
 """The changes that a transaction can make, and the conflicts that prevent a change.
 
-A manifest of a static Pod replaces only a manifest, so that certmond never makes the kubelet start an additional Pod.
+The manifest of a static Pod can only replace an existing manifest, so that certmond never makes the kubelet start an
+additional Pod.
 """
 
 from __future__ import annotations
