@@ -20,7 +20,7 @@ _SIZE = 32  # bytes of a private number
 
 def files_with_key(files: Iterable[Path], public: ec.EllipticCurvePublicKey) -> list[Path]:
     """Return the files that contain the private number of this P-256 key at any offset, raw or in base64."""
-    wanted = public.public_numbers()
+    wanted = public.public_numbers().x
     return [path for path in files if any(_contains(content, wanted) for content in _decoded(path.read_bytes()))]
 
 
@@ -32,8 +32,14 @@ def _decoded(content: bytes, depth: int = 2) -> Iterator[bytes]:
         yield from _decoded(base64.b64decode(text[: len(text) // 4 * 4]), depth - 1)
 
 
+def _contains(content: bytes, wanted: int) -> bool:
+    return any(_x(content[at : at + _SIZE]) == wanted for at in range(len(content) - _SIZE + 1))
+
+
 @cache
-def _contains(content: bytes, wanted: ec.EllipticCurvePublicNumbers) -> bool:
-    numbers = {int.from_bytes(content[at : at + _SIZE]) for at in range(len(content) - _SIZE + 1)}
-    keys = (ec.derive_private_key(number, ec.SECP256R1()) for number in numbers if 0 < number < _ORDER)
-    return any(key.public_key().public_numbers() == wanted for key in keys)
+def _x(text: bytes) -> int | None:
+    """Return the x coordinate of the public key of a private number, or None if the number is out of range."""
+    number = int.from_bytes(text)
+    if not 0 < number < _ORDER:
+        return None
+    return ec.derive_private_key(number, ec.SECP256R1()).public_key().public_numbers().x

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-import pty
-import re
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,110 +23,19 @@ from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.signing.policy import Grant
 from certmond.pki.signing.template import Template, general_name
 from certmond.pki.x509.certificate import parse_certificate
-from certmond.signers.command import CommandSigner
 from certmond.signers.protocol import Request
-from tests.builders import DAY, Issued, make_ca
-from tests.conftest import real_part, unavailable
-from tests.documents import ROOT, Block, blocks
+from tests.builders import DAY, make_ca
+from tests.conftest import real_part
 from tests.key_search import files_with_key
+from tests.softhsm import PIN, Token, issued, token
 from tests.test_renewal import CA, PKI, Host, kubeconfig
 
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.real("softhsm2-util"), pytest.mark.real("pkcs11-tool")]
 
-PIN = b"73519046"
-CREDENTIALS = "/run/credentials/certmond.service"
-SECTION = "## PKCS#11"
-PAGE = ROOT / "docs" / "signers.md"
-DEADLINE = 60.0
-"""Seconds for one command of the set-up."""
-_TYPED = ("openssl ", "OPENSSL_CONF", "pkcs11-tool ", "softhsm2-util ", "install ")
-
-
-def section() -> list[Block]:
-    """Return the blocks of the section about PKCS#11."""
-    lines = PAGE.read_text().splitlines()
-    begin = lines.index(SECTION)
-    end = next(number for number, line in enumerate(lines) if number > begin and line.startswith("## "))
-    return [block for block in blocks(PAGE) if begin < block.line <= end]
-
-
-class Token:
-    """A SoftHSM token with a CA key, made by the commands of the documentation below `place`, outside of every node."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        (place / "tokens").mkdir(parents=True)
-        (place / ".config/softhsm2").mkdir(parents=True)
-        settings = f"directories.tokendir = {place}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
-        (place / ".config/softhsm2/softhsm2.conf").write_text(settings)
-        (place / "credentials").mkdir(0o700)
-        self.pin = place / "credentials/ca-pin"
-        self.pin.write_bytes(PIN)
-        self.pin.chmod(0o600)
-        ran = [command for block in section() if block.is_commands for command in block.commands()]
-        for command in (each for each in ran if each.startswith(_TYPED)):
-            self.type(self.local(command))
-        (self.signer,) = [each for block in section() if block.language == "yaml" for each in self.specs(block)]
-        self.ca = x509.load_pem_x509_certificate((place / "certmond/pkcs11/ca.crt").read_bytes())
-        public = self.ca.public_key()
-        assert isinstance(public, ec.EllipticCurvePublicKey)
-        self.public = public
-
-    def local(self, text: str) -> str:
-        """Return the text with the directories of this test."""
-        return text.replace("/etc/certmond", f"{self.place}/certmond").replace(CREDENTIALS, f"{self.place}/credentials")
-
-    def specs(self, block: Block) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = yaml.safe_load(self.local(block.text)).get("signers", [])
-        return found
-
-    def type(self, command: str) -> None:
-        """Run the command in a terminal of the repository, and type the PIN at each prompt."""
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.chdir(ROOT)
-            os.execve("/bin/sh", ["/bin/sh", "-c", command], os.environ | {"HOME": str(self.place)})  # noqa: S606
-        said, shown, end = b"", b"", time.monotonic() + DEADLINE
-        with os.fdopen(terminal, "r+b", buffering=0) as typed:
-            while chunk := _read(typed.fileno()):
-                assert time.monotonic() < end, shown
-                said, shown = said + chunk, shown + chunk
-                if re.search(rb"(PIN|pass phrase)[^\n]*: ?$", said):
-                    typed.write(PIN + b"\n")
-                    said = b""
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, shown
-
-    def sign(self, request: Request, command: Sequence[str] = ()) -> bytes:
-        """Return the certificate of the signer in the documentation, or of another command."""
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setenv("HOME", str(self.place))
-            command = tuple(command or self.signer["command"])
-            return CommandSigner("token", command, time_limit=timedelta(seconds=DEADLINE)).sign(request).pem
-
-    def files(self) -> list[Path]:
-        return [path for path in (self.place / "tokens").rglob("*") if path.is_file()]
-
-
-def _read(terminal: int) -> bytes:
-    """Return the next output of the terminal, or b"" after the end of the command, which Linux reports as EIO."""
-    try:
-        return os.read(terminal, 4096)
-    except OSError:
-        return b""
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Token:
-    openssl, _, _ = map(real_part, ("openssl", "softhsm2-util", "pkcs11-tool"))
-    if subprocess.run(
-        [openssl, "list", "-providers", "-provider", "pkcs11"], capture_output=True, check=False
-    ).returncode:
-        unavailable("pkcs11-provider not installed")
-    return Token(tmp_path_factory.mktemp("token"))
-
-
-def issued(certificate: x509.Certificate, key: Any) -> Issued:
-    return Issued(certificate.public_bytes(Encoding.DER), key, certificate.subject, None, None)
+    return token(tmp_path_factory.mktemp("token"))
 
 
 def request(**changes: Any) -> Request:
