@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.pki.planning.steps import Issue, Plan
-from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
 from certmond.pki.x509.certificate import Certificate, parse_certificate
 from certmond.rotation.staged_ca import Part, Staging
 from tests.builders import Issued
@@ -52,10 +52,10 @@ def facts(certificate: x509.Certificate) -> Certificate:
 class Rotated:
     """A node whose CA is in a token, and a new CA in the token. The token signs with the old CA until `switch`."""
 
-    def __init__(self, place: Path, made: Token) -> None:
+    def __init__(self, place: Path, made: Token, *, hurried: bool = False) -> None:
         self.new, self._new_signer = made.another
         self.old, self.token = made.ca, made
-        self.node = node = ExternalNode(place, {"token": made.signer["command"]}, hurried=False)
+        self.node = node = ExternalNode(place, {"token": made.signer["command"]}, hurried=hurried)
         node.put("ca.crt", made.ca.public_bytes(Encoding.PEM))
         web, user = self._leaf("web", "server auth"), self._leaf("user", "client auth")
         node.put("web.crt", web.pem)
@@ -74,10 +74,15 @@ class Rotated:
         enforcer.see()
         enforcer.rotating.start(made)
 
-    def switch(self) -> None:
-        """Configure the signer to sign with the new CA."""
-        self.node.commands = {"token": self._new_signer}
+    def switch(self, *, back: bool = False) -> None:
+        """Configure the signer to sign with the new CA, or with the old CA (`back`)."""
+        self.node.commands = {"token": self.token.signer["command"] if back else self._new_signer}
         self.node.configure()
+
+    def renew(self) -> None:
+        """Renew the leaves by a command, as a message of the phase demands."""
+        done = self.node.certmond("renew", "web", "user.conf")
+        assert done.returncode == 0, done.stderr
 
     def passes(self, until: Phase | None = None) -> Iterator[str]:
         """Pass after pass, until this phase or the end of the rotation. After each pass, no file has a key of a CA."""
@@ -132,8 +137,7 @@ def test_a_ca_in_a_token_follows_another(rotated: Rotated) -> None:
     assert "web.crt is still signed by the old CA (the attempt failed 1 times, the last" in (waits := rotated.waits())
     assert f"the CA of SHA-256 {new.sha256[:16]}…, then run: certmond renew web" in waits
     rotated.switch()
-    done = node.certmond("renew", "web", "user.conf")
-    assert done.returncode == 0, done.stderr
+    rotated.renew()
     assert [*passes] != []
     assert node.phases() == ["prepare", "detach", "trust", "issue", "distrust", "attach", "done", "done"]
     assert node.trust() == node.embedded() == (new,)
@@ -145,6 +149,35 @@ def test_a_ca_in_a_token_follows_another(rotated: Rotated) -> None:
     assert node.staged == []
     assert not (node.files / "ca.key").exists()
     assert node.findings() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.real("softhsm2-util")
+def test_an_abort_in_issue_waits_for_the_old_ca(quick: Path, made: Token, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an abort in `issue`, the phase waits until the signer signs with the old CA again. At the end only the old
+    CA is trusted, and it has signed all leaves.
+    """
+    monkeypatch.setenv("HOME", str(made.place))
+    rotated = Rotated(quick / "place", made, hurried=True)  # so that no pause after an attempt lasts
+    node, old = rotated.node, facts(rotated.old)
+    rotated.begin()
+    assert [*rotated.passes(Phase.ISSUE)] != []
+    rotated.switch()
+    passes = rotated.passes()
+    next(each for each in passes if "done" in each and node.verifies(node.user(), issued(rotated.new, None)))
+    enforcer = node.enforcer()
+    enforcer.see()
+    assert enforcer.rotation_state.rotation
+    enforcer.rotating.change(abort(enforcer.rotation_state.rotation, node.clock()))
+    said = next(each for each in passes if "failed" in each)
+    assert f"configure token to sign with the CA of SHA-256 {old.sha256[:16]}…" in said
+    rotated.switch(back=True)
+    assert [*passes] != []
+    assert node.trust() == node.embedded() == (old,)
+    anchor = issued(rotated.old, None)
+    assert node.verifies(node.read("web.crt"), anchor, usage="sslserver")
+    assert node.verifies(node.user(), anchor, usage="sslclient")
+    assert node.staged == []
 
 
 @pytest.mark.slow
