@@ -87,18 +87,19 @@ class Token:
 
     def type(self, command: str) -> None:
         """Run the command in a terminal of the repository, and type the PIN at each prompt."""
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.chdir(ROOT)
-            os.execve("/bin/sh", ["/bin/sh", "-c", command], os.environ | {"HOME": str(self.place)})  # noqa: S606
+        terminal, other = pty.openpty()
+        words = ["setsid", "--ctty", "--wait", "/bin/sh", "-c", command]  # programs read a PIN from /dev/tty
+        environment = os.environ | {"HOME": str(self.place)}
+        process = subprocess.Popen(words, stdin=other, stdout=other, stderr=other, cwd=ROOT, env=environment)
+        os.close(other)
         said, shown, end = b"", b"", time.monotonic() + DEADLINE
-        with os.fdopen(terminal, "r+b", buffering=0) as typed:
+        with process, os.fdopen(terminal, "r+b", buffering=0) as typed:
             while chunk := _read(typed.fileno(), end):
                 said, shown = said + chunk, shown + chunk
                 if re.search(rb"(PIN|pass phrase)[^\n]*: ?$", said) and _is_hidden(typed.fileno(), end):
                     typed.write(PIN + b"\n")
                     said = b""
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, shown
+        assert process.returncode == 0, shown
 
     def sign(self, request: Request, command: Sequence[str] = ()) -> bytes:
         """Return the certificate of the signer in the documentation, or of another command."""

@@ -37,6 +37,7 @@ CANNOT_BE_RUN = {
     r"\b(getcert|crontab)\b|/cron": "looks at what certmonger or cron has on this host",
     r"\bcertmond (run|serve|status|restart)\b": "needs a daemon or services that run, as tests/daemon/test_loop.py has",
     r"\bcertmond root-ca (rotate(?!.*--plan)|abort)": "waits for services, as tests/controllers/test_rotation.py has",
+    r"\bcertmond root-ca stage new\.crt(?! new)": "needs a node without ca.key: tests/controllers/test_external_ca.py",
     r"\b(curl|ssh|s_client)\b": "asks another process or host",
     r"\b(softhsm2-util|pkcs11-tool)\b|pkcs11:": "asks for a PIN, which tests/signers/test_pkcs11_docs.py types",
     r"^(apt|apt-get|dnf|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
