@@ -156,6 +156,19 @@ def test_the_program_leaves_no_file(made: Token, tmp_path: Path, status: int) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_process_has_the_pin_in_its_arguments_or_environment(made: Token, tmp_path: Path) -> None:
+    """The program and each openssl that it starts have the path of the PIN, and not the PIN."""
+    log, wrapper = tmp_path / "log", tmp_path / "openssl"
+    record = f"cat /proc/$$/cmdline /proc/$$/environ /proc/$PPID/cmdline /proc/$PPID/environ >> {log}"
+    wrapper.write_text(f'#!/bin/sh\n{record}\nexec {real_part("openssl")} "$@"\n')
+    wrapper.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        made.sign(request())
+    assert log.read_bytes().count(b"pin-source=file:") > 1
+    assert PIN not in log.read_bytes()
+
+
 def test_the_program_names_the_missing_part(made: Token, tmp_path: Path) -> None:
     """Without a PIN, with a wrong PIN, token or CA, and with a PIN in an argument, the program names the cause."""
     program, configuration, ca, uri = made.signer["command"]
