@@ -130,6 +130,8 @@ def stage(
     keep = partial(_stage_anchor, options, family, made.certificate, made.key, now, force=force)
     _handover(context, config).retry_while_busy(keep)
     click.echo(_summary(made.certificate, verdict, found))
+    if message := _keyless_message(config, found):
+        click.echo(message)
 
 
 def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
@@ -292,6 +294,17 @@ def _summary(certificate: Certificate, verdict: Verdict, family: Family) -> str:
     until = f"{certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
     name = f"staged for {family.spec.name}: {certificate.subject}, {certificate.key}, {until}, mode {verdict.mode}"
     return printable(name) + f"\nserial {certificate.serial}\nsha256 {certificate.sha256}\npin {pin(certificate)}"
+
+
+def _keyless_message(config: Config, family: Family) -> str | None:
+    """Return that this node needs no key of the CA, if external signers issue all leaves of the CA, otherwise None."""
+    from certmond.pki.catalog.settings import EXTERNAL
+
+    external = {spec.name for spec in config.signers if spec.kind in EXTERNAL}
+    signers = sorted({leaf.signer for leaf in family.leaves})
+    if family.holds_key or not signers or not external.issuperset(signers):
+        return None
+    return f"this node needs no key of the CA; the signer of its leaves: {', '.join(signers)}"
 
 
 def _refuse(problems: Iterable[str]) -> NoReturn:

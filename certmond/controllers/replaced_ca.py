@@ -15,6 +15,7 @@ from certmond.config.model import Config
 from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
+from certmond.pki.catalog.settings import EXTERNAL, LOCAL
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.rotation.ca_hierarchy import Leaf, family_of
 from certmond.pki.rotation.ca_validation import Verdict, judge
@@ -163,15 +164,15 @@ class CAChanges:
                 return f"{self._objection}; configure `cluster:` on every node (docs/rotation.md)"
             if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
                 fact = f"the key of {ground.path} is not on this node, and no other signer issues {', '.join(leaves)}"
-                return f"{fact}; rotate a CA with an external key by hand (docs/rotation.md)"
+                return f"{fact}; set `signer` in these entries to a signer of kind command or csr (docs/rotation.md)"
         return obstacle(rotation, ground)
 
     def _unsigned(self, family: str) -> Iterator[str]:
-        """Yield the paths of the leaves of the CA, except leaves for which a signer of kind `csr` is configured."""
-        cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
+        """Yield the paths of the leaves that only the key of the CA on this node can sign."""
+        external = {spec.name for spec in self._config.signers if spec.kind in EXTERNAL}
         for seen in self._inventory.observations:
             own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
-            if own and family in seen.spec.ca and seen.spec.signer not in cluster:
+            if own and family in seen.spec.ca and (seen.spec.signer or LOCAL) not in external:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:

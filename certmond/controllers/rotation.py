@@ -192,7 +192,8 @@ class RotationController:
         if key is None or describe_key(key.public_key()) not in {each.key for each in rotation.old}:
             fact = f"{path} is not the key of the old CA" if content else "this node has no key of the old CA"
             raise RotationError(
-                f"{rotation.name} cannot begin on this node: {fact}; begin the rotation on a control-plane node"
+                f"{rotation.name} cannot begin on this node: {fact}; begin the rotation on a control-plane node that "
+                "has this key (if no node has this key: docs/rotation.md#external-ca)"
             )
         return replace(rotation, signature=b64encode(sign(key, statement(rotation))).decode("ascii"))
 

@@ -58,12 +58,18 @@ def verify(made: Issue, signer: Issued) -> None:
     Renewal(made, KEY, pem, NOW).verify({"/pki/leaf.key": key_pem, "/pki/leaf.crt": pem}.get)
 
 
+WRONG_CA = (
+    r"^the certificate from local for leaf is from a CA that must not sign in this phase of the rotation; configure "
+    rf"local to sign with the CA of SHA-256 {NEW.facts.sha256[:16]}…, then run: certmond renew leaf$"
+)
+
+
 def test_a_certificate_of_the_old_ca_is_refused_in_a_rotation() -> None:
     """In a rotation the new certificate has to be of the new CA, although the node trusts both. A command accepts
     either.
     """
     verify(step(), NEW)
-    with pytest.raises(RefusedError, match=r"^the certificate from local for leaf is from the old CA of the rotation$"):
+    with pytest.raises(RefusedError, match=WRONG_CA):
         verify(step(), OLD)
     by_hand = step(frozenset({"leaf"}))
     verify(by_hand, OLD)

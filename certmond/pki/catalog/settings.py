@@ -19,6 +19,8 @@ LOCAL, NO_SIGNER = "local", "none"
 """Values of `signer` for the key of the CA on this node, and for no signer."""
 OWN_KEY = frozenset({"kubeadm"})
 """Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
+EXTERNAL = frozenset({"command", "csr"})
+"""Kinds of signers that sign with a key outside of certmond. Such a signer itself selects the CA that signs."""
 
 
 class SignerSpec(Model):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.settings import LOCAL
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import find_paths
 from certmond.pki.x509.public_key import PublicKey
@@ -19,7 +20,7 @@ from certmond.pki.x509.public_key import PublicKey
 class Leaf:
     """Certificate of this node that is not a CA.
 
-    `chain` contains the other certificates in the file. `usages` and `validity` come from the catalogue entry.
+    `chain` contains the other certificates in the file. The catalogue entry defines `usages`, `validity` and `signer`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Leaf:
     chain: tuple[Certificate, ...] = ()
     usages: frozenset[str] = frozenset()
     validity: timedelta | None = None
+    signer: str = LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def family_of(assessment: Assessment, name: str) -> Family | None:
     leaves = tuple(
         Leaf(
             each.seen.name, each.seen.path, each.seen.certificates[0], each.seen.certificates[1:], each.usages,
-            each.seen.spec.validity,
+            each.seen.spec.validity, each.seen.spec.signer or LOCAL,
         )
         for each in assessment.certificates
         if name in each.seen.spec.ca and each.seen.certificates

@@ -992,6 +992,20 @@ def test_a_certificate_of_the_old_ca_is_issued_again_whatever_its_dates() -> Non
     assert issue(world(leaf(NOW + DAY)).plan(NOW)).under is None
 
 
+@pytest.mark.parametrize("kind", ["local", "kubeadm", "command", "csr"])
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf"})])
+def test_during_a_rotation_an_external_signer_must_sign_with_the_ca_of_the_phase(
+    kind: str, asked: frozenset[str] | None
+) -> None:
+    """An external signer can have the key of the new CA before all components trust this CA, so every renewal requires
+    the CA that signs in the phase. The key on this node is always the key of this CA.
+    """
+    of = world(leaf(NOW + DAY), spec=row(signer="site"), policy=replace(POLICY, signers={"site": kind}))
+    made = plan(of.look(NOW), of.policy, {}, Circumstances(), asked, signing={"ca": ROOT.facts})
+    assert issue(made).under == (ROOT.facts if kind in {"command", "csr"} else None)
+    assert issue(plan(of.look(NOW), of.policy, {}, Circumstances(), asked)).under is None
+
+
 def test_a_recent_renewal_does_not_delay_a_rotation_for_an_hour() -> None:
     """Its result was of the old CA. The delay of a minute protects a signer that still uses the old CA."""
     for past in (Attempt(NOW, sha256="x"), Attempt(NOW + 30 * SECOND, sha256="x", issued_at=NOW)):
