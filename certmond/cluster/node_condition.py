@@ -34,9 +34,9 @@ _RULES = {
 def write_condition(access: Access, name: str, condition: NodeCondition, now: datetime) -> None:
     """Write the condition to the Node `name`.
 
-    Also create an event if the condition has changed, or if the first condition of the Node reports findings. Raises
-    RefusedError if the Node does not exist or the API server forbids a call, and UnreachableError if a retry might
-    succeed.
+    If the condition has changed, or if the first condition of the Node reports findings, first create an event. After
+    a failed write, the next call can create the event again. Raises RefusedError if the Node does not exist or the API
+    server forbids a call, and UnreachableError if a retry might succeed.
     """
 
     async def work(connection: Connection) -> None:
@@ -44,6 +44,10 @@ def write_condition(access: Access, name: str, condition: NodeCondition, now: da
         try:
             node = await connection.call(f"read the Node {name}", _rule("read"), lambda: client.get(Node, name))
             former = _condition_of(node)
+            if _is_new(former, condition):
+                event = _event(name, node.metadata.uid if node.metadata else None, condition, now)
+                doing = f"create an event about the Node {name}"
+                await connection.call(doing, _rule("event"), lambda: client.create(event))
             await connection.call(
                 f"write the condition {TYPE} of the Node {name}",
                 _rule("write"),
@@ -55,10 +59,6 @@ def write_condition(access: Access, name: str, condition: NodeCondition, now: da
             raise UnreachableError(
                 f"the Node {name} changes too often for certmond to write its condition; certmond tries again later"
             ) from None
-        if _is_new(former, condition):
-            doing = f"create an event about the Node {name}"
-            event = _event(name, node.metadata.uid if node.metadata else None, condition, now)
-            await connection.call(doing, _rule("event"), lambda: client.create(event))
 
     access.run(work)
 

@@ -103,3 +103,19 @@ def test_a_node_that_changes_all_the_time_is_tried_again(cluster: ApiServer, own
     cluster.before = conflict
     with pytest.raises(UnreachableError, match="changes too often"):
         write_condition(own, "node-1", ILL, NOW)
+
+
+def test_an_event_that_was_refused_is_created_later(cluster: ApiServer, own: Access) -> None:
+    """The condition changes only after the API server has accepted the event."""
+
+    def refuse(method: str, path: str) -> None:
+        if path.endswith("/events"):
+            cluster.faults.append(Fault(500))
+
+    cluster.before = refuse
+    with pytest.raises(UnreachableError):
+        write_condition(own, "node-1", ILL, NOW)
+    cluster.before = lambda method, path: None
+    write_condition(own, "node-1", ILL, LATER)
+    assert events(cluster) == [("Warning", "CriticalFindings", ILL.message)]
+    assert conditions(cluster)[TYPE]["status"] == "False"
