@@ -111,7 +111,7 @@ async def _progress(connection: Connection, rollout: Rollout) -> Rollout:
         return Rollout(workload, Outcome.FAILED, "makes no progress (ProgressDeadlineExceeded)")
     if missing := _missing(workload.kind, found):
         return Rollout(workload, Outcome.UNDER_WAY, missing)
-    return Rollout(workload, Outcome.DONE, "has only new pods")
+    return Rollout(workload, Outcome.DONE, "has only new Pods")
 
 
 def _missing(kind: str, found: Any) -> str:
@@ -127,13 +127,13 @@ def _missing(kind: str, found: Any) -> str:
         wanted = 1 if found.spec.replicas is None else found.spec.replicas
         updated, available = status.updatedReplicas or 0, status.availableReplicas or 0
     if updated < wanted:
-        return f"has {updated} new pods of {wanted}"
+        return f"has {updated} of {wanted} new Pods"
     if kind == "Deployment" and (status.replicas or 0) > updated:
-        return f"still has {status.replicas - updated} old pods"
+        return f"still has {status.replicas - updated} old Pods"
     if available < wanted:
-        return f"has {available} pods available of {wanted}"
+        return f"has {available} of {wanted} available Pods"
     if kind == "StatefulSet" and status.updateRevision != status.currentRevision:
-        return "still has pods of the old revision"
+        return "still has Pods of the old revision"
     return ""
 
 

@@ -79,10 +79,10 @@ def workloads(
                 NAME,
                 False,
                 fact,
-                "delete the pods without a controller; to restart the workloads, set `cluster.workloads: restart`, or "
+                "delete the Pods without a controller; to restart the workloads, set `cluster.workloads: restart`, or "
                 "run: kubectl rollout restart -n NAMESPACE KIND/NAME",
             )
-        return CheckResult(NAME, True, f"each workload has started after {since:%Y-%m-%dT%H:%M:%SZ}")
+        return CheckResult(NAME, True, f"each workload started after {since:%Y-%m-%dT%H:%M:%SZ}")
 
     return run_check(access, NAME, work, limit)
 
@@ -93,9 +93,9 @@ def why_not_restarted(kind: str, spec: Any) -> str | None:
     if kind == "Deployment" and spec.paused:
         return "is paused"
     if strategy and strategy.type == "OnDelete":
-        return "replaces its pods only when they are deleted (OnDelete)"
+        return "replaces its Pods only when they are deleted (OnDelete)"
     if kind == "StatefulSet" and strategy and strategy.rollingUpdate and strategy.rollingUpdate.partition:
-        return f"replaces only pods with an ordinal of at least {strategy.rollingUpdate.partition} (partition)"
+        return f"replaces only Pods with an ordinal of at least {strategy.rollingUpdate.partition} (partition)"
     return None
 
 

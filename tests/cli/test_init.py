@@ -1081,7 +1081,7 @@ def test_a_profile_of_which_init_makes_nothing(host: Host) -> None:
     for more in ((), ("--dry-run",)):
         done = bare(host, "--config", config, *more)
         assert (done.code, done.out) == (3, "")
-        assert "init creates no file of the profile 'k3s'" in done.err
+        assert "`certmond init` creates no file of the profile 'k3s'" in done.err
     assert not list(host.at(".").iterdir())
 
 

@@ -389,7 +389,7 @@ def test_a_short_overlap_is_a_warning(tmp_path: Path) -> None:
         assert done.returncode == 0
         assert "the configuration is valid" in done.stdout
         assert (
-            "warning: root_ca.overlap is 30 s, but pods might not trust a new CA for up to 130 s" in done.stderr
+            "warning: root_ca.overlap is 30 s, but Pods might not trust a new CA for up to 130 s" in done.stderr
         ) is warned
 
 

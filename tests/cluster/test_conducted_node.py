@@ -483,7 +483,10 @@ def test_an_older_record_that_returns_is_not_followed(world: World, node: Rotati
         stale, said = world.recorded, node.hurry("root-ca", "rotate", "--no-wait")
         assert stale
         assert said.code == 3
-        assert f"record of {rotation_of(stale).name}, in the phase {phase}, and this node has ended it" in said.err
+        assert (
+            f"record of {rotation_of(stale).name} in the phase {phase}, but this node has ended the rotation"
+            in said.err
+        )
         assert "run: kubectl -n kube-system delete configmap certmond-rotation" in said.err
         assert (world.recorded, node.record, node.tree()) == (stale, None, before)
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")

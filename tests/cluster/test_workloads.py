@@ -153,11 +153,11 @@ def test_pods_of_removed_nodes_do_not_count(cluster: ApiServer, access: Access) 
     [
         ("Deployment", {"paused": True}, "is paused"),
         ("DaemonSet", {"updateStrategy": {"type": "OnDelete"}},
-         "replaces its pods only when they are deleted (OnDelete)"),
+         "replaces its Pods only when they are deleted (OnDelete)"),
         ("StatefulSet", {"updateStrategy": {"type": "OnDelete"}},
-         "replaces its pods only when they are deleted (OnDelete)"),
+         "replaces its Pods only when they are deleted (OnDelete)"),
         ("StatefulSet", {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}},
-         "replaces only pods with an ordinal of at least 2 (partition)"),
+         "replaces only Pods with an ordinal of at least 2 (partition)"),
     ],
 )  # fmt: skip
 def test_a_workload_that_a_new_template_does_not_restart_is_listed_and_left(
@@ -171,7 +171,7 @@ def test_a_workload_that_a_new_template_does_not_restart_is_listed_and_left(
     add(cluster, "Deployment")
     finish(cluster)
     done = restart_workloads(access, [which, WEB], SINCE, AT, batch=1)
-    assert done == (Rollout(which, Outcome.NOT_RESTARTED, reason), Rollout(WEB, Outcome.DONE, "has only new pods"))
+    assert done == (Rollout(which, Outcome.NOT_RESTARTED, reason), Rollout(WEB, Outcome.DONE, "has only new Pods"))
     assert restarted_at(cluster.store.get(PLURALS[kind], "held", "default")) is None
 
 
@@ -207,7 +207,7 @@ def test_pods_of_other_controllers_and_of_none_are_listed_separately(cluster: Ap
 def test_without_stale_workloads_the_check_passes(access: Access) -> None:
     """The instant after which all workloads started is in the message."""
     assert workloads(access, SINCE) == CheckResult(
-        "workloads", True, "each workload has started after 2026-11-24T12:00:00Z"
+        "workloads", True, "each workload started after 2026-11-24T12:00:00Z"
     )
 
 
@@ -246,7 +246,7 @@ def test_a_workload_is_restarted_like_kubectl(cluster: ApiServer, access: Access
     finish(cluster)
     which = Workload(kind, "default", "web")
     at = AT + timedelta(microseconds=1)
-    assert restart_workloads(access, [which], SINCE, at) == (Rollout(which, Outcome.DONE, "has only new pods"),)
+    assert restart_workloads(access, [which], SINCE, at) == (Rollout(which, Outcome.DONE, "has only new Pods"),)
     after = cluster.store.get(PLURALS[kind], "web", "default")
     assert restarted_at(after) == "2026-11-24T12:05:01Z"
     del after["spec"]["template"]["metadata"]["annotations"]
@@ -298,15 +298,15 @@ def test_a_pod_start_beyond_any_calendar_is_compared(cluster: ApiServer, access:
 
 UNFINISHED = [
     ("Deployment", {"observedGeneration": 1}, "waits for its controller"),
-    ("Deployment", {"updatedReplicas": 2}, "has 2 new pods of 3"),
+    ("Deployment", {"updatedReplicas": 2}, "has 2 of 3 new Pods"),
     ("Deployment", {"replicas": 4}, "still has 1 old pods"),
-    ("Deployment", {"availableReplicas": 2}, "has 2 pods available of 3"),
+    ("Deployment", {"availableReplicas": 2}, "has 2 of 3 available Pods"),
     ("DaemonSet", {"observedGeneration": 1}, "waits for its controller"),
-    ("DaemonSet", {"updatedNumberScheduled": 2}, "has 2 new pods of 3"),
-    ("DaemonSet", {"numberAvailable": 2}, "has 2 pods available of 3"),
-    ("StatefulSet", {"updatedReplicas": 2}, "has 2 new pods of 3"),
-    ("StatefulSet", {"availableReplicas": 0}, "has 0 pods available of 3"),
-    ("StatefulSet", {"currentRevision": "1"}, "still has pods of the old revision"),
+    ("DaemonSet", {"updatedNumberScheduled": 2}, "has 2 of 3 new Pods"),
+    ("DaemonSet", {"numberAvailable": 2}, "has 2 of 3 available Pods"),
+    ("StatefulSet", {"updatedReplicas": 2}, "has 2 of 3 new Pods"),
+    ("StatefulSet", {"availableReplicas": 0}, "has 0 of 3 available Pods"),
+    ("StatefulSet", {"currentRevision": "1"}, "still has Pods of the old revision"),
 ]
 
 

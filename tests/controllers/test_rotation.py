@@ -941,9 +941,7 @@ def test_a_rotation_without_workload_checks_is_announced(quick: Path) -> None:
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
     planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
-    reported = (
-        "^note: without `cluster:` in the configuration, .*; restart the Pods .* between the phases trust and issue"
-    )
+    reported = "^note: without `cluster:` in the configuration, .*; restart the Pods .* before the phase trust ends"
     assert len(re.findall(reported, planned.err, re.MULTILINE)) == 1
     assert json.loads(planned.out)["family"] == "ca"
     begun = node.hurry("root-ca", "rotate", "--no-wait")

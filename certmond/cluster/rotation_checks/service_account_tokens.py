@@ -94,7 +94,7 @@ def _verdict(
         reason = printable((status.error or "no reason given").replace(token, "it"))[:300]
         remedy = (
             "check --service-account-key-file of each API server, and restart each API server that started before "
-            "the last change of this file"
+            "the last change to this file"
         )
         return CheckResult(NAME, False, f"the API server rejects a new token of {account} ({reason})", remedy)
     user = status.user.username if status.user else None

@@ -22,7 +22,9 @@ PUBLISHED, SECRETS = "published_trust", "token_secrets"
 
 _CONFIG_MAP, _KEY = "kube-root-ca.crt", "ca.crt"
 _TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105 - a type of Secrets
-_REMEDY = "check that a kube-controller-manager is the leader, and that it restarted after its --root-ca-file changed"
+_REMEDY = (
+    "check that a kube-controller-manager is the leader, and that it restarted after the file in --root-ca-file changed"
+)
 
 
 def published_trust(
