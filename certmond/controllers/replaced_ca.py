@@ -162,7 +162,7 @@ class CAChanges:
                 return f"{self._objection}; configure `cluster:` on every node (docs/rotation.md)"
             if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
                 fact = f"the key of {ground.path} is not on this node, and no other signer issues {', '.join(leaves)}"
-                return f"{fact}; rotate a CA with an external key by hand (docs/rotation.md)"
+                return f"{fact}; rotate this CA by hand, as docs/rotation.md describes for an external key"
         return obstacle(rotation, ground)
 
     def _unsigned(self, family: str) -> Iterator[str]:

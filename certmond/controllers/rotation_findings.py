@@ -37,7 +37,7 @@ def findings_of(
         }
     if (rotation.found and rotation.phase is Phase.TRUST) or back:
         fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
-        unsure = {rotation.family: f"{fact}; see what the rotation waits for: certmond status"}
+        unsure = {rotation.family: f"{fact}; to see what the rotation waits for, run: certmond status"}
     waiting = f"; it waits: {waits[0]}" if waits else ""
     if len(waits) > 1:
         waiting += f" (and {len(waits) - 1} more)"

@@ -125,7 +125,7 @@ def test_both_generations_of_clients_are_accepted_again(
         assert (node.tree(), node.record, node.phases()) == (after, None, [])
         (said,) = reported(made)
         assert (
-            "certmond has appended the old CA to this file, so that components accept clients of both CAs, and begins"
+            "certmond has appended the old CA to this file, so that components accept clients of both CAs; certmond"
             in said
         )
         assert "restore the old CA and its key, and certmond removes the other CA" in said

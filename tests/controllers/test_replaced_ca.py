@@ -209,7 +209,11 @@ def test_a_third_ca_is_not_followed_if_no_rotation_may_begin(tmp_path: Path, set
     [
         (root_ca(key="rsa-1024"), False, "; certmond changes no file: .*; or restore the old CA"),
         (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "; certmond changes no file: "),
-        (root_ca(), True, "has not reached the phase issue yet; see what the rotation waits for: certmond status"),
+        (
+            root_ca(),
+            True,
+            "has not reached the phase issue yet; to see what the rotation waits for, run: certmond status",
+        ),
         (root_ca(key="rsa-1024"), True, "is frozen: .*; see: certmond explain rotation_frozen"),
     ],
 )

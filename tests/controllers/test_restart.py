@@ -490,7 +490,9 @@ def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
     other = bench.node.certificate(f"{PKI}/apiserver.crt").public_bytes(Encoding.DER)
     now = datetime.now(UTC)
     said: Mapping[str, Seen] = {
-        f"is not verified yet: {AT} serves a certificate other than the one in {CRT}": Served(other, "TLSv1.3", now),
+        f"is not verified yet: {AT} serves a certificate other than the certificate in {CRT}": Served(
+            other, "TLSv1.3", now
+        ),
         f"is not verified yet: {AT} serves no certificate: it refused": Unserved("it refused", now),
         "is healthy in 1 of 3 checks": Served(own, "TLSv1.3", now),
     }
