@@ -230,7 +230,7 @@ def test_an_unknown_server_is_requested_from_the_operator(tmp_path: Path) -> Non
     assert host.start_once() == ()
     assert host.at(PATH).read_bytes() == before
     fact = "no file on this node contains the address of the API server for cluster 'kubernetes'"
-    assert host.plan().held[0].because.endswith(f"; {fact}; write its URL into {PATH} as `server`")
+    assert host.plan().held[0].because.endswith(f"; {fact}; write the URL of the API server into {PATH} as `server`")
     assert certmond(host, "renew", "admin.conf").returncode == 3
 
 
@@ -333,7 +333,7 @@ def test_a_server_is_not_written_beside_the_ca_of_another_cluster(tmp_path: Path
     assert host.start_once() == ()
     (because,) = (each.because for each in host.plan().held if each.target == "admin.conf")
     assert "cluster 'kubernetes' of " in because
-    assert "has no server, and trusts a different CA than this node" in because
+    assert "has no server, and trusts a CA other than the CA of this node" in because
     assert host.at(PATH).read_bytes() == before
 
 

@@ -167,14 +167,14 @@ def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: s
     if not as_text(cluster.fields.get(_SERVER)).strip():
         if embedded and embedded.isdisjoint(trust):
             fact = printable(
-                f"cluster {cluster.name!r} of {path} has no server, and trusts a different CA than this node"
+                f"cluster {cluster.name!r} of {path} has no server, and trusts a CA other than the CA of this node"
             )
             raise WriteError(f"{fact}; write the URL of its API server into the file as `server`")
         if not server:
             fact = printable(
                 f"no file on this node contains the address of the API server for cluster {cluster.name!r}"
             )
-            raise WriteError(f"{fact}; write its URL into {path} as `server`")
+            raise WriteError(f"{fact}; write the URL of the API server into {path} as `server`")
         new_values[*cluster.position, _SERVER] = server
     result = with_values(data, document, new_values, f"the CA and the server of cluster {cluster.name!r} in {path}")
     if broken_cluster(parse_credentials(result, path)):

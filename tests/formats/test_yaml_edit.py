@@ -94,7 +94,7 @@ def test_no_cluster_is_added(content: str, said: str) -> None:
 def test_an_unknown_value_is_not_written() -> None:
     """No file on the node has the server, or the file of the CA has no certificate."""
     fact = "no file on this node contains the address of the API server for cluster 'prod'"
-    with pytest.raises(WriteError, match=f"{fact}; write its URL into"):
+    with pytest.raises(WriteError, match=f"{fact}; write the URL of the API server into"):
         repaired(text("  cluster: {}\n"), server=None)
     with pytest.raises(WriteError, match="contains no certificate; restore the CA first"):
         repaired(text("  cluster: {}\n"), trust=False)

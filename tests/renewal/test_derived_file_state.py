@@ -179,7 +179,7 @@ def test_a_key_that_kubernetes_cannot_use_is_not_handed_on() -> None:
     leaf = make_leaf(CA, "api", key="ed448")
     found = state(BUNDLE, leaf.pem, leaf.key_pem, None)
     assert isinstance(found, Unready)
-    assert "neither RSA nor ECDSA nor Ed25519" in found.message
+    assert "is not an RSA, ECDSA or Ed25519 key" in found.message
 
 
 # --- kubeconfig -------------------------------------------------------------------------------------------------------

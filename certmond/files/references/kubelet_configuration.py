@@ -85,7 +85,7 @@ class KubeletConfiguration:
             drop_in = self._reader.manifest(path)
             fact = self._fact(path) or _malformed(drop_in)
             if not fact and drop_in and drop_in.fields.get("kind") != _KIND:
-                fact = f"{path} is not of kind {_KIND}, so the kubelet does not start with it"
+                fact = f"{path} is not of kind {_KIND}, so the kubelet does not start with this file"
             if fact:
                 yield UnreadFile("kubelet.config-dir", f"any field in {path}", path, fact)
 

@@ -46,10 +46,12 @@ def _before_restart(path: str, served: ServedAt) -> Finding:
     the setting changed, or still has a certificate in memory whose file was removed.
     """
     fact = (
-        f"{path} does not exist, but the kubelet still serves another certificate at {served.endpoint}, and requests "
-        "this certificate only after a restart"
+        f"{path} does not exist: the kubelet serves another certificate at {served.endpoint}, and requests this "
+        "certificate only after a restart"
     )
-    remedy = "run: systemctl restart kubelet, and approve the request of this node: kubectl get csr"
+    remedy = (
+        "run `systemctl restart kubelet`, and approve the new request of this node: kubectl certificate approve NAME"
+    )
     return finding(Reason.MISSING, f"{fact}; {remedy}", Severity.WARNING)
 
 
@@ -80,7 +82,7 @@ def about_damage(
         found.append(
             finding(
                 Reason.BREAKS_AGAIN,
-                f"{fact}; find the program or disk that damages the file, and see the next repair: certmond plan",
+                f"{fact}; find the program or disk that damages the file; to see the next repair, run: certmond plan",
             )
         )
     return tuple(found)
@@ -91,7 +93,9 @@ def _with_archived_key(item: Finding, salvage: Salvage) -> Finding:
     if salvage.key_directory is None or item.reason not in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}:
         return item
     fact = item.message.partition("; ")[0]
-    return replace(item, message=printable(f"{fact}; copy the CA's key from the archive: ls {salvage.key_directory}"))
+    return replace(
+        item, message=printable(f"{fact}; copy the key of the CA from the archived files in {salvage.key_directory}")
+    )
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:

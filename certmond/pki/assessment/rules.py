@@ -45,7 +45,7 @@ def ca_not_self_signed(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.CA_NOT_SELF_SIGNED,
             f"{case.where}: {case.certificate.subject} is not self-signed (issuer {case.certificate.issuer}); "
-            f"{ROOT_CA_ONLY}: install a self-signed CA",
+            f"{ROOT_CA_ONLY}; install a self-signed CA",
         )
 
 
@@ -155,7 +155,7 @@ def not_rotating_pem(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.NOT_ROTATING_PEM,
             f"{case.spec.kubeconfig} uses {instead}, not {case.where}; "
-            "set client-certificate and client-key to this PEM file",
+            f"set client-certificate and client-key to {case.where}",
         )
 
 
@@ -199,7 +199,7 @@ def weak_key(case: Case) -> Iterator[Finding]:
         accepted = accepted or (key.algorithm == "ECDSA" and case.spec.authority)
         fact = f"{case.where} has the key {key}" + ("" if accepted else ", which Go's TLS refuses")
         severity = None if accepted else Severity.CRITICAL
-        yield finding(Reason.WEAK_KEY, f"{fact}; use RSA-2048, ECDSA P-256, Ed25519 or better", severity)
+        yield finding(Reason.WEAK_KEY, f"{fact}; use at least RSA-2048 or ECDSA P-256, or use Ed25519", severity)
 
 
 def key_unusable(case: Case) -> Iterator[Finding]:
@@ -231,7 +231,7 @@ def nonpositive_serial(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.NONPOSITIVE_SERIAL,
             f"{case.where} has the serial number {case.certificate.serial:x}, like CAs of kubeadm before v1.27 and of "
-            "k3s; nothing to do until you replace the CA",
+            "k3s; no action is necessary until you replace the CA",
         )
 
 

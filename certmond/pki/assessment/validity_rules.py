@@ -114,7 +114,7 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
         remedy = _renew(case) if case.self_signed else "rotate the CA before its end"
         yield finding(
             Reason.OUTLIVES_CA,
-            f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} ends on "
+            f"{case.where} ends on {_day(case.certificate.not_after)}, but its CA {issuer.subject} ends on "
             f"{_day(issuer.not_after)}; {remedy}",
         )
 
