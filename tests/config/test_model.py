@@ -304,7 +304,10 @@ services:
 
 def test_a_pattern_has_no_one_key() -> None:
     """The key of a pattern is in the same file, or has the same text for each `*` and is not renewed."""
-    said = "certificates[0].key: must be absent, equal to `path`, or have as many `*` as `path`, if `path` is a glob"
+    said = (
+        "certificates[0].key: must be absent, be equal to `path`, or contain as many `*` as `path`, because `path` "
+        "is a glob"
+    )
     for path, key in (
         ("/y/*.pem", "/y.key"), ("/*/*.pem", "/*/y.key"), ("/y/*.pem", "/y/?.key"), ("/y/?.pem", "/y/?.key"),
         ("/y/*-*.pem", "/y/*-*.key"), ("/**/y.pem", "/**/y.key"),
