@@ -60,7 +60,7 @@ def run(
     try:
         executable = resolved(program)
         if why := distrust((executable, *command[1:])):
-            raise UntrustedError(f"{why}; until then certmond does not run {program}")
+            raise UntrustedError(f"{why}; until then, certmond does not run {program}")
         # A file in memory instead of a pipe: a write does not block if the program does not read.
         with open(os.memfd_create("given"), "r+b", buffering=0) as given_file:
             given_file.write(given)

@@ -305,13 +305,13 @@ class Restoration:
 def _never(name: str) -> str:
     fact = f"{name} is a CA or a key pair without a certificate, and certmond never restores it from the archive"
     risk = "an old CA might lack its key or the trust of components, and clients that trust the present CA would fail"
-    remedy = "restore certificate and key together by hand, and then rotate (see docs/rotation.md)"
+    remedy = "restore the certificate and the key together by hand, and then start a rotation (see docs/rotation.md)"
     return f"{fact}: {risk}; {remedy}"
 
 
 def _not_its_owner(file: ArchivedFile) -> str:
     uid, gid = file.owner
-    remedy = f"run chown {uid}:{gid} {file.path}, or move the file away"
+    remedy = f"move the file away, or run: chown {uid}:{gid} {file.path}"
     return printable(f"{file.path} had the owner {uid}:{gid} in the archive, and has another owner now; {remedy}")
 
 

@@ -62,9 +62,11 @@ class CommandSigner:
             case 3:
                 raise UnreachableError(f"{helper} cannot reach its CA{reason}")
             case 4:
-                raise RefusedError(f"{helper} is not configured{reason}; configure it, then run it manually to test it")
+                raise RefusedError(
+                    f"{helper} is not configured{reason}; configure the helper, and then run it manually as a test"
+                )
             case 6:
-                raise RefusedError(f"{helper} does not support {self._operation(request)}; use a helper that does")
+                raise RefusedError(f"{helper} does not support {self._operation(request)}; use another helper")
             case 16:
                 raise RefusedError(f"{helper} requires SCEP, which certmond does not support; use another helper")
             case 17:

@@ -124,9 +124,9 @@ class KubeadmSigner:
         message = first_line(ended.said)
         detail = f"{' '.join((self._command[0], *arguments[:2]))} ended with status {ended.status}"
         if ended.status < 0:
-            raise UnreachableError(f"{detail} ({message}); run it manually to see the cause")
+            raise UnreachableError(f"{detail} ({message}); run this command manually to see the cause")
         if ended.status:
-            raise RefusedError(f"{detail} ({message}); run it manually to see the cause")
+            raise RefusedError(f"{detail} ({message}); run this command manually to see the cause")
         return ended
 
     @contextmanager
@@ -228,7 +228,7 @@ def _from_kubeconfig(output: bytes) -> Issued:
             return _issued(certificate, key)
         case _:
             raise RefusedError(
-                "kubeadm wrote no kubeconfig with a certificate and its key; run it manually to see the cause"
+                "kubeadm wrote no kubeconfig with a certificate and its key; run kubeadm manually to see the cause"
             )
 
 
@@ -238,5 +238,5 @@ def _issued(certificate: bytes, key_data: bytes) -> Issued:
     with suppress(KeyUnusableError):
         key = load_key(key_data, "kubeadm's output")
     if not found or key is None or found[0].key != public_key_of(key):
-        raise RefusedError("kubeadm wrote no certificate with its key; run it manually to see the cause")
+        raise RefusedError("kubeadm wrote no certificate with its key; run kubeadm manually to see the cause")
     return Issued(certificate, key)

@@ -93,7 +93,10 @@ class Transactions:
                 if time.monotonic() >= deadline:
                     writer = writer_of(self._state_dir) or Holder(0)
                     fact = f"{writer} is writing on this node"
-                    raise BusyError(f"{fact}; repeat the command after it has finished (see: {writer.shows})") from None
+                    raise BusyError(
+                        f"{fact}; repeat the command after this process has finished; to see the process, run: "
+                        f"{writer.shows}"
+                    ) from None
             time.sleep(_POLL)
 
 

@@ -87,7 +87,7 @@ def pending(record: Record, error: OSError) -> Recovery:
 
 def elsewhere(record: Record, root: str) -> Recovery:
     """Return the result for a transaction below another root directory, which certmond cannot finish here."""
-    what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which finishes it"
+    what = f"a replacement below {root} is not finished; to finish the replacement, start certmond with `--root {root}`"
     return _recovery(Outcome.PENDING, record, what)
 
 

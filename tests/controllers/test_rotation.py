@@ -577,7 +577,7 @@ def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
     for words in ((), ("--dry-run",), *((each,) for each in kept)):
         refused = node.hurry("archive", "restore", "ca", *words)
         assert (refused.code, refused.out) == (3, ""), words
-        assert re.search("never restores it from the archive.*together by hand, and then rotate", refused.err), words
+        assert re.search("never restores it from the archive.*together by hand, and then start", refused.err), words
     assert node.tree() == before
     assert node.unwell(new) == []
     assert node.hurry("archive", "restore", "nonsense").code == 3
@@ -593,7 +593,7 @@ def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
 
 
 DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
-    "an unrelated CA in the bundle": ("ca.crt", lambda old: old + root_ca().pem, ", neither the old nor the new CA"),
+    "an unrelated CA in the bundle": ("ca.crt", lambda old: old + root_ca().pem, ", which is neither the old nor the"),
     "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the old nor the new CA"),
     "no certificate": ("ca.crt", lambda _: b"", "ca.crt contains no CA"),
     "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "is encrypted, or is not a private key"),

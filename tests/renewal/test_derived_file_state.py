@@ -45,7 +45,9 @@ def foreign(found: State) -> str:
     """Return the message of a foreign file, which always has the remedy."""
     assert isinstance(found, Foreign)
     assert found.message.startswith("/")
-    assert found.message.endswith(", so certmond does not replace it; move it away, and certmond creates it again")
+    assert found.message.endswith(
+        ", so certmond does not replace it; move the file away, so that certmond creates it again"
+    )
     return found.message
 
 

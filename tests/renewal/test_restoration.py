@@ -263,7 +263,8 @@ def test_no_pair_of_another_entry_is_torn(tmp_path: Path) -> None:
     generation = host.put_aside()
     host.write(*kept)
     with pytest.raises(
-        RefusedError, match=f"^certmond does not restore {generation} of leaf: certificate and key of other would not"
+        RefusedError,
+        match=f"^certmond does not restore {generation} of leaf: the certificate and the key of other would not",
     ):
         host.restore(generation)
     assert host.there() == kept

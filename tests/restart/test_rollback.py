@@ -536,7 +536,7 @@ def test_files_that_would_tear_another_pair_are_not_restored(keeper: Keeper) -> 
     before = keeper.read(PAIR)
     said = refused(keeper, keeper.target(PAIR))
     assert said == (
-        f"certificate and key of beside would not match: /{other} does not match the key in /{PKI}/{PAIR}.key"
+        f"the certificate and the key of beside would not match: /{other} does not match the key in /{PKI}/{PAIR}.key"
     )  # fmt: skip
     assert keeper.read(PAIR) == before
 

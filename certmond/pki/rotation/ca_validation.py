@@ -125,7 +125,7 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
             f"{where} has version {certificate.version}, which has no basicConstraints CA:TRUE; give another CA"
         )
     problems += [
-        f"{where}: {certificate.subject} {why.refusal}; give another CA"
+        f"{where}: {certificate.subject}: {why.refusal}; give another CA"
         for why in status.search.rejections
         if why.refusal is not Refusal.UNSUPPORTED  # a finding already reports the encoding or the key
     ]
@@ -189,7 +189,9 @@ def _same_identifier(candidate: Certificate, present: Sequence[Certificate], whe
             and candidate.key.sha256 != other.key.sha256
         ):
             called = f"the present CA {other.called}"
-            fact = f"{where} has the subject key identifier of {called}, but another key, so OpenSSL confuses the two"
+            fact = (
+                f"{where} has the subject key identifier of {called}, but another key, so OpenSSL confuses the two CAs"
+            )
             yield f"{fact}; reissue it with a different identifier"
 
 
@@ -215,9 +217,10 @@ def _ends_before_its_leaves(candidate: Certificate, leaves_end: datetime | None,
 def _shorter_life(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
     if present and _life(candidate) < _life(present[0]) - _SAME_LIFE:
         fact = (
-            f"{where} is valid for {_life(candidate).days} days, but the present CA for {_life(present[0]).days} days"
+            f"{where} is valid for {_life(candidate).days} days, but the present CA is valid for "
+            f"{_life(present[0]).days} days"
         )
-        yield f"{fact}; check that this is intended, because the next rotation is due earlier"
+        yield f"{fact}; check that a shorter validity is intended, because the next rotation is due earlier"
 
 
 def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:

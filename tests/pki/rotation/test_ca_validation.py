@@ -226,7 +226,7 @@ WARNED = {
         ("new.crt ends on 2027-11-24 11:59 UTC and shortens new certificates, which would otherwise end on "
          "2027-11-24 12:00 UTC")),
     "a shorter life": (make_ca(not_after=NOW + 9 * YEAR),
-        "new.crt is valid for 3315 days, but the present CA for 3680 days"),
+        "new.crt is valid for 3315 days, but the present CA is valid for 3680 days"),
     "serial number 0": (make_ca(serial=0), "new.crt has the serial number 0, which RFC 5280 forbids"),
 }  # fmt: skip
 
