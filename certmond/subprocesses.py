@@ -70,7 +70,7 @@ def run(
                 bufsize=0, cwd="/", env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
             )  # fmt: skip
     except OSError as error:
-        remedy = "install it, and make it executable"
+        remedy = "install the program, and make it executable"
         raise UnreachableError(f"certmond cannot run {program} ({error.strerror}); {remedy}") from error
     except ValueError:
         raise UnreachableError(

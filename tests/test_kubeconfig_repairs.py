@@ -350,7 +350,7 @@ def test_a_kubeconfig_may_have_no_ca_for_an_unknown_server(tmp_path: Path, serve
     if server.startswith("http://"):
         assert reasons == []
     else:
-        assert f"has no CA data, and no other file of the node names its server {server}; " in reasons[0]
+        assert f"has no CA data, and no other file of this node contains its server {server}; " in reasons[0]
 
 
 def test_a_ca_that_client_go_reads_is_kept(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ class ClusterConductor:
             return (f"{fact}; check `node_name`, and `server` in the kubeconfig",)
         waits = behind(rotation, members)
         unknown = unknown_exclusions(rotation, {each.name: each for each in members})
-        missing = (f"the excluded Node {name} is not in the cluster; check its name" for name in unknown)
+        missing = (f"the excluded Node {name} is not in the cluster; check the name in --exclude" for name in unknown)
         return (*waits, *missing) if waits else ()  # the unknown name might be a misspelling of a node in `waits`
 
     def _checks_workloads(self, rotation: Rotation) -> bool:

@@ -145,7 +145,7 @@ class Config(Model):
     restart: RestartSpec = Field(
         default=RestartSpec(), description="time limits of restarts, and of the checks after a restart"
     )
-    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="overlap and publication when a Root CA changes")
+    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="rotation of a Root CA, and its replacement on disk")
     cluster: ClusterSpec = Field(
         default=ClusterSpec(),
         description="coordination with other nodes: restart lock, and rotations of the cluster",

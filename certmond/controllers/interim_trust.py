@@ -165,8 +165,8 @@ class InterimTrust:
 def _both_trusted(interim: Rotation, ground: Ground) -> str:
     """Return the message for a node that still trusts both CAs after interim trust."""
     if ground.trust[0] != interim.new or ground.key != interim.new.key:
-        fact = f"{ground.path} contains the old CA first, and then the CA that replaced the old CA"
-        return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"
+        fact = f"{ground.path} contains the old CA and the CA that replaced the old CA"
+        return f"{fact}; {_RESTORE}, and certmond removes the other CA"
     return (
         f"{ground.path} contains the old CA in addition to the new CA; no certificate on this node chains to the old "
         f"CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"

@@ -115,7 +115,7 @@ class RotationState:
             findings = self._freeze(defect(error), *self._families)
         if (fact := self._coordinator.estranged) and SIGNER_FAMILY in self._families:
             message = (
-                f"{fact}; if the cluster rotated without this node, join it again: kubeadm reset, then kubeadm join"
+                f"{fact}; if the CA was rotated without this node, rejoin the node: kubeadm reset, then kubeadm join"
             )
             findings[SIGNER_FAMILY] = (*findings.get(SIGNER_FAMILY, ()), finding(Reason.CUT_OFF, message))
         return findings

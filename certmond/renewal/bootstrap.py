@@ -227,7 +227,7 @@ class Bootstrapper:
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
             raise RefusedError(
-                f"certmond does not create {step.spec.path}: {granted}; correct this, then run: certmond init"
+                f"certmond does not create {step.spec.path}: {granted}; correct the cause, then run: certmond init"
             )
         return granted
 

@@ -153,7 +153,7 @@ class Restoration:
         location = self._generations.location(name, files)
         if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or location.spec != spec:
             raise RefusedError(
-                f"certmond does not restore {step.generation} of {name}: it is {found.worth}: {found.why}"
+                f"certmond does not restore {step.generation} of {name}: the generation is {found.worth}: {found.why}"
             )
         if self._generations.is_whole(name, files):
             raise WriteError(f"another process has repaired {step.path} since the plan; plan again: certmond plan")
@@ -246,7 +246,10 @@ class Restoration:
             return found
         if found.verdict.worth is Worth.OUTDATED and not self._generations.is_whole(name, found.files):
             return found
-        fact = f"certmond does not restore {generation} of {name}: it is {found.verdict.worth}: {found.verdict.why}"
+        fact = (
+            f"certmond does not restore {generation} of {name}: the generation is {found.verdict.worth}: "
+            f"{found.verdict.why}"
+        )
         raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
     def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
@@ -265,7 +268,7 @@ class Restoration:
                 return found
             candidates.append(found)
             if not found.in_place:
-                skipped.append(f"{generation} is skipped: it is {found.verdict.worth}: {found.verdict.why}")
+                skipped.append(f"{generation} is skipped: the generation is {found.verdict.worth}: {found.verdict.why}")
         present = next((each for each in candidates if each.in_place), None)
         if present and present.verdict.worth is not Worth.BROKEN:
             return present

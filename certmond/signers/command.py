@@ -72,7 +72,7 @@ class CommandSigner:
             case 17:
                 raise RefusedError(f"{helper} requires a new key{reason}; remove keep_key from {request.name}")
             case _:
-                raise UnreachableError(f"{helper} {_exit_description(ended)}; run it manually to see the cause")
+                raise UnreachableError(f"{helper} {_exit_description(ended)}; run the helper manually to see the cause")
 
     def _operation(self, request: Request) -> str:
         return "SUBMIT" if request.cookie is None else "POLL"

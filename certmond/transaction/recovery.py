@@ -165,7 +165,7 @@ def _clear(record: Record, records: Records, directories: Directories) -> None:
 def _frozen(record: Record, changed: Sequence[_Step], done: Sequence[_Step] = ()) -> Recovery:
     paths = ", ".join(step.entry.path for step in changed)
     others = "".join(f", and {step.entry.path} is {'removed' if step.entry.new is None else 'new'}" for step in done)
-    fact = f"another process wrote {paths} while certmond replaced it, and certmond keeps the file of that process"
+    fact = f"another process wrote {paths} during the replacement, and certmond keeps the file of that process"
     return Recovery(Outcome.FROZEN, record.paths, printable(f"{fact}{others}; compare the files: certmond check"))
 
 

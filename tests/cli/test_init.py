@@ -868,7 +868,10 @@ def test_leaves_of_another_node(whole: Host, tmp_path: Path) -> None:
     host = whole.copy(tmp_path / "copy")
     host.config.write_text(ECDSA.replace("node-1", "node-2"))
     problems = host.refused()
-    assert any(f"/{PKI}/etcd/server.crt has the subject CN=node-1, expected CN=node-2" in each for each in problems)
+    assert any(
+        f"/{PKI}/etcd/server.crt has the subject CN=node-1, but the entry requires CN=node-2" in each
+        for each in problems
+    )
 
 
 def test_a_name_that_no_certificate_can_have(host: Host) -> None:

@@ -597,7 +597,7 @@ def test_a_node_that_was_excluded_reports_that_it_is_cut_off(world: World, node:
         }
     assert Reason.ROTATION_UNDER_WAY in found
     assert found[Reason.CUT_OFF].severity is Severity.CRITICAL
-    assert "join it again: kubeadm reset, then kubeadm join" in found[Reason.CUT_OFF].message
+    assert "rejoin the node: kubeadm reset, then kubeadm join" in found[Reason.CUT_OFF].message
     assert not enforcer.rotation_state.unsure
 
 

@@ -426,7 +426,7 @@ def test_a_file_that_changed_meanwhile_stays(keeper: Keeper) -> None:
     keeper.renew(PAIR)
     target = keeper.target(PAIR)
     keeper.renew(PAIR)
-    assert refused(keeper, target) == f"another process has changed /{PKI}/{PAIR}.key meanwhile"
+    assert refused(keeper, target) == f"another process has changed /{PKI}/{PAIR}.key in the meantime"
 
 
 def test_a_file_that_has_gone_comes_back(keeper: Keeper) -> None:

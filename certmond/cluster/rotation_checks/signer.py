@@ -49,7 +49,7 @@ _DENIED = (
     f"ask the user who denied the request for the reason; to file it again, run: kubectl delete csr {REQUEST}; the"
     " cluster deletes the request an hour after its creation"
 )
-_CONTROLLER = "check that a kube-controller-manager is the leader, and check its log for errors of certificate signing"
+_CONTROLLER = "check that a kube-controller-manager is the leader, and look for signing errors in the log of the leader"
 
 
 @dataclass(slots=True)
@@ -202,7 +202,7 @@ def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime)
         fact = (
             f"the cluster signs with the CA {by}, which either is not the CA {expected.sha256[:12]} or is not valid now"
         )
-        remedy = "check --cluster-signing-cert-file of each kube-controller-manager, then restart it"
+        remedy = "check --cluster-signing-cert-file of each kube-controller-manager, then restart these processes"
         return CheckResult(NAME, False, fact, remedy)
     return CheckResult(NAME, True, f"the cluster signs with {expected.sha256[:12]}")
 

@@ -54,7 +54,7 @@ def published_trust(
         live = sorted(str(each.metadata.name) for each in spaces if each.metadata and not _terminating(each))
         if not live:
             return CheckResult(
-                PUBLISHED, False, "the API server lists no namespace", "check the server of the kubeconfig"
+                PUBLISHED, False, "the API server lists no namespace", "check `server` in the kubeconfig"
             )
         facts = {space: _fact(found.get(space, "").encode(), trust, at_least=at_least) for space in live}
         behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]

@@ -118,7 +118,8 @@ def _zero_serials(document: dict[str, Any]) -> list[dict[str, Any]]:
     reason, found = Reason.NONPOSITIVE_SERIAL, document["certificates"]
     names = [entry["name"] for entry in found if any(item["reason"] == reason for item in entry["findings"])]
     message = (
-        f"{', '.join(names)}: the serial number is not positive; no action is necessary, see: certmond explain {reason}"
+        f"{', '.join(names)}: the serial number is not positive; no action is necessary (see: certmond explain "
+        f"{reason})"
     )
     return [{"severity": "info", "reason": reason, "message": printable(message)}] if names else []
 

@@ -34,7 +34,7 @@ def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Fin
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner
         if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
-            fact = f"{permissions.path} belongs to {permissions.owner}, expected {owner}"
+            fact = f"{permissions.path} belongs to {permissions.owner}, but the entry requires {owner}"
             yield finding(Reason.WRONG_OWNER, f"{fact}; run: chown {owner} {permissions.path}")
 
 
@@ -105,7 +105,7 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
         readable = permissions.secret and excess & 0o004
         yield finding(
             Reason.TOO_OPEN,
-            f"{permissions.path} has mode {permissions.mode:04o}, expected {allowed:04o} at most; "
+            f"{permissions.path} has mode {permissions.mode:04o}, but the maximum is {allowed:04o}; "
             f"run: chmod {permissions.mode & allowed:04o} {permissions.path}",
             Severity.CRITICAL if readable else None,
         )

@@ -35,7 +35,8 @@ def no_path(case: Case) -> Iterator[Finding]:
     yield finding(
         Reason.NO_PATH,
         f"{case.where} has no certification path to {' or '.join(case.spec.ca) or SELF}: {why.certificate.subject} "
-        f"(issuer {why.certificate.issuer}): {why.refusal}; reissue it from the present CA, or restore the CA",
+        f"(issuer {why.certificate.issuer}): {why.refusal}; reissue the certificate from the present CA, or restore "
+        "the CA",
     )
 
 
@@ -75,7 +76,8 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
     if accepted and not has_accepted_subject(case.certificate, accepted):
         yield finding(
             Reason.WRONG_SUBJECT,
-            f"{case.where} has the subject {case.certificate.subject}, expected {' or '.join(accepted)}; reissue it",
+            f"{case.where} has the subject {case.certificate.subject}, but the entry requires "
+            f"{' or '.join(accepted)}; reissue it",
         )
     expected = case.facts.get("kubelet_common_name")
     served = case.where == case.facts.get("kubelet_serving_file")
@@ -89,7 +91,9 @@ def wrong_usage(case: Case) -> Iterator[Finding]:
     """Report a usage that the entry requires, but the certificate does not permit."""
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
-        yield finding(Reason.WRONG_USAGE, f"{case.where} lacks the usage {', '.join(missing)}; reissue it")
+        yield finding(
+            Reason.WRONG_USAGE, f"{case.where} lacks the usage {', '.join(missing)}; reissue it with this usage"
+        )
 
 
 def missing_name(case: Case) -> Iterator[Finding]:
@@ -176,7 +180,7 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.UNEXPECTED_CHAIN,
             f"{case.where} does not begin with its own certificate, and Go's TLS uses the first certificate of a file; "
-            "move the end-entity certificate to the start of the file",
+            "move this certificate to the start of the file",
             Severity.CRITICAL,
         )
     elif extra and not case.spec.chain and not case.spec.authority:

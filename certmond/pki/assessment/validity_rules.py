@@ -93,7 +93,7 @@ def still_due(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.STILL_DUE,
             f"{case.where} was renewed on {_day(case.renewed_at)}, but the new certificate, which ends on "
-            f"{_day(case.certificate.not_after)}, was due immediately; set a longer validity at its signer, or a "
+            f"{_day(case.certificate.not_after)}, was due immediately; set a longer validity at the signer, or a "
             "shorter renew_before",
         )
     elif case.self_signed:

@@ -33,7 +33,7 @@ class DerivedSpec(Model):
         "directories."
     )
     mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
-    owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
+    owner: Owner | None = Field(default=None, description="the owner of the file, as `user` or `user:group`")
     write: Literal["always", "existing", "never"] = Field(
         default="always",
         description="`always`: certmond creates the file, and replaces it. Two more values are valid for kind "

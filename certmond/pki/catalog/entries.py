@@ -205,7 +205,7 @@ class CertificateSpec(Model):
     )
     copy_of: Name | None = Field(
         default=None,
-        description="the entry of the original: the file must contain the same certificates as the original on this "
+        description="the entry of the original. The file must contain the same certificates as the original on this "
         "node. certmond does not renew a copy, so the entry of a copy requires `renewed_by`.",
     )
 

@@ -71,7 +71,10 @@ def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str])
         return f"the CA {authority.seen.path} is unusable ({authority.certificate.refused}); replace this CA"
     if not (authority.key_matches or authority.seen.key_unknown):
         key = authority.seen.key_path or authority.seen.path
-        return f"the CA's key {key} is not on this node, or does not match the CA"
+        return (
+            f"the CA's key {key} is not on this node, or does not match the CA; restore the key, or choose another "
+            "signer"
+        )
     return None
 
 

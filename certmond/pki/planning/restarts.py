@@ -173,7 +173,7 @@ class _Planner:
         name, path, names = service.name, targets[0].path, _names_of(renewal)
         now = self._seen(name)
         if now.running is False:
-            return Held(name, path, f"{name} does not run; it issues {names} again when you start it")
+            return Held(name, path, f"{name} does not run; start {name}, so that it issues {names} again")
         if now.running is None and service.kind != "command":
             return Held(name, path, f"certmond cannot observe {name}: {now.problem or 'its state is unknown'}")
         renewed = frozenset(status.seen.identity for status in renewal.certificates)

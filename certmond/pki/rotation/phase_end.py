@@ -74,7 +74,7 @@ def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
         return None
     names = [service.name for service in around.services]
     listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-    return f"no service runs below another root, so certmond cannot observe which files {listed} use"
+    return f"no service runs below the directory in --root, so certmond cannot observe which files {listed} use"
 
 
 def _missing_observation(rotation: Rotation, around: Surroundings) -> Iterator[str]:

@@ -309,7 +309,7 @@ def test_without_an_observation_no_service_is_restarted() -> None:
     """certmond restarts only a service that it has seen running."""
     assert made(DUE, known=around(DUE, live=None)).steps == ()
     stopped = held(made(DUE, known=around(DUE, live=Live(NOW, {"k3s": ServiceSeen(False)}))))
-    assert stopped.because == "k3s does not run; it issues leaf again when you start it"
+    assert stopped.because == "k3s does not run; start k3s, so that it issues leaf again"
     unknown = held(made(DUE, known=around(DUE, live=Live(NOW, {"k3s": ServiceSeen(None, problem="no bus")}))))
     assert unknown.because == "certmond cannot observe k3s: no bus"
     assert held(made(DUE, known=around(DUE, live=Live(NOW)))).because.endswith("its state is unknown")

@@ -452,7 +452,7 @@ def test_below_another_root_only_unused_files_are_reached() -> None:
     except those of a rotation at once. Without services nothing does.
     """
     elsewhere = around(live=None, elsewhere=True)
-    fact = "no service runs below another root, so certmond cannot observe which files web, kcm use"
+    fact = "no service runs below the directory in --root, so certmond cannot observe which files web, kcm use"
     assert kept(elsewhere) == [fact]
     assert unreachable_reason(at(P.TRUST), around()) is None
     assert kept(replace(elsewhere, services=())) == []

@@ -441,9 +441,9 @@ def test_an_unsigned_successor_is_a_critical_finding_once_it_is_due() -> None:
     (found,) = [each for each in status.findings if each.reason is Reason.NOT_ISSUED_BY_CA]
     assert found.severity is Severity.CRITICAL
     assert found.message == (
-        "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, but the entry does not specify "
-        "exactly this subject; the entry does not specify the usage client auth; no current or old CA of the entry "
-        "has signed the certificate; see the contents that certmond would sign: certmond renew app --dry-run"
+        "certmond does not renew /app.crt: the subject CN=mallory,O=system:masters is reserved, but the entry does "
+        "not specify exactly this subject; the entry does not specify the usage client auth; no current or old CA of "
+        "the entry has signed the certificate; see the contents that certmond would sign: certmond renew app --dry-run"
     )
 
 
