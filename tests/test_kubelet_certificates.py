@@ -96,7 +96,7 @@ def test_an_absent_requested_certificate_is_a_finding(kubelet: Kubelet, how: str
     assert (reason, severity) == ("missing", Severity.CRITICAL)
     fact = f"{REQUESTED} does not exist, but the kubelet requests this certificate"
     assert (
-        message == f"{fact}, and refuses all clients without this certificate; find the request of this node "
+        message == f"{fact}, and rejects all clients without this certificate; find the request of this node "
         "with `kubectl get csr`, then run: kubectl certificate approve NAME"
     )
     assert len(kubelet.findings()) == 1
@@ -132,7 +132,7 @@ def test_a_kubelet_that_still_serves_requests_its_certificate_after_a_restart(
     )
     refused = finding(Unserved("the handshake failed (internal error)", NOW))
     assert refused.severity is Severity.CRITICAL
-    assert "refuses all clients" in refused.message
+    assert "rejects all clients" in refused.message
 
 
 @pytest.mark.parametrize(

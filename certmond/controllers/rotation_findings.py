@@ -45,7 +45,7 @@ def findings_of(
         f"{rotation.name} has been in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
     )
     if is_refused(rotation, ground, inventory):
-        fact = f"{ground.path} was replaced by another CA, and components refuse certificates of the old CA"
+        fact = f"{ground.path} was replaced by another CA, and components reject certificates of the old CA"
         message = f"{fact} until certmond has replaced the files of this node: {message}"
         return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, message),)}, unsure
     return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, message),)}, unsure

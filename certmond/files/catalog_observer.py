@@ -319,7 +319,7 @@ def _too_many(spec: CertificateSpec, excess: str) -> Fault:
 
 def _no_serving_certificate(path: str) -> Fault:
     fact = (
-        f"{path} does not exist, but the kubelet requests this certificate, and refuses all clients without "
+        f"{path} does not exist, but the kubelet requests this certificate, and rejects all clients without "
         "this certificate"
     )
     return Fault(

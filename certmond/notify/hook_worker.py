@@ -294,9 +294,11 @@ class Hook:
     def _report(self) -> None:
         """Write the summary of omitted journal entries if the summary is due."""
         if report := self._omissions.reported(self._monotonic()):
-            summary = f"{report[0]} changes of {report[1]} findings ended before hook {self.spec.name} received them"
+            summary = (
+                f"{report[0]} changes of {report[1]} findings were reverted before hook {self.spec.name} received them"
+            )
             self._journal.tell(
-                Event.LEFT_OUT, f"{summary}, and certmond did not log them; see: certmond status", "warning",
+                Event.LEFT_OUT, f"{summary}, and certmond did not log these changes; see: certmond status", "warning",
                 hook=self.spec.name, count=report[0],
             )  # fmt: skip
 

@@ -175,7 +175,7 @@ class Restoration:
             archived.extend(self._archive_damaged(name, paths, step))
 
         writer.commit(changes, verify=verify, before_rename=archive)
-        return f"{step.path} is restored from {step.generation} of the archive{archive_clause(archived)}"
+        return f"certmond restored {step.path} from {step.generation} of the archive{archive_clause(archived)}"
 
     def _repair_cluster(self, step: Restore, spec: CertificateSpec, writer: Writer) -> str:
         """Write the present CA and the known server into a kubeconfig, which keeps its credentials."""
@@ -202,7 +202,10 @@ class Restoration:
             archived.extend(self._archive_damaged(name, [path], step))
 
         writer.commit(changes, verify=verify, before_rename=archive)
-        return f"the cluster of {path} is repaired, with the present CA of {spec.embedded_ca}{archive_clause(archived)}"
+        return (
+            f"certmond repaired the cluster of {path} with the present CA of "
+            f"{spec.embedded_ca}{archive_clause(archived)}"
+        )
 
     def _check_writable(self, paths: Sequence[str], spec: CertificateSpec | None) -> None:
         """Raise WriteError if another user could read a key at these paths, or a symlink has a forbidden target."""

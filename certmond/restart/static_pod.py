@@ -50,7 +50,7 @@ def stop(
         if asked := ids == [instance]:
             with _kill_when_drained(pod, observe(), draining, alive, proc) as wait:
                 crictl.stop(instance, math.ceil(grace), wait)
-            return f"{_name(pod, instance)} was stopped by the container runtime"
+            return f"the container runtime stopped {_name(pod, instance)}"
     except RestartError as error:  # certmond stops the container even if the runtime does not answer
         failure = str(error)
     else:

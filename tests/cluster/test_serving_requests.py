@@ -178,7 +178,7 @@ class Passes:
 
 
 MISSING = (
-    f"/{PEM} does not exist, but the kubelet requests this certificate, and refuses all clients without "
+    f"/{PEM} does not exist, but the kubelet requests this certificate, and rejects all clients without "
     "this certificate"
 )
 FIND = "find the request of this node with `kubectl get csr`, then run: kubectl certificate approve NAME"

@@ -328,8 +328,8 @@ def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(recor
     left_out = [each["message"] for each in said if each["event"] == "left_out"]
     assert left_out == [
         (
-            "3 changes of 1 findings ended before hook hook received them, and certmond did not log them; "
-            "see: certmond status"
+            "3 changes of 1 findings were reverted before hook hook received them, and certmond did not log these "
+            "changes; see: certmond status"
         )
     ]
     assert len(said) == 3

@@ -127,6 +127,6 @@ def about_key_pair(seen: Observation) -> Iterator[Finding]:
     elif seen.key is not None and seen.key.sha256 != seen.public_key.sha256:
         yield finding(
             Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
-            f"{seen.path} is not the public key of {seen.key_path}, so API servers refuse tokens signed on this node; "
+            f"{seen.path} is not the public key of {seen.key_path}, so API servers reject tokens signed on this node; "
             "restore the pair that all control-plane nodes share",
         )

@@ -55,7 +55,7 @@ def ca_not_ca(case: Case) -> Iterator[Finding]:
     if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
         yield finding(
             Reason.CA_NOT_CA,
-            f"{case.where}: {case.certificate.subject} lacks basicConstraints CA:TRUE, so every component refuses the "
+            f"{case.where}: {case.certificate.subject} lacks basicConstraints CA:TRUE, so every component rejects the "
             "certificates of this CA; install a CA certificate",
         )
 
@@ -65,7 +65,7 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
     if case.spec.authority and not case.certificate.has_usage("cert sign"):
         yield finding(
             Reason.CA_CANNOT_SIGN,
-            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so every component refuses "
+            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so every component rejects "
             "the certificates of this CA; reissue the CA with keyCertSign",
         )
 

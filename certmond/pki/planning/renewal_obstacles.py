@@ -40,7 +40,11 @@ def renewal_obstacle(
         return f"{fact}, so certmond cannot copy its contents into a new certificate; {move}"
     if not status.seen.renewable:
         files = "the kubeconfig refers to files; add an entry of kind file for these files"
-        return files if spec.kind is Kind.KUBECONFIG else "the file is not PEM, the only format that certmond writes"
+        return (
+            files
+            if spec.kind is Kind.KUBECONFIG
+            else "the file is not PEM, the only format that certmond writes; convert the file to PEM"
+        )
     if self_signed:
         return replacement(status.seen)
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:

@@ -140,7 +140,7 @@ def _is_late(found: Finding) -> bool:
 def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[str]:
     ready = candidate.not_before + BACKDATE
     if candidate.not_before <= now < ready:
-        fact = f"{where} has been valid for less than 5 minutes, so a host with a slow clock might refuse it"
+        fact = f"{where} has been valid for less than 5 minutes, so a host with a slow clock might reject this CA"
         yield f"{fact}; wait until {ready:%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -155,7 +155,7 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
         fact = f"{where} has the authority key identifier of another key, so OpenSSL searches for another issuer"
         yield (
-            f"{fact}, and refuses the certificates of this CA; reissue it with its own key "
+            f"{fact}, and rejects the certificates of this CA; reissue it with its own key "
             "identifier, or without this extension"
         )
 
@@ -173,7 +173,7 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
             fact = f"{where} has the key of {called}, but another subject, {candidate.subject}"
             yield f"{fact}, and a CA with the same key must keep its subject; keep the subject, or create another key"
         elif same_key and candidate.subject_key_id and not same_id:
-            fact = f"{where} has the key of {called}, but another subject key identifier, so OpenSSL refuses"
+            fact = f"{where} has the key of {called}, but another subject key identifier, so OpenSSL rejects"
             yield f"{fact} the present certificates (error 20); keep the identifier, or create another key"
 
 

@@ -69,7 +69,7 @@ def untrusted_signer(ground: Ground) -> str | None:
     certificate, key = signer.files
     fact = f"{signer.container} signs with {certificate}, but {ground.path} lacks this CA, {signer.holds[0].called}"
     return (
-        f"{fact}: clients of this node refuse the certificates of this signer; in {signer.manifest}, set "
+        f"{fact}: clients of this node reject the certificates of this signer; in {signer.manifest}, set "
         f"--cluster-signing-cert-file to {signer.shared[0]} and --cluster-signing-key-file to {signer.shared[1]}, and "
         f"remove {certificate} and {key}"
     )

@@ -91,7 +91,7 @@ REFUSED = {
     "expired": (make_ca(not_after=NOW - SECOND), "new.crt expired on 2026-11-24 11:59 UTC"),
     "not valid yet": (make_ca(not_before=NOW + SECOND), "new.crt is not valid before 2026-11-24 12:00 UTC"),
     "just made": (make_ca(not_before=NOW - 299 * SECOND),
-        ("new.crt has been valid for less than 5 minutes, so a host with a slow clock might refuse it; "
+        ("new.crt has been valid for less than 5 minutes, so a host with a slow clock might reject this CA; "
          "wait until 2026-11-24 12:00:01 UTC")),
     "in its last days": (make_ca(not_after=NOW + DAY), "new.crt expires on 2026-11-25 12:00 UTC"),
     "a short RSA key": (make_ca(key="rsa-1024"), "new.crt has the key RSA-1024"),
