@@ -142,7 +142,7 @@ class _Reader:
         if document is None:
             return
         if not isinstance(document, Mapping):
-            self._add_problem(f"document {number}", "is not a mapping; correct it")
+            self._add_problem(f"document {number}", "is not a mapping; correct this document")
             return
         api, kind = document.get("apiVersion"), document.get("kind")
         group, _, version = api.partition("/") if isinstance(api, str) else ("", "", "")
@@ -156,7 +156,7 @@ class _Reader:
                 f"--old-config {self._path}",
             )
         elif kind in self._documents:
-            self._add_problem(f"document {number}", f"is a second {kind}; remove one")
+            self._add_problem(f"document {number}", f"is a second {kind}; remove one of the two")
         elif kind in _KINDS:
             self._documents[kind] = document
 

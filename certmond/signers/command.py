@@ -70,7 +70,9 @@ class CommandSigner:
             case 16:
                 raise RefusedError(f"{helper} requires SCEP, which certmond does not support; use another helper")
             case 17:
-                raise RefusedError(f"{helper} requires a new key{reason}; remove keep_key from {request.name}")
+                raise RefusedError(
+                    f"{helper} requires a new key{reason}; set `keep_key: false` in the entry {request.name}"
+                )
             case _:
                 raise UnreachableError(f"{helper} {_exit_description(ended)}; run the helper manually to see the cause")
 

@@ -183,12 +183,13 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
         raise RefusedError(f"{request.name} is a CA, which kubeadm does not renew; to create a CA, run: certmond init")
     if len(names) != 1 or len(names) + len(groups) != len(list(template.subject)):
         detail = (
-            f"kubeadm supports only subjects with one CN and any number of O, not {template.subject.rfc4514_string()}"
+            "kubeadm supports only subjects with one CN and any number of O attributes, not "
+            f"{template.subject.rfc4514_string()}"
         )
         raise RefusedError(f"{detail}; choose another signer for {request.name}")
     if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a comma-separated list
         raise RefusedError(
-            f"kubeadm does not support an O with a comma or a quote; choose another signer for {request.name}"
+            f"kubeadm does not support an O attribute with a comma or a quote; choose another signer for {request.name}"
         )
     if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in template.names):
         raise RefusedError(

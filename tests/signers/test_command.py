@@ -233,7 +233,7 @@ def test_what_is_no_certificate_of_ours_is_refused(helper: Ask, output: bytes, r
         ),
         (6, b"", RefusedError, "does not support SUBMIT; use another helper"),
         (16, b"", RefusedError, "requires SCEP, which certmond does not support; use another helper"),
-        (17, b"", RefusedError, "requires a new key; remove keep_key from front"),
+        (17, b"", RefusedError, "requires a new key; set `keep_key: false` in the entry front"),
         (7, b"Secret output\n", UnreachableError, "ended with status 7; run the helper manually to see the cause"),
         (127, b"", UnreachableError, "ended with status 127; run the helper manually to see the cause"),
     ],

@@ -223,11 +223,19 @@ def test_leftovers_of_a_crash_are_removed(kubeadm: Kubeadm) -> None:
         (
             "apiserver",
             template(subject="OU=x,CN=a"),
-            "subjects with one CN and any number of O, not OU=x,CN=a; choose another",
+            "subjects with one CN and any number of O attributes, not OU=x,CN=a; choose another",
         ),
-        ("apiserver", template(subject="O=x"), "subjects with one CN and any number of O, not O=x; choose another"),
-        ("admin.conf", template(("client auth",), r"O=a\,b,CN=x", ()), "an O with a comma or a quote; choose another"),
-        ("admin.conf", template(("client auth",), 'O=a\\"b,CN=x', ()), "an O with a comma or a quote"),
+        (
+            "apiserver",
+            template(subject="O=x"),
+            "subjects with one CN and any number of O attributes, not O=x; choose another",
+        ),
+        (
+            "admin.conf",
+            template(("client auth",), r"O=a\,b,CN=x", ()),
+            "an O attribute with a comma or a quote; choose another",
+        ),
+        ("admin.conf", template(("client auth",), 'O=a\\"b,CN=x', ()), "an O attribute with a comma or a quote"),
         ("apiserver", replace(template(), names=(x509.RFC822Name("a@b"),)), "only DNS names and IP addresses; choose"),
         (
             "web",
