@@ -235,7 +235,10 @@ class ClusterConductor:
         last = sequence(rotation)[-2]  # after this phase, a node without the CA's key has no step left
         if rotation.phase is last and self._monotonic() >= self._missing_since + _PRESUMED_ENDED_AFTER.total_seconds():
             self._presumed_ended = rotation
-        return "the cluster has no record of the rotation; a control-plane node with a record restores it"
+        return (
+            "the cluster has no record of the rotation; a control-plane node that recorded the rotation restores the "
+            "record"
+        )
 
     def _nodes_behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
         self._worker_count = rotation.id, rotation.phase, workers(rotation, members)

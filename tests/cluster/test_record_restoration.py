@@ -251,7 +251,9 @@ def test_a_worker_completes_a_rotation_whose_record_was_deleted(world: World, ph
     an earlier phase it does not.
     """
     worker, own = world.node("worker-1", worker=True), world.rotation(phase)
-    missing = "the cluster has no record of the rotation; a control-plane node with a record restores it"
+    missing = (
+        "the cluster has no record of the rotation; a control-plane node that recorded the rotation restores the record"
+    )
     assert waits(world, worker, own, timedelta(minutes=9)) == missing
     assert worker.conductor.follow(own, ()) == own
     waits(world, worker, own, timedelta(minutes=2))

@@ -29,8 +29,8 @@ class DerivedSpec(Model):
     )
     path: AbsolutePath = Field(
         description="the path of the derived file. For kind `copy`, this path is a directory, and certmond writes "
-        "copies only if the directory exists. One component of this path can be `*`, which matches any number of "
-        "directories."
+        "copies only if the directory exists. One component of this path can be `*`, which matches any "
+        "directory name."
     )
     mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
     owner: Owner | None = Field(default=None, description="the owner of the file, as `user` or `user:group`")

@@ -70,7 +70,7 @@ class CertificateSpec(Model):
     name: Name = Field(description="the name of the certificate in reports, metrics and references")
     path: AbsolutePath = Field(
         description="the file of the certificate. A path with `*`, `?` or `[…]` matches any number of files. `**` "
-        "matches any number of directories."
+        "matches any number of nested directories."
     )
     kind: Kind = Field(
         default=Kind.FILE,
