@@ -299,7 +299,7 @@ def test_a_pod_start_beyond_any_calendar_is_compared(cluster: ApiServer, access:
 UNFINISHED = [
     ("Deployment", {"observedGeneration": 1}, "waits for its controller"),
     ("Deployment", {"updatedReplicas": 2}, "has 2 of 3 new Pods"),
-    ("Deployment", {"replicas": 4}, "still has 1 old pods"),
+    ("Deployment", {"replicas": 4}, "still has 1 old Pods"),
     ("Deployment", {"availableReplicas": 2}, "has 2 of 3 available Pods"),
     ("DaemonSet", {"observedGeneration": 1}, "waits for its controller"),
     ("DaemonSet", {"updatedNumberScheduled": 2}, "has 2 of 3 new Pods"),

@@ -600,7 +600,10 @@ class TestStart:
                 {"tls.key": None},
                 r"web.yaml:3: tls_server_config.key_file: certmond cannot read \S+/tls.key \(No such file",
             ),
-            ({"clients.crt": None}, r"web.yaml:4: tls_server_config.client_ca_file: \S+/clients.crt cannot be read"),
+            (
+                {"clients.crt": None},
+                r"web.yaml:4: tls_server_config.client_ca_file: certmond cannot read \S+/clients.crt",
+            ),
             ({"clients.crt": b"nothing"}, r"web.yaml:4: tls_server_config.client_ca_file: contains no certificate"),
             ({"tls.crt": b"nothing"}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with \S+/tls.key"),
             ({"tls.key": b""}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with \S+/tls.key"),
