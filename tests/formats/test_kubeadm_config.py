@@ -395,12 +395,12 @@ def test_a_node_that_joins_needs_the_cluster() -> None:
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("", "contains no InitConfiguration and no ClusterConfiguration of kubeadm.k8s.io"),
-        ("---\n---\n", "contains no InitConfiguration and no ClusterConfiguration"),
-        ("apiVersion: v1\nkind: Secret\n", "contains no InitConfiguration and no ClusterConfiguration"),
-        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: [InitConfiguration]\n", "contains no InitConfiguration"),
-        ("apiVersion: [kubeadm.k8s.io/v1beta4]\nkind: InitConfiguration\n", "contains no InitConfiguration"),
-        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "contains no InitConfiguration"),
+        ("", "contains neither InitConfiguration nor ClusterConfiguration of kubeadm.k8s.io"),
+        ("---\n---\n", "contains neither InitConfiguration nor ClusterConfiguration"),
+        ("apiVersion: v1\nkind: Secret\n", "contains neither InitConfiguration nor ClusterConfiguration"),
+        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: [InitConfiguration]\n", "contains neither InitConfiguration"),
+        ("apiVersion: [kubeadm.k8s.io/v1beta4]\nkind: InitConfiguration\n", "contains neither InitConfiguration"),
+        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "contains neither InitConfiguration"),
         ("text", "document 1: is not a mapping; correct this document"),
         ("[1, 2]", "document 1: is not a mapping; correct this document"),
         (f"{CLUSTER}---\n{CLUSTER}", "document 2: is a second ClusterConfiguration; remove one of the two"),

@@ -292,7 +292,7 @@ def test_a_failure_of_kubeadm_is_reported(kubeadm: Kubeadm, tmp_path: Path) -> N
     with pytest.raises(UnreachableError, match=r"kubeconfig user ended with status -9 \(\); run this command manually"):
         kubeadm.signer().sign(request("admin.conf", CLIENT))
     kubeadm.program.unlink()
-    with pytest.raises(UnreachableError, match=r"cannot run .*kubeadm .*; install it"):
+    with pytest.raises(UnreachableError, match=r"cannot run .*kubeadm .*; install the program"):
         kubeadm.signer().sign(request())
 
 

@@ -111,7 +111,7 @@ REFUSED = {
         "new.crt has the key of the present CA CN=kubernetes (serial"),
     "the present one": (OLD, "new.crt is the present CA (serial"),
     "an unknown critical extension": (make_ca(extra=[(UNKNOWN_OID, True, b"\x05\x00")]),
-        "new.crt: CN=kubernetes has a critical extension that Go does not handle"),
+        "new.crt: CN=kubernetes: has a critical extension that Go does not handle"),
     "a negative serial number": (make_ca(serial=-1),
         f"{UNPARSED} (x509: negative serial number)"),
     "names that are not the node's": (make_ca(permitted=["DNS:example.com"]),
