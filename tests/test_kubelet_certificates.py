@@ -96,7 +96,7 @@ def test_an_absent_requested_certificate_is_a_finding(kubelet: Kubelet, how: str
     assert (reason, severity) == ("missing", Severity.CRITICAL)
     fact = f"{REQUESTED} does not exist, but the kubelet requests this certificate"
     assert (
-        message == f"{fact}, and rejects all clients without this certificate; find the request of this node "
+        message == f"{fact}, and rejects all clients until this certificate exists; find the request of this node "
         "with `kubectl get csr`, then run: kubectl certificate approve NAME"
     )
     assert len(kubelet.findings()) == 1

@@ -212,7 +212,8 @@ class ClusterLease:
         command = f"kubectl -n {self._namespace} annotate lease {self._name} {MARK}-"
         fact = f"{printable(node)} has no proof that a restart for a renewal was successful: {printable(reason)}"
         return (
-            f"{fact}; repair the service there, and run `certmond restart SERVICE` there, or remove the mark: {command}"
+            f"{fact}; on that node, repair the service and run `certmond restart SERVICE`, or remove the mark: "
+            f"{command}"
         )
 
     def _waits(self, wanted: Waits) -> str:

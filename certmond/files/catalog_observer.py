@@ -319,8 +319,8 @@ def _too_many(spec: CertificateSpec, excess: str) -> Fault:
 
 def _no_serving_certificate(path: str) -> Fault:
     fact = (
-        f"{path} does not exist, but the kubelet requests this certificate, and rejects all clients without "
-        "this certificate"
+        f"{path} does not exist, but the kubelet requests this certificate, and rejects all clients until "
+        "this certificate exists"
     )
     return Fault(
         Reason.MISSING,

@@ -333,8 +333,8 @@ def test_a_restart_for_a_renewal_marks_the_lease_until_its_proof(api: ApiServer,
     waits = str(other.take(renews=True))
     assert waits == (
         "node-1 has no proof that a restart for a renewal was successful: "
-        r"k3s did not start\n; repair the service there, and run `certmond restart SERVICE` there, or remove the mark: "
-        "kubectl -n kube-system annotate lease certmond-restart certmond.io/unproven-restart-"
+        r"k3s did not start\n; on that node, repair the service and run `certmond restart SERVICE`, or remove the "
+        "mark: kubectl -n kube-system annotate lease certmond-restart certmond.io/unproven-restart-"
     )
     assert not held(other)
     assert own.take(renews=True) is None

@@ -178,8 +178,8 @@ class Passes:
 
 
 MISSING = (
-    f"/{PEM} does not exist, but the kubelet requests this certificate, and rejects all clients without "
-    "this certificate"
+    f"/{PEM} does not exist, but the kubelet requests this certificate, and rejects all clients until "
+    "this certificate exists"
 )
 FIND = "find the request of this node with `kubectl get csr`, then run: kubectl certificate approve NAME"
 

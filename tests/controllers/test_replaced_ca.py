@@ -266,7 +266,7 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         rest(made, Cause("change", None))
         (said,) = reported(made)
         assert f"; certmond rotates to the new CA at {at:%Y-%m-%d %H:%M:%S} UTC; " in said
-        assert said.endswith("; restore the old CA and its key")
+        assert said.endswith("; to keep the old CA, restore it and its key")
         clock.now = at - SECOND
         rest(made, Cause("look", frozenset()))
         assert (node.tree(), node.record, len(reported(made))) == (before, None, 1)

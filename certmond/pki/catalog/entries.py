@@ -171,8 +171,8 @@ class CertificateSpec(Model):
     )
     embedded_ca: Name | None = Field(
         default=None,
-        description="the entry of the CA whose certificates the kubeconfig must embed. The kubeconfig must embed all "
-        "of these certificates, and no other certificates.",
+        description="the entry of the CA for the kubeconfig. The kubeconfig must embed all certificates of this "
+        "entry, and no other certificates.",
     )
     optional: bool = Field(default=False, description="certmond reports no finding if the file is missing")
     at_most: Severity | None = Field(
@@ -182,11 +182,11 @@ class CertificateSpec(Model):
     )
     mentioned_in: Many[AbsolutePath] = Field(
         default=(),
-        description="files, such as the manifest of a static Pod. certmond reports a missing certificate only if one "
-        "of these files contains the path of the certificate.",
+        description="certmond reports a missing certificate only if one of these files, such as the manifest of a "
+        "static Pod, contains the path of the certificate",
     )
     belongs_with: Many[AbsolutePath] = Field(
-        default=(), description="files. certmond reports a missing certificate only if one of these files exists."
+        default=(), description="certmond reports a missing certificate only if one of these files exists"
     )
     exclude: Many[str] = Field(
         default=DEFAULT_EXCLUDE,

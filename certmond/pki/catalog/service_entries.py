@@ -90,10 +90,10 @@ class ServiceSpec(Model):
         description="the services that certmond restarts before this service. certmond rejects dependency cycles.",
     )
     belongs_with: Many[AbsolutePath] = Field(
-        default=(), description="files. The service belongs to this node only if one of these files exists."
+        default=(), description="the service belongs to this node only if one of these files exists"
     )
     not_with: Many[AbsolutePath] = Field(
-        default=(), description="files. The service does not belong to this node if one of these files exists."
+        default=(), description="the service does not belong to this node if one of these files exists"
     )
 
     @property
