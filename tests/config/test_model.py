@@ -196,7 +196,7 @@ IN_FILE = [
     ("poll: 1m # \x07", ":1: is not YAML: control characters are not allowed; remove the character"),
     ("poll: 1m\n# \ud800", ":1: is not UTF-8; save it as UTF-8"),
     ("poll: 1m\n---\npoll: 2m", ":2: begins a second document; remove the line ---"),
-    ("poll: 1m\n\npoll: 2m", ":3: poll: repeats the key of line 1; remove one of the two"),
+    ("poll: 1m\n\npoll: 2m", ":3: poll: repeats the key of line 1; remove one of the two keys"),
     ("true: 1", ":1: has a key that is not text; put it in quotes"),
     ("[a]: 1", ":1: has a key that is not text; put it in quotes"),
     ("poll: !much 1m", ":1: poll: has the tag '!much', which certmond does not support; remove it"),

@@ -904,7 +904,7 @@ def _of_three(node: RotatingNode) -> None:
 
 
 HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
-    "an encrypted key": (_with_a_passphrase, "ca.key is encrypted, or is not a private key; decrypt it: "),
+    "an encrypted key": (_with_a_passphrase, "ca.key is encrypted, or is not a private key; replace "),
     "a CA elsewhere": (_elsewhere, "no other signer issues .*web.crt.*; rotate this CA by hand, as docs"),
     "other members": (_of_three, "etcd has 3 members, so .*; configure `cluster:` on every node"),
 }  # fmt: skip
