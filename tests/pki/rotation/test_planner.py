@@ -66,7 +66,7 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
 @pytest.mark.parametrize(
     ("of", "said"),
     [
-        (ground(OLD, UNRELATED), f"{ANCHOR} contains CN=kubernetes (SHA-256 {UNRELATED.facts.sha256[:16]}…), which is neither"),
+        (ground(OLD, UNRELATED), f"{ANCHOR} contains CN=kubernetes (SHA-256 {UNRELATED.facts.sha256[:16]}…), which"),
         (ground(), f"{ANCHOR} contains no CA; restore the file"),
         (ground(OLD, key=UNRELATED), f"{ANCHOR_KEY} is the key of neither the old nor the new CA; restore"),
         (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} is encrypted, or is not a private key; replace "),
