@@ -60,7 +60,7 @@ def run(
     try:
         executable = resolved(program)
         if why := distrust((executable, *command[1:])):
-            raise UntrustedError(f"{why}; until then certmond does not run {program}")
+            raise UntrustedError(f"{why}; until then, certmond does not run {program}")
         # A file in memory instead of a pipe: a write does not block if the program does not read.
         with open(os.memfd_create("given"), "r+b", buffering=0) as given_file:
             given_file.write(given)
@@ -70,7 +70,7 @@ def run(
                 bufsize=0, cwd="/", env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
             )  # fmt: skip
     except OSError as error:
-        remedy = "install it, and make it executable"
+        remedy = "install the program, and make it executable"
         raise UnreachableError(f"certmond cannot run {program} ({error.strerror}); {remedy}") from error
     except ValueError:
         raise UnreachableError(

@@ -94,8 +94,8 @@ def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: st
     assert [outcome.result for outcome in host.start()] == ["done"]
     [held] = host.plan().held
     assert held.because == (
-        f"/etc/b.pem does not belong to {owner}, the owner in its entry; run chown {owner} /etc/b.pem, or move the "
-        "file away, and certmond creates it again"
+        f"/etc/b.pem does not belong to {owner}, the owner in its entry; move the file away, so that "
+        f"certmond creates it again, or run: chown {owner} /etc/b.pem"
     )
     assert host.at("/etc/b.pem").read_bytes() == b""
     os.chown(host.at("/etc/b.pem"), 0, 0)
@@ -332,7 +332,7 @@ def test_a_key_that_another_entry_reaches_by_another_path_is_not_replaced(tmp_pa
     host.entries["app"] = {"path": "/etc/app.crt", "key": called, "ca": "ca", "usages": ["client auth"]}
     assert host.start() == []
     [held] = host.plan().held
-    assert held.because == f"the entry shares its key {entry['key']} with app; set keep_key on both entries"
+    assert held.because == f"the entry shares its key {entry['key']} with app; set `keep_key: true` in both entries"
     assert host.serials() == before | {"app": other.facts.serial}
 
 
@@ -351,7 +351,7 @@ def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_stays_whol
     host.put("/etc/u.conf", yaml.safe_dump(document).encode(), 0o600)
     assert host.start() == []
     assert [held.because for held in host.plan().held] == [
-        f"the entry shares its key {entry['key']} with kc; set keep_key on both entries"
+        f"the entry shares its key {entry['key']} with kc; set `keep_key: true` in both entries"
     ]
     del user["client-certificate-data"]
     user["client-certificate"] = entry["path"]

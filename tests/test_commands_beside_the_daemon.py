@@ -233,7 +233,7 @@ def test_a_command_that_is_writing_is_waited_for_until_an_instant(home: Home, wo
     assert " UTC, until 2" in wait
     assert wait.endswith(f" UTC; see: ps -fp {pid})")
     fact = f"certmond: another command (process {pid}) is writing on this node"
-    assert said == f"{fact}; repeat the command after it has finished (see: ps -fp {pid})"
+    assert said == f"{fact}; repeat the command after this process has finished; to see the process, run: ps -fp {pid}"
 
 
 def test_a_command_goes_on_where_the_daemon_was_killed(home: Home) -> None:

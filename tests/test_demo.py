@@ -243,7 +243,9 @@ def test_process_that_ends_fails_the_demo_at_once(
 def test_a_missing_temporary_directory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """If no temporary directory can be made, the demo reports that and how to name another."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
-    with pytest.raises(CertmondError, match=r"cannot create a directory .* set TMPDIR to a writable directory"):
+    with pytest.raises(
+        CertmondError, match=r"cannot create a temporary directory .* set TMPDIR to a writable directory"
+    ):
         scenario.run(keep=False)
 
 

@@ -333,7 +333,7 @@ def test_a_server_is_not_written_beside_the_ca_of_another_cluster(tmp_path: Path
     assert host.start_once() == ()
     (because,) = (each.because for each in host.plan().held if each.target == "admin.conf")
     assert "cluster 'kubernetes' of " in because
-    assert "has no server, and trusts a different CA than this node" in because
+    assert "has no server, and trusts a CA other than the CA of this node" in because
     assert host.at(PATH).read_bytes() == before
 
 
@@ -350,7 +350,7 @@ def test_a_kubeconfig_may_have_no_ca_for_an_unknown_server(tmp_path: Path, serve
     if server.startswith("http://"):
         assert reasons == []
     else:
-        assert f"has no CA data, and no other file of the node names its server {server}; " in reasons[0]
+        assert f"has no CA data, and no other file of this node contains its server {server}; " in reasons[0]
 
 
 def test_a_ca_that_client_go_reads_is_kept(tmp_path: Path) -> None:

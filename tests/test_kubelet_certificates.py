@@ -94,10 +94,10 @@ def test_an_absent_requested_certificate_is_a_finding(kubelet: Kubelet, how: str
         kubelet.node.write(f"{DROP_INS}/10-tls.conf", yaml.safe_dump(drop_in))
     ((reason, (severity, message)),) = kubelet.findings()["kubelet-server"].items()
     assert (reason, severity) == ("missing", Severity.CRITICAL)
-    fact = f"{REQUESTED} does not exist, although the kubelet requests this certificate"
+    fact = f"{REQUESTED} does not exist, but the kubelet requests this certificate"
     assert (
-        message == f"{fact} (without it, the kubelet refuses all clients); approve the request of "
-        "this node: kubectl get csr"
+        message == f"{fact}, and rejects all clients until this certificate exists; find the request of this node "
+        "with `kubectl get csr`, then run: kubectl certificate approve NAME"
     )
     assert len(kubelet.findings()) == 1
     (seen,) = (status.seen for status in kubelet.judged().statuses if status.seen.name == "kubelet-server")
@@ -126,13 +126,13 @@ def test_a_kubelet_that_still_serves_requests_its_certificate_after_a_restart(
     served = finding(Served(b"kubelet.crt", "TLSv1.3", NOW))
     assert (served.reason, served.severity) == ("missing", Severity.WARNING)
     assert served.message == (
-        f"{REQUESTED} does not exist, but the kubelet still serves another certificate at 127.0.0.1:10250, and "
-        "requests this certificate only after a restart; run: systemctl restart kubelet, and approve the request of "
-        "this node: kubectl get csr"
+        f"{REQUESTED} does not exist: the kubelet serves another certificate at 127.0.0.1:10250, and requests this "
+        "certificate only after a restart; run `systemctl restart kubelet`, and approve the new request of this node: "
+        "kubectl certificate approve NAME"
     )
     refused = finding(Unserved("the handshake failed (internal error)", NOW))
     assert refused.severity is Severity.CRITICAL
-    assert "refuses all clients" in refused.message
+    assert "rejects all clients" in refused.message
 
 
 @pytest.mark.parametrize(

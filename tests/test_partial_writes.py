@@ -66,7 +66,7 @@ def test_a_check_waits_for_the_rest_of_the_time(node: Node, capsys: pytest.Captu
     assert shown.out == ""
     assert shown.err == (
         "certmond: /etc/kubernetes/pki/apiserver.key is not the private key of /etc/kubernetes/pki/apiserver.crt; "
-        "waiting, because a process might still be writing these files\n"
+        "certmond waits, because a process might still be writing these files\n"
     )
 
 

@@ -265,7 +265,9 @@ def test_the_finding_of_a_missing_ca_key_names_its_copy_in_the_archive(tmp_path:
     (generation,) = Archive(host.state).ids("apiserver.damaged")
     (status,) = (each for each in host.look().statuses if each.seen.name == "ca")
     (said,) = (each.message for each in status.findings if each.reason is Reason.KEY_MISSING)
-    assert said.endswith(f"copy the CA's key from the archive: ls {host.state}/archive/apiserver.damaged/{generation}")
+    assert said.endswith(
+        f"copy the key of the CA from the archived files in {host.state}/archive/apiserver.damaged/{generation}"
+    )
     shutil.rmtree(host.state / "archive/apiserver.damaged")
     (status,) = (each for each in host.look().statuses if each.seen.name == "ca")
     assert [each.message for each in status.findings if "restore the key" in each.message]

@@ -352,7 +352,7 @@ def test_another_root_ca(template: Path, tmp_path: Path) -> None:
         daemon.until(lambda: "restart_pending" in daemon.reasons("ca"), "it is reported")
         settled(daemon)
         held = [each for each in node.json("plan")["held"] if each["target"] == "kube-controller-manager"]
-        assert "start a rotation, not a restart" in held[0]["because"]
+        assert "start a rotation instead of a restart" in held[0]["because"]
         assert set(node.attempts().values()) == {0}
 
 

@@ -13,7 +13,7 @@ from certmond.notify.journal import Journal
 from certmond.pki.rotation.phases import Mode, Phase
 from tests.rotation_node import RotatingNode, root_ca
 
-UNSEEN = "no service runs below another root, so certmond cannot observe which files web use"
+UNSEEN = "no service runs below the directory in --root, so certmond cannot observe which files web use"
 REFUSED = f"refused: {UNSEEN}, so no phase could end; "
 pytestmark = pytest.mark.real("openssl")
 

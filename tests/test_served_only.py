@@ -91,8 +91,7 @@ def test_every_document_has_the_certificate(tmp_path: Path, serve: Serve, files:
     shown = node.certmond("check").stdout.splitlines()
     assert any(line.startswith(f"web.{port} ") for line in shown)
     assert shown[-1] == (
-        "certificates: 1 of the catalogue, 0 that only files of the node name, 1 that only a listener has; "
-        "files not watched: 0"
+        "certificates: 1 of the catalogue, 0 only in references, 1 only at listeners; files not watched: 0"
     )
     end = int(leaf.facts.not_after.timestamp())
     series = f'certmond_certificate_not_after_timestamp_seconds{{certificate="web.{port}",path="{at}"}} {end}'

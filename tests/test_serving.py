@@ -58,7 +58,7 @@ def test_a_missing_web_config_prevents_all_access(tmp_path: Path) -> None:
     """If the file of `web_config` is missing, nothing is served. The exit code is 3, and the message names the file."""
     with serving(tmp_path, f"web_config: {tmp_path}/web.yaml\n", "--listen", "127.0.0.1:0") as server:
         assert server.process.wait(DEADLINE) == 3
-    assert f"{tmp_path}/web.yaml: cannot be read (No such file or directory)" in server.log.read_text()
+    assert f"{tmp_path}/web.yaml: is unreadable (No such file or directory)" in server.log.read_text()
 
 
 @pytest.mark.parametrize("options", [(), ("--listen", "127.0.0.1:0"), ("--web-config", "web.yaml")])
@@ -125,4 +125,4 @@ def test_a_configuration_that_others_can_write_is_not_applied(tmp_path: Path) ->
     with serving(tmp_path, "mode: observe\n", "--listen", "127.0.0.1:0") as server:
         assert server.process.wait(DEADLINE) == 3
     assert "10-open.yaml:1: poll" in server.log.read_text()
-    assert "10-open.yaml: can be written by others" in server.log.read_text()
+    assert "10-open.yaml: is writable by other users" in server.log.read_text()

@@ -234,7 +234,7 @@ def test_servers_restart_one_after_the_other_and_stop_at_a_failure(tmp_path: Pat
         daemon.until(lambda: _mark(api) == f"server-1: {message}", "has marked the Lease", LONG)
         running = [(other, stack.enter_context(other.daemon())) for other in others]
         for other, process in running:
-            process.until(partial(_waits_for, other, "server-1 has no proof that its restart"), "waits", LONG)
+            process.until(partial(_waits_for, other, "server-1 has no proof that a restart"), "waits", LONG)
         assert {name for _, name, _ in starts(first.log)} == {"server-1"}
         (first.home / "fails").unlink()
         repaired = first.command("restart", "k3s")

@@ -118,10 +118,10 @@ def test_what_is_no_key_is_refused(place: Place, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("verify", "own.crt"), "verify is for Root CAs, and sa is a key pair without a certificate"),
-        (("export",), "export is for Root CAs, and sa is a key pair without a certificate"),
-        (("stage", "--reuse-key"), "--reuse-key is for Root CAs"),
-        (("stage", "--generate", "--validity", "1y"), "--validity is for Root CAs"),
+        (("verify", "own.crt"), "verify applies only to Root CAs, but sa is a key pair without a certificate"),
+        (("export",), "export applies only to Root CAs, but sa is a key pair without a certificate"),
+        (("stage", "--reuse-key"), "--reuse-key applies only to Root CAs"),
+        (("stage", "--generate", "--validity", "1y"), "--validity applies only to Root CAs"),
         (("stage", "own.crt", "own.key"), "Give only KEY: sa has no certificate."),
     ],
     ids=" ".join,

@@ -35,7 +35,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @global_options
-@click.option("--kubeadm-config", type=_FILE, help="Read the kubeadm configuration (v1beta3, v1beta4) of this node")
+@click.option(
+    "--kubeadm-config",
+    type=_FILE,
+    help="Read the kubeadm configuration of this node from FILE (API version v1beta3 or v1beta4)",
+)
 @click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new Root CA")
 @click.option("--root-ca-key", type=_FILE, help="Private key of the Root CA in --root-ca-cert")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
@@ -77,8 +81,8 @@ def init(
         raise ConfigError(problems)
     if not result.steps and not ground.present.statuses:
         raise CertmondError(
-            f"init creates no file of the profile {config.profile!r}, and no such file exists below {options.root}; "
-            "choose another profile with --profile"
+            f"`certmond init` creates no file of the profile {config.profile!r}, and no such file exists below "
+            f"{options.root}; choose another profile with --profile"
         )
     if dry_run:
         display(_document(result, ground), output, plan_table)
@@ -195,8 +199,8 @@ def _address() -> str:
         except OSError:
             continue
     raise CertmondError(
-        "this host has no default route, so its address is unknown; set `init: {advertise_address: …}` in the "
-        "configuration, or give a kubeadm configuration with `advertiseAddress`"
+        "this host has no default route, so certmond cannot determine the advertise address; set "
+        "`init: {advertise_address: …}` in the configuration, or give a kubeadm configuration with `advertiseAddress`"
     )
 
 

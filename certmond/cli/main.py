@@ -82,8 +82,8 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 @click.option(
     "--web-config",
     type=click.Path(path_type=Path),
-    help="File with the settings for TLS, client certificates and passwords (docs/web.md), instead of the "
-    "configured file [none]",
+    help="Read the settings for TLS, client certificates and passwords from this file instead of the configured "
+    "file (see docs/web.md) [none]",
 )
 @click.pass_context
 def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:
@@ -98,7 +98,7 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
     if listen is None or web_config is None:
         configured = globals_of(context).serving()
         for problem in configured.problems:
-            click.echo(f"certmond: {problem} (serve uses only `listen` and `web_config`)", err=True)
+            click.echo(f"certmond: {problem} (`certmond serve` uses only `listen` and `web_config`)", err=True)
         listen = listen or configured.listen
         web_config = web_config or (Path(configured.web_config) if configured.web_config else None)
     gate = None

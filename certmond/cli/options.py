@@ -246,7 +246,7 @@ def _report_wait(assessment: Assessment) -> None:
             key, path = printable(status.seen.key_path or ""), printable(status.seen.path)
             click.echo(
                 f"certmond: {key} is not the private key of {path}; "
-                "waiting, because a process might still be writing these files",
+                "certmond waits, because a process might still be writing these files",
                 err=True,
             )
 

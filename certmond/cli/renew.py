@@ -51,7 +51,7 @@ def _patience(context: click.Context, parameter: click.Parameter, value: str) ->
     callback=_patience,
     default="30s",
     show_default=True,
-    help="Maximum wait for the decision of a signer; 0s: do not wait",
+    help="Maximum time to wait for the decision of a signer; with 0s, certmond does not wait",
 )
 @output_option
 @click.pass_context
@@ -130,7 +130,7 @@ def renew(
 @global_options
 @click.argument("names", nargs=-1, metavar="SERVICE…", shell_complete=service_names)
 @click.option(
-    "--stale", is_flag=True, help="Restart each service that uses an older certificate than the one in its file"
+    "--stale", is_flag=True, help="Restart each service that uses a certificate older than the certificate in the file"
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
@@ -199,7 +199,7 @@ def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> 
     denied = [status for status in assessment.certificates if status.seen.name in names and status.basis]
     entries = [entry_that_fixes(each.seen.spec, each.certificate) for each in denied if each.certificate]
     if entries and output in {"table", "wide"}:
-        click.echo("# The certificates have these values. Check each value before you copy it to the configuration:")
+        click.echo("# The certificates have these values. Check each value before you copy it into the configuration:")
         click.echo(yaml.safe_dump({"certificates": entries}, sort_keys=False, default_flow_style=None), nl=False)
 
 

@@ -34,7 +34,7 @@ WARNED, REFUSED = 1, 2
 FILE = click.Path(path_type=Path)
 family_option = click.option(
     "--family", type=click.Choice(FAMILIES), default="ca", show_default=True,
-    help="Root CA of the node, or sa: the keys that sign service account tokens",
+    help="Root CA of the node, or sa for the keys that sign and verify service account tokens",
 )  # fmt: skip
 
 
@@ -191,7 +191,9 @@ def node_anchors(options: Globals, config: Config) -> dict[str, set[Anchor]]:
 def require_certificate(family: str, what: str, remedy: str) -> None:
     """Raise UsageError if `family` is the key pair of tokens, which has no certificate."""
     if family == TOKEN_KEYS:
-        raise click.UsageError(f"{what} is for Root CAs, and {family} is a key pair without a certificate. {remedy}.")
+        raise click.UsageError(
+            f"{what} applies only to Root CAs, but {family} is a key pair without a certificate. {remedy}."
+        )
 
 
 def read_ca_files(certificate: Path, key: Path | None) -> CAFiles:

@@ -93,7 +93,7 @@ def rotate(
     elif exclude:
         handover.retry_while_busy(partial(enforcer.rotating.change, rotation))
     if no_wait:
-        click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons continue it")
+        click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons continue the rotation")
         return
     from certmond.cli.rotation_run import run_rotation
 
@@ -179,7 +179,7 @@ def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) ->
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
         fact = "note: without `cluster:` in the configuration, certmond does not check workloads"
-        remedy = "restart the Pods that use the API server, between the phases trust and issue (`root_ca.overlap`)"
+        remedy = "restart the Pods that use the API server before the phase trust ends; see `root_ca.overlap`"
         click.echo(f"{fact}; {remedy}", err=beside)
 
 

@@ -58,7 +58,7 @@ async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Con
     if writers := Files().entry(kubeconfig).writers:
         detail = f"{kubeconfig} can be changed by {named_users(writers)}, so certmond does not use it"
         raise RefusedError(
-            f"{detail}; run: chown root {kubeconfig}; chmod go-w {kubeconfig}, and the same for its directories"
+            f"{detail}; let only root write to this path: chown root {kubeconfig}; chmod go-w {kubeconfig}"
         )
     seconds = time_limit.total_seconds()
     client = _client(kubeconfig, seconds)
@@ -133,9 +133,7 @@ class Connection:
             within = seconds if isinstance(error, TimeoutError) else self._seconds  # httpx limits each response
             detail = printable(str(error)) or f"no answer within {within:g} s"
             if _is_issuer_unknown(error):
-                fact = (
-                    f"the API server serves a certificate of a CA that {self._kubeconfig} does not contain ({detail})"
-                )
+                fact = f"{self._kubeconfig} does not contain the CA of the API server's certificate ({detail})"
                 raise UnknownServerError(fact) from None
             raise UnreachableError(f"certmond cannot reach the API server of {self._kubeconfig} ({detail})") from None
         except _MALFORMED_INPUT as error:
@@ -176,7 +174,7 @@ class Connection:
             case 403:
                 return RefusedError(f"the user of {self._kubeconfig} may not {doing} ({message}); {rule}")
             case 404:
-                return NotFoundError(f"{action}: it has no such object or kind")
+                return NotFoundError(f"{action}: the API server has no such object or kind")
             case 409:
                 return ConflictError(f"{action}: another client has changed the object")
             case 400 | 405 | 422 as status:

@@ -131,7 +131,8 @@ class ClusterConductor:
             return replace(own, phase=Phase.DONE)  # ended on every node: its new CA is the old CA of `shared`
         raise RotationError(
             f"this node has a record of {own.name}, but the cluster has a record of {shared.name}; delete the wrong "
-            f"record: in the cluster, run `{DELETE_RECORD}`; on this node, see rotation/ in the state directory"
+            f"record: in the cluster, run `{DELETE_RECORD}`; on this node, remove rotation/record.json from the state "
+            "directory"
         )
 
     def objection(self, components: Components) -> str | None:  # noqa: ARG002 - the answer does not depend on it
@@ -181,7 +182,9 @@ class ClusterConductor:
         if not self._is_record_outdated(rotation):
             return
         if why := next(ahead(rotation, self._reports.others(rotation), self._ended), None):
-            raise RotationError(f"{why}; that node must restore the record first, or run there: certmond root-ca abort")
+            raise RotationError(
+                f"{why}; wait until that node restores the record, or run on that node: certmond root-ca abort"
+            )
         self._publish(rotation, noted=True)
 
     def _is_record_outdated(self, rotation: Rotation) -> bool:
@@ -234,20 +237,23 @@ class ClusterConductor:
         If the record stays missing in the last phase, presume that the rotation has ended.
         """
         if self._missing_since is None:
-            return "the coordinator begins the next phase when all nodes have reached this phase"
+            return "the leader begins the next phase when all nodes have reached this phase"
         last = sequence(rotation)[-2]  # after this phase, a node without the CA's key has no step left
         if rotation.phase is last and self._monotonic() >= self._missing_since + _PRESUMED_ENDED_AFTER.total_seconds():
             self._presumed_ended = rotation
-        return "the cluster has no record of the rotation; a control-plane node that recorded the rotation restores it"
+        return (
+            "the cluster has no record of the rotation; a control-plane node that recorded the rotation restores the "
+            "record"
+        )
 
     def _nodes_behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
         self._worker_count = rotation.id, rotation.phase, workers(rotation, members)
         if all(each.name != self._node for each in members):  # this node has just annotated its Node
-            fact = f"the cluster has no Node {self._node}, the name of this node"
-            return (f"{fact}; check `node_name` and the server of the kubeconfig",)
+            fact = f"the cluster has no Node with the name of this node, {self._node}"
+            return (f"{fact}; check `node_name`, and `server` in the kubeconfig",)
         waits = behind(rotation, members)
         unknown = unknown_exclusions(rotation, {each.name: each for each in members})
-        missing = (f"the excluded Node {name} is not in the cluster; check its name" for name in unknown)
+        missing = (f"the excluded Node {name} is not in the cluster; check the name in --exclude" for name in unknown)
         return (*waits, *missing) if waits else ()  # the unknown name might be a misspelling of a node in `waits`
 
     def _checks_workloads(self, rotation: Rotation) -> bool:

@@ -221,9 +221,11 @@ class ClusterLease:
         if not node or node == self._identity:
             return None
         command = f"kubectl -n {self._namespace} annotate lease {self._name} {MARK}-"
-        fact = f"{printable(node)} has no proof that its restart of a service for a renewal was successful"
-        remedy = f"repair {printable(node)}, and restart the service there with certmond, or run: {command}"
-        return f"{fact}: {printable(reason)}; {remedy}"
+        fact = f"{printable(node)} has no proof that a restart for a renewal was successful: {printable(reason)}"
+        return (
+            f"{fact}; on that node, repair the service and run `certmond restart SERVICE`, or remove the mark: "
+            f"{command}"
+        )
 
     def _waits(self, wanted: Waits) -> str:
         since = f" since {wanted.since:%Y-%m-%dT%H:%M:%SZ}" if wanted.since else ""
@@ -256,7 +258,9 @@ class ClusterLease:
             if found is None or found.holder != self._identity:  # another node might have held the lock in the meantime
                 self._written_record = None
                 holder = printable(found.holder) if found and found.holder else "no node"
-                raise LostError(f"this node has lost the lock: {holder} holds {self} now; certmond takes it again")
+                raise LostError(
+                    f"this node has lost the lock: {holder} holds {self} now; certmond tries to take it again"
+                )
             record = self._written_record = (
                 found  # written by a renewal without a response, or by another program: this node still holds the lock
             )

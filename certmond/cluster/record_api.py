@@ -68,9 +68,7 @@ def create_record(access: Access, record: ClusterRecord) -> Recorded:
         except ConflictError:
             raise OvertakenError(f"another client has created {_WHERE}; certmond reads it again") from None
         except NotFoundError:
-            raise RefusedError(
-                f"the cluster has no namespace {NAMESPACE}; check the server of the kubeconfig"
-            ) from None
+            raise RefusedError(f"the cluster has no namespace {NAMESPACE}; check `server` in the kubeconfig") from None
 
     return access.run(work)
 
@@ -99,7 +97,7 @@ async def _call(connection: Connection, verb: str, call: Callable[[], Awaitable[
     data = dict(made.data or {})
     if (text := data.pop(_KEY, None)) is None:
         raise MalformedError(
-            f"{_WHERE} contains no key {_KEY!r}; find the client that wrote it, then run: "
+            f"{_WHERE} contains no key {_KEY!r}; find the client that wrote the ConfigMap, then run: "
             f"kubectl -n {NAMESPACE} delete configmap {NAME}"
         )
     return Recorded(parse(text, _WHERE), made.metadata, data)

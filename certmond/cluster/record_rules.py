@@ -29,7 +29,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
     if made is None or flaw(made):
         raise RotationError(
             f"this version of certmond does not support the cluster's record of the rotation {record.id}; install "
-            f"on this node the version of certmond that runs on {record.coordinator}, which wrote the record"
+            f"on this node the version of certmond that runs on {record.coordinator}, the node that wrote the record"
         )
     return made
 
@@ -102,7 +102,7 @@ def admit(
         if abort(recorded, rotation.since).phase is rotation.phase or (noted and recorded.phase is not Phase.ISSUE):
             return
         if noted:
-            raise RotationError(_older(recorded, f"and this node has recorded its abort, in {rotation.phase}"))
+            raise RotationError(_older(recorded, f"this node has recorded the abort in the phase {rotation.phase}"))
     elif rotation.id != recorded.id:
         if recorded.over:
             return
@@ -118,15 +118,13 @@ def admit(
 
 def _conflict(recorded: Rotation, *, ended: bool) -> str:
     if ended:
-        return _older(recorded, "and this node has ended it")
+        return _older(recorded, "this node has ended the rotation")
     command = f"certmond root-ca rotate --family {recorded.family}"
     command += ", or: certmond root-ca abort" if may_be_aborted(recorded) else ""
     return f"{recorded.name} is in progress in the cluster, in the phase {recorded.phase}; complete it first: {command}"
 
 
 def _older(recorded: Rotation, known: str) -> str:
-    fact = (
-        f"the cluster has a record of {recorded.name}, in the phase {recorded.phase}, {known}: a restore of etcd might"
-    )
+    fact = f"the cluster has a record of {recorded.name} in the phase {recorded.phase}, but {known}: a restore of etcd"
     remedy = f"if `certmond root-ca show` reports this rotation on no node, run: {DELETE_RECORD}"
-    return f"{fact} have restored an old record; {remedy}"
+    return f"{fact} might have brought back an old record; {remedy}"

@@ -128,11 +128,11 @@ def _missing(kind: str, found: Any) -> str:
         wanted = 1 if found.spec.replicas is None else found.spec.replicas
         updated, available = status.updatedReplicas or 0, status.availableReplicas or 0
     if updated < wanted:
-        return f"has {updated} new Pods of {wanted}"
+        return f"has {updated} new Pods, but needs {wanted}"
     if kind == "Deployment" and (status.replicas or 0) > updated:
         return f"still has {status.replicas - updated} old Pods"
     if available < wanted:
-        return f"has {available} Pods available of {wanted}"
+        return f"has {available} available Pods, but needs {wanted}"
     if kind == "StatefulSet" and status.updateRevision != status.currentRevision:
         return "still has Pods of the old revision"
     return ""

@@ -49,7 +49,9 @@ def serving_requests(access: Access, node: str) -> tuple[ServingRequest, ...]:
             count += 1
             if count > _MAX_REQUESTS:
                 fact = f"the cluster has more than {_MAX_REQUESTS} CertificateSigningRequests to {KUBELET_SERVING}"
-                raise RefusedError(f"{fact}, too many to read")
+                raise RefusedError(
+                    f"{fact}, more than certmond reads; find the client that creates these requests: kubectl get csr"
+                )
             if each.spec.username == f"system:node:{node}":
                 yield _request(each)
 

@@ -66,7 +66,7 @@ def _profile(name: str) -> str:
 
 def _node_name(name: str) -> str:
     if not re.fullmatch(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name):
-        raise ValueError("must be the node's name in Kubernetes, of lower-case letters, digits, '-' and '.'")
+        raise ValueError("must be the name of the node in Kubernetes: lowercase letters, digits, '-' and '.'")
     return name
 
 
@@ -96,7 +96,7 @@ class Config(Model):
 
     mode: Literal["observe", "enforce"] = Field(
         default="observe",
-        description="`observe`: certmond reads and reports. `enforce`: certmond also renews certificates that are "
+        description="`observe`: certmond only reports problems. `enforce`: certmond also renews certificates that are "
         "due, and restarts the services that use these certificates.",
     )
     profile: Annotated[str, AfterValidator(_profile)] = Field(
@@ -109,13 +109,13 @@ class Config(Model):
     )
     certificates: tuple[CertificateSpec, ...] = Field(
         default=(),
-        description="certificates to watch. An entry changes the profile entry with the same name, or is added to the "
-        "profile.",
+        description="certificates to watch. If the profile has an entry with the same name, certmond merges the two "
+        "entries. Otherwise, certmond adds the entry to the profile.",
     )
     services: tuple[ServiceSpec, ...] = Field(
         default=(),
-        description="services that use certificates. An entry changes the profile entry with the same name, or is "
-        "added to the profile.",
+        description="services that use certificates. If the profile has an entry with the same name, certmond merges "
+        "the two entries. Otherwise, certmond adds the entry to the profile.",
     )
     signers: tuple[SignerSpec, ...] = Field(default=(), description="signers other than the CA key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that certmond derives from certificates")
@@ -125,8 +125,8 @@ class Config(Model):
     hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that receive the findings")
     renew_before: Duration = Field(
         default=timedelta(days=30),
-        description="a certificate is due this long before its expiry, or when one third of its lifetime remains, "
-        "whichever is later",
+        description="time before the expiration of a certificate at which the certificate is due. If one third of its "
+        "lifetime is shorter than this time, the certificate is due when one third of its lifetime remains.",
     )
     validity: Duration = Field(
         default=timedelta(days=365), description="lifetime of a new certificate, limited by the expiry of its CA"
@@ -145,7 +145,7 @@ class Config(Model):
     restart: RestartSpec = Field(
         default=RestartSpec(), description="time limits of restarts, and of the checks after a restart"
     )
-    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="overlap and publication when a Root CA changes")
+    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="rotation of a Root CA, and its replacement on disk")
     cluster: ClusterSpec = Field(
         default=ClusterSpec(),
         description="coordination with other nodes: restart lock, and rotations of the cluster",
@@ -156,22 +156,22 @@ class Config(Model):
     )
     resync: Annotated[Duration, _within("10s", "24h")] = Field(
         default=timedelta(minutes=5),
-        description="interval of full passes that start without an event: `10s` to `24h`",
+        description="interval of full passes that start without an event. The interval is between `10s` and `24h`.",
     )
     poll: Annotated[Duration, _within("1s", "1h")] = Field(
         default=timedelta(seconds=10),
-        description="polling interval for file systems that report no events, such as network file systems: `1s` to "
-        "`1h`",
+        description="polling interval for file systems that report no events, such as network file systems. The "
+        "interval is between `1s` and `1h`.",
     )
     listen: Annotated[str, AfterValidator(_listen_address)] = Field(
         default="127.0.0.1:9964",
-        description="address of `certmond serve`: `ADDRESS:PORT`, with an IPv6 address in brackets. `certmond serve "
-        "--listen` takes precedence. The shipped unit accepts only connections from this host to port 9964.",
+        description="address of `certmond serve`. The format is `ADDRESS:PORT`, with IPv6 addresses in brackets. The "
+        "option `--listen` takes precedence. The shipped unit accepts only connections from this host to port 9964.",
     )
     web_config: AbsolutePath | None = Field(
         default=None,
-        description="file with the access control of `certmond serve`: TLS, client certificates and passwords, in the "
-        "format of the exporter-toolkit of Prometheus. `certmond serve --web-config` takes precedence.",
+        description="file with the settings of `certmond serve` for TLS, client certificates and passwords. The file "
+        "has the format of the exporter-toolkit of Prometheus. `certmond serve --web-config` takes precedence.",
     )
 
     @property
@@ -338,7 +338,7 @@ def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) 
     lines: dict[str, int] = {}
     for entry in entries:
         if entry.name in lines:
-            text = f"has the same name as line {lines[entry.name]}, {shown(entry.name)}; merge the two, or rename one"
+            text = f"repeats the name of line {lines[entry.name]}, {shown(entry.name)}; merge the two, or rename one"
             problems.append(Problem(entry.place, text))
             continue
         if entry.name in number:

@@ -17,7 +17,7 @@ _SENTENCES = {
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping, with lines such as `KEY: value`",
     "model_type": "must be a mapping, with lines such as `name: apiserver`",
-    "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
+    "string_pattern_mismatch": "must be a name of at most 63 letters, digits, '.', '_' and '-'",
     "string_type": "must be text; put a value that YAML parses as another type in quotes",
     "tuple_type": "must be text or a list",
 }

@@ -85,7 +85,7 @@ def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
     )  # a sticky directory is safe, because certmond refuses files of other users in it
     if status.st_mode & 0o022 and not sticky:
         yield Problem(
-            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); run: chmod go-w {file}"
+            Place(str(file)), f"is writable by other users (mode {status.st_mode & 0o777:04o}); run: chmod go-w {file}"
         )
     if status.st_uid not in {0, os.geteuid()}:
         yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; run: chown root {file}")
@@ -102,4 +102,4 @@ def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:
-    return Problem(Place(str(path)), f"cannot be read ({error.strerror}); correct its path or permissions")
+    return Problem(Place(str(path)), f"is unreadable ({error.strerror}); correct the path or the permissions")

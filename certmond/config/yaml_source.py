@@ -233,7 +233,7 @@ class _Reader:
             elif key == "<<" and isinstance(event, events.ScalarEvent) and event.implicit[0]:
                 merged = self._merged(value) | merged
             elif key in own:
-                text = f"repeats the key of line {own[key].place.line}; remove one of the two"
+                text = f"repeats the key of line {own[key].place.line}; remove one of the two keys"
                 self.problems.append(Problem(value.place, text))
             else:
                 own[key] = value

@@ -269,7 +269,10 @@ class Executor:
         with suppress(WriteError):  # the ledger is only a record, and the certificate is installed
             self._ledger.store(step.identity, done)
         self._pending.drop(step.identity)
-        message = f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC{archive_clause(archived_files)}"
+        message = (
+            f"{step.path} is renewed, and valid until {issued.not_after:%Y-%m-%d %H:%M} "
+            f"UTC{archive_clause(archived_files)}"
+        )
         return Outcome(step, "done", message, issued)
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:

@@ -109,7 +109,7 @@ class InterimTrust:
         adds = "appends the old CA to this file now (if that fails, see: certmond plan)"
         return (
             f"{fact}; certmond {'has appended the old CA to this file' if has_added else adds}, so that components "
-            f"accept clients of both CAs, and begins no rotation ({replaced.objection}); {_RESTORE}, and certmond "
+            f"accept clients of both CAs; certmond begins no rotation ({replaced.objection}); {_RESTORE}, and certmond "
             f"removes the other CA; to rotate to the other CA, {staging_commands(family)}"
         )
 
@@ -165,9 +165,9 @@ class InterimTrust:
 def _both_trusted(interim: Rotation, ground: Ground) -> str:
     """Return the message for a node that still trusts both CAs after interim trust."""
     if ground.trust[0] != interim.new or ground.key != interim.new.key:
-        fact = f"{ground.path} contains the old CA first, and then the CA that replaced the old CA"
-        return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"
+        fact = f"{ground.path} contains the old CA and the CA that replaced the old CA"
+        return f"{fact}; {_RESTORE}, and certmond removes the other CA"
     return (
-        f"{ground.path} contains the old CA in addition to the new CA, but no certificate on this node chains to the "
-        f"old CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
+        f"{ground.path} contains the old CA in addition to the new CA; no certificate on this node chains to the old "
+        f"CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
     )

@@ -194,10 +194,13 @@ class CAChanges:
         fact = fact_of(change, ground)
         alone = self._config.mode == "enforce" and not self._objection
         if verdict.until and len(verdict.problems) == 1 and alone:
-            first = f"{verdict.problems[0]}; or restore the old CA and its key"
-            command = f"; then run: {rotate}" if self._config.root_ca.on_change == "alarm" else ""
+            first = f"{fact}: {verdict.problems[0]}"
+            command = f"; to rotate after this time, run: {rotate}" if self._config.root_ca.on_change == "alarm" else ""
             does = "certmond does not act before" if command else "certmond rotates to the new CA at"
-            return f"{fact}; {does} {verdict.until:%Y-%m-%d %H:%M:%S} UTC{command}: {first}"
+            return (
+                f"{first}; {does} {verdict.until:%Y-%m-%d %H:%M:%S} UTC; to keep the old CA, restore it and its "
+                f"key{command}"
+            )
         if verdict.problems:
             return f"{fact}; certmond changes no file: {'; '.join(verdict.problems)}; or restore the old CA"
         if self._config.mode == "observe":

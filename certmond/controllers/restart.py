@@ -200,14 +200,16 @@ class _RestartStep:
         if service is None:
             return self._end(
                 Ended(
-                    episode, Result.REFUSED, f"the configuration has no service {episode.service}; check this service"
+                    episode,
+                    Result.REFUSED,
+                    f"the configuration has no service {episode.service}; check that the service is healthy",
                 )
             )
         if lost := self.owner.lock.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
         if self.observed.files_changed_again(episode):
             message = (
-                f"{episode.service}: its files have changed again during the restart; certmond plans another restart"
+                f"the files of {episode.service} have changed again during the restart; certmond plans another restart"
             )
             return self._end(Ended(episode, Result.SUPERSEDED, message))
         move = next_move(
@@ -331,7 +333,7 @@ class _RestartStep:
             if along := bystander_episode(bystander, self.observed.service(bystander.service), self._now()):
                 past = known.get(bystander.service, Past(bystander.service))
                 fact = f"{bystander.service} has stopped together with {episode.service}"
-                message = f"{fact}; certmond verifies its restart: {bystander.why}"
+                message = f"{fact}; certmond verifies the restart of {bystander.service}: {bystander.why}"
                 self._audit(Event.STEP_BEGUN, bystander.service, message)
                 self.owner._history.store(replace(past, episode=along))
                 found = True

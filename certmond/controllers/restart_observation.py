@@ -103,7 +103,7 @@ class RestartObservation:
 
 def _unproven(at: ServedAt, path: str) -> str:
     if at.matches is False:
-        return f"{at.endpoint} serves a certificate other than the one in {path}"
+        return f"{at.endpoint} serves a certificate other than the certificate in {path}"
     if at.sha256:
         return f"{path} contains no certificate to compare with the certificate that {at.endpoint} serves"
     return f"{at.endpoint} serves no certificate: {at.reason}"

@@ -176,7 +176,7 @@ class RotationController:
                 raise RotationError(f"{fact}; complete it first: certmond root-ca rotate --family {other.family}")
             self._coordinator.publish(rotation)
             self._record.save(rotation)
-        self._audit_step(f"{rotation.name} begins, in the mode {rotation.mode}: {_names(rotation)}", rotation)
+        self._audit_step(f"{rotation.name} begins in the mode {rotation.mode}: {_names(rotation)}", rotation)
 
     def _signed(self, rotation: Rotation) -> Rotation:
         """Return `rotation` with a signature by the key of the old CA, which the other nodes of a cluster require.
@@ -205,7 +205,7 @@ class RotationController:
         """
         with self._executor.writing(5):
             if self._record.load() not in {self._state.own, self._state.rotation}:
-                fact = "another process has changed the rotation meanwhile"
+                fact = "another process has changed the rotation in the meantime"
                 raise RotationError(f"{fact}; before you repeat the command, check the rotation: certmond status")
             self._coordinator.publish(rotation)
             self._record.save(rotation)

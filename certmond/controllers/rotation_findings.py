@@ -37,7 +37,7 @@ def findings_of(
         }
     if (rotation.found and rotation.phase is Phase.TRUST) or back:
         fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
-        unsure = {rotation.family: f"{fact}; see what the rotation waits for: certmond status"}
+        unsure = {rotation.family: f"{fact}; to see what the rotation waits for, run: certmond status"}
     waiting = f"; it waits: {waits[0]}" if waits else ""
     if len(waits) > 1:
         waiting += f" (and {len(waits) - 1} more)"
@@ -45,7 +45,7 @@ def findings_of(
         f"{rotation.name} has been in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
     )
     if is_refused(rotation, ground, inventory):
-        fact = f"{ground.path} was replaced by another CA, and components refuse certificates of the old CA"
+        fact = f"{ground.path} was replaced by another CA, and components reject certificates of the old CA"
         message = f"{fact} until certmond has replaced the files of this node: {message}"
         return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, message),)}, unsure
     return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, message),)}, unsure

@@ -115,7 +115,7 @@ class RotationState:
             findings = self._freeze(defect(error), *self._families)
         if (fact := self._coordinator.estranged) and SIGNER_FAMILY in self._families:
             message = (
-                f"{fact}; if the CA was rotated without this node, join the node again: kubeadm reset, kubeadm join"
+                f"{fact}; if the CA was rotated without this node, rejoin the node: kubeadm reset, then kubeadm join"
             )
             findings[SIGNER_FAMILY] = (*findings.get(SIGNER_FAMILY, ()), finding(Reason.CUT_OFF, message))
         return findings
@@ -149,7 +149,7 @@ class RotationState:
                     f"{self.own.name} is in progress, in the phase {self.own.phase}, but the configuration has no entry"
                 )
                 raise RotationError(
-                    f"{fact} {self.own.family} that certmond rotates; keep the entry until the rotation ends"
+                    f"{fact} {self.own.family} that certmond rotates; restore this entry until the rotation ends"
                 )
             self.ground = replace(here, signs=bool(staged)) if here else None
             if self.ground is None or not self._uses(self.ground):

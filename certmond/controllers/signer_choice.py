@@ -75,5 +75,7 @@ class SignerChoice:
         entries: Mapping[str, tuple[str, str | None]] = {s.name: (s.path, s.key) for s in self._config.certificates}
         path, key = entries.get(step.authority or "", ("", None))
         if not key:
-            raise RefusedError(f"{step.target} has no CA with a key in the catalogue; set its `ca` or its `signer`")
+            raise RefusedError(
+                f"{step.target} has no CA with a key in the catalogue; set `ca` or `signer` in the entry"
+            )
         return str(self._transactions.real(path)), str(self._transactions.real(key))

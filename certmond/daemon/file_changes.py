@@ -40,7 +40,7 @@ class FileChanges:
         degraded = bool(self._watcher.polled)
         if degraded and not self._degraded:
             where = ", ".join(sorted(self._watcher.polled)[:3])
-            message = f"inotify does not report every change in {where}: certmond polls these directories"
+            message = f"inotify does not report every change in {where}, so certmond polls these directories"
             self._journal.tell(Event.WATCH_DEGRADED, message, "warning")
         self._degraded = degraded
 
@@ -53,5 +53,5 @@ class FileChanges:
             pass
         changes = self._watcher.take_changes()
         if changes and changes.cause == "overflow":
-            self._journal.tell(Event.WATCH_OVERFLOW, "inotify lost events; certmond scans every file", "warning")
+            self._journal.tell(Event.WATCH_OVERFLOW, "inotify lost events, so certmond scans every file", "warning")
         return changes

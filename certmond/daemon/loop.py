@@ -184,7 +184,7 @@ class Daemon:
         except ConfigError as error:
             self._telemetry.config_ok.set(0)
             for problem in error.problems:
-                self._journal.tell(Event.RELOAD_REFUSED, f"{problem} (the old configuration stays in force)", "error")
+                self._journal.tell(Event.RELOAD_REFUSED, f"{problem}; the old configuration stays in force", "error")
         else:
             self._telemetry.config_ok.set(1)
             self._telemetry.set_mode(self._config.mode)

@@ -45,7 +45,9 @@ def run(keep: bool) -> int:
         try:
             place = Path(tempfile.mkdtemp(prefix="certmond-demo-")).resolve()
         except OSError as error:
-            raise CertmondError(f"cannot create a directory ({error}); set TMPDIR to a writable directory") from error
+            raise CertmondError(
+                f"cannot create a temporary directory ({error}); set TMPDIR to a writable directory"
+            ) from error
         running = Running(place, interrupted.is_set)
         try:
             Demo(place, running, console).play()

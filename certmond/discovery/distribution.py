@@ -65,7 +65,8 @@ def advice(root: str, profile: str) -> str:
             "choose another profile with --profile, or list certificates in the configuration (see: certmond discover)"
         )
     return "; ".join(
-        f"{each}: `--profile {each.profile}`, or `profile: {each.profile}` in the configuration" for each in others
+        f"{each}: use --profile {each.profile}, or write `profile: {each.profile}` in the configuration"
+        for each in others
     )
 
 
@@ -78,7 +79,7 @@ def hint(root: str, profile: str) -> str:
     if profile == NO_PROFILE or any(each.profile == profile for each in found):
         return ""
     return "; ".join(
-        f"{each}, and the profile is {profile}: write `profile: {each.profile}` in the configuration, "
+        f"{each}, but the profile is {profile}: write `profile: {each.profile}` in the configuration, "
         f"or use --profile {each.profile}"
         for each in found
     )

@@ -322,10 +322,14 @@ def _too_many(spec: CertificateSpec, excess: str) -> Fault:
 
 def _no_serving_certificate(path: str) -> Fault:
     fact = (
-        f"{path} does not exist, although the kubelet requests this certificate (without it, the "
-        "kubelet refuses all clients)"
+        f"{path} does not exist, but the kubelet requests this certificate, and rejects all clients until "
+        "this certificate exists"
     )
-    return Fault(Reason.MISSING, fact, "approve the request of this node: kubectl get csr")
+    return Fault(
+        Reason.MISSING,
+        fact,
+        "find the request of this node with `kubectl get csr`, then run: kubectl certificate approve NAME",
+    )
 
 
 def _no_match(spec: CertificateSpec) -> Fault:

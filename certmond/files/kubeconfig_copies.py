@@ -136,9 +136,11 @@ def _stale(path: str, source: str, copy: Copy, *, is_whole: bool) -> Fault | Non
     facts = []
     if copy.older:
         old, leaf = copy.older
-        facts.append(f"its certificate ends on {_day(old)}, but that of {source} ends on {_day(leaf)}")
+        facts.append(
+            f"the certificate in the copy ends on {_day(old)}, but the certificate in {source} ends on {_day(leaf)}"
+        )
     if copy.other_ca:
-        facts.append("it trusts other CA certificates")
+        facts.append("the copy trusts other CA certificates")
     if not facts:
         return None
     remedy = (

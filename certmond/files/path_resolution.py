@@ -195,7 +195,7 @@ def named_users(writers: frozenset[int]) -> str:
 
 def _referrer_restriction(referrer: Referrer) -> Restriction:
     named = f"is named in {referrer.path}, which {named_users(referrer.writers)} can change"
-    remedy = f"chown root and chmod go-w {referrer.path} and its directories, or name the file in a separate entry"
+    remedy = f"let only root write {referrer.path} and its directories, or name the file in a separate entry"
     return Restriction(f"{named}, and leads to no file that these users own or that all users can read", remedy)
 
 

@@ -123,7 +123,8 @@ class _Reader:
             self._add_document(number, document)
         if not (self._documents or self._problems):
             self._add_problem(
-                "", f"contains no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
+                "",
+                f"contains neither {_KINDS[0]} nor {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`",
             )
 
     def _check_join(self) -> None:
@@ -141,7 +142,7 @@ class _Reader:
         if document is None:
             return
         if not isinstance(document, Mapping):
-            self._add_problem(f"document {number}", "is not a mapping; correct it")
+            self._add_problem(f"document {number}", "is not a mapping; correct this document")
             return
         api, kind = document.get("apiVersion"), document.get("kind")
         group, _, version = api.partition("/") if isinstance(api, str) else ("", "", "")
@@ -151,10 +152,11 @@ class _Reader:
             known = " and ".join(_VERSIONS)
             self._add_problem(
                 f"document {number}",
-                f"has a version of {_GROUP} other than {known}; convert it: kubeadm config migrate",
+                f"has a version of {_GROUP} other than {known}; convert the file: kubeadm config migrate "
+                f"--old-config {self._path}",
             )
         elif kind in self._documents:
-            self._add_problem(f"document {number}", f"is a second {kind}; remove one")
+            self._add_problem(f"document {number}", f"is a second {kind}; remove one of the two")
         elif kind in _KINDS:
             self._documents[kind] = document
 
@@ -213,7 +215,7 @@ class _Reader:
         if isinstance(name, str) and is_node_name(name.strip().lower()):
             return name.strip().lower()
         self._add_problem(
-            f"{self._node_kind()}: nodeRegistration.name", "must consist of lower-case letters, digits, '-' and '.'"
+            f"{self._node_kind()}: nodeRegistration.name", "must consist of lowercase letters, digits, '-' and '.'"
         )
         return None
 

@@ -86,7 +86,11 @@ def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *
         return []
     fact = printable(f"{path}: {broken_cluster(credentials)}")
     return [
-        Fault(Reason.MALFORMED, fact, "add the missing value to the file, or move the file away and issue it again")
+        Fault(
+            Reason.MALFORMED,
+            fact,
+            "add the missing value to the file, or move the file away and issue the kubeconfig again",
+        )
     ]
 
 

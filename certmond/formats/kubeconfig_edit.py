@@ -167,7 +167,7 @@ def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: s
     if not as_text(cluster.fields.get(_SERVER)).strip():
         if embedded and embedded.isdisjoint(trust):
             fact = printable(
-                f"cluster {cluster.name!r} of {path} has no server, and trusts a different CA than this node"
+                f"cluster {cluster.name!r} of {path} has no server, and trusts a CA other than the CA of this node"
             )
             raise WriteError(f"{fact}; write the URL of the API server of this cluster into the file as `server`")
         if not server:

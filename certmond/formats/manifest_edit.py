@@ -85,7 +85,7 @@ def _document(data: bytes, path: str) -> Mapping[str, Any]:
     except yaml.YAMLError:
         pass  # the loader below reports the line
     if documents > 1:
-        raise WriteError(f"{path} contains several documents; remove those that the kubelet does not run")
+        raise WriteError(f"{path} contains several documents; remove the documents that the kubelet does not run")
     if shared:
         raise WriteError(
             f"{path} contains YAML anchors, which share one value between several fields; replace each "
@@ -102,7 +102,7 @@ def _container(document: Mapping[str, Any], path: str, name: str) -> Container:
     if not found:
         raise WriteError(f"{path} contains no container {name!r}; correct the path, or the name of the container")
     if len(found) > 1:
-        raise WriteError(f"{path} contains more than one container {name!r}; keep only one of them")
+        raise WriteError(f"{path} contains more than one container {name!r}; keep only one of these containers")
     return found[0]
 
 

@@ -66,7 +66,7 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
         raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}")
     if not isinstance(key, PrivateKey):
         raise KeyUnusableError(
-            f"the private key in {where} is neither RSA nor ECDSA nor Ed25519; use a key of one of these types"
+            f"the private key in {where} is not an RSA, ECDSA or Ed25519 key; use a key of one of these types"
         )
     return key
 

@@ -45,7 +45,9 @@ def with_values(
         proven, result = False, b""
     if not proven:
         fact = f"certmond cannot replace {what} without another change to the file"
-        raise WriteError(f"{fact}; write these values without YAML anchors and aliases, once, in UTF-8")
+        raise WriteError(
+            f"{fact}; write each of these values only once, in UTF-8, and without YAML anchors and aliases"
+        )
     return result
 
 

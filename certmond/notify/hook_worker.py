@@ -184,7 +184,7 @@ class Hook:
         before, now = {**findings_since, **self._wanted}, self._monotonic()
         for key, notice in before.items() if self._pass_result.settled else ():
             if key not in found and key not in self._received:
-                fact = f"{notice.reason} of {notice.path} was cleared"
+                fact = f"the finding {notice.reason} of {notice.path} was cleared"
                 skipped = f"{fact} before hook {self.spec.name} received this notice"
                 if self._log_quota.take(notice.subject, now):
                     self._journal.tell(Event.HOOK_FAILED, skipped, **self._fields(notice))
@@ -288,15 +288,17 @@ class Hook:
         self._retry_at = time.monotonic() + pause
         self._count(self.spec.name, "failed")
         fields = self._fields(step.notice) if step else {"hook": self.spec.name}
-        message = f"hook {self.spec.name} failed: {why} (certmond runs it again in {pause:g} s)"
+        message = f"hook {self.spec.name} failed: {why}; certmond runs the hook again in {pause:g} s"
         self._journal.tell(Event.HOOK_FAILED, message, "warning", **fields)
 
     def _report(self) -> None:
         """Write the summary of omitted journal entries if the summary is due."""
         if report := self._omissions.reported(self._monotonic()):
-            summary = f"{report[0]} changes of {report[1]} findings ended before hook {self.spec.name} received them"
+            summary = (
+                f"{report[0]} changes of {report[1]} findings were reverted before hook {self.spec.name} received them"
+            )
             self._journal.tell(
-                Event.LEFT_OUT, f"{summary}, and certmond did not log them; see: certmond status", "warning",
+                Event.LEFT_OUT, f"{summary}, and certmond did not log these changes; see: certmond status", "warning",
                 hook=self.spec.name, count=report[0],
             )  # fmt: skip
 
@@ -309,7 +311,7 @@ class Hook:
             self._record.write(list(self._received.values()))
         except (WriteError, OSError) as error:
             why = f"certmond cannot store the findings that hook {self.spec.name} has received ({error})"
-            message = f"{why}; after a restart of certmond the hook receives them again"
+            message = f"{why}; after a restart of certmond, the hook receives these findings again"
             self._journal.tell(Event.HOOK_FAILED, message, "error", hook=self.spec.name)
         self._unsaved = False
 

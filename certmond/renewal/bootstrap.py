@@ -122,7 +122,7 @@ class Bootstrapper:
             elif known and present and present[0] not in known:
                 yield (
                     f"{path} does not contain the CA that this node used last ({known[0].called}); restore that CA and "
-                    "its key, or rotate (docs/rotation.md); if this node was installed again, remove "
+                    "its key, or rotate the CA (docs/rotation.md); if this node was installed again, remove "
                     f"{self._state_dir / ANCHORS}"
                 )
 
@@ -233,7 +233,7 @@ class Bootstrapper:
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
             raise RefusedError(
-                f"certmond does not create {step.spec.path}: {granted}; correct this, then run: certmond init"
+                f"certmond does not create {step.spec.path}: {granted}; correct the cause, then run: certmond init"
             )
         return granted
 
@@ -306,7 +306,7 @@ def _owner(spec: CertificateSpec) -> tuple[int, int] | None:
 
 def _key_path(spec: CertificateSpec) -> str:
     if spec.key is None:
-        raise RefusedError(f"the entry {spec.name} has no `key`; set it")
+        raise RefusedError(f"the entry {spec.name} has no `key`; set `key` in the entry")
     return spec.key
 
 

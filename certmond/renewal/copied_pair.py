@@ -146,5 +146,5 @@ class CopiedPair:
 
     def _prove(self, contents: Mapping[str, bytes | None]) -> None:
         if self._contents() != contents:
-            fact = f"certmond does not write {self._spec.path}: {self._source.name} changed meanwhile"
-            raise WriteError(f"{fact}; certmond retries it")
+            fact = f"certmond does not write {self._spec.path}: {self._source.name} changed in the meantime"
+            raise WriteError(f"{fact}; certmond tries again")

@@ -27,7 +27,7 @@ from certmond.pki.x509.parsing import Document, decode
 
 _LABELS = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _BUNDLED = re.compile(rb"(X509 |TRUSTED )?CERTIFICATE|((RSA|EC) )?PRIVATE KEY|EC PARAMETERS")
-_REMEDY = "move it away, and certmond creates it again"
+_REMEDY = "move the file away, so that certmond creates it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,9 @@ State = Current | Stale | Absent | Foreign | Unready | Unmanaged
 def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: bytes | None) -> State:
     """Return the state of a derived file from the content of its source, separate key file and present file."""
     if source is None:
-        return Unready(f"certmond does not write {spec.path}: its source {spec.source} does not exist; restore it")
+        return Unready(
+            f"certmond does not write {spec.path}: its source {spec.source} does not exist; restore this source"
+        )
     return _bundle(spec, source, key, present) if spec.kind == "pem-bundle" else _copy(spec, source, present)
 
 

@@ -105,7 +105,7 @@ class Derivations:
         if not isinstance(found, Unready) and (why := self._files.exposed([spec.path], spec.owner)):
             return Foreign(why), present
         if others and isinstance(found, Current | Stale):
-            remedy = f"run chown {spec.owner} {spec.path}, or move the file away, and certmond creates it again"
+            remedy = f"move the file away, so that certmond creates it again, or run: chown {spec.owner} {spec.path}"
             return Foreign(f"{spec.path} does not belong to {spec.owner}, the owner in its entry; {remedy}"), present
         return found, present
 
@@ -148,7 +148,7 @@ class Derivations:
         source, key = self._source(spec)
         if isinstance(state(spec, source, key, written), Stale | Absent | Foreign | Unready):
             raise WriteError(
-                f"certmond does not write {spec.path}: {spec.source} changed meanwhile; certmond retries it"
+                f"certmond does not write {spec.path}: {spec.source} changed in the meantime; certmond tries again"
             )
 
 

@@ -191,7 +191,7 @@ class KeyPairs:
                 continue
             after = self._problem(spec, read)
             if after and self._problem(spec, self._files.read) is None:
-                yield f"certificate and key of {spec.name} would not match: {after}"
+                yield f"the certificate and the key of {spec.name} would not match: {after}"
 
     @staticmethod
     def _problem(spec: CertificateSpec, read: Read) -> str | None:

@@ -193,7 +193,7 @@ class SalvageLookup:
             servers = [each for each in servers if each[0] == config.current_cluster]
         named = [each for each in config.clusters if config.current_cluster in {None, each.name}]
         if named and named[0].server and not embeds_ca(present) and named[0].server.rstrip("/") not in known:
-            fact = f"cluster {named[0].name!r} has no CA data, and no other file of the node names its server"
+            fact = f"cluster {named[0].name!r} has no CA data, and no other file of this node contains its server"
             remedy = (
                 f"add certificate-authority-data of this cluster to {seen.path}, unless the server uses a public CA"
             )

@@ -154,7 +154,7 @@ class Restoration:
         location = self._generations.location(name, files)
         if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or location.spec != spec:
             raise RefusedError(
-                f"certmond does not restore {step.generation} of {name}: it is {found.worth}: {found.why}"
+                f"certmond does not restore {step.generation} of {name}: the generation is {found.worth}: {found.why}"
             )
         if self._generations.is_whole(name, files):
             raise WriteError(f"another process has repaired {step.path} since the plan; plan again: certmond plan")
@@ -176,7 +176,7 @@ class Restoration:
             archived.extend(self._archive_damaged(name, paths, step))
 
         writer.commit(changes, verify=verify, before_rename=archive)
-        return f"{step.path} is restored from {step.generation} of the archive{archive_clause(archived)}"
+        return f"certmond restored {step.path} from {step.generation} of the archive{archive_clause(archived)}"
 
     def _repair_cluster(self, step: Restore, spec: CertificateSpec, writer: Writer) -> str:
         """Write the present CA and the known server into a kubeconfig, which keeps its credentials.
@@ -207,7 +207,10 @@ class Restoration:
             archived.extend(self._archive_damaged(name, [path], step))
 
         writer.commit(changes, verify=verify, before_rename=archive)
-        return f"the cluster of {path} is repaired, with the present CA of {spec.embedded_ca}{archive_clause(archived)}"
+        return (
+            f"certmond repaired the cluster of {path} with the present CA of "
+            f"{spec.embedded_ca}{archive_clause(archived)}"
+        )
 
     def _check_writable(self, paths: Sequence[str], spec: CertificateSpec | None) -> None:
         """Raise WriteError if another user could read a key at these paths, or if a symlink has a forbidden target."""
@@ -251,7 +254,10 @@ class Restoration:
             return found
         if found.verdict.worth is Worth.OUTDATED and not self._generations.is_whole(name, found.files):
             return found
-        fact = f"certmond does not restore {generation} of {name}: it is {found.verdict.worth}: {found.verdict.why}"
+        fact = (
+            f"certmond does not restore {generation} of {name}: the generation is {found.verdict.worth}: "
+            f"{found.verdict.why}"
+        )
         raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
     def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
@@ -273,7 +279,7 @@ class Restoration:
                 return found
             candidates.append(found)
             if not found.in_place:
-                skipped.append(f"{generation} is skipped: it is {found.verdict.worth}: {found.verdict.why}")
+                skipped.append(f"{generation} is skipped: the generation is {found.verdict.worth}: {found.verdict.why}")
         present = next((each for each in candidates if each.in_place), None)
         if present and present.verdict.worth is not Worth.BROKEN:
             return present
@@ -313,13 +319,13 @@ class Restoration:
 def _never(name: str) -> str:
     fact = f"{name} is a CA or a key pair without a certificate, and certmond never restores it from the archive"
     risk = "an old CA might lack its key or the trust of components, and clients that trust the present CA would fail"
-    remedy = "restore certificate and key together by hand, and then rotate (see docs/rotation.md)"
+    remedy = "restore the certificate and the key together by hand, and then start a rotation (see docs/rotation.md)"
     return f"{fact}: {risk}; {remedy}"
 
 
 def _not_its_owner(file: ArchivedFile) -> str:
     uid, gid = file.owner
-    remedy = f"run chown {uid}:{gid} {file.path}, or move the file away"
+    remedy = f"move the file away, or run: chown {uid}:{gid} {file.path}"
     return printable(f"{file.path} had the owner {uid}:{gid} in the archive, and has another owner now; {remedy}")
 
 

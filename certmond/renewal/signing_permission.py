@@ -61,4 +61,4 @@ class SigningPermissions:
         found = {each for path in paths for each in decode(self._files.read(path) or b"", path).certificates}
         own = set(step.status.seen.certificates if SELF in step.status.seen.spec.ca else ())
         if paths and found - own != set(step.status.anchors) - own:
-            raise WriteError(f"{', '.join(paths)} changed while the signer signed {step.target}; certmond retries it")
+            raise WriteError(f"{', '.join(paths)} changed while the signer signed {step.target}; certmond tries again")

@@ -46,7 +46,8 @@ class Restarter:
             case "static-pod":
                 if pod is None:
                     raise RestartError(
-                        f"no static Pod on this node has a container {service.pod}; correct the service {service.name}"
+                        f"no static Pod on this node has a container {service.pod}; correct `pod` of the service "
+                        f"{service.name}"
                     )
                 client = crictl.client(self.runtime)
                 draining = Draining(listens, service.drain.total_seconds()) if service.drain else None
@@ -75,5 +76,5 @@ class Restarter:
             raise TriedError(f"{service.command[0]} did not complete ({error})") from error
         program = service.command[0]
         if ended.status:
-            raise TriedError(f"{program} exited with status {ended.status}; run it to see the reason")
+            raise TriedError(f"{program} exited with status {ended.status}; run this program to see the cause")
         return f"{program} has run"

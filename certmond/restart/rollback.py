@@ -114,7 +114,7 @@ class PreviousFiles:
                 if path in target.contents and content is not None and digest(content) != target.contents[path]:
                     if all(present[file.path] == file.content for file in files):
                         break  # a killed process has restored the files
-                    raise WriteError(f"another process has changed {path} meanwhile")
+                    raise WriteError(f"another process has changed {path} in the meantime")
             else:
                 own = [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
                 paths = [change.path for change in own]

@@ -52,7 +52,7 @@ def stop(
         if asked := ids == [instance]:
             with _kill_when_drained(pod, observe(), draining, alive, proc) as wait:
                 crictl.stop(instance, math.ceil(grace), wait)
-            return f"{_name(pod, instance)} was stopped by the container runtime"
+            return f"the container runtime stopped {_name(pod, instance)}"
     except RestartError as error:  # certmond stops the container even if the runtime does not answer
         failure = str(error)
     else:
@@ -105,7 +105,7 @@ def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[Runnin
         raise _not_alone(pod, ids, instance)
     if found:
         detail = f"{_name(pod, found[0].container_id)} runs as PID {found[0].pid}, but crictl does not list it"
-        raise RestartError(f"{detail}; name the endpoint of the kubelet's runtime in /etc/crictl.yaml")
+        raise RestartError(f"{detail}; set the runtime endpoint of the kubelet in /etc/crictl.yaml")
     return _none(pod)
 
 
@@ -142,13 +142,16 @@ def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
     try:
         program = os.readlink(os.path.join(proc, str(found.pid), "exe"))
     except PermissionError:
-        return "because it cannot read the program; grant certmond CAP_SYS_PTRACE, or install crictl on this host"
+        return "because certmond cannot read the program; grant certmond CAP_SYS_PTRACE, or install crictl on this host"
     except OSError:  # the process has ended, which `still_runs` reports
         program = ""
     if not still_runs(found, proc):
         return "because the PID belongs to another process now; repeat the restart"
     if os.path.basename(program.removesuffix(" (deleted)")) != pod.executable:
-        return f"because it runs {program or 'no program'} instead of {pod.executable}; see the manifest of the Pod"
+        return (
+            f"because the container runs {program or 'no program'} instead of {pod.executable}; see the manifest of "
+            "the Pod"
+        )
     return None
 
 

@@ -50,7 +50,7 @@ def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey
     Raises KeyUnusableError if the entry has no usable key, and WriteError if the key file is unreadable.
     """
     if spec.key is None:
-        raise KeyUnusableError(f"the entry {spec.name} has no `key`; set it")
+        raise KeyUnusableError(f"the entry {spec.name} has no `key`; set `key` in the entry")
     real = str(transactions.real(spec.key))
     with blaming(spec.key, "read"):
         return load_key(read_file(real), spec.key)
@@ -62,5 +62,5 @@ def _only(pem: bytes) -> Certificate:
 
 def _require_read(present: Certificate, spec: CertificateSpec) -> None:
     if present.unread:
-        fact = f"{spec.path}: cryptography cannot parse the present CA: {present.unread}"
+        fact = f"{spec.path}: the library cryptography cannot parse the present CA: {present.unread}"
         raise RefusedError(f"{fact}; create the new CA elsewhere and stage it: certmond root-ca stage --help")

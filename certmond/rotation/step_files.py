@@ -158,7 +158,7 @@ class StepFiles:
             key = read(key_path) if key_path and not changed.isdisjoint({path, key_path}) else None
             found = anchor_of_key(read(path), key, path, key_path) if key is not None and key_path else None
             if isinstance(found, Unpaired):
-                yield f"certificate and key would not match: {found.message}"
+                yield f"the certificate and the key would not match: {found.message}"
 
     def _problems(self, step: Rotate, written: Mapping[str, bytes]) -> Iterator[str]:
         """Yield a clause for each new file that differs from the plan."""

@@ -82,5 +82,5 @@ def _problems(signer: Signer, container: Container, anchor: tuple[str, str]) -> 
     if signer.now not in {signer.shared, signer.apart} or on_host != [anchor, signer.files]:
         yield (
             f"{signer.manifest} configures {container.name} to sign with {signer.now[0]}, which is neither {anchor[0]} "
-            "nor in the mounted directory of that file; configure it to sign with the files of the CA"
+            f"nor in the mounted directory of that file; configure {container.name} to sign with the files of the CA"
         )

@@ -92,7 +92,7 @@ def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
     if len(found) > 1:
         named = ", ".join(f"{each.container_id[:13]} (PID {each.pid})" for each in found)
         return ServiceSeen(
-            running=None, problem=f"{len(found)} containers of the Pod run at the same time: {named}; see crictl ps"
+            running=None, problem=f"{len(found)} containers of the Pod run at the same time: {named}; see: crictl ps"
         )
     (only,) = found
     return ServiceSeen(True, only.container_id, only.started_at, command=only.command)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from certmond.services.health_probe import Anchors
 
 
-_NO_THREAD = "cannot start a thread; raise TasksMax= of the unit, or end other processes of this host"
+_NO_THREAD = "certmond cannot start a thread; raise TasksMax= of the unit, or end other processes of this host"
 
 
 @dataclass(frozen=True, slots=True)

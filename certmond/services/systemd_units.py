@@ -33,8 +33,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
 _NO_RIGHT = (
-    "run certmond as root (certmond-enforce.conf), or let a polkit rule give its user"
-    " org.freedesktop.systemd1.manage-units"
+    "run certmond as root with certmond-enforce.conf, or grant the user of certmond"
+    " org.freedesktop.systemd1.manage-units in a polkit rule"
 )
 _REMEDIES = {
     "org.freedesktop.DBus.Error.AccessDenied": _NO_RIGHT,
@@ -100,7 +100,7 @@ def restart(
         if not queued and error.name != _NO_REPLY:
             remedy = _REMEDIES.get(error.name, f"see systemctl status {unit}")
             raise RestartError(
-                f"{unit} was not {_done(reload)}: systemd refused it ({_error_text(error)}); {remedy}"
+                f"{unit} was not {_done(reload)}: systemd refused the request ({_error_text(error)}); {remedy}"
             ) from error
         cause = _error_text(error)
     except OSError as error:

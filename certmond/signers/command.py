@@ -62,15 +62,19 @@ class CommandSigner:
             case 3:
                 raise UnreachableError(f"{helper} cannot reach its CA{reason}")
             case 4:
-                raise RefusedError(f"{helper} is not configured{reason}; configure it, then run it manually to test it")
+                raise RefusedError(
+                    f"{helper} is not configured{reason}; configure the helper, and then run it manually as a test"
+                )
             case 6:
-                raise RefusedError(f"{helper} does not support {self._operation(request)}; use a helper that does")
+                raise RefusedError(f"{helper} does not support {self._operation(request)}; use another helper")
             case 16:
                 raise RefusedError(f"{helper} requires SCEP, which certmond does not support; use another helper")
             case 17:
-                raise RefusedError(f"{helper} requires a new key{reason}; remove keep_key from {request.name}")
+                raise RefusedError(
+                    f"{helper} requires a new key{reason}; set `keep_key: false` in the entry {request.name}"
+                )
             case _:
-                raise UnreachableError(f"{helper} {_exit_description(ended)}; run it manually to see the cause")
+                raise UnreachableError(f"{helper} {_exit_description(ended)}; run the helper manually to see the cause")
 
     def _operation(self, request: Request) -> str:
         return "SUBMIT" if request.cookie is None else "POLL"

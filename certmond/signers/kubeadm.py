@@ -125,9 +125,9 @@ class KubeadmSigner:
         message = first_line(ended.said)
         detail = f"{' '.join((self._command[0], *arguments[:2]))} ended with status {ended.status}"
         if ended.status < 0:
-            raise UnreachableError(f"{detail} ({message}); run it manually to see the cause")
+            raise UnreachableError(f"{detail} ({message}); run this command manually to see the cause")
         if ended.status:
-            raise RefusedError(f"{detail} ({message}); run it manually to see the cause")
+            raise RefusedError(f"{detail} ({message}); run this command manually to see the cause")
         return ended
 
     @contextmanager
@@ -184,12 +184,13 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
         raise RefusedError(f"{request.name} is a CA, which kubeadm does not renew; to create a CA, run: certmond init")
     if len(names) != 1 or len(names) + len(groups) != len(list(template.subject)):
         detail = (
-            f"kubeadm supports only subjects with one CN and any number of O, not {template.subject.rfc4514_string()}"
+            "kubeadm supports only subjects with one CN and any number of O attributes, not "
+            f"{template.subject.rfc4514_string()}"
         )
         raise RefusedError(f"{detail}; choose another signer for {request.name}")
     if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a comma-separated list
         raise RefusedError(
-            f"kubeadm does not support an O with a comma or a quote; choose another signer for {request.name}"
+            f"kubeadm does not support an O attribute with a comma or a quote; choose another signer for {request.name}"
         )
     if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in template.names):
         raise RefusedError(
@@ -229,7 +230,7 @@ def _from_kubeconfig(output: bytes) -> Issued:
             return _issued(certificate, key)
         case _:
             raise RefusedError(
-                "kubeadm wrote no kubeconfig with a certificate and its key; run it manually to see the cause"
+                "kubeadm wrote no kubeconfig with a certificate and its key; run kubeadm manually to see the cause"
             )
 
 
@@ -239,5 +240,5 @@ def _issued(certificate: bytes, key_data: bytes) -> Issued:
     with suppress(KeyUnusableError):
         key = load_key(key_data, "kubeadm's output")
     if not found or key is None or found[0].key != public_key_of(key):
-        raise RefusedError("kubeadm wrote no certificate with its key; run it manually to see the cause")
+        raise RefusedError("kubeadm wrote no certificate with its key; run kubeadm manually to see the cause")
     return Issued(certificate, key)

@@ -83,7 +83,9 @@ class LocalSigner:
         except KeyUnusableError as error:
             if passphrase is None:
                 raise
-            raise KeyUnusableError(f"{error}, or put its passphrase into the credential {self._passphrase}") from None
+            raise KeyUnusableError(
+                f"{error}; or put the passphrase of this key into the credential {self._passphrase}"
+            ) from None
 
     def _issuer(self, known: tuple[Certificate, ...], key: PrivateKey) -> Certificate:
         """Return the CA certificate of `key` that may sign now and expires last.

@@ -206,7 +206,9 @@ class Archive:
 
     def _home(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
-            raise WriteError(f"{name!r} cannot be a name in the archive; use letters, digits, dot, hyphen, underscore")
+            raise WriteError(
+                f"{name!r} cannot be a name in the archive; use only letters, digits, dots, hyphens and underscores"
+            )
         return self._directory / name
 
     def _equals(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> bool:
@@ -268,7 +270,7 @@ def _load(where: Path, file: _File) -> ArchivedFile:
 
 
 def _damaged(where: Path) -> MalformedError:
-    remedy = "name another generation, see: certmond archive list"
+    remedy = "choose another generation: certmond archive list"
     return MalformedError(printable(f"{where} is damaged, and certmond cannot restore it completely; {remedy}"))
 
 

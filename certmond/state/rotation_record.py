@@ -177,7 +177,7 @@ def _rotation(entry: _Entry) -> Rotation:
 
 
 def _unreadable(fact: str) -> MalformedError:
-    remedy = "restore it from a backup, or remove it if no rotation is in progress"
+    remedy = "restore the file from a backup, or remove the file if no rotation is in progress"
     return MalformedError(f"{fact}, so the phase of a rotation is unknown; {remedy}")
 
 

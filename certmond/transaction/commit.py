@@ -93,7 +93,10 @@ class Transactions:
                 if time.monotonic() >= deadline:
                     writer = writer_of(self._state_dir) or Holder(0)
                     fact = f"{writer} is writing on this node"
-                    raise BusyError(f"{fact}; repeat the command after it has finished (see: {writer.shows})") from None
+                    raise BusyError(
+                        f"{fact}; repeat the command after this process has finished; to see the process, run: "
+                        f"{writer.shows}"
+                    ) from None
             time.sleep(_POLL)
 
 
@@ -212,7 +215,8 @@ class Writer:
                 continue
             if real in unfinished_paths:
                 problems.append(
-                    f"{change.path} is part of an unfinished replacement; the next start of certmond finishes it"
+                    f"{change.path} is part of an unfinished replacement; the next start of certmond finishes the "
+                    "replacement"
                 )
             if real in paths_by_file:
                 problems.append(

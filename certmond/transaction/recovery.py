@@ -87,7 +87,7 @@ def pending(record: Record, error: OSError) -> Recovery:
 
 def elsewhere(record: Record, root: str) -> Recovery:
     """Return the result for a transaction below another root directory, which certmond cannot finish here."""
-    what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which finishes it"
+    what = f"a replacement below {root} is not finished; to finish the replacement, start certmond with `--root {root}`"
     return _recovery(Outcome.PENDING, record, what)
 
 
@@ -165,7 +165,7 @@ def _clear(record: Record, records: Records, directories: Directories) -> None:
 def _frozen(record: Record, changed: Sequence[_Step], done: Sequence[_Step] = ()) -> Recovery:
     paths = ", ".join(step.entry.path for step in changed)
     others = "".join(f", and {step.entry.path} is {'removed' if step.entry.new is None else 'new'}" for step in done)
-    fact = f"another process wrote {paths} while certmond replaced it, and certmond keeps the file of that process"
+    fact = f"another process wrote {paths} during the replacement, and certmond keeps the file of that process"
     return Recovery(Outcome.FROZEN, record.paths, printable(f"{fact}{others}; compare the files: certmond check"))
 
 

@@ -48,7 +48,8 @@ def understood(document: Any, path: str) -> Any:
     number = _number(document)
     if number is not None and number > VERSION:
         fact = (
-            f"{path} has the format version {number} of a later version of certmond, but this one reads only {VERSION}"
+            f"{path} has the format version {number} of a later version of certmond, but this version reads only "
+            f"{VERSION}"
         )
         raise StateError(f"{fact}; install the later version again, or move the file away")
     return document["content"] if number is not None and document.keys() == {"version", "content"} else document
@@ -71,7 +72,9 @@ def refuse_exposed(path: Path) -> None:
     Raises OSError if a part of the path is missing or unreadable.
     """
     if why := exposure(str(path), owners=_owners()):
-        raise StateError(f"{why}; until then certmond does not use it (another directory: --state-dir)")
+        raise StateError(
+            f"{why}; until then, certmond does not use the directory; to use another directory, give --state-dir"
+        )
 
 
 def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
@@ -84,7 +87,7 @@ def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
     status = place.status()
     regular = status if status is not None and stat.S_ISREG(status.st_mode) else None  # certmond reads no other type
     if regular and (why := exposed_file(str(path), regular, owners=_owners(), secret=secret)):
-        raise StateError(f"{why}; until then certmond does not use it")
+        raise StateError(f"{why}; until then, certmond does not use the file")
     return place.read(_MOST)
 
 

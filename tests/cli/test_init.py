@@ -868,7 +868,10 @@ def test_leaves_of_another_node(whole: Host, tmp_path: Path) -> None:
     host = whole.copy(tmp_path / "copy")
     host.config.write_text(ECDSA.replace("node-1", "node-2"))
     problems = host.refused()
-    assert any(f"/{PKI}/etcd/server.crt has the subject CN=node-1, expected CN=node-2" in each for each in problems)
+    assert any(
+        f"/{PKI}/etcd/server.crt has the subject CN=node-1, but the entry requires CN=node-2" in each
+        for each in problems
+    )
 
 
 def test_a_name_that_no_certificate_can_have(host: Host) -> None:
@@ -945,7 +948,7 @@ def test_another_ca_is_there(whole: Host, tmp_path: Path) -> None:
     """If another Root CA exists already, the given one is refused: `init` replaces no CA."""
     host = whole.copy(tmp_path / "copy")
     problems = host.refused(*own_ca(real_part("openssl"), host.place, "ecdsa"))
-    fact = f"/{PKI}/ca.crt differs from --root-ca-cert, and `init` does not replace a CA"
+    fact = f"/{PKI}/ca.crt differs from --root-ca-cert, but `certmond init` replaces no CA"
     assert problems == [f"{fact}; omit --root-ca-cert"]
 
 
@@ -1081,7 +1084,7 @@ def test_a_profile_of_which_init_makes_nothing(host: Host) -> None:
     for more in ((), ("--dry-run",)):
         done = bare(host, "--config", config, *more)
         assert (done.code, done.out) == (3, "")
-        assert "init creates no file of the profile 'k3s'" in done.err
+        assert "`certmond init` creates no file of the profile 'k3s'" in done.err
     assert not list(host.at(".").iterdir())
 
 

@@ -78,7 +78,9 @@ def test_serial_numbers_of_zero_are_one_line_of_the_wide_table(node: Node) -> No
     assert "nonpositive_serial" not in table
     assert [line.split()[-1] for line in table.splitlines()[1 : len(NAMES) + 1]] == ["ok"] * len(NAMES)
     (line,) = (line for line in wide.splitlines() if "nonpositive_serial" in line)
-    assert line.startswith("info     ca, front-proxy-ca, etcd-ca: the serial number is not positive; nothing to do")
+    assert line.startswith(
+        "info     ca, front-proxy-ca, etcd-ca: the serial number is not positive; no action is necessary"
+    )
 
 
 def test_it_agrees_with_kubeadm(node: Node) -> None:
@@ -166,7 +168,7 @@ def test_it_counts_the_certificates_by_source(node: Node) -> None:
     assert named <= due
     last = certmond("check", "--root", node.root, "--at", AT).stdout.splitlines()[-1]
     count = document["coverage"]
-    expected = f"{count['entries']} of the catalogue, {count['references']} that only files of the node name"
+    expected = f"{count['entries']} of the catalogue, {count['references']} only in references"
     assert last == f"certificates: {expected}; files not watched: 1"
     assert "certmond_unwatched_references 1\n" in certmond("metrics", "--root", node.root, "--at", AT).stdout
 
@@ -389,7 +391,7 @@ def test_a_short_overlap_is_a_warning(tmp_path: Path) -> None:
         assert done.returncode == 0
         assert "the configuration is valid" in done.stdout
         assert (
-            "warning: root_ca.overlap is 30 s, but pods might not trust a new CA for up to 130 s" in done.stderr
+            "warning: root_ca.overlap is 30 s, but Pods might not trust a new CA for up to 130 s" in done.stderr
         ) is warned
 
 
@@ -513,8 +515,8 @@ def test_a_verb_that_writes_refuses_a_configuration_that_others_can_write(
     )
     done = certmond(*given)
     assert done.returncode == 3
-    assert "can be written by others" in done.stderr
-    assert "can be written by others" not in certmond(*given, "--dry-run").stderr
+    assert "is writable by other users" in done.stderr
+    assert "is writable by other users" not in certmond(*given, "--dry-run").stderr
     assert not (tmp_path / "state").exists()
 
 

@@ -619,7 +619,7 @@ def test_a_configuration_that_others_can_write_is_refused(host: Host, tmp_path: 
     config.chmod(0o666)
     done = host.run("stage", "--generate", "--config", config)
     assert done.code == 3
-    assert "can be written by others" in done.err
+    assert "is writable by other users" in done.err
     assert not host.state.exists()
 
 

@@ -77,9 +77,7 @@ def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: Api
 
 def test_a_certificate_of_another_ca_is_reported(cluster: ApiServer, access: Access) -> None:
     """The check compares the signature, because the name is the same. Afterwards the request is deleted."""
-    says(
-        sign(access, NEW), "the cluster signs with a CA (named CN=kubernetes) that either is not", NEW.facts.sha256[:12]
-    )
+    says(sign(access, NEW), "the cluster signs with the CA CN=kubernetes, which either is not", NEW.facts.sha256[:12])
     assert cluster.objects == {}
 
 

@@ -483,7 +483,10 @@ def test_an_older_record_that_returns_is_not_followed(world: World, node: Rotati
         stale, said = world.recorded, node.hurry("root-ca", "rotate", "--no-wait")
         assert stale
         assert said.code == 3
-        assert f"record of {rotation_of(stale).name}, in the phase {phase}, and this node has ended it" in said.err
+        assert (
+            f"record of {rotation_of(stale).name} in the phase {phase}, but this node has ended the rotation"
+            in said.err
+        )
         assert "run: kubectl -n kube-system delete configmap certmond-rotation" in said.err
         assert (world.recorded, node.record, node.tree()) == (stale, None, before)
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
@@ -594,7 +597,7 @@ def test_a_node_that_was_excluded_reports_that_it_is_cut_off(world: World, node:
         }
     assert Reason.ROTATION_UNDER_WAY in found
     assert found[Reason.CUT_OFF].severity is Severity.CRITICAL
-    assert "join the node again: kubeadm reset, kubeadm join" in found[Reason.CUT_OFF].message
+    assert "rejoin the node: kubeadm reset, then kubeadm join" in found[Reason.CUT_OFF].message
     assert not enforcer.rotation_state.unsure
 
 

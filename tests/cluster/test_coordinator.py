@@ -90,7 +90,9 @@ def test_a_rotation_is_parsed_from_its_record(rotation: Rotation) -> None:
 def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, Any]) -> None:
     """A mode or phase that this certmond does not know, or not of that mode; no certificates, or too many."""
     made = record_of(ROTATION, "node-9").model_copy(update=changes)
-    with pytest.raises(RotationError, match=r"the rotation r-1; install on this node the version .* on node-9, which"):
+    with pytest.raises(
+        RotationError, match=r"the rotation r-1; install on this node the version .* on node-9, the node that wrote"
+    ):
         rotation_of(made)
 
 
@@ -192,7 +194,7 @@ def test_a_node_that_left_the_cluster_reports_it(world: World, side: str) -> Non
         assert asked(strange=True) is None
         assert asked(other_fault) is None
     assert asked(strange=True) is None
-    said = {"user": "rejects the credentials in", "server": "serves a certificate of a CA that"}[side]
+    said = {"user": "rejects the credentials in", "server": "does not contain the CA of the API server"}[side]
     for _ in range(2):
         assert said in (asked(strange=True) or "")
     assert asked() is None
@@ -427,7 +429,10 @@ def test_an_excluded_node_is_not_waited_for(world: World) -> None:
     rotation = world.rotation(excluded=("control-2", "worker-1"))
     assert one.gate(rotation).waits == ()
     said = one.gate(replace(rotation, excluded=("control-2", "worker-9"))).waits
-    assert said == ("worker-1 has not reported", "the excluded Node worker-9 is not in the cluster; check its name")
+    assert said == (
+        "worker-1 has not reported",
+        "the excluded Node worker-9 is not in the cluster; check the name in --exclude",
+    )
 
 
 def test_an_excluded_node_may_be_deleted(world: World) -> None:
@@ -477,7 +482,7 @@ def test_a_worker_never_leads(world: World) -> None:
     """It reports its phase, and makes no other call, whatever the others have reported."""
     _, _, worker = nodes(world)
     gate = worker.gate(world.rotation())
-    assert gate.waits == ("the coordinator begins the next phase when all nodes have reached this phase",)
+    assert gate.waits == ("the leader begins the next phase when all nodes have reached this phase",)
     assert world.api.calls == ["PATCH /api/v1/nodes/worker-1"]
 
 
@@ -590,7 +595,7 @@ def other_signer(world: World) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        pytest.param(other_signer, r"the cluster signs with a CA .*; check --cluster-signing-cert", id="signer"),
+        pytest.param(other_signer, r"the cluster signs with the CA .*; check --cluster-signing-cert", id="signer"),
         pytest.param(account, r"the API server rejects a new token .*; check --service-account-key-file", id="token"),
         pytest.param(lambda _: None, r"kube-root-ca.crt of default contains no CA, .*; check that a", id="published"),
         pytest.param(joining, r"the kubeconfig in .*cluster-info .*; run: kubeadm init phase", id="cluster-info"),
@@ -729,7 +734,7 @@ def test_workloads_that_started_before_are_waited_for(world: World) -> None:
     daemon_set(world, "web")
     pod(world, "bare", world.now - SECOND)
     (said,) = one.gate(rotation).waits
-    assert "DaemonSet default/web, Pod default/bare (no controller replaces it); delete the pods" in said
+    assert "DaemonSet default/web, Pod default/bare (no controller replaces it); delete the Pods" in said
     assert "set `cluster.workloads: restart`, or run: kubectl rollout restart" in said
     for name in ("web-1", "bare"):
         pod(world, name, world.now, "web" if name == "web-1" else "")
@@ -875,9 +880,9 @@ DEEP, NOTHING = b"[" * 100_000 + b"]" * 100_000, b'{"items": [], "metadata": {}}
             Fault(409),
             "cannot read the Lease kube-system/certmond-rotation at the API server of",
         ),
-        ("POST /", Fault(404), "it has no such object or kind; certmond retries"),
+        ("POST /", Fault(404), "the API server has no such object or kind; certmond retries"),
         ("GET /apis/coordination", Fault(200, body=DEEP), "like a Kubernetes API server; check the address"),
-        ("GET /api/v1/nodes", Fault(200, body=NOTHING), "has no Node control-1, the name of this node; check"),
+        ("GET /api/v1/nodes", Fault(200, body=NOTHING), "has no Node with the name of this node, control-1; check"),
     ],
 )
 def test_an_unexpected_answer_ends_no_phase(world: World, call: str, fault: Fault, said: str) -> None:

@@ -216,7 +216,7 @@ def test_a_lease_of_another_node_is_lost(api: ApiServer, clock: Clock) -> None:
     clock.now += 20
     with pytest.raises(
         LostError,
-        match=r"lost the lock: node-2 holds the Lease kube-system/certmond-restart now; certmond takes it again",
+        match=r"lost the lock: node-2 holds the Lease kube-system/certmond-restart now; certmond tries to take",
     ):
         own.keep()
     assert not held(own)
@@ -312,7 +312,7 @@ def test_a_lease_that_is_given_back_is_free(api: ApiServer, clock: Clock) -> Non
     assert api.leases.only["spec"]["leaseTransitions"] == 1
 
 
-# --- the mark of a server that has not proven its restart -------------------------------------------------------------
+# --- the mark of a server without proof of its restart ----------------------------------------------------------------
 
 
 def mark(api: ApiServer) -> str | None:
@@ -332,10 +332,9 @@ def test_a_restart_for_a_renewal_marks_the_lease_until_its_proof(api: ApiServer,
     assert mark(api) == "node-1: k3s did not start\n"
     waits = str(other.take(renews=True))
     assert waits == (
-        r"node-1 has no proof that its restart of a service for a renewal was successful: k3s did not start\n; "
-        "repair node-1, and restart the service there with certmond, or run: "
-        "kubectl -n kube-system annotate lease certmond-restart "
-        "certmond.io/unproven-restart-"
+        "node-1 has no proof that a restart for a renewal was successful: "
+        r"k3s did not start\n; on that node, repair the service and run `certmond restart SERVICE`, or remove the "
+        "mark: kubectl -n kube-system annotate lease certmond-restart certmond.io/unproven-restart-"
     )
     assert not held(other)
     assert own.take(renews=True) is None
@@ -407,8 +406,7 @@ def test_an_agent_waits_for_a_server_that_holds_or_has_marked_the_lease(api: Api
     assert agent.obstacle() is None
     own.take(renews=True)
     own.give_back("it failed")
-    fact = "node-1 has no proof that its restart of a service for a renewal was successful: it failed"
-    assert fact in str(agent.obstacle())
+    assert "node-1 has no proof that a restart for a renewal was successful: it failed" in str(agent.obstacle())
     own.take()
     own.give_back("")
     api.calls.clear()
@@ -556,7 +554,7 @@ def test_without_the_extra_the_error_has_the_remedy(
     """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)
-    with pytest.raises(RefusedError, match=r"lightkube, .*; run: pip install certmond\[kubernetes\], or remove"):
+    with pytest.raises(RefusedError, match=r"lightkube, .*; remove .*, or run: pip install certmond\[kubernetes\]"):
         lease(api, clock).take()
 
 

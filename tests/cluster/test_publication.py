@@ -23,7 +23,7 @@ from tests.pki.rotation_node import NEW, OLD, UNRELATED, at
 from tests.rotation_node import RotatingNode, root_ca
 
 TRUST, ISSUE = at(Phase.TRUST), at(Phase.ISSUE)
-CANNOT = "certmond cannot read the CA of the pods, so the phase waits only for `root_ca.overlap`: "
+CANNOT = "certmond cannot read the CA of the Pods, so the phase waits only for `root_ca.overlap`: "
 
 
 def publish(cluster: ApiServer, *authorities: Issued) -> None:
@@ -154,7 +154,7 @@ def test_a_rotation_waits_for_the_publication_to_pods(cluster: ApiServer, tmp_pa
     publish(cluster, node.old, new)
     node.walk()
     assert node.unwell(new) == []
-    assert any("kubelets update running pods within" in entry["message"] for entry in node.audit())
+    assert any("kubelets update running Pods within" in entry["message"] for entry in node.audit())
 
 
 def with_admin(node: RotatingNode, kubeconfig: str) -> None:

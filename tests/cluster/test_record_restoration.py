@@ -142,7 +142,7 @@ def test_a_record_of_a_closed_rotation_is_not_restored(world: World) -> None:
         with pytest.raises(RotationError) as raised:
             one.conductor.publish(decided)
         said = str(raised.value)
-        assert "of the rotation r-1 of ca, in the phase issue, and this node has ended it" in said
+        assert "of the rotation r-1 of ca in the phase issue, but this node has ended the rotation" in said
         assert said.endswith("run: kubectl -n kube-system delete configmap certmond-rotation")
     assert world.recorded
     assert world.recorded.id == "r-1"
@@ -182,7 +182,10 @@ def test_a_distrust_is_not_restored_over_a_record_of_use(world: World, at: Phase
     with pytest.raises(RotationError) as raised:
         one.conductor.bring_back(replace(abort(there, world.now), phase=at))
     said = str(raised.value)
-    assert f"in the phase issue, and this node has recorded its abort, in {at}: a restore of etcd might have" in said
+    assert (
+        f"in the phase issue, but this node has recorded the abort in the phase {at}: a restore of etcd might have"
+        in said
+    )
     assert said.endswith("run: kubectl -n kube-system delete configmap certmond-rotation")
     assert world.phase is Phase.ISSUE
 
@@ -248,7 +251,9 @@ def test_a_worker_completes_a_rotation_whose_record_was_deleted(world: World, ph
     an earlier phase it does not.
     """
     worker, own = world.node("worker-1", worker=True), world.rotation(phase)
-    missing = "the cluster has no record of the rotation; a control-plane node that recorded the rotation restores it"
+    missing = (
+        "the cluster has no record of the rotation; a control-plane node that recorded the rotation restores the record"
+    )
     assert waits(world, worker, own, timedelta(minutes=9)) == missing
     assert worker.conductor.follow(own, ()) == own
     waits(world, worker, own, timedelta(minutes=2))
@@ -268,7 +273,7 @@ def test_a_missing_record_alone_is_not_trusted(world: World) -> None:
     assert worker.conductor.follow(own, ()) == own
     world.api.store.add("nodes", "worker-1", metadata={"labels": node["metadata"].get("labels", {})})
     world.record(own)
-    assert waits(world, worker, own, timedelta(minutes=1)).startswith("the coordinator begins the next phase")
+    assert waits(world, worker, own, timedelta(minutes=1)).startswith("the leader begins the next phase")
 
 
 @pytest.mark.parametrize("how", ["is back", "cannot be asked for"])
@@ -278,7 +283,7 @@ def test_a_record_that_is_missing_only_for_a_while_is_waited_for(world: World, h
     waits(world, worker, own, timedelta(minutes=9))
     if how == "is back":
         world.record(own)
-        assert waits(world, worker, own, timedelta(minutes=1)).startswith("the coordinator begins the next phase")
+        assert waits(world, worker, own, timedelta(minutes=1)).startswith("the leader begins the next phase")
         world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
     else:
         world.api.faults = [Fault(503)]

@@ -178,9 +178,10 @@ class Passes:
 
 
 MISSING = (
-    f"/{PEM} does not exist, although the kubelet requests this certificate "
-    "(without it, the kubelet refuses all clients)"
+    f"/{PEM} does not exist, but the kubelet requests this certificate, and rejects all clients until "
+    "this certificate exists"
 )
+FIND = "find the request of this node with `kubectl get csr`, then run: kubectl certificate approve NAME"
 
 
 def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp
     add_request(tree.cluster, "csr-a", NOW - timedelta(hours=3, minutes=12))
     passes = Passes(tree, tmp_path / "work")
     check = passes.enforcer.serving_request
-    assert passes.message() == f"{MISSING}; approve the request of this node: kubectl get csr"
+    assert passes.message() == f"{MISSING}; {FIND}"
     assert check.until == passes.now  # the next pass is due at once
     waits = "and the CertificateSigningRequest csr-a has waited for approval for"
     run = "run: kubectl certificate approve csr-a"
@@ -234,7 +235,7 @@ def test_a_failed_read_is_a_part_of_the_finding(
     found = passes.message()
     assert found.startswith(f"{MISSING}, and certmond cannot read the CertificateSigningRequest: ")
     assert said in found
-    assert "; approve the request of this node: kubectl get csr" in found
+    assert f"; {FIND}" in found
     assert ("verbs [list]" in found) == (not conf)
 
 
@@ -252,7 +253,7 @@ def test_without_cluster_no_request_is_sent(tree: Tree, tmp_path: Path) -> None:
     """Without `cluster` in the configuration, certmond sends no request, and the finding stays as it is."""
     passes = Passes(tree, tmp_path / "work", cluster={})
     passes.message()
-    assert passes.message() == f"{MISSING}; approve the request of this node: kubectl get csr"
+    assert passes.message() == f"{MISSING}; {FIND}"
     assert tree.cluster.calls == []
 
 

@@ -298,14 +298,14 @@ def test_a_pod_start_beyond_any_calendar_is_compared(cluster: ApiServer, access:
 
 UNFINISHED = [
     ("Deployment", {"observedGeneration": 1}, "waits for its controller"),
-    ("Deployment", {"updatedReplicas": 2}, "has 2 new Pods of 3"),
+    ("Deployment", {"updatedReplicas": 2}, "has 2 new Pods, but needs 3"),
     ("Deployment", {"replicas": 4}, "still has 1 old Pods"),
-    ("Deployment", {"availableReplicas": 2}, "has 2 Pods available of 3"),
+    ("Deployment", {"availableReplicas": 2}, "has 2 available Pods, but needs 3"),
     ("DaemonSet", {"observedGeneration": 1}, "waits for its controller"),
-    ("DaemonSet", {"updatedNumberScheduled": 2}, "has 2 new Pods of 3"),
-    ("DaemonSet", {"numberAvailable": 2}, "has 2 Pods available of 3"),
-    ("StatefulSet", {"updatedReplicas": 2}, "has 2 new Pods of 3"),
-    ("StatefulSet", {"availableReplicas": 0}, "has 0 Pods available of 3"),
+    ("DaemonSet", {"updatedNumberScheduled": 2}, "has 2 new Pods, but needs 3"),
+    ("DaemonSet", {"numberAvailable": 2}, "has 2 available Pods, but needs 3"),
+    ("StatefulSet", {"updatedReplicas": 2}, "has 2 new Pods, but needs 3"),
+    ("StatefulSet", {"availableReplicas": 0}, "has 0 available Pods, but needs 3"),
     ("StatefulSet", {"currentRevision": "1"}, "still has Pods of the old revision"),
 ]
 

@@ -197,7 +197,7 @@ IN_FILE = [
     ("poll: 1m # \x07", ":1: is not YAML: control characters are not allowed; remove the character"),
     ("poll: 1m\n# \ud800", ":1: is not UTF-8; save it as UTF-8"),
     ("poll: 1m\n---\npoll: 2m", ":2: begins a second document; remove the line ---"),
-    ("poll: 1m\n\npoll: 2m", ":3: poll: repeats the key of line 1; remove one of the two"),
+    ("poll: 1m\n\npoll: 2m", ":3: poll: repeats the key of line 1; remove one of the two keys"),
     ("true: 1", ":1: has a key that is not text; put it in quotes"),
     ("[a]: 1", ":1: has a key that is not text; put it in quotes"),
     ("poll: !much 1m", ":1: poll: has the tag '!much', which certmond does not support; remove it"),
@@ -305,7 +305,10 @@ services:
 
 def test_a_pattern_has_no_one_key() -> None:
     """The key of a pattern is in the same file, or has the same text for each `*` and is not renewed."""
-    said = "certificates[0].key: must be absent, equal to `path`, or have as many `*` as `path`, if `path` is a glob"
+    said = (
+        "certificates[0].key: must be absent, be equal to `path`, or contain as many `*` as `path`, because `path` "
+        "is a glob"
+    )
     for path, key in (
         ("/y/*.pem", "/y.key"), ("/*/*.pem", "/*/y.key"), ("/y/*.pem", "/y/?.key"), ("/y/?.pem", "/y/?.key"),
         ("/y/*-*.pem", "/y/*-*.key"), ("/**/y.pem", "/**/y.key"),
@@ -325,13 +328,13 @@ def test_a_pattern_has_no_one_key() -> None:
 @pytest.mark.parametrize("name", ["'a b'", "''", "-a", "a" * 64])
 def test_a_name_can_be_a_label_and_a_file_name(name: str) -> None:
     (said,) = problems(f"certificates: [{{name: {name}, path: /y}}]")
-    assert "certificates[0].name: must be a name of letters, digits, '.', '_' and '-', 63 at most, not " in said
+    assert "certificates[0].name: must be a name of at most 63 letters, digits, '.', '_' and '-', not " in said
 
 
 @pytest.mark.parametrize("name", ["Node", "node_1", "-a", "a.", "a" * 254])
 def test_the_node_name_is_one_that_kubernetes_takes(name: str) -> None:
     (said,) = problems(f"node_name: {name}")
-    assert "must be the node's name in Kubernetes, of lower-case letters, digits, '-' and '.', not" in said
+    assert "must be the name of the node in Kubernetes: lowercase letters, digits, '-' and '.', not" in said
 
 
 @pytest.mark.parametrize(("fields", "said"), IN_SERVICE)
@@ -432,7 +435,7 @@ def test_the_profile_of_kubeadm_has_the_copy_of_root() -> None:
 
 def test_a_name_is_given_once_in_a_file() -> None:
     text = "certificates:\n- {name: x, path: /x}\n- {name: y, path: /y}\n- {name: x, path: /z}\n"
-    said = "certificates[2]: has the same name as line 2, 'x'; merge the two, or rename one"
+    said = "certificates[2]: repeats the name of line 2, 'x'; merge the two, or rename one"
     assert problems(text) == [f"a.yaml:4: {said}"]
 
 
@@ -567,7 +570,7 @@ def test_the_default_file_may_be_missing_and_one_that_was_asked_for_may_not(
     with pytest.raises(ConfigError) as caught:
         load(gone, explicit=True)
     assert caught.value.problems == (
-        f"{gone}: cannot be read (No such file or directory); correct its path or permissions",
+        f"{gone}: is unreadable (No such file or directory); correct the path or the permissions",
     )
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/a.yaml").write_text("profile: none")
@@ -585,10 +588,10 @@ def test_unreadable_files_are_reported_with_all_other_problems(tmp_path: Path) -
         load(main)
     assert set(caught.value.problems) == {
         f"{main}:2: is not UTF-8; save it as UTF-8",
-        f"{drop_ins}/a.yaml: cannot be read (Is a directory); correct its path or permissions",
+        f"{drop_ins}/a.yaml: is unreadable (Is a directory); correct the path or the permissions",
         f"{drop_ins}/b.yaml: is larger than 1 MiB; split it into files in conf.d/",
         f"{drop_ins}/c.yaml:1: polls: unknown key; did you mean poll?",
-        f"{drop_ins}/d.yaml: cannot be read (No such file or directory); correct its path or permissions",
+        f"{drop_ins}/d.yaml: is unreadable (No such file or directory); correct the path or the permissions",
     }
 
 
@@ -600,7 +603,7 @@ def test_a_directory_of_drop_ins_that_cannot_be_listed_is_a_problem(
 
     (tmp_path / "config.yaml").write_text("profile: none")
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(ConfigError, match=r"conf\.d: cannot be read \(Permission denied\)"):
+    with pytest.raises(ConfigError, match=r"conf\.d: is unreadable \(Permission denied\)"):
         load(tmp_path / "config.yaml")
 
 
@@ -804,7 +807,7 @@ def test_a_configuration_that_others_can_write_does_not_allow_actions(tmp_path: 
     more.chmod(0o664)
     with pytest.raises(ConfigError) as refused:
         load(main)
-    assert refused.value.problems == (f"{more}: can be written by others (mode 0664); run: chmod go-w {more}",)
+    assert refused.value.problems == (f"{more}: is writable by other users (mode 0664); run: chmod go-w {more}",)
     main.write_text("mode: observe")
     assert load(main).resync == timedelta(minutes=1)
 
@@ -827,7 +830,7 @@ def test_only_a_regular_file_is_a_configuration(tmp_path: Path, name: str, kind:
     else:
         os.mkfifo(tmp_path / "pipe")
         path.symlink_to(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match=rf"{name}: cannot be read \(.*\); correct its path or permissions"):
+    with pytest.raises(ConfigError, match=rf"{name}: is unreadable \(.*\); correct the path or the permissions"):
         load(tmp_path / "config.yaml")
 
 
@@ -837,7 +840,9 @@ def test_a_command_that_writes_refuses_a_configuration_that_others_can_write(tmp
     main.write_text("mode: observe")
     main.chmod(0o666)
     assert load(main).mode == "observe"
-    with pytest.raises(ConfigError, match=rf"^{main}: can be written by others \(mode 0666\); run: chmod go-w {main}$"):
+    with pytest.raises(
+        ConfigError, match=rf"^{main}: is writable by other users \(mode 0666\); run: chmod go-w {main}$"
+    ):
         load(main, acting=True)
 
 
@@ -855,7 +860,7 @@ def test_a_directory_that_others_can_write_is_as_bad_as_the_file(tmp_path: Path,
     where.chmod(0o775)
     with pytest.raises(ConfigError) as refused:
         load(home / "config.yaml")
-    assert refused.value.problems == (f"{where}: can be written by others (mode 0775); run: chmod go-w {where}",)
+    assert refused.value.problems == (f"{where}: is writable by other users (mode 0775); run: chmod go-w {where}",)
     where.chmod(0o1777)
     assert load(home / "config.yaml").acts
 

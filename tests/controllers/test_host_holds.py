@@ -56,10 +56,10 @@ def test_a_program_that_another_user_can_change_holds(tmp_path: Path) -> None:
     program.chmod(0o777)
     said = f"other users can write {program} (mode 0777); run: chmod go-w {program}"
     assert (
-        reason(hold(command=(str(program),)), tmp_path) == f"held: {said}; until then certmond does not run {program}"
+        reason(hold(command=(str(program),)), tmp_path) == f"held: {said}; until then, certmond does not run {program}"
     )
     script = reason(hold(command=("/bin/sh", str(program))), tmp_path)
-    assert script == f"held: {said}; until then certmond does not run /bin/sh"
+    assert script == f"held: {said}; until then, certmond does not run /bin/sh"
     assert not ran.exists()
 
 

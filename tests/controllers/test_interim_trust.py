@@ -125,7 +125,7 @@ def test_both_generations_of_clients_are_accepted_again(
         assert (node.tree(), node.record, node.phases()) == (after, None, [])
         (said,) = reported(made)
         assert (
-            "certmond has appended the old CA to this file, so that components accept clients of both CAs, and begins"
+            "certmond has appended the old CA to this file, so that components accept clients of both CAs; certmond"
             in said
         )
         assert "restore the old CA and its key, and certmond removes the other CA" in said
@@ -571,8 +571,8 @@ def test_the_old_ca_first_beside_the_new_key_is_not_to_be_removed(node: Cluster)
     node.put("ca.crt", node.old.pem + new.pem)
     said = node.findings()["root_ca_changed"]
     assert said == (
-        f"{node.files}/ca.crt contains the old CA first, and then the CA that replaced the old CA, whose key is "
-        f"{node.files}/ca.key; restore the old CA and its key, and certmond removes the other CA"
+        f"{node.files}/ca.crt contains the old CA and the CA that replaced the old CA; "
+        "restore the old CA and its key, and certmond removes the other CA"
     )
     put(node, node.old)
     node.settle()

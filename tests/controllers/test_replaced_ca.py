@@ -209,7 +209,11 @@ def test_a_third_ca_is_not_followed_if_no_rotation_may_begin(tmp_path: Path, set
     [
         (root_ca(key="rsa-1024"), False, "; certmond changes no file: .*; or restore the old CA"),
         (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "; certmond changes no file: "),
-        (root_ca(), True, "has not reached the phase issue yet; see what the rotation waits for: certmond status"),
+        (
+            root_ca(),
+            True,
+            "has not reached the phase issue yet; to see what the rotation waits for, run: certmond status",
+        ),
         (root_ca(key="rsa-1024"), True, "is frozen: .*; see: certmond explain rotation_frozen"),
     ],
 )
@@ -261,8 +265,8 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         before = node.tree()
         rest(made, Cause("change", None))
         (said,) = reported(made)
-        assert f"; certmond rotates to the new CA at {at:%Y-%m-%d %H:%M:%S} UTC: " in said
-        assert said.endswith("; or restore the old CA and its key")
+        assert f"; certmond rotates to the new CA at {at:%Y-%m-%d %H:%M:%S} UTC; " in said
+        assert said.endswith("; to keep the old CA, restore it and its key")
         clock.now = at - SECOND
         rest(made, Cause("look", frozenset()))
         assert (node.tree(), node.record, len(reported(made))) == (before, None, 1)
@@ -447,5 +451,5 @@ def test_the_wait_of_a_second_process_ends_with_the_clock(tmp_path: Path) -> Non
     before = node.tree()
     checked = node.hurry("check")
     assert checked.code == 2
-    assert re.search("certmond rotates to the new CA at .* UTC: ", checked.out.replace("\n", " "))
+    assert re.search("certmond rotates to the new CA at .* UTC; ", checked.out.replace("\n", " "))
     assert node.tree() == before

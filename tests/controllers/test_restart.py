@@ -315,7 +315,10 @@ def test_a_failed_act_is_judged_by_its_effect(bench: Bench) -> None:
     """The act may have had its effect or not. Its output is not repeated, because it may be secret."""
     (bench.place / "broken").touch()
     done = reported(bench.step())
-    assert (done.result, done.message) == (None, f"{bench.place}/act exited with status 3; run it to see the reason")
+    assert (done.result, done.message) == (
+        None,
+        f"{bench.place}/act exited with status 3; run this program to see the cause",
+    )
     assert bench.past.episode
     assert bench.past.episode.stage is Stage.PROVE
 
@@ -324,7 +327,7 @@ def test_a_failed_act_without_a_visible_effect_is_reported(bench: Bench) -> None
     """certmond does not repeat it for the same files."""
     (bench.place / "broken").touch()
     done = reported(bench.step(seen=False))
-    message = f"hook was not restarted: {bench.place}/act exited with status 3; run it to see the reason"
+    message = f"hook was not restarted: {bench.place}/act exited with status 3; run this program to see the cause"
     assert (done.result, done.message) == (Result.FAILED, message)
     assert bench.past.failure(bench.target().contents) == message
 
@@ -490,7 +493,9 @@ def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
     other = bench.node.certificate(f"{PKI}/apiserver.crt").public_bytes(Encoding.DER)
     now = datetime.now(UTC)
     said: Mapping[str, Seen] = {
-        f"is not verified yet: {AT} serves a certificate other than the one in {CRT}": Served(other, "TLSv1.3", now),
+        f"is not verified yet: {AT} serves a certificate other than the certificate in {CRT}": Served(
+            other, "TLSv1.3", now
+        ),
         f"is not verified yet: {AT} serves no certificate: it refused": Unserved("it refused", now),
         "is healthy in 1 of 3 checks": Served(own, "TLSv1.3", now),
     }

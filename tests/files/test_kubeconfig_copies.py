@@ -88,7 +88,10 @@ def test_a_copy_with_an_older_certificate_is_a_warning(tree: Tree) -> None:
     tree.put(COPY, kubeconfig(OLD))
     (found,) = tree.findings()
     assert (found.reason, found.severity) == (Reason.STALE_COPY, Severity.WARNING)
-    ends = f"its certificate ends on 2026-{OLD.facts.not_after:%m-%d %H:%M} UTC, but that of {CONF} ends on "
+    ends = (
+        f"the certificate in the copy ends on 2026-{OLD.facts.not_after:%m-%d %H:%M} UTC, but the certificate in "
+        f"{CONF} ends on "
+    )
     assert found.message.startswith(f"{COPY} is an old copy of {CONF}: {ends}")
     assert found.message.endswith(f"; run: cp {CONF} {COPY}")
 
@@ -98,7 +101,7 @@ def test_a_copy_with_other_ca_certificates_is_a_warning(tree: Tree) -> None:
     for trust in (OTHER_CA.pem, CA.pem + OTHER_CA.pem):
         tree.put(COPY, kubeconfig(NEW, trust=trust))
         assert tree.messages() == [
-            f"{COPY} is an old copy of {CONF}: it trusts other CA certificates; run: cp {CONF} {COPY}"
+            f"{COPY} is an old copy of {CONF}: the copy trusts other CA certificates; run: cp {CONF} {COPY}"
         ]
 
 
@@ -333,5 +336,5 @@ def test_a_rotation_at_once_reports_a_copy(quick: Path) -> None:
     node.walk()
     assert copy.read_bytes() == before
     assert node.findings()["stale_copy"].endswith(
-        f"it trusts other CA certificates; run: cp {node.files}/user.conf {copy}"
+        f"the copy trusts other CA certificates; run: cp {node.files}/user.conf {copy}"
     )

@@ -90,7 +90,7 @@ def test_a_reference_to_what_its_writer_cannot_read_tells_nothing(node: Node, ta
     assert findings == [(Reason.UNREADABLE, f"{reported(seen)[0].removeprefix('unreadable: ')}; {REMEDY}")]
 
 
-REMEDY = "chown root and chmod go-w /home/x.conf and its directories, or name the file in a separate entry"
+REMEDY = "let only root write /home/x.conf and its directories, or name the file in a separate entry"
 
 
 def assess_one(node: Node) -> list[tuple[Reason, str]]:

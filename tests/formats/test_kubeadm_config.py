@@ -257,7 +257,10 @@ def test_service_networks(subnet: str, first: str) -> None:
 def test_other_versions(version: str) -> None:
     """Another version of the API is reported with the remedy, for each document."""
     text = f"apiVersion: kubeadm.k8s.io/{version}\nkind: InitConfiguration\n"
-    reported = "has a version of kubeadm.k8s.io other than v1beta3 and v1beta4; convert it: kubeadm config migrate"
+    reported = (
+        "has a version of kubeadm.k8s.io other than v1beta3 and v1beta4; convert the file: kubeadm config migrate "
+        f"--old-config {PATH}"
+    )
     assert problems(f"{text}---\n{text}") == [f"document 1: {reported}", f"document 2: {reported}"]
 
 
@@ -285,11 +288,11 @@ kubernetesVersion: 1.34
 networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
 """
     )
-    host = "must be an IP address, or a DNS name of lower-case letters, digits, '-' and '.'"
+    host = "must be an IP address, or a DNS name of lowercase letters, digits, '-' and '.'"
     assert sorted(found) == sorted([
         "InitConfiguration: localAPIEndpoint.advertiseAddress: must be an IP address",
         "InitConfiguration: localAPIEndpoint.bindPort: must be a port from 1 to 65535",
-        "InitConfiguration: nodeRegistration.name: must consist of lower-case letters, digits, '-' and '.'",
+        "InitConfiguration: nodeRegistration.name: must consist of lowercase letters, digits, '-' and '.'",
         f"ClusterConfiguration: apiServer.certSANs[1]: {host}",
         "ClusterConfiguration: apiServer.certSANs[2]: must be text",
         f"ClusterConfiguration: apiServer.certSANs[3]: {host}",
@@ -303,7 +306,7 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
         "ClusterConfiguration: etcd.local.peerCertSANs[0]: must be text",
         "ClusterConfiguration: kubernetesVersion: must be text",
         "ClusterConfiguration: networking.serviceSubnet: must have at least two addresses",
-        "ClusterConfiguration: networking.dnsDomain: must be a DNS name of lower-case letters, digits, '-' and '.'",
+        "ClusterConfiguration: networking.dnsDomain: must be a DNS name of lowercase letters, digits, '-' and '.'",
     ])  # fmt: skip
 
 
@@ -367,7 +370,7 @@ def test_invalid_values_of_a_node_that_joins() -> None:
     assert problems(f"{text}---\n{CLUSTER}") == [
         "JoinConfiguration: controlPlane.localAPIEndpoint.advertiseAddress: must be an IP address",
         "JoinConfiguration: controlPlane.localAPIEndpoint.bindPort: must be a port from 1 to 65535",
-        "JoinConfiguration: nodeRegistration.name: must consist of lower-case letters, digits, '-' and '.'",
+        "JoinConfiguration: nodeRegistration.name: must consist of lowercase letters, digits, '-' and '.'",
     ]
 
 
@@ -392,15 +395,15 @@ def test_a_node_that_joins_needs_the_cluster() -> None:
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("", "contains no InitConfiguration and no ClusterConfiguration of kubeadm.k8s.io"),
-        ("---\n---\n", "contains no InitConfiguration and no ClusterConfiguration"),
-        ("apiVersion: v1\nkind: Secret\n", "contains no InitConfiguration and no ClusterConfiguration"),
-        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: [InitConfiguration]\n", "contains no InitConfiguration"),
-        ("apiVersion: [kubeadm.k8s.io/v1beta4]\nkind: InitConfiguration\n", "contains no InitConfiguration"),
-        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "contains no InitConfiguration"),
-        ("text", "document 1: is not a mapping; correct it"),
-        ("[1, 2]", "document 1: is not a mapping; correct it"),
-        (f"{CLUSTER}---\n{CLUSTER}", "document 2: is a second ClusterConfiguration; remove one"),
+        ("", "contains neither InitConfiguration nor ClusterConfiguration of kubeadm.k8s.io"),
+        ("---\n---\n", "contains neither InitConfiguration nor ClusterConfiguration"),
+        ("apiVersion: v1\nkind: Secret\n", "contains neither InitConfiguration nor ClusterConfiguration"),
+        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: [InitConfiguration]\n", "contains neither InitConfiguration"),
+        ("apiVersion: [kubeadm.k8s.io/v1beta4]\nkind: InitConfiguration\n", "contains neither InitConfiguration"),
+        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "contains neither InitConfiguration"),
+        ("text", "document 1: is not a mapping; correct this document"),
+        ("[1, 2]", "document 1: is not a mapping; correct this document"),
+        (f"{CLUSTER}---\n{CLUSTER}", "document 2: is a second ClusterConfiguration; remove one of the two"),
         ("a: b: c", "is not YAML; correct the file"),
         ("a: !!python/object:os.system {}", "is not YAML; correct the file"),
         ("token: 'abcdef.0123456789abcdef", "is not YAML; correct the file"),

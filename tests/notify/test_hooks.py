@@ -167,7 +167,9 @@ def test_a_hook_that_fails_is_run_again(recorder: HookRecorder, capfd: pytest.Ca
         while recorder.results.get(timeout=DEADLINE)[1] != "told":
             pass
     assert recorder.heard() == [RAISED]
-    assert f"ended with status 7 (no, {fails} is there) (certmond runs it again in 0.05 s)" in capfd.readouterr().err
+    assert (
+        f"ended with status 7 (no, {fails} is there); certmond runs the hook again in 0.05 s" in capfd.readouterr().err
+    )
 
 
 def test_one_failing_event_does_not_block_others(recorder: HookRecorder) -> None:
@@ -195,7 +197,7 @@ def test_a_finding_that_ended_before_its_run_is_skipped(
         results = list(iter(lambda: recorder.results.get(timeout=DEADLINE)[1], "told"))
     assert results.count("passed_over") == 1
     assert recorder.heard() == [("raised", "b", "warning")]
-    assert "too_open of /a was cleared before hook hook received this notice" in capfd.readouterr().err
+    assert "the finding too_open of /a was cleared before hook hook received this notice" in capfd.readouterr().err
 
 
 def test_a_flood_has_a_limit_and_is_reported(recorder: HookRecorder, capfd: pytest.CaptureFixture[str]) -> None:
@@ -326,8 +328,8 @@ def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(recor
     left_out = [each["message"] for each in said if each["event"] == "left_out"]
     assert left_out == [
         (
-            "3 changes of 1 findings ended before hook hook received them, and certmond did not log them; "
-            "see: certmond status"
+            "3 changes of 1 findings were reverted before hook hook received them, and certmond did not log these "
+            "changes; see: certmond status"
         )
     ]
     assert len(said) == 3

@@ -125,7 +125,7 @@ def test_a_ca_that_kubernetes_cannot_use(files: Files, ca: Issued, reported: str
 def test_keys_that_kubernetes_cannot_use(files: Files, kind: str) -> None:
     """So is a key of a kind that no component of Kubernetes uses."""
     ca = make_ca(hash="sha256", key=kind) if kind == "dsa" else make_ca(key=kind, signing_key=ROOT.key)
-    assert any("is neither RSA nor ECDSA nor Ed25519" in problem for problem in files.refused(ca.pem, ca.key_pem))
+    assert any("is not an RSA, ECDSA or Ed25519 key" in problem for problem in files.refused(ca.pem, ca.key_pem))
 
 
 def test_an_old_version(files: Files) -> None:

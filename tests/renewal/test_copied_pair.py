@@ -209,7 +209,7 @@ def test_a_source_that_changes_during_the_write_is_not_copied(root: Path) -> Non
             commit(changes, verify=verify)
 
         writer.commit = replacing  # type: ignore[method-assign,assignment]
-        with pytest.raises(WriteError, match="server changed meanwhile; certmond retries it"):
+        with pytest.raises(WriteError, match="server changed in the meantime; certmond tries again"):
             copies.make(writer)
     assert not (root / "opt/config/2/etcd/server.crt").exists()
 

@@ -45,7 +45,9 @@ def foreign(found: State) -> str:
     """Return the message of a foreign file, which always has the remedy."""
     assert isinstance(found, Foreign)
     assert found.message.startswith("/")
-    assert found.message.endswith(", so certmond does not replace it; move it away, and certmond creates it again")
+    assert found.message.endswith(
+        ", so certmond does not replace it; move the file away, so that certmond creates it again"
+    )
     return found.message
 
 
@@ -179,7 +181,7 @@ def test_a_key_that_kubernetes_cannot_use_is_not_handed_on() -> None:
     leaf = make_leaf(CA, "api", key="ed448")
     found = state(BUNDLE, leaf.pem, leaf.key_pem, None)
     assert isinstance(found, Unready)
-    assert "neither RSA nor ECDSA nor Ed25519" in found.message
+    assert "is not an RSA, ECDSA or Ed25519 key" in found.message
 
 
 # --- kubeconfig -------------------------------------------------------------------------------------------------------

@@ -242,17 +242,23 @@ def pairs(tmp_path: Path, put: Callable[[str, bytes], None]) -> tuple[KeyPairs, 
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ({"/leaf.crt": OTHER.pem, "/leaf.key": OTHER.key_pem}, "certificate and key of b would not match: /b.crt does"),
-        ({"/leaf.crt": OTHER.pem}, "certificate and key of a would not match: /leaf.crt does not match the key in"),
+        (
+            {"/leaf.crt": OTHER.pem, "/leaf.key": OTHER.key_pem},
+            "the certificate and the key of b would not match: /b.crt does",
+        ),
+        (
+            {"/leaf.crt": OTHER.pem},
+            "the certificate and the key of a would not match: /leaf.crt does not match the key in",
+        ),
         ({"/leaf.crt": make_leaf(CA, "new", key=LEAF.key).pem}, None),
         ({"/ca.key": OTHER_CA.key_pem}, None),
         (
             {"/ca.crt": OTHER_CA.pem},
-            "certificate and key of ca would not match: /ca.key matches no certificate or public key in",
+            "the certificate and the key of ca would not match: /ca.key matches no certificate or public key in",
         ),
         (
             {"/ca.key": LEAF.key_pem},
-            "certificate and key of ca would not match: /ca.key matches no certificate or public key in",
+            "the certificate and the key of ca would not match: /ca.key matches no certificate or public key in",
         ),
         ({"/unknown": b""}, None),
     ],

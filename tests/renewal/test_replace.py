@@ -94,7 +94,7 @@ def test_what_go_or_cryptography_does_not_read_is_not_installed() -> None:
     key_pem = Issued(b"", KEY, HELD.subject, None, None).key_pem
     with pytest.raises(
         RefusedError,
-        match=r"^the certificate from local for leaf .* cryptography, which certmond uses for renewals, refuses the",
+        match=r"^the certificate from local for leaf .* cryptography, with which certmond renews certificates, refuses",
     ):
         Renewal(made, KEY, pem, NOW).verify({"/pki/leaf.key": key_pem, "/pki/leaf.crt": pem}.get)
 

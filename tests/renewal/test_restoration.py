@@ -83,13 +83,15 @@ def test_a_torn_pair_that_was_repaired_is_not_restored(tmp_path: Path, form: str
     _, newest = Archive(host.state).ids(name)
     said = host.restoration().restore(name, None, dry_run=True)
     assert said == host.restoration().restore(name, None, dry_run=False)
-    assert said[0].startswith(f"{newest} is skipped: it is broken: ")
+    assert said[0].startswith(f"{newest} is skipped: the generation is broken: ")
     assert all("is restored to its state before" in each for each in said[1:])
     assert host.belongs_together()
     now_there, before = host.contents(), set(good.values())
     if "kubelet" not in form:  # the kubelet's dated files stay where they are
         assert set(now_there.values()) == before
-    with pytest.raises(RefusedError, match=f"^certmond does not restore {newest} of {name}: it is broken: "):
+    with pytest.raises(
+        RefusedError, match=f"^certmond does not restore {newest} of {name}: the generation is broken: "
+    ):
         host.restoration().restore(name, newest, dry_run=False)
     assert host.contents() == now_there
     assert torn not in now_there.values()
@@ -132,7 +134,9 @@ def test_nothing_is_restored_if_the_present_pair_is_the_only_good_one(host: Kept
     host.write(kept[0], UNRELATED.key_pem)
     torn = host.put_aside()
     host.write(*kept)
-    reason = f"{torn} is skipped: it is broken: /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
+    reason = (
+        f"{torn} is skipped: the generation is broken: /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
+    )
     assert host.restore() == [reason, f"leaf is already identical to {good}"]
     assert host.there() == kept
     assert host.restore(good) == [f"leaf is already identical to {good}"]
@@ -172,8 +176,10 @@ def test_a_valid_one_precedes_a_newer_expired_one(host: Kept, start: float, end:
     present = host.there()
     assert host.worth(outdated)[0] is Worth.OUTDATED
     said = host.restore(dry_run=True)
-    assert said[0].startswith(f"{outdated} is skipped: it is outdated: {why}")
-    with pytest.raises(RefusedError, match=f"certmond does not restore {outdated} of leaf: it is outdated: {why}"):
+    assert said[0].startswith(f"{outdated} is skipped: the generation is outdated: {why}")
+    with pytest.raises(
+        RefusedError, match=f"certmond does not restore {outdated} of leaf: the generation is outdated: {why}"
+    ):
         host.restore(outdated)
     assert host.there() == present
     host.restore()
@@ -195,7 +201,7 @@ def test_an_outdated_pair_is_better_than_none(host: Kept) -> None:
     host.write(*host.issue())
     with pytest.raises(RefusedError, match="no good generation of leaf") as raised:
         host.restore()
-    assert str(raised.value).count("is skipped: it is outdated") == 2
+    assert str(raised.value).count("is skipped: the generation is outdated") == 2
     host.write(b"", UNRELATED.key_pem)
     said = host.restore()
     assert host.there() == late
@@ -234,7 +240,7 @@ def test_a_key_with_a_passphrase_is_not_judged(host: Kept) -> None:
     locked, generation = host.there(), host.put_aside()
     host.write(*host.issue())
     assert host.worth(generation) == (Worth.UNJUDGED, "the private key in /etc/app/leaf.key is encrypted")
-    with pytest.raises(RefusedError, match=f"{generation} is skipped: it is unjudged: the private key in"):
+    with pytest.raises(RefusedError, match=f"{generation} is skipped: the generation is unjudged: the private key in"):
         host.restore()
     assert host.restore(generation)[-1].startswith(f"{generation} is unjudged: ")
     assert host.there() == locked
@@ -263,7 +269,8 @@ def test_no_pair_of_another_entry_is_torn(tmp_path: Path) -> None:
     generation = host.put_aside()
     host.write(*kept)
     with pytest.raises(
-        RefusedError, match=f"^certmond does not restore {generation} of leaf: certificate and key of other would not"
+        RefusedError,
+        match=f"^certmond does not restore {generation} of leaf: the certificate and the key of other would not",
     ):
         host.restore(generation)
     assert host.there() == kept
@@ -298,10 +305,13 @@ def test_the_command_shows_the_good_generations(host: Kept) -> None:
     )
     refused = certmond(host, "archive", "restore", "leaf", torn)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert f"certmond does not restore {torn} of leaf: it is broken: /etc/app/leaf.crt does not match" in refused.stderr
+    assert (
+        f"certmond does not restore {torn} of leaf: the generation is broken: /etc/app/leaf.crt does not match"
+        in refused.stderr
+    )
     done = certmond(host, "archive", "restore", "leaf")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{torn} is skipped: it is broken: ")
+    assert done.stdout.startswith(f"{torn} is skipped: the generation is broken: ")
     assert host.there() == kept
     host.settings["nonsense"] = True
     listed = certmond(host, "archive", "list", "leaf")
@@ -325,7 +335,7 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
         worth, why = host.worth(old)
         assert worth is Worth.WIDER
         assert re.search(r"; a later certificate \(serial [0-9a-f]+\) lacks this content$", why)
-        with pytest.raises(RefusedError, match=f"^certmond does not restore {old} of leaf: it is wider: "):
+        with pytest.raises(RefusedError, match=f"^certmond does not restore {old} of leaf: the generation is wider: "):
             host.restore(old)
         assert host.worth(good) == (Worth.GOOD, "")
         host.restore()

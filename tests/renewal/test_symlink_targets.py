@@ -93,7 +93,7 @@ def test_a_restored_key_does_not_break_the_pair_of_another_entry(tmp_path: Path)
     host.at(API["path"]).write_bytes(b"x")
     (outcome,) = host.start_once()
     assert (outcome.result, host.at(API["key"]).read_bytes()) == ("failed", before)
-    assert "certificate and key of second would not match" in outcome.message
+    assert "the certificate and the key of second would not match" in outcome.message
 
 
 TARGETS = {

@@ -426,7 +426,7 @@ def test_a_file_that_changed_meanwhile_stays(keeper: Keeper) -> None:
     keeper.renew(PAIR)
     target = keeper.target(PAIR)
     keeper.renew(PAIR)
-    assert refused(keeper, target) == f"another process has changed /{PKI}/{PAIR}.key meanwhile"
+    assert refused(keeper, target) == f"another process has changed /{PKI}/{PAIR}.key in the meantime"
 
 
 def test_a_file_that_has_gone_comes_back(keeper: Keeper) -> None:
@@ -536,7 +536,7 @@ def test_files_that_would_tear_another_pair_are_not_restored(keeper: Keeper) -> 
     before = keeper.read(PAIR)
     said = refused(keeper, keeper.target(PAIR))
     assert said == (
-        f"certificate and key of beside would not match: /{other} does not match the key in /{PKI}/{PAIR}.key"
+        f"the certificate and the key of beside would not match: /{other} does not match the key in /{PKI}/{PAIR}.key"
     )  # fmt: skip
     assert keeper.read(PAIR) == before
 

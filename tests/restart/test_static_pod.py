@@ -293,7 +293,7 @@ def test_of_two_containers_none_is_stopped(tmp_path: Path, program: Path) -> Non
 def test_a_client_of_another_runtime_stops_nothing(tmp_path: Path, program: Path) -> None:
     """Where it knows of no such container and one runs, the two do not speak of the same runtime."""
     with apiserver(tmp_path, program) as (pods, reported):
-        with pytest.raises(RestartError, match="name the endpoint of the kubelet's runtime"):
+        with pytest.raises(RestartError, match="set the runtime endpoint of the kubelet"):
             stop(APISERVER, reported["id"], crictl=fake(tmp_path, listed()), alive=quiet, logs=pods.logs)
         assert not ended(pods)
 
@@ -306,7 +306,7 @@ def test_the_client_of_the_host_is_found_and_used(
     with apiserver(tmp_path, program) as (pods, reported):
         found = client(pods.endpoint, str(tmp_path))
         done = stop(APISERVER, reported["id"], crictl=found, alive=quiet, logs=pods.logs)
-        assert done.endswith("was stopped by the container runtime")
+        assert done.startswith("the container runtime stopped ")
         assert ended(pods) == [(reported["id"], "stopped through the runtime: exit status 0")]
 
 
@@ -413,7 +413,7 @@ except RestartError as error:
 @pytest.mark.parametrize(
     ("privilege", "said"),
     [
-        ("sys_ptrace", "because it cannot read the program; grant certmond CAP_SYS_PTRACE"),
+        ("sys_ptrace", "because certmond cannot read the program; grant certmond CAP_SYS_PTRACE"),
         ("kill", "on this node; grant certmond CAP_KILL"),
     ],
 )

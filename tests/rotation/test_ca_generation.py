@@ -108,9 +108,11 @@ def test_without_an_identifier_it_cannot_be_reissued() -> None:
 def test_a_present_ca_that_cryptography_does_not_parse() -> None:
     """Its subject cannot be copied byte for byte: the error names the file, and the remedy."""
     old = make_ca(extra=[("2.5.29.36", False, b"\x30\x00")])
-    with pytest.raises(RefusedError, match=r"pki/ca.crt: cryptography cannot parse the present CA: .*root-ca stage"):
+    with pytest.raises(
+        RefusedError, match=r"pki/ca.crt: the library cryptography cannot parse the present CA: .*root-ca stage"
+    ):
         generate(old.facts, SPEC, TERMS)
-    with pytest.raises(RefusedError, match=r"pki/ca.crt: cryptography cannot parse the present CA"):
+    with pytest.raises(RefusedError, match=r"pki/ca.crt: the library cryptography cannot parse the present CA"):
         reissue(old.facts, old.key, SPEC, TERMS)  # type: ignore[arg-type]
 
 

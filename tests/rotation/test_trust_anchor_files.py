@@ -155,7 +155,7 @@ PROBLEMS: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "another file beside it": (
         ("key-file=/etc/kubernetes/pki/ca.key", "key-file=/etc/kubernetes/pki/other.key"),
-        "configure it to sign with the files of the CA",
+        "configure kube-controller-manager to sign with the files of the CA",
     ),
 }  # fmt: skip
 

@@ -225,12 +225,17 @@ def test_what_is_no_certificate_of_ours_is_refused(helper: Ask, output: bytes, r
         (2, b"policy says no\n", RefusedError, "reports that its CA refused front: policy says no"),
         (2, b"", RefusedError, "reports that its CA refused front"),
         (3, b"no route to ca.example\nat all\n", UnreachableError, "cannot reach its CA: no route to ca.example"),
-        (4, b"no token\n", RefusedError, "is not configured: no token; configure it, then run it manually to test it"),
-        (6, b"", RefusedError, "does not support SUBMIT; use a helper that does"),
+        (
+            4,
+            b"no token\n",
+            RefusedError,
+            "is not configured: no token; configure the helper, and then run it manually as a test",
+        ),
+        (6, b"", RefusedError, "does not support SUBMIT; use another helper"),
         (16, b"", RefusedError, "requires SCEP, which certmond does not support; use another helper"),
-        (17, b"", RefusedError, "requires a new key; remove keep_key from front"),
-        (7, b"Secret output\n", UnreachableError, "ended with status 7; run it manually to see the cause"),
-        (127, b"", UnreachableError, "ended with status 127; run it manually to see the cause"),
+        (17, b"", RefusedError, "requires a new key; set `keep_key: false` in the entry front"),
+        (7, b"Secret output\n", UnreachableError, "ended with status 7; run the helper manually to see the cause"),
+        (127, b"", UnreachableError, "ended with status 127; run the helper manually to see the cause"),
     ],
 )
 def test_every_other_status_has_its_meaning(
@@ -250,13 +255,13 @@ def test_its_stderr_speaks_where_its_output_is_silent(helper: Ask) -> None:
     reason = str(raised.value).partition("refused front: ")[2]
     assert reason.startswith("\\x1b[31mno\\x07 xxx")
     assert len(reason) == 200
-    with pytest.raises(UnreachableError, match=r"ended with status 9 \(Traceback\); run it manually"):
+    with pytest.raises(UnreachableError, match=r"ended with status 9 \(Traceback\); run the helper manually"):
         signer(helper(answer(b"", 9, said="Traceback\n"))).sign(request())
 
 
 def test_a_helper_that_dies_may_do_better_later(helper: Ask) -> None:
     """A helper that a signal ends has not decided anything."""
-    with pytest.raises(UnreachableError, match="was ended by signal 9; run it manually"):
+    with pytest.raises(UnreachableError, match="was ended by signal 9; run the helper manually"):
         signer(helper("os.kill(os.getpid(), 9)")).sign(request())
 
 
@@ -306,7 +311,7 @@ def test_waiting_without_a_cookie_is_refused(helper: Ask, status: int, output: b
 def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     """If a program is missing or not executable, the call failed. The error names it, with the remedy."""
     path = tmp_path / "helper"
-    said = rf"^certmond cannot run {path} \(No such file.*; install it, and make it executable"
+    said = rf"^certmond cannot run {path} \(No such file.*; install the program, and make it executable"
     with pytest.raises(UnreachableError, match=said):
         signer((str(path), "--token", "hunter2")).sign(request())
     path.write_text("#!/bin/sh\n")

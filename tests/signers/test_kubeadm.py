@@ -223,11 +223,19 @@ def test_leftovers_of_a_crash_are_removed(kubeadm: Kubeadm) -> None:
         (
             "apiserver",
             template(subject="OU=x,CN=a"),
-            "subjects with one CN and any number of O, not OU=x,CN=a; choose another",
+            "subjects with one CN and any number of O attributes, not OU=x,CN=a; choose another",
         ),
-        ("apiserver", template(subject="O=x"), "subjects with one CN and any number of O, not O=x; choose another"),
-        ("admin.conf", template(("client auth",), r"O=a\,b,CN=x", ()), "an O with a comma or a quote; choose another"),
-        ("admin.conf", template(("client auth",), 'O=a\\"b,CN=x', ()), "an O with a comma or a quote"),
+        (
+            "apiserver",
+            template(subject="O=x"),
+            "subjects with one CN and any number of O attributes, not O=x; choose another",
+        ),
+        (
+            "admin.conf",
+            template(("client auth",), r"O=a\,b,CN=x", ()),
+            "an O attribute with a comma or a quote; choose another",
+        ),
+        ("admin.conf", template(("client auth",), 'O=a\\"b,CN=x', ()), "an O attribute with a comma or a quote"),
         ("apiserver", replace(template(), names=(x509.RFC822Name("a@b"),)), "only DNS names and IP addresses; choose"),
         (
             "web",
@@ -247,7 +255,9 @@ def test_an_unsupported_subject_is_refused(kubeadm: Kubeadm, name: str, made: Te
 def test_a_ca_without_its_key_is_reported(kubeadm: Kubeadm) -> None:
     """kubeadm fails without the CA's key or its own pair, and the error quotes it."""
     (kubeadm.directory / "real-ca.key").unlink()
-    expected = r"certs renew ended with status 1 \(Error checking external CA condition for ca .*\); run it manually"
+    expected = (
+        r"certs renew ended with status 1 \(Error checking external CA condition for ca .*\); run this command manually"
+    )
     with pytest.raises(RefusedError, match=expected):
         kubeadm.signer().sign(request())
 
@@ -273,14 +283,16 @@ def test_what_is_no_kubeadm_is_refused(kubeadm: Kubeadm, version: str) -> None:
 def test_a_failure_of_kubeadm_is_reported(kubeadm: Kubeadm, tmp_path: Path) -> None:
     """The error quotes its first line on stderr. A missing, hanging or killed kubeadm may succeed later."""
     kubeadm.be("v1.31.0", "echo 'failure loading ca' >&2; exit 1")
-    expected = r"kubeadm certs renew ended with status 1 \(failure loading ca\); run it manually to see the cause"
+    expected = (
+        r"kubeadm certs renew ended with status 1 \(failure loading ca\); run this command manually to see the cause"
+    )
     with pytest.raises(RefusedError, match=expected):
         kubeadm.signer().sign(request())
     kubeadm.be("v1.31.0", "kill -9 $$")
-    with pytest.raises(UnreachableError, match=r"kubeconfig user ended with status -9 \(\); run it manually"):
+    with pytest.raises(UnreachableError, match=r"kubeconfig user ended with status -9 \(\); run this command manually"):
         kubeadm.signer().sign(request("admin.conf", CLIENT))
     kubeadm.program.unlink()
-    with pytest.raises(UnreachableError, match=r"cannot run .*kubeadm .*; install it"):
+    with pytest.raises(UnreachableError, match=r"cannot run .*kubeadm .*; install the program"):
         kubeadm.signer().sign(request())
 
 
@@ -322,10 +334,10 @@ def test_another_key_than_the_certificates_is_refused(kubeadm: Kubeadm) -> None:
     stand_in = shlex.join([sys.executable, str(STAND_IN), "v1.31.0"])
     spoil = f'{stand_in} "$@"; d=$(dirname "${{4#--config=}}"); cat {other} > $d/apiserver.key; exit 0'
     kubeadm.be("v1.31.0", spoil)
-    with pytest.raises(RefusedError, match="kubeadm wrote no certificate with its key; run it manually"):
+    with pytest.raises(RefusedError, match="kubeadm wrote no certificate with its key; run kubeadm manually"):
         kubeadm.signer().sign(request())
     kubeadm.be("v1.31.0", f'{stand_in} "$@"; d=$(dirname "${{4#--config=}}"); rm $d/apiserver.key; exit 0')
-    with pytest.raises(RefusedError, match="kubeadm wrote no certificate with its key; run it manually"):
+    with pytest.raises(RefusedError, match="kubeadm wrote no certificate with its key; run kubeadm manually"):
         kubeadm.signer().sign(request())
 
 

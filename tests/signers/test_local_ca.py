@@ -259,7 +259,10 @@ def test_an_encrypted_key_is_opened_with_a_credential(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("wrong horse\n", "replace it with the right key, or put its passphrase into the credential ca-passphrase"),
+        (
+            "wrong horse\n",
+            "replace it with the right key; or put the passphrase of this key into the credential ca-passphrase",
+        ),
         ("", "is empty; its first line must be the passphrase"),
         (None, r"certmond cannot read .* \(No such file.*; add LoadCredentialEncrypted=ca-passphrase:FILE to the unit"),
     ],

@@ -135,7 +135,8 @@ def test_an_unreadable_record_is_not_absent(tmp_path: Path, damage: str) -> None
     verb, fact = said.split(" ", 1)
     assert str(caught.value).startswith(f"certmond cannot {verb} {path} {fact}")
     assert str(caught.value).endswith(
-        "), so the phase of a rotation is unknown; restore it from a backup, or remove it if no rotation is in progress"
+        "), so the phase of a rotation is unknown; restore the file from a backup, or remove the file if no rotation "
+        "is in progress"
     )
 
 

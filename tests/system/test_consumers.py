@@ -113,7 +113,7 @@ def test_another_trusted_ca_restarts_nothing(consumers: Consumers) -> None:
         consumers.passes(2)
         assert consumers.instance("etcd-server") == change.instance
         held = [line for line in consumers.trail("etcd", change.at, step=None) if line["event"] == "step_held"]
-        assert "a rotation, not a restart" in held[0]["message"]
+        assert "a rotation instead of a restart" in held[0]["message"]
     finally:
         consumers.trust()
     # As it was, but to whom knows no digests it looks new.

@@ -356,7 +356,9 @@ def test_a_unit_that_cannot_reload_is_refused(machine: Machine) -> None:
     before = machine.property("fragile.service", "InvocationID")
     result, message = restart(machine, "fragile.service", reload=True)
     assert result == "refused"
-    assert message.startswith("fragile.service was not reloaded: systemd refused it (Job type reload is not applicable")
+    assert message.startswith(
+        "fragile.service was not reloaded: systemd refused the request (Job type reload is not applicable"
+    )
     assert message.endswith("; configure a restart instead, or add ExecReload= to the unit")
     assert machine.property("fragile.service", "InvocationID") == before
 
@@ -372,7 +374,7 @@ def test_what_cannot_be_restarted_is_refused(machine: Machine, unit: str, remedy
     """A unit that does not exist, or is masked, is refused with systemd's words and a remedy."""
     result, message = restart(machine, unit)
     assert result == "refused"
-    assert message.startswith(f"{unit} was not restarted: systemd refused it (Unit {unit} ")
+    assert message.startswith(f"{unit} was not restarted: systemd refused the request (Unit {unit} ")
     assert remedy in message
 
 

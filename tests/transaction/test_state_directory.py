@@ -255,8 +255,8 @@ def test_a_record_of_a_later_version_is_refused_by_name(
         refused = node.certmond(*words)
         assert (words, refused.returncode) == (words, 3), refused
         assert refused.stderr.strip() == (
-            f"certmond: {path} has the format version 99 of a later version of certmond, but this one reads only 1; "
-            "install the later version again, or move the file away"
+            f"certmond: {path} has the format version 99 of a later version of certmond, but this version reads only "
+            "1; install the later version again, or move the file away"
         )
     assert (node.tree(), contents(node.state)) == before
     path.write_text(own)

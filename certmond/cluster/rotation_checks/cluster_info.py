@@ -68,7 +68,7 @@ def cluster_info(
                 NAME,
                 False,
                 f"the CA in {_WHERE} {fact}",
-                "certmond updates the ConfigMap during a rotation; or run: "
+                "certmond updates the ConfigMap during a rotation; to update it now, run: "
                 "kubectl -n kube-public edit configmap cluster-info",
             )
         cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *others)))).decode("ascii")

@@ -94,7 +94,7 @@ def _verdict(
         reason = printable((status.error or "no reason given").replace(token, "it"))[:300]
         remedy = (
             "check --service-account-key-file of each API server, and restart each API server that started before "
-            "the last change of this file"
+            "the last change to this file"
         )
         return CheckResult(NAME, False, f"the API server rejects a new token of {account} ({reason})", remedy)
     user = status.user.username if status.user else None
@@ -104,7 +104,10 @@ def _verdict(
     if signed_by and _key_id(token) != _kubernetes_id(signed_by):
         fact = f"a new token of {account} is not signed with the key {signed_by.sha256[:12]}"
         return CheckResult(
-            NAME, False, fact, "check --service-account-signing-key-file of each API server, then restart it"
+            NAME,
+            False,
+            fact,
+            "check --service-account-signing-key-file of each API server, then restart the API servers",
         )
     return CheckResult(NAME, True, f"the API server accepts a new token of {account}")
 

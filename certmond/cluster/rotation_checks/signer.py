@@ -42,14 +42,14 @@ _APPROVAL = "CertmondCanary", "certmond checks which CA the cluster signs with"
 _SECONDS = 600  # the minimum of the API
 _POLL_INTERVAL = 0.5  # seconds
 _APPROVE = (
-    f"inspect the request (docs/cluster.md), then run: kubectl certificate approve {REQUEST}; or permit certmond to"
-    f" approve requests to {API_CLIENT}"
+    f"permit certmond to approve requests to {API_CLIENT}, or inspect the request as in docs/cluster.md, then run:"
+    f" kubectl certificate approve {REQUEST}"
 )
 _DENIED = (
     f"ask the user who denied the request for the reason; to file it again, run: kubectl delete csr {REQUEST}; the"
     " cluster deletes the request an hour after its creation"
 )
-_CONTROLLER = "check that a kube-controller-manager is the leader, and check its log for errors of certificate signing"
+_CONTROLLER = "check that a kube-controller-manager is the leader, and look for signing errors in the log of the leader"
 
 
 @dataclass(slots=True)
@@ -203,8 +203,10 @@ def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime)
     search = find_paths(issued[0], [expected], issued[1:], ["client auth"])
     if search.valid_at(now) is None:
         by = printable(issued[0].issuer)
-        fact = f"the cluster signs with a CA (named {by}) that either is not {expected.sha256[:12]} or is not valid now"
-        remedy = "check --cluster-signing-cert-file of each kube-controller-manager, then restart it"
+        fact = (
+            f"the cluster signs with the CA {by}, which either is not the CA {expected.sha256[:12]} or is not valid now"
+        )
+        remedy = "check --cluster-signing-cert-file of each kube-controller-manager, then restart these processes"
         return CheckResult(NAME, False, fact, remedy)
     return CheckResult(NAME, True, f"the cluster signs with {expected.sha256[:12]}")
 

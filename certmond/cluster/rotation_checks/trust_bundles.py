@@ -22,7 +22,9 @@ PUBLISHED, SECRETS = "published_trust", "token_secrets"
 
 _CONFIG_MAP, _KEY = "kube-root-ca.crt", "ca.crt"
 _TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105 - a type of Secrets
-_REMEDY = "check that a kube-controller-manager is the leader, and that it restarted after its --root-ca-file changed"
+_REMEDY = (
+    "check that a kube-controller-manager is the leader, and that it restarted after the file in --root-ca-file changed"
+)
 
 
 def published_trust(
@@ -52,7 +54,7 @@ def published_trust(
         live = sorted(str(each.metadata.name) for each in spaces if each.metadata and not _terminating(each))
         if not live:
             return CheckResult(
-                PUBLISHED, False, "the API server lists no namespace", "check the server of the kubeconfig"
+                PUBLISHED, False, "the API server lists no namespace", "check `server` in the kubeconfig"
             )
         facts = {space: _fact(found.get(space, "").encode(), trust, at_least=at_least) for space in live}
         behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]

@@ -63,7 +63,7 @@ def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableTy
         table.add_row(day, Text(what, style=style), Text(printable(", ".join(targets))), Text(printable(detail)))
     cut = () if document["complete"] else (Text("The forecast is incomplete: set a shorter --for.", style="yellow"),)
     if not document["events"]:
-        return Group(Text("The forecast has no event."), *next_line(document))
+        return Group(Text("The forecast contains no events."), *next_line(document))
     observes = document["mode"] != "enforce"
     note = "Enforce mode would execute these steps. certmond is in observe mode and executes none of them."
     return Group(

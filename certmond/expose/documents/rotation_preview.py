@@ -106,7 +106,7 @@ def unavoidable(document: dict[str, Any]) -> Iterator[str]:
         yield f"  {service}, about {seconds} s in {', '.join(phases)}: a restart is necessary for {because}"
     restarts = Counter(service for (service, *_), phases in found.items() for _ in phases)
     if any(times > 1 for times in restarts.values()):
-        yield "  a second restart in ten minutes takes about 20 s longer, a third about 45 s longer (kubelet back-off)"
+        yield "  because of kubelet back-off, a second restart in ten minutes takes about 20 s more, a third about 45 s"
 
 
 def _time(instant: datetime | None) -> str | None:

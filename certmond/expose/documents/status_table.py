@@ -50,8 +50,8 @@ def _coverage(document: dict[str, Any]) -> Iterator[Text]:
     """Yield a line with the number of certificates by source."""
     if count := document.get("coverage"):  # a document of an older daemon contains no coverage
         yield Text()
-        named = f"{count['references']} that only files of the node name"
-        served = f", {count['served']} that only a listener has" if count.get("served") else ""
+        named = f"{count['references']} only in references"
+        served = f", {count['served']} only at listeners" if count.get("served") else ""
         unwatched = f"files not watched: {count['unwatched']}"
         yield Text(f"certificates: {count['entries']} of the catalogue, {named}{served}; {unwatched}")
 
@@ -117,7 +117,10 @@ def _zero_serials(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a list with one finding about all certificates whose serial number is not positive, or an empty list."""
     reason, found = Reason.NONPOSITIVE_SERIAL, document["certificates"]
     names = [entry["name"] for entry in found if any(item["reason"] == reason for item in entry["findings"])]
-    message = f"{', '.join(names)}: the serial number is not positive; nothing to do, see: certmond explain {reason}"
+    message = (
+        f"{', '.join(names)}: the serial number is not positive; no action is necessary (see: certmond explain "
+        f"{reason})"
+    )
     return [{"severity": "info", "reason": reason, "message": printable(message)}] if names else []
 
 

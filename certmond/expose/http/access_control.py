@@ -143,7 +143,7 @@ class Gate:
                     self._untold, self._good_since = str(error), None
                     self._broken_since = now if self._broken_since is None else self._broken_since
             if self._untold and self._broken_since is not None and now >= self._broken_since + CHANGE_SECONDS:
-                what = "certmond cannot use the web configuration, and keeps the last valid one: %s"
+                what = "certmond cannot use the web configuration, and keeps the last valid configuration: %s"
                 log.warning(what, self._untold, extra={"kind": "web_config_refused"})
                 self._untold, self._refused = None, True
             return self.latest

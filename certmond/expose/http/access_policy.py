@@ -15,7 +15,7 @@ from certmond.expose.http.routes import Answer, Request, sentence
 HOST = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")  # RFC 3986, 3.2.2 and 3.2.3
 MISDIRECTED = (
     "the request is for another host: on loopback without TLS and passwords, `certmond serve` accepts only an IP "
-    "address, localhost or the name of this host; configure a proxy to send one of these as Host (docs/web.md)"
+    "address, localhost or the name of this host; configure the proxy to send one of these names as Host (docs/web.md)"
 )
 
 

@@ -44,7 +44,7 @@ def silence(runtime_dir: Path) -> str | None:
     try:
         return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
     except UNREADABLE as error:
-        return f"{path} is not a heartbeat ({error!r}): {SEE_JOURNAL}"
+        return f"{path} contains no valid heartbeat ({error!r}): {SEE_JOURNAL}"
 
 
 def not_ready(beat: Heartbeat, now: float) -> str | None:

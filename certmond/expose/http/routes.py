@@ -286,5 +286,5 @@ class Site:
         try:
             reason = why_not(Heartbeat.parse(text), time.time())
         except UNREADABLE as error:
-            reason = f"{self.heartbeat} is not a heartbeat ({error!r}): {SEE_JOURNAL}"
+            reason = f"{self.heartbeat} contains no valid heartbeat ({error!r}): {SEE_JOURNAL}"
         return sentence(HTTPStatus.SERVICE_UNAVAILABLE, reason) if reason else sentence(HTTPStatus.OK, "ok")

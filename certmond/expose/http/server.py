@@ -39,7 +39,7 @@ REMEDIES = {
     errno.EADDRINUSE: "another process uses this port: find it with `ss -ltnp`, or choose another port with --listen",
     errno.EADDRNOTAVAIL: "choose an address that `ip address` shows on this host",
     errno.EACCES: "a port below 1024 needs a privilege that this process does not have: choose a higher port",
-    errno.EPERM: "the unit allows only its default port: add a drop-in with SocketBindAllow= for this port",
+    errno.EPERM: "the systemd unit allows only its default port: add a drop-in with SocketBindAllow= for this port",
 }
 
 
@@ -228,7 +228,8 @@ def inherited() -> list[socket.socket]:
     descriptors = systemd.daemon.listen_fds()
     if not all(systemd.daemon.is_socket(each, type=socket.SOCK_STREAM, listening=1) for each in descriptors):
         raise ListenError(
-            "systemd passed a socket that does not listen: set ListenStream= and Accept=no in the .socket unit"
+            "systemd passed a socket that is not a listening stream socket: set ListenStream= and Accept=no in the "
+            ".socket unit"
         )
     return [socket.socket(fileno=each) for each in descriptors]
 

@@ -39,7 +39,7 @@ def make_context(source: Source) -> ssl.SSLContext:
         try:
             found = content(source.path(key))
         except OSError as error:
-            text = f"{source.path(key)} cannot be read ({error.strerror}); correct its path or permissions"
+            text = f"certmond cannot read {source.path(key)} ({error.strerror}); correct the path or the permissions"
             problems.append(Problem(source.place(key), text))
         else:
             pems[key.removesuffix("_file")] = found

@@ -57,7 +57,7 @@ _VERIFYING = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
 def _client_auth(value: Any) -> Any:
     if value in {"RequireAnyClientCert", "RequireClientCert"}:  # these values require only that the client has a key
         raise ValueError(
-            f"{value} admits every client with a certificate of any issuer; write RequireAndVerifyClientCert"
+            f"{value} admits every client that has a certificate from any issuer; write RequireAndVerifyClientCert"
         )
     return value or "NoClientCert"
 
@@ -187,7 +187,7 @@ def load(path: Path) -> Source:
     try:
         text = content(path)
     except OSError as error:
-        problem = Problem(Place(str(path)), f"cannot be read ({error.strerror}); correct its path or permissions")
+        problem = Problem(Place(str(path)), f"is unreadable ({error.strerror}); correct the path or the permissions")
         raise ConfigError((str(problem),)) from error
     return parse(str(path), text, path.parent)
 
@@ -220,14 +220,16 @@ def _tls(tree: Node) -> Iterator[Problem]:
         return
     for key in ("cert", "key", "client_ca"):
         if key in given and f"{key}_file" in given:
-            yield Problem(given[key].place, f"conflicts with {key}_file; remove one of them")
+            yield Problem(given[key].place, f"conflicts with {key}_file; remove one of the two keys")
         elif key != "client_ca" and not {key, f"{key}_file"} & given.keys():
             yield Problem(whole.place, f"has no {key}_file; add this key, because TLS requires it")
     authority = given.get("client_ca_file") or given.get("client_ca")
     auth = given.get("client_auth_type")
     policy = auth.value if auth else "NoClientCert"
     if auth and policy in _VERIFYING and not authority:  # Go would admit every client with a certificate of a public CA
-        yield Problem(auth.place, f"{policy} requires client_ca_file; set it to a file with the CAs of the clients")
+        yield Problem(
+            auth.place, f"{policy} requires client_ca_file; set this key to a file with the CAs of the clients"
+        )
     if authority and policy == "NoClientCert":
         yield Problem(authority.place, "has no effect without client_auth_type; add this key")
     names = given.get("client_allowed_sans")
@@ -257,7 +259,8 @@ def _headers(tree: Node) -> Iterator[Problem]:
     for name, node in whole.keys("headers") if whole else ():
         if name not in HEADERS:
             yield Problem(
-                node.place, f"cannot be set{suggestion(name, HEADERS) or '; valid headers: ' + ', '.join(HEADERS)}"
+                node.place,
+                f"is not a supported header{suggestion(name, HEADERS) or '; valid headers: ' + ', '.join(HEADERS)}",
             )
         elif not isinstance(value := node.value, str):
             continue

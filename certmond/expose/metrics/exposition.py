@@ -48,10 +48,12 @@ RENEWAL = Family(
     "Time from which the certificate is due for renewal, Unix time",
     _OF,
 )
-CHAIN_VALID = Family("certmond_certificate_chain_valid", "1 if a certification path to the trust anchor is valid", _OF)
+CHAIN_VALID = Family(
+    "certmond_certificate_chain_valid", "1 if a certification path to the trust anchor is valid, otherwise 0", _OF
+)
 INFO = Family(
     "certmond_certificate_info",
-    "1, with the facts of the certificate as labels",
+    "1, with the properties of the certificate as labels",
     (*_OF, "subject", "issuer", "serial", "sha256", "key"),
 )
 FINDING = Family("certmond_finding", "1 while the finding is open", (*_OF, "reason", "severity"))
@@ -62,7 +64,7 @@ TRUST_ANCHOR_NOT_AFTER = Family(
 )
 SERVED_MATCHES = Family(
     "certmond_certificate_served_matches",
-    "1 if the endpoint serves the certificate in the file",
+    "1 if the endpoint serves the certificate in the file, otherwise 0",
     (*_OF, "endpoint"),
 )
 FAMILIES = (
@@ -228,6 +230,7 @@ def read_status(directory: Path) -> dict[str, Any]:
         raise RuntimeDirError(f"certmond cannot read {path} ({error}); see: systemctl status certmond") from error
     if not known:
         raise RuntimeDirError(
-            f"{path} has a schema other than {SCHEMA}; install the same version for the daemon and this command"
+            f"{path} has a schema other than {SCHEMA}; install the same version of certmond for the daemon and this "
+            "command"
         )
     return document

@@ -49,7 +49,7 @@ class Telemetry:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10), registry=registry,
         )  # fmt: skip
         self.latency = Histogram(
-            "certmond_change_to_publish_seconds", "Time from the first report of a change to its verdict",
+            "certmond_change_to_publish_seconds", "Time from the first report of a change to its published verdict",
             buckets=(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5), registry=registry,
         )  # fmt: skip
         self.last_pass = Gauge(

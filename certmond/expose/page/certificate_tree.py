@@ -141,7 +141,7 @@ def _service(service: Service) -> Iterator[str]:
     state = "critical" if differs else "warning" if service.running is False else "ok" if service.running else "none"
     takes = {frozenset({True}): "reloads its files", frozenset({False}): "needs a restart for a new certificate"}
     how = takes.get(
-        frozenset(service.reloads), "reloads some files, needs a restart for others" if service.reloads else ""
+        frozenset(service.reloads), "reloads some files, and needs a restart for other files" if service.reloads else ""
     )
     yield f"<p>{mark(state)} <b>{text(service.name) or 'unknown service'}</b> "
     yield f"{_runs(service.running, service.started_at)}{'; ' if how else ''}{how}</p>"

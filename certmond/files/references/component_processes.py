@@ -79,7 +79,7 @@ def _words(proc: str, pid: str) -> tuple[list[str], str]:
     """Return the words of a command line, and a fact if the command line is too long, otherwise ""."""
     line = _read(proc, pid, "cmdline")
     words = line[:_MAX_BYTES].decode("utf-8", "replace").split("\0")
-    fact = f"its command line has more than {_MAX_BYTES} bytes" if len(line) > _MAX_BYTES else ""
+    fact = f"the command line of this process has more than {_MAX_BYTES} bytes" if len(line) > _MAX_BYTES else ""
     return [word[:_MAX_WORD] for word in (words if words[-1] else words[:-1])], fact
 
 

@@ -224,7 +224,10 @@ class ComponentReferences:
         outside = source.in_pod and source.container.mount_of(file.path) is None
         found = replace(about, path=host, key=key or None, obstacle=obstacle, elsewhere=outside)
         if not SYSTEM_TRUST.isdisjoint((host, self._reader.entry(host).own_file)):
-            fact = f"{host} contains the CAs of the operating system, which an operating system package replaces"
+            fact = (
+                f"{host} contains the CAs of the operating system, and a package of the operating system replaces "
+                "this file"
+            )
             yield replace(found, obstacle=obstacle or fact)
         elif file.role is Role.KUBECONFIG and not (obstacle or outside):
             yield replace(found, obstacle=self._foreign_path(source, host))
@@ -274,7 +277,7 @@ def _maximum(source: Source) -> int:
 
 
 def _left_out(source: Source, number: int) -> str:
-    return f"certmond follows at most {_maximum(source)} of these files, and leaves out {number}"
+    return f"certmond watches at most {_maximum(source)} of these files, and ignores {number}"
 
 
 @cache

@@ -131,7 +131,9 @@ class ComponentSources:
             unclear = {each.mentioned: each.name for each in self._containers(path) if not _component(each)}
             unclear.pop("", None)
             for component, name in unclear.items():
-                fact = f"certmond cannot tell which words in the command of container {name} are flags of {component}"
+                fact = (
+                    f"certmond cannot determine which words in the command of container {name} are flags of {component}"
+                )
                 yield UnreadFile("static-pod", f"any flag of {component} in {path}", path, fact)
 
     def manifests(self) -> tuple[str, ...]:

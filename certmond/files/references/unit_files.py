@@ -200,7 +200,7 @@ class UnitFiles:
         obstacle = next(filter(None, map(self._reader.changeable, files)), "")
         for name in ("RootDirectory", "RootImage"):
             if found.get(name):
-                obstacle = obstacle or f"{unit} has {name}=, so the paths in the unit are not paths on this host"
+                obstacle = obstacle or f"{unit} sets {name}=, so the paths in the unit are not paths on this host"
         environment = dict(defaults)
         for word in found.get("Environment", ()):
             pairs = (with_specifiers(each, unit).partition("=") for each in split_words(word.text))
@@ -258,7 +258,7 @@ def _mentioned(unit: str, command: Word) -> Service | None:
     component = mentioned_component(words)
     if not component:
         return None
-    fact = f"certmond cannot tell which words in the command line of {words[0][:200]} are flags of {component}"
+    fact = f"certmond cannot determine which words in the command line of {words[0][:200]} are flags of {component}"
     return Service(component, Container(component, (), {}, component), command.file, faults=((command.file, fact),))
 
 

@@ -47,7 +47,7 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
         raise MalformedError("the DER value is cut off")
     tag, size, content_start = data[at], data[at + 1], at + 2
     if tag & 0x1F == 0x1F:
-        raise MalformedError("the DER value has a tag number above 30")
+        raise MalformedError("the DER value has a tag number greater than 30")
     if size & 0x80:
         count = size & 0x7F
         content_start += count

@@ -154,5 +154,5 @@ def _values(value: Value, least: int, most: int = _MOST) -> list[Value]:
     """Return the first `most` values inside `value`. Raises MalformedError for fewer than `least` values."""
     found = [*islice(value.values(), most)]
     if len(found) < least:
-        raise MalformedError("the DER value has too few values in it")
+        raise MalformedError("the DER value contains too few values")
     return found

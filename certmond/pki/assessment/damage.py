@@ -199,7 +199,7 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
         where = authority.key_path or authority.path
         otherwise = (
             "rejoin the node: kubeadm reset, then kubeadm join" if spec.kind is Kind.KUBELET
-            else "issue it on a node that has this CA key, then copy the certificate and its key to this node"
+            else "issue the certificate on a node with this CA key, then copy the certificate and its key to this node"
         )  # fmt: skip
         return f"the archive has no good generation, and the CA's key {where} is not on this node; {otherwise}"
     return None

@@ -35,7 +35,7 @@ def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Fin
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner
         if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
-            fact = f"{permissions.path} belongs to {permissions.owner}, expected {owner}"
+            fact = f"{permissions.path} belongs to {permissions.owner}, but the entry requires {owner}"
             yield finding(Reason.WRONG_OWNER, f"{fact}; run: chown {owner} {permissions.path}")
 
 
@@ -47,10 +47,12 @@ def _before_restart(path: str, served: ServedAt) -> Finding:
     configuration before the setting changed, or still has the certificate of a removed file in memory.
     """
     fact = (
-        f"{path} does not exist, but the kubelet still serves another certificate at {served.endpoint}, and requests "
-        "this certificate only after a restart"
+        f"{path} does not exist: the kubelet serves another certificate at {served.endpoint}, and requests this "
+        "certificate only after a restart"
     )
-    remedy = "run: systemctl restart kubelet, and approve the request of this node: kubectl get csr"
+    remedy = (
+        "run `systemctl restart kubelet`, and approve the new request of this node: kubectl certificate approve NAME"
+    )
     return finding(Reason.MISSING, f"{fact}; {remedy}", Severity.WARNING)
 
 
@@ -82,7 +84,7 @@ def about_damage(
         found.append(
             finding(
                 Reason.BREAKS_AGAIN,
-                f"{fact}; find the program or disk that damages the file, and see the next repair: certmond plan",
+                f"{fact}; find the program or disk that damages the file; to see the next repair, run: certmond plan",
             )
         )
     return tuple(found)
@@ -93,7 +95,9 @@ def _with_archived_key(item: Finding, salvage: Salvage) -> Finding:
     if salvage.key_directory is None or item.reason not in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}:
         return item
     fact = item.message.partition("; ")[0]
-    return replace(item, message=printable(f"{fact}; copy the CA's key from the archive: ls {salvage.key_directory}"))
+    return replace(
+        item, message=printable(f"{fact}; copy the key of the CA from the archived files in {salvage.key_directory}")
+    )
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:
@@ -103,7 +107,7 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
         readable = permissions.secret and excess & 0o004
         yield finding(
             Reason.TOO_OPEN,
-            f"{permissions.path} has mode {permissions.mode:04o}, expected {allowed:04o} at most; "
+            f"{permissions.path} has mode {permissions.mode:04o}, but the maximum is {allowed:04o}; "
             f"run: chmod {permissions.mode & allowed:04o} {permissions.path}",
             Severity.CRITICAL if readable else None,
         )
@@ -125,6 +129,6 @@ def about_key_pair(seen: Observation) -> Iterator[Finding]:
     elif seen.key is not None and seen.key.sha256 != seen.public_key.sha256:
         yield finding(
             Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
-            f"{seen.path} is not the public key of {seen.key_path}, so API servers refuse tokens signed on this node; "
+            f"{seen.path} is not the public key of {seen.key_path}, so API servers reject tokens signed on this node; "
             "restore the pair that all control-plane nodes share",
         )

@@ -35,7 +35,8 @@ def no_path(case: Case) -> Iterator[Finding]:
     yield finding(
         Reason.NO_PATH,
         f"{case.where} has no certification path to {' or '.join(case.spec.ca) or SELF}: {why.certificate.subject} "
-        f"(issuer {why.certificate.issuer}): {why.refusal}; reissue it from the present CA, or restore the CA",
+        f"(issuer {why.certificate.issuer}): {why.refusal}; reissue the certificate from the present CA, or restore "
+        "the CA",
     )
 
 
@@ -45,7 +46,7 @@ def ca_not_self_signed(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.CA_NOT_SELF_SIGNED,
             f"{case.where}: {case.certificate.subject} is not self-signed (issuer {case.certificate.issuer}); "
-            f"{ROOT_CA_ONLY}: install a self-signed CA",
+            f"{ROOT_CA_ONLY}; install a self-signed CA",
         )
 
 
@@ -54,7 +55,7 @@ def ca_not_ca(case: Case) -> Iterator[Finding]:
     if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
         yield finding(
             Reason.CA_NOT_CA,
-            f"{case.where}: {case.certificate.subject} lacks basicConstraints CA:TRUE, so every component refuses the "
+            f"{case.where}: {case.certificate.subject} lacks basicConstraints CA:TRUE, so every component rejects the "
             "certificates of this CA; install a CA certificate",
         )
 
@@ -64,7 +65,7 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
     if case.spec.authority and not case.certificate.has_usage("cert sign"):
         yield finding(
             Reason.CA_CANNOT_SIGN,
-            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so every component refuses "
+            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so every component rejects "
             "the certificates of this CA; reissue the CA with keyCertSign",
         )
 
@@ -79,7 +80,8 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
     if accepted and not has_accepted_subject(case.certificate, accepted):
         yield finding(
             Reason.WRONG_SUBJECT,
-            f"{case.where} has the subject {case.certificate.subject}, expected {' or '.join(accepted)}; reissue it",
+            f"{case.where} has the subject {case.certificate.subject}, but the entry requires "
+            f"{' or '.join(accepted)}; reissue it",
         )
     expected = case.facts.get("kubelet_common_name")
     served = case.where == case.facts.get("kubelet_serving_file")
@@ -93,7 +95,9 @@ def wrong_usage(case: Case) -> Iterator[Finding]:
     """Report required usages that the certificate does not permit. For an authority, see `ca_cannot_sign`."""
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
-        yield finding(Reason.WRONG_USAGE, f"{case.where} lacks the usage {', '.join(missing)}; reissue it")
+        yield finding(
+            Reason.WRONG_USAGE, f"{case.where} lacks the usage {', '.join(missing)}; reissue it with this usage"
+        )
 
 
 def missing_name(case: Case) -> Iterator[Finding]:
@@ -162,7 +166,7 @@ def not_rotating_pem(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.NOT_ROTATING_PEM,
             f"{case.spec.kubeconfig} uses {instead}, not {case.where}; "
-            "set client-certificate and client-key to this PEM file",
+            f"set client-certificate and client-key to {case.where}",
         )
 
 
@@ -183,7 +187,7 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.UNEXPECTED_CHAIN,
             f"{case.where} does not begin with its own certificate, and Go's TLS uses the first certificate of a file; "
-            "move the end-entity certificate to the start of the file",
+            "move this certificate to the start of the file",
             Severity.CRITICAL,
         )
     elif extra and not case.spec.chain and not case.spec.authority:
@@ -206,7 +210,7 @@ def weak_key(case: Case) -> Iterator[Finding]:
         accepted = accepted or (key.algorithm == "ECDSA" and case.spec.authority)
         fact = f"{case.where} has the key {key}" + ("" if accepted else ", which Go's TLS refuses")
         severity = None if accepted else Severity.CRITICAL
-        yield finding(Reason.WEAK_KEY, f"{fact}; use RSA-2048, ECDSA P-256, Ed25519 or better", severity)
+        yield finding(Reason.WEAK_KEY, f"{fact}; use at least RSA-2048 or ECDSA P-256, or use Ed25519", severity)
 
 
 def key_unusable(case: Case) -> Iterator[Finding]:
@@ -238,7 +242,7 @@ def nonpositive_serial(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.NONPOSITIVE_SERIAL,
             f"{case.where} has the serial number {case.certificate.serial:x}, like CAs of kubeadm before v1.27 and of "
-            "k3s; nothing to do until you replace the CA",
+            "k3s; no action is necessary until you replace the CA",
         )
 
 

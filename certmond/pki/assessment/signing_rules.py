@@ -20,4 +20,4 @@ def not_issued_by_ca(case: Case) -> Iterator[Finding]:
         return  # a certificate that no CA can renew, or that Go or cryptography refuses, has a separate finding
     if denial := successor_denial(case.certificate, case.spec, case.facts, case.basis, case.now):
         remedy = f"see the contents that certmond would sign: certmond renew {case.seen.name} --dry-run"
-        yield finding(Reason.NOT_ISSUED_BY_CA, f"{case.where} is not renewed: {denial}; {remedy}")
+        yield finding(Reason.NOT_ISSUED_BY_CA, f"certmond does not renew {case.where}: {denial}; {remedy}")

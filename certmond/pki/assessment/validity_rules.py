@@ -97,7 +97,7 @@ def still_due(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.STILL_DUE,
             f"{case.where} was renewed on {_day(case.renewed_at)}, but the new certificate, which ends on "
-            f"{_day(case.certificate.not_after)}, was due immediately; set a longer validity at its signer, or a "
+            f"{_day(case.certificate.not_after)}, was due immediately; set a longer validity at the signer, or a "
             "shorter renew_before",
         )
     elif case.self_signed:
@@ -118,7 +118,7 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
         remedy = _renew(case) if case.self_signed else "rotate the CA before its end"
         yield finding(
             Reason.OUTLIVES_CA,
-            f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} ends on "
+            f"{case.where} ends on {_day(case.certificate.not_after)}, but its CA {issuer.subject} ends on "
             f"{_day(issuer.not_after)}; {remedy}",
         )
 

@@ -18,19 +18,22 @@ class DerivedSpec(Model):
 
     name: Name = Field(description="the name of the derived file in plans and reports")
     kind: Literal["pem-bundle", "kubeconfig", "copy"] = Field(
-        description="`pem-bundle`: the certificate and then the key in one file, as HAProxy reads it; `kubeconfig`: a "
-        "copy of a kubeconfig. certmond replaces an existing copy only if this copy has the same CA and user. `copy`: "
-        "copies of the certificate file and the key file, with the same names, in the directory `path`."
+        description="`pem-bundle`: one file with the certificate, followed by the key, as HAProxy requires. "
+        "`kubeconfig`: a copy of a kubeconfig. certmond replaces an existing copy only if this copy has the same CA "
+        "and user. `copy`: copies of the certificate file and the key file, with the same names, in the directory "
+        "`path`."
     )
     source: Name = Field(
-        description="the entry of `certificates` that is the source of the file. It can be a CA only for kind `copy`."
+        description="the entry of `certificates` that is the source of the file. This entry can be a CA only for "
+        "kind `copy`."
     )
     path: AbsolutePath = Field(
-        description="the path of the derived file. For kind `copy`, a directory: certmond writes copies only if the "
-        "directory exists. One component of this path can be `*`, which matches any number of directories."
+        description="the path of the derived file. For kind `copy`, this path is a directory, and certmond writes "
+        "copies only if the directory exists. One component of this path can be `*`, which matches any "
+        "directory name."
     )
     mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
-    owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
+    owner: Owner | None = Field(default=None, description="the owner of the file, as `user` or `user:group`")
     write: Literal["always", "existing", "never"] = Field(
         default="always",
         description="`always`: certmond creates the file, and replaces it. Two more values are valid for kind "
@@ -42,7 +45,7 @@ class DerivedSpec(Model):
     @classmethod
     def _matches_directories_only(cls, path: str, info: ValidationInfo) -> str:
         if has_wildcard(path.replace("/*/", "/", 1) if info.data.get("kind") == "copy" else path):
-            raise ValueError("must be a path without a pattern, or for kind copy a path with one component `*`")
+            raise ValueError("must be a path without a pattern, or, for kind copy, a path with one component `*`")
         return path
 
     @field_validator("write")

@@ -71,15 +71,15 @@ class CertificateSpec(Model):
     name: Name = Field(description="the name of the certificate in reports, metrics and references")
     path: AbsolutePath = Field(
         description="the file of the certificate. A path with `*`, `?` or `[…]` matches any number of files. `**` "
-        "matches any number of directories."
+        "matches any number of nested directories."
     )
     kind: Kind = Field(
         default=Kind.FILE,
         strict=False,
         description="`file`: PEM, DER or PKCS#12, with the certificate and optionally its chain. `kubeconfig`: the "
         "client certificates in a kubeconfig. `bundle`: independent certificates, each with a separate verdict. "
-        "`kubelet`: a PEM file that the kubelet rotates. `key-pair`: `path` is a public key and `key` its private "
-        "key.",
+        "`kubelet`: a PEM file that the kubelet rotates. `key-pair`: `path` is a public key, and `key` is the "
+        "corresponding private key.",
     )
     key: AbsolutePath | None = Field(
         default=None,
@@ -90,11 +90,12 @@ class CertificateSpec(Model):
     )
     key_optional: bool = Field(
         default=False,
-        description="the key can be on another host, as for an external CA, or for the CA on a worker",
+        description="the key can be on another host, as for an external CA or for a CA on a worker",
     )
     authority: bool = Field(
         default=False,
-        description="the file contains only Root CA certificates. `ca` and `embedded_ca` can name only such an entry.",
+        description="the file contains only Root CA certificates. The fields `ca` and `embedded_ca` of other entries "
+        "can refer only to an entry with this setting.",
     )
     ca: Many[str] = Field(
         default=(),
@@ -107,7 +108,7 @@ class CertificateSpec(Model):
         description="accepted subjects, such as `CN=kubernetes-admin,O=system:masters`, with attributes in any order. "
         "certmond signs these subjects with the key of the CA, even if the present certificate has another subject. "
         "certmond signs a subject with the prefix `system:` or `kubeadm:` in an attribute only if this list contains "
-        "that subject. `certmond init` issues the first subject of the list.",
+        "that subject. `certmond init` issues a certificate with the first subject of the list.",
     )
     usages: Many[Usage] = Field(
         default=(),
@@ -115,7 +116,7 @@ class CertificateSpec(Model):
         "required for RSA keys only.",
     )
     names: Many[AlternativeName] = Field(
-        default=(), description="required subject alternative names: `DNS:…` or `IP:…`"
+        default=(), description="required subject alternative names. Each name has the form `DNS:…` or `IP:…`."
     )
     mode: Mode | None = Field(
         default=None,
@@ -128,41 +129,42 @@ class CertificateSpec(Model):
     )
     owner: Owner | None = Field(
         default=None,
-        description="`user` or `user:group` that must own the files. Only this owner and root may write the files. If "
-        "another user can write the files, certmond does not copy the contents of the old certificate into a new "
-        "certificate. If another user can replace the files, certmond does not renew the certificate.",
+        description="required owner of the files, as `user` or `user:group`. Only this owner and root may write the "
+        "files. If another user can write the files, certmond does not copy the contents of the old certificate into "
+        "a new certificate. If another user can replace the files, certmond does not renew the certificate.",
     )
     renew_before: Duration | None = Field(
         default=None,
-        description="the time between the renewal point and the expiration of the certificate; by default the value of "
-        "the configuration",
+        description="the time between the renewal point and the expiration of the certificate. The default is the "
+        "top-level `renew_before`.",
     )
     validity: Duration | None = Field(
         default=None,
-        description="the validity period of a new certificate; by default the value of the configuration",
+        description="the validity period of a new certificate. The default is the top-level `validity`.",
     )
     key_algorithm: KeyAlgorithm | None = Field(
         default=None,
         strict=False,
-        description="the algorithm of a new key; by default the algorithm of the old key, or else the value of the "
-        "configuration",
+        description="the algorithm of a new key. The default is the algorithm of the old key or, without an old key, "
+        "the top-level `key_algorithm`.",
     )
     keep_key: bool = Field(
         default=False,
-        description="a renewal reuses the key, so that only one file changes (the default for etcd). A signer of kind "
-        "`kubeadm` cannot reuse the key, because kubeadm creates a new key.",
+        description="a renewal reuses the key, so that only one file changes. The profiles set this value for the "
+        "server and peer certificates of etcd. A signer of kind `kubeadm` cannot reuse the key, because kubeadm "
+        "creates a new key.",
     )
     signer: Name | None = Field(
         default=None,
-        description="the signer of a new certificate: the name of an entry in `signers`, `local` for the CA's key on "
-        "this node (the default), or `none` for no signer",
+        description="the signer of a new certificate. The value is the name of an entry in `signers`, `local` for "
+        "the CA's key on this node, or `none` for no signer. The default is `local`.",
     )
     renewed_by: Sentence | None = Field(
         default=None,
         validate_default=True,
-        description="a few words that name the component that renews the certificate instead of certmond, and the time "
-        "of the renewal. certmond then never renews the certificate. Findings and plans contain this text. If the "
-        "value is `null`, certmond renews the certificate.",
+        description="a short text with the component that renews the certificate instead of certmond, and the time of "
+        "the renewal. With this text, certmond never renews the certificate. Findings and plans contain this text. "
+        "If the value is `null`, certmond renews the certificate.",
     )
     chain: bool = Field(default=True, description="the file may contain more than one certificate")
     kubeconfig: AbsolutePath | None = Field(
@@ -170,10 +172,10 @@ class CertificateSpec(Model):
     )
     embedded_ca: Name | None = Field(
         default=None,
-        description="the entry of the CA: the kubeconfig must embed all certificates of this CA, and no other "
-        "certificates",
+        description="the entry of the CA for the kubeconfig. The kubeconfig must embed all certificates of this "
+        "entry, and no other certificates.",
     )
-    optional: bool = Field(default=False, description="a missing file is not a finding")
+    optional: bool = Field(default=False, description="certmond reports no finding if the file is missing")
     at_most: Severity | None = Field(
         default=None,
         strict=False,
@@ -181,11 +183,11 @@ class CertificateSpec(Model):
     )
     mentioned_in: Many[AbsolutePath] = Field(
         default=(),
-        description="files, such as the manifest of a static Pod: the absence of the certificate is a finding only if "
-        "one of these files contains the path of the certificate",
+        description="certmond reports a missing certificate only if one of these files, such as the manifest of a "
+        "static Pod, contains the path of the certificate",
     )
     belongs_with: Many[AbsolutePath] = Field(
-        default=(), description="files: the absence of the certificate is a finding only if one of these files exists"
+        default=(), description="certmond reports a missing certificate only if one of these files exists"
     )
     exclude: Many[str] = Field(
         default=DEFAULT_EXCLUDE,
@@ -198,13 +200,13 @@ class CertificateSpec(Model):
     consumers: Many[str] = Field(default=(), description="the services that use the certificate")
     renewed_at_start: Duration | None = Field(
         default=None,
-        description="each service in `consumers` issues the certificate again if it starts within this time before the "
-        "end of the certificate. With `for_renewal` of `restart`, certmond restarts the service when the certificate "
-        "is due. The entry needs `renewed_by` and `consumers`.",
+        description="each service in `consumers` issues the certificate again if the service starts within this time "
+        "before the end of the certificate. If `restart.for_renewal` is true, certmond restarts the service when the "
+        "certificate is due. The entry needs `renewed_by` and `consumers`.",
     )
     copy_of: Name | None = Field(
         default=None,
-        description="the entry of the original: the file must contain the same certificates as the original on this "
+        description="the entry of the original. The file must contain the same certificates as the original on this "
         "node. certmond does not renew a copy, so the entry of a copy requires `renewed_by`.",
     )
 
@@ -264,7 +266,9 @@ class CertificateSpec(Model):
         if key is None and info.data.get("kind") is Kind.KEY_PAIR:
             raise ValueError("must be given for kind key-pair")
         if key is not None and key != path and has_wildcard(path) and not _has_same_stars(path, key):
-            raise ValueError("must be absent, equal to `path`, or have as many `*` as `path`, if `path` is a glob")
+            raise ValueError(
+                "must be absent, be equal to `path`, or contain as many `*` as `path`, because `path` is a glob"
+            )
         return key
 
     @field_validator("renewed_by")

@@ -29,7 +29,7 @@ def _canonical(text: str) -> str:
 
 def _dns_name(text: str) -> str:
     if not _DNS_NAME.fullmatch(text):
-        raise ValueError("must be a DNS name of lower-case letters, digits, '-' and '.'")
+        raise ValueError("must be a DNS name of lowercase letters, digits, '-' and '.'")
     return text
 
 
@@ -39,7 +39,7 @@ def _host(text: str) -> str:
     except ValueError:
         pass
     if not _DNS_NAME.fullmatch(text):
-        raise ValueError("must be an IP address, or a DNS name of lower-case letters, digits, '-' and '.'")
+        raise ValueError("must be an IP address, or a DNS name of lowercase letters, digits, '-' and '.'")
     return text
 
 

@@ -81,19 +81,20 @@ class ServiceSpec(Model):
     )
     health: Many[HealthAddress] = Field(
         default=(),
-        description="the health endpoints: `http://ADDRESS:PORT/PATH`, `https://…` (200 to 399, 401 and 403 are "
-        "healthy) or `tcp://ADDRESS:PORT` (healthy if the port accepts a connection). By default, certmond uses the "
-        "readiness or liveness probe of a static Pod, and the kubelet's `healthzPort`.",
+        description="the health endpoints, as `http://ADDRESS:PORT/PATH`, `https://ADDRESS:PORT/PATH` or "
+        "`tcp://ADDRESS:PORT`. An HTTP endpoint is healthy if its status code is 200 to 399, 401 or 403. A TCP "
+        "endpoint is healthy if it accepts a connection. By default, certmond uses the readiness or liveness probe "
+        "of a static Pod, and the kubelet's `healthzPort`.",
     )
     after: Many[str] = Field(
         default=(),
         description="the services that certmond restarts before this service. certmond rejects dependency cycles.",
     )
     belongs_with: Many[AbsolutePath] = Field(
-        default=(), description="files: the service belongs to this node only if one of these files exists"
+        default=(), description="the service belongs to this node only if one of these files exists"
     )
     not_with: Many[AbsolutePath] = Field(
-        default=(), description="files: the service does not belong to this node if one of these files exists"
+        default=(), description="the service does not belong to this node if one of these files exists"
     )
 
     @property

@@ -31,13 +31,13 @@ class SignerSpec(Model):
         "`local` or `none` replaces the built-in signer of this name."
     )
     kind: Literal["local", "kubeadm", "csr", "command"] = Field(
-        description="`local`: the CA's key on this node; `kubeadm`: `kubeadm certs renew`; `csr`: the "
-        "Kubernetes API; `command`: a certmonger helper"
+        description="`local`: the CA's key on this node. `kubeadm`: the command `kubeadm certs renew`. `csr`: the "
+        "Kubernetes API. `command`: a certmonger helper."
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         default=(),
-        description="for kind `command`: the helper and its arguments, executed without a shell; for `kubeadm`: the "
-        "path of the program",
+        description="for kind `command`: the helper and its arguments, executed without a shell. For kind `kubeadm`: "
+        "the path of the program.",
     )
     time_limit: Duration = Field(default=timedelta(seconds=20), description="time limit of one run or API request")
     ca_profile: str | None = Field(
@@ -101,7 +101,7 @@ class ArchiveSpec(Model):
     """Retention of replaced files in the state directory. A number instead of a mapping sets `keep`."""
 
     keep: Annotated[Count, Field(ge=1, le=100)] = Field(
-        default=3, description="number of previous generations for each certificate, 1 to 100"
+        default=3, description="number of previous generations for each certificate. The number is from 1 to 100."
     )
     keep_for: Duration = Field(
         default=timedelta(days=400),
@@ -125,9 +125,9 @@ class HoldSpec(Model):
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         default=(),
-        description="the hold is active while this program exits with 0. The hold is not active if the program exits "
-        "with another status, or does not exit within 10 s. If another user can change the program, the hold is "
-        "active.",
+        description="the hold is active while this program exits with status 0. The hold is not active if the "
+        "program exits with another status, or does not exit within 10 s. If another user can change the program, "
+        "the hold is active.",
     )
     unsynchronised_clock: bool = Field(
         default=True,
@@ -157,8 +157,8 @@ class RestartSpec(Model):
     )
     for_renewal: bool = Field(
         default=False,
-        description="in enforce mode, certmond restarts a service when certificates are due that the service issues "
-        "again at its start (`renewed_at_start` of an entry), such as k3s and RKE2",
+        description="in enforce mode, certmond restarts a service, such as k3s or RKE2, when certificates are due that "
+        "the service issues again at its start. The entries of these certificates contain `renewed_at_start`.",
     )
 
 
@@ -167,23 +167,23 @@ class RootCaSpec(Model):
 
     on_change: Literal["rotate", "replace", "alarm"] = Field(
         default="rotate",
-        description="the reaction if a new CA and its key replace the old CA on disk. This field applies in enforce "
-        "mode on the only control-plane node. `rotate` begins a rotation in which all components trust both CAs. "
+        description="reaction if a new CA and its key replace the old CA on disk. The field applies in enforce mode "
+        "if the cluster has one control-plane node. `rotate` begins a rotation in which all components trust both CAs. "
         "`replace` exchanges all files at the same time, for a CA that is lost or compromised. `alarm` changes no file "
-        "until the operator runs `certmond root-ca rotate`. certmond reports the change in each case.",
+        "until the operator runs `certmond root-ca rotate`. certmond always reports the change.",
     )
     overlap: Duration = Field(
         default=timedelta(minutes=10),
         description="minimum time for which components trust both CAs before the new CA signs, and before certmond "
         "removes the old CA. Some components do not report that they have read the CA again: choose a longer time than "
-        "these components need. If the time is less than 130 s, a Pod might refuse the API server's certificate, and "
-        "`certmond config validate` warns.",
+        "these components need. If the time is less than 130 s, a Pod might refuse the API server's certificate. "
+        "`certmond config validate` prints a warning about such a time.",
     )
     token_overlap: Duration = Field(
         default=timedelta(hours=24),
         description="in a rotation of the service-account keys, minimum time for which API servers accept tokens that "
         "the old key signed. The time begins when every control-plane node signs with the new key. If `overlap` is "
-        "longer, `overlap` applies. Choose the lifetime of a token, or the time after which a client reads its token "
+        "longer, `overlap` applies. Choose the lifetime of a token, or the interval at which clients read their tokens "
         "again.",
     )
 
@@ -198,8 +198,8 @@ class ClusterSpec(Model):
     )
     without_api: Literal["hold", "go_on"] = Field(
         default="hold",
-        description="the reaction if the API server does not answer the request for the restart lock. `hold` waits for "
-        "an answer, `go_on` restarts without the lock. A rotation always waits.",
+        description="the reaction if the API server does not answer the request for the restart lock. With `hold`, "
+        "certmond waits for an answer. With `go_on`, certmond restarts without the lock. A rotation always waits.",
     )
     spread: Duration = Field(
         default=timedelta(minutes=2),

@@ -86,12 +86,14 @@ class _Bootstrapper:
         for found in status.findings:
             blocks = found.severity is Severity.CRITICAL and found.reason.blocks_issuing
             if blocks and found.reason not in passed_over:
-                self._problems.append(f"{found.message} (`init` does not replace the file: repair it, or move it away)")
+                self._problems.append(
+                    f"{found.message} (`certmond init` does not replace the file: repair it, or move it away)"
+                )
         if spec.authority and status.certificate:
             self._ends[spec.name] = status.certificate.not_after
             if spec.name == "ca" and self._given and status.certificate != self._given:
                 self._problems.append(
-                    f"{spec.path} differs from --root-ca-cert, and `init` does not replace a CA; omit --root-ca-cert"
+                    f"{spec.path} differs from --root-ca-cert, but `certmond init` replaces no CA; omit --root-ca-cert"
                 )
         self._refer_to(spec)
 

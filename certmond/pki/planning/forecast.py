@@ -197,8 +197,8 @@ class _Simulation:
         for status in (*renewal.certificates, *renewal.copies):
             spec, old = status.seen.spec, status.certificate
             end = now + spec.validity if spec.validity else None
-            dates = f"valid until {day(end)}" if end else "its end is unknown without `validity` in its entry"
-            detail = f"{renewal.service} issues it again when it starts; {dates}"
+            dates = f"valid until {day(end)}" if end else "the end is unknown without `validity` in the entry"
+            detail = f"{renewal.service} issues the certificate again at its start; {dates}"
             self._events.append(ForecastEvent(now, What.RENEW, status.seen.name, detail))
             new = replace(old, not_before=now, not_after=end) if old and end else None
             due = renewal_point(new, spec, self._assessment.renew_before) if new else None

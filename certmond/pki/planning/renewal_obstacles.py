@@ -40,7 +40,11 @@ def renewal_obstacle(
         return f"{fact}, so certmond cannot copy its contents into a new certificate; {move}"
     if not status.seen.renewable:
         files = "the kubeconfig refers to files; add an entry of kind file for these files"
-        return files if spec.kind is Kind.KUBECONFIG else "the file is not PEM, the only format that certmond writes"
+        return (
+            files
+            if spec.kind is Kind.KUBECONFIG
+            else "the file is not PEM, the only format that certmond writes; convert the file to PEM"
+        )
     if self_signed:
         return replacement(status.seen)
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
@@ -72,7 +76,10 @@ def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str])
         return f"the CA {authority.seen.path} is unusable ({authority.certificate.refused}); replace this CA"
     if not (authority.key_matches or authority.seen.key_unknown):
         key = authority.seen.key_path or authority.seen.path
-        return f"the CA's key {key} is not on this node, or does not match the CA"
+        return (
+            f"the CA's key {key} is not on this node, or does not match the CA; restore the key, or choose another "
+            "signer"
+        )
     return None
 
 

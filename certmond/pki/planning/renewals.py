@@ -167,7 +167,9 @@ class _Planner:
         elif not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key
             remedy = (
-                "the entry cannot keep its key, so give it a separate key" if kept else "set keep_key on both entries"
+                "this entry cannot keep its key, so give it a separate key"
+                if kept
+                else "set `keep_key: true` in both entries"
             )
             self._hold(status, f"the entry shares its {shared}; {remedy}")
         elif held := self._held_back(status, old, cause):
@@ -323,7 +325,9 @@ class _Planner:
         renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():
             if source not in renewed and (why := self._unproven(source)):
-                self._held.append(Held(name, path, f"the CA of the source {source} has not signed it: {why}"))
+                self._held.append(
+                    Held(name, path, f"the CA has not signed the certificate of the source {source}: {why}")
+                )
             elif source in renewed:
                 yield self._derive(name, path, source, f"{source} is renewed")
             elif self._asked is None and name in self._circumstances.stale:

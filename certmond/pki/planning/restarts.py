@@ -177,7 +177,7 @@ class _Planner:
         name, path, names = service.name, targets[0].path, _names_of(renewal)
         now = self._seen(name)
         if now.running is False:
-            return Held(name, path, f"{name} does not run; it issues {names} again when you start it")
+            return Held(name, path, f"{name} does not run; start {name}, so that it issues {names} again")
         if now.running is None and service.kind != "command":
             return Held(name, path, f"certmond cannot observe {name}: {now.problem or 'its state is unknown'}")
         renewed = frozenset(status.seen.identity for status in renewal.certificates)
@@ -200,7 +200,7 @@ class _Planner:
         """Return why the service must not read the new version of a trust anchor, or None."""
         trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
         anchors = ", ".join(dict.fromkeys(trusted))
-        fact = f"{anchors} changed, and all nodes must trust the change first: start a rotation, not a restart"
+        fact = f"{anchors} changed, and all nodes must trust the change first; start a rotation instead of a restart"
         return fact if trusted else None
 
     def _lasting_obstacle(

@@ -45,8 +45,8 @@ def refusal(own: Rotation | None, announced: Rotation, ground: Ground, *, staged
     if why is None:
         return None
     return (
-        f"this node does not follow {announced.name}: {why}; find out who wrote the ConfigMap "
-        "kube-system/certmond-rotation, and delete the ConfigMap if you did not start this rotation"
+        f"this node does not follow {announced.name}: {why}; if you did not start this rotation, find the client that "
+        "wrote the ConfigMap, and run: kubectl -n kube-system delete configmap certmond-rotation"
     )
 
 

@@ -64,14 +64,14 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
     again = Gate((*held.waits, fact), min(filter(None, (held.until, now + pause))))
     match asked.answer:
         case Answer.PUBLISHED:
-            return Gate((f"{fact}; kubelets update running pods within {_seconds(SYNCED)} s",), now,
+            return Gate((f"{fact}; kubelets update running Pods within {_seconds(SYNCED)} s",), now,
                         replace(rotation, published=now))  # fmt: skip
         case Answer.BEHIND:
             return again
         case Answer.SILENT if rotation.since <= now < rotation.since + TAKES:
             return again
         case Answer.SILENT | Answer.REFUSED:
-            why = f"certmond cannot read the CA of the pods, so the phase waits only for `root_ca.overlap`: {fact}"
+            why = f"certmond cannot read the CA of the Pods, so the phase waits only for `root_ca.overlap`: {fact}"
             return replace(held, waits=(*held.waits, why)) if held.waits else replace(held, message=why)
         case _:
             assert_never(asked.answer)
@@ -109,7 +109,7 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
     if since is None or not since <= now < since + SYNCED:
         return held
     until = since + SYNCED
-    fact = f"kube-root-ca.crt contains both CAs, and kubelets update running pods until {until:%Y-%m-%d %H:%M:%S} UTC"
+    fact = f"kube-root-ca.crt contains both CAs, and kubelets update running Pods until {until:%Y-%m-%d %H:%M:%S} UTC"
     return replace(held, waits=(*held.waits, fact), until=max(filter(None, (held.until, until))))
 
 
@@ -121,10 +121,10 @@ def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:
         return None
-    late = f"pods might not trust a new CA for up to {_seconds(TAKES)} s"
+    late = f"Pods might not trust a new CA for up to {_seconds(TAKES)} s"
     fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, but {late}"
     how = f"kube-controller-manager publishes the CA as the leader, within {_seconds(LEADS)} s after its restart"
-    then = f"kubelets update running pods within {_seconds(SYNCED)} s"
+    then = f"kubelets update running Pods within {_seconds(SYNCED)} s"
     return f"{fact}: {how}, and {then}; set root_ca.overlap to {_seconds(TAKES)}s or more"
 
 

@@ -125,7 +125,7 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
             f"{where} has version {certificate.version}, which has no basicConstraints CA:TRUE; give another CA"
         )
     problems += [
-        f"{where}: {certificate.subject} {why.refusal}; give another CA"
+        f"{where}: {certificate.subject}: {why.refusal}; give another CA"
         for why in status.search.rejections
         if why.refusal is not Refusal.UNSUPPORTED  # a finding already reports the encoding or the key
     ]
@@ -140,7 +140,7 @@ def _is_late(found: Finding) -> bool:
 def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[str]:
     ready = candidate.not_before + BACKDATE
     if candidate.not_before <= now < ready:
-        fact = f"{where} has been valid for less than 5 minutes, so a host with a slow clock might refuse it"
+        fact = f"{where} has been valid for less than 5 minutes, so a host with a slow clock might reject this CA"
         yield f"{fact}; wait until {ready:%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -155,7 +155,7 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
         fact = f"{where} has the authority key identifier of another key, so OpenSSL searches for another issuer"
         yield (
-            f"{fact}, and refuses the certificates of this CA; reissue it with its own key "
+            f"{fact}, and rejects the certificates of this CA; reissue it with its own key "
             "identifier, or without this extension"
         )
 
@@ -176,7 +176,7 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
             fact = f"{where} has the key of {called}, but another subject, {candidate.subject}"
             yield f"{fact}, and a CA with the same key must keep its subject; keep the subject, or create another key"
         elif same_key and candidate.subject_key_id and not same_id:
-            fact = f"{where} has the key of {called}, but another subject key identifier, so OpenSSL refuses"
+            fact = f"{where} has the key of {called}, but another subject key identifier, so OpenSSL rejects"
             yield f"{fact} the present certificates (error 20); keep the identifier, or create another key"
 
 
@@ -192,7 +192,9 @@ def _same_identifier(candidate: Certificate, present: Sequence[Certificate], whe
             and candidate.key.sha256 != other.key.sha256
         ):
             called = f"the present CA {other.called}"
-            fact = f"{where} has the subject key identifier of {called}, but another key, so OpenSSL confuses the two"
+            fact = (
+                f"{where} has the subject key identifier of {called}, but another key, so OpenSSL confuses the two CAs"
+            )
             yield f"{fact}; reissue it with a different identifier"
 
 
@@ -218,9 +220,10 @@ def _ends_before_its_leaves(candidate: Certificate, leaves_end: datetime | None,
 def _shorter_life(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
     if present and _life(candidate) < _life(present[0]) - _SAME_LIFE:
         fact = (
-            f"{where} is valid for {_life(candidate).days} days, but the present CA for {_life(present[0]).days} days"
+            f"{where} is valid for {_life(candidate).days} days, but the present CA is valid for "
+            f"{_life(present[0]).days} days"
         )
-        yield f"{fact}; check that this is intended, because the next rotation is due earlier"
+        yield f"{fact}; check that a shorter validity is intended, because the next rotation is due earlier"
 
 
 def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:

@@ -107,7 +107,9 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
         yield f"{ground.path} contains no {rotation.noun}; restore the file"
     for anchor in ground.trust:
         if anchor not in known:
-            fact = f"{ground.path} contains {_anchor_name(anchor)}, neither the old nor the new {rotation.noun}"
+            fact = (
+                f"{ground.path} contains {_anchor_name(anchor)}, which is neither the old nor the new {rotation.noun}"
+            )
             pair = "restore both the certificate and the key of the old or of the new CA"
             third = rotation.found and anchor == ground.trust[0]
             yield f"{fact}; {pair if third else 'remove it, or restore the file'}"
@@ -115,7 +117,7 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
         yield f"{ground.key_path} is missing, but this node signs with this key; restore the {rotation.noun}'s key"
     if ground.key_unknown and ground.key is None:
         fact = f"{ground.key_path} is encrypted, or is not a private key"
-        yield f"{fact}; decrypt it: openssl pkey -in {ground.key_path}, or replace it"
+        yield f"{fact}; replace the file, or decrypt it: openssl pkey -in {ground.key_path}"
     elif ground.key and ground.key not in {each.key for each in known}:
         fact = f"{ground.key_path} is the key of neither the old nor the new {rotation.noun}"
         yield f"{fact}; restore the key of {ground.path}"

@@ -88,9 +88,9 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
             yield f"{member.name} has reached {report.phase}, but not {rotation.phase} yet"
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
-                f"{member.name} is a control-plane node that does not have the key of the new {rotation.noun}; run "
-                f"`certmond root-ca stage` on {member.name} with the same files, or, if it is a worker with a "
-                f"control-plane label, `certmond root-ca rotate --exclude {member.name}`"
+                f"{member.name} is a control-plane node that does not have the key of the new {rotation.noun}; on "
+                f"{member.name}, run `certmond root-ca stage` with the same files; if {member.name} is a worker with a "
+                f"control-plane label, run `certmond root-ca rotate --exclude {member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
             yield f"{member.name} reports the phase {report.phase}, but trusts other {rotation.noun}s"

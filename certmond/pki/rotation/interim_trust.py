@@ -72,9 +72,9 @@ def untrusted_signer(ground: Ground) -> str | None:
     if signer is None or signer.now != signer.apart or not signer.holds or signer.holds[0] in ground.trust:
         return None
     certificate, key = signer.files
-    fact = f"{signer.container} signs with {certificate}, {signer.holds[0].called}, which is not in {ground.path}"
+    fact = f"{signer.container} signs with {certificate}, but {ground.path} lacks this CA, {signer.holds[0].called}"
     return (
-        f"{fact}: clients of this node refuse the certificates of this signer; in {signer.manifest}, set "
+        f"{fact}: clients of this node reject the certificates of this signer; in {signer.manifest}, set "
         f"--cluster-signing-cert-file to {signer.shared[0]} and --cluster-signing-key-file to {signer.shared[1]}, and "
         f"remove {certificate} and {key}"
     )

@@ -59,7 +59,10 @@ def open_conditions(
     if ground.left and wanted and wanted.detached is None:
         files = " and ".join(ground.left)
         fact = f"{files} would remain: no manifest on this node starts a kube-controller-manager that signs"
-        yield f"{fact}; restore the manifest of kube-controller-manager, or remove these files if this node needs none"
+        yield (
+            f"{fact}; restore the manifest of kube-controller-manager, or remove these files if this node needs no "
+            "kube-controller-manager"
+        )
 
 
 def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
@@ -71,7 +74,7 @@ def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
         return None
     names = [service.name for service in around.services]
     listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-    return f"no service runs below another root, so certmond cannot observe which files {listed} use"
+    return f"no service runs below the directory in --root, so certmond cannot observe which files {listed} use"
 
 
 def _missing_observation(rotation: Rotation, around: Surroundings) -> Iterator[str]:

@@ -43,7 +43,7 @@ def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
             files = {path for consumer in status.presence.consumers for path in consumer.files}
             flags = {seen.path: "--service-account-key-file", seen.key_path: "--service-account-signing-key-file"}
             unread = tuple(
-                f"no known service on this node reads {path}; see {flag} of kube-apiserver, and `consumers` of {name}"
+                f"no known service on this node reads {path}; check {flag} of kube-apiserver, and `consumers` of {name}"
                 for path, flag in flags.items()
                 if path and path not in files
             )

@@ -179,7 +179,7 @@ def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance
     if changes_instance and seen.instance == episode.before:
         return [f"{name} has not been restarted yet"]
     if changes_instance and episode.put_back_at and seen.started_at and seen.started_at < episode.put_back_at:
-        return [f"{name} has not been restarted since its previous files were restored"]
+        return [f"{name} has not been restarted since certmond restored its previous files"]
     ill = [why for address, why in observed.ill.items() if address in episode.well_before or not episode.well_before]
     return [*ill, *observed.unproven, *_unrenewed_trouble(observed)]
 

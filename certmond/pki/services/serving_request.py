@@ -74,7 +74,7 @@ def request_state(requests: Sequence[ServingRequest], now: datetime) -> RequestS
 def unknown_state(error: str) -> RequestState:
     """Return the state after an API error. `error` contains a fact, and sometimes a remedy after a semicolon."""
     fact, _, remedy = error.partition("; ")
-    see = "approve the request of this node: kubectl get csr"
+    see = "find the request of this node with `kubectl get csr`, then run: kubectl certificate approve NAME"
     return RequestState(
         f"certmond cannot read the CertificateSigningRequest: {fact}",
         f"{see}; to let certmond read the request, {remedy}" if remedy else see,

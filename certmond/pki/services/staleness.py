@@ -257,7 +257,7 @@ class Surroundings:
             if at.matches is False:
                 due_at = changed + (self.reload_within if reloading.get(at.service) else timedelta())
                 where = f"{at.service or 'the listener'} at {at.endpoint}"
-                detail = f"{where} serves a certificate other than the one in {seen.path}"
+                detail = f"{where} serves a certificate other than the certificate in {seen.path}"
                 yield Stale(
                     at.service, Reason.SERVED_DIFFERS, seen.path, changed, due_at, live.at >= due_at, detail,
                     _end_of(at.der),

@@ -257,7 +257,10 @@ def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate 
     if predecessor:
         known |= {*alternative_names(load(predecessor.der))}
     if lacking := [name for name in template.names if name not in known]:
-        yield f"the entry does not specify the name {', '.join(printable(str(each.value)) for each in lacking)}"
+        yield (
+            "the entry does not specify the subject alternative name "
+            f"{', '.join(printable(str(each.value)) for each in lacking)}"
+        )
     if predecessor is None and "server auth" in template.extended_usages and not template.names:
         yield "the entry specifies no subject alternative name, and no client accepts a server certificate without one"
 

@@ -20,7 +20,7 @@ def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
     elif certificate.unread:
         yield Fault(
             Reason.NONCONFORMING,
-            f"{where}: Kubernetes can parse this certificate, but the encoding violates RFC 5280, and the library "
-            f"cryptography, which certmond uses for renewals, refuses the certificate: {certificate.unread}",
+            f"{where}: Kubernetes can parse this certificate, but the encoding violates RFC 5280, so the library "
+            f"cryptography, with which certmond renews certificates, refuses the certificate: {certificate.unread}",
             "issue it again from a new certificate request, because certmond cannot copy its contents",
         )

@@ -169,7 +169,8 @@ def _contents(block: Block, where: str) -> Document:
         if head == der or block.label.startswith("TRUSTED"):  # OpenSSL appends its trust settings
             return document
         detail = (
-            f"{where}: {len(der) - len(head)} bytes after the certificate in its block, so Go refuses the certificate"
+            f"{where}: the block contains {len(der) - len(head)} bytes after the certificate, so Go refuses the "
+            "certificate"
         )
         surplus = Fault(Reason.MALFORMED, detail)
         return replace(document, faults=(*document.faults, surplus))

@@ -502,7 +502,7 @@ class TestChanges:
             web_files.path.unlink()
             for _ in range(4):
                 assert METRICS in say(server, get(password="secret"))
-            assert "cannot be read (No such file or directory)" in caplog.records[1].getMessage()
+            assert "is unreadable (No such file or directory)" in caplog.records[1].getMessage()
             web_files.write("")
             assert say(server, get()).endswith(DISCLOSED)
         assert len(caplog.records) == 2
@@ -592,9 +592,18 @@ class TestStart:
     @pytest.mark.parametrize(
         ("files", "problem"),
         [
-            ({"tls.crt": None}, r"web.yaml:2: tls_server_config.cert_file: \S+/tls.crt cannot be read \(No such file"),
-            ({"tls.key": None}, r"web.yaml:3: tls_server_config.key_file: \S+/tls.key cannot be read \(No such file"),
-            ({"clients.crt": None}, r"web.yaml:4: tls_server_config.client_ca_file: \S+/clients.crt cannot be read"),
+            (
+                {"tls.crt": None},
+                r"web.yaml:2: tls_server_config.cert_file: certmond cannot read \S+/tls.crt \(No such file",
+            ),
+            (
+                {"tls.key": None},
+                r"web.yaml:3: tls_server_config.key_file: certmond cannot read \S+/tls.key \(No such file",
+            ),
+            (
+                {"clients.crt": None},
+                r"web.yaml:4: tls_server_config.client_ca_file: certmond cannot read \S+/clients.crt",
+            ),
             ({"clients.crt": b"nothing"}, r"web.yaml:4: tls_server_config.client_ca_file: contains no certificate"),
             ({"tls.crt": b"nothing"}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with \S+/tls.key"),
             ({"tls.key": b""}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with \S+/tls.key"),

@@ -346,12 +346,12 @@ class TestHealth:
             ("/readyz", lambda: beat(passed=None), "first pass"),
             ("/readyz", lambda: beat(ready=False), "first pass"),
             ("/readyz", lambda: beat(passed=86400), r"last pass is 864\d\d s old, but the limit is 660 s"),
-            ("/healthz", lambda: b"", "not a heartbeat"),
-            ("/readyz", lambda: b"[]", "not a heartbeat"),
-            ("/readyz", lambda: b"{}", "not a heartbeat"),
-            ("/healthz", lambda: b"\xff", "not a heartbeat"),
-            ("/healthz", lambda: beat(resync=None), "not a heartbeat"),
-            ("/healthz", lambda: beat(resync=10**400), "not a heartbeat"),
+            ("/healthz", lambda: b"", "contains no valid heartbeat"),
+            ("/readyz", lambda: b"[]", "contains no valid heartbeat"),
+            ("/readyz", lambda: b"{}", "contains no valid heartbeat"),
+            ("/healthz", lambda: b"\xff", "contains no valid heartbeat"),
+            ("/healthz", lambda: beat(resync=None), "contains no valid heartbeat"),
+            ("/healthz", lambda: beat(resync=10**400), "contains no valid heartbeat"),
         ],
     )
     def test_bad_heartbeat(

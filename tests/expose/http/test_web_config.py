@@ -123,14 +123,14 @@ rate_limits: 1
         (
             6,
             "tls_server_config.client_auth_type",
-            "RequireAnyClientCert admits every client with a",
+            "RequireAnyClientCert admits every client that has a",
         ),
         (7, "tls_server_config.client_allowed_sans", "requires client_auth_type: RequireAndVerifyClientCert"),
         (8, "tls_server_config.curve_preferences", "accepts only one curve"),
         (9, "tls_server_config.client_ca_fil", "unknown key; did you mean client_ca_file?"),
         (11, "http_server_config.http2", "must be true or false, not 'maybe'"),
         (13, "http_server_config.headers.X-Frame-Options", "must be deny or sameorigin, not 'allow'"),
-        (14, "http_server_config.headers.X-Frame-Option", "cannot be set; did you mean X-Frame-Options?"),
+        (14, "http_server_config.headers.X-Frame-Option", "is not a supported header; did you mean X-Frame-Options?"),
         (15, "http_server_config.headers.Content-Security-Policy", "must be one line of printable ASCII characters"),
         (17, "basic_auth_users.a", "is not a bcrypt hash; create one: htpasswd -nBC 10"),
         (18, "basic_auth_users.'b:c'", "has a colon in its name"),
@@ -214,7 +214,7 @@ def test_file_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
         os.mkfifo(path)
     elif kind == "directory":
         path.mkdir()
-    with pytest.raises(ConfigError, match=rf"{path}: cannot be read \(.*\); correct its path or permissions"):
+    with pytest.raises(ConfigError, match=rf"{path}: is unreadable \(.*\); correct the path or the permissions"):
         load(path)
 
 

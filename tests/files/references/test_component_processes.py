@@ -118,7 +118,7 @@ def test_a_long_command_line_is_unread(proc: ProcTree) -> None:
     proc.add("7", "etcd", "--cert-file=" + "x" * (1 << 17))
     proc.add("8", "kubelet", "--kubeconfig=" + "y" * 8000)
     etcd, kubelet = component_processes(str(proc))
-    assert (etcd.flags, etcd.unread) == ((), "its command line has more than 131072 bytes")
+    assert (etcd.flags, etcd.unread) == ((), "the command line of this process has more than 131072 bytes")
     assert len(kubelet.flags[0][1]) < 4096
     assert not kubelet.unread
 
@@ -261,7 +261,7 @@ def test_one_finding_names_the_files_of_a_process_of_another_user(controller: Co
     (message,) = controller.unwatched()
     assert f"files of the process kube-apiserver in {K0S} ({path}, /0a.crt, /0b.crt" in message
     assert "user 996 runs this process" in message
-    assert "certmond follows at most 100 of these files, and leaves out 800" in message
+    assert "certmond watches at most 100 of these files, and ignores 800" in message
     assert len(message) < 1000
 
 
@@ -269,7 +269,9 @@ def test_a_process_that_certmond_does_not_read_is_named(controller: Controller) 
     """A finding names the program and the service of a process beyond a limit."""
     controller.proc.add("7", "etcd", "--cert-file=" + "x" * (1 << 17))
     (message,) = controller.unwatched()
-    assert f"any flag of the process etcd in {K0S}: its command line has more than 131072 bytes" in message
+    assert (
+        f"any flag of the process etcd in {K0S}: the command line of this process has more than 131072 bytes" in message
+    )
 
 
 @pytest.mark.parametrize("of_process", [True, False])

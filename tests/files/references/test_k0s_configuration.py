@@ -52,7 +52,7 @@ def test_the_number_of_files_is_limited(tree: Tree) -> None:
     configure(tree, api={"extraArgs": {f"x{number}": "/etc/etcd/ca.crt" for number in range(1100)}})
     assert "kube-apiserver.x0" in named(tree)
     (message,) = unwatched(tree)
-    assert "certmond follows at most 1000 of these files, and leaves out 100" in message
+    assert "certmond watches at most 1000 of these files, and ignores 100" in message
     assert FILE in message
 
 

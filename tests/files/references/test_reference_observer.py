@@ -395,7 +395,7 @@ def test_a_component_behind_an_unknown_program_in_a_manifest_is_named(node: Node
     fields["spec"]["containers"][0] |= {"name": "own", "command": ["/opt/starter", "etcd", "--x=1"]}
     node.write(f"{MANIFESTS}/own.yaml", yaml.safe_dump(fields))
     (message,) = [each.message for each in judged(node).loose_findings if "any flag of etcd" in each.message]
-    assert f"/{MANIFESTS}/own.yaml: certmond cannot tell which words in the command of container own" in message
+    assert f"/{MANIFESTS}/own.yaml: certmond cannot determine which words in the command of container own" in message
 
 
 def test_a_flag_outside_the_table_is_followed_for_its_dates(node: Node) -> None:

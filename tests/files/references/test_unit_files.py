@@ -217,7 +217,7 @@ def test_a_unit_that_another_user_can_change_is_not_followed(services: ServiceNo
         ("EnvironmentFile=/etc/etcd*.env", "EnvironmentFile=/etc/etcd*.env is not the path of a single file"),
         (
             "RootDirectory=/srv/etcd",
-            "etcd.service has RootDirectory=, so the paths in the unit are not paths on this host",
+            "etcd.service sets RootDirectory=, so the paths in the unit are not paths on this host",
         ),
     ],
 )

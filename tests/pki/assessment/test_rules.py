@@ -486,7 +486,10 @@ def test_the_subject_is_the_identity() -> None:
     leaf = make_leaf(ROOT, "system:kube-scheduler")
     assert not of_leaf(leaf, subject=["CN=x", "CN=system:kube-scheduler"])
     found = of_leaf(leaf, subject=["CN=x", "CN=system:kube-scheduler,O=system:masters"])["wrong_subject"]
-    assert "CN=system:kube-scheduler, expected CN=x or CN=system:kube-scheduler,O=system:masters" in found.message
+    assert (
+        "CN=system:kube-scheduler, but the entry requires CN=x or CN=system:kube-scheduler,O=system:masters"
+        in found.message
+    )
 
 
 def test_an_unknown_fact_requires_nothing() -> None:

@@ -64,7 +64,7 @@ def test_an_expired_self_signed_certificate_has_one_finding() -> None:
 def test_a_ca_that_ends_before_its_self_signed_certificate_has_the_same_remedy() -> None:
     """The end of the CA is the end of the certificate, so certmond reports the end before and after this time."""
     leaf = make_leaf(OWN, not_before=NOW - YEAR, not_after=NOW + YEAR)
-    ends = "/pki/leaf.crt ends on 2027-11-24 12:00 UTC, but its issuer CN=own ends on 2026-11-24 12:00 UTC"
+    ends = "/pki/leaf.crt ends on 2027-11-24 12:00 UTC, but its CA CN=own ends on 2026-11-24 12:00 UTC"
     assert found(look(leaf, OWN)) == [("outlives_ca", f"{ends}; {COMMAND}")]
     expired = "/pki/leaf.crt: the CA CN=own expired on 2026-11-24 12:00 UTC"
     assert found(look(leaf, OWN, after=DAY)) == [("expired", f"{expired}; {COMMAND}")]

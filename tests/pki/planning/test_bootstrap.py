@@ -253,7 +253,7 @@ def test_a_broken_ca() -> None:
     made = bootstrap(SPECS, Ground(assess(seen, NOW), there), INIT, POLICY)
     (problem,) = made.problems
     assert problem.startswith("/etc/kubernetes/pki/ca.crt contains no certificate; ")
-    assert problem.endswith("(`init` does not replace the file: repair it, or move it away)")
+    assert problem.endswith("(`certmond init` does not replace the file: repair it, or move it away)")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_the_given_ca_is_there() -> None:
     """The same CA given again is accepted. Another one is refused."""
     assert decide(PATHS, given=whole()["ca"].facts).problems == ()
     (problem,) = decide(PATHS, given=make_ca().facts).problems
-    fact = "/etc/kubernetes/pki/ca.crt differs from --root-ca-cert, and `init` does not replace a CA"
+    fact = "/etc/kubernetes/pki/ca.crt differs from --root-ca-cert, but `certmond init` replaces no CA"
     assert problem == f"{fact}; omit --root-ca-cert"
 
 

@@ -16,7 +16,10 @@ from tests.pki.planning.test_renewals import CA, FACTS, KEY, ROOT, row, see
 
 UNRELATED = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
 BESIDE = Circumstances(derived={"copy": ("/etc/copy.pem", "leaf")}, stale={"copy": "/etc/copy.pem is not there"})
-BECAUSE = "the CA of the source leaf has not signed it: no current or old CA of the entry has signed the certificate"
+BECAUSE = (
+    "the CA has not signed the certificate of the source leaf: no current or old CA of the entry has signed the "
+    "certificate"
+)
 
 
 def looked(issuer: Issued, end: timedelta) -> Assessment:

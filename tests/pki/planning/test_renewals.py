@@ -543,16 +543,16 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
 @pytest.mark.parametrize(
     ("mine", "other", "why"),
     [
-        ({}, {}, "set keep_key on both entries"),
+        ({}, {}, "set `keep_key: true` in both entries"),
         ({"keep_key": True}, {}, None),
         (
             {"keep_key": True, "key_algorithm": "RSA-2048"},
             {},
-            "the entry cannot keep its key, so give it a separate key",
+            "this entry cannot keep its key, so give it a separate key",
         ),
         ({}, {"path": "/pki/leaf.crt"}, None),
         ({}, {"key": "/pki/other.key"}, None),
-        ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set keep_key on both entries"),
+        ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set `keep_key: true` in both entries"),
     ],
 )
 def test_a_shared_key_is_not_replaced(mine: dict[str, Any], other: dict[str, Any], why: str | None) -> None:

@@ -309,7 +309,7 @@ def test_without_an_observation_no_service_is_restarted() -> None:
     """certmond restarts only a service that it has seen running."""
     assert made(DUE, known=around(DUE, live=None)).steps == ()
     stopped = held(made(DUE, known=around(DUE, live=Live(NOW, {"k3s": ServiceSeen(False)}))))
-    assert stopped.because == "k3s does not run; it issues leaf again when you start it"
+    assert stopped.because == "k3s does not run; start k3s, so that it issues leaf again"
     unknown = held(made(DUE, known=around(DUE, live=Live(NOW, {"k3s": ServiceSeen(None, problem="no bus")}))))
     assert unknown.because == "certmond cannot observe k3s: no bus"
     assert held(made(DUE, known=around(DUE, live=Live(NOW)))).because.endswith("its state is unknown")
@@ -460,7 +460,10 @@ def test_the_forecast_has_each_restart_and_the_new_ends() -> None:
     assert not any(event.bad for event in events)
     first = NOW + 70 * DAY
     assert all(abs(event.at - first - i // 2 * 335 * DAY) < SECOND for i, event in enumerate(events))
-    assert events[0].detail == f"k3s issues it again when it starts; valid until {first + YEAR:%Y-%m-%d %H:%M} UTC"
+    assert (
+        events[0].detail
+        == f"k3s issues the certificate again at its start; valid until {first + YEAR:%Y-%m-%d %H:%M} UTC"
+    )
     assert events[1].detail == "issues leaf again"
 
 
@@ -472,7 +475,7 @@ def test_without_a_validity_the_forecast_ends_with_the_restart() -> None:
     ]  # fmt: skip
     assert events[0].at == NOW
     assert events[0].detail == (
-        "k3s issues it again when it starts; its end is unknown without `validity` in its entry"
+        "k3s issues the certificate again at its start; the end is unknown without `validity` in the entry"
     )
     off = foreseen(DUE, policy=replace(POLICY, restarts_for_renewal=False))
     assert [event.what for event in off] == [What.DUE, What.EXPIRE]

@@ -105,8 +105,8 @@ def test_an_unsigned_record_is_not_followed(reported: Rotation, ground: Ground, 
     fact = "the key of the old CA has not signed the rotation"
     assert why.startswith(f"this node does not follow {reported.name}: {fact}")
     assert why.endswith(
-        "; find out who wrote the ConfigMap kube-system/certmond-rotation, and delete the ConfigMap if you did not "
-        "start this rotation"
+        "; if you did not start this rotation, find the client that wrote the ConfigMap, and run: "
+        "kubectl -n kube-system delete configmap certmond-rotation"
     )
 
 

@@ -50,12 +50,12 @@ def test_a_publication_is_recorded_and_followed_by_the_sync_of_kubelets(held: Ga
     """
     found = asked(Answer.PUBLISHED, held)
     assert (found.waits, found.noted) == (
-        ("the answer; kubelets update running pods within 90 s",), replace(TRUST, published=NOW)
+        ("the answer; kubelets update running Pods within 90 s",), replace(TRUST, published=NOW)
     )  # fmt: skip
     noted = replace(TRUST, published=NOW)
     waits = published_gate(noted, held, NOW + SYNCED - SECOND)
     assert waits.waits[: len(held.waits)] == held.waits
-    assert "kubelets update running pods until" in waits.waits[-1]
+    assert "kubelets update running Pods until" in waits.waits[-1]
     assert waits.until == NOW + SYNCED
     assert published_gate(noted, held, NOW + SYNCED) == published_gate(noted, held, NOW - SECOND) == held
 
@@ -72,7 +72,7 @@ def test_without_an_answer_the_overlap_counts(answer: Answer) -> None:
     """The message appears during the overlap, and when the phase ends for it. A silent API server has the time of a
     publication to return.
     """
-    said = "certmond cannot read the CA of the pods, so the phase waits only for `root_ca.overlap`: the answer"
+    said = "certmond cannot read the CA of the Pods, so the phase waits only for `root_ca.overlap`: the answer"
     for ago in (timedelta(), TAKES - SECOND, TAKES):
         if answer is Answer.SILENT and ago < TAKES:
             assert asked(answer, ago=ago) == Gate(("the answer",), NOW + PAUSE)
@@ -90,7 +90,7 @@ def test_an_overlap_that_is_too_short_for_pods_is_reported() -> None:
     short, enough = RootCaSpec(overlap=timedelta(seconds=129)), RootCaSpec(overlap=timedelta(seconds=130))
     reported = short_overlap(short, ClusterSpec())
     assert reported is not None
-    assert reported.startswith("root_ca.overlap is 129 s, but pods might not trust a new CA for up to 130 s")
+    assert reported.startswith("root_ca.overlap is 129 s, but Pods might not trust a new CA for up to 130 s")
     assert "within 40 s after its restart" in reported
     assert reported.endswith("set root_ca.overlap to 130s or more")
     ignoring = ClusterSpec(kubeconfig="/x.conf", workloads="ignore")

@@ -91,7 +91,7 @@ REFUSED = {
     "expired": (make_ca(not_after=NOW - SECOND), "new.crt expired on 2026-11-24 11:59 UTC"),
     "not valid yet": (make_ca(not_before=NOW + SECOND), "new.crt is not valid before 2026-11-24 12:00 UTC"),
     "just made": (make_ca(not_before=NOW - 299 * SECOND),
-        ("new.crt has been valid for less than 5 minutes, so a host with a slow clock might refuse it; "
+        ("new.crt has been valid for less than 5 minutes, so a host with a slow clock might reject this CA; "
          "wait until 2026-11-24 12:00:01 UTC")),
     "in its last days": (make_ca(not_after=NOW + DAY), "new.crt expires on 2026-11-25 12:00 UTC"),
     "a short RSA key": (make_ca(key="rsa-1024"), "new.crt has the key RSA-1024"),
@@ -111,7 +111,7 @@ REFUSED = {
         "new.crt has the key of the present CA CN=kubernetes (serial"),
     "the present one": (OLD, "new.crt is the present CA (serial"),
     "an unknown critical extension": (make_ca(extra=[(UNKNOWN_OID, True, b"\x05\x00")]),
-        "new.crt: CN=kubernetes has a critical extension that Go does not handle"),
+        "new.crt: CN=kubernetes: has a critical extension that Go does not handle"),
     "a negative serial number": (make_ca(serial=-1),
         f"{UNPARSED} (x509: negative serial number)"),
     "names that are not the node's": (make_ca(permitted=["DNS:example.com"]),
@@ -226,7 +226,7 @@ WARNED = {
         ("new.crt ends on 2027-11-24 11:59 UTC and shortens new certificates, which would otherwise end on "
          "2027-11-24 12:00 UTC")),
     "a shorter life": (make_ca(not_after=NOW + 9 * YEAR),
-        "new.crt is valid for 3315 days, but the present CA for 3680 days"),
+        "new.crt is valid for 3315 days, but the present CA is valid for 3680 days"),
     "serial number 0": (make_ca(serial=0), "new.crt has the serial number 0, which RFC 5280 forbids"),
 }  # fmt: skip
 

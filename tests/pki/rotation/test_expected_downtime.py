@@ -56,7 +56,7 @@ def test_the_downtime_has_the_file_that_causes_it() -> None:
         "if this is the only control-plane node, these services are unavailable during their restart:",
         f"  store, about 2 s in trust: a restart is necessary for {ANCHOR}",
         f"  api, about 6 s in trust, distrust: a restart is necessary for {ANCHOR}",
-        "  a second restart in ten minutes takes about 20 s longer, a third about 45 s longer (kubelet back-off)",
+        "  because of kubelet back-off, a second restart in ten minutes takes about 20 s more, a third about 45 s",
     ]
     once = preview_document(PLANNED, FOUND, absences(FOUND, [STORE]), None)
     assert not [line for line in unavoidable(once) if "back-off" in line]

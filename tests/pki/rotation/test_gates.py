@@ -92,7 +92,7 @@ def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lac
     """The message has the command that stages the key. A worker needs none, and later phases do not check again."""
     (said,) = why(at(P.PREPARE), says(P.PREPARE, **lack))
     assert said.startswith(
-        "cp-2 is a control-plane node that does not have the key of the new CA; run `certmond root-ca stage` on cp-2"
+        "cp-2 is a control-plane node that does not have the key of the new CA; on cp-2, run `certmond root-ca stage`"
     )
     assert why(at(P.PREPARE), says(P.PREPARE, **lack), control_plane=False) == []
     assert why(at(P.TRUST), says(P.TRUST, **lack)) == []

@@ -66,10 +66,10 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
 @pytest.mark.parametrize(
     ("of", "said"),
     [
-        (ground(OLD, UNRELATED), f"{ANCHOR} contains CN=kubernetes (SHA-256 {UNRELATED.facts.sha256[:16]}…), neither"),
+        (ground(OLD, UNRELATED), f"{ANCHOR} contains CN=kubernetes (SHA-256 {UNRELATED.facts.sha256[:16]}…), which"),
         (ground(), f"{ANCHOR} contains no CA; restore the file"),
         (ground(OLD, key=UNRELATED), f"{ANCHOR_KEY} is the key of neither the old nor the new CA; restore"),
-        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} is encrypted, or is not a private key; decrypt it"),
+        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} is encrypted, or is not a private key; replace "),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
         (ground(OLD, signer=signer(UNRELATED)), f"{OWN} belongs to neither the old nor the new CA, and"),
         (
@@ -452,7 +452,7 @@ def test_below_another_root_only_unused_files_are_reached() -> None:
     except those of a rotation at once. Without services nothing does.
     """
     elsewhere = around(live=None, elsewhere=True)
-    fact = "no service runs below another root, so certmond cannot observe which files web, kcm use"
+    fact = "no service runs below the directory in --root, so certmond cannot observe which files web, kcm use"
     assert kept(elsewhere) == [fact]
     assert unreachable_reason(at(P.TRUST), around()) is None
     assert kept(replace(elsewhere, services=())) == []

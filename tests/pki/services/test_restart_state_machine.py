@@ -264,7 +264,7 @@ def test_a_requested_restart_without_a_certificate_has_no_rollback() -> None:
 def test_on_the_old_files_it_has_to_start_again() -> None:
     """An instance from before the rollback uses the new files, however healthy it is."""
     old, new = (seen("4", started_at=PUT_BACK_AT + shift * SECOND) for shift in (-1, 1))
-    assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since its previous files were restored"
+    assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since certmond restored its previous files"
     good = [look(60 + n, new) for n in (1, 2, 3, 6)]
     assert ended(after(THIRD, *good)) == (
         Result.TAKEN_BACK, "s did not start with the new files, and runs with the previous files"

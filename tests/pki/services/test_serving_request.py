@@ -85,7 +85,7 @@ def test_a_name_is_quoted_for_the_shell_and_a_long_reason_is_cut() -> None:
 
 def test_an_error_of_the_api_keeps_the_command_of_the_operator() -> None:
     """If certmond cannot read the requests, the message has the cause, and the remedy of the cause if there is one."""
-    see = "approve the request of this node: kubectl get csr"
+    see = "find the request of this node with `kubectl get csr`, then run: kubectl certificate approve NAME"
     assert unknown_state("no answer") == RequestState(
         "certmond cannot read the CertificateSigningRequest: no answer", see
     )

@@ -159,7 +159,7 @@ def test_a_service_that_reloads_has_time(changed: timedelta, due: bool) -> None:
     assert known.presence(see()).stale == (
         Stale(
             "web", Reason.SERVED_DIFFERS, "/leaf.crt", since, since + RELOAD_WITHIN, due,
-            "web at 127.0.0.1:6443 serves a certificate other than the one in /leaf.crt", OLD.facts.not_after,
+            "web at 127.0.0.1:6443 serves a certificate other than the certificate in /leaf.crt", OLD.facts.not_after,
         ),
     )  # fmt: skip
 

@@ -242,8 +242,8 @@ def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
         ({"extended_usages": ("client auth", "server auth")}, "does not specify the usage server auth"),
         ({"extended_usages": ("1.2.3.4",)}, "does not specify the usage 1.2.3.4"),
         ({"extended_usages": ()}, "specifies no extended key usage"),
-        ({"names": (general_name("DNS:kubernetes"),)}, "does not specify the name kubernetes"),
-        ({"names": (x509.DirectoryName(ADMIN),)}, "does not specify the name"),
+        ({"names": (general_name("DNS:kubernetes"),)}, "does not specify the subject alternative name kubernetes"),
+        ({"names": (x509.DirectoryName(ADMIN),)}, "does not specify the subject alternative name"),
         ({"is_ca": True}, "the certificate would be a CA"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_server_without_a_fixed_name_is_not_signed() -> None:
     """Without a predecessor it would have no name, and no client accepts that."""
     forged = make_server(TWIN, "app", names=["DNS:app"], **OLD)
     spec = entry(subject="CN=app", usages=["digital signature", "key encipherment", "server auth"])
-    assert "does not specify the name app" in denied(decided(forged, spec, basis_of(forged)))
+    assert "does not specify the subject alternative name app" in denied(decided(forged, spec, basis_of(forged)))
     template = first(spec, "CN=app", (), Terms(NOW, None, FACTS))
     assert "no client accepts a server certificate without one" in denied(
         grant(template, fixed_by(spec, FACTS), Basis())
@@ -441,9 +441,9 @@ def test_an_unsigned_successor_is_a_critical_finding_once_it_is_due() -> None:
     (found,) = [each for each in status.findings if each.reason is Reason.NOT_ISSUED_BY_CA]
     assert found.severity is Severity.CRITICAL
     assert found.message == (
-        "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, but the entry does not specify "
-        "exactly this subject; the entry does not specify the usage client auth; no current or old CA of the entry "
-        "has signed the certificate; see the contents that certmond would sign: certmond renew app --dry-run"
+        "certmond does not renew /app.crt: the subject CN=mallory,O=system:masters is reserved, but the entry does "
+        "not specify exactly this subject; the entry does not specify the usage client auth; no current or old CA of "
+        "the entry has signed the certificate; see the contents that certmond would sign: certmond renew app --dry-run"
     )
 
 
@@ -497,7 +497,7 @@ def test_a_right_that_a_later_certificate_lost_is_named() -> None:
     """
     old, new = make_leaf(ROOT, "app", names=["DNS:a"]).facts, make_leaf(ROOT, "app").facts
     forged = make_leaf(make_ca(), "app").facts
-    said = ("the entry does not specify the name a",)
+    said = ("the entry does not specify the subject alternative name a",)
     for provenance, fixed, expected in (
         (Provenance(), Fixed(), ()),
         (Provenance(later=(new, new)), Fixed(), said),

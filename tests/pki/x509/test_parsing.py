@@ -289,7 +289,7 @@ def test_der_after_the_certificate_in_its_block_makes_go_refuse_it() -> None:
     document = read(pem_block("CERTIFICATE", CA.der + b"abc"))
     assert holds(document, CA)
     assert reasons(document) == [Reason.MALFORMED]
-    assert f"{PATH}, PEM block 1: 3 bytes after the certificate" in details(document)
+    assert f"{PATH}, PEM block 1: the block contains 3 bytes after the certificate" in details(document)
 
 
 def test_more_blocks_than_any_component_has_use_for_are_not_read() -> None:
