@@ -198,13 +198,8 @@ class _RestartStep:
         """Advance a restart in progress by one step."""
         service = self.owner._services.get(episode.service)
         if service is None:
-            return self._end(
-                Ended(
-                    episode,
-                    Result.REFUSED,
-                    f"the configuration has no service {episode.service}; check that the service is healthy",
-                )
-            )
+            fact = f"the configuration has no service {episode.service}; check that the service is healthy"
+            return self._end(Ended(episode, Result.REFUSED, fact))
         if lost := self.owner.lock.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
         if self.observed.files_changed_again(episode):

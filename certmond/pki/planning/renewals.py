@@ -166,11 +166,7 @@ class _Planner:
             self._hold(status, f"certmond does not sign the certificate with the CA's key: {granted}")
         elif not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key
-            remedy = (
-                "this entry cannot keep its key, so give it a separate key"
-                if kept
-                else "set `keep_key: true` in both entries"
-            )
+            remedy = "give this entry a separate key" if kept else "set `keep_key: true` in both entries"
             self._hold(status, f"the entry shares its {shared}; {remedy}")
         elif held := self._held_back(status, old, cause):
             self._held.append(held)

@@ -548,7 +548,7 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
         (
             {"keep_key": True, "key_algorithm": "RSA-2048"},
             {},
-            "this entry cannot keep its key, so give it a separate key",
+            "give this entry a separate key",
         ),
         ({}, {"path": "/pki/leaf.crt"}, None),
         ({}, {"key": "/pki/other.key"}, None),
