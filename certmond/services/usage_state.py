@@ -20,6 +20,7 @@ from certmond.pki.catalog.references import PROGRAMS
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.services.model import Content, Demand, Live, Survey
+from certmond.pki.services.outage import demands_in_outages
 from certmond.pki.services.restart_episode import Past
 from certmond.pki.services.served_certificates import served_observations
 from certmond.pki.services.staleness import Surroundings, files_of
@@ -52,6 +53,7 @@ class SurroundingsObserver:
         self._requested: tuple[Question, Mapping[str, Content]] | None = None
         self._live: Live | None = None
         self._served: tuple[Observation, ...] = ()
+        self._outage_demands: dict[str, Demand] = {}
         self.pods: Mapping[str, Pod] = {}
         self.runtime_endpoint: str | None = None
 
@@ -74,10 +76,12 @@ class SurroundingsObserver:
         states = ((path, sets.get(path, sha256), ctime) for path, sha256, ctime in store.states(paths))
         self._contents = self._changes.contents(states, datetime.now(UTC))  # the system clock, which also sets ctime
         self._served = served_observations(found.listeners, live, inventory.observations, self._served)
+        demands = self._demands(store, components)
+        self._outage_demands = demands_in_outages(demands, self._outage_demands, live)
         return Surroundings(
             self._services, found, live, self._contents, past,
             self._config.restart.reload_within, elsewhere=not self._visible, served=self._served,
-            demands=self._demands(store, components),
+            demands=demands | self._outage_demands,
         )  # fmt: skip
 
     @property

@@ -11,7 +11,7 @@ from certmond.config.source_files import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.findings import Reason
-from certmond.pki.services.model import Live, ServiceSeen
+from certmond.pki.services.model import Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 from certmond.services.content_times import Changes
 from certmond.services.usage_state import SurroundingsObserver
@@ -36,6 +36,19 @@ def test_the_manifests_demand_the_components_of_a_control_plane(node: Node) -> N
     path = node.path(f"{MANIFESTS}/etcd.yaml")
     assert found.demands["etcd"].manifest == f"/{MANIFESTS}/etcd.yaml"
     assert abs(found.demands["etcd"].since.timestamp() - path.stat().st_ctime) < 0.001
+
+
+def test_an_edit_during_an_outage_does_not_change_the_demand(node: Node) -> None:
+    """The daemon keeps the time of the manifest while the service does not run."""
+    config, now = load(None), datetime.now(UTC)
+    observer = SurroundingsObserver(config, str(node.root), Changes(node.root / "state", keeps=False), acting=False)
+    store = Store(config.certificates, str(node.root))
+    times = []
+    for outage in (Outage(now, now), Outage(now, now), None):
+        observer._observer._seen = Live(now, {"etcd": ServiceSeen(running=False, outage=outage)})
+        times.append(observer.around(store, store.observe(), {}).demands["etcd"].since)
+        node.replace(f"{MANIFESTS}/etcd.yaml", node.read(f"{MANIFESTS}/etcd.yaml"))
+    assert times[0] == times[1] < times[2]
 
 
 def test_a_worker_has_no_demands(node: Node) -> None:
