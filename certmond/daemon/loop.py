@@ -33,6 +33,7 @@ from certmond.notify.change_log import ChangeLog
 from certmond.notify.hooks import Hooks
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.service_rules import changes_without_event
 from certmond.pki.planning.forecast import next_event
 from certmond.pki.services.outage import CHECK_INTERVAL, has_outage
 from certmond.pki.services.staleness import Surroundings
@@ -250,8 +251,7 @@ class Daemon:
         """Request a check of the running services if `cause` or changed files require one."""
         if cause.checks_services or self._enforcer.surroundings_observer.has_news:
             self._enforcer.surroundings_observer.ask()
-        # A service can get a new certificate, or accept clients again, without a change of a file.
-        if any(status.presence.stale or status.presence.refusing for status in assessment.statuses):
+        if any(changes_without_event(status.seen, status.presence) for status in assessment.statuses):
             self._schedule.check_services_within(self._config.poll.total_seconds())
         # A service can start or crash without a change of a file.
         if has_outage(self._surroundings):
