@@ -312,15 +312,16 @@ class Daemon:
         message = f"a pass ({cause.name}) over {scope} took {(done - started) * 1000:.0f} ms"
         self._journal.detail(Event.PASSED, message, cause=cause.name)
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
-        self._publish(assessment)
-        self._passed_at = time.time()
-        self._change_log.compare(before, assessment, self._monotonic())
         # Findings about running services are unknown before the first check of the services, and must not count as
         # resolved. Below another root, certmond does not check services.
-        self._hooks.deliver(assessment, settled=surroundings.live is not None or self._root != "/")
+        settled = surroundings.live is not None or self._root != "/"
+        self._publish(assessment, services_checked=settled)
+        self._passed_at = time.time()
+        self._change_log.compare(before, assessment, self._monotonic())
+        self._hooks.deliver(assessment, settled=settled)
         return before
 
-    def _publish(self, assessment: Assessment) -> None:
+    def _publish(self, assessment: Assessment, *, services_checked: bool) -> None:
         """Write the metrics and the status document into the runtime directory."""
         state = self._enforcer.rotation_state
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
@@ -332,7 +333,7 @@ class Daemon:
         self._telemetry.set_planned(Counter(step_name(step) for step in self._reconciler.plan.steps))
         following = next_event(assessment, policy_of(self._config))
         self._files.write_assessment(self._config, assessment, self._telemetry.text(), following)
-        self._summary = summary(assessment, following)
+        self._summary = summary(assessment, following, services_checked=services_checked)
 
     def _publish_activity(self) -> None:
         """Write the plan, the rotation and recent events into the runtime directory, if they have changed."""
