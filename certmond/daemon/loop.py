@@ -190,8 +190,10 @@ class Daemon:
             self._telemetry.config_ok.set(1)
             self._telemetry.set_mode(self._config.mode)
             self._store = self._new_store()
-            self._enforcer.surroundings_observer.close()
+            former = self._enforcer.surroundings_observer
+            former.close()
             self._enforcer, self._reconciler = self._new_controllers()
+            self._enforcer.surroundings_observer.continue_from(former)
             self._reconciler.recover()
             self._hooks.configure(self._config.hooks)
             self._journal.tell(Event.RELOADED, "certmond has read the configuration again")

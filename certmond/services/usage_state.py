@@ -84,6 +84,21 @@ class SurroundingsObserver:
             demands=demands | self._outage_demands,
         )  # fmt: skip
 
+    def continue_from(self, former: SurroundingsObserver) -> None:
+        """Use the last observation of `former`, which is closed, until the first observation of this object.
+
+        Otherwise, each reload of the configuration would clear all findings about services for a short time. Leave out
+        the services whose configuration has changed.
+        """
+        live, known = former._observer.seen, {each.name: each for each in former._config.services}
+        if live is None or former._acting != self._acting:  # only an acting process probes the health
+            return
+        same = {each.name for each in self._config.services if known.get(each.name) == each}
+        self._observer.seen = self._live = replace(
+            live, services={name: seen for name, seen in live.services.items() if name in same}
+        )
+        self._served, self._outage_demands = former._served, former._outage_demands
+
     @property
     def sees_other_processes(self) -> bool:
         """Return whether, in the latest observation, a service has a process other than the one that `around` used."""

@@ -21,6 +21,7 @@ from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
 from certmond.files.catalog_observer import Store
 from certmond.notify.journal import Journal
+from certmond.pki.services.model import Live, ServiceSeen
 from certmond.services.usage_state import SurroundingsObserver
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running
@@ -449,6 +450,24 @@ def test_a_configuration_with_a_hook_must_be_closed_to_others(work: Path) -> Non
     )
     assert done.returncode == 3
     assert "chmod go-w" in done.stderr
+
+
+def test_a_reload_keeps_the_observation_of_the_services(node: Node, tmp_path: Path) -> None:
+    """Until the next observation, a reload does not clear the findings about services."""
+    daemon = Daemon(
+        lambda: parse([]), root=str(node.root), runtime_dir=tmp_path / "run", state_dir=tmp_path / "state",
+        journal=Journal("none"),
+    )  # fmt: skip
+    seen = Live(datetime.now(UTC), {"kubelet": ServiceSeen(True, "a")})
+    daemon._enforcer.surroundings_observer._observer.seen = seen
+    try:
+        daemon._pass(daemon._read_configuration())
+        assert daemon._surroundings.live == seen
+    finally:
+        daemon._watcher.close()
+        daemon._hooks.close()
+        daemon._enforcer.surroundings_observer.close()
+        daemon._wake.close()
 
 
 def test_command_lines_are_read_again_after_a_restart(
