@@ -89,7 +89,8 @@ def test_every_document_has_the_certificate(tmp_path: Path, serve: Serve, files:
     assert done.returncode == 2  # the CA of the node has signed it, so its clients will refuse it
     assert document["coverage"] == {"entries": 1, "references": 0, "served": 1, "unwatched": 0, "catalogued": 1}
     shown = node.certmond("check").stdout.splitlines()
-    assert any(line.startswith(f"web.{port} ") for line in shown)
+    (row,) = (line for line in shown if line.startswith(f"web.{port} "))
+    assert row.split()[-3] == "unverified"  # the entry has no trust anchor
     assert shown[-1] == (
         "certificates: 1 of the catalogue, 0 only in references, 1 only at listeners; files not watched: 0"
     )

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from certmond.cluster.access import Access
 from certmond.errors import CertmondError
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.services.serving_request import RequestState, request_state, unknown_state
+from certmond.pki.assessment.service_rules import served_before_restart
+from certmond.pki.services.serving_request import NO_REQUEST, RequestState, request_state, unknown_state
 
 _ANSWER = timedelta(seconds=2)
 """Time limit of a read, because a read delays the next pass of the daemon."""
@@ -38,7 +39,8 @@ class ServingRequestCheck:
         monotonic: Callable[[], float],
     ) -> None:
         self._access = Access(kubeconfig, _ANSWER, alive) if kubeconfig else None
-        self._node, self._pause, self._clock, self._monotonic = node, poll * _PAUSE, clock, monotonic
+        self._node, self._poll, self._pause = node, poll, poll * _PAUSE
+        self._clock, self._monotonic = clock, monotonic
         self._next_read = 0.0
         self.state: RequestState | None = None
         """State of the request, or None if the node has a serving certificate or certmond has not read the state."""
@@ -48,15 +50,17 @@ class ServingRequestCheck:
     def ask(self, assessment: Assessment) -> None:
         """Read the requests of the kubelet if the serving certificate is missing and a read is due.
 
-        Never raises CertmondError.
+        A kubelet that still serves another certificate sends its request after its restart. Never raises CertmondError.
         """
-        if self._access is None or not any(status.seen.requested for status in assessment.statuses):
+        missing = (each for each in assessment.statuses if each.seen.requested)
+        if self._access is None or all(served_before_restart(each.seen, each.presence) for each in missing):
             self.state, self.until, self._next_read = None, None, 0.0
             return
         before, now = self.state, self._monotonic()
         if now >= self._next_read:
             self.state = self._read(self._access, assessment.facts.get("node_name") or self._node)
-            self._next_read = self._monotonic() + self._pause.total_seconds()
+            pause = self._poll if self.state == NO_REQUEST else self._pause  # a kubelet creates its request soon
+            self._next_read = self._monotonic() + pause.total_seconds()
         left = timedelta(seconds=max(0.0, self._next_read - self._monotonic()))
         self.until = self._clock() + (left if self.state == before else timedelta())
 

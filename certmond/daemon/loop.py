@@ -33,6 +33,7 @@ from certmond.notify.change_log import ChangeLog
 from certmond.notify.hooks import Hooks
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.service_rules import changes_without_event
 from certmond.pki.planning.forecast import next_event
 from certmond.pki.services.outage import CHECK_INTERVAL, has_outage
 from certmond.pki.services.staleness import Surroundings
@@ -189,8 +190,10 @@ class Daemon:
             self._telemetry.config_ok.set(1)
             self._telemetry.set_mode(self._config.mode)
             self._store = self._new_store()
-            self._enforcer.surroundings_observer.close()
+            former = self._enforcer.surroundings_observer
+            former.close()
             self._enforcer, self._reconciler = self._new_controllers()
+            self._enforcer.surroundings_observer.continue_from(former)
             self._reconciler.recover()
             self._hooks.configure(self._config.hooks)
             self._journal.tell(Event.RELOADED, "certmond has read the configuration again")
@@ -256,8 +259,7 @@ class Daemon:
         """
         if cause.checks_services or self._enforcer.surroundings_observer.has_news:
             self._enforcer.surroundings_observer.ask()
-        # A service can get a new certificate, or accept clients again, without a change of a file.
-        if any(status.presence.stale or status.presence.refusing for status in assessment.statuses):
+        if any(changes_without_event(status.seen, status.presence) for status in assessment.statuses):
             self._schedule.check_services_within(self._config.poll.total_seconds())
         # A service can start or crash without a change of a file.
         if has_outage(self._surroundings):
@@ -320,15 +322,16 @@ class Daemon:
         message = f"a pass ({cause.name}) over {scope} took {(done - started) * 1000:.0f} ms"
         self._journal.detail(Event.PASSED, message, cause=cause.name)
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
-        self._publish(assessment)
-        self._passed_at = time.time()
-        self._change_log.compare(before, assessment, self._monotonic())
         # Findings about running services are unknown before the first check of the services, and must not count as
         # resolved. Below another root, certmond does not check services.
-        self._hooks.deliver(assessment, settled=surroundings.live is not None or self._root != "/")
+        settled = surroundings.live is not None or self._root != "/"
+        self._publish(assessment, services_checked=settled)
+        self._passed_at = time.time()
+        self._change_log.compare(before, assessment, self._monotonic())
+        self._hooks.deliver(assessment, settled=settled)
         return before
 
-    def _publish(self, assessment: Assessment) -> None:
+    def _publish(self, assessment: Assessment, *, services_checked: bool) -> None:
         """Write the metrics and the status document into the runtime directory."""
         state, watcher = self._enforcer.rotation_state, self._watcher
         self._telemetry.set_watch(
@@ -339,7 +342,7 @@ class Daemon:
         self._telemetry.set_planned(Counter(step_name(step) for step in self._reconciler.plan.steps))
         following = next_event(assessment, policy_of(self._config))
         self._files.write_assessment(self._config, assessment, self._telemetry.text(), following)
-        self._summary = summary(assessment, following)
+        self._summary = summary(assessment, following, services_checked=services_checked)
 
     def _publish_activity(self) -> None:
         """Write the plan, the rotation and recent events into the runtime directory, if they have changed."""

@@ -27,6 +27,11 @@ INTERVAL = 60.0
 """Seconds between two summaries of omitted changes."""
 _SETTLE_INTERVAL = 1.0  # seconds between two attempts to write deferred changes
 
+_NO_LONGER = {
+    Severity.INFO: "is no longer only information",
+    Severity.WARNING: "is no longer a warning",
+    Severity.CRITICAL: "is no longer critical",
+}
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 
 
@@ -124,7 +129,7 @@ def changes(before: CertificateStatus | None, after: CertificateStatus | None) -
             message = f"certmond no longer watches {held.subject} (serial {held.serial:x}) in {before.seen.path}"
             yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
         for item in before.findings:
-            yield _cleared(before, item)
+            yield _cleared(before, item, "is cleared")
 
 
 def _replaced(before: CertificateStatus | None, after: CertificateStatus) -> Iterator[Change]:
@@ -142,14 +147,15 @@ def _findings(before: CertificateStatus | None, after: CertificateStatus) -> Ite
         if kind not in old:
             fields = _fields(after) | {"reason": item.reason.value, "severity": item.severity.value}
             yield Change(Event.FINDING_RAISED, item.message, _LEVELS[item.severity], fields, item.severity)
+    remaining = {item.reason for item in new.values()}
     for kind, item in old.items():
         if kind not in new:
-            yield _cleared(after, item)
+            yield _cleared(after, item, _NO_LONGER[item.severity] if item.reason in remaining else "is cleared")
 
 
-def _cleared(status: CertificateStatus, item: Finding) -> Change:
+def _cleared(status: CertificateStatus, item: Finding, end: str) -> Change:
     fields = _fields(status) | {"reason": item.reason.value, "severity": item.severity.value}
-    return Change(Event.FINDING_CLEARED, f"{status.seen.path}: the finding {item.reason} is cleared", "info", fields)
+    return Change(Event.FINDING_CLEARED, f"{status.seen.path}: the finding {item.reason} {end}", "info", fields)
 
 
 def _by_kind(status: CertificateStatus | None) -> dict[tuple[str, str], Finding]:

@@ -127,13 +127,9 @@ class ObserverThread:
         self._changed = threading.Condition()
         self._requested: Question | None = None
         self._closed = False
-        self._seen: Live | None = None
-        self._thread: threading.Thread | None = None
-
-    @property
-    def seen(self) -> Live | None:
+        self.seen: Live | None = None
         """The latest complete observation, or None before the end of the first observation."""
-        return self._seen
+        self._thread: threading.Thread | None = None
 
     def ask(self, question: Question) -> None:
         """Request an observation. This request replaces an earlier request for which the observation has not started.
@@ -147,7 +143,7 @@ class ObserverThread:
                 try:
                     thread.start()
                 except RuntimeError:
-                    self._seen = _unobserved(question, f"the observation did not start: {_NO_THREAD}")
+                    self.seen = _unobserved(question, f"the observation did not start: {_NO_THREAD}")
                     return
                 self._thread = thread
             self._requested = question
@@ -168,12 +164,12 @@ class ObserverThread:
                 question, self._requested = self._requested, None
                 if self._closed or question is None:
                     return
-            self._seen = self._observe(question)
+            self.seen = self._observe(question)
             self._wake()
 
     def _observe(self, question: Question) -> Live:
         try:
-            return observe(question, self._seen, self._limit)
+            return observe(question, self.seen, self._limit)
         except Exception as error:  # noqa: BLE001 - a defect in one observation must not end the thread
             return _unobserved(question, defect(error))
 

@@ -20,6 +20,7 @@ from certmond.pki.catalog.references import PROGRAMS
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.services.model import Content, Demand, Live, Survey
+from certmond.pki.services.outage import demands_in_outages
 from certmond.pki.services.restart_episode import Past
 from certmond.pki.services.served_certificates import served_observations
 from certmond.pki.services.staleness import Surroundings, files_of
@@ -52,6 +53,7 @@ class SurroundingsObserver:
         self._requested: tuple[Question, Mapping[str, Content]] | None = None
         self._live: Live | None = None
         self._served: tuple[Observation, ...] = ()
+        self._outage_demands: dict[str, Demand] = {}
         self.pods: Mapping[str, Pod] = {}
         self.runtime_endpoint: str | None = None
 
@@ -74,11 +76,28 @@ class SurroundingsObserver:
         states = ((path, sets.get(path, sha256), ctime) for path, sha256, ctime in store.states(paths))
         self._contents = self._changes.contents(states, datetime.now(UTC))  # the system clock, which also sets ctime
         self._served = served_observations(found.listeners, live, inventory.observations, self._served)
+        demands = self._demands(store, components)
+        self._outage_demands = demands_in_outages(demands, self._outage_demands, live)
         return Surroundings(
             self._services, found, live, self._contents, past,
             self._config.restart.reload_within, elsewhere=not self._visible, served=self._served,
-            demands=self._demands(store, components),
+            demands=demands | self._outage_demands,
         )  # fmt: skip
+
+    def continue_from(self, former: SurroundingsObserver) -> None:
+        """Use the last observation of `former`, which is closed, until the first observation of this object.
+
+        Otherwise, each reload of the configuration would clear all findings about services for a short time. Leave out
+        the services whose configuration has changed.
+        """
+        live, known = former._observer.seen, {each.name: each for each in former._config.services}
+        if live is None or former._acting != self._acting:  # only an acting process probes the health
+            return
+        same = {each.name for each in self._config.services if known.get(each.name) == each}
+        self._observer.seen = self._live = replace(
+            live, services={name: seen for name, seen in live.services.items() if name in same}
+        )
+        self._served, self._outage_demands = former._served, former._outage_demands
 
     @property
     def sees_other_processes(self) -> bool:

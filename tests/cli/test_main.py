@@ -182,6 +182,27 @@ def test_the_profile_none_follows_no_references(node: Node) -> None:
     assert [entry["name"] for entry in document["certificates"]] == ["ca"]
 
 
+def test_a_path_without_a_known_trust_anchor_is_unverified(node: Node) -> None:
+    """Without `ca` in its entry, nothing proves who has signed the certificate, so the column CHAIN does not read
+    `valid`. An expired certificate has no valid path in any case. The values in the JSON do not change.
+    """
+    config = node.root / "none.yaml"
+    paths = {"alone": "apiserver.crt", "signed": "apiserver-kubelet-client.crt", "ca": "ca.crt"}
+    entries: list[dict[str, Any]] = [
+        {"name": name, "path": f"/etc/kubernetes/pki/{path}"} for name, path in paths.items()
+    ]
+    entries[1]["ca"], entries[2]["authority"] = "ca", True
+    config.write_text(yaml.safe_dump({"profile": "none", "certificates": entries}))
+    found = {}
+    for at in (AT, "2036-01-01T00:00:00Z"):
+        rows = certmond("check", "--root", node.root, "--at", at, "--config", config).stdout.splitlines()[1:4]
+        found[at] = {row.split()[0]: row.split()[-3] for row in rows}
+    assert found[AT] == {"alone": "unverified", "signed": "valid", "ca": "valid"}
+    assert found["2036-01-01T00:00:00Z"]["alone"] == "no"
+    _, document = check(node.root, AT, "--config", config)
+    assert [entry["chain_valid"] for entry in document["certificates"]] == [True] * 3
+
+
 def test_yaml_is_the_same_document(node: Node) -> None:
     """`-o yaml` has the same document as `-o json`."""
     _, document = check(node.root)

@@ -7,6 +7,7 @@ import base64
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from certmond.errors import RefusedError, UnreachableError
 from certmond.files.catalog_observer import Store
 from certmond.notify.audit import DAEMON, Audit
 from certmond.notify.journal import Journal
+from certmond.pki.catalog.endpoint import Endpoint
+from certmond.pki.services.staleness import ServedAt, Surroundings
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.serving_request_objects import add_request
 from tests.daemon_harness import running
@@ -210,6 +213,39 @@ def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp
     assert passes.enforcer.serving_request.until is None
     (tree.root / PEM).unlink()
     assert "csr-a" not in passes.message()  # not the state of another time
+
+
+def test_a_kubelet_that_serves_until_its_restart_has_no_request_yet(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """certmond reads the requests only after the restart. Otherwise, the finding would have the state before the
+    restart for up to a minute.
+    """
+    add_request(tree.cluster, "csr-old", NOW - timedelta(hours=3), Approved="by hand")
+    passes = Passes(tree, tmp_path / "work")
+    at = ServedAt(Endpoint.parse("127.0.0.1:10250"), "kubelet", "ab", None)
+    real = Surroundings.presence
+    with monkeypatch.context() as patch:
+        patch.setattr(Surroundings, "presence", lambda around, *seen: replace(real(around, *seen), served=(at,)))
+        assert "only after a restart" in passes.message()
+    assert (tree.cluster.calls, passes.enforcer.serving_request.until) == ([], None)
+    tree.cluster.objects.clear()
+    add_request(tree.cluster, "csr-new", NOW)
+    passes.message()
+    assert passes.message().endswith("run: kubectl certificate approve csr-new")
+
+
+def test_a_request_that_does_not_exist_yet_is_read_again_soon(tree: Tree, tmp_path: Path) -> None:
+    """The kubelet needs some seconds after its start to create the request, so certmond reads again after `poll`."""
+    passes = Passes(tree, tmp_path / "work")
+    passes.message()
+    assert "the cluster has no CertificateSigningRequest of this node" in passes.message()
+    assert passes.enforcer.serving_request.until == passes.now + timedelta(seconds=10)
+    add_request(tree.cluster, "csr-a", NOW)
+    passes.wait(timedelta(seconds=10))
+    passes.message()
+    assert passes.message().endswith("run: kubectl certificate approve csr-a")
+    assert passes.enforcer.serving_request.until == passes.now + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(

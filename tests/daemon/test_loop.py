@@ -26,7 +26,7 @@ from certmond.daemon.pass_schedule import Cause
 from certmond.daemon.reconciler import Reconciler
 from certmond.files.catalog_observer import Store
 from certmond.notify.journal import Journal
-from certmond.pki.services.model import Live
+from certmond.pki.services.model import Live, ServiceSeen
 from certmond.services.usage_state import SurroundingsObserver
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running
@@ -517,3 +517,11 @@ def test_the_condition_of_the_node_follows_the_first_observation_of_the_services
     observing._execute()
     assert written == [observing._assessment]
     assert ("condition_failed", "no answer") in [(e["event"], e["message"]) for e in observing._journal.recent]
+
+
+def test_a_reload_keeps_the_observation_of_the_services(observing: Daemon) -> None:
+    """Until the next observation, a reload does not clear the findings about services."""
+    seen = Live(datetime.now(UTC), {"kubelet": ServiceSeen(True, "a")})
+    observing._enforcer.surroundings_observer._observer.seen = seen
+    observing._pass(observing._read_configuration())
+    assert observing._surroundings.live == seen

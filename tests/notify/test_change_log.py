@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from certmond.notify.journal import MESSAGE_IDS, Event, Journal
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.findings import Fault, Reason
+from certmond.pki.findings import Fault, Reason, Severity
 from tests.builders import NOW, make_ca, make_leaf
 
 CA = make_ca()
@@ -154,6 +155,22 @@ def test_files_under_ever_new_names_use_no_memory() -> None:
     walk.rest(LONG)
     assert walk._changes._owed == {}
     assert walk.log.standing == set()
+
+
+def test_another_severity_does_not_clear_the_reason() -> None:
+    """If a warning becomes critical, the entry about its end does not read as if the fault had ended."""
+    observed = seen("a", "broken")
+    (status,) = assess(Inventory((observed,)), NOW).statuses
+    (critical,) = status.findings
+    warning = replace(status, findings=(replace(critical, severity=Severity.WARNING),))
+    gone = f"/a: the finding {critical.reason}"
+    for before, after, end in (
+        (warning, status, "is no longer a warning"),
+        (status, warning, "is no longer critical"),
+        (status, replace(status, findings=()), "is cleared"),
+    ):
+        (entry,) = (each for each in changes(before, after) if each.event is Event.FINDING_CLEARED)
+        assert (entry.message, entry.fields["severity"]) == (f"{gone} {end}", before.findings[0].severity)
 
 
 def test_a_certificate_that_is_no_longer_watched_is_named() -> None:

@@ -11,7 +11,7 @@ from certmond.config.source_files import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.findings import Reason
-from certmond.pki.services.model import Live, ServiceSeen
+from certmond.pki.services.model import Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 from certmond.services.content_times import Changes
 from certmond.services.usage_state import SurroundingsObserver
@@ -36,6 +36,19 @@ def test_the_manifests_demand_the_components_of_a_control_plane(node: Node) -> N
     path = node.path(f"{MANIFESTS}/etcd.yaml")
     assert found.demands["etcd"].manifest == f"/{MANIFESTS}/etcd.yaml"
     assert abs(found.demands["etcd"].since.timestamp() - path.stat().st_ctime) < 0.001
+
+
+def test_an_edit_during_an_outage_does_not_change_the_demand(node: Node) -> None:
+    """The daemon keeps the time of the manifest while the service does not run."""
+    config, now = load(None), datetime.now(UTC)
+    observer = SurroundingsObserver(config, str(node.root), Changes(node.root / "state", keeps=False), acting=False)
+    store = Store(config.certificates, str(node.root))
+    times = []
+    for outage in (Outage(now, now), Outage(now, now), None):
+        observer._observer.seen = Live(now, {"etcd": ServiceSeen(running=False, outage=outage)})
+        times.append(observer.around(store, store.observe(), {}).demands["etcd"].since)
+        node.replace(f"{MANIFESTS}/etcd.yaml", node.read(f"{MANIFESTS}/etcd.yaml"))
+    assert times[0] == times[1] < times[2]
 
 
 def test_a_worker_has_no_demands(node: Node) -> None:
@@ -63,11 +76,38 @@ def test_another_instance_of_a_service_is_another_process(node: Node) -> None:
     found = []
     first, second, third = (Live(now, {"kubelet": ServiceSeen(True, instance)}) for instance in ("a", "a", "b"))
     for seen in (None, Live(now), first, second, third):
-        observer._observer._seen = seen
+        observer._observer.seen = seen
         found.append(observer.sees_other_processes)
         observer.around(store, inventory, {})
         assert not observer.sees_other_processes
     assert found == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize(("acting", "kept"), [(False, {"etcd"}), (True, set())], ids=["observe", "enforce"])
+def test_a_reload_keeps_the_observation_of_unchanged_services(node: Node, acting: bool, kept: set[str]) -> None:
+    """The findings about the services stay until the next observation. The state of a service with another
+    configuration, and a change of the mode, need a new observation first.
+    """
+    before, after = load(None), load(None)
+    names = [each.name for each in after.services]
+    changed = [*after.services]
+    changed[names.index("kubelet")] = changed[names.index("kubelet")].model_copy(update={"unit": "other.service"})
+    after = after.model_copy(update={"services": tuple(changed)})
+    changes, now = Changes(node.root / "state", keeps=False), datetime.now(UTC)
+    former = SurroundingsObserver(before, str(node.root), changes, acting=False)
+    observer = SurroundingsObserver(after, str(node.root), changes, acting=acting)
+    store = Store(before.certificates, str(node.root))
+    observer.continue_from(former)
+    assert observer.around(store, store.observe(), {}).live is None
+    outage = ServiceSeen(running=False, outage=Outage(now, now))
+    former._observer.seen = Live(now, {"etcd": outage, "kubelet": ServiceSeen(True)})
+    first = former.around(store, store.observe(), {}).demands["etcd"]
+    node.replace(f"{MANIFESTS}/etcd.yaml", node.read(f"{MANIFESTS}/etcd.yaml"))
+    observer.continue_from(former)
+    found = observer.around(store, store.observe(), {})
+    assert (set(found.live.services) if found.live else set()) == kept
+    assert (found.demands["etcd"] == first) is bool(kept)
+    assert not observer.sees_other_processes
 
 
 def test_below_another_root_no_service_is_missing(node: Node) -> None:

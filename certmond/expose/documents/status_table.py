@@ -64,7 +64,8 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
     yield residual(entry["not_after"], now)
     itself = entry["sha256"] and entry["trust_anchor"] == entry["sha256"]
     yield Text("(itself)" if itself else printable(_authority(entry, anchors)))
-    yield Text("valid") if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
+    path = "valid" if entry["trust_anchor"] else "unverified"  # the entry names no CA
+    yield Text(path) if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
     yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
     yield Text(", ".join(reasons) or "ok", style=_STYLES[state if reasons else "ok"])
 

@@ -183,8 +183,11 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
     return texts
 
 
-def summary(assessment: Assessment, following: NextEvent | None) -> str:
-    """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event."""
+def summary(assessment: Assessment, following: NextEvent | None, *, services_checked: bool = True) -> str:
+    """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event.
+
+    Before the first check of the services, the assessment has no certificate that only a listener has.
+    """
     if not assessment.catalogued:
         return "this node has no certificate of the profile; to find the profile that fits, run: certmond check"
     certificates = [status for status in assessment.certificates if status.certificate]
@@ -199,7 +202,9 @@ def summary(assessment: Assessment, following: NextEvent | None) -> str:
     )
     due = f"; next due {following.target} on {following.at:%Y-%m-%d}" if following else ""
     about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")
-    return f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}, {state}{about}{due}"
+    count = f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}"
+    where, unchecked = ("", "") if services_checked else (" in files", ", services not checked yet")
+    return f"{count}{where}, {state}{about}{unchecked}{due}"
 
 
 def _gravest(status: CertificateStatus) -> Finding:

@@ -99,7 +99,7 @@ def _facts(entry: dict[str, Any]) -> str:
         "Issuer": entry["issuer"] and text(entry["issuer"]),
         "Valid": entry["not_after"] and f"{moment(entry['not_before'])} to {moment(entry['not_after'])}",
         "Renewal": entry["renew_at"] and f"from {moment(entry['renew_at'])} on",
-        "Path": "valid" if entry["chain_valid"] else "NOT valid",
+        "Path": _path(entry),
         "Key": f"{text(entry['key'] or 'unknown')}; the private key {_KEYS[entry['key_matches']]}",
         "Used by": ", ".join(map(_used, entry["used_by"])) or text(", ".join(entry["consumers"])),
         "Served": ", ".join(_served(at, "this certificate" if is_served else "the file") for at in entry["served"]),
@@ -109,6 +109,12 @@ def _facts(entry: dict[str, Any]) -> str:
     lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
     messages = [f"{mark(item['severity'])} {text(item['message'])}" for item in entry["findings"]]
     return f"<dl>{lines}</dl>" + (items("ul", messages, "messages") if messages else "")
+
+
+def _path(entry: dict[str, Any]) -> str:
+    if not entry["chain_valid"]:
+        return "NOT valid"
+    return "valid" if entry["trust_anchor"] else "unverified, because the entry names no trust anchor"
 
 
 def _used(used: dict[str, Any]) -> str:

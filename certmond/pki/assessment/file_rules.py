@@ -12,6 +12,7 @@ from datetime import datetime
 from certmond.pki.assessment.damage import damage, last_issued, remedy
 from certmond.pki.assessment.last_attempt import IN_A_ROW
 from certmond.pki.assessment.rule_input import fault_finding, finding
+from certmond.pki.assessment.service_rules import served_before_restart
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage
 from certmond.pki.findings import Finding, Reason, Remedy, Severity, printable
@@ -26,9 +27,9 @@ def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Fin
     If the serving certificate of the kubelet is missing, `presence` contains the state of the kubelet's request, and
     the certificate that the kubelet serves.
     """
-    served = [each for each in presence.served if seen.requested and each.sha256]
+    served = served_before_restart(seen, presence)
     if served:
-        yield _before_restart(seen.path, served[0])
+        yield _before_restart(seen.path, served)
     for fault in () if served else seen.faults:
         yield fault_finding(with_request(fault, presence.request) if presence.request else fault)
     for permissions in seen.permissions:
@@ -40,12 +41,7 @@ def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Fin
 
 
 def _before_restart(path: str, served: ServedAt) -> Finding:
-    """Return the finding for a missing certificate that the kubelet requests after its next start.
-
-    Without a certificate, a kubelet that requests its certificate ends each handshake with an error
-    (kubernetes/kubernetes, pkg/kubelet/kubelet.go, GetCertificate). A kubelet that serves a certificate either read its
-    configuration before the setting changed, or still has the certificate of a removed file in memory.
-    """
+    """Return the finding for a missing certificate that the kubelet requests after its next start."""
     fact = (
         f"{path} does not exist: the kubelet serves another certificate at {served.endpoint}, and requests this "
         "certificate only after a restart"

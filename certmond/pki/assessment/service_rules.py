@@ -10,8 +10,9 @@ from datetime import datetime
 
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
+from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Finding, Reason, Severity
-from certmond.pki.services.staleness import Presence, Stale
+from certmond.pki.services.staleness import Presence, ServedAt, Stale
 
 
 def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
@@ -21,6 +22,24 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
     yield from restart_pending(presence)
     yield from restart_failed(presence)
     yield from presence.findings
+
+
+def changes_without_event(seen: Observation, presence: Presence) -> bool:
+    """Return whether a service can change the findings about a certificate without a change of a file.
+
+    For example, a service reloads its files some time after their change, and the restart of a kubelet changes no file.
+    """
+    return bool(presence.stale or presence.refusing or served_before_restart(seen, presence))
+
+
+def served_before_restart(seen: Observation, presence: Presence) -> ServedAt | None:
+    """Return the endpoint at which the kubelet serves a certificate although its requested one is missing, or None.
+
+    Without a certificate, a kubelet that requests its certificate ends each handshake with an error
+    (kubernetes/kubernetes, pkg/kubelet/kubelet.go, GetCertificate). So this kubelet has read its configuration before
+    the setting changed, or still has a certificate in memory whose file was removed.
+    """
+    return next((each for each in presence.served if seen.requested and each.sha256), None)
 
 
 def turning_points(presence: Presence) -> Iterator[datetime]:

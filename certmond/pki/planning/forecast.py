@@ -14,6 +14,7 @@ from typing import NamedTuple
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.damage import damage
 from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.self_signed import is_self_signed
 from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
@@ -133,6 +134,12 @@ def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
     return status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
 
 
+def _is_kept(status: CertificateStatus) -> bool:
+    """Return whether the files are intact, and the certificate is self-signed, so that no CA can renew it."""
+    intact = not (status.stale or damage(status.seen))
+    return intact and is_self_signed(status.seen, status.trust_anchor, status.issuers)
+
+
 def _after_repair(status: CertificateStatus) -> CertificateStatus:
     """Return the status of damaged files after their repair, with unknown dates."""
     return replace(status, seen=replace(status.seen, certificates=(), faults=()), certificate=None, renew_at=None)
@@ -235,8 +242,8 @@ class _Simulation:
         status = self._assessment.by_identity.get((held.target, held.path))  # None for a derived file
         if reason := barred.get((held.target, held.path)):
             held = replace(held, because=reason)
-        elif status and status.seen.spec.renewed_by:
-            return  # `_fates` or the restart of its service has its event
+        elif status and (status.seen.spec.renewed_by or _is_kept(status)):
+            return  # `_fates` or the restart of its service has its events
         if held.until is None:
             self._tell_once(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True), held.path)
         certificate = status.certificate if status else None

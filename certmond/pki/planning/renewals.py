@@ -129,11 +129,17 @@ class _Planner:
             return Cause.ASKED if status.seen.name in self._asked else None
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
+        if status.seen.endpoint:  # no file contains the certificate, and its finding has the command
+            return None
         # The hold of a due certificate names the other component, or the command that replaces the certificate.
         replaced = status.seen.spec.renewed_by or is_self_signed(status.seen, status.trust_anchor, status.issuers)
-        if not replaced and renewal_obstacle(status, self._authorities, self._policy):
+        obstacle = renewal_obstacle(status, self._authorities, self._policy)
+        if obstacle and not replaced:
             return None
-        certificate, due = status.certificate, renewal_time(status, self._policy, self._node)
+        # The spread selects the time of a renewal by certmond, or of a restart for a renewal.
+        spreads = not obstacle or (self._policy.restarts_for_renewal and status.seen.spec.renewed_at_start)
+        due = renewal_time(status, self._policy, self._node) if spreads else status.renew_at
+        certificate = status.certificate
         if certificate is None or due is None:
             return None
         self._instants += [certificate.not_before, due, certificate.expires_at]

@@ -12,14 +12,10 @@ from certmond.pki.catalog.served_entries import Listener
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Period without a steadily running service.
-
-    `observed_from` and `until` are the times of the first and the last observation without an instance.
-    """
+    """Period without a steadily running service. `until` is the time of the last observation without an instance."""
 
     since: datetime
     until: datetime
-    observed_from: datetime
 
 
 @dataclass(frozen=True, slots=True)

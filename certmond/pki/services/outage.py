@@ -5,14 +5,14 @@ This module decides how long a service has not run, and from which time certmond
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.service_entries import OutageSpec, ServiceSpec
 from certmond.pki.findings import Fault, Reason
-from certmond.pki.services.model import Live, Outage, ServiceSeen
+from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 
 LIMIT = timedelta(minutes=5)
@@ -45,12 +45,28 @@ def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime
     steady = known and (known.started_at is None or not _is_young(known.started_at, at))
     if before and known and known.running and steady and not last:
         since = max(since, before.at)  # the log of a service that logs nothing may be older
-    return Outage(min(since, at), at, last.observed_from if last else at)
+    return Outage(min(since, at), at)
 
 
 def _is_young(started_at: datetime | None, at: datetime) -> bool:
     """Return whether an instance might have run for less than `STEADY` at the time `at`."""
     return started_at is None or at - started_at < STEADY
+
+
+def demands_in_outages(
+    demands: Mapping[str, Demand], before: Mapping[str, Demand], live: Live | None
+) -> dict[str, Demand]:
+    """Return the demand of each service in an outage, as at the first observation of the outage.
+
+    `before` is the result of the previous call. So a change of the manifest during an outage does not end the outage.
+    """
+    services = live.services if live else {}
+    found = dict[str, Demand]()
+    for name, demand in demands.items():
+        if (seen := services.get(name)) and seen.outage:
+            first = before.get(name, demand)
+            found[name] = first if first.manifest == demand.manifest else demand
+    return found
 
 
 def unmet_demands(around: Surroundings) -> Iterator[Observation]:
@@ -77,8 +93,7 @@ def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
         if seen is None or seen.outage is None or (past and past.episode):  # in an episode, certmond restarts it
             continue
         if demand:
-            # The kubelet needs time to start a changed Pod. A change during an outage does not end the outage.
-            since = max(seen.outage.since, min(demand.since, seen.outage.observed_from))
+            since = max(seen.outage.since, demand.since)  # the kubelet needs time to start a changed Pod
             found[demand.manifest] = service, replace(seen.outage, since=since)
         elif seen.unit_file:
             found.setdefault(seen.unit_file, (service, seen.outage))

@@ -40,13 +40,17 @@ class RequestState:
     remedy: str = ""
 
 
+NO_REQUEST = RequestState("the cluster has no CertificateSigningRequest of this node", _SEE_KUBELET)
+"""State before the kubelet has created a request."""
+
+
 def request_state(requests: Sequence[ServingRequest], now: datetime) -> RequestState:
     """Return the state of the last request.
 
     For a pending request, the clause contains the age of the oldest pending request.
     """
     if not requests:
-        return RequestState("the cluster has no CertificateSigningRequest of this node", _SEE_KUBELET)
+        return NO_REQUEST
     last = max(requests, key=attrgetter("created_at", "name"))
     subject, describe = f"the CertificateSigningRequest {last.name}", f"kubectl describe csr {shlex.quote(last.name)}"
     for condition, fact in (("Denied", "was denied"), ("Failed", "has failed")):

@@ -510,6 +510,13 @@ def test_the_summary_names_the_most_severe_reason(node: Node) -> None:
     assert "(x: malformed)" in summarised(judged("x", "/x", LEAF, *notes))
 
 
+def test_the_summary_before_the_first_check_of_the_services_is_of_files(node: Node) -> None:
+    """Before this check, the number has no certificates that only a listener has, and no finding is about a service."""
+    assessment = looked_at(node)
+    line = summary(assessment, next_event(assessment, Policy()), services_checked=False)
+    assert line == ("14 certificates in files, all well, services not checked yet; next due apiserver on 2027-10-22")
+
+
 def test_the_summary_of_an_empty_node_has_a_remedy(node: Node) -> None:
     """Without any certificate, the line does not report a healthy node, but the remedy."""
     shutil.rmtree(node.path("etc"))

@@ -187,6 +187,12 @@ class TestTree:
         assert "127.0.0.1:10259 matches this certificate" in text
         assert "the file" not in text
 
+    def test_path(self) -> None:
+        """A path is valid only up to a trust anchor. Without one, the page does not call the path valid."""
+        words = {("ab", True): "Path valid Key", (None, True): "Path unverified, because", (None, False): "Path NOT"}
+        for (anchor, valid), expected in words.items():
+            assert expected in shown(status(entry("leaf", trust_anchor=anchor, chain_valid=valid))).text
+
     def test_no_path(self) -> None:
         """A certificate without a path to a trust anchor is last, under that heading."""
         ca = entry("ca")

@@ -7,9 +7,16 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from certmond.pki.assessment.service_rules import about_services, no_longer_served, turning_points
+from certmond.pki.assessment.service_rules import (
+    about_services,
+    changes_without_event,
+    no_longer_served,
+    turning_points,
+)
 from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
 from certmond.pki.catalog.endpoint import Endpoint
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.services.staleness import NOWHERE, Presence, Refusing, ServedAt, Stale
 from tests.builders import DAY, NOW
@@ -52,6 +59,21 @@ def test_the_finding_has_the_end_and_the_service_to_restart() -> None:
     assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; run: certmond restart web"
     (unknown,) = said(replace(SERVED, service="", ends_at=None))
     assert unknown.message == "web serves another; find the program that listens there: ss -ltnp"
+
+
+def test_what_a_service_can_change_without_an_event_is_observed_again() -> None:
+    """A restart or a reload changes no file. Examples are an old certificate, a listener that refuses clients, and a
+    kubelet that serves another certificate until its restart, although the requested file is missing.
+    """
+    spec = CertificateSpec(name="kubelet-server", path="/a")
+    missing, present = (Observation("kubelet-server", spec, "/a", requested=requested) for requested in (True, False))
+    at = ServedAt(Endpoint.parse("127.0.0.1:10250"), "kubelet", "ab", None)
+    silent = replace(at, sha256=None, reason="it did not answer")
+    assert changes_without_event(present, Presence(stale=(HELD,)))
+    assert changes_without_event(present, Presence(refusing=(Refusing(at, "/a", due=True),)))
+    assert changes_without_event(missing, Presence(served=(silent, at)))
+    for seen, known in ((missing, NOWHERE), (missing, Presence(served=(silent,))), (present, Presence(served=(at,)))):
+        assert not changes_without_event(seen, known)
 
 
 def test_a_server_that_ends_every_handshake_is_critical() -> None:

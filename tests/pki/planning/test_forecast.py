@@ -312,6 +312,13 @@ def test_a_certificate_of_another_service_has_due_and_end_only() -> None:
     assert reported(found, *What) == [(NOW + 10 * DAY, "leaf"), (NOW + 40 * DAY + TICK, "leaf")]
 
 
+def test_a_self_signed_certificate_has_due_and_end_only() -> None:
+    """Its hold would repeat both events."""
+    own = make_ca("own", not_before=NOW - 325 * DAY, not_after=NOW + 40 * DAY)
+    found = foresee(World((CA, see(row(ca=["ca", "self"], usages=[]), own)), Policy()), 50 * DAY)
+    assert [(event.what, event.target) for event in found.events] == [(What.DUE, "leaf"), (What.EXPIRE, "leaf")]
+
+
 # --- the next event ---------------------------------------------------------------------------------------------------
 
 

@@ -187,6 +187,19 @@ def test_a_change_at_the_instant_of_a_plan_is_in_it() -> None:
     assert made.plan(due).changes_at == status_of(made).certificate.expires_at  # type: ignore[union-attr]
 
 
+def test_a_certificate_that_certmond_does_not_renew_is_held_only_when_it_is_due() -> None:
+    """The spread selects the time of a renewal by certmond. No finding would explain an earlier hold."""
+    own = make_ca("own", key=KEY, not_before=NOW - YEAR, not_after=NOW + YEAR)
+    restarted = row(renewed_by="k3s, at a start", consumers=["k3s"], renewed_at_start="90d")
+    specs = row(renewed_by="an operator"), restarted, row(ca=["ca", "self"], usages=[])
+    for spec, issued in zip(specs, (leaf(NOW + YEAR), leaf(NOW + YEAR), own), strict=True):
+        made = world(issued, spec=spec, policy=Policy())
+        due = status_of(made).renew_at
+        assert due
+        assert made.plan(NOW) == made.plan(due - TICK) == Plan((), (), due)
+        assert held(made.plan(due)).target == "leaf"
+
+
 def test_a_nodes_turn_is_the_same_in_every_process() -> None:
     """A hash of its name, and not Python's, which differs from one process to the next."""
     made = status_of(world(leaf(NOW + YEAR)))

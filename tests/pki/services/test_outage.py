@@ -15,7 +15,7 @@ from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.steps import Plan
 from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
-from certmond.pki.services.outage import LIMIT, STEADY, has_outage, outage_after
+from certmond.pki.services.outage import LIMIT, STEADY, demands_in_outages, has_outage, outage_after
 from certmond.pki.services.restart_episode import Episode, Past
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, NOW
@@ -29,7 +29,7 @@ OLD_MANIFEST = {"kube-scheduler": Demand(MANIFEST, NOW - DAY)}
 
 
 def stopped(since: datetime, unit_file: str = "") -> ServiceSeen:
-    return ServiceSeen(running=False, unit_file=unit_file, outage=Outage(since, NOW, NOW))
+    return ServiceSeen(running=False, unit_file=unit_file, outage=Outage(since, NOW))
 
 
 def around(seen: ServiceSeen, service: ServiceSpec = POD, **fields: object) -> Surroundings:
@@ -61,21 +61,21 @@ def after(before: Outage | None, seen: ServiceSeen) -> Outage | None:
 def test_an_outage_begins_at_the_last_activity_of_the_service() -> None:
     """The first observation without an instance gives the outage the time of the last activity."""
     seen = ServiceSeen(running=False, idle_since=NOW - MINUTE)
-    assert after(None, seen) == Outage(NOW - MINUTE, NOW, NOW)
-    assert after(None, replace(seen, idle_since=NOW + DAY)) == Outage(NOW, NOW, NOW)  # the clock was set back
+    assert after(None, seen) == Outage(NOW - MINUTE, NOW)
+    assert after(None, replace(seen, idle_since=NOW + DAY)) == Outage(NOW, NOW)  # the clock was set back
 
 
 def test_an_outage_lasts_over_several_observations() -> None:
     """A later observation without an instance keeps the start of the outage, also if the service has run meanwhile."""
-    before = Outage(NOW - 9 * MINUTE, NOW - MINUTE, NOW - 8 * MINUTE)
+    before = Outage(NOW - 9 * MINUTE, NOW - MINUTE)
     seen = ServiceSeen(running=False, idle_since=NOW - SECOND)
-    assert after(before, seen) == Outage(NOW - 9 * MINUTE, NOW, NOW - 8 * MINUTE)
+    assert after(before, seen) == Outage(NOW - 9 * MINUTE, NOW)
 
 
 @pytest.mark.parametrize(("started_at", "ends"), [(NOW - STEADY, True), (NOW - STEADY + SECOND, False), (None, False)])
 def test_only_a_steady_instance_ends_an_outage(started_at: datetime | None, ends: bool) -> None:
     """An instance ends the outage after it has run for `STEADY`: a service that crashes again and again stays in it."""
-    before = Outage(NOW - 9 * MINUTE, NOW - MINUTE, NOW - 8 * MINUTE)
+    before = Outage(NOW - 9 * MINUTE, NOW - MINUTE)
     assert after(before, running(started_at)) == (None if ends else before)
     assert after(None, running(started_at)) is None
 
@@ -85,8 +85,8 @@ def test_an_outage_begins_after_the_last_observation_of_an_instance(idle_since: 
     """A service that logs nothing for hours has run until the previous observation of its instance at least."""
     known = Live(NOW - MINUTE, {"web": running(NOW - DAY)})
     seen = ServiceSeen(running=False, idle_since=idle_since)
-    assert outage_after(known, "web", seen, NOW) == Outage(NOW - MINUTE, NOW, NOW)
-    assert outage_after(known, "other", seen, NOW) == Outage(idle_since, NOW, NOW)
+    assert outage_after(known, "web", seen, NOW) == Outage(NOW - MINUTE, NOW)
+    assert outage_after(known, "other", seen, NOW) == Outage(idle_since, NOW)
 
 
 @pytest.mark.parametrize(("age", "steady"), [(STEADY, True), (STEADY - SECOND, False)])
@@ -100,14 +100,14 @@ def test_a_young_instance_does_not_delay_the_start_of_an_outage(age: timedelta, 
 
 def test_an_unknown_state_changes_no_outage() -> None:
     """An observation that cannot tell the state of the service neither begins nor ends an outage."""
-    before = Outage(NOW - 9 * MINUTE, NOW - MINUTE, NOW - 8 * MINUTE)
+    before = Outage(NOW - 9 * MINUTE, NOW - MINUTE)
     assert after(before, ServiceSeen(None)) == before
     assert after(None, ServiceSeen(None)) is None
 
 
 def test_a_service_with_an_unknown_last_activity_is_in_no_outage() -> None:
     """If another process of the program runs, or certmond cannot see the processes, certmond states no outage."""
-    assert after(Outage(NOW - DAY, NOW, NOW - DAY), ServiceSeen(running=False)) is None
+    assert after(Outage(NOW - DAY, NOW), ServiceSeen(running=False)) is None
 
 
 # --- Its finding ------------------------------------------------------------------------------------------------------
@@ -167,20 +167,29 @@ def test_without_a_long_outage_of_a_service_that_should_run_there_is_no_finding(
     assert found(known) == []
 
 
-@pytest.mark.parametrize(
-    ("observed", "since"),
-    [(LIMIT + MINUTE, LIMIT + MINUTE), (2 * LIMIT, LIMIT + 2 * MINUTE), (MINUTE, None)],
-    ids=["after the first observation", "at the last run", "before the first observation"],
-)
-def test_an_edit_of_the_manifest_does_not_end_an_outage(observed: timedelta, since: timedelta | None) -> None:
-    """If certmond has observed the outage before the edit, the finding remains. An earlier edit delays the finding,
-    because the kubelet needs time to start the Pod.
+def test_an_edit_of_the_manifest_does_not_end_an_outage() -> None:
+    """During an outage, the time of the manifest is the one at the first observation of the outage. So an edit in the
+    minute in which the finding begins does not clear it. The first observation after the outage has the new time.
     """
-    outage = Outage(NOW - LIMIT - 2 * MINUTE, NOW, NOW - observed)
-    edited = {"kube-scheduler": Demand(MANIFEST, NOW - 2 * MINUTE)}
-    messages = [item.message for item in found(around(ServiceSeen(running=False, outage=outage), demands=edited))]
-    assert len(messages) == (since is not None)
-    assert since is None or f"since {NOW - since:%Y-%m-%d %H:%M:%S} UTC" in messages[0]
+    out, edited = Live(NOW, {"kube-scheduler": stopped(NOW - LIMIT)}), {"kube-scheduler": Demand(MANIFEST, NOW)}
+    first = demands_in_outages(OLD_MANIFEST, {}, out)
+    assert first == OLD_MANIFEST
+    assert demands_in_outages(edited, first, out) == OLD_MANIFEST
+    assert found(around(stopped(NOW - LIMIT), demands=edited | demands_in_outages(edited, first, out)))
+    assert demands_in_outages(edited, first, Live(NOW, {"kube-scheduler": running(NOW - DAY)})) == {}
+
+
+def test_an_edit_before_the_first_observation_delays_the_finding() -> None:
+    """The kubelet needs time to start a changed Pod. The same applies to another manifest of the Pod, and to a manifest
+    that was removed meanwhile.
+    """
+    out, edited = Live(NOW, {"kube-scheduler": stopped(NOW - DAY)}), {"kube-scheduler": Demand(MANIFEST, NOW)}
+    assert demands_in_outages(edited, {}, out) == edited
+    assert demands_in_outages(edited, {"kube-scheduler": Demand("/another.yaml", NOW - DAY)}, out) == edited
+    assert demands_in_outages({}, OLD_MANIFEST, out) == {}
+    for unseen in (None, Live(NOW)):
+        assert demands_in_outages(edited, OLD_MANIFEST, unseen) == {}
+    assert found(around(stopped(NOW - DAY), demands=edited)) == []
 
 
 def test_the_time_of_an_assessment_makes_no_outage_longer() -> None:

@@ -14,6 +14,7 @@ from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Reason, Severity
+from certmond.pki.planning.forecast import What, forecast
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.rotation.ca_hierarchy import family_of
@@ -170,14 +171,21 @@ def test_an_unanswered_probe_leaves_the_verdict() -> None:
 
 
 def test_certmond_plans_nothing_for_it() -> None:
-    """A due certificate is held with its renewer, and no service restarts because of it."""
+    """No step waits for a due certificate, and no service restarts because of it: the finding has the command."""
     due = judged(shown(served(left=5 * DAY)), [in_file(ROOT)])
     services = [ServiceSpec(name="kube-controller-manager", kind="static-pod", pod="kube-controller-manager")]
     made = plan(due, Policy(services=services), {}, Circumstances())
-    assert made.steps == ()
-    assert [held.target for held in made.held] == ["kube-controller-manager.10257"]
+    assert (made.steps, made.held, made.changes_at) == ((), (), None)
     asked = plan(due, Policy(services=services), {}, Circumstances(), frozenset({"kube-controller-manager.10257"}))
     assert asked.steps == ()
+    assert [held.target for held in asked.held] == ["kube-controller-manager.10257"]
+
+
+def test_the_forecast_has_its_renewal_point_and_its_end() -> None:
+    """certmond does not renew it, so the forecast has no earlier event at the time that the spread selects."""
+    found = forecast(judged(shown(served(left=40 * DAY)), [in_file(ROOT)]), Policy(), NOW + 50 * DAY)
+    kinds = [(event.what, event.at.date()) for event in found.events if event.target.endswith(".10257")]
+    assert kinds == [(What.DUE, (NOW + 10 * DAY).date()), (What.EXPIRE, (NOW + 40 * DAY).date())]
 
 
 def test_it_is_no_leaf_of_a_ca_of_the_node() -> None:
