@@ -33,9 +33,7 @@ from certmond.notify.change_log import ChangeLog
 from certmond.notify.hooks import Hooks
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.service_rules import changes_without_event
 from certmond.pki.planning.forecast import next_event
-from certmond.pki.services.outage import CHECK_INTERVAL, has_outage
 from certmond.pki.services.staleness import Surroundings
 from certmond.transaction.node_lock import ACTING, NodeLock
 
@@ -253,17 +251,10 @@ class Daemon:
         self._in_pass = False
 
     def _request_service_check(self, cause: Cause, assessment: Assessment) -> None:
-        """Request a check of the running services if `cause` or changed files require one.
-
-        Schedule a later check if a service has an old certificate, refuses TLS handshakes, or does not run.
-        """
+        """Request a check of the running services if `cause` or changed files require one, and schedule later checks."""
         if cause.checks_services or self._enforcer.surroundings_observer.has_news:
             self._enforcer.surroundings_observer.ask()
-        if any(changes_without_event(status.seen, status.presence) for status in assessment.statuses):
-            self._schedule.check_services_within(self._config.poll.total_seconds())
-        # A service can start or crash without a change of a file.
-        if has_outage(self._surroundings):
-            self._schedule.check_services_within(CHECK_INTERVAL.total_seconds())
+        self._schedule.check_later(assessment, self._surroundings, self._config.poll)
 
     def _service_check_ended(self) -> None:
         """Wake the loop after a check of the running services. The thread of the check calls this method."""

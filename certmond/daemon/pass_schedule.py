@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.service_rules import changes_without_event
+from certmond.pki.services.outage import CHECK_INTERVAL, has_outage
+from certmond.pki.services.staleness import Surroundings
+
 _CHECKS_SERVICES = frozenset({"start", "reload", "resync", "step", "retry", "clock"})
 
 
@@ -61,6 +66,16 @@ class PassSchedule:
         at = time.monotonic() + seconds
         # Keep the earlier time: otherwise frequent passes would postpone the check without end.
         self._service_check_at = min(self._service_check_at or at, at)
+
+    def check_later(self, assessment: Assessment, surroundings: Surroundings, poll: timedelta) -> None:
+        """Schedule a check of services whose state can change without an event.
+
+        Such a service has an old certificate, refuses TLS handshakes, or does not run.
+        """
+        if any(changes_without_event(status.seen, status.presence) for status in assessment.statuses):
+            self.check_services_within(poll.total_seconds())
+        if has_outage(surroundings):
+            self.check_services_within(CHECK_INTERVAL.total_seconds())
 
     def service_check_begins(self) -> bool:
         """Return whether a check of the running services is due, and remove the check from the schedule."""
