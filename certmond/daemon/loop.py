@@ -251,7 +251,7 @@ class Daemon:
         self._in_pass = False
 
     def _request_service_check(self, cause: Cause, assessment: Assessment) -> None:
-        """Request a check of the running services if `cause` or changed files require one, and schedule later checks."""
+        """Request a check of the services if `cause` or changed files require one, and schedule a later check."""
         if cause.checks_services or self._enforcer.surroundings_observer.has_news:
             self._enforcer.surroundings_observer.ask()
         self._schedule.check_later(assessment, self._surroundings, self._config.poll)
