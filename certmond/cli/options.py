@@ -131,13 +131,13 @@ def global_options(function: F) -> F:
         click.option(
             "--root",
             type=click.Path(exists=True, file_okay=False),
-            help="Treat DIR as the root of the node's file system",
+            help="Treat this directory as the root of the node's file system",
         ),
         click.option(
             "--state-dir",
             "given_state_dir",
             type=click.Path(path_type=Path, readable=False),
-            help=f"State directory of certmond [{STATE_DIR} below DIR]",
+            help=f"State directory of certmond [{STATE_DIR} below the directory of --root]",
         ),
         click.option(
             "--profile",

@@ -102,7 +102,9 @@ def admit(
         if abort(recorded, rotation.since).phase is rotation.phase or (noted and recorded.phase is not Phase.ISSUE):
             return
         if noted:
-            raise RotationError(_older(recorded, f"this node has recorded the abort in the phase {rotation.phase}"))
+            raise RotationError(
+                _older(recorded, f"this node has recorded that the abort has reached the phase {rotation.phase}")
+            )
     elif rotation.id != recorded.id:
         if recorded.over:
             return

@@ -204,7 +204,7 @@ class CAChanges:
         if verdict.problems:
             return f"{fact}; certmond changes no file: {'; '.join(verdict.problems)}; or restore the old CA"
         if self._config.mode == "observe":
-            return f"{fact}; restore the old CA and rotate with `certmond root-ca`, or set `mode: enforce`"
+            return f"{fact}; restore the old CA and its key, or set `mode: enforce` to rotate to the new CA"
         if self._config.root_ca.on_change == "alarm":
             fact = f"{fact}; certmond does not act, because `root_ca.on_change` is alarm"
             if self._objection:

@@ -215,7 +215,8 @@ class _Reader:
         if isinstance(name, str) and is_node_name(name.strip().lower()):
             return name.strip().lower()
         self._add_problem(
-            f"{self._node_kind()}: nodeRegistration.name", "must consist of lowercase letters, digits, '-' and '.'"
+            f"{self._node_kind()}: nodeRegistration.name",
+            "must be a DNS name of at most 253 lowercase letters, digits, '-' and '.'",
         )
         return None
 

@@ -71,7 +71,7 @@ def parse_unit(data: bytes, _path: str) -> tuple[Setting, ...]:
 
 
 def parse_manager(data: bytes, _path: str) -> tuple[Setting, ...]:
-    """Return the environment of services in system.conf, in order (systemd-system.conf(5))."""
+    """Return the `DefaultEnvironment=` settings in system.conf, in order (systemd-system.conf(5))."""
     return tuple(_settings_in("[Manager]", data, {"DefaultEnvironment"}))
 
 

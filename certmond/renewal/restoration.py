@@ -1,6 +1,7 @@
 """Restoration of archived files. The replaced files become a new generation of the archive.
 
-This module chooses the generation, and never restores a certificate and a key that do not match.
+This module chooses the generation to restore, unless the caller names one. This module never restores a certificate and
+a key that do not match.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _kill_when_drained(
 def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[RunningContainer]) -> str:
     """Return a sentence if no container of the Pod runs.
 
-    Raises RestartError if crictl lists another container, or does not list a container that runs.
+    Raises RestartError if crictl lists another container, or if a container runs that crictl does not list.
     """
     if ids:
         raise _not_alone(pod, ids, instance)

@@ -1,7 +1,7 @@
 """Client of systemd over D-Bus: the states of units, and the restart or reload of a unit.
 
-Only systemd can check that the unit runs (TryRestartUnit), because the unit can stop at any time. The InvocationID,
-which changes at each start, shows whether the job had an effect.
+TryRestartUnit restarts a unit only if the unit runs. systemd makes this check, because the unit can stop after a check
+by certmond. The InvocationID, which changes at each start, shows whether the job had an effect.
 """
 
 from __future__ import annotations

@@ -182,10 +182,8 @@ def test_a_distrust_is_not_restored_over_a_record_of_use(world: World, at: Phase
     with pytest.raises(RotationError) as raised:
         one.conductor.bring_back(replace(abort(there, world.now), phase=at))
     said = str(raised.value)
-    assert (
-        f"in the phase issue, but this node has recorded the abort in the phase {at}: a restore of etcd might have"
-        in said
-    )
+    fact = f"in the phase issue, but this node has recorded that the abort has reached the phase {at}"
+    assert f"{fact}: a restore of etcd might have" in said
     assert said.endswith("run: kubectl -n kube-system delete configmap certmond-rotation")
     assert world.phase is Phase.ISSUE
 

@@ -261,7 +261,7 @@ NOTHING = "; certmond changes no file: "
 MODES: dict[str, tuple[dict[str, Any], str]] = {
     "alarm": ({"root_ca": {"on_change": "alarm"}}, "certmond does not act, because `root_ca.on_change` is alarm"),
     "replace": ({"root_ca": {"on_change": "replace"}}, NOTHING),
-    "observe": ({"mode": "observe"}, "restore the old CA and rotate with `certmond root-ca`, or set `mode: enf"),
+    "observe": ({"mode": "observe"}, "restore the old CA and its key, or set `mode: enforce` to rotate"),
 }  # fmt: skip
 
 

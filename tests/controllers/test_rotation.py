@@ -436,7 +436,7 @@ def test_observe_mode_changes_nothing(quick: Path) -> None:
         cat(node, root_ca())
         before = node.tree()
         daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "reported")
-        remedy = "restore the old CA and rotate with `certmond root-ca`, or set `mode: enforce`"
+        remedy = "restore the old CA and its key, or set `mode: enforce` to rotate to the new CA"
         daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
         passes = daemon.passes()
         node.put("web.crt", node.read("web.crt"))

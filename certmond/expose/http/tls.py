@@ -96,7 +96,10 @@ def _take_pair(context: ssl.SSLContext, source: Source, pems: dict[str, bytes]) 
         if reason == "KEY_VALUES_MISMATCH":
             yield Problem(place, f"is not the certificate of {key}; install a certificate with its key")
         else:
-            yield Problem(place, f"cannot be used with {key} ({reason or 'no PEM'}); both must be complete PEM files")
+            yield Problem(
+                place,
+                f"cannot be used with {key} ({reason or 'no PEM'}); use complete PEM files",
+            )
 
 
 def _take_authorities(context: ssl.SSLContext, source: Source, pem: bytes) -> Iterator[Problem]:

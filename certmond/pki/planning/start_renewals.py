@@ -27,8 +27,8 @@ A service issues its certificates one after the other, so their ends differ by s
 class StartRenewal:
     """Certificates that a service must issue again at a start.
 
-    The first of these certificates has been due since `since`. `copies` are further files that contain one of these
-    certificates. The service also writes these files again.
+    `since` is the earliest time at which one of these certificates became due. `copies` are further files that contain
+    one of these certificates. The service also writes these files again.
     """
 
     service: str

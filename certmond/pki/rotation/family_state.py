@@ -128,7 +128,7 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
-    """Yield a sentence for each file of another program at the path of a separate signer file."""
+    """Yield a sentence for each separate signer file that belongs to neither the old nor the new CA."""
     certificate, key = signer.files
     own = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
     for path in (each for each in signer.present if not own[each]):
