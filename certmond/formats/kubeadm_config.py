@@ -216,7 +216,7 @@ class _Reader:
             return name.strip().lower()
         self._add_problem(
             f"{self._node_kind()}: nodeRegistration.name",
-            "must be a DNS name of at most 253 lowercase letters, digits, '-' and '.'",
+            "must be a DNS name of lowercase letters, digits, '-' and '.'",
         )
         return None
 

@@ -242,7 +242,8 @@ _ABOUT = {
         "This profile is for an etcd member that systemd runs, with the files of etcdadm. For files with other "
         "paths, set `path` and `key` in your entries. If flags on the command line of etcd name files, certmond uses "
         "these files. The subjects of the client certificates of etcdctl and of the API server contain the group "
-        "`system:masters`. Therefore, certmond renews these two certificates only if you set `subject` in your own entries.",
+        "`system:masters`. Therefore, certmond renews these two certificates only if you set `subject` in your own "
+        "entries.",
     ),
 }
 

@@ -292,7 +292,7 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
     assert sorted(found) == sorted([
         "InitConfiguration: localAPIEndpoint.advertiseAddress: must be an IP address",
         "InitConfiguration: localAPIEndpoint.bindPort: must be a port from 1 to 65535",
-        "InitConfiguration: nodeRegistration.name: must be a DNS name of at most 253 lowercase letters, digits, '-' and '.'",
+        "InitConfiguration: nodeRegistration.name: must be a DNS name of lowercase letters, digits, '-' and '.'",
         f"ClusterConfiguration: apiServer.certSANs[1]: {host}",
         "ClusterConfiguration: apiServer.certSANs[2]: must be text",
         f"ClusterConfiguration: apiServer.certSANs[3]: {host}",
@@ -370,7 +370,7 @@ def test_invalid_values_of_a_node_that_joins() -> None:
     assert problems(f"{text}---\n{CLUSTER}") == [
         "JoinConfiguration: controlPlane.localAPIEndpoint.advertiseAddress: must be an IP address",
         "JoinConfiguration: controlPlane.localAPIEndpoint.bindPort: must be a port from 1 to 65535",
-        "JoinConfiguration: nodeRegistration.name: must be a DNS name of at most 253 lowercase letters, digits, '-' and '.'",
+        "JoinConfiguration: nodeRegistration.name: must be a DNS name of lowercase letters, digits, '-' and '.'",
     ]
 
 
