@@ -549,7 +549,9 @@ def test_a_signer_that_no_client_trusts_is_reported(node: Cluster, how: str) -> 
     node.settle()
     assert node.signs_with == "signing-ca.crt"
     said = node.findings()["root_ca_changed"]
-    assert said.startswith(f"kube-controller-manager signs with {node.files}/signing-ca.crt, CN=kubernetes")
+    assert said.startswith(
+        f"kube-controller-manager signs with {node.files}/signing-ca.crt, but {node.files}/ca.crt lacks this"
+    )
     assert said.endswith(
         f"in {node.manifest}, set --cluster-signing-cert-file to {node.files}/ca.crt and --cluster-signing-key-file to "
         f"{node.files}/ca.key, and remove {node.files}/signing-ca.crt and {node.files}/signing-ca.key"

@@ -355,7 +355,7 @@ def test_ports(port: str) -> None:
 def test_node_names(name: str) -> None:
     """Subjects and names contain a node's name, so an invalid one is reported."""
     (problem,) = problems(f"{INIT}nodeRegistration: {{name: {name}}}")
-    assert problem.startswith("InitConfiguration: nodeRegistration.name: must consist of")
+    assert problem.startswith("InitConfiguration: nodeRegistration.name: must be a DNS name of")
 
 
 def test_a_node_name_may_be_long() -> None:

@@ -710,7 +710,7 @@ def test_a_removal_keeps_a_file_that_another_process_wrote(host: Host, undone: b
     if undone:
         with pytest.raises(
             WriteError,
-            match=f"^another process wrote {CRT} while .* keeps the file of that process; compare the files: .* check$",
+            match=f"^another process wrote {CRT} during .* keeps the file of that process; compare the files: .* check$",
         ):
             host.commit(changes, before_rename=lambda: host.at(CRT).write_bytes(b"theirs"))
         assert {path: host.at(path).read_bytes() for path in NEW} == {**OLD, CRT: b"theirs"}
@@ -811,7 +811,7 @@ def test_busy(host: Host) -> None:
     """While one process writes, another waits for its limit and then gets an error with the holder. After that the lock
     is free.
     """
-    who = rf"^another command \(process {os.getpid()}\) is writing on this node; .*\(see: ps -fp {os.getpid()}\)$"
+    who = rf"^another command \(process {os.getpid()}\) is writing on this node; .*, run: ps -fp {os.getpid()}$"
     with host.transactions.lock():
         with pytest.raises(BusyError, match=who), host.transactions.lock(0.1):
             pass
