@@ -9,6 +9,8 @@ from typing import NamedTuple
 from certmond.files.references.unit_files import Place
 from certmond.formats.manifest import Container
 
+_MAX_PATH = 4095
+
 
 class Source(NamedTuple):
     """A component with its flags, and the file that contains these flags."""
@@ -51,3 +53,8 @@ class UnreadFile(NamedTuple):
     file: str
     fact: str
     process: str = ""  # a phrase for the process whose flags certmond does not trust
+
+
+def is_path(path: str) -> bool:
+    """Return whether a file can have this path."""
+    return path.startswith("/") and path.isprintable() and len(path) <= _MAX_PATH

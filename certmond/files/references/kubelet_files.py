@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
-from certmond.files.references.flag_source import Source, UnreadFile
+from certmond.files.references.flag_source import Source, UnreadFile, is_path
 from certmond.files.references.unit_files import Place
 from certmond.formats.kubeconfig import as_text
 from certmond.formats.manifest import Manifest, kubelet_fields
@@ -29,7 +29,6 @@ _REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile", "serverTLSBootstr
 """Fields with which the kubelet does not use kubelet.crt in --cert-dir (InitializeTLS in cmd/kubelet/app/server.go)."""
 _MAX_NAMES = 1024  # in the directory of drop-ins and below
 _MAX_DEPTH = 8  # of a merge patch
-_MAX_PATH = 4095
 
 
 class FileSet(NamedTuple):
@@ -97,7 +96,7 @@ class KubeletFiles:
 
     def parts(self) -> tuple[Manifest | None, ...]:
         """Return the configuration file and the drop-ins. After a change of a file, its part is a new object."""
-        config = self._reader.manifest(self.paths.config) if _is_path(self.paths.config) else None
+        config = self._reader.manifest(self.paths.config) if is_path(self.paths.config) else None
         return (config, *(self._reader.manifest(path) for path in self._drop_ins() if not self._changeable(path)))
 
     def merged(self) -> MergedConfiguration:
@@ -146,7 +145,7 @@ class KubeletFiles:
         if not path:
             return StaticPods("", place, "")
         return StaticPods(
-            posixpath.normpath(path), place, self._changeable(place.file) or ("" if _is_path(path) else _no_path(path))
+            posixpath.normpath(path), place, self._changeable(place.file) or ("" if is_path(path) else _no_path(path))
         )
 
     def unread_files(self, merged: MergedConfiguration) -> Iterator[UnreadFile]:
@@ -177,7 +176,7 @@ class KubeletFiles:
 
     def _fact(self, path: str, *, optional: bool = False) -> str:
         """Return the reason for a failed read, or "". An optional file can be missing."""
-        if not _is_path(path):
+        if not is_path(path):
             return _no_path(path)
         entry = self._reader.entry(path)
         return entry.fault.detail if entry.fault and not (optional and entry.missing) else ""
@@ -203,7 +202,7 @@ class KubeletFiles:
 
         WalkDir does not follow symlinks.
         """
-        pending = [self.paths.directory] if _is_path(self.paths.directory) else []
+        pending = [self.paths.directory] if is_path(self.paths.directory) else []
         for _ in range(_MAX_NAMES + 1):
             if not pending:
                 return
@@ -213,11 +212,6 @@ class KubeletFiles:
             yield path, is_directory
             if is_directory:
                 pending += (posixpath.join(path, name) for name in reversed(self._files.listing(path)))
-
-
-def _is_path(path: str) -> bool:
-    """Return whether a file can have this path."""
-    return path.startswith("/") and path.isprintable() and len(path) <= _MAX_PATH
 
 
 def _no_path(path: str) -> str:
