@@ -13,7 +13,7 @@ from typing import Any
 from certmond.formats.kubeconfig import as_text
 
 _KUBELET, _PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
-_REQUESTED, _SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
+REQUESTED, SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> Kube
     A flag takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
     """
     directory = flags.get("cert-dir", _PKI)
-    requested, self_signed = posixpath.join(directory, _REQUESTED), posixpath.join(directory, _SELF_SIGNED)
+    requested, self_signed = posixpath.join(directory, REQUESTED), posixpath.join(directory, SELF_SIGNED)
     switch = flags.get("rotate-server-certificates")
     rotates = fields.get("serverTLSBootstrap") is True if switch is None else switch == "true"
     if given := flags.get("tls-cert-file") or as_text(fields.get("tlsCertFile")):

@@ -25,6 +25,7 @@ class Source(NamedTuple):
     process: str = ""  # a phrase for the process whose command line contains the flags
     known: frozenset[tuple[str, str]] = frozenset()  # the flags with values that a file of the node also contains
     group: int | None = None  # the members of this group may write the file
+    has_certificate: bool = False  # True if the program that starts a kubelet passes a serving certificate to it
     additional: bool = False  # True if other sources of the component take precedence
 
     def place(self, flag: str) -> Place:

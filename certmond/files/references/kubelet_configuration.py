@@ -14,7 +14,7 @@ from certmond.files.references.kubelet_files import FileSet, KubeletFiles, Merge
 from certmond.files.references.unit_files import Place, Service, UnitFiles
 from certmond.formats.kubelet_serving import KubeletServing, kubelet_serving
 from certmond.formats.manifest import Container, Manifest, kubelet_environment
-from certmond.pki.catalog.references import KUBELET
+from certmond.pki.catalog.references import KUBELET, REQUESTED
 
 CONFIG, FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 _ENVIRONMENTS = (FLAGS, "/etc/sysconfig/kubelet", "/etc/default/kubelet")
@@ -99,12 +99,13 @@ class KubeletConfiguration:
         merged = self._configuration(kubelet)
         if fields := kubelet.fields(merged):
             yield fields
-        if not kubelet.serves_pair(merged):
-            flags.pop("cert-dir", None)
+        _, file = flags.pop("cert-dir", ("", ""))
+        flags |= {name: (value, file) for name, value in kubelet.certificate_flag(merged)}
         for path in dict.fromkeys((*_ENVIRONMENTS, *(file for _, file in flags.values()))):
             own = tuple((name, value) for name, (value, file) in flags.items() if file == path)
             if own:
-                yield Source(KUBELET, Container(KUBELET, own, {}), path, in_pod=False, only_listed=True)
+                places = {REQUESTED: Place(path, "--cert-dir")}
+                yield Source(KUBELET, Container(KUBELET, own, {}), path, in_pod=False, only_listed=True, places=places)
 
     def static_pods(self) -> str:
         """Return the directory or the single file of the static Pods, or "" if the configuration names none."""

@@ -16,8 +16,10 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile, is_path
 from certmond.files.references.unit_files import Place
 from certmond.formats.kubeconfig import as_text
+from certmond.formats.kubelet_serving import REQUESTED as REQUESTED_FILE
+from certmond.formats.kubelet_serving import SELF_SIGNED, kubelet_serving
 from certmond.formats.manifest import Manifest, kubelet_fields
-from certmond.pki.catalog.references import KUBELET
+from certmond.pki.catalog.references import KUBELET, REQUESTED
 
 _KIND = "KubeletConfiguration"
 _CONFIG, _DIRECTORY, _PODS = _NAMING = "config", "config-dir", "pod-manifest-path"
@@ -25,7 +27,7 @@ _PATHS = ("staticPodPath", "tlsCertFile", "tlsPrivateKeyFile")
 """Fields whose relative path starts at the directory of the file, as clientCAFile (KubeletConfigurationPathRefs)."""
 _FIELDS = {"tls-cert-file": ("tlsCertFile", "tlsPrivateKeyFile"), "client-ca-file": ("clientCAFile",)}
 """Flag -> the fields that the flag overrides (kubeletConfigFlagPrecedence)."""
-_REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile", "serverTLSBootstrap"})
+_REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile"})
 """Fields with which the kubelet does not use kubelet.crt in --cert-dir (InitializeTLS in cmd/kubelet/app/server.go)."""
 _MAX_NAMES = 1024  # in the directory of drop-ins and below
 _MAX_DEPTH = 8  # of a merge patch
@@ -68,7 +70,7 @@ class KubeletFiles:
 
     def __init__(self, reader: DocumentReader, files: Files, source: Source, default: str = "") -> None:
         self._reader, self._files, self._source = reader, files, source
-        given = {name: value for name, value in source.container.flags if value}
+        self._given = given = {name: value for name, value in source.container.flags if value}
         self._obstacles = {name: fact for name in given if (fact := self._obstacle(name))}
         self._flags = {name: value for name, value in given.items() if name not in self._obstacles}
         self._refused = {name: given[name] for name in _NAMING if name in self._obstacles}
@@ -127,11 +129,24 @@ class KubeletFiles:
             group=self._source.group,
         )  # fmt: skip
 
-    def serves_pair(self, merged: MergedConfiguration) -> bool:
-        """Return whether the kubelet uses kubelet.crt in --cert-dir if no flag names a certificate."""
-        fields = kubelet_fields(merged.manifest.fields, "/").flags if merged.manifest else ()
-        is_requested = self._flags.get("rotate-server-certificates") == "true"
-        return not is_requested and _REPLACE_PAIR.isdisjoint(name for name, _ in fields)
+    def certificate_flag(self, merged: MergedConfiguration) -> tuple[tuple[str, str], ...]:
+        """Return the flag for the serving certificate in --cert-dir, or () if the kubelet serves no such certificate.
+
+        The flag is --cert-dir for kubelet.crt, and `REQUESTED` for the certificate that the kubelet requests.
+        """
+        flags = self._flags if "cert-dir" in self._flags else self._given
+        directory = flags.get("cert-dir", "")
+        fields = merged.manifest.fields if merged.manifest else {}
+        if not directory:
+            return ()
+        serving, requested = kubelet_serving(fields, flags), posixpath.join(directory, REQUESTED_FILE)
+        # Beside another certificate, the kubelet serves the requested certificate as soon as it exists.
+        is_only = serving.requested and not self._source.has_certificate
+        if requested not in serving.unused and (is_only or not self._reader.entry(requested).missing):
+            return ((REQUESTED, requested),)
+        names = {name for name, _ in kubelet_fields(fields, "/").flags} - self.paths.overridden
+        is_pair = serving.path == posixpath.join(directory, SELF_SIGNED) and _REPLACE_PAIR.isdisjoint(names)
+        return (("cert-dir", directory),) if is_pair else ()
 
     def static_pods(self, merged: MergedConfiguration) -> StaticPods:
         """Return the path of the static Pods.

@@ -153,4 +153,6 @@ def _component_sources(
                     mounts[inside.rstrip("/")] = host.rstrip("/")
         places = {name: Place(where, f"--{name}") for (name, _), where in found}
         container = Container(component, tuple(flag for flag, _ in found), mounts, component)
-        yield Source(component, container, file, obstacle, in_pod=False, places=places)
+        # k3s passes tlsCertFile to the kubelet (pkg/daemons/agent/agent.go, defaultKubeletConfig).
+        has_certificate = component == KUBELET
+        yield Source(component, container, file, obstacle, in_pod=False, places=places, has_certificate=has_certificate)

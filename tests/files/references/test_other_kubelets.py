@@ -82,6 +82,7 @@ def by_canonical_kubernetes(worker: Worker, *flags: str) -> None:
 WAYS = [
     by_process, by_second_unit, by_k3s, by_drop_in_of_rke2, by_unit_of_k3s, by_argument_file, by_canonical_kubernetes
 ]  # fmt: skip
+OF_RANCHER = [by_k3s, by_drop_in_of_rke2, by_unit_of_k3s]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -272,6 +273,26 @@ def test_the_directory_of_the_pair_counts_without_other_certificates(
     worker.configure(path, **fields)
     worker.run(f"--config={path}", "--cert-dir=/etc/extra", *filter(None, [flag]))
     assert (pair in worker.watched()) is used
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_requested_certificate_in_the_directory_is_watched(worker: Worker, way: Callable[..., None]) -> None:
+    """The kubelet requests it from the Kubernetes API, and stores the certificate and the key in one file."""
+    pair = worker.pair("kubelet")
+    content = b"".join(worker.tree.at(path).read_bytes() for path in pair)
+    worker.tree.write("/etc/extra/kubelet-server-current.pem", content, 0o600)
+    way(worker, "cert-dir=/etc/extra", "rotate-server-certificates=true")
+    ((path, seen),) = worker.watched().items()
+    assert (path, seen.key_path, seen.faults) == ("/etc/extra/kubelet-server-current.pem", path, ())
+    assert str(seen.named_by).startswith("--cert-dir ")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_requested_certificate_that_is_missing_is_reported(worker: Worker, way: Callable[..., None]) -> None:
+    """k3s and RKE2 give the kubelet a certificate, so this kubelet needs no other."""
+    way(worker, "cert-dir=/etc/extra", "rotate-server-certificates=true")
+    missing = {} if way in OF_RANCHER else {"/etc/extra/kubelet-server-current.pem": ["missing"]}
+    assert {path: [each.reason for each in seen.faults] for path, seen in worker.watched().items()} == missing
 
 
 def test_the_trust_anchor_of_the_api_server_is_the_one_of_the_own_kubelet(worker: Worker) -> None:
