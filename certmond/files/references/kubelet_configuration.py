@@ -42,9 +42,12 @@ class KubeletConfiguration:
         return found
 
     def unit(self) -> Service | None:
-        """Return the first enabled unit of a kubelet whose flags certmond trusts, or None."""
+        """Return the first enabled unit of a kubelet whose flags certmond knows and trusts, or None.
+
+        Other services, such as a monitor, can contain the word `kubelet` in their commands.
+        """
         units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
-        return next(units, None)
+        return next((each for each in units if each.container.flags or not each.faults), None)
 
     def paths(self) -> FileSet:
         """Return the paths in the flags."""

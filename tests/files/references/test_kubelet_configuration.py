@@ -259,3 +259,17 @@ def test_a_requested_certificate_beside_that_of_an_operator_counts_when_it_exist
     tree.write(CONFIG, {"serverTLSBootstrap": True, "tlsCertFile": "/a.crt"})
     tree.write(REQUESTED_FILE[REQUESTED], "x")
     assert [*REQUESTED_FILE.items()] in [[*source.container.flags] for source in tree.read().sources()]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_unit_that_only_mentions_the_kubelet_is_not_the_kubelet(tree: Tree, *, enabled: bool) -> None:
+    """The flags are those of the unit that runs the kubelet, or of the environment files without such a unit."""
+    units = {"kubelet-monitor": "/opt/monitor.sh kubelet", **({"kubelet": "/usr/bin/kubelet --v=3"} if enabled else {})}
+    for name, command in units.items():
+        path = tree.root / f"etc/systemd/system/{name}.service"
+        wanted = path.parent / "multi-user.target.wants"
+        wanted.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"[Service]\nExecStart={command}\n")
+        (wanted / path.name).symlink_to(f"/etc/systemd/system/{path.name}")
+    flags = {name: value for name, (value, _) in tree.read().flags().items()}
+    assert flags == ({"v": "3"} if enabled else {"config-dir": DROP_INS, "v": "2"})
