@@ -61,8 +61,9 @@ class KubeletConfiguration:
         return self._configuration(self._kubelet()).manifest
 
     def _kubelet(self) -> KubeletFiles:
-        flags = self.flags()
-        container = Container(KUBELET, tuple((name, value) for name, (value, _) in flags.items()), {})
+        flags, unit = self.flags(), self.unit()
+        given = tuple((name, value) for name, (value, _) in flags.items())
+        container = Container(KUBELET, given, unit.container.mounts if unit else {})
         places = {name: Place(file, f"--{name}") for name, (_, file) in flags.items()}
         source = Source(KUBELET, container, FLAGS, in_pod=False, only_listed=True, places=places)
         return KubeletFiles(self._reader, self._files, source, CONFIG)

@@ -34,15 +34,17 @@ _MAX_DEPTH = 8  # of a merge patch
 
 
 class FileSet(NamedTuple):
-    """The paths in the flags of a kubelet, or "" for each flag that is not given, and the fields that flags override.
+    """The paths on the host in the flags of a kubelet, and the fields that flags override.
 
-    Two kubelets with the same `FileSet` refer to the same files.
+    A path is "" if its flag is not given. Two kubelets with the same `FileSet` refer to the same files.
     """
 
     config: str
     directory: str
     pods: str
     overridden: frozenset[str] = frozenset()
+    inside: str = ""  # the path in --config, in the mount namespace of the kubelet
+    mounts: tuple[tuple[str, str | None], ...] = ()
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -71,27 +73,38 @@ class KubeletFiles:
     def __init__(self, reader: DocumentReader, files: Files, source: Source, default: str = "") -> None:
         self._reader, self._files, self._source = reader, files, source
         self._given = given = {name: value for name, value in source.container.flags if value}
-        self._obstacles = {name: fact for name in given if (fact := self._obstacle(name))}
+        self._obstacles = {name: fact for name, path in given.items() if (fact := self._obstacle(name, path))}
         self._flags = {name: value for name, value in given.items() if name not in self._obstacles}
         self._refused = {name: given[name] for name in _NAMING if name in self._obstacles}
+        is_hidden = _CONFIG in given and not self._on_host(posixpath.join("/", given[_CONFIG]))
+        self._inside = posixpath.join("/", self._flags[_CONFIG]) if _CONFIG in self._flags else ""
+        if not (self._inside or is_hidden):
+            self._inside = default
         self.paths = FileSet(
-            self._path(_CONFIG) or default, self._path(_DIRECTORY), self._path(_PODS),
+            self._on_host(self._inside), self._path(_DIRECTORY), self._path(_PODS),
             frozenset(field for flag, fields in _FIELDS.items() if flag in self._flags for field in fields),
+            self._inside, tuple(sorted(source.container.mounts.items())),
         )  # fmt: skip
 
     def _path(self, flag: str) -> str:
-        """Return the path in a flag. The working directory of a unit is /."""
-        return posixpath.join("/", self._flags[flag]) if flag in self._flags else ""
+        """Return the path in a flag on the host. The working directory of a unit is /."""
+        return self._on_host(posixpath.join("/", self._flags[flag])) if flag in self._flags else ""
 
-    def _obstacle(self, flag: str) -> str:
+    def _on_host(self, path: str) -> str:
+        """Return the path on the host for a path in the mount namespace of the kubelet, or "" if it is unknown."""
+        return (self._source.container.on_host(path) or "") if path else ""
+
+    def _obstacle(self, flag: str, path: str) -> str:
         source = self._source
-        return source.obstacle or self._reader.changeable(source.place(flag).file, source.group)
+        is_unknown = flag in _NAMING and not self._on_host(posixpath.join("/", path))
+        fact = _no_path(path) if is_unknown else ""
+        return source.obstacle or self._reader.changeable(source.place(flag).file, source.group) or fact
 
     def refused(self, followed: Container[str]) -> Iterator[UnreadFile]:
         """Yield each flag that another user can change and whose path is not in `followed`."""
         source = self._source
         for flag, value in self._refused.items():
-            if posixpath.join("/", value) not in followed:
+            if self._on_host(posixpath.join("/", value)) not in followed:
                 process = source.process if source.obstacle else ""
                 place, fact = source.place(flag), self._obstacles[flag]
                 yield UnreadFile(f"kubelet.{flag}", source.named_by(flag), place.file, fact, process)
@@ -107,7 +120,7 @@ class KubeletFiles:
         drop_ins = [each for each in others if each and each.fields.get("kind") == _KIND]
         if not others:
             return MergedConfiguration(base, {})
-        fields = _resolved(base.fields, posixpath.dirname(base.path)) if base else {}
+        fields = _resolved(base.fields, posixpath.dirname(self._inside)) if base else {}
         places = dict[str, Place]()
         for each in drop_ins:
             fields = _patched(fields, each.fields)
@@ -121,7 +134,7 @@ class KubeletFiles:
         """Return the fields that no flag overrides, or None if certmond can read no file."""
         if merged.manifest is None:
             return None
-        flags = kubelet_fields(merged.manifest.fields, merged.manifest.path).flags
+        flags = kubelet_fields(merged.manifest.fields, self._inside or merged.manifest.path).flags
         own = tuple(each for each in flags if each[0] not in self.paths.overridden)
         container = replace(self._source.container, flags=own, variables=())
         return Source(
@@ -142,7 +155,9 @@ class KubeletFiles:
         serving, requested = kubelet_serving(fields, flags), posixpath.join(directory, REQUESTED_FILE)
         # Beside another certificate, the kubelet serves the requested certificate as soon as it exists.
         is_only = serving.requested and not self._source.has_certificate
-        if requested not in serving.unused and (is_only or not self._reader.entry(requested).missing):
+        if requested not in serving.unused and (
+            is_only or not self._reader.entry(self._on_host(requested) or requested).missing
+        ):
             return ((REQUESTED, requested),)
         names = {name for name, _ in kubelet_fields(fields, "/").flags} - self.paths.overridden
         is_pair = serving.path == posixpath.join(directory, SELF_SIGNED) and _REPLACE_PAIR.isdisjoint(names)
@@ -153,15 +168,16 @@ class KubeletFiles:
 
         A relative path starts at the directory of the configuration file (configfiles.go, resolveRelativePaths).
         """
-        manifest, path, place = merged.manifest, self.paths.pods, self._source.place(_PODS)
+        manifest, path, place, fact = merged.manifest, self.paths.pods, self._source.place(_PODS), ""
         if manifest and not path and (field := as_text(manifest.fields.get("staticPodPath"))):
-            path = posixpath.join(posixpath.dirname(manifest.path), field)
+            inside = posixpath.join(posixpath.dirname(self._inside or manifest.path), field)
+            path = self._on_host(inside)
+            path, fact = (path, "") if path else (inside, _no_path(inside))
             place = merged.places.get("staticPodPath", Place(manifest.path, "staticPodPath"))
         if not path:
             return StaticPods("", place, "")
-        return StaticPods(
-            posixpath.normpath(path), place, self._changeable(place.file) or ("" if is_path(path) else _no_path(path))
-        )
+        fact = fact or ("" if is_path(path) else _no_path(path))
+        return StaticPods(posixpath.normpath(path), place, self._changeable(place.file) or fact)
 
     def unread_files(self, merged: MergedConfiguration) -> Iterator[UnreadFile]:
         """Yield each file that certmond cannot read, and each drop-in with which the kubelet does not start."""

@@ -339,3 +339,41 @@ def test_the_drop_ins_of_k3s_are_followed(worker: Worker, data: str, *, unit: bo
     worker.tree.write(f"{directory}/98.conf", "a: [")
     (message,) = worker.unwatched()
     assert f"any field in {directory}/98.conf, which --config-dir of the kubelet of k3s names" in message
+
+
+@pytest.mark.parametrize("name", ["kubelet.service", "my-kubelet.service"])
+def test_a_path_in_the_mount_namespace_of_the_unit_is_followed_on_the_host(worker: Worker, name: str) -> None:
+    """The file at the same path on the host is not the file that the kubelet reads."""
+    wanted, other, of_pod = map(worker.trust, ("wanted", "other", "of-pod"))
+    worker.configure("/srv/kubelet/kubelet.yaml", staticPodPath="/etc/pods", authentication={
+        "x509": {"clientCAFile": wanted}})  # fmt: skip
+    worker.configure("/etc/my/kubelet.yaml", authentication={"x509": {"clientCAFile": other}})
+    worker.pod("/srv/pods/a.yaml", of_pod)
+    if name != "kubelet.service":
+        worker.unit("kubelet.service", "ExecStart=/usr/bin/kubelet", enabled=True)
+    mounts = "BindPaths=/srv/kubelet:/etc/my /srv/pods:/etc/pods"
+    worker.unit(name, f"{mounts}\nExecStart=/usr/bin/kubelet --config=/etc/my/kubelet.yaml", enabled=True)
+    assert worker.watched().keys() == {wanted, of_pod}
+    assert not worker.unwatched()
+
+
+@pytest.mark.parametrize("flag", ["config", "config-dir", "pod-manifest-path"])
+def test_a_path_that_is_not_on_the_host_is_not_watched(worker: Worker, flag: str) -> None:
+    """The file in a tmpfs of the unit is unknown."""
+    worker.configure("/etc/my/file", authentication={"x509": {"clientCAFile": worker.trust("other")}})
+    command = f"TemporaryFileSystem=/etc/my\nExecStart=/usr/bin/kubelet --{flag}=/etc/my/file"
+    worker.unit("kubelet.service", command, enabled=True)
+    assert not worker.watched()
+    (message,) = worker.unwatched()
+    assert f"--{flag} in /etc/systemd/system/kubelet.service: /etc/my/file is not the path of a file" in message
+
+
+def test_two_kubelets_with_one_file_and_different_mounts_are_both_followed(worker: Worker) -> None:
+    """The same path in the file is another file on the host for each of these kubelets."""
+    worker.configure(authentication={"x509": {"clientCAFile": "/etc/extra/ca.crt"}})
+    worker.trust("ca")
+    worker.tree.write("/srv/a/ca.crt", worker.tree.at("/etc/extra/ca.crt").read_bytes())
+    worker.unit("a.service", "ExecStart=/usr/bin/kubelet", enabled=True)
+    for name, mounts in {"b": "BindPaths=/srv/a/ca.crt:/etc/extra/ca.crt\n", "c": ""}.items():
+        worker.unit(f"{name}.service", f"{mounts}ExecStart=/usr/bin/kubelet --config={FILE}", enabled=True)
+    assert worker.watched().keys() == {"/etc/extra/ca.crt", "/srv/a/ca.crt"}
