@@ -377,3 +377,23 @@ def test_two_kubelets_with_one_file_and_different_mounts_are_both_followed(worke
     for name, mounts in {"b": "BindPaths=/srv/a/ca.crt:/etc/extra/ca.crt\n", "c": ""}.items():
         worker.unit(f"{name}.service", f"{mounts}ExecStart=/usr/bin/kubelet --config={FILE}", enabled=True)
     assert worker.watched().keys() == {"/etc/extra/ca.crt", "/srv/a/ca.crt"}
+
+
+def test_the_directories_of_k3s_are_followed_through_the_mounts_of_its_unit(worker: Worker) -> None:
+    """The configuration with its drop-ins, and the drop-ins of the kubelet in the data directory, are on the host."""
+    paths = [*map(worker.trust, ("a", "b", "c"))]
+    worker.tree.write("/srv/k3s/config.yaml", f"kubelet-arg: [client-ca-file={paths[0]}]\n")
+    worker.tree.write("/srv/k3s/config.yaml.d/1.yaml", f"kube-apiserver-arg: [oidc-ca-file={paths[1]}]\n")
+    worker.configure("/srv/data/agent/etc/kubelet.conf.d/1.conf", authentication={"x509": {"clientCAFile": paths[2]}})
+    mounts = "BindPaths=/srv/k3s:/etc/rancher/k3s /srv/data:/var/lib/rancher/k3s"
+    worker.unit("k3s.service", f"{mounts}\nExecStart=/usr/bin/k3s server", enabled=True)
+    assert worker.watched().keys() == {*paths}
+
+
+def test_the_configuration_of_k3s_in_a_tmpfs_is_not_watched(worker: Worker) -> None:
+    """certmond does not follow the files at the same paths on the host."""
+    worker.tree.write(K3S, f"kubelet-arg: [client-ca-file={worker.trust('a')}]\n")
+    tmpfs = "TemporaryFileSystem=/etc/rancher /var/lib/rancher"
+    worker.unit("k3s.service", f"{tmpfs}\nExecStart=/usr/bin/k3s server", enabled=True)
+    assert not worker.watched()
+    assert sorted("/etc/rancher/k3s/config.yaml is not the path" in each for each in worker.unwatched())[-1:] == [True]
