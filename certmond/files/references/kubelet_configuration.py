@@ -34,11 +34,11 @@ class KubeletConfiguration:
         found = dict[str, tuple[str, str]]()
         if unit := self.unit():
             files = {flag: place.file for flag, place in unit.places.items()}
-            return {name: (value, files.get(name, unit.file)) for name, value in unit.container.flags if value}
+            return {name: (value, files.get(name, unit.file)) for name, value in unit.container.flags}
         for path in _ENVIRONMENTS:
             self._reader.entry(path)
             parsed = self._files.value(path, _parse_environment)
-            found.update((name, (value, path)) for name, value in (parsed.flags if parsed else ()) if value)
+            found.update((name, (value, path)) for name, value in (parsed.flags if parsed else ()))
         return found
 
     def unit(self) -> Service | None:

@@ -72,12 +72,12 @@ class KubeletFiles:
 
     def __init__(self, reader: DocumentReader, files: Files, source: Source, default: str = "") -> None:
         self._reader, self._files, self._source = reader, files, source
-        self._given = given = {name: value for name, value in source.container.flags if value}
+        self._given = given = dict(source.container.flags)
         self._obstacles = {name: fact for name, path in given.items() if (fact := self._obstacle(name, path))}
         self._flags = {name: value for name, value in given.items() if name not in self._obstacles}
-        self._refused = {name: given[name] for name in _NAMING if name in self._obstacles}
-        is_hidden = _CONFIG in given and not self._on_host(posixpath.join("/", given[_CONFIG]))
-        self._inside = posixpath.join("/", self._flags[_CONFIG]) if _CONFIG in self._flags else ""
+        self._refused = {name: given[name] for name in _NAMING if name in self._obstacles and given[name]}
+        is_hidden = bool(given.get(_CONFIG)) and not self._on_host(posixpath.join("/", given[_CONFIG]))
+        self._inside = posixpath.join("/", self._flags[_CONFIG]) if self._flags.get(_CONFIG) else ""
         if not (self._inside or is_hidden):
             self._inside = default
         self.paths = FileSet(
@@ -88,7 +88,7 @@ class KubeletFiles:
 
     def _path(self, flag: str) -> str:
         """Return the path in a flag on the host. The working directory of a unit is /."""
-        return self._on_host(posixpath.join("/", self._flags[flag])) if flag in self._flags else ""
+        return self._on_host(posixpath.join("/", self._flags[flag])) if self._flags.get(flag) else ""
 
     def _on_host(self, path: str) -> str:
         """Return the path on the host for a path in the mount namespace of the kubelet, or "" if it is unknown."""
@@ -96,7 +96,7 @@ class KubeletFiles:
 
     def _obstacle(self, flag: str, path: str) -> str:
         source = self._source
-        is_unknown = flag in _NAMING and not self._on_host(posixpath.join("/", path))
+        is_unknown = path and flag in _NAMING and not self._on_host(posixpath.join("/", path))
         fact = _no_path(path) if is_unknown else ""
         return source.obstacle or self._reader.changeable(source.place(flag).file, source.group) or fact
 
@@ -182,7 +182,7 @@ class KubeletFiles:
     def unread_files(self, merged: MergedConfiguration) -> Iterator[UnreadFile]:
         """Yield each file that certmond cannot read, and each drop-in with which the kubelet does not start."""
         config, directory = self.paths.config, self.paths.directory
-        is_default = _CONFIG not in self._flags
+        is_default = not self._flags.get(_CONFIG)
         if config and (fact := self._fact(config, optional=is_default) or _malformed(self._reader.manifest(config))):
             yield UnreadFile("kubelet.config", self._named_by(config, "" if is_default else _CONFIG), config, fact)
         if directory and (fact := self._directory_fact()):

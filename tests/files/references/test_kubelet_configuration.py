@@ -239,7 +239,9 @@ def test_the_enabled_unit_decides_the_flags_of_the_kubelet(tree: Tree) -> None:
         ("", {"serverTLSBootstrap": True}, REQUESTED_FILE),
         ("", {"serverTLSBootstrap": True, "tlsCertFile": "/a.crt"}, {}),
         ("--rotate-server-certificates", {}, REQUESTED_FILE),
+        ("--rotate-server-certificates=1", {}, REQUESTED_FILE),
         ("--rotate-server-certificates=false", {}, PAIR),
+        ("--tls-cert-file= --tls-private-key-file=", {"tlsCertFile": "/a.crt", "tlsPrivateKeyFile": "/a.key"}, PAIR),
         ("--rotate-server-certificates=false", {"serverTLSBootstrap": True}, PAIR),
     ],
 )
@@ -251,6 +253,17 @@ def test_the_certificate_in_the_directory_is_the_one_that_the_kubelet_serves(
     tree.write(CONFIG, fields)
     found = dict(each for source in tree.read().sources() for each in source.container.flags)
     assert {name: found[name] for name in (*PAIR, *REQUESTED_FILE) if name in found} == used
+
+
+def test_an_empty_flag_overrides_a_field(tree: Tree) -> None:
+    """The kubelet then uses no certificate and no CA of its configuration."""
+    tree.write(FLAGS, 'KUBELET_KUBEADM_ARGS="--tls-cert-file= --client-ca-file="')
+    tree.write(CONFIG, {"tlsCertFile": "/a.crt", "authentication": {"x509": {"clientCAFile": "/b.crt"}}})
+    flags = [name for source in tree.read().sources() for name, value in source.container.flags if value]
+    assert not {"tlsCertFile", "clientCAFile"} & {*flags}
+    serving = tree.read().serving()
+    assert serving
+    assert serving.path == "/var/lib/kubelet/pki/kubelet.crt"
 
 
 def test_a_requested_certificate_beside_that_of_an_operator_counts_when_it_exists(tree: Tree) -> None:

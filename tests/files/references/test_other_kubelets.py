@@ -397,3 +397,12 @@ def test_the_configuration_of_k3s_in_a_tmpfs_is_not_watched(worker: Worker) -> N
     worker.unit("k3s.service", f"{tmpfs}\nExecStart=/usr/bin/k3s server", enabled=True)
     assert not worker.watched()
     assert sorted("/etc/rancher/k3s/config.yaml is not the path" in each for each in worker.unwatched())[-1:] == [True]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_empty_flag_overrides_a_field(worker: Worker, way: Callable[..., None]) -> None:
+    """The kubelet then has no CA of clients, and uses no certificate of its configuration."""
+    (old, _), (pair, _) = worker.pair("old"), worker.pair("kubelet")
+    worker.configure(tlsCertFile=old, authentication={"x509": {"clientCAFile": worker.trust("ca")}})
+    way(worker, f"config={FILE}", "tls-cert-file=", "client-ca-file=", "cert-dir=/etc/extra")
+    assert worker.watched().keys() == {pair}
