@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from certmond.pki.catalog.references import FLAGS, FileKind, Flag, Role
+from certmond.pki.catalog.references import FLAGS, REQUESTED, FileKind, Flag, Role
 from tests.builders import Issued, make_ca, make_leaf
 from tests.node import Node
 
@@ -97,7 +97,7 @@ class ReferenceNode:
     def _flags(self, row: Flag) -> Iterator[tuple[str, str]]:
         stem = f"{EXTRA}/{row.component}-{row.name}"
         # The node has --tls-cert-file, so no component uses --cert-dir.
-        if row.role in {Role.KEY, Role.SOCKET} or row.pair:
+        if row.role in {Role.KEY, Role.SOCKET} or row.pair or row.name == REQUESTED:
             return
         if row.role is not Role.CONFIGURATION:
             self.names.add(row.entry)

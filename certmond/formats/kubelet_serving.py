@@ -13,7 +13,10 @@ from typing import Any
 from certmond.formats.kubeconfig import as_text
 
 _KUBELET, _PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
-_REQUESTED, _SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
+REQUESTED, SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
+
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+"""The false values of a flag (strconv.ParseBool). With a value that is neither true nor false, no kubelet starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,13 @@ class KubeletServing:
 def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> KubeletServing:
     """Return the file of the certificate that the kubelet serves.
 
-    A flag takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
+    A flag, also an empty one, takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
     """
-    directory = flags.get("cert-dir", _PKI)
-    requested, self_signed = posixpath.join(directory, _REQUESTED), posixpath.join(directory, _SELF_SIGNED)
+    directory = flags.get("cert-dir") or _PKI
+    requested, self_signed = posixpath.join(directory, REQUESTED), posixpath.join(directory, SELF_SIGNED)
     switch = flags.get("rotate-server-certificates")
-    rotates = fields.get("serverTLSBootstrap") is True if switch is None else switch == "true"
-    if given := flags.get("tls-cert-file") or as_text(fields.get("tlsCertFile")):
+    rotates = switch not in _FALSE if switch else fields.get("serverTLSBootstrap") is True
+    if given := flags.get("tls-cert-file", as_text(fields.get("tlsCertFile"))):
         path = posixpath.join(_KUBELET, given)
         # With both settings, the kubelet serves the requested certificate to clients that name the server.
         others = {self_signed} if rotates else {self_signed, requested}

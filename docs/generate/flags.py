@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from certmond.pki.catalog.references import FLAGS, FileKind, Flag, Role
+from certmond.pki.catalog.references import FLAGS, REQUESTED, FileKind, Flag, Role
 
 _CONTENTS = {
     Role.SERVER: "certificate for clients, and key",
@@ -34,6 +34,8 @@ def _row(flag: Flag) -> str:
         key = f"`{flag.pair}.key` in the directory"
     elif flag.repeated and flag.role is Role.SERVER:
         key = "in the value"
+    elif flag.name == REQUESTED:
+        key = "in the same file"
     else:
         key = f"`{flag.key_flag}`" if flag.key_flag else ""
     contents = _contents(flag.kind) if flag.kind else _CONTENTS[flag.role]

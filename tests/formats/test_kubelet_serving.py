@@ -32,6 +32,23 @@ BOOTSTRAP = {"serverTLSBootstrap": True}
             {"tls-cert-file": "/flag.crt"},
             KubeletServing("/flag.crt", False, frozenset({REQUESTED, SELF_SIGNED})),
         ),
+        (
+            {"tlsCertFile": "/own.crt"},
+            {"tls-cert-file": ""},
+            KubeletServing(SELF_SIGNED, False, frozenset({REQUESTED})),
+        ),
+        *(
+            ({}, {"rotate-server-certificates": each}, KubeletServing(REQUESTED, True, frozenset({SELF_SIGNED})))
+            for each in ("1", "t", "T", "TRUE", "True")
+        ),
+        *(
+            (
+                BOOTSTRAP,
+                {"rotate-server-certificates": each},
+                KubeletServing(SELF_SIGNED, False, frozenset({REQUESTED})),
+            )
+            for each in ("0", "f", "F", "FALSE", "False")
+        ),
         (BOOTSTRAP | {"tlsCertFile": "/own.crt"}, {}, KubeletServing("/own.crt", False, frozenset({SELF_SIGNED}))),
     ],
 )

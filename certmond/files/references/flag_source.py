@@ -9,6 +9,8 @@ from typing import NamedTuple
 from certmond.files.references.unit_files import Place
 from certmond.formats.manifest import Container
 
+_MAX_PATH = 4095
+
 
 class Source(NamedTuple):
     """A component with its flags, and the file that contains these flags."""
@@ -23,6 +25,7 @@ class Source(NamedTuple):
     process: str = ""  # a phrase for the process whose command line contains the flags
     known: frozenset[tuple[str, str]] = frozenset()  # the flags with values that a file of the node also contains
     group: int | None = None  # the members of this group may write the file
+    has_certificate: bool = False  # True if the program that starts a kubelet passes a serving certificate to it
     additional: bool = False  # True if other sources of the component take precedence
 
     def place(self, flag: str) -> Place:
@@ -51,3 +54,8 @@ class UnreadFile(NamedTuple):
     file: str
     fact: str
     process: str = ""  # a phrase for the process whose flags certmond does not trust
+
+
+def is_path(path: str) -> bool:
+    """Return whether a file can have this path."""
+    return path.startswith("/") and path.isprintable() and len(path) <= _MAX_PATH

@@ -14,7 +14,7 @@ from certmond.files.references.kubelet_files import FileSet, KubeletFiles, Merge
 from certmond.files.references.unit_files import Place, Service, UnitFiles
 from certmond.formats.kubelet_serving import KubeletServing, kubelet_serving
 from certmond.formats.manifest import Container, Manifest, kubelet_environment
-from certmond.pki.catalog.references import KUBELET
+from certmond.pki.catalog.references import KUBELET, REQUESTED
 
 CONFIG, FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 _ENVIRONMENTS = (FLAGS, "/etc/sysconfig/kubelet", "/etc/default/kubelet")
@@ -34,17 +34,20 @@ class KubeletConfiguration:
         found = dict[str, tuple[str, str]]()
         if unit := self.unit():
             files = {flag: place.file for flag, place in unit.places.items()}
-            return {name: (value, files.get(name, unit.file)) for name, value in unit.container.flags if value}
+            return {name: (value, files.get(name, unit.file)) for name, value in unit.container.flags}
         for path in _ENVIRONMENTS:
             self._reader.entry(path)
             parsed = self._files.value(path, _parse_environment)
-            found.update((name, (value, path)) for name, value in (parsed.flags if parsed else ()) if value)
+            found.update((name, (value, path)) for name, value in (parsed.flags if parsed else ()))
         return found
 
     def unit(self) -> Service | None:
-        """Return the first enabled unit of a kubelet whose flags certmond trusts, or None."""
+        """Return the first enabled unit of a kubelet whose flags certmond knows and trusts, or None.
+
+        Other services, such as a monitor, can contain the word `kubelet` in their commands.
+        """
         units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
-        return next(units, None)
+        return next((each for each in units if each.container.flags or not each.faults), None)
 
     def paths(self) -> FileSet:
         """Return the paths in the flags."""
@@ -58,8 +61,9 @@ class KubeletConfiguration:
         return self._configuration(self._kubelet()).manifest
 
     def _kubelet(self) -> KubeletFiles:
-        flags = self.flags()
-        container = Container(KUBELET, tuple((name, value) for name, (value, _) in flags.items()), {})
+        flags, unit = self.flags(), self.unit()
+        given = tuple((name, value) for name, (value, _) in flags.items())
+        container = Container(KUBELET, given, unit.container.mounts if unit else {})
         places = {name: Place(file, f"--{name}") for name, (_, file) in flags.items()}
         source = Source(KUBELET, container, FLAGS, in_pod=False, only_listed=True, places=places)
         return KubeletFiles(self._reader, self._files, source, CONFIG)
@@ -99,12 +103,13 @@ class KubeletConfiguration:
         merged = self._configuration(kubelet)
         if fields := kubelet.fields(merged):
             yield fields
-        if not kubelet.serves_pair(merged):
-            flags.pop("cert-dir", None)
+        _, file = flags.pop("cert-dir", ("", ""))
+        flags |= {name: (value, file) for name, value in kubelet.certificate_flag(merged)}
         for path in dict.fromkeys((*_ENVIRONMENTS, *(file for _, file in flags.values()))):
             own = tuple((name, value) for name, (value, file) in flags.items() if file == path)
             if own:
-                yield Source(KUBELET, Container(KUBELET, own, {}), path, in_pod=False, only_listed=True)
+                places = {REQUESTED: Place(path, "--cert-dir")}
+                yield Source(KUBELET, Container(KUBELET, own, {}), path, in_pod=False, only_listed=True, places=places)
 
     def static_pods(self) -> str:
         """Return the directory or the single file of the static Pods, or "" if the configuration names none."""

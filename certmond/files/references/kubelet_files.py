@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
-from certmond.files.references.flag_source import Source, UnreadFile
+from certmond.files.references.flag_source import Source, UnreadFile, is_path
 from certmond.files.references.unit_files import Place
 from certmond.formats.kubeconfig import as_text
+from certmond.formats.kubelet_serving import REQUESTED as REQUESTED_FILE
+from certmond.formats.kubelet_serving import SELF_SIGNED, kubelet_serving
 from certmond.formats.manifest import Manifest, kubelet_fields
-from certmond.pki.catalog.references import KUBELET
+from certmond.pki.catalog.references import KUBELET, REQUESTED
 
 _KIND = "KubeletConfiguration"
 _CONFIG, _DIRECTORY, _PODS = _NAMING = "config", "config-dir", "pod-manifest-path"
@@ -25,23 +27,24 @@ _PATHS = ("staticPodPath", "tlsCertFile", "tlsPrivateKeyFile")
 """Fields whose relative path starts at the directory of the file, as clientCAFile (KubeletConfigurationPathRefs)."""
 _FIELDS = {"tls-cert-file": ("tlsCertFile", "tlsPrivateKeyFile"), "client-ca-file": ("clientCAFile",)}
 """Flag -> the fields that the flag overrides (kubeletConfigFlagPrecedence)."""
-_REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile", "serverTLSBootstrap"})
+_REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile"})
 """Fields with which the kubelet does not use kubelet.crt in --cert-dir (InitializeTLS in cmd/kubelet/app/server.go)."""
 _MAX_NAMES = 1024  # in the directory of drop-ins and below
 _MAX_DEPTH = 8  # of a merge patch
-_MAX_PATH = 4095
 
 
 class FileSet(NamedTuple):
-    """The paths in the flags of a kubelet, or "" for each flag that is not given, and the fields that flags override.
+    """The paths on the host in the flags of a kubelet, and the fields that flags override.
 
-    Two kubelets with the same `FileSet` refer to the same files.
+    A path is "" if its flag is not given. Two kubelets with the same `FileSet` refer to the same files.
     """
 
     config: str
     directory: str
     pods: str
     overridden: frozenset[str] = frozenset()
+    inside: str = ""  # the path in --config, in the mount namespace of the kubelet
+    mounts: tuple[tuple[str, str | None], ...] = ()
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -69,35 +72,46 @@ class KubeletFiles:
 
     def __init__(self, reader: DocumentReader, files: Files, source: Source, default: str = "") -> None:
         self._reader, self._files, self._source = reader, files, source
-        given = {name: value for name, value in source.container.flags if value}
-        self._obstacles = {name: fact for name in given if (fact := self._obstacle(name))}
+        self._given = given = dict(source.container.flags)
+        self._obstacles = {name: fact for name, path in given.items() if (fact := self._obstacle(name, path))}
         self._flags = {name: value for name, value in given.items() if name not in self._obstacles}
-        self._refused = {name: given[name] for name in _NAMING if name in self._obstacles}
+        self._refused = {name: given[name] for name in _NAMING if name in self._obstacles and given[name]}
+        is_hidden = bool(given.get(_CONFIG)) and not self._on_host(posixpath.join("/", given[_CONFIG]))
+        self._inside = posixpath.join("/", self._flags[_CONFIG]) if self._flags.get(_CONFIG) else ""
+        if not (self._inside or is_hidden):
+            self._inside = default
         self.paths = FileSet(
-            self._path(_CONFIG) or default, self._path(_DIRECTORY), self._path(_PODS),
+            self._on_host(self._inside), self._path(_DIRECTORY), self._path(_PODS),
             frozenset(field for flag, fields in _FIELDS.items() if flag in self._flags for field in fields),
+            self._inside, tuple(sorted(source.container.mounts.items())),
         )  # fmt: skip
 
     def _path(self, flag: str) -> str:
-        """Return the path in a flag. The working directory of a unit is /."""
-        return posixpath.join("/", self._flags[flag]) if flag in self._flags else ""
+        """Return the path in a flag on the host. The working directory of a unit is /."""
+        return self._on_host(posixpath.join("/", self._flags[flag])) if self._flags.get(flag) else ""
 
-    def _obstacle(self, flag: str) -> str:
+    def _on_host(self, path: str) -> str:
+        """Return the path on the host for a path in the mount namespace of the kubelet, or "" if it is unknown."""
+        return (self._source.container.on_host(path) or "") if path else ""
+
+    def _obstacle(self, flag: str, path: str) -> str:
         source = self._source
-        return source.obstacle or self._reader.changeable(source.place(flag).file, source.group)
+        is_unknown = path and flag in _NAMING and not self._on_host(posixpath.join("/", path))
+        fact = _no_path(path) if is_unknown else ""
+        return source.obstacle or self._reader.changeable(source.place(flag).file, source.group) or fact
 
     def refused(self, followed: Container[str]) -> Iterator[UnreadFile]:
         """Yield each flag that another user can change and whose path is not in `followed`."""
         source = self._source
         for flag, value in self._refused.items():
-            if posixpath.join("/", value) not in followed:
+            if self._on_host(posixpath.join("/", value)) not in followed:
                 process = source.process if source.obstacle else ""
                 place, fact = source.place(flag), self._obstacles[flag]
                 yield UnreadFile(f"kubelet.{flag}", source.named_by(flag), place.file, fact, process)
 
     def parts(self) -> tuple[Manifest | None, ...]:
         """Return the configuration file and the drop-ins. After a change of a file, its part is a new object."""
-        config = self._reader.manifest(self.paths.config) if _is_path(self.paths.config) else None
+        config = self._reader.manifest(self.paths.config) if is_path(self.paths.config) else None
         return (config, *(self._reader.manifest(path) for path in self._drop_ins() if not self._changeable(path)))
 
     def merged(self) -> MergedConfiguration:
@@ -106,7 +120,7 @@ class KubeletFiles:
         drop_ins = [each for each in others if each and each.fields.get("kind") == _KIND]
         if not others:
             return MergedConfiguration(base, {})
-        fields = _resolved(base.fields, posixpath.dirname(base.path)) if base else {}
+        fields = _resolved(base.fields, posixpath.dirname(self._inside)) if base else {}
         places = dict[str, Place]()
         for each in drop_ins:
             fields = _patched(fields, each.fields)
@@ -120,7 +134,7 @@ class KubeletFiles:
         """Return the fields that no flag overrides, or None if certmond can read no file."""
         if merged.manifest is None:
             return None
-        flags = kubelet_fields(merged.manifest.fields, merged.manifest.path).flags
+        flags = kubelet_fields(merged.manifest.fields, self._inside or merged.manifest.path).flags
         own = tuple(each for each in flags if each[0] not in self.paths.overridden)
         container = replace(self._source.container, flags=own, variables=())
         return Source(
@@ -128,31 +142,47 @@ class KubeletFiles:
             group=self._source.group,
         )  # fmt: skip
 
-    def serves_pair(self, merged: MergedConfiguration) -> bool:
-        """Return whether the kubelet uses kubelet.crt in --cert-dir if no flag names a certificate."""
-        fields = kubelet_fields(merged.manifest.fields, "/").flags if merged.manifest else ()
-        is_requested = self._flags.get("rotate-server-certificates") == "true"
-        return not is_requested and _REPLACE_PAIR.isdisjoint(name for name, _ in fields)
+    def certificate_flag(self, merged: MergedConfiguration) -> tuple[tuple[str, str], ...]:
+        """Return the flag for the serving certificate in --cert-dir, or () if the kubelet serves no such certificate.
+
+        The flag is --cert-dir for kubelet.crt, and `REQUESTED` for the certificate that the kubelet requests.
+        """
+        flags = self._flags if "cert-dir" in self._flags else self._given
+        directory = flags.get("cert-dir", "")
+        fields = merged.manifest.fields if merged.manifest else {}
+        if not directory:
+            return ()
+        serving, requested = kubelet_serving(fields, flags), posixpath.join(directory, REQUESTED_FILE)
+        # Beside another certificate, the kubelet serves the requested certificate as soon as it exists.
+        is_only = serving.requested and not self._source.has_certificate
+        if requested not in serving.unused and (
+            is_only or not self._reader.entry(self._on_host(requested) or requested).missing
+        ):
+            return ((REQUESTED, requested),)
+        names = {name for name, _ in kubelet_fields(fields, "/").flags} - self.paths.overridden
+        is_pair = serving.path == posixpath.join(directory, SELF_SIGNED) and _REPLACE_PAIR.isdisjoint(names)
+        return (("cert-dir", directory),) if is_pair else ()
 
     def static_pods(self, merged: MergedConfiguration) -> StaticPods:
         """Return the path of the static Pods.
 
         A relative path starts at the directory of the configuration file (configfiles.go, resolveRelativePaths).
         """
-        manifest, path, place = merged.manifest, self.paths.pods, self._source.place(_PODS)
+        manifest, path, place, fact = merged.manifest, self.paths.pods, self._source.place(_PODS), ""
         if manifest and not path and (field := as_text(manifest.fields.get("staticPodPath"))):
-            path = posixpath.join(posixpath.dirname(manifest.path), field)
+            inside = posixpath.join(posixpath.dirname(self._inside or manifest.path), field)
+            path = self._on_host(inside)
+            path, fact = (path, "") if path else (inside, _no_path(inside))
             place = merged.places.get("staticPodPath", Place(manifest.path, "staticPodPath"))
         if not path:
             return StaticPods("", place, "")
-        return StaticPods(
-            posixpath.normpath(path), place, self._changeable(place.file) or ("" if _is_path(path) else _no_path(path))
-        )
+        fact = fact or ("" if is_path(path) else _no_path(path))
+        return StaticPods(posixpath.normpath(path), place, self._changeable(place.file) or fact)
 
     def unread_files(self, merged: MergedConfiguration) -> Iterator[UnreadFile]:
         """Yield each file that certmond cannot read, and each drop-in with which the kubelet does not start."""
         config, directory = self.paths.config, self.paths.directory
-        is_default = _CONFIG not in self._flags
+        is_default = not self._flags.get(_CONFIG)
         if config and (fact := self._fact(config, optional=is_default) or _malformed(self._reader.manifest(config))):
             yield UnreadFile("kubelet.config", self._named_by(config, "" if is_default else _CONFIG), config, fact)
         if directory and (fact := self._directory_fact()):
@@ -177,7 +207,7 @@ class KubeletFiles:
 
     def _fact(self, path: str, *, optional: bool = False) -> str:
         """Return the reason for a failed read, or "". An optional file can be missing."""
-        if not _is_path(path):
+        if not is_path(path):
             return _no_path(path)
         entry = self._reader.entry(path)
         return entry.fault.detail if entry.fault and not (optional and entry.missing) else ""
@@ -203,7 +233,7 @@ class KubeletFiles:
 
         WalkDir does not follow symlinks.
         """
-        pending = [self.paths.directory] if _is_path(self.paths.directory) else []
+        pending = [self.paths.directory] if is_path(self.paths.directory) else []
         for _ in range(_MAX_NAMES + 1):
             if not pending:
                 return
@@ -213,11 +243,6 @@ class KubeletFiles:
             yield path, is_directory
             if is_directory:
                 pending += (posixpath.join(path, name) for name in reversed(self._files.listing(path)))
-
-
-def _is_path(path: str) -> bool:
-    """Return whether a file can have this path."""
-    return path.startswith("/") and path.isprintable() and len(path) <= _MAX_PATH
 
 
 def _no_path(path: str) -> str:

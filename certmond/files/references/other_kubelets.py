@@ -14,7 +14,7 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.kubelet_files import FileSet, KubeletFiles, MergedConfiguration
-from certmond.pki.catalog.references import KUBELET
+from certmond.pki.catalog.references import KUBELET, REQUESTED
 
 
 class _Kubelet(NamedTuple):
@@ -42,15 +42,15 @@ class OtherKubelets:
         self.directories = tuple(path for each in named.values() for path in each.directories())
 
     def used_flags(self, source: Source) -> Source:
-        """Return the source without --cert-dir if the kubelet does not use the certificate in this directory."""
+        """Return the source with the serving certificate in --cert-dir only if the kubelet uses this certificate."""
         if not _is_other(source) or not source.container.values("cert-dir"):
             return source
         kubelet = self._kubelet(source)
         known = self._found.get(kubelet.paths)
-        if kubelet.serves_pair(known.merged if known else MergedConfiguration(None, {})):
-            return source
-        flags = tuple(each for each in source.container.flags if each[0] != "cert-dir")
-        return source._replace(container=replace(source.container, flags=flags))
+        used = kubelet.certificate_flag(known.merged if known else MergedConfiguration(None, {}))
+        flags = (*(each for each in source.container.flags if each[0] != "cert-dir"), *used)
+        places = {**source.places, REQUESTED: source.place("cert-dir")}
+        return source._replace(container=replace(source.container, flags=flags), places=places)
 
     def fields(self) -> Iterator[Source]:
         """Yield each kubelet with the fields of its configuration."""

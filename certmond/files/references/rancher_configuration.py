@@ -46,8 +46,8 @@ class RancherConfiguration:
 
     def names(self) -> tuple[tuple[str, ...], ...]:
         """Return the names in the directories of the configuration."""
-        directories = (*_DIRECTORIES.values(), *(f"{self._file(program)}.d" for program in _DIRECTORIES))
-        return tuple(map(self._files.listing, directories))
+        directories = (*_DIRECTORIES.values(), *map(self._directory, _DIRECTORIES))
+        return tuple(self._files.listing(directory) if directory else () for directory in directories)
 
     def sources(self) -> Iterator[Source]:
         """Yield k3s and RKE2 with their flags in files, and each component with the flags that k3s or RKE2 passes."""
@@ -59,17 +59,19 @@ class RancherConfiguration:
             own = [Option("private-registry", f"{directory}/registries.yaml", file), *self._options(program)]
             # The flags of the command line follow those of the file.
             given = [*own, *(each for one in services if not one.obstacle for each in _options_of(one))]
-            yield from self._own_drop_ins(program, given, file)
+            mounts = self._mounts(program)
+            yield from self._own_drop_ins(program, given, file, mounts)
             if is_agent:
                 own, given = ([each for each in some if each.name in _OF_AGENTS] for some in (own, given))
-            mounts = next((service.container.mounts for service in services if not service.obstacle), {})
             yield _own_source(program, own, file, mounts)
             yield from _component_sources(given, file, mounts)
             for service in services:
                 if service.obstacle:
                     yield from _component_sources(_options_of(service), service.file, {}, service.obstacle)
 
-    def _own_drop_ins(self, program: str, options: Iterable[Option], file: str) -> Iterator[Source]:
+    def _own_drop_ins(
+        self, program: str, options: Iterable[Option], file: str, mounts: Mapping[str, str | None]
+    ) -> Iterator[Source]:
         """Yield the kubelet with the --config-dir that k3s or RKE2 passes, if this directory exists.
 
         To this directory, k3s copies the files of the arguments `config` and `config-dir`.
@@ -77,13 +79,18 @@ class RancherConfiguration:
         default = Option("data-dir", f"/var/lib/rancher/{program}", file)
         data = [default, *(each for each in options if each.name in {"data-dir", "d"} and each.value)][-1]
         directory = posixpath.join("/", data.value, _DROP_INS)
-        if not self._reader.entry(directory).missing:
-            container = Container(KUBELET, (("config-dir", directory),), {}, KUBELET)
+        container = Container(KUBELET, (("config-dir", directory),), mounts, KUBELET)
+        host = container.on_host(directory)
+        if host is None or not self._reader.entry(host).missing:
             yield Source(KUBELET, container, data.file, in_pod=False, process=f"kubelet of {program}")
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file of the configuration that certmond cannot read or parse."""
         for program in _DIRECTORIES:
+            inside = self._inside(program)
+            if self._on_host(program, inside) is None:
+                fact = f"{inside[:200]} is not the path of a file on this host"
+                yield UnreadFile(f"{program}.config", f"any flag in {inside}", inside, fact)
             for path in self._paths(program):
                 entry, config = self._reader.entry(path), self._files.value(path, parse_rancher_config)
                 fact = entry.fault.detail if entry.fault and not entry.missing else ""
@@ -95,7 +102,24 @@ class RancherConfiguration:
     def _services(self, program: str) -> list[Service]:
         return [service for service in self._units.services() if service.component == program]
 
+    def _mounts(self, program: str) -> Mapping[str, str | None]:
+        """Return the mounts in the namespace of `program`."""
+        services = self._services(program)
+        return next((service.container.mounts for service in services if not service.obstacle), {})
+
+    def _on_host(self, program: str, path: str) -> str | None:
+        return Container(program, (), self._mounts(program)).on_host(path)
+
     def _file(self, program: str) -> str:
+        """Return the path of the configuration file on the host, or in the namespace of `program` if it is unknown."""
+        inside = self._inside(program)
+        return self._on_host(program, inside) or inside
+
+    def _directory(self, program: str) -> str:
+        """Return the directory of the drop-ins on the host, or "" if it is unknown."""
+        return self._on_host(program, f"{self._inside(program)}.d") or ""
+
+    def _inside(self, program: str) -> str:
         """Return the path of the configuration file of `program` (pkg/configfilearg/defaultparser.go and parser.go)."""
         path = f"{_DIRECTORIES[program]}/config.yaml"
         for service in self._services(program):
@@ -106,10 +130,11 @@ class RancherConfiguration:
         return posixpath.join("/", path)
 
     def _paths(self, program: str) -> Iterator[str]:
-        file = self._file(program)
-        yield file
-        names = self._files.listing(f"{file}.d")
-        yield from (f"{file}.d/{name}" for name in names[:_MAX_DROP_INS] if name.lower().endswith((".yaml", ".yml")))
+        if file := self._on_host(program, self._inside(program)):
+            yield file
+        directory = self._directory(program)
+        names = self._files.listing(directory) if directory else ()
+        yield from (f"{directory}/{name}" for name in names[:_MAX_DROP_INS] if name.lower().endswith((".yaml", ".yml")))
 
     def _options(self, program: str) -> list[Option]:
         parsed = ((path, self._files.value(path, parse_rancher_config)) for path in self._paths(program))
@@ -153,4 +178,6 @@ def _component_sources(
                     mounts[inside.rstrip("/")] = host.rstrip("/")
         places = {name: Place(where, f"--{name}") for (name, _), where in found}
         container = Container(component, tuple(flag for flag, _ in found), mounts, component)
-        yield Source(component, container, file, obstacle, in_pod=False, places=places)
+        # k3s passes tlsCertFile to the kubelet (pkg/daemons/agent/agent.go, defaultKubeletConfig).
+        has_certificate = component == KUBELET
+        yield Source(component, container, file, obstacle, in_pod=False, places=places, has_certificate=has_certificate)

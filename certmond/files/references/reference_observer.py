@@ -11,6 +11,7 @@ from typing import Any
 
 from certmond.files.document_reader import DocumentReader, bundle_observations
 from certmond.files.references.component_references import ComponentReferences, Reference
+from certmond.files.references.flag_source import is_path
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.references import USAGES, ReferenceSpec, Role
@@ -20,6 +21,7 @@ from certmond.pki.x509.certificate import Certificate
 _KINDS = {Role.TRUST: Kind.BUNDLE, Role.KUBECONFIG: Kind.KUBECONFIG}  # of other roles: a file
 _MAX_NAME = 63
 _MAX_PATHS = 5  # in a message
+_MAX_SHOWN = 200  # characters of a path that no file can have
 _REMEDY = (
     "check that file yourself, or set the flag to a file that certmond can read; see: certmond explain not_watched"
 )
@@ -185,8 +187,16 @@ def _unwatched(name: str, each: Reference, group: Sequence[Reference]) -> Observ
         facts = dict.fromkeys(other.obstacle for other in group)
         files = ", ".join([*paths[:_MAX_PATHS], *more])
         message = f"certmond does not watch files of the {each.process} ({files}): {'; '.join([*facts][:_MAX_PATHS])}"
-    fault = Fault(Reason.NOT_WATCHED, message, _REMEDY)
-    return Observation(name, _entry(name, each, each.source), each.source, faults=(fault,))
+    fault, path = Fault(Reason.NOT_WATCHED, message, _REMEDY), _shown(each.source)
+    return Observation(name, _entry(name, each, path), path, faults=(fault,))
+
+
+def _shown(path: str) -> str:
+    """Return the path, or a valid path that shows it if no file can have the path.
+
+    The path of a file with flags is a value of another flag, and can contain arbitrary characters.
+    """
+    return path if is_path(path) else f"/{printable(path[:_MAX_SHOWN]).lstrip('/')}"
 
 
 def _embedded(name: str, each: Reference) -> Iterator[Observation]:
@@ -198,5 +208,6 @@ def _embedded(name: str, each: Reference) -> Iterator[Observation]:
     if not (document.certificates or faults):
         faults.append(Fault(Reason.MALFORMED, f"{each.named_by} contains no certificate"))
     usages = () if each.role is Role.TRUST else USAGES[each.role]
-    spec = _entry(name, each, each.source, kind=Kind.BUNDLE, usages=usages)
-    yield from bundle_observations(Observation(name, spec, each.source, faults=tuple(faults)), document.certificates)
+    path = _shown(each.source)
+    spec = _entry(name, each, path, kind=Kind.BUNDLE, usages=usages)
+    yield from bundle_observations(Observation(name, spec, path, faults=tuple(faults)), document.certificates)

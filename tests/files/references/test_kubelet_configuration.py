@@ -15,10 +15,11 @@ from certmond.files.catalog_observer import Store
 from certmond.files.document_reader import DocumentReader
 from certmond.files.references.kubelet_configuration import CONFIG, FLAGS, KubeletConfiguration
 from certmond.files.references.unit_files import UnitFiles
-from certmond.pki.catalog.references import ReferenceSpec
+from certmond.pki.catalog.references import REQUESTED, ReferenceSpec
 from certmond.services.endpoints import endpoints_of
 
 DROP_INS = "/etc/kubernetes/kubelet.conf.d"
+PAIR, REQUESTED_FILE = {"cert-dir": "/srv"}, {REQUESTED: "/srv/kubelet-server-current.pem"}
 KIND = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
 
 
@@ -233,17 +234,55 @@ def test_the_enabled_unit_decides_the_flags_of_the_kubelet(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("flags", "fields", "used"),
     [
-        ("", {}, True),
-        ("", {"tlsCertFile": "/a.crt"}, False),
-        ("", {"serverTLSBootstrap": True}, False),
-        ("--rotate-server-certificates", {}, False),
-        ("--rotate-server-certificates=false", {}, True),
+        ("", {}, PAIR),
+        ("", {"tlsCertFile": "/a.crt"}, {}),
+        ("", {"serverTLSBootstrap": True}, REQUESTED_FILE),
+        ("", {"serverTLSBootstrap": True, "tlsCertFile": "/a.crt"}, {}),
+        ("--rotate-server-certificates", {}, REQUESTED_FILE),
+        ("--rotate-server-certificates=1", {}, REQUESTED_FILE),
+        ("--rotate-server-certificates=false", {}, PAIR),
+        ("--tls-cert-file= --tls-private-key-file=", {"tlsCertFile": "/a.crt", "tlsPrivateKeyFile": "/a.key"}, PAIR),
+        ("--rotate-server-certificates=false", {"serverTLSBootstrap": True}, PAIR),
     ],
 )
-def test_the_directory_of_the_pair_counts_without_other_certificates(
-    tree: Tree, flags: str, fields: Mapping[str, Any], used: bool
+def test_the_certificate_in_the_directory_is_the_one_that_the_kubelet_serves(
+    tree: Tree, flags: str, fields: Mapping[str, Any], used: dict[str, str]
 ) -> None:
     """The kubelet uses kubelet.crt in --cert-dir only if it has no serving certificate of another kind."""
     tree.write(FLAGS, f'KUBELET_KUBEADM_ARGS="--cert-dir=/srv {flags}"\n')
     tree.write(CONFIG, fields)
-    assert any(each.container.values("cert-dir") for each in tree.read().sources()) is used
+    found = dict(each for source in tree.read().sources() for each in source.container.flags)
+    assert {name: found[name] for name in (*PAIR, *REQUESTED_FILE) if name in found} == used
+
+
+def test_an_empty_flag_overrides_a_field(tree: Tree) -> None:
+    """The kubelet then uses no certificate and no CA of its configuration."""
+    tree.write(FLAGS, 'KUBELET_KUBEADM_ARGS="--tls-cert-file= --client-ca-file="')
+    tree.write(CONFIG, {"tlsCertFile": "/a.crt", "authentication": {"x509": {"clientCAFile": "/b.crt"}}})
+    flags = [name for source in tree.read().sources() for name, value in source.container.flags if value]
+    assert not {"tlsCertFile", "clientCAFile"} & {*flags}
+    serving = tree.read().serving()
+    assert serving
+    assert serving.path == "/var/lib/kubelet/pki/kubelet.crt"
+
+
+def test_a_requested_certificate_beside_that_of_an_operator_counts_when_it_exists(tree: Tree) -> None:
+    """The kubelet serves the requested certificate to clients that name the server."""
+    tree.write(FLAGS, 'KUBELET_KUBEADM_ARGS="--cert-dir=/srv"\n')
+    tree.write(CONFIG, {"serverTLSBootstrap": True, "tlsCertFile": "/a.crt"})
+    tree.write(REQUESTED_FILE[REQUESTED], "x")
+    assert [*REQUESTED_FILE.items()] in [[*source.container.flags] for source in tree.read().sources()]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_unit_that_only_mentions_the_kubelet_is_not_the_kubelet(tree: Tree, *, enabled: bool) -> None:
+    """The flags are those of the unit that runs the kubelet, or of the environment files without such a unit."""
+    units = {"kubelet-monitor": "/opt/monitor.sh kubelet", **({"kubelet": "/usr/bin/kubelet --v=3"} if enabled else {})}
+    for name, command in units.items():
+        path = tree.root / f"etc/systemd/system/{name}.service"
+        wanted = path.parent / "multi-user.target.wants"
+        wanted.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"[Service]\nExecStart={command}\n")
+        (wanted / path.name).symlink_to(f"/etc/systemd/system/{path.name}")
+    flags = {name: value for name, (value, _) in tree.read().flags().items()}
+    assert flags == ({"v": "3"} if enabled else {"config-dir": DROP_INS, "v": "2"})

@@ -82,6 +82,7 @@ def by_canonical_kubernetes(worker: Worker, *flags: str) -> None:
 WAYS = [
     by_process, by_second_unit, by_k3s, by_drop_in_of_rke2, by_unit_of_k3s, by_argument_file, by_canonical_kubernetes
 ]  # fmt: skip
+OF_RANCHER = [by_k3s, by_drop_in_of_rke2, by_unit_of_k3s]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -274,6 +275,26 @@ def test_the_directory_of_the_pair_counts_without_other_certificates(
     assert (pair in worker.watched()) is used
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_the_requested_certificate_in_the_directory_is_watched(worker: Worker, way: Callable[..., None]) -> None:
+    """The kubelet requests it from the Kubernetes API, and stores the certificate and the key in one file."""
+    pair = worker.pair("kubelet")
+    content = b"".join(worker.tree.at(path).read_bytes() for path in pair)
+    worker.tree.write("/etc/extra/kubelet-server-current.pem", content, 0o600)
+    way(worker, "cert-dir=/etc/extra", "rotate-server-certificates=true")
+    ((path, seen),) = worker.watched().items()
+    assert (path, seen.key_path, seen.faults) == ("/etc/extra/kubelet-server-current.pem", path, ())
+    assert str(seen.named_by).startswith("--cert-dir ")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_requested_certificate_that_is_missing_is_reported(worker: Worker, way: Callable[..., None]) -> None:
+    """k3s and RKE2 give the kubelet a certificate, so this kubelet needs no other."""
+    way(worker, "cert-dir=/etc/extra", "rotate-server-certificates=true")
+    missing = {} if way in OF_RANCHER else {"/etc/extra/kubelet-server-current.pem": ["missing"]}
+    assert {path: [each.reason for each in seen.faults] for path, seen in worker.watched().items()} == missing
+
+
 def test_the_trust_anchor_of_the_api_server_is_the_one_of_the_own_kubelet(worker: Worker) -> None:
     """The CA of another kubelet does not judge the client certificate of the API server, and keeps no name."""
     certificate, key = worker.pair("client")
@@ -318,3 +339,70 @@ def test_the_drop_ins_of_k3s_are_followed(worker: Worker, data: str, *, unit: bo
     worker.tree.write(f"{directory}/98.conf", "a: [")
     (message,) = worker.unwatched()
     assert f"any field in {directory}/98.conf, which --config-dir of the kubelet of k3s names" in message
+
+
+@pytest.mark.parametrize("name", ["kubelet.service", "my-kubelet.service"])
+def test_a_path_in_the_mount_namespace_of_the_unit_is_followed_on_the_host(worker: Worker, name: str) -> None:
+    """The file at the same path on the host is not the file that the kubelet reads."""
+    wanted, other, of_pod = map(worker.trust, ("wanted", "other", "of-pod"))
+    worker.configure("/srv/kubelet/kubelet.yaml", staticPodPath="/etc/pods", authentication={
+        "x509": {"clientCAFile": wanted}})  # fmt: skip
+    worker.configure("/etc/my/kubelet.yaml", authentication={"x509": {"clientCAFile": other}})
+    worker.pod("/srv/pods/a.yaml", of_pod)
+    if name != "kubelet.service":
+        worker.unit("kubelet.service", "ExecStart=/usr/bin/kubelet", enabled=True)
+    mounts = "BindPaths=/srv/kubelet:/etc/my /srv/pods:/etc/pods"
+    worker.unit(name, f"{mounts}\nExecStart=/usr/bin/kubelet --config=/etc/my/kubelet.yaml", enabled=True)
+    assert worker.watched().keys() == {wanted, of_pod}
+    assert not worker.unwatched()
+
+
+@pytest.mark.parametrize("flag", ["config", "config-dir", "pod-manifest-path"])
+def test_a_path_that_is_not_on_the_host_is_not_watched(worker: Worker, flag: str) -> None:
+    """The file in a tmpfs of the unit is unknown."""
+    worker.configure("/etc/my/file", authentication={"x509": {"clientCAFile": worker.trust("other")}})
+    command = f"TemporaryFileSystem=/etc/my\nExecStart=/usr/bin/kubelet --{flag}=/etc/my/file"
+    worker.unit("kubelet.service", command, enabled=True)
+    assert not worker.watched()
+    (message,) = worker.unwatched()
+    assert f"--{flag} in /etc/systemd/system/kubelet.service: /etc/my/file is not the path of a file" in message
+
+
+def test_two_kubelets_with_one_file_and_different_mounts_are_both_followed(worker: Worker) -> None:
+    """The same path in the file is another file on the host for each of these kubelets."""
+    worker.configure(authentication={"x509": {"clientCAFile": "/etc/extra/ca.crt"}})
+    worker.trust("ca")
+    worker.tree.write("/srv/a/ca.crt", worker.tree.at("/etc/extra/ca.crt").read_bytes())
+    worker.unit("a.service", "ExecStart=/usr/bin/kubelet", enabled=True)
+    for name, mounts in {"b": "BindPaths=/srv/a/ca.crt:/etc/extra/ca.crt\n", "c": ""}.items():
+        worker.unit(f"{name}.service", f"{mounts}ExecStart=/usr/bin/kubelet --config={FILE}", enabled=True)
+    assert worker.watched().keys() == {"/etc/extra/ca.crt", "/srv/a/ca.crt"}
+
+
+def test_the_directories_of_k3s_are_followed_through_the_mounts_of_its_unit(worker: Worker) -> None:
+    """The configuration with its drop-ins, and the drop-ins of the kubelet in the data directory, are on the host."""
+    paths = [*map(worker.trust, ("a", "b", "c"))]
+    worker.tree.write("/srv/k3s/config.yaml", f"kubelet-arg: [client-ca-file={paths[0]}]\n")
+    worker.tree.write("/srv/k3s/config.yaml.d/1.yaml", f"kube-apiserver-arg: [oidc-ca-file={paths[1]}]\n")
+    worker.configure("/srv/data/agent/etc/kubelet.conf.d/1.conf", authentication={"x509": {"clientCAFile": paths[2]}})
+    mounts = "BindPaths=/srv/k3s:/etc/rancher/k3s /srv/data:/var/lib/rancher/k3s"
+    worker.unit("k3s.service", f"{mounts}\nExecStart=/usr/bin/k3s server", enabled=True)
+    assert worker.watched().keys() == {*paths}
+
+
+def test_the_configuration_of_k3s_in_a_tmpfs_is_not_watched(worker: Worker) -> None:
+    """certmond does not follow the files at the same paths on the host."""
+    worker.tree.write(K3S, f"kubelet-arg: [client-ca-file={worker.trust('a')}]\n")
+    tmpfs = "TemporaryFileSystem=/etc/rancher /var/lib/rancher"
+    worker.unit("k3s.service", f"{tmpfs}\nExecStart=/usr/bin/k3s server", enabled=True)
+    assert not worker.watched()
+    assert sorted("/etc/rancher/k3s/config.yaml is not the path" in each for each in worker.unwatched())[-1:] == [True]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_empty_flag_overrides_a_field(worker: Worker, way: Callable[..., None]) -> None:
+    """The kubelet then has no CA of clients, and uses no certificate of its configuration."""
+    (old, _), (pair, _) = worker.pair("old"), worker.pair("kubelet")
+    worker.configure(tlsCertFile=old, authentication={"x509": {"clientCAFile": worker.trust("ca")}})
+    way(worker, f"config={FILE}", "tls-cert-file=", "client-ca-file=", "cert-dir=/etc/extra")
+    assert worker.watched().keys() == {pair}
