@@ -19,6 +19,7 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
+from certmond.formats.rancher_config import ENDPOINT, ENDPOINT_VARIABLES
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.findings import printable
 from certmond.pki.x509.parsing import Document, decode
@@ -121,8 +122,11 @@ class ComponentReferences:
                         yield (row.component, row.name), self._on_host(source, value)
 
     def _unlisted(self, source: Source) -> Iterator[Reference]:
-        """Yield a reference for each variable or unlisted flag that seems to name a certificate or a kubeconfig."""
-        listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)}
+        """Yield a reference for each variable or unlisted flag that seems to name a certificate or a kubeconfig.
+
+        Skip the URL of a datastore, which can contain a password.
+        """
+        listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)} | {ENDPOINT}
         prefix = source.component or _NO_NAME.sub("-", source.container.name).strip("-._") or "container"
         values = [
             (flag, source.named_by(flag), source.place(flag).file, value)
@@ -132,7 +136,7 @@ class ComponentReferences:
         ]
         for variable in source.container.variables:
             file = variable.file or source.file
-            if variable.value.startswith("/"):
+            if variable.value.startswith("/") and variable.name not in ENDPOINT_VARIABLES:
                 phrase = f"the variable {variable.name} in {file}"
                 values += ((variable.name, phrase, file, value) for value in re.split("[,:]", variable.value))
         found_values = [
@@ -218,7 +222,9 @@ class ComponentReferences:
         obstacle = self._obstacle(source, about.source)
         host = self._on_host(source, file.path)
         if not host:
-            yield replace(about, obstacle=obstacle or f"{file.path[:200]} is not the path of a file on this host")
+            # A value in the URL of a datastore can contain a private key or a part of the password.
+            shown = f"the value of {file.field}" if file.field.startswith(ENDPOINT) else file.path[:200]
+            yield replace(about, obstacle=obstacle or f"{shown} is not the path of a file on this host")
             return
         key = self._on_host(source, file.key) if file.key else ""
         outside = source.in_pod and source.container.mount_of(file.path) is None
