@@ -36,6 +36,8 @@ _PLAIN = re.compile(r"[ \t]*((?:[^\n\\]|\\.)*)", re.DOTALL)
 _NAME = re.compile(r"[ \t]*([A-Za-z_]\w*)[ \t]*=")
 _IN_WORD = re.compile(r"\$(?:\$|\{(\w+)\})")
 _SPECIFIER = re.compile(r"%(.)")
+UNKNOWN_SPECIFIER = re.compile("%[A-Za-z]")
+"""A specifier that `with_specifiers` has not replaced, such as %H (systemd.unit(5))."""
 _DIRECTORY_SPECIFIERS = {
     "C": "/var/cache", "E": "/etc", "L": "/var/log", "S": "/var/lib", "t": "/run",
 }  # fmt: skip

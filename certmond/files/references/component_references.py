@@ -20,13 +20,12 @@ from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
 from certmond.formats.rancher_config import ENDPOINT, ENDPOINT_VARIABLES
+from certmond.formats.unit_file import UNKNOWN_SPECIFIER
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.findings import printable
 from certmond.pki.x509.parsing import Document, decode
 
 _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
-_SPECIFIER = re.compile("%[A-Za-z]")
-"""A specifier of systemd that certmond has not replaced (systemd.unit(5))."""
 _MAX_FILES, _MAX_OF_USER = 1000, 100
 """The maximum numbers of files of one flag: in a source, and in a process whose flags another user can change."""
 _PEM_FILE, _NO_NAME = re.compile(r"\.(crt|cert|cer|pem)$"), re.compile(r"[^A-Za-z0-9._-]+")
@@ -270,7 +269,7 @@ class ComponentReferences:
 
     def _on_host(self, source: Source, path: str) -> str:
         host = source.container.on_host(path) or ""
-        if not source.in_pod and _SPECIFIER.search(path):
+        if not source.in_pod and UNKNOWN_SPECIFIER.search(path):
             return ""
         return "" if _UNUSABLE.search(path) or _UNUSABLE.search(host) or not f"{path}{host}".isprintable() else host
 
