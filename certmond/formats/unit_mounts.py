@@ -14,7 +14,7 @@ from certmond.formats.unit_file import (
     UNKNOWN_SPECIFIER,
     Word,
     credentials_directory,
-    split_words,
+    split_fields,
     with_specifiers,
 )
 
@@ -63,10 +63,10 @@ def _credentials(found: Mapping[str, Sequence[Word]], unit: str) -> Iterator[Uni
 
 
 def _definitions(words: Sequence[Word], unit: str) -> Iterator[list[str]]:
-    """Yield the fields of each definition in the values. Colons separate the fields."""
+    """Yield the fields of each definition in the values. Colons without a backslash separate the fields."""
     for word in words:
-        for text in split_words(word.text):
-            yield with_specifiers(text, unit).split(":")
+        for fields in split_fields(word.text):
+            yield [with_specifiers(field, unit) for field in fields]
 
 
 def _mount(points: Sequence[str], source: str | None, *, optional: bool = False) -> Iterator[UnitMount]:

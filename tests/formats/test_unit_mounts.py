@@ -31,6 +31,7 @@ def mounts(*files: str) -> list[UnitMount]:
         ("BindPaths=/srv:/", [UnitMount("", "/srv")]),
         ("BindPaths=/srv/%i:%E/etcd", [UnitMount("/etc/etcd", "/srv/a")]),
         ("BindPaths=a:/b /c:d -e: :", []),
+        (r"BindPaths=/a\:b:/c\x2d '/d:e'", [UnitMount("/cx2d", "/a:b"), UnitMount("/d:e", "/d:e")]),
         ("BindPaths=-/srv/%H:/etc/pki", [UnitMount("/etc/pki", None, optional=True)]),
         ("BindPaths=/srv:/etc/pki/a-%H/b /c:/%m", [UnitMount("/etc/pki", None), UnitMount("", None)]),
         ("TemporaryFileSystem=/srv/%H", [UnitMount("/srv", None)]),
