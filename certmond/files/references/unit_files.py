@@ -213,6 +213,11 @@ class UnitFiles:
             obstacle = obstacle or (self._reader.changeable(path.removeprefix("-")) if variables else "")
             if fault:
                 faults.append((word.file, fault))
+        for word in found.get("UnsetEnvironment", ()):  # after all other settings (systemd.exec(5))
+            for each in split_words(word.text):
+                name, is_given, value = with_specifiers(each, unit).partition("=")
+                if name in environment and (not is_given or environment[name][0] == value):
+                    del environment[name]
         words = command_line(command, environment, unit)
         program, arguments = program_of([each.text for each in words])
         flags = flags_of(program, arguments, [(name, value) for name, (value, _) in environment.items()])

@@ -366,6 +366,15 @@ def test_a_kubeconfig_with_a_path_in_the_namespace_is_not_watched(services: Serv
     assert "refers to /etc/hidden/ca.crt, which is a path in the mount namespace of the service" in message
 
 
+@pytest.mark.parametrize("value", ["ETCD_TRUSTED_CA_FILE", "A '%p_TRUSTED_CA_FILE=/none.crt'"])
+def test_a_variable_that_systemd_removes_is_not_followed(services: ServiceNode, value: str) -> None:
+    """UnsetEnvironment= contains names, or names with values, and counts after all other settings."""
+    given = "UnsetEnvironment={}\nEnvironment=ETCD_TRUSTED_CA_FILE=/none.crt ETCD_PEER_TRUSTED_CA_FILE=/other.crt"
+    lines = f"{given.format(value)}\nUnsetEnvironment=ETCD_PEER_TRUSTED_CA_FILE=/x\nExecStart=/bin/etcd"
+    services.service("ETCD.service", lines)
+    assert [each.path for each in services.new().values()] == ["/other.crt"]
+
+
 def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) -> None:
     """The value of a variable such as STATE_DIRECTORY is unknown, so its file is not missing."""
     services.service("kube-scheduler.service", "ExecStart=/bin/kube-scheduler --client-ca-file=${STATE_DIRECTORY}/ca")
