@@ -59,7 +59,9 @@ class RancherConfiguration:
             own = [Option("private-registry", f"{directory}/registries.yaml", file), *self._options(program)]
             # The flags of the command line follow those of the file.
             given = [*own, *(each for one in services if not one.obstacle for each in _options_of(one))]
-            yield from self._own_drop_ins(program, given, file)
+            is_used = services or any(not self._reader.entry(path).missing for path in self._paths(program))
+            unused = "" if is_used else f"no enabled unit starts {program}, and {file} does not exist"
+            yield from self._own_drop_ins(program, given, file, unused)
             if is_agent:
                 own, given = ([each for each in some if each.name in _OF_AGENTS] for some in (own, given))
             mounts = next((service.container.mounts for service in services if not service.obstacle), {})
@@ -69,17 +71,19 @@ class RancherConfiguration:
                 if service.obstacle:
                     yield from _component_sources(_options_of(service), service.file, {}, service.obstacle)
 
-    def _own_drop_ins(self, program: str, options: Iterable[Option], file: str) -> Iterator[Source]:
+    def _own_drop_ins(self, program: str, options: Iterable[Option], file: str, obstacle: str) -> Iterator[Source]:
         """Yield the kubelet with the --config-dir that k3s or RKE2 passes, if this directory exists.
 
-        To this directory, k3s copies the files of the arguments `config` and `config-dir`.
+        To this directory, k3s copies the files of the arguments `config` and `config-dir`. The directory can be a
+        remainder of a former k3s.
         """
         default = Option("data-dir", f"/var/lib/rancher/{program}", file)
         data = [default, *(each for each in options if each.name in {"data-dir", "d"} and each.value)][-1]
         directory = posixpath.join("/", data.value, _DROP_INS)
         if not self._reader.entry(directory).missing:
             container = Container(KUBELET, (("config-dir", directory),), {}, KUBELET)
-            yield Source(KUBELET, container, data.file, in_pod=False, process=f"kubelet of {program}")
+            phrase, fact = f"kubelet of {program}", f"{directory} may be unused: {obstacle}" if obstacle else ""
+            yield Source(KUBELET, container, data.file, fact, in_pod=False, process=phrase)
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file of the configuration that certmond cannot read or parse."""
