@@ -375,6 +375,34 @@ def test_a_variable_that_systemd_removes_is_not_followed(services: ServiceNode, 
     assert [each.path for each in services.new().values()] == ["/other.crt"]
 
 
+@pytest.mark.parametrize(
+    ("unit", "command", "component"),
+    [
+        ("etcd.service", "/usr/bin/podman kube play --replace /etc/containers/systemd/etcd.yaml", "etcd"),
+        ("kube-apiserver@a.service", "/usr/bin/podman start -a my-pod", "kube-apiserver"),
+        ("etcd.service", "/bin/mkdir /x\nExecStart=/usr/bin/etcd", ""),
+        ("kubelet-monitor.service", "/bin/monitor", ""),
+    ],
+)
+def test_a_unit_with_the_name_of_a_component_is_named(
+    services: ServiceNode, unit: str, command: str, component: str
+) -> None:
+    """If no command of the unit mentions a component, the flags of the component can be in another file."""
+    file = services.service(unit, f"ExecStart={command}", "/run/systemd/generator", enabled_in="/run/systemd/generator")
+    messages = services.unwatched()
+    assert [f"any flag of {component} in {file}" in each for each in messages] == ([True] if component else [])
+
+
+def test_a_wrapper_with_the_name_of_the_kubelet_does_not_hide_other_flags(services: ServiceNode) -> None:
+    """Without flags in the unit, the flags in the environment file of kubeadm count."""
+    path = services.world.trust(f"{EXTRA}/kubelet")
+    services.write("/var/lib/kubelet/kubeadm-flags.env", f'KUBELET_KUBEADM_ARGS="--client-ca-file={path}"')
+    services.service("kubelet.service", "ExecStart=/usr/local/bin/start-node.sh")
+    assert path in [each.path for each in services.new().values() if each.is_watched]
+    (message,) = services.unwatched()
+    assert "any flag of kubelet in /etc/systemd/system/kubelet.service" in message
+
+
 def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) -> None:
     """The value of a variable such as STATE_DIRECTORY is unknown, so its file is not missing."""
     services.service("kube-scheduler.service", "ExecStart=/bin/kube-scheduler --client-ca-file=${STATE_DIRECTORY}/ca")
