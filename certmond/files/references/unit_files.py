@@ -33,12 +33,14 @@ from certmond.formats.unit_mounts import unit_mounts
 from certmond.pki.catalog.references import ETCD, PROGRAMS
 
 DIRECTORIES = (
+    "/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/generator.early",
     "/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system", "/lib/systemd/system",
+    "/usr/lib/systemd/system", "/lib/systemd/system", "/run/systemd/generator.late",
 )  # fmt: skip
 """The directories of units, in order of precedence. /lib is a separate directory only if /usr is not merged.
 
 Generators create the units in /run/systemd/generator. For example, Podman creates a unit for each Quadlet file.
+`systemctl set-property` writes drop-ins in the directories system.control.
 """
 _MAX_FILES = 512
 _TRANSIENT = "/run/systemd/transient"

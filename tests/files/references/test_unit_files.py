@@ -403,6 +403,26 @@ def test_a_wrapper_with_the_name_of_the_kubelet_does_not_hide_other_flags(servic
     assert "any flag of kubelet in /etc/systemd/system/kubelet.service" in message
 
 
+@pytest.mark.parametrize(
+    ("directory", "takes_precedence"),
+    [
+        ("/etc/systemd/system.control", True), ("/run/systemd/system.control", True),
+        ("/run/systemd/generator.early", True), ("/run/systemd/generator.late", False),
+    ],
+)  # fmt: skip
+def test_units_in_other_directories_of_systemd_are_read(
+    services: ServiceNode, directory: str, *, takes_precedence: bool
+) -> None:
+    """The directories have the order of precedence in systemd.unit(5)."""
+    for name, place in (("new", directory), ("old", ETC)):
+        path = services.world.trust(f"{EXTRA}/{name}")
+        services.service("a.service", f"ExecStart=/bin/etcd --trusted-ca-file={path}", place, enabled_in=place)
+    expected = f"{EXTRA}/{'new' if takes_precedence else 'old'}.crt"
+    assert [each.path for each in services.new().values()] == [expected]
+    services.node.path(f"{ETC[1:]}/a.service").unlink()
+    assert [each.path for each in services.new().values()] == [f"{EXTRA}/new.crt"]
+
+
 def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) -> None:
     """The value of a variable such as STATE_DIRECTORY is unknown, so its file is not missing."""
     services.service("kube-scheduler.service", "ExecStart=/bin/kube-scheduler --client-ca-file=${STATE_DIRECTORY}/ca")
