@@ -14,7 +14,9 @@ from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import as_text, load_mapping
 from certmond.pki.catalog.references import ETCD, FLAGS, K3S, RKE2
 
-_ENDPOINT = "datastore-endpoint"
+ENDPOINT = "datastore-endpoint"
+"""The flag with the URL of the datastore, which can contain a password."""
+ENDPOINT_VARIABLES = frozenset(f"{program}_DATASTORE_ENDPOINT" for program in ("K3S", "RKE2"))
 _PARAMETERS = ("sslcert", "sslkey", "sslrootcert")
 """The parameters of a PostgreSQL URL that name files. k3s uses its flags for files only without these parameters
 (k3s-io/kine, pkg/drivers/pgsql/pgsql.go, prepareDSN).
@@ -23,7 +25,7 @@ _OF_FILES = frozenset(
     {
         "config-file",
         "data-dir",
-        _ENDPOINT,
+        ENDPOINT,
         *(name for row in FLAGS if row.component == K3S for name in (row.name, row.key_flag)),
     }
 )
@@ -90,14 +92,18 @@ def component_flag(argument: str) -> tuple[str, str]:
 
 
 def endpoint_flags(flags: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of each parameter of a datastore's URL that names a file."""
+    """Yield the name and the value of each parameter of a datastore's URL that names a file.
+
+    Like Go's net/url, skip a parameter with a semicolon (ParseQuery).
+    """
     for name, value in flags:
-        if name == _ENDPOINT and value.startswith(("postgres://", "postgresql://")):
+        if name == ENDPOINT and value.startswith(("postgres://", "postgresql://")):
             try:
-                parameters = parse_qsl(urlsplit(value).query)
+                query = urlsplit(value).query
+                parameters = parse_qsl("&".join(each for each in query.split("&") if ";" not in each))
             except ValueError:
                 continue
-            yield from ((f"{_ENDPOINT}.{each}", path) for each, path in parameters if each in _PARAMETERS)
+            yield from ((f"{ENDPOINT}.{each}", path) for each, path in parameters if each in _PARAMETERS)
 
 
 def flag_variables(program: str, names: Iterable[str]) -> dict[str, str]:

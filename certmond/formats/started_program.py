@@ -20,8 +20,14 @@ _MAX_SCRIPT = 1 << 15  # the time of shlex grows with the square of the length o
 _MAX_STARTERS = 16
 _CONTROLLERS = frozenset({"systemctl", "journalctl", "pkill", "killall", "logger", "echo"})
 """Programs that name a component and start none in their own service."""
-_VERSIONED = re.compile(rf"({'|'.join(PROGRAMS)})(?:[-._]v?\d[\w.+~-]*|\.real)")
-"""A component with its version in its name, such as etcd-3.5.21, or a program that a wrapper replaces."""
+_ARCHITECTURE = r"[-._](?:linux[-._])?(?:linux|amd64|x86_64|arm64|aarch64|arm|armhf|s390x|ppc64le|riscv64)"
+_VERSIONED = re.compile(
+    rf"({'|'.join(PROGRAMS)})(?:{_ARCHITECTURE})?(?:[-._]v?\d[\w.+~-]*)?(?:\.(?:real|bak|orig|old))?"
+)
+"""A component with its version or an architecture in its name, such as etcd-3.5.21 or k3s-arm64, or a copy of it.
+
+A wrapper starts the program with the suffix `.real`.
+"""
 _DATA = ("/var/", "/etc/", "/run/")
 """Directories without programs, such as /var/lib/kubelet."""
 
@@ -102,7 +108,7 @@ def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -
 
 
 def program_name(path: str) -> str:
-    """Return the base name of a program. Omit the version in the name of a component, as in kubelet-v1.33.2."""
+    """Return the base name of a program. Omit a version or an architecture, as in kubelet-v1.33.2."""
     name = posixpath.basename(path)
     match = _VERSIONED.fullmatch(name)
     return match[1] if match else name

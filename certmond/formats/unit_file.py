@@ -20,7 +20,8 @@ _SHARED = (
 )  # fmt: skip
 """The settings with a common list, which an empty value of either setting resets (systemd.exec(5))."""
 _SETTINGS = frozenset({
-    "ExecStart", "Environment", "EnvironmentFile", "RootDirectory", "RootImage", "TemporaryFileSystem", "MountImages",
+    "ExecStart", "Environment", "EnvironmentFile", "UnsetEnvironment", "RootDirectory", "RootImage",
+    "TemporaryFileSystem", "MountImages",
 }).union(*_SHARED)  # fmt: skip
 """The settings that affect which files a service reads."""
 _SECRETS = ("SetCredential", "SetCredentialEncrypted")
@@ -31,11 +32,16 @@ _PREFIXES = "-@:+!|"
 With "|", "@" selects a login shell instead (systemd, src/core/load-fragment.c and dbus-execute.c).
 """
 _ESCAPES = {"n": "\n", "t": "\t", "s": " ", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_ESCAPES |= {each: each for each in "\\\"';"}
+_NUMBER = re.compile("x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[0-3][0-7]{2}")
+_CODES = 0x110000
 _QUOTED = re.compile(r"""[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)')""", re.DOTALL)
 _PLAIN = re.compile(r"[ \t]*((?:[^\n\\]|\\.)*)", re.DOTALL)
 _NAME = re.compile(r"[ \t]*([A-Za-z_]\w*)[ \t]*=")
 _IN_WORD = re.compile(r"\$(?:\$|\{(\w+)\})")
 _SPECIFIER = re.compile(r"%(.)")
+UNKNOWN_SPECIFIER = re.compile("%[A-Za-z]")
+"""A specifier that `with_specifiers` has not replaced, such as %H (systemd.unit(5))."""
 _DIRECTORY_SPECIFIERS = {
     "C": "/var/cache", "E": "/etc", "L": "/var/log", "S": "/var/lib", "t": "/run",
 }  # fmt: skip
@@ -100,27 +106,58 @@ def _lines(text: str) -> Iterator[str]:
     yield begun.rstrip()
 
 
-def split_words(text: str) -> list[str]:
-    """Return the words of a value. Quotes and backslashes protect white space."""
-    words, word, quote, has_begun = list[str](), list[str](), "", False  # `word` has the characters of a word
-    characters = iter(text)
-    for each in characters:
+def split_words(text: str, *, has_c_escapes: bool = True) -> list[str]:
+    """Return the words of a value. Quotes and backslashes protect white space.
+
+    Without C escapes, a backslash only protects the next character (systemd, src/basic/extract-word.c).
+    """
+    return ["".join(fields) for fields in _split(text, "", has_c_escapes=has_c_escapes)]
+
+
+def split_fields(text: str) -> list[list[str]]:
+    """Return the words of a value without C escapes. Colons separate the fields of a word."""
+    return _split(text, ":", has_c_escapes=False)
+
+
+def _split(text: str, separator: str, *, has_c_escapes: bool) -> list[list[str]]:
+    words, fields, quote, at = list[list[str]](), list[list[str]](), "", 0  # a field is a list of its characters
+    while at < len(text):
+        each = text[at]
+        at += 1
         if each.isspace() and not quote:
-            if has_begun:
-                words.append("".join(word))
-            word, has_begun = [], False
+            words += [["".join(field) for field in fields]] if fields else []
+            fields = []
             continue
-        has_begun = True
+        fields = fields or [[]]
         if each == "\\":
-            following = next(characters, "\\")
-            word.append(_ESCAPES.get(following, following))
+            character, at = _escaped(text, at) if has_c_escapes else (text[at : at + 1] or "\\", at + 1)
+            fields[-1].append(character)
         elif each == quote:
             quote = ""
         elif each in "\"'" and not quote:
             quote = each
+        elif each == separator and not quote:
+            fields.append([])
         else:
-            word.append(each)
-    return [*words, "".join(word)] if has_begun else words
+            fields[-1].append(each)
+    words += [["".join(field) for field in fields]] if fields else []
+    return [[field.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for field in word] for word in words]
+
+
+def _escaped(text: str, at: int) -> tuple[str, int]:
+    """Return the character of the C escape after a backslash, and the offset of the rest (src/basic/escape.c).
+
+    A byte of UTF-8 becomes a surrogate. Keep the backslash of an unknown escape.
+    """
+    if match := _NUMBER.match(text, at):
+        letter = match[0][0]
+        code = int(match[0], 8) if letter.isdigit() else int(match[0][1:], 16)
+        if letter in "uU" and 0 < code < _CODES and not 0xD800 <= code < 0xE000:
+            return chr(code), match.end()
+        if letter not in "uU" and code:
+            return chr(code if code < 0x80 else 0xDC00 + code), match.end()
+    following = text[at : at + 1]
+    return _ESCAPES.get(following, f"\\{following}"), at + 1
 
 
 def parse_environment(data: bytes, _path: str) -> dict[str, str]:
@@ -203,7 +240,7 @@ def command_line(command: Word, environment: Environment, unit: str) -> list[Wor
             result.append(Word(text, command.file))
         elif name := _variable(text):
             value, file = environment.get(name, ("", command.file))
-            result += (Word(each, file) for each in split_words(value))
+            result += (Word(each, file) for each in split_words(value, has_c_escapes=False))
         else:
             result.append(_substituted(Word(text, command.file), environment))
     return result

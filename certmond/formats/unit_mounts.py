@@ -10,11 +10,21 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from certmond.formats.unit_file import Word, credentials_directory, split_words, with_specifiers
+from certmond.formats.unit_file import (
+    UNKNOWN_SPECIFIER,
+    Word,
+    credentials_directory,
+    split_fields,
+    with_specifiers,
+)
 
 
 class UnitMount(NamedTuple):
-    """A path in the namespace of a service, and the path on the host of the mounted file, or None without a file."""
+    """A path in the namespace of a service, and the path on the host of the mounted file.
+
+    The path on the host is None if no file of the host is mounted, or if its path has an unknown specifier. If `point`
+    would have an unknown specifier, `point` is the directory above this specifier.
+    """
 
     point: str  # without a slash at the end, as in `Container.mounts`
     source: str | None
@@ -49,20 +59,25 @@ def _credentials(found: Mapping[str, Sequence[Word]], unit: str) -> Iterator[Uni
     for word in found.get("LoadCredential", ()):
         name, _, path = with_specifiers(word.text, unit).partition(":")
         if path.startswith("/") and "/" not in name:
-            yield UnitMount(f"{directory}/{name}", _normal(path), optional=name in defaults)
+            yield from _mount([f"{directory}/{name}"], path, optional=name in defaults)
 
 
 def _definitions(words: Sequence[Word], unit: str) -> Iterator[list[str]]:
-    """Yield the fields of each definition in the values. Colons separate the fields."""
+    """Yield the fields of each definition in the values. Colons without a backslash separate the fields."""
     for word in words:
-        for text in split_words(word.text):
-            yield with_specifiers(text, unit).split(":")
+        for fields in split_fields(word.text):
+            yield [with_specifiers(field, unit) for field in fields]
 
 
 def _mount(points: Sequence[str], source: str | None, *, optional: bool = False) -> Iterator[UnitMount]:
     for point in points:
-        if point.startswith("/"):
-            yield UnitMount(_normal(point), None if source is None else _normal(source), optional)
+        if not point.startswith("/"):
+            continue
+        unknown = UNKNOWN_SPECIFIER.search(point)
+        if unknown or (source and UNKNOWN_SPECIFIER.search(source)):
+            source = None
+        place = posixpath.dirname(point[: unknown.start()]) if unknown else point
+        yield UnitMount(_normal(place), None if source is None else _normal(source), optional)
 
 
 def _normal(path: str) -> str:

@@ -76,6 +76,7 @@ def test_variables_of_a_program_are_flags() -> None:
             {"sslcert": "/a b.crt", "sslkey": "/k", "sslrootcert": "/ca"},
         ),
         ("postgresql://?sslcert=/a&sslkey=", {"sslcert": "/a"}),
+        ("postgres://db?sslrootcert=/ca;password=x&sslcert=/a&;sslkey=/k", {"sslcert": "/a"}),  # as net/url of Go
         ("postgres://db/k3s", {}),
         ("postgres://[db/k3s?sslcert=/a", {}),
         ("mysql://u:p@tcp(db:3306)/k3s?sslcert=/a", {}),

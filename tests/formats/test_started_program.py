@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.formats.manifest import flag_values
-from certmond.formats.started_program import mentioned_component, program_of
+from certmond.formats.started_program import mentioned_component, program_name, program_of
 from certmond.pki.catalog.references import PROGRAMS
 
 
@@ -114,3 +114,21 @@ def test_a_script_of_an_unknown_program_mentions_its_component() -> None:
 def test_any_words_have_a_program(words: list[str]) -> None:
     """The result is the base name of a word, or "" for no word."""
     assert bool(program_of(words)[0]) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("k3s-arm64", "k3s"),
+        ("rke2.linux-amd64", "rke2"),
+        ("kubelet-amd64-v1.33.2", "kubelet"),
+        ("etcd-linux", "etcd"),
+        ("etcd-v3.5.21-linux-amd64", "etcd"),
+        ("kubelet.bak", "kubelet"),
+        ("kubelet-1.33.orig", "kubelet"),
+        *((other, other) for other in ("kubelet-csr-approver", "etcdctl", "kube-apiserver-network-proxy", "etcd-arms")),
+    ],
+)
+def test_an_architecture_and_a_copy_are_omitted_from_the_name(name: str, found: str) -> None:
+    """Other programs whose name begins with the name of a component are no components."""
+    assert program_name(f"/opt/{name}") == found

@@ -68,6 +68,9 @@ def test_an_empty_value_resets_a_setting() -> None:
         ("'open quote", ["open quote"]),
         ("a\\", ["a\\"]),
         (r"'\'' b'c' \\ ", ["'", "bc", "\\"]),
+        (r"/my\x2dpki \055\u002d\U0000002d", ["/my-pki", "---"]),
+        (r"\xc3\xa4 \u00e4 \xff", ["ä", "ä", "\ufffd"]),
+        (r"\q \x0 \x00 \ud800 \UFFFFFFFF \;", [r"\q", r"\x0", r"\x00", r"\ud800", r"\UFFFFFFFF", ";"]),
         ("", []),
     ],
 )
@@ -96,6 +99,7 @@ def test_without_the_name_of_a_process_each_word_is_an_argument(prefix: str) -> 
         ("/a $LIST", ["/a", "--l=1", "--m=2 3"]),
         ("/a $NONE ${NONE} x${NONE}y", ["/a", "", "xy"]),
         ("/a ${STATE_DIRECTORY}/x", ["/a", "${STATE_DIRECTORY}/x"]),
+        ("/a $ESCAPED", ["/a", "x2d", "b c"]),
         ("/a ${LIST}", ["/a", "--l=1 '--m=2 3'"]),
         ("/a x$ONE $$ONE --one=${ONE}", ["/a", "x$ONE", "$ONE", "--one=1"]),
         (":/a $ONE", ["/a", "$ONE"]),
@@ -104,7 +108,7 @@ def test_without_the_name_of_a_process_each_word_is_an_argument(prefix: str) -> 
 )
 def test_variables_and_specifiers_are_replaced(command: str, found: list[str]) -> None:
     """`$NAME` gives words, `${NAME}` a part of a word, and an unset variable nothing. Other specifiers stay."""
-    environment = {"LIST": ("--l=1 '--m=2 3'", "/e"), "ONE": ("1", "/e")}
+    environment = {"LIST": ("--l=1 '--m=2 3'", "/e"), "ONE": ("1", "/e"), "ESCAPED": (r"\x2d b\ c", "/e")}
     assert words(command, environment, "s@x.service") == found
 
 

@@ -19,13 +19,13 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
+from certmond.formats.rancher_config import ENDPOINT, ENDPOINT_VARIABLES
+from certmond.formats.unit_file import UNKNOWN_SPECIFIER
 from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.findings import printable
 from certmond.pki.x509.parsing import Document, decode
 
 _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
-_SPECIFIER = re.compile("%[A-Za-z]")
-"""A specifier of systemd that certmond has not replaced (systemd.unit(5))."""
 _MAX_FILES, _MAX_OF_USER = 1000, 100
 """The maximum numbers of files of one flag: in a source, and in a process whose flags another user can change."""
 _PEM_FILE, _NO_NAME = re.compile(r"\.(crt|cert|cer|pem)$"), re.compile(r"[^A-Za-z0-9._-]+")
@@ -121,8 +121,11 @@ class ComponentReferences:
                         yield (row.component, row.name), self._on_host(source, value)
 
     def _unlisted(self, source: Source) -> Iterator[Reference]:
-        """Yield a reference for each variable or unlisted flag that seems to name a certificate or a kubeconfig."""
-        listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)}
+        """Yield a reference for each variable or unlisted flag that seems to name a certificate or a kubeconfig.
+
+        Skip the URL of a datastore, which can contain a password.
+        """
+        listed = {name for row in _ROWS.get(source.component, ()) for name in (row.name, row.key_flag)} | {ENDPOINT}
         prefix = source.component or _NO_NAME.sub("-", source.container.name).strip("-._") or "container"
         values = [
             (flag, source.named_by(flag), source.place(flag).file, value)
@@ -132,7 +135,7 @@ class ComponentReferences:
         ]
         for variable in source.container.variables:
             file = variable.file or source.file
-            if variable.value.startswith("/"):
+            if variable.value.startswith("/") and variable.name not in ENDPOINT_VARIABLES:
                 phrase = f"the variable {variable.name} in {file}"
                 values += ((variable.name, phrase, file, value) for value in re.split("[,:]", variable.value))
         found_values = [
@@ -218,7 +221,9 @@ class ComponentReferences:
         obstacle = self._obstacle(source, about.source)
         host = self._on_host(source, file.path)
         if not host:
-            yield replace(about, obstacle=obstacle or f"{file.path[:200]} is not the path of a file on this host")
+            # A value in the URL of a datastore can contain a private key or a part of the password.
+            shown = f"the value of {file.field}" if file.field.startswith(ENDPOINT) else file.path[:200]
+            yield replace(about, obstacle=obstacle or f"{shown} is not the path of a file on this host")
             return
         key = self._on_host(source, file.key) if file.key else ""
         outside = source.in_pod and source.container.mount_of(file.path) is None
@@ -267,7 +272,7 @@ class ComponentReferences:
 
     def _on_host(self, source: Source, path: str) -> str:
         host = source.container.on_host(path) or ""
-        if not source.in_pod and _SPECIFIER.search(path):
+        if not source.in_pod and UNKNOWN_SPECIFIER.search(path):
             return ""
         return "" if _UNUSABLE.search(path) or _UNUSABLE.search(host) or not f"{path}{host}".isprintable() else host
 

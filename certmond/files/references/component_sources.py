@@ -6,7 +6,7 @@ configuration of k3s, RKE2 and k0s, argument files, and the command lines of pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from certmond.files.cache import Files
@@ -25,6 +25,10 @@ from certmond.pki.catalog.references import KUBELET, PROGRAMS
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 RANCHER_MANIFESTS = ("/var/lib/rancher/rke2/agent/pod-manifests", "/var/lib/rancher/k3s/agent/pod-manifests")
 """The static Pod directories of RKE2 and k3s (pkg/agent/config of k3s)."""
+
+
+_Given = tuple[str, str, str | None]
+"""The component, the name of a flag, and its value or the path on the host, or None if this path is unknown."""
 
 
 class ComponentSources:
@@ -71,11 +75,29 @@ class ComponentSources:
         self._kubelets.read((*files, *running))
         found = [*self._of_pods(), *map(self._kubelets.used_flags, files), *self._kubelets.fields()]
         yield from found
-        given = {(source.component, flag) for source in found for flag in source.container.flags}
-        given |= {(KUBELET, (name, value)) for name, (value, _) in self._kubelet.flags().items()}
+        mounts = unit.container.mounts if (unit := self._kubelet.unit()) else {}
+        own = [
+            Source(KUBELET, Container(KUBELET, ((name, value),), mounts), file, in_pod=False)
+            for name, (value, file) in self._kubelet.flags().items()
+        ]
+        every, trusted = self._given([*found, *own])
         for source in map(self._kubelets.used_flags, running):
-            flags = source.container.flags
-            yield source._replace(known=frozenset(flag for flag in flags if (source.component, flag) in given))
+            given = every if source.obstacle else trusted
+            known = (flag for flag in source.container.flags if _on_host(source, flag) in given)
+            yield source._replace(known=frozenset(known))
+
+    def _given(self, sources: Iterable[Source]) -> tuple[set[_Given], set[_Given]]:
+        """Return the flags in files, and those of them that no other user can change."""
+        every, trusted = set[_Given](), set[_Given]()
+        for source in sources:
+            for flag in source.container.flags:
+                if source.in_pod and flag[1].startswith("/") and source.container.mount_of(flag[1]) is None:
+                    continue  # a file in the image of the container
+                given = _on_host(source, flag)
+                every.add(given)
+                if not (source.obstacle or self._reader.changeable(source.place(flag[0]).file, source.group)):
+                    trusted.add(given)
+        return every, trusted
 
     def _of_pods(self) -> Iterator[Source]:
         for path in self._all_manifests():
@@ -178,3 +200,8 @@ class ComponentSources:
 
 def _component(container: Container) -> str:
     return PROGRAMS.get(container.program) or PROGRAMS.get(container.name, "")
+
+
+def _on_host(source: Source, flag: tuple[str, str]) -> _Given:
+    name, value = flag
+    return source.component, name, source.container.on_host(value) if value.startswith("/") else value

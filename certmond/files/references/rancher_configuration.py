@@ -60,7 +60,9 @@ class RancherConfiguration:
             # The flags of the command line follow those of the file.
             given = [*own, *(each for one in services if not one.obstacle for each in _options_of(one))]
             mounts = self._mounts(program)
-            yield from self._own_drop_ins(program, given, file, mounts)
+            is_used = services or any(not self._reader.entry(path).missing for path in self._paths(program))
+            unused = "" if is_used else f"no enabled unit starts {program}, and {file} does not exist"
+            yield from self._own_drop_ins(program, given, file, mounts, unused)
             if is_agent:
                 own, given = ([each for each in some if each.name in _OF_AGENTS] for some in (own, given))
             yield _own_source(program, own, file, mounts)
@@ -70,11 +72,12 @@ class RancherConfiguration:
                     yield from _component_sources(_options_of(service), service.file, {}, service.obstacle)
 
     def _own_drop_ins(
-        self, program: str, options: Iterable[Option], file: str, mounts: Mapping[str, str | None]
+        self, program: str, options: Iterable[Option], file: str, mounts: Mapping[str, str | None], obstacle: str
     ) -> Iterator[Source]:
         """Yield the kubelet with the --config-dir that k3s or RKE2 passes, if this directory exists.
 
-        To this directory, k3s copies the files of the arguments `config` and `config-dir`.
+        To this directory, k3s copies the files of the arguments `config` and `config-dir`. The directory can be a
+        remainder of a former k3s.
         """
         default = Option("data-dir", f"/var/lib/rancher/{program}", file)
         data = [default, *(each for each in options if each.name in {"data-dir", "d"} and each.value)][-1]
@@ -82,7 +85,8 @@ class RancherConfiguration:
         container = Container(KUBELET, (("config-dir", directory),), mounts, KUBELET)
         host = container.on_host(directory)
         if host is None or not self._reader.entry(host).missing:
-            yield Source(KUBELET, container, data.file, in_pod=False, process=f"kubelet of {program}")
+            phrase, fact = f"kubelet of {program}", f"{directory} might be unused: {obstacle}" if obstacle else ""
+            yield Source(KUBELET, container, data.file, fact, in_pod=False, process=phrase)
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file of the configuration that certmond cannot read or parse."""

@@ -7,8 +7,8 @@ request to systemd.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from certmond.files.cache import Files, Parser
@@ -17,7 +17,7 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.manager_configuration import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
 from certmond.formats.rancher_config import endpoint_flags, flag_variables
-from certmond.formats.started_program import mentioned_component, program_of
+from certmond.formats.started_program import mentioned_component, program_name, program_of
 from certmond.formats.unit_file import (
     Environment,
     Word,
@@ -33,12 +33,14 @@ from certmond.formats.unit_mounts import unit_mounts
 from certmond.pki.catalog.references import ETCD, PROGRAMS
 
 DIRECTORIES = (
+    "/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/generator.early",
     "/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system", "/lib/systemd/system",
+    "/usr/lib/systemd/system", "/lib/systemd/system", "/run/systemd/generator.late",
 )  # fmt: skip
 """The directories of units, in order of precedence. /lib is a separate directory only if /usr is not merged.
 
 Generators create the units in /run/systemd/generator. For example, Podman creates a unit for each Quadlet file.
+`systemctl set-property` writes drop-ins in the directories system.control.
 """
 _MAX_FILES = 512
 _TRANSIENT = "/run/systemd/transient"
@@ -137,13 +139,16 @@ class UnitFiles:
             if not paths or self._value(paths[0], parse_unit) is None:  # masked, for example
                 continue
             found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
-            mentioned = dict[str, Service]()
-            for command in found.get("ExecStart", ()):
+            mentioned, commands, has_component = dict[str, Service](), found.get("ExecStart", []), False
+            for command in commands:
                 if service := self._service(unit, command, found, paths, defaults):
+                    has_component = True
                     yield service
                 elif service := _mentioned(unit, command):
                     mentioned.setdefault(service.component, service)
             yield from mentioned.values()
+            if not (has_component or mentioned) and (service := _named(unit, commands)):
+                yield service
 
     def _find_faults(self) -> Iterator[tuple[str, str]]:
         """Yield each file of systemd or of an enabled unit that certmond cannot read, with a fact about this file.
@@ -213,6 +218,11 @@ class UnitFiles:
             obstacle = obstacle or (self._reader.changeable(path.removeprefix("-")) if variables else "")
             if fault:
                 faults.append((word.file, fault))
+        for word in found.get("UnsetEnvironment", ()):  # after all other settings (systemd.exec(5))
+            for each in split_words(word.text):
+                name, is_given, value = with_specifiers(each, unit).partition("=")
+                if name in environment and (not is_given or environment[name][0] == value):
+                    del environment[name]
         words = command_line(command, environment, unit)
         program, arguments = program_of([each.text for each in words])
         flags = flags_of(program, arguments, [(name, value) for name, (value, _) in environment.items()])
@@ -256,8 +266,21 @@ def _mentioned(unit: str, command: Word) -> Service | None:
     """
     words = [each.text for each in command_line(command, {}, unit)]
     component = mentioned_component(words)
-    if not component:
+    return _unclear(component, words, command) if component else None
+
+
+def _named(unit: str, commands: Sequence[Word]) -> Service | None:
+    """Return the component in the name of a unit, or None. For example, `podman kube play` starts etcd.service."""
+    component = PROGRAMS.get(program_name(unit.removesuffix(".service").partition("@")[0]))
+    words = [each.text for each in command_line(commands[0], {}, unit)] if commands else []
+    if not (component and words):
         return None
+    found = _unclear(component, words, commands[0])
+    return replace(found, obstacle=found.faults[0][1])  # so that this unit is not the source of all flags
+
+
+def _unclear(component: str, words: Sequence[str], command: Word) -> Service:
+    """Return a component whose flags certmond cannot find in the command."""
     fact = f"certmond cannot determine which words in the command line of {words[0][:200]} are flags of {component}"
     return Service(component, Container(component, (), {}, component), command.file, faults=((command.file, fact),))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -225,6 +226,33 @@ def test_a_flag_that_a_unit_has_gives_no_second_entry(controller: Controller) ->
     assert seen[certificate].key_path == key
     for value in ("none", "/x/[a].pem"):
         assert [f": {value} is not the path" in each for each in controller.unwatched()].count(True) == 1
+
+
+def _unit(controller: Controller, path: str, lines: str = "", mode: int = 0o644) -> None:
+    command = f"{lines}\nExecStart=/usr/bin/etcd --trusted-ca-file={path}"
+    controller.unit("a.service", command, enabled=True, mode=mode)
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda node, path: _unit(node, path, mode=0o666),
+        lambda node, path: _unit(node, path, "RootDirectory=/srv"),
+        lambda node, path: _unit(node, path, "BindPaths=/srv:/etc/extra"),
+        lambda node, path: node.tree.write("/etc/rancher/k3s/config.yaml", f"etcd-arg: trusted-ca-file={path}", 0o666),
+        lambda node, path: node.tree.write(
+            "/etc/kubernetes/manifests/e.yaml",
+            f"spec: {{containers: [{{name: etcd, command: [etcd, --trusted-ca-file={path}]}}]}}",
+        ),
+    ],
+    ids=["changeable unit", "root directory", "mount", "changeable configuration", "image"],
+)  # fmt: skip
+def test_a_file_with_the_same_flag_hides_no_process(controller: Controller, give: Callable[..., None]) -> None:
+    """Another user can write the flag into a file, or the flag names another file. The process of root still counts."""
+    path = controller.trust("ca")
+    give(controller, path)
+    controller.proc.add("7", "etcd", f"--trusted-ca-file={path}")
+    assert [each.path for each in controller.named() if each.is_watched and each.path == path] == [path]
 
 
 def test_a_flag_of_the_kubelet_in_a_file_gives_no_second_entry(controller: Controller) -> None:

@@ -321,6 +321,17 @@ def test_a_configuration_that_another_user_can_change_is_not_followed(worker: Wo
             "staticPodPath")] == [True, True]  # fmt: skip
 
 
+def test_drop_ins_that_a_former_k3s_has_left_are_not_followed(worker: Worker) -> None:
+    """Without an enabled unit and a configuration file, no k3s may use them, so a deleted CA is not critical."""
+    directory = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d"
+    worker.configure(f"{directory}/00-k3s-defaults.conf", authentication={"x509": {"clientCAFile": "/none.crt"}})
+    worker.tree.write("/etc/rancher/k3s/registries.yaml", "mirrors: {}")
+    assert not worker.watched()
+    (message,) = worker.unwatched()
+    assert "--config-dir of the kubelet of k3s" in message
+    assert f"{directory} might be unused: no enabled unit starts k3s, and {K3S} does not exist" in message
+
+
 @pytest.mark.parametrize("data", ["", "/srv/k3s"])
 @pytest.mark.parametrize("unit", [True, False])
 def test_the_drop_ins_of_k3s_are_followed(worker: Worker, data: str, *, unit: bool) -> None:

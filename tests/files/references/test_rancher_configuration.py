@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
@@ -153,6 +156,50 @@ def test_a_missing_file_in_the_url_of_a_datastore_is_a_finding(server: Server) -
     assert [each.reason for each in missing.faults] == [Reason.MISSING]
     assert server.unwatched()
     assert "hunter2" not in f"{missing}{server.unwatched()}"
+
+
+_PARTS = st.text("QZXJ,/;:?#&=@%+-.' ", max_size=6)
+_PATHS = st.sampled_from(["/etc/db/ca.crt", "db.crt", "", "-----BEGIN%20PRIVATE%20KEY-----%0AQZXJQZXJ", "/a.crt?"])
+
+
+@st.composite
+def _endpoints(draw: st.DrawFn) -> tuple[str, str]:
+    """Return the URL of a datastore, and the password in the URL."""
+    password = f"{draw(_PARTS)}QZXJ{draw(_PARTS)}ZQJX{draw(_PARTS)}"
+    scheme = draw(st.sampled_from(["postgres://", "postgresql://", "mysql://", "http://", "/", "//", ",/", ""]))
+    parameters = [f"{name}={draw(_PATHS)}" for name in ("sslcert", "sslkey", "sslrootcert", "sslinline")]
+    separator = draw(st.sampled_from(["&", "&", ";"]))
+    if draw(st.booleans()):
+        given = draw(st.permutations([f"password={password}", *parameters]))
+        return f"{scheme}db:5432/k3s?{separator.join(given)}", password
+    return f"{scheme}k3s:{password}@db/k3s?{separator.join(draw(st.permutations(parameters)))}", password
+
+
+@given(_endpoints(), st.sampled_from(["config.yaml", "variable", "command"]))
+@example(("postgres://db/k3s?password=QZ,/XJQZX&sslrootcert=/etc/db/ca.crt", "QZ,/XJQZX"), "config.yaml")
+@example(("/k3s:QZXJQZ@db/ca.crt", "QZXJQZ"), "config.yaml")
+@example(("postgres://db?sslinline=true&sslcert=-----BEGIN%20PRIVATE%20KEY-----%0AQZXJQZXJ", "QZXJ"), "variable")
+@example(("postgres://db?sslcert=/etc/db/a.crt;password=QZXJ", "QZXJ"), "command")
+@settings(max_examples=150, deadline=None)
+def test_no_part_of_the_password_of_a_datastore_is_in_a_finding(endpoint: tuple[str, str], place: str) -> None:
+    """The URL of the datastore can contain a password with any characters, or a private key."""
+    url, password = endpoint
+    with TemporaryDirectory() as directory:
+        server = Server(Path(directory))
+        if place == "config.yaml":
+            server.config(datastore_endpoint=url)
+        elif place == "variable":
+            quoted = url.replace("'", "")
+            server.write("/etc/k3s.env", f"K3S_DATASTORE_ENDPOINT='{quoted}'\n")
+            server.unit("k3s.service", "EnvironmentFile=/etc/k3s.env", "ExecStart=/usr/local/bin/k3s server")
+        else:
+            quoted = url.replace("'", "").replace("%", "%%")
+            server.unit("k3s.service", f"ExecStart=/usr/local/bin/k3s server '--datastore-endpoint={quoted}'")
+        inventory = server.store().observe()
+        output = f"{inventory!r}{assess(inventory, NOW)!r}".replace(directory, "")
+    parts = (password[start : start + 4] for start in range(len(password) - 3))
+    assert not [part for part in parts if len({*part} & {*"QZXJ"}) > 1 and part in output]
+    assert "PRIVATE KEY" not in output
 
 
 def test_the_command_line_and_the_environment_of_the_unit_count(server: Server) -> None:

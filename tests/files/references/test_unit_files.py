@@ -335,6 +335,24 @@ def test_the_source_of_a_credential_is_watched(services: ServiceNode, path: str)
     assert not services.unwatched()
 
 
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ("BindPaths=/srv/%H:/etc/hidden", "/etc/hidden/ca.crt"),
+        ("BindReadOnlyPaths=-/srv/%H:/etc/hidden", "/etc/hidden/ca.crt"),
+        ("BindPaths=/srv/pki:/etc/hidden/%H", "/etc/hidden/node/ca.crt"),
+        ("LoadCredential=ca.crt:/srv/%H/ca.crt", "%d/ca.crt"),
+    ],
+)
+def test_a_file_behind_a_mount_with_an_unknown_specifier_is_not_watched(
+    services: ServiceNode, setting: str, path: str
+) -> None:
+    """certmond does not know the host name of systemd, so certmond does not report that the file is missing."""
+    services.service("a.service", f"{setting}\nExecStart=/bin/kube-scheduler --client-ca-file={path}")
+    (message,) = services.unwatched()
+    assert "ca.crt is not the path of a file on this host" in message
+
+
 def test_a_kubeconfig_with_a_path_in_the_namespace_is_not_watched(services: ServiceNode) -> None:
     """Clients on the host find no file at this path."""
     kubeconfig = services.write(
@@ -346,6 +364,63 @@ def test_a_kubeconfig_with_a_path_in_the_namespace_is_not_watched(services: Serv
     )
     (message,) = services.unwatched()
     assert "refers to /etc/hidden/ca.crt, which is a path in the mount namespace of the service" in message
+
+
+@pytest.mark.parametrize("value", ["ETCD_TRUSTED_CA_FILE", "A '%p_TRUSTED_CA_FILE=/none.crt'"])
+def test_a_variable_that_systemd_removes_is_not_followed(services: ServiceNode, value: str) -> None:
+    """UnsetEnvironment= contains names, or names with values, and counts after all other settings."""
+    given = "UnsetEnvironment={}\nEnvironment=ETCD_TRUSTED_CA_FILE=/none.crt ETCD_PEER_TRUSTED_CA_FILE=/other.crt"
+    lines = f"{given.format(value)}\nUnsetEnvironment=ETCD_PEER_TRUSTED_CA_FILE=/x\nExecStart=/bin/etcd"
+    services.service("ETCD.service", lines)
+    assert [each.path for each in services.new().values()] == ["/other.crt"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "command", "component"),
+    [
+        ("etcd.service", "/usr/bin/podman kube play --replace /etc/containers/systemd/etcd.yaml", "etcd"),
+        ("kube-apiserver@a.service", "/usr/bin/podman start -a my-pod", "kube-apiserver"),
+        ("etcd.service", "/bin/mkdir /x\nExecStart=/usr/bin/etcd", ""),
+        ("kubelet-monitor.service", "/bin/monitor", ""),
+    ],
+)
+def test_a_unit_with_the_name_of_a_component_is_named(
+    services: ServiceNode, unit: str, command: str, component: str
+) -> None:
+    """If no command of the unit mentions a component, the flags of the component can be in another file."""
+    file = services.service(unit, f"ExecStart={command}", "/run/systemd/generator", enabled_in="/run/systemd/generator")
+    messages = services.unwatched()
+    assert [f"any flag of {component} in {file}" in each for each in messages] == ([True] if component else [])
+
+
+def test_a_wrapper_with_the_name_of_the_kubelet_does_not_hide_other_flags(services: ServiceNode) -> None:
+    """Without flags in the unit, the flags in the environment file of kubeadm count."""
+    path = services.world.trust(f"{EXTRA}/kubelet")
+    services.write("/var/lib/kubelet/kubeadm-flags.env", f'KUBELET_KUBEADM_ARGS="--client-ca-file={path}"')
+    services.service("kubelet.service", "ExecStart=/usr/local/bin/start-node.sh")
+    assert path in [each.path for each in services.new().values() if each.is_watched]
+    (message,) = services.unwatched()
+    assert "any flag of kubelet in /etc/systemd/system/kubelet.service" in message
+
+
+@pytest.mark.parametrize(
+    ("directory", "takes_precedence"),
+    [
+        ("/etc/systemd/system.control", True), ("/run/systemd/system.control", True),
+        ("/run/systemd/generator.early", True), ("/run/systemd/generator.late", False),
+    ],
+)  # fmt: skip
+def test_units_in_other_directories_of_systemd_are_read(
+    services: ServiceNode, directory: str, *, takes_precedence: bool
+) -> None:
+    """The directories have the order of precedence in systemd.unit(5)."""
+    for name, place in (("new", directory), ("old", ETC)):
+        path = services.world.trust(f"{EXTRA}/{name}")
+        services.service("a.service", f"ExecStart=/bin/etcd --trusted-ca-file={path}", place, enabled_in=place)
+    expected = f"{EXTRA}/{'new' if takes_precedence else 'old'}.crt"
+    assert [each.path for each in services.new().values()] == [expected]
+    services.node.path(f"{ETC[1:]}/a.service").unlink()
+    assert [each.path for each in services.new().values()] == [f"{EXTRA}/new.crt"]
 
 
 def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) -> None:
