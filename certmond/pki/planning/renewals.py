@@ -285,20 +285,10 @@ class _Planner:
         details = [f"{why}; signer {signer}, valid until {day(template.not_after)}", *template.changes]
         details += ["keeps its key"] if keep else []
         return Issue(
-            status=status,
-            old=old,
-            cause=cause,
-            detail="; ".join(details),
-            template=template,
-            signer=signer,
-            authority=authority.seen.name if authority else None,
-            keep_key=keep,
-            restarts=restarts,
-            node=self._node,
-            facts=self._assessment.facts,
-            trust=status.embeddable,
-            under=self._under(status, cause),
-        )
+            status=status, old=old, cause=cause, detail="; ".join(details), template=template, signer=signer,
+            authority=authority.seen.name if authority else None, keep_key=keep, restarts=restarts, node=self._node,
+            facts=self._assessment.facts, trust=status.embeddable, under=self._under(status, cause),
+        )  # fmt: skip
 
     def _under(self, status: CertificateStatus, cause: Cause) -> Certificate | None:
         """Return the only anchor that may sign the new certificate, or None if any anchor of the entry may sign."""
