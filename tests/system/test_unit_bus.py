@@ -387,7 +387,7 @@ def test_a_user_without_the_right_is_refused(machine: Machine, reload: bool) -> 
     before = machine.property("plain.service", "InvocationID")
     result, message = restart(machine, "plain.service", reload=reload, user=65534)
     assert result == "refused"
-    assert "run certmond as root (certmond-enforce.conf)" in message
+    assert "run certmond as root with certmond-enforce.conf" in message
     assert "a polkit rule" in message
     (seen,) = ask(machine, ["plain.service"], user=65534)
     assert seen["plain.service"]["instance"] == before
