@@ -41,9 +41,9 @@ class ClusterRecord(BaseModel):
     """The record of a rotation. certmond ignores fields of a later version of certmond.
 
     `old` and `new` contain the CAs as PEM. In a rotation of `sa`, these fields contain the public keys for
-    service-account tokens as PEM. `published` is the time at which the coordinator first found both CAs published to
-    workloads. `signature` is the signature of the old CA on the statement of `pki.rotation.authorization`. A worker may
-    act if its place (`worker_batches`) is below `released`.
+    service-account tokens as PEM. `published` is as in `pki.rotation.phases.Rotation`. `signature` is the signature of
+    the old CA on the statement of `pki.rotation.authorization`. A worker may act if its place (`worker_batches`) is
+    below `released`.
     """
 
     model_config = ConfigDict(

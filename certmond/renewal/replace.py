@@ -195,9 +195,9 @@ class Renewal:
             if find_paths(leaf, anchors, rest, usages).valid_at(self.now) is None:
                 former = find_paths(leaf, status.anchors, rest, usages).valid_at(self.now)
                 yield (
-                    "is from a CA that must not sign in this phase of the rotation; configure "
-                    f"{self.step.signer} to sign with the CA of SHA-256 {anchors[0].sha256[:16]}…, then run: "
-                    f"certmond renew {self.step.target}"
+                    "is from a CA that must not sign in this phase of the rotation; wait until the signer "
+                    f"{self.step.signer} signs with the CA of SHA-256 {anchors[0].sha256[:16]}…, or configure this "
+                    f"signer, then run: certmond renew {self.step.target}"
                     if former
                     else f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
                 )

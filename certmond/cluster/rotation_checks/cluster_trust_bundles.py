@@ -20,6 +20,7 @@ from lightkube.resources import certificates_v1, certificates_v1beta1
 from certmond.cluster.access import Access
 from certmond.cluster.client import PAGE, Connection, NotFoundError
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, run_check
+from certmond.cluster.rotation_checks.trust_bundles import NOT_PUBLISHED
 from certmond.pki.x509.certificate import Certificate
 
 NAME = "cluster_trust_bundles"
@@ -31,7 +32,6 @@ _KINDS: tuple[Any, ...] = (certificates_v1.ClusterTrustBundle, certificates_v1be
 _RULE = (
     "grant this user a cluster role with apiGroups [certificates.k8s.io], resources [clustertrustbundles], verbs [list]"
 )
-_REMEDY = "check that a kube-controller-manager is the leader, and that it restarted after its --root-ca-file changed"
 
 
 def cluster_trust_bundles(
@@ -50,7 +50,7 @@ def cluster_trust_bundles(
             return CheckResult(NAME, True, f"the cluster has no ClusterTrustBundle of {API_SERVER_SERVING}")
         if difference := differs("\n".join(bundles).encode(), trust, "it", at_least=at_least):
             fact = f"the content of the ClusterTrustBundles of {API_SERVER_SERVING} {difference}"
-            return CheckResult(NAME, False, fact, _REMEDY)
+            return CheckResult(NAME, False, fact, NOT_PUBLISHED)
         return CheckResult(NAME, True, f"the ClusterTrustBundles of {API_SERVER_SERVING} contain the expected CAs")
 
     return run_check(access, NAME, work, limit)

@@ -22,7 +22,7 @@ PUBLISHED, SECRETS = "published_trust", "token_secrets"
 
 _CONFIG_MAP, _KEY = "kube-root-ca.crt", "ca.crt"
 _TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105 - a type of Secrets
-_REMEDY = (
+NOT_PUBLISHED = (
     "check that a kube-controller-manager is the leader, and that it restarted after the file in --root-ca-file changed"
 )
 
@@ -59,7 +59,7 @@ def published_trust(
         facts = {space: _fact(found.get(space, "").encode(), trust, at_least=at_least) for space in live}
         behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]
         if behind:
-            return CheckResult(PUBLISHED, False, f"{_CONFIG_MAP} of {first_names(behind)}", _REMEDY)
+            return CheckResult(PUBLISHED, False, f"{_CONFIG_MAP} of {first_names(behind)}", NOT_PUBLISHED)
         return CheckResult(PUBLISHED, True, f"{_CONFIG_MAP} contains the expected CAs in {len(live)} namespaces")
 
     return run_check(access, PUBLISHED, work, limit)
@@ -92,7 +92,7 @@ def token_secrets(
         }
         behind = [f"{name} {fact}" for name, fact in sorted(facts.items()) if fact is not None]
         if behind:
-            return CheckResult(SECRETS, False, f"{_KEY} in the Secret {first_names(behind)}", _REMEDY)
+            return CheckResult(SECRETS, False, f"{_KEY} in the Secret {first_names(behind)}", NOT_PUBLISHED)
         return CheckResult(
             SECRETS, True, f"{_KEY} contains the expected CAs in {len(facts)} service account token Secrets"
         )

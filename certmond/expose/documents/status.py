@@ -62,7 +62,7 @@ def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
     """Return one element of `certificates` in the status document.
 
-    For an unusable file, the element contains the facts of the last valid certificate in this file.
+    For an unusable file, the element contains the facts of the certificate that certmond last read in this file.
     """
     certificate = status.certificate
     return {

@@ -40,7 +40,7 @@ _OF = ("certificate", "path")
 NOT_BEFORE = Family("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time", _OF)
 NOT_AFTER = Family(
     "certmond_certificate_not_after_timestamp_seconds",
-    "End of validity, Unix time. For an unusable file, the end of validity of its last valid certificate",
+    "End of validity, Unix time. For an unusable file, the end of validity of the certificate that certmond last read",
     _OF,
 )
 RENEWAL = Family(

@@ -94,7 +94,7 @@ def _facts(entry: dict[str, Any]) -> str:
     is_served = entry["kind"] == "served"
     facts = {
         "Listener" if is_served else "File": text(entry["path"])
-        + (" (unusable now; these facts are from the last valid certificate)" if entry["stale"] else ""),
+        + (" (unusable now; these facts are from the certificate that certmond last read)" if entry["stale"] else ""),
         "Subject": entry["subject"] and text(entry["subject"]),
         "Issuer": entry["issuer"] and text(entry["issuer"]),
         "Valid": entry["not_after"] and f"{moment(entry['not_before'])} to {moment(entry['not_after'])}",

@@ -37,7 +37,7 @@ class Source(NamedTuple):
         return (
             self.places.get(flag)
             or self.places.get(flag.partition(".")[0])
-            or Place(self.file, flag if is_field else f"--{flag}")
+            or Place(self.file, flag if is_field else f"--{flag.partition('.')[0]}")
         )
 
     def named_by(self, flag: str) -> str:

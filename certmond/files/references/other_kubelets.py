@@ -62,7 +62,7 @@ class OtherKubelets:
         """Yield each file that certmond cannot read, also of the kubelet of the enabled unit, and each refused flag."""
         found = [*self._own.unread_files()]
         found += (each for kubelet, merged in self._found.values() for each in kubelet.unread_files(merged))
-        yield from {each.file: each for each in reversed(found)}.values()
+        yield from {(each.name, each.file): each for each in reversed(found)}.values()
         yield from self._refused
 
     def static_pods(self) -> list[str]:

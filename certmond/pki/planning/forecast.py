@@ -160,12 +160,7 @@ class _Simulation:
             self._assessment = replace(self._assessment, taken_at=now)
             made = plan(self._assessment, self._policy, self._past, self._circumstances)
             starts = start_renewals(self._assessment, self._policy)
-            self._carry_out([step for step in made.steps if isinstance(step, Issue)], now)
-            self._events += [
-                ForecastEvent(now, What.DERIVE, step.target, step.detail)
-                for step in made.steps
-                if isinstance(step, Derive)
-            ]
+            self._carry_out([step for step in made.steps if isinstance(step, Issue | Derive)], now)
             self._circumstances = replace(self._circumstances, stale={})
             for held in made.held:
                 self._tell_held(now, held, starts.barred)
@@ -183,17 +178,20 @@ class _Simulation:
         events = [event for event in (*self._events, *fates) if event.at <= end]
         return Forecast(since, self._until, tuple(sorted(events, key=lambda event: event.at)), complete)
 
-    def _carry_out(self, issues: list[Issue], now: datetime) -> None:
+    def _carry_out(self, steps: list[Issue | Derive], now: datetime) -> None:
         renewed = {}
-        for step in issues:
+        for step in steps:
+            if isinstance(step, Derive):
+                self._events.append(ForecastEvent(now, What.DERIVE, step.target, step.detail))
+                continue
             self._tell_clamped(now, step)
             self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
             # a damaged certificate has no dates to continue from
             renewed[step.identity] = self._renewed(step, step.old) if step.old else _after_repair(step.status)
             self._past[step.identity] = Attempt(now)
-        services = dict.fromkeys(service for step in issues for service in step.restarts)
+        services = dict.fromkeys(service for step in steps for service in step.restarts)
         for service in services:
-            why = ", ".join(step.target for step in issues if service in step.restarts)
+            why = ", ".join(step.target for step in steps if service in step.restarts)
             self._events.append(ForecastEvent(now, What.RESTART, service, f"has {why} in memory"))
         statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
         self._assessment = replace(self._assessment, statuses=statuses)

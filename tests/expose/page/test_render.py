@@ -440,4 +440,4 @@ def test_a_broken_file_keeps_its_bar(node: Node) -> None:
     before = assess(store.observe(), NOW)
     node.write(f"{PKI}/apiserver.crt", b"")
     after = status_document(assess(Store(load().certificates, str(node.root)).observe(), NOW, before), "observe", None)
-    assert "unusable now; these facts are from the last valid certificate" in shown(after).text
+    assert "unusable now; these facts are from the certificate that certmond last read" in shown(after).text

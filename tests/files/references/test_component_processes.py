@@ -265,7 +265,9 @@ def test_a_flag_of_the_kubelet_in_a_file_gives_no_second_entry(controller: Contr
 
 
 def test_a_certificate_that_the_kubelet_does_not_serve_is_ignored(controller: Controller) -> None:
-    """A kubelet that requests its certificate does not use kubelet.crt in --cert-dir, which its process has, too."""
+    """A kubelet that requests its certificate does not use kubelet.crt in --cert-dir, also in the flags of its process.
+    certmond watches the requested file in this directory.
+    """
     flags = ["--rotate-server-certificates=true", "--cert-dir=/etc/extra"]
     controller.tree.write("/var/lib/kubelet/kubeadm-flags.env", f'KUBELET_KUBEADM_ARGS="{" ".join(flags)}"')
     controller.pair("kubelet")

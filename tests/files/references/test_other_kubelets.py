@@ -417,3 +417,13 @@ def test_an_empty_flag_overrides_a_field(worker: Worker, way: Callable[..., None
     worker.configure(tlsCertFile=old, authentication={"x509": {"clientCAFile": worker.trust("ca")}})
     way(worker, f"config={FILE}", "tls-cert-file=", "client-ca-file=", "cert-dir=/etc/extra")
     assert worker.watched().keys() == {pair}
+
+
+def test_each_flag_in_a_changeable_file_is_named(worker: Worker) -> None:
+    """Two flags in one file that another user can change give two findings."""
+    flags = "--config=/etc/extra/a.yaml --config-dir=/etc/extra/d"
+    worker.tree.write("/var/lib/kubelet/kubeadm-flags.env", f'KUBELET_KUBEADM_ARGS="{flags}"')
+    worker.tree.at("/var/lib/kubelet/kubeadm-flags.env").chmod(0o666)
+    named = " ".join(each.faults[0].detail for each in worker.named() if each.faults)
+    assert "--config in " in named
+    assert "--config-dir in " in named
