@@ -31,23 +31,19 @@ _RULES = {
 }
 
 
-def write_condition(access: Access, name: str, condition: NodeCondition, now: datetime) -> None:
-    """Write the condition to the Node `name`.
+def write_condition(access: Access, name: str, condition: NodeCondition, now: datetime) -> bool:
+    """Write the condition to the Node `name`. Return whether an event about the condition is necessary.
 
-    If the condition has changed, or if the first condition of the Node reports findings, first create an event. After
-    a failed write, the next call can create the event again. Raises RefusedError if the Node does not exist or the API
-    server forbids a call, and UnreachableError if a retry might succeed.
+    An event is necessary if the condition has changed, or if the first condition of the Node reports findings. Raises
+    RefusedError if the Node does not exist or the API server forbids a call, and UnreachableError if a retry might
+    succeed.
     """
 
-    async def work(connection: Connection) -> None:
+    async def work(connection: Connection) -> bool:
         client = connection.client
         try:
             node = await connection.call(f"read the Node {name}", _rule("read"), lambda: client.get(Node, name))
             former = _condition_of(node)
-            if _is_new(former, condition):
-                event = _event(name, node.metadata.uid if node.metadata else None, condition, now)
-                doing = f"create an event about the Node {name}"
-                await connection.call(doing, _rule("event"), lambda: client.create(event))
             await connection.call(
                 f"write the condition {TYPE} of the Node {name}",
                 _rule("write"),
@@ -59,6 +55,20 @@ def write_condition(access: Access, name: str, condition: NodeCondition, now: da
             raise UnreachableError(
                 f"the Node {name} changes too often for certmond to write its condition; certmond tries again later"
             ) from None
+        return _is_new(former, condition)
+
+    return access.run(work)
+
+
+def create_event(access: Access, name: str, condition: NodeCondition, now: datetime) -> None:
+    """Create an event about the condition of the Node `name`.
+
+    Raises RefusedError if the API server forbids the call, and UnreachableError if a retry might succeed.
+    """
+
+    async def work(connection: Connection) -> None:
+        doing, event = f"create an event about the Node {name}", _event(name, condition, now)
+        await connection.call(doing, _rule("event"), lambda: connection.client.create(event))
 
     access.run(work)
 
@@ -86,11 +96,12 @@ def _patch(former: Any, condition: NodeCondition, now: datetime) -> dict[str, An
     return {"status": {"conditions": [made]}}
 
 
-def _event(name: str, uid: str | None, condition: NodeCondition, now: datetime) -> Event:
+def _event(name: str, condition: NodeCondition, now: datetime) -> Event:
     severe = condition.status != "True" or condition.reason != "NoFindings"
     return Event(
         metadata=ObjectMeta(generateName=f"{name[:_MOST_OF_NAME]}.", namespace=_NAMESPACE),
-        involvedObject=ObjectReference(apiVersion="v1", kind="Node", name=name, uid=uid),
+        # kubectl describe searches the events of a Node by its name in place of the uid, as the kubelet writes them.
+        involvedObject=ObjectReference(apiVersion="v1", kind="Node", name=name, uid=name),
         type="Warning" if severe else "Normal",
         reason=condition.reason,
         message=condition.message,

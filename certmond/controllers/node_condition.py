@@ -41,6 +41,7 @@ class NodeConditionReport:
         self._written: NodeCondition | None = None
         self._written_at: float | None = None
         self._failure = ""
+        self._event_due = False  # whether the last change of the condition still needs an event
         self.until: datetime | None = None
         """Time at which the next pass must write the condition, or None if certmond writes no condition."""
 
@@ -65,9 +66,12 @@ class NodeConditionReport:
     def _write(self, access: Access, node: str, condition: NodeCondition) -> str:
         """Return why the write failed, or ""."""
         try:
-            from certmond.cluster.node_condition import write_condition
+            from certmond.cluster.node_condition import create_event, write_condition
 
-            write_condition(access, node, condition, self._clock())
+            self._event_due |= write_condition(access, node, condition, self._clock())
+            if self._event_due:  # after the condition, which is more important
+                create_event(access, node, condition, self._clock())
+                self._event_due = False
         except ImportError:
             return "the package lightkube is missing; run: pip install certmond[kubernetes]"
         except CertmondError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from certmond.cluster.access import Access
-from certmond.cluster.node_condition import TYPE, write_condition
+from certmond.cluster.node_condition import TYPE, create_event, write_condition
 from certmond.errors import RefusedError, UnreachableError
 from certmond.pki.assessment.node_condition import NodeCondition
 from tests.cluster.api_server import ApiServer, Fault
@@ -33,10 +33,6 @@ def conditions(cluster: ApiServer) -> dict[str, dict[str, Any]]:
     return {each["type"]: each for each in cluster.store.get("nodes", "node-1")["status"]["conditions"]}
 
 
-def events(cluster: ApiServer) -> list[tuple[str, str, str]]:
-    return [(each["type"], each["reason"], each["message"]) for each in cluster.store.every("events")]
-
-
 def test_a_kubelet_may_write_the_condition_of_its_node(cluster: ApiServer, own: Access) -> None:
     """The condition has status, reason, message and both times. The conditions of the kubelet stay."""
     write_condition(own, "node-1", WELL, NOW)
@@ -58,25 +54,29 @@ def test_the_time_of_the_transition_changes_with_the_status_only(cluster: ApiSer
         assert found["lastTransitionTime"] == f"{since:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def test_each_change_is_an_event_of_the_node(cluster: ApiServer, own: Access) -> None:
-    """A repetition is no event, and neither is a first condition without findings."""
-    for condition in (WELL, WELL, ILL, ILL, WARNED, WELL):
-        write_condition(own, "node-1", condition, NOW)
-    assert events(cluster) == [
+def test_each_change_needs_an_event(cluster: ApiServer, own: Access) -> None:
+    """A repetition needs no event, and neither does a first condition without findings."""
+    written = [write_condition(own, "node-1", each, NOW) for each in (WELL, WELL, ILL, ILL, WARNED, WELL)]
+    assert written == [False, False, True, False, True, True]
+
+
+def test_a_first_condition_with_findings_needs_an_event(cluster: ApiServer, own: Access) -> None:
+    """A Node without the condition gets an event about its findings."""
+    assert write_condition(own, "node-1", ILL, NOW)
+
+
+def test_a_kubelet_may_create_an_event(cluster: ApiServer, own: Access) -> None:
+    """The event names the Node as the events of a kubelet do. Only an event without findings is of type Normal."""
+    for condition in (ILL, WARNED, WELL):
+        create_event(own, "node-1", condition, NOW)
+    assert [(each["type"], each["reason"], each["message"]) for each in cluster.store.every("events")] == [
         ("Warning", "CriticalFindings", ILL.message), ("Warning", "Warnings", WARNED.message),
         ("Normal", "NoFindings", WELL.message),
     ]  # fmt: skip
     made = cluster.store.every("events")[0]
-    node = cluster.store.get("nodes", "node-1")["metadata"]
-    assert made["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": node["uid"]}
+    assert made["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "node-1"}
     assert made["metadata"]["namespace"] == "default"
     assert made["source"] == {"component": "certmond", "host": "node-1"}
-
-
-def test_a_first_condition_with_findings_is_an_event(cluster: ApiServer, own: Access) -> None:
-    """A Node without the condition gets an event about its findings."""
-    write_condition(own, "node-1", ILL, NOW)
-    assert events(cluster) == [("Warning", "CriticalFindings", ILL.message)]
 
 
 def test_a_missing_node_is_refused(cluster: ApiServer, own: Access) -> None:
@@ -103,19 +103,3 @@ def test_a_node_that_changes_all_the_time_is_tried_again(cluster: ApiServer, own
     cluster.before = conflict
     with pytest.raises(UnreachableError, match="changes too often"):
         write_condition(own, "node-1", ILL, NOW)
-
-
-def test_an_event_that_was_refused_is_created_later(cluster: ApiServer, own: Access) -> None:
-    """The condition changes only after the API server has accepted the event."""
-
-    def refuse(method: str, path: str) -> None:
-        if path.endswith("/events"):
-            cluster.faults.append(Fault(500))
-
-    cluster.before = refuse
-    with pytest.raises(UnreachableError):
-        write_condition(own, "node-1", ILL, NOW)
-    cluster.before = lambda method, path: None
-    write_condition(own, "node-1", ILL, LATER)
-    assert events(cluster) == [("Warning", "CriticalFindings", ILL.message)]
-    assert conditions(cluster)[TYPE]["status"] == "False"

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.cluster.access import Access
 from certmond.cluster.lease import RESTART, ROTATION, ClusterLease
-from certmond.cluster.node_condition import write_condition
+from certmond.cluster.node_condition import create_event, write_condition
 from certmond.cluster.nodes import Acknowledgement, acknowledge, list_nodes
 from certmond.cluster.record import ClusterRecord
 from certmond.cluster.record_api import create_record, read_record, replace_record
@@ -94,7 +94,9 @@ def lead(access: Access) -> list[Any]:
         workloads(access, now),
     ]
     with suppress(RefusedError):
-        write_condition(access, "node-1", NodeCondition("False", "CriticalFindings", "1 critical"), now)
+        condition = NodeCondition("False", "CriticalFindings", "1 critical")
+        write_condition(access, "node-1", condition, now)
+        create_event(access, "node-1", condition, now)
     said += [each for each in canaries if " may not " in each.fact]
     signed = SignerCheck(access).check(OLD.facts, now)
     said += [] if "the cluster signs with" in signed.fact else [signed]

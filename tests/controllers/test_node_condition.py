@@ -34,16 +34,25 @@ class Scene:
     def __init__(self) -> None:
         self.seconds = 1000.0
         self.written: list[tuple[str, NodeCondition]] = []
+        self.events: list[str] = []
         self.error: Exception | None = None
+        self.refused: Exception | None = None  # the answer to an event
         self.report = NodeConditionReport(
             lambda: "/kubelet.conf", node="host", alive=lambda: None,
             clock=lambda: NOW + timedelta(seconds=self.seconds), monotonic=lambda: self.seconds,
         )  # fmt: skip
 
-    def write(self, access: Any, name: str, condition: NodeCondition, now: Any) -> None:
+    def write(self, access: Any, name: str, condition: NodeCondition, now: Any) -> bool:
         if self.error:
             raise self.error
+        former = self.written[-1][1] if self.written else None
         self.written.append((name, condition))
+        return former != condition
+
+    def announce(self, access: Any, name: str, condition: NodeCondition, now: Any) -> None:
+        if self.refused:
+            raise self.refused
+        self.events.append(condition.message)
 
     @property
     def next_in(self) -> float:
@@ -56,6 +65,7 @@ class Scene:
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = Scene()
     monkeypatch.setattr("certmond.cluster.node_condition.write_condition", made.write)
+    monkeypatch.setattr("certmond.cluster.node_condition.create_event", made.announce)
     return made
 
 
@@ -117,3 +127,18 @@ def test_without_the_extra_the_remedy_is_reported(scene: Scene, monkeypatch: pyt
     """lightkube is optional."""
     monkeypatch.setitem(sys.modules, "certmond.cluster.node_condition", None)
     assert scene.report.report(assessed()) == "the package lightkube is missing; run: pip install certmond[kubernetes]"
+
+
+def test_a_refused_event_does_not_delay_the_condition(scene: Scene) -> None:
+    """certmond writes the condition first, and repeats only an event that the API server has refused."""
+    scene.refused = RefusedError("no right to create events")
+    assert scene.report.report(assessed(1)) == "no right to create events"
+    scene.seconds += 60
+    assert scene.report.report(assessed(2)) is None
+    assert [each[1].message.split()[0] for each in scene.written] == ["1", "2"]
+    scene.refused = None
+    scene.seconds += 60
+    scene.report.report(assessed(2))
+    scene.seconds += 300
+    scene.report.report(assessed(2))
+    assert [each.split()[0] for each in scene.events] == ["2"]
