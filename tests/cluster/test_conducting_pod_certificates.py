@@ -96,9 +96,9 @@ def test_a_phase_waits_for_the_cluster_trust_bundle(world: World, node: Place, b
 
 def test_the_search_follows_the_overlap(world: World, node: Place) -> None:
     """certmond lists the Pods only after `root_ca.overlap` has passed."""
-    begun = world.rotation(Phase.ISSUE, since=world.now)
+    begun = world.rotation(Phase.ISSUE, since=world.now - OVERLAP + SECOND)
     (said,) = node.gate(begun).waits
     assert said.endswith("before any node distrusts the old CA")
     assert not [each for each in world.api.calls if "/pods" in each]
-    world.passes(OVERLAP)
+    world.passes(SECOND)
     assert node.gate(begun).noted is not None

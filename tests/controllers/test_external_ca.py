@@ -132,7 +132,7 @@ def test_a_ca_in_a_token_follows_another(rotated: Rotated) -> None:
     assert (node.read("web.crt"), node.user()) == before
     passes = rotated.passes()
     said = next(each for each in passes if "failed" in each)
-    assert "is from a CA that must not sign in this phase of the rotation; configure token to sign with" in said
+    assert "is from a CA that must not sign in this phase of the rotation; wait until the signer token signs with" in said
     assert (node.read("web.crt"), node.user(), node.phase) == (*before, Phase.ISSUE)
     assert "web.crt is still signed by the old CA (the attempt failed 1 times, the last" in (waits := rotated.waits())
     assert f"the CA of SHA-256 {new.sha256[:16]}…, then run: certmond renew web" in waits
