@@ -132,10 +132,10 @@ def test_a_ca_in_a_token_follows_another(rotated: Rotated) -> None:
     assert (node.read("web.crt"), node.user()) == before
     passes = rotated.passes()
     said = next(each for each in passes if "failed" in each)
-    assert "is from a CA that must not sign in this phase of the rotation; wait until the signer token signs with" in said
+    assert "is from a CA that must not sign in this phase of the rotation; wait until the signer token" in said
     assert (node.read("web.crt"), node.user(), node.phase) == (*before, Phase.ISSUE)
     assert "web.crt is still signed by the old CA (the attempt failed 1 times, the last" in (waits := rotated.waits())
-    assert f"the CA of SHA-256 {new.sha256[:16]}…, then run: certmond renew web" in waits
+    assert f"the CA of SHA-256 {new.sha256[:16]}…, or configure this signer, then run: certmond renew web" in waits
     rotated.switch()
     rotated.renew()
     assert [*passes] != []
@@ -197,7 +197,7 @@ def test_the_new_ca_signs_nothing_before_all_trust_it(rotated: Rotated) -> None:
     assert step.under == facts(rotated.old)
     (outcome,) = enforcer.executor.execute(Plan((step,)))
     assert outcome.result == "failed"
-    assert f"token to sign with the CA of SHA-256 {facts(rotated.old).sha256[:16]}…" in outcome.message
+    assert f"token signs with the CA of SHA-256 {facts(rotated.old).sha256[:16]}…" in outcome.message
     assert node.tree() == before
 
 
