@@ -18,7 +18,7 @@ from certmond.files.references.unit_files import Place
 from certmond.formats.kubeconfig import as_text
 from certmond.formats.kubelet_serving import REQUESTED as REQUESTED_FILE
 from certmond.formats.kubelet_serving import SELF_SIGNED, kubelet_serving
-from certmond.formats.manifest import Manifest, kubelet_fields
+from certmond.formats.manifest import Manifest, kubelet_fields, normal_path
 from certmond.pki.catalog.references import KUBELET, REQUESTED
 
 _KIND = "KubeletConfiguration"
@@ -148,10 +148,10 @@ class KubeletFiles:
         The flag is --cert-dir for kubelet.crt, and `REQUESTED` for the certificate that the kubelet requests.
         """
         flags = self._flags if "cert-dir" in self._flags else self._given
-        directory = flags.get("cert-dir", "")
         fields = merged.manifest.fields if merged.manifest else {}
-        if not directory:
+        if not flags.get("cert-dir"):
             return ()
+        directory = normal_path(flags["cert-dir"])
         serving, requested = kubelet_serving(fields, flags), posixpath.join(directory, REQUESTED_FILE)
         # Beside another certificate, the kubelet serves the requested certificate as soon as it exists.
         is_only = serving.requested and not self._source.has_certificate
