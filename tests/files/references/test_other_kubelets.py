@@ -295,6 +295,18 @@ def test_a_requested_certificate_that_is_missing_is_reported(worker: Worker, way
     assert {path: [each.reason for each in seen.faults] for path, seen in worker.watched().items()} == missing
 
 
+@pytest.mark.parametrize(("requests", "name"), [(True, "kubelet.crt"), (False, "kubelet-server-current.pem")])
+def test_a_file_that_only_another_component_uses_is_watched(worker: Worker, name: str, *, requests: bool) -> None:
+    """The kubelet does not use its old certificate, but the flag of a static Pod names this file."""
+    worker.tree.write(f"/etc/extra/{name}", worker.tree.at(worker.trust("ca")).read_bytes())
+    worker.configure(CONFIG, serverTLSBootstrap=requests)
+    worker.unit("kubelet.service", "ExecStart=/usr/bin/kubelet --cert-dir=/etc/extra", enabled=True)
+    worker.pod("/etc/kubernetes/manifests/scheduler.yaml", f"/etc/extra/{name}")
+    assert worker.watched()[f"/etc/extra/{name}"].named_by == (
+        "--client-ca-file in /etc/kubernetes/manifests/scheduler.yaml"
+    )
+
+
 def test_the_trust_anchor_of_the_api_server_is_the_one_of_the_own_kubelet(worker: Worker) -> None:
     """The CA of another kubelet does not judge the client certificate of the API server, and keeps no name."""
     certificate, key = worker.pair("client")
