@@ -121,11 +121,12 @@ class Store:
         return Inventory(tuple(observations), self._facts())
 
     def _observe_kubelet(self) -> None:
-        """Find the file of the kubelet's serving certificate. After a change, observe the kubelet's files again."""
+        """Find the file of the kubelet's serving certificate. After a change, drop the results for it."""
         if (serving := self._kubelet.serving()) != self._serving:
             self._serving = serving
             pairs = zip(self._specs, self._built, strict=True)
             self._built = [{} if KUBELET in spec.consumers else built for spec, built in pairs]
+            self._built_references = {}
 
     def _of_references(
         self, observer: ReferenceObserver, observations: tuple[Observation, ...]

@@ -307,6 +307,16 @@ def test_a_file_that_only_another_component_uses_is_watched(worker: Worker, name
     )
 
 
+def test_a_running_store_follows_the_mode_of_the_kubelet(worker: Worker) -> None:
+    """After a change of the mode, the store observes a file of another component again."""
+    path = "/var/lib/kubelet/pki/kubelet-server-current.pem"
+    worker.unit("kube-scheduler.service", f"ExecStart=/usr/bin/kube-scheduler --client-ca-file={path}", enabled=True)
+    store = worker.store()
+    for requests in (True, False, True):
+        worker.configure(CONFIG, serverTLSBootstrap=requests)
+        assert {each.requested for each in store.observe().observations if each.path == path} == {requests}
+
+
 def test_the_trust_anchor_of_the_api_server_is_the_one_of_the_own_kubelet(worker: Worker) -> None:
     """The CA of another kubelet does not judge the client certificate of the API server, and keeps no name."""
     certificate, key = worker.pair("client")
