@@ -401,6 +401,33 @@ def test_a_path_that_is_not_on_the_host_is_not_watched(worker: Worker, flag: str
     assert f"--{flag} in /etc/systemd/system/kubelet.service: /etc/my/file is not the path of a file" in message
 
 
+@pytest.mark.parametrize(
+    ("command", "named_by", "path"),
+    [
+        *(
+            (f"kubelet --{flag}=/etc/%H", f"--{flag} in /etc/systemd/system/kubelet.service", "/etc/%H")
+            for flag in ("config", "config-dir", "pod-manifest-path")
+        ),
+        *(
+            (f"{program} server --config={path}", f"any flag in {path}", path)
+            for program in ("k3s", "rke2")
+            for path in ("/etc/rancher/%H.yaml", "/${CONFIGURATION_DIRECTORY}/k.yaml")
+        ),
+        (
+            "k3s server --data-dir=/srv/%H", "--config-dir of the kubelet of k3s",
+            "/srv/%H/agent/etc/kubelet.conf.d",
+        ),
+    ],
+)  # fmt: skip
+def test_a_path_that_only_systemd_knows_is_not_watched(worker: Worker, command: str, named_by: str, path: str) -> None:
+    """certmond does not know the value of a specifier such as %H, and of a variable that systemd sets."""
+    unit = f"{command.split(maxsplit=1)[0]}.service"
+    worker.unit(unit, f"ExecStart=/usr/bin/{command}", enabled=True)
+    assert not worker.watched()
+    (message,) = worker.unwatched()
+    assert f"the file of {named_by}: {path} is not the path of a file on this host" in message
+
+
 def test_two_kubelets_with_one_file_and_different_mounts_are_both_followed(worker: Worker) -> None:
     """The same path in the file is another file on the host for each of these kubelets."""
     worker.configure(authentication={"x509": {"clientCAFile": "/etc/extra/ca.crt"}})
