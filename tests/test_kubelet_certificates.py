@@ -156,6 +156,14 @@ def test_a_left_over_certificate_is_neither_reported_nor_renewed(
     assert "expired" in kubelet.findings()[unused]
 
 
+@pytest.mark.parametrize("path", [f"{PKI}//kubelet.crt", "./pki/kubelet.crt"])
+def test_the_path_of_the_served_certificate_can_have_redundant_parts(kubelet: Kubelet, path: str) -> None:
+    """`//` and `./` in tlsCertFile name the same file, so certmond watches the file."""
+    kubelet.write_pair(f"{PKI}/kubelet", NOW - timedelta(days=1))
+    kubelet.configure(tlsCertFile=path, tlsPrivateKeyFile=path.replace(".crt", ".key"))
+    assert "expired" in kubelet.findings()["kubelet-server-self"]
+
+
 @pytest.mark.parametrize(("left", "reason"), [(5, "nearing_expiry"), (-1, "expired")])
 def test_the_certificate_of_the_kubelet_has_one_finding_with_the_command(
     kubelet: Kubelet, left: int, reason: str

@@ -25,7 +25,7 @@ from certmond.formats.manifest import Components, node_facts
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.catalog.references import KUBELET
+from certmond.pki.catalog.references import KUBELET, ReferenceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.parsed_file import (
     encrypted_key_in,
@@ -121,11 +121,12 @@ class Store:
         return Inventory(tuple(observations), self._facts())
 
     def _observe_kubelet(self) -> None:
-        """Find the file of the kubelet's serving certificate. After a change, observe the kubelet's files again."""
+        """Find the file of the kubelet's serving certificate. After a change, drop the results for it."""
         if (serving := self._kubelet.serving()) != self._serving:
             self._serving = serving
             pairs = zip(self._specs, self._built, strict=True)
             self._built = [{} if KUBELET in spec.consumers else built for spec, built in pairs]
+            self._built_references = {}
 
     def _of_references(
         self, observer: ReferenceObserver, observations: tuple[Observation, ...]
@@ -205,8 +206,8 @@ class Store:
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         entry = self._reader.entry(path)
         serving = self._serving
-        if serving and path in serving.unused:
-            return
+        if serving and path in serving.unused and not isinstance(spec, ReferenceSpec):
+            return  # a reference names the file of another component
         if entry.missing:
             if serving and serving.requested and path == serving.path and not entry.is_link:
                 faults = (_no_serving_certificate(path),)  # not wanted: only the kubelet can request this certificate

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from certmond.formats.kubeconfig import as_text
+from certmond.formats.manifest import normal_path
 
 _KUBELET, _PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 REQUESTED, SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
@@ -24,6 +25,7 @@ class KubeletServing:
     """File of the certificate that the kubelet serves, and files of other modes, which no process reads.
 
     `requested` is True if the kubelet requests the certificate through the Kubernetes API.
+    All paths are as `normal_path` returns them.
     """
 
     path: str
@@ -37,11 +39,11 @@ def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> Kube
     A flag, also an empty one, takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
     """
     directory = flags.get("cert-dir") or _PKI
-    requested, self_signed = posixpath.join(directory, REQUESTED), posixpath.join(directory, SELF_SIGNED)
+    requested, self_signed = (normal_path(posixpath.join(directory, name)) for name in (REQUESTED, SELF_SIGNED))
     switch = flags.get("rotate-server-certificates")
     rotates = switch not in _FALSE if switch else fields.get("serverTLSBootstrap") is True
     if given := flags.get("tls-cert-file", as_text(fields.get("tlsCertFile"))):
-        path = posixpath.join(_KUBELET, given)
+        path = normal_path(posixpath.join(_KUBELET, given))
         # With both settings, the kubelet serves the requested certificate to clients that name the server.
         others = {self_signed} if rotates else {self_signed, requested}
         return KubeletServing(path, False, frozenset(others - {path}))

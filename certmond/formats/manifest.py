@@ -87,20 +87,22 @@ class Container:
         """
         if not path.startswith("/"):
             return None
-        path, inside = _normal(path), self.mount_of(path) or ""
+        path, inside = normal_path(path), self.mount_of(path) or ""
         host = self.mounts.get(inside, "")
         return None if host is None else host + path[len(inside) :]
 
     def mount_of(self, path: str) -> str | None:
         """Return the path of the deepest mount that contains the absolute `path`, or None if no mount contains it."""
-        inside = _normal(path)
+        inside = normal_path(path)
         while inside and inside not in self.mounts:
             inside = inside.rpartition("/")[0]
         return inside if inside in self.mounts else None
 
 
-def _normal(path: str) -> str:
-    return "/" + posixpath.normpath(path).lstrip("/")
+def normal_path(path: str) -> str:
+    """Return the path without repeated slashes, `.` and `..`. A relative path stays relative."""
+    normal = posixpath.normpath(path)
+    return f"/{normal.lstrip('/')}" if path.startswith("/") else normal
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:

@@ -50,6 +50,16 @@ BOOTSTRAP = {"serverTLSBootstrap": True}
             for each in ("0", "f", "F", "FALSE", "False")
         ),
         (BOOTSTRAP | {"tlsCertFile": "/own.crt"}, {}, KubeletServing("/own.crt", False, frozenset({SELF_SIGNED}))),
+        *(
+            ({}, {"tls-cert-file": each}, KubeletServing(SELF_SIGNED, False, frozenset({REQUESTED})))
+            for each in (f"{PKI}//kubelet.crt", f"/{SELF_SIGNED}", "./pki/kubelet.crt", "../kubelet/pki/kubelet.crt")
+        ),
+        ({"tlsCertFile": f"{PKI}/./kubelet.crt"}, {}, KubeletServing(SELF_SIGNED, False, frozenset({REQUESTED}))),
+        *(
+            (BOOTSTRAP, {"cert-dir": each}, KubeletServing(REQUESTED, True, frozenset({SELF_SIGNED})))
+            for each in (f"{PKI}/", "/var/lib/kubelet//pki", "/var/lib/./kubelet/pki/.", f"/{PKI}")
+        ),
+        ({}, {"cert-dir": "./k/"}, KubeletServing("k/kubelet.crt", False, frozenset({"k/kubelet-server-current.pem"}))),
     ],
 )
 def test_the_settings_decide_which_file_the_kubelet_serves(

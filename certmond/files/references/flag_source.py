@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from certmond.files.references.unit_files import Place
 from certmond.formats.manifest import Container
+from certmond.formats.unit_file import UNKNOWN_SPECIFIER
 
 _MAX_PATH = 4095
+_OF_SYSTEMD = re.compile(rf"{UNKNOWN_SPECIFIER.pattern}|\$\{{")
+"""A specifier, or a variable to which systemd gives a value."""
 
 
 class Source(NamedTuple):
@@ -59,3 +63,8 @@ class UnreadFile(NamedTuple):
 def is_path(path: str) -> bool:
     """Return whether a file can have this path."""
     return path.startswith("/") and path.isprintable() and len(path) <= _MAX_PATH
+
+
+def is_known(value: str) -> bool:
+    """Return whether certmond knows each specifier and each variable in the value of a flag."""
+    return not _OF_SYSTEMD.search(value)

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
-from certmond.files.references.flag_source import Source, UnreadFile, is_path
+from certmond.files.references.flag_source import Source, UnreadFile, is_known, is_path
 from certmond.files.references.unit_files import Place
 from certmond.formats.kubeconfig import as_text
 from certmond.formats.kubelet_serving import REQUESTED as REQUESTED_FILE
 from certmond.formats.kubelet_serving import SELF_SIGNED, kubelet_serving
-from certmond.formats.manifest import Manifest, kubelet_fields
+from certmond.formats.manifest import Manifest, kubelet_fields, normal_path
 from certmond.pki.catalog.references import KUBELET, REQUESTED
 
 _KIND = "KubeletConfiguration"
@@ -76,7 +76,7 @@ class KubeletFiles:
         self._obstacles = {name: fact for name, path in given.items() if (fact := self._obstacle(name, path))}
         self._flags = {name: value for name, value in given.items() if name not in self._obstacles}
         self._refused = {name: given[name] for name in _NAMING if name in self._obstacles and given[name]}
-        is_hidden = bool(given.get(_CONFIG)) and not self._on_host(posixpath.join("/", given[_CONFIG]))
+        is_hidden = bool(given.get(_CONFIG)) and not self._host_of(given[_CONFIG])
         self._inside = posixpath.join("/", self._flags[_CONFIG]) if self._flags.get(_CONFIG) else ""
         if not (self._inside or is_hidden):
             self._inside = default
@@ -87,8 +87,14 @@ class KubeletFiles:
         )  # fmt: skip
 
     def _path(self, flag: str) -> str:
-        """Return the path in a flag on the host. The working directory of a unit is /."""
-        return self._on_host(posixpath.join("/", self._flags[flag])) if self._flags.get(flag) else ""
+        return self._host_of(self._flags[flag]) if self._flags.get(flag) else ""
+
+    def _host_of(self, value: str) -> str:
+        """Return the path on the host for the value of a flag, or "" if it is unknown.
+
+        The working directory of a unit is /.
+        """
+        return self._on_host(posixpath.join("/", value)) if is_known(value) else ""
 
     def _on_host(self, path: str) -> str:
         """Return the path on the host for a path in the mount namespace of the kubelet, or "" if it is unknown."""
@@ -96,7 +102,7 @@ class KubeletFiles:
 
     def _obstacle(self, flag: str, path: str) -> str:
         source = self._source
-        is_unknown = path and flag in _NAMING and not self._on_host(posixpath.join("/", path))
+        is_unknown = path and flag in _NAMING and not self._host_of(path)
         fact = _no_path(path) if is_unknown else ""
         return source.obstacle or self._reader.changeable(source.place(flag).file, source.group) or fact
 
@@ -104,7 +110,7 @@ class KubeletFiles:
         """Yield each flag that another user can change and whose path is not in `followed`."""
         source = self._source
         for flag, value in self._refused.items():
-            if self._on_host(posixpath.join("/", value)) not in followed:
+            if self._host_of(value) not in followed:
                 process = source.process if source.obstacle else ""
                 place, fact = source.place(flag), self._obstacles[flag]
                 yield UnreadFile(f"kubelet.{flag}", source.named_by(flag), place.file, fact, process)
@@ -148,10 +154,10 @@ class KubeletFiles:
         The flag is --cert-dir for kubelet.crt, and `REQUESTED` for the certificate that the kubelet requests.
         """
         flags = self._flags if "cert-dir" in self._flags else self._given
-        directory = flags.get("cert-dir", "")
         fields = merged.manifest.fields if merged.manifest else {}
-        if not directory:
+        if not flags.get("cert-dir"):
             return ()
+        directory = normal_path(flags["cert-dir"])
         serving, requested = kubelet_serving(fields, flags), posixpath.join(directory, REQUESTED_FILE)
         # Beside another certificate, the kubelet serves the requested certificate as soon as it exists.
         is_only = serving.requested and not self._source.has_certificate

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
-from certmond.files.references.flag_source import Source, UnreadFile
+from certmond.files.references.flag_source import Source, UnreadFile, is_known
 from certmond.files.references.unit_files import Place, Service, UnitFiles
 from certmond.formats.manifest import Container
 from certmond.formats.rancher_config import (
@@ -83,7 +83,7 @@ class RancherConfiguration:
         data = [default, *(each for each in options if each.name in {"data-dir", "d"} and each.value)][-1]
         directory = posixpath.join("/", data.value, _DROP_INS)
         container = Container(KUBELET, (("config-dir", directory),), mounts, KUBELET)
-        host = container.on_host(directory)
+        host = container.on_host(directory) if is_known(directory) else None
         if host is None or not self._reader.entry(host).missing:
             phrase, fact = f"kubelet of {program}", f"{directory} might be unused: {obstacle}" if obstacle else ""
             yield Source(KUBELET, container, data.file, fact, in_pod=False, process=phrase)
@@ -112,7 +112,7 @@ class RancherConfiguration:
         return next((service.container.mounts for service in services if not service.obstacle), {})
 
     def _on_host(self, program: str, path: str) -> str | None:
-        return Container(program, (), self._mounts(program)).on_host(path)
+        return Container(program, (), self._mounts(program)).on_host(path) if is_known(path) else None
 
     def _file(self, program: str) -> str:
         """Return the path of the configuration file on the host, or in the namespace of `program` if it is unknown."""

@@ -243,6 +243,8 @@ def test_the_enabled_unit_decides_the_flags_of_the_kubelet(tree: Tree) -> None:
         ("--rotate-server-certificates=false", {}, PAIR),
         ("--tls-cert-file= --tls-private-key-file=", {"tlsCertFile": "/a.crt", "tlsPrivateKeyFile": "/a.key"}, PAIR),
         ("--rotate-server-certificates=false", {"serverTLSBootstrap": True}, PAIR),
+        ("--cert-dir=//srv/.", {}, PAIR),
+        ("--cert-dir=//srv/.", {"serverTLSBootstrap": True}, REQUESTED_FILE),
     ],
 )
 def test_the_certificate_in_the_directory_is_the_one_that_the_kubelet_serves(

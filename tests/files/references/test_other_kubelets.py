@@ -295,6 +295,28 @@ def test_a_requested_certificate_that_is_missing_is_reported(worker: Worker, way
     assert {path: [each.reason for each in seen.faults] for path, seen in worker.watched().items()} == missing
 
 
+@pytest.mark.parametrize(("requests", "name"), [(True, "kubelet.crt"), (False, "kubelet-server-current.pem")])
+def test_a_file_that_only_another_component_uses_is_watched(worker: Worker, name: str, *, requests: bool) -> None:
+    """The kubelet does not use its old certificate, but the flag of a static Pod names this file."""
+    worker.tree.write(f"/etc/extra/{name}", worker.tree.at(worker.trust("ca")).read_bytes())
+    worker.configure(CONFIG, serverTLSBootstrap=requests)
+    worker.unit("kubelet.service", "ExecStart=/usr/bin/kubelet --cert-dir=/etc/extra", enabled=True)
+    worker.pod("/etc/kubernetes/manifests/scheduler.yaml", f"/etc/extra/{name}")
+    assert worker.watched()[f"/etc/extra/{name}"].named_by == (
+        "--client-ca-file in /etc/kubernetes/manifests/scheduler.yaml"
+    )
+
+
+def test_a_running_store_follows_the_mode_of_the_kubelet(worker: Worker) -> None:
+    """After a change of the mode, the store observes a file of another component again."""
+    path = "/var/lib/kubelet/pki/kubelet-server-current.pem"
+    worker.unit("kube-scheduler.service", f"ExecStart=/usr/bin/kube-scheduler --client-ca-file={path}", enabled=True)
+    store = worker.store()
+    for requests in (True, False, True):
+        worker.configure(CONFIG, serverTLSBootstrap=requests)
+        assert {each.requested for each in store.observe().observations if each.path == path} == {requests}
+
+
 def test_the_trust_anchor_of_the_api_server_is_the_one_of_the_own_kubelet(worker: Worker) -> None:
     """The CA of another kubelet does not judge the client certificate of the API server, and keeps no name."""
     certificate, key = worker.pair("client")
@@ -377,6 +399,33 @@ def test_a_path_that_is_not_on_the_host_is_not_watched(worker: Worker, flag: str
     assert not worker.watched()
     (message,) = worker.unwatched()
     assert f"--{flag} in /etc/systemd/system/kubelet.service: /etc/my/file is not the path of a file" in message
+
+
+@pytest.mark.parametrize(
+    ("command", "named_by", "path"),
+    [
+        *(
+            (f"kubelet --{flag}=/etc/%H", f"--{flag} in /etc/systemd/system/kubelet.service", "/etc/%H")
+            for flag in ("config", "config-dir", "pod-manifest-path")
+        ),
+        *(
+            (f"{program} server --config={path}", f"any flag in {path}", path)
+            for program in ("k3s", "rke2")
+            for path in ("/etc/rancher/%H.yaml", "/${CONFIGURATION_DIRECTORY}/k.yaml")
+        ),
+        (
+            "k3s server --data-dir=/srv/%H", "--config-dir of the kubelet of k3s",
+            "/srv/%H/agent/etc/kubelet.conf.d",
+        ),
+    ],
+)  # fmt: skip
+def test_a_path_that_only_systemd_knows_is_not_watched(worker: Worker, command: str, named_by: str, path: str) -> None:
+    """certmond does not know the value of a specifier such as %H, and of a variable that systemd sets."""
+    unit = f"{command.split(maxsplit=1)[0]}.service"
+    worker.unit(unit, f"ExecStart=/usr/bin/{command}", enabled=True)
+    assert not worker.watched()
+    (message,) = worker.unwatched()
+    assert f"the file of {named_by}: {path} is not the path of a file on this host" in message
 
 
 def test_two_kubelets_with_one_file_and_different_mounts_are_both_followed(worker: Worker) -> None:
