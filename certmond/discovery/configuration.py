@@ -26,7 +26,7 @@ from certmond.files.references.kubelet_configuration import CONFIG as KUBELET_CO
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.unit_files import Place, UnitFiles
 from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
-from certmond.formats.manifest import Container, Manifest, containers, parse_manifest
+from certmond.formats.manifest import Container, Manifest, parse_manifest
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import FLAGS, KUBELET
 from certmond.pki.x509.parsing import Document, decode
@@ -192,7 +192,7 @@ class _Discovery:
 
     def _pod_sources(self, manifests: Sequence[str]) -> Iterator[_Source]:
         for path in manifests:
-            for container in self._noted(path, [*containers(self._manifest(path).fields)]):
+            for container in self._noted(path, [*self._manifest(path).containers]):
                 yield _Source(path, f"{posixpath.basename(path)} --", container)
 
     def _claims(self, rows: Sequence[str]) -> Iterator[_Claim]:

@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address, ip_network
 from itertools import pairwise, starmap
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ _VARIABLE = re.compile(r"\$(?:\$|\(([^$)]*)\))")
 _MAX_TEXT = 4096  # of a word with variables
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
     """A static Pod manifest or another text file, with the flags of each container."""
 
@@ -37,6 +38,11 @@ class Manifest:
     fields: Mapping[str, Any]
     path: str = ""
     fault: str = ""  # why `fields` is empty: a clause without a subject
+
+    @cached_property
+    def containers(self) -> tuple[Container, ...]:
+        """The valid containers of the Pod, without init containers."""
+        return tuple(containers(self.fields))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
 
-from certmond.formats.manifest import Components, Container, Manifest, containers
+from certmond.formats.manifest import Components, Container, Manifest
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, Signer
 from certmond.pki.rotation.phases import SIGNER_FAMILY
@@ -49,7 +49,7 @@ def own_files(path: str) -> tuple[str, str]:
 
 def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer | None:
     """Return the signer of the controller-manager in this Pod, or None if the Pod contains no such signer."""
-    container = next((each for each in containers(pod.fields) if each.name == CONTROLLER_MANAGER), None)
+    container = next((each for each in pod.containers if each.name == CONTROLLER_MANAGER), None)
     if container is None:
         return None
     given = [container.values(flag) for flag in SIGNING_FLAGS]

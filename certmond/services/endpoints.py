@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import as_text
 from certmond.formats.kubelet_serving import kubelet_serving
-from certmond.formats.manifest import Components, Container, containers, kubelet_environment
+from certmond.formats.manifest import Components, Container, kubelet_environment
 from certmond.pki.catalog.endpoint import Endpoint
 
 _PORTS = {
@@ -65,7 +65,13 @@ def endpoints_without_file(
 
 def _by_endpoint(components: Components, outside: Iterable[Container]) -> dict[Endpoint, _Listener]:
     """Return the first listener of each endpoint. A listener with a certificate file takes precedence."""
-    listeners = [each for pod in components.pods if _on_host_network(pod.fields) for each in _of_pod(pod.fields)]
+    listeners = [
+        each
+        for pod in components.pods
+        if _on_host_network(pod.fields)
+        for container in pod.containers
+        for each in _of_container(container)
+    ]
     listeners += [each for container in outside for each in _of_container(container)]
     if components.kubelet_config and components.kubelet_config.fields:
         kubelet = kubelet_environment(components.kubelet_flags.text if components.kubelet_flags else "")
@@ -82,11 +88,6 @@ def _on_host_network(fields: Mapping[str, Any]) -> bool:
     """Return whether the Pod uses the network of the host. No file of the node contains the address of other Pods."""
     spec = fields.get("spec")
     return isinstance(spec, Mapping) and spec.get("hostNetwork") is True
-
-
-def _of_pod(fields: Mapping[str, Any]) -> Iterator[_Listener]:
-    for container in containers(fields):
-        yield from _of_container(container)
 
 
 def _of_container(container: Container) -> Iterator[_Listener]:

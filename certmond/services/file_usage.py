@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from certmond.formats.kubeconfig import as_text
-from certmond.formats.manifest import Components, Container, Manifest, containers, flag_values, flags_of
+from certmond.formats.manifest import Components, Container, Manifest, flag_values, flags_of
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
 from certmond.pki.catalog.service_entries import ServiceSpec
@@ -109,7 +109,7 @@ def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
 
     Prefer a Pod with the same name as the container.
     """
-    found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
+    found = [pod for pod in pods if any(each.name == service.pod for each in pod.containers)]
     named = (pod for pod in found if _name(pod) == service.pod)
     return next(named, found[0] if found else None)
 
@@ -120,7 +120,7 @@ def _name(pod: Manifest) -> str:
 
 
 def _container(pod: Manifest, name: str) -> Container:
-    return next(each for each in containers(pod.fields) if each.name == name)
+    return next(each for each in pod.containers if each.name == name)
 
 
 def _words(fields: Mapping[str, Any], name: str) -> list[str]:

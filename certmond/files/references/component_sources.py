@@ -19,7 +19,7 @@ from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.other_kubelets import OtherKubelets
 from certmond.files.references.rancher_configuration import RancherConfiguration
 from certmond.files.references.unit_files import UnitFiles
-from certmond.formats.manifest import Container, Manifest, containers, init_containers
+from certmond.formats.manifest import Container, Manifest, init_containers
 from certmond.pki.catalog.references import KUBELET, PROGRAMS
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
@@ -185,7 +185,7 @@ class ComponentSources:
 
     def _containers(self, path: str) -> tuple[Container, ...]:
         manifest = self._reader.manifest(path)
-        return (*init_containers(manifest.fields), *containers(manifest.fields)) if manifest else ()
+        return (*init_containers(manifest.fields), *manifest.containers) if manifest else ()
 
     def _kubelet_sources(self) -> Iterator[Source]:
         named, unit = False, self._kubelet.unit()
