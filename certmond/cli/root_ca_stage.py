@@ -298,11 +298,11 @@ def _summary(certificate: Certificate, verdict: Verdict, family: Family) -> str:
 
 def _keyless_message(config: Config, family: Family) -> str | None:
     """Return that this node needs no key of the CA, if external signers issue all leaves of the CA, otherwise None."""
-    from certmond.pki.catalog.settings import EXTERNAL
+    from certmond.pki.catalog.settings import is_external
 
-    external = {spec.name for spec in config.signers if spec.kind in EXTERNAL}
+    kinds = {spec.name: spec.kind for spec in config.signers}
     signers = sorted({leaf.signer for leaf in family.leaves})
-    if family.holds_key or not signers or not external.issuperset(signers):
+    if family.holds_key or not signers or not all(is_external(each, kinds) for each in signers):
         return None
     return f"this node needs no key of the CA; the signer of its leaves: {', '.join(signers)}"
 

@@ -15,7 +15,7 @@ from certmond.config.model import Config
 from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
-from certmond.pki.catalog.settings import EXTERNAL, LOCAL
+from certmond.pki.catalog.settings import is_external
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.rotation.ca_hierarchy import Leaf, family_of
 from certmond.pki.rotation.ca_validation import Verdict, judge
@@ -169,10 +169,10 @@ class CAChanges:
 
     def _unsigned(self, family: str) -> Iterator[str]:
         """Yield the paths of the leaves that only the key of the CA on this node can sign."""
-        external = {spec.name for spec in self._config.signers if spec.kind in EXTERNAL}
+        kinds = {spec.name: spec.kind for spec in self._config.signers}
         for seen in self._inventory.observations:
             own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
-            if own and family in seen.spec.ca and (seen.spec.signer or LOCAL) not in external:
+            if own and family in seen.spec.ca and not is_external(seen.spec.signer, kinds):
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:

@@ -19,8 +19,16 @@ LOCAL, NO_SIGNER = "local", "none"
 """Values of `signer` for the key of the CA on this node, and for no signer."""
 OWN_KEY = frozenset({"kubeadm"})
 """Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
-EXTERNAL = frozenset({"command", "csr"})
+_EXTERNAL = frozenset({"command", "csr"})
 """Kinds of signers that sign with a key outside of certmond. Such a signer itself selects the CA that signs."""
+
+
+def is_external(signer: str | None, kinds: Mapping[str, str]) -> bool:
+    """Return whether the signer of an entry signs with a key outside of certmond.
+
+    `signer` is None for the key of the CA on this node. `kinds` maps the name of each configured signer to its kind.
+    """
+    return kinds.get(signer or LOCAL, LOCAL) in _EXTERNAL
 
 
 class SignerSpec(Model):

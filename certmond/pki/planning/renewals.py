@@ -17,7 +17,7 @@ from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.assessment.self_signed import is_self_signed
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
-from certmond.pki.catalog.settings import EXTERNAL, LOCAL, OWN_KEY
+from certmond.pki.catalog.settings import LOCAL, OWN_KEY, is_external
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_delays import CAUSE_TEXT, REPAIRS, day, delay, unsettled_ca_hold
 from certmond.pki.planning.renewal_obstacles import authority_of, renewal_obstacle
@@ -295,7 +295,7 @@ class _Planner:
         if cause is Cause.ROTATION:
             return self._reissue.get(status.seen.identity)
         # An external signer might already sign with the new CA, which other components do not trust yet.
-        external = self._policy.signers.get(status.seen.spec.signer or LOCAL, LOCAL) in EXTERNAL
+        external = is_external(status.seen.spec.signer, self._policy.signers)
         signing = filter(None, map(self._signing.get, status.seen.spec.ca))
         return next(signing, None) if external or cause in REPAIRS else None
 
