@@ -16,8 +16,8 @@ from lightkube.resources.core_v1 import Event, Node
 from lightkube.types import PatchType
 
 from certmond.cluster.access import Access
-from certmond.cluster.client import ConflictError, Connection, NotFoundError
-from certmond.errors import RefusedError, UnreachableError
+from certmond.cluster.client import Connection
+from certmond.cluster.nodes import errors_of_node
 from certmond.pki.assessment.node_condition import NodeCondition
 
 TYPE = "CertificatesHealthy"
@@ -41,7 +41,7 @@ def write_condition(access: Access, name: str, condition: NodeCondition, now: da
 
     async def work(connection: Connection) -> bool:
         client = connection.client
-        try:
+        with errors_of_node(name, "write its condition"):
             node = await connection.call(f"read the Node {name}", _rule("read"), lambda: client.get(Node, name))
             former = _condition_of(node)
             await connection.call(
@@ -49,12 +49,6 @@ def write_condition(access: Access, name: str, condition: NodeCondition, now: da
                 _rule("write"),
                 lambda: client.patch(Node.Status, name, _patch(former, condition, now), patch_type=PatchType.STRATEGIC),
             )
-        except NotFoundError:
-            raise RefusedError(f"the cluster has no Node {name}; check `node_name` in the configuration") from None
-        except ConflictError:  # the API server retries a patch several times first
-            raise UnreachableError(
-                f"the Node {name} changes too often for certmond to write its condition; certmond tries again later"
-            ) from None
         return _is_new(former, condition)
 
     return access.run(work)

@@ -7,7 +7,8 @@ report is a claim of the node that wrote the report. The caller must verify this
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,18 +136,24 @@ def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
 
     async def work(connection: Connection) -> None:
         doing = f"annotate the Node {name}"
-        try:
+        with errors_of_node(name, "annotate it"):
             await connection.call(
                 doing, _WRITE, lambda: connection.client.patch(Node, name, patch, patch_type=PatchType.MERGE)
             )
-        except NotFoundError:
-            raise RefusedError(f"the cluster has no Node {name}; check `node_name` in the configuration") from None
-        except ConflictError:  # the API server retries a patch several times first
-            raise UnreachableError(
-                f"the Node {name} changes too often for certmond to annotate it; certmond tries again later"
-            ) from None
 
     access.run(work)
+
+
+@contextmanager
+def errors_of_node(name: str, action: str) -> Iterator[None]:
+    """Raise RefusedError if the Node `name` does not exist, and UnreachableError if its `action` had a conflict."""
+    try:
+        yield
+    except NotFoundError:
+        raise RefusedError(f"the cluster has no Node {name}; check `node_name` in the configuration") from None
+    except ConflictError:  # the API server retries a patch several times first
+        fact = f"the Node {name} changes too often for certmond to {action}"
+        raise UnreachableError(f"{fact}; certmond tries again later") from None
 
 
 def _node(found: Any) -> ClusterNode:
