@@ -188,7 +188,8 @@ def test_obstacles_of_a_start(place: Place) -> None:
     config.write_text("{certificates: [{name: sa, path: /etc/kubernetes/pki/sa.pub}]}")
     done = place.run("rotate", "--plan", *SA, "--config", config)
     assert done.code == 2
-    assert "no known service on this node reads /etc/kubernetes/pki/sa.pub; see --service-account-key-file" in done.err
+    fact = "no known service on this node reads /etc/kubernetes/pki/sa.pub"
+    assert f"{fact}; check --service-account-key-file of kube-apiserver" in done.err
 
 
 def test_an_unfit_key_that_was_staged_otherwise_is_not_begun(place: Place) -> None:
