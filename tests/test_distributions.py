@@ -114,14 +114,6 @@ def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
     }
 
 
-UNLISTED = {
-    "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (), "kubespray": (), "microshift": (),
-    "k8s-snap": (), "kops": (),
-    "microk8s": tuple(f"{MICROK8S}/{name}.crt" for name in ("client", "controller", "scheduler", "proxy")),
-}  # fmt: skip
-"""Read only by the code that makes kubeconfigs from it."""
-
-
 OTHER_ENTRIES = {
     "kubespray": ("etcd-ca", "etcd-server", "apiserver-etcd-client"), "k8s-snap": ("datastore-client", "k8sd-cluster"),
     "kops": ("aws-iam-authenticator", "cilium-etcd-ca", "cilium-etcd-client", "kops-controller-cilium-ca",
@@ -140,7 +132,7 @@ def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -
         f"/{path.relative_to(tree.root)}" for path in files if path.is_symlink() or b" CERTIFICATE" in path.read_bytes()
     }
     retired = {path for path in made if "-2026-" in path}
-    assert made - retired - seen == set(UNLISTED[profile])
+    assert made - retired - seen == set()
     absent = {spec.name for spec in listed if not spec.is_glob and not os.path.lexists(tree.at(spec.path))}
     assert all(spec.optional or spec.conditional for spec in listed)
     assert absent <= {"super-admin.conf", "kubelet-server", "kubelet-server-self", "etcd-peer",
@@ -167,7 +159,7 @@ def test_each_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     code, document = check(tree, profile)
     assert code == 2
     expired = {entry["path"] for entry in document["certificates"] if "expired" in reasons_of(entry)}
-    assert set(tree.leaves) - set(UNLISTED[profile]) <= expired
+    assert set(tree.leaves) <= expired
 
 
 def test_no_certificate_has_two_entries(profile: str, tree: Tree) -> None:
@@ -692,7 +684,8 @@ def test_every_path_of_a_distribution_is_below_its_own_directories() -> None:
 def test_every_entry_that_is_used_names_who_uses_it() -> None:
     """Each entry has a consumer, except those that people use and those that are sources of other files."""
     alone = {
-        "k3s": {"k3s.yaml"}, "rke2": {"rke2.yaml"}, "k0s": {"admin.conf"}, "microk8s": {"client.config"},
+        "k3s": {"k3s.yaml"}, "rke2": {"rke2.yaml"}, "k0s": {"admin.conf"},
+            "microk8s": {"client.config", "client", "controller", "scheduler", "proxy"},
         "etcd": {"etcdctl-etcd-client", "apiserver-etcd-client"},
         "starlingx": {"super-admin.conf", "etcd-healthcheck-client", "etcd-client"},
         "microshift": {"kubeadmin-remote.kubeconfig"}, "k8s-snap": {"admin.conf"},

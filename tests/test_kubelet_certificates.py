@@ -206,10 +206,12 @@ def test_a_file_of_the_operator_is_watched(kubelet: Kubelet) -> None:
     [
         ("other", [VALIDATION, AUTHORITY], True),
         ("NODE", [VALIDATION, AUTHORITY], False),
+        ("other", [f"{VALIDATION}=1", AUTHORITY], True),
+        ("other", [f"{VALIDATION}=F", AUTHORITY], False),
         ("other", [VALIDATION], False),
         ("other", [AUTHORITY], False),
     ],
-    ids=["wrong", "right", "no authority", "no validation"],
+    ids=["wrong", "right", "one", "false", "no authority", "no validation"],
 )
 def test_the_api_server_can_require_a_common_name(
     kubelet: Kubelet, subject: str, flags: list[str], wrong: bool

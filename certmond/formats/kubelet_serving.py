@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from certmond.formats.kubeconfig import as_text
-from certmond.formats.manifest import normal_path
+from certmond.formats.manifest import FALSE, normal_path
 
 _KUBELET, _PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 REQUESTED, SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
-
-_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-"""The false values of a flag (strconv.ParseBool). With a value that is neither true nor false, no kubelet starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> Kube
     directory = flags.get("cert-dir") or _PKI
     requested, self_signed = (normal_path(posixpath.join(directory, name)) for name in (REQUESTED, SELF_SIGNED))
     switch = flags.get("rotate-server-certificates")
-    rotates = switch not in _FALSE if switch else fields.get("serverTLSBootstrap") is True
+    rotates = switch not in FALSE if switch else fields.get("serverTLSBootstrap") is True
     if given := flags.get("tls-cert-file", as_text(fields.get("tlsCertFile"))):
         path = normal_path(posixpath.join(_KUBELET, given))
         # With both settings, the kubelet serves the requested certificate to clients that name the server.

@@ -27,6 +27,8 @@ _ISSUER_PREFIX = "kubernetes.default.svc."
 _ETCD, _OF_ETCD = "etcd", "ETCD_"
 _VARIABLE = re.compile(r"\$(?:\$|\(([^$)]*)\))")
 _MAX_TEXT = 4096  # of a word with variables
+FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+"""The false values of a flag (strconv.ParseBool). With a value that is neither true nor false, no component starts."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,8 @@ def node_facts(
         "control_plane_name": _server_name(admin_conf) or _server_name(kubelet_conf),
     }
     # kubernetes/enhancements, keps/sig-auth/4872-harden-kubelet-cert-validation
-    if flags.get("enable-kubelet-cert-cn-validation") == "true" and flags.get("kubelet-certificate-authority"):
+    is_checked = flags.get("enable-kubelet-cert-cn-validation", "false") not in FALSE
+    if is_checked and flags.get("kubelet-certificate-authority"):
         facts["kubelet_serving_file"] = kubelet_serving_file
         facts["kubelet_common_name"] = f"{_NODE_USER}{facts['node_name']}" if facts["node_name"] else None
     return {name: value for name, value in facts.items() if value}

@@ -214,10 +214,9 @@ _ABOUT = {
         "certmond keeps the keys of both certificates. All other certificates are valid for ten years. MicroK8s "
         "permits the group `microk8s` to read and write all keys. Therefore, certmond renews `server` and "
         "`front-proxy-client` only if you set `owner: root:microk8s` in your entries for `server`, "
-        "`front-proxy-client`, `ca` and `front-proxy-ca`.",
-        "the certificates and keys from which MicroK8s created the kubeconfigs in `credentials/`, because no "
-        "component reads these files. certmond also does not watch `serviceaccount.key`, because this file contains "
-        "a key without a certificate.",
+        "`front-proxy-client`, `ca` and `front-proxy-ca`. MicroK8s creates the kubeconfigs in `credentials/` from the "
+        "pairs `client`, `controller`, `scheduler` and `proxy`, and no component reads these pairs.",
+        "`serviceaccount.key`, because this file contains a key without a certificate.",
     ),
     "k8s-snap": About(
         "Canonical Kubernetes (k8s-snap)",

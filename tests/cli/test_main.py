@@ -140,6 +140,7 @@ def test_json_has_exactly_the_promised_fields(node: Node) -> None:
         "mode",
         "next_event",
         "coverage",
+        "ca_only",
         "certificates",
         "trust_anchors",
         "findings",

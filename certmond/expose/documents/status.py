@@ -34,6 +34,7 @@ def header(assessment: Assessment, mode: str, following: NextEvent | None) -> di
         "mode": mode,
         "next_event": event_entry(following),
         "coverage": coverage(assessment),
+        "ca_only": _ca_only(assessment),
     }
 
 
@@ -50,6 +51,16 @@ def coverage(assessment: Assessment) -> dict[str, int]:
         "unwatched": assessment.unwatched,
         "catalogued": assessment.catalogued,
     }
+
+
+def _ca_only(assessment: Assessment) -> list[str]:
+    """Return the paths of the kubeconfigs that contain no certificate except the CA of the cluster.
+
+    certmond compares this CA with the entry of the CA (`embedded_ca_differs`).
+    """
+    found = [status.seen for status in assessment.certificates]
+    compared = {embedded.path for seen in found for embedded in seen.embedded if embedded.certificates}
+    return sorted(compared - {seen.path for seen in found})
 
 
 def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:

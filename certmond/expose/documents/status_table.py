@@ -35,7 +35,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
         details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
         details = details if wide else []
         table.add_row(*_cells(entry, anchors, now), *details)
-    return Group(table, *next_line(document), *_explanations(document, wide), *_coverage(document))
+    return Group(table, *next_line(document), *_explanations(document, wide), *_coverage(document, wide))
 
 
 def next_line(document: dict[str, Any]) -> Iterator[Text]:
@@ -46,8 +46,11 @@ def next_line(document: dict[str, Any]) -> Iterator[Text]:
         yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC")
 
 
-def _coverage(document: dict[str, Any]) -> Iterator[Text]:
-    """Yield a line with the number of certificates by source."""
+def _coverage(document: dict[str, Any], wide: bool) -> Iterator[Text]:
+    """Yield a line with the number of certificates by source. If `wide` is true, also name the files without a row."""
+    if wide and (paths := document.get("ca_only")):
+        yield Text()
+        yield Text(printable(f"only the CA of the cluster, compared with its entry: {', '.join(paths)}"))
     if count := document.get("coverage"):  # a document of an older daemon contains no coverage
         yield Text()
         named = f"{count['references']} only in references"

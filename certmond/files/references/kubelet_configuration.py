@@ -6,6 +6,7 @@ This kubelet is the one of the enabled unit, or of kubeadm. `kubelet_files` read
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from certmond.files.cache import Files
 from certmond.files.document_reader import DocumentReader
@@ -42,12 +43,13 @@ class KubeletConfiguration:
         return found
 
     def unit(self) -> Service | None:
-        """Return the first enabled unit of a kubelet whose flags certmond knows and trusts, or None.
+        """Return the enabled unit of the kubelet whose flags certmond knows and trusts, or None.
 
-        Other services, such as a monitor, can contain the word `kubelet` in their commands.
+        Prefer a unit with --kubeconfig or --config, then kubelet.service, then the first unit. Other services can run
+        `kubelet --version`, or contain the word `kubelet` in their commands, as a monitor does.
         """
         units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
-        return next((each for each in units if each.container.flags or not each.faults), None)
+        return max((each for each in units if each.container.flags or not each.faults), key=_rank, default=None)
 
     def paths(self) -> FileSet:
         """Return the paths in the flags."""
@@ -87,11 +89,21 @@ class KubeletConfiguration:
         yield from kubelet.refused(())
 
     def serving(self) -> KubeletServing | None:
-        """Return the file that the kubelet serves, or None if there is no readable configuration file."""
-        merged = self.manifest()
-        if merged is None or not merged.fields:
+        """Return the file of the certificate that the kubelet serves, with paths on the host.
+
+        A path is "" if a mount of the unit hides the file. Return None if certmond cannot read the configuration, or
+        finds neither flags nor a configuration file.
+        """
+        kubelet = self._kubelet()
+        merged = self._configuration(kubelet).manifest
+        flags = {name: value for name, (value, _) in self.flags().items()}
+        fields = merged.fields if merged else {}
+        if not (fields or (flags and kubelet.has_only_flags)):
             return None
-        return kubelet_serving(merged.fields, {name: value for name, (value, _) in self.flags().items()})
+        found = kubelet_serving(fields, flags)
+        paths = (found.path, *found.unused)
+        path, *unused = (kubelet.on_host(each) if each.startswith("/") else each for each in paths)
+        return replace(found, path=path, unused=frozenset(filter(None, unused)))
 
     def flags_manifest(self) -> Manifest:
         """Return the flags as the text of an environment file."""
@@ -116,6 +128,12 @@ class KubeletConfiguration:
         kubelet = self._kubelet()
         found = kubelet.static_pods(self._configuration(kubelet))
         return "" if found.fact else found.path
+
+
+def _rank(unit: Service) -> tuple[bool, bool]:
+    """Return the precedence of a unit that runs the kubelet. The path of a drop-in contains the name of its unit."""
+    starts = any(unit.container.values(name) for name in ("kubeconfig", "config"))
+    return starts, "/kubelet.service" in unit.file
 
 
 def _parse_environment(data: bytes, _path: str) -> Container:

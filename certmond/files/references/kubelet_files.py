@@ -81,7 +81,7 @@ class KubeletFiles:
         if not (self._inside or is_hidden):
             self._inside = default
         self.paths = FileSet(
-            self._on_host(self._inside), self._path(_DIRECTORY), self._path(_PODS),
+            self.on_host(self._inside), self._path(_DIRECTORY), self._path(_PODS),
             frozenset(field for flag, fields in _FIELDS.items() if flag in self._flags for field in fields),
             self._inside, tuple(sorted(source.container.mounts.items())),
         )  # fmt: skip
@@ -94,9 +94,15 @@ class KubeletFiles:
 
         The working directory of a unit is /.
         """
-        return self._on_host(posixpath.join("/", value)) if is_known(value) else ""
+        return self.on_host(posixpath.join("/", value)) if is_known(value) else ""
 
-    def _on_host(self, path: str) -> str:
+    @property
+    def has_only_flags(self) -> bool:
+        """Whether the flags are the whole configuration of the kubelet."""
+        named = self._given.get(_CONFIG) or self._given.get(_DIRECTORY)
+        return not named and self._reader.entry(self.paths.config).missing
+
+    def on_host(self, path: str) -> str:
         """Return the path on the host for a path in the mount namespace of the kubelet, or "" if it is unknown."""
         return (self._source.container.on_host(path) or "") if path else ""
 
@@ -162,7 +168,7 @@ class KubeletFiles:
         # Beside another certificate, the kubelet serves the requested certificate as soon as it exists.
         is_only = serving.requested and not self._source.has_certificate
         if requested not in serving.unused and (
-            is_only or not self._reader.entry(self._on_host(requested) or requested).missing
+            is_only or not self._reader.entry(self.on_host(requested) or requested).missing
         ):
             return ((REQUESTED, requested),)
         names = {name for name, _ in kubelet_fields(fields, "/").flags} - self.paths.overridden
@@ -177,7 +183,7 @@ class KubeletFiles:
         manifest, path, place, fact = merged.manifest, self.paths.pods, self._source.place(_PODS), ""
         if manifest and not path and (field := as_text(manifest.fields.get("staticPodPath"))):
             inside = posixpath.join(posixpath.dirname(self._inside or manifest.path), field)
-            path = self._on_host(inside)
+            path = self.on_host(inside)
             path, fact = (path, "") if path else (inside, _no_path(inside))
             place = merged.places.get("staticPodPath", Place(manifest.path, "staticPodPath"))
         if not path:

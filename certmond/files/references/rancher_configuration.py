@@ -33,6 +33,7 @@ _ARGUMENTS = {
 """The flags with an argument for a component. The last two are the hidden aliases in pkg/cli/cmds/server.go."""
 _OF_AGENTS = frozenset({"kubelet-arg", "kube-proxy-arg", "private-registry"})
 """The flags that also apply to an agent."""
+_SUBCOMMANDS = frozenset({"server", "agent"})
 _DROP_INS = "agent/etc/kubelet.conf.d"
 """The kubelet's --config-dir in the data directory, since v1.32 (k3s-io/k3s, pkg/daemons/agent/agent_linux.go)."""
 _MAX_DROP_INS = 256
@@ -104,7 +105,12 @@ class RancherConfiguration:
                     yield UnreadFile(f"{program}.config", f"any flag in {path}", path, fact)
 
     def _services(self, program: str) -> list[Service]:
-        return [service for service in self._units.services() if service.component == program]
+        """Return the services that run `program` as a server or as an agent, or else all services that run it.
+
+        Another service can run `k3s etcd-snapshot`, for example.
+        """
+        found = [service for service in self._units.services() if service.component == program]
+        return [each for each in found if each.subcommand in _SUBCOMMANDS] or found
 
     def _mounts(self, program: str) -> Mapping[str, str | None]:
         """Return the mounts in the namespace of `program`."""

@@ -15,6 +15,7 @@ from certmond.files.catalog_observer import Store
 from certmond.files.document_reader import DocumentReader
 from certmond.files.references.kubelet_configuration import CONFIG, FLAGS, KubeletConfiguration
 from certmond.files.references.unit_files import UnitFiles
+from certmond.formats.kubelet_serving import KubeletServing
 from certmond.pki.catalog.references import REQUESTED, ReferenceSpec
 from certmond.services.endpoints import endpoints_of
 
@@ -35,6 +36,15 @@ class Tree:
         place = self.root / path[1:]
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(content if isinstance(content, str) else yaml.safe_dump({**KIND, **content}))
+
+    def enable(self, name: str, *lines: str) -> None:
+        """Write an enabled unit with the lines in [Service]."""
+        path = self.root / f"etc/systemd/system/{name}.service"
+        wanted = path.parent / "multi-user.target.wants"
+        wanted.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(["[Service]", *lines, ""]))
+        if not (wanted / path.name).is_symlink():
+            (wanted / path.name).symlink_to(f"/etc/systemd/system/{path.name}")
 
     def read(self) -> KubeletConfiguration:
         files = Files(str(self.root))
@@ -281,10 +291,51 @@ def test_a_unit_that_only_mentions_the_kubelet_is_not_the_kubelet(tree: Tree, *,
     """The flags are those of the unit that runs the kubelet, or of the environment files without such a unit."""
     units = {"kubelet-monitor": "/opt/monitor.sh kubelet", **({"kubelet": "/usr/bin/kubelet --v=3"} if enabled else {})}
     for name, command in units.items():
-        path = tree.root / f"etc/systemd/system/{name}.service"
-        wanted = path.parent / "multi-user.target.wants"
-        wanted.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"[Service]\nExecStart={command}\n")
-        (wanted / path.name).symlink_to(f"/etc/systemd/system/{path.name}")
+        tree.enable(name, f"ExecStart={command}")
     flags = {name: value for name, (value, _) in tree.read().flags().items()}
     assert flags == ({"v": "3"} if enabled else {"config-dir": DROP_INS, "v": "2"})
+
+
+@pytest.mark.parametrize("others", [{}, {"my-kubelet": "/opt/kubelet --config=/etc/my.yaml"}])
+def test_a_unit_that_runs_the_kubelet_for_its_version_is_not_the_kubelet(tree: Tree, others: dict[str, str]) -> None:
+    """The kubelet is a unit with --config or --kubeconfig, or else the unit kubelet.service."""
+    units = {"a-kubelet": "/usr/bin/kubelet --version", "kubelet": "/usr/bin/kubelet --v=3", **others}
+    for name, command in units.items():
+        tree.enable(name, f"ExecStart={command}")
+    flags = {name: value for name, (value, _) in tree.read().flags().items()}
+    assert flags == ({"config": "/etc/my.yaml"} if others else {"v": "3"})
+
+
+def test_the_served_file_of_a_kubelet_is_a_path_on_the_host(tree: Tree) -> None:
+    """The unit can mount the directories of the kubelet from another place, or hide them."""
+    tree.write("/etc/own.yaml", {"tlsCertFile": "/run/kubelet/own.crt"})
+    command = "ExecStart=/usr/bin/kubelet --config=/etc/own.yaml"
+    tree.enable("kubelet", "BindPaths=/srv/tls:/run/kubelet", "BindPaths=/srv/pki:/var/lib/kubelet/pki", command)
+    unused = frozenset({"/srv/pki/kubelet.crt", "/srv/pki/kubelet-server-current.pem"})
+    assert tree.read().serving() == KubeletServing("/srv/tls/own.crt", False, unused)
+    tree.enable("kubelet", "TemporaryFileSystem=/run/kubelet /var/lib/kubelet", command)
+    assert tree.read().serving() == KubeletServing("", False, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("flags", "files", "served"),
+    [
+        ("--tls-cert-file=/etc/own.crt", {}, "/etc/own.crt"),
+        ("--v=2", {}, "/var/lib/kubelet/pki/kubelet.crt"),
+        ("--v=2", {CONFIG: {"tlsCertFile": "/etc/own.crt"}}, "/etc/own.crt"),
+        ("--tls-cert-file=/etc/own.crt --config=/etc/none.yaml", {}, None),
+        ("--tls-cert-file=/etc/own.crt --config-dir=/etc/none", {}, None),
+        ("", {}, None),
+    ],
+)
+def test_a_kubelet_can_have_only_flags(
+    tree: Tree, flags: str, files: Mapping[str, Mapping[str, Any]], served: str | None
+) -> None:
+    """Without a configuration file, the flags decide which file the kubelet serves. The file is unknown if certmond
+    cannot read the configuration file.
+    """
+    tree.write(FLAGS, f'KUBELET_KUBEADM_ARGS="{flags}"\n')
+    for path, fields in files.items():
+        tree.write(path, fields)
+    found = tree.read().serving()
+    assert (found and found.path) == served

@@ -239,6 +239,18 @@ def test_the_mounts_of_the_unit_count_for_all_flags(server: Server) -> None:
     assert not [path for path in server.named() if "in-namespace" in path]
 
 
+def test_a_unit_that_runs_another_command_of_k3s_does_not_count(server: Server) -> None:
+    """The mounts and the configuration file are those of the server, and not those of a unit for snapshots."""
+    server.trust("oidc")
+    server.config("/srv/k3s.yaml", kube_apiserver_arg="oidc-ca-file=/etc/in-namespace/oidc.crt")
+    snapshot = "/usr/local/bin/k3s etcd-snapshot --config /srv/other.yaml"
+    server.unit("a-snapshot.service", "BindPaths=/srv:/etc/in-namespace", f"ExecStart={snapshot}")
+    command = "ExecStart=/usr/local/bin/k3s server --config /srv/k3s.yaml"
+    server.unit("k3s.service", "BindPaths=/etc/extra:/etc/in-namespace", command)
+    server.unit("z-snapshot.service", f"ExecStart={snapshot}")
+    assert server.named().keys() == {"/etc/extra/oidc.crt"}
+
+
 def test_a_flag_of_k3s_can_have_one_dash(server: Server) -> None:
     """k3s parses its flags with Go's package flag, which accepts one dash."""
     path = server.trust("db")
