@@ -22,10 +22,10 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 @dataclass(frozen=True, slots=True)
 class KubeletServing:
-    """File of the certificate that the kubelet serves, and files of other modes, which no process reads.
+    """File of the certificate that the kubelet serves, and files that the kubelet would serve with other settings.
 
-    `requested` is True if the kubelet requests the certificate through the Kubernetes API.
-    All paths are as `normal_path` returns them.
+    `requested` is True if the kubelet requests the certificate through the Kubernetes API. All paths have the form that
+    `normal_path` returns. No process reads the files in `unused`.
     """
 
     path: str

@@ -65,7 +65,7 @@ class Setting(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word of a command line, and the file that contains it."""
+    """A word of a command line, and the file that contains this word."""
 
     text: str
     file: str

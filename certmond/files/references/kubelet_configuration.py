@@ -76,7 +76,7 @@ class KubeletConfiguration:
         return self._merged
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file that certmond cannot read, and each flag that another user can change."""
+        """Yield each file that certmond cannot read, and each flag for a file that certmond does not follow."""
         if self.unit() is None:
             for path in _ENVIRONMENTS:
                 entry = self._reader.entry(path)
@@ -87,14 +87,14 @@ class KubeletConfiguration:
         yield from kubelet.refused(())
 
     def serving(self) -> KubeletServing | None:
-        """Return the file that the kubelet serves, or None if there is no readable configuration file."""
+        """Return the file of the certificate that the kubelet serves, or None if no configuration file is readable."""
         merged = self.manifest()
         if merged is None or not merged.fields:
             return None
         return kubelet_serving(merged.fields, {name: value for name, (value, _) in self.flags().items()})
 
     def flags_manifest(self) -> Manifest:
-        """Return the flags as the text of an environment file."""
+        """Return a manifest whose text contains the flags, as in an environment file."""
         return Manifest(" ".join(f"--{name}={value}" for name, (value, _) in self.flags().items()), {}, {}, FLAGS)
 
     def sources(self) -> Iterator[Source]:
@@ -112,7 +112,7 @@ class KubeletConfiguration:
                 yield Source(KUBELET, Container(KUBELET, own, {}), path, in_pod=False, only_listed=True, places=places)
 
     def static_pods(self) -> str:
-        """Return the directory or the single file of the static Pods, or "" if the configuration names none."""
+        """Return the directory or the single file of the static Pods, or "" if certmond can follow no such path."""
         kubelet = self._kubelet()
         found = kubelet.static_pods(self._configuration(kubelet))
         return "" if found.fact else found.path

@@ -130,7 +130,10 @@ class ReferenceObserver:
 
 
 def _kubeconfig_of(seen: Observation) -> str | None:
-    """Return the kubeconfig of the entry, or None if the kubeconfig refers to another file."""
+    """Return the kubeconfig of the entry.
+
+    Return None if the kubeconfig embeds the certificate or refers to another file.
+    """
     return seen.spec.kubeconfig if seen.refers_to in {None, seen.path} else None
 
 
@@ -192,7 +195,7 @@ def _unwatched(name: str, each: Reference, group: Sequence[Reference]) -> Observ
 
 
 def _shown(path: str) -> str:
-    """Return the path, or a valid path that shows it if no file can have the path.
+    """Return `path` if a file can have this path, otherwise a valid path with the printable text of `path`.
 
     The path of a file with flags is a value of another flag, and can contain arbitrary characters.
     """

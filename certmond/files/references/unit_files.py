@@ -153,7 +153,7 @@ class UnitFiles:
     def _find_faults(self) -> Iterator[tuple[str, str]]:
         """Yield each file of systemd or of an enabled unit that certmond cannot read, with a fact about this file.
 
-        Omit masked units, which are symlinks to a character device.
+        Omit missing files, and masked units, which are symlinks to a character device.
         """
         yield from self._manager.faults()
         for path in dict.fromkeys(path for unit in self._enabled() for path in self._paths(unit)):

@@ -29,7 +29,8 @@ def damage(seen: Observation) -> str | None:
     """Return a clause that describes the damage to an entry's files, or None if the files are undamaged.
 
     Undamaged files contain a certificate, and its key if the entry requires a key. An undamaged kubeconfig also
-    contains a usable cluster. The result is also None for files that certmond does not repair, such as trust anchors.
+    contains a usable cluster. The result is also None for files that are unreadable or that certmond does not repair,
+    such as trust anchors.
     """
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:

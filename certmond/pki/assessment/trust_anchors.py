@@ -12,7 +12,7 @@ Anchors = tuple[Certificate, ...]
 
 
 def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority, and of each CA file with a reference, by the name of the entry."""
+    """Return the trust anchors of each authority and of each referenced CA file, by the name of the entry."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
         if seen.named_by and seen.spec.kind is Kind.FILE:  # a pair whose certificates are also a CA bundle
