@@ -1,7 +1,7 @@
 """The certificates, CAs and kubeconfigs that configuration files of Kubernetes components name.
 
-This module defines the fields of each kind of file. The definitions are from the types in kubernetes/kubernetes v1.36,
-below staging/src/k8s.io, and from server/embed/config.go of etcd.
+This module defines the fields of each kind of file. Each function names the source of its fields. This source is in
+kubernetes/kubernetes v1.36, mostly below staging/src/k8s.io, or in another project.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def with_credentials(
 
 
 def has_several_entries(data: bytes) -> bool:
-    """Return whether a kubeconfig contains users, clusters or contexts in addition to the current ones.
+    """Return whether a kubeconfig contains more users, clusters or contexts than those of the current context.
 
     A repair must preserve these entries. Return False if `data` is malformed.
     """

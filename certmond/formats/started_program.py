@@ -94,9 +94,10 @@ def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[s
 
 
 def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -> str:
-    """Return the component that an unknown program might start, or "" for other programs.
+    """Return the component that an unknown program might start, or "".
 
-    The component is the first one whose name is a word of the command line. Return "" if there is no such word.
+    The component is the first one whose name is a word of the command line. Return "" without such a word, for a known
+    component, and for a program such as systemctl.
     """
     program, words = program_of(command, arguments)
     if program in PROGRAMS or program in _CONTROLLERS:
@@ -169,7 +170,7 @@ def _precedes_program(word: str) -> bool:
 def _script(words: Sequence[str]) -> Sequence[str] | None:
     """Return the words of the script of `sh -c`, with the arguments in the place of "$@".
 
-    Return None if the command line contains no -c.
+    Return None if the command line contains no -c with a script.
     """
     found = _options(words[1:], _SHELL)
     if "c" not in found.names or not found.rest:

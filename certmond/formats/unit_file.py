@@ -191,6 +191,8 @@ def _value(text: str, at: int) -> tuple[str, int]:
 def settings(parts: Sequence[tuple[str, Sequence[Setting]]]) -> dict[str, list[Word]]:
     """Return the values of each setting. An empty value removes all earlier values of the setting.
 
+    An empty value also removes the values of a setting with the same list, such as BindReadOnlyPaths= for BindPaths=.
+
     `parts` contains (file, settings) of the unit, followed by those of its drop-ins.
     """
     found = dict[str, list[Word]]()

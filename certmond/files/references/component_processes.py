@@ -104,7 +104,7 @@ def _unit(proc: str, pid: str) -> str:
 
 
 def _root(proc: str, pid: str) -> tuple[str, str] | None:
-    """Return the device of the root directory of a process, and its path on this device.
+    """Return the device of the root directory of a process, and the path of this directory on the device.
 
     Return None if the root directory is unknown.
     """

@@ -43,7 +43,7 @@ The last one is the target of the symlink /etc/ssl/ca-bundle.pem on SUSE.
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A file that a flag or field of the node names."""
+    """A file that a flag or field on the node names, or the certificates that the field embeds."""
 
     name: str  # of the entry, before a number makes the name unique
     role: Role

@@ -76,7 +76,7 @@ class KubeletConfiguration:
         return self._merged
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file that certmond cannot read, and each flag for a file that certmond does not follow."""
+        """Yield each file that certmond cannot read, and each flag that certmond does not follow."""
         if self.unit() is None:
             for path in _ENVIRONMENTS:
                 entry = self._reader.entry(path)

@@ -54,7 +54,10 @@ class FileSet(NamedTuple):
 
 
 class MergedConfiguration(NamedTuple):
-    """The configuration of a kubelet, or None if certmond can read no file, and the drop-in that sets each field."""
+    """The configuration of a kubelet, or None if certmond can read no file.
+
+    `places` contains the drop-in of each field that a drop-in sets.
+    """
 
     manifest: Manifest | None
     places: Mapping[str, Place]
@@ -111,7 +114,7 @@ class KubeletFiles:
         return source.obstacle or self._reader.changeable(source.place(flag).file, source.group) or fact
 
     def refused(self, followed: Container[str]) -> Iterator[UnreadFile]:
-        """Yield each flag for a file that certmond does not follow and whose path is not in `followed`.
+        """Yield each flag that certmond does not follow, and whose path is not in `followed`.
 
         certmond does not follow a flag that another user can change, or whose path is unknown.
         """
@@ -193,9 +196,10 @@ class KubeletFiles:
         return StaticPods(posixpath.normpath(path), place, self._changeable(place.file) or fact)
 
     def unread_files(self, merged: MergedConfiguration) -> Iterator[UnreadFile]:
-        """Yield each file that certmond cannot read or follow, and each drop-in that keeps the kubelet from its start.
+        """Yield each file that certmond cannot read or does not follow.
 
-        Also yield an unusable path of static Pods.
+        Also yield each drop-in of another kind, with which the kubelet does not start, and an unusable path of static
+        Pods.
         """
         config, directory = self.paths.config, self.paths.directory
         is_default = not self._flags.get(_CONFIG)

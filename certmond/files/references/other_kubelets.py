@@ -42,9 +42,9 @@ class OtherKubelets:
         self.directories = tuple(path for each in named.values() for path in each.directories())
 
     def used_flags(self, source: Source) -> Source:
-        """Return the source.
+        """Return the source. If a kubelet uses no certificate in --cert-dir, remove this flag.
 
-        For another kubelet, keep --cert-dir only if this kubelet serves a certificate in the directory.
+        If the kubelet requests the certificate, the flag `REQUESTED` replaces --cert-dir.
         """
         if not _is_other(source) or not source.container.values("cert-dir"):
             return source

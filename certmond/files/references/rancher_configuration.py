@@ -107,7 +107,7 @@ class RancherConfiguration:
         return [service for service in self._units.services() if service.component == program]
 
     def _mounts(self, program: str) -> Mapping[str, str | None]:
-        """Return the mounts in the namespace of `program`."""
+        """Return the mounts in the namespace of `program`, or {} if certmond follows no service of `program`."""
         services = self._services(program)
         return next((service.container.mounts for service in services if not service.obstacle), {})
 
@@ -127,7 +127,10 @@ class RancherConfiguration:
         return self._on_host(program, f"{self._inside(program)}.d") or ""
 
     def _inside(self, program: str) -> str:
-        """Return the path of the configuration file of `program` (pkg/configfilearg/defaultparser.go and parser.go)."""
+        """Return the path of the configuration file in the namespace of `program`.
+
+        k3s selects the file in pkg/configfilearg/defaultparser.go and parser.go.
+        """
         path = f"{_DIRECTORIES[program]}/config.yaml"
         for service in self._services(program):
             given = [value for name, value in service.container.flags if name in {"config", "c"} and value]

@@ -203,7 +203,10 @@ def _shown(path: str) -> str:
 
 
 def _embedded(name: str, each: Reference) -> Iterator[Observation]:
-    """Yield an observation for each certificate that a field of a configuration file contains."""
+    """Yield an observation for each certificate that a field of a configuration file contains.
+
+    If the field contains no certificate, yield one observation with a fault.
+    """
     document = each.embedded
     if document is None:
         return

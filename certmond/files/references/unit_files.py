@@ -270,7 +270,7 @@ def _mentioned(unit: str, command: Word) -> Service | None:
 
 
 def _named(unit: str, commands: Sequence[Word]) -> Service | None:
-    """Return the component in the name of a unit, or None. For example, `podman kube play` starts etcd.service."""
+    """Return the component in the name of a unit, or None. For example, etcd.service can run `podman kube play`."""
     component = PROGRAMS.get(program_name(unit.removesuffix(".service").partition("@")[0]))
     words = [each.text for each in command_line(commands[0], {}, unit)] if commands else []
     if not (component and words):

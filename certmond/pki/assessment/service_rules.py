@@ -27,7 +27,8 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
 def changes_without_event(seen: Observation, presence: Presence) -> bool:
     """Return whether a service can change the findings about a certificate without a change to a file.
 
-    For example, a service reloads its files some time after their change, and the restart of a kubelet changes no file.
+    For example, a service reloads its files some time after a change to these files, and the restart of a kubelet
+    changes no file.
     """
     return bool(presence.stale or presence.refusing or served_before_restart(seen, presence))
 

@@ -1,4 +1,4 @@
-"""Planner of `certmond init`: the steps that create the missing files of a node, or the problems that prevent them.
+"""Planner of `certmond init`: the steps that create the missing files, or the problems that prevent these steps.
 
 `certmond init` changes no existing file. `bootstrap_steps` defines the contents of each step.
 """
