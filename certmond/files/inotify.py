@@ -148,7 +148,7 @@ class Watcher:
         self._polled = frozenset(polled)
 
     def close(self) -> None:
-        """End the threads, and close all descriptors. Later calls have no effect."""
+        """End the threads, and close all descriptors. Later calls of `set_interest` and `close` have no effect."""
         if self._closed:
             return
         self._closed = True

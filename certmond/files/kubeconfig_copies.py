@@ -101,7 +101,7 @@ class KubeconfigCopies:
 
 
 def is_known_absent(path: str, root: str) -> bool:
-    """Return whether the file or one of its directories does not exist below `root`.
+    """Return whether the file, or a directory on the path of the file, does not exist below `root`.
 
     Return False if this process cannot read `root`, or if the path contains a symlink, because an absolute target would
     lead out of `root`.

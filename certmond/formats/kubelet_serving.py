@@ -36,7 +36,7 @@ class KubeletServing:
 def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> KubeletServing:
     """Return the file of the certificate that the kubelet serves.
 
-    A flag, also an empty one, takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
+    Even an empty flag takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
     """
     directory = flags.get("cert-dir") or _PKI
     requested, self_signed = (normal_path(posixpath.join(directory, name)) for name in (REQUESTED, SELF_SIGNED))

@@ -57,7 +57,7 @@ class Option(NamedTuple):
 def parse_rancher_config(data: bytes, _path: str) -> RancherConfig:
     """Return the settings of the file with their string values, or the reason why certmond cannot read the file.
 
-    Omit other values, because they cannot name a file.
+    Omit other values, because only a string can name a file.
     """
     if not data.strip():
         return RancherConfig(())

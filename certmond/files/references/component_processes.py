@@ -1,7 +1,7 @@
 """The processes of components that services of systemd have started on this host, with the flags of each process.
 
-A process counts if its control group belongs to a service other than that of certmond, and if the process and certmond
-have the same root directory. Processes of containers and of login sessions therefore do not count.
+A process counts if its control group belongs to a service other than the service of certmond. The process must also
+have the root directory of certmond. Processes of containers and of login sessions therefore do not count.
 """
 
 from __future__ import annotations

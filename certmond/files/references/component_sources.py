@@ -1,7 +1,7 @@
 """The components of a node with their flags, and the file that contains these flags.
 
-The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
-configuration of k3s, RKE2 and k0s, argument files, and the command lines of processes.
+The sources are the manifests of static Pods, the enabled services of systemd, argument files, and the command lines of
+processes. Further sources are the files of the kubelet, and the configuration of k3s, RKE2 and k0s.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The flags and the configuration of the kubelet of this node.
 
-This kubelet is the one of the enabled unit, or of kubeadm. `kubelet_files` reads the configuration of each kubelet.
+This kubelet is the kubelet of the enabled unit or, without such a unit, the kubelet of kubeadm. `kubelet_files` reads
+the configuration of each kubelet.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class KubeletConfiguration:
     def manifest(self) -> Manifest | None:
         """Return the configuration merged with the drop-ins, or None if there is no readable file.
 
-        The result is the same object until a file changes. With drop-ins, its paths are absolute.
+        The result is the same object until a file changes. With drop-ins, the paths in the result are absolute.
         """
         return self._configuration(self._kubelet()).manifest
 

@@ -126,12 +126,18 @@ class KubeletFiles:
                 yield UnreadFile(f"kubelet.{flag}", source.named_by(flag), place.file, fact, process)
 
     def parts(self) -> tuple[Manifest | None, ...]:
-        """Return the configuration file and the drop-ins. After a change to a file, its part is a new object."""
+        """Return the configuration file and the drop-ins.
+
+        After a change to a file, the part for this file is a new object.
+        """
         config = self._reader.manifest(self.paths.config) if is_path(self.paths.config) else None
         return (config, *(self._reader.manifest(path) for path in self._drop_ins() if not self._changeable(path)))
 
     def merged(self) -> MergedConfiguration:
-        """Return the configuration file merged with the drop-ins. With drop-ins, its paths are absolute."""
+        """Return the configuration file merged with the drop-ins.
+
+        With drop-ins, the paths in the result are absolute.
+        """
         base, *others = self.parts()
         drop_ins = [each for each in others if each and each.fields.get("kind") == _KIND]
         if not others:

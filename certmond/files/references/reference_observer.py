@@ -140,8 +140,8 @@ def _kubeconfig_of(seen: Observation) -> str | None:
 def _strictest(group: Sequence[Reference]) -> Reference:
     """Return the reference with the most checks.
 
-    A watched reference takes precedence over an unwatched reference. Of two watched references, a reference with a
-    check of the key and the usages takes precedence over a reference with only a check of the dates.
+    A watched reference takes precedence over an unwatched reference. Of two watched references, the reference with
+    checks of the key and the usages takes precedence over the reference with only a check of the dates.
     """
     return max(
         group,

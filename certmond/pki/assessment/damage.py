@@ -104,7 +104,7 @@ def generation(
 
 
 def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate]) -> Certificate | None:
-    """Return `certificate` if one of `issuers` signed it, otherwise None.
+    """Return `certificate` if one of `issuers` signed this certificate, otherwise None.
 
     A certificate from another issuer does not prove which permissions the CA granted.
     """
@@ -115,7 +115,7 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
-    """Return a template with only the contents that the entry specifies, or the reason why certmond cannot make one.
+    """Return a template with only the contents that the entry specifies, or the reason why there is no template.
 
     `signer` is the kind of the signer. If the entry accepts several subjects, the previous subject of the files takes
     precedence.
