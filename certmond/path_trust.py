@@ -35,7 +35,10 @@ def distrust(command: Sequence[str]) -> str | None:
 
 
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
-    """Return why an untrusted user can change the file, or None. If `secret` is True, also check read access."""
+    """Return why an untrusted user can change the file, and the remedy. Return None if no untrusted user can.
+
+    If `secret` is True, also check read access.
+    """
     if secret and status.st_mode & 0o077:
         return f"other users can read or write {path} (mode {_mode(status)}); run: chmod 600 {path}"
     return _exposed(path, status, owners)

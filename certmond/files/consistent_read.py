@@ -38,7 +38,7 @@ class PauseBudget:
         self._pauses, self.omitted = pauses, 0
 
     def spend(self) -> bool:
-        """Return whether the limit permits a pause. Count the permitted or omitted pause."""
+        """Return whether the limit permits a pause, and count this pause as used or omitted."""
         if not self._pauses:
             self.omitted += 1
             return False
@@ -49,8 +49,9 @@ class PauseBudget:
 def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBudget | None = None) -> bytes:
     """Return the content of the regular file at `real` at one instant.
 
-    Raises OSError if the file is unreadable, if its device and inode differ from `inode`, or if it changes during each
-    of three attempts. If `pauses` permits no pause, the caller must read the file again later.
+    Raises OSError if the file is unreadable, larger than `MAX_SIZE` or not regular, or if `real` contains a symlink.
+    Also raises OSError if the device and inode differ from `inode`, or if the file changes during each of three
+    attempts. If `pauses` omits a pause, a write might be incomplete, and the caller must read the file again later.
     """
     descriptor = open_without_symlinks(real, _OPEN)
     try:

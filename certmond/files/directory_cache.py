@@ -46,12 +46,15 @@ class DirectoryCache:
     def readable_directory(self, path: str) -> ResolvedPath:
         """Return the resolved directory `path`.
 
-        The result has a fault if other users control the path and cannot read the directory.
+        The result has a fault if certmond cannot resolve the path, or if other users control the path and cannot read
+        the directory.
         """
         return self._if_readable(self.directory(path), path)
 
     def resolve_path(self, path: str, referrer: Referrer | None) -> ResolvedPath:
-        """Return the resolved `path`. The result has a fault if certmond cannot or must not read the file.
+        """Return the resolved `path`.
+
+        The result has a fault if certmond cannot resolve the path or must not read the file.
 
         `referrer` is the file that names `path`, or None for a path of the configuration.
         """
@@ -69,7 +72,7 @@ class DirectoryCache:
         return self._if_readable(resolve(name, resolved, root=self._root, name=path), path)
 
     def _if_readable(self, resolved: ResolvedPath, path: str) -> ResolvedPath:
-        """Return `resolved`. Add a fault if other users control a part of `path` and cannot read the file."""
+        """Return `resolved`, with a fault if other users control a part of `path` and cannot read the file."""
         if resolved.fault is not None or resolved.restriction is None:
             return resolved
         with suppress(OSError):

@@ -47,7 +47,10 @@ class DocumentReader:
         return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
 
     def parser(self, spec: CertificateSpec) -> Parser[Any]:
-        """Return the parser for the files of a catalogue entry, with the password of the entry."""
+        """Return the parser for the files of a catalogue entry.
+
+        Except for a kubeconfig, the parser uses the password of the entry.
+        """
         if spec.kind is Kind.KUBECONFIG:
             return parse_credentials
         password = self._password(spec.password_file) if spec.password_file else None
@@ -67,7 +70,10 @@ class DocumentReader:
         return credentials or Credentials(faults=(entry.fault,) if entry.fault else ())
 
     def content_names(self, path: str) -> frozenset[str]:
-        """Return the names of the fields, users, clusters and contexts in a kubeconfig."""
+        """Return the names of the fields, users, clusters and contexts in a kubeconfig.
+
+        Return an empty set if certmond cannot read or parse the file.
+        """
         return self._files.value(path, content_names) or frozenset()
 
     def manifest(self, path: str) -> Manifest | None:
@@ -147,7 +153,8 @@ class DocumentReader:
 def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
     """Yield an observation for each distinct certificate of a bundle.
 
-    The first observation also contains the key and the faults of the file.
+    The first observation also contains the key and the faults of the file. A bundle without certificates gives only
+    this observation.
     """
     distinct = tuple(dict.fromkeys(certificates))
     yield replace(whole, certificates=distinct[:1], bundle=distinct)

@@ -36,7 +36,7 @@ class Expansion:
 
 
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
-    """Return the paths that match `pattern`, except files whose name matches a pattern in `exclude`.
+    """Return the paths that match `pattern`. A wildcard skips each name that matches a pattern in `exclude`.
 
     `**` follows no symlinks, and matches a limited number of directory levels.
     """

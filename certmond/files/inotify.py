@@ -148,7 +148,7 @@ class Watcher:
         self._polled = frozenset(polled)
 
     def close(self) -> None:
-        """End the threads, and close all descriptors. Later calls have no effect."""
+        """End the threads, and close all descriptors. Later calls of `set_interest` and `close` have no effect."""
         if self._closed:
             return
         self._closed = True
@@ -258,7 +258,10 @@ class Watcher:
         return error_number
 
     def _attach(self, inotify: InotifyFD, directory: _Directory, identity: tuple[int, int]) -> bool:
-        """Request a watch from the kernel. Return whether the watch is new for this directory."""
+        """Request a watch from the kernel. Return whether the watch is new for this directory.
+
+        Raises OSError if the kernel refuses the watch.
+        """
         number = CallbackId(next(self._numbers))
         with self._lock:
             # After EACCES, InotifyFD returns -1 and keeps the callback. Two paths can share a watch, for example after
@@ -277,7 +280,7 @@ class Watcher:
             return True
 
     def _release(self, directory: _Directory) -> bool:
-        """Remove a directory from its watch, and remove the watch from the kernel if no directory uses the watch.
+        """Remove a directory from its watch, and remove the watch from the kernel if no other directory uses the watch.
 
         Return whether the directory had a watch. The caller must hold the lock.
         """

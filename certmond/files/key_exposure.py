@@ -12,9 +12,10 @@ from certmond.pki.findings import printable
 
 
 def exposed(root: str, paths: Iterable[str], owner: str | None) -> str | None:
-    """Return the reason for which certmond must not write a private key to `paths`, with the remedy, or None.
+    """Return the reason for which certmond must not write a private key to `paths`, with the remedy.
 
-    A write is safe if only root, the user of certmond and the user `owner` can replace the files.
+    Return None if the write is safe, that is, if only root, the user of certmond and the user `owner` can replace the
+    files.
     """
     lookup = WriterLookup(root)
     for path in paths:

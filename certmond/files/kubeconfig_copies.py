@@ -72,7 +72,10 @@ class KubeconfigCopies:
         return same
 
     def _fault(self, spec: DerivedSpec) -> Fault | None:
-        """Return the fault of a copy that is out of date or unreadable. Return None for any other file."""
+        """Return the fault of a copy that is out of date or unreadable.
+
+        Return None for any other file, and for an unreadable copy whose source does not exist.
+        """
         entry, found = self._reader.entry(spec.path), self._reader.credentials(spec.path)
         sources = sorted(self._sources, key=lambda source: source.name != spec.source)
         for source in sources:
@@ -98,7 +101,7 @@ class KubeconfigCopies:
 
 
 def is_known_absent(path: str, root: str) -> bool:
-    """Return whether the file or one of its directories does not exist below `root`.
+    """Return whether the file, or a directory on the path of the file, does not exist below `root`.
 
     Return False if this process cannot read `root`, or if the path contains a symlink, because an absolute target would
     lead out of `root`.
@@ -131,7 +134,7 @@ def _entry(spec: DerivedSpec) -> CopySpec:
 def _stale(path: str, source: str, copy: Copy, *, is_whole: bool) -> Fault | None:
     """Return the fault of a copy that is out of date, or None if the copy is current.
 
-    A whole copy contains nothing that the source does not contain.
+    A whole copy names the server of the source, and contains nothing that the source does not contain.
     """
     facts = []
     if copy.older:

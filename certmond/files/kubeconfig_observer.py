@@ -35,7 +35,8 @@ class KubeconfigObserver:
     def is_named(self, seen: Observation) -> bool:
         """Return whether kubelet.conf refers to the file of the kubelet's client certificate.
 
-        Return False if kubelet.conf embeds the certificate, and True if kubelet.conf contains no certificate.
+        Return False if kubelet.conf embeds the certificate or the key. Return True if the current user in kubelet.conf
+        has neither, or if the entry names no kubeconfig.
         """
         named = self._refers_to(seen, seen.spec.kubeconfig) if seen.spec.kubeconfig else None
         return named in {None, seen.path}
@@ -98,9 +99,9 @@ class KubeconfigObserver:
     ) -> Iterator[Observation]:
         """Yield an observation for each of `users`, whose certificates certmond does not renew.
 
-        A user belongs to the current cluster if a context connects the user to this cluster. A user also belongs to
-        this cluster if a CA of the cluster has signed the certificate of the user. All other users belong to another
-        cluster. If there is no current cluster, no user belongs to another cluster.
+        A user belongs to the cluster of `_own_cluster` if a context connects the user to this cluster. A user also
+        belongs to this cluster if a CA of the cluster has signed the certificate of the user. All other users belong to
+        another cluster. If `_own_cluster` finds no cluster, no user belongs to another cluster.
         """
         cluster, config = _own_cluster(credentials.config), credentials.config
         anchors = self._ca(path, credentials, cluster).certificates if cluster else ()
@@ -184,7 +185,10 @@ class KubeconfigObserver:
     def _material(
         self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None
     ) -> Document:
-        """Return the parsed certificate, key or CA `material`, which the kubeconfig at `path` embeds or names."""
+        """Return the parsed certificate, key or CA `material`, which the kubeconfig at `path` embeds or names.
+
+        Return an empty document if `material` is None.
+        """
         if material is None:
             return Document()
         if material.path and material.data is None:
@@ -197,7 +201,7 @@ def _is_embedded(material: Material | None) -> bool:
 
 
 def _named_file(material: Material | None) -> str:
-    """Return the path of the file that a kubeconfig names, or "" for embedded material."""
+    """Return the path of the file that a kubeconfig names, or "" for embedded or absent material."""
     return material.path or "" if material and material.data is None else ""
 
 

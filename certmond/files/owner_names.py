@@ -9,9 +9,10 @@ from functools import lru_cache
 
 @lru_cache(maxsize=256)
 def owner_name(uid: int, gid: int, by_name: bool) -> str:
-    """Return the owner of a file as `user:group`, with names if `by_name` is true, otherwise with numbers.
+    """Return the owner of a file as `user:group`.
 
-    The result contains `root` instead of the number 0.
+    If `by_name` is true, the result contains names, or the number of a user or group without a name. Otherwise, the
+    result contains numbers, with `root` instead of 0.
     """
     if not by_name:
         return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"

@@ -59,14 +59,17 @@ class ResolvedPath:
 
 
 def root_start(root: str, referrer: Referrer | None = None) -> ResolvedPath:
-    """Return the root directory as the start of a configured path, or of a path that the file `referrer` contains."""
+    """Return the root directory as the start of a configured path, or of a path in the file `referrer`.
+
+    The result contains a restriction if other users can change this file.
+    """
     if referrer is None or not referrer.writers:
         return ResolvedPath(root, ())
     return ResolvedPath(root, (), other_users=referrer.writers, restriction=_referrer_restriction(referrer))
 
 
 def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath:
-    """Return `directory` as the start of a path that the file `referrer`, which other users can change, contains."""
+    """Return `directory` as the start of a path in the file `referrer`, which other users can change."""
     other_users = directory.other_users | referrer.writers
     return replace(
         directory, lookups=(), is_link=False, other_users=other_users, restriction=_referrer_restriction(referrer)
@@ -207,7 +210,10 @@ def _can_search(other_users: frozenset[int], directory: str) -> bool:
 
 
 def _writers_of(status: os.stat_result) -> frozenset[int]:
-    """Return the users, other than root and the user of certmond, who can change a file or directory."""
+    """Return the users, other than root and the user of certmond, who can change a file or directory.
+
+    The result contains `ALL_USERS` if the group or others can write.
+    """
     # In a directory with the sticky bit, a user can replace only the user's own files.
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     all_users = {ALL_USERS} if status.st_mode & _OTHERS_WRITE and not sticky else set[int]()

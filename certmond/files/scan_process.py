@@ -107,7 +107,10 @@ class _Worker:
         return bool(self._tokens.read(1))
 
     def results(self, timeout: float = 0) -> Iterator[bytes]:
-        """Yield the encoded results that the worker has sent. Wait at most `timeout` seconds for each result."""
+        """Yield the encoded results that the worker has sent.
+
+        Wait at most `timeout` seconds for the start of each result.
+        """
         while self._readable and self._poll.poll(timeout * 1000):
             if result := self._read(int.from_bytes(self._read(_LENGTH_BYTES))):
                 yield result
@@ -115,7 +118,10 @@ class _Worker:
                 self._readable = False
 
     def _read(self, size: int) -> bytes:
-        """Return the next `size` bytes from the worker, or b"" if the worker does not send these bytes in time."""
+        """Return the next `size` bytes from the worker.
+
+        Return b"" if the worker has ended or pauses for `_PIECE_TIMEOUT`.
+        """
         data = bytearray()
         while len(data) < size:
             data_part = self._result_pipe.read(size - len(data)) if self._poll.poll(_PIECE_TIMEOUT * 1000) else b""

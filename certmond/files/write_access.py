@@ -98,7 +98,7 @@ class WriterLookup:
         return Writers(printable(path_writers), printable(file_writers), owner_writes)
 
     def _steps(self, path: str) -> Iterator[tuple[str, os.stat_result, os.stat_result | None]]:
-        """Yield each lookup in the resolution of `path`: the path, the status of its directory, and its own status."""
+        """Yield the path of each lookup of `path`, the status of the directory, and the status of the file or None."""
         current, hops = "", 0
         pending = _parts(path)
         while pending:
@@ -160,7 +160,7 @@ def _group_id(group: str) -> int | None:
 
 
 def _private_group(uid: int) -> int | None:
-    """Return the group whose only member is this user (useradd(8), USERGROUPS_ENAB), or None if it does not exist."""
+    """Return the group with the name of this user and no other member (useradd(8), USERGROUPS_ENAB), or None."""
     try:
         user = pwd.getpwuid(uid)
         group = grp.getgrgid(user.pw_gid)

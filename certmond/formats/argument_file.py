@@ -15,7 +15,10 @@ _MAX_WORD = 4096  # characters; a longer word names no file
 
 
 def parse_arguments(data: bytes, _path: str) -> tuple[str, ...]:
-    """Return the words of an argument file. Ignore lines that begin with "#", and remove all quotes."""
+    """Return the words of an argument file.
+
+    Remove all quotes. Ignore lines that begin with "#", and words that are too long for a path.
+    """
     lines = (line.strip() for line in data.decode("utf-8", "replace").split("\n"))
     return tuple(
         word

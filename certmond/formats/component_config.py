@@ -1,7 +1,7 @@
 """The certificates, CAs and kubeconfigs that configuration files of Kubernetes components name.
 
-This module defines the fields of each kind of file. The definitions are from the types in kubernetes/kubernetes v1.36,
-below staging/src/k8s.io, and from server/embed/config.go of etcd.
+This module defines the fields of each kind of file. Each function names the source of its fields. This source is in
+kubernetes/kubernetes v1.36, mostly below staging/src/k8s.io, or in another project.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _PEM = "-----BEGIN"
 def named_files(data: bytes, kind: FileKind) -> tuple[NamedFile, ...]:
     """Return the files that a configuration file names, and the certificates that the configuration file embeds.
 
-    Raises MalformedError if the content `data` is not a YAML mapping, or declares a kind other than `kind`.
+    Raises MalformedError if `data` is not a YAML mapping, or if the file must declare `kind` and does not. Only a file
+    for admission plugins, etcd or registries can omit its kind.
     """
     document = load_mapping(data)
     declared = as_text(document.get("kind"))
@@ -79,7 +80,7 @@ def _client_connection(document: Mapping[str, Any]) -> Iterator[NamedFile]:
 
 
 def _scheduler(document: Mapping[str, Any]) -> Iterator[NamedFile]:
-    """Yield the files (kube-scheduler/config/v1/types.go, KubeSchedulerConfiguration)."""
+    """Yield the kubeconfig and the TLS files of extenders (kube-scheduler/config/v1/types.go)."""
     yield from _client_connection(document)
     for extender in _mappings(document.get("extenders")):
         tls = _mapping(extender.get("tlsConfig"))  # in this mapping, the data fields take precedence over the files

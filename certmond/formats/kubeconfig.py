@@ -81,7 +81,7 @@ class Kubeconfig:
 
 
 def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
-    """Return the content of the kubeconfig at `path`.
+    """Return the content of the kubeconfig `data`, which is the file at `path`.
 
     Raises MalformedError if `data` is not a kubeconfig. Errors in single users, clusters and contexts become
     `problems`.

@@ -72,7 +72,7 @@ def _cluster(credentials: Credentials, name: str | None) -> Cluster | None:
 
 
 def _leaf(credentials: Credentials, user: str) -> Certificate | None:
-    """Return the first certificate that the kubeconfig embeds for a user, or None if it embeds no certificate.
+    """Return the first certificate that the kubeconfig embeds for a user, or None if there is no such certificate.
 
     client-go uses this certificate as the leaf.
     """

@@ -95,7 +95,10 @@ def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *
 
 
 def broken_cluster(credentials: Credentials) -> str:
-    """Return a clause with the reason for which the current context has no server with a usable CA, or ""."""
+    """Return a clause with the reason for which the current context has no server with a usable CA, or "".
+
+    Return "" also for a server without verification, and if it is unknown which of several clusters is in use.
+    """
     config = credentials.config
     clusters = _current_clusters(config)
     if not _has_server(config):

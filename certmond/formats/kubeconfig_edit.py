@@ -59,7 +59,8 @@ def with_credentials(
     """Return the kubeconfig `data` with new credentials for the user whose embedded certificate is `old`.
 
     If `old` is None, the current user gets the credentials. `trust_pem` replaces the embedded CA of the user's cluster.
-    Raises WriteError if no such user embeds credentials, or if the edit would change other content.
+    Raises WriteError if `data` is malformed, if no such user embeds credentials, or if the edit would change other
+    content.
     """
     document = _loaded(data, path)
     contexts = _contexts(document)
@@ -75,9 +76,9 @@ def with_credentials(
 
 
 def has_several_entries(data: bytes) -> bool:
-    """Return whether a kubeconfig contains users, clusters or contexts in addition to the current ones.
+    """Return whether a kubeconfig contains more users, clusters or contexts than those of the current context.
 
-    A repair must preserve these entries.
+    A repair must preserve these entries. Return False if `data` is malformed.
     """
     try:
         document = load_mapping(data)
@@ -112,8 +113,8 @@ def embeds_ca(data: bytes) -> bool:
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
     """Return the kubeconfig `data` with the credentials of the current user from the archived kubeconfig `source`.
 
-    Raises MalformedError if `source` is not a kubeconfig. Raises WriteError if `source` embeds no credentials of its
-    current user, or if the edit would change other content.
+    Raises MalformedError if `source` is not a kubeconfig. Raises WriteError if `source` or `data` embeds no credentials
+    of its current user, or if the edit would change other content.
     """
     config = parse_kubeconfig(source, path)
     user = next((user for user in config.users if user.name == config.current_user), None)

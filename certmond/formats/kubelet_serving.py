@@ -19,10 +19,10 @@ REQUESTED, SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
 
 @dataclass(frozen=True, slots=True)
 class KubeletServing:
-    """File of the certificate that the kubelet serves, and files of other modes, which no process reads.
+    """File of the certificate that the kubelet serves, and files that the kubelet would serve with other settings.
 
-    `requested` is True if the kubelet requests the certificate through the Kubernetes API.
-    All paths are as `normal_path` returns them.
+    `requested` is True if the kubelet requests the certificate through the Kubernetes API. All paths have the form that
+    `normal_path` returns. No process reads the files in `unused`.
     """
 
     path: str
@@ -33,7 +33,7 @@ class KubeletServing:
 def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> KubeletServing:
     """Return the file of the certificate that the kubelet serves.
 
-    A flag, also an empty one, takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
+    Even an empty flag takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
     """
     directory = flags.get("cert-dir") or _PKI
     requested, self_signed = (normal_path(posixpath.join(directory, name)) for name in (REQUESTED, SELF_SIGNED))

@@ -59,7 +59,7 @@ class Components:
 class Variable(NamedTuple):
     """An environment variable, and the file that sets the variable.
 
-    For a static Pod, this file is the manifest, and its path here is "".
+    For a static Pod, this file is the manifest, and `file` is "".
     """
 
     name: str
@@ -91,7 +91,7 @@ class Container:
     def on_host(self, path: str) -> str | None:
         """Return the path on the host for `path` in the container, or None if the path on the host is unknown.
 
-        A path outside all mounts stays unchanged.
+        The path on the host is unknown for a relative path. A path outside all mounts stays unchanged.
         """
         if not path.startswith("/"):
             return None
@@ -100,7 +100,7 @@ class Container:
         return None if host is None else host + path[len(inside) :]
 
     def mount_of(self, path: str) -> str | None:
-        """Return the path of the deepest mount that contains the absolute `path`, or None if no mount contains it."""
+        """Return the path of the deepest mount that contains the absolute `path`, or None if there is no such mount."""
         inside = normal_path(path)
         while inside and inside not in self.mounts:
             inside = inside.rpartition("/")[0]
@@ -209,7 +209,7 @@ def variables_of(
 
 
 def kubelet_environment(text: str) -> Container:
-    """Return the kubelet as a `Container` with the flags in `text`, the content of its environment file."""
+    """Return the kubelet as a `Container` with the flags in `text`, the content of an environment file."""
     return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^[ \t]*#.*|^[ \t]*\w+=|[\"']", " ", text).split())), {})
 
 

@@ -120,7 +120,7 @@ def _words(document: Mapping[str, Any], container: str) -> Iterator[_Word]:
 def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
     """Return the new words that set `flag` to `value`, by position.
 
-    Raises ValueError, with the remedy, if the flag is not set or its text is unsupported.
+    Raises ValueError, with the remedy, if the flag is not set or the text of the flag is unsupported.
     """
     edits, is_set = dict[_Position, str](), False
     for number, word in enumerate(words):

@@ -45,7 +45,8 @@ def decode_isolated(data: bytes, path: str, password: bytes | None = None) -> Do
 def open_isolated(data: bytes, password: bytes | None) -> Opened:
     """Return the certificates and the public key of a PKCS#12 file.
 
-    Raises MalformedError if `password` does not decrypt the file, and LimitError if the decryption takes too long.
+    Raises MalformedError if the file is damaged or `password` does not decrypt the file. Raises LimitError if the
+    decryption takes too long.
     """
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     command = (sys.executable, "-P", "-s", "-c", _PROGRAM)

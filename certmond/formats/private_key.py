@@ -28,7 +28,7 @@ _TRIAL = b"certmond"
 
 
 def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
-    """Return a new private key. The random numbers are from the kernel."""
+    """Return a new private key. OpenSSL generates the key."""
     match algorithm:
         case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
             return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))

@@ -57,7 +57,7 @@ class Option(NamedTuple):
 def parse_rancher_config(data: bytes, _path: str) -> RancherConfig:
     """Return the settings of the file with their string values, or the reason why certmond cannot read the file.
 
-    Omit other values, because they cannot name a file.
+    Omit other values, because only a string can name a file.
     """
     if not data.strip():
         return RancherConfig(())
@@ -85,14 +85,14 @@ def merged_options(files: Iterable[tuple[str, Sequence[Setting]]]) -> list[Optio
 def component_flag(argument: str) -> tuple[str, str]:
     """Return the name and the value of an argument for a component, such as `oidc-ca-file=/ca.crt`.
 
-    A name that ends in "+" or "-" extends the default of k3s.
+    Remove "+" and "-" from the end of the name. With these characters, the value extends the default of k3s.
     """
     name, is_given, value = argument.removeprefix("--").partition("=")
     return name.rstrip("-+").replace("_", "-"), value if is_given else "true"
 
 
 def endpoint_flags(flags: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of each parameter of a datastore's URL that names a file.
+    """Yield the name and the value of each parameter that names a file in the PostgreSQL URL of a datastore.
 
     Like Go's net/url, skip a parameter with a semicolon (ParseQuery).
     """

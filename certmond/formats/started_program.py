@@ -68,8 +68,8 @@ def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[s
     """Return the name of the program, or "" for an empty `command`, and the words of the command line.
 
     For `sh -c SCRIPT`, return the program of a component in the script, and the words of the script. If another program
-    starts the program, return the started program and its words. Such programs are those of coreutils and util-linux
-    in _PREFIXES, `go-runner` (kubernetes/release, images/build/go-runner/go-runner.go) and `hyperkube`
+    starts the program, return the started program and its words. Such programs are those of coreutils, util-linux and
+    systemd in _PREFIXES, `go-runner` (kubernetes/release, images/build/go-runner/go-runner.go) and `hyperkube`
     (cmd/hyperkube/main.go of v1.12).
     """
     words: Sequence[str] = [*command, *arguments]
@@ -94,9 +94,10 @@ def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[s
 
 
 def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -> str:
-    """Return the component that an unknown program might start, or "" if no component is mentioned.
+    """Return the component that an unknown program might start, or "".
 
-    The component is the first one whose name is a word of the command line.
+    The component is the first one whose name is a word of the command line. Return "" without such a word, for a known
+    component, and for a program such as systemctl.
     """
     program, words = program_of(command, arguments)
     if program in PROGRAMS or program in _CONTROLLERS:
@@ -162,14 +163,14 @@ def _cluster(letters: str, with_value: str) -> tuple[str, str, str]:
 
 
 def _precedes_program(word: str) -> bool:
-    """Return whether a word before the program is the starter, an option, the number of an option, or a variable."""
+    """Return whether `word` belongs to the starter: its name, an option, the number of an option, or a variable."""
     return posixpath.basename(word) in STARTERS or word.startswith("-") or "=" in word or word.isdecimal()
 
 
 def _script(words: Sequence[str]) -> Sequence[str] | None:
     """Return the words of the script of `sh -c`, with the arguments in the place of "$@".
 
-    Return None if the command line contains no -c.
+    Return None if the command line contains no -c with a script.
     """
     found = _options(words[1:], _SHELL)
     if "c" not in found.names or not found.rest:

@@ -65,7 +65,7 @@ class Setting(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word of a command line, and the file that contains it."""
+    """A word of a command line, and the file that contains this word."""
 
     text: str
     file: str
@@ -190,6 +190,8 @@ def _value(text: str, at: int) -> tuple[str, int]:
 
 def settings(parts: Sequence[tuple[str, Sequence[Setting]]]) -> dict[str, list[Word]]:
     """Return the values of each setting. An empty value removes all earlier values of the setting.
+
+    An empty value also removes the values of a setting with the same list, such as BindReadOnlyPaths= for BindPaths=.
 
     `parts` contains (file, settings) of the unit, followed by those of its drop-ins.
     """

@@ -22,8 +22,8 @@ from certmond.formats.unit_file import (
 class UnitMount(NamedTuple):
     """A path in the namespace of a service, and the path on the host of the mounted file.
 
-    The path on the host is None if no file of the host is mounted, or if its path has an unknown specifier. If `point`
-    would have an unknown specifier, `point` is the directory above this specifier.
+    The path on the host is None if no file of the host is mounted, or if either path has an unknown specifier. If
+    `point` would have an unknown specifier, `point` is the directory above this specifier.
     """
 
     point: str  # without a slash at the end, as in `Container.mounts`

@@ -57,7 +57,10 @@ def encoded(content: bytes) -> str:
 
 
 def decoded(value: Any) -> bytes | None:
-    """Return the bytes of a base64 text, or None if `value` is not base64. The text can contain line breaks."""
+    """Return the bytes of a base64 text, which can contain line breaks, or None if the text is not base64.
+
+    Return b"" if `value` is not a string.
+    """
     try:
         return base64.b64decode("".join(as_text(value).split()), validate=True)
     except ValueError:

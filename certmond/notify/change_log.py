@@ -67,7 +67,7 @@ class ChangeLog:
         self._settle_at = 0.0
 
     def compare(self, before: Assessment | None, after: Assessment, now: float) -> None:
-        """Write the changes between the assessments `before` and `after`."""
+        """Write the changes between the assessments `before` and `after`, as far as the budgets permit."""
         known = before.by_identity if before else {}
         for status in after.statuses:
             previous = known.get(status.seen.identity)
@@ -120,7 +120,10 @@ class ChangeLog:
 
 
 def changes(before: CertificateStatus | None, after: CertificateStatus | None) -> Iterator[Change]:
-    """Yield the changes between two states of a certificate. None represents a missing certificate."""
+    """Yield the changes between two states of a certificate.
+
+    A state is None if the assessment does not contain the entry.
+    """
     if after is not None:
         yield from _replaced(before, after)
         yield from _findings(before, after)

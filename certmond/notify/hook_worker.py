@@ -131,7 +131,7 @@ class Hook:
             self._thread = thread
 
     def stop(self) -> None:
-        """Do not start another run. A run in progress continues."""
+        """Prevent further runs. A run in progress continues."""
         self._stopping.set()
         self._woken.set()
 
@@ -162,7 +162,10 @@ class Hook:
         self._save()
 
     def _loads_record(self) -> bool:
-        """Load the record of earlier runs. Return False if the record is unreadable."""
+        """Load the record of earlier runs, or an empty record if the content is malformed.
+
+        Return False if the record is unreadable.
+        """
         try:
             self._received = {notice.key: notice for notice in self._record.load() or ()}
         except StateError as error:

@@ -31,7 +31,7 @@ _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 
 
 class Event(StrEnum):
-    """Kinds of events. Each kind has a constant MESSAGE_ID, so `journalctl MESSAGE_ID=…` finds its events."""
+    """Kinds of events. Each kind has a constant MESSAGE_ID, so `journalctl MESSAGE_ID=…` finds all events of a kind."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -107,8 +107,9 @@ A field of the event itself takes precedence.
 class Journal:
     """Writer of events to the log.
 
-    `style` is "journal", "plain", "json", "message" or "none". The values "auto", "serve" and "command" select one of
-    these styles.
+    `style` is "journal", "plain", "json", "message" or "none". The values "auto" and "serve" select "journal" if
+    journald reads standard error, otherwise "plain" and "message". The value "command" selects "journal" if journald
+    runs, otherwise "none".
     """
 
     def __init__(self, style: str = "auto", verbose: bool = False) -> None:

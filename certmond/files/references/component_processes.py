@@ -1,7 +1,7 @@
 """The processes of components that services of systemd have started on this host, with the flags of each process.
 
-A process counts if its control group belongs to a service, and if its root directory is the root directory of certmond.
-Processes of containers and of login sessions therefore do not count.
+A process counts if its control group belongs to a service other than the service of certmond. The process must also
+have the root directory of certmond. Processes of containers and of login sessions therefore do not count.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_OF_USERS = 4
 
 
 class ComponentProcess(NamedTuple):
-    """A component, the service that started its process, and the reason not to trust its flags, or ""."""
+    """A process of a component, with its service, its flags, and the reason not to trust these flags, or ""."""
 
     unit: str
     program: str
@@ -104,7 +104,7 @@ def _unit(proc: str, pid: str) -> str:
 
 
 def _root(proc: str, pid: str) -> tuple[str, str] | None:
-    """Return the device of the root directory of a process, and its path on this device.
+    """Return the device of the root directory of a process, and the path of this directory on the device.
 
     Return None if the root directory is unknown.
     """

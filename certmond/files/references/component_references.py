@@ -43,7 +43,7 @@ The last one is the target of the symlink /etc/ssl/ca-bundle.pem on SUSE.
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A file that a flag or field of the node names."""
+    """A file that a flag or field on the node names, or the certificates that the field embeds."""
 
     name: str  # of the entry, before a number makes the name unique
     role: Role
@@ -81,7 +81,7 @@ class ComponentReferences:
         self._found: tuple[Reference, ...] = ()
 
     def find(self) -> tuple[Reference, ...]:
-        """Return all references. Until a file changes, return the same object."""
+        """Return all references. Until a file, a directory or a process changes, return the same object."""
         names, revision = self._sources.names(), self._sources.revision()
         is_same = all(one is other for one, other in zip(revision, self._revision, strict=True))
         if names != self._names or not is_same or not self._is_current():
@@ -158,7 +158,10 @@ class ComponentReferences:
                 yield found if found.obstacle else replace(found, obstacle=self._unknown_content(found))
 
     def _unknown_content(self, found: Reference) -> str:
-        """Return why certmond cannot watch the file of an unknown flag, or "" if certmond can watch it."""
+        """Return the reason for which certmond cannot watch the file of an unlisted flag or variable.
+
+        Return "" if certmond can watch the file.
+        """
         entry = self._reader.entry(found.path)
         if entry.fault:
             return entry.fault.detail
@@ -201,7 +204,7 @@ class ComponentReferences:
 
     @staticmethod
     def _of_socket(source: Source, row: Flag, values: list[str]) -> Iterator[Reference]:
-        """Yield the reference to the socket of an external signer of service-account tokens, which has the keys."""
+        """Yield the reference to the socket of an external signer, which has the keys of the service-account tokens."""
         for value in values:
             if (row.name, value) not in source.known:
                 fact = f"the external signer at {printable(value)} signs service-account tokens, and has their keys"
@@ -213,7 +216,8 @@ class ComponentReferences:
     ) -> Iterator[Reference]:
         """Yield the reference to `file`.
 
-        If `file` is a configuration file, yield a reference to each file that it names.
+        If `file` is a readable configuration file of a known kind, yield instead a reference to each file that the
+        configuration names.
         """
         if embedded is not None:
             yield replace(about, embedded=embedded)

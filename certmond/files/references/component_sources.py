@@ -1,7 +1,7 @@
 """The components of a node with their flags, and the file that contains these flags.
 
-The sources are the manifests of static Pods, the enabled services of systemd, the files of the kubelet, the
-configuration of k3s, RKE2 and k0s, argument files, and the command lines of processes.
+The sources are the manifests of static Pods, the enabled services of systemd, argument files, and the command lines of
+processes. Further sources are the files of the kubelet, and the configuration of k3s, RKE2 and k0s.
 """
 
 from __future__ import annotations
@@ -61,16 +61,22 @@ class ComponentSources:
         self._processes = self._processes if found == self._processes else found
 
     def names(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names in the directories that certmond lists, including those that the last sources named."""
+        """Return the names in the directories that certmond lists.
+
+        These include directories that the flags of a kubelet name.
+        """
         own = map(self._files.listing, (*self._directories(), *self._kubelets.directories))
         return (*own, *self._units.listings(), *self._rancher.names(), *self._arguments.names())
 
     def revision(self) -> tuple[Manifest | None, tuple[ComponentProcess, ...]]:
-        """Return the configuration of the kubelet and the processes. After each change, these are new objects."""
+        """Return the configuration of the kubelet and the processes.
+
+        The result contains a new object only for a value that has changed.
+        """
         return self._kubelet.manifest(), self._processes
 
     def sources(self) -> Iterator[Source]:
-        """Yield each component of the node."""
+        """Yield each component of the node with its flags."""
         files, running = [*self._of_files()], [*self._of_processes()]
         self._kubelets.read((*files, *running))
         found = [*self._of_pods(), *map(self._kubelets.used_flags, files), *self._kubelets.fields()]
@@ -87,7 +93,7 @@ class ComponentSources:
             yield source._replace(known=frozenset(known))
 
     def _given(self, sources: Iterable[Source]) -> tuple[set[_Given], set[_Given]]:
-        """Return the flags in files, and those of them that no other user can change."""
+        """Return the flags in files, and the subset of these flags that no other user can change."""
         every, trusted = set[_Given](), set[_Given]()
         for source in sources:
             for flag in source.container.flags:
@@ -131,7 +137,7 @@ class ComponentSources:
             )  # fmt: skip
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file with flags that certmond cannot read."""
+        """Yield each file and each process whose flags certmond cannot read."""
         for service in self._units.services():
             for file, fault in service.faults:
                 yield UnreadFile("systemd-unit", f"any flag of {service.component} in {file}", file, fault)
@@ -173,7 +179,9 @@ class ComponentSources:
         return [path for directory in self._directories() for path in self._manifests_in(directory)]
 
     def _manifests_in(self, directory: str) -> tuple[str, ...]:
-        """Return the paths of the manifests in a directory. Like the kubelet, skip names that begin with a dot.
+        """Return the paths of the manifests in a directory.
+
+        Skip unprintable names and, like the kubelet, names that begin with a dot.
 
         The kubelet also accepts the path of a single manifest (pkg/kubelet/config/file.go, listConfig).
         """

@@ -51,7 +51,7 @@ class Source(NamedTuple):
 
 
 class UnreadFile(NamedTuple):
-    """A file that contains flags, but that certmond cannot read. `fact` is a clause with the reason."""
+    """A file whose flags certmond cannot read or does not follow. `fact` is a clause with the reason."""
 
     name: str  # of the entry
     named_by: str
@@ -61,10 +61,10 @@ class UnreadFile(NamedTuple):
 
 
 def is_path(path: str) -> bool:
-    """Return whether a file can have this path."""
+    """Return whether `path` is absolute, printable, and not too long for Linux."""
     return path.startswith("/") and path.isprintable() and len(path) <= _MAX_PATH
 
 
 def is_known(value: str) -> bool:
-    """Return whether certmond knows each specifier and each variable in the value of a flag."""
+    """Return whether the value of a flag contains only specifiers that certmond can replace, and no variable."""
     return not _OF_SYSTEMD.search(value)

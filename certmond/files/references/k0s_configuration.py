@@ -26,7 +26,7 @@ class K0sConfiguration:
             yield Source(component, Container(component, flags, {}, component), _FILE, in_pod=False)
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield the configuration file if certmond cannot read it."""
+        """Yield the configuration file if certmond cannot read or parse it."""
         fault, config = self._reader.entry(_FILE).fault, self._config()
         fact = f"{_FILE} {config.fault}" if config.fault else ""
         if fault and not self._reader.entry(_FILE).missing:

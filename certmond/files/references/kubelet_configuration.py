@@ -1,6 +1,7 @@
 """The flags and the configuration of the kubelet of this node.
 
-This kubelet is the one of the enabled unit, or of kubeadm. `kubelet_files` reads the configuration of each kubelet.
+This kubelet is the kubelet of the enabled unit or, without such a unit, the kubelet of kubeadm. `kubelet_files` reads
+the configuration of each kubelet.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class KubeletConfiguration:
     def manifest(self) -> Manifest | None:
         """Return the configuration merged with the drop-ins, or None if there is no readable file.
 
-        The result is the same object until a file changes. With drop-ins, its paths are absolute.
+        The result is the same object until a file changes. With drop-ins, the paths in the result are absolute.
         """
         return self._configuration(self._kubelet()).manifest
 
@@ -78,7 +79,7 @@ class KubeletConfiguration:
         return self._merged
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file that certmond cannot read, and each flag that another user can change."""
+        """Yield each file that certmond cannot read, and each flag that certmond does not follow."""
         if self.unit() is None:
             for path in _ENVIRONMENTS:
                 entry = self._reader.entry(path)
@@ -106,7 +107,7 @@ class KubeletConfiguration:
         return replace(found, path=path, unused=frozenset(filter(None, unused)))
 
     def flags_manifest(self) -> Manifest:
-        """Return the flags as the text of an environment file."""
+        """Return a manifest whose text contains the flags, as in an environment file."""
         return Manifest(" ".join(f"--{name}={value}" for name, (value, _) in self.flags().items()), {}, {}, FLAGS)
 
     def sources(self) -> Iterator[Source]:
@@ -124,7 +125,7 @@ class KubeletConfiguration:
                 yield Source(KUBELET, Container(KUBELET, own, {}), path, in_pod=False, only_listed=True, places=places)
 
     def static_pods(self) -> str:
-        """Return the directory or the single file of the static Pods, or "" if the configuration names none."""
+        """Return the directory or the single file of the static Pods, or "" if certmond can follow no such path."""
         kubelet = self._kubelet()
         found = kubelet.static_pods(self._configuration(kubelet))
         return "" if found.fact else found.path

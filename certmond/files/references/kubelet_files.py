@@ -36,7 +36,8 @@ _MAX_DEPTH = 8  # of a merge patch
 class FileSet(NamedTuple):
     """The paths on the host in the flags of a kubelet, and the fields that flags override.
 
-    A path is "" if its flag is not given. Two kubelets with the same `FileSet` refer to the same files.
+    A path is "" if its location on the host is unknown. A path without a default is also "" if certmond follows no flag
+    for the path. Two kubelets with the same `FileSet` refer to the same files.
     """
 
     config: str
@@ -48,19 +49,25 @@ class FileSet(NamedTuple):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Paths in the flags."""
+        """The paths that are not empty."""
         return tuple(path for path in (self.config, self.directory, self.pods) if path)
 
 
 class MergedConfiguration(NamedTuple):
-    """The fields of a kubelet, or None if certmond can read no file, and the drop-in of each field in a drop-in."""
+    """The configuration of a kubelet, or None if certmond can read no file.
+
+    `places` contains the drop-in of each field that a drop-in sets.
+    """
 
     manifest: Manifest | None
     places: Mapping[str, Place]
 
 
 class StaticPods(NamedTuple):
-    """The directory or the single file of static Pods, or "", its flag or field, and a reason not to follow it."""
+    """The path of the static Pods, the flag or field with this path, and a reason not to follow the path.
+
+    The path and the reason can be "".
+    """
 
     path: str
     place: Place
@@ -68,7 +75,7 @@ class StaticPods(NamedTuple):
 
 
 class KubeletFiles:
-    """Reader of the files that the flags of one kubelet name. `default` is the configuration file without a flag."""
+    """Reader of the files that the flags of one kubelet name. Without --config, the file is `default`."""
 
     def __init__(self, reader: DocumentReader, files: Files, source: Source, default: str = "") -> None:
         self._reader, self._files, self._source = reader, files, source
@@ -90,7 +97,7 @@ class KubeletFiles:
         return self._host_of(self._flags[flag]) if self._flags.get(flag) else ""
 
     def _host_of(self, value: str) -> str:
-        """Return the path on the host for the value of a flag, or "" if it is unknown.
+        """Return the path on the host for the value of a flag, or "" if this path is unknown.
 
         The working directory of a unit is /.
         """
@@ -103,7 +110,7 @@ class KubeletFiles:
         return not named and self._reader.entry(self.paths.config).missing
 
     def on_host(self, path: str) -> str:
-        """Return the path on the host for a path in the mount namespace of the kubelet, or "" if it is unknown."""
+        """Return the host path for a path in the mount namespace of the kubelet, or "" if the host path is unknown."""
         return (self._source.container.on_host(path) or "") if path else ""
 
     def _obstacle(self, flag: str, path: str) -> str:
@@ -113,7 +120,10 @@ class KubeletFiles:
         return source.obstacle or self._reader.changeable(source.place(flag).file, source.group) or fact
 
     def refused(self, followed: Container[str]) -> Iterator[UnreadFile]:
-        """Yield each flag that another user can change and whose path is not in `followed`."""
+        """Yield each flag that certmond does not follow, and whose path is not in `followed`.
+
+        certmond does not follow a flag that another user can change, or whose path is unknown.
+        """
         source = self._source
         for flag, value in self._refused.items():
             if self._host_of(value) not in followed:
@@ -122,12 +132,18 @@ class KubeletFiles:
                 yield UnreadFile(f"kubelet.{flag}", source.named_by(flag), place.file, fact, process)
 
     def parts(self) -> tuple[Manifest | None, ...]:
-        """Return the configuration file and the drop-ins. After a change of a file, its part is a new object."""
+        """Return the configuration file and the drop-ins.
+
+        After a change to a file, the part for this file is a new object.
+        """
         config = self._reader.manifest(self.paths.config) if is_path(self.paths.config) else None
         return (config, *(self._reader.manifest(path) for path in self._drop_ins() if not self._changeable(path)))
 
     def merged(self) -> MergedConfiguration:
-        """Return the configuration file merged with the drop-ins. With drop-ins, its paths are absolute."""
+        """Return the configuration file merged with the drop-ins.
+
+        With drop-ins, the paths in the result are absolute.
+        """
         base, *others = self.parts()
         drop_ins = [each for each in others if each and each.fields.get("kind") == _KIND]
         if not others:
@@ -192,7 +208,11 @@ class KubeletFiles:
         return StaticPods(posixpath.normpath(path), place, self._changeable(place.file) or fact)
 
     def unread_files(self, merged: MergedConfiguration) -> Iterator[UnreadFile]:
-        """Yield each file that certmond cannot read, and each drop-in with which the kubelet does not start."""
+        """Yield each file that certmond cannot read or does not follow.
+
+        Also yield each drop-in of another kind, with which the kubelet does not start, and an unusable path of static
+        Pods.
+        """
         config, directory = self.paths.config, self.paths.directory
         is_default = not self._flags.get(_CONFIG)
         if config and (fact := self._fact(config, optional=is_default) or _malformed(self._reader.manifest(config))):
@@ -241,7 +261,7 @@ class KubeletFiles:
                 yield path
 
     def _names(self) -> Iterator[tuple[str, bool]]:
-        """Yield the paths in the order of filepath.WalkDir, and True for each directory.
+        """Yield the paths in the directory of drop-ins in the order of filepath.WalkDir, with True for each directory.
 
         WalkDir does not follow symlinks.
         """
@@ -267,7 +287,7 @@ def _malformed(manifest: Manifest | None) -> str:
 
 
 def _patched(target: Any, patch: Any, depth: int = 0) -> Any:
-    """Return a JSON document after a merge patch (RFC 7396)."""
+    """Return the JSON document `target` after the merge patch `patch` (RFC 7396)."""
     if not isinstance(patch, Mapping) or depth > _MAX_DEPTH:
         return patch
     result = dict(target) if isinstance(target, Mapping) else {}
@@ -280,7 +300,7 @@ def _patched(target: Any, patch: Any, depth: int = 0) -> Any:
 
 
 def _resolved(fields: Mapping[str, Any], directory: str) -> dict[str, Any]:
-    """Return the fields with absolute paths."""
+    """Return the fields with absolute paths. A relative path starts at `directory`."""
     result = dict(fields)
     for name in _PATHS:
         if path := as_text(result.get(name)):

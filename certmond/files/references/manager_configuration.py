@@ -1,4 +1,4 @@
-"""The environment variables in the configuration of systemd, which all services of the system have.
+"""The environment variables that the configuration of systemd sets for all services of the system.
 
 This module defines the search path of system.conf and its drop-ins (systemd-system.conf(5)). ManagerEnvironment= sets
 variables of systemd itself, which no service has.

@@ -1,6 +1,6 @@
 """The configuration of kubelets other than the kubelet of the enabled unit.
 
-A process, k3s, RKE2, an argument file or a second unit has the flags of such a kubelet.
+The flags of such a kubelet come from a process, k3s, RKE2, an argument file or a second unit.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class OtherKubelets:
         self.directories = tuple(path for each in named.values() for path in each.directories())
 
     def used_flags(self, source: Source) -> Source:
-        """Return the source with the serving certificate in --cert-dir only if the kubelet uses this certificate."""
+        """Return the source. If a kubelet uses no certificate in --cert-dir, remove this flag.
+
+        If the kubelet requests the certificate, the flag `REQUESTED` replaces --cert-dir.
+        """
         if not _is_other(source) or not source.container.values("cert-dir"):
             return source
         kubelet = self._kubelet(source)
@@ -59,7 +62,7 @@ class OtherKubelets:
                 yield fields._replace(additional=True)
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file that certmond cannot read, also of the kubelet of the enabled unit, and each refused flag."""
+        """Yield each file that certmond cannot read, and each flag that certmond does not follow, for all kubelets."""
         found = [*self._own.unread_files()]
         found += (each for kubelet, merged in self._found.values() for each in kubelet.unread_files(merged))
         yield from {(each.name, each.file): each for each in reversed(found)}.values()

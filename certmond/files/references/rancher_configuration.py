@@ -75,10 +75,10 @@ class RancherConfiguration:
     def _own_drop_ins(
         self, program: str, options: Iterable[Option], file: str, mounts: Mapping[str, str | None], obstacle: str
     ) -> Iterator[Source]:
-        """Yield the kubelet with the --config-dir that k3s or RKE2 passes, if this directory exists.
+        """Yield the kubelet with the --config-dir that k3s or RKE2 passes, unless this directory is missing.
 
-        To this directory, k3s copies the files of the arguments `config` and `config-dir`. The directory can be a
-        remainder of a former k3s.
+        To this directory, k3s and RKE2 copy the files of the arguments `config` and `config-dir`. The directory might
+        remain from an uninstalled k3s or RKE2.
         """
         default = Option("data-dir", f"/var/lib/rancher/{program}", file)
         data = [default, *(each for each in options if each.name in {"data-dir", "d"} and each.value)][-1]
@@ -113,7 +113,7 @@ class RancherConfiguration:
         return [each for each in found if each.subcommand in _SUBCOMMANDS] or found
 
     def _mounts(self, program: str) -> Mapping[str, str | None]:
-        """Return the mounts in the namespace of `program`."""
+        """Return the mounts in the namespace of `program`, or {} if certmond follows no service of `program`."""
         services = self._services(program)
         return next((service.container.mounts for service in services if not service.obstacle), {})
 
@@ -121,16 +121,22 @@ class RancherConfiguration:
         return Container(program, (), self._mounts(program)).on_host(path) if is_known(path) else None
 
     def _file(self, program: str) -> str:
-        """Return the path of the configuration file on the host, or in the namespace of `program` if it is unknown."""
+        """Return the host path of the configuration file.
+
+        If this path is unknown, return the path in the namespace of `program`.
+        """
         inside = self._inside(program)
         return self._on_host(program, inside) or inside
 
     def _directory(self, program: str) -> str:
-        """Return the directory of the drop-ins on the host, or "" if it is unknown."""
+        """Return the path of the drop-in directory on the host, or "" if this path is unknown."""
         return self._on_host(program, f"{self._inside(program)}.d") or ""
 
     def _inside(self, program: str) -> str:
-        """Return the path of the configuration file of `program` (pkg/configfilearg/defaultparser.go and parser.go)."""
+        """Return the path of the configuration file in the namespace of `program`.
+
+        k3s selects the file in pkg/configfilearg/defaultparser.go and parser.go.
+        """
         path = f"{_DIRECTORIES[program]}/config.yaml"
         for service in self._services(program):
             given = [value for name, value in service.container.flags if name in {"config", "c"} and value]

@@ -130,15 +130,18 @@ class ReferenceObserver:
 
 
 def _kubeconfig_of(seen: Observation) -> str | None:
-    """Return the kubeconfig of the entry, or None if the kubeconfig refers to another file."""
+    """Return the kubeconfig of the entry.
+
+    Return None if the kubeconfig embeds the certificate or refers to another file.
+    """
     return seen.spec.kubeconfig if seen.refers_to in {None, seen.path} else None
 
 
 def _strictest(group: Sequence[Reference]) -> Reference:
     """Return the reference with the most checks.
 
-    A watched reference takes precedence over an unwatched reference. Of two watched references, a reference with a
-    check of the key and the usages takes precedence over a reference with only a check of the dates.
+    A watched reference takes precedence over an unwatched reference. Of two watched references, the reference with
+    checks of the key and the usages takes precedence over the reference with only a check of the dates.
     """
     return max(
         group,
@@ -192,7 +195,7 @@ def _unwatched(name: str, each: Reference, group: Sequence[Reference]) -> Observ
 
 
 def _shown(path: str) -> str:
-    """Return the path, or a valid path that shows it if no file can have the path.
+    """Return `path` if a file can have this path, otherwise a valid path with the printable text of `path`.
 
     The path of a file with flags is a value of another flag, and can contain arbitrary characters.
     """
@@ -200,7 +203,10 @@ def _shown(path: str) -> str:
 
 
 def _embedded(name: str, each: Reference) -> Iterator[Observation]:
-    """Yield an observation for each certificate that a field of a configuration file contains."""
+    """Yield an observation for each certificate that a field of a configuration file contains.
+
+    If the field contains no certificate, yield one observation with a fault.
+    """
     document = each.embedded
     if document is None:
         return

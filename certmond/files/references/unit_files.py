@@ -153,7 +153,7 @@ class UnitFiles:
     def _find_faults(self) -> Iterator[tuple[str, str]]:
         """Yield each file of systemd or of an enabled unit that certmond cannot read, with a fact about this file.
 
-        Omit masked units, which are symlinks to a character device.
+        Omit missing files, and masked units, which are symlinks to a character device.
         """
         yield from self._manager.faults()
         for path in dict.fromkeys(path for unit in self._enabled() for path in self._paths(unit)):
@@ -270,7 +270,7 @@ def _mentioned(unit: str, command: Word) -> Service | None:
 
 
 def _named(unit: str, commands: Sequence[Word]) -> Service | None:
-    """Return the component in the name of a unit, or None. For example, `podman kube play` starts etcd.service."""
+    """Return the component in the name of a unit, or None. For example, etcd.service can run `podman kube play`."""
     component = PROGRAMS.get(program_name(unit.removesuffix(".service").partition("@")[0]))
     words = [each.text for each in command_line(commands[0], {}, unit)] if commands else []
     if not (component and words):

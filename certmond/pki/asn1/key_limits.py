@@ -58,7 +58,9 @@ def check_request(der: bytes) -> None:
 
 
 def check_public_key(der: bytes) -> None:
-    """Raise LimitError if a public key exceeds a limit. Raises MalformedError for a long key in malformed DER.
+    """Raise LimitError if a public key of more than `_SMALL` bytes exceeds a limit.
+
+    Raises MalformedError for malformed DER.
 
     `der` is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSAPublicKey (RFC 8017, A.1.1).
     """

@@ -29,7 +29,8 @@ def damage(seen: Observation) -> str | None:
     """Return a clause that describes the damage to an entry's files, or None if the files are undamaged.
 
     Undamaged files contain a certificate, and its key if the entry requires a key. An undamaged kubeconfig also
-    contains a usable cluster. The result is also None for files that certmond does not repair, such as trust anchors.
+    contains a usable cluster. The result is also None for files that are unreadable or that certmond does not repair,
+    such as trust anchors.
     """
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
@@ -103,7 +104,7 @@ def generation(
 
 
 def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate]) -> Certificate | None:
-    """Return `certificate` if one of `issuers` signed it, otherwise None.
+    """Return `certificate` if one of `issuers` signed this certificate, otherwise None.
 
     A certificate from another issuer does not prove which permissions the CA granted.
     """
@@ -114,7 +115,7 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
-    """Return a template with only the contents that the entry specifies, or the reason why certmond cannot make one.
+    """Return a template with only the contents that the entry specifies, or the reason why there is no template.
 
     `signer` is the kind of the signer. If the entry accepts several subjects, the previous subject of the files takes
     precedence.

@@ -53,7 +53,7 @@ class Quota:
         return self.free_at(key, now, urgent=urgent) <= now
 
     def take(self, key: Hashable, now: float, *, urgent: bool = False) -> bool:
-        """Return whether the budgets admit an event of `key`. If they do, count the event."""
+        """Return whether the budgets admit an event of `key`, and count an admitted event."""
         if not self.admits(key, now, urgent=urgent):
             return False
         if self._overall.free_at(self._overall_used) <= now:

@@ -60,7 +60,7 @@ def about_damage(
 
     If certmond has repaired the damaged files in the last two hours, the result also contains the finding
     `breaks_again`. `known` is the last certificate of these files. The function ignores `known` if no certificate in
-    `issuers` signed it. If `salvage` is None, the findings are unchanged.
+    `issuers` signed `known`. If `salvage` is None, the findings are unchanged.
     """
     if salvage is None:
         return tuple(findings)

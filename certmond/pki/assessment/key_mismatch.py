@@ -87,7 +87,7 @@ def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:
 
 
 def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) -> Iterator[Finding]:
-    """Yield the findings. Omit a key mismatch until its wait has ended.
+    """Yield the findings. Omit a key mismatch until the wait has ended.
 
     After a reported mismatch, also yield a finding until the pair has matched for `mismatch.wait`.
     """

@@ -1,4 +1,4 @@
-"""Condition of the Node that describes the findings about its certificates."""
+"""Condition of the Node that describes the findings about the certificates of the node."""
 
 from __future__ import annotations
 

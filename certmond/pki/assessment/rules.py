@@ -1,6 +1,6 @@
 """Rules for the certificates of a Kubernetes node, as a list of checks.
 
-certmond reports a fault for only one entry: if a CA has a fault, its leaves have no finding for this fault.
+certmond reports a fault for only one entry: if a CA has a fault, the leaves of this CA have no finding for this fault.
 `validity_rules` contains the checks of the dates.
 """
 

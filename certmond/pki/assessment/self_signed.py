@@ -1,4 +1,6 @@
-"""Certificates that a service has signed with a CA in the same file, so that no CA of the catalogue can renew them.
+"""Certificates that a service has signed with a CA in the same file.
+
+No CA of the catalogue can renew such certificates.
 
 If the certificate file and the key file are both missing, the kubelet creates such a pair when it starts. The kubelet
 does not store the key of the CA (cmd/kubelet/app/server.go, InitializeTLS; k8s.io/client-go/util/cert/cert.go,

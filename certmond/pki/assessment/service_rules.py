@@ -25,19 +25,22 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
 
 
 def changes_without_event(seen: Observation, presence: Presence) -> bool:
-    """Return whether a service can change the findings about a certificate without a change of a file.
+    """Return whether a service can change the findings about a certificate without a change to a file.
 
-    For example, a service reloads its files some time after their change, and the restart of a kubelet changes no file.
+    For example, a service reloads its files some time after a change to these files, and the restart of a kubelet
+    changes no file.
     """
     return bool(presence.stale or presence.refusing or served_before_restart(seen, presence))
 
 
 def served_before_restart(seen: Observation, presence: Presence) -> ServedAt | None:
-    """Return the endpoint at which the kubelet serves a certificate although its requested one is missing, or None.
+    """Return the endpoint at which the kubelet serves a certificate although the requested certificate is missing.
+
+    Return None if there is no such endpoint.
 
     Without a certificate, a kubelet that requests its certificate ends each handshake with an error
-    (kubernetes/kubernetes, pkg/kubelet/kubelet.go, GetCertificate). So this kubelet has read its configuration before
-    the setting changed, or still has a certificate in memory whose file was removed.
+    (kubernetes/kubernetes, pkg/kubelet/kubelet.go, GetCertificate). Therefore, this kubelet has read its configuration
+    before the setting changed, or still has a certificate in memory whose file was removed.
     """
     return next((each for each in presence.served if seen.requested and each.sha256), None)
 

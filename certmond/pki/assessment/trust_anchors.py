@@ -12,7 +12,7 @@ Anchors = tuple[Certificate, ...]
 
 
 def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority, and of each CA file with a reference, by the name of the entry."""
+    """Return the trust anchors of each authority and of each referenced CA file, by the name of the entry."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
         if seen.named_by and seen.spec.kind is Kind.FILE:  # a pair whose certificates are also a CA bundle
@@ -25,8 +25,9 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
     """Return the trust anchors of an entry. The trust anchor of an authority is the authority's own certificate.
 
-    The trust anchors of another entry are the anchors in `ca`. If `ca` is empty, return the self-issued certificates of
-    the file or, if the file contains none, the last certificate of the file.
+    The trust anchors of another entry are the anchors in `ca`, in which `self` represents the self-issued certificates
+    of the file. If `ca` is empty, return the self-issued certificates of the file or, if the file contains none, the
+    last certificate of the file.
     """
     if seen.spec.authority:
         return seen.certificates[:1]

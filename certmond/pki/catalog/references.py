@@ -253,7 +253,7 @@ class NamedFile:
 
 
 class ReferenceSpec(CertificateSpec):
-    """An entry for a file that only a flag or field of the node names."""
+    """An entry for a file that only a flag or field on the node names."""
 
     named_by: Sentence
     """The flag or field, and the file that contains this flag or field."""

@@ -302,7 +302,7 @@ def extension_of(der: bytes, oid: bytes) -> bytes | None:
 
 
 def alternative_names_of(der: bytes) -> bytes | None:
-    """Return the content of the subjectAltName extension, or None if it is absent or the certificate is malformed."""
+    """Return the content of subjectAltName. Return None if the extension is absent or the certificate is malformed."""
     try:
         return extension_of(der, SUBJECT_ALTERNATIVE_NAME)
     except MalformedError:

@@ -139,7 +139,10 @@ def _pkcs1(der: bytes) -> _Rsa:
 
 
 def _integers(data: bytes, most: int) -> tuple[list[bytes], int]:
-    """Return the contents of the INTEGERs at the start of `data`, and the position of the next value."""
+    """Return the contents of the INTEGERs at the start of `data`, and the position of the next value.
+
+    Raises MalformedError if Go refuses one of these values.
+    """
     found, at = list[bytes](), 0
     while len(found) < most and at < len(data):
         tag, start, length = _header(data, at)
@@ -153,7 +156,7 @@ def _integers(data: bytes, most: int) -> tuple[list[bytes], int]:
 
 
 def _primes(data: bytes, at: int) -> list[int]:
-    """Return the third and later primes of an RSA key."""
+    """Return the third and later primes of an RSA key. Raises MalformedError if Go refuses one of these values."""
     if at == len(data):
         return []
     several, found, at = _any(data, at), list[int](), 0
@@ -283,7 +286,10 @@ def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
 
 
 def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None, int]:
-    """Return the content of an optional value in an explicit tag, or None, and the position of the next value."""
+    """Return the content of an optional value in an explicit tag, or None, and the position of the next value.
+
+    Raises MalformedError if Go refuses the value.
+    """
     if at == len(data):
         return None, at
     outer, content, length = _header(data, at)

@@ -1,4 +1,4 @@
-"""Planner of `certmond init`: the steps that create the missing files of a node, or the problems that prevent them.
+"""Planner of `certmond init`: the steps that create the missing files, or the problems that prevent these steps.
 
 `certmond init` changes no existing file. `bootstrap_steps` defines the contents of each step.
 """
@@ -150,7 +150,8 @@ class _Bootstrapper:
     def _makes_super_admin(self) -> bool:
         """Return whether to create super-admin.conf, which kubeadm creates from v1.29 on.
 
-        Returns False if admin.conf exists, because an operator might have moved super-admin.conf away.
+        Returns False if the node joins a cluster. Also returns False if admin.conf exists, because an operator might
+        have moved super-admin.conf away.
         """
         return not self._joins and _LAST not in self._present and self._drafts.current_admins
 

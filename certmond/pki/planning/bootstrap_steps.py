@@ -1,6 +1,6 @@
 """Steps of `certmond init`, and the contents of each first certificate and kubeconfig.
 
-certmond writes the same contents as kubeadm of the cluster's Kubernetes version. The comments cite files of
+certmond writes the same contents as kubeadm does for the Kubernetes version of the cluster. The comments cite files of
 kubernetes/kubernetes below cmd/kubeadm/app.
 """
 
@@ -211,7 +211,7 @@ class Drafts:
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def _subject(self, spec: CertificateSpec) -> str:
-        """Return the subject that kubeadm of the cluster's Kubernetes version uses for this certificate."""
+        """Return the subject that kubeadm uses for this certificate in the Kubernetes version of the cluster."""
         old = [text for text in spec.subject if _OLD_ADMINS in text]
         text = old[0] if old and not self.current_admins else spec.subject[0]
         return expand(text, self._facts) or text

@@ -99,7 +99,7 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
 
 
 def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
-    """Return the earliest time at which certmond could renew the certificate, or None if its dates are unknown."""
+    """Return the earliest time at which certmond could renew the certificate, or None if the dates are unknown."""
     at, certificate = renewal_time(status, policy, node), status.certificate
     if at is None or certificate is None:
         return None
@@ -135,7 +135,7 @@ def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
 
 
 def _is_kept(status: CertificateStatus) -> bool:
-    """Return whether the files are intact, and the certificate is self-signed, so that no CA can renew it."""
+    """Return whether the files are intact and the certificate is self-signed. No CA can renew such a certificate."""
     intact = not (status.stale or damage(status.seen))
     return intact and is_self_signed(status.seen, status.trust_anchor, status.issuers)
 

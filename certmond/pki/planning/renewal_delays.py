@@ -83,7 +83,8 @@ def delay(
 def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
     """Return the hold for a certificate whose CA some components might not trust yet, or None.
 
-    The hold also applies to a renewal that the operator requests, except for a CA in `circumstances.in_use`.
+    The hold also applies to a renewal that the operator requests, except for a CA in `circumstances.in_use`. Return
+    None also if all components refuse the present certificate of the entry.
     """
     if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None

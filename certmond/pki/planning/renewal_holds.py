@@ -61,7 +61,8 @@ class HostHold:
     ) -> tuple[str | None, datetime | None]:
         """Return why certmond holds the renewal of `old` at `now`, and the end of the hold, or (None, None).
 
-        A hold for a valid certificate ends at the critical point of the certificate.
+        A hold for a valid certificate ends at the critical point of the certificate. For any other certificate, the end
+        is None, because only the clock ends the hold.
         """
         if replaced_ca.is_refused(spec, cause):
             return None, None

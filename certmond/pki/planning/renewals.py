@@ -312,7 +312,7 @@ class _Planner:
     def _derivations(self) -> Iterator[Derive]:
         """Yield a step for each derived file whose source is renewed or, in the daemon's plan, that is out of date.
 
-        If the CA has not signed the certificate of the source, hold the step.
+        If the source is not renewed and the CA has not signed the certificate of the source, hold the step.
         """
         renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():

@@ -62,8 +62,8 @@ class Repairs:
     def step(self, status: CertificateStatus, *, requested: bool) -> Restore | Issue | Held | None:
         """Return the step that repairs the damaged files, or a hold that names the obstacle.
 
-        Returns None if a renewal can repair the files. If `requested` is True, the new certificate can lose names of
-        the old certificate.
+        Returns None if a renewal can repair the files. If `requested` is True, the new certificate can lack names that
+        the old certificate has.
         """
         seen, salvage, what = status.seen, status.presence.salvage or Salvage(), damage(status.seen)
         if seen.spec.renewed_by:

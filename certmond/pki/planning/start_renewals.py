@@ -140,7 +140,7 @@ def with_restart_times(held: Iterable[Held], found: StartRenewals, restarts: Ite
 
 
 def _ca_obstacle(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], now: datetime) -> str | None:
-    """Return why a new certificate would not be valid for longer than the present one, or None."""
+    """Return why a new certificate would not be valid for longer than the present certificate, or None."""
     authority, old = authority_of(status, authorities), status.certificate
     ca = authority.certificate if authority else None
     if authority is None or ca is None or old is None or ca.not_after > max(now, old.not_after):
