@@ -20,12 +20,15 @@ OF_SEVERAL = (
     "to rotate a CA that several nodes share, run `certmond root-ca stage` on each node, then "
     "`certmond root-ca rotate` on one node"
 )
-"""Message for a cluster, in which certmond begins no rotation without the operator."""
+"""Message for a cluster, in which certmond begins no rotation without a command of the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A trust anchor whose files contain `new` instead of `old`, while other files still depend on `old`."""
+    """Replacement of the anchors `old` by the anchor `new` on disk, without a rotation.
+
+    `because` is a clause with the evidence that another file still depends on an old anchor.
+    """
 
     family: str
     old: tuple[Certificate, ...]
@@ -103,7 +106,11 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
 
 
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
-    """Return the reverse rotation to the old anchor if an operator has restored the old key, otherwise None."""
+    """Return the reverse rotation if an operator has restored an old anchor, otherwise None.
+
+    The key of the old anchor is evidence of this. If both anchors have the same key, the old certificate must be the
+    only certificate in the file.
+    """
     if not rotation.found:
         return None
     for old in rotation.old:

@@ -31,7 +31,8 @@ CHECK_INTERVAL = timedelta(seconds=30)
 def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime) -> Outage | None:
     """Return the outage of the service `name` after the observation `seen` at `at`, or None if there is no outage.
 
-    `before` is the previous observation of all services.
+    `before` is the previous observation of all services. If the state of the service is unknown, the previous outage
+    continues.
     """
     known = before.services.get(name) if before else None
     last = known.outage if known else None
@@ -58,7 +59,8 @@ def demands_in_outages(
 ) -> dict[str, Demand]:
     """Return the demand of each service in an outage, as at the first observation of the outage.
 
-    `before` is the result of the previous call. So a change of the manifest during an outage does not end the outage.
+    `before` is the result of the previous call. Therefore, a change to the manifest during an outage does not end the
+    outage.
     """
     services = live.services if live else {}
     found = dict[str, Demand]()

@@ -117,7 +117,10 @@ class Certificate:
 
     @property
     def common_name(self) -> str | None:
-        """The common name (CN) of the subject, or None if the subject has no common name."""
+        """The common name (CN) of the subject, or None if the subject has no common name.
+
+        If the subject has several common names, the property is the first of these names in alphabetical order.
+        """
         return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
 
     @property

@@ -207,7 +207,7 @@ class _Search:
                 self._extend((*chain, issuer))
 
     def _refuse(self, chain: tuple[Certificate, ...], issuer: Certificate) -> Rejection | None:
-        """Return why `issuer` cannot be the next certificate after `chain`, or None."""
+        """Return why `issuer` cannot be the next certificate after `chain`, or None if it can."""
         child = chain[-1]
         self._checks += 1
         # Check the signature first: the other properties of an issuer that has signed nothing do not matter.
@@ -242,14 +242,14 @@ class _Search:
 
 
 def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()) -> Refusal | None:
-    """Return why the trust anchor `anchor` must not sign a certificate like `leaf`, or None."""
+    """Return why the trust anchor `anchor` must not sign a certificate like `leaf`, or None if it may."""
     if refusal := _forbidden(anchor, (leaf,), Budget(), is_anchor=True):
         return refusal
     return None if all(map(anchor.has_usage, usages)) else Refusal.USAGE
 
 
 def _forbidden(issuer: Certificate, chain: Sequence[Certificate], budget: Budget, *, is_anchor: bool) -> Refusal | None:
-    """Return why `issuer` may not certify the certificates in `chain`, or None."""
+    """Return why `issuer` may not certify the certificates in `chain`, or None if it may."""
     if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
         return Refusal.NOT_CA
     if issuer.usages and "cert sign" not in issuer.usages:
