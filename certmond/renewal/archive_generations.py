@@ -178,8 +178,8 @@ class Generations:
     def location(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
         """Return the paths of the certificate and the key of a generation.
 
-        If no entry of this name has a path in `files`, the last path in `files` is the certificate path, and the first
-        path is the key path.
+        If no entry of this name has a path in `files`, the certificate path is the last path in `files`. The key path
+        is then the first path.
         """
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):

@@ -54,7 +54,10 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 class Bootstrapper:
-    """Creator of the missing files of a node. `given` is the key of the operator's Root CA, or None."""
+    """Creator of the missing files of a node.
+
+    `given` is the private key of the operator's Root CA, or None if the operator gives no CA.
+    """
 
     def __init__(
         self,

@@ -119,7 +119,8 @@ class Writer:
         """Make all changes, in this order, or make no change.
 
         `verify` receives the content of each new file, and raises an error to refuse the changes. `before_rename` runs
-        after `verify`. Raises WriteError if a change is impossible or fails.
+        after `verify`. Raises WriteError if a change is impossible or fails. If another process writes a file during
+        the renames, keep that file, and raise WriteError after the other changes.
         """
         with Directories(self._root) as directories, ExitStack() as files, ExitStack() as uninterrupted:
             record, descriptors = self._plan(changes, directories, files)

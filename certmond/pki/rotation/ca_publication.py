@@ -107,7 +107,8 @@ def certificates_gate(rotation: Rotation, held: Gate, asked: Asked, now: datetim
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
     """Return the gate `held`, extended by a wait until the kubelets have updated running Pods.
 
-    If the publication is not noted in the record, or `SYNCED` has passed since then, return `held` unchanged.
+    If the record contains no time of the publication, or if `SYNCED` has passed since this time, return `held`
+    unchanged.
     """
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
@@ -118,9 +119,9 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
 
 
 def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
-    """Return a sentence with a remedy if `root_ca.overlap` is too short for Pods, or None.
+    """Return a sentence with a remedy if `root_ca.overlap` is too short for Pods, otherwise None.
 
-    Returns None if certmond checks through the Kubernetes API whether Pods trust the new CA.
+    Returns None also if certmond checks through the Kubernetes API whether Pods trust the new CA.
     """
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:

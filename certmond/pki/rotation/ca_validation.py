@@ -148,7 +148,8 @@ def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[st
 def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     """Yield a sentence if the key identifiers of the CA confuse OpenSSL.
 
-    The CA has no subject key identifier, or a self-issued CA has the authority key identifier of another key.
+    This is the case if the CA has no subject key identifier, or if a self-issued CA has the authority key identifier of
+    another key.
     """
     # `judge` reports a certificate that is not a CA.
     if not candidate.is_ca:

@@ -66,7 +66,7 @@ def open_conditions(
 
 
 def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
-    """Return why a node below another root (`--root`) never reaches a phase of the rotation, or None.
+    """Return why a node below another root (`--root`) never reaches a phase, or None if the node can reach the phase.
 
     certmond cannot observe services below another root. The mode `replace` does not wait for services.
     """

@@ -153,7 +153,10 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
 
 
 def flaw(rotation: Rotation) -> str | None:
-    """Return the reason why the rotation is invalid, or None. The reader of a record must call this function."""
+    """Return the reason why the rotation is invalid, or None if the rotation is valid.
+
+    The reader of a record must call this function.
+    """
     if not rotation.old:
         return "it has no old anchor"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:

@@ -108,8 +108,8 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
     """Return the reverse rotation if an operator has restored an old anchor, otherwise None.
 
-    The key of the old anchor is evidence of this. If both anchors have the same key, the old certificate must be the
-    only certificate in the file.
+    The key file must contain the key of the old anchor. If the new anchor has the same key, the trust file must instead
+    contain only the old anchor.
     """
     if not rotation.found:
         return None

@@ -146,7 +146,7 @@ class Surroundings:
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Return the state of the certificate in `seen` outside its files.
 
-        `renewed_at` is the time at which certmond installed the certificate, or None.
+        `renewed_at` is the time at which certmond installed the certificate, or None if certmond did not install it.
         """
         if isinstance(seen.spec, ServedSpec):
             return Presence(served=tuple(self._served_at(Endpoint.parse(seen.path), seen.spec.service, seen)))

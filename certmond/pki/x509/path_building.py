@@ -275,7 +275,7 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
 
 
 def _unusable(certificate: Certificate) -> Refusal | None:
-    """Return the reason why Go refuses the certificate in every path, or None."""
+    """Return the reason why Go refuses the certificate in every path, or None if Go accepts the certificate."""
     if certificate.unknown_critical and not certificate.objections:
         return Refusal.UNKNOWN_CRITICAL
     if certificate.objections or certificate.key.algorithm not in KEYS:
