@@ -35,7 +35,7 @@ from certmond.transaction.operations import Change
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A readable generation with its verdict. `in_place` is true if the node already has the same files."""
+    """A readable generation with its verdict. `in_place` is True if the node already has the same files."""
 
     generation: Generation
     files: tuple[ArchivedFile, ...]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class SurroundingsObserver:
     """Collector of the facts about services.
 
-    `acting` is true for a process that restarts services. Only such a process probes the health of the services.
+    `acting` is True for a process that restarts services. Only such a process probes the health of the services.
     """
 
     def __init__(

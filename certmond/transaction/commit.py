@@ -52,7 +52,7 @@ class Transactions:
         self._state_dir = state_dir
 
     def real(self, path: str) -> Path:
-        """Return the real path of the file that a `NewFile` of this path replaces, including the root directory."""
+        """Return the real path, including the root directory, of the file that a `NewFile` with this path replaces."""
         with Directories(self._root) as directories, blaming(path, "read"):
             return Path(os.path.realpath(self._root).rstrip("/") + directories.resolve(path))
 

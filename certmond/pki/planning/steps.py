@@ -119,7 +119,7 @@ class Derive:
 class Restart:
     """Step that restarts a service because of the certificates in `targets`.
 
-    `instance` identifies the running instance, and is empty if certmond did not observe the service.
+    `instance` identifies the running instance, and is empty if certmond has observed no instance.
     """
 
     service: ServiceSpec

@@ -145,7 +145,10 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
 
 
 def _is_own(seen: Observation) -> bool:
-    """Return whether the observation has a separate catalogue entry, and this entry is not a CA."""
+    """Return whether the observation is for the main certificate of an entry, and the entry is not a CA.
+
+    The observation of any other certificate in the same file has the name of the entry with a suffix, such as `#2`.
+    """
     return seen.name == seen.spec.name and not seen.spec.authority
 
 
@@ -157,7 +160,10 @@ def _is_of_root(seen: Observation) -> bool:
 def _signers(
     seen: Observation, family: str, accepted: Sequence[Certificate], others: Sequence[Certificate]
 ) -> Iterator[Certificate]:
-    """Yield the signers of the certificate in `others`, if no anchor in `accepted` has signed the certificate."""
+    """Yield each CA in `others` that has signed the certificate of `seen`.
+
+    Yields no CA if an anchor in `accepted` has also signed the certificate.
+    """
     if family not in seen.spec.ca or not seen.certificates or not others:
         return
     leaf, rest = seen.certificates[0], seen.certificates[1:]

@@ -16,8 +16,8 @@ from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 
 LIMIT = timedelta(minutes=5)
-"""Duration of an outage from which certmond reports the service. A service does not run for a shorter time if certmond
-restarts it, the node boots, or the kubelet recreates a Pod. kubeadm waits this long for the Pod of a changed manifest
+"""Duration of an outage from which certmond reports the service. An outage is shorter if certmond restarts the service,
+the node boots, or the kubelet recreates a Pod. kubeadm waits the same time for the Pod of a changed manifest
 (kubernetes/kubernetes, cmd/kubeadm/app/phases/upgrade/staticpods.go, UpgradeManifestTimeout).
 """
 STEADY = timedelta(minutes=5)
@@ -72,7 +72,10 @@ def demands_in_outages(
 
 
 def unmet_demands(around: Surroundings) -> Iterator[Observation]:
-    """Yield an observation with the fault `not_running` for each service that has not run for at least `LIMIT`."""
+    """Yield an observation with the fault `not_running` for each service that has not run for at least `LIMIT`.
+
+    Skips a service with an episode, and a service that neither a manifest nor an enabled unit starts.
+    """
     for source, (service, outage) in _outages(around).items():
         if outage.until - outage.since >= LIMIT:
             yield _observation(service, source, outage.since)

@@ -78,7 +78,7 @@ class Denial:
 
 
 def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
-    """Return the subjects, usages and names that the entry specifies on a node with these facts.
+    """Return the subjects, usages and names that the entry specifies, with the values of `facts`.
 
     Omits a name that contains an unknown fact.
     """

@@ -259,7 +259,7 @@ def attributes_of(name: x509.Name) -> frozenset[str]:
 def is_ordinary(der: bytes) -> bool:
     """Return whether the certificate has at most 4096 bytes.
 
-    certmond caches values of such certificates only. Otherwise, large certificates could fill the memory.
+    certmond caches only values of such certificates. Otherwise, large certificates could fill the memory.
     """
     return len(der) <= 4096
 

@@ -302,7 +302,7 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 
 def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
-    """Verify the signature of `certificate` with the key of `issuer`.
+    """Return True if the key of `issuer` has signed `certificate`.
 
     Returns False if the certificate contains two different signature algorithms, or if the key does not fit the
     algorithm. Raises an exception if the signature is wrong.
