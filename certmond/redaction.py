@@ -44,7 +44,8 @@ def redacted(text: str) -> str:
 def redacted_value(value: object) -> object:
     """Return `value` without key material.
 
-    Keep numbers, Booleans, None, mappings and collections. Convert bytes, and values of any other type, to text.
+    Keep numbers, Booleans, None and mappings. Convert tuples and sets to lists. Convert all other values, and the keys
+    of mappings, to text.
     """
     match value:
         case str():

@@ -95,10 +95,10 @@ def run(
 
 
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a message for each command that certmond refuses to run, because an untrusted user can change a file of the
-    command.
+    """Yield a message for each command that certmond refuses to run.
 
-    The keys of `commands` name the purposes of the commands. Skip a command whose program is missing.
+    certmond refuses a command if an untrusted user can change a file of this command. The keys of `commands` name the
+    purposes of the commands. Skip a command whose program is missing.
     """
     for what, command in commands.items():
         with suppress(OSError):

@@ -1,7 +1,7 @@
 """Verdicts on the generations of the archive: whether certmond may restore a generation.
 
-A restored certificate must not contain a subject, a usage or a name that a later certificate lacks. `archived_pair`
-checks the certificate and the key of a generation.
+A restored certificate must not contain a subject, a usage or a name that both the entry and a later certificate lack.
+`archived_pair` checks the certificate and the key of a generation.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Generations:
     def _wider(
         self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
     ) -> Verdict | None:
-        """Return the verdict `wider` if a later certificate lacks content of `leaf`, otherwise None."""
+        """Return the verdict `wider` if the entry and a later certificate lack content of `leaf`, otherwise None."""
         fixed = fixed_by(spec, self._facts)
         for pair, younger in self._others(name, generation, leaf):
             other = pair.leaf
@@ -86,7 +86,7 @@ class Generations:
         return None
 
     def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield the installed pair and each archived pair of `name`, each with True if it is later than `leaf`."""
+        """Yield the installed pair and each archived pair of `name`, with True for a pair that is later than `leaf`."""
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
         for described, files in self._archive.complete_generations(name):
@@ -151,8 +151,8 @@ class Generations:
     def with_present_ca(self, location: PairLocation, content: bytes) -> bytes:
         """Return the kubeconfig `content` with the present CA, because a rotation can have removed the archived CA.
 
-        If the kubeconfig must embed no CA, or embeds none, return `content` unchanged. Raises WriteError if the
-        kubeconfig must not trust the present CA.
+        If the entry names no embedded CA, the kubeconfig embeds none, or the present CA file contains none, return
+        `content` unchanged. Raises WriteError if the kubeconfig must not trust the present CA.
         """
         spec = location.spec
         if spec is None or location.kind is not Kind.KUBECONFIG or spec.embedded_ca is None or not embeds_ca(content):
@@ -178,8 +178,8 @@ class Generations:
     def location(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
         """Return the paths of the certificate and the key of a generation.
 
-        If no entry of this name has a path in `files`, the last path in `files` is the certificate path, and the first
-        path is the key path.
+        If no entry of this name has a path in `files`, the certificate path is the last path in `files`. The key path
+        is then the first path.
         """
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):

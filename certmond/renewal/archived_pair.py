@@ -22,8 +22,8 @@ class Worth(StrEnum):
 
     - `good`: the certificate is valid now.
     - `outdated`: the certificate is not valid now, or has no certification path to the present CA.
-    - `wider`: a later certificate lacks the subject, a usage or a name of this certificate.
-    - `unjudged`: the key needs a passphrase.
+    - `wider`: the certificate has a subject, a usage or a name that both the entry and a later certificate lack.
+    - `unjudged`: the key needs a passphrase, or the file needs a password.
     - `broken`: the certificate and the key do not match, or are malformed.
     """
 

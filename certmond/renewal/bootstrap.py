@@ -54,7 +54,10 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 class Bootstrapper:
-    """Creator of the missing files of a node. `given` is the key of the operator's Root CA, or None."""
+    """Creator of the missing files of a node.
+
+    `given` is the private key of the operator's Root CA, or None if the operator gives no CA.
+    """
 
     def __init__(
         self,
@@ -108,7 +111,10 @@ class Bootstrapper:
                     yield f"the given CA cannot sign {step.spec.path} ({why}); give another CA"
 
     def _replaced_cas(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
-        """Yield a message for each installed CA that must not sign."""
+        """Yield a message for each installed CA that must not sign.
+
+        A CA must not sign during its rotation, or if this node last used another CA.
+        """
         record = RotationRecord(self._state_dir)
         rotation, interims, anchors = record.load(), record.interims(), record.anchors()
         created = {step.spec.name for step in steps if isinstance(step, MakeAuthority)}

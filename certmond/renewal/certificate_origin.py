@@ -69,11 +69,12 @@ class ProvenanceLookup:
         everything: bool = False,
         within: float | None = None,
     ) -> dict[Identity, Provenance]:
-        """Return the evidence for each certificate that is due at `now` (aware, UTC).
+        """Return the evidence for each certificate that certmond may renew at `now` (aware, UTC).
 
         `family` adds the certificates of this CA, and `everything` adds all certificates that certmond renews. Omit
-        certificates whose signer needs a CA key that is not on this node. With `within`, stop after this number of
-        seconds.
+        certificates whose signer needs a CA key that is not on this node. With `within`, collect no new evidence after
+        this number of seconds, and omit certificates without cached evidence. If the state directory is unreadable,
+        return only the evidence collected before the error.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
         due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
@@ -232,9 +233,7 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the archived certificates that are later than the present certificate, and whether a later one is
-        missing.
-        """
+        """Return the archived certificates later than the present one, and whether a later certificate is missing."""
         present, archived = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):
             archived += _in_files(files, seen.spec.kind)

@@ -14,7 +14,7 @@ from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale,
 
 
 def circumstances_of(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Circumstances:
-    """Return the derived files for the planner, without the files that certmond does not write."""
+    """Return the derived files for the planner, without the files in the states `Foreign` and `Unmanaged`."""
     paths, stale = {}, {}
     for spec in derived:
         match states[spec.name]:

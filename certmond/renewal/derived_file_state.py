@@ -224,7 +224,8 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
 def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> State:
     """Return the state of a copy that an operator has made.
 
-    Only an older certificate or another CA makes the copy stale.
+    Only an older certificate or another CA makes the copy `Stale`. If the copy is for another server, the copy is
+    `Foreign`.
     """
     copy = copy_of(own, parse_credentials(present, spec.path))
     if copy is None or not copy.same_server:

@@ -30,7 +30,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class Derivations:
-    """The derived files of `specs`. `certificates` contains the entries of their sources."""
+    """The derived files of `specs`. `certificates` contains the certificate entries, including the sources."""
 
     def __init__(self, specs: Sequence[DerivedSpec], certificates: Sequence[CertificateSpec], files: NodeFiles) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -153,9 +153,10 @@ class Derivations:
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
-    """Return the certificate and the key that a kubeconfig embeds for its current user, or None for each missing part.
+    """Return the certificate and the key that a kubeconfig embeds for its current user.
 
-    Raises WriteError if the kubeconfig is malformed.
+    A part in a separate file is None. If the user has no certificate or no key, both parts are None. Raises WriteError
+    if the kubeconfig is malformed.
     """
     try:
         config = parse_kubeconfig(content, path)

@@ -52,7 +52,7 @@ class KeyPair:
 class Unpaired:
     """Reason why there is no certificate with a matching key. `message` is a clause that names the file.
 
-    `encrypted` is true if the key needs a passphrase.
+    `encrypted` is True if the key needs a passphrase.
     """
 
     message: str

@@ -65,8 +65,8 @@ def linked(
 ) -> list[Change]:  # fmt: skip
     """Return the changes that write a dated PEM file of the kubelet and the symlink `path` to this file.
 
-    Raises WriteError if the owner in the entry does not exist on this host, if the file at `path` is unreadable, or if
-    `path` does not end with -current.pem.
+    Raises WriteError if the owner in the entry does not exist on this host, or if the file at `path` is unreadable.
+    Also raises WriteError if `path` does not end with -current.pem.
     """
     dated = kubelet_pem.successor(path, now, files.names(posixpath.dirname(path)))
     most, whose = (spec.key_mode, spec.owner) if spec else (0o600, None)

@@ -44,7 +44,8 @@ class Renewal:
     def changes(self, view: View) -> list[Change]:
         """Return the changes to the files, with the change of the key first.
 
-        Raises WriteError if another process has changed the files since the plan.
+        Raises WriteError if another process has changed the files since the plan, or if a file is unreadable. Raises
+        RefusedError if the response of the signer contains no certificate for the key.
         """
         spec, path = self.step.status.seen.spec, self.step.path
         if why := stale_reason(self.step, view):

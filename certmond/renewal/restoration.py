@@ -35,7 +35,7 @@ from certmond.transaction.operations import Change
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A readable generation with its verdict. `in_place` is true if the node already has the same files."""
+    """A readable generation with its verdict. `in_place` is True if the node already has the same files."""
 
     generation: Generation
     files: tuple[ArchivedFile, ...]
@@ -144,7 +144,8 @@ class Restoration:
     def repair(self, step: Restore, writer: Writer) -> str:
         """Replace the damaged files of an entry with the generation of the step. Return a sentence about the result.
 
-        Raises RefusedError if the verdict on the generation is no longer `good`. Raises WriteError if another process
+        Without a generation, repair only the cluster of the kubeconfig. Raises RefusedError if certmond must not
+        restore the generation, or if a certificate and its key would not match. Raises WriteError if another process
         has repaired the files, or if another user could read the key.
         """
         spec, name = step.status.seen.spec, step.target

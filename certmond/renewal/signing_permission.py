@@ -32,7 +32,7 @@ class SigningPermissions:
     def granted(self, step: Issue) -> Grant:
         """Return the permission to sign, from the present evidence.
 
-        Raises RefusedError if the policy denies the permission.
+        Raises RefusedError if the policy denies the permission, and WriteError if certmond cannot read the archive.
         """
         seen = step.status.seen
         if step.old is None:

@@ -37,8 +37,8 @@ class Restarter:
         """Restart the service, and return a sentence about the result.
 
         With `revive`, also start a stopped unit. `instance` is the container to stop if the service is a static Pod.
-        Raises RestartError if no restart began or a container does not end, IdleError if a unit does not run and
-        `revive` is False, and TriedError if a command failed.
+        Raises RestartError if no restart began, or if a container does not end. Raises IdleError if a unit does not run
+        and `revive` is False, and TriedError if a command failed.
         """
         match service.kind:
             case "systemd":

@@ -65,8 +65,8 @@ class PreviousFiles:
     def archive(self, statuses: Iterable[CertificateStatus], facts: Mapping[str, str]) -> None:
         """Archive the files of these certificates. The caller must hold the lock of all writers.
 
-        Skip an old certificate with content that a later certificate lacks. Raises WriteError if certmond cannot
-        write the archive.
+        Skip an old certificate with content that both the entry and a later certificate lack. Raises WriteError if
+        certmond cannot write the archive.
         """
         renewals = self._provenance.renewals()
         for status in statuses:

@@ -37,8 +37,8 @@ def stop(
     """Stop the container `instance` with SIGTERM, and with SIGKILL after `grace` seconds or when `draining` is over.
 
     Return a sentence about the result. Raises RestartError, without a signal, if a different or additional container of
-    the Pod runs, or if certmond cannot identify the process. Also raises RestartError if the process does not end after
-    SIGKILL.
+    the Pod runs, or if certmond cannot identify the process. Also raises RestartError if certmond may not signal the
+    process, or if the process does not end after SIGKILL.
     """
 
     def observe() -> list[RunningContainer]:

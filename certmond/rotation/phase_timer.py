@@ -45,8 +45,8 @@ class PhaseTimer:
 def _counted_from(rotation: Rotation) -> datetime:
     """Return the time from which the minimum duration of the phase counts.
 
-    For token keys, this is the time at which all API servers had the new key. For a CA in `issue`, it is the time at
-    which the check found Pods with client certificates, if any.
+    For token keys, this is the time at which all API servers had the new key. For a CA in `issue`, this is the time at
+    which the check found Pods with client certificates. Without such a time, this is the start of the phase.
     """
     counts = isinstance(rotation.new, PublicKey) or rotation.phase is Phase.ISSUE
     return rotation.published if counts and rotation.published is not None else rotation.since

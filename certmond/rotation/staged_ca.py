@@ -31,7 +31,7 @@ _RECORD = "record.json"
 
 
 class Part(StrEnum):
-    """The two CAs of a rotation."""
+    """One of the two CAs of a rotation."""
 
     NEW = "new"
     OLD = "old"
@@ -41,7 +41,7 @@ class Part(StrEnum):
 class StagedCA:
     """A staged CA. If the files are unusable, `fault` is a sentence, and the other fields can be incomplete.
 
-    `key_unknown` is true if certmond cannot parse the key file.
+    `key_unknown` is True if certmond cannot parse the key file.
     """
 
     part: Part

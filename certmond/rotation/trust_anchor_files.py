@@ -1,7 +1,7 @@
 """State of one trust anchor and its signer on this node, from the inventory, the manifests and the files.
 
-During a rotation, the controller-manager signs with separate files in the directory of the trust anchor, because the
-container mounts this directory.
+During a rotation of `ca`, kube-controller-manager signs with separate files in the directory of the trust anchor,
+because the container mounts this directory.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def own_files(path: str) -> tuple[str, str]:
 
 
 def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer | None:
-    """Return the signer of the controller-manager in this Pod, or None if the Pod contains no such signer."""
+    """Return the signer of kube-controller-manager in this Pod, or None if the Pod contains no such signer."""
     container = next((each for each in pod.containers if each.name == CONTROLLER_MANAGER), None)
     if container is None:
         return None

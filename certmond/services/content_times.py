@@ -33,7 +33,7 @@ class _Known(BaseModel):
 
 
 class Changes:
-    """Cache of digests and change times. If `keeps` is false, certmond does not write the cache file."""
+    """Cache of digests and change times. If `keeps` is False, certmond does not write the cache file."""
 
     def __init__(self, state_dir: Path, *, keeps: bool) -> None:
         self._keeps = keeps

@@ -36,7 +36,8 @@ _CALL = 10  # seconds for one call to the runtime; the default of crictl is 2 se
 def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
     """Return the client for the host whose files are below `root`, or None if crictl is not installed.
 
-    The client uses `endpoint`, the container runtime endpoint of the kubelet, if crictl has no configuration file.
+    If crictl has no configuration file, the client uses `endpoint`, the container runtime endpoint of the kubelet.
+    Without `endpoint`, the client uses the first known socket that exists on the host.
     """
     program = _program(root)
     if program is None:

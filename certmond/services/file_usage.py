@@ -219,7 +219,7 @@ def _address(asked: Mapping[str, Any], container: Mapping[str, Any]) -> str | No
 def _host(host: str) -> str:
     """Return the host part of a probe address.
 
-    Without a host, return the loopback address, because these Pods use the host network.
+    Without a host, return the loopback address, because the Pods of the control plane use the host network.
     """
     host = "127.0.0.1" if host in {"", "0.0.0.0", "localhost"} else host  # noqa: S104 - not bound
     return f"[{host}]" if ":" in host else host

@@ -41,7 +41,7 @@ class Question:
 def observe(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
     """Observe the subjects of `question`. `before` is the previous observation.
 
-    `limit` is the time limit in seconds for the TLS probes.
+    `limit` is the time limit in seconds for the TLS probes, or None for the default limit.
     """
     at = datetime.now(UTC)
     by_unit = units.unit_states(set(question.units.values())) if question.units else {}

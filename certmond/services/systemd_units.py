@@ -77,8 +77,8 @@ def restart(
 ) -> UnitResult:
     """Restart or reload a running unit, and wait at most `limit` seconds for the end. Call `alive` each second.
 
-    If `revive` is True, start a unit that does not run. Raises RestartError if certmond cannot reach systemd, or if
-    systemd refuses the job.
+    If `revive` is True, start a unit that does not run. If systemd does not report the end, the result is "timeout".
+    Raises RestartError if certmond cannot reach systemd to request the job, or if systemd refuses the job.
     """
     started = time.monotonic()
     requested = queued = False

@@ -43,7 +43,8 @@ async def served_certificates(
 ) -> dict[Endpoint, Seen]:
     """Return the certificate that each endpoint serves at `at`, or the reason for which certmond received none.
 
-    All handshakes end within `limit` seconds.
+    certmond presents the client certificate that `pairs` contains for an endpoint. All handshakes end within `limit`
+    seconds.
     """
     deadline = asyncio.get_running_loop().time() + limit
     handshakes = (_handshake_result(endpoint, at, (pairs or {}).get(endpoint), deadline) for endpoint in endpoints)

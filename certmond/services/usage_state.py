@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class SurroundingsObserver:
     """Collector of the facts about services.
 
-    `acting` is true for a process that restarts services. Only such a process probes the health of the services.
+    `acting` is True for a process that restarts services. Only such a process probes the health of the services.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class SurroundingsObserver:
         """Use the last observation of `former`, which is closed, until the first observation of this object.
 
         Otherwise, each reload of the configuration would clear all findings about services for a short time. Leave out
-        the services whose configuration has changed.
+        the services whose configuration has changed. If only one of the two objects is `acting`, do not use the
+        observation.
         """
         live, known = former._observer.seen, {each.name: each for each in former._config.services}
         if live is None or former._acting != self._acting:  # only an acting process probes the health
@@ -107,7 +108,10 @@ class SurroundingsObserver:
 
     @property
     def has_news(self) -> bool:
-        """Whether a file or a subject of the observation has changed since the latest request."""
+        """Whether a file or a subject of the observation has changed since the latest request.
+
+        Below another root (`--root`), the property is always False.
+        """
         return self._visible and (self._question, self._contents) != self._requested
 
     def ask(self) -> None:

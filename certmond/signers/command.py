@@ -42,8 +42,9 @@ class CommandSigner:
     def sign(self, request: Request) -> Issued:
         """Return the certificate and its chain.
 
-        Raises RefusedError if the helper or its CA refuses the request, UnreachableError if the helper fails, and
-        WaitingError if the CA has not decided yet.
+        Raises RefusedError if the helper or its CA refuses the request, or if the output of the helper is invalid.
+        Raises UnreachableError if the helper fails or cannot reach its CA, and WaitingError if the CA has not decided
+        yet.
         """
         ended = run(self._command, self._environment(request), self._time_limit, request.alive)
         helper = f"the helper {self._command[0]} of signer {self._name}"

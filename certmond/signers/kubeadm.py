@@ -1,5 +1,4 @@
-"""Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, and `kubeadm kubeconfig user` for client
-credentials.
+"""Signing by kubeadm: `certs renew` for the pairs below pki/, and `kubeconfig user` for client credentials.
 
 kubeadm runs in a private directory with a separate configuration. With only `--cert-dir`, kubeadm would overwrite the
 real files of the node (cmd/kubeadm/app/cmd/certs.go, getInternalCfg).

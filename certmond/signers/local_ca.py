@@ -52,8 +52,8 @@ class LocalSigner:
     def sign(self, request: Request) -> Issued:
         """Return the certificate. If an intermediate CA signs, append the chain without the root.
 
-        Raises RefusedError if the request is for a CA, or if the CA on this node must not sign the certificate. Raises
-        KeyUnusableError if the key is unusable.
+        Raises RefusedError if the request is for a CA, if the certificate of the CA is unreadable, or if the CA may not
+        sign now. Raises KeyUnusableError if the key is unusable.
         """
         if request.template.is_ca:
             raise RefusedError(f"{request.name} is a CA, which no other CA signs; to create a CA, run: certmond init")

@@ -77,6 +77,6 @@ class Signer(Protocol):
         """Return the certificate for `request`.
 
         Raises RefusedError if the request cannot succeed, UnreachableError if a retry might succeed, and WaitingError
-        if the signer has not decided yet.
+        if the signer has not decided yet. Raises KeyUnusableError if the key of the CA is unusable.
         """
         ...

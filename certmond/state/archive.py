@@ -96,7 +96,7 @@ class Archive:
 
         `files` maps paths of the node to real files. If the files equal the newest generation, return that generation,
         so that a repeated replacement removes no older generation. Raises WriteError if a file is unreadable, or if the
-        write fails.
+        write fails. Raises StateError in the cases of `load`.
         """
         home = self._home(name)
         with blaming(str(home)):
@@ -160,8 +160,8 @@ class Archive:
     def generation(self, name: str, generation: str) -> Generation:
         """Return the description of one generation.
 
-        Raises MalformedError if the description is damaged. Raises StateError if a later version of certmond has
-        written the description, or if an untrusted user can change the description.
+        Raises MalformedError if the description is missing or damaged. Raises StateError if a later version of certmond
+        has written the description, or if an untrusted user can change the description.
         """
         return self._described(name, generation)[0]
 

@@ -40,7 +40,7 @@ class Pending:
     def keep(self, identity: Identity, key: PrivateKey, csr: bytes, replaces: str) -> None:
         """Store a key, its request, and the SHA-256 of the certificate to replace.
 
-        Raises WriteError if the write fails.
+        Raises WriteError if the write fails, and StateError if an untrusted user can change the directory.
         """
         with blaming(str(self._directory)):
             make_directory(self._state_dir)

@@ -81,7 +81,8 @@ class RotationRecord:
     def load(self) -> Rotation | None:
         """Return the current rotation, or None if the record is missing or inaccessible.
 
-        Raises MalformedError if the record is unusable.
+        Raises MalformedError if the record is unusable. Raises StateError if an untrusted user can change the record,
+        or if a later version of certmond has written the record.
         """
         try:
             entry = self._memory.load()
@@ -97,8 +98,9 @@ class RotationRecord:
         return made
 
     def check(self) -> None:
-        """Raise StateError if an untrusted user can change the state directory, or if a later version of certmond has
-        written to the directory.
+        """Raise StateError if the state directory is unfit for use.
+
+        The directory is unfit if an untrusted user can change it, or if a later version of certmond has written to it.
         """
         refuse_unfit(self._state_dir)
 

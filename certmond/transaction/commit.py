@@ -52,7 +52,7 @@ class Transactions:
         self._state_dir = state_dir
 
     def real(self, path: str) -> Path:
-        """Return the real path of the file that a `NewFile` of this path replaces, including the root directory."""
+        """Return the real path, including the root directory, of the file that a `NewFile` with this path replaces."""
         with Directories(self._root) as directories, blaming(path, "read"):
             return Path(os.path.realpath(self._root).rstrip("/") + directories.resolve(path))
 
@@ -119,7 +119,8 @@ class Writer:
         """Make all changes, in this order, or make no change.
 
         `verify` receives the content of each new file, and raises an error to refuse the changes. `before_rename` runs
-        after `verify`. Raises WriteError if a change is impossible or fails.
+        after `verify`. Raises WriteError if a change is impossible or fails. If another process writes a file during
+        the renames, keep that file, and raise WriteError after the other changes.
         """
         with Directories(self._root) as directories, ExitStack() as files, ExitStack() as uninterrupted:
             record, descriptors = self._plan(changes, directories, files)

@@ -84,9 +84,10 @@ class Place:
         return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
 
     def open_fingerprinted(self) -> tuple[str | None, int | None]:
-        """Return the fingerprint of the file, and a descriptor of the same file or None if the file is not regular.
+        """Return the fingerprint of the file, and a descriptor of the same file.
 
-        Raises OSError if the file is unreadable.
+        The descriptor is None if the name does not exist or is not a regular file. Raises OSError if the file is
+        unreadable.
         """
         status = self.status()
         if status is None or not stat.S_ISREG(status.st_mode):

@@ -106,7 +106,10 @@ class Records:
         os.fsync(self._directory)
 
     def left(self) -> Iterator[Record | str]:
-        """Yield every record. Rename a record that certmond cannot parse, and yield its new name."""
+        """Yield every record. Rename a record that certmond cannot parse, and yield its new name.
+
+        Remove incomplete records. Raises StateError for the record of a later version of certmond.
+        """
         for name in sorted(os.listdir(self._directory)):
             if name.startswith("."):  # an incomplete record, whose transaction has staged no file
                 remove(Place(self._directory, name))

@@ -18,7 +18,10 @@ class NodeFiles:
         self._root = root
 
     def exposed(self, paths: Iterable[str], owner: str | None) -> str | None:
-        """Return why an untrusted user could read a private key in these files, or None. `owner` is trusted."""
+        """Return why an untrusted user could read a private key in these files, or None if no such user could.
+
+        `owner` is a trusted user.
+        """
         return exposed(self._root, paths, owner)
 
     def other_writer(self, path: str, owner: str | None) -> str:

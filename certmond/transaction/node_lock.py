@@ -115,7 +115,10 @@ def name_holder(descriptor: int, runtime_dir: Path | None = None) -> None:
 
 
 def is_held(state_dir: Path, name: str) -> bool:
-    """Return whether a process holds the lock `name`. Open the file read-only, so that inotify reports no write."""
+    """Return whether a process holds the lock `name`. Return False if the lock file is unreadable.
+
+    Open the file read-only, so that inotify reports no write.
+    """
     try:
         descriptor = os.open(state_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -24,7 +24,7 @@ _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # the kubelet st
 class NewFile:
     """The new content of a file.
 
-    An existing file keeps its owner and its mode, unless `new_metadata` is true. `at_most` limits the mode. `expected`
+    An existing file keeps its owner and its mode, unless `new_metadata` is True. `at_most` limits the mode. `expected`
     is the SHA-256 of the content to replace, or None for a new file. `manifest` marks the manifest of a static Pod.
     """
 

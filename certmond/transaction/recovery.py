@@ -39,7 +39,11 @@ class Recovery:
 
 
 def settle(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Complete a decided transaction, which can be partly complete already. Return the result."""
+    """Complete a decided transaction, which can be partly complete already. Return the result.
+
+    If no file is complete yet, and another process has changed a file or the first change fails, revert the transaction
+    instead.
+    """
     try:
         steps = [_Step.of(entry, directories) for entry in record.entries]
         ready = [step for step in steps if step.is_ready()]

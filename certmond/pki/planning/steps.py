@@ -119,7 +119,7 @@ class Derive:
 class Restart:
     """Step that restarts a service because of the certificates in `targets`.
 
-    `instance` identifies the running instance, and is empty if certmond did not observe the service.
+    `instance` identifies the running instance, and is empty if certmond has observed no instance.
     """
 
     service: ServiceSpec
@@ -139,7 +139,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Change that writes exactly these anchors to a file, in this order."""
+    """Change that writes exactly the anchors in `anchors` to a file, in this order."""
 
     path: str
     anchors: tuple[Anchor, ...]
@@ -232,7 +232,7 @@ class Plan:
 
     @property
     def restartable(self) -> Plan:
-        """The plan without the restarts of services whose certificates or derived files the same plan writes."""
+        """The plan without the restarts that a step `Issue` or `Derive` of the same plan lists in `restarts`."""
         waiting = {service for step in self.writes if isinstance(step, Issue | Derive) for service in step.restarts}
         steps = (step for step in self.steps if not (isinstance(step, Restart) and step.target in waiting))
         return replace(self, steps=tuple(steps))

@@ -36,7 +36,7 @@ def statement(rotation: Rotation) -> bytes:
 
 
 def refusal(own: Rotation | None, announced: Rotation, ground: Ground, *, staged: bool, now: datetime) -> str | None:
-    """Return why this node does not follow the announced rotation, or None.
+    """Return why this node does not follow the announced rotation, or None if this node follows the rotation.
 
     `own` is the rotation in the record of this node. `staged` is True if the new certificate and its key are staged on
     this node.

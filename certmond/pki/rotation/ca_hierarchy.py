@@ -58,7 +58,8 @@ class Family:
     def leaves_end(self, now: datetime, validity: timedelta) -> datetime:
         """Return the time at which the last leaf would end if the CA signed all leaves at `now`.
 
-        `validity` applies to a leaf whose entry sets no validity.
+        `validity` applies to a leaf whose entry sets no validity, and to a CA without leaves. If the time exceeds
+        `datetime.max`, return `datetime.max`.
         """
         try:
             return now + max((leaf.validity or validity for leaf in self.leaves), default=validity)
@@ -67,7 +68,11 @@ class Family:
 
 
 def family_of(assessment: Assessment, name: str) -> Family | None:
-    """Return the CA entry `name` with its certificates and leaves, or None if there is no such CA."""
+    """Return the CA entry `name` with its certificates and leaves.
+
+    Return None if there is no such entry, if the entry is not a CA, or if certmond has read no certificate of the
+    entry.
+    """
     statuses = [status for status in assessment.statuses if status.seen.spec.name == name]
     trusted = tuple(status.seen.certificates[0] for status in statuses if status.seen.certificates)
     if not trusted or not statuses[0].seen.spec.authority:

@@ -57,8 +57,9 @@ def concerns(rotation: Rotation) -> bool:
 def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: timedelta) -> Gate:
     """Return the gate `held` with the publication of both CAs as an additional condition.
 
-    certmond repeats the request after `pause` until both CAs are published. If the API server refuses the request, or
-    does not answer within `TAKES` after the start of the phase, the phase waits only for `root_ca.overlap`.
+    certmond repeats the request after `pause` until both CAs are published. The gate then notes this time in the
+    record. The phase waits only for `root_ca.overlap` if the API server refuses the request, or does not answer within
+    `TAKES` after the start of the phase.
     """
     fact = asked.fact
     again = Gate((*held.waits, fact), min(filter(None, (held.until, now + pause))))
@@ -104,7 +105,11 @@ def certificates_gate(rotation: Rotation, held: Gate, asked: Asked, now: datetim
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
-    """Return the gate `held`, extended by a wait until the kubelets have updated running Pods."""
+    """Return the gate `held`, extended by a wait until the kubelets have updated running Pods.
+
+    If the record contains no time of the publication, or if `SYNCED` has passed since this time, return `held`
+    unchanged.
+    """
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
         return held
@@ -114,9 +119,9 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
 
 
 def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
-    """Return a sentence with a remedy if `root_ca.overlap` is too short for Pods, or None.
+    """Return a sentence with a remedy if `root_ca.overlap` is too short for Pods, otherwise None.
 
-    Returns None if certmond checks through the Kubernetes API whether Pods trust the new CA.
+    Returns None also if certmond checks through the Kubernetes API whether Pods trust the new CA.
     """
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:

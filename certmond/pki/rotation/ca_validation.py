@@ -62,8 +62,9 @@ def judge(
 ) -> Verdict:
     """Return the verdict on whether `candidate` can replace the CAs in `present`. The first CA in `present` signs now.
 
-    `leaves_end` is the end that a leaf issued now would have. If `key_where` is None, no key is required, as on a
-    worker. For an installed candidate (`in_place`), only a fact that makes the rotation impossible is a problem.
+    `leaves_end` is the end that a leaf issued now would have, or None to skip this check. If `key_where` is None, no
+    key is required, as on a worker. For an installed candidate (`in_place`), only a fact that makes the rotation
+    impossible is a problem.
     """
     status = _assessed(candidate, key, now, where, key_where)
     advice = (  # problems with programs other than Kubernetes
@@ -145,7 +146,11 @@ def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[st
 
 
 def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
-    """Yield a sentence if the CA has no subject key identifier, or has the authority key identifier of another key."""
+    """Yield a sentence if the key identifiers of the CA confuse OpenSSL.
+
+    This is the case if the CA has no subject key identifier, or if a self-issued CA has the authority key identifier of
+    another key.
+    """
     # `judge` reports a certificate that is not a CA.
     if not candidate.is_ca:
         return
@@ -163,7 +168,7 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
     """Yield a sentence if the candidate is a present CA, or conflicts with a present CA that has the same key.
 
-    CAs with the same key conflict if their subjects or their subject key identifiers differ.
+    CAs with the same key conflict if their subjects differ, or if the candidate has a different subject key identifier.
     """
     if candidate in present:
         yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"

@@ -1,7 +1,7 @@
 """State of a trust anchor's files on a node, and the reasons against a rotation on this node.
 
-A node is *frozen* if these files have neither the old nor the desired state. On a frozen node, certmond changes none of
-these files.
+On a *frozen* node, certmond changes none of these files. A node is frozen if these files have neither the old nor the
+desired state, or make a service fail at its start.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class Ground:
 
 
 def freeze_reason(rotation: Rotation, ground: Ground) -> str | None:
-    """Return why the node is frozen, as a sentence with the remedy, or None."""
+    """Return why the anchor's files freeze this node, as a sentence with the remedy, or None if they do not."""
     why = None if is_abandoned(rotation, ground) else obstacle(rotation, ground)
     return f"{rotation.name} is frozen: {why}" if why else None
 
 
 def obstacle(rotation: Rotation, ground: Ground) -> str | None:
-    """Return why this node cannot execute the rotation, as a sentence with the remedy, or None."""
+    """Return why this node cannot execute the rotation, as a sentence with the remedy, or None if the node can."""
     return next(_obstacles(rotation, ground), None)
 
 

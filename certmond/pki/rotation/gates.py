@@ -126,8 +126,9 @@ def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]
 def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
     """Return the gate for the minimum duration of a phase that all nodes have reached.
 
-    For service-account keys, the duration starts when all nodes are ready. Until then, a node can sign with the old
-    key. For a CA in `issue`, `published` is set if Pods have client certificates that the old CA might have signed.
+    A phase without a minimum duration has an open gate. For service-account keys, the duration starts when all nodes
+    are ready. Until then, a node can sign with the old key. For a CA in `issue`, `published` is set if Pods have client
+    certificates that the old CA might have signed. The phase then lasts at least `POD_CERTIFICATE` after this time.
     """
     if rotation.mode is not Mode.OVERLAP or rotation.phase not in _HELD:
         return Gate()

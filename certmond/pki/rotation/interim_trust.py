@@ -53,10 +53,10 @@ def advanced(
 
 
 def next_step(interim: Rotation, ground: Ground) -> Rotate | None:
-    """Return the step that interim trust still needs, or None.
+    """Return the step that interim trust still needs, or None if no step is missing.
 
-    Returns None if no step is missing, if the key file does not contain the signing key, or if an obstacle prevents the
-    step. The step never writes the key file of the anchor.
+    Returns None also if the key file does not contain the signing key, or if an obstacle prevents the step. The step
+    never writes the key file of the anchor.
     """
     wanted = desired(interim)
     if wanted is None or ground.key != wanted.signing.key or obstacle(interim, ground):
@@ -67,7 +67,7 @@ def next_step(interim: Rotation, ground: Ground) -> Rotate | None:
 
 
 def untrusted_signer(ground: Ground) -> str | None:
-    """Return a sentence if kube-controller-manager signs with a CA that this node does not trust, or None."""
+    """Return a sentence if kube-controller-manager signs with a CA that this node does not trust, otherwise None."""
     signer = ground.signer
     if signer is None or signer.now != signer.apart or not signer.holds or signer.holds[0] in ground.trust:
         return None

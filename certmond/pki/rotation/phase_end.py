@@ -66,7 +66,7 @@ def open_conditions(
 
 
 def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
-    """Return why a node below another root (`--root`) never reaches a phase of the rotation, or None.
+    """Return why a node below another root (`--root`) never reaches a phase, or None if the node can reach the phase.
 
     certmond cannot observe services below another root. The mode `replace` does not wait for services.
     """
@@ -95,7 +95,8 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
 def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
     """Return the time by which services must have reloaded the changed files of the rotation.
 
-    `met` is the time of the first observation in this phase. The function uses `met` if the clock was set back.
+    `met` is the time of the first observation in this phase. The function uses `met` if the clock was set back. If
+    certmond has recorded no contents of these files, the function returns a time in the past.
     """
     paths = {path for status in family_statuses(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]

@@ -78,9 +78,9 @@ class Rotation:
 
     `found` is True if the new anchor was installed before the rotation began. An abort exchanges `old` and `new`.
 
-    `published` is the time of the first observation on which the phase depends. In `trust`, all namespaces contain the
-    new CA. In `issue`, Pods have certificates that the old CA might have signed. For a service-account key, all API
-    servers use the new key.
+    `published` is the time of the first observation on which the phase depends. In `trust`, all namespaces contain both
+    CAs. In `issue`, Pods have certificates that the old CA might have signed. For a service-account key, all API
+    servers accept the new key (`trust`), or sign with the new key (`issue`).
 
     `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a node rotates
     alone. `released` is a number from 0 to 1. Workers whose place (`worker_batches`) is below this number may act.
@@ -153,7 +153,10 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
 
 
 def flaw(rotation: Rotation) -> str | None:
-    """Return the reason why the rotation is invalid, or None. The reader of a record must call this function."""
+    """Return the reason why the rotation is invalid, or None if the rotation is valid.
+
+    The reader of a record must call this function.
+    """
     if not rotation.old:
         return "it has no old anchor"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:

@@ -134,7 +134,10 @@ def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: Certifica
 
 
 def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """Yield the leaves that an old anchor of the rotation has signed, but the new anchor has not."""
+    """Yield the leaves that an old anchor of the rotation has signed, but the new anchor has not.
+
+    Skips bundles, and files that certmond cannot read now.
+    """
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
         if certificate is None or status.stale or spec.authority or rotation.family not in spec.ca:

@@ -21,7 +21,7 @@ from certmond.pki.services.staleness import files_of
 class Preview:
     """Preview of one phase: the changes to files, and the services that certmond then restarts.
 
-    `because` maps each service to a changed file that the service does not reload.
+    `because` maps each service to a changed file that makes the restart necessary.
     """
 
     phase: Phase

@@ -20,12 +20,15 @@ OF_SEVERAL = (
     "to rotate a CA that several nodes share, run `certmond root-ca stage` on each node, then "
     "`certmond root-ca rotate` on one node"
 )
-"""Message for a cluster, in which certmond begins no rotation without the operator."""
+"""Message for a cluster, in which certmond begins no rotation without a command of the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A trust anchor whose files contain `new` instead of `old`, while other files still depend on `old`."""
+    """Replacement of the anchors `old` by the anchor `new` on disk, without a rotation.
+
+    `because` is a clause with the evidence that another file still depends on an old anchor.
+    """
 
     family: str
     old: tuple[Certificate, ...]
@@ -103,7 +106,11 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
 
 
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
-    """Return the reverse rotation to the old anchor if an operator has restored the old key, otherwise None."""
+    """Return the reverse rotation if an operator has restored an old anchor, otherwise None.
+
+    The key file must contain the key of the old anchor. If the new anchor has the same key, the trust file must instead
+    contain only the old anchor.
+    """
     if not rotation.found:
         return None
     for old in rotation.old:
@@ -138,7 +145,10 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
 
 
 def _is_own(seen: Observation) -> bool:
-    """Return whether the observation has a separate catalogue entry, and this entry is not a CA."""
+    """Return whether the observation is for the main certificate of an entry, and the entry is not a CA.
+
+    The observation of any other certificate in the same file has the name of the entry with a suffix, such as `#2`.
+    """
     return seen.name == seen.spec.name and not seen.spec.authority
 
 
@@ -150,7 +160,10 @@ def _is_of_root(seen: Observation) -> bool:
 def _signers(
     seen: Observation, family: str, accepted: Sequence[Certificate], others: Sequence[Certificate]
 ) -> Iterator[Certificate]:
-    """Yield the signers of the certificate in `others`, if no anchor in `accepted` has signed the certificate."""
+    """Yield each CA in `others` that has signed the certificate of `seen`.
+
+    Yields no CA if an anchor in `accepted` has also signed the certificate.
+    """
     if family not in seen.spec.ca or not seen.certificates or not others:
         return
     leaf, rest = seen.certificates[0], seen.certificates[1:]

@@ -61,7 +61,8 @@ class Hold:
 def waits_here(rotation: Rotation) -> bool:
     """Return whether the rotation must wait in its present phase for the end of every hold.
 
-    The rotation waits only while the old anchor signs and certmond has replaced no key.
+    The rotation waits only while the old anchor signs and certmond has replaced no key. An aborted rotation, and a
+    rotation to an anchor that certmond found on disk, do not wait.
     """
     if rotation.found or rotation.aborted:
         return False

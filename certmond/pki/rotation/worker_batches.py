@@ -36,7 +36,7 @@ class Workers:
 
 
 def place(name: str) -> float:
-    """Return the place of a node in the order of the batches: a hash of its name, at least 0 and less than 1."""
+    """Return the place of a node in the order of the batches: a hash of the node's name, at least 0 and less than 1."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
 
 
@@ -58,7 +58,7 @@ def is_released(rotation: Rotation, name: str) -> bool:
 
 
 def held_back(rotation: Rotation, name: str) -> str | None:
-    """Return why the worker `name` must wait in the present phase, as a sentence, or None."""
+    """Return why the worker `name` must wait in the present phase, as a sentence, or None if the worker may act."""
     if is_released(rotation, name):
         return None
     return "the batch of this worker has not begun; on a control-plane node, list the earlier workers: certmond status"
@@ -86,7 +86,7 @@ def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
 def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
     """Return a sentence for each node for which the phase or the next batch of workers waits.
 
-    The first sentence also contains the progress of the workers.
+    In a phase with batches, the first sentence also contains the progress of the workers.
     """
     members = list(members)
     acting = (each for each in members if not _is_worker(rotation, each) or is_released(rotation, each.name))
@@ -97,8 +97,9 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
     """Return a gate whose `noted` rotation releases the next batch, or an open gate if all workers are released.
 
-    The gate is also open in a phase without batches. All workers of earlier batches must be ready. `batch` is the
-    number or the percentage of workers in each batch, except the first batch, which consists of one worker.
+    The gate is also open in a phase without batches. Before the call, all released workers must have acknowledged the
+    phase. `batch` is the number or the percentage of workers in each batch, except the first batch, which consists of
+    one worker.
     """
     found = _waited_for(rotation, members)
     count = workers(rotation, found)

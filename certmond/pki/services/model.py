@@ -85,7 +85,7 @@ class Survey:
     listeners: Mapping[Endpoint, Listener] = field(default_factory=dict)
 
     def listens(self, service: str) -> tuple[Endpoint, ...]:
-        """Return the endpoints at which the given service serves a certificate."""
+        """Return the endpoints at which `service` serves a certificate from a file."""
         return tuple(endpoint for endpoint, (name, _) in self.serving.items() if name == service)
 
 

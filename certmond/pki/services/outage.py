@@ -16,8 +16,8 @@ from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 
 LIMIT = timedelta(minutes=5)
-"""Duration of an outage from which certmond reports the service. A service does not run for a shorter time if certmond
-restarts it, the node boots, or the kubelet recreates a Pod. kubeadm waits this long for the Pod of a changed manifest
+"""Duration of an outage from which certmond reports the service. An outage is shorter if certmond restarts the service,
+the node boots, or the kubelet recreates a Pod. kubeadm waits the same time for the Pod of a changed manifest
 (kubernetes/kubernetes, cmd/kubeadm/app/phases/upgrade/staticpods.go, UpgradeManifestTimeout).
 """
 STEADY = timedelta(minutes=5)
@@ -31,7 +31,8 @@ CHECK_INTERVAL = timedelta(seconds=30)
 def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime) -> Outage | None:
     """Return the outage of the service `name` after the observation `seen` at `at`, or None if there is no outage.
 
-    `before` is the previous observation of all services.
+    `before` is the previous observation of all services. If the state of the service is unknown, the previous outage
+    continues.
     """
     known = before.services.get(name) if before else None
     last = known.outage if known else None
@@ -58,7 +59,8 @@ def demands_in_outages(
 ) -> dict[str, Demand]:
     """Return the demand of each service in an outage, as at the first observation of the outage.
 
-    `before` is the result of the previous call. So a change of the manifest during an outage does not end the outage.
+    `before` is the result of the previous call. Therefore, a change to the manifest during an outage does not end the
+    outage.
     """
     services = live.services if live else {}
     found = dict[str, Demand]()
@@ -70,7 +72,10 @@ def demands_in_outages(
 
 
 def unmet_demands(around: Surroundings) -> Iterator[Observation]:
-    """Yield an observation with the fault `not_running` for each service that has not run for at least `LIMIT`."""
+    """Yield an observation with the fault `not_running` for each service that has not run for at least `LIMIT`.
+
+    Skips a service with an episode, and a service that neither a manifest nor an enabled unit starts.
+    """
     for source, (service, outage) in _outages(around).items():
         if outage.until - outage.since >= LIMIT:
             yield _observation(service, source, outage.since)

@@ -48,7 +48,7 @@ class HealthObservation:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Move in which certmond ends the instance `episode.before`, so that a new instance starts."""
+    """Move in which certmond restarts or reloads the service. A restart ends the instance `episode.before`."""
 
     episode: Episode
 

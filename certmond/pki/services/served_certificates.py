@@ -20,10 +20,11 @@ def served_observations(
     listeners: Mapping[Endpoint, Listener], live: Live | None, files: Sequence[Observation],
     before: Iterable[Observation],
 ) -> tuple[Observation, ...]:  # fmt: skip
-    """Return an observation of each served certificate that is in no file. `files` are the observations of files.
+    """Return an observation of each served certificate that is in no file, or of the fault of its listener.
 
-    `before` are the last observations, for listeners that do not answer. If no CA of the node has signed the
-    certificate, no client of the node can verify the certificate. In this case, the maximum severity is a warning.
+    `files` contains the observations of files, and `before` the last observations, for listeners that do not answer. If
+    no CA of the node has signed the certificate, no client of the node can verify the certificate. In this case, the
+    maximum severity is a warning. Without an observation of the services (`live`), the result is empty.
     """
     if not listeners or live is None:
         return ()

@@ -45,7 +45,7 @@ NO_REQUEST = RequestState("the cluster has no CertificateSigningRequest of this 
 
 
 def request_state(requests: Sequence[ServingRequest], now: datetime) -> RequestState:
-    """Return the state of the last request.
+    """Return the state of the last request, or `NO_REQUEST` if there is no request.
 
     For a pending request, the clause contains the age of the oldest pending request.
     """

@@ -67,7 +67,7 @@ class ServedAt:
 class Stale:
     """Service whose certificate in memory is older than the file `path`. The file changed at `since`.
 
-    A restart is `due` from `due_at` on. At this time, the time for a reload is over. `ends_at` is the end of the served
+    A restart is `due` from `due_at` on. At `due_at`, the time for a reload is over. `ends_at` is the end of the served
     certificate, or None if certmond does not know this certificate.
     """
 
@@ -126,7 +126,7 @@ class Surroundings:
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
     where no service runs. `served` contains the served certificates that are in no file. `demands` contains the
     services that static Pod manifests start. `request` is the state of the kubelet's request for its serving
-    certificate, or None.
+    certificate, or None if certmond has not read the request.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -146,7 +146,7 @@ class Surroundings:
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Return the state of the certificate in `seen` outside its files.
 
-        `renewed_at` is the time at which certmond installed the certificate, or None.
+        `renewed_at` is the time at which certmond installed the certificate, or None if certmond did not install it.
         """
         if isinstance(seen.spec, ServedSpec):
             return Presence(served=tuple(self._served_at(Endpoint.parse(seen.path), seen.spec.service, seen)))
@@ -211,8 +211,8 @@ class Surroundings:
     def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
         """Return the files of the certificate that the service reads.
 
-        These files are the files that the service's command line names. If the command line names no file of the
-        certificate, or if the entry is of kind `kubelet`, the result contains all files.
+        The command line of the service names these files. If the command line names no file of the certificate, or if
+        the entry is of kind `kubelet`, the result contains all files.
         """
         known, files = self.survey.uses.get(service.name, {}), files_of(seen)
         named = tuple(path for path in files if path in known)

@@ -18,7 +18,10 @@ def digest_of(trust: Iterable[Anchor]) -> str:
 
 
 def trust_sets(observations: Collection[Observation]) -> dict[str, str]:
-    """Return the digest of the anchor set of each file that contains only trust anchors, by the path of the file."""
+    """Return the digest of the anchor set of each file, by the path of the file.
+
+    Omits a file that has a fault, contains no trust anchor, or is also a file of an entry that is not a trust anchor.
+    """
     anchors = {seen.path: set[Anchor]() for seen in observations if seen.spec.is_trust}
     for seen in (each for each in observations if each.path in anchors):
         found = seen.certificates or seen.public_keys

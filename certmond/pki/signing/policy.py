@@ -78,7 +78,7 @@ class Denial:
 
 
 def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
-    """Return the subjects, usages and names that the entry specifies on a node with these facts.
+    """Return the subjects, usages and names that the entry specifies, with the values of `facts`.
 
     Omits a name that contains an unknown fact.
     """
@@ -122,7 +122,8 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
     """Return whether a CA in `issuers` has signed `certificate`, directly or through intermediate CAs in `chain`.
 
     The CA in `issuers` can be expired. Each intermediate CA must permit the usages of `certificate` (RFC 5280,
-    4.2.1.12), and must have been valid at the same time as `certificate`.
+    4.2.1.12), and must have been valid at the same time as `certificate`. Returns False for a refused certificate, and
+    for a CA in `issuers`.
     """
     if certificate.refused or certificate in issuers:
         return False
@@ -141,7 +142,10 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
 def successor_denial(
     certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str], basis: Basis, now: datetime
 ) -> Denial | None:
-    """Return the denial if the policy denies a renewal of the certificate, otherwise None."""
+    """Return the denial if the policy denies a renewal of the certificate, otherwise None.
+
+    Raises MalformedError if cryptography cannot parse the certificate.
+    """
     template = successor(certificate, spec, Terms(now, None, facts), inherits=basis.predecessor is not None)
     made = grant(template, fixed_by(spec, facts), basis)
     return made if isinstance(made, Denial) else None
@@ -167,7 +171,8 @@ def outdone(
 ) -> tuple[str, ...]:  # fmt: skip
     """Return the contents of `certificate` that a later certificate lacks, and that the entry does not specify.
 
-    If the result is not empty, an old certificate has replaced a later certificate.
+    If a later certificate is lost, return all contents that the entry does not specify. If the result is not empty, an
+    old certificate has replaced a later certificate.
     """
     found = [each for later in basis(certificate, chain, issuers, provenance).later
              for each in surplus(certificate, later, fixed)]  # fmt: skip

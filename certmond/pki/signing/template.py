@@ -164,7 +164,7 @@ def _not_in(usages: Iterable[str], others: Iterable[str]) -> Iterator[str]:
 
 
 def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
-    """Return the template of the first certificate of an entry, with the given names (DNS:…, IP:…).
+    """Return the template of the first certificate of an entry, with the names in `names` (DNS:…, IP:…).
 
     If `is_ca` is True, the template has the key usages of a Root CA of kubeadm. Raises ValueError for an invalid
     subject or name.
@@ -242,7 +242,10 @@ def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """Return the GeneralName for a text of the form "DNS:…" or "IP:…". Raises ValueError for any other text."""
+    """Return the GeneralName for a text of the form "DNS:…" or "IP:…".
+
+    Raises ValueError for a text of another form, and for an invalid name or address.
+    """
     kind, _, value = text.partition(":")
     match kind:
         case "DNS":
@@ -306,6 +309,7 @@ def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifi
     """Return the authority key identifier of a new certificate (RFC 5280, 4.2.1.1).
 
     If the issuer has a subject key identifier, the result equals this identifier byte for byte, as OpenSSL requires.
+    Otherwise, the result is the hash of the issuer's key. If `issuer` is None, the result equals `own`.
     """
     if issuer is None:
         return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)

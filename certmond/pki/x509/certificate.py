@@ -117,7 +117,10 @@ class Certificate:
 
     @property
     def common_name(self) -> str | None:
-        """The common name (CN) of the subject, or None if the subject has no common name."""
+        """The common name (CN) of the subject, or None if the subject has no common name.
+
+        If the subject has several common names, the property is the first of these names in alphabetical order.
+        """
         return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
 
     @property
@@ -256,7 +259,7 @@ def attributes_of(name: x509.Name) -> frozenset[str]:
 def is_ordinary(der: bytes) -> bool:
     """Return whether the certificate has at most 4096 bytes.
 
-    certmond caches values of such certificates only. Otherwise, large certificates could fill the memory.
+    certmond caches only values of such certificates. Otherwise, large certificates could fill the memory.
     """
     return len(der) <= 4096
 

@@ -101,7 +101,7 @@ class NameConstraints:
     excluded: _Subtrees
 
     def permit(self, certificate: Certificate) -> bool:
-        """Return whether the CA may certify every name of `certificate`."""
+        """Return whether the CA may certify every name of `certificate`. If a name is malformed, return False."""
         try:
             # A name that cannot be parsed raises ValueError.
             return all(self._permits(name) for name in certificate.names)

@@ -207,7 +207,7 @@ class _Search:
                 self._extend((*chain, issuer))
 
     def _refuse(self, chain: tuple[Certificate, ...], issuer: Certificate) -> Rejection | None:
-        """Return why `issuer` cannot be the next certificate after `chain`, or None."""
+        """Return why `issuer` cannot be the next certificate after `chain`, or None if it can."""
         child = chain[-1]
         self._checks += 1
         # Check the signature first: the other properties of an issuer that has signed nothing do not matter.
@@ -242,14 +242,14 @@ class _Search:
 
 
 def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()) -> Refusal | None:
-    """Return why the trust anchor `anchor` must not sign a certificate like `leaf`, or None."""
+    """Return why the trust anchor `anchor` must not sign a certificate like `leaf`, or None if it may."""
     if refusal := _forbidden(anchor, (leaf,), Budget(), is_anchor=True):
         return refusal
     return None if all(map(anchor.has_usage, usages)) else Refusal.USAGE
 
 
 def _forbidden(issuer: Certificate, chain: Sequence[Certificate], budget: Budget, *, is_anchor: bool) -> Refusal | None:
-    """Return why `issuer` may not certify the certificates in `chain`, or None."""
+    """Return why `issuer` may not certify the certificates in `chain`, or None if it may."""
     if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
         return Refusal.NOT_CA
     if issuer.usages and "cert sign" not in issuer.usages:
@@ -275,7 +275,7 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
 
 
 def _unusable(certificate: Certificate) -> Refusal | None:
-    """Return the reason why Go refuses the certificate in every path, or None."""
+    """Return the reason why Go refuses the certificate in every path, or None if Go accepts the certificate."""
     if certificate.unknown_critical and not certificate.objections:
         return Refusal.UNKNOWN_CRITICAL
     if certificate.objections or certificate.key.algorithm not in KEYS:
@@ -302,7 +302,7 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 
 def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
-    """Verify the signature of `certificate` with the key of `issuer`.
+    """Return True if the key of `issuer` has signed `certificate`.
 
     Returns False if the certificate contains two different signature algorithms, or if the key does not fit the
     algorithm. Raises an exception if the signature is wrong.

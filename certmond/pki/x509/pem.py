@@ -70,7 +70,7 @@ class Block(NamedTuple):
             raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
 
     def overlooked_in(self, data: bytes) -> str | None:
-        """Return why Go, and therefore Kubernetes, ignores this block of the file `data`, or None."""
+        """Return why Go, and therefore Kubernetes, ignores this block of the file `data`, or None if Go reads it."""
         begins_line = data[self.start - 1 : self.start] in {b"", b"\n"}
         if not (begins_line and _OWN_LINES.fullmatch(self.text) and _END_OF_LINE.match(data, self.stop)):
             return "the BEGIN and END markers are not on separate lines, so Kubernetes ignores the block"
