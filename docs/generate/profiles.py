@@ -200,9 +200,13 @@ _ABOUT = {
     "k0s": About(
         "k0s",
         "This profile is for k0s controllers, workers, and nodes with both roles. At each start, k0s issues all "
-        "leaves of a controller again, with a validity of one year. If a leaf becomes due because a controller has "
-        "not restarted for too long, certmond reports a warning. The kubelet of a worker renews its own "
-        "certificates.",
+        "leaves of a controller again, with a validity of one year. The controller needs the key of the CA for this. "
+        "If a leaf becomes due because a controller has not restarted for too long, certmond reports a warning. With "
+        "`restart.for_renewal: true`, certmond restarts `k0scontroller` in enforce mode before the leaves expire, one "
+        "controller at a time ([certificates that a service issues at its "
+        "start](restarts.md#certificates-that-a-service-issues-at-its-start)). The kubelet of a worker renews its own "
+        "certificates. To start again after a long downtime, start the controllers, then the workers. A worker whose "
+        "certificate has expired needs a new join token.",
         "the certificates that konnectivity serves on its ports. certmond also does not watch `etcd/jwt.key`, "
         "because this file contains a key without a certificate.",
     ),

@@ -140,9 +140,14 @@ def with_restart_times(held: Iterable[Held], found: StartRenewals, restarts: Ite
 
 
 def _ca_obstacle(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], now: datetime) -> str | None:
-    """Return why a new certificate would not be valid for longer than the present certificate, or None."""
+    """Return why a start issues no certificate that is valid for longer than the present certificate, or None."""
     authority, old = authority_of(status, authorities), status.certificate
     ca = authority.certificate if authority else None
+    if authority and authority.seen.spec.key and not (authority.key_matches or authority.seen.key_unknown):
+        return (
+            f"a start issues no certificate without {authority.seen.key_path}, the key of the CA; "
+            "restore this key, or replace the certificate with a certificate of your CA"
+        )
     if authority is None or ca is None or old is None or ca.not_after > max(now, old.not_after):
         return None
     fact = f"a new certificate cannot outlive its CA, which ends on {day(ca.not_after)}"
