@@ -107,8 +107,9 @@ this order:
 
 6. Replace copies of `k3s.yaml` and `rke2.yaml`, because k3s and RKE2 write only the original files when they start.
 
-If a service runs with expired certificates, and the API answers, certmond with `restart: {for_renewal: true}` restarts
-this service, even during an upgrade. Servers restart one at a time, and agents wait while a server restarts.
+If a service runs with expired certificates, and the API answers, certmond in enforce mode with
+`restart: {for_renewal: true}` restarts this service, even during an upgrade. Servers restart one at a time, and agents
+wait while a server restarts.
 """
 
 
