@@ -41,7 +41,7 @@ class Serving(NamedTuple):
 
 @dataclass(frozen=True)
 class Globals:
-    """Options that every command accepts."""
+    """Global options, which certmond accepts before a command and after most commands."""
 
     config: Path | None = None
     root: str = "/"
@@ -113,7 +113,7 @@ def _store_option(context: click.Context, parameter: click.Parameter, value: Any
 
 
 def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the names of profiles that start with `incomplete`."""
+    """Return the names of profiles that start with `incomplete`, including `none`."""
     from certmond.config.model import NO_PROFILE, profiles
 
     return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]

@@ -48,7 +48,9 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
 
 
 def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    """Return the value of an option as a duration of at most 100 years. Raises BadParameter for any other value."""
+    """Return the value of an option as a positive duration of at most 100 years. Raises BadParameter for any other
+    value.
+    """
     from certmond.pki.catalog.field_types import parse_duration
 
     try:

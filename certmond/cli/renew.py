@@ -67,10 +67,10 @@ def renew(
 ) -> None:
     """Renew certificates now, and restart the services that use these certificates.
 
-    Exit: 0 done; 1 a renewal, restart or reload waits, or certmond cannot renew a certificate with a warning or
-    critical finding; 2 a step failed, or an endpoint no longer serves a certificate. If a daemon in enforce mode runs
-    on this node, the daemon restarts and verifies the services. In this case, this command shows the progress of the
-    daemon.
+    Exit: 0 done; 1 a renewal, restart or reload waits, or, with --all, certmond cannot renew a certificate that has a
+    warning or critical finding; 2 a step failed, or an endpoint no longer serves a certificate; 3 unknown, or certmond
+    cannot renew NAME. If a daemon in enforce mode runs on this node, the daemon restarts and verifies the services. In
+    this case, this command shows the progress of the daemon.
     """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
@@ -191,7 +191,9 @@ def _refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) 
 
 
 def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
-    """Print configuration entries that would permit certmond to sign the certificates `names`."""
+    """Print configuration entries that would permit certmond to sign the certificates `names`. With the output json or
+    yaml, print nothing.
+    """
     import yaml
 
     from certmond.pki.signing.policy import entry_that_fixes
@@ -303,7 +305,7 @@ def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | N
 
 
 def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
-    """Print the steps that failed or wait, and the number of completed steps."""
+    """Print the steps that failed or wait, and the number of completed steps. With `quiet`, print nothing."""
     if quiet:
         return
     for outcome in outcomes:

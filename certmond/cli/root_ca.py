@@ -215,7 +215,7 @@ def verdict_on(
 ) -> Verdict:
     """Return the verdict on the CA in `files` as the next CA of `family`.
 
-    If `files` contains no CA certificate, the verdict contains the problems of `files`.
+    If `files` contains no CA certificate, the verdict contains only the problems and warnings of `files`.
     """
     from certmond.pki.rotation.ca_validation import Verdict, judge
     from certmond.pki.x509.public_key import describe_key

@@ -174,7 +174,8 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
     """If certmond does not check the workloads, print a note that the operator must restart the workloads.
 
-    If `beside` is True, print the note to stderr.
+    Only a rotation of `ca` in the mode overlap needs the note, until the end of the phase trust. If `beside` is True,
+    print the note to stderr.
     """
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
@@ -227,7 +228,8 @@ def _new_key_rotation(
     *,
     at_once: bool,
 ) -> Rotation:
-    """Return a new rotation to the staged key that signs tokens. Exit with 2 if this key has problems.
+    """Return a new rotation to the staged key that signs tokens. Exit with 2 if the private key is not staged, or if
+    the key has problems.
 
     Raises CertmondError if no usable key is staged, or if the file of trusted keys does not contain exactly the public
     key of the signing key.
@@ -250,7 +252,7 @@ def _new_key_rotation(
 
 
 def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
-    """Return the staged CA or public key, and the public key of the staged private key, if any.
+    """Return the staged CA or public key, and the public key of the staged private key, or None without a private key.
 
     Raises CertmondError if the staged files are missing or damaged, or if they belong to a different family.
     """

@@ -37,8 +37,8 @@ _LONGEST_POLL, _LONGEST = 30.0, 300.0
 class _StepResult:
     """Result of one step of a rotation.
 
-    `message` describes the step, or the wait if `waits` is True. The next scan is at `until`. `failed` means that an
-    operator must act.
+    `message` describes the step, or the wait if `waits` is True. The next scan is at `until` at the latest. `failed`
+    means that an operator must act.
     """
 
     message: str | None = None

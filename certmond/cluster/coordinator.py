@@ -97,7 +97,7 @@ class ClusterConductor:
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """Return the rotation in the cluster's record, or `own` if the record is unknown or outdated.
+        """Return the rotation in the cluster's record, or `own` if the record is unknown, missing or outdated.
 
         If `own` has ended in the cluster, or has presumably ended, return `own` in the phase `done`. Return None if
         there is no rotation that this node must continue.

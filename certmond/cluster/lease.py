@@ -132,7 +132,7 @@ class ClusterLease:
 
         With `renews`, this node also marks the Lease until `give_back` removes the mark, and waits while another node
         has marked the Lease. Raises UnreachableError or RefusedError if a request fails. After an error, a holder keeps
-        the lock for the rest of its duration.
+        the lock for the rest of the duration of the Lease.
         """
         return self._run(partial(self._take, renews=renews))
 
@@ -160,7 +160,7 @@ class ClusterLease:
             self._run(partial(self._keep, self._written_record))
 
     def node_problem(self) -> str | None:
-        """Return why the Node of this node is not ready, or None if the Node is ready.
+        """Return why the Node of this node is not ready, or None if the Node is ready or does not exist.
 
         Raises UnreachableError or RefusedError if the request fails.
         """

@@ -43,7 +43,7 @@ def run_check(
     access: Access, name: str, work: Callable[[Connection], Awaitable[CheckResult]], limit: timedelta | None
 ) -> CheckResult:
     """Return the result of `work`. Return a failed check if the API server rejects a call, or does not respond within
-    `limit`.
+    `limit`. None means no limit.
     """
     seconds = None if limit is None else limit.total_seconds()
 

@@ -73,7 +73,7 @@ class SignerCheck:
         """Check that the cluster issues a certificate that verifies with the CA `expected` at `now`.
 
         The check takes at most `limit`, plus one call that deletes the request. If certmond has no permission to
-        approve the request, the check fails immediately.
+        approve an undecided request, the check fails immediately.
         """
         seconds = limit.total_seconds()
 
@@ -132,7 +132,8 @@ class SignerCheck:
         return self._pending
 
     async def _awaiting_operator(self, api: Requests, expected: Certificate) -> _PendingRequest | None:
-        """Return the request of another process if it waits for an operator or was denied. Otherwise return None.
+        """Return the request of another process if the request waits for an operator or was denied. Otherwise return
+        None.
 
         certmond does not delete this request, because the operator would have to decide again.
         """
