@@ -49,8 +49,9 @@ class PauseBudget:
 def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBudget | None = None) -> bytes:
     """Return the content of the regular file at `real` at one instant.
 
-    Raises OSError if the file is unreadable, if its device and inode differ from `inode`, or if it changes during each
-    of three attempts. If `pauses` permits no pause, the caller must read the file again later.
+    Raises OSError if the file is unreadable, is not a regular file, or has more than `MAX_SIZE` bytes. Also raises
+    OSError if the device and inode differ from `inode`, or if the file changes during each of three attempts. If
+    `pauses` permits no pause, the caller must read the file again later.
     """
     descriptor = open_without_symlinks(real, _OPEN)
     try:

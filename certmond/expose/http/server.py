@@ -113,9 +113,10 @@ class Server:
         return min(pauses + ([min(1.0, self.patience)] if self.slots.taken else []), default=None)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a waiting connection, and start a thread for it.
+        """Accept a waiting connection, and start a thread for the connection.
 
-        Return False if the server cannot accept a connection now.
+        Without a free slot or thread, refuse the accepted connection. Return False if the server cannot accept a
+        connection now.
         """
         try:
             connection, _ = listener.accept()
