@@ -112,7 +112,7 @@ class Handover:
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
         """Wait for a change to a file in `interest` or to a record of certmond.
 
-        The wait ends at the latest at `until`, or after `at_most` seconds.
+        The wait ends at `until` or after `at_most` seconds, whichever is earlier.
         """
         self._watch({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
@@ -126,10 +126,11 @@ class Handover:
     # Progress of the acting process
 
     def watch_restarts(self, left: Collection[str], since: datetime) -> tuple[str, str] | None:
-        """Show the progress of restarts that another process executes, until the progress changes.
+        """Show how another process restarts the services in `left`, until the progress changes.
 
-        If the restart of a service is held, or does not begin within `_RESTART_TIMEOUT` seconds, return the service and
-        the reason. Otherwise return None. Raises BusyError if the daemon has written no heartbeat for `_HUNG` seconds.
+        Ignore passes of the other process before `since`. If the restart of a service is held, or does not begin within
+        `_RESTART_TIMEOUT` seconds, return the service and the reason. Otherwise return None. Raises BusyError if the
+        daemon has written no heartbeat for `_HUNG` seconds.
         """
         before, end = self._end_times(left), time.monotonic() + _RESTART_TIMEOUT
         while True:

@@ -208,8 +208,8 @@ def assess_node(
     With `check_api`, also check that the node and the configured API server authenticate each other. Skip this check if
     `at` is set, if `root` is not /, or if the caller cannot read the state of a rotation.
 
-    If `at` is None and a key does not match its certificate, scan again after at most two seconds, because a process
-    might still be writing these files.
+    If `at` is None and a key does not match its certificate, a process might still be writing these files. In this
+    case, scan again after at most two seconds.
 
     Raises CertmondError if the state of a rotation is unusable, and no entry can show this finding.
     """

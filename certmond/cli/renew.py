@@ -136,7 +136,9 @@ def renew(
 @output_option
 @click.pass_context
 def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_run: bool, output: str) -> None:
-    """Restart services one by one, and verify each restart. Exit: 0 done; 1 a restart waits; 2 a restart failed."""
+    """Restart services one by one, and verify each restart. Exit: 0 done; 1 a restart waits; 2 a restart failed; 3
+    unknown.
+    """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
     from certmond.cli.service_restarts import planned, restart_services

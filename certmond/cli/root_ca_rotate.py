@@ -46,7 +46,8 @@ def rotate(
     context: click.Context, *, family: str, dry_run: bool, at_once: bool, exclude: tuple[str, ...], no_wait: bool,
     output: str,
 ) -> None:  # fmt: skip
-    """Replace the current Root CA with the staged CA, or continue the rotation. Exit: 0 done; 2 refused or failed.
+    """Replace the current Root CA with the staged CA, or continue the rotation. Exit: 0 done; 2 refused or failed; 3
+    unknown.
 
     With --family sa, replace the key that signs service-account tokens.
     """
@@ -105,7 +106,7 @@ def rotate(
 @click.option("--no-wait", is_flag=True, help="Begin the abort and exit; the daemons execute its phases")
 @click.pass_context
 def abort(context: click.Context, *, no_wait: bool) -> None:
-    """Abort the rotation in progress, and restore the old CA or key. Exit: 0 done; 2 refused or failed."""
+    """Abort the rotation in progress, and restore the old CA or key. Exit: 0 done; 2 refused or failed; 3 unknown."""
     from certmond.pki.rotation.phases import abort as abort_rotation
 
     options = globals_of(context)
@@ -231,8 +232,8 @@ def _new_key_rotation(
     """Return a new rotation to the staged key that signs tokens. Exit with 2 if the private key is not staged, or if
     the key has problems.
 
-    Raises CertmondError if no usable key is staged, or if the file of trusted keys does not contain exactly the public
-    key of the signing key.
+    Raises CertmondError if no usable key is staged. Also raises CertmondError if the file of trusted keys does not
+    contain exactly the public key of the signing key.
     """
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.rotation.service_account_keys import keys_of, objections

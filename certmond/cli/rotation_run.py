@@ -48,7 +48,7 @@ class _StepResult:
 
 
 def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, aborting: bool) -> int:
-    """Execute the rotation, or show the progress of the process that executes it. Return the exit code.
+    """Execute the rotation, or show the progress of the process that executes the rotation. Return the exit code.
 
     The code is `FAILED` if the rotation cannot continue, or did not end with the requested result. Raises RotationError
     if the state of the rotation is unknown.

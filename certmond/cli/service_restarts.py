@@ -90,7 +90,7 @@ def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step
 
 
 def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
-    """Return the records of the `wanted` services whose restart succeeded or failed after `since`."""
+    """Return the records of the `wanted` services whose restart ended at `since` or later. Omit superseded restarts."""
     return [
         past
         for name, past in enforcer.restarting.past().items()

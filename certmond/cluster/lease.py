@@ -41,7 +41,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Content of a Lease. certmond writes `metadata` unchanged, except for the annotation `mark`.
+    """Content of a Lease. `seconds` is the duration of the Lease, and `mark` is the value of the annotation `MARK`.
+
+    certmond writes all other `metadata` unchanged.
 
     `version` is empty if the Lease does not exist yet.
     """
@@ -150,7 +152,7 @@ class ClusterLease:
         return self._run(work)
 
     def keep(self) -> None:
-        """Renew the lock if a third of its duration has passed.
+        """Renew the lock if a third of the Lease duration has passed since the last renewal.
 
         Raises LostError if this node does not hold the lock, and UnreachableError or RefusedError if the renewal fails.
         """

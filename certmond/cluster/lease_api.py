@@ -43,7 +43,10 @@ class LeaseApi:
             return None
 
     async def create(self, record: Record) -> Record | None:
-        """Create and return the Lease. Return None if the Lease already exists."""
+        """Create and return the Lease. Return None if the Lease already exists.
+
+        Raises RefusedError if the namespace does not exist.
+        """
         metadata = _marked(ObjectMeta(name=self._name, namespace=self._namespace), record.mark)
         made = Lease(metadata=metadata, spec=_spec(record))
         try:

@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One restart of a workload. `fact` is a phrase that follows the workload's name."""
+    """Result of the restart of one workload. `fact` is a phrase that follows the workload's name."""
 
     workload: Workload
     outcome: Outcome

@@ -108,8 +108,8 @@ def derived_files(
 ) -> Iterator[Problem]:
     """Yield the problems of derived files.
 
-    The problems are a path that another entry uses (only with `write: always`), a path in the directory of the static
-    Pods, and an unsuitable source.
+    The problems are a path that another entry uses (only with `write: always`), a path in the static Pod directory, and
+    an unsuitable source.
     """
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}

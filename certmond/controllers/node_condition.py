@@ -1,6 +1,7 @@
 """Report of the findings as a condition of this node's Node.
 
-This module decides when certmond writes the condition. `pki.assessment.node_condition` defines its content.
+This module decides when certmond writes the condition. `pki.assessment.node_condition` defines the content of the
+condition.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class CAChanges:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """Return the leaves of the trust anchor, and when the last of them would expire if signed at `now`.
+        """Return the leaves of the trust anchor, and the time at which the last leaf would expire if signed at `now`.
 
         If this node has no such family, return no leaf and no time.
         """

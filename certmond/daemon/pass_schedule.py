@@ -33,7 +33,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """The deadlines after a pass."""
+    """Intervals and times that determine the next pass."""
 
     # Intervals between full scans. `poll` is None if inotify reports every change.
     resync: timedelta

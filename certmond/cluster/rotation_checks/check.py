@@ -29,7 +29,8 @@ _MOST_NAMES = 10  # maximum number of names in a message, which also contains th
 class CheckResult:
     """Result of a check. A failed check (`ok` is False) blocks the next phase.
 
-    If the API server rejected a call or did not respond, `failure` distinguishes these two cases.
+    If the API server rejected a call or did not respond, `failure` distinguishes these two cases. Otherwise `failure`
+    is None.
     """
 
     name: str

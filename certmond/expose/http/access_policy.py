@@ -58,7 +58,7 @@ class Gate(Protocol):
     def policy(self) -> Policy:
         """Return the policy in force now.
 
-        This method reads files, so the loop that accepts connections must not call it.
+        This method reads files, so the loop that accepts connections must not call this method.
         """
 
     def metrics(self) -> bytes:

@@ -1,7 +1,7 @@
 """HTTP server of `certmond serve`, which serves the files that the daemon writes into the runtime directory.
 
 The module `routes` creates the answers. The modules `access_policy` and `access_control` decide which clients have
-access. The server reads no key of the node. The only external library that it imports is `systemd`.
+access. The server reads no key of the node. The only external library that the server imports is `systemd`.
 """
 
 import errno
