@@ -41,7 +41,7 @@ class ActivityReport:
 
     @property
     def obstacle(self) -> str:
-        """The latest message about a planned restart that waits, or "" without such a message since the latest step
+        """The latest message about a planned restart that waits, or "" if no such message is newer than the latest step
         event.
         """
         for each in self.activity.get("events", ()):

@@ -241,7 +241,9 @@ def schema() -> None:
 @global_options
 @click.pass_context
 def discover(context: click.Context) -> None:
-    """Print a configuration for this node: the profile of its distribution, and the differences from that profile."""
+    """Print a configuration for this node: the profile of its distribution, or the configured profile, and the
+    differences from this profile.
+    """
     from certmond.config.model import DEFAULT_PROFILE
     from certmond.discovery.configuration import discover as discover_configuration
     from certmond.discovery.distribution import distributions

@@ -326,7 +326,7 @@ def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
 
 
 def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
-    """Print the services that still use a replaced certificate."""
+    """Print the services that still use a replaced certificate, except the services in `restarted`."""
     from certmond.pki.planning.steps import Derive, Issue
 
     users: dict[str, list[str]] = {}

@@ -56,7 +56,7 @@ class Lead(Protocol):
 
 
 class ClusterConductor:
-    """Coordination of a rotation on the node `node`.
+    """Coordinator of the rotations of a cluster, on the node `node`.
 
     `own` contains the credentials of the node itself, which permit changes to the annotations of its Node. `monotonic`
     returns the seconds of a monotonic clock. `boot` is the boot ID of the machine.

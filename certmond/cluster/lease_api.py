@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 
 class LeaseApi:
-    """Calls to the API server for the Lease `name` in `namespace`."""
+    """Calls to the API server for the Lease `name` in `namespace`.
+
+    A call that fails raises RefusedError or UnreachableError.
+    """
 
     def __init__(self, connection: Connection, namespace: str, name: str) -> None:
         self._connection = connection

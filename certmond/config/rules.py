@@ -155,7 +155,10 @@ def key_conflicts(
 
 
 def dependency_cycles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
-    """Yield a problem for each cycle in the restart order of services."""
+    """Yield a problem for each cycle in the restart order of services.
+
+    The problem is at a place in the last file, by `order`, that defines a part of the cycle.
+    """
     services = tree.fields["services"].items if "services" in tree.fields else []
     waits = {entry.name: dict(entry.texts("after")) for entry in services}
     while True:

@@ -65,7 +65,7 @@ class NodeConditionReport:
         return self._failure if self._failure != before and self._failure else None
 
     def _write(self, access: Access, node: str, condition: NodeCondition) -> str:
-        """Return why the write failed, or ""."""
+        """Write the condition and, if an event is due, the event. Return why a write failed, or "" for success."""
         try:
             from certmond.cluster.node_condition import create_event, write_condition
 

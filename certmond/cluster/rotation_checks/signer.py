@@ -162,7 +162,7 @@ class SignerCheck:
         return None
 
     async def _wait_for_decision(self, api: Requests, pending: _PendingRequest) -> None:
-        """Wait until the request has a certificate, was denied, or has failed."""
+        """Wait until the request has a certificate, was denied, or has failed. Raises the errors of `_store`."""
         while not (pending.filed.certificate or {"Denied", "Failed"} & pending.filed.conditions.keys()):
             pending.approved = "Approved" in pending.filed.conditions
             await asyncio.sleep(_POLL_INTERVAL)

@@ -32,7 +32,7 @@ class Policy(Protocol):
         """Return the plain or encrypted connection that replaces `connection`. This method transfers no bytes."""
 
     def greet(self, connection: socket.socket) -> bool:
-        """Make the TLS handshake, and return whether the policy admits the client.
+        """Make the TLS handshake, if the connection uses TLS. Return whether the policy admits the client.
 
         Raises OSError if the handshake fails.
         """

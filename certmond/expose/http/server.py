@@ -218,7 +218,7 @@ def notify(state: str) -> None:
 
 
 def inherited() -> list[socket.socket]:
-    """Return the listening sockets that systemd passed.
+    """Return the listening sockets that systemd passed, or [] if systemd passed no socket.
 
     Raises ListenError if systemd passed a socket that does not listen.
     """
