@@ -194,8 +194,8 @@ class Handover:
         self._progress.wait(f"[{rotation.phase}] {fact}{others}", command or _abort_command(rotation), since=since)
 
     def show_restart(self, episode: Episode) -> None:
-        """Show the state of a restart and, during the verification, the deadline. After a problem, also show the
-        command that restores the files.
+        """Show the state of a restart and, until a check succeeds, the deadline of the verification. After a problem,
+        also show the command that restores the files.
         """
         until = episode.acted_at + self._terms.ready_within if episode.acted_at and not episode.good else None
         remedy = self._restore_command(episode) if episode.trouble else ""

@@ -51,7 +51,7 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
     """Execute the rotation, or show the progress of the process that executes the rotation. Return the exit code.
 
     The code is `FAILED` if the rotation cannot continue, or did not end with the requested result. Raises RotationError
-    if the state of the rotation is unknown.
+    if the state of the rotation is unknown, and BusyError if the executing daemon writes no heartbeat.
     """
     shown: Any = None
     rotation: Rotation | None = None

@@ -33,7 +33,8 @@ def restart_services(
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
     """Restart the `wanted` services that use an old file. With `by_hand`, restart all `wanted` services.
 
-    Return the result of each restart, by the name of the service, and the held restarts.
+    Return the result of each restart, by the name of the service, and the held restarts. Raises the errors of
+    `Handover.retry_while_busy`.
     """
     results, since = dict[str, str](), datetime.now(UTC)
     first_running: dict[str, str] | None = None
