@@ -118,7 +118,11 @@ class SigningError(CertmondError):
 
 
 class RefusedError(SigningError):
-    """Refusal of a request by a signer or the API server, or a certificate that does not match the request."""
+    """Error for a request that cannot succeed.
+
+    A signer or the API server refuses the request, a setting or file is unusable, or the certificate is not as
+    requested.
+    """
 
 
 class UnknownUserError(RefusedError):

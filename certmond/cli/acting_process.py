@@ -112,7 +112,7 @@ class Handover:
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
         """Wait for a change to a file in `interest` or to a record of certmond.
 
-        The wait ends at the latest at `until`, or after `at_most` seconds.
+        The wait ends at `until` or after `at_most` seconds, whichever is earlier.
         """
         self._watch({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
@@ -126,10 +126,11 @@ class Handover:
     # Progress of the acting process
 
     def watch_restarts(self, left: Collection[str], since: datetime) -> tuple[str, str] | None:
-        """Show the progress of restarts that another process executes, until the progress changes.
+        """Show how another process restarts the services in `left`, until the progress changes.
 
-        If the restart of a service is held, or does not begin within `_RESTART_TIMEOUT`, return the service and the
-        reason. Otherwise return None.
+        Ignore passes of the other process before `since`. If the restart of a service is held, or does not begin within
+        `_RESTART_TIMEOUT` seconds, return the service and the reason. Otherwise return None. Raises BusyError if the
+        daemon has written no heartbeat for `_HUNG` seconds.
         """
         before, end = self._end_times(left), time.monotonic() + _RESTART_TIMEOUT
         while True:
@@ -159,7 +160,8 @@ class Handover:
     def watch_rotation(self, rotation: Rotation, noted: Rotation | None) -> None:
         """Show the progress of a rotation that another process executes, until the progress changes.
 
-        `noted` is the rotation in the record of this node at the last scan.
+        `noted` is the rotation in the record of this node at the last scan. Return also if this record changes, or if
+        the other process ends. Raises BusyError if the daemon has written no heartbeat for `_HUNG` seconds.
         """
         while True:
             report = self._report()
@@ -179,7 +181,8 @@ class Handover:
             self._events.wait(at_most=_SILENT)
 
     def show_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
-        """Show why the rotation waits, the start of the wait, and a command that ends the wait.
+        """Show why the rotation waits, the start of the wait and, if such a command exists, a command that ends the
+        wait.
 
         `more` is the number of other reasons.
         """
@@ -191,7 +194,9 @@ class Handover:
         self._progress.wait(f"[{rotation.phase}] {fact}{others}", command or _abort_command(rotation), since=since)
 
     def show_restart(self, episode: Episode) -> None:
-        """Show the state of a restart, and the deadline of its verification."""
+        """Show the state of a restart and, until a check succeeds, the deadline of the verification. After a problem,
+        also show the command that restores the files.
+        """
         until = episode.acted_at + self._terms.ready_within if episode.acted_at and not episode.good else None
         remedy = self._restore_command(episode) if episode.trouble else ""
         state = "is being restarted" if episode.stage is Stage.ACT else state_of(episode)
@@ -200,8 +205,8 @@ class Handover:
     def _restore_command(self, episode: Episode) -> str:
         """Return the command that restores the files after a failed restart, or "" if there is no such command.
 
-        During a rotation, return the command that aborts the rotation, because a restored file of the old CA would stop
-        the rotation.
+        During a rotation, return the command that aborts the rotation, or "" if the phase permits no abort. A restored
+        file of the old CA would stop the rotation.
         """
         if rotation := self._current_rotation():
             return _abort_command(rotation)
@@ -261,7 +266,7 @@ class Handover:
         return report
 
     def _show_events(self, report: ActivityReport) -> None:
-        """Show the events of the daemon since the previous report."""
+        """Show the events in `_SHOWN` that the daemon has added since the previous report."""
         found = [(each["at"], each["message"]) for each in report.activity.get("events", ()) if each["event"] in _SHOWN]
         if self._shown_events is not None and report.activity:
             for at, message in reversed(found):

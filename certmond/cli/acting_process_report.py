@@ -17,10 +17,11 @@ _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
 
 @dataclass(frozen=True, slots=True)
 class ActivityReport:
-    """Report of the process `holder`. The report is empty if this process writes no report.
+    """Report of the process `holder`. The report is empty if this process writes no report, or if `holder` is None
+    because no other process executes steps.
 
-    `passed_at` is the time of the last pass in seconds since the epoch. `silent` is the number of seconds since the
-    last heartbeat.
+    `passed_at` is the time of the last pass in seconds since the epoch. `silent` is the number of seconds since this
+    command first read the latest heartbeat.
     """
 
     holder: Holder | None
@@ -40,7 +41,9 @@ class ActivityReport:
 
     @property
     def obstacle(self) -> str:
-        """The latest message about a planned restart that waits, or "" if no restart waits."""
+        """The latest message about a planned restart that waits, or "" if no such message is newer than the latest step
+        event.
+        """
         for each in self.activity.get("events", ()):
             if each["event"] in _STEPS:
                 break

@@ -92,8 +92,8 @@ def _verdict(restoration: Restoration | None, name: str, generation: str) -> Ver
 @click.pass_context
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
     """Restore a generation, by default the newest good generation that differs from the current files. The archive
-    keeps the current files as a new generation. Exit: 0 done; 2 no generation is good, or GENERATION is damaged; 3
-    unknown.
+    keeps the current files as a new generation. Exit: 0 done; 2 no generation is usable, or certmond refuses to restore
+    GENERATION; 3 unknown.
     """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress

@@ -14,8 +14,8 @@ from certmond.transaction.node_files import NodeFiles
 def trust_bundle(root: str, path: str) -> bytes:
     """Return the certificates in the file `path`, without duplicates, in the order of the file.
 
-    Raises MalformedError if a part of the file is malformed, because a trust bundle must be complete. Raises WriteError
-    if certmond cannot read the file.
+    Raises MalformedError if the file is missing, or if a part of the file is malformed, because a trust bundle must be
+    complete. Raises WriteError if certmond cannot read the file.
     """
     document = decode(NodeFiles(root).read(path) or b"", path)
     if document.faults:

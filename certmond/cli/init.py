@@ -97,8 +97,8 @@ def init(
 def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
     """Return the configuration with the values of `kubeadm_config`, and whether this node joins a cluster.
 
-    Raises CertmondError if `kubeadm_config` is unreadable or invalid. With `acting`, also raises CertmondError if the
-    mode of the file permits its group or other users to write the file.
+    Raises CertmondError if the configuration or `kubeadm_config` is unreadable or invalid. With `acting`, also raises
+    CertmondError if the mode of `kubeadm_config` permits the group or other users to write this file.
     """
     from certmond.formats.kubeadm_config import parse_kubeadm_config
     from certmond.signers.local_ca import read_file
@@ -123,7 +123,9 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
 
 
 def _facts(options: Globals, config: Config) -> dict[str, str]:
-    """Return the facts of the new cluster and of this node."""
+    """Return the facts of the new cluster and of this node. Raises CertmondError if the name or the address of this
+    node is unknown.
+    """
     from certmond.pki.planning.bootstrap_steps import facts_of, is_usable_address
 
     given = config.init.advertise_address
@@ -169,7 +171,7 @@ def _existing_state(
 
 
 def _host_name(root: str) -> str:
-    """Return the name of this host in lower case, as kubeadm names the node.
+    """Return the name in /etc/hostname below `root`, or else the name of the running host, in lower case as in kubeadm.
 
     Raises CertmondError if this name is not a valid node name.
     """

@@ -118,8 +118,8 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     """Check the node once, without the daemon. Exit: 0 no finding above info; 1 a warning; 2 a critical finding; 3
     unknown.
 
-    If a certificate and its key do not match, another process might still be writing these files. In this case,
-    certmond waits up to two seconds and reads both files again.
+    If a certificate and its key do not match, another process might still be writing these files. In this case, unless
+    --at is given, certmond waits up to two seconds and reads both files again.
     """
     from certmond.daemon.enforcer import policy_of
     from certmond.discovery.distribution import advice, hint
@@ -241,7 +241,9 @@ def schema() -> None:
 @global_options
 @click.pass_context
 def discover(context: click.Context) -> None:
-    """Print a configuration for this node: the profile of its distribution, and the differences from that profile."""
+    """Print a configuration for this node: the profile of its distribution, or the configured profile, and the
+    differences from this profile.
+    """
     from certmond.config.model import DEFAULT_PROFILE
     from certmond.discovery.configuration import discover as discover_configuration
     from certmond.discovery.distribution import distributions
@@ -304,8 +306,8 @@ def _exit_code(document: dict[str, Any]) -> int:
 def main() -> None:
     """Run the command. After an error, print one message to stderr and exit with the code 3.
 
-    A bug also causes the exit code 3, because the code 1 means a warning. The traceback of a bug omits the text of the
-    exception, because this text might quote a key.
+    An interrupt causes the exit code 130. A bug causes the exit code 3, because the code 1 means a warning. The
+    traceback of a bug omits the text of the exception, because this text might quote a key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain the private keys in memory
     prepare()

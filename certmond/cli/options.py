@@ -41,7 +41,7 @@ class Serving(NamedTuple):
 
 @dataclass(frozen=True)
 class Globals:
-    """Options that every command accepts."""
+    """Global options, which certmond accepts before a command and after most commands."""
 
     config: Path | None = None
     root: str = "/"
@@ -113,7 +113,7 @@ def _store_option(context: click.Context, parameter: click.Parameter, value: Any
 
 
 def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the names of profiles that start with `incomplete`."""
+    """Return the names of profiles that start with `incomplete`, including `none`."""
     from certmond.config.model import NO_PROFILE, profiles
 
     return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]
@@ -208,8 +208,8 @@ def assess_node(
     With `check_api`, also check that the node and the configured API server authenticate each other. Skip this check if
     `at` is set, if `root` is not /, or if the caller cannot read the state of a rotation.
 
-    If `at` is None and a key does not match its certificate, scan again after at most two seconds, because a process
-    might still be writing these files.
+    If `at` is None and a key does not match its certificate, a process might still be writing these files. In this
+    case, scan again after at most two seconds.
 
     Raises CertmondError if the state of a rotation is unusable, and no entry can show this finding.
     """

@@ -48,7 +48,9 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
 
 
 def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    """Return the value of an option as a duration of at most 100 years. Raises BadParameter for any other value."""
+    """Return the value of an option as a positive duration of at most 100 years. Raises BadParameter for any other
+    value.
+    """
     from certmond.pki.catalog.field_types import parse_duration
 
     try:
@@ -99,14 +101,14 @@ def _within_the_calendar() -> Iterator[None]:
 
 
 def _at(config: Config, at: datetime | None) -> Config:
-    """Return the configuration. If `at` is set, disable the hold for an unsynchronized clock."""
+    """Return `config`. If `at` is set, omit the hold for an unsynchronized clock."""
     if at is None:
         return config
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
 
 
 def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:
-    """Return the Enforcer, which plans and executes the steps of a command.
+    """Return the Enforcer, which plans and, with `acting`, executes the steps of a command.
 
     Raises StateError if the state directory is unusable.
     """

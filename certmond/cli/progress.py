@@ -104,7 +104,7 @@ class Events:
         self._watcher.take_changes()
 
     def wait(self, until: datetime | None = None, *, at_most: float = _LONGEST) -> bool:
-        """Wait for a file change, at most until `until` or for `at_most` seconds. Return whether a file changed."""
+        """Wait for a file change until `until`, for at most `at_most` seconds. Return whether a file changed."""
         seconds = min(at_most, _LONGEST)
         if until is not None:
             seconds = min(seconds, max(0.0, (until - datetime.now(UTC)).total_seconds()))

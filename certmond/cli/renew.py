@@ -67,10 +67,10 @@ def renew(
 ) -> None:
     """Renew certificates now, and restart the services that use these certificates.
 
-    Exit: 0 done; 1 a renewal, restart or reload waits, or certmond cannot renew a certificate with a warning or
-    critical finding; 2 a step failed, or an endpoint no longer serves a certificate. If a daemon in enforce mode runs
-    on this node, the daemon restarts and verifies the services. In this case, this command shows the progress of the
-    daemon.
+    Exit: 0 done; 1 a renewal, restart or reload waits, or, with --all, certmond cannot renew a certificate that has a
+    warning or critical finding; 2 a step failed, or an endpoint no longer serves a certificate; 3 unknown, or certmond
+    cannot renew NAME. If a daemon in enforce mode runs on this node, the daemon restarts and verifies the services. In
+    this case, this command shows the progress of the daemon.
     """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
@@ -136,7 +136,9 @@ def renew(
 @output_option
 @click.pass_context
 def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_run: bool, output: str) -> None:
-    """Restart services one by one, and verify each restart. Exit: 0 done; 1 a restart waits; 2 a restart failed."""
+    """Restart services one by one, and verify each restart. Exit: 0 done; 1 a restart waits; 2 a restart failed; 3
+    unknown.
+    """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
     from certmond.cli.service_restarts import planned, restart_services
@@ -191,7 +193,9 @@ def _refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) 
 
 
 def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
-    """Print configuration entries that would permit certmond to sign the certificates `names`."""
+    """Print configuration entries that would permit certmond to sign the certificates `names`. With the output json or
+    yaml, print nothing.
+    """
     import yaml
 
     from certmond.pki.signing.policy import entry_that_fixes
@@ -303,7 +307,7 @@ def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | N
 
 
 def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
-    """Print the steps that failed or wait, and the number of completed steps."""
+    """Print the steps that failed or wait, and the number of completed steps. With `quiet`, print nothing."""
     if quiet:
         return
     for outcome in outcomes:
@@ -322,7 +326,7 @@ def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
 
 
 def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
-    """Print the services that still use a replaced certificate."""
+    """Print the services that still use a replaced certificate, except the services in `restarted`."""
     from certmond.pki.planning.steps import Derive, Issue
 
     users: dict[str, list[str]] = {}

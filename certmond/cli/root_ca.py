@@ -50,8 +50,8 @@ def root_ca() -> None:
 @output_option
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
-    """Print the current CA with its pin, the certificates of this node that chain to this CA, the staged CA, and the
-    phase of the rotation. With --family sa, print the public keys that verify tokens.
+    """Print the current CA with its pin, the certificates on this node that chain to the CA, the staged CA, and the
+    rotation phase. With --family sa, print the public keys that verify tokens.
     """
     from dataclasses import asdict
 
@@ -215,7 +215,8 @@ def verdict_on(
 ) -> Verdict:
     """Return the verdict on the CA in `files` as the next CA of `family`.
 
-    If `files` contains no CA certificate, the verdict contains the problems of `files`.
+    If `files` contains no CA certificate, the verdict contains only the problems and warnings of `files`. `where` and
+    `key_where` name the CA and its key in messages.
     """
     from certmond.pki.rotation.ca_validation import Verdict, judge
     from certmond.pki.x509.public_key import describe_key

@@ -46,7 +46,8 @@ def rotate(
     context: click.Context, *, family: str, dry_run: bool, at_once: bool, exclude: tuple[str, ...], no_wait: bool,
     output: str,
 ) -> None:  # fmt: skip
-    """Replace the current Root CA with the staged CA, or continue the rotation. Exit: 0 done; 2 refused or failed.
+    """Replace the current Root CA with the staged CA, or continue the rotation. Exit: 0 done; 2 refused or failed; 3
+    unknown.
 
     With --family sa, replace the key that signs service-account tokens.
     """
@@ -105,7 +106,7 @@ def rotate(
 @click.option("--no-wait", is_flag=True, help="Begin the abort and exit; the daemons execute its phases")
 @click.pass_context
 def abort(context: click.Context, *, no_wait: bool) -> None:
-    """Abort the rotation in progress, and restore the old CA or key. Exit: 0 done; 2 refused or failed."""
+    """Abort the rotation in progress, and restore the old CA or key. Exit: 0 done; 2 refused or failed; 3 unknown."""
     from certmond.pki.rotation.phases import abort as abort_rotation
 
     options = globals_of(context)
@@ -174,7 +175,8 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
     """If certmond does not check the workloads, print a note that the operator must restart the workloads.
 
-    If `beside` is True, print the note to stderr.
+    Only a rotation of `ca` in the mode overlap needs the note, until the end of the phase trust. If `beside` is True,
+    print the note to stderr.
     """
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
@@ -227,10 +229,11 @@ def _new_key_rotation(
     *,
     at_once: bool,
 ) -> Rotation:
-    """Return a new rotation to the staged key that signs tokens. Exit with 2 if this key has problems.
+    """Return a new rotation to the staged key that signs tokens. Exit with 2 if the private key is not staged, or if
+    the key has problems.
 
-    Raises CertmondError if no usable key is staged, or if the file of trusted keys does not contain exactly the public
-    key of the signing key.
+    Raises CertmondError if no usable key is staged. Also raises CertmondError if the file of trusted keys does not
+    contain exactly the public key of the signing key.
     """
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.rotation.service_account_keys import keys_of, objections
@@ -250,7 +253,7 @@ def _new_key_rotation(
 
 
 def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
-    """Return the staged CA or public key, and the public key of the staged private key, if any.
+    """Return the staged CA or public key, and the public key of the staged private key, or None without a private key.
 
     Raises CertmondError if the staged files are missing or damaged, or if they belong to a different family.
     """

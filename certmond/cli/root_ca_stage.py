@@ -93,7 +93,7 @@ def stage(
 ) -> None:
     """Store CERT and KEY, or a created CA, for a rotation. Exit: 0 done; 2 refused; 3 unknown.
 
-    With --family sa, give only KEY, the private key that will sign service-account tokens.
+    With --family sa, give either --generate or only KEY, the private key that will sign service-account tokens.
     """
     if (certificate is not None) + generate + reuse_key != 1:
         raise click.UsageError("Give CERT and KEY, or --generate, or --reuse-key.")
@@ -135,7 +135,9 @@ def stage(
 
 
 def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
-    """Stage the private key in the file `given`, or a new key. Exit with 2 if the key has a problem."""
+    """Stage the private key in the file `given`, or a new key. Exit with 2 if the key has a problem, or if this node
+    does not sign tokens.
+    """
     from certmond.formats.private_key import make_key
     from certmond.pki.catalog.entries import KeyAlgorithm
     from certmond.pki.rotation.service_account_keys import objections
@@ -177,7 +179,7 @@ def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -
 
 
 def _other_families(options: Globals, config: Config, family: str, staged: Certificate | None) -> Iterator[str]:
-    """Yield a problem for each other CA entry whose files on this node already contain the CA `staged`."""
+    """Yield a problem for each CA entry on this node that already has the CA `staged`, but no CA of `family`."""
     from certmond.state.rotation_record import RotationRecord
 
     record = RotationRecord(options.state_dir)
@@ -297,7 +299,10 @@ def _summary(certificate: Certificate, verdict: Verdict, family: Family) -> str:
 
 
 def _keyless_message(config: Config, family: Family) -> str | None:
-    """Return that this node needs no key of the CA, if external signers issue all leaves of the CA, otherwise None."""
+    """Return the message that this node needs no key of the CA, or None if the message does not apply.
+
+    The message applies if this node has no key of the CA, and external signers issue all leaves of the CA.
+    """
     from certmond.pki.catalog.settings import is_external
 
     kinds = {spec.name: spec.kind for spec in config.signers}

@@ -37,8 +37,8 @@ _LONGEST_POLL, _LONGEST = 30.0, 300.0
 class _StepResult:
     """Result of one step of a rotation.
 
-    `message` describes the step, or the wait if `waits` is True. The next scan is at `until`. `failed` means that an
-    operator must act.
+    `message` describes the step, or the wait if `waits` is True. The next scan is at `until` at the latest. `failed`
+    means that an operator must act.
     """
 
     message: str | None = None
@@ -48,10 +48,10 @@ class _StepResult:
 
 
 def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, aborting: bool) -> int:
-    """Execute the rotation, or show the progress of the process that executes it. Return the exit code.
+    """Execute the rotation, or show the progress of the process that executes the rotation. Return the exit code.
 
     The code is `FAILED` if the rotation cannot continue, or did not end with the requested result. Raises RotationError
-    if the state of the rotation is unknown.
+    if the state of the rotation is unknown, and BusyError if the executing daemon writes no heartbeat.
     """
     shown: Any = None
     rotation: Rotation | None = None

@@ -33,7 +33,8 @@ def restart_services(
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
     """Restart the `wanted` services that use an old file. With `by_hand`, restart all `wanted` services.
 
-    Return the result of each restart, by the name of the service, and the held restarts.
+    Return the result of each restart, by the name of the service, and the held restarts. Raises the errors of
+    `Handover.retry_while_busy`.
     """
     results, since = dict[str, str](), datetime.now(UTC)
     first_running: dict[str, str] | None = None
@@ -90,7 +91,7 @@ def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step
 
 
 def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
-    """Return the records of the `wanted` services whose restart succeeded or failed after `since`."""
+    """Return the records of the `wanted` services whose restart ended at `since` or later. Omit superseded restarts."""
     return [
         past
         for name, past in enforcer.restarting.past().items()

@@ -9,7 +9,8 @@ import warnings
 
 
 def prepare() -> None:
-    """Open the closed standard streams on /dev/null.
+    """Open the closed standard streams on /dev/null. Escape characters that stdout or stderr cannot encode, and ignore
+    UserWarning.
 
     Call this function before the process opens a file. Otherwise, the file would get the descriptor of a closed stream.
     """

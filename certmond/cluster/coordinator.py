@@ -56,7 +56,7 @@ class Lead(Protocol):
 
 
 class ClusterConductor:
-    """Coordination of a rotation on the node `node`.
+    """Coordinator of the rotations of a cluster, on the node `node`.
 
     `own` contains the credentials of the node itself, which permit changes to the annotations of its Node. `monotonic`
     returns the seconds of a monotonic clock. `boot` is the boot ID of the machine.
@@ -97,7 +97,7 @@ class ClusterConductor:
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """Return the rotation in the cluster's record, or `own` if the record is unknown or outdated.
+        """Return the rotation in the cluster's record, or `own` if the record is unknown, missing or outdated.
 
         If `own` has ended in the cluster, or has presumably ended, return `own` in the phase `done`. Return None if
         there is no rotation that this node must continue.

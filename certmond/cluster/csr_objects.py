@@ -43,7 +43,8 @@ T = TypeVar("T")
 class Filed:
     """A CertificateSigningRequest object.
 
-    `request` and `certificate` are PEM. `conditions` contains the message of each condition, by its type.
+    `request` and `certificate` are PEM. `certificate` is empty until the signer has issued the certificate.
+    `conditions` contains the message of each condition, by its type.
     """
 
     name: str
@@ -58,7 +59,8 @@ class Filed:
 class Requests:
     """Calls to the Kubernetes API for CertificateSigningRequests.
 
-    Each call raises RefusedError if the API server forbids the call, and UnreachableError if a retry might succeed.
+    The method `addresses` reads a Node. Each call raises RefusedError if the API server forbids the call, and
+    UnreachableError if a retry might succeed.
     """
 
     def __init__(self, connection: Connection) -> None:

@@ -143,7 +143,10 @@ class _Cookie:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The request to file."""
+    """The CertificateSigningRequest to create.
+
+    `content` is the DER of the request without the signature. `seconds` is the requested lifetime.
+    """
 
     name: str
     pem: bytes

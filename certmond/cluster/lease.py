@@ -41,7 +41,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Content of a Lease. certmond writes `metadata` unchanged, except for the annotation `mark`.
+    """Content of a Lease. `seconds` is the duration of the Lease, and `mark` is the value of the annotation `MARK`.
+
+    certmond writes all other `metadata` unchanged.
 
     `version` is empty if the Lease does not exist yet.
     """
@@ -132,7 +134,7 @@ class ClusterLease:
 
         With `renews`, this node also marks the Lease until `give_back` removes the mark, and waits while another node
         has marked the Lease. Raises UnreachableError or RefusedError if a request fails. After an error, a holder keeps
-        the lock for the rest of its duration.
+        the lock for the rest of the duration of the Lease.
         """
         return self._run(partial(self._take, renews=renews))
 
@@ -150,7 +152,7 @@ class ClusterLease:
         return self._run(work)
 
     def keep(self) -> None:
-        """Renew the lock if a third of its duration has passed.
+        """Renew the lock if a third of the Lease duration has passed since the last renewal.
 
         Raises LostError if this node does not hold the lock, and UnreachableError or RefusedError if the renewal fails.
         """
@@ -160,7 +162,7 @@ class ClusterLease:
             self._run(partial(self._keep, self._written_record))
 
     def node_problem(self) -> str | None:
-        """Return why the Node of this node is not ready, or None if the Node is ready.
+        """Return why the Node of this node is not ready, or None if the Node is ready or does not exist.
 
         Raises UnreachableError or RefusedError if the request fails.
         """

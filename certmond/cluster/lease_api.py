@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 
 class LeaseApi:
-    """Calls to the API server for the Lease `name` in `namespace`."""
+    """Calls to the API server for the Lease `name` in `namespace`.
+
+    A call that fails raises RefusedError or UnreachableError.
+    """
 
     def __init__(self, connection: Connection, namespace: str, name: str) -> None:
         self._connection = connection
@@ -43,7 +46,10 @@ class LeaseApi:
             return None
 
     async def create(self, record: Record) -> Record | None:
-        """Create and return the Lease. Return None if the Lease already exists."""
+        """Create and return the Lease. Return None if the Lease already exists.
+
+        Raises RefusedError if the namespace does not exist.
+        """
         metadata = _marked(ObjectMeta(name=self._name, namespace=self._namespace), record.mark)
         made = Lease(metadata=metadata, spec=_spec(record))
         try:

@@ -146,7 +146,7 @@ def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
 
 @contextmanager
 def errors_of_node(name: str, action: str) -> Iterator[None]:
-    """Raise RefusedError if the Node `name` does not exist, and UnreachableError if its `action` had a conflict."""
+    """Raise RefusedError if the Node `name` does not exist, and UnreachableError after a conflict during `action`."""
     try:
         yield
     except NotFoundError:

@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One restart of a workload. `fact` is a phrase that follows the workload's name."""
+    """Result of the restart of one workload. `fact` is a phrase that follows the workload's name."""
 
     workload: Workload
     outcome: Outcome
@@ -55,9 +55,9 @@ def restart_workloads(
 ) -> tuple[Rollout, ...]:
     """Restart the workloads, `batch` at a time, and return the results. `at` is the present time.
 
-    Do not restart a workload that was restarted at `since` or later. Stop after a batch in which a restart fails or
-    does not complete within `limit`. Raises RefusedError if the API server rejects a call, and UnreachableError if a
-    restart could not begin.
+    Do not restart a workload that was restarted at `since` or later, or that would keep old Pods after a restart. Stop
+    after a batch in which a restart fails or does not complete within `limit`. Raises RefusedError if the API server
+    rejects a call, and UnreachableError if a restart could not begin.
     """
 
     async def work(connection: Connection) -> tuple[Rollout, ...]:

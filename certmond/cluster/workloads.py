@@ -53,8 +53,8 @@ class StaleWorkloads:
 def stale_workloads(access: Access, since: datetime, not_ready: Collection[str] = ()) -> StaleWorkloads:
     """Return the workloads with a Pod that started before `since`.
 
-    Ignore Pods on the nodes `not_ready`, and Pods with neither a token nor the published CA. Raises RefusedError or
-    UnreachableError if a call fails.
+    Ignore mirror Pods, Pods in deletion, Pods on the nodes `not_ready`, and Pods with neither a token nor the published
+    CA. Raises RefusedError or UnreachableError if a call fails.
     """
     return access.run(lambda connection: _stale(connection, since, not_ready))
 
@@ -64,7 +64,8 @@ def workloads(
 ) -> CheckResult:
     """Check that each running Pod with a token or the published CA started at `since` or later.
 
-    Ignore Pods on the nodes `not_ready`, because the API server lists these Pods until an operator deletes the Node.
+    Ignore mirror Pods and Pods in deletion. Also ignore Pods on the nodes `not_ready`, because the API server lists
+    these Pods until an operator deletes the Node.
     """
 
     async def work(connection: Connection) -> CheckResult:

@@ -213,8 +213,8 @@ def parse(
 ) -> Config:
     """Return the configuration from the profile and `sources`. A later source takes precedence.
 
-    `profile` overrides the profile in the sources. The function ignores keys that are not in `keys`. Raises ConfigError
-    with every problem, including `unread`, the problems of sources that certmond cannot read.
+    `profile` overrides the profile in the sources. The function ignores known keys that are not in `keys`. Raises
+    ConfigError with every problem, including `unread`, the problems of sources that certmond cannot read.
     """
     problems = list(unread)
     documents = []
@@ -279,7 +279,7 @@ def dump(config: Config) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML dumper that writes short lists on one line, writes no aliases, and escapes unprintable characters."""
+    """YAML dumper with short lists of texts on one line, without aliases, and with escaped unprintable characters."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
         return True

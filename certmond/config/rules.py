@@ -108,8 +108,8 @@ def derived_files(
 ) -> Iterator[Problem]:
     """Yield the problems of derived files.
 
-    The problems are a path that another entry uses, a path in the directory of the static Pods, and an unsuitable
-    source.
+    The problems are a path that another entry uses (only with `write: always`), a path in the static Pod directory, and
+    an unsuitable source.
     """
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
@@ -142,7 +142,9 @@ def derived_files(
 def key_conflicts(
     certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield a problem for each entry that keeps its key although the signer of the entry creates a new key."""
+    """Yield a problem for each entry that keeps its key although the signer of the entry creates a new key. Skip
+    authorities, and entries that another program renews (`renewed_by`).
+    """
     kinds = {signer.name: signer.kind for signer in signers}
     for number, spec in enumerate(certificates):
         kind = kinds.get(spec.signer or LOCAL)
@@ -153,7 +155,10 @@ def key_conflicts(
 
 
 def dependency_cycles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
-    """Yield a problem for each cycle in the restart order of services."""
+    """Yield a problem for each cycle in the restart order of services.
+
+    The problem is at a place in the last file, by `order`, that defines a part of the cycle.
+    """
     services = tree.fields["services"].items if "services" in tree.fields else []
     waits = {entry.name: dict(entry.texts("after")) for entry in services}
     while True:

@@ -30,8 +30,9 @@ def load(
 ) -> Config:
     """Return the configuration from the profile, the file `path` and the files conf.d/*.yaml beside it, in this order.
 
-    A missing file `path` is a problem only if `explicit` is true. Write permission for other users is a problem only if
-    `acting` is true, or if the configuration `acts`. Raises ConfigError with all problems.
+    The default of `path` is `DEFAULT_PATH`. A missing file `path` is a problem only if `explicit` is true. Write
+    permission for other users is a problem only if `acting` is true, or if the configuration `acts`. Raises ConfigError
+    with all problems.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []

@@ -159,7 +159,9 @@ class SingleNode:
 
 
 def _members(components: Components) -> int:
-    """Return the number of etcd members in the manifest of etcd, or 0 if there is no manifest.
+    """Return the number of etcd members in the manifest of etcd.
+
+    If no manifest lists the members, return 1, or 0 if the node has no static Pod.
 
     kubeadm writes the members to the flag `--initial-cluster` (phases/etcd/local.go).
     """

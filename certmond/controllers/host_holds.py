@@ -23,7 +23,10 @@ _TIMEX_SIZE = 208  # bytes of struct timex on every architecture of Linux; a lar
 
 
 def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold | None:
-    """Return the hold by the configured file or program, or None if no such hold is active."""
+    """Return the hold by the configured file or program, or None if no such hold is active.
+
+    If other users can change the program, certmond does not run the program, and the hold is active.
+    """
     if hold.file and (since := NodeFiles(root).modified_at(hold.file)):
         owner = "the user or program that created the file, such as an upgrade of Kubernetes"
         return Hold(HoldReason.FILE, f"held while {hold.file} exists", owner, f"rm {hold.file}", since)

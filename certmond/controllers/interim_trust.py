@@ -142,7 +142,10 @@ class InterimTrust:
         return recorded.phase is not Phase.TRUST or (new_aid is not None and new_aid.new == recorded.new)
 
     def next_records(self, around: Surroundings, now: datetime) -> dict[str, Rotation]:
-        """Return the interim trust that the record of the node must contain now, by the name of the CA entry."""
+        """Return the interim trust that the record of the node must contain now, by the name of the CA entry.
+
+        In observe mode, return the recorded interim trust unchanged.
+        """
         found = dict(self.recorded)
         if self._config.mode != "enforce":
             return found

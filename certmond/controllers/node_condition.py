@@ -1,6 +1,7 @@
 """Report of the findings as a condition of this node's Node.
 
-This module decides when certmond writes the condition. `pki.assessment.node_condition` defines its content.
+This module decides when certmond writes the condition. `pki.assessment.node_condition` defines the content of the
+condition.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class NodeConditionReport:
         return self._failure if self._failure != before and self._failure else None
 
     def _write(self, access: Access, node: str, condition: NodeCondition) -> str:
-        """Return why the write failed, or ""."""
+        """Write the condition and, if an event is due, the event. Return why a write failed, or "" for success."""
         try:
             from certmond.cluster.node_condition import create_event, write_condition
 

@@ -136,8 +136,8 @@ class CAChanges:
     def next_rotation(self, rotation: Rotation, now: datetime) -> Rotation | None:
         """Return a new rotation to a third CA that a user has installed during `rotation`.
 
-        Return None if there is no third CA, or if no rotation to this CA can begin. The caller records the new
-        rotation.
+        Return None in observe mode, with `on_change: alarm`, without a third CA, or if no rotation to this CA can
+        begin. The caller records the new rotation.
         """
         ground, wanted = self._grounds[rotation.family], self._config.root_ca.on_change
         if self._config.mode != "enforce" or wanted == "alarm" or self._objection:
@@ -176,7 +176,7 @@ class CAChanges:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """Return the leaves of the trust anchor, and when the last of them would expire if signed at `now`.
+        """Return the leaves of the trust anchor, and the time at which the last leaf would expire if signed at `now`.
 
         If this node has no such family, return no leaf and no time.
         """

@@ -48,7 +48,7 @@ _FRESH = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Result of a step for a service. The next step is at `until`.
+    """Result of a step for a service. The next step is at `until`, which is None after the end of the restart.
 
     `message` is a phrase that follows the name of the service. `result` is None while the restart continues.
     """
@@ -108,8 +108,9 @@ class RestartController:
     ) -> Progress | None:
         """Continue the restart in progress, or begin the first restart of `plan`. Return None if there is no restart.
 
-        If `hands_over` is True, only record the restart for the process that executes steps. Raises BusyError while
-        another process writes, and WriteError if the state directory is unusable.
+        Also return None if `around` contains no running services, as with `--root`. If `hands_over` is True, only
+        record a new restart for the process that executes steps. Raises BusyError while another process writes, and
+        WriteError if the state directory is unusable.
         """
         self.lock.settle()
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)

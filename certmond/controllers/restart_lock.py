@@ -56,7 +56,7 @@ class RestartLock(Protocol):
         ...
 
     def node_problem(self) -> str | None:
-        """Return why the Node of this node is not ready, or None if the Node is ready.
+        """Return why the Node of this node is not ready, or None if no such problem is known.
 
         Raises UnreachableError or RefusedError if the request fails.
         """
@@ -170,9 +170,9 @@ class RestartLockSession:
     def wait_for_others(self, *, asked: bool = False, renews: bool = False) -> str | None:
         """Take the lock. Return why this node must wait, or None if the restart may begin.
 
-        `without_api: go_on` permits a restart without the lock. If the operator `asked` for the restart, a worker does
-        not wait. With `renews` and without `asked`, this node also waits while the restart of another server is not
-        proven to be successful.
+        If the API server is unreachable, `without_api: go_on` permits a restart without the lock. If the operator
+        `asked` for the restart, a worker does not wait. With `renews` and without `asked`, this node also waits while
+        the restart of another server is not proven to be successful.
         """
         if asked and isinstance(self._lock, WorkerDelay):
             return None

@@ -74,7 +74,8 @@ class RotationController:
     def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Begin, advance or end the rotation, if possible now. Return a sentence about the change, if any.
 
-        Raises BusyError while another process writes, and WriteError if certmond cannot write a record.
+        Raises BusyError while another process writes, and WriteError if certmond cannot write a record. Also raises the
+        errors of `start` and `change`.
         """
         self.until, self.settled, state = self._next_request_at(), False, self._state
         self._waits_in = state.at

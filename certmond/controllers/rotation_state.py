@@ -209,7 +209,7 @@ class RotationState:
         )  # otherwise, the key was replaced, and then restored
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
-        """Return why this node refuses the rotation of the shared record, or None if this node accepts it."""
+        """Return why this node refuses the rotation of the shared record, or None if this node accepts the rotation."""
         if rotation == self.own:
             return None
         return refusal(self.own, rotation, ground, staged=self._is_staged(rotation), now=now)

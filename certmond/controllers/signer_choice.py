@@ -36,7 +36,8 @@ class SignerChoice:
     def of(self, step: Issue) -> Signer:
         """Return the signer of the step.
 
-        Raises RefusedError if the kind of the signer is unknown, or if the catalogue contains no key of the CA.
+        Raises RefusedError if the kind of the signer is unknown. For the kinds `local` and `kubeadm`, also raises
+        RefusedError if the catalogue contains no key of the CA.
         """
         spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)
         match spec.kind if spec else LOCAL:

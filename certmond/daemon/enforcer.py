@@ -166,8 +166,8 @@ class Enforcer:
         """Scan the node, check the running services, and assess the result as of `at` (default: now).
 
         `everything` collects evidence about the origin of all certificates, not only of due certificates. Without
-        `private`, do not read the state directory. If `waits` is true, the assessment tolerates a key that does not
-        match its certificate while another process writes.
+        `private`, do not read the state directory. If `waits` is true, the assessment tolerates a mismatch of a key and
+        its certificate, because a process might still be writing these files.
         """
         store = Store(
             self._config.certificates, self._root, self._config.given_facts,
@@ -218,8 +218,8 @@ class Enforcer:
     ) -> Assessment:
         """Return the assessment of `inventory`.
 
-        If `waits` is true, the assessment tolerates a key that does not match its certificate while another process
-        writes.
+        If `waits` is true, the assessment tolerates a mismatch of a key and its certificate, because a process might
+        still be writing these files.
         """
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,

@@ -264,7 +264,7 @@ class Daemon:
     # Execution
 
     def _execute(self) -> None:
-        """Execute the plan in enforce mode. Then read and write the objects of this node in the Kubernetes API."""
+        """Execute the plan in enforce mode. If no new scan is due, read and write the API objects of this node."""
         again, assessment = self._reconciler.execute(), self._assessment
         if assessment and not again:  # after all files, because a slow answer delays the loop
             self._enforcer.serving_request.ask(assessment)

@@ -33,7 +33,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """The deadlines after a pass."""
+    """Intervals and times that determine the next pass."""
 
     # Intervals between full scans. `poll` is None if inotify reports every change.
     resync: timedelta
@@ -95,7 +95,7 @@ class PassSchedule:
         return Cause("deadline", frozenset()) if any(now >= instant for instant in deadlines.instants) else None
 
     def seconds_left(self, deadlines: Deadlines, now: datetime) -> float:
-        """Return the seconds until the first deadline. A negative number means a missed deadline."""
+        """Return the seconds until the first deadline or service check. A negative number means a missed deadline."""
         left = [seconds for _, seconds in self._scans(deadlines)]
         left += [at - time.monotonic() for at in (self._service_check_at, deadlines.retry_at) if at]
         left += [(instant - now).total_seconds() for instant in deadlines.instants]

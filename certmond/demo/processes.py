@@ -139,7 +139,7 @@ class Running:
         return self.document(lambda document: not any(item["severity"] != "info" for item in _findings(document)))
 
     def wait(self, what: str, look: Callable[[], T | None]) -> T:
-        """Call `look` until it returns a true result, and return this result.
+        """Call `look` until the result is true, and return this result.
 
         Raises StageError after the deadline or the end of a process, and KeyboardInterrupt after a signal.
         """

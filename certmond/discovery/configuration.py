@@ -139,7 +139,7 @@ class _Discovery:
         return text + (_comment(f"not on this node: {', '.join(absent)}") if absent else "")
 
     def _references(self) -> Iterator[str]:
-        """Yield a sentence for each file without an entry to which the node refers.
+        """Yield a sentence for each file that a component of the node names, and that has no entry.
 
         The sentence states whether certmond watches the file.
         """
@@ -273,7 +273,7 @@ class _Discovery:
     def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
         """Add an entry for the file that `flag` names.
 
-        Add no entry if the file already has an entry, or if it contains keys for service-account tokens.
+        Add no entry if the file already has an entry, or contains keys for service-account tokens.
         """
         given = {field: value for field, (value, _) in fields.items()}
         # Service-account keys do not expire, so they get no entry.

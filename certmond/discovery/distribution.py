@@ -58,7 +58,10 @@ def distributions(root: str) -> tuple[Distribution, ...]:
 
 
 def advice(root: str, profile: str) -> str:
-    """Return the remedy for a node without a certificate of `profile`: other profiles that fit the node, if any."""
+    """Return the remedy for a node without a certificate of `profile`.
+
+    The remedy names the other profiles that fit the node. If no other profile fits, the remedy is general.
+    """
     others = [each for each in distributions(root) if each.profile != profile]
     if not others:
         return (
@@ -73,7 +76,7 @@ def advice(root: str, profile: str) -> str:
 def hint(root: str, profile: str) -> str:
     """Return a sentence with each profile that fits the node below `root`.
 
-    Return "" if `profile` fits, or if no profile fits.
+    Return "" if `profile` fits or is `none`, or if no profile fits.
     """
     found = distributions(root)
     if profile == NO_PROFILE or any(each.profile == profile for each in found):

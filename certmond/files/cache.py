@@ -199,7 +199,7 @@ class Files:
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
-        """Return the time of the last addition or removal of a name in a directory, or None if this time is unknown."""
+        """Return the time of the last change (ctime) to a directory or its names, or None if this time is unknown."""
         resolved = self._directories.readable_directory(directory)
         with suppress(OSError):
             return instant_of(os.lstat(resolved.real or "/").st_ctime_ns) if resolved.fault is None else None
@@ -261,7 +261,8 @@ class Files:
         entry.lookups = tuple(takewhile(lambda each: is_readable(resolved.other_users, each), resolved.lookups))
 
     def _reuse_values(self, entry: Entry, known: Entry, real: str) -> None:
-        """Read the content of the file at `real`. Reuse the parsed values of `known` if the bytes are equal.
+        """Read the content of the file at `real`. Reuse the parsed values of `known` if the bytes are equal, otherwise
+        parse the content again.
 
         If the read fails, set the fault of `entry`.
         """

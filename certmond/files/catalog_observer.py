@@ -121,7 +121,9 @@ class Store:
         return Inventory(tuple(observations), self._facts())
 
     def _observe_kubelet(self) -> None:
-        """Find the file of the kubelet's serving certificate. After a change, drop the results for it."""
+        """Find the file of the kubelet's serving certificate. After a change, drop the results for the kubelet and for
+        references.
+        """
         if (serving := self._kubelet.serving()) != self._serving:
             self._serving = serving
             pairs = zip(self._specs, self._built, strict=True)

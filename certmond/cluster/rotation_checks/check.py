@@ -29,7 +29,8 @@ _MOST_NAMES = 10  # maximum number of names in a message, which also contains th
 class CheckResult:
     """Result of a check. A failed check (`ok` is False) blocks the next phase.
 
-    If the API server rejected a call or did not respond, `failure` distinguishes these two cases.
+    If the API server rejected a call or did not respond, `failure` distinguishes these two cases. Otherwise `failure`
+    is None.
     """
 
     name: str
@@ -43,7 +44,7 @@ def run_check(
     access: Access, name: str, work: Callable[[Connection], Awaitable[CheckResult]], limit: timedelta | None
 ) -> CheckResult:
     """Return the result of `work`. Return a failed check if the API server rejects a call, or does not respond within
-    `limit`.
+    `limit`. None means no limit.
     """
     seconds = None if limit is None else limit.total_seconds()
 

@@ -1,10 +1,10 @@
 """Check of the ClusterTrustBundles that publish the CA of the API server's serving certificate to Pods.
 
-With the feature gate ClusterTrustBundle, kube-controller-manager writes these objects. It reads their content from the
-file in --root-ca-file when it starts (kubernetes/kubernetes, cmd/kube-controller-manager/app/certificates.go).
-kube-controller-manager creates the object with the new content before it deletes the object with the old content
-(pkg/controller/certificates, module clustertrustbundlepublisher). A kubelet combines all objects of a signer
-(pkg/kubelet/clustertrustbundle).
+With the feature gate ClusterTrustBundle, kube-controller-manager writes these objects. At its start,
+kube-controller-manager reads the content of the objects from the file in --root-ca-file (kubernetes/kubernetes,
+cmd/kube-controller-manager/app/certificates.go). kube-controller-manager creates the object with the new content before
+it deletes the object with the old content (pkg/controller/certificates, module clustertrustbundlepublisher). A kubelet
+combines all objects of a signer (pkg/kubelet/clustertrustbundle).
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class SignerCheck:
         """Check that the cluster issues a certificate that verifies with the CA `expected` at `now`.
 
         The check takes at most `limit`, plus one call that deletes the request. If certmond has no permission to
-        approve the request, the check fails immediately.
+        approve an undecided request, the check fails immediately.
         """
         seconds = limit.total_seconds()
 
@@ -132,7 +132,8 @@ class SignerCheck:
         return self._pending
 
     async def _awaiting_operator(self, api: Requests, expected: Certificate) -> _PendingRequest | None:
-        """Return the request of another process if it waits for an operator or was denied. Otherwise return None.
+        """Return the request of another process if the request waits for an operator or was denied. Otherwise return
+        None.
 
         certmond does not delete this request, because the operator would have to decide again.
         """
@@ -161,7 +162,7 @@ class SignerCheck:
         return None
 
     async def _wait_for_decision(self, api: Requests, pending: _PendingRequest) -> None:
-        """Wait until the request has a certificate, was denied, or has failed."""
+        """Wait until the request has a certificate, was denied, or has failed. Raises the errors of `_store`."""
         while not (pending.filed.certificate or {"Denied", "Failed"} & pending.filed.conditions.keys()):
             pending.approved = "Approved" in pending.filed.conditions
             await asyncio.sleep(_POLL_INTERVAL)

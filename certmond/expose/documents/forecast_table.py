@@ -25,7 +25,7 @@ _STYLES = {
 
 
 def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a table of the steps, then a line for each held step with the reason of the hold."""
+    """Return a table of the steps, or a line if there is no step, then a line for each held step with the reason."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("STEP", "TARGET", "REASON", "DETAIL", "RESTARTS", *(("PATH",) if wide else ())):
         table.add_column(heading, no_wrap=heading != "DETAIL")
@@ -48,7 +48,8 @@ def _next(document: dict[str, Any]) -> str:
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return a chart with a line for each certificate, then a table of the events.
 
-    Unless `wide` is true, one row contains all certificates with the same event and detail on the same day.
+    Unless `wide` is true, one row contains all certificates with the same event and detail on the same day. Without
+    events, return a line instead.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("WHEN", "WHAT", "TARGET", "DETAIL"):

@@ -127,7 +127,9 @@ def facts(certificate: Anchor) -> dict[str, Any]:
 
 
 def show_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return the output of `certmond root-ca show`: the present CAs, the leaves of these CAs, and the staged CAs."""
+    """Return the output of `certmond root-ca show`: the present CAs with their leaves, the staged CAs, and the
+    rotation.
+    """
     table = _table(
         "CA", "SUBJECT", "KEY", "FROM", "UNTIL", "KEY HERE", "SIGNS", *(("SERIAL", "SHA256") if wide else ())
     )

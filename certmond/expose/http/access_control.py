@@ -88,7 +88,9 @@ class Policy:
 
 
 class Bucket:
-    """Rate limit of one request in each interval. After a pause, the limit permits `burst` requests immediately."""
+    """Rate limit of one request in each interval. After a pause, the limit permits `burst` requests immediately. The
+    interval 0 means no limit.
+    """
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit, self._lock = limit, threading.Lock()

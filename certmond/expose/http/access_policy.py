@@ -32,7 +32,7 @@ class Policy(Protocol):
         """Return the plain or encrypted connection that replaces `connection`. This method transfers no bytes."""
 
     def greet(self, connection: socket.socket) -> bool:
-        """Make the TLS handshake, and return whether the policy admits the client.
+        """Make the TLS handshake, if the connection uses TLS. Return whether the policy admits the client.
 
         Raises OSError if the handshake fails.
         """
@@ -47,7 +47,7 @@ class Policy(Protocol):
         """Return the answer with the additional HTTP headers of the policy."""
 
     def part(self, connection: socket.socket) -> None:
-        """Close the connection for writing."""
+        """Make the closing handshake of TLS, if the connection uses TLS."""
 
 
 class Gate(Protocol):
@@ -58,7 +58,7 @@ class Gate(Protocol):
     def policy(self) -> Policy:
         """Return the policy in force now.
 
-        This method reads files, so the loop that accepts connections must not call it.
+        This method reads files, so the loop that accepts connections must not call this method.
         """
 
     def metrics(self) -> bytes:
@@ -96,10 +96,11 @@ class OpenGate:
 
 
 def misdirected(request: Request, policy: Policy) -> Answer | None:
-    """Return the answer that refuses a loopback request for another host (RFC 9110, 15.5.20).
+    """Return the answer that refuses a request for another host (RFC 9110, 15.5.20).
 
-    Return None for any other request, or if the policy requires TLS or authentication. This check prevents DNS
-    rebinding, in which the name of an attacker's website resolves to the loopback address.
+    Return None if the Host header contains an IP address or a name of this host, or if the policy requires TLS or
+    authentication. This check prevents DNS rebinding, in which the name of an attacker's website resolves to the
+    loopback address.
     """
     # With TLS, the certificate does not match the name of the website. With passwords, the browser stores no password
     # for this name.

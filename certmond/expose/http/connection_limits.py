@@ -93,7 +93,7 @@ class Slots:
                 slot.asked = slot.asked or not waiting
 
     def release(self, connection: socket.socket) -> None:
-        """Release the slot of a connection. The thread of the connection must call this method before it ends."""
+        """Release the slot of a connection. Before its end, the thread of the connection must call this method."""
         with self.changed:
             if self.taken.pop(connection, None) is None:
                 self._leaving -= 1

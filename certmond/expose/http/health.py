@@ -58,7 +58,8 @@ def not_ready(beat: Heartbeat, now: float) -> str | None:
 
 
 def halted(text: bytes | None, now: float) -> str | None:
-    """Return a sentence for the page if the daemon has stopped or its output is not current, otherwise None.
+    """Return a sentence for the page if the daemon has stopped, its heartbeat is invalid, or its output is not current.
+    Otherwise return None.
 
     The sentence contains a time instead of an age, so that the page does not change every second.
     """

@@ -43,7 +43,9 @@ class Request(NamedTuple):
 
 
 class Rendering(io.FileIO):
-    """Open file of the runtime directory. The open file keeps its content when the daemon replaces the file."""
+    """Open file of the runtime directory. The open file keeps its content when the daemon replaces the file. The
+    constructor raises OSError if the file is missing, unreadable or not a regular file.
+    """
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW

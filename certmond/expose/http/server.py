@@ -1,7 +1,7 @@
 """HTTP server of `certmond serve`, which serves the files that the daemon writes into the runtime directory.
 
 The module `routes` creates the answers. The modules `access_policy` and `access_control` decide which clients have
-access. The server reads no key of the node. The only external library that it imports is `systemd`.
+access. The server reads no key of the node. The only external library that the server imports is `systemd`.
 """
 
 import errno
@@ -113,9 +113,10 @@ class Server:
         return min(pauses + ([min(1.0, self.patience)] if self.slots.taken else []), default=None)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a waiting connection, and start a thread for it.
+        """Accept a waiting connection, and start a thread for the connection.
 
-        Return False if the server cannot accept a connection now.
+        Without a free slot or thread, refuse the accepted connection. Return False if the server cannot accept a
+        connection now.
         """
         try:
             connection, _ = listener.accept()
@@ -217,7 +218,7 @@ def notify(state: str) -> None:
 
 
 def inherited() -> list[socket.socket]:
-    """Return the listening sockets that systemd passed.
+    """Return the listening sockets that systemd passed, or [] if systemd passed no socket.
 
     Raises ListenError if systemd passed a socket that does not listen.
     """

@@ -1,7 +1,7 @@
 """TLS context of the HTTP server, with the settings of a web configuration.
 
-This module also checks the names in client certificates. In the memory of the server, only this context contains the
-private key.
+This module also checks the names in client certificates. If the web configuration names a key file, only this context
+keeps the private key in the memory of the server.
 """
 
 from __future__ import annotations

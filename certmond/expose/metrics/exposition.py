@@ -186,7 +186,8 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
 def summary(assessment: Assessment, following: NextEvent | None, *, services_checked: bool = True) -> str:
     """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event.
 
-    Before the first check of the services, the assessment has no certificate that only a listener has.
+    Before the first check of the services, the assessment contains no certificate of kind `served`. If the node has no
+    certificate of the profile, the line states only this fact and the next command.
     """
     if not assessment.catalogued:
         return "this node has no certificate of the profile; to find the profile that fits, run: certmond check"

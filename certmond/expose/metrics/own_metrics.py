@@ -132,8 +132,8 @@ class Telemetry:
     def set_rotation(self, phase: Phase | None, workers: Workers | None) -> None:
         """Set the phase of the rotation in progress, or None if no rotation is in progress.
 
-        Also set the numbers of workers that take part, that may act, and that have acknowledged the phase. None sets
-        all to 0.
+        Also set the numbers of workers that take part, that may act, and that have acknowledged the phase. If `workers`
+        is None, these numbers are 0.
         """
         for name in _PHASES:
             self._phase.labels(str(name)).set(name == (phase or "idle"))

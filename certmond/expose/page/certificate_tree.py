@@ -128,7 +128,7 @@ def _runs(running: bool | None, started_at: str | None) -> str:
 
 
 def _served(at: dict[str, Any], own: str) -> str:
-    """Return the result of a TLS probe. `own` is the certificate of the entry."""
+    """Return the result of a TLS probe as HTML. `own` describes the certificate of the entry, such as "the file"."""
     state, words = _SERVED[at["matches"]]
     seen = f"no certificate: {text(at['reason'])}" if at["reason"] else f"{words} {own}" if at["sha256"] else words
     return f"{mark(state)} {text(at['endpoint'])} {seen}"

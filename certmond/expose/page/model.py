@@ -25,7 +25,7 @@ Entry = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """A finding. `entry` is the certificate to which the finding belongs, or None if it belongs to no certificate."""
+    """A finding. `entry` is the certificate to which the finding belongs, or None if there is no such certificate."""
 
     severity: str
     reason: str
