@@ -24,6 +24,7 @@ from cryptography import x509
 from certmond.cluster.lease import MARK
 from tests.builders import Issued, make_ca, make_leaf
 from tests.cluster.api_server import ApiServer
+from tests.conftest import real_part
 from tests.daemon_harness import Running
 
 LONG = 120.0
@@ -100,6 +101,9 @@ class Server:
         self.config = self.home / "config.yaml"
         self.config.write_text(yaml.safe_dump(self.document(kubeconfig)))
 
+    namespace: tuple[str, ...] = ()
+    """The command that runs certmond in a mount namespace of its own."""
+
     def document(self, kubeconfig: str | None) -> dict[str, Any]:
         leaves = [
             {"name": leaf, "path": str(self.home / f"{leaf}.crt"), "key": str(self.home / f"{leaf}.key"), "ca": "ca",
@@ -151,7 +155,7 @@ class Server:
     def daemon(self) -> Iterator[Running]:
         log = self.home / "log"
         options = ["--config", self.config, "--state-dir", self.home / "state", "--runtime-dir", self.home / "run"]
-        command = [sys.executable, "-m", "certmond", "run", "--log", "json", *map(str, options)]
+        command = [*self.namespace, sys.executable, "-m", "certmond", "run", "--log", "json", *map(str, options)]
         with log.open("a") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
         try:
@@ -159,6 +163,19 @@ class Server:
         finally:
             process.kill()
             process.wait()
+
+
+class Agent(Server):
+    """An agent of k3s. Its daemon runs in a mount namespace in which /var/lib is that of an agent."""
+
+    def __init__(self, name: str, directory: Path, kubeconfig: str, stack: ExitStack) -> None:
+        super().__init__(name, directory, kubeconfig, stack)
+        agent = self.home / "lib/rancher/k3s/agent/kubelet.kubeconfig"
+        agent.parent.mkdir(parents=True)
+        agent.touch()
+        mount = 'mount --bind "$0" /var/lib && exec "$@"'
+        unshare = (real_part("unshare"), "--mount", "--propagation", "private")
+        self.namespace = (*unshare, "sh", "-c", mount, str(self.home / "lib"))
 
 
 def _leaf(name: str, days: int) -> Issued:
@@ -246,6 +263,35 @@ def test_servers_restart_one_after_the_other_and_stop_at_a_failure(tmp_path: Pat
     later = [(what, name) for what, name, _ in starts(first.log)][6:]
     assert [what for what, _ in later] == ["begin", "end"] * 2
     assert [one[1] == two[1] for one, two in pairwise(later)] == [True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.real("unshare")
+@pytest.mark.timeout(600)
+def test_agents_restart_after_the_servers(tmp_path: Path, stack: ExitStack) -> None:
+    """While a server has no proof of its restart, agents hold theirs and name the server. After the proof, the agents
+    restart, and take no lock.
+    """
+    api = stack.enter_context(ApiServer(tmp_path))
+    server = Server("server-1", tmp_path, api.kubeconfig, stack)
+    agents = [Agent(f"agent-{number}", tmp_path, api.kubeconfig, stack) for number in (1, 2)]
+    (server.home / "fails").touch()
+    with server.daemon() as daemon:
+        daemon.until(server.ended, "has failed", LONG)
+        daemon.until(lambda: _mark(api), "has marked the Lease", LONG)
+        running = [(agent, stack.enter_context(agent.daemon())) for agent in agents]
+        for agent, process in running:
+            process.until(partial(_waits_for, agent, "server-1 has no proof that a restart"), "waits", LONG)
+        assert {name for _, name, _ in starts(server.log)} == {"server-1"}
+        (server.home / "fails").unlink()
+        repaired = server.command("restart", "k3s")
+        assert repaired.returncode == 0, repaired.stderr
+        holders = set()
+        for agent, process in running:
+            process.until(agent.ended, f"{agent.name} is renewed", LONG)
+            holders.add(api.leases.only["spec"].get("holderIdentity"))
+            assert ([result for result, _ in agent.ended()], agent.renewed) == (["proven"], set(LEAVES))
+    assert holders <= {"", "server-1", None}
 
 
 def _mark(api: ApiServer) -> str:

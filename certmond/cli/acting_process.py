@@ -210,8 +210,8 @@ class Handover:
         """
         if rotation := self._current_rotation():
             return _abort_command(rotation)
-        names = " ".join(dict.fromkeys(target.name for target in episode.targets))
-        return f"certmond archive restore {names}" if names else ""
+        names = dict.fromkeys(target.name for target in episode.targets)
+        return " && ".join(f"certmond archive restore {name}" for name in names)
 
     def _changed(self, state: object) -> bool:
         """Return whether `state` differs from the state in the previous call."""

@@ -85,12 +85,16 @@ def test_a_hold_offers_the_one_command_that_ends_it(
 def test_a_restart_without_a_rotation_offers_the_archive_if_it_is_unhealthy(
     handover: Handover, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While the service is healthy, no command is offered."""
+    """While the service is healthy, no command is offered. `archive restore` restores one entry in each command."""
+    (target,) = EPISODE.targets
+    both = (target, replace(target, name="web"))
     handover.show_restart(EPISODE)
     handover.show_restart(replace(EPISODE, trouble="web does not run"))
-    well, ill = capsys.readouterr().out.splitlines()
+    handover.show_restart(replace(EPISODE, trouble="web is ill", targets=both))
+    well, ill, worse = capsys.readouterr().out.splitlines()
     assert well.endswith(STATUS)
     assert ill.endswith("; to end the wait: certmond archive restore ca)")
+    assert worse.endswith("; to end the wait: certmond archive restore ca && certmond archive restore web)")
 
 
 TURN = "web waits for the restart lock: the Kubernetes API cannot be reached"
