@@ -49,7 +49,9 @@ def test_a_copy_with_other_certificates_is_a_warning(original: list[Issued], pre
     assert not found[0]
     ((item,),) = found[1:]
     assert item.severity is Severity.WARNING
-    assert item.message.startswith(f"/pki/copy.crt, a copy of /pki/original.crt, contains other certificates: {fact}")
+    assert item.message.startswith(
+        f"/pki/copy.crt, a copy of /pki/original.crt, does not contain the same certificates: {fact}"
+    )
 
 
 def test_a_copy_without_a_difference_has_no_finding() -> None:
