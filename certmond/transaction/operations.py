@@ -89,7 +89,7 @@ def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
     elif old == NO_FILE:
         yield f"{change.path} is not a regular file; move it away"
     elif old is not None and is_link_fingerprint(old):
-        yield f"{change.path} is a symlink, and certmond does not write its target; replace the symlink by a file"
+        yield f"{change.path} is a symlink, and certmond does not write its target; replace the symlink with a file"
     elif old is None and is_manifest(change):
         yield f"{change.path} does not exist, and certmond starts no Pod; restore the manifest first"
     elif old != change.expected:

@@ -617,7 +617,9 @@ def test_a_manifest_that_is_a_symlink(host: Host, target: str) -> None:
     led_to.write_bytes(POD)
     expected = hashlib.sha256(POD).hexdigest()
     message = host.error([NewFile(MANIFEST, NEW_POD, expected=expected, manifest=True)])
-    assert message == f"{MANIFEST} is a symlink, and certmond does not write its target; replace the symlink by a file"
+    assert (
+        message == f"{MANIFEST} is a symlink, and certmond does not write its target; replace the symlink with a file"
+    )
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
