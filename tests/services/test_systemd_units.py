@@ -317,7 +317,7 @@ def test_without_systemd_on_the_bus_nothing_is_known(bus: str) -> None:
     assert seen.running is None
     assert re.match(rf"the state of {UNIT} is unknown \(.*{SYSTEMD}.*\); see: systemctl status", seen.problem or "")
     with pytest.raises(
-        RestartError, match=rf"^{UNIT} was not restarted: systemd refused the request \(.*{SYSTEMD}.*\); see "
+        RestartError, match=rf"^{UNIT} was not restarted: systemd refused the request \(.*{SYSTEMD}.*\); see: "
     ):
         restart(UNIT, reload=False, alive=lambda: None, bus=bus)
 

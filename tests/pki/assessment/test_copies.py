@@ -34,7 +34,7 @@ def copy(*issued: Issued) -> Observation:
             [NEW],
             [OLD],
             (
-                "the certificate of the copy ends on 2026-11-27 12:00 UTC, but the certificate of the original ends on "
+                "the certificate in the copy ends on 2026-11-27 12:00 UTC, but the certificate in the original ends on "
                 "2027-11-24 12:00 UTC"
             ),
         ),

@@ -268,7 +268,7 @@ def test_an_expired_further_user_of_a_kubeconfig_is_critical() -> None:
     """It is the credential of a user, not a leftover."""
     second = replace(see(row(kind="kubeconfig"), make_leaf(ROOT, not_after=NOW - DAY)), name="leaf#b")
     found = findings(see(AUTHORITY, ROOT), second, about="leaf#b")["expired"]
-    assert (found.severity, "renew it" in found.message) == (Severity.CRITICAL, True)
+    assert (found.severity, "renew the certificate" in found.message) == (Severity.CRITICAL, True)
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_the_given_ca_is_there() -> None:
     """The same CA given again is accepted. Another one is refused."""
     assert decide(PATHS, given=whole()["ca"].facts).problems == ()
     (problem,) = decide(PATHS, given=make_ca().facts).problems
-    fact = "/etc/kubernetes/pki/ca.crt differs from --root-ca-cert, but `certmond init` replaces no CA"
+    fact = "/etc/kubernetes/pki/ca.crt differs from --root-ca-cert, but `certmond init` does not replace a CA"
     assert problem == f"{fact}; omit --root-ca-cert"
 
 
