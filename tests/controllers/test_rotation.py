@@ -835,7 +835,7 @@ def test_a_found_ca_beside_a_third_one_is_not_rotated(quick: Path) -> None:
     node.put("ca.key", new.key_pem)
     before = node.tree()
     reported = node.findings()["root_ca_changed"]
-    assert f"{third.facts.sha256[:16]}…), which is neither the old nor the new CA; remove this CA" in reported
+    assert f"{third.facts.sha256[:16]}…), which is neither the old nor the new CA; remove it" in reported
     assert [node.step() for _ in range(3)] == [None, None, None]
     assert (node.tree(), node.record) == (before, None)
 
