@@ -176,7 +176,9 @@ class _Ear:
                 return
             heard += chunk[: MAX_OUTPUT + 1 - len(heard)]
             if len(self.output) > MAX_OUTPUT:
-                raise RefusedError(f"{self._program} wrote more than {MAX_OUTPUT} bytes; reduce its output")
+                raise RefusedError(
+                    f"{self._program} wrote more than {MAX_OUTPUT} bytes to standard output; reduce this output"
+                )
 
 
 def _surroundings() -> dict[str, str]:

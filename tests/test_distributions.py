@@ -153,7 +153,7 @@ def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     assert "expired" in reported(document)[trap.entry]
     (entry,) = (entry for entry in document["certificates"] if entry["path"] == trap.path)
     (message,) = (item["message"] for item in entry["findings"] if item["reason"] == "expired")
-    assert message.endswith(f"renew it: certmond renew {trap.entry}") is (profile not in FOREIGN)
+    assert message.endswith(f"renew the certificate: certmond renew {trap.entry}") is (profile not in FOREIGN)
     assert ("it is renewed by " in message) is (profile in FOREIGN)
 
 

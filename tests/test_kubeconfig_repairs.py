@@ -141,7 +141,7 @@ def test_a_repair_of_the_cluster_does_not_change_the_record_of_renewals(tmp_path
         cut(document["clusters"][0]["cluster"])
         write(host, document)
         assert kinds(host.start_once()) == done
-    assert "the file was repaired once" in host.plan().held[0].because
+    assert "certmond repaired the file once" in host.plan().held[0].because
     after = ledger.attempts()[identity]
     assert (after.repairs, after.repaired_at, after.failures) == (1, host.now, 0)
     expected = (before.sha256, before.subject, before.at) if known else (None, None, host.now)

@@ -127,8 +127,8 @@ def test_a_kubelet_that_still_serves_requests_its_certificate_after_a_restart(
     assert (served.reason, served.severity) == ("missing", Severity.WARNING)
     assert served.message == (
         f"{REQUESTED} does not exist: the kubelet serves another certificate at 127.0.0.1:10250, and requests this "
-        "certificate only after a restart; run `systemctl restart kubelet`, and approve the new request of this node: "
-        "kubectl certificate approve NAME"
+        "certificate only after a restart; run `systemctl restart kubelet`, find the new request of this node with "
+        "`kubectl get csr`, then run: kubectl certificate approve NAME"
     )
     refused = finding(Unserved("the handshake failed (internal error)", NOW))
     assert refused.severity is Severity.CRITICAL

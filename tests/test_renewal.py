@@ -903,7 +903,7 @@ def test_the_kubelets_pem_is_linked_again_right_after_a_renewal(tmp_path: Path) 
     host.put(CURRENT, content, 0o600)
     made = host.plan()
     assert made.steps == ()
-    assert "was repaired 2 times" in made.held[0].because
+    assert "repaired the file 2 times" in made.held[0].because
     assert made.held[0].until == host.now + timedelta(minutes=1)
 
 
@@ -1078,7 +1078,10 @@ def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         "certmond: certmond cannot renew ca: this certificate is a CA; rotate it: certmond root-ca rotate",
-        "certmond cannot renew etcd-server: its entry has `signer: none`",
+        (
+            "certmond cannot renew etcd-server: its entry has `signer: none`; to renew the certificate with certmond, "
+            "set another `signer`"
+        ),
     ]
     assert host.serials() == before
     done = certmond(host, "renew", "--all")
@@ -1101,7 +1104,7 @@ def test_renew_exits_1_if_it_leaves_a_broken_certificate(host: Host) -> None:
     host.put(CA["path"], b"junk")
     done = certmond(host, "renew", "--all")
     assert done.returncode == 1
-    assert "not renewed: apiserver: the file of the CA (entry ca) contains no certificate; first" in done.stdout
+    assert "not renewed: apiserver: the CA file of the entry ca contains no certificate; restore" in done.stdout
 
 
 def test_renew_continues_after_its_reader_closes_the_pipe(host: Host) -> None:

@@ -450,7 +450,7 @@ def test_a_repeated_damage_is_repaired_at_growing_intervals(tmp_path: Path) -> N
             (held,) = host.plan().held
             assert held.until
             pauses.append(held.until - host.now)
-            assert f"was repaired {number - 1} times" in held.because or number == 2
+            assert f"repaired the file {number - 1} times" in held.because or number == 2
             found = {item.reason: item.message for status in host.look().statuses for item in status.findings}
             assert "breaks_again" in found
             host.now = held.until
@@ -508,7 +508,7 @@ def test_without_the_key_of_the_ca_the_finding_says_where_it_is(tmp_path: Path) 
     BROKEN["cut PEM"][1](host)
     assert host.plan().steps == ()
     found = {item.message for status in host.look().statuses for item in status.findings}
-    assert any("is not on this node; rejoin the node" in message for message in found)
+    assert any("is not on this node, or does not match the CA; rejoin the node" in message for message in found)
 
 
 def test_a_name_that_the_entry_does_not_fix_is_not_lost_without_a_command(tmp_path: Path) -> None:
@@ -668,7 +668,7 @@ def test_renew_repairs_a_damaged_file(tmp_path: Path) -> None:
     host = whole(tmp_path, "kubelet-client", archived=True, now=now())
     BROKEN["cut PEM"][1](host)
     shown = certmond(host, "check")
-    assert "restore it: certmond archive restore kubelet-client" in shown.stdout
+    assert "restore the files: certmond archive restore kubelet-client" in shown.stdout
     done = certmond(host, "renew", "kubelet-client")
     assert (done.returncode, done.stderr) == (0, "")
     assert "from the archive, valid until" in done.stdout

@@ -247,7 +247,7 @@ def test_servers_restart_one_after_the_other_and_stop_at_a_failure(tmp_path: Pat
         daemon.until(first.ended, "has failed", LONG)
         ((result, message),) = first.ended()
         assert result == "failed"
-        assert message.startswith("k3s was restarted, and did not start (http://127.0.0.1:")
+        assert message.startswith("k3s was restarted, but did not start (http://127.0.0.1:")
         daemon.until(lambda: _mark(api) == f"server-1: {message}", "has marked the Lease", LONG)
         running = [(other, stack.enter_context(other.daemon())) for other in others]
         for other, process in running:

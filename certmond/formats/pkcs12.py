@@ -58,6 +58,8 @@ def open_isolated(data: bytes, password: bytes | None) -> Opened:
     if ended.status < 0:
         raise LimitError(f"is a PKCS#12 file that takes more than {CPU_SECONDS} second of processor time to open")
     if ended.status != 0:
-        raise MalformedError("is a PKCS#12 file that certmond cannot decrypt with the given password")
+        raise MalformedError(
+            "is a PKCS#12 file that certmond cannot decrypt with the password of its entry (`password_file`)"
+        )
     key, *found = map(b64decode, ended.output.split(b"\n")[:-1])
     return Opened(tuple(found), key or None)

@@ -108,7 +108,7 @@ class Bootstrapper:
                     why = ", ".join(
                         dict.fromkeys(f"{each.certificate.subject}: {each.refusal}" for each in search.rejections)
                     )
-                    yield f"the given CA cannot sign {step.spec.path} ({why}); give another CA"
+                    yield f"the CA of --root-ca-cert cannot sign {step.spec.path} ({why}); give another CA"
 
     def _replaced_cas(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         """Yield a message for each installed CA that must not sign.
@@ -196,7 +196,9 @@ class Bootstrapper:
         elif step.given is not None and self._given is not None:
             key, certificate = self._given, to_pem(step.given)
         else:
-            raise RefusedError(f"certmond has no key of the given CA {step.spec.path}; add --root-ca-key")
+            raise RefusedError(
+                f"certmond has no key of the CA of --root-ca-cert for {step.spec.path}; add --root-ca-key"
+            )
         made = decode(certificate, step.spec.path).certificates[0]
 
         def verify(read: Read) -> None:

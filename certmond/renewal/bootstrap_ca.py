@@ -110,4 +110,4 @@ def _open_to_others(path: str | None) -> Iterator[str]:
     mode = os.stat(path).st_mode & 0o777 if path else 0
     if mode & 0o077:
         fact = f"other users can read or write {path} (mode {mode:04o})"
-        yield f"{fact}; use another key if another user might have read this key, or run: chmod 0600 {path}"
+        yield f"{fact}; if another user might have read this key, use another key, or else run: chmod 0600 {path}"

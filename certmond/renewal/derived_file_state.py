@@ -230,7 +230,8 @@ def _existing(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials
     copy = copy_of(own, parse_credentials(present, spec.path))
     if copy is None or not copy.same_server:
         return Foreign(
-            f"{spec.path} and {spec.source} name different servers, so certmond does not replace {spec.path}; {_REMEDY}"
+            f"{spec.path} and {spec.source} contain different servers, so certmond does not replace {spec.path}; "
+            f"{_REMEDY}"
         )
     return Stale(source) if copy.older or copy.other_ca else Current()
 

@@ -122,7 +122,7 @@ class Derivations:
             return None
         risk = "such a user could choose the server and the programs in this kubeconfig"
         fact = f"certmond does not write {spec.path}: {who}, and {risk}"
-        return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
+        return f"{fact}; let only root write {path} (chown, chmod go-w), or set `owner` of {spec.name} to that user"
 
     def _has_other_owner(self, spec: DerivedSpec) -> bool:
         """Return whether the owner of the present file differs from the owner in its entry."""

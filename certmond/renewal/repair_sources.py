@@ -186,7 +186,7 @@ class SalvageLookup:
         if not trust:
             return (
                 servers,
-                f"the CA file of the entry {seen.spec.embedded_ca} contains no certificate; restore the CA",
+                f"the CA file of the entry {seen.spec.embedded_ca} contains no certificate; restore the CA first",
             )
         known = {url.rstrip("/") for _, url in servers}
         if has_several_entries(present):  # another cluster has another server

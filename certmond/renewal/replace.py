@@ -197,8 +197,8 @@ class Renewal:
                 former = find_paths(leaf, status.anchors, rest, usages).valid_at(self.now)
                 yield (
                     "is from a CA that must not sign in this phase of the rotation; wait until the signer "
-                    f"{self.step.signer} signs with the CA of SHA-256 {anchors[0].sha256[:16]}…, or configure this "
-                    f"signer, then run: certmond renew {self.step.target}"
+                    f"{self.step.signer} signs with the CA with the SHA-256 {anchors[0].sha256[:16]}…, or "
+                    f"configure this signer to do so, then run: certmond renew {self.step.target}"
                     if former
                     else f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
                 )

@@ -89,7 +89,8 @@ class Restoration:
         ids = self._archive.ids(name)
         if not ids or generation not in {None, *ids}:
             archived = ", ".join(ids) or "none"
-            raise WriteError(f"the archive has no such generation of {name}; the generations of {name} are: {archived}")
+            missing = f"generation {generation}" if generation else "generation"
+            raise WriteError(f"the archive has no {missing} of {name}; the generations of {name} are: {archived}")
         skipped = list[str]()
         chosen = self._named(name, generation) if generation else self._newest(name, ids, skipped)
         files, when = chosen.files, f"{chosen.generation.when:%Y-%m-%d %H:%M} UTC"
@@ -210,7 +211,7 @@ class Restoration:
 
         writer.commit(changes, verify=verify, before_rename=archive)
         return (
-            f"certmond repaired the cluster of {path} with the present CA of "
+            f"certmond repaired the cluster in {path} with the present CA of the entry "
             f"{spec.embedded_ca}{archive_clause(archived)}"
         )
 
@@ -319,8 +320,9 @@ class Restoration:
 
 
 def _never(name: str) -> str:
-    fact = f"{name} is a CA or a key pair without a certificate, and certmond never restores it from the archive"
-    risk = "an old CA might lack its key or the trust of components, and clients that trust the present CA would fail"
+    kind = f"{name} is a CA or a key pair without a certificate"
+    fact = f"certmond never restores {name} from the archive, because {kind}"
+    risk = "the key of an old CA might be missing, and components that trust only the present CA would fail"
     remedy = "restore the certificate and the key together by hand, and then start a rotation (see docs/rotation.md)"
     return f"{fact}: {risk}; {remedy}"
 

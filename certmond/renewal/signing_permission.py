@@ -43,7 +43,9 @@ class SigningPermissions:
         granted = grant(step.template, fixed_by(seen.spec, step.facts), derived)
         if isinstance(granted, Denial):
             fact = f"certmond does not renew {step.path} with the key of the CA: {granted}"
-            raise RefusedError(f"{fact}; see the planned certificate: certmond renew {step.target} --dry-run")
+            raise RefusedError(
+                f"{fact}; see the contents that certmond would sign: certmond renew {step.target} --dry-run"
+            )
         return granted
 
     def _basis(self, step: Issue, old: Certificate) -> Basis:

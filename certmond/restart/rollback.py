@@ -125,7 +125,7 @@ class PreviousFiles:
                     path: self._transactions.real(path) for path, content in present.items() if content is not None
                 }
                 replaced.append((name, existing))
-            messages.append(f"certmond restored {target.path} as of {when:%Y-%m-%d %H:%M} UTC")
+            messages.append(f"certmond restored {target.path} to its state before {when:%Y-%m-%d %H:%M} UTC")
 
         def archive_failed() -> None:
             for name, paths in replaced:

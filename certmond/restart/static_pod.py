@@ -61,7 +61,7 @@ def stop(
     if asked and instance not in _ids(found):
         return f"{_name(pod, instance)} has ended, but the container runtime reported an error: {failure}"
     done = _by_signal(pod, found, instance, grace=grace, alive=alive, draining=draining, proc=proc)
-    return f"{done}, without the container runtime: {failure}"
+    return f"{done} (certmond could not use the container runtime: {failure})"
 
 
 @contextmanager
@@ -124,7 +124,9 @@ def _by_signal(
     except ProcessLookupError:
         return f"{name} ended before the stop"
     except OSError as error:
-        raise RestartError(f"{name} cannot be opened ({error.strerror}); raise LimitNOFILE= of the unit") from error
+        raise RestartError(
+            f"{name} has a process that certmond cannot open ({error.strerror}); raise LimitNOFILE= of the unit"
+        ) from error
     try:
         # The descriptor always refers to the same process. From here on, the checks of the PID apply to this process.
         mismatch = _mismatch(pod, only, proc)

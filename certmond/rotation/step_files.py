@@ -120,7 +120,7 @@ class StepFiles:
         old_part = staged.get(Part.OLD)
         if old_part and (old_part.key_unknown or old_part.key not in {None, own.key}):
             where = f"{self._staging.directory}/{Part.OLD}.key"
-            fault = next((found.fault for found in staged.values() if found.fault), f"{where} is another key")
+            fault = next((found.fault for found in staged.values() if found.fault), f"{where} contains another key")
             raise WriteError(f"{fault}; certmond does not replace {spec.key}, because no copy of it would remain")
         self._staging.put(Part.OLD, step.target, own, key)
 

@@ -75,8 +75,8 @@ def _problems(signer: Signer, container: Container, anchor: tuple[str, str]) -> 
     for usage in _SPECIFIC:
         if container.values(flag := f"cluster-signing-{usage}-cert-file"):
             yield (
-                f"{signer.manifest} configures {container.name} with a separate signer by --{flag}, which certmond "
-                "does not support; configure one signer for all usages"
+                f"{signer.manifest} configures {container.name} with a separate signer by --{flag}, but certmond "
+                "supports no such signer; configure one signer for all usages"
             )
     on_host = [tuple(map(container.on_host, pair)) for pair in (signer.shared, signer.apart)]
     if signer.now not in {signer.shared, signer.apart} or on_host != [anchor, signer.files]:

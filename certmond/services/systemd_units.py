@@ -39,8 +39,8 @@ _NO_RIGHT = (
 _REMEDIES = {
     "org.freedesktop.DBus.Error.AccessDenied": _NO_RIGHT,
     "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": _NO_RIGHT,
-    f"{_NAME}.NoSuchUnit": "correct its name in the configuration",
-    f"{_NAME}.UnitMasked": "unmask it with systemctl unmask, or remove it from the configuration",
+    f"{_NAME}.NoSuchUnit": "correct the name of the unit in the configuration",
+    f"{_NAME}.UnitMasked": "unmask the unit with systemctl unmask, or remove the unit from the configuration",
     f"{_NAME}.JobTypeNotApplicable": "configure a restart instead, or add ExecReload= to the unit",
 }
 
@@ -98,7 +98,7 @@ def restart(
             return _checked_result(unit, result, reload, before, _properties(connection, unit))
     except DBusErrorResponse as error:
         if not queued and error.name != _NO_REPLY:
-            remedy = _REMEDIES.get(error.name, f"see systemctl status {unit}")
+            remedy = _REMEDIES.get(error.name, f"see: systemctl status {unit}")
             raise RestartError(
                 f"{unit} was not {_done(reload)}: systemd refused the request ({_error_text(error)}); {remedy}"
             ) from error
@@ -108,7 +108,7 @@ def restart(
             raise RestartError(f"{unit} was not {_done(reload)}: certmond {_unreachable(bus, error)}") from error
         cause = f"{limit:g} s" if isinstance(error, TimeoutError) else _error_text(error)
     detail = f"systemd did not report the end of the {_noun(reload)} ({cause}), which might still be in progress"
-    return UnitResult("timeout", f"{unit}: {detail}; see systemctl list-jobs and systemctl status {unit}")
+    return UnitResult("timeout", f"{unit}: {detail}; see: systemctl list-jobs, systemctl status {unit}")
 
 
 def _unit_state(connection: Bus, unit: str) -> ServiceSeen:
@@ -116,12 +116,12 @@ def _unit_state(connection: Bus, unit: str) -> ServiceSeen:
         found = _properties(connection, unit)
     except DBusErrorResponse as error:
         return ServiceSeen(
-            None, problem=f"the state of {unit} is unknown ({_error_text(error)}); see systemctl status {unit}"
+            None, problem=f"the state of {unit} is unknown ({_error_text(error)}); see: systemctl status {unit}"
         )
     failed = found["ActiveState"] == "failed"
     if not _runs(found):
         if found["LoadState"] == "not-found" and not failed:
-            problem = f"the unit {unit} does not exist; correct its name in the configuration"
+            problem = f"the unit {unit} does not exist; correct the name of the unit in the configuration"
             return ServiceSeen(None, problem=problem, absent=True)
         unit_file = _demanding_file(found)
         idle_since = unit_idle_since(unit_file, _exit_times(found)) if unit_file else None
@@ -223,7 +223,7 @@ def _outcome(connection: Bus, job: str) -> str:
 
 def _checked_result(unit: str, result: str, reload: bool, before: _Properties, after: _Properties) -> UnitResult:
     """Return the result of a job. Compare the states before and after the job to detect a job without an effect."""
-    see = f"see journalctl -u {unit}"
+    see = f"see: journalctl -u {unit}"
     state = f"ActiveState {after['ActiveState']}"
     stopping = after["ActiveState"] == "deactivating"  # or another process restarts the unit
     untouched = UnitResult(
@@ -237,7 +237,7 @@ def _checked_result(unit: str, result: str, reload: bool, before: _Properties, a
     if not reload and after["InvocationID"] in (before["InvocationID"], b""):
         if before["ConditionResult"] and not after["ConditionResult"] and after["InvocationID"]:
             detail = f"is stopped: systemd did not start it again, because a condition of the unit is false ({state})"
-            return UnitResult("skipped", f"{unit} {detail}; see systemctl status {unit}")
+            return UnitResult("skipped", f"{unit} {detail}; see: systemctl status {unit}")
         return untouched
     return UnitResult("done", f"{unit} was {_done(reload)} ({state})")
 
@@ -251,7 +251,7 @@ def _noun(reload: bool) -> str:
 
 
 def _unreachable(bus: str, error: OSError | DBusErrorResponse) -> str:
-    return f"cannot reach systemd over {bus} ({_error_text(error)}); see systemctl status dbus.socket dbus.service"
+    return f"cannot reach systemd over {bus} ({_error_text(error)}); see: systemctl status dbus.socket dbus.service"
 
 
 def _error_text(error: OSError | DBusErrorResponse) -> str:

@@ -135,15 +135,15 @@ def leaf_in_clear(received: bytes | bytearray) -> bytes | None:
 def _reason(error: BaseException, received: bytes | bytearray) -> str:
     match error:
         case _ if received and received[0] not in {_ALERT, _HANDSHAKE}:
-            return "it does not speak TLS"
+            return "the server does not speak TLS"
         case TimeoutError():
-            return "the handshake did not end in time" if received else "it did not answer in time"
+            return "the handshake did not end in time" if received else "the server did not answer in time"
         case ConnectionRefusedError():
             return "the connection was refused"
         case ConnectionResetError() | BrokenPipeError():
             return "the connection was reset"
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():  # older versions of Python raise SSLZeroReturnError
-            return "it closed the connection before the end of the handshake"
+            return "the server closed the connection before the end of the handshake"
         case ssl.SSLError(strerror=str(text)):
             return f"the handshake failed ({_AROUND.sub('', text)})"
         case OSError(errno=int(number)):

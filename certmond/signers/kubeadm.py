@@ -189,11 +189,13 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
         raise RefusedError(f"{detail}; choose another signer for {request.name}")
     if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a comma-separated list
         raise RefusedError(
-            f"kubeadm does not support an O attribute with a comma or a quote; choose another signer for {request.name}"
+            "kubeadm does not support an O attribute that is empty, or that contains a comma, a quote or a line "
+            f"break; choose another signer for {request.name}"
         )
     if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in template.names):
         raise RefusedError(
-            f"kubeadm supports only DNS names and IP addresses; choose another signer for {request.name}"
+            "kubeadm supports only DNS names and IP addresses as subject alternative names; choose another signer for "
+            f"{request.name}"
         )
     return names[0], tuple(groups)
 

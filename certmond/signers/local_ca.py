@@ -70,7 +70,7 @@ class LocalSigner:
             data = read_file(self._certificate)
         except OSError as error:
             detail = f"certmond cannot read the CA's certificate {self._certificate} ({error.strerror})"
-            raise RefusedError(f"{detail}; restore it, or choose another signer") from error
+            raise RefusedError(f"{detail}; restore the file, or choose another signer") from error
         return decode(data, self._certificate).certificates
 
     def _read_key(self) -> PrivateKey:
@@ -79,7 +79,7 @@ class LocalSigner:
             return load_key(read_file(self._key), self._key, passphrase)
         except OSError as error:
             detail = f"certmond cannot read the CA's key {self._key} ({error.strerror})"
-            raise KeyUnusableError(f"{detail}; restore it, or choose another signer") from error
+            raise KeyUnusableError(f"{detail}; restore the file, or choose another signer") from error
         except KeyUnusableError as error:
             if passphrase is None:
                 raise
@@ -96,11 +96,11 @@ class LocalSigner:
         candidates = sorted((each for each in known if each.key == own), key=lambda each: each.not_after, reverse=True)
         if not candidates:
             detail = f"{self._certificate} contains no certificate of the key in {self._key}"
-            raise RefusedError(f"{detail}; restore the certificate and the key from one backup")
+            raise RefusedError(f"{detail}; restore the certificate and the key from the same backup")
         now = self._clock()
         refusals = [_refusal(candidate, now) for candidate in candidates]
         if None not in refusals:
-            raise RefusedError(f"the CA in {self._certificate} {refusals[0]}")
+            raise RefusedError(f"the certificate in {self._certificate} {refusals[0]}")
         return candidates[refusals.index(None)]
 
 
@@ -163,7 +163,7 @@ def _refusal(ca: Certificate, now: datetime) -> str | None:
     if not ca.has_usage("cert sign"):
         return f"({ca.subject}) may not sign certificates: its key usage lacks keyCertSign; replace that CA"
     if now >= ca.not_after:
-        return f"({ca.subject}) expired at {ca.not_after:%Y-%m-%d %H:%M:%S} UTC; renew the CA first"
+        return f"({ca.subject}) expired at {ca.not_after:%Y-%m-%d %H:%M:%S} UTC; rotate the CA first"
     if now < ca.not_before:
         return f"({ca.subject}) is not valid before {ca.not_before:%Y-%m-%d %H:%M:%S} UTC; check this host's clock"
     return None

@@ -216,8 +216,8 @@ class Writer:
                 continue
             if real in unfinished_paths:
                 problems.append(
-                    f"{change.path} is part of an unfinished replacement; the next start of certmond finishes the "
-                    "replacement"
+                    f"{change.path} is part of an unfinished replacement; the next start of certmond finishes or "
+                    "undoes the replacement"
                 )
             if real in paths_by_file:
                 problems.append(

@@ -32,16 +32,16 @@ _REMEDIES = {
     errno.ENOSPC: "free space on its file system",
     errno.EDQUOT: "raise the disk quota, or free space",
     errno.EROFS: "mount its file system writable",
-    errno.EACCES: "run certmond as root, and add the directory to ReadWritePaths= of its unit",
+    errno.EACCES: "run certmond as root, and add the directory to ReadWritePaths= of the unit of certmond",
     errno.EPERM: "run certmond as root, and remove the immutable attribute (lsattr, chattr -i)",
     errno.ENOENT: "create the directory",
     errno.ENOTDIR: "a part of its path is not a directory: correct the path",
     errno.EISDIR: "a directory has this name: move it away",
-    errno.ELOOP: "its path is a loop of symlinks, or a symlink has this name: replace the symlink by a file",
+    errno.ELOOP: "its path is a loop of symlinks, or a symlink has this name: replace the symlink with a file",
     errno.ENOLINK: "configure the path of its target, or chown the symlink to root",  # as CHASE_SAFE in systemd
     errno.EINVAL: "correct its path",
     errno.EBUSY: "it is a mount point: unmount it, or mount its directory instead",
-    errno.EMFILE: "raise LimitNOFILE= of its unit",
+    errno.EMFILE: "raise LimitNOFILE= of the unit of certmond",
     errno.ENFILE: "find the processes with many open files (lsof), or raise fs.file-max",
     errno.ESTALE: "the server no longer exports its file system: mount it again",
     errno.EIO: "the disk fails: read the kernel's messages (dmesg) before you try again",
@@ -128,7 +128,7 @@ class Place:
             raise (
                 OSError(errno.EROFS, os.strerror(errno.EROFS))
                 if read_only
-                else PermissionError(errno.EACCES, "no write permission for its directory, or it is immutable")
+                else PermissionError(errno.EACCES, "no write permission for its directory, or an immutable directory")
             )
         status = self.status()
         if status is None:

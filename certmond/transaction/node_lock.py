@@ -34,7 +34,7 @@ class Holder:
 
     def __str__(self) -> str:
         if not self.pid:
-            return "another certmond"
+            return "another certmond process"
         return f"{'the daemon' if self.runtime_dir else 'another command'} (process {self.pid})"
 
     @property

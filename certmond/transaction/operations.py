@@ -89,9 +89,9 @@ def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
     elif old == NO_FILE:
         yield f"{change.path} is not a regular file; move it away"
     elif old is not None and is_link_fingerprint(old):
-        yield f"{change.path} is a symlink, and certmond does not write its target; replace the symlink by a file"
+        yield f"{change.path} is a symlink, and certmond does not write its target; replace the symlink with a file"
     elif old is None and is_manifest(change):
-        yield f"{change.path} does not exist, and certmond starts no Pod; restore the manifest first"
+        yield f"{change.path} does not exist, and certmond does not start Pods; restore the manifest first"
     elif old != change.expected:
         yield f"{change.path} was changed by another process after certmond read the file; repeat the command"
 
@@ -108,7 +108,7 @@ def static_pod_conflicts(entries: Sequence[Entry], watched: str) -> Iterator[str
         ):
             staging = f"{posixpath.dirname(entry.staging)}, for the staged file,"
             path = staging if entry.manifest else entry.path
-            yield f"{path} is in a directory of static Pods, to which certmond adds no file; use another directory"
+            yield f"{path} is in a directory of static Pods, and certmond adds no files there; use another directory"
 
 
 def mount_conflicts(entry: Entry, staged: Place, place: Place) -> Iterator[str]:

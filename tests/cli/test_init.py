@@ -948,7 +948,7 @@ def test_another_ca_is_there(whole: Host, tmp_path: Path) -> None:
     """If another Root CA exists already, the given one is refused: `init` replaces no CA."""
     host = whole.copy(tmp_path / "copy")
     problems = host.refused(*own_ca(real_part("openssl"), host.place, "ecdsa"))
-    fact = f"/{PKI}/ca.crt differs from --root-ca-cert, but `certmond init` replaces no CA"
+    fact = f"/{PKI}/ca.crt differs from --root-ca-cert, but `certmond init` does not replace a CA"
     assert problems == [f"{fact}; omit --root-ca-cert"]
 
 

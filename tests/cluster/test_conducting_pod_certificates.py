@@ -50,7 +50,7 @@ def test_the_old_ca_is_trusted_until_the_certificates_of_pods_have_expired(
     assert found.waits[0].startswith("Pods have client certificates from a signer of Kubernetes: default/web; ")
     assert found.noted == replace(issue, published=world.now)
     (said,) = node.gate(replace(issue, published=world.now - 24 * HOUR + SECOND)).waits
-    assert said.endswith("because client certificates of Pods from the old CA can be valid until then")
+    assert said.endswith("because client certificates that the old CA signed for Pods can be valid until then")
     assert node.gate(replace(issue, published=world.now - 24 * HOUR)) == Gate()
 
 

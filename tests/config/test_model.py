@@ -223,7 +223,10 @@ IN_CERTIFICATE = [
     ("names: 'DNS: x'", "names: must begin with DNS: or IP:, or be ${control_plane_name}, not 'DNS: x'"),
     ("names: IP:10.0.0.300", "names: must have an IP address after IP:, not 'IP:10.0.0.300'"),
     ("names: ['DNS:${node}']", f"names[0]: there is no fact ${{node}}; the facts are {', '.join(FACTS)}"),
-    ("subject: CN=$x", "subject: must write a fact as ${node_name}, and a dollar sign as $$, not 'CN=$x'"),
+    (
+        "subject: CN=$x",
+        "subject: must contain each fact in the form ${node_name}, and each dollar sign as $$, not 'CN=$x'",
+    ),
     ("subject: x", "subject: must be a subject such as CN=kubernetes-admin,O=system:masters, not 'x'"),
     ("ca: z", "ca: there is no certificate 'z'; add it to `certificates`, or remove it here"),
     ("ca: [self, x]", "ca[1]: x is not an authority; name an authority, or set `authority: true` in x"),

@@ -134,8 +134,11 @@ def test_a_ca_in_a_token_follows_another(rotated: Rotated) -> None:
     said = next(each for each in passes if "failed" in each)
     assert "is from a CA that must not sign in this phase of the rotation; wait until the signer token" in said
     assert (node.read("web.crt"), node.user(), node.phase) == (*before, Phase.ISSUE)
-    assert "web.crt is still signed by the old CA (the attempt failed 1 times, the last" in (waits := rotated.waits())
-    assert f"the CA of SHA-256 {new.sha256[:16]}…, or configure this signer, then run: certmond renew web" in waits
+    assert "web.crt is still signed by the old CA (the attempt failed once: " in (waits := rotated.waits())
+    assert (
+        f"the CA with the SHA-256 {new.sha256[:16]}…, or configure this signer to do so, then run: certmond renew web"
+        in waits
+    )
     rotated.switch()
     rotated.renew()
     assert [*passes] != []
@@ -170,7 +173,7 @@ def test_an_abort_in_issue_waits_for_the_old_ca(quick: Path, made: Token, monkey
     assert enforcer.rotation_state.rotation
     enforcer.rotating.change(abort(enforcer.rotation_state.rotation, node.clock()))
     said = next(each for each in passes if "failed" in each)
-    assert f"wait until the signer token signs with the CA of SHA-256 {old.sha256[:16]}…" in said
+    assert f"wait until the signer token signs with the CA with the SHA-256 {old.sha256[:16]}…" in said
     rotated.switch(back=True)
     assert [*passes] != []
     assert node.trust() == node.embedded() == (old,)
@@ -197,7 +200,7 @@ def test_the_new_ca_signs_nothing_before_all_trust_it(rotated: Rotated) -> None:
     assert step.under == facts(rotated.old)
     (outcome,) = enforcer.executor.execute(Plan((step,)))
     assert outcome.result == "failed"
-    assert f"token signs with the CA of SHA-256 {facts(rotated.old).sha256[:16]}…" in outcome.message
+    assert f"token signs with the CA with the SHA-256 {facts(rotated.old).sha256[:16]}…" in outcome.message
     assert node.tree() == before
 
 

@@ -265,7 +265,7 @@ def test_a_failed_restart_is_repeated_and_then_tried_with_the_old_files(bench: B
     bench.step(300, ill="it is ill")
     assert [certificate for _, certificate in bench.runs] == [bad, bad]
     back = reported(bench.step(300, ill="it is ill"))
-    assert back.message.startswith(f"certmond restored {CRT} as of ")
+    assert back.message.startswith(f"certmond restored {CRT} to its state before ")
     assert (len(bench.runs), bench.node.read(CRT[1:])) == (2, former)
     bench.again()  # and the next process continues
     bench.step(1)
@@ -336,7 +336,7 @@ def test_a_failed_act_without_a_visible_effect_is_reported(bench: Bench) -> None
     ("program", "said"),
     [
         ("sleep", "did not end within 0.5 s; find what the program waits for, or set a longer time_limit"),
-        ("yes", "wrote more than 1048576 bytes; reduce its output"),
+        ("yes", "wrote more than 1048576 bytes to standard output; reduce this output"),
     ],
 )
 def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, program: str, said: str) -> None:

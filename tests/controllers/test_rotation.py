@@ -577,12 +577,12 @@ def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
     for words in ((), ("--dry-run",), *((each,) for each in kept)):
         refused = node.hurry("archive", "restore", "ca", *words)
         assert (refused.code, refused.out) == (3, ""), words
-        assert re.search("never restores it from the archive.*together by hand, and then start", refused.err), words
+        assert re.search("never restores ca from the archive.*together by hand, and then start", refused.err), words
     assert node.tree() == before
     assert node.unwell(new) == []
     assert node.hurry("archive", "restore", "nonsense").code == 3
     (node.state / "archive/ca").rename(node.state / "archive/former-name")
-    assert "never restores it from the archive" in node.hurry("archive", "restore", "former-name").err
+    assert "never restores former-name from the archive" in node.hurry("archive", "restore", "former-name").err
     assert node.tree() == before
     node.configure(profile="kubeadm")
     refused = node.hurry("archive", "restore", "sa")

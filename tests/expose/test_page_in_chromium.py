@@ -160,7 +160,7 @@ def test_findings(browser: Browser, shown: Shown) -> None:
         severities = page.texts("#findings .severity")
         assert severities == sorted(severities, key=["critical", "warning", "info"].index)
         assert "critical apiserver-etcd-client key_mismatch" in page.text("#findings")
-        assert "issue it again: certmond renew apiserver-etcd-client" in page.texts("#findings .remedy")
+        assert "issue the certificate again: certmond renew apiserver-etcd-client" in page.texts("#findings .remedy")
         assert not page.run(f"{shown.row('apiserver-etcd-client')}.open")
         page.run("""[...document.querySelectorAll("#findings a")].find(
             (each) => each.textContent === "apiserver-etcd-client").click()""")

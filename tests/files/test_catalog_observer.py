@@ -191,7 +191,7 @@ def test_an_encrypted_key_is_unreadable_for_kubernetes(tree: Tree, place: str) -
     seen = tree.one(spec)
     assert (seen.key, seen.key_unknown) == (None, True)
     assert [(fault.reason, fault.remedy) for fault in seen.faults] == [
-        (Reason.UNREADABLE, "decrypt the key, and set mode 0600")
+        (Reason.UNREADABLE, "decrypt the key (openssl pkey), and set mode 0600")
     ]
     if place == "beside it":
         assert not tree.one(row(key="/x.key", key_optional=True)).faults

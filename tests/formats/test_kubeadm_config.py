@@ -300,7 +300,10 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
         "ClusterConfiguration: certificateValidityPeriod: must be a duration such as 8760h0m0s",
         "ClusterConfiguration: certificatesDir: must be an absolute path",
         "ClusterConfiguration: clusterName: must be text",
-        "ClusterConfiguration: controlPlaneEndpoint: must be HOST or HOST:PORT, with an IPv6 address in brackets",
+        (
+            "ClusterConfiguration: controlPlaneEndpoint: must be HOST or HOST:PORT, and an IPv6 address must be in "
+            "brackets"
+        ),
         f"ClusterConfiguration: encryptionAlgorithm: must be one of {', '.join(ALGORITHMS)}",
         "ClusterConfiguration: etcd.local.serverCertSANs: must be a list",
         "ClusterConfiguration: etcd.local.peerCertSANs[0]: must be text",

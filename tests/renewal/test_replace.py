@@ -60,8 +60,8 @@ def verify(made: Issue, signer: Issued) -> None:
 
 WRONG_CA = (
     r"^the certificate from local for leaf is from a CA that must not sign in this phase of the rotation; wait "
-    rf"until the signer local signs with the CA of SHA-256 {NEW.facts.sha256[:16]}…, or configure this signer, then "
-    r"run: certmond renew leaf$"
+    rf"until the signer local signs with the CA with the SHA-256 {NEW.facts.sha256[:16]}…, or configure this signer to "
+    r"do so, then run: certmond renew leaf$"
 )
 
 

@@ -285,7 +285,7 @@ def test_a_ca_is_not_judged(host: Kept) -> None:
     (generation,) = Archive(host.state).ids("old-name")
     assert host.restoration().verdict("old-name", generation) is None
     for asked in (None, generation):
-        with pytest.raises(WriteError, match="never restores it from the archive"):
+        with pytest.raises(WriteError, match="never restores old-name from the archive"):
             host.restoration().restore("old-name", asked, dry_run=False)
 
 

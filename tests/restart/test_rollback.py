@@ -261,7 +261,7 @@ def test_the_newest_old_files_are_restored(keeper: Keeper, name: str) -> None:
         keeper.node.write(FILES[name][-1], keeper.node.read(FILES[name][-1]) + b"\n" * len(versions))
     bad, modes = keeper.read(name), [keeper.node.path(path).stat().st_mode for path in FILES[name]]
     said = keeper.put_back(keeper.target(name))
-    assert said == f"certmond restored /{FILES[name][-1]} as of 2026-12-01 00:00 UTC"
+    assert said == f"certmond restored /{FILES[name][-1]} to its state before 2026-12-01 00:00 UTC"
     assert keeper.read(name) == versions[-1]
     assert [keeper.node.path(path).stat().st_mode for path in FILES[name]] == modes
     assert keeper.generations(name) == [*versions, bad]
@@ -282,7 +282,9 @@ def test_a_restored_kubeconfig_trusts_the_present_ca(keeper: Keeper, *, replacea
     keeper.keep()
     keeper.node.write(FILES[CONF][0], yaml.safe_dump({**before, "preferences": {"colors": True}}))
     if replaceable:
-        assert keeper.put_back(keeper.target(CONF)).startswith(f"certmond restored /{FILES[CONF][0]} as of ")
+        assert keeper.put_back(keeper.target(CONF)).startswith(
+            f"certmond restored /{FILES[CONF][0]} to its state before "
+        )
         assert keeper.node.kubeconfig(FILES[CONF][0]) == before
     else:
         fact = f"the archive has no previous generation of {CONF} that is still valid"

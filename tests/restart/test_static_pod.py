@@ -246,7 +246,7 @@ def test_a_client_that_fails_is_not_needed(tmp_path: Path, program: Path, line: 
     """If it fails, hangs or answers garbage, the container is stopped without it, and the message reports that."""
     with apiserver(tmp_path, program) as (pods, reported):
         done = stop(APISERVER, reported["id"], crictl=fake(tmp_path, line, seconds), alive=quiet, logs=pods.logs)
-        assert f"PID {reported['pid']}, was ended by SIGTERM, without the container runtime: " in done
+        assert f"PID {reported['pid']}, was ended by SIGTERM (certmond could not use the container runtime: " in done
         assert "crictl" in done
         assert pods.event("ended")["why"] == "exit status 0"
 
@@ -266,7 +266,7 @@ def test_a_client_that_stops_nothing_is_not_believed(tmp_path: Path, program: Pa
     with apiserver(tmp_path, program) as (pods, reported):
         line = f'case "$*" in *ps*) {listed(reported["id"])} ;; *) exit 1 ;; esac'
         done = stop(APISERVER, reported["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
-        assert "was ended by SIGTERM, without the container runtime: " in done
+        assert "was ended by SIGTERM (certmond could not use the container runtime: " in done
         assert pods.event("ended")["why"] == "exit status 0"
 
 
@@ -439,6 +439,6 @@ def test_a_failure_to_open_the_process_is_reported(
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", full)
-        with pytest.raises(RestartError, match=r"cannot be opened \(Too many open files\); raise LimitNOFILE="):
+        with pytest.raises(RestartError, match=r"cannot open \(Too many open files\); raise LimitNOFILE="):
             stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
         assert not ended(pods)

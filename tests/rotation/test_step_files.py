@@ -158,7 +158,7 @@ def test_an_abort_restores_the_key(arranged: Arranged) -> None:
         ("old.key", b"rubbish", "old.key is not the key of "),
         ("old.crt", make_ca().pem, "old.key is not the key of "),
         ("new.key", b"rubbish", "new.key is not the key of "),
-        ("whole", b"", "old.key is another key"),
+        ("whole", b"", "old.key contains another key"),
     ],
 )
 def test_a_stored_key_is_never_destroyed_for_another_one(

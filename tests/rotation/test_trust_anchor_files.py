@@ -147,7 +147,7 @@ def test_a_controller_manager_that_does_not_sign(node: Node, flag: str) -> None:
 PROBLEMS: dict[str, tuple[tuple[str, str], str]] = {
     "one signer for each usage": (
         ("--controllers=", "--cluster-signing-kubelet-client-cert-file=/x.crt\n    - --controllers="),
-        "by --cluster-signing-kubelet-client-cert-file, which certmond does not support; configure one signer for all",
+        "by --cluster-signing-kubelet-client-cert-file, but certmond supports no such signer; configure one signer",
     ),
     "files of another directory": (
         ("cert-file=/etc/kubernetes/pki/ca.crt", "cert-file=/elsewhere/ca.crt"),

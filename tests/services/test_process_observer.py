@@ -138,7 +138,7 @@ def test_after_a_look_that_saw_nothing_the_next_one_is_made(serve: Serve, files:
     mute = serve(saying(b"")).endpoint
     asker.ask(mute)
     asker.woken()
-    assert asker.served() == {mute: "it did not answer in time"}
+    assert asker.served() == {mute: "the server did not answer in time"}
     closed = Endpoint("127.0.0.1", 1)
     asker.ask(closed)
     asker.woken()

@@ -110,7 +110,7 @@ def test_a_false_bus_is_not_waited_for(tmp_path: Path, behave: Callable[..., Non
 def test_without_a_bus_the_message_has_the_remedy(tmp_path: Path, reload: bool) -> None:
     """If no process listens, the reason is the kernel's error, and the message has the next command."""
     bus = f"unix:path={tmp_path}/none"
-    words = f"certmond cannot reach systemd over {bus} (No such file or directory); see systemctl status dbus.socket"
+    words = f"certmond cannot reach systemd over {bus} (No such file or directory); see: systemctl status dbus.socket"
     (seen,) = unit_states([UNIT], bus).values()
     assert (seen.problem or "").startswith(words)
     with pytest.raises(RestartError, match=f"^{UNIT} was not {'reloaded' if reload else 'restarted'}: ") as refused:
@@ -269,7 +269,7 @@ def test_a_missing_answer_is_no_refusal(bus: str) -> None:
     with systemd(bus, lambda manager, call: None) as manager:
         result = restarted(manager, limit=0.5)
     assert result.result == "timeout"
-    assert "which might still be in progress; see systemctl list-jobs" in result.message
+    assert "which might still be in progress; see: systemctl list-jobs" in result.message
 
 
 @pytest.mark.real("dbus-daemon")
@@ -315,9 +315,9 @@ def test_without_systemd_on_the_bus_nothing_is_known(bus: str) -> None:
     """On a bus without systemd each unit is unknown, and a restart is refused, with what the bus said."""
     (seen,) = unit_states([UNIT], bus).values()
     assert seen.running is None
-    assert re.match(rf"the state of {UNIT} is unknown \(.*{SYSTEMD}.*\); see systemctl status", seen.problem or "")
+    assert re.match(rf"the state of {UNIT} is unknown \(.*{SYSTEMD}.*\); see: systemctl status", seen.problem or "")
     with pytest.raises(
-        RestartError, match=rf"^{UNIT} was not restarted: systemd refused the request \(.*{SYSTEMD}.*\); see "
+        RestartError, match=rf"^{UNIT} was not restarted: systemd refused the request \(.*{SYSTEMD}.*\); see: "
     ):
         restart(UNIT, reload=False, alive=lambda: None, bus=bus)
 

@@ -498,18 +498,21 @@ def test_a_server_that_takes_no_more_connections_does_not_answer() -> None:
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         seen = look(Endpoint("127.0.0.1", listener.getsockname()[1]), limit=SHORT)
-    assert reason(seen) == "it did not answer in time"
+    assert reason(seen) == "the server did not answer in time"
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (b"", "it did not answer in time"),
+        (b"", "the server did not answer in time"),
         (b"\x16", "the handshake did not end in time"),
         (b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03", "the handshake did not end in time"),
-        (b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n", "it does not speak TLS"),
-        (b"SSH-2.0-OpenSSH_10.0\r\n", "it does not speak TLS"),
-        (b"H", "it does not speak TLS"),
+        (
+            b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+            "the server does not speak TLS",
+        ),
+        (b"SSH-2.0-OpenSSH_10.0\r\n", "the server does not speak TLS"),
+        (b"H", "the server does not speak TLS"),
         (b"\x15\x03\x01\x00\x02\x02\x46", r"the handshake failed \([a-z0-9/ ]*protocol version\)"),
         (b"\x15\x03\x01\x00\x02\x02\x28", r"the handshake failed \([a-z0-9/ ]*handshake failure\)"),
         (b"\x16\x03\x03\xff\xff" + b"\x02" * 65535, r"the handshake failed \([a-z ]+\)"),
@@ -538,8 +541,8 @@ def test_a_server_that_closes_the_connection_has_served_nothing(serve: Serve, wo
         connection.shutdown(socket.SHUT_WR)
         until_closed(connection)
 
-    closed = "it closed the connection before the end of the handshake"
-    assert reason(look(serve(answer).endpoint)) == ("it does not speak TLS" if words[:1] == b"H" else closed)
+    closed = "the server closed the connection before the end of the handshake"
+    assert reason(look(serve(answer).endpoint)) == ("the server does not speak TLS" if words[:1] == b"H" else closed)
 
 
 def test_a_connection_that_is_reset_is_a_reason(serve: Serve) -> None:
@@ -695,7 +698,9 @@ def test_no_endpoint_waits_for_another(serve: Serve, files: Files, ca: Issued) -
     server = serve(last)
     seen = probe([*(each.endpoint for each in hanging), server.endpoint], NOW, limit=GENEROUS)
     assert seen.pop(server.endpoint) == Served(leaf.der, "TLSv1.3", NOW)
-    assert {reason(each) for each in seen.values()} == {"it closed the connection before the end of the handshake"}
+    assert {reason(each) for each in seen.values()} == {
+        "the server closed the connection before the end of the handshake"
+    }
 
 
 def test_a_failed_probe_does_not_affect_the_others(serve: Serve, files: Files, ca: Issued) -> None:

@@ -408,7 +408,7 @@ def test_a_stopping_daemon_ends_the_helper(helper: Ask) -> None:
 def test_too_much_output_ends_it(helper: Ask) -> None:
     """More than 1 MiB of output is no certificate: the helper is ended at once. Of stderr the rest is dropped."""
     started = time.monotonic()
-    with pytest.raises(RefusedError, match="wrote more than 1048576 bytes; reduce its output"):
+    with pytest.raises(RefusedError, match="wrote more than 1048576 bytes to standard output; reduce this output"):
         signer(helper("while True: sys.stdout.write('x' * 65536)"), seconds=30).sign(request())
     assert time.monotonic() - started < 10
     with pytest.raises(RefusedError, match="refused front: x"):

@@ -233,10 +233,18 @@ def test_leftovers_of_a_crash_are_removed(kubeadm: Kubeadm) -> None:
         (
             "admin.conf",
             template(("client auth",), r"O=a\,b,CN=x", ()),
-            "an O attribute with a comma or a quote; choose another",
+            "that contains a comma, a quote or a line break; choose another",
         ),
-        ("admin.conf", template(("client auth",), 'O=a\\"b,CN=x', ()), "an O attribute with a comma or a quote"),
-        ("apiserver", replace(template(), names=(x509.RFC822Name("a@b"),)), "only DNS names and IP addresses; choose"),
+        (
+            "admin.conf",
+            template(("client auth",), 'O=a\\"b,CN=x', ()),
+            "an O attribute that is empty, or that contains a comma",
+        ),
+        (
+            "apiserver",
+            replace(template(), names=(x509.RFC822Name("a@b"),)),
+            "only DNS names and IP addresses as subject alternative names",
+        ),
         (
             "web",
             template(),

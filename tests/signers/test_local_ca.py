@@ -166,13 +166,13 @@ def test_an_intermediate_brings_its_chain(signer: Any, tmp_path: Path) -> None:
             make_ca(extra=[("2.5.29.36", False, b"\x30\x00")]),
             r"cryptography refuses the certificate: .*; replace that CA",
         ),
-        (make_ca(not_after=NOW), r"expired at 2026-11-24 12:00:00 UTC; renew the CA first"),
+        (make_ca(not_after=NOW), r"expired at 2026-11-24 12:00:00 UTC; rotate the CA first"),
         (make_ca(not_before=NOW + DAY), r"not valid before 2026-11-25 12:00:00 UTC; check this host's clock"),
     ],
 )
 def test_a_ca_that_may_not_sign_is_refused(signer: Any, tmp_path: Path, ca: Issued, reason: str) -> None:
     """A certificate that is no CA, may not sign, or is not in date signs nothing; the file and the remedy are named."""
-    with pytest.raises(RefusedError, match=rf"the CA in {tmp_path}/ca.crt \(CN=kubernetes\) .*{reason}"):
+    with pytest.raises(RefusedError, match=rf"the certificate in {tmp_path}/ca.crt \(CN=kubernetes\) .*{reason}"):
         signer(ca.pem, ca.key_pem).sign(request())
 
 

@@ -189,7 +189,9 @@ def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
     """The state of a missing unit is unknown, and the problem names it. The others are known."""
     missing, other = look(machine, "missing.service", "plain.service")
     assert (missing.running, missing.absent) == (None, True)
-    assert missing.problem == "the unit missing.service does not exist; correct its name in the configuration"
+    assert (
+        missing.problem == "the unit missing.service does not exist; correct the name of the unit in the configuration"
+    )
     assert other.running is False
 
 
@@ -275,7 +277,7 @@ def test_a_new_start_that_fails_is_reported(machine: Machine) -> None:
     result, message = restart(machine, "fragile.service")
     assert result == "failed"
     state = "ActiveState failed, Result exit-code"
-    assert message == f"fragile.service: the restart ended as failed ({state}); see journalctl -u fragile.service"
+    assert message == f"fragile.service: the restart ended as failed ({state}); see: journalctl -u fragile.service"
     assert look(machine, "fragile.service") == [ServiceSeen(running=False, failed=True)]
 
 
@@ -368,7 +370,7 @@ def test_a_unit_that_cannot_reload_is_refused(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("unit", "remedy"),
-    [("missing.service", "correct its name"), ("masked.service", "unmask it with systemctl unmask")],
+    [("missing.service", "correct the name of the unit"), ("masked.service", "unmask the unit with systemctl unmask")],
 )
 def test_what_cannot_be_restarted_is_refused(machine: Machine, unit: str, remedy: str) -> None:
     """A unit that does not exist, or is masked, is refused with systemd's words and a remedy."""

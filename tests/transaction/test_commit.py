@@ -567,9 +567,9 @@ def test_any_manifest_directory_of_the_kubelet(host: Host, link: str | None, tar
 def test_a_manifest_is_never_created(host: Host) -> None:
     """certmond creates no manifest, because the operator who stopped the Pod decides when it starts."""
     host.at(MANIFEST).unlink()
-    assert f"{MANIFEST} does not exist, and certmond starts no Pod" in host.error([host.manifest()])
+    assert f"{MANIFEST} does not exist, and certmond does not start Pods" in host.error([host.manifest()])
     message = host.error([replace(host.manifest(), expected=hashlib.sha256(POD).hexdigest())])
-    assert f"{MANIFEST} does not exist, and certmond starts no Pod" in message
+    assert f"{MANIFEST} does not exist, and certmond does not start Pods" in message
 
 
 @pytest.mark.parametrize("decided", [False, True])
@@ -617,7 +617,9 @@ def test_a_manifest_that_is_a_symlink(host: Host, target: str) -> None:
     led_to.write_bytes(POD)
     expected = hashlib.sha256(POD).hexdigest()
     message = host.error([NewFile(MANIFEST, NEW_POD, expected=expected, manifest=True)])
-    assert message == f"{MANIFEST} is a symlink, and certmond does not write its target; replace the symlink by a file"
+    assert (
+        message == f"{MANIFEST} is a symlink, and certmond does not write its target; replace the symlink with a file"
+    )
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])

@@ -53,7 +53,7 @@ def _fact(there: dict[Certificate, None], own: dict[Certificate, None]) -> str:
     fewer = [each for each in own if each not in there]
     if more and fewer:
         return (
-            f"the certificate of the copy ends on {_day(more[0])}, but the certificate of the original ends on "
+            f"the certificate in the copy ends on {_day(more[0])}, but the certificate in the original ends on "
             f"{_day(fewer[0])}"
         )
     fact, one = ("only the copy contains", more[0]) if more else ("the copy lacks", fewer[0])

@@ -177,8 +177,10 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
     if only_cluster and not salvage.cluster_obstacle:
         return f"repair it: certmond renew {name}"
     if found := generation(seen, salvage, facts, known=known):
-        return f"restore it: certmond archive restore {name} {found[0]}"
-    return (salvage.cluster_obstacle if only_cluster else salvage.obstacle) or f"issue it again: certmond renew {name}"
+        return f"restore the files: certmond archive restore {name} {found[0]}"
+    return (
+        salvage.cluster_obstacle if only_cluster else salvage.obstacle
+    ) or f"issue the certificate again: certmond renew {name}"
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
@@ -195,14 +197,15 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
             return f"the CA file of the entry {' or '.join(names)} contains no certificate; restore the CA first"
         return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if fact := authority.certificates[0].refused:
-        return f"its CA {authority.path} is unusable ({fact}); replace that CA"
+        return f"the CA {authority.path} is unusable ({fact}); replace this CA"
     if not (authority.key_matches or authority.key_unknown):
         where = authority.key_path or authority.path
         otherwise = (
             "rejoin the node: kubeadm reset, then kubeadm join" if spec.kind is Kind.KUBELET
             else "issue the certificate on a node with this CA key, then copy the certificate and its key to this node"
         )  # fmt: skip
-        return f"the archive has no good generation, and the CA's key {where} is not on this node; {otherwise}"
+        key = f"the CA's key {where} is not on this node, or does not match the CA"
+        return f"the archive has no good generation, and {key}; {otherwise}"
     return None
 
 

@@ -47,7 +47,8 @@ def _before_restart(path: str, served: ServedAt) -> Finding:
         "certificate only after a restart"
     )
     remedy = (
-        "run `systemctl restart kubelet`, and approve the new request of this node: kubectl certificate approve NAME"
+        "run `systemctl restart kubelet`, find the new request of this node with `kubectl get csr`, then run: "
+        "kubectl certificate approve NAME"
     )
     return finding(Reason.MISSING, f"{fact}; {remedy}", Severity.WARNING)
 

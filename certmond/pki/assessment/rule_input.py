@@ -16,8 +16,8 @@ from certmond.pki.x509.path_building import PathSearch
 
 _REMEDIES = {
     Reason.UNREADABLE: "make the file readable by root, or replace the file",
-    Reason.MISSING: "restore it, or issue it again",
-    Reason.MALFORMED: "restore it from a backup, or issue it again",
+    Reason.MISSING: "restore the file, or issue the certificate again",
+    Reason.MALFORMED: "restore the file from a backup, or issue the certificate again",
     Reason.TRAILING_DATA: "remove this harmless data",
     Reason.KEY_UNUSABLE: "write the key as PEM, or issue the pair again",
 }

@@ -81,7 +81,7 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.WRONG_SUBJECT,
             f"{case.where} has the subject {case.certificate.subject}, but the entry requires "
-            f"{' or '.join(accepted)}; reissue it",
+            f"{' or '.join(accepted)}; reissue the certificate",
         )
     expected = case.facts.get("kubelet_common_name")
     served = case.where == case.facts.get("kubelet_serving_file")
@@ -96,7 +96,9 @@ def wrong_usage(case: Case) -> Iterator[Finding]:
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
         yield finding(
-            Reason.WRONG_USAGE, f"{case.where} lacks the usage {', '.join(missing)}; reissue it with this usage"
+            Reason.WRONG_USAGE,
+            f"{case.where} lacks the usage {', '.join(missing)}; reissue the certificate with all usages that the "
+            "entry requires",
         )
 
 
@@ -105,8 +107,8 @@ def missing_name(case: Case) -> Iterator[Finding]:
     if missing := missing_names(case.spec, case.facts, case.certificate.names):
         yield finding(
             Reason.MISSING_NAME,
-            f"{case.where} lacks the subject alternative name {', '.join(missing)}; reissue it with all names of the "
-            "server",
+            f"{case.where} lacks the subject alternative name {', '.join(missing)}; reissue the certificate "
+            "with all names that the entry requires",
         )
 
 
@@ -151,8 +153,8 @@ def copy_differs(case: Case) -> Iterator[Finding]:
     if case.difference:
         yield finding(
             Reason.COPY_DIFFERS,
-            f"{case.where}, a copy of {case.difference.original}, contains other certificates: {case.difference.fact}; "
-            "copy the valid file over the other file; see: certmond explain copy_differs",
+            f"{case.where}, a copy of {case.difference.original}, does not contain the same certificates: "
+            f"{case.difference.fact}; copy the valid file over the other file; see: certmond explain copy_differs",
         )
 
 
@@ -186,13 +188,13 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
     if extra and not case.seen.leaf_first:
         yield finding(
             Reason.UNEXPECTED_CHAIN,
-            f"{case.where} does not begin with its own certificate, and Go's TLS uses the first certificate of a file; "
-            "move this certificate to the start of the file",
+            f"{case.where} does not begin with the leaf, and Go's TLS uses the first certificate of a file; "
+            "move the leaf to the start of the file",
             Severity.CRITICAL,
         )
     elif extra and not case.spec.chain and not case.spec.authority:
         more = "1 certificate" if extra == 1 else f"{extra} certificates"
-        fact = f"{case.where} contains {more} in addition to the leaf, and components expect only the leaf"
+        fact = f"{case.where} contains {more} in addition to the leaf, but components expect only the leaf"
         yield finding(Reason.UNEXPECTED_CHAIN, f"{fact}; remove the additional certificates")
 
 
@@ -241,8 +243,8 @@ def nonpositive_serial(case: Case) -> Iterator[Finding]:
     if case.certificate.serial <= 0:
         yield finding(
             Reason.NONPOSITIVE_SERIAL,
-            f"{case.where} has the serial number {case.certificate.serial:x}, like CAs of kubeadm before v1.27 and of "
-            "k3s; no action is necessary until you replace the CA",
+            f"{case.where} has the serial number {case.certificate.serial:x}, which is not positive, as in CAs of "
+            "kubeadm before v1.27 and of k3s; no action is necessary until you replace the certificate",
         )
 
 

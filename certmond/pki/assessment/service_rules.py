@@ -57,7 +57,7 @@ def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
     for stale in presence.stale:
         if stale.reason is Reason.SERVED_DIFFERS and stale.due:
             soon = stale.ends_at is None or now >= stale.ends_at - CRITICAL_WINDOW
-            end = f", which ends on {stale.ends_at:%Y-%m-%d %H:%M} UTC" if stale.ends_at else ""
+            end = f", and the served certificate ends on {stale.ends_at:%Y-%m-%d %H:%M} UTC" if stale.ends_at else ""
             yield finding(
                 Reason.SERVED_DIFFERS,
                 f"{stale.detail}{end}; {_remedy(stale)}",
@@ -73,7 +73,9 @@ def handshake_refused(presence: Presence) -> Iterator[Finding]:
             fact = f"{at.service or 'the listener'} at {at.endpoint} serves no certificate ({at.reason})"
             remedy = "see the log of the service, and restore the previous files: certmond archive restore NAME"
             yield finding(
-                Reason.SERVED_DIFFERS, f"{fact}, but should serve {refusing.path}; {remedy}", Severity.CRITICAL
+                Reason.SERVED_DIFFERS,
+                f"{fact}, but should serve the certificate in {refusing.path}; {remedy}",
+                Severity.CRITICAL,
             )
 
 
@@ -89,7 +91,7 @@ def restart_failed(presence: Presence) -> Iterator[Finding]:
     for message in presence.failures:
         yield finding(
             Reason.RESTART_FAILED,
-            f"{message}; see the log of the service, install another certificate, or restart the service",
+            f"{message}; see the log of the service, then install another certificate, or run: certmond restart NAME",
         )
 
 

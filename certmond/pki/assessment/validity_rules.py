@@ -50,9 +50,9 @@ def expired(case: Case) -> Iterator[Finding]:
             message = f"{case.where}: the old CA {link.called} in the bundle expired on {_day(link.not_after)}"
             yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
         elif link is case.certificate and _is_replaceable(case):
-            fact = f"{case.where}: the CA {link.called} expired on {_day(link.not_after)}, and another CA is valid"
+            fact = f"{case.where}: the CA {link.called} expired on {_day(link.not_after)}"
             remedy = "remove the expired CA from the bundle, or replace this CA if a peer still needs it"
-            yield finding(Reason.EXPIRED, f"{fact}; {remedy}", Severity.WARNING)
+            yield finding(Reason.EXPIRED, f"{fact}, but another CA in the bundle is valid; {remedy}", Severity.WARNING)
         else:
             yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; {_renew(case)}")
 
@@ -97,8 +97,8 @@ def still_due(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.STILL_DUE,
             f"{case.where} was renewed on {_day(case.renewed_at)}, but the new certificate, which ends on "
-            f"{_day(case.certificate.not_after)}, was due immediately; set a longer validity at the signer, or a "
-            "shorter renew_before",
+            f"{_day(case.certificate.not_after)}, was due immediately; rotate the CA if the CA ends on the same "
+            "day, or else set a longer validity at the signer, or a shorter renew_before",
         )
     elif case.self_signed:
         return  # the next certificate has a new CA
@@ -177,7 +177,7 @@ def _renew(case: Case) -> str:
     if case.self_signed:
         return replacement(case.seen)
     # `certmond renew` refuses a CA.
-    return case.spec.ca_remedy if case.spec.authority else f"renew it: certmond renew {case.spec.name}"
+    return case.spec.ca_remedy if case.spec.authority else f"renew the certificate: certmond renew {case.spec.name}"
 
 
 def _day(instant: datetime) -> str:

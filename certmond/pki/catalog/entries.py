@@ -116,7 +116,9 @@ class CertificateSpec(Model):
         "required for RSA keys only.",
     )
     names: Many[AlternativeName] = Field(
-        default=(), description="required subject alternative names. Each name has the form `DNS:…` or `IP:…`."
+        default=(),
+        description="required subject alternative names. Each name has the form `DNS:…` or `IP:…`, or is the fact "
+        "`${control_plane_name}`.",
     )
     mode: Mode | None = Field(
         default=None,
@@ -234,7 +236,7 @@ class CertificateSpec(Model):
     def ca_remedy(self) -> str:
         """The remedy that replaces this CA. If certmond can rotate the CA, the remedy contains the command."""
         if self.name not in ROOT_CAS:
-            return "replace the CA and then each certificate below it, with the tool that issued the CA"
+            return "replace the CA, and then each certificate that the CA signed, with the tool that issued the CA"
         return "rotate it: certmond root-ca rotate" + ("" if self.name == ROOT_CAS[0] else f" --family {self.name}")
 
     @property
@@ -254,8 +256,8 @@ class CertificateSpec(Model):
     def _names_who_starts(cls, within: timedelta | None, info: ValidationInfo) -> timedelta | None:
         if within and not (info.data.get("renewed_by") and info.data.get("consumers")):
             raise ValueError(
-                "must be absent without `renewed_by` and `consumers`, which name the service that issues the "
-                "certificate at its start"
+                "must be absent unless `renewed_by` and `consumers` name the service that issues the certificate "
+                "when the service starts"
             )
         return within
 

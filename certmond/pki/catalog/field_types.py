@@ -83,7 +83,7 @@ def _with_facts(text: str) -> str:
     if unknown := [fact for fact in _VARIABLE.findall(text) if fact not in FACTS]:
         raise ValueError(f"there is no fact ${{{unknown[0]}}}; the facts are {', '.join(FACTS)}")
     if "$" in _VARIABLE.sub("", text).replace("$$", ""):
-        raise ValueError("must write a fact as ${node_name}, and a dollar sign as $$")
+        raise ValueError("must contain each fact in the form ${node_name}, and each dollar sign as $$")
     return text
 
 

@@ -58,7 +58,7 @@ def split_endpoint(text: str) -> tuple[str, int | None]:
     """
     match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
     if not match:
-        raise ValueError("must be HOST or HOST:PORT, with an IPv6 address in brackets")
+        raise ValueError("must be HOST or HOST:PORT, and an IPv6 address must be in brackets")
     port = match[2] or match[4]
     return match[1] or match[3], int(port) if port else None
 

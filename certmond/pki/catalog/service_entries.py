@@ -58,7 +58,8 @@ class ServiceSpec(Model):
     restart_takes: Duration | None = Field(
         default=None,
         description="the measured time from the end of a process until the next process serves. `certmond root-ca "
-        "rotate --plan` uses this time to report the downtime of the service on a single control plane.",
+        "rotate --plan` uses this time to report the downtime of the service in a cluster with one "
+        "control-plane node.",
     )
     means: Literal["restart", "reload"] = Field(
         default="restart",

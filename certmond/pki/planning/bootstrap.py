@@ -93,7 +93,8 @@ class _Bootstrapper:
             self._ends[spec.name] = status.certificate.not_after
             if spec.name == "ca" and self._given and status.certificate != self._given:
                 self._problems.append(
-                    f"{spec.path} differs from --root-ca-cert, but `certmond init` replaces no CA; omit --root-ca-cert"
+                    f"{spec.path} differs from --root-ca-cert, but `certmond init` does not replace a CA; omit "
+                    "--root-ca-cert"
                 )
         self._refer_to(spec)
 

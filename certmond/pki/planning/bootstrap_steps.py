@@ -143,7 +143,7 @@ class Drafts:
     def authority(self, spec: CertificateSpec, given: Certificate | None) -> MakeAuthority:
         """Return the step that creates a Root CA, or that installs `given`."""
         if given is not None:
-            detail = f"the given Root CA {given.subject}, until {_day(given.not_after)}"
+            detail = f"the Root CA {given.subject} of --root-ca-cert, until {_day(given.not_after)}"
             return MakeAuthority(spec, None, given, given.not_after, detail)
         name = _AUTHORITIES[spec.name]
         lasting = spec.model_copy(update={"validity": self._init.ca_validity or spec.validity})

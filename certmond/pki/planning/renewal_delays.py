@@ -115,16 +115,18 @@ def _delay_text(attempt: Attempt, cause: Cause) -> str:
     if attempt.wait_until is not None:
         return f"the signer has not decided yet: {attempt.message}"
     if attempt.failures:
-        return f"the attempt failed {attempt.failures} times, the last time with: {attempt.message}"
+        often = "once:" if attempt.failures == 1 else f"{attempt.failures} times, the last time with:"
+        return f"the attempt failed {often} {attempt.message}"
     if cause in REPAIRS:
         often = "once" if attempt.repairs == 1 else f"{attempt.repairs} times"
-        return f"the file was repaired {often}, last on {day(attempt.repaired_at or attempt.at)}, and is damaged again"
+        last = day(attempt.repaired_at or attempt.at)
+        return f"certmond repaired the file {often}, last on {last}, and the file is damaged again"
     still = (
         CAUSE_TEXT[cause]
         if cause in {Cause.NOT_YET_VALID, Cause.ROTATION}
         else "is still due; see: certmond explain still_due"
     )
-    return f"the certificate was renewed on {day(attempt.at)}, and {still}"
+    return f"certmond renewed the certificate on {day(attempt.at)}, but the certificate {still}"
 
 
 def day(instant: datetime) -> str:

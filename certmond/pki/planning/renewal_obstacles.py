@@ -32,7 +32,7 @@ def renewal_obstacle(
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
         return "this certificate has no separate entry in the catalogue"
     if signer == NO_SIGNER:
-        return "its entry has `signer: none`"
+        return "its entry has `signer: none`; to renew the certificate with certmond, set another `signer`"
     if certificate is None or status.stale:
         return "the file contains no certificate to renew; restore the file from the archive, or run: certmond init"
     if fact := certificate.refused:
@@ -69,7 +69,7 @@ def renewing_service(status: CertificateStatus) -> str | None:
 
 def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
     if authority is None and named:
-        return f"the file of the CA (entry {' or '.join(named)}) contains no certificate; first restore the CA"
+        return f"the CA file of the entry {' or '.join(named)} contains no certificate; restore the CA first"
     if authority is None:
         return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if authority.certificate and authority.certificate.refused:

@@ -281,7 +281,7 @@ class _Planner:
         restarts = tuple(self._services_to_restart(status))
         kept = spec.keep_key and self._policy.signers.get(signer, LOCAL) not in OWN_KEY
         keep = kept and bool(status.key_matches) and is_a(old.key, template.key)
-        why = f"{damage(status.seen)}; issue it again" if cause is Cause.DAMAGED else CAUSE_TEXT[cause]
+        why = f"{damage(status.seen)}; issue the certificate again" if cause is Cause.DAMAGED else CAUSE_TEXT[cause]
         details = [f"{why}; signer {signer}, valid until {day(template.not_after)}", *template.changes]
         details += ["keeps its key"] if keep else []
         return Issue(

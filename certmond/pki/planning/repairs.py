@@ -74,7 +74,7 @@ class Repairs:
             return self._held(status, salvage.barrier)
         only_cluster = is_cluster_damage(seen)
         if only_cluster and status.certificate and not salvage.cluster_obstacle:
-            detail = f"{what}; repair the cluster with the present CA of {seen.spec.embedded_ca}"
+            detail = f"{what}; repair the cluster with the present CA of the entry {seen.spec.embedded_ca}"
             return Restore(status, None, status.certificate, detail)
         under = next(filter(None, map(self._signing.get, seen.spec.ca)), None)
         known = last_issued(status.certificate, (*status.issuers, *status.anchors))
@@ -120,7 +120,8 @@ class Repairs:
             status=status,
             old=None,
             cause=Cause.DAMAGED,
-            detail=f"{damage(seen)}; issue it again; signer {signer}, valid until {day(template.not_after)}",
+            detail=f"{damage(seen)}; issue the certificate again; signer {signer}, valid until "
+            f"{day(template.not_after)}",
             template=template,
             signer=signer,
             authority=authority.seen.name if authority else None,

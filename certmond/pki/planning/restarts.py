@@ -200,7 +200,9 @@ class _Planner:
         """Return why the service must not read the new version of a trust anchor, or None."""
         trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
         anchors = ", ".join(dict.fromkeys(trusted))
-        fact = f"{anchors} changed, and all nodes must trust the change first; start a rotation instead of a restart"
+        fact = (
+            f"{anchors} changed, and all nodes must trust the new version first; start a rotation instead of a restart"
+        )
         return fact if trusted else None
 
     def _lasting_obstacle(

@@ -128,9 +128,9 @@ def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
         return None
     late = f"Pods might not trust a new CA for up to {_seconds(TAKES)} s"
     fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, but {late}"
-    how = f"kube-controller-manager publishes the CA as the leader, within {_seconds(LEADS)} s after its restart"
-    then = f"kubelets update running Pods within {_seconds(SYNCED)} s"
-    return f"{fact}: {how}, and {then}; set root_ca.overlap to {_seconds(TAKES)}s or more"
+    how = f"{_seconds(LEADS)} s until the restarted kube-controller-manager publishes the CA"
+    then = f"{_seconds(SYNCED)} s until kubelets update running Pods"
+    return f"{fact} ({how}, and {then}); set root_ca.overlap to {_seconds(TAKES)}s or more"
 
 
 def _seconds(span: timedelta) -> int:

@@ -160,7 +160,7 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
         fact = f"{where} has the authority key identifier of another key, so OpenSSL searches for another issuer"
         yield (
-            f"{fact}, and rejects the certificates of this CA; reissue it with its own key "
+            f"{fact}, and rejects the certificates of this CA; reissue the CA with its own key "
             "identifier, or without this extension"
         )
 
@@ -200,7 +200,7 @@ def _same_identifier(candidate: Certificate, present: Sequence[Certificate], whe
             fact = (
                 f"{where} has the subject key identifier of {called}, but another key, so OpenSSL confuses the two CAs"
             )
-            yield f"{fact}; reissue it with a different identifier"
+            yield f"{fact}; reissue the CA with a different identifier"
 
 
 def _constrained(candidate: Certificate, leaves: Sequence[Leaf], where: str) -> Iterator[str]:

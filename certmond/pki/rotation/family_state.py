@@ -112,7 +112,7 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
             )
             pair = "restore both the certificate and the key of the old or of the new CA"
             third = rotation.found and anchor == ground.trust[0]
-            yield f"{fact}; {pair if third else 'remove it, or restore the file'}"
+            yield f"{fact}; {pair if third else f'remove this {rotation.noun} from the file, or restore the file'}"
     if ground.signs and not ground.holds_key:
         yield f"{ground.key_path} is missing, but this node signs with this key; restore the {rotation.noun}'s key"
     if ground.key_unknown and ground.key is None:
@@ -132,7 +132,9 @@ def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
     certificate, key = signer.files
     own = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
     for path in (each for each in signer.present if not own[each]):
-        first = f"set the flags of {signer.container} to {signer.shared[0]}, and " if signer.now == signer.apart else ""
+        certificate_flag = f"--cluster-signing-cert-file to {signer.shared[0]}"
+        flags = f"{certificate_flag} and --cluster-signing-key-file to {signer.shared[1]}"
+        first = f"in {signer.manifest}, set {flags}, and " if signer.now == signer.apart else ""
         fact = f"{path} belongs to neither the old nor the new CA, and the rotation would replace it"
         yield f"{fact}; {first}rename {path}"
 

@@ -16,7 +16,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 _HELD = {Phase.TRUST: "before any component uses the new {}", Phase.ISSUE: "before any node distrusts the old {}"}
 """Phases with a minimum duration for components that send no report, each with a text for messages."""
-_POD_CERTIFICATES = "because client certificates of Pods from the old CA can be valid until then"
+_POD_CERTIFICATES = "because client certificates that the old CA signed for Pods can be valid until then"
 OUTSIDERS = timedelta(hours=1)
 """Time for which a verifier of tokens outside the cluster can cache the public keys (`max-age=3600` of /openid/v1/jwks,
 pkg/routes/openidmetadata.go).

@@ -244,8 +244,8 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
         )
     if rotation.found:
         raise RotationError(
-            f"{rotation.name} began after a CA was replaced on disk; to start a rotation back to the old CA, restore "
-            "the old certificate and key, or let the rotation continue to its end"
+            f"{rotation.name} began after a CA was replaced on disk, and cannot be aborted; let the rotation continue "
+            "to its end, or, to start a rotation back to the old CA, restore the old certificate and key"
         )
     (old,) = rotation.old
     return replace(

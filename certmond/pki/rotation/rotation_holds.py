@@ -97,9 +97,8 @@ def holds(
     for status in issued:
         tried = past.get(status.seen.identity)
         if tried and tried.failures and tried.at <= now < tried.retry_at:
-            fact = (
-                f"the renewal of {status.seen.name} failed {tried.failures} times, the last time with: {tried.message}"
-            )
+            often = "once:" if tried.failures == 1 else f"{tried.failures} times, the last time with:"
+            fact = f"the renewal of {status.seen.name} failed {often} {tried.message}"
             command = f"certmond renew {status.seen.name}"
             yield Hold(HoldReason.RENEWAL_FAILED, fact, "the next attempt", command, tried.at, tried.retry_at)
 

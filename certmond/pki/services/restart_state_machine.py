@@ -92,7 +92,7 @@ def next_move(
     if episode.stage is Stage.PUT_BACK:
         return PutBack(episode)
     if episode.stage is Stage.ACT and episode.acts >= episode.attempt + _BLIND_ACTS:
-        why = f"{episode.service} was restarted {episode.acts} times, and certmond could not record the restarts"
+        why = f"certmond restarted {episode.service} {episode.acts} times, but could not record the restarts"
         return Ended(episode, Result.FAILED, why)
     if episode.stage is Stage.ACT:
         return _resumed_act(episode, observed, changes_instance=changes_instance)
@@ -236,9 +236,9 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
     if [trouble] == unrenewed:  # the service is healthy, and another start would do the same
         return Ended(episode, Result.FAILED, f"{name} was restarted, but {trouble}")
     if _is_unobservable(seen, changes_instance=changes_instance):  # certmond cannot decide whether another act helps
-        return Ended(episode, Result.UNPROVEN, f"{name} was restarted, and its state is unknown ({trouble})")
+        return Ended(episode, Result.UNPROVEN, f"{name} was restarted, but its state is unknown ({trouble})")
     if observed.ill and not set(observed.ill) & set(episode.well_before) and seen.running is not False and not dies:
-        why = f"{name} was restarted, and is as unhealthy as before ({'; '.join([trouble, *unrenewed])})"
+        why = f"{name} was restarted, but is as unhealthy as before ({'; '.join([trouble, *unrenewed])})"
         return Ended(episode, Result.FAILED if unrenewed else Result.UNPROVEN, why)
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
         why = f"certmond requested a restart of {name}, but the same process still runs"
@@ -248,7 +248,7 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
     if episode.attempt == 1 and not dies and (starts or seen.running is not False):
         return Act(replace(episode, stage=Stage.ACT, attempt=2, before=seen.instance))
     if not episode.targets or episode.renews:  # no files to restore
-        why = f"{name} was restarted, and did not start ({'; '.join([trouble, *unrenewed])})"
+        why = f"{name} was restarted, but did not start ({'; '.join([trouble, *unrenewed])})"
         return Ended(episode, Result.FAILED, why)
     return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=seen.instance))
 

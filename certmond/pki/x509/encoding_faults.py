@@ -15,12 +15,12 @@ def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
         yield Fault(
             Reason.MALFORMED,
             f"{where}: Go refuses this certificate, and so does every component of Kubernetes ({refused})",
-            "issue it again, or restore it from a backup",
+            "issue the certificate again, or restore it from a backup",
         )
     elif certificate.unread:
         yield Fault(
             Reason.NONCONFORMING,
             f"{where}: Kubernetes can parse this certificate, but the encoding violates RFC 5280, so the library "
             f"cryptography, with which certmond renews certificates, refuses the certificate: {certificate.unread}",
-            "issue it again from a new certificate request, because certmond cannot copy its contents",
+            "issue the certificate again from a new certificate request, because certmond cannot copy its contents",
         )

@@ -59,7 +59,7 @@ def encrypted_key_in(document: Document, path: str) -> Iterator[Fault]:
     """Yield a fault if the file contains an encrypted private key."""
     if document.encrypted_key:
         fact = f"the private key in {path} is encrypted, and no component of Kubernetes can read an encrypted key"
-        yield Fault(Reason.UNREADABLE, fact, "decrypt the key, and set mode 0600")
+        yield Fault(Reason.UNREADABLE, fact, "decrypt the key (openssl pkey), and set mode 0600")
 
 
 def not_pem(document: Document, path: str) -> Iterator[Fault]:
@@ -69,7 +69,8 @@ def not_pem(document: Document, path: str) -> Iterator[Fault]:
     """
     if document.certificates and not document.pem:
         fact = f"{path} is not PEM, and tls.LoadX509KeyPair and client-go read certificates in PEM only"
-        yield Fault(Reason.MALFORMED, fact, f"convert the file to PEM: openssl x509 -inform DER -in {path}")
+        command = f"openssl x509 -inform DER -in {path} (for PKCS#12: openssl pkcs12 -nokeys -in {path})"
+        yield Fault(Reason.MALFORMED, fact, f"convert the certificate to PEM: {command}")
 
 
 def without_missing(faults: Sequence[Fault]) -> tuple[Fault, ...]:

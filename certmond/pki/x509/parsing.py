@@ -87,7 +87,7 @@ def opened_here(data: bytes, password: bytes | None) -> Opened:
 
     Raises MalformedError if the file does not open with `password`.
     """
-    with guarded("is a PKCS#12 file that certmond cannot decrypt with the given password"):
+    with guarded("is a PKCS#12 file that certmond cannot decrypt with the password of its entry (`password_file`)"):
         store = pkcs12.load_pkcs12(data, password)  # None also opens a file with an empty password
         found = filter(None, (store.cert, *store.additional_certs))
         key = None if store.key is None else public_key_of(store.key).der

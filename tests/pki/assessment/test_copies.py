@@ -34,7 +34,7 @@ def copy(*issued: Issued) -> Observation:
             [NEW],
             [OLD],
             (
-                "the certificate of the copy ends on 2026-11-27 12:00 UTC, but the certificate of the original ends on "
+                "the certificate in the copy ends on 2026-11-27 12:00 UTC, but the certificate in the original ends on "
                 "2027-11-24 12:00 UTC"
             ),
         ),
@@ -49,7 +49,9 @@ def test_a_copy_with_other_certificates_is_a_warning(original: list[Issued], pre
     assert not found[0]
     ((item,),) = found[1:]
     assert item.severity is Severity.WARNING
-    assert item.message.startswith(f"/pki/copy.crt, a copy of /pki/original.crt, contains other certificates: {fact}")
+    assert item.message.startswith(
+        f"/pki/copy.crt, a copy of /pki/original.crt, does not contain the same certificates: {fact}"
+    )
 
 
 def test_a_copy_without_a_difference_has_no_finding() -> None:

@@ -145,7 +145,7 @@ def test_a_broken_cluster_is_repaired_after_a_wait_or_by_a_due_renewal() -> None
         assert (step.generation, step.cause) == (None, Cause.DAMAGED)
         assert step.certificate == LEADS_NOWHERE.certificates[0]
     assert node.plan().steps[0].detail == (
-        "/etc/leaf.conf: cluster 'c' has no server; repair the cluster with the present CA of ca"
+        "/etc/leaf.conf: cluster 'c' has no server; repair the cluster with the present CA of the entry ca"
     )
     due = Node(see(CONF, archived(end=NOW + DAY)))
     due.now += HOUR
@@ -203,7 +203,7 @@ def test_a_cluster_without_a_repair_is_restored_from_the_archive() -> None:
         else:
             assert isinstance(found, Held)
             assert found.because == f"/etc/leaf.conf: cluster 'c' has no server; {why}"
-        said = "restore it: certmond archive restore leaf 000001-x" if good else why
+        said = "restore the files: certmond archive restore leaf 000001-x" if good else why
         assert remedy(LEADS_NOWHERE, salvage, FACTS, known=LEADS_NOWHERE.certificates[0]) == said
     assert remedy(LEADS_NOWHERE, Salvage(), FACTS, known=None) == "repair it: certmond renew leaf"
 
@@ -444,16 +444,16 @@ def test_the_finding_names_the_action_of_certmond() -> None:
     """
     old = client(MASTERS).facts
     for subject, obstacle, known, said in (
-        (MASTERS, None, None, "restore it: certmond archive restore leaf 000001-x"),
+        (MASTERS, None, None, "restore the files: certmond archive restore leaf 000001-x"),
         (
             [],
             "its entry specifies no subject",
             client(MASTERS, NOW + YEAR),
-            "restore it: certmond archive restore leaf",
+            "restore the files: certmond archive restore leaf",
         ),
         ([], "its entry specifies no subject", None, "its entry specifies no subject"),
-        (ADMINS, None, None, "issue it again: certmond renew leaf"),
-        (ADMINS, None, client(ADMINS, NOW + YEAR), "issue it again: certmond renew leaf"),
+        (ADMINS, None, None, "issue the certificate again: certmond renew leaf"),
+        (ADMINS, None, client(ADMINS, NOW + YEAR), "issue the certificate again: certmond renew leaf"),
     ):
         spec = row("leaf", subject=subject, usages=["digital signature", "client auth"])
         salvage = Salvage((("000001-x", old),), (old,), obstacle=obstacle)

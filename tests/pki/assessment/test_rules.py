@@ -158,7 +158,8 @@ def test_an_expired_intermediate_is_reported_at_its_file() -> None:
     leaf = make_leaf(short)
     found = of_leaf(leaf, short)
     assert found["expired"].message == (
-        "/pki/leaf.crt: the intermediate CN=intermediate expired on 2026-11-23 12:00 UTC; renew it: certmond renew leaf"
+        "/pki/leaf.crt: the intermediate CN=intermediate expired on 2026-11-23 12:00 UTC; renew the certificate: "
+        "certmond renew leaf"
     )
     early = make_intermediate(ROOT, not_before=NOW + DAY)
     assert "intermediate" in of_leaf(make_leaf(early), early)["not_yet_valid"].message
@@ -205,7 +206,7 @@ def test_an_expired_ca_beside_a_valid_ca_is_a_warning() -> None:
     old = make_ca(not_after=NOW - DAY)
     for order, name in (((old, ROOT), "trust"), ((ROOT, old), "trust#2")):
         found = findings(*see_bundle(*order), about=name)["expired"]
-        assert (found.severity, "another CA is valid" in found.message) == (Severity.WARNING, True)
+        assert (found.severity, "another CA in the bundle is valid" in found.message) == (Severity.WARNING, True)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_a_certificate_of_an_expired_ca_in_a_bundle_is_critical() -> None:
     (found,) = verdicts["leaf"].findings
     assert found.severity is Severity.CRITICAL
     assert found.message == (
-        "/pki/leaf.crt: the CA CN=old expired on 2026-11-23 12:00 UTC; renew it: certmond renew leaf"
+        "/pki/leaf.crt: the CA CN=old expired on 2026-11-23 12:00 UTC; renew the certificate: certmond renew leaf"
     )
     verdicts = judge(*see_bundle(old, new, spec=spec), see(row(ca="trust"), make_leaf(new, not_after=NOW + YEAR)))
     assert not verdicts["leaf"].findings
@@ -267,7 +268,7 @@ def test_an_expired_further_user_of_a_kubeconfig_is_critical() -> None:
     """It is the credential of a user, not a leftover."""
     second = replace(see(row(kind="kubeconfig"), make_leaf(ROOT, not_after=NOW - DAY)), name="leaf#b")
     found = findings(see(AUTHORITY, ROOT), second, about="leaf#b")["expired"]
-    assert (found.severity, "renew it" in found.message) == (Severity.CRITICAL, True)
+    assert (found.severity, "renew the certificate" in found.message) == (Severity.CRITICAL, True)
 
 
 @pytest.mark.parametrize(
@@ -696,7 +697,7 @@ def test_a_chain_is_allowed_if_its_readers_accept_one() -> None:
         in of_leaf(leaf, middle, chain=False)["unexpected_chain"].message
     )
     turned = findings(see(AUTHORITY, ROOT), see(row(), leaf, middle, leaf_first=False))["unexpected_chain"]
-    assert "does not begin with its own certificate" in turned.message
+    assert "does not begin with the leaf" in turned.message
     assert turned.severity is Severity.CRITICAL, "Go's TLS takes the first"
     assert not findings(see(AUTHORITY, ROOT, middle), about="ca")
 

@@ -82,7 +82,7 @@ def test_a_certificate_of_a_ca_of_the_entry_is_renewed() -> None:
     leaf = make_leaf(ROOT, not_before=NOW - YEAR, not_after=NOW)
     for chain in ((leaf,), (leaf, ROOT)):
         (found_reason,) = found(look(*chain))
-        assert found_reason[1].endswith("; renew it: certmond renew leaf")
+        assert found_reason[1].endswith("; renew the certificate: certmond renew leaf")
         assert [step.target for step in planned(look(*chain)).steps] == ["leaf"]
 
 

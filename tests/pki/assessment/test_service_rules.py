@@ -56,7 +56,10 @@ def test_the_severity_of_a_served_certificate_grows_toward_its_end(left: timedel
 def test_the_finding_has_the_end_and_the_service_to_restart() -> None:
     """If no configured service listens there, the remedy is to look."""
     (known,) = said(SERVED)
-    assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; run: certmond restart web"
+    assert (
+        known.message
+        == "web serves another, and the served certificate ends on 2027-03-03 12:00 UTC; run: certmond restart web"
+    )
     (unknown,) = said(replace(SERVED, service="", ends_at=None))
     assert unknown.message == "web serves another; find the program that listens there: ss -ltnp"
 
@@ -84,8 +87,8 @@ def test_a_server_that_ends_every_handshake_is_critical() -> None:
     (found,) = about_services(Presence(refusing=(Refusing(at, "/a", due=True),)), NOW)
     assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, Severity.CRITICAL)
     assert found.message == (
-        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)), but should serve /a; "
-        "see the log of the service, and restore the previous files: certmond archive restore NAME"
+        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)), but should serve the "
+        "certificate in /a; see the log of the service, and restore the previous files: certmond archive restore NAME"
     )
     assert list(about_services(Presence(refusing=(Refusing(at, "/a", due=False),)), NOW)) == []
     (unknown,) = about_services(Presence(refusing=(Refusing(replace(at, service=""), "/a", due=True),)), NOW)
@@ -124,7 +127,8 @@ def test_a_failed_restart_is_a_finding() -> None:
     (found,) = said(failures=("web did not come up",))
     assert found.reason is Reason.RESTART_FAILED
     assert found.message == (
-        "web did not come up; see the log of the service, install another certificate, or restart the service"
+        "web did not come up; see the log of the service, then install another certificate, or run: certmond restart "
+        "NAME"
     )  # fmt: skip
 
 

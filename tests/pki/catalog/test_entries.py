@@ -206,7 +206,7 @@ def test_a_key_pair_has_a_key_and_a_glob_has_none_beside_it() -> None:
         ("ca", "rotate it: certmond root-ca rotate"),
         ("etcd-ca", "rotate it: certmond root-ca rotate --family etcd-ca"),
         ("front-proxy-ca", "rotate it: certmond root-ca rotate --family front-proxy-ca"),
-        ("own-ca", "replace the CA and then each certificate below it, with the tool that issued the CA"),
+        ("own-ca", "replace the CA, and then each certificate that the CA signed, with the tool that issued the CA"),
     ],
 )
 def test_the_remedy_of_a_ca_has_the_command_for_its_family(name: str, remedy: str) -> None:
@@ -268,5 +268,5 @@ def test_a_start_that_renews_needs_a_service(missing: str) -> None:
     """`renewed_at_start` alone does not say which service to restart."""
     fields = {"name": "a", "path": "/a", "renewed_by": "k3s", "consumers": "k3s", "renewed_at_start": "90d"}
     assert CertificateSpec.model_validate(fields).renewed_at_start == timedelta(days=90)
-    with pytest.raises(ValidationError, match="must be absent without `renewed_by` and `consumers`, which name"):
+    with pytest.raises(ValidationError, match="must be absent unless `renewed_by` and `consumers` name"):
         CertificateSpec.model_validate({key: value for key, value in fields.items() if key != missing})

@@ -43,7 +43,7 @@ def test_an_address_is_written_as_a_certificate_has_it() -> None:
         ("advertise_address", "fe80::1%eth0", "IP address"), ("cert_sans", "a_b", "IP address, or a DNS name"),
         ("control_plane_endpoint", "api.example:0", "from 1 to 65535"),
         ("control_plane_endpoint", "api.example:65536", "from 1 to 65535"),
-        ("control_plane_endpoint", "fd00::1", "in brackets"), ("control_plane_endpoint", "a_b:1", "DNS name"),
+        ("control_plane_endpoint", "fd00::1", "must be in brackets"), ("control_plane_endpoint", "a_b:1", "DNS name"),
         ("service_subnet", "ten", "network"), ("service_subnet", "10.0.0.1/32", "at least two addresses"),
         ("kubernetes_version", "2.0", "v1.34.0"), ("kubernetes_version", "v1.3400", "v1.34.0"),
     ],

@@ -302,7 +302,7 @@ def test_a_given_ca() -> None:
     authorities = {step.spec.name: step for step in made.steps if isinstance(step, MakeAuthority)}
     assert authorities["ca"].given == given.facts
     assert authorities["ca"].template is None
-    assert authorities["ca"].detail == "the given Root CA CN=Example Root, until 2027-03-04"
+    assert authorities["ca"].detail == "the Root CA CN=Example Root of --root-ca-cert, until 2027-03-04"
     assert authorities["etcd-ca"].given is None
     for step in made.steps:
         if isinstance(step, IssueFirst):
@@ -314,7 +314,7 @@ def test_the_given_ca_is_there() -> None:
     """The same CA given again is accepted. Another one is refused."""
     assert decide(PATHS, given=whole()["ca"].facts).problems == ()
     (problem,) = decide(PATHS, given=make_ca().facts).problems
-    fact = "/etc/kubernetes/pki/ca.crt differs from --root-ca-cert, but `certmond init` replaces no CA"
+    fact = "/etc/kubernetes/pki/ca.crt differs from --root-ca-cert, but `certmond init` does not replace a CA"
     assert problem == f"{fact}; omit --root-ca-cert"
 
 

@@ -214,7 +214,7 @@ def test_the_end_of_an_unrenewed_certificate_is_reported(
     events = [event for event in found.events if event.target == spec.name]
     assert [(event.what.value, event.at - NOW, event.bad) for event in events] == expected
     last = events[-1].detail
-    assert last.endswith(": its entry has `signer: none`")
+    assert last.endswith(": its entry has `signer: none`; to renew the certificate with certmond, set another `signer`")
     assert last.startswith("expires" if end > timedelta() else "expired on 2026-11-23")
     assert ("unless the kubelet rotates it" in last) is not events[-1].bad
 
@@ -302,7 +302,7 @@ def test_a_file_that_is_damaged_today_is_repaired_once() -> None:
     """The dates of a certificate without a predecessor are unknown, so the forecast has no further event for it."""
     found = foresee(World((CA, see(row("other"), leaf(NOW + YEAR)), GONE)))
     assert reported(found, What.RENEW, about="leaf") == [(NOW, "leaf")]
-    assert sentences(found, What.RENEW)[0].startswith("/pki/leaf.crt is not there; issue it again")
+    assert sentences(found, What.RENEW)[0].startswith("/pki/leaf.crt is not there; issue the certificate again")
     assert len(reported(found, What.RENEW, about="other")) > 1
 
 

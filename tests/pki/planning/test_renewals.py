@@ -279,7 +279,10 @@ def test_a_link_that_is_lost_repeatedly_is_made_at_growing_intervals() -> None:
         pauses.append(waits.changes_at - now)
         now = waits.changes_at
     assert pauses == [*(MINUTE * 2**n for n in range(6)), HOUR, HOUR, HOUR]
-    assert because == f"the file was repaired 9 times, last on {now - HOUR:%Y-%m-%d %H:%M} UTC, and is damaged again"
+    assert (
+        because
+        == f"certmond repaired the file 9 times, last on {now - HOUR:%Y-%m-%d %H:%M} UTC, and the file is damaged again"
+    )
     assert Attempt(now + HOUR).repaired(attempt).repairs == 1
     assert Attempt(now - 2 * HOUR).repaired(attempt).repairs == 1  # the clock was set back
 
@@ -314,7 +317,7 @@ def test_a_certificate_that_is_not_yet_valid_waits_after_an_attempt() -> None:
     made = made.after(made.plan(NOW), NOW, **ahead)
     assert (
         held(made.plan(NOW + HOUR - TICK)).because
-        == "the certificate was renewed on 2026-11-24 12:00 UTC, and is not valid yet"
+        == "certmond renewed the certificate on 2026-11-24 12:00 UTC, but the certificate is not valid yet"
     )
     assert held(made.plan(NOW)).until == made.plan(NOW).changes_at == NOW + HOUR
     assert steps(made.plan(NOW + HOUR)) == [("leaf", Cause.NOT_YET_VALID)]
@@ -336,7 +339,8 @@ def test_after_a_failure_it_waits_twice_as_long_each_time_up_to_an_hour(failures
     """A minute after the first one."""
     made = with_attempt(Attempt(NOW, failures, "no such key"))
     until = NOW + wait * MINUTE
-    because = f"the attempt failed {failures} times, the last time with: no such key"
+    often = "once:" if failures == 1 else f"{failures} times, the last time with:"
+    because = f"the attempt failed {often} no such key"
     assert made.plan(until - TICK) == Plan((), (Held("leaf", "/pki/leaf.crt", because, until),), until)
     assert steps(made.plan(until)) == [("leaf", Cause.DUE)]
 
@@ -369,10 +373,8 @@ def test_a_certificate_that_is_issued_due_is_renewed_after_two_thirds_of_its_res
     made = world(leaf(NOW))
     brief = made.after(made.plan(NOW), NOW, not_before=NOW - YEAR, not_after=NOW + 9 * DAY)
     again = NOW + 6 * DAY
-    assert (
-        held(brief.plan(NOW + HOUR)).because
-        == "the certificate was renewed on 2026-11-24 12:00 UTC, and is still due; see: certmond explain still_due"
-    )
+    fact = "certmond renewed the certificate on 2026-11-24 12:00 UTC, but the certificate is still due"
+    assert held(brief.plan(NOW + HOUR)).because == f"{fact}; see: certmond explain still_due"
     for now in (NOW - MINUTE, NOW, again - TICK):  # also if the clock jumps back
         assert held(brief.plan(now)).until == brief.plan(now).changes_at == again
     assert steps(brief.plan(again)) == [("leaf", Cause.DUE)]
@@ -504,7 +506,7 @@ UNRELATED = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
             "Go refuses the certificate (x509: negative",
         ),
         (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "the CA /pki/ca.crt is unusable"),
-        (GOOD, see(AUTHORITY), {}, "the file of the CA (entry ca) contains no certificate; first restore the CA"),
+        (GOOD, see(AUTHORITY), {}, "the CA file of the entry ca contains no certificate; restore the CA first"),
         (see(row(kind="kubeconfig"), leaf(NOW + DAY), renewable=False), CA, {}, "the kubeconfig refers to files"),
         (replace(GOOD, key=None, key_path=None), CA, {}, "the entry names no key file"),
         (see(KUBELET, leaf(NOW + DAY), key=None, key_path=None), CA, {}, None),
@@ -1024,7 +1026,7 @@ def test_a_recent_renewal_does_not_delay_a_rotation_for_an_hour() -> None:
     for past in (Attempt(NOW, sha256="x"), Attempt(NOW + 30 * SECOND, sha256="x", issued_at=NOW)):
         waiting = held(rotated(NOW + MINUTE - TICK, past))
         assert waiting.until == NOW + MINUTE
-        assert waiting.because.endswith(", and is signed by the old CA")
+        assert waiting.because.endswith(", but the certificate is signed by the old CA")
         assert steps(rotated(NOW + MINUTE, past)) == [("leaf", Cause.ROTATION)]
     assert rotated(NOW + SECOND, Attempt(NOW)).changes_at == NOW + MINUTE
 
@@ -1058,4 +1060,6 @@ def test_a_rotation_needs_no_later_end_but_a_valid_ca() -> None:
 
 def test_a_certificate_that_cannot_be_issued_again_holds_the_rotation() -> None:
     """The hold has the reason, so that an operator can act."""
-    assert held(rotated(of=world(LASTING, spec=row(signer="none")))).because == "its entry has `signer: none`"
+    assert held(rotated(of=world(LASTING, spec=row(signer="none")))).because.startswith(
+        "its entry has `signer: none`; "
+    )

@@ -93,7 +93,7 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
         ({"ca": []}, CA, "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"),
         ({"ca": ["another"]}, CA, "the entry another contains no certificate; restore the CA first"),
         ({}, see(AUTHORITY), "the CA file of the entry ca contains no certificate; restore the CA first"),
-        ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
+        ({}, see(AUTHORITY, make_ca(serial=-1)), "the CA /pki/ca.crt is unusable ("),
     ],
     ids=["none configured", "not in the catalogue", "gone", "refused"],
 )

@@ -219,7 +219,7 @@ def test_a_ca_is_rotated_and_not_activated_on_one_node() -> None:
     for seen, name in ((CA, "ca"), (pair, "sa")):
         known = around(seen)
         of = restarts(assess(Inventory((seen,), {}), NOW, around=known), known, (), TERMS, holds=RestartHolds())
-        assert held(of).because.startswith(f"{name} changed, and all nodes must trust the change first")
+        assert held(of).because.startswith(f"{name} changed, and all nodes must trust the new version first")
 
 
 def test_an_anchor_of_a_rotation_is_activated() -> None:
@@ -231,7 +231,7 @@ def test_an_anchor_of_a_rotation_is_activated() -> None:
     other = see(row("etcd-ca", ca=[], authority=True, usages="cert sign"), ROOT)
     known = around(CA, other)
     found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, holds=rotating)
-    assert held(found).because.startswith("etcd-ca changed, and all nodes must trust the change first")
+    assert held(found).because.startswith("etcd-ca changed, and all nodes must trust the new version first")
 
 
 def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:

@@ -341,7 +341,7 @@ def test_a_changed_trust_anchor_holds_the_restart() -> None:
     plan = restarts(
         assessment, known, (), Terms(), holds=RestartHolds(), renewals=start_renewals(assessment, POLICY)
     )  # fmt: skip
-    assert held(plan).because.startswith("ca changed, and all nodes must trust the change first")
+    assert held(plan).because.startswith("ca changed, and all nodes must trust the new version first")
     rotating = RestartHolds(rotating=frozenset({"ca"}))
     plan = restarts(assessment, known, (), Terms(), holds=rotating, renewals=start_renewals(assessment, POLICY))
     assert [(each.name, each.ends_at) for each in restart(plan).targets] == [("leaf", NOW + 10 * DAY), ("ca", None)]

@@ -173,7 +173,7 @@ def test_an_abort_is_the_same_machine_with_old_and_new_exchanged(given: Rotation
                 at(P.DISTRUST, found=True),
             )
         ),
-        (at(P.TRUST, found=True), "began after a CA was replaced on disk; to start a rotation back to"),
+        (at(P.TRUST, found=True), "began after a CA was replaced on disk, and cannot be aborted; let the"),
         (at(P.ISSUE, found=True, old=(O, UNRELATED.facts)), "restore the old certificate and key"),
     ],
 )  # fmt: skip

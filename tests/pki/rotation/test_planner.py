@@ -78,7 +78,7 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
         ),
         (
             ground(OLD, signer=signer(OLD, key=None)),
-            f"{OWN_KEY} belongs to neither the old nor the new CA, and the rotation would replace it; set the flags",
+            f"{OWN_KEY} belongs to neither the old nor the new CA, and the rotation would replace it; in ",
         ),
     ],
     ids=["an unrelated CA", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",

@@ -81,7 +81,8 @@ def test_a_failed_renewal_holds_until_its_next_attempt(failures: int) -> None:
         return
     (hold,) = found(past=past)
     assert (hold.reason, hold.since, hold.until) == (REASONS.RENEWAL_FAILED, tried.at, tried.retry_at)
-    assert f"failed {failures} times, the last time with: no room" in hold.fact
+    often = "once:" if failures == 1 else f"{failures} times, the last time with:"
+    assert f"failed {often} no room" in hold.fact
     assert hold.command == "certmond renew leaf"
     assert found(past={("leaf", "/pki/leaf.crt"): replace(tried, at=NOW - timedelta(hours=2))}) == []
     assert found(seen=judged(leaf(NEW)), past=past) == []

@@ -231,7 +231,7 @@ def test_a_service_that_was_unhealthy_before_keeps_its_new_files() -> None:
     """Nothing is worse, and the old files are no remedy."""
     result, said = ended(after(replace(ACTED, well_before=()), look(20, ill=[ILL])))
     assert (result, said) == (
-        Result.UNPROVEN, f"s was restarted, and is as unhealthy as before ({ILL} answers 500)"
+        Result.UNPROVEN, f"s was restarted, but is as unhealthy as before ({ILL} answers 500)"
     )  # fmt: skip
     assert not isinstance(after(replace(ACTED, well_before=()), look(20, ServiceSeen(False), ill=[ILL])), Ended)
 
@@ -240,7 +240,7 @@ def test_an_unknown_service_is_not_acted_on() -> None:
     """There is neither a second attempt nor a rollback: an operator must look."""
     result, said = ended(after(ACTED, look(20, ServiceSeen(None, problem="no bus"))))
     assert (result, said) == (
-        Result.UNPROVEN, "s was restarted, and its state is unknown (certmond cannot observe s: no bus)"
+        Result.UNPROVEN, "s was restarted, but its state is unknown (certmond cannot observe s: no bus)"
     )  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def test_a_requested_restart_without_a_certificate_has_no_rollback() -> None:
     """Then there is no third act."""
     second = after_act(replace(BEGUN, targets=(), attempt=2, before="2"), NOW)
     assert ended(after(second, look(20, seen("3"), ill=[WELL]))) == (
-        Result.FAILED, f"s was restarted, and did not start ({WELL} answers 500)"
+        Result.FAILED, f"s was restarted, but did not start ({WELL} answers 500)"
     )  # fmt: skip
 
 
@@ -325,10 +325,10 @@ def test_a_service_that_does_not_come_back_with_its_own_files_is_not_rolled_back
     second = after_act(again.episode, NOW + 22 * SECOND)
     down = replace(second, before="2")
     assert ended(after(down, look(50, ServiceSeen(False)))) == (
-        Result.FAILED, "s was restarted, and did not start (s does not run)"
+        Result.FAILED, "s was restarted, but did not start (s does not run)"
     )  # fmt: skip
     assert ended(after(down, look(50, ServiceSeen(False), unrenewed=["b"]))) == (
-        Result.FAILED, "s was restarted, and did not start (s does not run; it has not issued b again)"
+        Result.FAILED, "s was restarted, but did not start (s does not run; it has not issued b again)"
     )  # fmt: skip
 
 
@@ -337,11 +337,11 @@ def test_a_service_that_was_unhealthy_before_must_renew() -> None:
     unwell = replace(RENEWS, well_before=(WELL,))
     kept = after(unwell, look(21, ill=[ILL], unproven="127.0.0.1:1 serves no certificate"))
     assert ended(kept) == (
-        Result.UNPROVEN, "s was restarted, and is as unhealthy as before (127.0.0.1:1 serves no certificate)"
+        Result.UNPROVEN, "s was restarted, but is as unhealthy as before (127.0.0.1:1 serves no certificate)"
     )  # fmt: skip
     failed = after(unwell, look(21, ill=[ILL], unproven="127.0.0.1:1 serves no certificate", unrenewed=["b"]))
     fact = "127.0.0.1:1 serves no certificate; it has not issued b again"
-    assert ended(failed) == (Result.FAILED, f"s was restarted, and is as unhealthy as before ({fact})")
+    assert ended(failed) == (Result.FAILED, f"s was restarted, but is as unhealthy as before ({fact})")
 
 
 @pytest.mark.parametrize(

@@ -24,5 +24,5 @@ def test_a_restart_that_cannot_be_recorded_is_made_three_times_more_than_it_is_t
         move = next_move(records[-1], look(1, seen("1")), TERMS, changes_instance=True)
     assert [each.acts for each in records] == [attempt, attempt + 1, attempt + 2, attempt + 3]
     assert move == Ended(
-        records[-1], Result.FAILED, f"s was restarted {attempt + 3} times, and certmond could not record the restarts"
+        records[-1], Result.FAILED, f"certmond restarted s {attempt + 3} times, but could not record the restarts"
     )

@@ -72,7 +72,7 @@ def test_an_encrypted_key_is_a_fault_that_names_the_file() -> None:
     (fault,) = encrypted_key_in(ENCRYPTED, "/a.key")
     assert (fault.reason, fault.remedy) == (
         Reason.UNREADABLE,
-        "decrypt the key, and set mode 0600",
+        "decrypt the key (openssl pkey), and set mode 0600",
     )
     assert (
         fault.detail
