@@ -40,7 +40,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=_FILE,
     help="Read the kubeadm configuration of this node from FILE (API version v1beta3 or v1beta4)",
 )
-@click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new Root CA")
+@click.option("--root-ca-cert", type=_FILE, help="Use the Root CA in FILE instead of a new Root CA")
 @click.option("--root-ca-key", type=_FILE, help="Private key of the Root CA in --root-ca-cert")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option

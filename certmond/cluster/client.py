@@ -160,14 +160,14 @@ class Connection:
             return await self.call(doing, rule, every, times=1 if once else _LISTING_FACTOR, once=once)
         except NotFoundError:
             raise RefusedError(
-                f"the API server of {self._kubeconfig} cannot {doing}: it does not support this kind of object; "
-                "check its version: kubectl version"
+                f"certmond cannot {doing}: the API server of {self._kubeconfig} does not support this kind of object; "
+                f"check its version: kubectl --kubeconfig {self._kubeconfig} version"
             ) from None
 
     def _translated(self, doing: str, rule: str, error: httpx2.HTTPStatusError) -> Exception:
         reason = error.status.message if isinstance(error, ApiError) else error.response.reason_phrase
         message = printable(reason or "no reason given")[:300]
-        action = f"cannot {doing} at the API server of {self._kubeconfig}"
+        action = f"certmond cannot {doing} at the API server of {self._kubeconfig}"
         match error.response.status_code:
             case 401:
                 return self._unknown_user()

@@ -395,12 +395,18 @@ def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_
             "file there; choose another path"
         ),
         (
-            "a.yaml:6: derived[3].source: "
-            "certmond cannot derive a kubeconfig from apiserver; name an entry with its own key"
+            "a.yaml:6: derived[3].source: certmond cannot derive a kubeconfig from apiserver; name a leaf of kind "
+            "kubeconfig whose path is not a pattern"
         ),
-        "a.yaml:7: derived[4].source: certmond cannot derive a pem-bundle from ca; name an entry with its own key",
+        (
+            "a.yaml:7: derived[4].source: certmond cannot derive a pem-bundle from ca; name a leaf of kind file or "
+            "kubeconfig or kubelet whose path is not a pattern"
+        ),
         "a.yaml:9: derived[6].path: is also the path of the derived file f; choose another path",
-        "a.yaml:11: derived[8].source: certmond cannot derive a copy from keyless; name an entry with its own key",
+        (
+            "a.yaml:11: derived[8].source: certmond cannot derive a copy from keyless; name a leaf of kind file whose "
+            "path is not a pattern"
+        ),
     ]
 
 
@@ -435,7 +441,7 @@ def test_the_profile_of_kubeadm_has_the_copy_of_root() -> None:
 
 def test_a_name_is_given_once_in_a_file() -> None:
     text = "certificates:\n- {name: x, path: /x}\n- {name: y, path: /y}\n- {name: x, path: /z}\n"
-    said = "certificates[2]: repeats the name of line 2, 'x'; merge the two, or rename one"
+    said = "certificates[2]: repeats the name of line 2, 'x'; merge the two entries, or rename one of them"
     assert problems(text) == [f"a.yaml:4: {said}"]
 
 
