@@ -110,7 +110,9 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
         kubeadm = parse_kubeadm_config(read_file(str(kubeadm_config)), str(kubeadm_config))
         mode = kubeadm_config.stat().st_mode & 0o777
     except OSError as error:
-        raise CertmondError(f"certmond cannot read {kubeadm_config} ({error.strerror}); give another file") from error
+        raise CertmondError(
+            f"certmond cannot read {kubeadm_config} ({error.strerror}); correct the path or the permissions"
+        ) from error
     if acting and mode & 0o022:  # any owner is accepted: the operator names this file
         fact = f"determines the names in the certificates, and other users can write this file (mode {mode:04o})"
         raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {kubeadm_config}")
@@ -200,7 +202,8 @@ def _address() -> str:
             continue
     raise CertmondError(
         "this host has no default route, so certmond cannot determine the advertise address; set "
-        "`init: {advertise_address: …}` in the configuration, or give a kubeadm configuration with `advertiseAddress`"
+        "`init: {advertise_address: …}` in the configuration, or give a file that contains `advertiseAddress` with "
+        "--kubeadm-config"
     )
 
 

@@ -260,10 +260,9 @@ def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey
 
     staged = Staging(options.state_dir).read(Part.NEW)
     if staged is None or staged.anchor is None or staged.fault or staged.family != family:
-        fact = staged.fault if staged and staged.fault else f"no new {what} is staged for {family}"
-        raise CertmondError(
-            f"{fact}; run: certmond root-ca stage {'CERT KEY' if what == 'CA' else 'KEY'} --family {family}"
-        )
+        given = "CERT KEY" if what == "CA" else "KEY"
+        missing = f"no new {what} is staged for {family}; run: certmond root-ca stage {given} --family {family}"
+        raise CertmondError(staged.fault if staged and staged.fault else missing)
     return staged.anchor, staged.key
 
 

@@ -134,7 +134,7 @@ class Connection:
             detail = printable(str(error)) or f"no answer within {within:g} s"
             if _is_issuer_unknown(error):
                 fact = f"{self._kubeconfig} does not contain the CA of the API server's certificate ({detail})"
-                raise UnknownServerError(fact) from None
+                raise UnknownServerError(f"{fact}; correct the CA in this kubeconfig") from None
             raise UnreachableError(f"certmond cannot reach the API server of {self._kubeconfig} ({detail})") from None
         except _MALFORMED_INPUT as error:
             refused = (each for each in _causes(error) if isinstance(each, httpx2.HTTPStatusError))

@@ -530,7 +530,7 @@ def test_a_missing_namespace_is_named(api: ApiServer, clock: Clock) -> None:
     """Without its namespace a Lease cannot be created, and the error names it."""
     with pytest.raises(
         RefusedError,
-        match="the cluster has no namespace ops; create the namespace, or configure another namespace for the Lease",
+        match="the cluster has no namespace ops; check `server` in the kubeconfig",
     ):
         lease(api, clock, namespace="ops").take()
 

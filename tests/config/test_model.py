@@ -198,8 +198,8 @@ IN_FILE = [
     ("poll: 1m\n# \ud800", ":1: is not UTF-8; save it as UTF-8"),
     ("poll: 1m\n---\npoll: 2m", ":2: begins a second document; remove the line ---"),
     ("poll: 1m\n\npoll: 2m", ":3: poll: repeats the key of line 1; remove one of the two keys"),
-    ("true: 1", ":1: has a key that is not text; put it in quotes"),
-    ("[a]: 1", ":1: has a key that is not text; put it in quotes"),
+    ("true: 1", ":1: contains a key that is not text; put the key in quotes"),
+    ("[a]: 1", ":1: contains a key that is not text; put the key in quotes"),
     ("poll: !much 1m", ":1: poll: has the tag '!much', which certmond does not support; remove it"),
     ("poll: !!bool 1m", ":1: poll: has the tag 'tag:yaml.org,2002:bool', which certmond does not support; remove it"),
     ("poll: *gone", ":1: poll: *gone has no complete &gone before it; define the anchor, or write the value"),
@@ -541,7 +541,7 @@ def test_aliases_that_would_unfold_without_end_are_refused() -> None:
     bomb = "a0: &a0 [" + "x," * 9 + "x]\n"
     bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
     (said,) = problems(bomb)
-    assert said == "a.yaml:5: has more than 100000 values, including aliases; shorten it"
+    assert said == "a.yaml:5: contains more than 100000 values, including aliases; shorten the file"
 
 
 @pytest.mark.parametrize("text", ["[" * 900, "- " * 5000, "{a: " * 300, "? " * 5000])
