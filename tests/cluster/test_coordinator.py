@@ -301,7 +301,7 @@ def test_the_record_never_returns_to_an_earlier_phase(world: World) -> None:
     with pytest.raises(RotationError, match="and cannot be aborted"):
         other.conductor.publish(abort(at(ROTATION, Phase.ISSUE), NOW))
     world.record(at(ROTATION, Phase.ISSUE))
-    with pytest.raises(OvertakenError, match="advanced to issue"):
+    with pytest.raises(OvertakenError, match="advanced to the phase issue"):
         world.node("node-3").conductor.publish(abort(ROTATION, NOW))
     assert world.recorded == record_of(at(ROTATION, Phase.ISSUE), "node-9")
 

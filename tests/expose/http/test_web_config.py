@@ -137,7 +137,7 @@ rate_limits: 1
         (
             19,
             "basic_auth_users.d",
-            "with which a check takes so long that clients time out; create a hash with a cost of at most 15",
+            "has the cost 31, with which a check takes so long that clients time out; create a hash",
         ),
         (20, "rate_limit.interval", "must be a duration such as 500ms or 1m30s"),
         (20, "rate_limit.burst", "must be an integer"),
