@@ -1225,12 +1225,12 @@ def test_archive_list_exits_3_for_a_name_without_generations(tmp_path: Path) -> 
     host = Host(tmp_path / "host", "apiserver")
     empty = certmond(host, "archive", "list", "apiserver")
     assert (empty.returncode, empty.stdout) == (3, "")
-    assert "the archive has no generation of apiserver; certmond has replaced no file yet" in empty.stderr
+    assert "the archive has no generation of apiserver; the archive is empty" in empty.stderr
     assert certmond(host, "renew", "apiserver").returncode == 0
     listed = certmond(host, "archive", "list", "apisever", "apiserver")
     assert listed.returncode == 3
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["apiserver"]
-    assert "the archive has no generation of apisever; the archive has apiserver" in listed.stderr
+    assert "the archive has no generation of apisever; the archive has generations of apiserver" in listed.stderr
 
 
 def test_a_damaged_generation_is_reported_and_blocks_no_other(tmp_path: Path) -> None:

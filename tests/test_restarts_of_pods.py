@@ -122,7 +122,8 @@ def test_renewed_by_a_command(either: ControlPlane) -> None:
         "kube-controller-manager: kube-controller-manager uses the new controller-manager.conf"
     )
     assert [line for line in lines if "uses the old" in line] == [
-        "kubelet uses the old kubelet-client until it is restarted"  # which cannot be detected here
+        # which cannot be detected here
+        "kubelet uses the old kubelet-client until a restart; run: certmond restart kubelet"
     ]
     whole_node_is_proven(node)
     assert sorted(each["target"] for each in node.trail() if each.get("step") == "restart") == sorted(ELECTING * 2)

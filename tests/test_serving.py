@@ -92,7 +92,7 @@ def test_unrelated_mistakes_do_not_stop_the_server(tmp_path: Path) -> None:
         "10-node.yaml:2: certificates[",
         "10-node.yaml:3: hold",
     )
-    scope = "(`certmond serve` uses only `listen` and `web_config`)"
+    scope = "; `certmond serve` ignores this problem, because it uses only `listen` and `web_config`"
     for place in places:
         assert [line for line in said if place in line and scope in line], said
 

@@ -267,7 +267,7 @@ def test_only_one_rotation_at_a_time(tmp_path: Path) -> None:
     node.follow(new)
     refused = node.hurry("root-ca", "stage", "--generate", "--force")
     assert refused.code == 2
-    assert "a rotation is in progress (sa, prepare), which needs the staged files" in refused.err
+    assert "a rotation is in progress (family sa, phase prepare), and needs the staged files" in refused.err
     assert Staging(node.state).read(Part.NEW)
     assert node.hurry("root-ca", "stage", node.bring(new), "--force", *SA).code == 0  # the very same
 

@@ -62,7 +62,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
         details = "; ".join(filter(None, (generation.description.get("detail", ""), reason)))
         click.echo(printable(f"{name}  {generation.id}  {state}  {', '.join(generation.paths)}  {details}".rstrip()))
     unknown = [name for name in names if name not in known]
-    contents = f"the archive has {', '.join(known)}" if known else "certmond has replaced no file yet"
+    contents = f"the archive has generations of {', '.join(known)}" if known else "the archive is empty"
     for name in unknown:
         click.echo(f"certmond: the archive has no generation of {name}; {contents}", err=True)
     sys.exit(FAILED if damaged else UNKNOWN if unknown or unread else 0)

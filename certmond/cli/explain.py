@@ -24,7 +24,9 @@ def explain(name: str) -> str:
     headings = {_key(heading): heading for heading in sections()}
     close = difflib.get_close_matches(_key(name)[:64], headings, n=1)
     suggestion = f"did you mean {headings[close[0]]}? " if close else ""
-    raise CertmondError(f"the runbook has no section {name[:64]!r}; {suggestion}its sections: {', '.join(sections())}")
+    raise CertmondError(
+        f"the runbook has no section {name[:64]!r}; {suggestion}the sections are: {', '.join(sections())}"
+    )
 
 
 @cache

@@ -40,7 +40,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=_FILE,
     help="Read the kubeadm configuration of this node from FILE (API version v1beta3 or v1beta4)",
 )
-@click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new Root CA")
+@click.option("--root-ca-cert", type=_FILE, help="Use the Root CA in FILE instead of a new Root CA")
 @click.option("--root-ca-key", type=_FILE, help="Private key of the Root CA in --root-ca-cert")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
@@ -110,7 +110,9 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
         kubeadm = parse_kubeadm_config(read_file(str(kubeadm_config)), str(kubeadm_config))
         mode = kubeadm_config.stat().st_mode & 0o777
     except OSError as error:
-        raise CertmondError(f"certmond cannot read {kubeadm_config} ({error.strerror}); give another file") from error
+        raise CertmondError(
+            f"certmond cannot read {kubeadm_config} ({error.strerror}); correct the path or the permissions"
+        ) from error
     if acting and mode & 0o022:  # any owner is accepted: the operator names this file
         fact = f"determines the names in the certificates, and other users can write this file (mode {mode:04o})"
         raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {kubeadm_config}")
@@ -202,7 +204,8 @@ def _address() -> str:
             continue
     raise CertmondError(
         "this host has no default route, so certmond cannot determine the advertise address; set "
-        "`init: {advertise_address: …}` in the configuration, or give a kubeadm configuration with `advertiseAddress`"
+        "`init: {advertise_address: …}` in the configuration, or give a file that contains `advertiseAddress` with "
+        "--kubeadm-config"
     )
 
 

@@ -97,8 +97,9 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
     log_to(Journal("serve"))
     if listen is None or web_config is None:
         configured = globals_of(context).serving()
+        ignored = "`certmond serve` ignores this problem, because it uses only `listen` and `web_config`"
         for problem in configured.problems:
-            click.echo(f"certmond: {problem} (`certmond serve` uses only `listen` and `web_config`)", err=True)
+            click.echo(f"certmond: {problem}; {ignored}", err=True)
         listen = listen or configured.listen
         web_config = web_config or (Path(configured.web_config) if configured.web_config else None)
     gate = None
@@ -155,7 +156,7 @@ def status(runtime_dir: Path, output: str) -> None:
     document = read_status(runtime_dir)
     display(document, output, status_table)
     if reason := silence(runtime_dir):
-        raise NotRunningError(f"the assessment is from {document['taken_at']}, but {reason}")
+        raise NotRunningError(f"the assessment of {document['taken_at']} might be outdated; {reason}")
     if not document.get("coverage", {}).get("catalogued", 1):  # an older daemon does not write it
         raise CertmondError(
             "the daemon finds no certificate of its profile; to find the profile that fits, run: certmond check"

@@ -97,7 +97,9 @@ def _within_the_calendar() -> Iterator[None]:
         yield
     except OverflowError as error:
         fact = "certmond supports only the years 1 to 9999"
-        raise click.UsageError(f"{fact}: give a shorter duration with --for, or another time with --at.") from error
+        raise click.UsageError(
+            f"{fact}; give another time with --at, or run `certmond forecast` with a shorter --for."
+        ) from error
 
 
 def _at(config: Config, at: datetime | None) -> Config:

@@ -130,7 +130,9 @@ def renew(
 @global_options
 @click.argument("names", nargs=-1, metavar="SERVICE…", shell_complete=service_names)
 @click.option(
-    "--stale", is_flag=True, help="Restart each service that uses a certificate older than the certificate in the file"
+    "--stale",
+    is_flag=True,
+    help="Restart each service that uses an old version of a file, such as a replaced certificate",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
@@ -336,7 +338,7 @@ def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
                 if service not in restarted:
                     users.setdefault(service, []).append(outcome.step.target)
     for service, targets in users.items():
-        click.echo(f"{service} uses the old {', '.join(targets)} until it is restarted")
+        click.echo(f"{service} uses the old {', '.join(targets)} until a restart; run: certmond restart {service}")
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
     """Check whether CERT can be the next Root CA of this node. Exit: 0 yes; 1 yes with warnings; 2 no; 3 unknown."""
     from certmond.expose.documents.root_ca import verify_document, verify_table
 
-    require_certificate(family, "verify", "To check a key, run: certmond root-ca stage KEY --family sa")
+    require_certificate(family, "verify", "`certmond root-ca stage KEY --family sa` checks and stages a key")
     options = globals_of(context)
     config = options.load()
     found, now = node_family(options, config, family)

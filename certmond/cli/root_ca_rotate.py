@@ -181,7 +181,7 @@ def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) ->
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
         fact = "note: without `cluster:` in the configuration, certmond does not check workloads"
-        remedy = "restart the Pods that use the API server before the phase trust ends; see `root_ca.overlap`"
+        remedy = "before the phase trust ends, restart the Pods that use the API server; see `root_ca.overlap`"
         click.echo(f"{fact}; {remedy}", err=beside)
 
 
@@ -208,7 +208,9 @@ def _new_ca_rotation(
     anchor, key = _staged(options, family, "CA")
     (certificate,) = certificates_of((anchor,))
     if len(found.present) != 1:
-        fact = f"{found.spec.path} contains {len(found.present)} CAs, so another change to this file is in progress"
+        fact = (
+            f"{found.spec.path} contains {len(found.present)} CAs, so another change to this file might be in progress"
+        )
         raise CertmondError(f"{fact}; leave only the CA of the key {found.spec.key} in the file")
     now = datetime.now(UTC)
     verdict = judge(
@@ -245,7 +247,7 @@ def _new_key_rotation(
     if found.trusted != (found.key,):
         fact = f"{found.spec.path} does not contain exactly the public key of {found.spec.key}"
         raise CertmondError(
-            f"{fact}, so another change to this file is in progress; leave only the public key of {found.spec.key}"
+            f"{fact}, so another change to this file might be in progress; leave only this public key in the file"
         )
     missing_key = () if key else (f"the private key is not staged; run: certmond root-ca stage KEY --family {family}",)
     _refuse((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "the staged key")))
@@ -261,8 +263,9 @@ def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey
 
     staged = Staging(options.state_dir).read(Part.NEW)
     if staged is None or staged.anchor is None or staged.fault or staged.family != family:
-        fact = staged.fault if staged and staged.fault else f"no new {what} is staged for {family}"
-        raise CertmondError(f"{fact}; run: certmond root-ca stage")
+        given = "CERT KEY" if what == "CA" else "KEY"
+        missing = f"no new {what} is staged for {family}; run: certmond root-ca stage {given} --family {family}"
+        raise CertmondError(staged.fault if staged and staged.fault else missing)
     return staged.anchor, staged.key
 
 

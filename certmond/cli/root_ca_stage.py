@@ -100,11 +100,11 @@ def stage(
     if key_algorithm and not generate:
         raise click.UsageError("Give --key-algorithm only with --generate: any other CA already has a key.")
     if validity and certificate is not None:
-        raise click.UsageError("Give --validity only without CERT: the given CERT already contains its dates.")
+        raise click.UsageError("Give --validity only without CERT: CERT already contains the dates of the CA.")
     if family == TOKEN_KEYS:
         if reuse_key or validity:
             asked = "--reuse-key" if reuse_key else "--validity"
-            require_certificate(family, asked, "A key has no validity period")
+            require_certificate(family, asked, f"Give KEY or --generate, without {asked}")
         if key is not None:
             raise click.UsageError(f"Give only KEY: {family} has no certificate.")
         _stage_keys(context, family, certificate, key_algorithm, force=force)
@@ -255,10 +255,10 @@ def _stage_anchor(
     with Transactions(options.root, options.state_dir).lock():
         recorded, staged = staging.recorded(), staging.read(Part.NEW)
         if recorded and not _is_successor(options, family, anchor):
-            fact = f"a rotation is in progress ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
-            needs = "whose end deletes" if recorded.phase == "done" else "which needs"
+            place = f"family {recorded.family or 'unknown'}, phase {recorded.phase or 'unknown'}"
+            needs = "and its end deletes" if recorded.phase == "done" else "and needs"
             remedy = f"complete it first: certmond root-ca rotate --family {recorded.family or family}"
-            _refuse([f"{fact}, {needs} the staged files; {remedy}"])
+            _refuse([f"a rotation is in progress ({place}), {needs} the staged files; {remedy}"])
         if staged and not staged.fault and not force:
             already = staged.anchor == anchor and staged.family == family
             if already and (staged.key is None) == (key is None):
@@ -309,7 +309,7 @@ def _keyless_message(config: Config, family: Family) -> str | None:
     signers = sorted({leaf.signer for leaf in family.leaves})
     if family.holds_key or not signers or not all(is_external(each, kinds) for each in signers):
         return None
-    return f"this node needs no key of the CA; the signer of its leaves: {', '.join(signers)}"
+    return f"this node needs no key of the CA, because these signers issue all leaves of the CA: {', '.join(signers)}"
 
 
 def _refuse(problems: Iterable[str]) -> NoReturn:

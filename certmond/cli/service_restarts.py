@@ -130,7 +130,7 @@ def wait_for_reloads(
         assessment, _ = enforcer.see()
         mine = [status for status in assessment.certificates if status.seen.name in renewed and not only_silent]
         served = [(status.seen.name, at) for status in mine for at in status.presence.served if at.matches is not None]
-        behind = tuple(f"{at.endpoint} does not serve {name} yet" for name, at in served if not at.matches)
+        behind = tuple(f"{at.endpoint} does not serve the new {name} yet" for name, at in served if not at.matches)
         silent = tuple(no_longer_served(answered, (status.presence for status in assessment.statuses)))
         left = (begun + _RELOADED_WITHIN - datetime.now(UTC)).total_seconds()
         if not (behind or silent) or left <= 0:

@@ -134,7 +134,7 @@ class Connection:
             detail = printable(str(error)) or f"no answer within {within:g} s"
             if _is_issuer_unknown(error):
                 fact = f"{self._kubeconfig} does not contain the CA of the API server's certificate ({detail})"
-                raise UnknownServerError(fact) from None
+                raise UnknownServerError(f"{fact}; correct the CA in this kubeconfig") from None
             raise UnreachableError(f"certmond cannot reach the API server of {self._kubeconfig} ({detail})") from None
         except _MALFORMED_INPUT as error:
             refused = (each for each in _causes(error) if isinstance(each, httpx2.HTTPStatusError))
@@ -160,14 +160,14 @@ class Connection:
             return await self.call(doing, rule, every, times=1 if once else _LISTING_FACTOR, once=once)
         except NotFoundError:
             raise RefusedError(
-                f"the API server of {self._kubeconfig} cannot {doing}: it does not support this kind of object; "
-                "check its version: kubectl version"
+                f"certmond cannot {doing}: the API server of {self._kubeconfig} does not support this kind of object; "
+                f"check its version: kubectl --kubeconfig {self._kubeconfig} version"
             ) from None
 
     def _translated(self, doing: str, rule: str, error: httpx2.HTTPStatusError) -> Exception:
         reason = error.status.message if isinstance(error, ApiError) else error.response.reason_phrase
         message = printable(reason or "no reason given")[:300]
-        action = f"cannot {doing} at the API server of {self._kubeconfig}"
+        action = f"certmond cannot {doing} at the API server of {self._kubeconfig}"
         match error.response.status_code:
             case 401:
                 return self._unknown_user()

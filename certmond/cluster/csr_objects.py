@@ -27,11 +27,19 @@ from certmond.errors import UnreachableError
 
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 _RULES = {
-    "create": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [create]",
-    "read": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [get]",
-    "approve": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests/approval], verbs [update], and"
-    " apiGroups [certificates.k8s.io], resources [signers], resourceNames [the signer], verbs [approve]",
-    "delete": "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [delete]",
+    "create a CertificateSigningRequest": (
+        "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [create]"
+    ),
+    "read a CertificateSigningRequest": (
+        "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [get]"
+    ),
+    "approve a CertificateSigningRequest": (
+        "apiGroups [certificates.k8s.io], resources [certificatesigningrequests/approval], verbs [update], and"
+        " apiGroups [certificates.k8s.io], resources [signers], resourceNames [the signer], verbs [approve]"
+    ),
+    "delete a CertificateSigningRequest": (
+        "apiGroups [certificates.k8s.io], resources [certificatesigningrequests], verbs [delete]"
+    ),
     "read the Node": "apiGroups [''], resources [nodes], verbs [get]",
 }
 """The RBAC rule that permits each call."""
@@ -79,14 +87,19 @@ class Requests:
         )
         made = CertificateSigningRequest(metadata=ObjectMeta(name=name), spec=spec)
         try:
-            return await self._call("create", lambda: self._filed(self._client.create(made)))
+            return await self._call(
+                "create a CertificateSigningRequest", lambda: self._filed(self._client.create(made))
+            )
         except ConflictError:
             return None
 
     async def read(self, name: str) -> Filed | None:
         """Return the request of this name, or None if the request does not exist."""
         try:
-            return await self._call("read", lambda: self._filed(self._client.get(CertificateSigningRequest, name)))
+            return await self._call(
+                "read a CertificateSigningRequest",
+                lambda: self._filed(self._client.get(CertificateSigningRequest, name)),
+            )
         except NotFoundError:
             return None
 
@@ -98,7 +111,10 @@ class Requests:
         """
         for _ in range(_CONFLICTS):
             try:
-                return await self._call("approve", lambda: self._filed(self._approved(filed, reason, message, dry_run)))
+                return await self._call(
+                    "approve a CertificateSigningRequest",
+                    lambda: self._filed(self._approved(filed, reason, message, dry_run)),
+                )
             except ConflictError:  # changed since it was read: read it again
                 continue
             except NotFoundError:
@@ -110,7 +126,9 @@ class Requests:
     async def delete(self, name: str) -> None:
         """Delete the request, if it exists."""
         with suppress(NotFoundError):
-            await self._call("delete", lambda: self._client.delete(CertificateSigningRequest, name))
+            await self._call(
+                "delete a CertificateSigningRequest", lambda: self._client.delete(CertificateSigningRequest, name)
+            )
 
     async def addresses(self, node_name: str) -> frozenset[str]:
         """Return the internal and external IP addresses of the Node, or an empty set if the Node does not exist."""

@@ -230,8 +230,8 @@ class ClusterLease:
         )
 
     def _waits(self, wanted: Waits) -> str:
-        since = f" since {wanted.since:%Y-%m-%dT%H:%M:%SZ}" if wanted.since else ""
-        return f"{printable(wanted.holder)} holds {self}{since}; certmond waits for its release"
+        since = f" (since {wanted.since:%Y-%m-%dT%H:%M:%SZ})" if wanted.since else ""
+        return f"{printable(wanted.holder)} holds {self}{since}; certmond waits for the release of the Lease"
 
     async def _take(self, api: Leases, *, renews: bool = False) -> str | None:
         found = await api.read()
@@ -249,7 +249,7 @@ class ClusterLease:
         faster = self._decision(await api.read())
         self._written_record = None
         if isinstance(faster, Waits):
-            return f"{printable(faster.holder)} has just taken {self}; certmond waits for its release"
+            return f"{printable(faster.holder)} has just taken {self}; certmond waits for the release of the Lease"
         return f"{self} changed before certmond could take it; certmond reads it again"
 
     async def _keep(self, record: Record, api: Leases) -> None:

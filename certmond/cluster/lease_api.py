@@ -57,8 +57,8 @@ class LeaseApi:
         except ConflictError:
             return None
         except NotFoundError:
-            remedy = "create the namespace, or configure another namespace for the Lease"
-            raise RefusedError(f"the cluster has no namespace {self._namespace}; {remedy}") from None
+            fact = f"the cluster has no namespace {self._namespace}"
+            raise RefusedError(f"{fact}; check `server` in the kubeconfig") from None
 
     async def replace(self, record: Record) -> Record | None:
         """Replace and return the Lease. Return None if another client has changed or deleted the Lease."""

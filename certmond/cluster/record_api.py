@@ -86,7 +86,7 @@ def replace_record(access: Access, found: Recorded, record: ClusterRecord) -> Re
             return await _call(connection, "update", lambda: connection.client.replace(made))
         except (ConflictError, NotFoundError):
             raise OvertakenError(
-                f"another client has changed {_WHERE} since certmond read it; certmond reads it again"
+                f"another client has changed or deleted {_WHERE} since certmond read it; certmond reads it again"
             ) from None
 
     return access.run(work)

@@ -55,7 +55,8 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
     except ValidationError as error:
         wrong = ", ".join(sorted({str(each["loc"][0]) for each in error.errors(include_input=False) if each["loc"]}))
         raise RotationError(
-            f"certmond cannot record {rotation.name} (invalid: {wrong}); use the names of `kubectl get nodes`"
+            f"certmond cannot record {rotation.name}, because a value is invalid ({wrong}); use the node names in "
+            "the output of `kubectl get nodes`"
         ) from None
 
 
@@ -115,7 +116,7 @@ def admit(
         raise OvertakenError(f"{recorded.name} has released more workers; certmond reads the record again")
     elif (phases := sequence(recorded)).index(rotation.phase) > phases.index(recorded.phase):
         return
-    raise OvertakenError(f"{recorded.name} has advanced to {recorded.phase}; certmond reads the record again")
+    raise OvertakenError(f"{recorded.name} has advanced to the phase {recorded.phase}; certmond reads the record again")
 
 
 def _conflict(recorded: Rotation, *, ended: bool) -> str:

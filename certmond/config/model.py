@@ -338,8 +338,8 @@ def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) 
     lines: dict[str, int] = {}
     for entry in entries:
         if entry.name in lines:
-            text = f"repeats the name of line {lines[entry.name]}, {shown(entry.name)}; merge the two, or rename one"
-            problems.append(Problem(entry.place, text))
+            text = f"repeats the name of line {lines[entry.name]}, {shown(entry.name)}"
+            problems.append(Problem(entry.place, f"{text}; merge the two entries, or rename one of them"))
             continue
         if entry.name in number:
             result[number[entry.name]] = replace(entry, value=result[number[entry.name]].fields | entry.fields)

@@ -135,7 +135,9 @@ def derived_files(
         ):
             place = tree.find(("derived", number, "source"))
             yield Problem(
-                place, f"certmond cannot derive a {derived.kind} from {derived.source}; name an entry with its own key"
+                place,
+                f"certmond cannot derive a {derived.kind} from {derived.source}; name a leaf of kind "
+                f"{' or '.join(_SOURCES[derived.kind])} whose path is not a pattern",
             )
 
 

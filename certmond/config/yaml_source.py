@@ -203,7 +203,7 @@ class _Reader:
         self._values += values
         if self._values > MAX_VALUES:
             raise _UnusableError(
-                place._replace(path=""), f"has more than {MAX_VALUES} values, including aliases; shorten it"
+                place._replace(path=""), f"contains more than {MAX_VALUES} values, including aliases; shorten the file"
             )
 
     def _alias(self, anchor: str, place: Place) -> Node:
@@ -229,7 +229,7 @@ class _Reader:
             key = self._node(event, at, depth + 1).value
             value = self._node(next(self._events), at.below(key) if isinstance(key, str) else at, depth + 1)
             if not isinstance(key, str):
-                self.problems.append(Problem(at, "has a key that is not text; put it in quotes"))
+                self.problems.append(Problem(at, "contains a key that is not text; put the key in quotes"))
             elif key == "<<" and isinstance(event, events.ScalarEvent) and event.implicit[0]:
                 merged = self._merged(value) | merged
             elif key in own:

@@ -110,8 +110,8 @@ class SingleNode:
     ) -> Rotation | None:
         if own and own.shared and not self._of_several:
             raise RotationError(
-                f"{own.name} is a rotation of several nodes, but the configuration contains no `cluster:`, so certmond "
-                "cannot read the progress of the other nodes; restore `cluster:` until the rotation ends"
+                f"{own.name} is a rotation of several nodes, but without `cluster:`, certmond cannot read the progress "
+                "of the other nodes; restore `cluster:` until the rotation ends"
             )
         return own
 
@@ -139,9 +139,7 @@ class SingleNode:
         members = _members(components)
         if members > 1:
             fact = f"etcd has {members} members, so this is not the only control-plane node"
-            return (
-                f"{fact}, and without `cluster:` in the configuration certmond cannot read the state of the other nodes"
-            )
+            return f"{fact}, but without `cluster:`, certmond cannot read the state of the other nodes"
         return None
 
     def publish(self, rotation: Rotation) -> None:
@@ -152,8 +150,9 @@ class SingleNode:
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
-            fact = f"the key of the new {rotation.noun} is not on this node"
-            return Gate((f"{fact}; stage it: certmond root-ca stage",))
+            fact = f"the private key of the new {rotation.noun} is not on this node"
+            given = "CERT KEY" if rotation.noun == "CA" else "KEY"
+            return Gate((f"{fact}; stage it: certmond root-ca stage {given} --family {rotation.family}",))
         gate = self._timer.gate(rotation, now)
         return self._publication.gate(rotation, gate, now) if self._publication else gate
 

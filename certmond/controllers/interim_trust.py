@@ -117,7 +117,8 @@ class InterimTrust:
         """Yield a message with the remedy if interim trust prevents a rotation of the CA `family` on this node."""
         if family in self.recorded:
             fact = f"the CA of {family} was replaced on this node, and no other node follows the replacement"
-            yield f"{fact}; restore the old CA and its key, then stage the other CA: certmond root-ca stage"
+            stage = f"certmond root-ca stage CERT KEY --family {family}"
+            yield f"{fact}; restore the old CA and its key, then stage the other CA: {stage}"
 
     @property
     def is_due(self) -> bool:

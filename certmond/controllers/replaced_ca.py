@@ -202,9 +202,10 @@ class CAChanges:
                 f"key{command}"
             )
         if verdict.problems:
-            return f"{fact}; certmond changes no file: {'; '.join(verdict.problems)}; or restore the old CA"
+            return f"{fact}; certmond changes no file: {'; '.join(verdict.problems)}; or restore the old CA and its key"
         if self._config.mode == "observe":
-            return f"{fact}; restore the old CA and its key, or set `mode: enforce` to rotate to the new CA"
+            fact = f"{fact}; in observe mode, certmond does not rotate to the new CA"
+            return f"{fact}; restore the old CA and its key, or set `mode: enforce`"
         if self._config.root_ca.on_change == "alarm":
             fact = f"{fact}; certmond does not act, because `root_ca.on_change` is alarm"
             if self._objection:
@@ -214,7 +215,7 @@ class CAChanges:
             then = f"or, after {after.name}, run" if after else "or run"
             return f"{fact}: restore the old CA and its key, {then}: {rotate}"
         if self._objection:
-            return f"{fact}; certmond changes no file: {self._objection}; restore the old CA"
+            return f"{fact}; certmond changes no file: {self._objection}; restore the old CA and its key"
         if after:
             return "; ".join((f"{fact}; certmond rotates to the new CA after {after.name}", *verdict.warnings))
         expired = _mode(change, verdict, now) is Mode.REPLACE

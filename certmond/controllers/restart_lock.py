@@ -183,7 +183,8 @@ class RestartLockSession:
             if self._config.cluster.without_api == "go_on":
                 self._fenced = False
                 return None
-            return f"{error}; certmond waits for the API server (to restart without the lock, set `without_api: go_on`)"
+            remedy = "to restart without the lock, set `cluster.without_api: go_on`"
+            return f"{error}; certmond waits for the API server ({remedy})"
         except CertmondError as error:
             return str(error)
 

@@ -243,9 +243,10 @@ class RotationController:
         ground, staged = self._state.ground, [each for each in map(self._staging.read, Part) if each]
         needed = [each for each in staged if each.key_unknown or each.key == rotation.new.key]
         if ground and needed and ground.key != rotation.new.key:
-            fact = f"{ground.key_path} is not the key of the installed {rotation.noun}"
+            fact = f"{ground.key_path} is not the private key of the installed {rotation.noun}"
             message = ", and ".join((fact, *(each.fault for each in needed if each.fault)))
-            self._waits = (f"{message}; certmond destroys no key until you restore the key of the new {rotation.noun}",)
+            remedy = f"certmond destroys no key until you restore the private key of the new {rotation.noun}"
+            self._waits = (f"{message}; {remedy}",)
             return None
         with self._executor.writing():
             if self._record.load() != self._state.own:

@@ -83,7 +83,11 @@ class Reconciler:
                 self._journal.tell(Event.STEP_FAILED, str(error), "error")
             if self._enforcer.executor.interrupted():
                 fact = "a killed process left an interrupted transaction in the state directory"
-                self._journal.tell(Event.RECOVERED, f"{fact}; complete it: certmond renew NAME", "warning")
+                self._journal.tell(
+                    Event.RECOVERED,
+                    f"{fact}; to complete or revert the transaction, run: certmond renew NAME",
+                    "warning",
+                )
             return
         try:
             self._enforcer.executor.recover(RECOVERY_PATIENCE)

@@ -156,7 +156,7 @@ class _Reader:
                 f"--old-config {self._path}",
             )
         elif kind in self._documents:
-            self._add_problem(f"document {number}", f"is a second {kind}; remove one of the two")
+            self._add_problem(f"document {number}", f"is a second {kind}; remove one of the two documents")
         elif kind in _KINDS:
             self._documents[kind] = document
 

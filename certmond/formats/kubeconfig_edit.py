@@ -278,7 +278,8 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
             name = field_name.removesuffix("-data")
             where = f"user {users[0].name!r} in {path}"
             if users[0].fields.get(name):
-                raise WriteError(f"{where} refers to a file with its {name}; renew the certificate in that file")
+                remedy = f"renew the certificate in that file, or embed the content of the file as `{field_name}`"
+                raise WriteError(f"{where} refers to a file in `{name}`; {remedy}")
             raise WriteError(f"{where} has no {name}; issue the file again")
     return users[0]
 

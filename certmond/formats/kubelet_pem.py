@@ -22,7 +22,8 @@ def dated(path: str, when: datetime) -> str:
     name = posixpath.basename(path)
     if not name.endswith(_CURRENT):
         raise WriteError(
-            f"{path} does not end in {_CURRENT}, as the kubelet's rotating PEM does; correct `path` in the entry"
+            f"{path} does not end in {_CURRENT}, as each certificate file that the kubelet rotates does; "
+            "correct `path` in the entry"
         )
     return f"{path.removesuffix(_CURRENT)}-{when.astimezone():%Y-%m-%d-%H-%M-%S}.pem"
 

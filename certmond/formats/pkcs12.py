@@ -54,7 +54,7 @@ def open_isolated(data: bytes, password: bytes | None) -> Opened:
     try:
         ended = run(command, environment, _TIMEOUT, lambda: None, size + (password or b"") + data)
     except SigningError:
-        raise LimitError(f"is a PKCS#12 file that does not open within {_TIMEOUT.seconds} seconds") from None
+        raise LimitError(f"is a PKCS#12 file that certmond cannot open within {_TIMEOUT.seconds} seconds") from None
     if ended.status < 0:
         raise LimitError(f"is a PKCS#12 file that takes more than {CPU_SECONDS} second of processor time to open")
     if ended.status != 0:

@@ -62,7 +62,7 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     except MalformedError:
         raise KeyUnusableError(f"{where} contains no usable private key; replace it with the right key") from None
     if key is None:
-        remedy = "provide its passphrase as a systemd credential, or decrypt it: openssl pkey"
+        remedy = "provide its passphrase as a systemd credential, or decrypt it: openssl pkey -in FILE -out FILE.new"
         raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}")
     if not isinstance(key, PrivateKey):
         raise KeyUnusableError(

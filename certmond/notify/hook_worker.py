@@ -197,7 +197,7 @@ class Hook:
         self._wanted = selected_findings(found, self._received, before, self._most)
         excess = len(found) - len(self._wanted)
         if excess and not self._excess:
-            summary = f"hook {self.spec.name} receives {len(self._wanted)} findings; {excess} less severe findings wait"
+            summary = f"hook {self.spec.name} receives {len(self._wanted)} findings; {excess} other findings wait"
             self._journal.tell(
                 Event.HOOK_FAILED, f"{summary} until some findings are cleared", "warning", hook=self.spec.name
             )

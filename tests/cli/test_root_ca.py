@@ -463,7 +463,7 @@ def test_not_before_the_end_of_a_rotation(host: Host) -> None:
     (host.staging.directory / "record.json").write_text('{"id": "r1", "family": "etcd-ca", "phase": "done"}')
     refused = host.stage(ca())
     assert (refused.code, host.staging.read(Part.NEW)) == (2, None)
-    assert "a rotation is in progress (etcd-ca, done), whose end deletes the staged files" in refused.err
+    assert "a rotation is in progress (family etcd-ca, phase done), and its end deletes the staged files" in refused.err
     assert "complete it first: certmond root-ca rotate --family etcd-ca" in refused.err
     assert "rotation r1 of etcd-ca: phase done" in host.run("show").out
 

@@ -89,7 +89,7 @@ def test_a_request_that_is_not_signed_is_reported(cluster: ApiServer, access: Ac
     cluster.signs = False
     check = SignerCheck(access)
     canary = check.check(cluster.ca.facts, datetime.now(UTC), timedelta(seconds=5))
-    says(canary, "the request certmond-canary is approved, but not signed within 5 s")
+    says(canary, "the request certmond-canary is approved, but the signer has not signed it within 5 s")
     assert "kube-controller-manager" in canary.remedy
     cluster.signs = True
     cluster._control(cluster.only)
@@ -590,7 +590,7 @@ def test_cluster_info_is_written_only_in_the_version_that_was_read(cluster: ApiS
         cluster.store.change(held)
 
     cluster.store.before_write = other
-    says(cluster_info(access, BOTH, BOTH, update=True), "certmond updates it later")
+    says(cluster_info(access, BOTH, BOTH, update=True), "during the update")
     assert "# by hand" in cluster.store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"]
 
 

@@ -103,7 +103,8 @@ def test_a_rotation_without_a_record_is_an_error() -> None:
     ):
         record_of(replace(ROTATION, found=True), "node-1")
     with pytest.raises(
-        RotationError, match=r"cannot record the rotation r-1 of ca \(invalid: excluded\); use the names of `kubectl"
+        RotationError,
+        match=r"cannot record the rotation r-1 of ca, because a value is invalid \(excluded\); use the node names",
     ):
         record_of(replace(ROTATION, excluded=("Node_1",)), "node-1")
 
@@ -292,13 +293,15 @@ def test_the_record_never_returns_to_an_earlier_phase(world: World) -> None:
     world.record(at(ROTATION, Phase.DISTRUST))
     node = world.node("node-1")
     for stale in (ROTATION, replace(at(ROTATION, Phase.ISSUE), excluded=("node-2",))):
-        with pytest.raises(OvertakenError, match=r"^the rotation r-1 of ca has advanced to distrust; certmond reads"):
+        with pytest.raises(
+            OvertakenError, match=r"^the rotation r-1 of ca has advanced to the phase distrust; certmond reads"
+        ):
             node.conductor.publish(stale)
     other = world.node("node-2")
     with pytest.raises(RotationError, match="and cannot be aborted"):
         other.conductor.publish(abort(at(ROTATION, Phase.ISSUE), NOW))
     world.record(at(ROTATION, Phase.ISSUE))
-    with pytest.raises(OvertakenError, match="advanced to issue"):
+    with pytest.raises(OvertakenError, match="advanced to the phase issue"):
         world.node("node-3").conductor.publish(abort(ROTATION, NOW))
     assert world.recorded == record_of(at(ROTATION, Phase.ISSUE), "node-9")
 
@@ -493,7 +496,7 @@ def test_another_node_leads_when_the_leader_has_ended(world: World) -> None:
     for each in (worker, two, one):
         each.gate(rotation)
     (said,) = two.gate(rotation).waits
-    assert said.startswith("control-1 holds the Lease kube-system/certmond-rotation since ")
+    assert said.startswith("control-1 holds the Lease kube-system/certmond-rotation (since ")
     world.passes(59 * SECOND)
     assert two.gate(rotation).waits == (said,)
     world.passes(SECOND)
@@ -800,7 +803,7 @@ def test_a_rollout_without_progress_is_reported(world: World) -> None:
     for number in range(1, 7):
         daemon_set(world, f"web-{number}")
     waits = one.gate(world.rotation(Phase.TRUST, published=world.now)).waits
-    assert waits[0].startswith("certmond has restarted DaemonSet default/web-0, which makes no progress (")
+    assert waits[0].startswith("certmond has restarted the DaemonSet default/web-0, which makes no progress (")
     assert len([call for call in world.calls("PATCH") if "daemonsets" in call]) == 5
 
 

@@ -121,7 +121,8 @@ def test_another_holder_is_waited_for(api: ApiServer, clock: Clock) -> None:
     """
     theirs, own = lease(api, Clock(), "node-2"), lease(api, clock)
     theirs.take()
-    said = r"node-2 holds the Lease kube-system/certmond-restart since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; .* its release"
+    since = r"\(since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\)"
+    said = rf"node-2 holds the Lease kube-system/certmond-restart {since}; .* release of the Lease"
     assert re.fullmatch(said, own.take() or "")
     clock.now += 59
     theirs.take()
@@ -401,7 +402,7 @@ def test_an_agent_waits_for_a_server_that_holds_or_has_marked_the_lease(api: Api
     own, agent = lease(api, clock), lease(api, clock, "agent-1")
     assert agent.obstacle() is None
     own.take()
-    assert str(agent.obstacle()).startswith("node-1 holds the Lease kube-system/certmond-restart since ")
+    assert str(agent.obstacle()).startswith("node-1 holds the Lease kube-system/certmond-restart (since ")
     clock.now += 61
     assert agent.obstacle() is None
     own.take(renews=True)
@@ -529,7 +530,7 @@ def test_a_missing_namespace_is_named(api: ApiServer, clock: Clock) -> None:
     """Without its namespace a Lease cannot be created, and the error names it."""
     with pytest.raises(
         RefusedError,
-        match="the cluster has no namespace ops; create the namespace, or configure another namespace for the Lease",
+        match="the cluster has no namespace ops; check `server` in the kubeconfig",
     ):
         lease(api, clock, namespace="ops").take()
 

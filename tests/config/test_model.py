@@ -198,8 +198,8 @@ IN_FILE = [
     ("poll: 1m\n# \ud800", ":1: is not UTF-8; save it as UTF-8"),
     ("poll: 1m\n---\npoll: 2m", ":2: begins a second document; remove the line ---"),
     ("poll: 1m\n\npoll: 2m", ":3: poll: repeats the key of line 1; remove one of the two keys"),
-    ("true: 1", ":1: has a key that is not text; put it in quotes"),
-    ("[a]: 1", ":1: has a key that is not text; put it in quotes"),
+    ("true: 1", ":1: contains a key that is not text; put the key in quotes"),
+    ("[a]: 1", ":1: contains a key that is not text; put the key in quotes"),
     ("poll: !much 1m", ":1: poll: has the tag '!much', which certmond does not support; remove it"),
     ("poll: !!bool 1m", ":1: poll: has the tag 'tag:yaml.org,2002:bool', which certmond does not support; remove it"),
     ("poll: *gone", ":1: poll: *gone has no complete &gone before it; define the anchor, or write the value"),
@@ -398,12 +398,18 @@ def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_
             "file there; choose another path"
         ),
         (
-            "a.yaml:6: derived[3].source: "
-            "certmond cannot derive a kubeconfig from apiserver; name an entry with its own key"
+            "a.yaml:6: derived[3].source: certmond cannot derive a kubeconfig from apiserver; name a leaf of kind "
+            "kubeconfig whose path is not a pattern"
         ),
-        "a.yaml:7: derived[4].source: certmond cannot derive a pem-bundle from ca; name an entry with its own key",
+        (
+            "a.yaml:7: derived[4].source: certmond cannot derive a pem-bundle from ca; name a leaf of kind file or "
+            "kubeconfig or kubelet whose path is not a pattern"
+        ),
         "a.yaml:9: derived[6].path: is also the path of the derived file f; choose another path",
-        "a.yaml:11: derived[8].source: certmond cannot derive a copy from keyless; name an entry with its own key",
+        (
+            "a.yaml:11: derived[8].source: certmond cannot derive a copy from keyless; name a leaf of kind file whose "
+            "path is not a pattern"
+        ),
     ]
 
 
@@ -438,7 +444,7 @@ def test_the_profile_of_kubeadm_has_the_copy_of_root() -> None:
 
 def test_a_name_is_given_once_in_a_file() -> None:
     text = "certificates:\n- {name: x, path: /x}\n- {name: y, path: /y}\n- {name: x, path: /z}\n"
-    said = "certificates[2]: repeats the name of line 2, 'x'; merge the two, or rename one"
+    said = "certificates[2]: repeats the name of line 2, 'x'; merge the two entries, or rename one of them"
     assert problems(text) == [f"a.yaml:4: {said}"]
 
 
@@ -538,7 +544,7 @@ def test_aliases_that_would_unfold_without_end_are_refused() -> None:
     bomb = "a0: &a0 [" + "x," * 9 + "x]\n"
     bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
     (said,) = problems(bomb)
-    assert said == "a.yaml:5: has more than 100000 values, including aliases; shorten it"
+    assert said == "a.yaml:5: contains more than 100000 values, including aliases; shorten the file"
 
 
 @pytest.mark.parametrize("text", ["[" * 900, "- " * 5000, "{a: " * 300, "? " * 5000])

@@ -217,7 +217,9 @@ def test_only_the_certificate_is_staged(quick: Path) -> None:
     assert "only nodes that sign may have a CA key" in refused.err
     staged = node.hurry("root-ca", "stage", str(certificate))
     assert staged.code == 0, staged.err
-    assert staged.out.endswith("\nthis node needs no key of the CA; the signer of its leaves: site\n")
+    assert staged.out.endswith(
+        "\nthis node needs no key of the CA, because these signers issue all leaves of the CA: site\n"
+    )
     assert node.staged == ["new.crt", "new.family"]
     plan = node.hurry("root-ca", "rotate", "--plan")
     assert plan.code == 0

@@ -261,7 +261,7 @@ NOTHING = "; certmond changes no file: "
 MODES: dict[str, tuple[dict[str, Any], str]] = {
     "alarm": ({"root_ca": {"on_change": "alarm"}}, "certmond does not act, because `root_ca.on_change` is alarm"),
     "replace": ({"root_ca": {"on_change": "replace"}}, NOTHING),
-    "observe": ({"mode": "observe"}, "restore the old CA and its key, or set `mode: enforce` to rotate"),
+    "observe": ({"mode": "observe"}, "restore the old CA and its key, or set `mode: enforce`"),
 }  # fmt: skip
 
 
@@ -411,7 +411,9 @@ def test_no_command_begins_a_rotation_before(node: Cluster) -> None:
     before = node.everything()
     refused = node.hurry("root-ca", "rotate")
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err.endswith("; restore the old CA and its key, then stage the other CA: certmond root-ca stage\n")
+    assert refused.err.endswith(
+        "; restore the old CA and its key, then stage the other CA: certmond root-ca stage CERT KEY --family ca\n"
+    )
     assert (node.everything(), node.record) == (before, None)
 
 

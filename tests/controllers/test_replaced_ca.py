@@ -207,7 +207,7 @@ def test_a_third_ca_is_not_followed_if_no_rotation_may_begin(tmp_path: Path, set
 @pytest.mark.parametrize(
     ("new", "following", "why"),
     [
-        (root_ca(key="rsa-1024"), False, "; certmond changes no file: .*; or restore the old CA"),
+        (root_ca(key="rsa-1024"), False, "; certmond changes no file: .*; or restore the old CA and its key"),
         (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "; certmond changes no file: "),
         (
             root_ca(),

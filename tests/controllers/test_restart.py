@@ -478,7 +478,7 @@ def test_without_the_api_the_configuration_decides(
     if not runs:
         assert message == (
             "waits for the restart lock: the API does not answer; certmond waits for the API server "
-            "(to restart without the lock, set `without_api: go_on`)"
+            "(to restart without the lock, set `cluster.without_api: go_on`)"
         )  # fmt: skip
         bench.turn.away, bench.turn.own_side = False, True
         bench.step()

@@ -406,7 +406,7 @@ def test_a_node_that_joins_needs_the_cluster() -> None:
         ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "contains neither InitConfiguration"),
         ("text", "document 1: is not a mapping; correct this document"),
         ("[1, 2]", "document 1: is not a mapping; correct this document"),
-        (f"{CLUSTER}---\n{CLUSTER}", "document 2: is a second ClusterConfiguration; remove one of the two"),
+        (f"{CLUSTER}---\n{CLUSTER}", "document 2: is a second ClusterConfiguration; remove one of the two documents"),
         ("a: b: c", "is not YAML; correct the file"),
         ("a: !!python/object:os.system {}", "is not YAML; correct the file"),
         ("token: 'abcdef.0123456789abcdef", "is not YAML; correct the file"),

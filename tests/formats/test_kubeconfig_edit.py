@@ -285,9 +285,9 @@ def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
     """Those files have separate entries."""
     for old in (None, OLD.facts):
         message = refusal(node.read("etc/kubernetes/kubelet.conf"), old)
-        assert "refers to a file with its client-certificate; renew the certificate in that file" in message
+        assert "refers to a file in `client-certificate`; renew the certificate in that file" in message
     half = FULL.replace(f"client-key-data:   {b64(OLD.key_pem)}".encode(), b"client-key: /a.key")
-    assert "refers to a file with its client-key" in refusal(half)
+    assert "refers to a file in `client-key`" in refusal(half)
 
 
 @pytest.mark.parametrize(

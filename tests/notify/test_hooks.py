@@ -211,7 +211,7 @@ def test_a_flood_has_a_limit_and_is_reported(recorder: HookRecorder, capfd: pyte
         hook.deliver(known(good), SETTLED)
         recorder.until("told", "told")
     assert [each[:2] for each in recorder.heard()] == [("raised", "bad"), ("cleared", "bad"), ("raised", "good")]
-    assert "receives 1 findings; 1 less severe findings wait" in capfd.readouterr().err
+    assert "receives 1 findings; 1 other findings wait" in capfd.readouterr().err
 
 
 def test_a_hook_that_hangs_is_killed(recorder: HookRecorder) -> None:

@@ -80,7 +80,7 @@ def cluster_info(
         try:
             await _call(connection, "patch", lambda: _patch(connection, patch))
         except (ConflictError, NotFoundError):
-            raise UnreachableError(f"another client has changed {_WHERE}; certmond updates it later") from None
+            raise UnreachableError(f"another client has changed or deleted {_WHERE} during the update") from None
         return CheckResult(NAME, True, f"certmond has updated {_WHERE}; before the update, its CA {fact}")
 
     return run_check(access, NAME, work, limit)

@@ -56,7 +56,7 @@ class Inspection:
             rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_CHECK_LIMIT)
         return (
             *(
-                f"certmond has restarted {each.workload}, which {each.fact}; check its Pods if this state persists"
+                f"certmond has restarted the {each.workload}, which {each.fact}; check its Pods if this state persists"
                 for each in rollouts
                 if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
             ),

@@ -42,8 +42,8 @@ _APPROVAL = "CertmondCanary", "certmond checks which CA the cluster signs with"
 _SECONDS = 600  # the minimum of the API
 _POLL_INTERVAL = 0.5  # seconds
 _APPROVE = (
-    f"permit certmond to approve requests to {API_CLIENT}, or inspect the request as in docs/cluster.md, then run:"
-    f" kubectl certificate approve {REQUEST}"
+    f"permit certmond to approve requests to {API_CLIENT}; otherwise, inspect the request as in docs/cluster.md, then"
+    f" run: kubectl certificate approve {REQUEST}"
 )
 _DENIED = (
     f"ask the user who denied the request for the reason; to file it again, run: kubectl delete csr {REQUEST}; the"
@@ -90,7 +90,7 @@ class SignerCheck:
                     await self._wait_for_decision(api, pending)
             except TimeoutError:
                 if self._pending and self._pending.approved:
-                    fact = f"the request {REQUEST} is approved, but not signed within {seconds:g} s"
+                    fact = f"the request {REQUEST} is approved, but the signer has not signed it within {seconds:g} s"
                     return CheckResult(NAME, False, fact, _CONTROLLER)
                 raise UnreachableError(f"the API server did not answer completely within {seconds:g} s") from None
             if "Denied" in pending.filed.conditions:

@@ -76,7 +76,10 @@ def token_secrets(
     if not enabled:
         fact = "skipped: to check the service account token Secrets, certmond needs permission to read all Secrets"
         return CheckResult(
-            SECRETS, True, fact, "bind certmond-rotation-secrets (config/rbac.yaml), and set `cluster.token_secrets`"
+            SECRETS,
+            True,
+            fact,
+            "bind the ClusterRole certmond-rotation-secrets (config/rbac.yaml), and set `cluster.token_secrets: true`",
         )
 
     async def work(connection: Connection) -> CheckResult:

@@ -100,7 +100,7 @@ def ca_bundles(
             remedy = (
                 "certmond updates the bundle during a rotation"
                 if owned
-                else f"replace the CA in the bundle, or annotate the object: {ANNOTATION}={family}"
+                else f"replace the CA in the bundle, or run: kubectl annotate KIND NAME {ANNOTATION}={family}"
             )
             return CheckResult(
                 NAME, False, f"the CA bundle of {first_names(f'{each} {each.fact}' for each in left)}", remedy

@@ -175,7 +175,7 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
 def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return the output of `certmond root-ca verify`: the verdict, the reasons, and a table of the leaves."""
     said = document["verdict"]
-    head = {"refused": "is not fit as a Root CA", "warning": "is fit, with warnings", "fit": "is fit"}[said]
+    head = {"refused": "is not fit as a Root CA", "warning": "is fit, with warnings,", "fit": "is fit"}[said]
     mode = f" (mode {document['mode']})" if document["mode"] else ""
     lines = [Text(printable(f"{document['path']} {head} for {document['family']}{mode}"), style=_STYLES[said])]
     lines += [Text(f"refused  {each}") for each in document["problems"]]

@@ -284,5 +284,5 @@ def _users(tree: Node) -> Iterator[Problem]:
             yield Problem(
                 node.place,
                 f"has the cost {parts[1]}, with which a check takes so long that clients "
-                f"time out; the maximum is {MOST_COST}",
+                f"time out; create a hash with a cost of at most {MOST_COST}: htpasswd -nBC 10 \"\" | tr -d ':\\n'",
             )

@@ -286,7 +286,7 @@ def _maximum(source: Source) -> int:
 
 
 def _left_out(source: Source, number: int) -> str:
-    return f"certmond watches at most {_maximum(source)} of these files, and ignores {number}"
+    return f"certmond watches at most {_maximum(source)} of these files, and ignores {number} others"
 
 
 @cache

@@ -250,7 +250,11 @@ class KubeletFiles:
         if fact := "" if self._reader.entry(path).is_directory else self._fact(path):
             return fact
         excess = len([*self._names()]) > _MAX_NAMES
-        return f"{path} has more than {_MAX_NAMES} names, and certmond ignores the others" if excess else ""
+        return (
+            f"{path} contains more than {_MAX_NAMES} files and directories, and certmond ignores the others"
+            if excess
+            else ""
+        )
 
     def _changeable(self, path: str) -> str:
         return self._reader.changeable(path, self._source.group)

@@ -137,7 +137,7 @@ rate_limits: 1
         (
             19,
             "basic_auth_users.d",
-            "has the cost 31, with which a check takes so long that clients time out; the maximum is 15",
+            "has the cost 31, with which a check takes so long that clients time out; create a hash",
         ),
         (20, "rate_limit.interval", "must be a duration such as 500ms or 1m30s"),
         (20, "rate_limit.burst", "must be an integer"),
@@ -177,7 +177,7 @@ rate_limits: 1
         ("http_server_config:\n  headers:\n    X-Content-Type-Options: sniff\n",
          "web.yaml:3: http_server_config.headers.X-Content-Type-Options: must be nosniff, not 'sniff'"),
         ("basic_auth_users: [alice]\n", "web.yaml:1: basic_auth_users: must be a mapping"),
-        (f"basic_auth_users:\n  yes: {HASH}\n", "web.yaml:2: basic_auth_users: has a key that is not text"),
+        (f"basic_auth_users:\n  yes: {HASH}\n", "web.yaml:2: basic_auth_users: contains a key that is not text"),
         (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}\n", "web.yaml:3: basic_auth_users.a: repeats the key of line 2"),
         (f"basic_auth_users:\n  a: {HASH[:-1]}\n", "web.yaml:2: basic_auth_users.a: is not a bcrypt hash"),
         (f"basic_auth_users:\n  a: {HASH.replace('$04$', '$03$')}\n", "web.yaml:2: basic_auth_users.a: is not a"),

@@ -61,7 +61,9 @@ def test_a_large_directory_is_read_in_part(tree: Tree) -> None:
     manifest = found.merged().manifest
     assert manifest is not None
     assert manifest.fields["port"] == 1
-    assert facts(found) == [f"{DROP_INS} has more than 1024 names, and certmond ignores the others"]
+    assert facts(found) == [
+        f"{DROP_INS} contains more than 1024 files and directories, and certmond ignores the others"
+    ]
 
 
 @pytest.mark.parametrize("value", ["/a\0b", "/a\nb", "/" + "x" * 4095])
