@@ -116,8 +116,7 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
 @output_option
 @click.pass_context
 def check(context: click.Context, at: datetime | None, output: str) -> None:
-    """Check the node once, without the daemon. Exit: 0 no finding above info; 1 a warning; 2 a critical finding; 3
-    unknown.
+    """Check the node once without the daemon. Exit: 0 nothing above info; 1 a warning; 2 a critical finding; 3 unknown.
 
     If a certificate and its key do not match, another process might still be writing these files. In this case, unless
     --at is given, certmond waits up to two seconds and reads both files again.
