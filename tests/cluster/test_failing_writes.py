@@ -33,8 +33,11 @@ SHORT = 3
 """The number of places without `long`."""
 
 
-LEASES: list[tuple[str, str]] = [*product(FAULTS, ("make", "take", "renew", "give back", "take after that"))]
-"""Each fault, in each write of a Lease."""
+LEASES = sample(
+    [*product(FAULTS, ("make", "take", "renew", "give back", "take after that"))], 2 * len(FAULTS), "the Lease",
+    kind=lambda case: case[1],
+)  # fmt: skip
+"""A fault, and the write of a Lease that has it."""
 
 
 def places() -> list[Any]:
@@ -115,7 +118,7 @@ def test_any_write_of_the_way_back_may_fail(scenario: Scenario, limits: Limits, 
     assert writes.failed or place >= writes.most  # from trust on there are fewer
 
 
-@pytest.mark.parametrize(("fault", "write"), sample(LEASES, 2 * len(FAULTS), "the Lease", kind=lambda case: case[1]))
+@pytest.mark.parametrize(("fault", "write"), LEASES)
 def test_any_write_of_the_lease_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
     """Two nodes never hold the Lease at once, and each gets it."""
     clock = Clock()
