@@ -57,7 +57,7 @@ def places() -> list[Any]:
 
 def ways_back() -> list[Any]:
     """Return the phase in which it is aborted, and the write that fails: in a sample each write, and each phase."""
-    numbers = chosen("the writes of the way back")
+    numbers = chosen("the writes of an abort")
     first = numbers.randrange(2)
     early = numbers.sample(range(WRITES), 2)
     return [
