@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from tests import sampling
-from tests.sampling import sample
+from tests.sampling import examples, sample
 
 STOPS = [f"{'write' if n % 50 else 'rename'} {n}" for n in range(200)]
 
@@ -38,3 +40,11 @@ def test_every_stop_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """With CERTMOND_EVERY_STOP=1 there is no sample."""
     monkeypatch.setattr(sampling, "EVERY_STOP", True)
     assert sample(STOPS, 10, "a test") == STOPS
+
+
+def test_a_property_has_all_examples_with_the_thorough_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default a property with many examples has a fifth of them, and one with few examples has all."""
+    monkeypatch.setattr("hypothesis.settings", lambda: SimpleNamespace(max_examples=100))
+    assert (examples(1500), examples(50)) == (300, 50)
+    monkeypatch.setattr("hypothesis.settings", lambda: SimpleNamespace(max_examples=2000))
+    assert examples(1500) == 1500
