@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from tests.node import Node
+from tests.sampling import EVERY_STOP, SEED
 from tests.xdist_scheduler import Scheduling, turn
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers of one that a unit starts
@@ -22,6 +23,10 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers 
 hypothesis.settings.register_profile("certmond", deadline=None)  # no test depends on the duration of an example
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)  # --hypothesis-profile=thorough
 hypothesis.settings.load_profile("certmond")
+
+
+HOURS = 4 * 3600.0
+"""The limit of a test in seconds that tries every stop."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -36,10 +41,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests so that long ones begin first, and deselect tests that take minutes unless CERTMOND_LONG is 1."""
     items.sort(key=lambda item: turn(item.nodeid))
+    if EVERY_STOP:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(HOURS), append=False)
     if os.environ.get("CERTMOND_LONG") != "1":
         left = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print after a failure how the same stops are tried again."""
+    if terminalreporter.stats.get("failed") and not EVERY_STOP:
+        terminalreporter.write_line(f"Stops and cases were a sample: CERTMOND_SEED={SEED} repeats it.")
 
 
 def real_part(command: str) -> str:

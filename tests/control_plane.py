@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from cryptography import x509
 
-from tests import component_stand_in
+from tests import component_stand_in, hurried_certmond
 from tests.builders import DAY, make_ca, make_server
 from tests.conftest import real_part, unavailable
 from tests.daemon_harness import DEADLINE, Running, running
@@ -91,6 +91,8 @@ class ControlPlane:
         self.inside: list[str] = []
         """The prefix of a command that runs it on this node."""
         self.pods: Pods  # once it runs
+        self.program = hurried_certmond.PROGRAM
+        """The command of a certmond that acts for longer than a moment, after the interpreter."""
         self.path = "/usr/sbin:/usr/bin:/sbin:/bin"
 
     @property
@@ -196,7 +198,7 @@ class ControlPlane:
 
     def started(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command of certmond that runs meanwhile."""
-        command = [*self.inside, sys.executable, "-u", "-m", "certmond", "--state-dir", str(self.state), *arguments]
+        command = [*self.inside, sys.executable, "-u", *self.program, "--state-dir", str(self.state), *arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment)
 
     def json(self, *arguments: str) -> dict[str, Any]:
@@ -206,7 +208,8 @@ class ControlPlane:
     def daemon(self, *before: str) -> AbstractContextManager[Running]:
         """Run `certmond run`; `before` is the prefix of the command."""
         options = ("--state-dir", str(self.state))
-        return running(Path("/"), self.work, *options, before=(*self.inside, *before), PATH=self.path)
+        terms: Any = {"before": (*self.inside, *before), "program": self.program}
+        return running(Path("/"), self.work, *options, **terms, PATH=self.path)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 DEADLINE = 45.0
 """Seconds until an awaited result must exist. No test asserts how soon it does."""
 
+CERTMOND = ("-m", "certmond")
 _SERIES = re.compile(r'^(\w+)\{certificate="([^"]*)",path="([^"]*)"(?:,(.*))?\} (\S+)$')
 
 
@@ -90,14 +91,16 @@ def running(
     *options: str,
     before: Sequence[str] = (),
     within: float = DEADLINE,
+    program: Sequence[str] = CERTMOND,
     **environment: str,
 ) -> Iterator[Running]:
     """Run `certmond run` below `root` until the block ends. The block begins after the first output. `before` is the
     prefix of the command, and must keep it in its own process. `within` is the limit of the start in seconds.
+    `program` follows the interpreter.
     """
     runtime, log = work / "run", work / "log"
     runtime.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "certmond", "--root", str(root), "run", "--runtime-dir", str(runtime)]
+    command = [sys.executable, *program, "--root", str(root), "run", "--runtime-dir", str(runtime)]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*before, *command, "--log", "json", *options],

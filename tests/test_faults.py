@@ -4,6 +4,7 @@ own.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -23,6 +24,7 @@ from certmond.daemon.loop import Daemon
 from certmond.errors import WriteError
 from certmond.expose.metrics.exposition import Renderer
 from certmond.notify.journal import Journal
+from tests import hurried_certmond
 from tests.builders import DAY, YEAR, make_leaf
 from tests.conftest import real_part, unavailable
 from tests.daemon.test_enforcer import Shifted, at_rest, enforcing, in_process, well
@@ -100,14 +102,15 @@ def test_no_descriptors_left(waiting: Host, limit: int) -> None:
     """With too few descriptors (RLIMIT_NOFILE) nothing ends and no file of the node is harmed; with more of them again,
     all that is due is done, without a restart.
     """
-    with enforcing(waiting) as daemon:
+    times = json.dumps({"certmond.daemon.reconciler:FAILURE_INTERVAL": 3})
+    with enforcing(waiting, program=hurried_certmond.PROGRAM, HURRY=times) as daemon:
         usual = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (limit, usual[1]))
         waiting.at(HOLD).unlink()
         daemon.until(lambda: "Too many open files" in daemon.log.read_text(), "reported")
         assert "Traceback" not in daemon.log.read_text()
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, usual)
-        daemon.until(lambda: at_rest(daemon, waiting), "at rest", within=120)  # a minute, before it tries again
+        daemon.until(lambda: at_rest(daemon, waiting), "at rest")  # after FAILURE_INTERVAL
     well(waiting)
 
 

@@ -37,6 +37,7 @@ from certmond.signers.protocol import Request
 from tests.builders import DAY, YEAR, Issued, make_ca, make_leaf
 from tests.cluster.api_server import ApiServer
 from tests.renewal.test_key_pair import lying
+from tests.sampling import sample
 from tests.test_renewal import CA, CURRENT, DATED, Helper, Host, copies, kubeconfig, now
 from tests.tracing import distinct, kill_at, record
 
@@ -278,7 +279,7 @@ def test_killed_with_a_key_that_the_signer_made(quick: Path, form: str) -> None:
     twin = next(twins)
     stops = record(lambda: start(twin))
     assert twin.belongs_together()
-    chosen = distinct(stops)[::4]
+    chosen = sample(distinct(stops), 16, f"a key that the signer made, {form}", kind=lambda n: stops[n])
     seen_new = 0
     for n in chosen:
         twin = next(twins)

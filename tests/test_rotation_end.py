@@ -29,11 +29,12 @@ from tests.builders import DAY, Issued, reissue
 from tests.controllers.test_rotation import brought, cat, walk_into
 from tests.daemon_harness import DEADLINE, Running
 from tests.rotation_node import RotatingNode, root_ca, with_manager
-from tests.tracing import EVERY_STOP, kill_at, record
+from tests.sampling import EVERY_STOP, sample
+from tests.tracing import kill_at, record
 
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(900)]
 
-STOPS = 10
+STOPS = 5
 """The number of stops of each end at which it is killed, unless every stop is tested."""
 LEFT = {"closed.json", "last.json"}
 """The files that a rotation leaves in its directory."""
@@ -71,11 +72,16 @@ class Ending:
     @property
     def stops(self) -> list[tuple[int, str]]:
         """Return the stops at which it is killed: those at which the disk differs from the one before."""
-        node, found = self.again(), list[dict[str, str]]()
-        all_of_them = record(partial(commands, node), lambda _: found.append(on_disk(node)))
+        node, found, phases = self.again(), list[dict[str, str]](), list[str]()
+
+        def look(_: str) -> None:
+            found.append(on_disk(node))
+            phases.append(str(node.phase))
+
+        all_of_them = record(partial(commands, node), look)
         changing = [(n, stop) for n, stop in enumerate(all_of_them) if n == 0 or found[n] != found[n - 1]]
         assert len(changing) > STOPS
-        return changing if EVERY_STOP else [changing[n * (len(changing) - 1) // (STOPS - 1)] for n in range(STOPS)]
+        return sample(changing, STOPS, "the end of a rotation", kind=lambda stop: phases[stop[0]])
 
 
 def on_disk(node: RotatingNode) -> dict[str, str]:

@@ -33,10 +33,17 @@ def test_one_worker_runs_a_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("system/test_units", "packaging/test_packages"), ("rotation/test_bed", "rotation/test_families")]
+    "names",
+    [
+        ("system/test_units", "packaging/test_packages"),
+        ("rotation/test_daemons", "rotation/test_families"),
+        ("rotation/test_bed", "rotation/test_plan"),
+    ],
 )
 def test_one_worker_begins_with_the_tests_of_a_machine_or_cluster(names: Sequence[str]) -> None:
-    """There is one machine, and one cluster at a time: their modules have one worker each, from the start."""
+    """There is one machine, one cluster of several nodes and one of mostly one node at a time: the modules of each have
+    one worker, from the start.
+    """
     wanting = [f"tests/{name}.py::test_it" for name in names]
     assert len(set(map(company, wanting))) == 1
     others = [

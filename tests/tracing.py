@@ -22,11 +22,10 @@ from ctypes import Structure, c_int64, c_uint8, c_uint32, c_uint64
 from typing import NoReturn
 
 from tests.conftest import real_part, unavailable
+from tests.sampling import EVERY_STOP
 
 Observer = Callable[[str], object]
 """Called at each stop with its name, such as "entry renameat" or "exit renameat", while the child is stopped."""
-
-EVERY_STOP = os.environ.get("CERTMOND_EVERY_STOP") == "1"
 
 _CHANGING = re.compile(
     r"open(at2?)?|creat|p?writev?(64|2)?|sendfile(64)?|copy_file_range|rename(at2?)?|link(at)?|symlink(at)?|unlink(at)?"
@@ -83,7 +82,9 @@ def distinct(stops: Sequence[str]) -> list[int]:
     return [n for n, stop in enumerate(stops) if n == 0 or changes(stop)]
 
 
-def record(function: Callable[[], object], observer: Observer = lambda _: None) -> list[str]:
+def record(
+    function: Callable[[], object], observer: Observer = lambda _: None, *, calls: re.Pattern[str] = _CHANGING
+) -> list[str]:
     """Run `function` to its end in a child. The names of all stops, in their order."""
     stops: list[str] = []
 
@@ -92,7 +93,7 @@ def record(function: Callable[[], object], observer: Observer = lambda _: None) 
         observer(stop)
         return True
 
-    status = _run(function, note)
+    status = _run(function, note, calls)
     assert os.WIFEXITED(status), f"the child was ended by signal {os.WTERMSIG(status)}"
     assert os.WEXITSTATUS(status) == 0, "the child failed; its traceback is on standard error"
     return stops

@@ -12,10 +12,17 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER = {
     "tests/system/": "the one machine that can be booted at a time",
     "tests/packaging/": "the one machine that can be booted at a time",
-    "tests/rotation/": "a whole cluster: two at once would have a core each",
+    **{
+        f"tests/rotation/test_{name}.py": "a cluster of several nodes: two at once would have a core each"
+        for name in ("batches", "daemons", "families", "lost_node")
+    },
+    **{
+        f"tests/rotation/test_{name}.py": "a cluster of mostly one node: two at once would delay the large one"
+        for name in ("bed", "plan", "renewed", "replaced", "stand_ins", "starlingx_rotation")
+    },
 }
-"""The resource of the tests below a directory. One worker runs all tests with the same resource, and begins with
-them.
+"""The resource of the tests in a module, or below a directory. One worker runs all tests with the same resource, and
+begins with them.
 """
 
 FIRST = (
@@ -26,13 +33,22 @@ FIRST = (
     "tests/cli/test_init.py",
     "tests/test_restarts_of_pods.py",
     "tests/controllers/test_rotation.py",
+    "tests/test_rotation_end.py",
+    "tests/test_failing_calls.py",
+    "tests/cluster/test_failing_writes.py",
 )
 """Modules that wait or take long: other modules run meanwhile."""
 
 LAST = "tests/test_renewal.py"
 """The module for workers without other work."""
 
-SPREAD = ("tests/test_restarts_of_pods.py", "tests/controllers/test_rotation.py", LAST)
+SPREAD = (
+    "tests/test_restarts_of_pods.py",
+    "tests/controllers/test_rotation.py",
+    "tests/test_rotation_end.py",
+    "tests/cluster/test_failing_writes.py",
+    LAST,
+)
 """Modules of long tests that share little: each test is done wherever there is room."""
 
 

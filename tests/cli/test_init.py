@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from certmond.cli import main as cli
 from tests.conftest import real_part
 from tests.node import DATA, KUBELET_PEM, PKI, Node, key_pem
+from tests.sampling import sample
 from tests.tracing import kill_at, record
 
 REPOSITORY = Path(__file__).parents[2]
@@ -745,15 +746,16 @@ def test_killed_at_every_system_call(quick: Path) -> None:
     whole = {path.rpartition("/")[2] for path in snapshot(host.root) if "kubelet-client-2" not in path}
     assert stops > 1000
     assert len(seen) > 150
-    for left in seen.values():
-        assert open_secrets(left.place) == [], left.place
+    assert [left.place for left in seen.values() if open_secrets(left.place)] == []
+    chosen = sample([*seen.values()], 24, "init")
+    for left in chosen:
         authorities = {path: path.read_bytes() for path in left.root.rglob("*ca.key")}
         left.made()
         assert {path.rpartition("/")[2] for path in snapshot(left.root) if "kubelet-client-2" not in path} == whole
         assert len(list(left.root.rglob("kubelet-client-2*"))) == 1
         assert list((left.state / "transactions").iterdir()) == []
         assert all(path.read_bytes() == content for path, content in authorities.items())
-    assert all(left.check() == (0, []) for left in [*seen.values()][::25])
+    assert all(left.check() == (0, []) for left in chosen[:: max(len(chosen) // 6, 1)])
 
 
 @pytest.mark.real("gcc")

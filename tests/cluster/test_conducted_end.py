@@ -20,12 +20,13 @@ from tests.cluster.coordinator_world import World
 from tests.cluster.lease_store import LEASES
 from tests.cluster.test_conducted_node import NODE, come_to, one_pass
 from tests.rotation_node import RotatingNode, root_ca
-from tests.tracing import EVERY_STOP, changes, kill_at, record
+from tests.sampling import sample
+from tests.tracing import changes, kill_at, record
 
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(600)]
 
 STOPS = 6
-"""The number of stops at which it is killed, unless every stop is tested."""
+"""About how many stops it is killed at, unless every stop is tested."""
 
 
 class Away(list[Fault]):
@@ -89,9 +90,7 @@ def test_an_end_that_is_cut_off_is_ended(world: World, node: RotatingNode) -> No
             states.append((str(world.phase), str(node.phase)))
 
     record(partial(ends, world, node), note)
-    middle = [(first + states.count(each) // 2) for each in dict.fromkeys(states) for first in (states.index(each),)]
-    spread = [n * (len(states) - 1) // (STOPS - 1) for n in range(STOPS)]
-    chosen = list(range(len(states))) if EVERY_STOP else sorted({*middle, *spread})
+    chosen = sample(range(len(states)), STOPS, "an end in a cluster", kind=lambda n: states[n])
     seen = set[tuple[str, str]]()
     for n, counted in ((0, lambda _: True), *((n, changes) for n in chosen)):  # at first before any change
         again(world, node, rotation)

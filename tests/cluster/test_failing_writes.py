@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,48 @@ from tests.cluster.leaks import leaks
 from tests.cluster.rotation_scenario import Scenario
 from tests.cluster.test_csr_signer import facts, request, signer
 from tests.cluster.test_lease import Clock, held, lease
+from tests.sampling import EVERY_STOP, chosen, sample
 
 WRITES = 10
 """The maximum of writes between two changes of the record of a rotation."""
 
 
-def places(step: int = 1, shifts: int = len(FAULTS)) -> list[Any]:
+SHORT = 3
+"""The number of places without `long`."""
+
+
+LEASES = sample(
+    [*product(FAULTS, ("make", "take", "renew", "give back", "take after that"))], 2 * len(FAULTS), "the Lease",
+    kind=lambda case: case[1],
+)  # fmt: skip
+"""A fault, and the write of a Lease that has it."""
+
+
+def places() -> list[Any]:
     """Return the writes that fail in a test, one after each change of the record: of two, one would hide the effect of
-    the other. The kind of failure varies, with more kinds where tests may take minutes.
+    the other. `shift` is the kind of the first failure, and the following ones are of the next kinds. A sample has each
+    place and each kind once.
     """
+    numbers = chosen("the kinds of failed writes")
+    kinds = numbers.sample(range(len(FAULTS)), WRITES)
+    early = numbers.sample(range(WRITES), SHORT)
     return [
-        pytest.param(place, shift, marks=pytest.mark.long if shift or place % step else ())
-        for shift in range(shifts)
+        pytest.param(place, shift, marks=() if place in early and shift == kinds[place] else pytest.mark.long)
         for place in range(WRITES)
+        for shift in (range(len(FAULTS)) if EVERY_STOP else [kinds[place]])
+    ]
+
+
+def ways_back() -> list[Any]:
+    """Return the phase in which it is aborted, and the write that fails: in a sample each write, and each phase."""
+    numbers = chosen("the writes of an abort")
+    first = numbers.randrange(2)
+    early = numbers.sample(range(WRITES), 2)
+    return [
+        pytest.param(phase, place, marks=() if sampled and place in early else pytest.mark.long)
+        for place in range(WRITES)
+        for number, phase in enumerate((Phase.TRUST, Phase.ISSUE))
+        if (sampled := (place + first) % 2 == number) or EVERY_STOP
     ]
 
 
@@ -76,15 +105,12 @@ def test_any_write_of_a_rotation_may_fail(scenario: Scenario, limits: Limits, pl
 
 
 @pytest.mark.real("openssl")
-@pytest.mark.parametrize("phase", [pytest.param(Phase.TRUST, marks=pytest.mark.long), Phase.ISSUE])
-@pytest.mark.parametrize(("place", "shift"), places(step=4, shifts=1))
-def test_any_write_of_the_way_back_may_fail(
-    scenario: Scenario, limits: Limits, phase: Phase, place: int, shift: int
-) -> None:
+@pytest.mark.parametrize(("phase", "place"), ways_back())
+def test_any_write_of_the_way_back_may_fail(scenario: Scenario, limits: Limits, phase: Phase, place: int) -> None:
     """As on the way there: from the word of who leads it back to the old CA alone."""
     scenario.command("rotate")
     next(each for each in scenario.passes() if each is phase)
-    writes = failing(scenario, limits, place, shift)
+    writes = failing(scenario, limits, place, shift=0)
     scenario.command("abort")
     for _ in scenario.passes():
         pass
@@ -92,8 +118,7 @@ def test_any_write_of_the_way_back_may_fail(
     assert writes.failed or place >= writes.most  # from trust on there are fewer
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("write", ["make", "take", "renew", "give back", "take after that"])
+@pytest.mark.parametrize(("fault", "write"), LEASES)
 def test_any_write_of_the_lease_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
     """Two nodes never hold the Lease at once, and each gets it."""
     clock = Clock()

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from certmond.cluster.lease import RESTART, ClusterLease, Leases, Record
 from certmond.errors import LostError, UnreachableError
 from tests.cluster.api_server import ApiServer
+from tests.sampling import examples
 
 # --- any interleaving, simulated --------------------------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ EVENTS = (
 )  # fmt: skip
 
 
-@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(1500), suppress_health_check=list(HealthCheck))
 @given(
     rates=st.lists(st.sampled_from([1.0, 1.19]), min_size=2, max_size=3),
     events=st.lists(

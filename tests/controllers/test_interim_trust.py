@@ -26,11 +26,12 @@ from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
 from tests.controllers.test_replaced_ca import Clock, daemon, expired, put, reported, rest, with_family, with_more
 from tests.rotation_node import RotatingNode, kubeconfig, root_ca, with_manager
+from tests.sampling import sample
 from tests.tracing import distinct, kill_at, record
 
 pytestmark = pytest.mark.real("openssl")
 
-STOPS = 20
+STOPS = 10
 """The number of changes at which it is killed."""
 RESTS = 30
 
@@ -722,8 +723,7 @@ def test_killed_anywhere(node: Cluster, quick: Path, way: str) -> None:
         return node
 
     stops = record(partial(Cluster.settle, again()))
-    chosen = distinct(stops)
-    for n in chosen[:: max(len(chosen) // STOPS, 1)]:
+    for n in sample(distinct(stops), STOPS, f"interim trust, {way}"):
         where = f"{n}, {kill_at(partial(Cluster.settle, again()), n)}"
         assert list(whole(node)) == [], where
         node.enforcer().executor.recover()  # like a new process

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from tests import hurried_certmond
 from tests.builders import Issued, make_ca, make_server
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import Running
@@ -83,7 +84,7 @@ class Node:
     def daemon(self) -> Iterator[Running]:
         log = self.home / "log"
         options = ["--config", self.config, "--state-dir", self.home / "state", "--runtime-dir", self.home / "run"]
-        command = [sys.executable, "-m", "certmond", "run", "--log", "json", *map(str, options)]
+        command = [sys.executable, *hurried_certmond.PROGRAM, "run", "--log", "json", *map(str, options)]
         with log.open("a") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
         running = Running(process, self.home / "run", log)

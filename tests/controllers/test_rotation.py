@@ -31,9 +31,10 @@ from tests.conftest import unavailable
 from tests.daemon_harness import Running
 from tests.idle_process import asleep, needs_poll
 from tests.rotation_node import RotatingNode, kubeconfig, root_ca, secret_lines
+from tests.sampling import sample
 from tests.tracing import kill_at, record
 
-STOPS, SHARES = 24, 2
+STOPS, SHARES = 12, 2
 """The number of stops of a rotation, out of more than a thousand, at which it is killed, and the number of tests."""
 
 pytestmark = pytest.mark.real("openssl")
@@ -1138,12 +1139,12 @@ def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share
     leftovers.
     """
     original, new = staged
-    stops = record(partial(rotates, original.copy(quick / "whole")))
-    step = len(stops) / STOPS
+    whole, phases = original.copy(quick / "whole"), list[str]()
+    stops = record(partial(rotates, whole), lambda _: phases.append(str(whole.phase)))
     seen = set[str]()
-    for number in range(share, STOPS, SHARES):
+    for n in sample(range(share, len(stops), SHARES), STOPS // SHARES, f"a rotation {share}", kind=lambda n: phases[n]):
         node = original.copy(quick / "twin")
-        where = f"killed at {(n := int(number * step))}, {kill_at(partial(rotates, node), n)}"
+        where = f"killed at {n}, {kill_at(partial(rotates, node), n)}"
         watched = Watched(node, new)
         watched.look("exit")
         seen.add(str(node.phase))
@@ -1259,6 +1260,8 @@ def test_no_output_contains_a_key(quick: Path) -> None:
 
     def note(name: str, *reported: str | bytes) -> None:
         said[name] = b"".join(each.encode() if isinstance(each, str) else each for each in reported)
+
+    def look() -> None:
         keys.update(node.secrets())
         problems.extend(node.readable())
 
@@ -1272,12 +1275,14 @@ def test_no_output_contains_a_key(quick: Path) -> None:
 
     staged = node.certmond("-v", "root-ca", "stage", *brought(node, new))
     note("stage", staged.stdout, staged.stderr)
+    look()
     with node.daemon("-v") as daemon:
         command = node.command("-v", "root-ca", "rotate", "--at-once")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout
             for number, line in enumerate(process.stdout):
                 note(f"rotate {number}", line)
+                look()
                 with suppress(ProcessLookupError):  # the process may have ended after its last line
                     note("rotate cmdline", Path(f"/proc/{process.pid}/cmdline").read_bytes())
                     note("rotate environ", Path(f"/proc/{process.pid}/environ").read_bytes())
@@ -1288,6 +1293,7 @@ def test_no_output_contains_a_key(quick: Path) -> None:
             runtime = ("--runtime-dir", str(node.place / "run")) if words == ("status",) else ()
             done = node.certmond("-v", *words, *runtime)
             note(words[0], done.stdout, done.stderr)
+        look()
         note("daemon", Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes())
     note("log", daemon.log.read_bytes())
     assert node.unwell(new) == []

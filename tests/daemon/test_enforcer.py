@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -64,14 +64,14 @@ def host(tmp_path: Path) -> Host:
 
 
 @contextmanager
-def enforcing(host: Host, *options: str, before: Sequence[str] = ()) -> Iterator[Running]:
-    """The daemon on this node."""
+def enforcing(host: Host, *options: str, **terms: Any) -> Iterator[Running]:
+    """The daemon on this node. `terms` are those of `running`."""
     work = host.place.parent / "work"
     work.mkdir(exist_ok=True)
     path = work / "config.yaml"
     path.write_text(yaml.safe_dump(host.document()))
     given = ("--config", str(path), "--state-dir", str(host.state), *options)
-    with running(host.root, work, *given, before=before) as daemon:
+    with running(host.root, work, *given, **terms) as daemon:
         yield daemon
         daemon.stop()  # in good order: one that is killed may leave what it was writing, for the next to replace
 

@@ -22,6 +22,7 @@ from certmond.transaction.commit import NewFile, Transactions
 from certmond.transaction.node_files import NodeFiles
 from tests.builders import YEAR, Issued, make_ca, make_leaf
 from tests.rotation_node import RotatingNode, root_ca
+from tests.sampling import sample
 from tests.test_renewal import PKI, Host, copies, readable
 from tests.tracing import distinct, kill_at, record
 
@@ -324,9 +325,10 @@ def test_killed_at_any_call_of_the_copy(quick: Path) -> None:
 
     host.now -= YEAR / 2  # the source is not due, so the copy is the only step
     twins = copies(host, quick)
-    stops = record(next(twins).start)
+    twin, states = next(twins), list[tuple[bytes, bytes]]()
+    stops = record(twin.start, lambda _: states.append(present(twin)))
     met = set()
-    for n in distinct(stops):
+    for n in sample(distinct(stops), 24, "a copied pair", kind=lambda n: states[n]):
         twin = next(twins)
         where = f"killed at {n}, {kill_at(twin.start, n)}"
         state = [name for name, pair in whole.items() if pair == present(twin)]

@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
     "root_ca": {"overlap": "1s"},
 }
 ASKED = os.environ.get("CERTMOND_DENSE", "")
-INTERVAL = DENSE if ASKED == "1" else 100.0 if ASKED else 50.0
+INTERVAL = DENSE if ASKED == "1" else 100.0
 """Milliseconds between two connections in each direction."""
 WITHIN = 420
 """Seconds for a rotation: its phases last as long as services take to restart, one after the other."""
@@ -57,7 +57,7 @@ class Daemon:
 
     def start(self) -> None:
         options = ("--state-dir", str(self.node.state))
-        terms: Any = {"before": self.node.inside, "within": BEGINNING}
+        terms: Any = {"before": self.node.inside, "within": BEGINNING, "program": self.node.program}
         bus = f"unix:path={self.node.bus}"
         found = running(Path("/"), self.node.work, *options, **terms, DBUS_SYSTEM_BUS_ADDRESS=bus)
         self.running = self._stack.enter_context(found)

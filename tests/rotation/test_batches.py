@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-AWAY = 15
+AWAY = 6
 """Seconds in which the next workers would have begun without the hold."""
 
 

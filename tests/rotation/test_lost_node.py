@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-AWAY = 8
+AWAY = 3
 """Seconds in which the phase would have ended without the lost node."""
 
 

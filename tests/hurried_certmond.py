@@ -1,0 +1,39 @@
+"""certmond on a node of stand-ins: run like `python -m certmond`, with shorter times for what the stand-ins do at once.
+
+The stand-in kubelets update no Pods, write no file slowly, and start a container in a small part of the time. certmond
+has constants for these times, because they are those of Kubernetes and of real programs. Only these differ here. How
+long certmond waits for a failure stays the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from importlib import import_module
+
+from certmond.cli.main import main
+
+PROGRAM = (__file__,)
+"""What follows the interpreter in a command."""
+TIMES = {
+    "certmond.pki.rotation.ca_publication:SYNCED": 1.0,  # until a kubelet has updated its running Pods
+    "certmond.controllers.restart_observation:_REST": 1.0,  # in which no file changes before a restart
+    "certmond.pki.services.restart_state_machine:INTERVAL": 0.3,  # between two checks of a restarted service
+    "certmond.daemon.reconciler:CHECK_INTERVAL": 0.5,  # between two questions to the API about the other nodes
+}
+"""Each constant of a module, and its seconds. A test adds others in the variable HURRY, as JSON."""
+
+
+def hurry() -> None:
+    """Replace the times."""
+    for place, seconds in (TIMES | json.loads(os.environ.get("HURRY", "{}"))).items():
+        module, _, name = place.partition(":")
+        loaded = import_module(module)
+        present = getattr(loaded, name)
+        setattr(loaded, name, timedelta(seconds=seconds) if isinstance(present, timedelta) else float(seconds))
+
+
+if __name__ == "__main__":
+    hurry()
+    main()

@@ -1,0 +1,55 @@
+"""The sample of the stops, faults and cases that one run of the tests tries where all of them would take minutes.
+
+The sample depends on the commit: each commit tries others, and a second run of one commit tries the same.
+`CERTMOND_SEED=…` repeats the sample of another commit, `CERTMOND_EVERY_STOP=1` tries all.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import hypothesis
+
+T = TypeVar("T")
+
+EVERY_STOP = os.environ.get("CERTMOND_EVERY_STOP") == "1"
+
+
+def examples(number: int) -> int:
+    """Return the number of examples of a property: a fifth, unless hypothesis runs with the profile `thorough`."""
+    return number if hypothesis.settings().max_examples >= number else number // 5
+
+
+def _commit() -> str:
+    """Return the commit of this tree, or "" if it has none."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+SEED = os.environ.setdefault("CERTMOND_SEED", _commit() or "none")  # the workers of pytest-xdist inherit it
+
+
+def chosen(name: str) -> random.Random:
+    """Return the random numbers of the test `name`, the same in each run with this seed."""
+    return random.Random(f"{SEED} {name}")  # noqa: S311 - which stops are tried is no secret
+
+
+def sample(items: Sequence[T], count: int, name: str, kind: Callable[[T], Hashable] = lambda _: None) -> list[T]:
+    """Return about `count` of the items, in their order: one of each part of the sequence, and one of each kind."""
+    if EVERY_STOP or len(items) <= count:
+        return [*items]
+    numbers, kinds = chosen(name), dict[Hashable, list[int]]()
+    for place, item in enumerate(items):
+        kinds.setdefault(kind(item), []).append(place)
+    taken = {numbers.randrange(n * len(items) // count, (n + 1) * len(items) // count) for n in range(count)}
+    there = {kind(items[place]) for place in taken}
+    taken |= {numbers.choice(places) for each, places in kinds.items() if each not in there}
+    return [items[place] for place in sorted(taken)]
