@@ -102,7 +102,7 @@ class Server:
         self.config.write_text(yaml.safe_dump(self.document(kubeconfig)))
 
     namespace: tuple[str, ...] = ()
-    """The command that runs certmond in a mount namespace of its own."""
+    """The command that runs certmond in a separate mount namespace."""
 
     def document(self, kubeconfig: str | None) -> dict[str, Any]:
         leaves = [
