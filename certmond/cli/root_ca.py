@@ -34,7 +34,7 @@ WARNED, REFUSED = 1, 2
 FILE = click.Path(path_type=Path)
 family_option = click.option(
     "--family", type=click.Choice(FAMILIES), default="ca", show_default=True,
-    help="Root CA of the node, or sa for the keys that sign and verify service account tokens",
+    help="Root CA of the node, or sa for the keys that sign and verify service-account tokens",
 )  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def require_own_rotation(config: Config, name: str) -> None:
 
 
 def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
-    """Return the keys that sign and verify service account tokens on this node, and the time of the assessment.
+    """Return the keys that sign and verify service-account tokens on this node, and the time of the assessment.
 
     Raises CertmondError if the node has no public key for these tokens.
     """

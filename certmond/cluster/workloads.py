@@ -171,7 +171,7 @@ def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
 
 
 def _has_token_or_ca(volume: Any) -> bool:
-    """Return whether the volume contains a service account token or the published CA."""
+    """Return whether the volume contains a service-account token or the published CA."""
     sources: Iterable[Any] = (volume.projected and volume.projected.sources) or ()
     projected = any(
         each.serviceAccountToken

@@ -1,4 +1,4 @@
-"""Check that the API server accepts a new service account token, and that the expected key has signed the token.
+"""Check that the API server accepts a new service-account token, and that the expected key has signed the token.
 
 certmond discards the token, and no message contains the token.
 """

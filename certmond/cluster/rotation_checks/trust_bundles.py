@@ -1,6 +1,6 @@
 """Check of the CAs that the cluster publishes to its workloads.
 
-This module checks the ConfigMap kube-root-ca.crt of every namespace, and optionally the service account token
+This module checks the ConfigMap kube-root-ca.crt of every namespace, and optionally the service-account token
 Secrets. kube-controller-manager, not certmond, writes these objects.
 """
 
@@ -68,13 +68,13 @@ def published_trust(
 def token_secrets(
     access: Access, wanted: Iterable[Certificate], *, enabled: bool = False, limit: timedelta = LIMIT
 ) -> CheckResult:
-    """Check that every service account token Secret contains exactly the CAs `wanted`, in any order.
+    """Check that every service-account token Secret contains exactly the CAs `wanted`, in any order.
 
     Without `enabled`, skip the check, which needs permission to read all Secrets.
     """
     trust = tuple(wanted)
     if not enabled:
-        fact = "skipped: to check the service account token Secrets, certmond needs permission to read all Secrets"
+        fact = "skipped: to check the service-account token Secrets, certmond needs permission to read all Secrets"
         return CheckResult(
             SECRETS,
             True,
@@ -97,7 +97,7 @@ def token_secrets(
         if behind:
             return CheckResult(SECRETS, False, f"{_KEY} in the Secret {first_names(behind)}", NOT_PUBLISHED)
         return CheckResult(
-            SECRETS, True, f"{_KEY} contains the expected CAs in {len(facts)} service account token Secrets"
+            SECRETS, True, f"{_KEY} contains the expected CAs in {len(facts)} service-account token Secrets"
         )
 
     return run_check(access, SECRETS, work, limit)
