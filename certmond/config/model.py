@@ -129,7 +129,7 @@ class Config(Model):
         "lifetime is shorter than this time, the certificate is due when one third of its lifetime remains.",
     )
     validity: Duration = Field(
-        default=timedelta(days=365), description="lifetime of a new certificate, limited by the expiry of its CA"
+        default=timedelta(days=365), description="lifetime of a new certificate, limited by the expiration of its CA"
     )
     key_algorithm: KeyAlgorithm = Field(
         default=KeyAlgorithm.RSA_2048, strict=False, description="algorithm of a new key that replaces no existing key"

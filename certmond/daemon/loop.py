@@ -309,8 +309,8 @@ class Daemon:
         before, self._assessment, self._surroundings = self._assessment, assessment, surroundings
         # `started` is the time of the start on this clock.
         self._published_at = done = time.monotonic()
-        scope = "everything" if cause.touched is None else f"{len(cause.touched)} paths"
-        message = f"a pass ({cause.name}) over {scope} took {(done - started) * 1000:.0f} ms"
+        scope = "all files" if cause.touched is None else f"changed paths: {len(cause.touched)}"
+        message = f"a pass ({cause.name}; {scope}) took {(done - started) * 1000:.0f} ms"
         self._journal.detail(Event.PASSED, message, cause=cause.name)
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
         # Findings about running services are unknown before the first check of the services, and must not count as

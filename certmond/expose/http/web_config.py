@@ -195,7 +195,7 @@ def load(path: Path) -> Source:
 def parse(name: str, text: str | bytes, directory: Path) -> Source:
     """Return the web configuration in `text`. Relative paths in the text are relative to `directory`.
 
-    Raises ConfigError with all problems if the configuration is invalid. `name` is the name of the file in the messages.
+    Raises ConfigError with all problems of an invalid configuration. `name` is the name of the file in the messages.
     """
     tree, problems = read(name, text)
     if tree is None:

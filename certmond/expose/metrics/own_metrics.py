@@ -87,7 +87,10 @@ class Telemetry:
             "certmond_planned_steps", "Steps that enforce mode would execute now", ["step"], registry=registry
         )
         self._phase = Gauge(
-            "certmond_rotation_phase", "1 for the phase of the rotation in progress", ["phase"], registry=registry
+            "certmond_rotation_phase",
+            "1 for the phase of the rotation on this node, or for `idle` without a rotation",
+            ["phase"],
+            registry=registry,
         )
         self._workers = Gauge(
             "certmond_rotation_workers",

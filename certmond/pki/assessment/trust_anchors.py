@@ -25,9 +25,9 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
     """Return the trust anchors of an entry. The trust anchor of an authority is the authority's own certificate.
 
-    The trust anchors of another entry are the anchors in `ca`, in which `self` represents the self-issued certificates
-    of the file. If `ca` is empty, return the self-issued certificates of the file or, if the file contains none, the
-    last certificate of the file.
+    The trust anchors of any other entry are those of the entries in `ca`, in which `self` represents the self-issued
+    certificates of the file. If `ca` is empty, return the self-issued certificates of the file or, if the file contains
+    none, the last certificate of the file.
     """
     if seen.spec.authority:
         return seen.certificates[:1]
