@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
     "root_ca": {"overlap": "1s"},
 }
 ASKED = os.environ.get("CERTMOND_DENSE", "")
-INTERVAL = DENSE if ASKED == "1" else 100.0
+INTERVAL = DENSE if ASKED == "1" else 200.0
 """Milliseconds between two connections in each direction."""
 WITHIN = 420
 """Seconds for a rotation: its phases last as long as services take to restart, one after the other."""

@@ -45,7 +45,7 @@ def test_workers_follow_one_after_the_other(programs: Path, tmp_path: Path) -> N
     worker with a dead daemon stops the phase and is named, and nothing changes on the next ones. After it is excluded
     they continue, and no connection is refused, also when it returns.
     """
-    with cluster(programs, tmp_path, 100.0, control_planes=1, workers=3, spread="1h") as made:
+    with cluster(programs, tmp_path, control_planes=1, workers=3, spread="1h") as made:
         leader, mark = made.daemons[0], made.bed.settled()
         first, second, third = sorted(made.daemons[1:], key=lambda each: place(each.node.name))
         made.begin()

@@ -107,7 +107,7 @@ def test_failures_in_each_phase(programs: Path, tmp_path: Path) -> None:
     API is away for a while, in which every node holds. The rotation continues, and no connection is refused.
     """
     chosen = random.Random(5)  # noqa: S311 - when a daemon is killed is no secret
-    with cluster(programs, tmp_path, 100.0) as made:
+    with cluster(programs, tmp_path) as made:
         bed, mark = made.bed, made.bed.settled()
         first, last = made.daemons[0], made.daemons[-1]
         last.kill()

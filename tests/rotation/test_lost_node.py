@@ -49,7 +49,7 @@ def test_a_worker(programs: Path, tmp_path: Path) -> None:
     rotation without a refused connection. When it returns with a certificate of the old CA, it changes nothing, and
     reports that it is cut off, with the remedy.
     """
-    with cluster(programs, tmp_path, 100.0) as made:
+    with cluster(programs, tmp_path) as made:
         mark = made.bed.settled()
         made.begin()
         daemon = lost(made, "node-3", "detach")
@@ -67,7 +67,7 @@ def test_a_control_plane(programs: Path, tmp_path: Path) -> None:
     """The same holds for a control plane. When it returns, its API server accepts it, and the new CA is staged there:
     it completes the rotation without a refused connection of another node, and is part of the cluster again.
     """
-    with cluster(programs, tmp_path, 100.0) as made:
+    with cluster(programs, tmp_path) as made:
         bed, mark = made.bed, made.bed.settled()
         made.begin()
         daemon = lost(made, "node-2", "trust")
