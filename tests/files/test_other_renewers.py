@@ -149,10 +149,11 @@ def test_a_script_in_a_crontab_is_followed(host: Host) -> None:
 
 
 def test_the_output_of_a_job_is_no_script(host: Host) -> None:
-    """A file to which the job writes, and a file of more than 64 KiB, is not a script of the job."""
+    """A file to which the job writes, a file of more than 64 KiB, or a file in a comment is not a script of the job."""
+    host.script()
     host.write("/var/log/renew.log", f"{COMMAND}\n")
     host.write("/usr/bin/program", f"{COMMAND}\n{'x' * (64 << 10)}", 0o755)
-    host.write("/etc/cron.d/check", "0 3 * * * root /usr/bin/program >> /var/log/renew.log\n")
+    host.write("/etc/cron.d/check", f"0 3 * * * root /usr/bin/program >> /var/log/renew.log\n# {SCRIPT}\n")
     assert host.found() == []
 
 

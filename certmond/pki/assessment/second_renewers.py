@@ -29,7 +29,7 @@ def second_renewers(inventory: Inventory) -> Iterator[Observation]:
 def _is_shared(seen: Observation) -> bool:
     """Return whether certmond renews the certificate, and `kubeadm certs renew all` also renews it."""
     spec = seen.spec
-    is_renewed = not (spec.renewed_by or spec.authority or spec.signer == NO_SIGNER)
+    is_renewed = not (spec.renewed_by or spec.signer == NO_SIGNER)
     return is_renewed and bool(seen.certificates) and seen.name == spec.name and seen.path.endswith(_ENDS)
 
 

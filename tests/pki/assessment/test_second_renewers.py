@@ -67,7 +67,7 @@ def test_each_file_of_kubeadm_is_shared(path: str) -> None:
     [
         {"renewed_by": "k0s, at its start"},
         {"signer": "none"},
-        {"authority": True, "path": "/etc/kubernetes/pki/ca.crt"},
+        {"path": "/etc/kubernetes/pki/ca.crt"},
         {"path": "/etc/ssl/other.crt"},
     ],
     ids=["another program renews it", "no signer", "a CA", "another file"],
