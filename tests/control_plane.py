@@ -319,7 +319,7 @@ def namespaces(work: Path, address: str = ADDRESS) -> Iterator[list[str]]:
     for directory in ("etc", "var/lib", "var/log/pods"):
         (work / "node" / directory).mkdir(parents=True, exist_ok=True)
     for name in os.listdir("/etc"):
-        if name not in {"kubernetes", "certmond", "crictl.yaml"}:
+        if name not in {"kubernetes", "certmond", "crictl.yaml"} and not (work / "node/etc" / name).exists():
             (work / "node/etc" / name).symlink_to(work / "of-the-host" / name)
     unshare, nsenter, _ = map(real_part, ("unshare", "nsenter", "ip"))
     command = [unshare, "--mount", "--net", "--propagation", "private", "sh", "-c", _INSIDE, "sh", work, address]

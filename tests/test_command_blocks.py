@@ -33,6 +33,7 @@ from tests.rotation_node import root_ca
 CANNOT_BE_RUN = {
     r"(?<![-\w])(kubectl|kubeadm|etcdctl) | canary\.json": "asks a cluster",
     r"\b(systemctl|journalctl|systemd-sysusers|timedatectl|chronyc|sysctl)\b": "asks or changes this host's services",
+    r"^kops ": "asks a cluster of kOps",
     r"\bcrictl\b": "asks a container runtime",
     r"\b(getcert|crontab)\b|/cron": "looks at what certmonger or cron has on this host",
     r"\bcertmond (run|serve|status|restart)\b": "needs a daemon or services that run, as tests/daemon/test_loop.py has",

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import posixpath
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from cryptography import x509
 
 from certmond.cli.main import cli
 from certmond.config.model import DEFAULT_PROFILE, Config, parse, profiles
@@ -32,7 +34,7 @@ from certmond.services.file_usage import survey
 from certmond.services.usage_state import SurroundingsObserver
 from tests.builders import DAY, NOW, YEAR, make_ca
 from tests.distributions import MAKERS, Tree, key_of, kops_worker
-from tests.node import Node
+from tests.node import Node, sans_of
 
 AT = NOW + DAY
 STARTER = {"k3s", "rke2", "k0s", "microshift"}  # they renew their certificates each time that they start
@@ -42,7 +44,7 @@ RESTARTS = {
     "k0s": ": certmond restart k0scontroller",
 }
 """The command for the servers of a distribution that issues certificates again at its start."""
-FOREIGN = STARTER | {"kubespray", "k8s-snap", "kops"}  # certmond renews none of the entries in TRAPS
+FOREIGN = STARTER | {"k8s-snap", "kops"}  # certmond renews none of the entries in TRAPS
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
 MICROSHIFT = "/var/lib/microshift"
 KUBESPRAY = "/etc/ssl/etcd/ssl"
@@ -93,6 +95,10 @@ def run(tree: Tree, verb: str, *more: str, at: datetime | None = AT) -> Result:
 def check(tree: Tree, profile: str, at: datetime = AT) -> tuple[int, dict[str, Any]]:
     done = run(tree, "check", "--profile", profile, "-o", "json", at=at)
     return done.exit_code, json.loads(done.stdout)
+
+
+def issued_at(tree: Tree, path: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(tree.at(path).read_bytes())
 
 
 def reasons_of(entry: dict[str, Any]) -> set[str]:
@@ -568,16 +574,42 @@ def test_a_pair_of_kubespray_is_a_certificate_with_its_key(tmp_path: Path) -> No
     assert wrong == {f"{KUBESPRAY}/member-node-1.pem"}
 
 
-def test_kubespray_renews_the_certificates_of_etcd(tmp_path: Path) -> None:
-    """In the last days of all certificates, the plan renews those of kubeadm, and names kubespray for those of etcd."""
+def test_certmond_renews_the_certificates_of_etcd_as_a_unit(tmp_path: Path) -> None:
+    """In their last days, the plan renews each file of kubespray for etcd once, with the CA of etcd.
+
+    A control plane has a symlink to its client certificate for each other control plane.
+    """
     tree = MAKERS["kubespray"](tmp_path)
-    for path in (path for path in tree.leaves if path != f"{KUBESPRAY}/node-node-1.pem"):
+    tree.at(f"{KUBESPRAY}/node-a.pem").symlink_to("node-node-1.pem")
+    tree.at(f"{KUBESPRAY}/node-a-key.pem").symlink_to("node-node-1-key.pem")
+    files = [path for path in tree.leaves if path.startswith(KUBESPRAY)]
+    for path in files:
         tree.leaf(path, not_before=NOW - YEAR, not_after=AT + 5 * DAY)
     document = json.loads(run(tree, "plan", "--profile", "kubespray", "-o", "json").stdout)
-    held = {each["target"]: each["because"] for each in document["held"]}
-    assert {"etcd-member", "etcd-admin"} <= set(held)
-    assert all("renewed by kubespray" in held[name] for name in ("etcd-member", "etcd-admin"))
-    assert not [step for step in document["steps"] if "etcd" in step["target"]]
+    assert not document["held"]
+    paths = [os.path.realpath(tree.at(step["path"])) for step in document["steps"]]
+    assert sorted(paths) == sorted(str(tree.at(path)) for path in files)
+
+
+def test_the_renewed_certificates_of_etcd_are_like_those_of_kubespray(tmp_path: Path) -> None:
+    """`renew` keeps the subject, the names, the usages, the modes and the symlinks, and openssl verifies the files."""
+    tree = MAKERS["kubespray"](tmp_path)
+    before = {path: (issued_at(tree, path), tree.at(key_of(path)).read_bytes()) for path in tree.leaves}
+    names = ("etcd-member", "etcd-admin", "etcd-node")
+    done = run(tree, f"renew {' '.join(names)}", "--profile", "kubespray", "--no-restart",
+               "--state-dir", str(tmp_path / "state"), at=None)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for path in (path for path in tree.leaves if path.startswith(KUBESPRAY)):
+        (old, old_key), new = before[path], issued_at(tree, path)
+        assert new.serial_number != old.serial_number
+        assert (new.subject, sans_of(new)) == (old.subject, sans_of(old))
+        assert (tree.at(key_of(path)).read_bytes() == old_key) is ("member" in path)
+        assert {oct(tree.at(each).stat().st_mode & 0o777) for each in (path, key_of(path))} == {"0o640"}
+        verify = ["openssl", "verify", "-CAfile", str(tree.at(f"{KUBESPRAY}/ca.pem")), "-purpose", "sslserver"]
+        assert subprocess.run([*verify, str(tree.at(path))], capture_output=True, check=False).returncode == 0
+    assert os.readlink(tree.at(f"{KUBESPRAY}/node-node-2.pem")) == f"{KUBESPRAY}/node-node-1.pem"
+    code, _ = check(tree, "kubespray", at=datetime.now(UTC))
+    assert code == 0
 
 
 def test_the_flags_of_kops_are_followed(tmp_path: Path) -> None:

@@ -493,6 +493,7 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     known_facts = {Reason.STILL_DUE, Reason.BREAKS_AGAIN}  # which files alone do not show
     # Copies, which kubeadm does not make: tests/test_starlingx.py.
     elsewhere = {Reason.NOT_WATCHED, Reason.COPY_DIFFERS, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
+    elsewhere.add(Reason.SECOND_RENEWER)  # files of systemd and cron: tests/files/test_other_renewers.py
     later = running | known_facts | elsewhere
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
     assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}

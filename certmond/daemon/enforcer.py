@@ -170,7 +170,7 @@ class Enforcer:
         its certificate, because a process might still be writing these files.
         """
         store = Store(
-            self._config.certificates, self._root, self._config.given_facts,
+            self._config.certificates, self._root, self._config.given_facts, renewers=self._config.mode == "enforce",
             references=self._config.follows_references, derived=self._config.derived,
         )  # fmt: skip
         inventory, now = store.observe(), at or self._clock()

@@ -199,8 +199,10 @@ class Daemon:
 
     def _new_store(self) -> Store:
         config, also = self._config, tuple(filter(None, (self._config.hold.file,)))
-        given, follows = config.given_facts, config.follows_references
-        return Store(config.certificates, self._root, given, also, references=follows, derived=config.derived)
+        return Store(
+            config.certificates, self._root, config.given_facts, also, references=config.follows_references,
+            derived=config.derived, renewers=config.mode == "enforce",
+        )  # fmt: skip
 
     def _new_controllers(self) -> tuple[Enforcer, Reconciler]:
         enforcing = self._config.mode == "enforce"

@@ -15,6 +15,7 @@ from certmond.files.document_reader import DocumentReader, bundle_observations, 
 from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
 from certmond.files.kubeconfig_observer import KubeconfigObserver
+from certmond.files.other_renewers import OtherRenewers
 from certmond.files.references.component_references import ComponentReferences
 from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
@@ -53,7 +54,8 @@ class Store:
     `facts` override the facts in files of the node. `also` are additional paths to watch. If `references` is true, the
     store also observes files that have a reference on the node but no entry. The store then also reads the command
     lines of processes in `proc`, by default only if `root` is "/". `derived` are the derived files: the store watches
-    all of these files, and observes the copies of kubeconfigs.
+    all of these files, and observes the copies of kubeconfigs. If `renewers` is true, the store also observes other
+    programs that renew certificates.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Store:
         references: bool = False,
         derived: Sequence[DerivedSpec] = (),
         proc: str | None = None,
+        renewers: bool = False,
     ) -> None:
         self._specs = specs
         self._files = Files(root)
@@ -77,6 +80,7 @@ class Store:
         self._kubeconfigs = KubeconfigObserver(self._reader)
         self._copies = KubeconfigCopies(self._reader, derived, specs, own_mounts() if root == "/" else ())
         units = UnitFiles(self._reader, self._files)
+        self._renewers = OtherRenewers(self._reader, self._files, units) if renewers else None
         self._kubelet = KubeletConfiguration(self._reader, self._files, units)
         manifests = f"{_KUBERNETES}/manifests"
         proc = ("/proc" if root == "/" else "") if proc is None else proc
@@ -118,7 +122,8 @@ class Store:
         observations += self._copies.observations()
         for path in self._also:
             self._files.entry(path)
-        return Inventory(tuple(observations), self._facts())
+        renewers = self._renewers.found() if self._renewers else ()
+        return Inventory(tuple(observations), self._facts(), renewers)
 
     def _observe_kubelet(self) -> None:
         """Find the file of the kubelet's serving certificate. After a change, drop the results for the kubelet and for

@@ -76,6 +76,11 @@ def parse_unit(data: bytes, _path: str) -> tuple[Setting, ...]:
     return tuple(_settings_in("[Service]", data, _SETTINGS))
 
 
+def parse_timer(data: bytes, _path: str) -> tuple[Setting, ...]:
+    """Return the `Unit=` settings of a timer, in order (systemd.timer(5))."""
+    return tuple(_settings_in("[Timer]", data, {"Unit"}))
+
+
 def parse_manager(data: bytes, _path: str) -> tuple[Setting, ...]:
     """Return the `DefaultEnvironment=` settings in system.conf, in order (systemd-system.conf(5))."""
     return tuple(_settings_in("[Manager]", data, {"DefaultEnvironment"}))

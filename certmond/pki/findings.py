@@ -106,6 +106,7 @@ class Reason(StrEnum):
     RESTART_PENDING = "restart_pending", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
     RESTART_FAILED = "restart_failed", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
     NOT_RUNNING = "not_running", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
+    SECOND_RENEWER = "second_renewer", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
     SERVICE_ACCOUNT_KEY_MISMATCH = (
         "service_account_key_mismatch",
         Severity.CRITICAL,

@@ -147,11 +147,13 @@ _ABOUT = {
         "`/etc/kubernetes/ssl`, and `/etc/kubernetes/pki` is a symlink to this directory. The configuration of the "
         "kubelet is in `/etc/kubernetes/kubelet-config.yaml`. etcd is a systemd unit. The files of etcd are in "
         "`/etc/ssl/etcd/ssl`, with a separate certificate for each host of the inventory. kubespray signs these "
-        "certificates on the first etcd node, with a validity of 100 years. Each run of the cluster playbook "
-        "replaces all of these certificates, so certmond never renews the certificates of etcd. With "
+        "certificates on the first etcd node, with a validity of 100 years (`certificates_duration`). Each run of the "
+        "cluster playbook issues these certificates again. Between two runs, certmond renews the certificates that are "
+        "due, if the key of the etcd CA is on the node. etcd reads a renewed certificate without a restart. With "
         "`etcd_deployment_type: kubeadm`, etcd is a static Pod with the files of kubeadm. With "
-        "`auto_renew_certificates: true`, a timer renews the certificates of kubeadm. Use either this timer or "
-        "certmond. An upgrade with kubespray also renews the certificates of kubeadm.",
+        "`auto_renew_certificates: true`, a timer renews the certificates of kubeadm, and certmond reports "
+        "[`second_renewer`](runbook.md#second_renewer) in enforce mode. An upgrade with kubespray also renews the "
+        "certificates of kubeadm. See [From the renewal timer of kubespray](migration/kubespray.md).",
         "the copies of the etcd CA in the CA directories of the operating system, or the certificates that network "
         "plugins copy. certmond does not compare the served certificate of etcd with a file, because the name of "
         "this file differs between the nodes.",

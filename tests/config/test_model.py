@@ -307,7 +307,7 @@ services:
 
 
 def test_a_pattern_has_no_one_key() -> None:
-    """The key of a pattern is in the same file, or has the same text for each `*` and is not renewed."""
+    """The key of a pattern is in the same file, or has the same text for each `*`."""
     said = (
         "certificates[0].key: must be absent, be equal to `path`, or contain as many `*` as `path`, because `path` "
         "is a glob"
@@ -319,9 +319,7 @@ def test_a_pattern_has_no_one_key() -> None:
         assert problems(f"certificates:\n- name: y\n  path: {path}\n  key: {key}\n  renewed_by: x")[0].startswith(
             f"a.yaml:4: {said}"
         )
-    pair = "certificates:\n- name: y\n  path: /*/y-*.pem\n  key: /*/{*}-key.pem\n"
-    assert "renewed_by: must be given" in problems(pair)[0]
-    (spec,) = read(f"{pair}  renewed_by: an operator\n").certificates
+    (spec,) = read("certificates:\n- name: y\n  path: /*/y-*.pem\n  key: /*/{*}-key.pem\n").certificates
     assert spec.key_of("/a/y-b.pem") == "/a/{b}-key.pem"
     said = f"{said}, not '/y.key'"
     assert problems("certificates:\n- name: y\n  path: /y/*.pem\n  key: /y.key") == [f"a.yaml:4: {said}"]

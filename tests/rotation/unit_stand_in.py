@@ -76,6 +76,7 @@ class Unit:
             "ExecMainStartTimestamp": ("t", self.since if runs else 0),
             "InactiveExitTimestamp": ("t", self.since if runs else 0),
             "ConditionResult": ("b", True),
+            "Job": ("(uo)", (0 if runs else 1, "/")),
             "Result": ("s", "success"),
         }
 

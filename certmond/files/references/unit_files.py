@@ -23,6 +23,7 @@ from certmond.formats.unit_file import (
     Word,
     command_line,
     parse_environment,
+    parse_timer,
     parse_unit,
     places,
     settings,
@@ -124,7 +125,7 @@ class UnitFiles:
             self._files.listing(f"{directory}/{name}")
             for directory, names in zip(DIRECTORIES, units, strict=True)
             for name in names
-            if name.endswith("service.d") or _enables(name)
+            if name.endswith(("service.d", "timer.d")) or _enables(name)
         ]
         return (*units, *inner, *self._manager.names())
 
@@ -134,7 +135,7 @@ class UnitFiles:
 
     def _find(self) -> Iterator[Service]:
         defaults = self._manager.environment()
-        for unit in self._enabled():
+        for unit in self.enabled("service"):
             paths = [*self._paths(unit)]
             if not paths or self._value(paths[0], parse_unit) is None:  # masked, for example
                 continue
@@ -156,34 +157,52 @@ class UnitFiles:
         Omit missing files, and masked units, which are symlinks to a character device.
         """
         yield from self._manager.faults()
-        for path in dict.fromkeys(path for unit in self._enabled() for path in self._paths(unit)):
+        for path in dict.fromkeys(path for unit in self.enabled("service") for path in self._paths(unit)):
             entry = self._reader.entry(path)
             is_masked = entry.missing or (entry.state and stat.S_ISCHR(entry.state[-1]))
             if entry.fault and not is_masked:
                 yield path, entry.fault.detail
 
-    def _enabled(self) -> list[str]:
-        """Return the names of the enabled services, sorted. Omit names after the first _MAX_FILES."""
-        return sorted(
-            {
-                name
-                for directory in DIRECTORIES
-                for group in self._files.listing(directory)
-                if _enables(group)
-                for name in self._files.listing(f"{directory}/{group}")
-                if name.endswith(".service") and name.isprintable()
-            }
-        )[:_MAX_FILES]
+    def enabled(self, kind: str) -> dict[str, str]:
+        """Return the enabled units of a kind, such as "service", sorted by name. Omit units after the first _MAX_FILES.
+
+        The value of a unit is the directory in `DIRECTORIES` that enables the unit.
+        """
+        found = dict[str, str]()
+        for directory in DIRECTORIES:
+            for group in filter(_enables, self._files.listing(directory)):
+                for name in self._files.listing(f"{directory}/{group}"):
+                    if name.endswith(f".{kind}") and name.isprintable():
+                        found.setdefault(name, directory)
+        return dict(sorted(found.items())[:_MAX_FILES])
+
+    def path(self, unit: str) -> str:
+        """Return the path of a unit file, or "" for a missing or masked unit."""
+        path = next(self._paths(unit), "")
+        return path if path and not self._reader.entry(path).fault else ""
+
+    def commands(self, service: str) -> list[str]:
+        """Return the commands of a service. Return [] for a missing or masked service."""
+        paths = [*self._paths(service)] if self.path(service) else []
+        found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
+        return [with_specifiers(command.text, service) for command in found.get("ExecStart", ())]
+
+    def started_by(self, timer: str) -> str:
+        """Return the unit that a timer starts."""
+        found = settings([(path, self._value(path, parse_timer) or ()) for path in self._paths(timer)])
+        default = f"{timer.removesuffix('.timer')}.service"
+        return next((with_specifiers(each.text, timer) for each in reversed(found.get("Unit", ()))), default)
 
     def _paths(self, unit: str) -> Iterator[str]:
         """Yield the paths of a unit and of its drop-ins, in the order in which systemd reads these files."""
-        stem, at, _ = unit.removesuffix(".service").partition("@")
-        names = [unit, f"{stem}@.service"] if at else [unit]
+        whole, _, kind = unit.rpartition(".")
+        stem, at, _ = whole.partition("@")
+        names = [unit, f"{stem}@.{kind}"] if at else [unit]
         files = [f"{each}/{name}" for name in names for each in DIRECTORIES if name in self._files.listing(each)]
         yield from files[:1]
         drop_ins = dict[str, str]()
         prefixes = [stem[: number + 1] for number, character in enumerate(stem) if character == "-"]
-        for name in ("service", *(f"{prefix}.service" for prefix in prefixes), *reversed(names)):
+        for name in (kind, *(f"{prefix}.{kind}" for prefix in prefixes), *reversed(names)):
             for directory in reversed(DIRECTORIES):
                 inner = f"{name}.d" in self._files.listing(directory) and self._files.listing(f"{directory}/{name}.d")
                 for each in inner or ():

@@ -18,6 +18,7 @@ from certmond.pki.assessment.file_rules import about_damage, about_files, about_
 from certmond.pki.assessment.key_mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
 from certmond.pki.assessment.rule_input import Case
 from certmond.pki.assessment.rules import POLICY
+from certmond.pki.assessment.second_renewers import second_renewers
 from certmond.pki.assessment.self_signed import is_self_signed
 from certmond.pki.assessment.service_rules import about_services, turning_points
 from certmond.pki.assessment.signing_rules import not_issued_by_ca
@@ -123,7 +124,7 @@ class Assessment:
 
     @property
     def loose_findings(self) -> Iterator[Finding]:
-        """The findings about key pairs, copies of kubeconfigs, unwatched entries and services that do not run."""
+        """The findings of the entries for which `has_certificates` is false."""
         return (item for status in self.statuses if not status.seen.has_certificates for item in status.findings)
 
     @property
@@ -159,10 +160,9 @@ def assess(
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
     further = (*around.served, *unmet_demands(around)) if around else ()
-    observed = (*files, *further)
     checked = [
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
-        for seen in observed
+        for seen in (*files, *further, *second_renewers(inventory))
     ]
     # Search all paths before the first verdict. Otherwise, signatures and rules evict each other from the CPU caches.
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]

@@ -84,9 +84,9 @@ class CertificateSpec(Model):
     key: AbsolutePath | None = Field(
         default=None,
         description="the file of the private key. If one file contains the certificate and the key, repeat `path` "
-        "here. If `path` is a glob, omit `key` or repeat the glob. If certmond does not renew the certificates, `key` "
-        "can also contain as many `*` as `path`, as in `member-*.pem` and `member-*-key.pem`. Each `*` in `key` then "
-        "represents the same text as the corresponding `*` in `path`.",
+        "here. If `path` is a glob, omit `key`, repeat the glob, or write as many `*` in `key` as in `path`, as in "
+        "`member-*.pem` and `member-*-key.pem`. Each `*` in `key` then represents the same text as the corresponding "
+        "`*` in `path`.",
     )
     key_optional: bool = Field(
         default=False,
@@ -163,7 +163,6 @@ class CertificateSpec(Model):
     )
     renewed_by: Sentence | None = Field(
         default=None,
-        validate_default=True,
         description="a short text with the component that renews the certificate instead of certmond, and the time of "
         "the renewal. With this text, certmond never renews the certificate. Findings and plans contain this text. "
         "If the value is `null`, certmond renews the certificate.",
@@ -272,14 +271,6 @@ class CertificateSpec(Model):
                 "must be absent, be equal to `path`, or contain as many `*` as `path`, because `path` is a glob"
             )
         return key
-
-    @field_validator("renewed_by")
-    @classmethod
-    def _key_is_renewable(cls, renewed_by: str | None, info: ValidationInfo) -> str | None:
-        key, path = info.data.get("key"), info.data.get("path", "")
-        if not renewed_by and has_wildcard(path) and key not in {None, path}:
-            raise ValueError("must be given if `path` and `key` are different globs: certmond cannot renew such a pair")
-        return renewed_by
 
 
 def _has_same_stars(path: str, key: str) -> bool:

@@ -10,6 +10,7 @@ from certmond.pki.catalog.derived import CopySpec
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import ReferenceSpec
+from certmond.pki.catalog.renewers import Renewer, RenewerSpec
 from certmond.pki.catalog.served_entries import ServedSpec
 from certmond.pki.catalog.service_entries import OutageSpec
 from certmond.pki.findings import Fault, Reason
@@ -43,7 +44,8 @@ class Embedded:
 class Observation:
     """Observed state of one certificate of the catalogue. The certificate can be missing.
 
-    If `spec` is an `OutageSpec`, the observation describes a service instead of a certificate.
+    If `spec` is an `OutageSpec`, the observation describes a service instead of a certificate. If `spec` is a
+    `RenewerSpec`, the observation describes another program that renews certificates.
     """
 
     name: str
@@ -95,7 +97,7 @@ class Observation:
     @property
     def is_catalogued(self) -> bool:
         """Whether the entry is from the configuration or the profile, and describes a certificate or keys."""
-        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec | OutageSpec)
+        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec | OutageSpec | RenewerSpec)
 
     @property
     def is_watched(self) -> bool:
@@ -109,9 +111,11 @@ class Observation:
     def has_certificates(self) -> bool:
         """Whether the observation describes certificates.
 
-        False for keys, for copies of kubeconfigs, for unwatched entries, and for services that do not run.
+        False for keys, for copies of kubeconfigs, for unwatched entries, for services that do not run, and for other
+        programs that renew certificates.
         """
-        return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec | OutageSpec))
+        is_other = isinstance(self.spec, CopySpec | OutageSpec | RenewerSpec)
+        return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or is_other)
 
     @property
     def key_matches(self) -> bool | None:
@@ -162,7 +166,8 @@ class Salvage:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All observations of one pass, and the facts of the node."""
+    """All observations of one pass, the facts of the node, and the other programs that renew certificates."""
 
     observations: tuple[Observation, ...]
     facts: Mapping[str, str] = field(default_factory=dict)
+    renewers: tuple[Renewer, ...] = ()

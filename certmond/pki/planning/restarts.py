@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.entries import ROOT_CAS, Kind
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
 from certmond.pki.planning.renewal_delays import day
@@ -198,12 +198,14 @@ class _Planner:
 
     def _changed_anchors(self, found: Sequence[tuple[CertificateStatus, Stale]]) -> str | None:
         """Return why the service must not read the new version of a trust anchor, or None."""
-        trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
-        anchors = ", ".join(dict.fromkeys(trusted))
-        fact = (
-            f"{anchors} changed, and all nodes must trust the new version first; start a rotation instead of a restart"
-        )
-        return fact if trusted else None
+        trusted = [s.seen.spec for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
+        if not trusted:
+            return None
+        anchors = ", ".join(dict.fromkeys(spec.name for spec in trusted))
+        rotates = all(spec.name in ROOT_CAS or spec.kind is Kind.KEY_PAIR for spec in trusted)
+        by_hand = f"copy the file to all nodes, then run: certmond restart {found[0][1].service}"
+        remedy = "start a rotation instead of a restart" if rotates else by_hand
+        return f"{anchors} changed, and all nodes must trust the new version first; {remedy}"
 
     def _lasting_obstacle(
         self, service: ServiceSpec, targets: Sequence[Target], renewed: frozenset[Identity] = frozenset()

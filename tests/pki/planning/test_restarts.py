@@ -222,6 +222,15 @@ def test_a_ca_is_rotated_and_not_activated_on_one_node() -> None:
         assert held(of).because.startswith(f"{name} changed, and all nodes must trust the new version first")
 
 
+def test_a_ca_without_a_rotation_is_activated_by_the_operator() -> None:
+    """certmond cannot rotate such a CA, so the hold has the command that restarts the service after the change."""
+    other = see(row("etcd-unit-ca", ca=[], authority=True, usages="cert sign"), ROOT)
+    for seen, remedy in ((CA, "start a rotation instead of a restart"), (other, "certmond restart web")):
+        known = around(seen)
+        found = restarts(assess(Inventory((seen,)), NOW, around=known), known, (), TERMS, holds=RestartHolds())
+        assert held(found).because.endswith(remedy)
+
+
 def test_an_anchor_of_a_rotation_is_activated() -> None:
     """In a rotation all nodes have read it. Another anchor is still held."""
     rotating = RestartHolds(rotating=frozenset({"ca"}))

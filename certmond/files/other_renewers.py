@@ -1,0 +1,133 @@
+"""Observation of other programs on the node that renew the certificates of kubeadm.
+
+systemd or cron starts such a program. certmond reads the enabled timers and services, the crontabs, and the scripts
+that these files name. certmond sends no request to systemd.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from certmond.files.cache import Files
+from certmond.files.cache_entry import Entry
+from certmond.files.document_reader import DocumentReader
+from certmond.files.references.unit_files import UnitFiles
+from certmond.pki.catalog.renewers import Renewer, runs_renewal
+
+_CRON_DIRECTORY = "/etc/cron.d"
+_USER_CRONTABS = ("/var/spool/cron/crontabs/root", "/var/spool/cron/tabs/root", "/var/spool/cron/root")
+"""The crontab of root: on Debian, SUSE and Red Hat."""
+_SCRIPT_DIRECTORIES = tuple(f"/etc/cron.{period}" for period in ("hourly", "daily", "weekly", "monthly"))
+_IGNORED = re.compile(r"\..*|.*(~|\.swp|\.rpm(save|orig|new)|\.dpkg-\w+|,v)")
+"""The names in directories of cron that cron and run-parts ignore."""
+_MAX_SCRIPT = 64 << 10
+"""Maximum size of a script in bytes. certmond does not read larger files, which are usually programs."""
+_MAX_PATHS = 16
+_OUTPUT = re.compile(r">+\s*\S+")
+_PATH = re.compile(r"(?<![\w*.)/-])/[\w./@+-]+")
+"""A path in a command. The pattern excludes steps such as `*/5` in a crontab."""
+
+
+class OtherRenewers:
+    """Finder of other programs that renew the certificates of kubeadm."""
+
+    def __init__(self, reader: DocumentReader, files: Files, units: UnitFiles) -> None:
+        self._reader, self._files, self._units = reader, files, units
+        self._names: tuple[tuple[str, ...], ...] = ()
+        self._used: tuple[Entry, ...] | None = None
+        self._found: tuple[Renewer, ...] = ()
+
+    def found(self) -> tuple[Renewer, ...]:
+        """Return the programs in the order of their files. The result is the same object until a file changes."""
+        directories = (_CRON_DIRECTORY, *_SCRIPT_DIRECTORIES)
+        names = (*self._units.listings(), *map(self._files.listing, directories))
+        if names != self._names or self._used is None or not self._is_current(self._used):
+            before, self._reader.used = self._reader.used, {}
+            self._names, self._found = names, (*self._of_systemd(), *self._of_cron())
+            self._used = tuple(self._reader.used.values())
+            self._reader.used = before | self._reader.used
+        return self._found
+
+    def _is_current(self, used: tuple[Entry, ...]) -> bool:
+        """Return whether no file has changed, and keep the files watched."""
+        return all(self._files.entry(each.path, each.referrer) is each for each in used)
+
+    def _of_systemd(self) -> Iterator[Renewer]:
+        """Yield the enabled timers and services that renew certificates. Omit masked units."""
+        timers = {timer: self._units.started_by(timer) for timer in self._units.enabled("timer")}
+        for timer, service in timers.items():
+            scripts = (self._script(command, self._units.path(service)) for command in self._units.commands(service))
+            if (script := next((each for each in scripts if each is not None), None)) is not None:
+                yield from self._of_unit(timer, "timer", script)
+        for service in self._units.enabled("service"):
+            if service not in timers.values() and any(map(runs_renewal, self._units.commands(service))):
+                yield from self._of_unit(service, "service", "")
+
+    def _of_unit(self, unit: str, kind: str, script: str) -> Iterator[Renewer]:
+        if path := self._units.path(unit):
+            is_local = self._units.enabled(kind)[unit].startswith("/etc/")
+            verb = "disable" if is_local else "mask"  # `systemctl disable` does not remove the symlinks of packages
+            yield Renewer(_name(unit), path, 0, script, f"run: systemctl {verb} --now {unit}")
+
+    def _of_cron(self) -> Iterator[Renewer]:
+        names = (name for name in self._files.listing(_CRON_DIRECTORY) if not _IGNORED.fullmatch(name))
+        for path in ("/etc/crontab", "/etc/anacrontab", *(f"{_CRON_DIRECTORY}/{name}" for name in names)):
+            yield from self._of_crontab(path, "remove this line")
+        for path in _USER_CRONTABS:
+            yield from self._of_crontab(path, "remove this line: crontab -u root -e")
+        for directory in _SCRIPT_DIRECTORIES:
+            for name in self._files.listing(directory):
+                path = f"{directory}/{name}"
+                is_run = not _IGNORED.fullmatch(name) and self._reader.entry(path).mode & stat.S_IXUSR
+                if is_run and (script := self._script(path, path)) is not None:
+                    yield Renewer(_name(name), path, 0, script if script != path else "", f"run: chmod a-x {path}")
+
+    def _of_crontab(self, path: str, stop: str) -> Iterator[Renewer]:
+        """Yield the first line of a crontab that renews certificates."""
+        self._reader.entry(path)
+        for line in self._files.value(path, _parse_crontab) or ():
+            if (script := self._script(line.text, path)) is not None:
+                name = posixpath.basename(path)
+                yield Renewer(_name(f"crontab-{name}" if name == "root" else name), path, line.number, script, stop)
+                return
+
+    def _script(self, command: str, file: str) -> str | None:
+        """Return the script through which the command in `file` renews certificates.
+
+        Return "" if the command itself renews certificates, and None if the command does not renew certificates.
+        """
+        if runs_renewal(command):
+            return ""
+        referrer = self._reader.referrer(file)
+        paths: list[str] = _PATH.findall(_OUTPUT.sub("", command))
+        for path in paths[:_MAX_PATHS]:
+            entry = self._reader.entry(path, referrer)
+            is_small = entry.state is not None and entry.state[2] <= _MAX_SCRIPT
+            if is_small and self._files.value(path, _parse_script, referrer):
+                return path
+        return None
+
+
+class _Line(NamedTuple):
+    """A line of a crontab, numbered from 1."""
+
+    number: int
+    text: str
+
+
+def _parse_crontab(data: bytes, _path: str) -> tuple[_Line, ...]:
+    lines = enumerate(data.decode("utf-8", "replace").split("\n"), start=1)
+    return tuple(_Line(number, text) for number, text in lines if text.strip() and not text.lstrip().startswith("#"))
+
+
+def _parse_script(data: bytes, _path: str) -> bool:
+    return runs_renewal(data.decode("utf-8", "replace"))
+
+
+def _name(text: str) -> str:
+    """Return a valid name of an entry."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text).lstrip("._-")[:63] or "renewer"

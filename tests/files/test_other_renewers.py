@@ -1,0 +1,227 @@
+"""Other programs that renew the certificates of kubeadm: timers and services of systemd, and jobs of cron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from certmond.files.catalog_observer import Store
+from certmond.pki.catalog.renewers import Renewer
+from tests.daemon_harness import Running, running
+from tests.node import Node
+
+ETC, USR = "/etc/systemd/system", "/usr/lib/systemd/system"
+SCRIPT, COMMAND = "/usr/local/bin/k8s-certs-renew.sh", "kubeadm certs renew all"
+TIMER = "k8s-certs-renew.timer"
+
+
+class Host:
+    """A `node`, and the files of systemd and cron on it."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.store = Store((), str(node.root), renewers=True)
+
+    def write(self, path: str, content: str, mode: int = 0o644) -> None:
+        file = self.node.path(path[1:])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        file.chmod(mode)
+
+    def script(self, path: str = SCRIPT, command: str = COMMAND, mode: int = 0o755) -> None:
+        self.write(path, f"#!/bin/bash\n{command}\n", mode)
+
+    def unit(self, name: str, content: str, *, directory: str = ETC, enabled_in: str = ETC) -> None:
+        self.write(f"{directory}/{name}", content)
+        if enabled_in:
+            self.enable(name, directory, enabled_in)
+
+    def enable(self, name: str, directory: str = ETC, enabled_in: str = ETC) -> Path:
+        link = self.node.path(f"{enabled_in[1:]}/multi-user.target.wants/{name}")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(f"{directory}/{name}")
+        return link
+
+    def kubespray(self, *, enabled_in: str = ETC, directory: str = ETC) -> None:
+        """Install the timer of kubespray (roles/kubernetes/control-plane/templates/k8s-certs-renew.*)."""
+        self.script()
+        self.unit("k8s-certs-renew.service", f"[Service]\nType=oneshot\nExecStart={SCRIPT}\n", enabled_in="")
+        self.unit(TIMER, "[Timer]\nOnCalendar=Mon *-*-1 03:00:00\n", directory=directory, enabled_in=enabled_in)
+
+    def found(self) -> list[Renewer]:
+        return [*self.store.observe().renewers]
+
+    def where(self) -> list[tuple[str, int, str]]:
+        return [(each.path, each.line, each.script) for each in self.found()]
+
+
+@pytest.fixture
+def host(node: Node) -> Host:
+    return Host(node)
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_timer_of_kubespray_is_a_renewer(host: Host) -> None:
+    """An enabled timer renews certificates if a script in the command of its service does."""
+    host.kubespray()
+    stop = f"run: systemctl disable --now {TIMER}"
+    assert host.found() == [Renewer(TIMER, f"{ETC}/{TIMER}", 0, SCRIPT, stop)]
+
+
+def test_a_timer_that_is_not_enabled_is_no_renewer(host: Host) -> None:
+    """A timer without a symlink in a directory of enabled units renews nothing."""
+    host.kubespray(enabled_in="")
+    assert host.found() == []
+
+
+def test_a_masked_timer_is_no_renewer(host: Host) -> None:
+    """A symlink to /dev/null in /etc/systemd/system turns off a timer of a package that is enabled."""
+    host.kubespray(directory=USR, enabled_in=USR)
+    assert [each.stop for each in host.found()] == [f"run: systemctl mask --now {TIMER}"]
+    host.node.path(f"{ETC[1:]}/{TIMER}").symlink_to("/dev/null")
+    assert host.found() == []
+
+
+def test_a_timer_starts_the_unit_that_it_names(host: Host) -> None:
+    """`Unit=` in a timer or in its drop-in names the service."""
+    host.unit("renew.service", f"[Service]\nExecStart=/bin/sh -c '{COMMAND}'\n", enabled_in="")
+    host.unit("monthly.timer", "[Timer]\nOnCalendar=monthly\n")
+    assert host.found() == []
+    host.write(f"{ETC}/monthly.timer.d/10-unit.conf", "[Timer]\nUnit=renew.service\n")
+    assert host.where() == [(f"{ETC}/monthly.timer", 0, "")]
+
+
+def test_a_missing_service_of_a_timer_renews_nothing(host: Host) -> None:
+    """A timer whose service or whose script is missing is no renewer."""
+    host.unit(TIMER, "[Timer]\nOnCalendar=monthly\n")
+    assert host.found() == []
+    host.unit("k8s-certs-renew.service", f"[Service]\nExecStart={SCRIPT}\n", enabled_in="")
+    assert host.found() == []
+
+
+def test_each_timer_is_reported_once(host: Host) -> None:
+    """A service with several commands, and a service that is enabled beside its timer, give one renewer."""
+    commands = f"ExecStart=/bin/true\nExecStart=/usr/bin/{COMMAND}\nExecStart=/usr/bin/{COMMAND}\n"
+    host.unit("renew.service", f"[Service]\nType=oneshot\n{commands}")
+    host.unit("renew.timer", "[Timer]\nOnCalendar=monthly\n")
+    assert host.where() == [(f"{ETC}/renew.timer", 0, "")]
+
+
+def test_an_enabled_service_is_a_renewer(host: Host) -> None:
+    """An enabled service whose own command runs `kubeadm certs renew` renews certificates at each boot."""
+    host.unit("renew@a.service", f"[Service]\nExecStart=/bin/sh -c '{COMMAND}'\n")
+    host.unit("other.service", "[Service]\nExecStart=/bin/true\n")
+    (found,) = host.found()
+    assert (found.name, found.stop) == ("renew-a.service", "run: systemctl disable --now renew@a.service")
+
+
+# --- cron -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "stop"),
+    [
+        ("/etc/crontab", "remove this line"),
+        ("/etc/anacrontab", "remove this line"),
+        ("/etc/cron.d/renew", "remove this line"),
+        ("/var/spool/cron/crontabs/root", "remove this line: crontab -u root -e"),
+        ("/var/spool/cron/tabs/root", "remove this line: crontab -u root -e"),
+        ("/var/spool/cron/root", "remove this line: crontab -u root -e"),
+    ],
+)
+def test_a_line_of_a_crontab_is_a_renewer(host: Host, path: str, stop: str) -> None:
+    """The first line with the command gives the renewer. A comment does not count."""
+    host.write(path, f"# {COMMAND}\nSHELL=/bin/sh\n10 */24 * * 1 {COMMAND}\n0 1 * * * {COMMAND}\n")
+    (found,) = host.found()
+    assert (found.path, found.line, found.script, found.stop) == (path, 3, "", stop)
+
+
+def test_a_script_in_a_crontab_is_followed(host: Host) -> None:
+    """cron of StarlingX runs /usr/bin/kube-cert-rotation.sh, which runs `kubeadm certs renew`."""
+    host.script("/usr/bin/kube-cert-rotation.sh", "kubeadm certs renew admin.conf")
+    host.write("/var/spool/cron/crontabs/root", "10 */24 * * * /usr/bin/kube-cert-rotation.sh >/var/log/x.log 2>&1\n")
+    (found,) = host.found()
+    assert (found.name, found.script) == ("crontab-root", "/usr/bin/kube-cert-rotation.sh")
+
+
+def test_the_output_of_a_job_is_no_script(host: Host) -> None:
+    """A file to which the job writes, a file of more than 64 KiB, or a file in a comment is not a script of the job."""
+    host.script()
+    host.write("/var/log/renew.log", f"{COMMAND}\n")
+    host.write("/usr/bin/program", f"{COMMAND}\n{'x' * (64 << 10)}", 0o755)
+    host.write("/etc/cron.d/check", f"0 3 * * * root /usr/bin/program >> /var/log/renew.log\n# {SCRIPT}\n")
+    assert host.found() == []
+
+
+def test_an_executable_file_of_run_parts_is_a_renewer(host: Host) -> None:
+    """run-parts executes each executable file in /etc/cron.weekly, but no backup copy."""
+    host.script("/etc/cron.weekly/renew", "kubeadm alpha certs renew all")
+    host.script("/etc/cron.weekly/off", mode=0o644)
+    host.script("/etc/cron.weekly/renew~")
+    host.script("/etc/cron.weekly/.renew")
+    host.script("/etc/cron.weekly/renew.rpmsave")
+    host.write("/etc/cron.d/renew.dpkg-old", f"0 3 * * * root {COMMAND}\n")
+    (found,) = host.found()
+    assert (found.path, found.script, found.stop) == (
+        "/etc/cron.weekly/renew", "", "run: chmod a-x /etc/cron.weekly/renew",
+    )  # fmt: skip
+
+
+# --- The daemon -------------------------------------------------------------------------------------------------------
+
+
+def disable(host: Host) -> None:
+    host.node.path(f"{ETC[1:]}/multi-user.target.wants/{TIMER}").unlink()
+
+
+def empty_crontab(host: Host) -> None:
+    host.write("/etc/cron.d/renew", "# nothing\n")
+
+
+def correct_script(host: Host) -> None:
+    host.script(command="kubeadm certs check-expiration")
+
+
+def enable_with_script(host: Host) -> None:
+    correct_script(host)
+    host.enable(TIMER)
+    host.script()
+
+
+CHANGES: dict[str, tuple[Callable[[Host], object], Callable[[Host], None]]] = {
+    "a timer": (lambda host: host.enable(TIMER), disable),
+    "a job of cron": (lambda host: host.write("/etc/cron.d/renew", f"0 3 * * * root {COMMAND}\n"), empty_crontab),
+    "a script of an enabled timer": (enable_with_script, correct_script),
+}
+
+
+def reported(daemon: Running) -> list[str]:
+    return [each["message"] for each in daemon.status()["findings"] if each["reason"] == "second_renewer"]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_daemon_follows_a_second_renewer(name: str, host: Host, tmp_path: Path) -> None:
+    """In enforce mode, the finding starts and ends with the change of a file, without a restart of the daemon."""
+    begin, end = CHANGES[name]
+    host.kubespray(enabled_in="")
+    config = tmp_path / "config.yaml"
+    config.write_text("mode: enforce\n")
+    options = ["--config", str(config), "--state-dir", str(tmp_path / "state")]
+    with running(host.node.root, tmp_path, *options) as daemon:
+        assert reported(daemon) == []
+        begin(host)
+        daemon.until(lambda: reported(daemon), "the finding")
+        daemon.until(lambda: 'reason="second_renewer"' in daemon.metrics(), "the metric")
+        end(host)
+        daemon.until(lambda: not reported(daemon), "the end of the finding")
+
+
+def test_in_observe_mode_another_program_is_the_only_renewer(host: Host, tmp_path: Path) -> None:
+    """In observe mode, certmond renews nothing, and does not report another program that renews."""
+    host.kubespray()
+    with running(host.node.root, tmp_path) as daemon:
+        assert reported(daemon) == []
