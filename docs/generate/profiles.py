@@ -5,10 +5,11 @@ Owns the description of each distribution. The tables come from the profiles.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from certmond.config.model import parse
+from certmond.config.model import Config, parse
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.service_entries import ServiceSpec
 
@@ -59,12 +60,14 @@ columns:
 class About:
     """A distribution: its heading, its description, and the certificates that certmond does not watch.
 
+    `files` is the origin of the files in the tests.
     `recovery` contains sections with instructions, such as for certificates that expired while the node was off.
     """
 
     title: str
     text: str
     unseen: str = ""
+    files: str = "tree"
     recovery: str = ""
 
 
@@ -166,8 +169,8 @@ The commands are for k3s. On RKE2, use `rke2` in place of `k3s`, `rke2-server` a
 at least two certificates. The first certificate signs the leaves, and must have a path to a Root CA in the present \
 file. The path can contain other certificates of the new file, such as a cross-signed CA |
 | the key beside each of these files, such as `client-ca.key` | the first key belongs to the first certificate |
-| `service.key` | contains the first key of the present file. The first key of the new file signs tokens, and the other keys \
-only verify tokens |
+| `service.key` | contains the first key of the present file. The first key of the new file signs tokens, and the \
+other keys only verify tokens |
 
 The script writes four certificates into each file: the new intermediate CA, its new Root CA, this Root CA signed by the
 old Root CA, and the old Root CA. Therefore, old and new certificates are valid at the same time. With `--force`, k3s
@@ -216,6 +219,7 @@ _ABOUT = {
         "This profile is for control planes and workers that kubeadm v1.24 to v1.36 created, with stacked or external "
         "etcd. kubeadm itself renews certificates only during an upgrade or on command ([migration from "
         "kubeadm](migration/kubeadm.md)).",
+        files="a real kubeadm v1.24; `certmond init`",
     ),
     "starlingx": About(
         "StarlingX",
@@ -285,7 +289,7 @@ _ABOUT = {
         "CA and its Root CA, certmond reports the intermediate CA with severity info. If the Root CA is missing in the "
         "file, the finding is critical. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all "
         "users can read the key of the administrator.",
-        _RECOVERY + "\n" + _REPLACEMENT,
+        recovery=_RECOVERY + "\n" + _REPLACEMENT,
     ),
     "rke2": About(
         "RKE2",
@@ -352,9 +356,77 @@ _ABOUT = {
 }
 
 
+_OVERVIEW = """## Overview
+
+The columns of the table, which comes from the profiles, have this meaning:
+
+- **files in the tests**: *tree* means that the tests create the files as the source code of the distribution creates
+  them. For kubeadm, the tests contain the files of a real kubeadm, and run `certmond init`.
+  [Compatibility](compatibility.md#versions-and-distributions) lists the runs with real components.
+- **certmond renews**: the number of entries of leaves that certmond renews in enforce mode, of all entries of leaves.
+- **others renew**: who renews the other leaves. certmond watches, verifies and reports these leaves.
+- **restart**: the services that certmond restarts in enforce mode because they have not loaded a changed
+  file.
+  *with `for_renewal`* means that certmond restarts a service so that the service issues its certificates again
+  ([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). *no* means that certmond restarts no
+  service.
+- **rotation**: the trust anchors that certmond rotates.
+- **reported instead**: who replaces the other CAs and keys for tokens. `certmond check` and `certmond plan` print this
+  text when a CA is due, and `certmond root-ca rotate` prints it when it refuses the rotation.
+"""
+
+
 def reference() -> str:
     """Return docs/profiles.md."""
-    return "\n".join([_HEAD, *(line for name, about in _ABOUT.items() for line in _section(name, about))])
+    sections = (line for name, about in _ABOUT.items() for line in _section(name, about))
+    return "\n".join([_HEAD, _OVERVIEW, _overview(), *sections])
+
+
+def _overview() -> str:
+    head = (
+        "profile", "files in the tests", "certmond renews", "others renew", "restart", "rotation", "reported instead",
+    )  # fmt: skip
+    return _table(head, (_summary(name, about, parse((), profile=name)) for name, about in _ABOUT.items()))
+
+
+def _summary(name: str, about: About, config: Config) -> tuple[str, ...]:
+    trust = [spec for spec in config.certificates if spec.is_trust]
+    leaves = [spec for spec in config.certificates if not spec.is_trust]
+    others = _distinct(_renewer(spec) for spec in leaves if spec.renewed_by or spec.kind is Kind.KUBELET)
+    renewed = [spec for spec in leaves if not spec.renewed_by and spec.kind is not Kind.KUBELET]
+    restarted = [each for each in config.services if _may_be_stale(each, config.certificates)]
+    kinds = ", ".join(sorted({_KINDS[service.kind] for service in restarted}))
+    starters = {name for spec in leaves if spec.renewed_at_start for name in spec.consumers}
+    by_start = ", ".join(f"`{service.name}`" for service in config.services if service.name in starters)
+    restart = "; ".join(filter(None, (kinds, by_start and f"{by_start} with `for_renewal`")))
+    rotated = ", ".join(f"`{spec.name}`" for spec in trust if not spec.renewed_by)
+    return (
+        f"[`{name}`](#{_anchor(about.title)})", about.files, f"{len(renewed)} of {len(leaves)}", others or "none",
+        restart or "no", rotated or "no", _distinct(spec.renewed_by or "" for spec in trust),
+    )  # fmt: skip
+
+
+_KINDS = {"systemd": "units", "static-pod": "static Pods", "command": "commands"}
+
+
+def _may_be_stale(service: ServiceSpec, certificates: Iterable[CertificateSpec]) -> bool:
+    """Return whether certmond might restart the service because the service has not loaded a changed file."""
+    used = [spec for spec in certificates if service.name in spec.consumers]
+    by_kubelet = any(spec.kind is Kind.KUBELET and not spec.renewed_by for spec in used)
+    return by_kubelet or any(spec.name not in service.reloads for spec in used)
+
+
+def _renewer(spec: CertificateSpec) -> str:
+    return spec.renewed_by or "the kubelet; certmond if the kubelet has failed"
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return ". ".join(dict.fromkeys(filter(None, texts)))
+
+
+def _anchor(title: str) -> str:
+    """Return the anchor of a heading, as in the site."""
+    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
 
 
 def _section(name: str, about: About) -> Iterator[str]:
@@ -372,7 +444,7 @@ def _section(name: str, about: About) -> Iterator[str]:
 
 
 def _entry(spec: CertificateSpec, services: Iterable[ServiceSpec]) -> tuple[str, ...]:
-    default = "the kubelet; certmond if the kubelet has failed" if spec.kind is Kind.KUBELET else "certmond"
+    default = _renewer(spec) if spec.kind is Kind.KUBELET else "certmond"
     by = spec.renewed_by or ("certmond, by a rotation" if spec.is_trust else default)
     known = {service.name for service in services}
     readers = [name for name in spec.consumers if name in known]
