@@ -9,7 +9,7 @@ import json
 import os
 import posixpath
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,10 +32,11 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.services.content_times import Changes
 from certmond.services.file_usage import survey
 from certmond.services.usage_state import SurroundingsObserver
-from tests.builders import DAY, NOW, YEAR, make_ca
-from tests.distributions import MAKERS, Tree, key_of, kops_worker
+from tests.builders import DAY, NOW, YEAR, Issued, cross_sign, make_ca, make_intermediate, reissue
+from tests.distributions import MAKERS, Tree, key_of, kops_worker, name_of, traditional
 from tests.node import Node, sans_of
 
+REPOSITORY = Path(__file__).parents[1]
 AT = NOW + DAY
 STARTER = {"k3s", "rke2", "k0s", "microshift"}  # they renew their certificates each time that they start
 RESTARTS = {
@@ -334,6 +335,156 @@ def test_another_ca_in_its_place_begins_no_rotation(profile: str, tree: Tree) ->
     _, document = check(tree, profile)
     assert "no_path" in {reason for reasons in reported(document).values() for reason in reasons}
     assert "root_ca_changed" not in {reason for reasons in reported(document).values() for reason in reasons}
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2"])
+@pytest.mark.parametrize("family", ["ca", "etcd-ca", "front-proxy-ca", "sa"])
+def test_the_refusal_names_the_instructions_for_the_cas_of_k3s(profile: str, tree: Tree, family: str) -> None:
+    """`root-ca stage` and `rotate` name the command and the section with the steps. Nothing is written."""
+    section = "replace-the-cas-of-k3s-or-rke2"
+    for verb in ("root-ca stage --generate", "root-ca rotate --plan"):
+        done = run(tree, verb, "--profile", profile, "--family", family, at=None)
+        assert done.exit_code != 0
+        text = f"certmond does not rotate {family}, because each CA in the configuration is renewed by an operator, by"
+        assert str(done.exception) == f"{text} `{profile} certificate rotate-ca` (docs/profiles.md#{section})"
+    assert f"\n### {section.replace('-', ' ')}\n" in (REPOSITORY / "docs/profiles.md").read_text().lower()
+    assert not tree.at("/var/lib/certmond").exists()
+
+
+class NewCA(NamedTuple):
+    """The CAs in a file for `rotate-ca`, as the script of k3s creates them."""
+
+    signing: Issued  # the intermediate CA that signs leaves
+    root: Issued
+    cross_signed: Issued  # the Root CA, signed by the old Root CA
+    old: Issued
+
+    @property
+    def pem(self) -> bytes:
+        return b"".join(each.pem for each in self)
+
+
+def replaced_cas(tree: Tree) -> dict[str, NewCA]:
+    """Return new CAs by the path of the file that they replace."""
+    own: dict[str, Any] = {
+        "names": None, "not_before": AT, "not_after": AT + 20 * YEAR,
+        "usages": ["digital signature", "key encipherment", "cert sign"],
+    }  # fmt: skip
+    found = dict[str, NewCA]()
+    for path, old in tree.authorities.items():
+        name = posixpath.basename(path)
+        root = make_ca(f"{name}-root@1", **own)
+        found[path] = NewCA(make_intermediate(root, f"{name}@1", **own), root, cross_sign(root, by=old, **own), old)
+    return found
+
+
+def restart_with(tree: Tree, cas: Mapping[str, NewCA], profile: str, *, agent: bool) -> None:
+    """Write the files of the server or of the agent as a start writes them: CAs, and leaves with their chains."""
+    data = f"/var/lib/rancher/{profile}"
+    server, own = f"{data}/server/tls", f"{data}/agent"
+    for path, ca in cas.items():
+        if not agent:
+            tree.write(path, ca.pem)
+            tree.write(key_of(path), traditional(ca.signing) + traditional(ca.root), 0o600)
+        elif path in {f"{server}/client-ca.crt", f"{server}/server-ca.crt"}:
+            tree.write(f"{own}/{posixpath.basename(path)}", ca.pem, 0o600)
+    for path, (of, _) in tree.leaves.items():
+        if path.startswith(f"{own if agent else server}/"):
+            made = tree.leaf(path, by=cas[of].signing, not_before=AT, not_after=AT + YEAR)
+            tree.at(path).write_bytes(made.pem + cas[of].pem)
+    if not agent:
+        user = tree.issued[f"{server}/client-admin.crt"]
+        embedded = tree.at(f"{server}/client-admin.crt").read_bytes(), traditional(user)
+        tree.kubeconfig(f"/etc/rancher/{profile}/{profile}.yaml", *embedded, cas[f"{server}/server-ca.crt"].pem)
+
+
+OF_SERVER = {"client-ca", "server-ca", "request-header-ca", "etcd-server-ca", "etcd-peer-ca"}
+OF_AGENT = {"agent-client-ca", "agent-server-ca"}
+
+
+def of_cas(tree: Tree, profile: str) -> tuple[int, set[tuple[str, str, str]]]:
+    """Return the exit status of `check`, and the name, reason and severity of each finding."""
+    code, document = check(tree, profile, AT + DAY)
+    assert document["findings"] == []
+    return code, {
+        (entry["name"], item["reason"], item["severity"])
+        for entry in document["certificates"]
+        for item in entry["findings"]
+        if item["reason"] != "nonpositive_serial"
+    }
+
+
+def intermediates(names: set[str], *, cross_signed: bool = True) -> set[tuple[str, str, str]]:
+    """Return the info findings for the first certificate, and for the cross-signed third one, of these entries."""
+    ends = ("", "#3") if cross_signed else ("",)
+    return {(f"{name}{end}", "ca_not_self_signed", "info") for name in names for end in ends}
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2"])
+def test_cas_that_k3s_has_replaced_are_well(profile: str, tree: Tree) -> None:
+    """After `rotate-ca` with cross-signed CAs, `check` exits 0 after the start of the server, after the start of its
+    agent, and without the old Root CA. The only new findings are info findings about intermediate CAs whose Root CA is
+    in the same file. If that Root CA is missing, the finding is critical.
+    """
+    cas = replaced_cas(tree)
+    assert of_cas(tree, profile) == (0, set())
+    restart_with(tree, cas, profile, agent=False)
+    assert of_cas(tree, profile) == (0, intermediates(OF_SERVER))
+    restart_with(tree, cas, profile, agent=True)
+    assert of_cas(tree, profile) == (0, intermediates(OF_SERVER | OF_AGENT))
+    alone = {path: NewCA(*ca[:2], ca.root, ca.root) for path, ca in cas.items()}  # a repeated certificate is one
+    for agent in (False, True):
+        restart_with(tree, alone, profile, agent=agent)
+    assert of_cas(tree, profile) == (0, intermediates(OF_SERVER | OF_AGENT, cross_signed=False))
+    for path in (
+        f"/var/lib/rancher/{profile}/agent/server-ca.crt",
+        f"/var/lib/rancher/{profile}/server/tls/server-ca.crt",
+    ):
+        tree.write(
+            path, next(ca.signing.pem for ca in cas.values() if ca.signing.subject == name_of("CN=server-ca.crt@1"))
+        )
+    code, found = of_cas(tree, profile)
+    assert code == 2
+    assert ("agent-server-ca", "ca_not_self_signed", "critical") in found
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2"])
+def test_a_leaf_of_the_old_ca_is_valid_beside_the_new_ca(profile: str, tree: Tree) -> None:
+    """Without the old Root CA in the file, such a leaf is critical."""
+    cas = replaced_cas(tree)
+    restart_with(tree, cas, profile, agent=False)
+    path = f"/var/lib/rancher/{profile}/server/tls/client-scheduler.crt"
+    tree.leaf(path, not_before=AT, not_after=AT + YEAR)
+    assert of_cas(tree, profile) == (0, intermediates(OF_SERVER))
+    ca = cas[tree.leaves[path][0]]
+    tree.write(tree.leaves[path][0], ca.signing.pem + ca.root.pem)
+    assert ("client-scheduler", "no_path", "critical") in of_cas(tree, profile)[1]
+
+
+@pytest.mark.parametrize("profile", ["k3s"])
+@pytest.mark.parametrize(
+    ("left", "reason", "severity"),
+    [
+        (200, None, None),
+        (100, "nearing_expiry", "warning"),
+        (3, "nearing_expiry", "critical"),
+        (-1, "expired", "warning"),
+    ],
+)
+def test_the_old_root_ca_in_the_file_is_reported_near_its_end(
+    profile: str, tree: Tree, left: int, reason: str | None, severity: str | None
+) -> None:
+    """The finding names the fourth certificate of the file."""
+    cas = replaced_cas(tree)
+    for path, ca in cas.items():
+        end = AT + DAY + left * DAY
+        cas[path] = ca._replace(old=reissue(ca.old, not_before=NOW - 9 * YEAR, not_after=end))
+    restart_with(tree, cas, profile, agent=False)
+    code, found = of_cas(tree, profile)
+    assert found - intermediates(OF_SERVER) == (
+        {(f"{name}#4", reason, severity) for name in OF_SERVER} if reason else set()
+    )
+    assert code == {None: 0, "warning": 1, "critical": 2}[severity]
 
 
 @pytest.mark.parametrize(

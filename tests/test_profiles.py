@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import tarfile
 from pathlib import Path
 
@@ -241,3 +242,17 @@ def test_the_kubelet_may_serve_with_its_own_certificate_or_with_one_of_the_root_
     assert SPECS["kubelet-server"].path == SPECS["kubelet-server"].key
     assert SPECS["kubelet-server-self"].ca == (SELF, "ca")
     assert SPECS["kubelet-server-self"].chain
+
+
+def test_both_tables_of_distributions_have_a_row_for_each_profile() -> None:
+    """The overview names each profile, and the table of versions each distribution by the heading of its section."""
+    text = (Path(__file__).parents[1] / "docs/profiles.md").read_text()
+    overview = text.partition("\n## Overview\n")[2].partition("\n## ")[0]
+    names = re.findall(r"^\| \[`([\w-]+)`\]", overview, re.MULTILINE)
+    assert names == re.findall(r"^`profile: (.+?)`\. ", text, re.MULTILINE)
+    assert set(names) == set(profiles()) - {"none"}
+    headings = re.findall(r"^## (.+)\n\n`profile: ", text, re.MULTILINE)
+    page = (Path(__file__).parents[1] / "docs/compatibility.md").read_text()
+    versions = page.partition("\n## Versions and distributions\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+?) \|(?: [^|]+ \|){15}$", versions, re.MULTILINE)
+    assert [row for row in rows if row != "distribution"] == headings

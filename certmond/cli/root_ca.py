@@ -153,6 +153,11 @@ def require_own_rotation(config: Config, name: str) -> None:
     for spec in config.certificates:
         if spec.name == name and spec.renewed_by:
             raise CertmondError(f"certmond does not rotate {name}, which is renewed by {spec.renewed_by}")
+    authorities = [spec for spec in config.certificates if spec.authority]
+    renewers = [spec.renewed_by for spec in authorities if spec.renewed_by]
+    if name not in {spec.name for spec in config.certificates} and authorities and len(renewers) == len(authorities):
+        by = " or ".join(dict.fromkeys(renewers))
+        raise CertmondError(f"certmond does not rotate {name}, because each CA in the configuration is renewed by {by}")
 
 
 def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:

@@ -5,10 +5,11 @@ Owns the description of each distribution. The tables come from the profiles.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from certmond.config.model import parse
+from certmond.config.model import Config, parse
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.service_entries import ServiceSpec
 
@@ -59,12 +60,14 @@ columns:
 class About:
     """A distribution: its heading, its description, and the certificates that certmond does not watch.
 
-    `recovery` is the text of a section about certificates that expired while the node was off.
+    `files` is the origin of the files in the tests.
+    `recovery` contains sections with instructions, such as for certificates that expired while the node was off.
     """
 
     title: str
     text: str
     unseen: str = ""
+    files: str = "tree"
     recovery: str = ""
 
 
@@ -112,6 +115,103 @@ If a service runs with expired certificates, and the API answers, certmond in en
 wait while a server restarts.
 """
 
+_REPLACEMENT = """\
+### Replace the CAs of k3s or RKE2
+
+`certmond root-ca stage` and `certmond root-ca rotate` refuse the CAs of k3s and RKE2. k3s keeps these CAs in its
+datastore, and replaces them with `k3s certificate rotate-ca`. certmond does not create the new CAs, because k3s has a
+script for this step. certmond verifies the result of each step.
+
+The commands are for k3s. On RKE2, use `rke2` in place of `k3s`, `rke2-server` and `rke2-agent` as units, and
+`PRODUCT=rke2` for the script. `rotate-ca` is a part of k3s and RKE2 since February 2023 (v1.24.11).
+
+1. Check each node. Correct every other finding first:
+
+        certmond check
+
+2. Create the new CAs on one server. [rotate-default-ca-certs.sh][k3s-script] writes them to
+   `/var/lib/rancher/k3s/server/rotate-ca/tls`. Read the script before you run it. Never write into
+   `/var/lib/rancher/k3s/server/tls`: if a file there is newer than the datastore, k3s does not start.
+
+        curl -sSLO https://raw.githubusercontent.com/k3s-io/k3s/main/contrib/util/rotate-default-ca-certs.sh
+        bash rotate-default-ca-certs.sh    # RKE2: PRODUCT=rke2 bash rotate-default-ca-certs.sh
+
+3. Store the new CAs in the datastore. This command changes no file of a node:
+
+        k3s certificate rotate-ca --path=/var/lib/rancher/k3s/server/rotate-ca
+
+4. Restart this server. At its start, k3s writes the new CAs, and issues every leaf that the new CA has not signed:
+
+        systemctl restart k3s
+        kubectl get --raw /readyz
+        certmond check
+
+5. If another node uses a token that begins with `K10`, write the new token into the configuration of this node. The old
+   token contains the hash of the old CA, so a start with the old token fails. This server has written the new token:
+
+        cat /var/lib/rancher/k3s/server/token /var/lib/rancher/k3s/server/agent-token
+
+6. Restart the other servers one at a time, and check each server as in step 4.
+7. When every server is ready, restart the agents. An agent gets its CAs and certificates from a server at its start:
+
+        systemctl restart k3s-agent
+        certmond check
+
+8. Replace copies of `k3s.yaml`, because k3s writes only the original file. A copy works until its client certificate
+   or the old Root CA expires.
+9. Delete the new keys: `rm -r /var/lib/rancher/k3s/server/rotate-ca`.
+
+`--path` names a directory with a directory `tls`. k3s keeps the present file for each file that is missing or empty:
+
+| file below `tls` | condition of k3s without `--force` |
+| --- | --- |
+| `client-ca.crt`, `server-ca.crt`, `request-header-ca.crt`, `etcd/server-ca.crt`, `etcd/peer-ca.crt` | \
+at least two certificates. The first certificate signs the leaves, and must have a path to a Root CA in the present \
+file. The path can contain other certificates of the new file, such as a cross-signed CA |
+| the key beside each of these files, such as `client-ca.key` | the first key belongs to the first certificate |
+| `service.key` | contains the first key of the present file. The first key of the new file signs tokens, and the \
+other keys only verify tokens |
+
+The script writes four certificates into each file: the new intermediate CA, its new Root CA, this Root CA signed by the
+old Root CA, and the old Root CA. Therefore, old and new certificates are valid at the same time. With `--force`, k3s
+stores CAs that do not fulfill these conditions. Old clients and running Pods then reject the new certificates.
+
+`certmond check` reports the following:
+
+| after | exit status | findings |
+| --- | --- | --- |
+| step 3 | 0 | no new finding, because no file has changed |
+| step 4 and 6, on a server | 0 | `ca_not_self_signed` with severity info for the new intermediate CA and the \
+cross-signed CA of each file, such as `client-ca` and `client-ca#3`. These findings are permanent |
+| step 4 and 6, on an agent | 0 | no new finding, although the agent still uses the old CAs |
+| step 7, on an agent | 0 | the same info findings for `agent-client-ca` and `agent-server-ca` |
+| the last seven days of the old Root CA | 2 | `nearing_expiry` for the old Root CA, such as `client-ca#4`. Within 180 \
+days of its end, this finding is a warning |
+| the end of the old Root CA | 1 | `expired`, a warning, for the old Root CA |
+
+If the file of an intermediate CA lacks its Root CA, `ca_not_self_signed` is critical. If a leaf has no path to a CA on
+the node, `no_path` is critical. If k3s has not written `k3s.yaml` again, `embedded_ca_differs` is a warning.
+
+To remove the old Root CA, write the first two certificates of each CA file of a server into a new directory with the
+same names. Then repeat the steps from step 3 with `--path` of this directory. Keys are not necessary there, because the
+keys stay the same. k3s accepts these files, because the present files contain the new Root CA. Remove the old Root CA
+only when every node has started with the new CAs, and you have replaced every copy of a kubeconfig.
+
+The statements about k3s are from these files of its source code. The tests of certmond use files as the script writes
+them, and no running k3s.
+
+| file | commit | function |
+| --- | --- | --- |
+| `pkg/cli/cert/cert.go` | 02149a3f | rotateCA |
+| `pkg/server/handlers/cert.go` | 389bceff | defaultBootstrap, validateBootstrap |
+| `pkg/daemons/control/deps/deps.go` | 09ac65a6 | fieldsChanged |
+| `pkg/cluster/bootstrap.go` | unknown | ReconcileBootstrapData |
+| `pkg/agent/config/config.go` | 001a6d94 | get |
+| `pkg/clientaccess/token.go` | 0566d457 | hashCA |
+
+[k3s-script]: https://github.com/k3s-io/k3s/blob/main/contrib/util/rotate-default-ca-certs.sh
+"""
+
 
 _ABOUT = {
     "kubeadm": About(
@@ -119,6 +219,7 @@ _ABOUT = {
         "This profile is for control planes and workers that kubeadm v1.24 to v1.36 created, with stacked or external "
         "etcd. kubeadm itself renews certificates only during an upgrade or on command ([migration from "
         "kubeadm](migration/kubeadm.md)).",
+        files="a real kubeadm v1.24; `certmond init`",
     ),
     "starlingx": About(
         "StarlingX",
@@ -182,13 +283,15 @@ _ABOUT = {
         "mode, and verifies that k3s has renewed its certificates "
         "([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). The file of each leaf also "
         "contains the certificate of its CA. `k3s certificate check` prints the dates of the certificates. After "
-        "`k3s certificate rotate`, k3s renews all leaves at its next start.",
+        "`k3s certificate rotate`, k3s renews all leaves at its next start. An operator [replaces the "
+        "CAs](#replace-the-cas-of-k3s-or-rke2).",
         "the Secret with the certificate of port 6443, but watches the certificate that k3s serves on this port. On a "
         "server without an API server (`--disable-apiserver`), k3s forwards port 6444 to another server. On such a "
-        "server, omit port 6444 from `serves` of the service `k3s`. certmond reports intermediate CAs, because "
-        "certmond supports only Root CAs. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all "
+        "server, omit port 6444 from `serves` of the service `k3s`. If the file of a CA contains an intermediate "
+        "CA and its Root CA, certmond reports the intermediate CA with severity info. If the Root CA is missing in the "
+        "file, the finding is critical. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all "
         "users can read the key of the administrator.",
-        _RECOVERY,
+        recovery=_RECOVERY + "\n" + _REPLACEMENT,
     ),
     "rke2": About(
         "RKE2",
@@ -197,8 +300,9 @@ _ABOUT = {
         "instead of individual Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
         "the Secret with the certificate of port 9345, but watches the certificate that `rke2-server` serves on this "
         "port. The notes on intermediate CAs and on `--write-kubeconfig-mode` in [k3s](#k3s) also apply to RKE2, "
-        "and so does [the order after a long "
-        "downtime](#k3s-and-rke2-certificates-that-expired-while-the-nodes-were-off).",
+        "and so do [the order after a long "
+        "downtime](#k3s-and-rke2-certificates-that-expired-while-the-nodes-were-off) and [the replacement of the "
+        "CAs](#replace-the-cas-of-k3s-or-rke2).",
     ),
     "k0s": About(
         "k0s",
@@ -254,9 +358,77 @@ _ABOUT = {
 }
 
 
+_OVERVIEW = """## Overview
+
+The columns of the table, which comes from the profiles, have this meaning:
+
+- **files in the tests**: *tree* means that the tests create the files as the source code of the distribution creates
+  them. For kubeadm, the tests contain the files of a real kubeadm, and run `certmond init`.
+  [Compatibility](compatibility.md#versions-and-distributions) lists the runs with real components.
+- **certmond renews**: the number of entries of leaves that certmond renews in enforce mode, of all entries of leaves.
+- **others renew**: who renews the other leaves. certmond watches, verifies and reports these leaves.
+- **restart**: the services that certmond restarts in enforce mode because they have not loaded a changed
+  file.
+  *with `for_renewal`* means that certmond restarts a service so that the service issues its certificates again
+  ([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). *no* means that certmond restarts no
+  service.
+- **rotation**: the trust anchors that certmond rotates.
+- **reported instead**: who replaces the other CAs and keys for tokens. `certmond check` and `certmond plan` print this
+  text when a CA is due, and `certmond root-ca rotate` prints it when it refuses the rotation.
+"""
+
+
 def reference() -> str:
     """Return docs/profiles.md."""
-    return "\n".join([_HEAD, *(line for name, about in _ABOUT.items() for line in _section(name, about))])
+    sections = (line for name, about in _ABOUT.items() for line in _section(name, about))
+    return "\n".join([_HEAD, _OVERVIEW, _overview(), *sections])
+
+
+def _overview() -> str:
+    head = (
+        "profile", "files in the tests", "certmond renews", "others renew", "restart", "rotation", "reported instead",
+    )  # fmt: skip
+    return _table(head, (_summary(name, about, parse((), profile=name)) for name, about in _ABOUT.items()))
+
+
+def _summary(name: str, about: About, config: Config) -> tuple[str, ...]:
+    trust = [spec for spec in config.certificates if spec.is_trust]
+    leaves = [spec for spec in config.certificates if not spec.is_trust]
+    others = _distinct(_renewer(spec) for spec in leaves if spec.renewed_by or spec.kind is Kind.KUBELET)
+    renewed = [spec for spec in leaves if not spec.renewed_by and spec.kind is not Kind.KUBELET]
+    restarted = [each for each in config.services if _may_be_stale(each, config.certificates)]
+    kinds = ", ".join(sorted({_KINDS[service.kind] for service in restarted}))
+    starters = {name for spec in leaves if spec.renewed_at_start for name in spec.consumers}
+    by_start = ", ".join(f"`{service.name}`" for service in config.services if service.name in starters)
+    restart = "; ".join(filter(None, (kinds, by_start and f"{by_start} with `for_renewal`")))
+    rotated = ", ".join(f"`{spec.name}`" for spec in trust if not spec.renewed_by)
+    return (
+        f"[`{name}`](#{_anchor(about.title)})", about.files, f"{len(renewed)} of {len(leaves)}", others or "none",
+        restart or "no", rotated or "no", _distinct(spec.renewed_by or "" for spec in trust),
+    )  # fmt: skip
+
+
+_KINDS = {"systemd": "units", "static-pod": "static Pods", "command": "commands"}
+
+
+def _may_be_stale(service: ServiceSpec, certificates: Iterable[CertificateSpec]) -> bool:
+    """Return whether certmond might restart the service because the service has not loaded a changed file."""
+    used = [spec for spec in certificates if service.name in spec.consumers]
+    by_kubelet = any(spec.kind is Kind.KUBELET and not spec.renewed_by for spec in used)
+    return by_kubelet or any(spec.name not in service.reloads for spec in used)
+
+
+def _renewer(spec: CertificateSpec) -> str:
+    return spec.renewed_by or "the kubelet; certmond if the kubelet has failed"
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return ". ".join(dict.fromkeys(filter(None, texts)))
+
+
+def _anchor(title: str) -> str:
+    """Return the anchor of a heading, as in the site."""
+    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
 
 
 def _section(name: str, about: About) -> Iterator[str]:
@@ -274,7 +446,7 @@ def _section(name: str, about: About) -> Iterator[str]:
 
 
 def _entry(spec: CertificateSpec, services: Iterable[ServiceSpec]) -> tuple[str, ...]:
-    default = "the kubelet; certmond if the kubelet has failed" if spec.kind is Kind.KUBELET else "certmond"
+    default = _renewer(spec) if spec.kind is Kind.KUBELET else "certmond"
     by = spec.renewed_by or ("certmond, by a rotation" if spec.is_trust else default)
     known = {service.name for service in services}
     readers = [name for name in spec.consumers if name in known]

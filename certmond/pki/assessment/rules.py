@@ -14,9 +14,12 @@ from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject, lacking_usages, missing_names
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.go.public_key import LARGEST_RSA, SMALLEST_RSA, unusable
-from certmond.pki.x509.path_building import WEAK_HASHES, Refusal, Rejection, signed_by
+from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.path_building import WEAK_HASHES, Refusal, Rejection, find_paths, signed_by
+from certmond.pki.x509.search_budget import MAX_WORK, Budget
 
 ROOT_CA_ONLY = "Kubernetes supports only Root CAs, not intermediate CAs"
+_ADD_ROOT_CA = "its Root CA is not in the file; install the file with the whole chain"
 
 
 def no_path(case: Case) -> Iterator[Finding]:
@@ -42,12 +45,30 @@ def no_path(case: Case) -> Iterator[Finding]:
 
 def ca_not_self_signed(case: Case) -> Iterator[Finding]:
     """Report a trust anchor that is not self-signed."""
-    if case.spec.authority and not (case.certificate.self_issued and signed_by(case.certificate, case.certificate)):
-        yield finding(
-            Reason.CA_NOT_SELF_SIGNED,
-            f"{case.where}: {case.certificate.subject} is not self-signed (issuer {case.certificate.issuer}); "
-            f"{ROOT_CA_ONLY}; install a self-signed CA",
-        )
+    if not case.spec.authority or _is_self_signed(case.certificate):
+        return
+    if case.spec.intermediates and (root := _root_in_file(case)):
+        fact = f"{case.where}: {case.certificate.subject} is an intermediate CA of {root.subject} in the same file"
+        yield finding(Reason.CA_NOT_SELF_SIGNED, f"{fact}; keep both certificates in the file", Severity.INFO)
+        return
+    yield finding(
+        Reason.CA_NOT_SELF_SIGNED,
+        f"{case.where}: {case.certificate.subject} is not self-signed (issuer {case.certificate.issuer}); "
+        + (_ADD_ROOT_CA if case.spec.intermediates else f"{ROOT_CA_ONLY}; install a self-signed CA"),
+    )
+
+
+def _is_self_signed(certificate: Certificate) -> bool:
+    return certificate.self_issued and signed_by(certificate, certificate)
+
+
+def _root_in_file(case: Case) -> Certificate | None:
+    """Return the Root CA of an intermediate CA, or None if the file of the intermediate CA does not contain it."""
+    bundle = case.seen.bundle
+    roots = [each for each in bundle if each.is_ca and _is_self_signed(each)]
+    budget = Budget(work=MAX_WORK // max(len(bundle), 1))  # the rule runs once for each certificate of the file
+    best = find_paths(case.certificate, roots, bundle, budget=budget).best if roots else None
+    return best.anchor if best else None
 
 
 def ca_not_ca(case: Case) -> Iterator[Finding]:

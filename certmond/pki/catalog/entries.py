@@ -97,6 +97,11 @@ class CertificateSpec(Model):
         description="the file contains only Root CA certificates. The fields `ca` and `embedded_ca` of other entries "
         "can refer only to an entry with this setting.",
     )
+    intermediates: bool = Field(
+        default=False,
+        description="with `authority`: the file can also contain intermediate and cross-signed CAs. For these CAs, the "
+        "severity of `ca_not_self_signed` is info if the file also contains their Root CA.",
+    )
     ca: Many[str] = Field(
         default=(),
         description="the entries of the trust anchors. The certificate must have a certification path to one of these "
@@ -259,6 +264,13 @@ class CertificateSpec(Model):
                 "when the service starts"
             )
         return within
+
+    @field_validator("intermediates")
+    @classmethod
+    def _describes_an_authority(cls, intermediates: bool, info: ValidationInfo) -> bool:
+        if intermediates and not info.data.get("authority"):
+            raise ValueError("must be absent without `authority: true`")
+        return intermediates
 
     @field_validator("key")
     @classmethod

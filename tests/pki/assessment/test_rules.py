@@ -448,6 +448,31 @@ def test_an_intermediate_is_refused_as_trust_anchor() -> None:
     assert "only Root CAs" in of_ca(make_intermediate(ROOT))["ca_not_self_signed"].message
 
 
+def test_a_chain_of_cas_with_its_root_is_accepted_by_an_entry_with_intermediates() -> None:
+    """With `intermediates`, an intermediate or cross-signed CA is only an info finding if its Root CA is in the file.
+    A missing Root CA, and a Root CA that has not signed the intermediate CA, remain critical.
+    """
+    spec = row("ca", authority=True, ca=[], usages=["cert sign"], intermediates=True)
+    root, old = make_ca("root"), make_ca("old")
+    cross_signed, intermediate = cross_sign(root, by=old), make_intermediate(root)
+    second = make_intermediate(intermediate, "second")
+
+    def severity(ca: Issued, *others: Issued, of: CertificateSpec = spec) -> str:
+        bundle = tuple(each.facts for each in (ca, *others))
+        found = findings(see(of, ca, bundle=bundle), about="ca")
+        assert found.keys() == {"ca_not_self_signed"}
+        return str(found["ca_not_self_signed"].severity.value)
+
+    assert severity(intermediate, root, cross_signed, old) == "info"
+    assert severity(cross_signed, intermediate, root, old) == "info"
+    assert severity(second, root, intermediate) == "info"
+    assert severity(intermediate) == "critical"
+    assert severity(second, root) == "critical"
+    assert severity(intermediate, make_ca("root")) == "critical"
+    assert severity(intermediate, make_leaf(root)) == "critical"
+    assert severity(intermediate, root, of=AUTHORITY) == "critical"
+
+
 def test_a_ca_has_the_ca_flag() -> None:
     """The flag is CA:TRUE in basicConstraints. A version 1 certificate cannot have it and is accepted, as in Go."""
     assert of_ca(make_ca(is_ca=None)).keys() == {"ca_not_ca"}

@@ -270,3 +270,11 @@ def test_a_start_that_renews_needs_a_service(missing: str) -> None:
     assert CertificateSpec.model_validate(fields).renewed_at_start == timedelta(days=90)
     with pytest.raises(ValidationError, match="must be absent unless `renewed_by` and `consumers` name"):
         CertificateSpec.model_validate({key: value for key, value in fields.items() if key != missing})
+
+
+def test_intermediates_need_an_authority() -> None:
+    """`intermediates` describes the file of a CA."""
+    fields = {"name": "a", "path": "/a", "authority": True, "intermediates": True}
+    assert CertificateSpec.model_validate(fields).intermediates
+    with pytest.raises(ValidationError, match="must be absent without `authority: true`"):
+        CertificateSpec.model_validate(fields | {"authority": False})
