@@ -64,12 +64,13 @@ class Bystander:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One restart of one service, in up to three attempts.
+    """One restart of one service, in up to four attempts.
 
-    `acts` counts the acts. Each act restarts the service. The third `attempt` uses the previous files, which certmond
-    restored at `put_back_at`. `before` is the instance that the latest act ends, and `instances` are the instances
-    after this act. `well_before` contains the health addresses that were healthy at the start of the episode. `asked`
-    is True if a command requested the restart.
+    `acts` counts the acts. Each act restarts the service. From the third `attempt` on, the service uses the previous
+    files, which certmond restored at `put_back_at`. The fourth attempt ends an instance that started before that time.
+    `before` is the instance that the latest act ends, and `instances` are the instances after this act. `well_before`
+    contains the health addresses that were healthy at the start of the episode. `asked` is True if a command requested
+    the restart.
     """
 
     service: str

@@ -22,6 +22,8 @@ from certmond.pki.services.restart_episode import Bystander, Episode, Result, St
 
 HEALTHY_OBSERVATIONS = 3
 """Number of consecutive observations that must show a healthy service."""
+_RESTORED = 3
+"""The attempt that uses the previous files. A further attempt ends an instance that started before the restore."""
 _BLIND_ACTS = 3
 """Maximum number of additional acts while certmond cannot record the end of an act."""
 BACK_OFF = timedelta(minutes=5)
@@ -107,6 +109,8 @@ def next_move(
     if not troubles:
         return _healthy(episode, observed.at, terms)
     episode = replace(episode, good=0, good_since=None, good_at=None, trouble=troubles[0])
+    if episode.attempt == _RESTORED and changes_instance and _precedes_restore(episode, observed.service):
+        return Act(replace(episode, stage=Stage.ACT, attempt=_RESTORED + 1, before=observed.service.instance))
     if _is_over(episode, observed, acted_at, terms):
         return _after_failure(episode, observed, changes_instance=changes_instance, starts=starts)
     return Wait(episode, observed.at + INTERVAL)
@@ -178,10 +182,20 @@ def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance
         return [f"certmond cannot observe {name}: {seen.problem or 'its state is unknown'}"]
     if changes_instance and seen.instance == episode.before:
         return [f"{name} has not been restarted yet"]
-    if changes_instance and episode.put_back_at and seen.started_at and seen.started_at < episode.put_back_at:
+    if changes_instance and _precedes_restore(episode, seen):
         return [f"{name} has not been restarted since certmond restored its previous files"]
     ill = [why for address, why in observed.ill.items() if address in episode.well_before or not episode.well_before]
     return [*ill, *observed.unproven, *_unrenewed_trouble(observed)]
+
+
+def _precedes_restore(episode: Episode, seen: ServiceSeen) -> bool:
+    """Return whether a running instance started before certmond restored the previous files.
+
+    The kubelet can start an instance between the last observation and the restore. The act after the restore does not
+    end this instance.
+    """
+    restored_at, is_new = episode.put_back_at, seen.instance != episode.before
+    return bool(is_new and restored_at and seen.started_at and seen.started_at < restored_at)
 
 
 def _unrenewed_trouble(observed: HealthObservation) -> list[str]:
@@ -250,7 +264,7 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
     if not episode.targets or episode.renews:  # no files to restore
         why = f"{name} was restarted, but did not start ({'; '.join([trouble, *unrenewed])})"
         return Ended(episode, Result.FAILED, why)
-    return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=seen.instance))
+    return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=_RESTORED, before=seen.instance))
 
 
 def mark_after(ended: Ended) -> str | None:
