@@ -33,6 +33,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
             "cluster/rotation_checks/signer",
             "cluster/rotation_checks/service_account_tokens",
             "cluster/rotation_checks/trust_bundles",
+            "cluster/ca_bundle_kinds",
         ],
     ),
     "tests/cluster/test_conducted_node.py": (
