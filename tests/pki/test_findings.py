@@ -98,7 +98,9 @@ def test_the_block_of_each_reason_is_fixed(what: Blocks, names: str) -> None:
 
 
 def test_init_issues_beside_certificates_that_are_due() -> None:
-    """Only reasons about the end, about copies, and about stopped services let `certmond init` issue others."""
+    """Only reasons about the end, about copies, about stopped services and about objects of the cluster let `certmond
+    init` issue others.
+    """
     assert {reason.value for reason in Reason if not reason.blocks_issuing} == {
         "nearing_expiry",
         "still_due",
@@ -106,6 +108,10 @@ def test_init_issues_beside_certificates_that_are_due() -> None:
         "not_running",
         "copy_differs",
         "stale_copy",
+        "cluster_expiry",
+        "cluster_malformed",
+        "cluster_unread",
+        "request_waiting",
     }
 
 

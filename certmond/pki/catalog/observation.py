@@ -11,7 +11,7 @@ from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.catalog.served_entries import ServedSpec
-from certmond.pki.catalog.service_entries import OutageSpec
+from certmond.pki.catalog.service_entries import ClusterObjectSpec, OutageSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import PublicKey
@@ -43,7 +43,8 @@ class Embedded:
 class Observation:
     """Observed state of one certificate of the catalogue. The certificate can be missing.
 
-    If `spec` is an `OutageSpec`, the observation describes a service instead of a certificate.
+    If `spec` is an `OutageSpec`, the observation describes a service instead of a certificate. With a
+    `ClusterObjectSpec`, the observation describes an object of the Kubernetes API.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Observation:
     @property
     def is_catalogued(self) -> bool:
         """Whether the entry is from the configuration or the profile, and describes a certificate or keys."""
-        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec | OutageSpec)
+        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec | OutageSpec | ClusterObjectSpec)
 
     @property
     def is_watched(self) -> bool:
@@ -109,9 +110,16 @@ class Observation:
     def has_certificates(self) -> bool:
         """Whether the observation describes certificates.
 
-        False for keys, for copies of kubeconfigs, for unwatched entries, and for services that do not run.
+        False for keys, for copies of kubeconfigs, for unwatched entries, for services that do not run, and for objects
+        of the Kubernetes API.
         """
-        return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec | OutageSpec))
+        without = self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, CopySpec | OutageSpec | ClusterObjectSpec)
+        return self.is_watched and not without
+
+    @property
+    def of_cluster(self) -> bool:
+        """Whether the observation describes an object of the Kubernetes API instead of this node."""
+        return isinstance(self.spec, ClusterObjectSpec)
 
     @property
     def key_matches(self) -> bool | None:
