@@ -91,7 +91,7 @@ def test_one_node_reads_for_the_cluster(cluster: ApiServer, reader: Access) -> N
 
 
 def test_another_node_takes_over_after_the_duration_of_the_lease(reader: Access) -> None:
-    """The former holder exports nothing any more, also if it does not learn of the new holder."""
+    """The former holder no longer exports anything, even if it does not learn of the new holder."""
     one, two = Node(reader, "node-1"), Node(reader, "node-2")
     assert (one.round().leads, two.round().leads) == (True, False)
     Node.pass_by(3 * MINUTE)
