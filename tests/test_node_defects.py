@@ -494,7 +494,11 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     # Copies, which kubeadm does not make: tests/test_starlingx.py.
     elsewhere = {Reason.NOT_WATCHED, Reason.COPY_DIFFERS, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
     elsewhere.add(Reason.SECOND_RENEWER)  # files of systemd and cron: tests/files/test_other_renewers.py
-    later = running | known_facts | elsewhere
+    # Objects of the cluster: tests/pki/assessment/test_cluster_rules.py.
+    cluster = {
+        Reason.CLUSTER_EXPIRY, Reason.CLUSTER_MALFORMED, Reason.CLUSTER_UNREAD, Reason.REQUEST_WAITING,
+    }  # fmt: skip
+    later = running | known_facts | elsewhere | cluster
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
     assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}
     assert len(MUTATIONS) >= 40

@@ -127,7 +127,12 @@ class ClusterLease:
     @property
     def held(self) -> bool:
         """Whether this node still holds the lock, according to its clock. Check this property before each action."""
-        return self._written_record is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
+        return self._monotonic() < self.held_until
+
+    @property
+    def held_until(self) -> float:
+        """The time, by the monotonic clock, until which this node holds the lock, or a time in the past."""
+        return self._began + self._duration * _HELD_FOR if self._written_record is not None else -math.inf
 
     def take(self, *, renews: bool = False) -> str | None:
         """Take or renew the lock. Return None if this node now holds the lock, otherwise the reason for the wait.

@@ -24,7 +24,7 @@ from certmond.config.yaml_source import Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
 from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
-from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, parse_duration
+from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, within
 from certmond.pki.catalog.init_settings import InitSpec
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.catalog.settings import (
@@ -80,15 +80,6 @@ def _listen_address(listen: str) -> str:
     if not fits or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise ValueError("must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964")
     return listen
-
-
-def _within(least: str, most: str) -> AfterValidator:
-    def check(value: timedelta) -> timedelta:
-        if not parse_duration(least) <= value <= parse_duration(most):
-            raise ValueError(f"must be from {least} to {most}")
-        return value
-
-    return AfterValidator(check)
 
 
 class Config(Model):
@@ -154,11 +145,11 @@ class Config(Model):
     archive: ArchiveSpec = Field(
         default=ArchiveSpec(), description="retention of replaced files. A single number sets `keep`."
     )
-    resync: Annotated[Duration, _within("10s", "24h")] = Field(
+    resync: Annotated[Duration, within("10s", "24h")] = Field(
         default=timedelta(minutes=5),
         description="interval of full passes that start without an event. The interval is between `10s` and `24h`.",
     )
-    poll: Annotated[Duration, _within("1s", "1h")] = Field(
+    poll: Annotated[Duration, within("1s", "1h")] = Field(
         default=timedelta(seconds=10),
         description="polling interval for file systems that report no events, such as network file systems. The "
         "interval is between `1s` and `1h`.",

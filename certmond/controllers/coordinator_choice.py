@@ -11,6 +11,7 @@ from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.controllers.ca_publication import PublicationCheck
+from certmond.controllers.cluster_reader import ClusterReader, ReaderTerms
 from certmond.controllers.coordinator_protocol import Coordinator, SingleNode
 from certmond.controllers.node_condition import NodeConditionReport
 from certmond.controllers.serving_request import ServingRequestCheck
@@ -74,18 +75,28 @@ def own_object_checks_of(
     clock: Callable[[], datetime],
     monotonic: Callable[[], float],
     alive: Callable[[], None],
-) -> tuple[ServingRequestCheck, NodeConditionReport]:
-    """Return the check of the kubelet's request for its serving certificate, and the report to the Node `node`.
+    wake: Callable[[], None] | None,
+) -> tuple[ServingRequestCheck, NodeConditionReport, ClusterReader]:
+    """Return the check of the kubelet's request for its serving certificate, the report to the Node `node`, and the
+    reader of the cluster.
 
-    `real` resolves the path of a file of the node, and can raise RefusedError.
+    `real` resolves the path of a file of the node, and can raise RefusedError. The reader calls `wake` after each
+    change. If `wake` is None, the reader is disabled.
     """
     kubeconfig = config.cluster.kubeconfig
     find = partial(_as_itself, real, kubeconfig) if kubeconfig else None
+    cluster, terms = config.cluster, None
+    if kubeconfig and cluster.reader and wake:
+        terms = ReaderTerms(
+            partial(real, kubeconfig), node, cluster.reader_namespaces, cluster.reader_interval,
+            cluster.lease_duration, config.renew_before,
+        )  # fmt: skip
     return (
         ServingRequestCheck(find, node=node, poll=config.poll, alive=alive, clock=clock, monotonic=monotonic),
         NodeConditionReport(
             find if config.cluster.node_condition else None, node=node, alive=alive, clock=clock, monotonic=monotonic
         ),
+        ClusterReader(terms, wake=wake or (lambda: None), clock=clock, monotonic=monotonic),
     )
 
 

@@ -136,9 +136,10 @@ class Enforcer:
             config, self.executor, self.rotation_state, files=self._files, record=record, staging=staging,
             coordinator=coordinator, audit=audit, clock=clock,
         )  # fmt: skip
-        self.serving_request, self.node_condition = own_object_checks_of(
-            config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive
-        )
+        self.serving_request, self.node_condition, self.cluster_reader = own_object_checks_of(
+            config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive,
+            wake=wake if scattered else None,
+        )  # fmt: skip
         self.provenance = ProvenanceLookup(config, root, state_dir)
         self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
         self._previous = PreviousFiles(config, root, state_dir, clock)
@@ -204,18 +205,25 @@ class Enforcer:
             inventory, now, family=self.rotation_state.family, everything=everything, within=within
         )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
-        request = self.serving_request.state
-        return replace(seen, findings=findings, provenance=provenance, salvage=salvage, request=request)
+        request, cluster = self.serving_request.state, self.cluster_reader.state(now)
+        return replace(
+            seen, findings=findings, provenance=provenance, salvage=salvage, request=request, cluster=cluster
+        )
+
+    def close(self) -> None:
+        """Stop the threads of this enforcer."""
+        self.surroundings_observer.close()
+        self.cluster_reader.close()
+
+    def continue_from(self, former: Enforcer) -> None:
+        """Take over the observations of the enforcer with the former configuration."""
+        self.surroundings_observer.continue_from(former.surroundings_observer)
+        self.cluster_reader.continue_from(former.cluster_reader)
 
     def assess(
-        self,
-        inventory: Inventory,
-        now: datetime,
-        around: Surroundings,
-        before: Assessment | None = None,
-        *,
+        self, inventory: Inventory, now: datetime, around: Surroundings, before: Assessment | None = None, *,
         waits: bool = True,
-    ) -> Assessment:
+    ) -> Assessment:  # fmt: skip
         """Return the assessment of `inventory`.
 
         If `waits` is true, the assessment tolerates a mismatch of a key and its certificate, because a process might
@@ -227,12 +235,7 @@ class Enforcer:
         )  # fmt: skip
 
     def restart(
-        self,
-        plan: Plan,
-        assessment: Assessment,
-        around: Surroundings,
-        *,
-        hands_over: bool = False,
+        self, plan: Plan, assessment: Assessment, around: Surroundings, *, hands_over: bool = False
     ) -> Progress | None:
         """Advance the restart of a service by one step. `RestartController.step` describes the parameters."""
         return self.restarting.step(plan, assessment, around, self.surroundings_observer, hands_over=hands_over)
@@ -312,13 +315,9 @@ class Enforcer:
         )
 
     def _with_restarts(
-        self,
-        made: Plan,
-        assessment: Assessment,
-        around: Surroundings | None,
-        holds: RestartHolds,
+        self, made: Plan, assessment: Assessment, around: Surroundings | None, holds: RestartHolds,
         renewals: StartRenewals,
-    ) -> Plan:
+    ) -> Plan:  # fmt: skip
         """Return the plan `made`, followed by the necessary restarts."""
         around = around or Surroundings(self._config.services)
         after = restarts(assessment, around, made.steps, self.restarting.terms, holds=holds, renewals=renewals)

@@ -109,7 +109,7 @@ class Daemon:
                 self._notifier.stopping()
                 self._hooks.close()
                 self._watcher.close()
-                self._enforcer.surroundings_observer.close()
+                self._enforcer.close()
                 self._acting_lock.release()
                 self._files.remove_heartbeat()
             self._journal.tell(Event.STOPPED, "certmond has stopped")
@@ -155,7 +155,8 @@ class Daemon:
         return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
 
     def _deadlines(self) -> Deadlines:
-        others = (self._enforcer.rotating, self._enforcer.serving_request, self._enforcer.node_condition)
+        of = self._enforcer
+        others = (of.rotating, of.serving_request, of.node_condition, of.cluster_reader)
         instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at)
         return Deadlines(
             resync=self._config.resync, poll=self._config.poll if self._watcher.polled else None,
@@ -188,10 +189,10 @@ class Daemon:
             self._telemetry.config_ok.set(1)
             self._telemetry.set_mode(self._config.mode)
             self._store = self._new_store()
-            former = self._enforcer.surroundings_observer
+            former = self._enforcer
             former.close()
             self._enforcer, self._reconciler = self._new_controllers()
-            self._enforcer.surroundings_observer.continue_from(former)
+            self._enforcer.continue_from(former)
             self._reconciler.recover()
             self._hooks.configure(self._config.hooks)
             self._journal.tell(Event.RELOADED, "certmond has read the configuration again")

@@ -14,6 +14,7 @@ from certmond.controllers.rotation import RotationController
 from certmond.controllers.rotation_state import RotationState
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.activity import activity_document
+from certmond.expose.metrics.cluster_metrics import ClusterMetrics
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, write
 from certmond.expose.metrics.x509_exporter_names import Compatible
 from certmond.notify.journal import Event, Journal
@@ -27,13 +28,14 @@ class RuntimeFiles:
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self._directory, self._journal = directory, journal
-        self._renderer, self._compatible = Renderer(), Compatible()
+        self._renderer, self._compatible, self._cluster = Renderer(), Compatible(), ClusterMetrics()
         self._unwritten: set[str] = set()
         self._activity: object = None
 
     def write_assessment(self, config: Config, assessment: Assessment, own: str, following: NextEvent | None) -> None:
         """Write the metrics and the status document. `own` is the text of the daemon's own metrics."""
         own += self._compatible.text(assessment) if config.compatibility else ""
+        own += self._cluster.text(assessment.cluster)
         with self._writing(METRICS) as path:
             self._renderer.write_metrics(path, assessment, own)
         with self._writing(STATUS) as path:

@@ -117,6 +117,10 @@ class Reason(StrEnum):
     ROTATION_UNDER_WAY = "rotation_under_way", Severity.INFO, Remedy.OPERATOR, Blocks.ISSUING
     ROTATION_FROZEN = "rotation_frozen", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
     CUT_OFF = "cut_off", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    CLUSTER_EXPIRY = "cluster_expiry", Severity.CRITICAL, Remedy.OPERATOR, Blocks.NOTHING
+    CLUSTER_MALFORMED = "cluster_malformed", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
+    CLUSTER_UNREAD = "cluster_unread", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
+    REQUEST_WAITING = "request_waiting", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
     STALE_COPY = "stale_copy", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
     NOT_WATCHED = "not_watched", Severity.INFO, Remedy.OPERATOR, Blocks.ISSUING
     NONPOSITIVE_SERIAL = "nonpositive_serial", Severity.INFO, Remedy.OPERATOR, Blocks.ISSUING

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from certmond.expose.http.access_control import MEANING, SUCCESSFUL
+from certmond.expose.metrics.cluster_metrics import CLUSTER_FAMILIES
 from certmond.expose.metrics.exposition import COUNT, FAMILIES, UNWATCHED
 from certmond.expose.metrics.own_metrics import Telemetry
 
@@ -26,9 +27,11 @@ def reference() -> str:
     process = [row for row in _own() if row[0].startswith("certmond_process_")]
     families = (*FAMILIES, COUNT, UNWATCHED)
     certificates: list[_Row] = [(each.name, "gauge", each.labels, each.meaning) for each in families]
+    cluster: list[_Row] = [(each.name, "gauge", each.labels, each.meaning) for each in CLUSTER_FAMILIES]
     return (
         _HEAD
         + _table("Certificates", certificates)
+        + _table("The cluster, with `cluster.reader`", cluster)
         + _table("certmond's own work", own)
         + _table("The process", process)
         + _table("The listener, with a web configuration", [(SUCCESSFUL, "gauge", (), MEANING)])

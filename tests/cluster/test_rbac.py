@@ -16,6 +16,7 @@ from certmond.cluster.access import Access
 from certmond.cluster.lease import RESTART, ROTATION, ClusterLease
 from certmond.cluster.node_condition import create_event, write_condition
 from certmond.cluster.nodes import Acknowledgement, acknowledge, list_nodes
+from certmond.cluster.object_listing import listing, sources
 from certmond.cluster.record import ClusterRecord
 from certmond.cluster.record_api import create_record, read_record, replace_record
 from certmond.cluster.rollout import Outcome, restart_workloads
@@ -27,6 +28,7 @@ from certmond.cluster.rotation_checks.signer import SignerCheck
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from certmond.cluster.workloads import stale_workloads, workloads
+from certmond.controllers.cluster_reader import LEASE
 from certmond.errors import RefusedError
 from certmond.pki.assessment.node_condition import NodeCondition
 from tests.builders import NOW, bundle, make_ca
@@ -38,7 +40,9 @@ from tests.cluster.test_workloads import PLURALS, add, finish, pod, replica_set
 
 OLD, NEW = make_ca(), make_ca()
 BOTH = (OLD.facts, NEW.facts)
-OPTIONAL = ("certmond-rotation-ca-bundles", "certmond-rotation-secrets", "certmond-node-condition")
+OPTIONAL = (
+    "certmond-rotation-ca-bundles", "certmond-rotation-secrets", "certmond-node-condition", "certmond-reader-secrets",
+)  # fmt: skip
 BUNDLED = ("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "apiservices",
            "customresourcedefinitions")  # fmt: skip
 
@@ -76,7 +80,7 @@ def lead(access: Access) -> list[Any]:
     )  # fmt: skip
     turns = [
         ClusterLease(access.kubeconfig, identity="node-1", name=name, alive=access.alive)
-        for name in (RESTART, ROTATION)
+        for name in (RESTART, ROTATION, LEASE.name)
     ]
     said: list[Any] = [each.take() for each in (*turns, *turns)]
     replace_record(access, create_record(access, record), record.model_copy(update={"phase": "issue"}))
@@ -100,6 +104,8 @@ def lead(access: Access) -> list[Any]:
     said += [each for each in canaries if " may not " in each.fact]
     signed = SignerCheck(access).check(OLD.facts, now)
     said += [] if "the cluster signs with" in signed.fact else [signed]
+    for each in sources(()):
+        listing(access, each, None, now)  # tests/cluster/test_object_listing.py has the refused lists
     stale = stale_workloads(access, now).restartable
     said += [each for each in restart_workloads(access, stale, now, now) if each.outcome is not Outcome.DONE]
     return [each for each in said if each]

@@ -51,10 +51,12 @@ def test_a_kubelet_may_list_its_own_requests(cluster: ApiServer, own: Access) ->
     assert [each.name for each in found.values() if each.issued] == ["csr-c"]
 
 
-def test_a_user_without_the_right_is_told_the_rule(cluster: ApiServer, access: Access) -> None:
-    """The group of config/rbac.yaml may not list requests. The error has the credentials and the rule to use."""
+def test_a_user_without_the_right_is_told_the_rule(access_of: Callable[..., Access]) -> None:
+    """A user without the role of the reader may not list requests. The error has the credentials and the rule to
+    use.
+    """
     with pytest.raises(RefusedError, match=r"may not list .*use the credentials of the kubelet .*verbs \[list\]"):
-        serving_requests(access, "node-1")
+        serving_requests(access_of("other"), "node-1")
 
 
 def test_an_answer_without_a_time_is_no_answer(cluster: ApiServer, own: Access) -> None:
@@ -124,7 +126,7 @@ class Tree:
         self.root, self.cluster = root, cluster
         conf = Path(cluster.user("system:node:node-1", "system:nodes")).read_text()
         self.write("etc/kubernetes/kubelet.conf", conf)
-        self.write("etc/kubernetes/certmond.conf", Path(cluster.user("certmond", "certmond")).read_text())
+        self.write("etc/kubernetes/certmond.conf", Path(cluster.user("other")).read_text())
         self.write("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\nserverTLSBootstrap: true\n")
 
     def write(self, name: str, text: str) -> None:

@@ -151,6 +151,15 @@ IN_FILE = [
     ),
     ("cluster: {without_api: wait}", ":1: cluster.without_api: must be 'hold' or 'go_on', not 'wait'"),
     ("cluster: {kubeconfig: x}", ":1: cluster.kubeconfig: must be an absolute path, not 'x'"),
+    (
+        "cluster: {reader: true}",
+        ":1: cluster.reader: needs `kubeconfig`, with which the reader calls the API server",
+    ),
+    (
+        "cluster: {reader_namespaces: [web, W]}",
+        ":1: cluster.reader_namespaces[1]: must be a namespace: at most 63 lowercase letters, digits and '-', not 'W'",
+    ),
+    ("cluster: {reader_interval: 59s}", ":1: cluster.reader_interval: must be from 1m to 24h, not '59s'"),
     ("hold: later", ":1: hold: must be a mapping, with lines such as `name: apiserver`, not 'later'"),
     (
         "key_algorithm: RSA-1024",

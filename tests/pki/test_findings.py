@@ -98,7 +98,9 @@ def test_the_block_of_each_reason_is_fixed(what: Blocks, names: str) -> None:
 
 
 def test_init_issues_beside_certificates_that_are_due() -> None:
-    """Only reasons about the end, copies, stopped services and other programs let `certmond init` issue others."""
+    """Only reasons about the end, copies, stopped services, other programs and objects of the cluster let `certmond
+    init` issue others.
+    """
     assert {reason.value for reason in Reason if not reason.blocks_issuing} == {
         "nearing_expiry",
         "still_due",
@@ -107,6 +109,10 @@ def test_init_issues_beside_certificates_that_are_due() -> None:
         "second_renewer",
         "copy_differs",
         "stale_copy",
+        "cluster_expiry",
+        "cluster_malformed",
+        "cluster_unread",
+        "request_waiting",
     }
 
 

@@ -7,15 +7,15 @@ reports outdated bundles.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from lightkube.generic_resource import GenericGlobalResource, create_global_resource
 from lightkube.types import PatchType
 
 from certmond.cluster.access import Access
+from certmond.cluster.ca_bundle_kinds import BUNDLE, KINDS, Kind, places
 from certmond.cluster.client import PAGE, ConflictError, Connection, NotFoundError
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, first_names, run_check
 from certmond.pki.x509.certificate import Certificate, to_pem
@@ -23,35 +23,6 @@ from certmond.pki.x509.parsing import decode
 
 NAME = "ca_bundles"
 ANNOTATION = "certmond.io/ca-bundle"
-
-_WEBHOOKS, _CONVERSION = ("webhooks", "*", "clientConfig"), ("spec", "conversion", "webhook", "clientConfig")
-_BUNDLE = "caBundle"
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """A kind of objects with CA bundles.
-
-    `place` is the path, within an object, to the mapping that contains the field `caBundle`.
-    """
-
-    resource: type[GenericGlobalResource]
-    group: str
-    plural: str
-    place: tuple[str, ...]  # a star matches each item of a list
-
-
-def _kind(group: str, kind: str, plural: str, place: tuple[str, ...]) -> _Kind:
-    return _Kind(create_global_resource(group, "v1", kind, plural), group, plural, place)
-
-
-_ADMISSION = "admissionregistration.k8s.io"
-_KINDS = (
-    _kind(_ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", _WEBHOOKS),
-    _kind(_ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", _WEBHOOKS),
-    _kind("apiregistration.k8s.io", "APIService", "apiservices", ("spec",)),
-    _kind("apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions", _CONVERSION),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +32,7 @@ class _OutdatedBundle:
     `owned` means that the annotation of the object permits certmond to write the bundles.
     """
 
-    kind: _Kind
+    kind: Kind
     name: str
     version: str
     owned: bool
@@ -92,7 +63,7 @@ def ca_bundles(
     keys = frozenset(each.key.sha256 for each in (*family_cas, *trust))
 
     async def work(connection: Connection) -> CheckResult:
-        behind = [each for kind in _KINDS for each in await _listed(connection, kind, family, keys, trust)]
+        behind = [each for kind in KINDS for each in await _listed(connection, kind, family, keys, trust)]
         done = [each for each in behind if update and each.owned and await _updated(connection, each, trust)]
         left = [each for each in behind if each not in done]
         if left:
@@ -112,7 +83,7 @@ def ca_bundles(
 
 
 async def _listed(
-    connection: Connection, kind: _Kind, family: str, keys: frozenset[str], wanted: tuple[Certificate, ...]
+    connection: Connection, kind: Kind, family: str, keys: frozenset[str], wanted: tuple[Certificate, ...]
 ) -> list[_OutdatedBundle]:
     async def found() -> AsyncIterator[_OutdatedBundle]:
         async for each in connection.client.list(kind.resource, chunk_size=PAGE):
@@ -124,30 +95,18 @@ async def _listed(
 
 
 def _outdated(
-    kind: _Kind, found: Mapping[str, Any], family: str, keys: frozenset[str], wanted: tuple[Certificate, ...]
+    kind: Kind, found: Mapping[str, Any], family: str, keys: frozenset[str], wanted: tuple[Certificate, ...]
 ) -> _OutdatedBundle | None:
     metadata = found["metadata"]
     owned = (metadata.get("annotations") or {}).get(ANNOTATION) == family
     facts = {}
-    for pointer, fields in _places(found, kind.place):
-        if (fact := _fact(str(fields.get(_BUNDLE) or ""), owned, keys, wanted)) is not None:
-            facts[f"{pointer}/{_BUNDLE}"] = fact
+    for pointer, fields in places(found, kind.place):
+        if (fact := _fact(str(fields.get(BUNDLE) or ""), owned, keys, wanted)) is not None:
+            facts[f"{pointer}/{BUNDLE}"] = fact
     if not facts:
         return None
     fact = next(iter(facts.values()))
     return _OutdatedBundle(kind, metadata["name"], metadata["resourceVersion"], owned, fact, tuple(facts))
-
-
-def _places(value: Any, place: tuple[str, ...], pointer: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each mapping at the path `place` below `value`, with its JSON pointer. A star matches each list item."""
-    if not place:
-        if isinstance(value, Mapping):
-            yield pointer, value
-    elif place[0] == "*":
-        for number, each in enumerate(value if isinstance(value, list) else ()):
-            yield from _places(each, place[1:], f"{pointer}/{number}")
-    elif isinstance(value, Mapping):
-        yield from _places(value.get(place[0]), place[1:], f"{pointer}/{place[0]}")
 
 
 def _fact(bundle: str, owned: bool, keys: frozenset[str], wanted: tuple[Certificate, ...]) -> str | None:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from certmond.errors import RuntimeDirError
+from certmond.expose.documents.cluster import cluster_entry
 from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_entry, header
 from certmond.expose.metrics.incremental_rewrite import Sheet, encoded, replacing
 from certmond.expose.metrics.label_values import escaped
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.forecast import NextEvent
+from certmond.pki.services.cluster_objects import ClusterReading
 
 METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.json", "heartbeat.json"
 
@@ -93,6 +95,7 @@ class Renderer:
     def __init__(self) -> None:
         self._metrics = Sheet(_lines)
         self._status = Sheet(_entry, separator=",")
+        self._cluster: tuple[ClusterReading | None, str] = (None, "")
 
     def metrics(self, assessment: Assessment, own: str = "") -> str:
         """Return the metrics text (format 0.0.4).
@@ -115,8 +118,15 @@ class Renderer:
         loose = json.dumps(
             [{"reason": f.reason, "severity": f.severity, "message": f.message} for f in assessment.loose_findings]
         )
-        tail = f'], "trust_anchors": {anchors}, "findings": {loose}}}\n'
+        tail = f'], "trust_anchors": {anchors}, "findings": {loose}{self._cluster_member(assessment.cluster)}}}\n'
         self._status.write(path, tuple(assessment.certificates), (f'{head}, "certificates": [\n',), tail)
+
+    def _cluster_member(self, reading: ClusterReading | None) -> str:
+        """Return the member `cluster`, or "" on a node that does not read the cluster. Repeat an unchanged member."""
+        if reading is not self._cluster[0]:
+            leads = reading is not None and reading.leads
+            self._cluster = reading, f', "cluster": {json.dumps(cluster_entry(reading))}' if reading and leads else ""
+        return self._cluster[1]
 
 
 _HEADS = tuple(family.head for family in FAMILIES)

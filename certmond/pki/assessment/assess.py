@@ -26,6 +26,7 @@ from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issu
 from certmond.pki.assessment.validity_rules import next_change, renewal_point
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Finding, Reason, Severity, highest_severity
+from certmond.pki.services.cluster_objects import ClusterReading
 from certmond.pki.services.outage import unmet_demands
 from certmond.pki.services.staleness import NOWHERE, Presence, Surroundings
 from certmond.pki.signing.policy import Basis, basis
@@ -104,6 +105,11 @@ class Assessment:
         return min(filter(None, map(_CHANGES_AT, self.statuses)), default=None)
 
     @property
+    def cluster(self) -> ClusterReading | None:
+        """The objects of the cluster, or None without the reader of the cluster."""
+        return self.terms.around.cluster.reading if self.terms and self.terms.around else None
+
+    @property
     def waits_until(self) -> datetime | None:
         """The latest time until which certmond waits for a program to replace a key or certificate, or None."""
         waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
@@ -159,7 +165,7 @@ def assess(
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
-    further = (*around.served, *unmet_demands(around)) if around else ()
+    further = (*around.served, *unmet_demands(around), *around.cluster.observations) if around else ()
     checked = [
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in (*files, *further, *second_renewers(inventory))
@@ -308,17 +314,9 @@ def _is_valid(
 
 
 def _absent(
-    seen: Observation,
-    before: CertificateStatus | None,
-    anchors: Anchors,
-    embeddable: Anchors,
-    now: datetime,
-    *,
-    anchors_reported: bool,
-    presence: Presence,
-    issuers: Anchors,
-    facts: Mapping[str, str],
-) -> CertificateStatus:
+    seen: Observation, before: CertificateStatus | None, anchors: Anchors, embeddable: Anchors, now: datetime, *,
+    anchors_reported: bool, presence: Presence, issuers: Anchors, facts: Mapping[str, str],
+) -> CertificateStatus:  # fmt: skip
     """Return the verdict on files that contain no certificate. `before` contains the last certificate, if any."""
     last = before.certificate if before else None
     findings = (*about_files(seen, presence), *about_key_pair(seen), *about_services(presence, now))

@@ -25,13 +25,15 @@ def node_condition(assessment: Assessment) -> NodeCondition:
     """Return the condition for the assessment.
 
     The status is "Unknown" if certmond observed no entry of the configuration or the profile. Otherwise, the status is
-    "False" if a finding is critical, and "True" if no finding is critical.
+    "False" if a finding is critical, and "True" if no finding is critical. Findings about objects of the cluster do not
+    count.
     """
     if not assessment.catalogued:
         fact = "this node has no certificate of the profile"
         return NodeCondition("Unknown", "NoCertificates", f"{fact}; {_NEXT}")
-    critical = [each for each in assessment.statuses if each.severity is Severity.CRITICAL]
-    warned = [each for each in assessment.statuses if each.severity is Severity.WARNING]
+    own = [each for each in assessment.statuses if not each.seen.of_cluster]
+    critical = [each for each in own if each.severity is Severity.CRITICAL]
+    warned = [each for each in own if each.severity is Severity.WARNING]
     if critical:
         return NodeCondition("False", "CriticalFindings", f"{_counted(critical, 'critical')}; {_NEXT}")
     if warned:

@@ -64,6 +64,17 @@ def format_duration(value: timedelta) -> str:
     return "".join(parts)
 
 
+def within(least: str, most: str) -> AfterValidator:
+    """Return a validator that accepts the durations from `least` to `most`."""
+
+    def check(value: timedelta) -> timedelta:
+        if not parse_duration(least) <= value <= parse_duration(most):
+            raise ValueError(f"must be from {least} to {most}")
+        return value
+
+    return AfterValidator(check)
+
+
 def _parse_mode(value: Any) -> Any:
     # A mode is always octal, as operators expect, whether the text is 0600, "0600", 600 or 0o600.
     if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
@@ -109,6 +120,12 @@ def _owner(text: str) -> str:
     if not re.fullmatch(r"[^:\s]+(:[^:\s]+)?", text):
         raise ValueError("must be user or user:group")
     return text
+
+
+def _namespace(name: str) -> str:
+    if not re.fullmatch("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
+        raise ValueError("must be a namespace: at most 63 lowercase letters, digits and '-'")
+    return name
 
 
 def _sentence(text: str) -> str:
@@ -215,6 +232,7 @@ Owner = Annotated[str, AfterValidator(_owner)]
 EndpointText = Annotated[str, AfterValidator(_endpoint)]
 Sentence = Annotated[str, AfterValidator(_sentence)]
 HealthAddress = Annotated[str, AfterValidator(_health_address)]
+Namespace = Annotated[str, AfterValidator(_namespace)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 

@@ -12,7 +12,7 @@ from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.catalog.renewers import Renewer, RenewerSpec
 from certmond.pki.catalog.served_entries import ServedSpec
-from certmond.pki.catalog.service_entries import OutageSpec
+from certmond.pki.catalog.service_entries import ClusterObjectSpec, OutageSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import PublicKey
@@ -44,8 +44,9 @@ class Embedded:
 class Observation:
     """Observed state of one certificate of the catalogue. The certificate can be missing.
 
-    If `spec` is an `OutageSpec`, the observation describes a service instead of a certificate. If `spec` is a
-    `RenewerSpec`, the observation describes another program that renews certificates.
+    If `spec` is an `OutageSpec`, the observation describes a service instead of a certificate. With a `RenewerSpec`,
+    the observation describes another program that renews certificates. With a `ClusterObjectSpec`, the observation
+    describes an object of the Kubernetes API.
     """
 
     name: str
@@ -97,7 +98,8 @@ class Observation:
     @property
     def is_catalogued(self) -> bool:
         """Whether the entry is from the configuration or the profile, and describes a certificate or keys."""
-        return not isinstance(self.spec, ReferenceSpec | ServedSpec | CopySpec | OutageSpec | RenewerSpec)
+        no_certificate = ReferenceSpec | ServedSpec | CopySpec | OutageSpec | RenewerSpec | ClusterObjectSpec
+        return not isinstance(self.spec, no_certificate)
 
     @property
     def is_watched(self) -> bool:
@@ -111,11 +113,16 @@ class Observation:
     def has_certificates(self) -> bool:
         """Whether the observation describes certificates.
 
-        False for keys, for copies of kubeconfigs, for unwatched entries, for services that do not run, and for other
-        programs that renew certificates.
+        False for keys, for copies of kubeconfigs, for unwatched entries, for services that do not run, for other
+        programs that renew certificates, and for objects of the Kubernetes API.
         """
-        is_other = isinstance(self.spec, CopySpec | OutageSpec | RenewerSpec)
+        is_other = isinstance(self.spec, CopySpec | OutageSpec | RenewerSpec | ClusterObjectSpec)
         return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or is_other)
+
+    @property
+    def of_cluster(self) -> bool:
+        """Whether the observation describes an object of the Kubernetes API instead of this node."""
+        return isinstance(self.spec, ClusterObjectSpec)
 
     @property
     def key_matches(self) -> bool | None:

@@ -121,3 +121,7 @@ class ServiceSpec(Model):
 
 class OutageSpec(CertificateSpec):
     """An entry for a service that does not run. `path` is the manifest or the unit that starts the service."""
+
+
+class ClusterObjectSpec(CertificateSpec):
+    """An entry for an object of the Kubernetes API with a finding. The observation has the path of the object."""

@@ -12,7 +12,18 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duration, Model, Name, words
+from certmond.pki.catalog.field_types import (
+    AbsolutePath,
+    Batch,
+    Count,
+    Duration,
+    Many,
+    Model,
+    Name,
+    Namespace,
+    within,
+    words,
+)
 from certmond.pki.findings import Severity
 
 LOCAL, NO_SIGNER = "local", "none"
@@ -242,5 +253,28 @@ class ClusterSpec(Model):
     )
     lease_duration: Duration = Field(
         default=timedelta(minutes=4),
-        description="another node can take the restart lock if the holder has not renewed the lock for this time",
+        description="another node can take the restart lock if the holder has not renewed the lock for this time. The "
+        "same applies to the Lease of `reader`.",
     )
+    reader: bool = Field(
+        default=False,
+        description="the daemon of one node reads the certificates in TLS Secrets and CA bundles of the cluster, and "
+        "the CertificateSigningRequests. The nodes with `reader: true` choose this node by a Lease. The reader needs "
+        "`kubeconfig`, and the permission to list Secrets.",
+    )
+    reader_namespaces: Many[Namespace] = Field(
+        default=(),
+        description="the namespaces whose Secrets `reader` reads. By default, `reader` reads the Secrets of all "
+        "namespaces.",
+    )
+    reader_interval: Annotated[Duration, within("1m", "24h")] = Field(
+        default=timedelta(minutes=5),
+        description="interval at which `reader` reads the objects. The interval is between `1m` and `24h`.",
+    )
+
+    @field_validator("reader")
+    @classmethod
+    def _has_kubeconfig(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "kubeconfig" in info.data and not info.data["kubeconfig"]:
+            raise ValueError("needs `kubeconfig`, with which the reader calls the API server")
+        return value

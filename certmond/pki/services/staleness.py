@@ -19,6 +19,7 @@ from certmond.pki.catalog.observation import Observation, Provenance, Salvage
 from certmond.pki.catalog.served_entries import ServedSpec
 from certmond.pki.catalog.service_entries import ServiceSpec
 from certmond.pki.findings import Finding, Reason
+from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterState
 from certmond.pki.services.model import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.serving_request import RequestState
@@ -126,7 +127,8 @@ class Surroundings:
     `live` is None before the first observation of the services. `elsewhere` is True below another root (`--root`),
     where no service runs. `served` contains the served certificates that are in no file. `demands` contains the
     services that static Pod manifests start. `request` is the state of the kubelet's request for its serving
-    certificate, or None if certmond has not read the request.
+    certificate, or None if certmond has not read the request. `cluster` contains the objects that the reader of the
+    cluster has read.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -142,6 +144,7 @@ class Surroundings:
     served: tuple[Observation, ...] = ()
     demands: Mapping[str, Demand] = field(default_factory=dict)
     request: RequestState | None = None
+    cluster: ClusterState = NO_CLUSTER
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Return the state of the certificate in `seen` outside its files.

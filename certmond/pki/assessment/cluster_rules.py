@@ -1,0 +1,159 @@
+"""Rules for the objects that the reader of the cluster has read: certificates, certificate requests, and failures.
+
+certmond renews none of these certificates. Their thresholds are lower than those of files, because a controller such as
+cert-manager renews a certificate when a third of its lifetime remains, and certmond reports only a missing renewal.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.catalog.service_entries import ClusterObjectSpec
+from certmond.pki.findings import Fault, Reason, Severity, printable
+from certmond.pki.services.cluster_objects import (
+    CHAIN,
+    CertificateData,
+    CertificateFacts,
+    ClusterReading,
+    ClusterRequest,
+    ClusterState,
+    Place,
+    RequestPhase,
+    Unread,
+)
+
+REQUEST_WAIT = timedelta(minutes=15)
+"""Age of a request from which certmond reports it. A kubelet waits this long, and then creates another request."""
+RETRY_TIME = timedelta(minutes=10)
+"""Duration of failures that can end without an operator, such as a restart of the API server, without a finding."""
+MAX_FINDINGS = 200
+"""Maximum number of objects with a separate finding. One more finding contains the number of the other objects."""
+
+_SECOND = timedelta(seconds=1)
+_PHASES = {RequestPhase.PENDING: "the approval", RequestPhase.APPROVED: "the signature"}
+
+
+class _Reported(NamedTuple):
+    """An observation with a fault. `urgency` orders the observations, the most urgent one first."""
+
+    urgency: tuple[int, datetime | None, str]
+    observation: Observation
+
+
+def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelta) -> ClusterState:
+    """Return the observations of all objects with a finding at `now`, and the time of the next change."""
+    reported, instants = list[_Reported](), list[datetime]()
+    for data in reading.data:
+        reported += _about_data(data, now, renew_before)
+        if data.certificates:
+            instants += _turning_points(_decisive(data), renew_before)
+    for oldest in _oldest_waiting(reading.requests):
+        reported += _about_request(oldest, now)
+        instants.append(oldest.created_at + REQUEST_WAIT)
+    reported.sort(key=lambda each: (each.urgency[0], str(each.urgency[1] or ""), each.urgency[2]))
+    observations = [each.observation for each in reported[:MAX_FINDINGS]]
+    if (further := len(reported) - MAX_FINDINGS) > 0:
+        observations.append(_further(further))
+    for unread in reading.unread:
+        if unread.lasting or now - unread.since >= RETRY_TIME:
+            observations.append(_unread(unread))
+        instants.append(unread.since + RETRY_TIME)
+    changes_at = min((at for at in instants if at > now), default=None)
+    return ClusterState(reading, tuple(observations), changes_at)
+
+
+def _about_data(data: CertificateData, now: datetime, renew_before: timedelta) -> Iterator[_Reported]:
+    """Yield one observation for the most severe problem of the certificates in one key."""
+    if data.certificates:
+        last = _decisive(data)
+        warned_at, critical_at, over_at = _turning_points(last, renew_before)
+        if now >= warned_at:
+            verb, severity = "expires", Severity.CRITICAL if now >= critical_at else Severity.WARNING
+            if now >= over_at:
+                verb = "expired"
+            fact = f"{data.place.where}: {last.subject} (serial {last.serial:x}) {verb} on {_time(last.not_after)}"
+            fault = Fault(Reason.CLUSTER_EXPIRY, fact, _renewal(data.place))
+            yield _reported(data.place, fault, severity, last.not_after)
+            return
+    for fault in data.faults[:1]:
+        yield _reported(data.place, fault, fault.reason.severity)
+
+
+def _decisive(data: CertificateData) -> CertificateFacts:
+    """Return the certificate whose end makes the data unusable: the first to end of a chain, the last to end of CAs."""
+    choose = min if data.place.key == CHAIN else max
+    return choose(data.certificates, key=lambda each: each.not_after)
+
+
+def _turning_points(certificate: CertificateFacts, renew_before: timedelta) -> tuple[datetime, datetime, datetime]:
+    """Return the times of the warning, of the critical window and of the end of a certificate."""
+    end, life = certificate.not_after, max(certificate.not_after - certificate.not_before, timedelta())
+    return end - min(renew_before / 2, life / 6), end - min(CRITICAL_WINDOW, life / 10), end + _SECOND
+
+
+def _renewal(place: Place) -> str:
+    if place.kind != "Secret":
+        return "renew the CA, and replace the bundle, or find out why its controller does not"
+    describe = f"kubectl -n {shlex.quote(place.namespace)} describe certificate,secret {shlex.quote(place.name)}"
+    return f"find out why the certificate is not renewed: {describe}"
+
+
+def _oldest_waiting(requests: Iterable[ClusterRequest]) -> Iterator[ClusterRequest]:
+    """Yield the oldest waiting request of each user to each signer.
+
+    A kubelet without an answer creates another request every 15 minutes, and certmond reports this kubelet once.
+    """
+    oldest = dict[tuple[str, str], ClusterRequest]()
+    for each in sorted(requests, key=lambda request: (request.created_at, request.name)):
+        if each.phase in _PHASES:
+            oldest.setdefault((each.user, each.signer), each)
+    yield from oldest.values()
+
+
+def _about_request(request: ClusterRequest, now: datetime) -> Iterator[_Reported]:
+    if now - request.created_at >= REQUEST_WAIT:
+        subject = f"{request.user} has waited for {_PHASES[request.phase]} of its CertificateSigningRequest"
+        fact = f"{subject} {request.name} to {request.signer} since {_time(request.created_at)}"
+        describe = f"kubectl describe csr {shlex.quote(request.name)}"
+        remedy = (
+            f"check the last request of this user, and then approve it: {describe}"
+            if request.phase is RequestPhase.PENDING
+            else f"see the log of the signer; for a signer of Kubernetes, of kube-controller-manager: {describe}"
+        )
+        place = Place("CertificateSigningRequest", key=f"{request.user}:{request.signer}")
+        fault = Fault(Reason.REQUEST_WAITING, fact, remedy)
+        name = f"requests of {request.user}"
+        yield _reported(place, fault, fault.reason.severity, request.created_at, name)
+
+
+def _reported(
+    place: Place, fault: Fault, severity: Severity, at: datetime | None = None, name: str | None = None
+) -> _Reported:
+    observation = _observation(name or place.called, place.path, fault, severity)
+    return _Reported((-severity.rank, at, observation.path), observation)
+
+
+def _further(count: int) -> Observation:
+    fact = f"{count} further objects of the cluster have a finding, and certmond reports {MAX_FINDINGS} in detail"
+    fault = Fault(Reason.CLUSTER_EXPIRY, fact, "see certmond_cluster_certificate_not_after_timestamp_seconds")
+    return _observation("further objects", "/api", fault, Severity.WARNING)
+
+
+def _unread(unread: Unread) -> Observation:
+    fault = Fault(Reason.CLUSTER_UNREAD, f"not watched: {unread.fact}", unread.remedy)
+    return _observation(unread.place.called, unread.place.path, fault, Severity.WARNING)
+
+
+def _observation(name: str, path: str, fault: Fault, severity: Severity) -> Observation:
+    at_most = severity if severity is not fault.reason.severity else None
+    spec = ClusterObjectSpec(name="cluster", path="/api", at_most=at_most)
+    return Observation(printable(name), spec, printable(path), faults=(fault,))
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"

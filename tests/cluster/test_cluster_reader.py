@@ -1,0 +1,348 @@
+"""The reader of the cluster: one node by a Lease, in a thread, with the rights of config/rbac.yaml."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from certmond.cli.main import cli
+from certmond.cluster.access import Access
+from certmond.controllers.cluster_reader import LEASE, ClusterReader, ReaderTerms, ReadingRounds
+from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState
+from tests.builders import DAY, NOW, make_leaf
+from tests.cluster.api_server import ApiServer, Fault
+from tests.cluster.leaks import leaks
+from tests.cluster.rbac import Rbac
+from tests.cluster.test_object_listing import CA, LEAF, add_secret
+from tests.daemon_harness import running as running_daemon
+
+MINUTE = timedelta(minutes=1)
+
+
+class Node:
+    """The rounds of one node. `pass_by` moves the clocks of all nodes of a test."""
+
+    seconds = 1000.0
+
+    def __init__(self, access: Access, name: str, **terms: Any) -> None:
+        self.terms = replace(
+            ReaderTerms(access.kubeconfig, name, (), 5 * MINUTE, 4 * MINUTE, 30 * DAY),
+            **terms,
+        )
+        self.rounds = ReadingRounds(
+            self.terms, alive=access.alive, clock=lambda: NOW + timedelta(seconds=Node.seconds),
+            monotonic=lambda: Node.seconds,
+        )  # fmt: skip
+
+    def round(self) -> ClusterReading:
+        self.rounds.round()
+        return self.rounds.published.reading
+
+    @staticmethod
+    def pass_by(span: timedelta) -> None:
+        Node.seconds += span.total_seconds()
+
+
+@pytest.fixture(autouse=True)
+def _clock() -> None:
+    Node.seconds = 1000.0
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no time limit pass on a busy machine."""
+    monkeypatch.setattr("certmond.controllers.cluster_reader._ANSWER", MINUTE)
+
+
+@pytest.fixture
+def reader(cluster: ApiServer, access: Access) -> Access:
+    """The access of a reader with the right to list Secrets, in a cluster with one Secret."""
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-reader-secrets", "certmond")
+    add_secret(cluster, "web")
+    return access
+
+
+def listed(cluster: ApiServer) -> int:
+    return sum("/secrets" in each for each in cluster.calls)
+
+
+def test_one_node_reads_for_the_cluster(cluster: ApiServer, reader: Access) -> None:
+    """Of two nodes, only the holder of the Lease lists the objects. The other node reads the Lease only."""
+    one, two = Node(reader, "node-1"), Node(reader, "node-2")
+    reading = one.round()
+    assert (reading.leads, [each.place.where for each in reading.data]) == (
+        True, ["tls.crt in the Secret default/web"],
+    )  # fmt: skip
+    cluster.calls.clear()
+    assert two.round() == ClusterReading()
+    assert [each for each in cluster.calls if "leases" not in each] == []
+
+
+def test_another_node_takes_over_after_the_duration_of_the_lease(reader: Access) -> None:
+    """The former holder no longer exports anything, even if it does not learn of the new holder."""
+    one, two = Node(reader, "node-1"), Node(reader, "node-2")
+    assert (one.round().leads, two.round().leads) == (True, False)
+    Node.pass_by(3 * MINUTE)
+    assert not two.round().leads
+    Node.pass_by(2 * MINUTE)
+    assert one.rounds.published.until < Node.seconds
+    assert two.round().leads
+    assert one.round() == ClusterReading()
+
+
+def test_the_holder_reads_at_its_interval(cluster: ApiServer, reader: Access) -> None:
+    """Between two readings, the holder renews the Lease, and the reading stays the same object."""
+    node = Node(reader, "node-1", interval=10 * MINUTE)
+    first = node.round()
+    for count in range(15):
+        Node.pass_by(timedelta(seconds=39))
+        assert node.round() is first, count
+    Node.pass_by(timedelta(seconds=39))
+    add_secret(cluster, "new")
+    assert [each.place.name for each in node.round().data] == ["new", "web"]
+    assert 0 < node.rounds.round() <= 40
+
+
+def test_a_node_without_the_lease_of_its_kubeconfig_has_a_finding(cluster: ApiServer, reader: Access) -> None:
+    """The message names the missing right."""
+    cluster.rbac = Rbac("")
+    reading = Node(reader, "node-1").round()
+    assert not reading.leads
+    assert reading.lease
+    assert "may not read the Lease kube-system/certmond-reader" in reading.lease.fact
+    assert reading.lease.remedy.endswith("resources [leases], verbs [get, create, update]")
+    assert reading.lease.lasting
+
+
+def test_a_silent_api_server_does_not_end_the_leadership_at_once(cluster: ApiServer, reader: Access) -> None:
+    """The holder keeps the objects until its Lease ends, and the failure keeps its first time."""
+    node = Node(reader, "node-1")
+    known = node.round()
+    Node.pass_by(MINUTE)
+    cluster.faults += [Fault(503)]
+    failed = node.round()
+    assert (failed.leads, failed.listings) == (True, known.listings)
+    assert failed.lease
+    Node.pass_by(MINUTE)
+    cluster.faults += [Fault(503)]
+    again = node.round()
+    assert again.lease
+    assert (again.lease.since, again.lease.lasting) == (failed.lease.since, False)
+    Node.pass_by(MINUTE)
+    assert node.round().lease is None
+
+
+def test_a_node_that_loses_the_lease_during_a_reading_exports_nothing(cluster: ApiServer, reader: Access) -> None:
+    """A slow API server can delay a reading for longer than the Lease."""
+    one, two = Node(reader, "node-1"), Node(reader, "node-2")
+
+    def slow(method: str, path: str) -> None:
+        if path.endswith("/secrets"):
+            cluster.before = lambda method, path: None
+            two.round()
+            Node.pass_by(4 * MINUTE)
+            two.round()
+
+    assert one.round().leads
+    Node.pass_by(5 * MINUTE)
+    cluster.before = slow
+    assert one.round() == ClusterReading()
+    assert two.rounds.published.reading.leads
+    assert one.round() == ClusterReading()
+
+
+# --- The thread -------------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """A reader with its thread, with the clock of the machine."""
+
+    def __init__(self, access: Access, **terms: Any) -> None:
+        self.woken = threading.Event()
+        self.terms = replace(ReaderTerms(access.kubeconfig, "node-1", (), 5 * MINUTE, 4 * MINUTE, 30 * DAY), **terms)
+        self.reader = self.made(self.terms)
+
+    def made(self, terms: ReaderTerms | None) -> ClusterReader:
+        return ClusterReader(terms, wake=self.woken.set, clock=lambda: NOW, monotonic=time.monotonic)
+
+    def state(self) -> ClusterState:
+        """The state after the next change that the thread reports."""
+        self.reader.state(NOW)
+        assert self.woken.wait(60)
+        self.woken.clear()
+        return self.reader.state(NOW)
+
+
+@pytest.fixture
+def running(reader: Access) -> Iterator[Running]:
+    made = Running(reader)
+    yield made
+    made.reader.close()
+
+
+def test_a_pass_does_not_wait_for_the_api_server(cluster: ApiServer, running: Running) -> None:
+    """While the API server does not answer, the state is that of the last reading. The end of the daemon ends the
+    request.
+    """
+    answer = threading.Event()
+
+    def wait(method: str, path: str) -> None:
+        answer.wait(30)
+
+    cluster.before = wait
+    began = time.monotonic()
+    assert running.reader.state(NOW) == ClusterState(ClusterReading())
+    assert running.reader.until is None
+    running.reader.close()
+    while "cluster-reader" in {each.name for each in threading.enumerate()}:
+        assert time.monotonic() - began < 20
+        time.sleep(0.05)
+    answer.set()
+
+
+def test_the_thread_wakes_the_daemon_after_a_reading(cluster: ApiServer, running: Running) -> None:
+    """The next pass has the findings, and the same objects as long as nothing changes."""
+    leaf = make_leaf(CA, "late", not_before=NOW - 80 * DAY, not_after=NOW + DAY)
+    add_secret(cluster, "late", leaf=leaf)
+    state = running.state()
+    assert [each.name for each in state.observations] == ["Secret default/late"]
+    assert running.reader.state(NOW) is state
+    later = running.reader.state(NOW + 2 * DAY)
+    assert "expired on" in later.observations[0].faults[0].detail
+    assert running.reader.until
+
+
+def test_the_reading_of_a_thread_that_hangs_ends_with_the_lease(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node may read the objects from then on. The daemon wakes at this time."""
+    assert running.state().reading
+    until = running.reader.until
+    assert until
+    assert timedelta() < until - NOW <= 4 * MINUTE
+    real = time.monotonic
+    monkeypatch.setattr(running.reader, "_monotonic", lambda: real() + 240)
+    assert running.reader.until == NOW
+    assert running.reader.state(NOW) == ClusterState(ClusterReading())
+    assert running.reader.until is None
+
+
+def test_a_reload_keeps_the_reading(running: Running, reader: Access) -> None:
+    """A reader with another configuration continues with the known objects, so that no finding ends and begins again.
+
+    A disabled reader has none.
+    """
+    known = running.state()
+    running.reader.close()
+    following = running.made(running.terms)
+    following.continue_from(running.reader)
+    assert following.state(NOW) is known
+    following.close()
+    disabled = running.made(None)
+    disabled.continue_from(following)
+    assert (disabled.state(NOW), disabled.until) == (NO_CLUSTER, None)
+    disabled.close()
+
+
+@pytest.mark.parametrize(
+    ("broken", "fact"),
+    [("import", "the package lightkube is missing"), ("thread", "certmond cannot start a thread")],
+)
+def test_a_reader_that_cannot_start_has_a_finding(
+    running: Running, monkeypatch: pytest.MonkeyPatch, broken: str, fact: str
+) -> None:
+    """The finding names the remedy, and the daemon continues."""
+
+    def start(thread: object) -> None:
+        raise RuntimeError
+
+    if broken == "import":
+        monkeypatch.setitem(sys.modules, "certmond.cluster.object_listing", None)
+    else:
+        monkeypatch.setattr("threading.Thread.start", start)
+    state = running.reader.state(NOW)
+    assert [each.faults[0].detail for each in state.observations] == [f"not watched: {fact}"]
+    assert state.observations[0].path == LEASE.path
+
+
+def test_a_defect_in_a_round_is_a_finding(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread continues later."""
+
+    def broken(*_: object) -> Callable[[], None]:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("certmond.cluster.object_listing.listing", broken)
+    (observation,) = running.state().observations
+    assert "an unexpected KeyError" in observation.faults[0].detail
+    assert "secret" not in str(observation)
+
+
+# --- The daemon -------------------------------------------------------------------------------------------------------
+
+
+def daemon_tree(directory: Path, cluster: ApiServer, node: str, **settings: Any) -> tuple[Path, Path]:
+    """Return the root of a node with the reader, and its configuration file."""
+    conf = directory / "root/etc/kubernetes/certmond.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text(Path(cluster.user("certmond", "certmond")).read_text())
+    conf.chmod(0o600)
+    settings = {
+        "kubeconfig": "/etc/kubernetes/certmond.conf", "reader": True, "lease_duration": "20s", **settings,
+    }  # fmt: skip
+    path = directory / "config.yaml"
+    path.write_text(yaml.safe_dump({"profile": "none", "node_name": node, "cluster": settings}))
+    return directory / "root", path
+
+
+def test_two_daemons_read_one_cluster(cluster: ApiServer, reader: Access, tmp_path: Path) -> None:
+    """One daemon exports the certificates and the findings, and the other one takes over after its end. No output of
+    the daemons contains a private key of a Secret.
+    """
+    leaf = make_leaf(CA, "late", not_before=NOW - 80 * DAY, not_after=NOW - DAY)
+    add_secret(cluster, "late", leaf=leaf)
+    directories = [tmp_path / "one", tmp_path / "two"]
+    (root, config), (other, second) = (
+        daemon_tree(each, cluster, f"node-{number}") for number, each in enumerate(directories)
+    )
+    with running_daemon(root, directories[0], "--config", str(config)) as one:
+        one.until(lambda: "cluster" in one.status(), "the reading")
+        with running_daemon(other, directories[1], "--config", str(second)) as two:
+            two.until(lambda: "certmond_cluster_reader 0" in two.metrics(), "the second daemon")
+            assert "cluster" not in two.status()
+            assert one.number("certmond_cluster_reader") == 1
+            (finding,) = one.status()["findings"]
+            assert finding["message"].startswith("tls.crt in the Secret default/late: CN=late (serial ")
+            label = 'certificate="Secret default/late",path="/api/v1/namespaces/default/secrets/late#tls.crt"'
+            assert f'certmond_finding{{{label},reason="cluster_expiry",severity="critical"}} 1' in one.metrics()
+            names = [each["name"] for each in one.status()["cluster"]["certificates"]]
+            assert names == ["late", "web"]
+            assert one.stop() == 0
+            two.until(lambda: "cluster" in two.status(), "the takeover")
+            assert two.number("certmond_cluster_reader") == 1
+    outputs = [
+        path for each in directories for path in each.rglob("*") if path.is_file() and "kubernetes" not in str(path)
+    ]
+    assert len(outputs) > 6
+    content = b"".join(path.read_bytes() for path in outputs)
+    assert leaf.facts.sha256.encode() in content
+    assert not leaks(content, LEAF, leaf)
+
+
+def test_a_command_does_not_read_the_cluster(cluster: ApiServer, reader: Access, tmp_path: Path) -> None:
+    """Only the daemon takes the Lease: a command would take it away from the node that reads."""
+    root, config = daemon_tree(tmp_path, cluster, "node-1")
+    done = CliRunner().invoke(cli, ["check", "--root", str(root), "--config", str(config), "-o", "json"])
+    assert "cluster" not in json.loads(done.output)
+    assert [each for each in cluster.calls if "leases/certmond-reader" in each or "secrets" in each] == []
