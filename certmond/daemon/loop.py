@@ -310,8 +310,7 @@ class Daemon:
     ) -> Assessment | None:
         """Publish the assessment, log its changes, and run hooks. Return the previous assessment, if any."""
         before, self._assessment, self._surroundings = self._assessment, assessment, surroundings
-        # `started` is the time of the start on this clock.
-        self._published_at = done = time.monotonic()
+        self._published_at = done = time.monotonic()  # `started` is a time of this clock
         scope = "all files" if cause.touched is None else f"changed paths: {len(cause.touched)}"
         message = f"a pass ({cause.name}; {scope}) took {(done - started) * 1000:.0f} ms"
         self._journal.detail(Event.PASSED, message, cause=cause.name)
