@@ -18,7 +18,7 @@ from certmond.pki.assessment.damage import damage
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.findings import Finding, Severity
 from certmond.pki.services.model import Live, Survey
-from certmond.pki.services.serving_request import RequestState
+from certmond.pki.services.serving_request_state import RequestState
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import make_ca, make_server
 from tests.node import NOW, Node

@@ -13,7 +13,7 @@ import yaml
 from certmond.errors import CertmondError, RefusedError, RestartError, TriedError, UntrustedError
 from certmond.formats.private_key import make_key
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.signing.policy import Grant
 from certmond.pki.signing.template import Terms, first
 from certmond.restart.act import Restarter

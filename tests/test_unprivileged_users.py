@@ -14,7 +14,7 @@ import pytest
 
 from certmond.cli.output_file import replace_file
 from certmond.errors import WriteError
-from certmond.expose.metrics.exposition import write
+from certmond.expose.metrics.exposition import replace_runtime_file
 from certmond.files.cache import Files
 from certmond.files.glob import expand
 from certmond.notify.audit import Audit
@@ -307,7 +307,7 @@ def test_metrics_are_written_through_a_draft_of_certmond(shared: Shared, planted
             draft.symlink_to(shared.at("/vault/tls.key"))
         case _:
             shared.put("/shared/.node.prom.new", b"", 0o666, THEIRS)
-    write(shared.at("/shared"), "node.prom", "new\n")
+    replace_runtime_file(shared.at("/shared"), "node.prom", "new\n")
     if keeper is not None:
         os.close(keeper)
     status = shared.at("/shared/node.prom").lstat()

@@ -20,7 +20,7 @@ from certmond.cli.progress import Events, Progress
 from certmond.controllers.watched_records import records_of
 from certmond.errors import BusyError, MalformedError
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT
-from certmond.files.inotify import Interest
+from certmond.files.directory_watch import Interest
 from certmond.pki.rotation.phases import Rotation, may_be_aborted
 from certmond.pki.services.restart_episode import Episode, Past, Stage, Terms
 from certmond.pki.services.restart_state_machine import state_of

@@ -14,7 +14,7 @@ import click
 
 from certmond.cli.stdio import discard_output
 from certmond.daemon.wakeup import Wake
-from certmond.files.inotify import Interest, Watcher
+from certmond.files.directory_watch import Interest, Watcher
 from certmond.pki.findings import printable
 from certmond.redaction import redacted
 

@@ -102,8 +102,8 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
 @click.pass_context
 def export(context: click.Context, family: str, output: Path | None) -> None:
     """Print the Root CA certificates of this node as PEM, for clients. This command never prints a private key."""
-    from certmond.cli.export import trust_bundle
     from certmond.cli.output_file import replace_file
+    from certmond.cli.root_ca_export import trust_bundle
 
     require_certificate(family, "export", "The API server publishes the public keys at /openid/v1/jwks")
     options = globals_of(context)

@@ -17,7 +17,7 @@ from certmond.cluster.access import Access
 from certmond.cluster.client import PAGE, Connection
 from certmond.cluster.csr_signer import KUBELET_SERVING
 from certmond.errors import RefusedError
-from certmond.pki.services.serving_request import ServingRequest
+from certmond.pki.services.serving_request_state import ServingRequest
 
 _MAX_REQUESTS = 20 * PAGE
 """The maximum number of requests of all nodes.

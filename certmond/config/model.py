@@ -26,7 +26,7 @@ from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, within
 from certmond.pki.catalog.init_settings import InitSpec
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import (
     ArchiveSpec,
     ClusterSpec,

@@ -17,7 +17,7 @@ from certmond.pki.catalog.derived import DerivedSpec
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import Model
 from certmond.pki.catalog.init_settings import InitSpec
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import (
     LOCAL,
     NO_SIGNER,

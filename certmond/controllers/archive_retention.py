@@ -19,7 +19,7 @@ from certmond.notify.journal import Event
 from certmond.pki.catalog.field_types import format_duration
 from certmond.pki.x509.parsing import Document, decode
 from certmond.renewal.damaged_files import OnlyCopies
-from certmond.renewal.repair import View, is_damaged_name
+from certmond.renewal.new_files import View, is_damaged_name
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile, stored_at
 
 _INTERVAL = timedelta(hours=1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.replaced_ca import CAChanges, fact_of, staging_commands
+from certmond.controllers.replaced_ca_rotation import CAChanges, fact_of, staging_commands
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.services.model import Live, ServiceSeen
 from certmond.pki.services.restart_episode import Episode, Stage, Target
 from certmond.pki.services.restart_state_machine import HealthObservation

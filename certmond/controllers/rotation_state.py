@@ -12,7 +12,7 @@ from datetime import datetime
 from certmond.config.model import Config
 from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.interim_trust import InterimTrust
-from certmond.controllers.replaced_ca import CAChanges
+from certmond.controllers.replaced_ca_rotation import CAChanges
 from certmond.controllers.rotation_findings import EXPLANATION, findings_of
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
@@ -20,7 +20,7 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
-from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
+from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited

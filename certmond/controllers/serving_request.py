@@ -1,6 +1,6 @@
 """Check of the request with which the kubelet of this node requests its serving certificate.
 
-This module decides when certmond reads the requests. `pki.services.serving_request` evaluates the requests.
+This module decides when certmond reads the requests. `pki.services.serving_request_state` evaluates the requests.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from certmond.cluster.access import Access
 from certmond.errors import CertmondError
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.service_rules import served_before_restart
-from certmond.pki.services.serving_request import NO_REQUEST, RequestState, request_state, unknown_state
+from certmond.pki.services.serving_request_state import NO_REQUEST, RequestState, request_state, unknown_state
 
 _ANSWER = timedelta(seconds=2)
 """Time limit of a read, because a read delays the next pass of the daemon."""

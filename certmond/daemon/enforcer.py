@@ -24,7 +24,7 @@ from certmond.controllers.rotation_state import RotationState
 from certmond.controllers.signer_choice import SignerChoice
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
-from certmond.files.inotify import Interest
+from certmond.files.directory_watch import Interest
 from certmond.files.parallel_path_search import find_in_two_processes
 from certmond.notify.audit import Audit
 from certmond.pki.assessment.assess import Assessment, assess

@@ -9,7 +9,7 @@ from pathlib import Path
 from certmond.controllers.watched_records import records_of
 from certmond.daemon.wakeup import Wake
 from certmond.files.catalog_observer import Store
-from certmond.files.inotify import Changes, Watcher
+from certmond.files.directory_watch import Changes, Watcher
 from certmond.notify.journal import Event, Journal
 from certmond.pki.catalog.observation import Inventory
 

@@ -27,7 +27,7 @@ from certmond.expose.documents.plan import step_name
 from certmond.expose.metrics.exposition import summary
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.files.catalog_observer import Store
-from certmond.files.inotify import Watcher
+from certmond.files.directory_watch import Watcher
 from certmond.notify.audit import DAEMON, Audit
 from certmond.notify.change_log import ChangeLog
 from certmond.notify.hooks import Hooks

@@ -15,7 +15,15 @@ from certmond.controllers.rotation_state import RotationState
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.activity import activity_document
 from certmond.expose.metrics.cluster_metrics import ClusterMetrics
-from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, write
+from certmond.expose.metrics.exposition import (
+    ACTIVITY,
+    HEARTBEAT,
+    METRICS,
+    STATUS,
+    Renderer,
+    heartbeat,
+    replace_runtime_file,
+)
 from certmond.expose.metrics.x509_exporter_names import Compatible
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
@@ -64,7 +72,7 @@ class RuntimeFiles:
 
     def _write(self, name: str, text: str) -> None:
         with self._writing(name):
-            write(self._directory, name, text)
+            replace_runtime_file(self._directory, name, text)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:

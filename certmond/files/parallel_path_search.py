@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from certmond.files.scan_process import in_two_processes
+from certmond.files.forked_worker import in_two_processes
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import PathSearch, Question, find_all
 

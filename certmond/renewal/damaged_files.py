@@ -14,7 +14,7 @@ from pathlib import Path
 from certmond.errors import CertmondError, MalformedError
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.x509.parsing import decode
-from certmond.renewal.repair import View, damaged_name, is_secret
+from certmond.renewal.new_files import View, damaged_name, is_secret
 from certmond.state.archive import Archive, ArchivedFile, Generation
 from certmond.transaction.dirfd import digest
 

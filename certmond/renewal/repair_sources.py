@@ -36,7 +36,7 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsing import decode
 from certmond.renewal.archive_generations import Generations
 from certmond.renewal.archived_pair import Worth, as_put_back
-from certmond.renewal.repair import is_damaged_name
+from certmond.renewal.new_files import is_damaged_name
 from certmond.renewal.symlink_targets import SymlinkTargets
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.state.last_subjects import LastSubjects

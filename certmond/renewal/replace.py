@@ -25,7 +25,7 @@ from certmond.pki.x509.path_building import find_paths
 from certmond.pki.x509.public_key import PublicKey, describe_key
 from certmond.renewal.derived_file_state import owner_ids
 from certmond.renewal.key_pair import KeyPair, Read, Unpaired, entry_pair, key_of_user, kubeconfig_pairs
-from certmond.renewal.repair import View, linked, placed
+from certmond.renewal.new_files import View, linked, placed
 from certmond.transaction.commit import Change, NewFile, NewLink
 from certmond.transaction.dirfd import digest
 

@@ -24,7 +24,7 @@ from certmond.renewal.archive_generations import Generations, PairLocation
 from certmond.renewal.archived_pair import Verdict, Worth
 from certmond.renewal.damaged_files import DamagedFiles, archive_clause
 from certmond.renewal.key_pair import KeyPairs, Unpaired, as_written
-from certmond.renewal.repair import linked, placed
+from certmond.renewal.new_files import linked, placed
 from certmond.renewal.symlink_targets import SymlinkTargets
 from certmond.state.archive import Archive, ArchivedFile, Generation
 from certmond.transaction.commit import NewFile, Transactions, Writer

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from certmond.errors import IdleError, RestartError, SigningError, TriedError, UntrustedError
 from certmond.pki.catalog.endpoint import Endpoint
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.restart import static_pod
 from certmond.services import crictl
 from certmond.services import systemd_units as units

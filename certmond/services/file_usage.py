@@ -16,7 +16,7 @@ from certmond.formats.kubeconfig import as_text
 from certmond.formats.manifest import Components, Container, Manifest, flag_values, flags_of
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.services.model import Survey, Use
 from certmond.services.endpoints import endpoints_of, endpoints_without_file
 

@@ -18,7 +18,7 @@ from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.references import PROGRAMS
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.services.model import Content, Demand, Live, Survey
 from certmond.pki.services.outage import demands_in_outages
 from certmond.pki.services.restart_episode import Past

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from certmond.config.model import Config, parse
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 
 _HEAD = """# Profiles
 

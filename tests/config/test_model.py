@@ -23,7 +23,7 @@ from certmond.errors import ConfigError
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import FACTS, USAGES, format_duration, parse_duration
 from certmond.pki.catalog.init_settings import InitSpec
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import ClusterSpec, HoldSpec, RestartSpec
 
 ROOT = Path(__file__).parents[2]

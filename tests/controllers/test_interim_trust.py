@@ -18,13 +18,22 @@ import pytest
 import yaml
 
 from certmond.daemon.pass_schedule import Cause
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.services.model import Live, ServiceSeen
 from certmond.pki.x509.parsing import decode
 from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
-from tests.controllers.test_replaced_ca import Clock, daemon, expired, put, reported, rest, with_family, with_more
+from tests.controllers.test_replaced_ca_rotation import (
+    Clock,
+    daemon,
+    expired,
+    put,
+    reported,
+    rest,
+    with_family,
+    with_more,
+)
 from tests.rotation_node import RotatingNode, kubeconfig, root_ca, with_manager
 from tests.sampling import sample
 from tests.tracing import distinct, kill_at, record

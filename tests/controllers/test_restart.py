@@ -24,7 +24,7 @@ from certmond.notify.audit import Audit
 from certmond.notify.journal import Journal
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.steps import Cause, Plan, Restart
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Episode, Past, Result, Stage, Target

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from certmond.files import scan_process as second
+from certmond.files import forked_worker as second
 
 
 def worthwhile(monkeypatch: pytest.MonkeyPatch, least: int = 1, piece: int = 1) -> None:

@@ -9,7 +9,7 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import PathSearch, Question, find_all
 from tests.builders import cross_sign, make_ca, make_intermediate, make_leaf
 from tests.files.beside import FORKS, elsewhere
-from tests.files.test_scan_process_messages import parts
+from tests.files.test_forked_worker_messages import parts
 
 OLD, NEW = make_ca("old"), make_ca("new")
 CROSSED = cross_sign(NEW, OLD)

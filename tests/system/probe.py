@@ -132,7 +132,7 @@ def read(name: str) -> None:
 
 def have_a_second() -> None:
     """As certmond has one at its start; all that can be done there is done there."""
-    from certmond.files import scan_process as second
+    from certmond.files import forked_worker as second
 
     second.MIN_ITEMS = second._MIN_PIECE = 1
     second._Worker.claims_piece = lambda _: False  # type: ignore[assignment,method-assign]

@@ -20,7 +20,7 @@ import pytest
 from cryptography import x509
 
 from certmond.notify.journal import MESSAGE_IDS, Event
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from tests.builders import make_ca
 from tests.node import PKI, Node, key_pem, pem
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install

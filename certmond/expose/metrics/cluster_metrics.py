@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from certmond.expose.metrics.exposition import Family
-from certmond.expose.metrics.label_values import escaped
+from certmond.expose.metrics.label_escapes import escaped
 from certmond.pki.services.cluster_objects import ClusterReading
 
 READER = Family(

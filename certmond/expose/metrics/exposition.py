@@ -15,7 +15,7 @@ from certmond.errors import RuntimeDirError
 from certmond.expose.documents.cluster import cluster_entry
 from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_entry, header
 from certmond.expose.metrics.incremental_rewrite import Sheet, encoded, replacing
-from certmond.expose.metrics.label_values import escaped
+from certmond.expose.metrics.label_escapes import escaped
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.forecast import NextEvent
@@ -222,7 +222,7 @@ def _gravest(status: CertificateStatus) -> Finding:
     return max(status.findings, key=lambda item: item.severity.rank)
 
 
-def write(directory: Path, name: str, text: str) -> None:
+def replace_runtime_file(directory: Path, name: str, text: str) -> None:
     """Replace the file `name` in the runtime directory. Raises RuntimeDirError if certmond cannot write the file."""
     with replacing(directory / name) as descriptor, open(descriptor, "wb", closefd=False) as file:
         file.write(encoded(text))

@@ -14,7 +14,7 @@ from posixpath import basename
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from certmond.expose.metrics.label_values import escaped
+from certmond.expose.metrics.label_escapes import escaped
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.x509.certificate import Certificate, is_ordinary
 

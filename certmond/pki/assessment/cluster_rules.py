@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
 from certmond.pki.catalog.observation import Observation
-from certmond.pki.catalog.service_entries import ClusterObjectSpec
+from certmond.pki.catalog.service_spec import ClusterObjectSpec
 from certmond.pki.findings import Fault, Reason, Severity, printable
 from certmond.pki.services.cluster_objects import (
     CHAIN,

@@ -16,7 +16,7 @@ from certmond.pki.assessment.service_rules import served_before_restart
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage
 from certmond.pki.findings import Finding, Reason, Remedy, Severity, printable
-from certmond.pki.services.serving_request import with_request
+from certmond.pki.services.serving_request_state import with_request
 from certmond.pki.services.staleness import NOWHERE, Presence, ServedAt
 from certmond.pki.x509.certificate import Certificate
 

@@ -12,7 +12,7 @@ from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.catalog.renewers import Renewer, RenewerSpec
 from certmond.pki.catalog.served_entries import ServedSpec
-from certmond.pki.catalog.service_entries import ClusterObjectSpec, OutageSpec
+from certmond.pki.catalog.service_spec import ClusterObjectSpec, OutageSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import PublicKey

@@ -1,6 +1,6 @@
 """Settings in the configuration, such as signers, hooks, restarts and the rotation.
 
-`entries` defines the model of a certificate, `service_entries` the model of a service, and `init_settings` the settings
+`entries` defines the model of a certificate, `service_spec` the model of a service, and `init_settings` the settings
 of `certmond init`.
 """
 

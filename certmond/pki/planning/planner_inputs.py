@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from certmond.pki.catalog.entries import KeyAlgorithm
-from certmond.pki.catalog.service_entries import ServiceSpec
-from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
+from certmond.pki.catalog.service_spec import ServiceSpec
+from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
 
 
 @dataclass(frozen=True, slots=True)

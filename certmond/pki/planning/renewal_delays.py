@@ -10,8 +10,8 @@ from datetime import datetime
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.assessment.last_attempt import FIRST_RETRY, Attempt
+from certmond.pki.planning.host_hold_rules import HostHold
 from certmond.pki.planning.planner_inputs import Circumstances
-from certmond.pki.planning.renewal_holds import HostHold
 from certmond.pki.planning.steps import Cause, Held
 from certmond.pki.x509.certificate import Certificate
 

@@ -12,10 +12,10 @@ from datetime import datetime
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import ROOT_CAS, Kind
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
+from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, HostHold, ReplacedCA
 from certmond.pki.planning.renewal_delays import day
-from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, HostHold, ReplacedCA
 from certmond.pki.planning.start_renewals import NO_START_RENEWALS, StartRenewal, StartRenewals
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart, Step
 from certmond.pki.services.model import ServiceSeen

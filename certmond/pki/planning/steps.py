@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from certmond.pki.assessment.assess import CertificateStatus
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.services.restart_episode import Target
 from certmond.pki.signing.template import Template
 from certmond.pki.x509.certificate import Anchor, Certificate

@@ -1,7 +1,7 @@
 """Holds that would stop a rotation in a later phase.
 
-certmond reports these holds while the rotation can safely wait. `planning.renewal_holds` and `planning.restarts` define
-the holds of renewals and restarts.
+certmond reports these holds while the rotation can safely wait. `planning.host_hold_rules` and `planning.restarts`
+define the holds of renewals and restarts.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from certmond.pki.catalog.observation import Observation
-from certmond.pki.catalog.service_entries import OutageSpec, ServiceSpec
+from certmond.pki.catalog.service_spec import OutageSpec, ServiceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings

@@ -17,12 +17,12 @@ from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation, Provenance, Salvage
 from certmond.pki.catalog.served_entries import ServedSpec
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterState
 from certmond.pki.services.model import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Past, Result
-from certmond.pki.services.serving_request import RequestState
+from certmond.pki.services.serving_request_state import RequestState
 from certmond.pki.x509.certificate import parse_certificate
 
 RELOAD_WITHIN = timedelta(seconds=90)

@@ -32,7 +32,7 @@ from certmond.config.model import Source, parse
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.status import certificate_entry, status_document
 from certmond.expose.metrics import exposition as render
-from certmond.expose.metrics.exposition import Renderer, read_status, summary, write
+from certmond.expose.metrics.exposition import Renderer, read_status, replace_runtime_file, summary
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
@@ -538,10 +538,10 @@ def test_the_summary_speaks_of_the_critical_certificate_first(node: Node, severi
 
 def test_a_rendering_replaces_the_old_one_whole(tmp_path: Path) -> None:
     """A reader that has the file open keeps the old text; the new one is another file, which all may read."""
-    write(tmp_path, "metrics.prom", "old")
+    replace_runtime_file(tmp_path, "metrics.prom", "old")
     with (tmp_path / "metrics.prom").open() as reader:
         umask = os.umask(0o077)
-        write(tmp_path, "metrics.prom", "new")
+        replace_runtime_file(tmp_path, "metrics.prom", "new")
         os.umask(umask)
         assert reader.read() == "old"
     assert (tmp_path / "metrics.prom").read_text() == "new"
@@ -552,7 +552,7 @@ def test_a_rendering_replaces_the_old_one_whole(tmp_path: Path) -> None:
 def test_a_rendering_does_not_follow_a_link(tmp_path: Path) -> None:
     """A link at the path of the draft is not followed: it is replaced, and the text is in place."""
     (tmp_path / ".metrics.prom.new").symlink_to(tmp_path / "elsewhere")
-    write(tmp_path, "metrics.prom", "text")
+    replace_runtime_file(tmp_path, "metrics.prom", "text")
     assert not (tmp_path / "elsewhere").exists()
     assert (tmp_path / "metrics.prom").read_text() == "text"
 

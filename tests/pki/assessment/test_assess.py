@@ -16,7 +16,7 @@ from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
 from certmond.pki.catalog.endpoint import Endpoint, Served
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Fault, Reason, Severity, highest_severity
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.staleness import Surroundings

@@ -15,7 +15,7 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.last_attempt import MIN_INTERVAL
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.forecast import MAX_EVENTS, Forecast, What, forecast, next_event
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.steps import Issue

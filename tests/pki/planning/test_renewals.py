@@ -18,7 +18,7 @@ from certmond.pki.assessment.last_attempt import MIN_INTERVAL, Attempt
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle

@@ -16,7 +16,7 @@ from certmond.pki.catalog.endpoint import Endpoint, Served
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.references import ReferenceSpec
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.forecast import ForecastEvent, NextEvent, What, forecast, next_event
 from certmond.pki.planning.planner_inputs import Policy

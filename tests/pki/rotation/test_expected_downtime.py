@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from certmond.expose.documents.rotation_preview import preview_document, unavoidable
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.rotation.expected_downtime import Absence, absences
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.rotation.preview import Preview

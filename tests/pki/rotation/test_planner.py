@@ -10,7 +10,7 @@ import pytest
 
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, Held, KeyOf, Plan, Rotate, Trusting
 from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, has_old_state
 from certmond.pki.rotation.phase_end import open_conditions, reload_deadline, unreachable_reason

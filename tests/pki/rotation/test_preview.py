@@ -9,7 +9,7 @@ import pytest
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.observation import Observation
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin
 from certmond.pki.rotation.preview import Preview, preview

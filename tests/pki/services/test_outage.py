@@ -9,7 +9,7 @@ import pytest
 
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Inventory
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan

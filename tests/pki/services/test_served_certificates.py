@@ -12,7 +12,7 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Reason, Severity
 from certmond.pki.planning.forecast import What, forecast
 from certmond.pki.planning.planner_inputs import Circumstances, Policy

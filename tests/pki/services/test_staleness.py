@@ -15,7 +15,7 @@ from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Reason
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.restart_episode import Past, Result

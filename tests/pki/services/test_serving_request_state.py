@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from certmond.pki.findings import Fault, Reason
-from certmond.pki.services.serving_request import (
+from certmond.pki.services.serving_request_state import (
     RequestState,
     ServingRequest,
     request_state,

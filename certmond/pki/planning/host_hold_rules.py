@@ -1,4 +1,4 @@
-"""Rules that hold a renewal during an upgrade, or while the clock might be wrong.
+"""Rules that hold a renewal while an operator or an upgrade holds the node, or while the clock might be wrong.
 
 `renewals` decides when a certificate is due.
 """

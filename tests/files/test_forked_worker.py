@@ -17,9 +17,9 @@ from typing import Any, cast
 
 import pytest
 
-from certmond.files import scan_process as second
-from certmond.files.scan_process import in_two_processes
-from certmond.files.scan_process_messages import pack
+from certmond.files import forked_worker as second
+from certmond.files.forked_worker import in_two_processes
+from certmond.files.forked_worker_messages import pack
 from tests.files.beside import FORKS, worthwhile
 
 pytestmark = pytest.mark.filterwarnings(FORKS)
@@ -339,7 +339,7 @@ def test_however_many_there_are_the_sharing_out_does_not_stall(tmp_path: Path) -
 
 ENDS_IN_THE_MIDDLE = """
 import os, signal, sys
-from certmond.files import scan_process as second
+from certmond.files import forked_worker as second
 second.MIN_ITEMS = 1
 os.sched_getaffinity = lambda _: {0, 1}
 here = os.getpid()

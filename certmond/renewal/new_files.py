@@ -1,6 +1,6 @@
-"""Replacement of damaged files. The entry decides the owner and the maximum mode of the new files.
+"""New files and symlinks of an entry, as changes of a transaction. The entry limits the mode and decides the owner.
 
-certmond copies no content of a damaged file.
+This module also defines the archive names of damaged files.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def in_two_processes(
     if len(items) < MIN_ITEMS or not _can_fork():
         yield work(items)
         return
-    from certmond.files.scan_process_messages import pack, unpack  # noqa: PLC0415 - imports pickle, which most nodes never need
+    from certmond.files.forked_worker_messages import pack, unpack  # noqa: PLC0415 - imports pickle, which most nodes never need
 
     size = max(_MIN_PIECE, -(-len(items) // _MAX_PIECES))
     pieces = [items[at : at + size] for at in range(0, len(items), size)]

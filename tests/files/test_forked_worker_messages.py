@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from certmond.files.scan_process_messages import pack, unpack
+from certmond.files.forked_worker_messages import pack, unpack
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsing import Document, decode

@@ -24,9 +24,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyFD, Mask, WatchDescriptor
 
-from certmond.files import inotify as watch
+from certmond.files import directory_watch as watch
 from certmond.files import mount_table
-from certmond.files.inotify import Changes, Interest, Watcher, affects
+from certmond.files.directory_watch import Changes, Interest, Watcher, affects
 from certmond.files.mount_table import Mount, filesystem_type, is_eventless, parse_mounts
 from tests.conftest import no_thread_left
 

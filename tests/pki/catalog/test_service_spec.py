@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from certmond.pki.catalog.service_entries import ServiceSpec
+from certmond.pki.catalog.service_spec import ServiceSpec
 
 
 @pytest.mark.parametrize(

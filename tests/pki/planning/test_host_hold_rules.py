@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.planner_inputs import Circumstances
-from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import RestartHolds
 from certmond.pki.planning.steps import Cause, Plan
