@@ -164,7 +164,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/pki/rotation/test_planner.py": (
         "plans the phases in which leaves are awaited",
-        ["pki/rotation/awaited_leaves", "pki/rotation/family_state", "pki/rotation/phase_end"],
+        ["pki/rotation/awaited_leaves", "pki/rotation/family_state", "pki/rotation/phase_conditions"],
     ),
     "tests/pki/services/test_restart_state_machine.py": (
         "moves episodes through their stages",

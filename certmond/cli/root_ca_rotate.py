@@ -164,7 +164,7 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
     """Exit with 2 if a phase of the rotation could never end, for example because `--root` selects another
     directory.
     """
-    from certmond.pki.rotation.phase_end import unreachable_reason
+    from certmond.pki.rotation.phase_conditions import unreachable_reason
 
     if fact := unreachable_reason(rotation, around):
         remedy = f"{verb} on the node itself without --root, or with a configuration without services{or_else}"

@@ -17,7 +17,7 @@ from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
 from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.interim_trust import advanced, interim_of, is_reached, next_step, untrusted_signer
-from certmond.pki.rotation.phase_end import signer_differences
+from certmond.pki.rotation.phase_conditions import signer_differences
 from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import Anchor

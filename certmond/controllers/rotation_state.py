@@ -26,7 +26,7 @@ from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited
 from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.gates import Report
-from certmond.pki.rotation.phase_end import open_conditions, reload_deadline
+from certmond.pki.rotation.phase_conditions import open_conditions, reload_deadline
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired
 from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.rotation.preview import Preview, preview

@@ -1,6 +1,7 @@
 """Phases of the rotation of a trust anchor (RFC 4210, 4.4: root CA key update), and the files of each phase.
 
-The rule is *trust before use, use before distrust*. `planner` returns the steps, and `gates` decides when a phase ends.
+The rule is *trust before use, use before distrust*. `planner` returns the steps. `phase_conditions` and `gates`
+decide when a phase ends, and `controllers.rotation` advances the phase.
 
 These invariants hold in every phase and between two consecutive phases (tests/pki/test_rotation_walks.py). In the mode
 `replace`, only I4 and I7 hold. For an anchor that certmond found on disk, only I4 holds until the phase `trust` ends.

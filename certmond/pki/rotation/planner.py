@@ -1,6 +1,6 @@
 """Planner of the steps that one node still needs in the present phase of a rotation.
 
-This module compares the node with `phases.desired`. `phase_end` defines the conditions that keep the phase open.
+This module compares the node with `phases.desired`. `phase_conditions` defines the conditions that keep the phase open.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from certmond.pki.catalog.observation import Inventory, Observation, Provenance
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, Held, KeyOf, Plan, Rotate, Trusting
 from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, has_old_state
-from certmond.pki.rotation.phase_end import open_conditions, reload_deadline, unreachable_reason
+from certmond.pki.rotation.phase_conditions import open_conditions, reload_deadline, unreachable_reason
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use

@@ -12,7 +12,7 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.planning.steps import Plan
-from certmond.pki.rotation.phase_end import open_conditions
+from certmond.pki.rotation.phase_conditions import open_conditions
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.rotation_holds import Hold, HoldReason, holds, waits_here
 from certmond.pki.services.model import Content, Live

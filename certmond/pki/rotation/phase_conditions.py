@@ -1,4 +1,7 @@
-"""Conditions that keep a phase of a rotation open on one node."""
+"""Conditions that keep a phase of a rotation open on one node.
+
+`controllers.rotation` advances the phase, after `gates` has no condition of other nodes.
+"""
 
 from __future__ import annotations
 
