@@ -47,6 +47,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "signs through a real HTTP API",
         ["cluster/client", "cluster/access", "cluster/csr_objects"],
     ),
+    "tests/cluster/test_external_ca.py": (
+        "runs a cluster without the key of its CA beside the API",
+        ["controllers/rotation_authority"],
+    ),
     "tests/cluster/test_lease.py": ("takes the Lease through the API", ["cluster/lease_api"]),
     "tests/cluster/test_publication.py": (
         "is beside the stand-in of the API that it needs",
