@@ -148,7 +148,7 @@ class Cluster:
         With `killed`, the first pass of the leader in each phase is killed, in each phase at a later write.
         """
         phases = set[Phase | None]()
-        for _ in range(60):
+        for _ in range(120):
             if self.world.phase is until or (until is None and all(each.record is None for each in self.nodes)):
                 return
             if killed and self.first.phase not in phases:
@@ -157,7 +157,7 @@ class Cluster:
                 self.search()
             said = [self.one_pass(node) for node in self.nodes]
             if not any(said):
-                self.waited += SECOND
+                self.waited += 10 * SECOND  # a renewal that failed is repeated after a minute
                 self.world.passes(POLL)
             yield from filter(None, said)
         raise AssertionError("\n".join(f"{each.name} {each.phase}: {each.waits}" for each in self.nodes))
