@@ -51,6 +51,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "signs through a real HTTP API",
         ["cluster/client", "cluster/access", "cluster/csr_objects"],
     ),
+    "tests/cluster/test_external_ca.py": (
+        "runs a cluster without the key of its CA beside the API",
+        ["controllers/rotation_authority"],
+    ),
     "tests/cluster/test_lease.py": ("takes the Lease through the API", ["cluster/lease_api"]),
     "tests/cluster/test_object_listing.py": ("lists objects of each kind", ["cluster/ca_bundle_kinds"]),
     "tests/cluster/test_publication.py": (

@@ -32,7 +32,7 @@ def _public(pem: str) -> str:
 
 _Pem = Annotated[str, AfterValidator(_public)]
 _Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-_Signature = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{0,2000}={0,2}$")]
+_Signature = Annotated[str, Field(pattern=r"^(x509:[A-Za-z0-9+/]{1,8000}|[A-Za-z0-9+/]{0,2000})={0,2}$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 
@@ -42,8 +42,8 @@ class ClusterRecord(BaseModel):
 
     `old` and `new` contain the CAs as PEM. In a rotation of `sa`, these fields contain the public keys for
     service-account tokens as PEM. `published` is as in `pki.rotation.phases.Rotation`. `signature` is the signature of
-    the old CA on the statement of `pki.rotation.authorization`. A worker may act if its place (`worker_batches`) is
-    below `released`.
+    the old CA on the statement of `pki.rotation.authorization`, or the certificate that authorizes the rotation of an
+    external CA. A worker may act if its place (`worker_batches`) is below `released`.
     """
 
     model_config = ConfigDict(

@@ -73,7 +73,8 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 def references(tree: Node) -> Iterator[Problem]:
     """Yield a problem for each reference to a missing entry.
 
-    Also yield a problem for each reference to a CA whose entry is not an authority.
+    Also yield a problem for each reference to a CA whose entry is not an authority, and for an unsuitable
+    `root_ca.record_signer`.
     """
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
@@ -90,6 +91,7 @@ def references(tree: Node) -> Iterator[Problem]:
                 yield Problem(
                     node.place, f"{name} is not an authority; name an authority, or set `authority: true` in {name}"
                 )
+    yield from _record_signer(tree)
 
 
 def between_entries(
@@ -154,6 +156,20 @@ def key_conflicts(
             fact = f"{spec.name} keeps its key (`keep_key: true`), but a signer of kind {kind} creates a new key"
             remedy = f"write `keep_key: false` in the entry {spec.name}, or name a signer of another kind"
             yield Problem(tree.find(("certificates", number, "signer")), f"{fact}; {remedy}")
+
+
+def _record_signer(tree: Node) -> Iterator[Problem]:
+    """Yield a problem if `root_ca.record_signer` is not a signer of the kind `command`."""
+    settings = tree.fields.get("root_ca")
+    node = settings.fields.get("record_signer") if settings else None
+    if node is None or not isinstance(node.value, str):
+        return
+    signers = tree.fields["signers"].items if "signers" in tree.fields else []
+    kinds = [found.value for each in signers if each.name == node.value and (found := each.fields.get("kind"))]
+    if "command" not in kinds:
+        name = shown(node.value)
+        fact = f"{name} is a signer of the kind {shown(kinds[0])}" if kinds else f"there is no signer {name}"
+        yield Problem(node.place, f"{fact}; name a signer of the kind `command`")
 
 
 def dependency_cycles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:

@@ -6,7 +6,6 @@ coordinator decides whether a phase may end.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -14,18 +13,16 @@ from datetime import datetime
 from certmond.config.model import Config
 from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.executor import Executor
+from certmond.controllers.rotation_authority import RotationAuthority
 from certmond.controllers.rotation_state import RotationState
 from certmond.errors import MalformedError, OvertakenError, RotationError, SigningError
-from certmond.formats.private_key import load_key, sign
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Event
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.steps import Plan
-from certmond.pki.rotation.authorization import statement
 from certmond.pki.rotation.phases import Phase, Rotation, following
 from certmond.pki.rotation.planner import old_ca_leaves
 from certmond.pki.services.staleness import Surroundings
-from certmond.pki.x509.public_key import describe_key
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles
@@ -52,7 +49,8 @@ class RotationController:
         audit: Audit,
         clock: Callable[[], datetime],
     ) -> None:
-        self._config, self._executor, self._state, self._files = config, executor, state, files
+        self._config, self._executor, self._state = config, executor, state
+        self._authority = RotationAuthority(config, files, clock)
         self._record, self._staging, self._coordinator = record, staging, coordinator
         self._audit, self._clock = audit, clock
         self._waits: tuple[str, ...] = ()
@@ -151,9 +149,9 @@ class RotationController:
 
     def _restore_shared_record(self) -> bool:
         """Restore the shared record if it is missing or outdated. Return False if the rotation must wait."""
-        rotation, ground = self._state.rotation, self._state.ground
-        if rotation is None or ground is None or not ground.holds_key:
-            return True  # a node without the CA's key writes no shared record
+        rotation = self._state.rotation
+        if rotation is None or not self._state.leads(rotation):
+            return True  # a worker writes no shared record
         try:
             self._coordinator.bring_back(rotation)
         except _PUBLICATION_ERRORS as error:
@@ -170,7 +168,7 @@ class RotationController:
         """
         if why := self._state.replaced.refusal(rotation):
             raise RotationError(why)
-        rotation = self._signed(rotation)
+        rotation = self._authority.authorized(rotation)
         with self._executor.writing(5):
             if (other := self._record.load()) is not None:
                 fact = f"{other.name} is in progress, in the phase {other.phase}"
@@ -178,25 +176,6 @@ class RotationController:
             self._coordinator.publish(rotation)
             self._record.save(rotation)
         self._audit_step(f"{rotation.name} begins in the mode {rotation.mode}: {_names(rotation)}", rotation)
-
-    def _signed(self, rotation: Rotation) -> Rotation:
-        """Return `rotation` with a signature by the key of the old CA, which the other nodes of a cluster require.
-
-        Return `rotation` unchanged if `cluster.kubeconfig` is not set, or if a user has already replaced the CA. Raises
-        RotationError if the key of the old CA is not on this node, and KeyUnusableError if the key is unusable.
-        """
-        if self._config.cluster.kubeconfig is None or rotation.found:
-            return rotation
-        path = next((spec.key for spec in self._config.certificates if spec.name == rotation.family), None)
-        content = self._files.read(path) if path else None
-        key = load_key(content, path) if path and content else None
-        if key is None or describe_key(key.public_key()) not in {each.key for each in rotation.old}:
-            fact = f"{path} is not the key of the old CA" if content else "this node has no key of the old CA"
-            raise RotationError(
-                f"{rotation.name} cannot begin on this node: {fact}; begin the rotation on a control-plane node that "
-                "has this key (if no node has this key: docs/rotation.md#external-ca)"
-            )
-        return replace(rotation, signature=b64encode(sign(key, statement(rotation))).decode("ascii"))
 
     def change(self, rotation: Rotation) -> None:
         """Record and publish a decision about the rotation in progress, such as an abort.

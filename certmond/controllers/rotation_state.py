@@ -69,6 +69,7 @@ class RotationState:
         self._node = node
         self._files, self._record, self._staging, self._coordinator = files, record, staging, coordinator
         self._is_single_node = config.cluster.kubeconfig is None
+        self._leads_external = config.root_ca.record_signer is not None
         self._families = [
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
@@ -212,12 +213,19 @@ class RotationState:
         """Return why this node refuses the rotation of the shared record, or None if this node accepts the rotation."""
         if rotation == self.own:
             return None
-        return refusal(self.own, rotation, ground, staged=self._is_staged(rotation), now=now)
+        staged = self._is_staged(rotation)
+        return refusal(self.own, rotation, ground, staged=staged, now=now, leads=self._leads_external)
 
     def _is_staged(self, rotation: Rotation) -> bool:
-        """Return whether the new CA of `rotation` is staged on this node with its private key."""
-        staged = (self._staging.read(part) for part in Part)
-        return any(each and not each.fault and each.key and each.anchor == rotation.new for each in staged)
+        """Return whether the new CA is staged on this node, with its private key unless the rotation is external."""
+        staged = [each for each in map(self._staging.read, Part) if each and not each.fault]
+        return any(each.anchor == rotation.new and (each.key or rotation.external) for each in staged)
+
+    def leads(self, rotation: Rotation) -> bool:
+        """Return whether this node may write the shared record. Such a node does not count as a worker."""
+        if rotation.external:
+            return self._leads_external
+        return self.ground is not None and self.ground.holds_key
 
     def _uses(self, ground: Ground) -> bool:
         """Return whether the node has the CA or its key, or has accepted this CA before."""
@@ -271,8 +279,8 @@ class RotationState:
 
     def _worker_hold(self, rotation: Rotation) -> str | None:
         """Return why this worker must not act in the phase yet, or None if this node may act."""
-        # A node with the key of the CA does not count as a worker, whatever the labels of its Node object.
-        return None if self.ground is None or self.ground.holds_key else held_back(rotation, self._node)
+        # The labels of the Node object do not matter.
+        return None if self.ground is None or self.leads(rotation) else held_back(rotation, self._node)
 
     def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
         """Return the steps and restarts of `rotation` on this node, by phase.
@@ -325,9 +333,10 @@ class RotationState:
             if not each.seen.spec.is_trust and is_awaited(rotation, each, assessment)
         ]  # fmt: skip
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
-        in_place = ground is not None and rotation.new in ground.trust and ground.key == rotation.new.key
+        keyed = ground is not None and (rotation.external or ground.key == rotation.new.key)
+        in_place = ground is not None and rotation.new in ground.trust and keyed
         ready = in_place or self._is_staged(rotation)
         return Report(
             rotation.id, rotation.phase, digest_of(ground.trust if ground else ()),
-            next(iter(issuers)) if len(issuers) == 1 else "", ground.holds_key if ground else False, ready,
+            next(iter(issuers)) if len(issuers) == 1 else "", self.leads(rotation), ready,
         )  # fmt: skip

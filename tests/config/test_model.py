@@ -174,6 +174,14 @@ IN_FILE = [
     ),
     ("signers: [{name: x, kind: command}]", ":1: signers[0].command: must be given for kind command"),
     (
+        "root_ca: {record_signer: y}",
+        ":1: root_ca.record_signer: there is no signer 'y'; name a signer of the kind `command`",
+    ),
+    (
+        "{root_ca: {record_signer: y}, signers: [{name: y, kind: csr}]}",
+        ":1: root_ca.record_signer: 'y' is a signer of the kind 'csr'; name a signer of the kind `command`",
+    ),
+    (
         "certificates: [{name: x, path: /x, signer: y}]",
         ":1: certificates[0].signer: there is no signer 'y'; add it to `signers`, or remove it here",
     ),

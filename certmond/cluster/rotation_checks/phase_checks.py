@@ -94,7 +94,8 @@ class Inspection:
         if rotation.family != "ca":
             return
         signer = wanted.detached or wanted.signing if wanted else rotation.old[0]
-        for each in certificates_of((signer,)):
+        # Without the key of an external CA, kube-controller-manager signs nothing.
+        for each in certificates_of(() if rotation.external else (signer,)):
             self._signer_check = self._signer_check or SignerCheck(access)
             yield self._signer_check.check(each, now, _CHECK_LIMIT)
         yield tokens(access, limit=_CHECK_LIMIT)

@@ -205,6 +205,12 @@ class RootCaSpec(Model):
         "longer, `overlap` applies. Choose the lifetime of a token, or the interval at which clients read their tokens "
         "again.",
     )
+    record_signer: Name | None = Field(
+        default=None,
+        description="on control-plane nodes of a cluster without the key of the CA: the signer, of kind `command`, "
+        "that issues the certificate which authorizes a rotation. The signer must permit the subject "
+        "`CN=certmond:rotation`, the SAN URI `urn:certmond:rotation:SHA256` and the extended key usage codeSigning.",
+    )
 
 
 class ClusterSpec(Model):

@@ -33,7 +33,8 @@ class Report:
 
     `trust` is the digest of the node's anchors. `issuer` is the SHA-256 of the anchor that has signed all leaves of the
     node, or "" if there is no single such anchor. `signs` is True if the node has the key of the CA, or is a
-    control-plane node. `ready` is True if the new key is installed or staged on the node.
+    control-plane node. `ready` is True if the new key is installed or staged on the node. In an external rotation, the
+    new certificate replaces the key.
     """
 
     rotation: str
@@ -87,15 +88,23 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         elif report.phase is not rotation.phase:
             yield f"{member.name} has reached {report.phase}, but not {rotation.phase} yet"
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
-            yield (
-                f"{member.name} is a control-plane node that does not have the key of the new {rotation.noun}; on "
-                f"{member.name}, run `certmond root-ca stage` with the same files; if {member.name} is a worker with a "
-                f"control-plane label, run `certmond root-ca rotate --exclude {member.name}`"
-            )
+            yield _unprepared(member.name, rotation)
         elif wanted and report.trust != digest_of(wanted.trust):
             yield f"{member.name} reports the phase {report.phase}, but trusts other {rotation.noun}s"
         elif wanted and wanted.leaves and report.issuer not in {"", wanted.leaves.sha256}:
             yield f"{member.name} reports the phase {report.phase}, but has certificates that another CA signed"
+
+
+def _unprepared(name: str, rotation: Rotation) -> str:
+    """Return a sentence about a control-plane node that cannot continue without the staged files."""
+    if rotation.external:
+        fact = f"{name} is a control-plane node without the new CA, or without `root_ca.record_signer`"
+        return f"{fact}; on {name}, set this field, and run `certmond root-ca stage CERT` with the same file"
+    return (
+        f"{name} is a control-plane node that does not have the key of the new {rotation.noun}; on {name}, run "
+        f"`certmond root-ca stage` with the same files; if {name} is a worker with a control-plane label, run "
+        f"`certmond root-ca rotate --exclude {name}`"
+    )
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:

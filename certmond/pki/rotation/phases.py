@@ -32,6 +32,9 @@ SIGNER_FAMILY = "ca"
 """Name of the entry of the CA with which kube-controller-manager signs."""
 
 
+CERTIFICATE_PREFIX = "x509:"
+"""Prefix of a `signature` that contains a rotation certificate in base64."""
+
 _BACK = "-back"
 
 
@@ -83,8 +86,9 @@ class Rotation:
     CAs. In `issue`, Pods have certificates that the old CA might have signed. For a service-account key, all API
     servers accept the new key (`trust`), or sign with the new key (`issue`).
 
-    `signature` is the base64 signature of the old anchor over `authorization.statement`, or empty if a node rotates
-    alone. `released` is a number from 0 to 1. Workers whose place (`worker_batches`) is below this number may act.
+    `signature` is the base64 signature of the old anchor over `authorization.statement`, or the rotation certificate of
+    an external CA (`signing.rotation_certificate`). The field is empty if a node rotates alone. `released` is a number
+    from 0 to 1. Workers whose place (`worker_batches`) is below this number may act.
     """
 
     id: str
@@ -110,6 +114,11 @@ class Rotation:
     def shared(self) -> bool:
         """Whether other nodes take part in the rotation."""
         return bool(self.signature)
+
+    @property
+    def external(self) -> bool:
+        """Whether a certificate of the old CA authorizes the rotation, because no node has the key of the CA."""
+        return self.signature.startswith(CERTIFICATE_PREFIX)
 
     @property
     def name(self) -> str:

@@ -242,7 +242,9 @@ def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """Return the GeneralName for a text of the form "DNS:…" or "IP:…".
+    """Return the GeneralName for a text of the form "DNS:…", "IP:…" or "URI:…".
+
+    The names of an entry are only "DNS:…" and "IP:…".
 
     Raises ValueError for a text of another form, and for an invalid name or address.
     """
@@ -252,8 +254,10 @@ def general_name(text: str) -> x509.GeneralName:
             return x509.DNSName(value)
         case "IP":
             return x509.IPAddress(ip_address(value))
+        case "URI":
+            return x509.UniformResourceIdentifier(value)
         case _:
-            raise ValueError(f"{text} is neither DNS:… nor IP:…")
+            raise ValueError(f"{text} is neither DNS:…, IP:… nor URI:…")
 
 
 def _possible(make: Callable[[str], T], text: str) -> T | None:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed448
 
+from certmond.errors import RotationError
 from certmond.formats.private_key import sign
-from certmond.pki.rotation.authorization import refusal, statement
+from certmond.pki.rotation.authorization import refusal, statement, with_certificate
 from certmond.pki.rotation.family_state import Ground
-from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
+from certmond.pki.rotation.phases import CERTIFICATE_PREFIX, Mode, Phase, Rotation, abort
+from certmond.pki.signing.policy import Grant
+from certmond.pki.signing.rotation_certificate import encoded, rotation_grant
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import describe_key
 from tests.builders import DAY, NOW, Issued, make_ca, make_leaf
@@ -198,3 +201,75 @@ def test_a_signing_node_continues_only_with_a_staged_key(own: Rotation | None, p
     assert "this control-plane node does not have the new CA with its key" in said(own, reported, control_plane())
     assert said(own, reported, control_plane(), staged=True) == ""
     assert said(own, reported, control_plane(*TURNED, key=NEW)) == ""
+
+
+def certificate(rotation: Rotation = BEGUN, by: Issued = OLD, **changes: Any) -> Certificate:
+    """Return the certificate with which the external CA `by` authorizes the rotation."""
+    granted = rotation_grant(statement(rotation), NOW, NOW + DAY)
+    assert isinstance(granted, Grant)
+    names = [f"URI:{each.value}" for each in granted.template.names]
+    dates: Any = {"not_before": NOW - DAY, "not_after": NOW + DAY}
+    return make_leaf(by, **{"names": names, "extended_usages": ["code signing"], **dates, **changes}).facts
+
+
+EXTERNAL = with_certificate(BEGUN, certificate(), NOW)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_certificate_of_an_external_ca_authorizes_its_rotation(phase: Phase) -> None:
+    """A worker follows the rotation and its abort in any phase. A control plane also needs the new CA."""
+    assert (EXTERNAL.external, EXTERNAL.shared, BEGUN.external) == (True, True, False)
+    assert said(None, at(phase, EXTERNAL), worker()) == ""
+    assert refusal(None, at(phase, EXTERNAL), worker(), staged=True, now=NOW, leads=True) is None
+    why = refusal(None, at(phase, EXTERNAL), worker(), staged=False, now=NOW, leads=True) or ""
+    assert ("control-plane node does not have the new CA; run" in why) == (phase is not Phase.PREPARE)
+    known = at(Phase.TRUST, EXTERNAL)
+    assert refusal(known, at(phase, EXTERNAL), worker(*TURNED), staged=False, now=NOW, leads=True) is None
+
+
+def test_an_abort_of_an_external_rotation_is_followed() -> None:
+    """The abort has the certificate of the rotation, also for a node that reads the record later."""
+    back_again = abort(at(Phase.TRUST, EXTERNAL), NOW)
+    assert said(at(Phase.TRUST, EXTERNAL), back_again, worker(*BOTH)) == ""
+    assert said(None, back_again, worker(*BOTH)) == ""
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (certificate(by=FOREIGN), "has not signed the certificate"),
+        (certificate(replace(BEGUN, id="r-0")), "does not have the only name"),
+        (certificate(replace(BEGUN, new=FOREIGN.facts)), "does not have the only name"),
+        (certificate(extended_usages=["client auth"]), "exactly the extended key usage code signing"),
+        (certificate(not_after=NOW - DAY / 2), "is not valid now"),
+    ],
+    ids=["of another CA", "of an earlier rotation", "to another CA", "of a client", "expired"],
+)
+def test_another_certificate_of_the_old_ca_authorizes_nothing(found: Certificate, why: str, phase: Phase) -> None:
+    """A node follows neither a record with the certificate of an earlier rotation, nor one with a certificate that
+    kube-controller-manager can sign, in any phase.
+    """
+    forged = replace(BEGUN, signature=CERTIFICATE_PREFIX + encoded(found))
+    reason = said(None, at(phase, forged), worker())
+    assert "no certificate of the old CA authorizes the rotation: the " in reason
+    assert why in reason
+    with pytest.raises(RotationError):
+        with_certificate(BEGUN, found, NOW)
+
+
+def test_a_record_without_a_certificate_authorizes_nothing() -> None:
+    """An external rotation without a certificate, without an old CA, or of public keys is not followed."""
+    empty = replace(BEGUN, signature=CERTIFICATE_PREFIX)
+    assert "the record contains no certificate" in said(None, empty, worker())
+    assert "the rotation has no old CA" in said(None, replace(EXTERNAL, old=()), worker())
+    keys = replace(EXTERNAL, family="sa", old=(OLD.facts.key,), new=NEW.facts.key)
+    ground = Ground("sa", "/sa.pub", None, (OLD.facts.key,), None)
+    assert "no certificate can authorize a rotation of public keys" in said(None, keys, ground)
+
+
+@pytest.mark.parametrize("own", [None, EXTERNAL], ids=["first", "known"])
+def test_a_node_with_a_key_follows_no_external_rotation(own: Rotation | None) -> None:
+    """If one node has the key of the old CA, the CA is not external."""
+    why = said(own, at(Phase.TRUST, EXTERNAL), control_plane(), staged=True)
+    assert "/ca.key is on this node, but the rotation is that of an external CA, whose key is on no node" in why

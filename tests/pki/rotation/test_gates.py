@@ -98,6 +98,16 @@ def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lac
     assert why(at(P.TRUST), says(P.TRUST, **lack)) == []
 
 
+@pytest.mark.parametrize("lack", [{"signs": False}, {"ready": False}])
+def test_nothing_begins_while_a_control_plane_does_not_have_a_new_external_ca(lack: dict[str, bool]) -> None:
+    """In the rotation of an external CA, the message names the setting and the command without a key."""
+    (said,) = why(at(P.PREPARE, signature="x509:"), says(P.PREPARE, **lack))
+    assert said == (
+        "cp-2 is a control-plane node without the new CA, or without `root_ca.record_signer`; on cp-2, set this field, "
+        "and run `certmond root-ca stage CERT` with the same file"
+    )
+
+
 def test_a_node_that_trusts_other_cas_is_not_ready() -> None:
     """Its trust takes precedence over its reported phase."""
     for trust in ((OLD.facts,), (OLD.facts, NEW.facts, UNRELATED.facts), ()):

@@ -436,7 +436,7 @@ def test_a_first_certificate_has_the_requirements_of_its_entry() -> None:
     assert template.names == (general_name("DNS:a"), general_name("IP:10.0.0.1"))
     assert (template.key, template.not_after, template.is_ca) == (KeyAlgorithm.RSA_2048, NOW + DAY, False)
     with pytest.raises(ValueError, match="neither DNS:"):
-        general_name("URI:x")
+        general_name("email:x")
 
 
 CHAINS = [(ca, leaf) for ca in KeyAlgorithm for leaf in KeyAlgorithm if KeyAlgorithm.ECDSA_P256 in {ca, leaf}]
