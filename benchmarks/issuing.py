@@ -22,7 +22,7 @@ from certmond.files.catalog_observer import Store
 from certmond.formats import private_key as keys
 from certmond.formats.private_key import PrivateKey
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import KeyAlgorithm
 

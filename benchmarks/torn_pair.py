@@ -27,7 +27,7 @@ from certmond.cli.options import assess_node
 from certmond.config.model import Source, parse
 from certmond.daemon.enforcer import Enforcer
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 
 PKI = "etc/kubernetes/pki/etcd"
 NODE = f"node_name: node-1\nkey_algorithm: ECDSA-P256\ninit: {{advertise_address: {ADDRESS}}}\n"

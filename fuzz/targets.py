@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from certmond.cluster.nodes import Acknowledgement
+from certmond.cluster.node_api import Acknowledgement
 from certmond.cluster.record import parse as parse_cluster_record
 from certmond.cluster.record_rules import record_of, rotation_of
 from certmond.config.model import Source, dump
 from certmond.config.model import parse as parse_config
 from certmond.errors import CertmondError, ConfigError, MalformedError, RotationError, RuntimeDirError, WriteError
-from certmond.expose.http.health import halted
+from certmond.expose.http.heartbeat_check import halted
 from certmond.expose.http.web_config import parse as parse_web_config
 from certmond.expose.metrics.exposition import STATUS, read_status
 from certmond.expose.page.render import page
@@ -32,10 +32,10 @@ from certmond.formats.kubeconfig_edit import with_credentials, with_trust
 from certmond.formats.manifest import containers, flag_values, kubelet_fields, node_facts, parse_manifest
 from certmond.formats.manifest_edit import flag_values_in, with_flags
 from certmond.formats.unit_file import command_line, parse_environment, parse_unit, places, settings
-from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.catalog.references import FileKind
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.catalog.component_certificate_flags import FileKind
 from certmond.pki.x509.certificate import parse_certificate, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.restart.history import History
 from certmond.services.content_times import Changes
 from certmond.state.pending_requests import Pending

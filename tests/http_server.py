@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
-from certmond.expose.http.access_policy import Gate
+from certmond.expose.http.access_control_interface import Gate
 from certmond.expose.http.server import Server, make_server
 
 METRICS = b'# TYPE certmond_findings gauge\ncertmond_findings{severity="critical"} 0.0\n'

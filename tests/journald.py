@@ -26,7 +26,7 @@ os.makedirs("/run/systemd/journal")
 receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 receiver.bind("/run/systemd/journal/socket")
 receiver.settimeout(60)
-from certmond.notify.journal import Event, Journal, bound
+from certmond.notify.event_log import Event, Journal, bound
 journal, (context, events) = Journal("command"), json.load(sys.stdin)
 entries = []
 with bound(**context):

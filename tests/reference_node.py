@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from certmond.pki.catalog.references import FLAGS, REQUESTED, FileKind, Flag, Role
+from certmond.pki.catalog.component_certificate_flags import FLAGS, REQUESTED, FileKind, Flag, Role
 from tests.builders import Issued, make_ca, make_leaf
 from tests.node import Node
 

@@ -25,17 +25,17 @@ from typing import Any, NamedTuple, Self
 import pytest
 import yaml
 
-from certmond.cli import progress as wait
 from certmond.cli import root_ca_rotate as root_rotation
+from certmond.cli import wait_progress as wait
 from certmond.cli.main import main
 from certmond.config.model import Config, Source, parse
 from certmond.daemon.enforcer import Enforcer
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.state.rotation_record import RotationRecord
 from tests import hurried_certmond

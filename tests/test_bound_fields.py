@@ -11,7 +11,7 @@ import pytest
 
 from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
-from certmond.notify.journal import Event, Journal
+from certmond.notify.event_log import Event, Journal
 from tests import rotation_node, test_renewal
 from tests.controllers import test_restart
 from tests.node import Node

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 from certmond.controllers.executor import Executor
 from certmond.errors import WriteError
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event, Journal
-from certmond.pki.x509.parsing import decode
+from certmond.notify.event_log import Event, Journal
+from certmond.pki.x509.certificate_file_parser import decode
 from tests.builders import DAY, YEAR, integer, make_ca, make_leaf, pem_block, tlv
 from tests.conftest import unavailable
 from tests.test_renewal import DATED, ENTRIES, PKI, Helper, Host, kubeconfig, now

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 
 from certmond.cli.main import cli
 from tests.builders import make_ca, make_leaf
-from tests.cli.test_init import ECDSA, Host
+from tests.cli.test_pki_init import ECDSA, Host
 from tests.conftest import real_part
 from tests.distributions import MAKERS, kops_worker
 from tests.node import Node

@@ -26,8 +26,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from certmond.config.model import Source, parse
 from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
-from certmond.notify.journal import Event, Journal
-from certmond.pki.assessment.key_mismatch import REPAIR_WAIT, WAIT
+from certmond.notify.event_log import Event, Journal
+from certmond.pki.assessment.key_mismatch_delay import REPAIR_WAIT, WAIT
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.fuse import Killed, fuse
 from tests.node_model import REPORTED, Leaf, ca_of, read

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from certmond.demo import processes as running
+from certmond.demo import certmond_processes as running
 from certmond.demo import walkthrough as scenario
+from certmond.demo.certmond_processes import Expected, Running, StageError, entry_of
 from certmond.demo.node import AUTHORITIES, LEAVES, Node
-from certmond.demo.processes import Expected, Running, StageError, entry_of
 from certmond.errors import CertmondError
 from tests.conftest import real_part
 

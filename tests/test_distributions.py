@@ -27,11 +27,11 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.endpoint import Served
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.pki.services.model import Live
+from certmond.pki.services.service_observation import Live
 from certmond.pki.services.staleness import Surroundings
 from certmond.services.content_times import Changes
 from certmond.services.file_usage import survey
-from certmond.services.usage_state import SurroundingsObserver
+from certmond.services.service_state_collector import SurroundingsObserver
 from tests.builders import DAY, NOW, YEAR, Issued, cross_sign, make_ca, make_intermediate, reissue
 from tests.distributions import MAKERS, Tree, key_of, kops_worker, name_of, traditional
 from tests.node import Node, sans_of

@@ -26,7 +26,7 @@ from certmond.expose.http.web_config import (
 from certmond.expose.metrics.exposition import Renderer
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.files.catalog_observer import Store
-from certmond.notify.journal import MESSAGE_IDS
+from certmond.notify.event_log import MESSAGE_IDS
 from certmond.pki.assessment.assess import assess
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.phases import Mode, Phase, Rotation

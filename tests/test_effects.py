@@ -119,15 +119,15 @@ EXCEPTIONS = {
     ("writes", "daemon/runtime_lock"): "the runtime directory",
     ("writes", "files/forked_worker"): "the OOM score of the process, in /proc",
     ("writes", "demo/node"): "the directory of the demonstration",
-    ("writes", "demo/processes"): "the directory of the demonstration",
+    ("writes", "demo/certmond_processes"): "the directory of the demonstration",
     ("writes", "demo/walkthrough"): "the directory of the demonstration",
     ("runs", "cli/options"): "a fork that reads the configuration for `serve`",
     ("runs", "files/forked_worker"): "a fork that reads a part of many files",
-    ("runs", "demo/processes"): "certmond on the node of the demonstration",
+    ("runs", "demo/certmond_processes"): "certmond on the node of the demonstration",
     ("signals", "files/forked_worker"): "its own child process",
     ("signals", "restart/static_pod"): "the process of a static pod, through a pidfd",
-    ("connects", "cli/init"): "a datagram socket that sends nothing",
-    ("connects", "demo/processes"): "the server of the demonstration",
+    ("connects", "cli/pki_init"): "a datagram socket that sends nothing",
+    ("connects", "demo/certmond_processes"): "the server of the demonstration",
 }
 """Every other module with an effect, and the reason why the effect is there."""
 

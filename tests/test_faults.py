@@ -23,7 +23,7 @@ from certmond.config.model import Source, parse
 from certmond.daemon.loop import Daemon
 from certmond.errors import WriteError
 from certmond.expose.metrics.exposition import Renderer
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from tests import hurried_certmond
 from tests.builders import DAY, YEAR, make_leaf
 from tests.conftest import real_part, unavailable

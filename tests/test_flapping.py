@@ -18,8 +18,8 @@ from certmond.daemon.loop import Daemon
 from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.change_log import EACH
+from certmond.notify.event_log import Event, Journal
 from certmond.notify.hook_worker import EACH as RUNS
-from certmond.notify.journal import Event, Journal
 from tests.builders import YEAR, make_leaf
 from tests.daemon.test_enforcer import in_process
 from tests.daemon_harness import DEADLINE

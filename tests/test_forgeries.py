@@ -22,10 +22,10 @@ import yaml
 from cryptography import x509
 
 from certmond.daemon.enforcer import policy_of
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.renewals import plan
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.signers.protocol import Request
 from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, pem_block, tlv

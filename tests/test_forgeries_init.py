@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from tests.builders import DAY, YEAR, Issued, make_ca
-from tests.cli.test_init import Host
+from tests.cli.test_pki_init import Host
 from tests.forgeries import forgeries
 from tests.node import PKI
 

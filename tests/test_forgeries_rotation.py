@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.rotation.phases import Mode, Phase
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, Issued, make_leaf
 from tests.forgeries import forgeries

@@ -33,6 +33,6 @@ def test_the_daemon_loads_no_terminal_library() -> None:
     """`certmond run` as a unit loads nothing for terminals or for the Kubernetes API, and no event loop before it
     probes an endpoint.
     """
-    found = loaded("certmond.cli.main", "certmond.daemon.loop", "certmond.notify.journal")
+    found = loaded("certmond.cli.main", "certmond.daemon.loop", "certmond.notify.event_log")
     assert {"certmond.daemon.loop", "structlog"} <= found
     assert not found & {"asyncio", "attr", "httpx", "lightkube", "pygments", "rich", "structlog.dev"}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, make_ca, make_leaf

@@ -14,10 +14,10 @@ from certmond.cli.main import cli
 from certmond.config.source_files import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
-from certmond.pki.assessment.damage import damage
+from certmond.pki.assessment.repairable_damage import damage
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.findings import Finding, Severity
-from certmond.pki.services.model import Live, Survey
+from certmond.pki.services.service_observation import Live, Survey
 from certmond.pki.services.serving_request_state import RequestState
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import make_ca, make_server

@@ -15,8 +15,8 @@ MODULES = {
 }
 
 EXEMPT: Mapping[str, tuple[str, list[str]]] = {
-    "tests/cli/test_acting_process.py": ("publishes the report that a command reads", ["cli/acting_process_report"]),
-    "tests/cli/test_init.py": ("runs `certmond init`", ["renewal/bootstrap"]),
+    "tests/cli/test_step_handover.py": ("publishes the report that a command reads", ["cli/acting_process_report"]),
+    "tests/cli/test_pki_init.py": ("runs `certmond init`", ["renewal/bootstrap"]),
     "tests/cli/test_main.py": (
         "runs the verbs on a node, and compares the documents and tables that they print",
         ["cli/options", "cli/stdio", "errors", "expose/documents/status", "expose/documents/status_table"],
@@ -31,48 +31,48 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
             "cluster/rotation_checks/cluster_info",
             "cluster/rotation_checks/check",
             "cluster/rotation_checks/signer",
-            "cluster/rotation_checks/service_account_tokens",
-            "cluster/rotation_checks/trust_bundles",
+            "cluster/rotation_checks/service_account_token_issuance",
+            "cluster/rotation_checks/root_ca_configmaps",
         ],
     ),
     "tests/cluster/test_cluster_reader.py": (
         "is beside the stand-in of the API that it needs",
-        ["controllers/cluster_reader"],
+        ["controllers/cluster_objects/cluster_certificate_reader"],
     ),
     "tests/cluster/test_conducted_node.py": (
         "runs a whole node beside the API, as its configuration says",
-        ["cluster/api_identity_check", "controllers/coordinator_choice", "controllers/restart_lock_choice"],
+        ["cluster/mutual_authentication_check", "controllers/coordinator_factory", "controllers/restart_lock_choice"],
     ),
-    "tests/cluster/test_coordinator.py": (
+    "tests/cluster/test_rotation_coordinator.py": (
         "leads rotations of several nodes through the API",
         ["cluster/node_reports", "cluster/rotation_checks/phase_checks"],
     ),
     "tests/cluster/test_csr_signer.py": (
         "signs through a real HTTP API",
-        ["cluster/client", "cluster/access", "cluster/csr_objects"],
+        ["cluster/client", "cluster/api_access", "cluster/csr_api"],
     ),
     "tests/cluster/test_external_ca.py": (
         "runs a cluster without the key of its CA beside the API",
         ["controllers/rotation_authority"],
     ),
-    "tests/cluster/test_lease.py": ("takes the Lease through the API", ["cluster/lease_api"]),
-    "tests/cluster/test_object_listing.py": ("lists objects of each kind", ["cluster/ca_bundle_kinds"]),
+    "tests/cluster/test_lease_lock.py": ("takes the Lease through the API", ["cluster/lease_api"]),
+    "tests/cluster/test_certificate_listing.py": ("lists objects of each kind", ["cluster/ca_bundle_kinds"]),
     "tests/cluster/test_publication.py": (
         "is beside the stand-in of the API that it needs",
-        ["controllers/ca_publication"],
+        ["controllers/pod_trust_check"],
     ),
     "tests/cluster/test_record.py": (
         "reads and writes the record through the API",
         ["cluster/record_api", "cluster/record_rules"],
     ),
-    "tests/cluster/test_serving_requests.py": (
+    "tests/cluster/test_serving_request_listing.py": (
         "makes passes of a node beside the stand-in of the API",
-        ["controllers/serving_request"],
+        ["controllers/cluster_objects/serving_request_check"],
     ),
-    "tests/cluster/test_workloads.py": ("restarts workloads through the API", ["cluster/rollout"]),
+    "tests/cluster/test_stale_workloads.py": ("restarts workloads through the API", ["cluster/workload_rollout"]),
     "tests/config/test_model.py": (
         "parses whole configurations: each message has a file and a line",
-        ["config/problems", "config/rules", "config/source_files", "config/yaml_source"],
+        ["config/validation_messages", "config/rules", "config/source_files", "config/yaml_source"],
     ),
     "tests/controllers/test_restart.py": (
         "restarts services of each kind",
@@ -80,7 +80,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/controllers/test_rotation.py": (
         "carries rotations out, by the daemon and by `root-ca rotate`",
-        ["cli/root_ca_rotate", "controllers/coordinator_protocol"],
+        ["cli/root_ca_rotate", "controllers/coordinator_interface"],
     ),
     "tests/controllers/test_rotation_state.py": (
         "reads the state of rotations, with the findings about it",
@@ -101,11 +101,16 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/expose/http/test_access_control.py": ("speaks TLS with the server", ["expose/http/tls"]),
     "tests/expose/http/test_server.py": (
         "speaks HTTP with the server",
-        ["expose/http/access_policy", "expose/http/connection_limits", "expose/http/health", "expose/http/routes"],
+        [
+            "expose/http/access_control_interface",
+            "expose/http/connection_limits",
+            "expose/http/heartbeat_check",
+            "expose/http/routes",
+        ],
     ),
-    "tests/expose/metrics/test_cluster_metrics.py": (
+    "tests/expose/metrics/test_cluster_certificate_metrics.py": (
         "compares what is exported about the cluster",
-        ["expose/documents/cluster"],
+        ["expose/documents/cluster_certificates_document"],
     ),
     "tests/expose/metrics/test_exposition.py": (
         "parses what is exported",
@@ -113,19 +118,24 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/expose/page/test_render.py": (
         "reads the whole page",
-        ["expose/documents/durations", "expose/page/certificate_tree", "expose/page/html", "expose/page/model"],
+        [
+            "expose/documents/remaining_lifetime",
+            "expose/page/certificate_tree",
+            "expose/page/html",
+            "expose/page/model",
+        ],
     ),
     "tests/files/test_cache.py": (
         "reads files that change",
-        ["files/cache_entry", "files/consistent_read", "files/directory_cache"],
+        ["files/cache_entry", "files/consistent_read", "files/resolved_directory_cache"],
     ),
-    "tests/files/references/test_reference_observer.py": (
+    "tests/files/references/test_uncataloged_file_observer.py": (
         "observes the files that a node names",
         ["files/references/component_references", "files/references/component_sources", "files/references/flag_source"],
     ),
     "tests/files/test_catalog_observer.py": (
         "observes files of every kind",
-        ["files/document_reader", "files/glob", "files/kubeconfig_observer", "files/owner_names"],
+        ["files/catalog_file_reader", "files/glob", "files/kubeconfig_observer", "files/owner_names"],
     ),
     "tests/files/test_directory_watch.py": ("watches directories below mount points", ["files/mount_table"]),
     "tests/files/test_kubeconfig_copies.py": (
@@ -134,28 +144,28 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/files/test_reference_permissions.py": (
         "resolves the paths that another user controls",
-        ["files/path_resolution", "formats/kubeconfig_credentials"],
+        ["files/path_resolution", "formats/kubeconfig_certificates"],
     ),
     "tests/notify/test_hooks.py": ("runs hooks", ["notify/hook_input", "notify/hook_worker"]),
     "tests/pki/assessment/test_assess.py": (
         "assesses the values",
         ["pki/assessment/trust_anchors", "pki/catalog/observation"],
     ),
-    "tests/pki/assessment/test_rules.py": (
+    "tests/pki/assessment/test_certificate_rules.py": (
         "tests the rules together",
         ["pki/assessment/file_rules", "pki/assessment/rule_input", "pki/assessment/validity_rules"],
     ),
     "tests/pki/catalog/test_entries.py": ("parses entries with fields of each type", ["pki/catalog/field_types"]),
     "tests/pki/go/test_certificate.py": (
         "parses certificates as Go does",
-        ["pki/go/names", "pki/x509/encoding_faults"],
+        ["pki/go/distinguished_names", "pki/x509/encoding_faults"],
     ),
     "tests/pki/go/test_extensions.py": ("parses extensions as Go does", ["pki/go/name_constraints"]),
     "tests/pki/planning/test_bootstrap.py": ("plans the steps of `init`", ["pki/planning/bootstrap_steps"]),
     "tests/pki/planning/test_renewals.py": (
         "plans renewals, with the reasons why one waits or cannot be done",
         [
-            "pki/assessment/last_attempt",
+            "pki/assessment/renewal_attempt",
             "pki/planning/renewal_obstacles",
             "pki/planning/planner_inputs",
             "pki/planning/renewal_delays",
@@ -168,29 +178,35 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/pki/rotation/test_planner.py": (
         "plans the phases in which leaves are awaited",
-        ["pki/rotation/awaited_leaves", "pki/rotation/family_state", "pki/rotation/phase_conditions"],
+        ["pki/rotation/awaited_leaves", "pki/rotation/trust_anchor_state", "pki/rotation/phase_conditions"],
     ),
     "tests/pki/services/test_restart_state_machine.py": (
         "moves episodes through their stages",
         ["pki/services/restart_episode"],
     ),
-    "tests/pki/services/test_staleness.py": ("compares the values", ["pki/services/model"]),
-    "tests/pki/signing/test_policy.py": ("compares the finding with the permission", ["pki/assessment/signing_rules"]),
+    "tests/pki/services/test_staleness.py": ("compares the values", ["pki/services/service_observation"]),
+    "tests/pki/signing/test_policy.py": (
+        "compares the finding with the permission",
+        ["pki/assessment/signing_refusal_rule"],
+    ),
     "tests/pki/test_go_keys.py": (
         "compares all that concerns keys with Go",
-        ["pki/go/private_key", "pki/go/public_key", "pki/go/signature"],
+        ["pki/go/private_key", "pki/go/public_key", "pki/go/signature_algorithm"],
     ),
     "tests/pki/x509/test_certificate.py": ("reads the keys of certificates", ["pki/x509/public_key"]),
-    "tests/pki/x509/test_parsing.py": ("parses files of PEM blocks", ["pki/x509/pem"]),
+    "tests/pki/x509/test_certificate_file_parser.py": ("parses files of PEM blocks", ["pki/x509/pem"]),
     "tests/renewal/test_restoration.py": (
         "restores generations of the archive",
-        ["cli/archive", "renewal/archive_generations", "renewal/archived_pair"],
+        ["cli/archive", "renewal/archive_generation_check", "renewal/archived_pair_check"],
     ),
-    "tests/restart/test_static_pod.py": ("waits until the listeners of a pod are closed", ["services/listener_probe"]),
-    "tests/services/test_systemd_units.py": ("asks systemd over D-Bus", ["services/dbus"]),
+    "tests/restart/test_static_pod.py": (
+        "waits until the listeners of a pod are closed",
+        ["services/listener_shutdown_probe"],
+    ),
+    "tests/services/test_systemd_client.py": ("asks systemd over D-Bus", ["services/dbus"]),
     "tests/test_caution.py": ("reads the trail of renewals that fail", ["notify/audit", "state/append_only_file"]),
-    "tests/test_commands_beside_the_daemon.py": ("runs commands beside a daemon", ["controllers/watched_records"]),
-    "tests/test_demo.py": ("runs `certmond demo`", ["demo/node", "demo/processes", "demo/walkthrough"]),
+    "tests/test_commands_beside_the_daemon.py": ("runs commands beside a daemon", ["controllers/watched_state_files"]),
+    "tests/test_demo.py": ("runs `certmond demo`", ["demo/node", "demo/certmond_processes", "demo/walkthrough"]),
     "tests/test_distributions.py": ("reads nodes of every distribution", ["discovery/distribution"]),
     "tests/test_forgeries.py": ("renews beside forged files", ["renewal/signing_permission"]),
     "tests/test_next_event.py": (
@@ -207,14 +223,14 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "repairs damaged files",
         ["expose/documents/plan", "renewal/new_files", "renewal/repair_sources"],
     ),
-    "tests/test_stolen_keys.py": ("renews beside files that another user can write", ["files/key_exposure"]),
+    "tests/test_stolen_keys.py": ("renews beside files that another user can write", ["files/key_destination_check"]),
     "tests/test_unprivileged_users.py": ("writes where another user owns a symlink", ["cli/output_file"]),
     "tests/transaction/test_commit.py": (
         "kills a transaction at each of its calls, and recovers it",
         [
             "transaction/dirfd",
             "transaction/journal",
-            "transaction/node_files",
+            "transaction/node_file_reader",
             "transaction/operations",
             "transaction/recovery",
             "transaction/temp_file",

@@ -17,7 +17,7 @@ from certmond.daemon import reconciler as acting
 from certmond.daemon.loop import Daemon
 from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
-from certmond.notify.journal import Event, Journal
+from certmond.notify.event_log import Event, Journal
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, YEAR, make_ca, make_leaf

@@ -19,16 +19,16 @@ from certmond.config.source_files import load
 from certmond.daemon.enforcer import Enforcer
 from certmond.files.catalog_observer import Store
 from certmond.notify.audit import DAEMON, Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.findings import Reason, Severity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.services.staleness import Surroundings
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.renewal.derived_file_state import Unmanaged
 from certmond.renewal.derived_files import Derivations
 from certmond.state.rotation_record import RotationRecord
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 from tests.builders import make_ca, make_intermediate, pem_block
 from tests.conftest import real_part
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem, public_pem, sha1_signed
@@ -486,7 +486,7 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     """The table of mutations has each Reason that files alone can give, and at least forty of them."""
     # Reasons about running services: tests/pki/services/. Reasons from the
     # Kubernetes API: tests/cluster/test_conducted_node.py. The origin of a due certificate:
-    # tests/pki/signing/test_policy.py. References: tests/files/references/test_reference_observer.py.
+    # tests/pki/signing/test_policy.py. References: tests/files/references/test_uncataloged_file_observer.py.
     running = {
         Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED, Reason.NOT_RUNNING, Reason.CUT_OFF,
     }  # fmt: skip

@@ -28,7 +28,7 @@ from certmond.controllers.executor import Executor, Outcome
 from certmond.errors import ConfigError, RefusedError, UnreachableError, WaitingError
 from certmond.formats.private_key import PrivateKey, make_key
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.planning.steps import Issue, Plan
 from certmond.pki.signing.template import builder

@@ -13,7 +13,7 @@ import pytest
 
 from certmond.cli.options import assess_node
 from certmond.config.model import parse
-from certmond.pki.assessment.key_mismatch import WAIT
+from certmond.pki.assessment.key_mismatch_delay import WAIT
 from certmond.pki.findings import Reason
 from tests.daemon_harness import Running, running
 from tests.node import PKI, Node

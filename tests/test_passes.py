@@ -13,7 +13,7 @@ from certmond.config.model import parse
 from certmond.expose.metrics.exposition import Renderer
 from certmond.files.catalog_observer import Store
 from certmond.notify.change_log import ChangeLog
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.x509.certificate import Certificate
 from tests.node import NOW, PKI, Node

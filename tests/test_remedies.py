@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from certmond.cli.explain import explain
 from certmond.cli.main import cli
+from certmond.cli.runbook_search import explain
 from certmond.pki.findings import Reason
 from tests.conftest import real_part
 from tests.node import PKI, Node, sha1_signed

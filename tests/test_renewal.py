@@ -30,9 +30,9 @@ from certmond.daemon.reconciler import Reconciler
 from certmond.errors import WriteError
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.steps import Plan
 from certmond.pki.x509.certificate import load_request
 from certmond.renewal.restoration import Restoration

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from certmond.expose.documents.plan import step_name
-from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.key_mismatch_delay import REPAIR_WAIT
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.findings import Reason
 from certmond.pki.planning.steps import Plan, Restore
 from certmond.state.archive import Archive

@@ -21,7 +21,7 @@ import yaml
 
 from certmond.errors import BusyError, RotationError
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions

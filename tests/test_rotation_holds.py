@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from certmond.controllers.host_holds import HostHolds
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.rotation.phases import Mode, Phase
 from certmond.pki.services.restart_episode import Past, Result
 from certmond.restart.history import History

@@ -9,7 +9,7 @@ import pytest
 
 from certmond.daemon.enforcer import Enforcer
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.rotation.phases import Mode, Phase
 from tests.rotation_node import RotatingNode, root_ca
 

@@ -20,13 +20,13 @@ from certmond.expose.metrics.x509_exporter_names import Compatible
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.endpoint import Endpoint, Served
-from certmond.pki.services.model import Live
-from certmond.pki.services.served_certificates import served_observations
+from certmond.pki.services.service_observation import Live
+from certmond.pki.services.unwatched_served_certificates import served_observations
 from certmond.services.content_times import Changes
-from certmond.services.usage_state import SurroundingsObserver
+from certmond.services.service_state_collector import SurroundingsObserver
 from tests.builders import DAY, YEAR, Issued, make_ca, make_server
 from tests.node import NOW, Node
-from tests.services.test_process_observer import Serve, files, serve  # noqa: F401 - fixtures
+from tests.services.test_service_observer import Serve, files, serve  # noqa: F401 - fixtures
 from tests.services.test_tls_probe import Files, Server, tls
 
 MEMORY = make_ca("localhost-ca@1795878984", not_before=datetime.now(UTC) - YEAR, not_after=datetime.now(UTC) + YEAR)

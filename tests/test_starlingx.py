@@ -23,7 +23,7 @@ from certmond.config.model import parse
 from certmond.files.catalog_observer import Store
 from certmond.notify.hook_input import document
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.hook_delivery import Notices, due, open_findings
+from certmond.pki.assessment.hook_events import Notices, due, open_findings
 from certmond.pki.findings import Severity
 from certmond.pki.rotation.phases import Phase
 from certmond.restart.act import Restarter

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from certmond.cluster.lease import MARK
+from certmond.cluster.lease_lock import MARK
 from tests.builders import Issued, make_ca, make_leaf
 from tests.cluster.api_server import ApiServer
 from tests.conftest import real_part

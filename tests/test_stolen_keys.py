@@ -12,16 +12,16 @@ import pytest
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.formats.kubeconfig_edit import Files, new_kubeconfig
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.planning.bootstrap_steps import MakeKeyPair
 from certmond.pki.planning.steps import Issue, Plan
 from certmond.renewal.bootstrap import Bootstrapper
-from certmond.renewal.replace import present_key, stale_reason
+from certmond.renewal.renewal_file_builder import present_key, stale_reason
 from certmond.state.archive import Archive
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 from tests.builders import DAY, YEAR, Issued, make_leaf
-from tests.cli.test_init import Host as BareHost
+from tests.cli.test_pki_init import Host as BareHost
 from tests.conftest import unavailable
 from tests.test_renewal import Host, kubeconfig, now
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.rotation.staged_ca import Part
 from tests.builders import Key, make_ca, new_key
 from tests.cli.test_root_ca import Host

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import PublicKey
 from certmond.rotation.staged_ca import Part, Staging
 from tests.builders import HOUR, Issued, make_ca

@@ -18,7 +18,7 @@ from certmond.expose.metrics.exposition import replace_runtime_file
 from certmond.files.cache import Files
 from certmond.files.glob import expand
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.renewal.bootstrap import Bootstrapper
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions

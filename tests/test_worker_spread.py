@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from certmond.cluster.lease import ClusterLease
+from certmond.cluster.lease_lock import ClusterLease
 from certmond.config.model import Config, Source, parse
 from certmond.controllers.restart_lock import AgentDelay, RestartLock, RestartLockSession, SingleNodeLock, WorkerDelay
 from certmond.controllers.restart_lock_choice import restart_lock_of
 from certmond.errors import RefusedError, UnreachableError
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 SPREAD = timedelta(minutes=2)
 

@@ -30,7 +30,7 @@ FIRST = (
     "tests/cluster/test_lease_holders.py",
     "tests/daemon/test_enforcer.py",
     "tests/cli/test_main.py",
-    "tests/cli/test_init.py",
+    "tests/cli/test_pki_init.py",
     "tests/test_restarts_of_pods.py",
     "tests/controllers/test_rotation.py",
     "tests/test_rotation_end.py",

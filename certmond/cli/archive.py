@@ -19,7 +19,7 @@ from certmond.cli.plan import FAILED, enforcer_for
 if TYPE_CHECKING:
     from certmond.config.model import Config
     from certmond.daemon.enforcer import Enforcer
-    from certmond.renewal.archived_pair import Verdict
+    from certmond.renewal.archived_pair_check import Verdict
     from certmond.renewal.restoration import Restoration
 
 
@@ -95,8 +95,8 @@ def restore(context: click.Context, name: str, generation: str | None, dry_run: 
     keeps the current files as a new generation. Exit: 0 done; 2 no generation is usable, or certmond refuses to restore
     GENERATION; 3 unknown.
     """
-    from certmond.cli.acting_process import Handover
-    from certmond.cli.progress import Progress
+    from certmond.cli.step_handover import Handover
+    from certmond.cli.wait_progress import Progress
     from certmond.errors import RefusedError
 
     options = globals_of(context)

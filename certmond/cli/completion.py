@@ -51,7 +51,7 @@ service_names = _names_of("services")
 
 def explained_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the reasons and alerts of the runbook that start with `incomplete`."""
-    from certmond.cli.explain import sections
+    from certmond.cli.runbook_search import sections
 
     return _fitting(sections(), incomplete)
 

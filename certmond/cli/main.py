@@ -22,7 +22,6 @@ import click
 
 from certmond.cli.archive import archive
 from certmond.cli.completion import completion, explained_names
-from certmond.cli.init import init
 from certmond.cli.options import (
     UNKNOWN,
     assess_node,
@@ -33,6 +32,7 @@ from certmond.cli.options import (
     output_option,
     runtime_option,
 )
+from certmond.cli.pki_init import init
 from certmond.cli.plan import forecast, plan
 from certmond.cli.renew import renew, restart
 from certmond.cli.root_ca import root_ca
@@ -61,7 +61,7 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     """Run the daemon: watch and assess the node, and in enforce mode renew certificates that are due."""
     gc.disable()  # loaded modules are never garbage; the daemon enables the collection after its first pass
     from certmond.daemon.loop import Daemon
-    from certmond.notify.journal import Journal
+    from certmond.notify.event_log import Journal
     from certmond.notify.library_log import log_to
 
     options = globals_of(context)
@@ -91,7 +91,7 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
     /api/v1/activity.
     """
     from certmond.expose.http import server
-    from certmond.notify.journal import Journal
+    from certmond.notify.event_log import Journal
     from certmond.notify.library_log import log_to
 
     log_to(Journal("serve"))
@@ -149,7 +149,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 def status(runtime_dir: Path, output: str) -> None:
     """Print the last assessment of the running daemon. Exit: the codes of `check`; 3 also if no daemon runs."""
     from certmond.expose.documents.status_table import status_table
-    from certmond.expose.http.health import silence
+    from certmond.expose.http.heartbeat_check import silence
     from certmond.expose.metrics.exposition import read_status
 
     document = read_status(runtime_dir)
@@ -205,7 +205,7 @@ def config() -> None:
 @click.pass_context
 def validate(context: click.Context) -> None:
     """Print every problem of the configuration. Exit: 0 no problem; 3 a problem."""
-    from certmond.pki.rotation.ca_publication import short_overlap
+    from certmond.pki.rotation.pod_trust_gates import short_overlap
     from certmond.subprocesses import exposures
 
     found = globals_of(context).load()
@@ -263,7 +263,7 @@ def discover(context: click.Context) -> None:
 @click.argument("reason", shell_complete=explained_names)
 def explain(reason: str) -> None:
     """Print the section of the runbook about a REASON or an alert: meaning, inspection and remedy."""
-    from certmond.cli.explain import explain as look_up
+    from certmond.cli.runbook_search import explain as look_up
 
     click.echo(look_up(reason))
 

@@ -215,7 +215,7 @@ def assess_node(
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
-    from certmond.notify.journal import Journal
+    from certmond.notify.event_log import Journal
     from certmond.notify.library_log import log_to
 
     log_to(Journal("message"))

@@ -116,7 +116,7 @@ def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
-    from certmond.notify.journal import Journal
+    from certmond.notify.event_log import Journal
     from certmond.notify.library_log import log_to
     from certmond.transaction.state_directory import refuse_unfit
 

@@ -20,8 +20,8 @@ from certmond.cli.plan import FAILED, WAITING, assess_profile, enforcer_for, len
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
-    from certmond.cli.acting_process import Handover
-    from certmond.cli.progress import Progress
+    from certmond.cli.step_handover import Handover
+    from certmond.cli.wait_progress import Progress
     from certmond.config.model import Config
     from certmond.controllers.executor import Outcome
     from certmond.daemon.enforcer import Enforcer
@@ -72,9 +72,9 @@ def renew(
     cannot renew NAME. If a daemon in enforce mode runs on this node, the daemon restarts and verifies the services. In
     this case, this command shows the progress of the daemon.
     """
-    from certmond.cli.acting_process import Handover
-    from certmond.cli.progress import Progress
     from certmond.cli.service_restarts import restart_services, wait_for_reloads
+    from certmond.cli.step_handover import Handover
+    from certmond.cli.wait_progress import Progress
     from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
 
@@ -141,9 +141,9 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     """Restart services one by one, and verify each restart. Exit: 0 done; 1 a restart waits; 2 a restart failed; 3
     unknown.
     """
-    from certmond.cli.acting_process import Handover
-    from certmond.cli.progress import Progress
     from certmond.cli.service_restarts import planned, restart_services
+    from certmond.cli.step_handover import Handover
+    from certmond.cli.wait_progress import Progress
     from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
 

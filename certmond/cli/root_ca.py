@@ -19,11 +19,11 @@ from certmond.errors import CertmondError
 if TYPE_CHECKING:
     from certmond.config.model import Config
     from certmond.pki.assessment.assess import Assessment
-    from certmond.pki.rotation.ca_hierarchy import Family
+    from certmond.pki.rotation.ca_family import Family
     from certmond.pki.rotation.ca_validation import Verdict
-    from certmond.pki.rotation.service_account_keys import TokenKeys
+    from certmond.pki.rotation.service_account_key_validation import TokenKeys
     from certmond.pki.x509.certificate import Anchor
-    from certmond.renewal.bootstrap_ca import CAFiles
+    from certmond.renewal.operator_ca_reader import CAFiles
 
 TOKEN_KEYS = "sa"  # noqa: S105 - a name
 """Name of the entry for the key pair of service-account tokens, which has no certificate."""
@@ -136,7 +136,7 @@ def node_family(options: Globals, config: Config, name: str) -> tuple[Family, da
 
     Raises CertmondError if the node has no such CA.
     """
-    from certmond.pki.rotation.ca_hierarchy import family_of
+    from certmond.pki.rotation.ca_family import family_of
 
     assessment = _assessed(options, config)
     found = family_of(assessment, name)
@@ -165,7 +165,7 @@ def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenK
 
     Raises CertmondError if the node has no public key for these tokens.
     """
-    from certmond.pki.rotation.service_account_keys import keys_of
+    from certmond.pki.rotation.service_account_key_validation import keys_of
 
     assessment = _assessed(options, config)
     if (found := keys_of(assessment, name)) is None:
@@ -203,7 +203,7 @@ def require_certificate(family: str, what: str, remedy: str) -> None:
 
 def read_ca_files(certificate: Path, key: Path | None) -> CAFiles:
     """Return the CA in the files `certificate` and `key`. Raises CertmondError if a file is unreadable."""
-    from certmond.renewal.bootstrap_ca import read_ca_files
+    from certmond.renewal.operator_ca_reader import read_ca_files
 
     return readable(read_ca_files(str(certificate), str(key) if key else None))
 

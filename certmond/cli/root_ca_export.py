@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from certmond.errors import MalformedError
 from certmond.pki.x509.certificate import to_pem
-from certmond.pki.x509.parsing import decode
-from certmond.transaction.node_files import NodeFiles
+from certmond.pki.x509.certificate_file_parser import decode
+from certmond.transaction.node_file_reader import NodeFiles
 
 
 def trust_bundle(root: str, path: str) -> bytes:

@@ -20,8 +20,8 @@ from certmond.cli.root_ca import REFUSED, TOKEN_KEYS, family_option, require_own
 from certmond.errors import CertmondError, RotationError
 
 if TYPE_CHECKING:
-    from certmond.cli.acting_process import Handover
-    from certmond.cli.progress import Progress
+    from certmond.cli.step_handover import Handover
+    from certmond.cli.wait_progress import Progress
     from certmond.config.model import Config
     from certmond.daemon.enforcer import Enforcer
     from certmond.pki.assessment.assess import Assessment
@@ -137,8 +137,8 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
 
 
 def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]:
-    from certmond.cli.acting_process import Handover
-    from certmond.cli.progress import Progress
+    from certmond.cli.step_handover import Handover
+    from certmond.cli.wait_progress import Progress
 
     progress = Progress()
     return Handover(options.state_dir, progress, enforcer.restarting.terms), progress
@@ -197,7 +197,7 @@ def _new_ca_rotation(
 
     Raises CertmondError if no usable CA is staged, or if the node does not have exactly one CA of `family`.
     """
-    from certmond.pki.rotation.ca_hierarchy import family_of
+    from certmond.pki.rotation.ca_family import family_of
     from certmond.pki.rotation.ca_validation import judge
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.x509.certificate import certificates_of
@@ -238,7 +238,7 @@ def _new_key_rotation(
     contain exactly the public key of the signing key.
     """
     from certmond.pki.rotation.phases import Mode
-    from certmond.pki.rotation.service_account_keys import keys_of, objections
+    from certmond.pki.rotation.service_account_key_validation import keys_of, objections
 
     found = keys_of(assessment, family)
     if found is None:

@@ -33,13 +33,13 @@ from certmond.cli.root_ca import (
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
-    from certmond.cli.acting_process import Handover
+    from certmond.cli.step_handover import Handover
     from certmond.config.model import Config
     from certmond.formats.private_key import PrivateKey
-    from certmond.pki.rotation.ca_hierarchy import Family
+    from certmond.pki.rotation.ca_family import Family
     from certmond.pki.rotation.ca_validation import Verdict
     from certmond.pki.x509.certificate import Anchor, Certificate
-    from certmond.renewal.bootstrap_ca import CAFiles
+    from certmond.renewal.operator_ca_reader import CAFiles
 
 
 def _validity(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
@@ -140,10 +140,10 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
     """
     from certmond.formats.private_key import make_key
     from certmond.pki.catalog.entries import KeyAlgorithm
-    from certmond.pki.rotation.service_account_keys import objections
+    from certmond.pki.rotation.service_account_key_validation import objections
     from certmond.pki.signing.template import algorithm_of
     from certmond.pki.x509.public_key import describe_key
-    from certmond.renewal.bootstrap_ca import CAFiles, read_key
+    from certmond.renewal.operator_ca_reader import CAFiles, read_key
 
     options = globals_of(context)
     config = options.load(acting=True)
@@ -203,7 +203,7 @@ def _generated_ca(
 ) -> CAFiles:
     from certmond.pki.catalog.entries import KeyAlgorithm
     from certmond.pki.signing.template import Terms
-    from certmond.renewal.bootstrap_ca import CAFiles
+    from certmond.renewal.operator_ca_reader import CAFiles
     from certmond.rotation.ca_generation import generate, present_key, reissue
     from certmond.transaction.commit import Transactions
 
@@ -223,8 +223,8 @@ def _generated_ca(
 
 def _handover(context: click.Context, config: Config) -> Handover:
     """Return a Handover, which waits while another process writes on this node."""
-    from certmond.cli.acting_process import Handover
-    from certmond.cli.progress import Progress
+    from certmond.cli.step_handover import Handover
+    from certmond.cli.wait_progress import Progress
 
     options = globals_of(context)
     handover = Handover(options.state_dir, Progress(), enforcer_for(options, config).restarting.terms)
@@ -241,7 +241,7 @@ def _stage_anchor(
     Raises BusyError while another process writes on this node.
     """
     from certmond.notify.audit import Audit, caller
-    from certmond.notify.journal import Event, Journal
+    from certmond.notify.event_log import Event, Journal
     from certmond.pki.x509.certificate import Certificate
     from certmond.rotation.staged_ca import Part, Staging
     from certmond.transaction.commit import Transactions

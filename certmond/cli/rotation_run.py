@@ -12,12 +12,12 @@ from typing import Any
 
 import click
 
-from certmond.cli.acting_process import Handover
 from certmond.cli.plan import FAILED
-from certmond.cli.progress import Progress
+from certmond.cli.step_handover import Handover
+from certmond.cli.wait_progress import Progress
 from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, RotationError
-from certmond.notify.journal import bound
+from certmond.notify.event_log import bound
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.steps import Plan, Write
 from certmond.pki.rotation.phases import Rotation

@@ -13,8 +13,8 @@ from functools import partial
 
 import click
 
-from certmond.cli.acting_process import Handover
-from certmond.cli.progress import Progress
+from certmond.cli.step_handover import Handover
+from certmond.cli.wait_progress import Progress
 from certmond.controllers.restart import Progress as Step
 from certmond.daemon.enforcer import Enforcer
 from certmond.pki.assessment.assess import Assessment

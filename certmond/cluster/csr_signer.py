@@ -19,12 +19,12 @@ from certmond.errors import MalformedError, RefusedError, UnreachableError, Wait
 from certmond.pki.findings import printable
 from certmond.pki.signing.template import BACKDATE, Template
 from certmond.pki.x509.certificate import load_request, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import public_key_of
 from certmond.signers.protocol import Issued, Request
 
 if TYPE_CHECKING:
-    from certmond.cluster.csr_objects import Filed, Requests
+    from certmond.cluster.csr_api import Filed, Requests
 
 KUBELET_CLIENT, KUBELET_SERVING, API_CLIENT = (
     "kubernetes.io/kube-apiserver-client-kubelet",
@@ -63,7 +63,7 @@ class CsrSigner:
 
     async def _sign(self, request: Request, wanted: _Wanted) -> Issued:
         from certmond.cluster.client import connected  # noqa: PLC0415 - as above
-        from certmond.cluster.csr_objects import Requests  # noqa: PLC0415 - as above
+        from certmond.cluster.csr_api import Requests  # noqa: PLC0415 - as above
 
         earlier = _Cookie.parse(request.cookie)
         async with connected(self._kubeconfig, self._time_limit) as connection:

@@ -1,6 +1,6 @@
 """One Lease of coordination.k8s.io/v1 in the Kubernetes API.
 
-The API server replaces only the version of the Lease that certmond has read. `lease` decides which node holds the
+The API server replaces only the version of the Lease that certmond has read. `lease_lock` decides which node holds the
 Lease.
 """
 
@@ -16,7 +16,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
 
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
-from certmond.cluster.lease import MARK, Record
+from certmond.cluster.lease_lock import MARK, Record
 from certmond.errors import RefusedError
 
 _RULE = "apiGroups [coordination.k8s.io], resources [leases], verbs [get, create, update]"

@@ -1,6 +1,6 @@
 """Reports of the nodes on their progress in a rotation.
 
-This module decides when this node writes, repeats and withdraws its report. `nodes` defines the format of a report.
+This module decides when this node writes, repeats and withdraws its report. `node_api` defines the format of a report.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.errors import CertmondError
 from certmond.pki.rotation.gates import Member, Report
 from certmond.pki.rotation.phases import Phase, Rotation, forth
 
 if TYPE_CHECKING:
-    from certmond.cluster.nodes import ClusterNode
+    from certmond.cluster.node_api import ClusterNode
 
 _REPEATED_AFTER = 6
 """Interval at which certmond repeats an unchanged report, as a multiple of `poll`.
@@ -77,7 +77,7 @@ class NodeReports:
 
         Raises RefusedError or UnreachableError if the call fails.
         """
-        from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
+        from certmond.cluster.node_api import list_nodes  # noqa: PLC0415 - needs the extra
 
         found, forward_id = list_nodes(self._access), forth(rotation.id)
         self._signers |= {node.uid for node in found if node.control_plane or (node.report and node.report.holds_key)}
@@ -100,7 +100,7 @@ class NodeReports:
         return frozenset(names) - self._ready
 
     def _annotate(self, rotation: str, report: Report | None) -> None:
-        from certmond.cluster.nodes import Acknowledgement, acknowledge  # noqa: PLC0415 - needs the extra
+        from certmond.cluster.node_api import Acknowledgement, acknowledge  # noqa: PLC0415 - needs the extra
 
         annotation = Acknowledgement(rotation, "", "", "", holds_key=False, boot=self._boot)
         if report is not None:

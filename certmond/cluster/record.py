@@ -13,7 +13,7 @@ from certmond.errors import MalformedError
 from certmond.pki.catalog.field_types import Instant
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Anchor
-from certmond.pki.x509.parsing import Document, decode
+from certmond.pki.x509.certificate_file_parser import Document, decode
 
 SCHEMA = 1
 DELETE_RECORD = "kubectl -n kube-system delete configmap certmond-rotation"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import ConfigMap
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.errors import MalformedError, OvertakenError, RefusedError

@@ -18,14 +18,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from certmond.config.problems import problem_of
 from certmond.config.rules import PARTS, SECTIONS, between_entries, dependency_cycles, references
+from certmond.config.validation_messages import problem_of
 from certmond.config.yaml_source import Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, within
-from certmond.pki.catalog.init_settings import InitSpec
+from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import (
     ArchiveSpec,

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
-from certmond.config.problems import suggestion
+from certmond.config.validation_messages import suggestion
 from certmond.config.yaml_source import Node, Problem, shown
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import Model
-from certmond.pki.catalog.init_settings import InitSpec
+from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import (
     LOCAL,

@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from certmond.config.model import Config
 from certmond.controllers.host_holds import clock_hold
 from certmond.errors import MalformedError, StateError
-from certmond.formats.kubeconfig_credentials import parse_credentials
+from certmond.formats.kubeconfig_certificates import parse_credentials
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event
+from certmond.notify.event_log import Event
 from certmond.pki.catalog.field_types import format_duration
-from certmond.pki.x509.parsing import Document, decode
-from certmond.renewal.damaged_files import OnlyCopies
+from certmond.pki.x509.certificate_file_parser import Document, decode
+from certmond.renewal.damaged_file_archive import OnlyCopies
 from certmond.renewal.new_files import View, is_damaged_name
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile, stored_at
 

@@ -19,16 +19,16 @@ from certmond.controllers.archive_retention import Retention
 from certmond.errors import CertmondError, RefusedError, UnreachableError, WaitingError, WriteError, defect
 from certmond.formats.private_key import PrivateKey, make_key
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event, bound
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.notify.event_log import Event, bound
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.installed_successors import holder_of
 from certmond.pki.planning.renewal_delays import REPAIRS
 from certmond.pki.planning.steps import Cause, Derive, Identity, Issue, Plan, Restore, Rotate, Write
 from certmond.pki.x509.certificate import Certificate
-from certmond.renewal.damaged_files import DamagedFiles, archive_clause
+from certmond.renewal.damaged_file_archive import DamagedFiles, archive_clause
 from certmond.renewal.derived_files import Derivations
 from certmond.renewal.key_pair import KeyPairs, as_written
-from certmond.renewal.replace import (
+from certmond.renewal.renewal_file_builder import (
     Renewal,
     archive_name,
     archived,
@@ -39,7 +39,7 @@ from certmond.renewal.replace import (
 )
 from certmond.renewal.restoration import Restoration
 from certmond.renewal.signing_permission import SigningPermissions
-from certmond.renewal.symlink_targets import SymlinkTargets
+from certmond.renewal.symlink_target_check import SymlinkTargets
 from certmond.rotation.staged_ca import Staging
 from certmond.rotation.step_files import StepFiles
 from certmond.signers.protocol import Request, Signer
@@ -47,7 +47,7 @@ from certmond.state.archive import Archive, Generation
 from certmond.state.pending_requests import Pending
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Recovery, Transactions, Writer
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 _NO_CERTIFICATE = ""
 """Placeholder for a SHA-256 if a pending request replaces no certificate."""

@@ -15,7 +15,7 @@ from certmond.errors import SigningError, UntrustedError
 from certmond.pki.catalog.settings import HoldSpec
 from certmond.pki.rotation.rotation_holds import Hold, HoldReason
 from certmond.subprocesses import run
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 _TIME_LIMIT = timedelta(seconds=10)  # for the program that reports an upgrade in progress
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized

@@ -17,11 +17,11 @@ from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.catalog.settings import is_external
 from certmond.pki.findings import Finding, Reason
-from certmond.pki.rotation.ca_hierarchy import Leaf, family_of
+from certmond.pki.rotation.ca_family import Leaf, family_of
 from certmond.pki.rotation.ca_validation import Verdict, judge
-from certmond.pki.rotation.family_state import Ground, obstacle
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, begin
-from certmond.pki.rotation.replaced_ca import Change, changed, overtaken
+from certmond.pki.rotation.replaced_ca_detection import Change, changed, overtaken
+from certmond.pki.rotation.trust_anchor_state import Ground, obstacle
 from certmond.pki.x509.certificate import Anchor, certificates_of
 
 

@@ -16,7 +16,7 @@ from certmond.controllers.restart_lock import RestartLock, RestartLockSession
 from certmond.controllers.restart_observation import RestartObservation
 from certmond.errors import CertmondError, IdleError, RestartError, TriedError
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event, bound
+from certmond.notify.event_log import Event, bound
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.steps import Cause, Plan, Restart
 from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Terms
@@ -39,7 +39,7 @@ from certmond.restart.act import Restarter
 from certmond.restart.history import History
 from certmond.restart.rollback import PreviousFiles
 from certmond.services.containers import Pod
-from certmond.services.usage_state import SurroundingsObserver
+from certmond.services.service_state_collector import SurroundingsObserver
 from certmond.transaction.commit import Writer
 
 _FRESH = timedelta(seconds=5)

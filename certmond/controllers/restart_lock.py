@@ -1,7 +1,7 @@
 """Lock that permits only one control-plane node at a time to restart services.
 
-This module decides when a restart takes, renews and releases the lock. The Lease (`cluster.lease`) decides which node
-holds the lock.
+This module decides when a restart takes, renews and releases the lock. The Lease (`cluster.lease_lock`) decides which
+node holds the lock.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_choice import KUBELET_CONF, awake
+from certmond.controllers.coordinator_factory import KUBELET_CONF, awake
 from certmond.controllers.restart_lock import AgentDelay, RestartLock, SingleNodeLock, WorkerDelay
-from certmond.pki.catalog.references import K3S, RKE2
-from certmond.transaction.node_files import NodeFiles
+from certmond.pki.catalog.component_certificate_flags import K3S, RKE2
+from certmond.transaction.node_file_reader import NodeFiles
 
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 """Manifest that only a control-plane node has.
@@ -46,7 +46,7 @@ def restart_lock_of(
         if not scattered:
             return SingleNodeLock()
         return WorkerDelay(node, config.cluster.spread, called=called)
-    from certmond.cluster.lease import RESTART, ClusterLease
+    from certmond.cluster.lease_lock import RESTART, ClusterLease
 
     lease = ClusterLease(
         partial(real, kubeconfig),  # resolved late, because a process that only plans might lack permission

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.service_spec import ServiceSpec
-from certmond.pki.services.model import Live, ServiceSeen
 from certmond.pki.services.restart_episode import Episode, Stage, Target
 from certmond.pki.services.restart_state_machine import HealthObservation
+from certmond.pki.services.service_observation import Live, ServiceSeen
 from certmond.pki.services.staleness import ServedAt, Surroundings
 from certmond.services.file_usage import KUBELET
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_protocol import Coordinator
+from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.executor import Executor
 from certmond.controllers.rotation_authority import RotationAuthority
 from certmond.controllers.rotation_state import RotationState
 from certmond.errors import MalformedError, OvertakenError, RotationError, SigningError
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event
+from certmond.notify.event_log import Event
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.phases import Phase, Rotation, following
@@ -25,7 +25,7 @@ from certmond.pki.rotation.planner import old_ca_leaves
 from certmond.pki.services.staleness import Surroundings
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.state.rotation_record import RotationRecord
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 _PUBLICATION_ERRORS = (SigningError, OvertakenError, RotationError, MalformedError)
 """Exceptions of a failed publication to the other nodes."""

@@ -15,11 +15,11 @@ from certmond.pki.rotation.phases import Rotation
 from certmond.pki.signing.policy import Denial
 from certmond.pki.signing.rotation_certificate import PERMISSIONS, rotation_grant
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import describe_key, public_key_of
 from certmond.signers.command import CommandSigner
 from certmond.signers.protocol import Request
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 _RESERVE = timedelta(days=1)
 """Validity of a rotation certificate in addition to the minimum duration of the phases."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
-from certmond.pki.rotation.family_state import Ground, freeze_reason, has_old_state, is_abandoned
 from certmond.pki.rotation.phases import Phase, Rotation
-from certmond.pki.rotation.replaced_ca import is_refused
+from certmond.pki.rotation.replaced_ca_detection import is_refused
+from certmond.pki.rotation.trust_anchor_state import Ground, freeze_reason, has_old_state, is_abandoned
 
 EXPLANATION = "see: certmond explain rotation_frozen"
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_protocol import Coordinator
-from certmond.controllers.interim_trust import InterimTrust
+from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.replaced_ca_rotation import CAChanges
+from certmond.controllers.replaced_ca_trust_planner import InterimTrust
 from certmond.controllers.rotation_findings import EXPLANATION, findings_of
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
@@ -24,21 +24,21 @@ from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited
-from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.gates import Report
 from certmond.pki.rotation.phase_conditions import open_conditions, reload_deadline
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired
 from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.rotation.preview import Preview, preview
-from certmond.pki.rotation.replaced_ca import has_signed_all, put_back
+from certmond.pki.rotation.replaced_ca_detection import has_signed_all, put_back
+from certmond.pki.rotation.trust_anchor_state import Ground
 from certmond.pki.rotation.worker_batches import Workers, held_back, in_batches
 from certmond.pki.services.staleness import Surroundings
-from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.services.trust_set_digest import digest_of
 from certmond.pki.x509.certificate import Anchor, Certificate
 from certmond.rotation.staged_ca import Part, Staging
-from certmond.rotation.trust_anchor_files import ground_of
+from certmond.rotation.trust_anchor_state_reader import ground_of
 from certmond.state.rotation_record import RotationRecord
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of, own_object_checks_of
-from certmond.controllers.coordinator_protocol import Coordinator
+from certmond.controllers.coordinator_factory import KUBELET_CONF, awake, coordinator_of, own_object_checks_of
+from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.executor import Executor
 from certmond.controllers.host_holds import HostHolds
 from certmond.controllers.restart import Progress, RestartController
@@ -31,8 +31,8 @@ from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
+from certmond.pki.planning.restart_renewals import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
 from certmond.pki.planning.restarts import RestartHolds, restarts
-from certmond.pki.planning.start_renewals import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
 from certmond.pki.planning.steps import Issue, Plan, Step
 from certmond.pki.rotation.phases import Rotation
 from certmond.pki.rotation.planner import MissingSteps
@@ -54,11 +54,11 @@ from certmond.restart.history import History
 from certmond.restart.rollback import PreviousFiles
 from certmond.rotation.staged_ca import Staging
 from certmond.services.content_times import Changes
-from certmond.services.usage_state import SurroundingsObserver
+from certmond.services.service_state_collector import SurroundingsObserver
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 _EVIDENCE = 0.5
 """Maximum number of seconds for which one pass collects evidence about the origin of due certificates."""

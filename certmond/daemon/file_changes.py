@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from certmond.controllers.watched_records import records_of
+from certmond.controllers.watched_state_files import records_of
 from certmond.daemon.wakeup import Wake
 from certmond.files.catalog_observer import Store
 from certmond.files.directory_watch import Changes, Watcher
-from certmond.notify.journal import Event, Journal
+from certmond.notify.event_log import Event, Journal
 from certmond.pki.catalog.observation import Inventory
 
 QUIET = 0.05

@@ -30,8 +30,8 @@ from certmond.files.catalog_observer import Store
 from certmond.files.directory_watch import Watcher
 from certmond.notify.audit import DAEMON, Audit
 from certmond.notify.change_log import ChangeLog
+from certmond.notify.event_log import Event, Journal
 from certmond.notify.hooks import Hooks
-from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.forecast import next_event
 from certmond.pki.services.staleness import Surroundings

@@ -13,10 +13,10 @@ from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, CertmondError, StateError, WriteError, defect
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.audit import Note
-from certmond.notify.journal import Event, Journal, bound
+from certmond.notify.event_log import Event, Journal, bound
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
-from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
+from certmond.pki.assessment.key_mismatch_delay import REPAIR_WAIT
 from certmond.pki.planning.renewal_quota import round_robin
 from certmond.pki.planning.steps import Issue, Plan, Write
 from certmond.pki.services.staleness import Surroundings

@@ -14,7 +14,7 @@ from certmond.controllers.rotation import RotationController
 from certmond.controllers.rotation_state import RotationState
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.activity import activity_document
-from certmond.expose.metrics.cluster_metrics import ClusterMetrics
+from certmond.expose.metrics.cluster_certificate_metrics import ClusterMetrics
 from certmond.expose.metrics.exposition import (
     ACTIVITY,
     HEARTBEAT,
@@ -25,7 +25,7 @@ from certmond.expose.metrics.exposition import (
     replace_runtime_file,
 )
 from certmond.expose.metrics.x509_exporter_names import Compatible
-from certmond.notify.journal import Event, Journal
+from certmond.notify.event_log import Event, Journal
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.forecast import NextEvent
 from certmond.pki.planning.steps import Plan

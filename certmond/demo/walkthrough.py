@@ -25,8 +25,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from certmond.config.model import parse
+from certmond.demo.certmond_processes import Document, Expected, Running, StageError, entry_of
 from certmond.demo.node import AUTHORITIES, DAY, LEAVES, NODE, Node
-from certmond.demo.processes import Document, Expected, Running, StageError, entry_of
 from certmond.errors import CertmondError
 from certmond.expose.documents.status_table import status_table
 

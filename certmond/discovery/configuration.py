@@ -18,18 +18,18 @@ import yaml
 from certmond.config.model import Config, parse
 from certmond.errors import MalformedError
 from certmond.files.cache import Files
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.catalog_observer import Store
-from certmond.files.document_reader import DocumentReader
 from certmond.files.glob import expand
 from certmond.files.references.component_sources import ComponentSources
-from certmond.files.references.kubelet_configuration import CONFIG as KUBELET_CONFIG
-from certmond.files.references.kubelet_configuration import KubeletConfiguration
+from certmond.files.references.node_kubelet_reader import CONFIG as KUBELET_CONFIG
+from certmond.files.references.node_kubelet_reader import KubeletConfiguration
 from certmond.files.references.unit_files import Place, UnitFiles
 from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
 from certmond.formats.manifest import Container, Manifest, parse_manifest
+from certmond.pki.catalog.component_certificate_flags import FLAGS, KUBELET
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.pki.catalog.references import FLAGS, KUBELET
-from certmond.pki.x509.parsing import Document, decode
+from certmond.pki.x509.certificate_file_parser import Document, decode
 from certmond.pki.x509.path_building import signed_by
 
 _MANIFESTS, _KUBELET_CONF = "/etc/kubernetes/manifests", "/etc/kubernetes/kubelet.conf"
@@ -37,7 +37,7 @@ _KUBELET_SERVER = "/var/lib/kubelet/pki/kubelet-server-current.pem"
 
 # Entry -> the flags that name its `path`, as "component flag". If several flags name different files, the profile's
 # path takes precedence, then the first flag of the row. Each other file becomes a separate entry. So does each file of
-# the row "". A third word is the flag of the key, if `pki.catalog.references` does not contain this flag.
+# the row "". A third word is the flag of the key, if `catalog.component_certificate_flags` does not contain this flag.
 _FLAGS = {
     "ca": ["kube-controller-manager root-ca-file", "kube-apiserver client-ca-file", "kubelet client-ca-file",
            "kube-controller-manager cluster-signing-cert-file", "kubelet clientCAFile",

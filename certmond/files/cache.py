@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from certmond.files.cache_entry import Entry, EntryKey, entry_key, instant_of, packed_entry
 from certmond.files.consistent_read import PauseBudget, content_at
-from certmond.files.directory_cache import DirectoryCache
 from certmond.files.forked_worker import in_two_processes
 from certmond.files.path_resolution import Referrer, ResolvedPath, fault_of, refusal
+from certmond.files.resolved_directory_cache import DirectoryCache
 
 _BATCH_BYTES = 1 << 18  # number of bytes of files that the cache reads before the parser runs
 _MAX_PAUSES = 20

@@ -11,24 +11,25 @@ from itertools import chain
 
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
-from certmond.files.document_reader import DocumentReader, bundle_observations, first_line
+from certmond.files.catalog_file_reader import DocumentReader, bundle_observations, first_line
 from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
 from certmond.files.kubeconfig_observer import KubeconfigObserver
 from certmond.files.other_renewers import OtherRenewers
 from certmond.files.references.component_references import ComponentReferences
 from certmond.files.references.component_sources import ComponentSources
-from certmond.files.references.kubelet_configuration import KubeletConfiguration
-from certmond.files.references.reference_observer import ReferenceObserver
+from certmond.files.references.node_kubelet_reader import KubeletConfiguration
+from certmond.files.references.uncataloged_file_observer import ReferenceObserver
 from certmond.files.references.unit_files import UnitFiles
 from certmond.formats.kubelet_serving import KubeletServing
 from certmond.formats.manifest import Components, node_facts
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.component_certificate_flags import KUBELET, ReferenceSpec
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.catalog.references import KUBELET, ReferenceSpec
 from certmond.pki.findings import Fault, Reason
-from certmond.pki.x509.parsed_file import (
+from certmond.pki.x509.certificate_file_parser import Document
+from certmond.pki.x509.certificate_file_properties import (
     encrypted_key_in,
     has_key,
     is_broken,
@@ -38,7 +39,6 @@ from certmond.pki.x509.parsed_file import (
     public_key_in,
     without_missing,
 )
-from certmond.pki.x509.parsing import Document
 
 _KUBERNETES = "/etc/kubernetes"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from certmond.pki.findings import Fault
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import Document, held
+from certmond.pki.x509.certificate_file_parser import Document, held
 from certmond.pki.x509.path_building import Path, PathSearch, Rejection
 from certmond.pki.x509.public_key import PublicKey
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from certmond.files.document_reader import DocumentReader
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.mount_table import Mount, hiding_directory, parse_mounts
 from certmond.formats.kubeconfig_copy import Copy, copy_of
-from certmond.pki.catalog.derived import CopySpec, DerivedSpec
+from certmond.pki.catalog.derived_file_spec import CopySpec, DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Fault, Reason

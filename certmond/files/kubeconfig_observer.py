@@ -10,14 +10,20 @@ from dataclasses import replace
 from typing import Any
 
 from certmond.files.cache_entry import latest_change
-from certmond.files.document_reader import DocumentReader, bundle_observations
+from certmond.files.catalog_file_reader import DocumentReader, bundle_observations
 from certmond.formats.kubeconfig import Cluster, Kubeconfig, Material, User
-from certmond.formats.kubeconfig_credentials import Credentials, broken_cluster, missing_parts, own_user
+from certmond.formats.kubeconfig_certificates import Credentials, broken_cluster, missing_parts, own_user
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Observation
 from certmond.pki.findings import Fault, Reason, Severity
-from certmond.pki.x509.parsed_file import encrypted_key_in, is_broken, leaf_of, may_hide_key, without_missing
-from certmond.pki.x509.parsing import Document
+from certmond.pki.x509.certificate_file_parser import Document
+from certmond.pki.x509.certificate_file_properties import (
+    encrypted_key_in,
+    is_broken,
+    leaf_of,
+    may_hide_key,
+    without_missing,
+)
 from certmond.pki.x509.path_building import find_paths
 
 _FOREIGN: dict[str, Any] = {"ca": (), "at_most": Severity.WARNING}

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
-from certmond.files.document_reader import DocumentReader
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.unit_files import UnitFiles
-from certmond.pki.catalog.renewers import Renewer, runs_renewal
+from certmond.pki.catalog.other_renewer_spec import Renewer, runs_renewal
 
 _CRON_DIRECTORY = "/etc/cron.d"
 _USER_CRONTABS = ("/var/spool/cron/crontabs/root", "/var/spool/cron/tabs/root", "/var/spool/cron/root")

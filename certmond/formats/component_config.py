@@ -12,7 +12,7 @@ from typing import Any
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import as_text, load_mapping
-from certmond.pki.catalog.references import FileKind, NamedFile, Role
+from certmond.pki.catalog.component_certificate_flags import FileKind, NamedFile, Role
 
 _PEM = "-----BEGIN"
 

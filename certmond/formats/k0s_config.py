@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import as_text, load_mapping
 from certmond.formats.manifest import flag_values
-from certmond.pki.catalog.references import APISERVER, ETCD, MANAGER, SCHEDULER
+from certmond.pki.catalog.component_certificate_flags import APISERVER, ETCD, MANAGER, SCHEDULER
 
 _EXTERNAL = {"caFile": "etcd-cafile", "clientCertFile": "etcd-certfile", "clientKeyFile": "etcd-keyfile"}
 """Field of an external etcd -> flag of the API server."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from certmond.formats.kubeconfig import Cluster, as_text, load_mapping
-from certmond.formats.kubeconfig_credentials import Credentials, own_user
+from certmond.formats.kubeconfig_certificates import Credentials, own_user
 from certmond.formats.kubeconfig_edit import entries
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import Document
+from certmond.pki.x509.certificate_file_parser import Document
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ import yaml
 
 from certmond.errors import MalformedError, WriteError
 from certmond.formats.kubeconfig import as_text, load_mapping, parse_kubeconfig
-from certmond.formats.kubeconfig_credentials import broken_cluster, parse_credentials
+from certmond.formats.kubeconfig_certificates import broken_cluster, parse_credentials
 from certmond.formats.yaml_edit import Position, decoded, encoded, with_values
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Certificate, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 
 _CERTIFICATE, _KEY, _TRUST = "client-certificate-data", "client-key-data", "certificate-authority-data"
 _SERVER = "server"

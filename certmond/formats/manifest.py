@@ -20,7 +20,7 @@ from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import Kubeconfig, as_text, load_mapping
 from certmond.formats.rancher_config import endpoint_flags
 from certmond.formats.started_program import mentioned_component, program_of
-from certmond.pki.catalog.references import K3S, RKE2
+from certmond.pki.catalog.component_certificate_flags import K3S, RKE2
 
 _NODE_USER = "system:node:"
 _ISSUER_PREFIX = "kubernetes.default.svc."

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from certmond.errors import KeyUnusableError, LimitError, MalformedError
 from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.x509.certificate_file_parser import check_private_keys
 from certmond.pki.x509.library_guard import guarded
-from certmond.pki.x509.parsing import check_private_keys
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 """The types of private keys that the components of Kubernetes support."""

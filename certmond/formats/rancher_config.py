@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import as_text, load_mapping
-from certmond.pki.catalog.references import ETCD, FLAGS, K3S, RKE2
+from certmond.pki.catalog.component_certificate_flags import ETCD, FLAGS, K3S, RKE2
 
 ENDPOINT = "datastore-endpoint"
 """The flag with the URL of the datastore, which can contain a password."""

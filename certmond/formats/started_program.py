@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import dropwhile
 from typing import NamedTuple
 
-from certmond.pki.catalog.references import PROGRAMS
+from certmond.pki.catalog.component_certificate_flags import PROGRAMS
 
 _HYPERKUBE, _ENV = "hyperkube", "env"
 STARTERS = frozenset({"go-runner", _HYPERKUBE})

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from certmond.errors import WriteError
-from certmond.notify.journal import Event, Journal
+from certmond.notify.event_log import Event, Journal
 from certmond.pki.findings import printable
 from certmond.redaction import redacted
 from certmond.state.append_only_file import append

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from certmond.notify.journal import Event, Journal
+from certmond.notify.event_log import Event, Journal
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
 from certmond.pki.findings import Finding, Severity

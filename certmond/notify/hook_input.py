@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from certmond.pki.assessment.hook_delivery import Due
+from certmond.pki.assessment.hook_events import Due
 
 SCHEMA = 1
 

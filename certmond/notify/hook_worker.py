@@ -1,7 +1,7 @@
 """One hook: its thread, the runs of its program, and the record of the findings that the program has received.
 
 This module writes the record (`<state directory>/hooks/NAME.json`), retries failed runs, and limits the rate of runs.
-`pki.assessment.hook_delivery` decides which runs are due.
+`pki.assessment.hook_events` decides which runs are due.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from certmond.errors import CertmondError, MalformedError, StateError, UnreachableError, WriteError, defect
+from certmond.notify.event_log import Event, Journal
 from certmond.notify.hook_input import document
-from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
-from certmond.pki.assessment.hook_delivery import Due, Key, Notice, due, next_repeat, selected_findings
+from certmond.pki.assessment.hook_events import Due, Key, Notice, due, next_repeat, selected_findings
 from certmond.pki.catalog.settings import HookSpec
 from certmond.pki.findings import Severity
 from certmond.state.json_file import Memory

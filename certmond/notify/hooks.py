@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from certmond.notify.event_log import Journal
 from certmond.notify.hook_worker import Count, Hook, PassResult
-from certmond.notify.journal import Journal
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.hook_delivery import open_findings
+from certmond.pki.assessment.hook_events import open_findings
 from certmond.pki.catalog.settings import HookSpec
 
 GRACE = 5.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from certmond.errors import defect
-from certmond.notify.journal import Event, Journal
+from certmond.notify.event_log import Event, Journal
 
 
 class _Handler(logging.Handler):

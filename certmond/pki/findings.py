@@ -1,7 +1,7 @@
 """Findings, with their reasons, severities and messages.
 
 The value of a `Reason` is a public interface: new versions of certmond do not change the meaning of a reason.
-`assessment.rules` decides which findings a certificate has.
+`assessment.certificate_rules` decides which findings a certificate has.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig_edit import Embedded, Files, new_kubeconfig
 from certmond.formats.private_key import PrivateKey, key_pem, make_key, public_pem
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event
+from certmond.notify.event_log import Event
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.planning.bootstrap_steps import (
     InitStep,
@@ -36,7 +36,7 @@ from certmond.pki.planning.bootstrap_steps import (
 from certmond.pki.signing.policy import Basis, Denial, Grant, grant
 from certmond.pki.signing.template import Template, builder
 from certmond.pki.x509.certificate import attributes_of, load, names_in, parse_certificate, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.path_building import find_paths
 from certmond.pki.x509.public_key import describe_key
 from certmond.renewal.derived_file_state import owner_ids
@@ -47,7 +47,7 @@ from certmond.state.rotation_record import ANCHORS, RotationRecord
 from certmond.transaction.commit import Change, NewFile, NewLink, Transactions, Writer
 from certmond.transaction.dirfd import Directories, blaming
 from certmond.transaction.journal import is_record
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 _PUBLIC, _SECRET = 0o644, 0o600
 _EXTENDED = frozenset({"server auth", "client auth"})

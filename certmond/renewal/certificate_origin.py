@@ -15,8 +15,8 @@ from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.errors import CertmondError, WriteError
-from certmond.files.write_access import WriterLookup, Writers
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.files.untrusted_writers import WriterLookup, Writers
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
@@ -26,12 +26,12 @@ from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.policy import is_issued
 from certmond.pki.x509.certificate import Certificate, certificates_of
 from certmond.renewal.key_pair import KeyPair, entry_pair
-from certmond.renewal.replace import archive_name, certificates_in
+from certmond.renewal.renewal_file_builder import archive_name, certificates_in
 from certmond.state.archive import Archive, ArchivedFile
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.dirfd import blaming
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.steps import Derive, Held, Identity, Issue, Plan, Restore, Step
 from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale, State, Unmanaged, Unready

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from certmond.errors import KeyUnusableError, WriteError
 from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig import User
+from certmond.formats.kubeconfig_certificates import Credentials, parse_credentials
 from certmond.formats.kubeconfig_copy import content_names, copy_of
-from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
 from certmond.formats.private_key import key_pem, load_key
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import Reason, printable
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import Document, decode
+from certmond.pki.x509.certificate_file_parser import Document, decode
 
 _LABELS = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _BUNDLED = re.compile(rb"(X509 |TRUSTED )?CERTIFICATE|((RSA|EC) )?PRIVATE KEY|EC PARAMETERS")

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from certmond.errors import MalformedError, WriteError
 from certmond.formats.kubeconfig import parse_kubeconfig
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.renewal.copied_pair import CopiedPair
+from certmond.renewal.certificate_copy_writer import CopiedPair
 from certmond.renewal.derived_file_state import (
     Absent,
     Current,
@@ -26,7 +26,7 @@ from certmond.renewal.derived_file_state import (
 from certmond.renewal.key_pair import Unpaired, key_pair, kubeconfig_pairs
 from certmond.transaction.commit import NewFile, Writer
 from certmond.transaction.dirfd import digest
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 
 class Derivations:

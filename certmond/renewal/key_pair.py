@@ -11,12 +11,12 @@ from typing import Protocol
 
 from certmond.errors import KeyUnusableError, MalformedError
 from certmond.formats.kubeconfig import Material, User, parse_kubeconfig
-from certmond.formats.kubeconfig_credentials import own_user, parse_credentials
+from certmond.formats.kubeconfig_certificates import own_user, parse_credentials
 from certmond.formats.private_key import can_sign, load_key
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.findings import Reason, printable
 from certmond.pki.x509.certificate import Anchor, Certificate
-from certmond.pki.x509.parsing import Document, decode
+from certmond.pki.x509.certificate_file_parser import Document, decode
 from certmond.pki.x509.public_key import PublicKey, describe_key
 from certmond.transaction.operations import Change, NewLink, Removed
 

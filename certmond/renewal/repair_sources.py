@@ -1,6 +1,6 @@
 """Sources for a repair of damaged entries: the archive, the entry, and facts of the node.
 
-`pki.assessment.damage` chooses the repair.
+`pki.assessment.repairable_damage` chooses the repair.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.errors import CertmondError, MalformedError
-from certmond.files.write_access import WriterLookup
+from certmond.files.untrusted_writers import WriterLookup
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.formats.kubeconfig_edit import (
     credentials_obstacle,
@@ -23,8 +23,8 @@ from certmond.formats.kubeconfig_edit import (
 )
 from certmond.formats.manifest import parse_manifest
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.damage import damage, is_cluster_damage, lacks_key, new_template, obstacle
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.repairable_damage import damage, is_cluster_damage, lacks_key, new_template, obstacle
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL
@@ -33,15 +33,15 @@ from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
-from certmond.renewal.archive_generations import Generations
-from certmond.renewal.archived_pair import Worth, as_put_back
+from certmond.pki.x509.certificate_file_parser import decode
+from certmond.renewal.archive_generation_check import Generations
+from certmond.renewal.archived_pair_check import Worth, as_put_back
 from certmond.renewal.new_files import is_damaged_name
-from certmond.renewal.symlink_targets import SymlinkTargets
+from certmond.renewal.symlink_target_check import SymlinkTargets
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.state.last_subjects import LastSubjects
 from certmond.state.renewals import Ledger
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 _PORT = "6443"  # the default of kube-apiserver's --secure-port

@@ -16,20 +16,20 @@ from certmond.config.model import Config
 from certmond.errors import CertmondError, MalformedError, RefusedError, WriteError
 from certmond.formats.kubeconfig_edit import has_several_entries, with_cluster, with_credentials_of
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event
+from certmond.notify.event_log import Event
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.findings import printable
 from certmond.pki.planning.steps import Restore
-from certmond.renewal.archive_generations import Generations, PairLocation
-from certmond.renewal.archived_pair import Verdict, Worth
-from certmond.renewal.damaged_files import DamagedFiles, archive_clause
+from certmond.renewal.archive_generation_check import Generations, PairLocation
+from certmond.renewal.archived_pair_check import Verdict, Worth
+from certmond.renewal.damaged_file_archive import DamagedFiles, archive_clause
 from certmond.renewal.key_pair import KeyPairs, Unpaired, as_written
 from certmond.renewal.new_files import linked, placed
-from certmond.renewal.symlink_targets import SymlinkTargets
+from certmond.renewal.symlink_target_check import SymlinkTargets
 from certmond.state.archive import Archive, ArchivedFile, Generation
 from certmond.transaction.commit import NewFile, Transactions, Writer
 from certmond.transaction.dirfd import digest
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 from certmond.transaction.operations import Change
 
 

@@ -13,9 +13,9 @@ from certmond.pki.catalog.entries import SELF
 from certmond.pki.planning.steps import Issue
 from certmond.pki.signing.policy import Basis, Denial, Grant, basis, fixed_by, grant
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.renewal.certificate_origin import ProvenanceLookup
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 
 class SigningPermissions:

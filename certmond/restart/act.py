@@ -14,9 +14,9 @@ from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.restart import static_pod
 from certmond.services import crictl
-from certmond.services import systemd_units as units
+from certmond.services import systemd_client as units
 from certmond.services.containers import Pod
-from certmond.services.listener_probe import Draining
+from certmond.services.listener_shutdown_probe import Draining
 from certmond.subprocesses import run
 
 

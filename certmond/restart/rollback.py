@@ -17,16 +17,16 @@ from certmond.pki.catalog.observation import Observation
 from certmond.pki.planning.installed_successors import Renewals
 from certmond.pki.services.restart_episode import Target
 from certmond.pki.signing.policy import fixed_by, outdone
-from certmond.renewal.archive_generations import Generations
-from certmond.renewal.archived_pair import Worth, as_put_back, verdict
+from certmond.renewal.archive_generation_check import Generations
+from certmond.renewal.archived_pair_check import Worth, as_put_back, verdict
 from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.renewal.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
-from certmond.renewal.replace import archive_name, archived
-from certmond.renewal.symlink_targets import SymlinkTargets
+from certmond.renewal.renewal_file_builder import archive_name, archived
+from certmond.renewal.symlink_target_check import SymlinkTargets
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.transaction.commit import NewFile, Transactions, Writer
 from certmond.transaction.dirfd import digest
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 
 class PreviousFiles:

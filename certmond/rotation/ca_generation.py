@@ -11,9 +11,9 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.rotation.ca_template import following, reissued
 from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import describe_key
-from certmond.renewal.bootstrap_ca import RootCAKeyPair
+from certmond.renewal.operator_ca_reader import RootCAKeyPair
 from certmond.signers.local_ca import read_file, self_signed, signed
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import blaming

@@ -20,7 +20,7 @@ from certmond.errors import ConfigError, StateError
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Anchor, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import PublicKey
 from certmond.transaction.dirfd import Place, blaming, opened, sentence
 from certmond.transaction.state_directory import opened_state, read_state, understood

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
 from certmond.formats.kubeconfig import load_mapping
-from certmond.formats.kubeconfig_credentials import parse_credentials
+from certmond.formats.kubeconfig_certificates import parse_credentials
 from certmond.formats.kubeconfig_edit import with_trust
 from certmond.formats.manifest import containers
 from certmond.formats.manifest_edit import with_flags
@@ -20,15 +20,15 @@ from certmond.formats.private_key import PrivateKey, key_pem, load_key
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, KeyOf, Rotate, Trusting
 from certmond.pki.x509.certificate import Anchor, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import describe_key
 from certmond.renewal.key_pair import Read, Unpaired, anchor_of_key, as_written
 from certmond.rotation.staged_ca import Part, Staging
-from certmond.rotation.trust_anchor_files import own_files
+from certmond.rotation.trust_anchor_state_reader import own_files
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Change, NewFile, Removed, Writer
 from certmond.transaction.dirfd import digest
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 
 
 class StepFiles:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from certmond.errors import RestartError
-from certmond.pki.services.model import ServiceSeen
+from certmond.pki.services.service_observation import ServiceSeen
 
 _TICKS = os.sysconf("SC_CLK_TCK")  # clock ticks per second; times in /proc are in clock ticks
 

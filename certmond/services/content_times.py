@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from certmond.errors import WriteError
 from certmond.pki.catalog.field_types import Instant
-from certmond.pki.services.model import Content
+from certmond.pki.services.service_observation import Content
 from certmond.state.json_file import Memory
 
 _NAME = "changes.json"

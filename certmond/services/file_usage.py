@@ -17,7 +17,7 @@ from certmond.formats.manifest import Components, Container, Manifest, flag_valu
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, renewed_by_operator
 from certmond.pki.catalog.service_spec import ServiceSpec
-from certmond.pki.services.model import Survey, Use
+from certmond.pki.services.service_observation import Survey, Use
 from certmond.services.endpoints import endpoints_of, endpoints_without_file
 
 _SHARED = {

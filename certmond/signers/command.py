@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from certmond.errors import MalformedError, RefusedError, UnreachableError, WaitingError
 from certmond.pki.x509.certificate import to_pem
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.library_guard import guarded
-from certmond.pki.x509.parsing import decode
 from certmond.pki.x509.public_key import public_key_of
 from certmond.signers.protocol import Issued, Request
 from certmond.subprocesses import Ended, first_line, run

@@ -24,7 +24,7 @@ from certmond.formats.kubeconfig import Material, parse_kubeconfig
 from certmond.formats.private_key import PrivateKey, load_key
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.signing.template import BACKDATE, Template
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import public_key_of
 from certmond.signers.local_ca import read_file, self_signed
 from certmond.signers.protocol import Issued, Request

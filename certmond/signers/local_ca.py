@@ -22,8 +22,8 @@ from certmond.files.consistent_read import content_of
 from certmond.formats.private_key import PrivateKey, load_key
 from certmond.pki.signing.template import Template, builder
 from certmond.pki.x509.certificate import Certificate, load, to_pem
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.library_guard import guarded
-from certmond.pki.x509.parsing import decode
 from certmond.pki.x509.public_key import public_key_of
 from certmond.signers.protocol import Issued, Request
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from certmond.errors import CertmondError
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.assessment.damage import last_issued
+from certmond.pki.assessment.repairable_damage import last_issued
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.state.json_file import Memory
 

@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from certmond.errors import StateError, WriteError
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.field_types import Instant
 from certmond.pki.planning.renewal_quota import RENEWALS, WINDOW
 from certmond.pki.planning.steps import Identity

@@ -16,7 +16,7 @@ from certmond.errors import MalformedError
 from certmond.pki.catalog.field_types import Instant
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, flaw, forth
 from certmond.pki.x509.certificate import Anchor, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.state.json_file import Memory
 from certmond.transaction.dirfd import Place, blaming, opened
 from certmond.transaction.state_directory import VERSION, refuse_unfit

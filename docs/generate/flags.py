@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from certmond.pki.catalog.references import FLAGS, REQUESTED, FileKind, Flag, Role
+from certmond.pki.catalog.component_certificate_flags import FLAGS, REQUESTED, FileKind, Flag, Role
 
 _CONTENTS = {
     Role.SERVER: "certificate for clients, and key",

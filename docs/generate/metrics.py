@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from certmond.expose.http.access_control import MEANING, SUCCESSFUL
-from certmond.expose.metrics.cluster_metrics import CLUSTER_FAMILIES
+from certmond.expose.metrics.cluster_certificate_metrics import CLUSTER_FAMILIES
 from certmond.expose.metrics.exposition import COUNT, FAMILIES, UNWATCHED
 from certmond.expose.metrics.own_metrics import Telemetry
 

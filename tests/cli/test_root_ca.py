@@ -23,13 +23,13 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
 from fuzz.mutated_chains import key_forms, rsa_info, with_key
 from tests.builders import DAY, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf, oid, pem_block, tlv
-from tests.cli.test_init import Done
-from tests.cli.test_init import certmond as here
 from tests.cli.test_main import UNPRIVILEGED
 from tests.cli.test_main import certmond as separate
+from tests.cli.test_pki_init import Done
+from tests.cli.test_pki_init import certmond as here
 from tests.conftest import real_part, unavailable
 from tests.node import PKI, Node, key_pem
-from tests.renewal.test_bootstrap_ca import damaged
+from tests.renewal.test_operator_ca_reader import damaged
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 LEAVES = ["apiserver", "apiserver-kubelet-client", "admin.conf", "controller-manager.conf", "scheduler.conf",
@@ -470,7 +470,7 @@ def test_not_before_the_end_of_a_rotation(host: Host) -> None:
 
 def test_staging_exits_3_while_another_certmond_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process writes, nothing is staged, and the error names that process."""
-    monkeypatch.setattr("certmond.cli.acting_process.PATIENCE", timedelta())
+    monkeypatch.setattr("certmond.cli.step_handover.PATIENCE", timedelta())
     with Transactions(str(host.node.root), host.state).lock():
         done = host.stage(ca())
     assert done.code == 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from tests.cluster.api_server import ApiServer
 from tests.cluster.leaks import leaks
 from tests.cluster.rbac import Rbac

@@ -12,18 +12,18 @@ from typing import Any
 
 import yaml
 
-from certmond.cluster.access import Access
-from certmond.cluster.coordinator import ClusterConductor
-from certmond.cluster.lease import ROTATION, ClusterLease
-from certmond.cluster.nodes import ANNOTATION
+from certmond.cluster.api_access import Access
+from certmond.cluster.lease_lock import ROTATION, ClusterLease
+from certmond.cluster.node_api import ANNOTATION
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.cluster.record_rules import record_of, rotation_of
+from certmond.cluster.rotation_coordinator import ClusterConductor
 from certmond.config.model import Source
 from certmond.config.model import parse as configuration
 from certmond.pki.catalog.field_types import format_duration
 from certmond.pki.rotation.gates import Gate, Report
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, desired
-from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.services.trust_set_digest import digest_of
 from certmond.pki.x509.certificate import Certificate, to_pem
 from tests.builders import DAY, HOUR, make_ca
 from tests.cluster.api_server import ApiServer

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 
-from certmond.cluster.lease import RESTART, ClusterLease
+from certmond.cluster.lease_lock import RESTART, ClusterLease
 from certmond.errors import LostError, UnreachableError
 
 DICE = random.SystemRandom()

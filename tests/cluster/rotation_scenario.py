@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.cluster.nodes import ANNOTATION
+from certmond.cluster.node_api import ANNOTATION
 from certmond.cluster.record_rules import rotation_of
 from certmond.pki.rotation.phases import Phase, Rotation, abort, desired, following
 from certmond.pki.rotation.worker_batches import held_back
 from certmond.pki.x509.certificate import Anchor
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from tests.builders import SECOND
 from tests.cluster.coordinator_world import POLL, World
 from tests.cluster.lease_store import Json
 from tests.cluster.test_canaries import info
-from tests.cluster.test_coordinator import daemon_set, fit, pod
+from tests.cluster.test_rotation_coordinator import daemon_set, fit, pod
 from tests.controllers.test_rotation import Watched
 from tests.rotation_node import RotatingNode, root_ca
 
@@ -48,7 +48,7 @@ class Scenario:
     def __init__(self, world: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world, api = world, world.api
         monkeypatch.setattr(
-            "certmond.controllers.coordinator_choice.KUBELET_CONF", api.user(f"system:node:{NODE}", "system:nodes")
+            "certmond.controllers.coordinator_factory.KUBELET_CONF", api.user(f"system:node:{NODE}", "system:nodes")
         )
         rights: Any = {"kubeconfig": api.user("certmond", "certmond"), "workloads": "restart"}
         self.node = _Hasty(place, hurried=False, cluster=rights)

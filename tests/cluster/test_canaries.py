@@ -16,16 +16,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.rotation_checks.check import CheckResult, first_names
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
 from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles
 from certmond.cluster.rotation_checks.pod_certificates import pod_certificates
-from certmond.cluster.rotation_checks.service_account_tokens import tokens
+from certmond.cluster.rotation_checks.root_ca_configmaps import published_trust, token_secrets
+from certmond.cluster.rotation_checks.service_account_token_issuance import tokens
 from certmond.cluster.rotation_checks.signer import SignerCheck
-from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import describe_key
 from tests.builders import Issued, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault
@@ -412,7 +412,7 @@ def test_the_published_ca_is_compared_as_a_set(
     cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every namespace exactly the wanted certificates, in whatever order, however often, on however many pages."""
-    monkeypatch.setattr("certmond.cluster.rotation_checks.trust_bundles.PAGE", 2)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.root_ca_configmaps.PAGE", 2)
     for namespace, pem in (
         ("default", bundle(NEW, OLD)),
         ("kube-public", bundle(OLD, NEW, OLD)),
@@ -474,7 +474,7 @@ def test_many_namespaces_are_counted() -> None:
 
 def test_an_expired_page_is_no_answer(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the API server no longer has the next page, the check concludes nothing from the pages before."""
-    monkeypatch.setattr("certmond.cluster.rotation_checks.trust_bundles.PAGE", 1)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.root_ca_configmaps.PAGE", 1)
     for namespace in ("default", "kube-public", "kube-system"):
         publish(cluster, namespace, OLD.pem)
     cluster.store.forgets_pages = True

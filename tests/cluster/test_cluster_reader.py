@@ -17,14 +17,19 @@ import yaml
 from click.testing import CliRunner
 
 from certmond.cli.main import cli
-from certmond.cluster.access import Access
-from certmond.controllers.cluster_reader import LEASE, ClusterReader, ReaderTerms, ReadingRounds
+from certmond.cluster.api_access import Access
+from certmond.controllers.cluster_objects.cluster_certificate_reader import (
+    LEASE,
+    ClusterReader,
+    ReaderTerms,
+    ReadingRounds,
+)
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState
 from tests.builders import DAY, NOW, make_leaf
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.leaks import leaks
 from tests.cluster.rbac import Rbac
-from tests.cluster.test_object_listing import CA, LEAF, add_secret
+from tests.cluster.test_certificate_listing import CA, LEAF, add_secret
 from tests.daemon_harness import running as running_daemon
 
 MINUTE = timedelta(minutes=1)
@@ -62,7 +67,7 @@ def _clock() -> None:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no time limit pass on a busy machine."""
-    monkeypatch.setattr("certmond.controllers.cluster_reader._ANSWER", MINUTE)
+    monkeypatch.setattr("certmond.controllers.cluster_objects.cluster_certificate_reader._ANSWER", MINUTE)
 
 
 @pytest.fixture
@@ -269,7 +274,7 @@ def test_a_reader_that_cannot_start_has_a_finding(
         raise RuntimeError
 
     if broken == "import":
-        monkeypatch.setitem(sys.modules, "certmond.cluster.object_listing", None)
+        monkeypatch.setitem(sys.modules, "certmond.cluster.certificate_listing", None)
     else:
         monkeypatch.setattr("threading.Thread.start", start)
     state = running.reader.state(NOW)
@@ -283,7 +288,7 @@ def test_a_defect_in_a_round_is_a_finding(running: Running, monkeypatch: pytest.
     def broken(*_: object) -> Callable[[], None]:
         raise KeyError("secret")
 
-    monkeypatch.setattr("certmond.cluster.object_listing.listing", broken)
+    monkeypatch.setattr("certmond.cluster.certificate_listing.listing", broken)
     (observation,) = running.state().observations
     assert "an unexpected KeyError" in observation.faults[0].detail
     assert "secret" not in str(observation)

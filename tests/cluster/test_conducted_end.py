@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 import pytest
 import yaml
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.pki.rotation.phases import Phase, Rotation
 from tests.builders import DAY, make_ca, make_server
 from tests.cluster.api_server import ApiServer, Fault
@@ -49,7 +49,7 @@ def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pyt
 def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
     """The only node, in the last phase that changes files."""
     monkeypatch.setattr(
-        "certmond.controllers.coordinator_choice.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes")
+        "certmond.controllers.coordinator_factory.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes")
     )
     settings: Any = {"kubeconfig": world.api.user("certmond", "certmond"), "workloads": "ignore"}
     made = RotatingNode(tmp_path / "place", hurried=False, cluster=settings)

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.cluster.access import Access
-from certmond.cluster.nodes import ANNOTATION
+from certmond.cluster.api_access import Access
+from certmond.cluster.node_api import ANNOTATION
 from certmond.cluster.record_rules import rotation_of
 from certmond.daemon.enforcer import Enforcer
 from certmond.daemon.reconciler import Reconciler
 from certmond.errors import OvertakenError, RotationError
 from certmond.expose.metrics.own_metrics import Telemetry
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.rotation.phases import Phase, Rotation, abort
 from certmond.pki.rotation.worker_batches import Workers, place
@@ -31,7 +31,7 @@ from tests.builders import DAY, Issued, make_server
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.coordinator_world import World
 from tests.cluster.leaks import leaks
-from tests.cluster.test_coordinator import fit
+from tests.cluster.test_rotation_coordinator import fit
 from tests.daemon_harness import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
@@ -51,7 +51,7 @@ def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pyt
 def calm(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
     """The only node, a control plane. It has its kubelet's kubeconfig, and that of config/rbac.yaml's group."""
     monkeypatch.setattr(
-        "certmond.controllers.coordinator_choice.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes")
+        "certmond.controllers.coordinator_factory.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes")
     )
     rights = world.api.user("certmond", "certmond")
     settings: Any = {"kubeconfig": rights, "workloads": "ignore"}

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.cluster.access import Access
-from certmond.cluster.nodes import ANNOTATION
+from certmond.cluster.api_access import Access
+from certmond.cluster.node_api import ANNOTATION
 from certmond.cluster.record import parse
 from certmond.cluster.record_rules import record_of, rotation_of
 from certmond.errors import MalformedError, OvertakenError

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Phase, Rotation
 from tests.builders import HOUR, SECOND

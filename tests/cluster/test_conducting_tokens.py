@@ -11,14 +11,14 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certmond.cluster.access import Access
-from certmond.cluster.coordinator import ClusterConductor
+from certmond.cluster.api_access import Access
 from certmond.cluster.record import parse as parse_record
 from certmond.cluster.record_rules import record_of, rotation_of
+from certmond.cluster.rotation_coordinator import ClusterConductor
 from certmond.config.model import Source, parse
 from certmond.pki.rotation.gates import Gate, Report
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
-from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.services.trust_set_digest import digest_of
 from certmond.pki.x509.public_key import describe_key
 from tests.builders import HOUR, NOW
 from tests.cluster.api_server import ApiServer

@@ -26,7 +26,7 @@ from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.signing.policy import Grant
 from certmond.pki.signing.template import BACKDATE, Template
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.signers.protocol import Request
 from tests.builders import NOW, make_ca, make_leaf
 from tests.cluster.api_server import CSRS, ApiServer, Fault

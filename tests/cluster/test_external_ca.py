@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.record_rules import rotation_of
 from certmond.daemon.enforcer import Enforcer
 from certmond.pki.rotation.phases import Phase
@@ -21,7 +21,7 @@ from certmond.rotation.staged_ca import Part, Staging
 from tests.builders import DAY, HOUR, SECOND, Issued, make_leaf, make_server
 from tests.cluster.api_server import ApiServer
 from tests.cluster.coordinator_world import POLL, World
-from tests.cluster.test_coordinator import fit
+from tests.cluster.test_rotation_coordinator import fit
 from tests.conftest import real_part
 from tests.controllers.test_external_ca import ExternalNode
 from tests.key_search import files_with_key
@@ -174,7 +174,7 @@ class Cluster:
 
 @pytest.fixture
 def made(cluster: ApiServer, access_of: Callable[..., Access], quick: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    become = partial(monkeypatch.setattr, "certmond.controllers.coordinator_choice.KUBELET_CONF")
+    become = partial(monkeypatch.setattr, "certmond.controllers.coordinator_factory.KUBELET_CONF")
     return Cluster(quick, World(cluster, access_of), become)
 
 

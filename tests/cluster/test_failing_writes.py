@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.access import Access
-from certmond.cluster.lease import ClusterLease
+from certmond.cluster.api_access import Access
+from certmond.cluster.lease_lock import ClusterLease
 from certmond.errors import LostError, RefusedError, UnreachableError, WaitingError
 from certmond.pki.rotation.phases import Phase
 from tests.cluster.api_server import ApiServer
@@ -22,7 +22,7 @@ from tests.cluster.faults import FAULTS, Failing
 from tests.cluster.leaks import leaks
 from tests.cluster.rotation_scenario import Scenario
 from tests.cluster.test_csr_signer import facts, request, signer
-from tests.cluster.test_lease import Clock, held, lease
+from tests.cluster.test_lease_lock import Clock, held, lease
 from tests.sampling import EVERY_STOP, chosen, sample
 
 WRITES = 10

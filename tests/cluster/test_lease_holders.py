@@ -24,7 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certmond.cluster.lease import RESTART, ClusterLease, Leases, Record
+from certmond.cluster.lease_lock import RESTART, ClusterLease, Leases, Record
 from certmond.errors import LostError, UnreachableError
 from tests.cluster.api_server import ApiServer
 from tests.sampling import examples

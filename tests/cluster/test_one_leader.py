@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.pki.rotation.phases import Phase
 from tests.cluster.api_server import CSRS, ApiServer
 from tests.cluster.coordinator_world import World
 from tests.cluster.lease_store import LEASES
-from tests.cluster.test_coordinator import fit
+from tests.cluster.test_rotation_coordinator import fit
 from tests.daemon_harness import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"
 PROGRAM = """
 import sys
-import certmond.controllers.coordinator_choice
-certmond.controllers.coordinator_choice.KUBELET_CONF = sys.argv.pop(1)
+import certmond.controllers.coordinator_factory
+certmond.controllers.coordinator_factory.KUBELET_CONF = sys.argv.pop(1)
 from certmond.cli.main import main
 main()
 """

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from certmond.config.model import Source, parse
-from certmond.controllers.ca_publication import PublicationCheck
-from certmond.pki.rotation.ca_publication import SYNCED
+from certmond.controllers.pod_trust_check import PublicationCheck
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Phase
+from certmond.pki.rotation.pod_trust_gates import SYNCED
 from tests.builders import NOW, SECOND, Issued, bundle
 from tests.cluster.api_server import ApiServer
 from tests.pki.rotation_node import NEW, OLD, UNRELATED, at
@@ -109,7 +109,7 @@ def test_the_next_kubeconfig_is_tried_after_a_refusal(cluster: ApiServer) -> Non
 
 def test_without_the_extra_the_message_has_the_remedy(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """lightkube is optional: without it the overlap counts, and the message has the package to install."""
-    monkeypatch.delitem(sys.modules, "certmond.cluster.rotation_checks.trust_bundles")
+    monkeypatch.delitem(sys.modules, "certmond.cluster.rotation_checks.root_ca_configmaps")
     monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
     paths = {"admin.conf": cluster.user("root", "certmond")}
     reported = asking(paths).gate(TRUST, Gate(), NOW).message

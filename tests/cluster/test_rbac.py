@@ -12,23 +12,23 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from certmond.cluster.access import Access
-from certmond.cluster.lease import RESTART, ROTATION, ClusterLease
-from certmond.cluster.node_condition import create_event, write_condition
-from certmond.cluster.nodes import Acknowledgement, acknowledge, list_nodes
-from certmond.cluster.object_listing import listing, sources
+from certmond.cluster.api_access import Access
+from certmond.cluster.certificate_listing import listing, sources
+from certmond.cluster.lease_lock import RESTART, ROTATION, ClusterLease
+from certmond.cluster.node_api import Acknowledgement, acknowledge, list_nodes
+from certmond.cluster.node_condition_writer import create_event, write_condition
 from certmond.cluster.record import ClusterRecord
 from certmond.cluster.record_api import create_record, read_record, replace_record
-from certmond.cluster.rollout import Outcome, restart_workloads
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
 from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles
 from certmond.cluster.rotation_checks.pod_certificates import pod_certificates
-from certmond.cluster.rotation_checks.service_account_tokens import tokens
+from certmond.cluster.rotation_checks.root_ca_configmaps import published_trust, token_secrets
+from certmond.cluster.rotation_checks.service_account_token_issuance import tokens
 from certmond.cluster.rotation_checks.signer import SignerCheck
-from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
-from certmond.cluster.workloads import stale_workloads, workloads
-from certmond.controllers.cluster_reader import LEASE
+from certmond.cluster.stale_workloads import stale_workloads, workloads
+from certmond.cluster.workload_rollout import Outcome, restart_workloads
+from certmond.controllers.cluster_objects.cluster_certificate_reader import LEASE
 from certmond.errors import RefusedError
 from certmond.pki.assessment.node_condition import NodeCondition
 from tests.builders import NOW, bundle, make_ca
@@ -36,7 +36,7 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.conftest import MANIFEST
 from tests.cluster.leaks import leaks
 from tests.cluster.rbac import Asked, Rbac
-from tests.cluster.test_workloads import PLURALS, add, finish, pod, replica_set
+from tests.cluster.test_stale_workloads import PLURALS, add, finish, pod, replica_set
 
 OLD, NEW = make_ca(), make_ca()
 BOTH = (OLD.facts, NEW.facts)
@@ -105,7 +105,7 @@ def lead(access: Access) -> list[Any]:
     signed = SignerCheck(access).check(OLD.facts, now)
     said += [] if "the cluster signs with" in signed.fact else [signed]
     for each in sources(()):
-        listing(access, each, None, now)  # tests/cluster/test_object_listing.py has the refused lists
+        listing(access, each, None, now)  # tests/cluster/test_certificate_listing.py has the refused lists
     stale = stale_workloads(access, now).restartable
     said += [each for each in restart_workloads(access, stale, now, now) if each.outcome is not Outcome.DONE]
     return [each for each in said if each]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.cluster.record_api import create_record, read_record, replace_record
 from certmond.cluster.record_rules import rotation_of

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import pytest
 
-from certmond.cluster.access import Access
-from certmond.cluster.nodes import ANNOTATION, Acknowledgement
+from certmond.cluster.api_access import Access
+from certmond.cluster.node_api import ANNOTATION, Acknowledgement
 from certmond.errors import OvertakenError, RotationError
 from certmond.pki.rotation.phases import Phase, Rotation, abort
 from tests.cluster.api_server import ApiServer, Fault

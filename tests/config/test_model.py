@@ -22,7 +22,7 @@ from certmond.config.source_files import load
 from certmond.errors import ConfigError
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import FACTS, USAGES, format_duration, parse_duration
-from certmond.pki.catalog.init_settings import InitSpec
+from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import ClusterSpec, HoldSpec, RestartSpec
 

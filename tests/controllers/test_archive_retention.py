@@ -14,10 +14,10 @@ from certmond.config.model import Source, parse
 from certmond.controllers.archive_retention import Retention, belongs_together
 from certmond.errors import BusyError
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.transaction.commit import Transactions
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 from tests.builders import DAY, HOUR, NOW, make_ca, make_leaf, pem_block
 from tests.test_renewal import Host, kubeconfig
 

@@ -16,7 +16,7 @@ import yaml
 
 from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.rotation.phases import Phase
 from tests.builders import DAY, HOUR, SECOND, Issued, make_ca, make_leaf, make_server
 from tests.rotation_node import RotatingNode, kubeconfig, root_ca

@@ -21,13 +21,13 @@ from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, TriedError, UnreachableError, WriteError
 from certmond.files.catalog_observer import Store
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.steps import Cause, Plan, Restart
-from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Episode, Past, Result, Stage, Target
+from certmond.pki.services.service_observation import Content, Live, ServiceSeen, Survey
 from certmond.pki.services.staleness import Surroundings
 from certmond.restart.act import Restarter
 from certmond.restart.history import History

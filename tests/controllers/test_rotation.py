@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import RotationError, WriteError
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.rotation.staged_ca import Part, Staging
 from tests.builders import DAY, Issued, make_intermediate, make_leaf, make_server, reissue
 from tests.conftest import unavailable

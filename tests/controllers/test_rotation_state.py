@@ -12,7 +12,7 @@ import pytest
 from certmond.config.model import Source, parse
 from certmond.daemon.enforcer import Enforcer
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.pki.findings import Severity
 from tests.node import Node
 

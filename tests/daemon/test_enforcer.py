@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from certmond.config.model import Source, parse
 from certmond.daemon.loop import Daemon
 from certmond.errors import BusyError
-from certmond.notify.journal import Journal
+from certmond.notify.event_log import Journal
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server
 from tests.conftest import real_part

@@ -19,15 +19,15 @@ import yaml
 from cryptography import x509
 
 from certmond.config.model import parse
-from certmond.controllers.node_condition import NodeConditionReport
-from certmond.controllers.serving_request import ServingRequestCheck
+from certmond.controllers.cluster_objects.node_condition import NodeConditionReport
+from certmond.controllers.cluster_objects.serving_request_check import ServingRequestCheck
 from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
 from certmond.daemon.reconciler import Reconciler
 from certmond.files.catalog_observer import Store
-from certmond.notify.journal import Journal
-from certmond.pki.services.model import Live, ServiceSeen
-from certmond.services.usage_state import SurroundingsObserver
+from certmond.notify.event_log import Journal
+from certmond.pki.services.service_observation import Live, ServiceSeen
+from certmond.services.service_state_collector import SurroundingsObserver
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running
 from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem

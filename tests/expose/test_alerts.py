@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.cli.explain import sections
+from certmond.cli.runbook_search import sections
 from certmond.expose.http.access_control import SUCCESSFUL
 from certmond.expose.metrics.exposition import Renderer
 from certmond.expose.metrics.own_metrics import Telemetry

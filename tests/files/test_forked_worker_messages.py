@@ -11,7 +11,7 @@ import pytest
 from certmond.files.forked_worker_messages import pack, unpack
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import Document, decode
+from certmond.pki.x509.certificate_file_parser import Document, decode
 from certmond.pki.x509.path_building import Path, PathSearch, Refusal, Rejection, find_paths
 from tests.builders import bundle, make_ca, make_intermediate, make_leaf, new_key
 from tests.files.test_catalog_observer import secrets

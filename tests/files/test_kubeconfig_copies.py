@@ -11,13 +11,13 @@ from cryptography import x509
 
 from certmond.expose.metrics.exposition import Renderer
 from certmond.files.cache import Files
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.catalog_observer import Store
-from certmond.files.document_reader import DocumentReader
 from certmond.files.kubeconfig_copies import KubeconfigCopies, is_known_absent, own_mounts
 from certmond.files.mount_table import hiding_directory, parse_mounts
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
 from certmond.pki.assessment.assess import assess
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.rotation.phases import Mode, Phase

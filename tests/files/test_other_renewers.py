@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from certmond.files.catalog_observer import Store
-from certmond.pki.catalog.renewers import Renewer
+from certmond.pki.catalog.other_renewer_spec import Renewer
 from tests.daemon_harness import Running, running
 from tests.node import Node
 

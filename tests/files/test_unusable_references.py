@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certmond.files.references.kubelet_configuration import CONFIG, FLAGS
+from certmond.files.references.node_kubelet_reader import CONFIG, FLAGS
 from certmond.pki.assessment.assess import assess
 from certmond.pki.findings import Reason
 from tests.files.references.test_other_kubelets import ARGS, K3S, KIND, Worker

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import MalformedError
 from certmond.formats.component_config import named_files
-from certmond.pki.catalog.references import FileKind, NamedFile, Role
+from certmond.pki.catalog.component_certificate_flags import FileKind, NamedFile, Role
 
 PEM = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
 KINDS = st.sampled_from(list(FileKind))

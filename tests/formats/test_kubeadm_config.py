@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from certmond.errors import ConfigError
 from certmond.formats.kubeadm_config import KubeadmConfig, is_node_name, parse_kubeadm_config
 from certmond.pki.catalog.entries import KeyAlgorithm
-from certmond.pki.catalog.init_settings import InitSpec
+from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.planning.bootstrap_steps import facts_of
 
 PATH = "kubeadm.yaml"

@@ -20,7 +20,7 @@ from certmond.formats import yaml_edit
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.formats.kubeconfig_edit import Embedded, Files, new_kubeconfig, with_credentials
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from tests.builders import Issued, bundle, make_ca, make_leaf
 from tests.conftest import real_part
 from tests.node import Node

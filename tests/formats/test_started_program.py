@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from certmond.formats.manifest import flag_values
 from certmond.formats.started_program import mentioned_component, program_name, program_of
-from certmond.pki.catalog.references import PROGRAMS
+from certmond.pki.catalog.component_certificate_flags import PROGRAMS
 
 
 @pytest.mark.parametrize("length", [9, 1 << 15])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.notify.change_log import EACH, INTERVAL, OVERALL, ChangeLog, changes
-from certmond.notify.journal import MESSAGE_IDS, Event, Journal
+from certmond.notify.event_log import MESSAGE_IDS, Event, Journal
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation

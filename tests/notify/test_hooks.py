@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from certmond.notify.event_log import Journal
 from certmond.notify.hook_worker import Hook, PassResult
 from certmond.notify.hooks import Hooks
-from certmond.notify.journal import Journal
-from certmond.pki.assessment.hook_delivery import Key, Notice
+from certmond.pki.assessment.hook_events import Key, Notice
 from certmond.pki.catalog.settings import HookSpec
 from certmond.pki.findings import Severity
 from tests.builders import DAY, NOW

@@ -10,7 +10,7 @@ from io import StringIO
 
 import pytest
 
-from certmond.notify.journal import Event, Journal, bound
+from certmond.notify.event_log import Event, Journal, bound
 from certmond.notify.library_log import log_to
 
 

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from certmond.notify.audit import Audit
-from certmond.notify.journal import LONGEST, MESSAGE_IDS, Event, Journal, bound
+from certmond.notify.event_log import LONGEST, MESSAGE_IDS, Event, Journal, bound
 from certmond.redaction import REMOVED
 from tests.builders import NOW, new_key
 from tests.journald import received

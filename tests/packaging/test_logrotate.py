@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from certmond.notify.audit import LOG, Audit
-from certmond.notify.journal import Event, Journal
+from certmond.notify.event_log import Event, Journal
 from tests.conftest import real_part
 
 SNIPPET = Path(__file__).parents[2] / "packaging/logrotate"

@@ -17,12 +17,12 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
 from certmond.pki.planning.steps import AbsentFile, Bundle, Flags, Identity, KeyOf, Rotate, Trusting
-from certmond.pki.rotation.family_state import Ground, Signer
 from certmond.pki.rotation.gates import Member, Report, closed
 from certmond.pki.rotation.phases import Phase, Rotation, desired, following
 from certmond.pki.rotation.planner import MissingSteps, missing_steps
+from certmond.pki.rotation.trust_anchor_state import Ground, Signer
 from certmond.pki.rotation.worker_batches import behind, is_released, next_batch
-from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.services.trust_set_digest import digest_of
 from certmond.pki.x509.certificate import Certificate, certificates_of
 from tests.builders import NOW, YEAR, make_ca, make_leaf, reissue
 

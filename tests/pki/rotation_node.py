@@ -9,8 +9,8 @@ from typing import Any
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
-from certmond.pki.rotation.family_state import Ground, Signer
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.rotation.trust_anchor_state import Ground, Signer
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import NOW, YEAR, Issued, make_ca, make_leaf, reissue
 

@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 
 from certmond.errors import MalformedError
 from certmond.pki.x509.certificate import Certificate, parse_certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.path_building import PathSearch, Refusal, find_paths
 from fuzz.differential import MUTANTS
 from fuzz.differential import compare as compare_mutants

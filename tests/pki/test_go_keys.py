@@ -19,7 +19,7 @@ from certmond.pki.go.public_key import (
     require_public_key,
     unusable,
 )
-from certmond.pki.go.signature import Signature, signature_algorithm_of
+from certmond.pki.go.signature_algorithm import Signature, signature_algorithm_of
 from certmond.pki.x509.public_key import describe_key
 from tests.builders import integer, new_key, oid, tlv
 

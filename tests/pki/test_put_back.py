@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin
-from certmond.pki.rotation.replaced_ca import put_back
+from certmond.pki.rotation.replaced_ca_detection import put_back
+from certmond.pki.rotation.trust_anchor_state import Ground
 from tests.builders import DAY, HOUR, NOW, make_ca, reissue
 
 OLD, NEW = make_ca(not_before=NOW - DAY), make_ca(not_before=NOW - DAY)

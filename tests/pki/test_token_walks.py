@@ -19,11 +19,11 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.planning.steps import Bundle, KeyOf, Rotate
 from certmond.pki.rotation import phases as machine
-from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.gates import OUTSIDERS, Member, Report, closed, lasting
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, begin, following, sequence
 from certmond.pki.rotation.planner import MissingSteps, missing_steps
-from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.rotation.trust_anchor_state import Ground
+from certmond.pki.services.trust_set_digest import digest_of
 from certmond.pki.x509.certificate import Anchor
 from tests.builders import HOUR, NOW, make_ca
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from certmond.config.model import Source, parse
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.observation import Inventory, Provenance
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.renewal.certificate_origin import ProvenanceLookup

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from certmond.errors import WriteError
 from certmond.formats.kubeconfig_edit import Embedded, Files, new_kubeconfig, with_credentials
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.renewal.derived_file_state import (
     Absent,
     Current,

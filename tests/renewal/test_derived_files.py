@@ -9,12 +9,12 @@ from typing import cast
 import pytest
 
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
-from certmond.pki.catalog.derived import DerivedSpec
+from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.renewal.derived_file_state import Absent, Current, Stale, State, Unmanaged, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.commit import Writer
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 from tests.builders import DAY, Issued, make_ca, make_leaf
 from tests.owned_tree import OTHERS, THEIRS, OwnedTree
 

@@ -26,7 +26,7 @@ from certmond.renewal.key_pair import (
     key_pair,
     kubeconfig_pairs,
 )
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 from certmond.transaction.operations import Change, NewFile, NewLink, Removed
 from tests.builders import NOW, YEAR, Issued, make_ca, make_leaf
 from tests.test_renewal import kubeconfig

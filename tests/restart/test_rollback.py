@@ -20,11 +20,11 @@ from certmond.config.source_files import load
 from certmond.errors import WriteError
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import CertificateStatus, assess
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.settings import ArchiveSpec
-from certmond.pki.services.model import Content, Live, ServiceSeen
 from certmond.pki.services.restart_episode import Past, Result, Target
+from certmond.pki.services.service_observation import Content, Live, ServiceSeen
 from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.restart.rollback import PreviousFiles
 from certmond.state.archive import Archive

@@ -24,7 +24,7 @@ from certmond.pki.catalog.endpoint import Endpoint
 from certmond.restart.static_pod import stop
 from certmond.services.containers import Pod, running_containers, service_state
 from certmond.services.crictl import Crictl, client
-from certmond.services.listener_probe import Draining
+from certmond.services.listener_shutdown_probe import Draining
 from tests.conftest import real_part, unavailable
 from tests.daemon_harness import DEADLINE
 from tests.static_pods import Pods, compiled, installed_crictl, kubelet

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from certmond.pki.x509.certificate import EXTENDED_USAGES
-from certmond.services import systemd_units as units
+from certmond.services import systemd_client as units
 from tests.builders import HOUR, YEAR, Issued, make_leaf
 from tests.control_plane import COMPONENTS, ELECTING, KUBECONFIGS, PKI, SETTINGS, ControlPlane
 from tests.daemon_harness import DEADLINE

@@ -15,7 +15,7 @@ from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.rotation.ca_validation import judge
 from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate, load, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import describe_key
 from certmond.rotation.ca_generation import generate, present_key, reissue
 from certmond.transaction.commit import Transactions

@@ -9,7 +9,7 @@ from typing import SupportsIndex
 
 import pytest
 
-from certmond.cluster.nodes import ANNOTATION, Acknowledgement
+from certmond.cluster.node_api import ANNOTATION, Acknowledgement
 from tests.builders import Issued
 from tests.cluster.api_server import Fault
 from tests.control_plane import PKI

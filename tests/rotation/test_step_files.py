@@ -16,14 +16,14 @@ from certmond.config.model import Source, parse
 from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
 from certmond.formats.private_key import load_key
 from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, KeyOf, Rotate, Trusting
-from certmond.pki.rotation.family_state import SIGNING_FLAGS
+from certmond.pki.rotation.trust_anchor_state import SIGNING_FLAGS
 from certmond.pki.x509.certificate import Certificate, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.rotation.step_files import StepFiles
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 from tests.builders import Issued, make_ca
 from tests.conftest import unavailable
 from tests.node import Node

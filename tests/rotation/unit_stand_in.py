@@ -1,7 +1,7 @@
 """A stand-in for systemd and its bus: run as `unit_stand_in.py UNIT SOCKET LOG COMMAND…`, until stdin ends.
 
 There is one unit. The stand-in runs the command, treats it as started after `ready`, and restarts it when it ends. Over
-D-Bus it answers the calls of certmond/services/systemd_units.py like org.freedesktop.systemd1 (systemd,
+D-Bus it answers the calls of certmond/services/systemd_client.py like org.freedesktop.systemd1 (systemd,
 src/core/dbus-unit.c and dbus-manager.c): a restart is a job that is removed when the new process is ready, and makes
 another InvocationID. /run/dbus is a link to the socket. Other calls are not implemented.
 """

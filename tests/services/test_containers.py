@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import RestartError
-from certmond.pki.services.model import ServiceSeen
+from certmond.pki.services.service_observation import ServiceSeen
 from certmond.services.containers import Pod, RunningContainer, running_containers, service_state, still_runs
 from tests.static_pods import compiled, kubelet
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from certmond.config.source_files import load
 from certmond.files.catalog_observer import Store
-from certmond.pki.services.model import Content
+from certmond.pki.services.service_observation import Content
 from certmond.services.content_times import Changes
 from tests.node import PKI, Node, key_pem
 from tests.test_node_defects import other_key

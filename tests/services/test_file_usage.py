@@ -15,7 +15,7 @@ from certmond.formats.manifest import Components, Manifest, parse_manifest
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.served_entries import Listener, renewed_by_operator
 from certmond.pki.catalog.service_spec import ServiceSpec
-from certmond.pki.services.model import Survey, Use
+from certmond.pki.services.service_observation import Survey, Use
 from certmond.services.file_usage import pod_name, runtime_endpoint, survey
 from tests.node import Node
 

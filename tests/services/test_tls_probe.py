@@ -716,7 +716,7 @@ def test_a_failed_probe_does_not_affect_the_others(serve: Serve, files: Files, c
 
 DESTITUTE = """
 import gc, os, resource
-from certmond.services.process_observer import Question, observe
+from certmond.services.service_observer import Question, observe
 from certmond.pki.catalog.endpoint import Endpoint
 
 free = os.dup(0)

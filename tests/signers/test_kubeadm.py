@@ -19,7 +19,7 @@ from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.signing.policy import Grant
 from certmond.pki.signing.template import BACKDATE, Template, general_name
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.public_key import public_key_of
 from certmond.renewal.key_pair import KeyPair, key_pair
 from certmond.signers.kubeadm import KubeadmSigner

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.errors import StateError, WriteError
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.renewal_quota import RENEWALS
 from certmond.state.renewals import Ledger
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from certmond.pki.services.model import ServiceSeen
+from certmond.pki.services.service_observation import ServiceSeen
 from tests.daemon_harness import DEADLINE
 from tests.system.machine import PREFIX, Machine, booted, install
 
@@ -22,7 +22,7 @@ ASKING = """
 import json, sys
 from dataclasses import asdict
 from certmond.errors import RestartError
-from certmond.services import systemd_units as units
+from certmond.services import systemd_client as units
 
 for question in json.loads(sys.argv[1]):
     if isinstance(question, list):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from certmond.notify.journal import MESSAGE_IDS, Event
+from certmond.notify.event_log import MESSAGE_IDS, Event
 from certmond.pki.catalog.service_spec import ServiceSpec
 from tests.builders import make_ca
 from tests.node import PKI, Node, key_pem, pem

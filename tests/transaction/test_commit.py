@@ -32,7 +32,7 @@ from certmond.state.archive import Archive
 from certmond.transaction.commit import Change, NewFile, NewLink, Outcome, Recovery, Removed, Transactions
 from certmond.transaction.dirfd import Directories
 from certmond.transaction.journal import Records
-from certmond.transaction.node_files import NodeFiles
+from certmond.transaction.node_file_reader import NodeFiles
 from tests.conftest import real_part, unavailable
 from tests.sampling import sample
 from tests.tracing import distinct, kill_at, record

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from certmond.errors import StateError
 from certmond.formats.private_key import make_key
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.services.restart_episode import Past
 from certmond.restart.history import History

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.errors import RefusedError, UnreachableError
 from certmond.pki.findings import printable
-from certmond.pki.rotation.ca_publication import Answer
+from certmond.pki.rotation.pod_trust_gates import Answer
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 
 if TYPE_CHECKING:
     from certmond.cluster.client import Connection

@@ -15,13 +15,13 @@ import yaml
 from lightkube.resources.core_v1 import ConfigMap
 from lightkube.types import PatchType
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, run_check
 from certmond.errors import MalformedError, UnreachableError
 from certmond.formats.kubeconfig import load_mapping
 from certmond.pki.x509.certificate import Certificate, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 
 NAME = "cluster_info"
 

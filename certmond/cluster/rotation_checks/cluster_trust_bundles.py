@@ -17,10 +17,10 @@ from typing import Any
 
 from lightkube.resources import certificates_v1, certificates_v1beta1
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.client import PAGE, Connection, NotFoundError
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, run_check
-from certmond.cluster.rotation_checks.trust_bundles import NOT_PUBLISHED
+from certmond.cluster.rotation_checks.root_ca_configmaps import NOT_PUBLISHED
 from certmond.pki.x509.certificate import Certificate
 
 NAME = "cluster_trust_bundles"

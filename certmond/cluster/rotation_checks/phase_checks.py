@@ -1,6 +1,6 @@
 """Checks of the cluster that must succeed before a phase of a rotation ends.
 
-This module selects the checks, limits their duration, and restarts workloads. `coordinator` ends the phase.
+This module selects the checks, limits their duration, and restarts workloads. `rotation_coordinator` ends the phase.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.pki.catalog.settings import ClusterSpec
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Phase, Rotation, desired
@@ -17,9 +17,9 @@ from certmond.pki.x509.certificate import certificates_of
 from certmond.pki.x509.public_key import PublicKey
 
 if TYPE_CHECKING:
-    from certmond.cluster.rollout import Rollout
     from certmond.cluster.rotation_checks.check import CheckResult
     from certmond.cluster.rotation_checks.signer import SignerCheck
+    from certmond.cluster.workload_rollout import Rollout
 
 _CHECK_LIMIT = timedelta(seconds=20)
 """Time limit of a check, after which the node continues its other work."""
@@ -47,8 +47,8 @@ class Inspection:
         started before `since`. Ignore Pods on the nodes `not_ready`. Raises RefusedError or UnreachableError if a
         request for these restarts fails.
         """
-        from certmond.cluster.rollout import Outcome, restart_workloads  # noqa: PLC0415 - needs the extra
-        from certmond.cluster.workloads import stale_workloads, workloads  # noqa: PLC0415
+        from certmond.cluster.stale_workloads import stale_workloads, workloads  # noqa: PLC0415
+        from certmond.cluster.workload_rollout import Outcome, restart_workloads  # noqa: PLC0415 - needs the extra
 
         rollouts: tuple[Rollout, ...] = ()
         if self._spec.workloads == "restart":
@@ -83,9 +83,9 @@ class Inspection:
     def _results(self, rotation: Rotation, now: datetime) -> Iterator[CheckResult]:
         from certmond.cluster.rotation_checks.cluster_info import cluster_info  # noqa: PLC0415
         from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles  # noqa: PLC0415
-        from certmond.cluster.rotation_checks.service_account_tokens import tokens  # noqa: PLC0415
+        from certmond.cluster.rotation_checks.root_ca_configmaps import published_trust, token_secrets  # noqa: PLC0415
+        from certmond.cluster.rotation_checks.service_account_token_issuance import tokens  # noqa: PLC0415
         from certmond.cluster.rotation_checks.signer import SignerCheck  # noqa: PLC0415
-        from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets  # noqa: PLC0415
         from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles  # noqa: PLC0415 - needs the extra
 
         wanted, access = desired(rotation), self._access

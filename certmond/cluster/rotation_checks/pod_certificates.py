@@ -13,7 +13,7 @@ from typing import Any
 
 from lightkube.resources.core_v1 import Pod
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.client import PAGE, Connection
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, first_names, run_check
 

@@ -17,16 +17,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.client import Connection
-from certmond.cluster.csr_objects import Filed, Requests
+from certmond.cluster.csr_api import Filed, Requests
 from certmond.cluster.csr_signer import API_CLIENT
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, run_check
 from certmond.errors import CertmondError, MalformedError, RefusedError, SigningError, UnreachableError
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Certificate, load_request
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.library_guard import guarded
-from certmond.pki.x509.parsing import decode
 from certmond.pki.x509.path_building import find_paths
 from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from lightkube.types import PatchType
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.ca_bundle_kinds import BUNDLE, KINDS, Kind, places
 from certmond.cluster.client import PAGE, ConflictError, Connection, NotFoundError
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, first_names, run_check
 from certmond.pki.x509.certificate import Certificate, to_pem
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 
 NAME = "ca_bundles"
 ANNOTATION = "certmond.io/ca-bundle"

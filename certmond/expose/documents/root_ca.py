@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from certmond.pki.findings import printable
-from certmond.pki.rotation.ca_hierarchy import Family
+from certmond.pki.rotation.ca_family import Family
 from certmond.pki.rotation.ca_validation import Verdict
-from certmond.pki.rotation.service_account_keys import TokenKeys
+from certmond.pki.rotation.service_account_key_validation import TokenKeys
 from certmond.pki.x509.certificate import Anchor, Certificate
 from certmond.pki.x509.public_key import PublicKey
 

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from certmond.expose.documents.durations import residual
+from certmond.expose.documents.remaining_lifetime import residual
 from certmond.pki.findings import Reason, printable
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}

@@ -20,7 +20,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
-from certmond.expose.http.health import SEE_JOURNAL, UNREADABLE, Heartbeat, halted, not_alive, not_ready
+from certmond.expose.http.heartbeat_check import SEE_JOURNAL, UNREADABLE, Heartbeat, halted, not_alive, not_ready
 from certmond.expose.page.render import empty, page, policy
 
 HEAD_BYTES = 16 * 1024  # maximum size of a request line together with the headers

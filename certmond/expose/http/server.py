@@ -1,7 +1,8 @@
 """HTTP server of `certmond serve`, which serves the files that the daemon writes into the runtime directory.
 
-The module `routes` creates the answers. The modules `access_policy` and `access_control` decide which clients have
-access. The server reads no key of the node. The only external library that the server imports is `systemd`.
+The module `routes` creates the answers. The modules `access_control_interface` and `access_control` decide which
+clients have access. The server reads no key of the node. The only external library that the server imports is
+`systemd`.
 """
 
 import errno
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from certmond.errors import ListenError
-from certmond.expose.http.access_policy import Gate, OpenGate, Policy, misdirected
+from certmond.expose.http.access_control_interface import Gate, OpenGate, Policy, misdirected
 from certmond.expose.http.connection_limits import Slots, origin_of
 from certmond.expose.http.routes import CHUNK_BYTES, HEAD_BYTES, Answer, Site, read_request, sentence
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from certmond.config.problems import problem_of, suggestion
+from certmond.config.validation_messages import problem_of, suggestion
 from certmond.config.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
 

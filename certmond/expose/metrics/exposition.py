@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from certmond.errors import RuntimeDirError
-from certmond.expose.documents.cluster import cluster_entry
+from certmond.expose.documents.cluster_certificates_document import cluster_entry
 from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_entry, header
 from certmond.expose.metrics.incremental_rewrite import Sheet, encoded, replacing
 from certmond.expose.metrics.label_escapes import escaped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from certmond.expose.documents.durations import Lifetime, residual
+from certmond.expose.documents.remaining_lifetime import Lifetime, residual
 from certmond.expose.page.html import count, identity, items, mark, moment, section, text
 from certmond.expose.page.model import RANKS, Branch, Digest, Service
 

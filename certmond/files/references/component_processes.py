@@ -14,7 +14,7 @@ from typing import NamedTuple
 from certmond.files.mount_table import parse_mounts
 from certmond.formats.manifest import Container, flags_of
 from certmond.formats.started_program import STARTERS, program_name, program_of
-from certmond.pki.catalog.references import PROGRAMS
+from certmond.pki.catalog.component_certificate_flags import PROGRAMS
 
 _UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", re.MULTILINE)
 _CANDIDATES = STARTERS | PROGRAMS.keys()

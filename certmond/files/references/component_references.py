@@ -1,6 +1,6 @@
 """The files to which the flags of components and the configuration files on a node refer.
 
-This module finds the flags of `pki.catalog.references`, and the path of each file on the host.
+This module finds the flags of `pki.catalog.component_certificate_flags`, and the path of each file on the host.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import NamedTuple
 from certmond.errors import MalformedError
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
-from certmond.files.document_reader import DocumentReader
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
 from certmond.formats.rancher_config import ENDPOINT, ENDPOINT_VARIABLES
 from certmond.formats.unit_file import UNKNOWN_SPECIFIER
-from certmond.pki.catalog.references import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
+from certmond.pki.catalog.component_certificate_flags import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.findings import printable
-from certmond.pki.x509.parsing import Document, decode
+from certmond.pki.x509.certificate_file_parser import Document, decode
 
 _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
 _MAX_FILES, _MAX_OF_USER = 1000, 100

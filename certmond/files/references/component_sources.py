@@ -10,17 +10,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from certmond.files.cache import Files
-from certmond.files.document_reader import DocumentReader
-from certmond.files.references.argument_files import ArgumentFiles
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.component_processes import ComponentProcess, component_processes
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.k0s_configuration import K0sConfiguration
-from certmond.files.references.kubelet_configuration import KubeletConfiguration
+from certmond.files.references.node_kubelet_reader import KubeletConfiguration
 from certmond.files.references.other_kubelets import OtherKubelets
 from certmond.files.references.rancher_configuration import RancherConfiguration
+from certmond.files.references.snap_argument_files import ArgumentFiles
 from certmond.files.references.unit_files import UnitFiles
 from certmond.formats.manifest import Container, Manifest, init_containers
-from certmond.pki.catalog.references import KUBELET, PROGRAMS
+from certmond.pki.catalog.component_certificate_flags import KUBELET, PROGRAMS
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 RANCHER_MANIFESTS = ("/var/lib/rancher/rke2/agent/pod-manifests", "/var/lib/rancher/k3s/agent/pod-manifests")

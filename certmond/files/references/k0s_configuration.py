@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from certmond.files.cache import Files
-from certmond.files.document_reader import DocumentReader
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.formats.k0s_config import K0sConfig, parse_k0s_config
 from certmond.formats.manifest import Container

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from certmond.files.cache import Files
-from certmond.files.document_reader import DocumentReader
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile
-from certmond.files.references.kubelet_configuration import KubeletConfiguration
-from certmond.files.references.kubelet_files import FileSet, KubeletFiles, MergedConfiguration
-from certmond.pki.catalog.references import KUBELET, REQUESTED
+from certmond.files.references.merged_kubelet_configuration import FileSet, KubeletFiles, MergedConfiguration
+from certmond.files.references.node_kubelet_reader import KubeletConfiguration
+from certmond.pki.catalog.component_certificate_flags import KUBELET, REQUESTED
 
 
 class _Kubelet(NamedTuple):

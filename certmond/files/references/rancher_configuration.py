@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 
 from certmond.files.cache import Files
-from certmond.files.document_reader import DocumentReader
+from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile, is_known
 from certmond.files.references.unit_files import Place, Service, UnitFiles
 from certmond.formats.manifest import Container
@@ -21,7 +21,17 @@ from certmond.formats.rancher_config import (
     merged_options,
     parse_rancher_config,
 )
-from certmond.pki.catalog.references import APISERVER, CLOUD, ETCD, K3S, KUBELET, MANAGER, PROXY, RKE2, SCHEDULER
+from certmond.pki.catalog.component_certificate_flags import (
+    APISERVER,
+    CLOUD,
+    ETCD,
+    K3S,
+    KUBELET,
+    MANAGER,
+    PROXY,
+    RKE2,
+    SCHEDULER,
+)
 
 _DIRECTORIES = {program: f"/etc/rancher/{program}" for program in (K3S, RKE2)}
 _ARGUMENTS = {

@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 
 from certmond.files.cache import Files, Parser
 from certmond.files.cache_entry import Entry
-from certmond.files.document_reader import DocumentReader
-from certmond.files.references.manager_configuration import ManagerConfiguration
+from certmond.files.catalog_file_reader import DocumentReader
+from certmond.files.references.systemd_default_environment import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
 from certmond.formats.rancher_config import endpoint_flags, flag_variables
 from certmond.formats.started_program import mentioned_component, program_name, program_of
@@ -31,7 +31,7 @@ from certmond.formats.unit_file import (
     with_specifiers,
 )
 from certmond.formats.unit_mounts import unit_mounts
-from certmond.pki.catalog.references import ETCD, PROGRAMS
+from certmond.pki.catalog.component_certificate_flags import ETCD, PROGRAMS
 
 DIRECTORIES = (
     "/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/generator.early",

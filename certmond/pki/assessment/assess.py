@@ -12,16 +12,16 @@ from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
+from certmond.pki.assessment.certificate_rules import POLICY
 from certmond.pki.assessment.copies import Difference, differing_copies
-from certmond.pki.assessment.damage import is_whole
 from certmond.pki.assessment.file_rules import about_damage, about_files, about_key_pair
-from certmond.pki.assessment.key_mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
+from certmond.pki.assessment.key_mismatch_delay import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
+from certmond.pki.assessment.repairable_damage import is_whole
 from certmond.pki.assessment.rule_input import Case
-from certmond.pki.assessment.rules import POLICY
 from certmond.pki.assessment.second_renewers import second_renewers
-from certmond.pki.assessment.self_signed import is_self_signed
+from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.assessment.service_rules import about_services, turning_points
-from certmond.pki.assessment.signing_rules import not_issued_by_ca
+from certmond.pki.assessment.signing_refusal_rule import not_issued_by_ca
 from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issuers_of, own_anchors
 from certmond.pki.assessment.validity_rules import next_change, renewal_point
 from certmond.pki.catalog.observation import Inventory, Observation

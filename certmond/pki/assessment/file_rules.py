@@ -1,6 +1,6 @@
 """Rules for files: read and parse errors, modes and owners, repeated damage, and the service-account key pair.
 
-`rules` contains the rules for certificates.
+`certificate_rules` contains the rules for certificates.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from certmond.pki.assessment.damage import damage, last_issued, remedy
-from certmond.pki.assessment.last_attempt import IN_A_ROW
+from certmond.pki.assessment.renewal_attempt import IN_A_ROW
+from certmond.pki.assessment.repairable_damage import damage, last_issued, remedy
 from certmond.pki.assessment.rule_input import fault_finding, finding
 from certmond.pki.assessment.service_rules import served_before_restart
 from certmond.pki.catalog.entries import CertificateSpec, Kind

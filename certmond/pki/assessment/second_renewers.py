@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.catalog.renewers import KUBEADM_FILES, Renewer, RenewerSpec
+from certmond.pki.catalog.other_renewer_spec import KUBEADM_FILES, Renewer, RenewerSpec
 from certmond.pki.catalog.settings import NO_SIGNER
 from certmond.pki.findings import Fault, Reason
 

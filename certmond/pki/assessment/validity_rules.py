@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from certmond.pki.assessment.rule_input import Case, finding, has_entry
-from certmond.pki.assessment.self_signed import is_renewed_elsewhere, replacement
+from certmond.pki.assessment.self_signed_leaves import is_renewed_elsewhere, replacement
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.x509.certificate import Certificate

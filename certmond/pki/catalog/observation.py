@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from certmond.pki.catalog.derived import CopySpec
+from certmond.pki.catalog.component_certificate_flags import ReferenceSpec
+from certmond.pki.catalog.derived_file_spec import CopySpec
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.pki.catalog.references import ReferenceSpec
-from certmond.pki.catalog.renewers import Renewer, RenewerSpec
+from certmond.pki.catalog.other_renewer_spec import Renewer, RenewerSpec
 from certmond.pki.catalog.served_entries import ServedSpec
 from certmond.pki.catalog.service_spec import ClusterObjectSpec, OutageSpec
 from certmond.pki.findings import Fault, Reason

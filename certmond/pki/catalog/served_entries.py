@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from certmond.pki.catalog.component_certificate_flags import USAGES, Role
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.field_types import EndpointText
-from certmond.pki.catalog.references import USAGES, Role
 from certmond.pki.findings import Severity
 
 _MAX_NAME = 63

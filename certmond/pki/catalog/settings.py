@@ -1,7 +1,7 @@
 """Settings in the configuration, such as signers, hooks, restarts and the rotation.
 
-`entries` defines the model of a certificate, `service_spec` the model of a service, and `init_settings` the settings
-of `certmond init`.
+`entries` defines the model of a certificate, `service_spec` the model of a service, and `init_cluster_spec` the
+settings of `certmond init`.
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ from certmond.pki.go.der import (
     starts_with,
     time,
 )
+from certmond.pki.go.distinguished_names import is_plain_name, name_objections
 from certmond.pki.go.extensions import SUBJECT_ALTERNATIVE_NAME, Extension, Understood, parse_extension, understand
-from certmond.pki.go.names import is_plain_name, name_objections
 from certmond.pki.go.public_key import is_plain_public_key, parse_algorithm, require_public_key
-from certmond.pki.go.signature import Signature, signature_of
+from certmond.pki.go.signature_algorithm import Signature, signature_of
 
 _KEPT = 512
 """Maximum size in octets of a cached part. certmond parses such a part once for all certificates."""

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.pki.catalog.init_settings import InitSpec
+from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.findings import Reason, Severity
 from certmond.pki.planning.bootstrap_steps import SUPER_ADMIN, Drafts, InitStep
 from certmond.pki.planning.planner_inputs import Policy

@@ -15,8 +15,8 @@ from ipaddress import ip_address, ip_network
 
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.catalog.field_types import expand, subject_attributes
-from certmond.pki.catalog.init_settings import InitSpec, split_endpoint, subject_alternative_name
-from certmond.pki.catalog.requirements import missing_names
+from certmond.pki.catalog.init_cluster_spec import InitSpec, split_endpoint, subject_alternative_name
+from certmond.pki.catalog.unmet_requirements import missing_names
 from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.signing.policy import Fixed, fixed_by
 from certmond.pki.signing.template import Template, Terms, first

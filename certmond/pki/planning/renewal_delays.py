@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from certmond.pki.assessment.assess import CertificateStatus
-from certmond.pki.assessment.last_attempt import FIRST_RETRY, Attempt
+from certmond.pki.assessment.renewal_attempt import FIRST_RETRY, Attempt
 from certmond.pki.planning.host_hold_rules import HostHold
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.steps import Cause, Held

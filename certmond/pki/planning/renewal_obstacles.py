@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from certmond.pki.assessment.assess import CertificateStatus
-from certmond.pki.assessment.self_signed import is_renewed_elsewhere, is_self_signed, replacement
+from certmond.pki.assessment.self_signed_leaves import is_renewed_elsewhere, is_self_signed, replacement
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.planner_inputs import Policy

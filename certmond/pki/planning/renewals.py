@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.assessment.damage import damage, is_cluster_damage
-from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.assessment.self_signed import is_self_signed
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.repairable_damage import damage, is_cluster_damage
+from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.settings import LOCAL, OWN_KEY, is_external

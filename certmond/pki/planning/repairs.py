@@ -1,6 +1,6 @@
 """Steps that repair damaged files: restore the files from the archive, or issue a new certificate.
 
-`assessment.damage` decides which files are damaged. `renewals` decides when certmond repairs the files.
+`assessment.repairable_damage` decides which files are damaged. `renewals` decides when certmond repairs the files.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.assessment.damage import (
+from certmond.pki.assessment.repairable_damage import (
     damage,
     generation,
     is_cluster_damage,

@@ -16,10 +16,10 @@ from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
 from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, HostHold, ReplacedCA
 from certmond.pki.planning.renewal_delays import day
-from certmond.pki.planning.start_renewals import NO_START_RENEWALS, StartRenewal, StartRenewals
+from certmond.pki.planning.restart_renewals import NO_START_RENEWALS, StartRenewal, StartRenewals
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart, Step
-from certmond.pki.services.model import ServiceSeen
 from certmond.pki.services.restart_episode import Past, Result, Target, Terms
+from certmond.pki.services.service_observation import ServiceSeen
 from certmond.pki.services.staleness import Stale, Surroundings, files_of
 from certmond.pki.x509.certificate import Certificate
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from certmond.errors import MalformedError, RotationError
 from certmond.pki.rotation.ca_validation import judge
-from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import CERTIFICATE_PREFIX, Phase, Rotation, abort, desired, forth
-from certmond.pki.rotation.service_account_keys import objections
+from certmond.pki.rotation.service_account_key_validation import objections
+from certmond.pki.rotation.trust_anchor_state import Ground
 from certmond.pki.signing.rotation_certificate import decoded, encoded, objection
 from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.library_guard import guarded

@@ -14,7 +14,7 @@ from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Blocks, Finding, Reason, Severity, printable
-from certmond.pki.rotation.ca_hierarchy import Leaf
+from certmond.pki.rotation.ca_family import Leaf
 from certmond.pki.signing.template import BACKDATE
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.encoding_faults import encoding_faults

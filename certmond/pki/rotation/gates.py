@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired, forth, may_turn_back, sequence
-from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.services.trust_set_digest import digest_of
 from certmond.pki.x509.public_key import PublicKey
 
 _HELD = {Phase.TRUST: "before any component uses the new {}", Phase.ISSUE: "before any node distrusts the old {}"}

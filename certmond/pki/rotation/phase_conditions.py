@@ -12,10 +12,10 @@ from itertools import pairwise
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.awaited_leaves import is_awaited
-from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, is_abandoned
 from certmond.pki.rotation.phases import Mode, Rotation, desired
 from certmond.pki.rotation.planner import anchor_names, differing_kubeconfigs, family_statuses, missing_steps
-from certmond.pki.services.model import Live
+from certmond.pki.rotation.trust_anchor_state import SIGNING_FLAGS, Ground, is_abandoned
+from certmond.pki.services.service_observation import Live
 from certmond.pki.services.staleness import Surroundings, files_of
 
 

@@ -13,8 +13,8 @@ from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Embedded
 from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, Identity, KeyOf, Rotate, Trusting
-from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, freeze_reason, is_abandoned
 from certmond.pki.rotation.phases import Desired, Rotation, desired
+from certmond.pki.rotation.trust_anchor_state import SIGNING_FLAGS, Ground, freeze_reason, is_abandoned
 from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.rotation.awaited_leaves import denial
-from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Desired, Phase, Rotation, desired, sequence
 from certmond.pki.rotation.planner import family_statuses, missing_steps, old_ca_leaves
+from certmond.pki.rotation.trust_anchor_state import Ground
 from certmond.pki.services.staleness import files_of
 
 

@@ -12,12 +12,12 @@ from datetime import datetime
 from enum import StrEnum
 
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.planning.steps import Held, Identity
-from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, sequence
 from certmond.pki.rotation.planner import family_statuses, old_ca_leaves
+from certmond.pki.rotation.trust_anchor_state import Ground
 from certmond.pki.services.staleness import Surroundings
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.steps import Held, Identity, Issue, Plan, Rotate
 from certmond.pki.rotation.planner import MissingSteps
 

@@ -1,7 +1,7 @@
 """Batches of workers in a phase: first one worker, then several workers at a time.
 
 A batch begins after all workers of earlier batches have reported, so that a fault breaks few kubelets.
-`cluster.coordinator` releases the batches.
+`cluster.rotation_coordinator` releases the batches.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Fault, Reason, printable
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 
 MAX_BYTES = 256 * 1024
 """Maximum length of the data of one key, in the base64 of the API. A bundle of all public CAs is about this long."""

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.service_spec import OutageSpec, ServiceSpec
 from certmond.pki.findings import Fault, Reason
-from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
+from certmond.pki.services.service_observation import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 
 LIMIT = timedelta(minutes=5)

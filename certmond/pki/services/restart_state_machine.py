@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from certmond.pki.services.model import ServiceSeen
 from certmond.pki.services.restart_episode import Bystander, Episode, Result, Stage, Terms
+from certmond.pki.services.service_observation import ServiceSeen
 
 HEALTHY_OBSERVATIONS = 3
 """Number of consecutive observations that must show a healthy service."""

@@ -20,8 +20,8 @@ from certmond.pki.catalog.served_entries import ServedSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterState
-from certmond.pki.services.model import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.restart_episode import Past, Result
+from certmond.pki.services.service_observation import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.serving_request_state import RequestState
 from certmond.pki.x509.certificate import parse_certificate
 

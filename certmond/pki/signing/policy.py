@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.field_types import USAGES, expand
 from certmond.pki.catalog.observation import Provenance
-from certmond.pki.catalog.requirements import accepted_subjects
+from certmond.pki.catalog.unmet_requirements import accepted_subjects
 from certmond.pki.findings import printable
 from certmond.pki.signing.template import (
     EXTENDED,

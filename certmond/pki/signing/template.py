@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, CertificatePublicKeyTypes
 
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
-from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject, missing_names
+from certmond.pki.catalog.unmet_requirements import accepted_subjects, has_accepted_subject, missing_names
 from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, attributes_of, load, names_in
 from certmond.pki.x509.public_key import PublicKey
 

@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 from certmond.errors import LimitError, MalformedError
 from certmond.pki.asn1.key_limits import check_public_key, check_request
 from certmond.pki.go.certificate import Fields, parse_fields
-from certmond.pki.go.names import attribute_texts
+from certmond.pki.go.distinguished_names import attribute_texts
 from certmond.pki.go.public_key import RSA_PSS
 from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.public_key import PublicKey, bare_key, plain_key, public_key_of

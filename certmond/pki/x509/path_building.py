@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from certmond.errors import MalformedError
 from certmond.pki.asn1.key_limits import check_public_key
 from certmond.pki.go.certificate import alternative_names_of, signed_part_of
-from certmond.pki.go.signature import signature_algorithm_of
+from certmond.pki.go.signature_algorithm import signature_algorithm_of
 from certmond.pki.x509.certificate import Certificate, is_ordinary, load
 from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.search_budget import MAX_COMPARISONS, MAX_NAMES, MAX_WORK, Budget, work_of

@@ -1,6 +1,6 @@
 """Reader of the PEM blocks in the bytes of a file (RFC 7468), including the blocks that Go ignores.
 
-`parsing` reads the decoded contents. No message quotes bytes of the file.
+`certificate_file_parser` reads the decoded contents. No message quotes bytes of the file.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.rotation_checks.cluster_trust_bundles import cluster_trust_bundles
 from tests.builders import Issued, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault

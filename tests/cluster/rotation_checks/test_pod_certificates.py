@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.rotation_checks.pod_certificates import pod_certificates
 from tests.cluster.api_server import ApiServer, Fault
 

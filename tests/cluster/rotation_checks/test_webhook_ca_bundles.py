@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.api_access import Access
 from certmond.cluster.rotation_checks.check import CheckResult
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from tests.builders import Issued, bundle, make_ca, reissue

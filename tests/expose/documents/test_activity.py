@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from certmond.expose.documents.activity import activity_document
-from certmond.notify.journal import RECENT, Event, Journal
+from certmond.notify.event_log import RECENT, Event, Journal
 from certmond.pki.planning.steps import Plan
 from tests.daemon_harness import Running, running
 from tests.node import PKI, Node

@@ -22,7 +22,7 @@ from certmond.errors import ListenError
 from certmond.expose.http import connection_limits as limits
 from certmond.expose.http import routes as site
 from certmond.expose.http import server as serve
-from certmond.expose.http.health import Heartbeat, not_alive, not_ready
+from certmond.expose.http.heartbeat_check import Heartbeat, not_alive, not_ready
 from certmond.expose.http.routes import prefers_gzip
 from certmond.expose.http.server import Server, make_server
 from tests.conftest import no_thread_left

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from certmond.config.source_files import load
 from certmond.expose.documents.activity import activity_document
-from certmond.expose.documents.durations import Lifetime, residual
+from certmond.expose.documents.remaining_lifetime import Lifetime, residual
 from certmond.expose.documents.status import status_document
-from certmond.expose.http.health import halted
+from certmond.expose.http.heartbeat_check import halted
 from certmond.expose.page import model as digest
 from certmond.expose.page import render as page
 from certmond.expose.page.html import count, identity, text

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from certmond.files.references.flag_source import Source
-from certmond.files.references.kubelet_configuration import CONFIG
+from certmond.files.references.node_kubelet_reader import CONFIG
 from certmond.files.references.other_kubelets import OtherKubelets
+from certmond.pki.catalog.component_certificate_flags import KUBELET
 from certmond.pki.catalog.observation import Observation
-from certmond.pki.catalog.references import KUBELET
 from tests.files.references.test_component_processes import Controller
 
 KIND = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}

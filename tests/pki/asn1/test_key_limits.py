@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from certmond.errors import LimitError, MalformedError
 from certmond.pki.asn1.der import read_value
 from certmond.pki.asn1.key_limits import check_private_key, check_public_key, check_request, check_serial
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from tests.builders import Key, integer, make_ca, new_key, oid, pem_block, tlv
 
 RSA, DSA, EC = "1.2.840.113549.1.1.1", "1.2.840.10040.4.1", "1.2.840.10045.2.1"

@@ -18,7 +18,7 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Fault, Reason, Severity, highest_severity
-from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
+from certmond.pki.services.service_observation import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509 import path_building as path
 from certmond.pki.x509.certificate import Certificate

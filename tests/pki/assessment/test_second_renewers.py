@@ -9,7 +9,7 @@ import pytest
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.catalog.renewers import KUBEADM_FILES, Renewer
+from certmond.pki.catalog.other_renewer_spec import KUBEADM_FILES, Renewer
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan

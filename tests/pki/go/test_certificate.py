@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from certmond.errors import MalformedError
 from certmond.pki.findings import Reason
 from certmond.pki.go.certificate import alternative_names_of, extension_of, parse_fields, signed_part_of
+from certmond.pki.go.distinguished_names import attribute_texts
 from certmond.pki.go.extensions import SUBJECT_ALTERNATIVE_NAME
-from certmond.pki.go.names import attribute_texts
 from certmond.pki.x509.encoding_faults import encoding_faults
 from fuzz.der_mutants import Node, parse
 from fuzz.mutated_chains import fields_of, signed

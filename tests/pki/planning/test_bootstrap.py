@@ -18,9 +18,9 @@ from certmond.config.source_files import load
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.catalog.field_types import expand
-from certmond.pki.catalog.init_settings import InitSpec
+from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
-from certmond.pki.catalog.requirements import missing_names
+from certmond.pki.catalog.unmet_requirements import missing_names
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.bootstrap import Bootstrap, Ground, bootstrap
 from certmond.pki.planning.bootstrap_steps import (

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.last_attempt import MIN_INTERVAL
+from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.service_spec import ServiceSpec
@@ -20,7 +20,7 @@ from certmond.pki.planning.forecast import MAX_EVENTS, Forecast, What, forecast,
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.steps import Issue
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
-from tests.pki.assessment.test_damage import GONE
+from tests.pki.assessment.test_repairable_damage import GONE
 from tests.pki.planning.test_renewals import (
     AUTHORITY,
     CA,

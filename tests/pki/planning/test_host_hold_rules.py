@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.renewals import plan

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
-from certmond.pki.assessment.last_attempt import MIN_INTERVAL, Attempt
+from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL, Attempt
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
@@ -25,8 +25,8 @@ from certmond.pki.planning.renewal_obstacles import renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS
 from certmond.pki.planning.renewals import plan, renewal_time
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart
-from certmond.pki.services.model import Content, Survey, Use
 from certmond.pki.services.restart_episode import Past, Result
+from certmond.pki.services.service_observation import Content, Survey, Use
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.signing.policy import Basis
 from certmond.pki.signing.template import builder

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.damage import new_template, obstacle, remedy
+from certmond.pki.assessment.repairable_damage import new_template, obstacle, remedy
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
@@ -16,7 +16,7 @@ from certmond.pki.planning.steps import Held, Issue, Restore
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.signing.template import Template
 from tests.builders import NOW, SECOND, YEAR, make_ca, make_leaf
-from tests.pki.assessment.test_damage import CA, GONE, GOOD, SPEC, TERMS, archived, only
+from tests.pki.assessment.test_repairable_damage import CA, GONE, GOOD, SPEC, TERMS, archived, only
 from tests.pki.planning.test_renewals import AUTHORITY, CA_KEY, FACTS, KEY, ROOT, row, see
 
 

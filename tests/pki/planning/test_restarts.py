@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.catalog.component_certificate_flags import ReferenceSpec
 from certmond.pki.catalog.endpoint import Endpoint, Served
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.catalog.references import ReferenceSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import RestartHolds, restart_order, restarts
 from certmond.pki.planning.steps import Cause, Derive, Held, Plan, Restart, Step
-from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.restart_episode import Past, Result, Target, Terms
+from certmond.pki.services.service_observation import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf, new_key
 

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ed448
 from certmond.errors import RotationError
 from certmond.formats.private_key import sign
 from certmond.pki.rotation.authorization import refusal, statement, with_certificate
-from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import CERTIFICATE_PREFIX, Mode, Phase, Rotation, abort
+from certmond.pki.rotation.trust_anchor_state import Ground
 from certmond.pki.signing.policy import Grant
 from certmond.pki.signing.rotation_certificate import encoded, rotation_grant
 from certmond.pki.x509.certificate import Certificate

@@ -13,8 +13,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.pki.assessment.rules import ROOT_CA_ONLY
-from certmond.pki.rotation.ca_hierarchy import Leaf
+from certmond.pki.assessment.certificate_rules import ROOT_CA_ONLY
+from certmond.pki.rotation.ca_family import Leaf
 from certmond.pki.rotation.ca_validation import Verdict, judge
 from tests.builders import (
     DAY,

@@ -11,7 +11,7 @@ import pytest
 from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.rotation.gates import Gate, Member, Report, ahead, closed, lasting, unknown_exclusions
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
-from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.services.trust_set_digest import digest_of
 from tests.builders import HOUR, NOW, SECOND
 from tests.pki.rotation_node import NEW, OLD, UNRELATED, at
 

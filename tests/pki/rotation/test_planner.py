@@ -12,12 +12,12 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, Held, KeyOf, Plan, Rotate, Trusting
-from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, has_old_state
 from certmond.pki.rotation.phase_conditions import open_conditions, reload_deadline, unreachable_reason
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
-from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
+from certmond.pki.rotation.trust_anchor_state import SIGNING_FLAGS, Ground, has_old_state
 from certmond.pki.services.restart_episode import Episode, Past, Result
+from certmond.pki.services.service_observation import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, HOUR, NOW, cross_sign, make_intermediate, make_leaf
 from tests.pki.rotation_node import (

@@ -10,10 +10,10 @@ import pytest
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.service_spec import ServiceSpec
-from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin
 from certmond.pki.rotation.preview import Preview, preview
-from certmond.pki.services.model import Content, Live, Survey, Use
+from certmond.pki.rotation.trust_anchor_state import Ground
+from certmond.pki.services.service_observation import Content, Live, Survey, Use
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.signing.policy import Basis
 from tests.builders import NOW, Issued

@@ -8,7 +8,7 @@ import pytest
 
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.rotation.phases import Mode, Phase
-from certmond.pki.rotation.replaced_ca import is_refused
+from certmond.pki.rotation.replaced_ca_detection import is_refused
 from tests.builders import Issued
 from tests.pki.rotation_node import ANCHOR, NEW, OLD, at, conf, ground
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.phase_conditions import open_conditions
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.rotation_holds import Hold, HoldReason, holds, waits_here
-from certmond.pki.services.model import Content, Live
 from certmond.pki.services.restart_episode import Past, Result
+from certmond.pki.services.service_observation import Content, Live
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, NOW, SECOND, make_leaf
 from tests.pki.rotation_node import NEW, OLD, PLANNED, at, conf, ground, judged, leaf, row, see

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.steps import Cause, Derive, Held, Plan, Rotate
 from certmond.pki.rotation.planner import MissingSteps
 from certmond.pki.rotation.step_order import pace

@@ -24,7 +24,7 @@ from certmond.pki.rotation.worker_batches import (
     stepwise,
     workers,
 )
-from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.services.trust_set_digest import digest_of
 from tests.builders import HOUR, NOW
 from tests.pki.rotation_node import NEW, OLD, at
 

@@ -14,9 +14,9 @@ from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.steps import Plan
-from certmond.pki.services.model import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.outage import LIMIT, STEADY, demands_in_outages, has_outage, outage_after
 from certmond.pki.services.restart_episode import Episode, Past
+from certmond.pki.services.service_observation import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, NOW
 

@@ -13,7 +13,6 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from certmond.pki.services.model import ServiceSeen
 from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Target, Terms
 from certmond.pki.services.restart_state_machine import (
     BACK_OFF,
@@ -31,6 +30,7 @@ from certmond.pki.services.restart_state_machine import (
     mark_after,
     next_move,
 )
+from certmond.pki.services.service_observation import ServiceSeen
 from tests.builders import NOW, SECOND
 
 TERMS = Terms(ready_within=20 * SECOND, stable=5 * SECOND)

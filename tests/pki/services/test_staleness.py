@@ -17,8 +17,8 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Reason
-from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.restart_episode import Past, Result
+from certmond.pki.services.service_observation import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.staleness import NOWHERE, RELOAD_WITHIN, Consumer, Presence, Stale, Surroundings, files_of
 from tests.builders import DAY, HOUR, NOW, SECOND, Issued, make_ca, make_leaf
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import MalformedError
 from certmond.pki.x509.certificate import Certificate, attributes_of, load, parse_certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.path_building import find_paths
 from certmond.pki.x509.public_key import describe_key, public_key_of
 from tests.builders import (

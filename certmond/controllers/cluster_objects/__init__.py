@@ -1,0 +1,1 @@
+"""Controllers that read or write objects of the cluster that concern certificates."""

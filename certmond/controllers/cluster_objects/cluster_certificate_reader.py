@@ -1,0 +1,230 @@
+"""Reader of the certificates and certificate requests of the cluster, on the one node that holds a Lease.
+
+A separate thread renews the Lease and lists the objects, so that no pass waits for the API server.
+`pki.assessment.cluster_rules` decides which objects have a finding.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from certmond.cluster.api_access import Access
+from certmond.errors import CertmondError, LostError, RefusedError, defect
+from certmond.pki.assessment.cluster_rules import cluster_state
+from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place, Unread
+
+_ANSWER = timedelta(seconds=5)  # time limit of a request, and of one page of a list
+_LEASE_PAUSE = 6  # the daemon reads the Lease this many times in its duration
+_DEFECT_PAUSE = 60.0  # seconds after an unexpected exception
+_JOIN = 2.0  # maximum seconds for which the end of the daemon waits for the thread
+LEASE = Place("Lease", "kube-system", "certmond-reader")
+"""The Lease that the reader holds."""
+_NOT_LEADING = ClusterReading()
+_AGAIN = "check that the API server answers; certmond repeats the request"
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderTerms:
+    """Configuration of the reader. `kubeconfig` returns the path of a kubeconfig, or raises RefusedError."""
+
+    kubeconfig: Callable[[], str]
+    node: str
+    namespaces: tuple[str, ...]
+    interval: timedelta
+    lease_duration: timedelta
+    renew_before: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A reading, and the time of the monotonic clock until which this node certainly holds the Lease."""
+
+    reading: ClusterReading
+    until: float = 0.0
+
+
+class ReadingRounds:
+    """The work of the thread. Each call of `round` takes or renews the Lease, and reads the objects if this is due.
+
+    During a request, `alive` is called at least every second. An exception of `alive` ends the request.
+    """
+
+    def __init__(
+        self,
+        terms: ReaderTerms,
+        *,
+        alive: Callable[[], None],
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        from certmond.cluster.lease_lock import ClusterLease
+
+        self._terms, self._clock, self._monotonic = terms, clock, monotonic
+        self.published = Published(_NOT_LEADING)
+        """The last reading, which another thread can read."""
+        self._access = Access(terms.kubeconfig, _ANSWER, alive)
+        self._lease = ClusterLease(
+            terms.kubeconfig, identity=terms.node, name=LEASE.name, namespace=LEASE.namespace,
+            duration=terms.lease_duration, time_limit=_ANSWER, alive=alive, monotonic=monotonic,
+        )  # fmt: skip
+        self._next_read = 0.0
+        self._failure: Unread | None = None
+
+    def round(self) -> float:
+        """Make one round, and return the seconds until the next round."""
+        self._failure = self._failure_of(self._lease.take)
+        pause = self._terms.lease_duration.total_seconds() / _LEASE_PAUSE
+        if not self._lease.held:
+            self._publish(leads=False, listings=())
+            self._next_read = 0.0
+            return pause
+        known = self.published.reading
+        if self._monotonic() >= self._next_read:
+            if (listings := self._listings(known)) is None:
+                self._publish(leads=False, listings=())
+                return 0.0
+            self._publish(leads=True, listings=listings)
+            self._next_read = self._monotonic() + self._terms.interval.total_seconds()
+        else:
+            self._publish(leads=known.leads, listings=known.listings)
+        return max(0.0, min(pause, self._next_read - self._monotonic()))
+
+    def fail(self, fact: str, remedy: str) -> None:
+        """Publish a failure without a request."""
+        unread = Unread(LEASE, fact, remedy, self._clock(), lasting=True)
+        self.published = Published(ClusterReading(lease=unread))
+
+    def _listings(self, known: ClusterReading) -> tuple[Listing, ...] | None:
+        """Return all objects, or None if this node has lost the Lease during the requests."""
+        from certmond.cluster.certificate_listing import listing, sources
+
+        before, found = {each.place: each for each in known.listings}, list[Listing]()
+        for source in sources(self._terms.namespaces):
+            found.append(listing(self._access, source, before.get(source), self._clock()))
+            self._failure = self._failure_of(self._lease.keep)
+            if not self._lease.held:
+                return None
+            self.published = replace(self.published, until=self._lease.held_until)
+        return tuple(found)
+
+    def _failure_of(self, call: Callable[[], object]) -> Unread | None:
+        """Call a method of the Lease. Return the reason why this node cannot use the Lease, or None."""
+        try:
+            call()
+        except LostError:  # the next round takes the Lease, or waits for the other node
+            return None
+        except CertmondError as error:
+            fact, _, remedy = str(error).partition("; ")
+            since = self._failure.since if self._failure else self._clock()
+            return Unread(LEASE, fact, remedy or _AGAIN, since, isinstance(error, RefusedError))
+        return None
+
+    def _publish(self, *, leads: bool, listings: tuple[Listing, ...]) -> None:
+        """Publish a reading. A reading without a change stays the same object."""
+        known = self.published.reading
+        same = (known.leads, known.lease) == (leads, self._failure) and known.listings is listings
+        reading = known if same else ClusterReading(leads, listings, self._failure)
+        self.published = Published(reading, self._lease.held_until)
+
+
+class ClusterReader:
+    """Reader of this node. The first call of `state` starts the thread.
+
+    If `terms` is None, the reader is disabled. `wake` is called after each change of the reading, by the thread.
+    `monotonic` returns the seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        terms: ReaderTerms | None,
+        *,
+        wake: Callable[[], None],
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._terms, self._wake, self._clock, self._monotonic = terms, wake, clock, monotonic
+        self._rounds: ReadingRounds | None = None
+        if terms:
+            self._rounds = ReadingRounds(terms, alive=self._end_if_closed, clock=clock, monotonic=monotonic)
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._started = False
+        self._state = NO_CLUSTER
+
+    def state(self, now: datetime) -> ClusterState:
+        """Return the objects of the cluster with their observations at `now`. Do not wait for the API server."""
+        if self._terms is None or self._rounds is None:
+            return NO_CLUSTER
+        if not self._started:
+            self._started = True
+            self._start(self._rounds)
+        published, known = self._rounds.published, self._state
+        # After the end of the Lease, another node may read the objects.
+        over = published.reading.leads and self._monotonic() >= published.until
+        reading = _NOT_LEADING if over else published.reading
+        due = known.changes_at is not None and now >= known.changes_at
+        if known.reading is not reading or due:
+            made = cluster_state(reading, now, self._terms.renew_before)
+            # The same objects keep their verdicts in the next pass.
+            same = made.observations == known.observations
+            self._state = replace(made, observations=known.observations) if same else made
+        return self._state
+
+    @property
+    def until(self) -> datetime | None:
+        """Time at which the next pass can report a change, or None if only the thread can cause a change."""
+        instants = [self._state.changes_at]
+        if self._rounds and self._state.reading and self._state.reading.leads:
+            left = max(0.0, self._rounds.published.until - self._monotonic())
+            instants.append(self._clock() + timedelta(seconds=left))
+        return min(filter(None, instants), default=None)
+
+    def continue_from(self, former: ClusterReader) -> None:
+        """Take over the last reading of a reader with another configuration."""
+        if self._rounds and former._rounds:
+            self._rounds.published, self._state = former._rounds.published, former._state
+
+    def close(self) -> None:
+        """Stop the thread. The Lease stays, so that this node continues after a restart of the daemon."""
+        self._closed.set()
+        if self._thread:
+            self._thread.join(_JOIN)
+
+    def _start(self, rounds: ReadingRounds) -> None:
+        """Start the thread. Import the client first: concurrent imports of asyncio.subprocess would break asyncio."""
+        thread = threading.Thread(target=self._run, args=(rounds,), name="cluster-reader", daemon=True)
+        try:
+            import certmond.cluster.certificate_listing  # noqa: F401 - as in `ReadingRounds`
+
+            thread.start()
+            self._thread = thread
+        except ImportError:
+            rounds.fail("the package lightkube is missing", "run: pip install certmond[kubernetes]")
+        except RuntimeError:
+            rounds.fail("certmond cannot start a thread", "raise TasksMax= of the unit, and restart certmond")
+
+    def _run(self, rounds: ReadingRounds) -> None:
+        """Make rounds until `close`. Only the thread calls this method."""
+        pause = 0.0
+        while not self._closed.wait(pause):
+            before = rounds.published.reading
+            try:
+                pause = rounds.round()
+            except _ClosedError:
+                return
+            except Exception as error:  # noqa: BLE001 - a defect in one round must not end the thread
+                rounds.fail(defect(error), "see the journal: journalctl -u certmond")
+                pause = _DEFECT_PAUSE
+            if rounds.published.reading is not before:
+                self._wake()
+
+    def _end_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise _ClosedError
+
+
+class _ClosedError(Exception):
+    """End of a request, because the daemon stops or reads its configuration again."""

@@ -1,0 +1,65 @@
+"""Decryption of PKCS#12 files in a separate process with limited CPU time.
+
+The author of a PKCS#12 file chooses the cost of the decryption. In its own process, certmond cannot interrupt OpenSSL.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from base64 import b64decode
+from datetime import timedelta
+
+from certmond.errors import LimitError, MalformedError, SigningError
+from certmond.pki.x509.certificate_file_parser import Document, Opened, decode
+from certmond.subprocesses import run
+
+CPU_SECONDS = 1
+"""Maximum CPU time of the separate process, in seconds. The start of Python takes one tenth of this time."""
+_TIMEOUT = timedelta(seconds=10)  # elapsed time, which exceeds the CPU time on a busy host
+_EXIT_NOT_OPENED = 3
+_PROGRAM = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from base64 import b64encode
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs12
+given = sys.stdin.buffer.read()
+size = int.from_bytes(given[:8], signed=True)
+password = None if size < 0 else given[8 : 8 + size]
+try:
+    store = pkcs12.load_pkcs12(given[8 + max(size, 0) :], password)
+    key = store.key and store.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    found = [each.certificate.public_bytes(Encoding.DER) for each in (store.cert, *store.additional_certs) if each]
+except BaseException:
+    sys.exit({_EXIT_NOT_OPENED})
+print(*(b64encode(each or b"").decode() for each in (key, *found)), sep="\\n")
+"""
+
+
+def decode_isolated(data: bytes, path: str, password: bytes | None = None) -> Document:
+    """Return the parsed content `data` of the file `path`. A separate process decrypts PKCS#12."""
+    return decode(data, path, password, open_isolated)
+
+
+def open_isolated(data: bytes, password: bytes | None) -> Opened:
+    """Return the certificates and the public key of a PKCS#12 file.
+
+    Raises MalformedError if the file is damaged or `password` does not decrypt the file. Raises LimitError if the
+    decryption takes too long.
+    """
+    size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
+    command = (sys.executable, "-P", "-s", "-c", _PROGRAM)
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        ended = run(command, environment, _TIMEOUT, lambda: None, size + (password or b"") + data)
+    except SigningError:
+        raise LimitError(f"is a PKCS#12 file that certmond cannot open within {_TIMEOUT.seconds} seconds") from None
+    if ended.status < 0:
+        raise LimitError(f"is a PKCS#12 file that takes more than {CPU_SECONDS} second of processor time to open")
+    if ended.status != 0:
+        raise MalformedError(
+            "is a PKCS#12 file that certmond cannot decrypt with the password of its entry (`password_file`)"
+        )
+    key, *found = map(b64decode, ended.output.split(b"\n")[:-1])
+    return Opened(tuple(found), key or None)
