@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ VALIDATION = "--enable-kubelet-cert-cn-validation"
 AUTHORITY = f"--kubelet-certificate-authority=/{CA}"
 APISERVER = "etc/kubernetes/manifests/kube-apiserver.yaml"
 
+COMMAND = "ExecStart=/usr/bin/kubelet --kubeconfig=/etc/kubernetes/kubelet.conf"
+"""The command of a kubelet without a configuration file."""
+SOON, LATER = NOW + timedelta(days=5), NOW + timedelta(days=300)
+
 
 class Kubelet:
     """A kubeadm node whose kubelet has its own settings, and the store that observes the node."""
@@ -50,9 +55,29 @@ class Kubelet:
         start = end - timedelta(days=365)
         ca = make_ca("ca", not_after=end, not_before=start)
         leaf = make_server(ca, subject, not_after=end, not_before=start)
+        self.node.path(stem[1:]).parent.mkdir(parents=True, exist_ok=True)
         self.node.write(f"{stem[1:]}.crt", leaf.pem + ca.pem)
         self.node.write(f"{stem[1:]}.key", leaf.key_pem)
         self.node.path(f"{stem[1:]}.key").chmod(0o600)
+
+    def enable(self, name: str, *lines: str, instances: Sequence[str] = ()) -> None:
+        """Write a unit with the lines in [Service], and enable the unit or its instances."""
+        unit = f"etc/systemd/system/{name}.service"
+        self.node.path(unit).parent.mkdir(parents=True, exist_ok=True)
+        self.node.write(unit, "\n".join(["[Service]", *lines, ""]))
+        wanted = self.node.path("etc/systemd/system/multi-user.target.wants")
+        wanted.mkdir(exist_ok=True)
+        for instance in instances or [name]:
+            (wanted / f"{instance}.service").unlink(missing_ok=True)
+            (wanted / f"{instance}.service").symlink_to(f"/{unit}")
+
+    def write_requested(self, end: datetime, path: str = REQUESTED) -> None:
+        """Write a serving certificate with its key, as the kubelet stores the certificate that it has requested."""
+        self.write_pair(f"{path}.tmp", end)
+        pair = [self.node.path(f"{path[1:]}.tmp{suffix}") for suffix in (".crt", ".key")]
+        self.node.write(path[1:], b"".join(each.read_bytes() for each in pair))
+        for each in pair:
+            each.unlink()
 
     def judged(self) -> Assessment:
         return assess(self.store.observe(), NOW)
@@ -232,3 +257,21 @@ def test_every_setting_at_once_has_no_false_finding(tmp_path: Path) -> None:
     """On a healthy node whose files name a certificate by every flag, the kubelet has no finding."""
     node = ReferenceNode(Node(tmp_path), NOW + timedelta(days=300)).node
     assert not [name for name in Kubelet(node).findings() if name.startswith("kubelet")]
+
+
+@pytest.mark.parametrize("option", ["--version", "--help", "-h"])
+def test_a_unit_that_prints_the_version_is_not_the_kubelet(kubelet: Kubelet, option: str) -> None:
+    """Even with --config and --kubeconfig, a command that prints the version or the help is not the kubelet."""
+    kubelet.enable("a-check", f"{COMMAND} --config=/{CONFIG} {option}")
+    kubelet.enable("kube-node", f"{COMMAND} --config=/{CONFIG} --rotate-server-certificates")
+    kubelet.write_requested(SOON)
+    assert "nearing_expiry" in kubelet.findings()["kubelet-server"]
+
+
+def test_a_unit_that_prints_the_version_hides_no_environment_file(kubelet: Kubelet) -> None:
+    """Beside such a unit, the flags of the kubelet are in the environment files of kubeadm."""
+    kubelet.enable("kubelet-version", "Type=oneshot", "ExecStart=/usr/bin/kubelet --version")
+    pair = "--tls-cert-file=/etc/own.crt --tls-private-key-file=/etc/own.key"
+    kubelet.node.write(FLAGS, f'KUBELET_KUBEADM_ARGS="{pair}"\n')
+    kubelet.write_pair("/etc/own", SOON)
+    assert "nearing_expiry" in kubelet.findings()["kubelet.tls-cert-file"]

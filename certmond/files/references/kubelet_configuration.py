@@ -46,8 +46,8 @@ class KubeletConfiguration:
     def unit(self) -> Service | None:
         """Return the enabled unit of the kubelet whose flags certmond knows and trusts, or None.
 
-        Prefer a unit with --kubeconfig or --config, then kubelet.service, then the first unit. Other services can run
-        `kubelet --version`, or contain the word `kubelet` in their commands, as a monitor does.
+        Prefer a unit with --kubeconfig or --config, then kubelet.service, then the first unit. Other services can
+        contain the word `kubelet` in their commands, as a monitor does.
         """
         units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
         return max((each for each in units if each.container.flags or not each.faults), key=_rank, default=None)

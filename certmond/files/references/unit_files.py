@@ -17,7 +17,7 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.manager_configuration import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
 from certmond.formats.rancher_config import endpoint_flags, flag_variables
-from certmond.formats.started_program import mentioned_component, program_name, program_of
+from certmond.formats.started_program import mentioned_component, only_prints, program_name, program_of
 from certmond.formats.unit_file import (
     Environment,
     Word,
@@ -225,6 +225,8 @@ class UnitFiles:
                     del environment[name]
         words = command_line(command, environment, unit)
         program, arguments = program_of([each.text for each in words])
+        if only_prints(arguments):
+            return None
         flags = flags_of(program, arguments, [(name, value) for name, (value, _) in environment.items()])
         variables = flag_variables(program, environment)
         if program != ETCD:  # `flags_of` has those of etcd
