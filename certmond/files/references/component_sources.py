@@ -16,6 +16,7 @@ from certmond.files.references.component_processes import ComponentProcess, comp
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.k0s_configuration import K0sConfiguration
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
+from certmond.files.references.kubelet_view import KubeletView
 from certmond.files.references.other_kubelets import OtherKubelets
 from certmond.files.references.rancher_configuration import RancherConfiguration
 from certmond.files.references.unit_files import UnitFiles
@@ -75,15 +76,18 @@ class ComponentSources:
         """
         return self._kubelet.manifest(), self._processes
 
+    def view(self) -> KubeletView:
+        """Return the files that the kubelets of the node serve, from the sources of the last call of `sources`."""
+        return KubeletView(self._kubelet.serving(), self._kubelets.served, self._kubelet.mounts)
+
     def sources(self) -> Iterator[Source]:
         """Yield each component of the node with its flags."""
         files, running = [*self._of_files()], [*self._of_processes()]
         self._kubelets.read((*files, *running))
         found = [*self._of_pods(), *map(self._kubelets.used_flags, files), *self._kubelets.fields()]
         yield from found
-        mounts = unit.container.mounts if (unit := self._kubelet.unit()) else {}
         own = [
-            Source(KUBELET, Container(KUBELET, ((name, value),), mounts), file, in_pod=False)
+            Source(KUBELET, Container(KUBELET, ((name, value),), self._kubelet.mounts), file, in_pod=False)
             for name, (value, file) in self._kubelet.flags().items()
         ]
         every, trusted = self._given([*found, *own])
@@ -196,13 +200,12 @@ class ComponentSources:
         return (*init_containers(manifest.fields), *manifest.containers) if manifest else ()
 
     def _kubelet_sources(self) -> Iterator[Source]:
-        named, unit = False, self._kubelet.unit()
-        mounts = unit.container.mounts if unit else {}
+        named, mounts = False, self._kubelet.mounts
         for source in self._kubelet.sources():
             named = named or bool(source.container.values("kubeconfig"))
             yield source._replace(container=replace(source.container, mounts=mounts))
         if not named and not self._reader.entry(KUBELET_CONF).missing:
-            container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), {})
+            container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), mounts)
             yield Source(KUBELET, container, "the unit of the kubelet", in_pod=False, only_listed=True)
 
 

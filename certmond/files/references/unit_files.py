@@ -42,6 +42,7 @@ DIRECTORIES = (
 Generators create the units in /run/systemd/generator. For example, Podman creates a unit for each Quadlet file.
 `systemctl set-property` writes drop-ins in the directories system.control.
 """
+_OTHER_ROOTS = ("RootDirectory", "RootImage")
 _MAX_FILES = 512
 _TRANSIENT = "/run/systemd/transient"
 """The directory of units that a program creates, as systemd-run(1) does."""
@@ -203,7 +204,7 @@ class UnitFiles:
             return None
         files = dict.fromkeys((*paths, *(file for _, file in defaults.values())))
         obstacle = next(filter(None, map(self._reader.changeable, files)), "")
-        for name in ("RootDirectory", "RootImage"):
+        for name in _OTHER_ROOTS:
             if found.get(name):
                 obstacle = obstacle or f"{unit} sets {name}=, so the paths in the unit are not paths on this host"
         environment = dict(defaults)
@@ -242,7 +243,7 @@ class UnitFiles:
 
     def _mounts(self, unit: str, found: Mapping[str, list[Word]]) -> dict[str, str | None]:
         """Return the mounts in the namespace of a service, as in `Container`."""
-        mounts = dict[str, str | None]()
+        mounts = dict[str, str | None]({"": None} if any(map(found.get, _OTHER_ROOTS)) else {})
         for point, source, optional in unit_mounts(found, unit):
             if not (optional and source and source.isprintable() and self._reader.entry(source).missing):
                 mounts[point] = source
