@@ -30,7 +30,7 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.services.content_times import Changes
 from certmond.services.file_usage import survey
 from certmond.services.usage_state import SurroundingsObserver
-from tests.builders import DAY, NOW, YEAR, make_ca
+from tests.builders import DAY, NOW, YEAR, Issued, make_ca
 from tests.distributions import MAKERS, Tree, key_of, kops_worker
 from tests.node import Node
 
@@ -165,6 +165,35 @@ def test_each_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     assert code == 2
     expired = {entry["path"] for entry in document["certificates"] if "expired" in reasons_of(entry)}
     assert set(tree.leaves) <= expired
+
+
+def with_tokens(place: Path, ca: Issued | None = None) -> Tree:
+    """Create MicroK8s with kubeconfigs that contain tokens. `ca` is the CA of the cluster that the node has joined."""
+    tree = MAKERS["microk8s"](place)
+    if ca:
+        tree.authority(f"{MICROK8S}/ca.crt", ca, mode=0o660, key_mode=0o660)
+        tree.leaf(f"{MICROK8S}/server.crt")
+        for name in ("kubelet", "apiserver-kubelet-client"):
+            tree.at(f"{MICROK8S}/{name}.crt").unlink()
+            tree.at(f"{MICROK8S}/{name}.key").unlink()
+    embedded = base64.b64encode(tree.authorities[f"{MICROK8S}/ca.crt"].pem).decode()
+    authority = {"server": "https://127.0.0.1:16443", "certificate-authority-data": embedded}
+    for name in ("client", "controller", "scheduler", "kubelet", "proxy"):
+        context = {"cluster": "c", "user": "u"}
+        config = {
+            "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": context}],
+            "clusters": [{"name": "c", "cluster": authority}], "users": [{"name": "u", "user": {"token": "t"}}],
+        }  # fmt: skip
+        tree.write(f"/var/snap/microk8s/current/credentials/{name}.config", yaml.safe_dump(config), 0o660)
+    return tree
+
+
+def test_microk8s_can_authenticate_with_tokens(tmp_path: Path) -> None:
+    """The kubeconfigs of older releases contain tokens, and have no finding."""
+    code, document = check(with_tokens(tmp_path), "microk8s")
+    assert code == 0
+    assert not [entry for entry in document["certificates"] if reasons_of(entry) - {"nonpositive_serial"}]
+    assert "client.config#ca:c" in {entry["name"] for entry in document["certificates"]}
 
 
 def test_no_certificate_has_two_entries(profile: str, tree: Tree) -> None:
