@@ -196,6 +196,15 @@ def test_microk8s_can_authenticate_with_tokens(tmp_path: Path) -> None:
     assert "client.config#ca:c" in {entry["name"] for entry in document["certificates"]}
 
 
+def test_pairs_of_microk8s_that_no_component_reads_are_not_critical(tmp_path: Path) -> None:
+    """A node that has joined a cluster with tokens keeps the pairs of its earlier CA, and `check` exits 1."""
+    ca = make_ca("10.152.183.1", key="rsa", usages=["cert sign", "crl sign"], not_before=NOW, not_after=NOW + 10 * YEAR)
+    code, document = check(with_tokens(tmp_path, ca), "microk8s")
+    assert code == 1
+    found = {entry["name"] for entry in document["certificates"] if "no_path" in reasons_of(entry)}
+    assert found == {"client", "controller", "scheduler", "proxy"}
+
+
 def test_no_certificate_has_two_entries(profile: str, tree: Tree) -> None:
     """If the profile has the file that a flag names, the flag adds no entry, and certmond watches every reference."""
     _, document = check(tree, profile)
