@@ -108,6 +108,20 @@ def only_prints(words: Sequence[str]) -> bool:
     return programs == [*words[:1]] and not _PRINTING.isdisjoint(words) and not any(map(_is_operator, words))
 
 
+def subcommand_of(program: str, words: Sequence[str]) -> str:
+    """Return the word after a program and its options, such as `server` for `k3s --debug server`, or "".
+
+    Skip the value of an option, if this value is a path. If a script starts the program several times, return `server`
+    or `agent` if one of the subcommands is this word.
+    """
+    found = list[str]()
+    for position, word in enumerate(words):
+        if program_name(word) == program:
+            following = (each for each in words[position + 1 :] if not each.startswith("-") and "/" not in each)
+            found += [*following][:1]
+    return next((each for each in found if each in {"server", "agent"}), "".join(found[:1]))
+
+
 def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -> str:
     """Return the component that an unknown program might start, or "".
 

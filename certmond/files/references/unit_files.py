@@ -17,7 +17,7 @@ from certmond.files.document_reader import DocumentReader
 from certmond.files.references.manager_configuration import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
 from certmond.formats.rancher_config import endpoint_flags, flag_variables
-from certmond.formats.started_program import mentioned_component, only_prints, program_name, program_of
+from certmond.formats.started_program import mentioned_component, only_prints, program_name, program_of, subcommand_of
 from certmond.formats.unit_file import (
     Environment,
     Word,
@@ -238,7 +238,7 @@ class UnitFiles:
         others = (Variable(name, value, file) for name, (value, file) in environment.items())
         mounts = self._mounts(unit, found)
         container = Container(program, flags, mounts, program, variables_of(program, flags, others))
-        subcommand = "".join(arguments[1:2])
+        subcommand = subcommand_of(program, arguments)
         return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
 
     def _mounts(self, unit: str, found: Mapping[str, list[Word]]) -> dict[str, str | None]:
