@@ -17,6 +17,7 @@ from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.k0s_configuration import K0sConfiguration
 from certmond.files.references.kubelet_configuration import KubeletConfiguration
 from certmond.files.references.kubelet_view import KubeletView
+from certmond.files.references.microshift_configuration import MicroShiftConfiguration
 from certmond.files.references.other_kubelets import OtherKubelets
 from certmond.files.references.rancher_configuration import RancherConfiguration
 from certmond.files.references.unit_files import UnitFiles
@@ -52,6 +53,7 @@ class ComponentSources:
         self._reader, self._files, self._kubelet, self._units = reader, files, kubelet, units
         self._rancher = RancherConfiguration(reader, files, units)
         self._arguments, self._k0s = ArgumentFiles(reader, files), K0sConfiguration(reader, files)
+        self._microshift = MicroShiftConfiguration(reader, files)
         self._kubelets = OtherKubelets(reader, files, kubelet)
         self._usual, self._proc = manifests, proc
         self._processes: tuple[ComponentProcess, ...] = ()
@@ -67,7 +69,8 @@ class ComponentSources:
         These include directories that the flags of a kubelet name.
         """
         own = map(self._files.listing, (*self._directories(), *self._kubelets.directories))
-        return (*own, *self._units.listings(), *self._rancher.names(), *self._arguments.names())
+        others = *self._rancher.names(), *self._arguments.names(), self._microshift.names()
+        return (*own, *self._units.listings(), *others)
 
     def revision(self) -> tuple[Manifest | None, tuple[ComponentProcess, ...]]:
         """Return the configuration of the kubelet and the processes.
@@ -130,6 +133,7 @@ class ComponentSources:
         yield from self._rancher.sources()
         yield from self._arguments.sources()
         yield from self._k0s.sources()
+        yield from self._microshift.sources()
 
     def _of_processes(self) -> Iterator[Source]:
         for process in self._processes:
@@ -155,6 +159,7 @@ class ComponentSources:
         yield from self._rancher.unread_files()
         yield from self._arguments.unread_files()
         yield from self._k0s.unread_files()
+        yield from self._microshift.unread_files()
         for path in self._all_manifests():
             entry, manifest = self._reader.entry(path), self._reader.manifest(path)
             if not entry.is_directory and not (manifest and "spec" in manifest.fields):
