@@ -156,3 +156,14 @@ def test_an_argument_file_that_cannot_be_read_is_named(tree: Tree) -> None:
     tree.write(f"{ARGS}/kube-apiserver/x", "")
     (message,) = unwatched(tree)
     assert f"any flag in {ARGS}/kube-apiserver: {ARGS}/kube-apiserver is a directory" in message
+
+
+@pytest.mark.parametrize(("name", "flag"), [("flanneld", "etcd-certfile"), ("cluster-agent", "certfile")])
+def test_the_flags_of_other_programs_of_microk8s_are_followed(tree: Tree, name: str, flag: str) -> None:
+    """certmond follows the certificates of flanneld and of the cluster agent, also on a worker, while they can run."""
+    tree.write(f"{ARGS}/kubelite", "--start-control-plane=false\n")
+    tree.write(f"{ARGS}/{name}", f'--{flag} "${{SNAP_DATA}}/certs/oidc.crt"\n--v=2\n')
+    seen = named(tree)[f"{name}.{flag}"]
+    assert (seen.path, seen.is_watched) == (f"{DATA}/certs/oidc.crt", True)
+    tree.write(f"{DATA}/var/lock/no-{name}", "")
+    assert bool(named(tree)) == (name != "flanneld")
