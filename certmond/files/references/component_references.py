@@ -56,6 +56,7 @@ class Reference:
     embedded: Document | None = None  # the certificates in the field itself
     process: str = ""  # a phrase for the process whose flags certmond does not trust
     at_most: Severity | None = None  # the maximum severity of the findings
+    shared: bool = False  # True if a group can write the file by design
     elsewhere: bool = False  # True if no volume of the host contains the path
 
     @property
@@ -234,7 +235,10 @@ class ComponentReferences:
             return
         key = self._followed(source, file.key) if file.key else ""
         outside = source.in_pod and source.container.mount_of(file.path) is None
-        found = replace(about, path=host, key=key or None, obstacle=obstacle, elsewhere=outside)
+        # The group that can write the argument files of MicroK8s can also write the directories beside these files.
+        home, _, name = posixpath.dirname(source.file).rpartition("/")
+        shared = source.group is not None and name == "args" and host.startswith(f"{home}/")
+        found = replace(about, path=host, key=key or None, obstacle=obstacle, shared=shared, elsewhere=outside)
         if not SYSTEM_TRUST.isdisjoint((host, self._reader.entry(host).own_file)):
             fact = (
                 f"{host} contains the CAs of the operating system, and a package of the operating system replaces "

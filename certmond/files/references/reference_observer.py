@@ -172,6 +172,8 @@ def _unique(name: str, names: dict[str, int]) -> str:
 
 def _spec(name: str, each: Reference, usages: tuple[str, ...], authority: str | None) -> ReferenceSpec:
     fields: dict[str, Any] = {"usages": usages, "key": each.key, "at_most": each.at_most}
+    if each.shared:
+        fields |= {"mode": 0o664, "key_mode": 0o660}
     if each.role is not Role.TRUST and authority:
         fields["ca"] = (authority,)
     return _entry(name, each, each.path, kind=_KINDS.get(each.role, Kind.FILE), **fields)

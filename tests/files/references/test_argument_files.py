@@ -12,7 +12,7 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Reason
-from tests.builders import make_ca
+from tests.builders import make_ca, make_leaf
 from tests.distributions import Tree
 from tests.node import NOW
 
@@ -167,3 +167,15 @@ def test_the_flags_of_other_programs_of_microk8s_are_followed(tree: Tree, name: 
     assert (seen.path, seen.is_watched) == (f"{DATA}/certs/oidc.crt", True)
     tree.write(f"{DATA}/var/lock/no-{name}", "")
     assert bool(named(tree)) == (name != "flanneld")
+
+
+@pytest.mark.parametrize(("directory", "is_shared"), [(f"{DATA}/certs", True), ("/etc/own", False)])
+def test_the_group_of_microk8s_can_write_its_certificates(tree: Tree, directory: str, *, is_shared: bool) -> None:
+    """Files beside the argument files have the modes of MicroK8s, so `too_open` applies only to other files."""
+    ca = make_ca("etcd", not_after=NOW + timedelta(days=300), not_before=NOW - timedelta(days=1))
+    leaf = make_leaf(ca, "client", not_after=NOW + timedelta(days=300), not_before=NOW - timedelta(days=1))
+    tree.write(f"{directory}/etcd.crt", leaf.pem, 0o664)
+    tree.write(f"{directory}/etcd.key", leaf.key_pem, 0o660)
+    tree.write(f"{ARGS}/kube-apiserver", f"--etcd-certfile={directory}/etcd.crt\n--etcd-keyfile={directory}/etcd.key\n")
+    (status,) = assess(Store((), str(tree.root), references=True).observe(), NOW).statuses
+    assert (Reason.TOO_OPEN in {item.reason for item in status.findings}) is not is_shared
