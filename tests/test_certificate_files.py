@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.builders import make_ca, make_leaf
 from tests.cli.test_pki_init import ECDSA, Host
 from tests.conftest import real_part
 from tests.distributions import MAKERS, kops_worker
-from tests.node import Node
+from tests.node import NOW, Node
 from tests.openssl_search import certificate_files, real_path
 
 
@@ -89,3 +90,27 @@ def test_the_search_finds_each_encoding(tmp_path: Path) -> None:
     (tmp_path / "opt/link").symlink_to("/etc/pem")
     found = certificate_files(tmp_path, real_part("openssl"))
     assert found == {f"/etc/{name}" for name in files} - {"/etc/key", "/etc/text"}
+
+
+@pytest.mark.parametrize("days", [300, -1])
+def test_the_ca_of_a_kubeconfig_with_a_token_is_watched(tmp_path: Path, days: int) -> None:
+    """If a kubeconfig contains a token, and its CA is not the CA of the entry `embedded_ca` or has expired, `check`
+    reports a warning.
+    """
+    node = Node(tmp_path)
+    ca = make_ca("kubernetes", not_after=NOW + timedelta(days=days), not_before=NOW - timedelta(days=300))
+    cluster = {"server": "https://a", "certificate-authority-data": base64.b64encode(ca.pem).decode()}
+    config = {
+        "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {"token": "t"}}],
+    }  # fmt: skip
+    node.write("etc/token.conf", yaml.safe_dump(config))
+    node.path("etc/token.conf").chmod(0o600)
+    entry = {"name": "token", "path": "/etc/token.conf", "kind": "kubeconfig", "ca": "ca", "embedded_ca": "ca"}
+    node.write("certmond.yaml", yaml.safe_dump({"certificates": [entry]}))
+    words = ["check", "--root", str(node.root), "--config", str(node.path("certmond.yaml")), "--at", NOW.isoformat()]
+    done = CliRunner().invoke(cli, [*words, "-o", "json"])
+    (found,) = [each for each in json.loads(done.stdout)["certificates"] if each["path"] == "/etc/token.conf"]
+    assert done.exit_code == 1
+    assert found["name"] == "token#ca:c"
+    assert ("no_path" if days > 0 else "expired") in {item["reason"] for item in found["findings"]}

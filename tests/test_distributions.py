@@ -174,6 +174,44 @@ def test_each_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     assert set(tree.leaves) <= expired
 
 
+def with_tokens(place: Path, ca: Issued | None = None) -> Tree:
+    """Create MicroK8s with kubeconfigs that contain tokens. `ca` is the CA of the cluster that the node has joined."""
+    tree = MAKERS["microk8s"](place)
+    if ca:
+        tree.authority(f"{MICROK8S}/ca.crt", ca, mode=0o660, key_mode=0o660)
+        tree.leaf(f"{MICROK8S}/server.crt")
+        for name in ("kubelet", "apiserver-kubelet-client"):
+            tree.at(f"{MICROK8S}/{name}.crt").unlink()
+            tree.at(f"{MICROK8S}/{name}.key").unlink()
+    embedded = base64.b64encode(tree.authorities[f"{MICROK8S}/ca.crt"].pem).decode()
+    authority = {"server": "https://127.0.0.1:16443", "certificate-authority-data": embedded}
+    for name in ("client", "controller", "scheduler", "kubelet", "proxy"):
+        context = {"cluster": "c", "user": "u"}
+        config = {
+            "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": context}],
+            "clusters": [{"name": "c", "cluster": authority}], "users": [{"name": "u", "user": {"token": "t"}}],
+        }  # fmt: skip
+        tree.write(f"/var/snap/microk8s/current/credentials/{name}.config", yaml.safe_dump(config), 0o660)
+    return tree
+
+
+def test_microk8s_can_authenticate_with_tokens(tmp_path: Path) -> None:
+    """The kubeconfigs of older releases contain tokens, and have no finding."""
+    code, document = check(with_tokens(tmp_path), "microk8s")
+    assert code == 0
+    assert not [entry for entry in document["certificates"] if reasons_of(entry) - {"nonpositive_serial"}]
+    assert "client.config#ca:c" in {entry["name"] for entry in document["certificates"]}
+
+
+def test_pairs_of_microk8s_that_no_component_reads_are_not_critical(tmp_path: Path) -> None:
+    """A node that has joined a cluster with tokens keeps the pairs of its earlier CA, and `check` exits 1."""
+    ca = make_ca("10.152.183.1", key="rsa", usages=["cert sign", "crl sign"], not_before=NOW, not_after=NOW + 10 * YEAR)
+    code, document = check(with_tokens(tmp_path, ca), "microk8s")
+    assert code == 1
+    found = {entry["name"] for entry in document["certificates"] if "no_path" in reasons_of(entry)}
+    assert found == {"client", "controller", "scheduler", "proxy"}
+
+
 def test_no_certificate_has_two_entries(profile: str, tree: Tree) -> None:
     """If the profile has the file that a flag names, the flag adds no entry, and certmond watches every reference."""
     _, document = check(tree, profile)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ VALIDATION = "--enable-kubelet-cert-cn-validation"
 AUTHORITY = f"--kubelet-certificate-authority=/{CA}"
 APISERVER = "etc/kubernetes/manifests/kube-apiserver.yaml"
 
+COMMAND = "ExecStart=/usr/bin/kubelet --kubeconfig=/etc/kubernetes/kubelet.conf"
+"""The command of a kubelet without a configuration file."""
+SOON, LATER = NOW + timedelta(days=5), NOW + timedelta(days=300)
+
 
 class Kubelet:
     """A kubeadm node whose kubelet has its own settings, and the store that observes the node."""
@@ -50,9 +56,29 @@ class Kubelet:
         start = end - timedelta(days=365)
         ca = make_ca("ca", not_after=end, not_before=start)
         leaf = make_server(ca, subject, not_after=end, not_before=start)
+        self.node.path(stem[1:]).parent.mkdir(parents=True, exist_ok=True)
         self.node.write(f"{stem[1:]}.crt", leaf.pem + ca.pem)
         self.node.write(f"{stem[1:]}.key", leaf.key_pem)
         self.node.path(f"{stem[1:]}.key").chmod(0o600)
+
+    def enable(self, name: str, *lines: str, instances: Sequence[str] = ()) -> None:
+        """Write a unit with the lines in [Service], and enable the unit or its instances."""
+        unit = f"etc/systemd/system/{name}.service"
+        self.node.path(unit).parent.mkdir(parents=True, exist_ok=True)
+        self.node.write(unit, "\n".join(["[Service]", *lines, ""]))
+        wanted = self.node.path("etc/systemd/system/multi-user.target.wants")
+        wanted.mkdir(exist_ok=True)
+        for instance in instances or [name]:
+            (wanted / f"{instance}.service").unlink(missing_ok=True)
+            (wanted / f"{instance}.service").symlink_to(f"/{unit}")
+
+    def write_requested(self, end: datetime, path: str = REQUESTED) -> None:
+        """Write a serving certificate with its key, as the kubelet stores the certificate that it has requested."""
+        self.write_pair(f"{path}.tmp", end)
+        pair = [self.node.path(f"{path[1:]}.tmp{suffix}") for suffix in (".crt", ".key")]
+        self.node.write(path[1:], b"".join(each.read_bytes() for each in pair))
+        for each in pair:
+            each.unlink()
 
     def judged(self) -> Assessment:
         return assess(self.store.observe(), NOW)
@@ -232,3 +258,132 @@ def test_every_setting_at_once_has_no_false_finding(tmp_path: Path) -> None:
     """On a healthy node whose files name a certificate by every flag, the kubelet has no finding."""
     node = ReferenceNode(Node(tmp_path), NOW + timedelta(days=300)).node
     assert not [name for name in Kubelet(node).findings() if name.startswith("kubelet")]
+
+
+@pytest.mark.parametrize("option", ["--version", "--help", "-h"])
+def test_a_unit_that_prints_the_version_is_not_the_kubelet(kubelet: Kubelet, option: str) -> None:
+    """Even with --config and --kubeconfig, a command that prints the version or the help is not the kubelet."""
+    kubelet.enable("a-check", f"{COMMAND} --config=/{CONFIG} {option}")
+    kubelet.enable("kube-node", f"{COMMAND} --config=/{CONFIG} --rotate-server-certificates")
+    kubelet.write_requested(SOON)
+    assert "nearing_expiry" in kubelet.findings()["kubelet-server"]
+
+
+def test_a_unit_that_prints_the_version_hides_no_environment_file(kubelet: Kubelet) -> None:
+    """Beside such a unit, the flags of the kubelet are in the environment files of kubeadm."""
+    kubelet.enable("kubelet-version", "Type=oneshot", "ExecStart=/usr/bin/kubelet --version")
+    pair = "--tls-cert-file=/etc/own.crt --tls-private-key-file=/etc/own.key"
+    kubelet.node.write(FLAGS, f'KUBELET_KUBEADM_ARGS="{pair}"\n')
+    kubelet.write_pair("/etc/own", SOON)
+    assert "nearing_expiry" in kubelet.findings()["kubelet.tls-cert-file"]
+
+
+@pytest.mark.parametrize("directory", ["/var/lib/kubelet", PKI])
+def test_the_certificates_below_a_bind_mount_are_those_of_the_source(kubelet: Kubelet, directory: str) -> None:
+    """If the unit mounts another directory at the directory of the kubelet, certmond watches the client certificate and
+    the serving certificate in the other directory, and not the files that the mount hides.
+    """
+    node = kubelet.node
+    kubelet.write_pair(f"{PKI}/kubelet", LATER)
+    shutil.copytree(node.path(directory[1:]), node.path("data/kubelet"), symlinks=True)
+    shutil.rmtree(node.path(PKI[1:]))
+    kubelet.enable("kubelet", f"{COMMAND} --config=/{CONFIG}", f"BindPaths=/data/kubelet:{directory}")
+    assert kubelet.findings() == {}
+    pki = f"/data/kubelet{PKI.removeprefix(directory)}"
+    client, served = "kubelet.kubeconfig.client-certificate", "kubelet.cert-dir"
+    paths = {status.seen.name: status.seen.path for status in kubelet.judged().statuses}
+    target = node.path(f"{pki[1:]}/kubelet-client-current.pem").readlink()
+    assert (paths[client], paths[served]) == (f"{pki}/{target.name}", f"{pki}/kubelet.crt")
+    kubelet.write_pair(f"{pki}/kubelet", NOW - timedelta(days=1))
+    kubelet.write_requested(NOW - timedelta(days=1), paths[client])
+    found = kubelet.findings()
+    assert "expired" in found[client]
+    assert found[served]["expired"][0] is Severity.WARNING
+
+
+@pytest.mark.parametrize("setting", ["TemporaryFileSystem=/var/lib/kubelet/pki", "RootDirectory=/x"])
+def test_certificates_that_only_the_unit_sees_are_not_watched(kubelet: Kubelet, setting: str) -> None:
+    """If no file of the host contains the certificates of the kubelet, each of them is `not_watched`."""
+    kubelet.enable("kubelet", f"{COMMAND} --config=/{CONFIG} --cert-dir={PKI}", setting)
+    assert kubelet.findings() == {}
+    statuses = kubelet.judged().statuses
+    unwatched = {status.seen.name for status in statuses if not status.seen.is_watched}
+    assert {"kubelet.kubeconfig", "kubelet.cert-dir"} <= unwatched
+
+
+def test_the_default_directory_hidden_by_a_mount_is_not_watched(kubelet: Kubelet) -> None:
+    """A certificate in the default directory is `not_watched`, too, if the unit hides this directory."""
+    kubelet.write_pair(f"{PKI}/kubelet", NOW - timedelta(days=1))
+    kubelet.enable("kubelet", f"{COMMAND} --config=/{CONFIG}", f"TemporaryFileSystem={PKI}")
+    assert kubelet.findings() == {}
+    faults = {status.seen.name: status.seen.faults for status in kubelet.judged().statuses if status.seen.faults}
+    phrase = "the default of --cert-dir in /etc/systemd/system/kubelet.service"
+    assert faults["kubelet.cert-dir"][0].detail == (
+        f"certmond does not watch the file of {phrase}: {SELF_SIGNED} is not the path of a file on this host"
+    )
+
+
+@pytest.mark.parametrize("requests", [False, True])
+def test_a_certificate_of_a_second_kubelet_is_not_left_over(kubelet: Kubelet, *, requests: bool) -> None:
+    """A file that the first kubelet does not serve is judged if a second kubelet serves it from the same directory."""
+    kubelet.write_pair("/etc/own", LATER)
+    kubelet.configure(tlsCertFile="/etc/own.crt", tlsPrivateKeyFile="/etc/own.key")
+    kubelet.enable("kubelet", f"{COMMAND} --config=/{CONFIG}")
+    kubelet.write_pair(f"{PKI}/kubelet", NOW - timedelta(days=1))
+    kubelet.write_requested(SOON)
+    assert {"kubelet-server", "kubelet-server-self"}.isdisjoint(kubelet.names())
+    kubelet.node.write("etc/second.yaml", yaml.safe_dump({"port": 10350, "serverTLSBootstrap": requests}))
+    kubelet.enable("kubelet2", f"{COMMAND} --config=/etc/second.yaml")
+    names = {"kubelet-server", "kubelet-server-self"} & {*kubelet.findings()}
+    assert names == {"kubelet-server" if requests else "kubelet-server-self"}
+
+
+def test_each_instance_of_a_template_serves_its_own_file(kubelet: Kubelet) -> None:
+    """Of two instances, the first can serve kubelet.crt, and the second the requested certificate."""
+    kubelet.enable("kubelet@", f"{COMMAND} --config=/etc/%i.yaml", instances=["kubelet@a", "kubelet@b"])
+    for name in "ab":
+        kubelet.node.write(f"etc/{name}.yaml", yaml.safe_dump({"serverTLSBootstrap": name == "b"}))
+    kubelet.write_requested(SOON)
+    assert "nearing_expiry" in kubelet.findings()["kubelet-server"]
+    kubelet.node.path(REQUESTED[1:]).unlink()
+    assert "kubelet requests this certificate" in kubelet.findings()["kubelet-server"]["missing"][1]
+
+
+def test_the_default_configuration_file_counts_only_without_a_unit(kubelet: Kubelet) -> None:
+    """The kubelet reads no configuration file without --config, so a file of an earlier installation has no effect."""
+    kubelet.write_pair("/etc/old", LATER)
+    kubelet.write_pair(f"{PKI}/kubelet", NOW - timedelta(days=1))
+    kubelet.configure(tlsCertFile="/etc/old.crt", tlsPrivateKeyFile="/etc/old.key")
+    assert "kubelet-server-self" not in kubelet.names()
+    kubelet.enable("kubelet", f"{COMMAND} --client-ca-file=/{CA}")
+    assert "expired" in kubelet.findings()["kubelet-server-self"]
+    assert "kubelet.tlsCertFile" not in kubelet.names()
+
+
+@pytest.mark.parametrize("config", ["--config-dir=/etc/kubelet.d", f"--config=/{CONFIG}"])
+def test_a_flag_counts_with_an_empty_configuration(kubelet: Kubelet, config: str) -> None:
+    """The flags decide which file the kubelet serves if the configuration file or the directory contains no field."""
+    kubelet.node.write(CONFIG, "{}\n")
+    kubelet.node.path("etc/kubelet.d").mkdir()
+    kubelet.write_pair(f"{PKI}/kubelet", NOW - timedelta(days=1))
+    kubelet.enable("kubelet", f"{COMMAND} {config} --rotate-server-certificates")
+    assert "kubelet-server-self" not in kubelet.names()
+    assert "missing" in kubelet.findings()["kubelet-server"]
+
+
+@pytest.mark.parametrize("how", ["flag", "field"])
+def test_the_default_directory_of_a_kubelet_with_another_directory_is_left_over(kubelet: Kubelet, how: str) -> None:
+    """A kubelet with its own --cert-dir, or with a relative tlsCertFile, does not serve kubelet.crt in the default
+    directory. A relative path in a field starts at the directory of the configuration file.
+    """
+    kubelet.write_pair(f"{PKI}/kubelet", NOW - timedelta(days=1))
+    kubelet.write_pair("/srv/pki/kubelet", SOON)
+    if how == "flag":
+        kubelet.enable("kubelet", f"{COMMAND} --config=/{CONFIG} --cert-dir=/srv/pki")
+    else:
+        fields = {"tlsCertFile": "pki/kubelet.crt", "tlsPrivateKeyFile": "pki/kubelet.key"}
+        kubelet.node.write("srv/kubelet.yaml", yaml.safe_dump(fields))
+        kubelet.enable("kubelet", f"{COMMAND} --config=/srv/kubelet.yaml")
+    name = "kubelet.cert-dir" if how == "flag" else "kubelet.tlsCertFile"
+    assert "nearing_expiry" in kubelet.findings()[name]
+    assert "kubelet-server-self" not in kubelet.names()

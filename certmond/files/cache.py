@@ -228,8 +228,9 @@ class Files:
         """Call stat for `path`. Return a new entry, or the previous entry `known` if nothing has changed."""
         resolved = self._directories.resolve_path(path, referrer)
         entry = Entry(
-            path, fault=resolved.fault, is_link=resolved.is_link, lookups=resolved.lookups, writers=resolved.writers
-        )
+            path, fault=resolved.fault, is_link=resolved.is_link, target=resolved.target, lookups=resolved.lookups,
+            writers=resolved.writers,
+        )  # fmt: skip
         entry.restriction, entry.referrer = resolved.restriction, referrer
         if entry.fault is None:
             real = resolved.real.removeprefix(self._root) or "/"
@@ -255,6 +256,7 @@ class Files:
     def _withhold(self, entry: Entry, resolved: ResolvedPath) -> None:
         """Remove all facts, except the refusal, from an entry whose file `resolved.other_users` cannot read."""
         entry.fault = resolved.restriction and refusal(entry.path, resolved.restriction)
+        entry.target = ""
         entry.real, entry.is_link, entry.state, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
         # Continue to watch the directories that these users can read.
         is_readable = self._directories.is_directory_readable
@@ -314,4 +316,4 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 
 def _comparable(entry: Entry) -> tuple[object, ...]:
     """Return the fields that differ after a change to the resolved path or to the metadata."""
-    return entry.lookups, entry.state, entry.fault, entry.writers, entry.restriction, entry.foreign
+    return entry.lookups, entry.target, entry.state, entry.fault, entry.writers, entry.restriction, entry.foreign

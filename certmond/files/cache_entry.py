@@ -32,6 +32,8 @@ class Entry:
     real: str | None = None
     fault: Fault | None = None
     is_link: bool = False
+    # The text of the last symlink at the path itself.
+    target: str = ""
     mode: int = 0
     uid: int = 0
     gid: int = 0
@@ -99,8 +101,8 @@ def entry_key(path: str, referrer: Referrer | None) -> EntryKey:
     return (path, referrer) if referrer and referrer.writers else path
 
 
-_SENT_FIELDS = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "state", "settled", "digest", "lookups",
-                          "writers", "restriction", "foreign")  # fmt: skip
+_SENT_FIELDS = attrgetter("real", "fault", "is_link", "target", "mode", "uid", "gid", "state", "settled", "digest",
+                          "lookups", "writers", "restriction", "foreign")  # fmt: skip
 
 
 def instant_of(nanoseconds: int) -> datetime:

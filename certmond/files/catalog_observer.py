@@ -18,12 +18,12 @@ from certmond.files.kubeconfig_observer import KubeconfigObserver
 from certmond.files.other_renewers import OtherRenewers
 from certmond.files.references.component_references import ComponentReferences
 from certmond.files.references.component_sources import ComponentSources
+from certmond.files.references.kubelet_view import KubeletView
 from certmond.files.references.node_kubelet_reader import KubeletConfiguration
 from certmond.files.references.uncataloged_file_observer import ReferenceObserver
 from certmond.files.references.unit_files import UnitFiles
-from certmond.formats.kubelet_serving import KubeletServing
 from certmond.formats.manifest import Components, node_facts
-from certmond.pki.catalog.component_certificate_flags import KUBELET, ReferenceSpec
+from certmond.pki.catalog.component_certificate_flags import KUBELET
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
@@ -88,8 +88,8 @@ class Store:
             self._reader, self._files, self._kubelet, units, manifests=manifests, proc=proc if references else ""
         )
         self._processes_changed = False
-        self._serving: KubeletServing | None = None
-        found = ComponentReferences(self._reader, self._files, self._sources)
+        self._view = KubeletView()
+        found = self._references = ComponentReferences(self._reader, self._files, self._sources)
         self._reference_observer = ReferenceObserver(self._reader, found) if references else None
         self._built_references: dict[str, tuple[CertificateSpec, dict[str, _Built]]] = {}
 
@@ -126,11 +126,11 @@ class Store:
         return Inventory(tuple(observations), self._facts(), renewers)
 
     def _observe_kubelet(self) -> None:
-        """Find the file of the kubelet's serving certificate. After a change, drop the results for the kubelet and for
-        references.
-        """
-        if (serving := self._kubelet.serving()) != self._serving:
-            self._serving = serving
+        """Find the files that the kubelets serve. After a change, drop the results for kubelets and for references."""
+        if self._reference_observer:
+            self._references.find()
+        if (view := self._sources.view()) != self._view:
+            self._view = view
             pairs = zip(self._specs, self._built, strict=True)
             self._built = [{} if KUBELET in spec.consumers else built for spec, built in pairs]
             self._built_references = {}
@@ -212,11 +212,10 @@ class Store:
 
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         entry = self._reader.entry(path)
-        serving = self._serving
-        if serving and path in serving.unused and not isinstance(spec, ReferenceSpec):
-            return  # a reference names the file of another component
+        if self._view.is_unused(spec, path):
+            return
         if entry.missing:
-            if serving and serving.requested and path == serving.path and not entry.is_link:
+            if self._view.is_requested(path) and not entry.is_link:
                 faults = (_no_serving_certificate(path),)  # not wanted: only the kubelet can request this certificate
                 yield Observation(
                     spec.name, spec, path, faults=faults, wanted=False, requested=True,
@@ -303,7 +302,7 @@ class Store:
                 kubelet_config=self._kubelet.manifest(),
                 kubelet_flags=self._kubelet.flags_manifest(),
                 hostname=hostname.decode("ascii", "replace"),
-                kubelet_serving_file=self._serving.path if self._serving else None,
+                kubelet_serving_file=self._view.serving.path if self._view.serving else None,
             )
             | self._given
         )

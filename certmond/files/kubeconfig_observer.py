@@ -74,7 +74,7 @@ class KubeconfigObserver:
         own = own_user(config) if spec.subject else next(iter(users_with_certificate), None)
         # Other kinds of credentials count only for the user of the current context, or if no user has a certificate.
         others = [u for u in users if u.other and (not users_with_certificate or u.name == config.current_user)]
-        if spec.subject and not credentials.faults:
+        if spec.subject and not credentials.faults and not (spec.optional and others and own is None):
             faults += missing_parts(path, credentials, others, embeds=spec.embedded_ca is not None)
         permissions = tuple(self._reader.permissions({path: True}))
         whole = Observation(
@@ -87,7 +87,7 @@ class KubeconfigObserver:
         yield from self._users(spec, path, credentials, [user for user in users_with_certificate if user is not own])
         if faults and own is None:
             yield whole
-        yield from self._clusters(spec, path, credentials)
+        yield from self._clusters(spec, path, credentials, is_compared=bool(faults or own))
 
     def further_observations(self, spec: CertificateSpec, kubeconfig: str) -> Iterator[Observation]:
         """Yield an observation for each certificate of other users and other clusters in the kubelet's kubeconfig."""
@@ -98,7 +98,7 @@ class KubeconfigObserver:
             if config.current_user not in {None, user.name} and user.certificate and user.certificate.path != spec.path
         ]  # fmt: skip
         yield from self._users(plain, kubeconfig, credentials, users)
-        yield from self._clusters(plain, kubeconfig, credentials)
+        yield from self._clusters(plain, kubeconfig, credentials, is_compared=True)
 
     def _users(
         self, spec: CertificateSpec, path: str, credentials: Credentials, users: Iterable[User]
@@ -145,19 +145,25 @@ class KubeconfigObserver:
             foreign_key=bool(named and named.writers), changed_at=latest_change(own, key_entry),
         )  # fmt: skip
 
-    def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
+    def _clusters(
+        self, spec: CertificateSpec, path: str, credentials: Credentials, *, is_compared: bool
+    ) -> Iterator[Observation]:
         """Yield an observation for each CA certificate of a kubeconfig, because these certificates also expire.
 
-        If `spec` has an `embedded_ca`, skip the current cluster, and each cluster with the same CA certificates.
+        If `spec` has an `embedded_ca`, and `is_compared` is true, another observation compares the CA certificates of
+        the current cluster. Then skip this cluster, and each cluster with the same CA certificates. Otherwise, the
+        trust anchor of the CA certificates of the current cluster is `embedded_ca`.
         """
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=_of_operator(spec, path) | update)
         foreign = bare.model_copy(update=_FOREIGN)
-        own = _own_cluster(credentials.config)
-        known = self._ca(path, credentials, own).certificates if own and spec.embedded_ca else ()
+        if spec.embedded_ca and not is_compared:
+            bare = bare.model_copy(update={"ca": (spec.embedded_ca,), "at_most": Severity.WARNING})
+        own, skips = _own_cluster(credentials.config), bool(spec.embedded_ca) and is_compared
+        known = self._ca(path, credentials, own).certificates if own and skips else ()
         for cluster in credentials.config.clusters:
             document = self._ca(path, credentials, cluster)
-            if spec.embedded_ca and (cluster is own or (known and set(document.certificates) == set(known))):
+            if skips and (cluster is own or (known and set(document.certificates) == set(known))):
                 continue
             whole = Observation(
                 f"{spec.name}#ca:{cluster.name}", bare if own in {None, cluster} else foreign, path,

@@ -56,6 +56,8 @@ class ResolvedPath:
     # The other users who can change the file or its path, with `ALL_USERS` if the group or others can write.
     writers: frozenset[int] = frozenset()
     restriction: Restriction | None = None
+    # The text of the last symlink at the path itself, or "" if the path is no symlink.
+    target: str = ""
 
 
 def root_start(root: str, referrer: Referrer | None = None) -> ResolvedPath:
@@ -89,7 +91,7 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
     status: os.stat_result | None = None
     lookups: list[str] = []
     pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
-    is_link = False
+    is_link, text = False, ""
     while pending:
         part = pending.pop()
         step = f"{current}/{part}"
@@ -109,15 +111,14 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
             if isinstance(error, ValueError):  # a flag or a configuration can contain a NUL, and a file name cannot
                 error = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             fault = fault_of(error, name, restriction)
-            return ResolvedPath(
-                step, tuple(lookups), is_link, fault, other_users=other_users, writers=writers, restriction=restriction
-            )
+            return ResolvedPath(step, tuple(lookups), is_link, fault, None, other_users, writers, restriction, text)
         if link is None:
             if status.st_uid not in trusted or status.st_mode & _OTHERS_WRITE:
                 writers |= _writers_of(status)
             current = step
             continue
         target, owner = link
+        text = text if pending else target
         if owner not in trusted:
             other_users, writers = other_users | {owner}, writers | {owner}
             restriction = restriction or _link_restriction(owner)
@@ -133,7 +134,7 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
             current = root
         status = None
         pending += [piece for piece in reversed(target.split("/")) if piece not in {"", "."}]
-    return ResolvedPath(current, tuple(lookups), is_link, None, status, other_users, writers, restriction)
+    return ResolvedPath(current, tuple(lookups), is_link, None, status, other_users, writers, restriction, text)
 
 
 def is_readable_by(other_users: frozenset[int], real: str, status: os.stat_result, *, root: str) -> bool:

@@ -13,8 +13,10 @@ from typing import Any
 from certmond.formats.kubeconfig import as_text
 from certmond.formats.manifest import FALSE, normal_path
 
-_KUBELET, _PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
+_KUBELET, PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 REQUESTED, SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
+DEFAULT_FILES = frozenset(f"{PKI}/{name}" for name in (REQUESTED, SELF_SIGNED))
+"""The files in the default directory of --cert-dir."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ def kubelet_serving(fields: Mapping[str, Any], flags: Mapping[str, str]) -> Kube
 
     Even an empty flag takes precedence over a field of the configuration (kubeletConfigFlagPrecedence).
     """
-    directory = flags.get("cert-dir") or _PKI
+    directory = flags.get("cert-dir") or PKI
     requested, self_signed = (normal_path(posixpath.join(directory, name)) for name in (REQUESTED, SELF_SIGNED))
     switch = flags.get("rotate-server-certificates")
     rotates = switch not in FALSE if switch else fields.get("serverTLSBootstrap") is True

@@ -32,6 +32,12 @@ _DATA = ("/var/", "/etc/", "/run/")
 """Directories without programs, such as /var/lib/kubelet."""
 
 
+_PRINTING = frozenset({"-h", *(f"--{name}{value}" for name in ("help", "version") for value in ("", "=true"))})
+"""Options with which a component only prints a text. `--version=v1.36.0` sets the version that the component reports
+(k8s.io/component-base, version/verflag/verflag.go).
+"""
+
+
 class _Starter(NamedTuple):
     """A program that starts another program.
 
@@ -91,6 +97,29 @@ def program_of(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[s
     if _name(words) not in _SHELLS or (script := _script(words)) is None:
         return _name(words), words
     return next((name for name in map(program_name, script) if name in PROGRAMS), _name(words)), script
+
+
+def only_prints(words: Sequence[str]) -> bool:
+    """Return whether the words of a command line start a component that prints its version or its help, and ends.
+
+    Return False if the words are a script with several commands.
+    """
+    programs = [word for word in words if program_name(word) in PROGRAMS and not word.startswith(_DATA)]
+    return programs == [*words[:1]] and not _PRINTING.isdisjoint(words) and not any(map(_is_operator, words))
+
+
+def subcommand_of(program: str, words: Sequence[str]) -> str:
+    """Return the word after a program and its options, such as `server` for `k3s --debug server`, or "".
+
+    Skip the value of an option, if this value is a path. If a script starts the program several times, return `server`
+    or `agent` if one of the subcommands is this word.
+    """
+    found = list[str]()
+    for position, word in enumerate(words):
+        if program_name(word) == program:
+            following = (each for each in words[position + 1 :] if not each.startswith("-") and "/" not in each)
+            found += [*following][:1]
+    return next((each for each in found if each in {"server", "agent"}), "".join(found[:1]))
 
 
 def mentioned_component(command: Sequence[str], arguments: Sequence[str] = ()) -> str:
@@ -160,6 +189,11 @@ def _cluster(letters: str, with_value: str) -> tuple[str, str, str]:
         if letter in with_value:
             return letters[:position], letter, letters[position + 1 :]
     return letters, "", ""
+
+
+def _is_operator(word: str) -> bool:
+    """Return whether the word separates two commands of a shell script."""
+    return bool(word) and set(word) <= set(";&|()<>")
 
 
 def _precedes_program(word: str) -> bool:

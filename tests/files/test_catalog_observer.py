@@ -418,9 +418,13 @@ def test_a_kubeconfig_without_a_certificate_is_one_fault(tree: Tree, content: by
 
 
 def test_a_kubeconfig_may_be_without_a_certificate_where_none_is_demanded(tree: Tree) -> None:
-    """A token is enough for many."""
+    """Without a required subject, or in an optional entry, a token is sufficient. certmond then verifies the CA of the
+    cluster with the entry of the CA.
+    """
     tree.write("/x.conf", kubeconfig([user("t", token="t")], [cluster("c", ROOT)]))
-    assert tree.look(CONF) == ()
+    for spec in (CONF, row("conf", "/x.conf", kind="kubeconfig", embedded_ca="ca", subject="CN=a", optional=True)):
+        (seen,) = tree.look(spec)
+        assert (seen.name, seen.spec.ca, seen.faults) == ("conf#ca:c", ("ca",), ())
 
 
 def test_ca_data_without_an_entry_is_observed_separately(tree: Tree) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.formats.manifest import flag_values
-from certmond.formats.started_program import mentioned_component, program_name, program_of
+from certmond.formats.started_program import mentioned_component, only_prints, program_name, program_of, subcommand_of
 from certmond.pki.catalog.component_certificate_flags import PROGRAMS
 
 
@@ -132,3 +134,37 @@ def test_any_words_have_a_program(words: list[str]) -> None:
 def test_an_architecture_and_a_copy_are_omitted_from_the_name(name: str, found: str) -> None:
     """Other programs whose name begins with the name of a component are no components."""
     assert program_name(f"/opt/{name}") == found
+
+
+@pytest.mark.parametrize(
+    ("command", "prints"),
+    [
+        ("/usr/bin/kubelet --config=/a.yaml --version", True),
+        ("kubelet --version=true", True),
+        ("kubelet -h", True),
+        ("kubelet --help", True),
+        ("kubelet --version=v1.36.0 --config=/a.yaml", False),
+        ("kubelet --version=false", False),
+        ("kubelet --config=/a.yaml", False),
+        ("sh -c 'kubelet --version'", True),
+        ("sh -c 'kubelet --version; exec kubelet --config=/a.yaml'", False),
+        ("sh -c 'kubelet --version && true'", False),
+    ],
+)
+def test_a_component_can_only_print_its_version_or_help(command: str, *, prints: bool) -> None:
+    """A component with --version, --help or -h reads no file. A script with several commands can also start it."""
+    assert only_prints(program_of(shlex.split(command))[1]) == prints
+
+
+@pytest.mark.parametrize(
+    ("command", "subcommand"),
+    [
+        ("/bin/k3s", ""),
+        ("/bin/k3s --debug -d /data server --config=/a.yaml", "server"),
+        ("sh -c 'k3s etcd-snapshot save; exec /bin/k3s agent'", "agent"),
+        ("k3s etcd-snapshot save", "etcd-snapshot"),
+    ],
+)
+def test_the_subcommand_follows_the_program_and_its_options(command: str, subcommand: str) -> None:
+    """`server` or `agent` takes precedence over another subcommand in the same script."""
+    assert subcommand_of("k3s", program_of(shlex.split(command))[1]) == subcommand

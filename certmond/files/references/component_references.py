@@ -21,8 +21,8 @@ from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
 from certmond.formats.rancher_config import ENDPOINT, ENDPOINT_VARIABLES
 from certmond.formats.unit_file import UNKNOWN_SPECIFIER
-from certmond.pki.catalog.component_certificate_flags import FLAGS, PROGRAMS, FileKind, Flag, NamedFile, Role
-from certmond.pki.findings import printable
+from certmond.pki.catalog.component_certificate_flags import FLAGS, KUBELET, PROGRAMS, FileKind, Flag, NamedFile, Role
+from certmond.pki.findings import Severity, printable
 from certmond.pki.x509.certificate_file_parser import Document, decode
 
 _UNUSABLE = re.compile(r"[\x00*?[]|\$[({]|.{4096}", re.DOTALL)  # a pattern, an unknown variable, or a long text
@@ -55,6 +55,8 @@ class Reference:
     trust: str = ""  # the file of the CAs with which the other end verifies the certificate
     embedded: Document | None = None  # the certificates in the field itself
     process: str = ""  # a phrase for the process whose flags certmond does not trust
+    at_most: Severity | None = None  # the maximum severity of the findings
+    shared: bool = False  # True if a group can write the file by design
     elsewhere: bool = False  # True if no volume of the host contains the path
 
     @property
@@ -197,6 +199,8 @@ class ComponentReferences:
             file = NamedFile(row.name, row.role, path, key, kind=row.kind)
             place = source.place(row.name)
             about = Reference(row.entry, row.role, source.named_by(row.name), place.file, process=untrusted)
+            if (row.component, row.pair) == (KUBELET, KUBELET):  # as the entry kubelet-server-self of the catalogue
+                about = replace(about, at_most=Severity.WARNING)
             verified = trust.get(row.verified_by, "") if row.verified_by else ""
             for found in self._of_file(source, file, about):
                 if not (row.optional and self._reader.entry(found.path or "/").missing):
@@ -223,15 +227,18 @@ class ComponentReferences:
             yield replace(about, embedded=embedded)
             return
         obstacle = self._obstacle(source, about.source)
-        host = self._on_host(source, file.path)
+        host = self._followed(source, file.path)
         if not host:
             # A value in the URL of a datastore can contain a private key or a part of the password.
             shown = f"the value of {file.field}" if file.field.startswith(ENDPOINT) else file.path[:200]
             yield replace(about, obstacle=obstacle or f"{shown} is not the path of a file on this host")
             return
-        key = self._on_host(source, file.key) if file.key else ""
+        key = self._followed(source, file.key) if file.key else ""
         outside = source.in_pod and source.container.mount_of(file.path) is None
-        found = replace(about, path=host, key=key or None, obstacle=obstacle, elsewhere=outside)
+        # The group that can write the argument files of MicroK8s can also write the directories beside these files.
+        home, _, name = posixpath.dirname(source.file).rpartition("/")
+        shared = source.group is not None and name == "args" and host.startswith(f"{home}/")
+        found = replace(about, path=host, key=key or None, obstacle=obstacle, shared=shared, elsewhere=outside)
         if not SYSTEM_TRUST.isdisjoint((host, self._reader.entry(host).own_file)):
             fact = (
                 f"{host} contains the CAs of the operating system, and a package of the operating system replaces "
@@ -239,11 +246,24 @@ class ComponentReferences:
             )
             yield replace(found, obstacle=obstacle or fact)
         elif file.role is Role.KUBECONFIG and not (obstacle or outside):
-            yield replace(found, obstacle=self._foreign_path(source, host))
+            fact = self._foreign_path(source, host)
+            yield replace(found, obstacle=fact)
+            if fact and not source.in_pod:
+                yield from self._of_users(source, host, found.name)
         elif file.role is Role.CONFIGURATION and file.kind and not (obstacle or outside):
             yield from self._of_configuration(source, file, found)
         else:
             yield found
+
+    def _of_users(self, source: Source, kubeconfig: str, name: str) -> Iterator[Reference]:
+        """Yield the certificate files that a kubeconfig names by paths in the mount namespace of a service."""
+        for user in self._reader.credentials(kubeconfig).config.users:
+            if user.certificate and user.certificate.data is None and user.certificate.path:
+                key = (user.key.path if user.key and user.key.data is None else None) or ""
+                file = NamedFile("client-certificate", Role.CLIENT, user.certificate.path, key)
+                phrase = f"client-certificate in {kubeconfig}"
+                about = Reference(f"{name}.client-certificate", Role.CLIENT, phrase, kubeconfig)
+                yield from self._of_file(source, file, about)
 
     def _of_configuration(self, source: Source, file: NamedFile, found: Reference) -> Iterator[Reference]:
         if file.kind is None:
@@ -273,6 +293,18 @@ class ComponentReferences:
                 namespace = "in the container" if source.in_pod else "in the mount namespace of the service"
                 return f"{kubeconfig} refers to {path}, which is a path {namespace}"
         return ""
+
+    def _followed(self, source: Source, path: str) -> str:
+        """Return the path on the host, with the target of a symlink in the mount namespace of a service.
+
+        The kubelet, for example, creates a symlink with an absolute target to its last certificate.
+        """
+        host = self._on_host(source, path)
+        if source.in_pod or not host or source.container.mount_of(path) is None:
+            return host
+        target = self._reader.entry(host).target
+        is_followed = target.startswith("/") and not self._reader.changeable(host, source.group)
+        return self._on_host(source, target) if is_followed else host
 
     def _on_host(self, source: Source, path: str) -> str:
         host = source.container.on_host(path) or ""

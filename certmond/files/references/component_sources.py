@@ -14,6 +14,8 @@ from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.component_processes import ComponentProcess, component_processes
 from certmond.files.references.flag_source import Source, UnreadFile
 from certmond.files.references.k0s_configuration import K0sConfiguration
+from certmond.files.references.kubelet_view import KubeletView
+from certmond.files.references.microshift_configuration import MicroShiftConfiguration
 from certmond.files.references.node_kubelet_reader import KubeletConfiguration
 from certmond.files.references.other_kubelets import OtherKubelets
 from certmond.files.references.rancher_configuration import RancherConfiguration
@@ -51,6 +53,7 @@ class ComponentSources:
         self._reader, self._files, self._kubelet, self._units = reader, files, kubelet, units
         self._rancher = RancherConfiguration(reader, files, units)
         self._arguments, self._k0s = ArgumentFiles(reader, files), K0sConfiguration(reader, files)
+        self._microshift = MicroShiftConfiguration(reader, files)
         self._kubelets = OtherKubelets(reader, files, kubelet)
         self._usual, self._proc = manifests, proc
         self._processes: tuple[ComponentProcess, ...] = ()
@@ -66,7 +69,8 @@ class ComponentSources:
         These include directories that the flags of a kubelet name.
         """
         own = map(self._files.listing, (*self._directories(), *self._kubelets.directories))
-        return (*own, *self._units.listings(), *self._rancher.names(), *self._arguments.names())
+        others = *self._rancher.names(), *self._arguments.names(), self._microshift.names()
+        return (*own, *self._units.listings(), *others)
 
     def revision(self) -> tuple[Manifest | None, tuple[ComponentProcess, ...]]:
         """Return the configuration of the kubelet and the processes.
@@ -75,15 +79,18 @@ class ComponentSources:
         """
         return self._kubelet.manifest(), self._processes
 
+    def view(self) -> KubeletView:
+        """Return the files that the kubelets of the node serve, from the sources of the last call of `sources`."""
+        return KubeletView(self._kubelet.serving(), self._kubelets.served, self._kubelet.mounts)
+
     def sources(self) -> Iterator[Source]:
         """Yield each component of the node with its flags."""
         files, running = [*self._of_files()], [*self._of_processes()]
         self._kubelets.read((*files, *running))
         found = [*self._of_pods(), *map(self._kubelets.used_flags, files), *self._kubelets.fields()]
         yield from found
-        mounts = unit.container.mounts if (unit := self._kubelet.unit()) else {}
         own = [
-            Source(KUBELET, Container(KUBELET, ((name, value),), mounts), file, in_pod=False)
+            Source(KUBELET, Container(KUBELET, ((name, value),), self._kubelet.mounts), file, in_pod=False)
             for name, (value, file) in self._kubelet.flags().items()
         ]
         every, trusted = self._given([*found, *own])
@@ -126,6 +133,7 @@ class ComponentSources:
         yield from self._rancher.sources()
         yield from self._arguments.sources()
         yield from self._k0s.sources()
+        yield from self._microshift.sources()
 
     def _of_processes(self) -> Iterator[Source]:
         for process in self._processes:
@@ -151,6 +159,7 @@ class ComponentSources:
         yield from self._rancher.unread_files()
         yield from self._arguments.unread_files()
         yield from self._k0s.unread_files()
+        yield from self._microshift.unread_files()
         for path in self._all_manifests():
             entry, manifest = self._reader.entry(path), self._reader.manifest(path)
             if not entry.is_directory and not (manifest and "spec" in manifest.fields):
@@ -196,13 +205,12 @@ class ComponentSources:
         return (*init_containers(manifest.fields), *manifest.containers) if manifest else ()
 
     def _kubelet_sources(self) -> Iterator[Source]:
-        named, unit = False, self._kubelet.unit()
-        mounts = unit.container.mounts if unit else {}
+        named, mounts = False, self._kubelet.mounts
         for source in self._kubelet.sources():
             named = named or bool(source.container.values("kubeconfig"))
             yield source._replace(container=replace(source.container, mounts=mounts))
         if not named and not self._reader.entry(KUBELET_CONF).missing:
-            container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), {})
+            container = Container(KUBELET, (("kubeconfig", KUBELET_CONF),), mounts)
             yield Source(KUBELET, container, "the unit of the kubelet", in_pod=False, only_listed=True)
 
 

@@ -9,28 +9,29 @@ import posixpath
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from certmond.files.cache import Files
 from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile, is_known, is_path
+from certmond.files.references.kubelet_view import ServedFiles
 from certmond.files.references.unit_files import Place
 from certmond.formats.kubeconfig import as_text
+from certmond.formats.kubelet_fields import patched, resolved
+from certmond.formats.kubelet_serving import PKI, SELF_SIGNED, KubeletServing, kubelet_serving
 from certmond.formats.kubelet_serving import REQUESTED as REQUESTED_FILE
-from certmond.formats.kubelet_serving import SELF_SIGNED, kubelet_serving
 from certmond.formats.manifest import Manifest, kubelet_fields, normal_path
 from certmond.pki.catalog.component_certificate_flags import KUBELET, REQUESTED
 
 _KIND = "KubeletConfiguration"
 _CONFIG, _DIRECTORY, _PODS = _NAMING = "config", "config-dir", "pod-manifest-path"
-_PATHS = ("staticPodPath", "tlsCertFile", "tlsPrivateKeyFile")
-"""Fields whose relative path starts at the directory of the file, as clientCAFile (KubeletConfigurationPathRefs)."""
 _FIELDS = {"tls-cert-file": ("tlsCertFile", "tlsPrivateKeyFile"), "client-ca-file": ("clientCAFile",)}
 """Flag -> the fields that the flag overrides (kubeletConfigFlagPrecedence)."""
 _REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile"})
 """Fields with which the kubelet does not use kubelet.crt in --cert-dir (InitializeTLS in cmd/kubelet/app/server.go)."""
+DEFAULT_DIRECTORY = "the default of --cert-dir"
+"""A phrase for a file in the default directory."""
 _MAX_NAMES = 1024  # in the directory of drop-ins and below
-_MAX_DEPTH = 8  # of a merge patch
 
 
 class FileSet(NamedTuple):
@@ -104,10 +105,19 @@ class KubeletFiles:
         return self.on_host(posixpath.join("/", value)) if is_known(value) else ""
 
     @property
-    def has_only_flags(self) -> bool:
-        """Whether the flags are the whole configuration of the kubelet."""
-        named = self._given.get(_CONFIG) or self._given.get(_DIRECTORY)
-        return not named and self._reader.entry(self.paths.config).missing
+    def has_flags(self) -> bool:
+        """Whether certmond knows flags of the kubelet."""
+        return bool(self._given)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether certmond can read each configuration file that the flags name."""
+        config, directory = self.paths.config, self.paths.directory
+        if _CONFIG in self._refused or _DIRECTORY in self._refused:
+            return False
+        is_default = not self._flags.get(_CONFIG)
+        fact = config and (self._fact(config, optional=is_default) or _malformed(self._reader.manifest(config)))
+        return not (fact or (directory and self._directory_fact()))
 
     def on_host(self, path: str) -> str:
         """Return the host path for a path in the mount namespace of the kubelet, or "" if the host path is unknown."""
@@ -148,15 +158,15 @@ class KubeletFiles:
         drop_ins = [each for each in others if each and each.fields.get("kind") == _KIND]
         if not others:
             return MergedConfiguration(base, {})
-        fields = _resolved(base.fields, posixpath.dirname(self._inside)) if base else {}
+        fields = resolved(base.fields, posixpath.dirname(self._inside)) if base else {}
         places = dict[str, Place]()
         for each in drop_ins:
-            fields = _patched(fields, each.fields)
+            fields = patched(fields, each.fields)
             own = kubelet_fields(each.fields, "/").flags
             places.update((name, Place(each.path, name)) for name, _ in own)
         path, text = (base.path, base.text) if base else (self.paths.config or self.paths.directory, "")
         text = "\n".join([text, *(each.text for each in others if each)])
-        return MergedConfiguration(Manifest(text, {}, _resolved(fields, "/"), path), places)
+        return MergedConfiguration(Manifest(text, {}, resolved(fields, "/"), path), places)
 
     def fields(self, merged: MergedConfiguration) -> Source | None:
         """Return the fields that no flag overrides, or None if certmond can read no file."""
@@ -170,23 +180,54 @@ class KubeletFiles:
             group=self._source.group,
         )  # fmt: skip
 
+    def serving(self, merged: MergedConfiguration) -> KubeletServing | None:
+        """Return the file of the certificate that the kubelet serves, with paths on the host.
+
+        A path is "" if a mount of the unit hides the file. Return None if certmond knows no flag and no field of the
+        kubelet, or cannot read the configuration.
+        """
+        if not self.is_complete or not (self._given or (merged.manifest and merged.manifest.fields)):
+            return None
+        found = self._serving(merged, self._given)
+        path, *unused = (self.on_host(each) if each.startswith("/") else each for each in (found.path, *found.unused))
+        return replace(found, path=path, unused=frozenset(filter(None, unused)))
+
+    def _serving(self, merged: MergedConfiguration, flags: Mapping[str, str]) -> KubeletServing:
+        manifest = merged.manifest
+        directory = posixpath.dirname(self._inside or manifest.path) if manifest else ""
+        return kubelet_serving(resolved(manifest.fields, directory) if manifest else {}, flags)
+
+    def served(self, merged: MergedConfiguration) -> ServedFiles:
+        """Return the files that the kubelet serves, or might serve if certmond cannot read the configuration."""
+        directory = normal_path(self._given.get("cert-dir") or PKI)
+        files = {self.on_host(posixpath.join(directory, name)) for name in (REQUESTED_FILE, SELF_SIGNED)}
+        found = self.serving(merged)
+        if found is None:
+            return ServedFiles(frozenset(files))
+        return ServedFiles(
+            frozenset((files | {found.path}) - found.unused),
+            frozenset({found.path} if found.requested and not self._source.has_certificate else ()),
+        )
+
     def certificate_flag(self, merged: MergedConfiguration) -> tuple[tuple[str, str], ...]:
         """Return the flag for the serving certificate in --cert-dir, or () if the kubelet serves no such certificate.
 
-        The flag is --cert-dir for kubelet.crt, and `REQUESTED` for the certificate that the kubelet requests.
+        The flag is --cert-dir for kubelet.crt, and `REQUESTED` for the certificate that the kubelet requests. If
+        certmond knows the settings of a kubelet without --cert-dir, use the default directory.
         """
         flags = self._flags if "cert-dir" in self._flags else self._given
-        fields = merged.manifest.fields if merged.manifest else {}
-        if not flags.get("cert-dir"):
+        if not flags.get("cert-dir") and (self._source.has_certificate or self.serving(merged) is None):
             return ()
-        directory = normal_path(flags["cert-dir"])
-        serving, requested = kubelet_serving(fields, flags), posixpath.join(directory, REQUESTED_FILE)
+        directory = normal_path(flags.get("cert-dir") or PKI)
+        serving, requested = self._serving(merged, flags), posixpath.join(directory, REQUESTED_FILE)
         # Beside another certificate, the kubelet serves the requested certificate as soon as it exists.
         is_only = serving.requested and not self._source.has_certificate
-        if requested not in serving.unused and (
-            is_only or not self._reader.entry(self.on_host(requested) or requested).missing
-        ):
+        entry = self._reader.entry((self.on_host(requested) if requested.startswith("/") else "") or requested)
+        # In another mount namespace, the absolute target of the kubelet's symlink is missing.
+        exists = entry.is_link or not entry.missing
+        if requested not in serving.unused and (is_only or exists):
             return ((REQUESTED, requested),)
+        fields = merged.manifest.fields if merged.manifest else {}
         names = {name for name, _ in kubelet_fields(fields, "/").flags} - self.paths.overridden
         is_pair = serving.path == posixpath.join(directory, SELF_SIGNED) and _REPLACE_PAIR.isdisjoint(names)
         return (("cert-dir", directory),) if is_pair else ()
@@ -288,36 +329,3 @@ def _no_path(path: str) -> str:
 def _malformed(manifest: Manifest | None) -> str:
     """Return a fact about a file that is not a YAML mapping, or ""."""
     return f"{manifest.path} {manifest.fault}" if manifest and manifest.fault else ""
-
-
-def _patched(target: Any, patch: Any, depth: int = 0) -> Any:
-    """Return the JSON document `target` after the merge patch `patch` (RFC 7396)."""
-    if not isinstance(patch, Mapping) or depth > _MAX_DEPTH:
-        return patch
-    result = dict(target) if isinstance(target, Mapping) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = _patched(result.get(name), value, depth + 1)
-    return result
-
-
-def _resolved(fields: Mapping[str, Any], directory: str) -> dict[str, Any]:
-    """Return the fields with absolute paths. A relative path starts at `directory`."""
-    result = dict(fields)
-    for name in _PATHS:
-        if path := as_text(result.get(name)):
-            result[name] = posixpath.join(directory, path)
-    authentication = result.get("authentication")
-    x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
-    if (
-        isinstance(authentication, Mapping)
-        and isinstance(x509, Mapping)
-        and (path := as_text(x509.get("clientCAFile")))
-    ):
-        result["authentication"] = {
-            **authentication,
-            "x509": {**x509, "clientCAFile": posixpath.join(directory, path)},
-        }
-    return result

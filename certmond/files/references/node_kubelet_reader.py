@@ -6,15 +6,20 @@ This kubelet is the kubelet of the enabled unit or, without such a unit, the kub
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from certmond.files.cache import Files
 from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile
-from certmond.files.references.merged_kubelet_configuration import FileSet, KubeletFiles, MergedConfiguration
+from certmond.files.references.merged_kubelet_configuration import (
+    DEFAULT_DIRECTORY,
+    FileSet,
+    KubeletFiles,
+    MergedConfiguration,
+)
 from certmond.files.references.unit_files import Place, Service, UnitFiles
-from certmond.formats.kubelet_serving import KubeletServing, kubelet_serving
+from certmond.formats.kubelet_serving import DEFAULT_FILES, KubeletServing
 from certmond.formats.manifest import Container, Manifest, kubelet_environment
 from certmond.pki.catalog.component_certificate_flags import KUBELET, REQUESTED
 
@@ -46,8 +51,8 @@ class KubeletConfiguration:
     def unit(self) -> Service | None:
         """Return the enabled unit of the kubelet whose flags certmond knows and trusts, or None.
 
-        Prefer a unit with --kubeconfig or --config, then kubelet.service, then the first unit. Other services can run
-        `kubelet --version`, or contain the word `kubelet` in their commands, as a monitor does.
+        Prefer a unit with --kubeconfig or --config, then kubelet.service, then the first unit. Other services can
+        contain the word `kubelet` in their commands, as a monitor does.
         """
         units = (each for each in self._units.services() if each.component == KUBELET and not each.obstacle)
         return max((each for each in units if each.container.flags or not each.faults), key=_rank, default=None)
@@ -69,7 +74,9 @@ class KubeletConfiguration:
         container = Container(KUBELET, given, unit.container.mounts if unit else {})
         places = {name: Place(file, f"--{name}") for name, (_, file) in flags.items()}
         source = Source(KUBELET, container, FLAGS, in_pod=False, only_listed=True, places=places)
-        return KubeletFiles(self._reader, self._files, source, CONFIG)
+        # The kubelet reads no file without --config. Without a unit, the flags of kubeadm's drop-in are unknown.
+        is_known = unit and unit.container.flags and not unit.faults
+        return KubeletFiles(self._reader, self._files, source, "" if is_known else CONFIG)
 
     def _configuration(self, kubelet: KubeletFiles) -> MergedConfiguration:
         read_from = (kubelet.paths, *kubelet.parts())
@@ -92,19 +99,21 @@ class KubeletConfiguration:
     def serving(self) -> KubeletServing | None:
         """Return the file of the certificate that the kubelet serves, with paths on the host.
 
-        A path is "" if a mount of the unit hides the file. Return None if certmond cannot read the configuration, or
-        finds neither flags nor a configuration file.
+        If the kubelet does not serve the files in the default directory, these files are in `unused`. Return None as
+        `KubeletFiles.serving`.
         """
         kubelet = self._kubelet()
-        merged = self._configuration(kubelet).manifest
-        flags = {name: value for name, (value, _) in self.flags().items()}
-        fields = merged.fields if merged else {}
-        if not (fields or (flags and kubelet.has_only_flags)):
+        merged = self._configuration(kubelet)
+        if (found := kubelet.serving(merged)) is None:
             return None
-        found = kubelet_serving(fields, flags)
-        paths = (found.path, *found.unused)
-        path, *unused = (kubelet.on_host(each) if each.startswith("/") else each for each in paths)
-        return replace(found, path=path, unused=frozenset(filter(None, unused)))
+        return replace(found, unused=(found.unused | DEFAULT_FILES) - kubelet.served(merged).served)
+
+    @property
+    def mounts(self) -> Mapping[str, str | None]:
+        """The mounts of the enabled unit, as in `Container`. Otherwise, the mounts of a unit with another root."""
+        others = (each for each in self._units.services() if each.component == KUBELET and "" in each.container.mounts)
+        unit = self.unit() or next(others, None)
+        return unit.container.mounts if unit else {}
 
     def flags_manifest(self) -> Manifest:
         """Return a manifest whose text contains the flags, as in an environment file."""
@@ -116,12 +125,15 @@ class KubeletConfiguration:
         merged = self._configuration(kubelet)
         if fields := kubelet.fields(merged):
             yield fields
-        _, file = flags.pop("cert-dir", ("", ""))
+        _, given = flags.pop("cert-dir", ("", ""))
+        unit = self.unit()
+        file = given or (unit.file if unit else merged.manifest.path if merged.manifest else FLAGS)
+        text = "--cert-dir" if given else DEFAULT_DIRECTORY
         flags |= {name: (value, file) for name, value in kubelet.certificate_flag(merged)}
         for path in dict.fromkeys((*_ENVIRONMENTS, *(file for _, file in flags.values()))):
             own = tuple((name, value) for name, (value, file) in flags.items() if file == path)
             if own:
-                places = {REQUESTED: Place(path, "--cert-dir")}
+                places = dict.fromkeys((REQUESTED, "cert-dir"), Place(path, text))
                 yield Source(KUBELET, Container(KUBELET, own, {}), path, in_pod=False, only_listed=True, places=places)
 
     def static_pods(self) -> str:

@@ -12,8 +12,15 @@ from typing import NamedTuple
 from certmond.files.cache import Files
 from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.flag_source import Source, UnreadFile
-from certmond.files.references.merged_kubelet_configuration import FileSet, KubeletFiles, MergedConfiguration
+from certmond.files.references.kubelet_view import ServedFiles
+from certmond.files.references.merged_kubelet_configuration import (
+    DEFAULT_DIRECTORY,
+    FileSet,
+    KubeletFiles,
+    MergedConfiguration,
+)
 from certmond.files.references.node_kubelet_reader import KubeletConfiguration
+from certmond.files.references.unit_files import Place
 from certmond.pki.catalog.component_certificate_flags import KUBELET, REQUESTED
 
 
@@ -31,6 +38,8 @@ class OtherKubelets:
         self._refused: tuple[UnreadFile, ...] = ()
         self.directories: tuple[str, ...] = ()
         """The directories of drop-ins."""
+        self.served = ServedFiles()
+        """The files that these kubelets serve."""
 
     def read(self, sources: Iterable[Source]) -> None:
         """Find the kubelets in `sources`. Read no file that a flag names if another user can change this flag."""
@@ -39,21 +48,33 @@ class OtherKubelets:
         self._found = {paths: _Kubelet(each, each.merged()) for paths, each in named.items()}
         followed = {path for paths in (own, *named) for path in paths.named}
         self._refused = tuple(flag for each in kubelets for flag in each.refused(followed))
+        served = [each.served(self._merged(each)) for each in kubelets if each.has_flags]
+        self.served = ServedFiles(
+            frozenset(path for each in served for path in each.served if path),
+            frozenset(path for each in served for path in each.requested if path),
+        )
         self.directories = tuple(path for each in named.values() for path in each.directories())
 
     def used_flags(self, source: Source) -> Source:
         """Return the source. If a kubelet uses no certificate in --cert-dir, remove this flag.
 
-        If the kubelet requests the certificate, the flag `REQUESTED` replaces --cert-dir.
+        If the kubelet requests the certificate, the flag `REQUESTED` replaces --cert-dir. Without --cert-dir, add the
+        flag for the default directory.
         """
-        if not _is_other(source) or not source.container.values("cert-dir"):
+        if not _is_other(source):
             return source
         kubelet = self._kubelet(source)
-        known = self._found.get(kubelet.paths)
-        used = kubelet.certificate_flag(known.merged if known else MergedConfiguration(None, {}))
+        used = kubelet.certificate_flag(self._merged(kubelet)) if kubelet.has_flags else ()
         flags = (*(each for each in source.container.flags if each[0] != "cert-dir"), *used)
-        places = {**source.places, REQUESTED: source.place("cert-dir")}
+        place = source.place("cert-dir")
+        if not source.container.values("cert-dir"):
+            place = Place(source.file, DEFAULT_DIRECTORY)
+        places = {**source.places, REQUESTED: place, "cert-dir": place}
         return source._replace(container=replace(source.container, flags=flags), places=places)
+
+    def _merged(self, kubelet: KubeletFiles) -> MergedConfiguration:
+        known = self._found.get(kubelet.paths)
+        return known.merged if known else MergedConfiguration(None, {})
 
     def fields(self) -> Iterator[Source]:
         """Yield each kubelet with the fields of its configuration."""

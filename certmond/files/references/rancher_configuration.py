@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from certmond.files.cache import Files
 from certmond.files.catalog_file_reader import DocumentReader
@@ -49,6 +50,17 @@ _DROP_INS = "agent/etc/kubelet.conf.d"
 _MAX_DROP_INS = 256
 
 
+class _Instance(NamedTuple):
+    """A service that runs k3s or RKE2, or None without a known service, with its configuration file."""
+
+    service: Service | None
+    inside: str  # the configuration file in the mount namespace of the service
+    file: str  # the configuration file on the host, or `inside` if this path is unknown
+    is_on_host: bool
+    directory: str  # of the drop-ins on the host, or "" if this path is unknown
+    mounts: Mapping[str, str | None]
+
+
 class RancherConfiguration:
     """Finder of the flags in the configuration of k3s and RKE2."""
 
@@ -57,30 +69,37 @@ class RancherConfiguration:
 
     def names(self) -> tuple[tuple[str, ...], ...]:
         """Return the names in the directories of the configuration."""
-        directories = (*_DIRECTORIES.values(), *map(self._directory, _DIRECTORIES))
-        return tuple(self._files.listing(directory) if directory else () for directory in directories)
+        inner = (each.directory for program in _DIRECTORIES for each in self._instances(program))
+        directories = dict.fromkeys((*_DIRECTORIES.values(), *filter(None, inner)))
+        return tuple(map(self._files.listing, directories))
 
     def sources(self) -> Iterator[Source]:
         """Yield k3s and RKE2 with their flags in files, and each component with the flags that k3s or RKE2 passes."""
         for program, directory in _DIRECTORIES.items():
-            services, file = self._services(program), self._file(program)
-            if not (services or self._files.listing(directory)):
-                continue
-            is_agent = bool(services) and all(service.subcommand == "agent" for service in services)
-            own = [Option("private-registry", f"{directory}/registries.yaml", file), *self._options(program)]
-            # The flags of the command line follow those of the file.
-            given = [*own, *(each for one in services if not one.obstacle for each in _options_of(one))]
-            mounts = self._mounts(program)
-            is_used = services or any(not self._reader.entry(path).missing for path in self._paths(program))
-            unused = "" if is_used else f"no enabled unit starts {program}, and {file} does not exist"
-            yield from self._own_drop_ins(program, given, file, mounts, unused)
-            if is_agent:
-                own, given = ([each for each in some if each.name in _OF_AGENTS] for some in (own, given))
-            yield _own_source(program, own, file, mounts)
-            yield from _component_sources(given, file, mounts)
+            services = self._services(program)
+            if services or self._files.listing(directory):
+                for instance in self._instances(program):
+                    yield from self._of_instance(program, instance)
             for service in services:
                 if service.obstacle:
                     yield from _component_sources(_options_of(service), service.file, {}, service.obstacle)
+
+    def _of_instance(self, program: str, instance: _Instance) -> Iterator[Source]:
+        file, mounts = instance.file, instance.mounts
+        registries = f"{_DIRECTORIES[program]}/registries.yaml"
+        own = [Option("private-registry", registries, file), *self._options(instance)]
+        # The flags of the command line follow those of the file.
+        given = [*own, *(_options_of(instance.service) if instance.service else ())]
+        services = self._services(program)
+        is_used = services or any(not self._reader.entry(path).missing for path in self._paths(instance))
+        unused = "" if is_used else f"no enabled unit starts {program}, and {file} does not exist"
+        yield from self._own_drop_ins(program, given, file, mounts, unused)
+        if instance.service:
+            services = [instance.service]
+        if services and all(each.subcommand == "agent" for each in services):
+            own, given = ([each for each in some if each.name in _OF_AGENTS] for some in (own, given))
+        yield _own_source(program, own, file, mounts)
+        yield from _component_sources(given, file, mounts)
 
     def _own_drop_ins(
         self, program: str, options: Iterable[Option], file: str, mounts: Mapping[str, str | None], obstacle: str
@@ -102,11 +121,11 @@ class RancherConfiguration:
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file of the configuration that certmond cannot read or parse."""
         for program in _DIRECTORIES:
-            inside = self._inside(program)
-            if self._on_host(program, inside) is None:
+            instances = self._instances(program)
+            for inside in dict.fromkeys(each.inside for each in instances if not each.is_on_host):
                 fact = f"{inside[:200]} is not the path of a file on this host"
                 yield UnreadFile(f"{program}.config", f"any flag in {inside}", inside, fact)
-            for path in self._paths(program):
+            for path in dict.fromkeys(path for each in instances for path in self._paths(each)):
                 entry, config = self._reader.entry(path), self._files.value(path, parse_rancher_config)
                 fact = entry.fault.detail if entry.fault and not entry.missing else ""
                 if config and config.fault:
@@ -122,49 +141,38 @@ class RancherConfiguration:
         found = [service for service in self._units.services() if service.component == program]
         return [each for each in found if each.subcommand in _SUBCOMMANDS] or found
 
-    def _mounts(self, program: str) -> Mapping[str, str | None]:
-        """Return the mounts in the namespace of `program`, or {} if certmond follows no service of `program`."""
+    def _instances(self, program: str) -> list[_Instance]:
+        """Return each service whose flags certmond follows.
+
+        Also return the program with its default file, if there is no such service, or a server that certmond does not
+        follow.
+        """
         services = self._services(program)
-        return next((service.container.mounts for service in services if not service.obstacle), {})
+        found = [_instance(program, each) for each in services if not each.obstacle]
+        is_server = any(each.obstacle and each.subcommand != "agent" for each in services)
+        return [*found, *([] if found and not is_server else [_instance(program, None)])]
 
-    def _on_host(self, program: str, path: str) -> str | None:
-        return Container(program, (), self._mounts(program)).on_host(path) if is_known(path) else None
-
-    def _file(self, program: str) -> str:
-        """Return the host path of the configuration file.
-
-        If this path is unknown, return the path in the namespace of `program`.
-        """
-        inside = self._inside(program)
-        return self._on_host(program, inside) or inside
-
-    def _directory(self, program: str) -> str:
-        """Return the path of the drop-in directory on the host, or "" if this path is unknown."""
-        return self._on_host(program, f"{self._inside(program)}.d") or ""
-
-    def _inside(self, program: str) -> str:
-        """Return the path of the configuration file in the namespace of `program`.
-
-        k3s selects the file in pkg/configfilearg/defaultparser.go and parser.go.
-        """
-        path = f"{_DIRECTORIES[program]}/config.yaml"
-        for service in self._services(program):
-            given = [value for name, value in service.container.flags if name in {"config", "c"} and value]
-            variable = service.container.values("config-file")  # takes precedence
-            if not service.obstacle and (values := variable or given):
-                path = values[0]
-        return posixpath.join("/", path)
-
-    def _paths(self, program: str) -> Iterator[str]:
-        if file := self._on_host(program, self._inside(program)):
-            yield file
-        directory = self._directory(program)
+    def _paths(self, instance: _Instance) -> Iterator[str]:
+        if instance.is_on_host:
+            yield instance.file
+        directory = instance.directory
         names = self._files.listing(directory) if directory else ()
         yield from (f"{directory}/{name}" for name in names[:_MAX_DROP_INS] if name.lower().endswith((".yaml", ".yml")))
 
-    def _options(self, program: str) -> list[Option]:
-        parsed = ((path, self._files.value(path, parse_rancher_config)) for path in self._paths(program))
+    def _options(self, instance: _Instance) -> list[Option]:
+        parsed = ((path, self._files.value(path, parse_rancher_config)) for path in self._paths(instance))
         return merged_options((path, config.settings) for path, config in parsed if config)
+
+
+def _instance(program: str, service: Service | None) -> _Instance:
+    """Return the paths of the configuration of one service (k3s, pkg/configfilearg/defaultparser.go and parser.go)."""
+    path = f"{_DIRECTORIES[program]}/config.yaml"
+    container = service.container if service else Container(program, (), {})
+    given = [value for name, value in container.flags if name in {"config", "c"} and value]
+    values = container.values("config-file") or given  # the variable takes precedence
+    inside = posixpath.join("/", values[0] if values else path)
+    file, directory = (container.on_host(each) if is_known(each) else None for each in (inside, f"{inside}.d"))
+    return _Instance(service, inside, file or inside, file is not None, directory or "", container.mounts)
 
 
 def _options_of(service: Service) -> list[Option]:

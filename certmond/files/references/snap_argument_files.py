@@ -28,6 +28,11 @@ def _snap(name: str, arguments: str) -> _Snap:
 
 _SNAPS = (_snap("microk8s", "SNAP_DATA"), _snap("k8s", "SNAP_COMMON"))
 _ON_WORKERS = frozenset({KUBELET, PROXY})
+_OTHERS = frozenset({"flanneld", "cluster-agent"})
+"""Programs of MicroK8s that are no components, and have flags for certificates."""
+
+_LOCKED = frozenset({ETCD, "flanneld"})
+"""Programs that MicroK8s does not start if a lock file exists."""
 
 
 class ArgumentFiles:
@@ -47,7 +52,7 @@ class ArgumentFiles:
             for name, path in self._paths(snap):
                 words = expanded(self._files.value(path, parse_arguments) or (), snap.variables)
                 container = Container(name, flags_of(name, words), {}, name)
-                yield Source(PROGRAMS[name], container, path, in_pod=False, group=group)
+                yield Source(PROGRAMS.get(name, ""), container, path, in_pod=False, group=group)
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each argument file that certmond cannot read."""
@@ -61,10 +66,11 @@ class ArgumentFiles:
         names = self._files.listing(snap.arguments)
         # On a worker of MicroK8s, kubelite starts only two components (scripts/wrappers/join.py).
         worker = ("start-control-plane", "false") in flags_of("", self._words(f"{snap.arguments}/kubelite"))
-        # MicroK8s does not start etcd if it uses dqlite (microk8s-resources/actions/common/utils.sh).
-        no_etcd = not self._reader.entry(f"{snap.variables['SNAP_DATA']}/var/lock/no-etcd").missing
+        # MicroK8s starts no etcd with dqlite, and no flanneld with Calico (microk8s-resources/actions/common/utils.sh).
+        locks = f"{snap.variables['SNAP_DATA']}/var/lock/no-"
         for name in names:
-            if name in PROGRAMS and not (worker and name not in _ON_WORKERS) and not (no_etcd and name == ETCD):
+            is_used = name in _OTHERS or (name in PROGRAMS and not (worker and name not in _ON_WORKERS))
+            if is_used and not (name in _LOCKED and not self._reader.entry(f"{locks}{name}").missing):
                 yield name, f"{snap.arguments}/{name}"
 
     def _words(self, path: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ observation with the fault `not_watched`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from certmond.files.catalog_file_reader import DocumentReader, bundle_observations
@@ -79,6 +80,8 @@ class ReferenceObserver:
             if each.embedded is not None:
                 others += _embedded(name, each)
             elif each.is_watched:
+                if any(other.at_most is None for other in group):
+                    each = replace(each, at_most=None)
                 specs.append(_spec(name, each, _usages(group), self._authority(each, authorities)))
                 for other in self._other_pairs(each, group):
                     authority = self._authority(other, authorities)
@@ -168,7 +171,9 @@ def _unique(name: str, names: dict[str, int]) -> str:
 
 
 def _spec(name: str, each: Reference, usages: tuple[str, ...], authority: str | None) -> ReferenceSpec:
-    fields: dict[str, Any] = {"usages": usages, "key": each.key}
+    fields: dict[str, Any] = {"usages": usages, "key": each.key, "at_most": each.at_most}
+    if each.shared:
+        fields |= {"mode": 0o664, "key_mode": 0o660}
     if each.role is not Role.TRUST and authority:
         fields["ca"] = (authority,)
     return _entry(name, each, each.path, kind=_KINDS.get(each.role, Kind.FILE), **fields)

@@ -17,7 +17,7 @@ from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.systemd_default_environment import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
 from certmond.formats.rancher_config import endpoint_flags, flag_variables
-from certmond.formats.started_program import mentioned_component, program_name, program_of
+from certmond.formats.started_program import mentioned_component, only_prints, program_name, program_of, subcommand_of
 from certmond.formats.unit_file import (
     Environment,
     Word,
@@ -43,6 +43,7 @@ DIRECTORIES = (
 Generators create the units in /run/systemd/generator. For example, Podman creates a unit for each Quadlet file.
 `systemctl set-property` writes drop-ins in the directories system.control.
 """
+_OTHER_ROOTS = ("RootDirectory", "RootImage")
 _MAX_FILES = 512
 _TRANSIENT = "/run/systemd/transient"
 """The directory of units that a program creates, as systemd-run(1) does."""
@@ -222,7 +223,7 @@ class UnitFiles:
             return None
         files = dict.fromkeys((*paths, *(file for _, file in defaults.values())))
         obstacle = next(filter(None, map(self._reader.changeable, files)), "")
-        for name in ("RootDirectory", "RootImage"):
+        for name in _OTHER_ROOTS:
             if found.get(name):
                 obstacle = obstacle or f"{unit} sets {name}=, so the paths in the unit are not paths on this host"
         environment = dict(defaults)
@@ -244,6 +245,8 @@ class UnitFiles:
                     del environment[name]
         words = command_line(command, environment, unit)
         program, arguments = program_of([each.text for each in words])
+        if only_prints(arguments):
+            return None
         flags = flags_of(program, arguments, [(name, value) for name, (value, _) in environment.items()])
         variables = flag_variables(program, environment)
         if program != ETCD:  # `flags_of` has those of etcd
@@ -254,12 +257,12 @@ class UnitFiles:
         others = (Variable(name, value, file) for name, (value, file) in environment.items())
         mounts = self._mounts(unit, found)
         container = Container(program, flags, mounts, program, variables_of(program, flags, others))
-        subcommand = "".join(arguments[1:2])
+        subcommand = subcommand_of(program, arguments)
         return Service(PROGRAMS[program], container, command.file, found_in, obstacle, tuple(faults), subcommand)
 
     def _mounts(self, unit: str, found: Mapping[str, list[Word]]) -> dict[str, str | None]:
         """Return the mounts in the namespace of a service, as in `Container`."""
-        mounts = dict[str, str | None]()
+        mounts = dict[str, str | None]({"": None} if any(map(found.get, _OTHER_ROOTS)) else {})
         for point, source, optional in unit_mounts(found, unit):
             if not (optional and source and source.isprintable() and self._reader.entry(source).missing):
                 mounts[point] = source

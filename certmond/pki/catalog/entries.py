@@ -181,7 +181,11 @@ class CertificateSpec(Model):
         description="the entry of the CA for the kubeconfig. The kubeconfig must embed all certificates of this "
         "entry, and no other certificates.",
     )
-    optional: bool = Field(default=False, description="certmond reports no finding if the file is missing")
+    optional: bool = Field(
+        default=False,
+        description="certmond reports no finding if the file is missing, or if a kubeconfig contains a token instead "
+        "of a certificate",
+    )
     at_most: Severity | None = Field(
         default=None,
         strict=False,

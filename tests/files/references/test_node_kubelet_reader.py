@@ -15,7 +15,7 @@ from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.catalog_observer import Store
 from certmond.files.references.node_kubelet_reader import CONFIG, FLAGS, KubeletConfiguration
 from certmond.files.references.unit_files import UnitFiles
-from certmond.formats.kubelet_serving import KubeletServing
+from certmond.formats.kubelet_serving import DEFAULT_FILES, KubeletServing
 from certmond.pki.catalog.component_certificate_flags import REQUESTED, ReferenceSpec
 from certmond.services.endpoints import endpoints_of
 
@@ -307,14 +307,16 @@ def test_a_unit_that_runs_the_kubelet_for_its_version_is_not_the_kubelet(tree: T
 
 
 def test_the_served_file_of_a_kubelet_is_a_path_on_the_host(tree: Tree) -> None:
-    """The unit can mount the directories of the kubelet from another place, or hide them."""
+    """The unit can mount the directories of the kubelet from another place, or hide them. Then the kubelet serves no
+    file in its default directory on the host.
+    """
     tree.write("/etc/own.yaml", {"tlsCertFile": "/run/kubelet/own.crt"})
     command = "ExecStart=/usr/bin/kubelet --config=/etc/own.yaml"
     tree.enable("kubelet", "BindPaths=/srv/tls:/run/kubelet", "BindPaths=/srv/pki:/var/lib/kubelet/pki", command)
     unused = frozenset({"/srv/pki/kubelet.crt", "/srv/pki/kubelet-server-current.pem"})
-    assert tree.read().serving() == KubeletServing("/srv/tls/own.crt", False, unused)
+    assert tree.read().serving() == KubeletServing("/srv/tls/own.crt", False, unused | DEFAULT_FILES)
     tree.enable("kubelet", "TemporaryFileSystem=/run/kubelet /var/lib/kubelet", command)
-    assert tree.read().serving() == KubeletServing("", False, frozenset())
+    assert tree.read().serving() == KubeletServing("", False, DEFAULT_FILES)
 
 
 @pytest.mark.parametrize(

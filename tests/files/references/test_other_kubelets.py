@@ -300,7 +300,8 @@ def test_a_file_that_only_another_component_uses_is_watched(worker: Worker, name
     """The kubelet does not use its old certificate, but the flag of a static Pod names this file."""
     worker.tree.write(f"/etc/extra/{name}", worker.tree.at(worker.trust("ca")).read_bytes())
     worker.configure(CONFIG, serverTLSBootstrap=requests)
-    worker.unit("kubelet.service", "ExecStart=/usr/bin/kubelet --cert-dir=/etc/extra", enabled=True)
+    command = f"ExecStart=/usr/bin/kubelet --config={CONFIG} --cert-dir=/etc/extra"
+    worker.unit("kubelet.service", command, enabled=True)
     worker.pod("/etc/kubernetes/manifests/scheduler.yaml", f"/etc/extra/{name}")
     assert worker.watched()[f"/etc/extra/{name}"].named_by == (
         "--client-ca-file in /etc/kubernetes/manifests/scheduler.yaml"

@@ -251,6 +251,43 @@ def test_a_unit_that_runs_another_command_of_k3s_does_not_count(server: Server) 
     assert server.named().keys() == {"/etc/extra/oidc.crt"}
 
 
+SERVERS = ["/bin/k3s server", "/bin/k3s --debug server", "/bin/sh -c 'sleep 1; exec /bin/k3s server'"]
+
+
+@pytest.mark.parametrize("command", SERVERS)
+@pytest.mark.parametrize("other", ["agent --config=/etc/other.yaml", "etcd-snapshot save --config=/etc/other.yaml"])
+def test_each_unit_of_k3s_has_its_own_configuration(server: Server, command: str, other: str) -> None:
+    """Beside the unit of the server, another unit does not change the configuration of the server."""
+    server.config(kube_apiserver_arg=f"oidc-ca-file={server.trust('oidc')}")
+    server.config("/etc/other.yaml", kubelet_arg=f"client-ca-file={server.trust('agent')}")
+    server.unit("k3s.service", f"ExecStart={command}")
+    server.unit("other.service", f"ExecStart=/bin/k3s {other}")
+    names = {"kube-apiserver.oidc-ca-file"}
+    found = {each.name for each in server.named().values()}
+    assert found == (names | {"kubelet.client-ca-file"} if "agent" in other else names)
+
+
+def test_two_servers_have_their_own_files_mounts_and_data(server: Server) -> None:
+    """certmond follows the configuration and the data directory of each server, in the mount namespace of its unit."""
+    for name in "ab":
+        server.config(f"/{name}/k3s.yaml", kube_apiserver_arg=f"oidc-ca-file={server.trust(name)}")
+        fields = {"kind": "KubeletConfiguration", "tlsCertFile": server.pair(f"{name}-served")[0]}
+        server.write(f"/{name}/data/agent/etc/kubelet.conf.d/a.conf", yaml.safe_dump(fields))
+        command = "ExecStart=/bin/k3s server --config=/own/k3s.yaml --data-dir=/own/data"
+        server.unit(f"k3s-{name}.service", command, f"BindPaths=/{name}:/own")
+    paths = {each.path for each in server.named().values()}
+    assert paths == {f"/etc/extra/{name}.crt" for name in ("a", "b", "a-served", "b-served")}
+
+
+def test_a_server_of_another_user_beside_an_agent_has_the_default_file(server: Server) -> None:
+    """If another user can change the unit of the server, certmond follows the default configuration file."""
+    server.config(kube_apiserver_arg=f"oidc-ca-file={server.trust('oidc')}")
+    server.unit("k3s-agent.service", "ExecStart=/bin/k3s agent")
+    server.unit("k3s.service", "ExecStart=/bin/k3s server")
+    server.write(f"{UNITS}/k3s.service", "[Service]\nExecStart=/bin/k3s server\n", 0o622)
+    assert [each.name for each in server.named().values()] == ["kube-apiserver.oidc-ca-file"]
+
+
 def test_a_flag_of_k3s_can_have_one_dash(server: Server) -> None:
     """k3s parses its flags with Go's package flag, which accepts one dash."""
     path = server.trust("db")

@@ -12,7 +12,7 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Reason
-from tests.builders import make_ca
+from tests.builders import make_ca, make_leaf
 from tests.distributions import Tree
 from tests.node import NOW
 
@@ -156,3 +156,26 @@ def test_an_argument_file_that_cannot_be_read_is_named(tree: Tree) -> None:
     tree.write(f"{ARGS}/kube-apiserver/x", "")
     (message,) = unwatched(tree)
     assert f"any flag in {ARGS}/kube-apiserver: {ARGS}/kube-apiserver is a directory" in message
+
+
+@pytest.mark.parametrize(("name", "flag"), [("flanneld", "etcd-certfile"), ("cluster-agent", "certfile")])
+def test_the_flags_of_other_programs_of_microk8s_are_followed(tree: Tree, name: str, flag: str) -> None:
+    """certmond follows the certificates of flanneld and of the cluster agent, also on a worker, while they can run."""
+    tree.write(f"{ARGS}/kubelite", "--start-control-plane=false\n")
+    tree.write(f"{ARGS}/{name}", f'--{flag} "${{SNAP_DATA}}/certs/oidc.crt"\n--v=2\n')
+    seen = named(tree)[f"{name}.{flag}"]
+    assert (seen.path, seen.is_watched) == (f"{DATA}/certs/oidc.crt", True)
+    tree.write(f"{DATA}/var/lock/no-{name}", "")
+    assert bool(named(tree)) == (name != "flanneld")
+
+
+@pytest.mark.parametrize(("directory", "is_shared"), [(f"{DATA}/certs", True), ("/etc/own", False)])
+def test_the_group_of_microk8s_can_write_its_certificates(tree: Tree, directory: str, *, is_shared: bool) -> None:
+    """Files beside the argument files have the modes of MicroK8s, so `too_open` applies only to other files."""
+    ca = make_ca("etcd", not_after=NOW + timedelta(days=300), not_before=NOW - timedelta(days=1))
+    leaf = make_leaf(ca, "client", not_after=NOW + timedelta(days=300), not_before=NOW - timedelta(days=1))
+    tree.write(f"{directory}/etcd.crt", leaf.pem, 0o664)
+    tree.write(f"{directory}/etcd.key", leaf.key_pem, 0o660)
+    tree.write(f"{ARGS}/kube-apiserver", f"--etcd-certfile={directory}/etcd.crt\n--etcd-keyfile={directory}/etcd.key\n")
+    (status,) = assess(Store((), str(tree.root), references=True).observe(), NOW).statuses
+    assert (Reason.TOO_OPEN in {item.reason for item in status.findings}) is not is_shared

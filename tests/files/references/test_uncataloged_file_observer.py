@@ -531,3 +531,15 @@ def test_an_external_signer_of_tokens_is_named(node: Node) -> None:
     assert finding.severity is Severity.INFO
     assert "--service-account-signing-endpoint in /etc/kubernetes/manifests/kube-apiserver.yaml" in finding.message
     assert "the external signer at /run/signer.sock signs service-account tokens" in finding.message
+
+
+@pytest.mark.parametrize("setting", ["RootDirectory=/x", "RootImage=/x.img"])
+def test_a_path_of_the_catalogue_below_another_root_is_not_watched(node: Node, setting: str) -> None:
+    """If a unit has another root directory, a path in its flags is a different file than the entry of this path."""
+    unit = "etc/systemd/system/etcd.service"
+    wanted = node.path("etc/systemd/system/multi-user.target.wants")
+    wanted.mkdir(parents=True)
+    (wanted / "etcd.service").symlink_to(f"/{unit}")
+    node.write(unit, f"[Service]\nExecStart=/usr/bin/etcd --cert-file=/etc/kubernetes/pki/etcd/server.crt\n{setting}\n")
+    (finding,) = [item for item in judged(node).loose_findings if item.reason is Reason.NOT_WATCHED]
+    assert f"--cert-file in /{unit}: etcd.service sets {setting.partition('=')[0]}=" in finding.message
