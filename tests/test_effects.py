@@ -114,7 +114,7 @@ EXCEPTIONS = {
     ("writes", "subprocesses"): "a memfd",
     ("writes", "expose/http/tls"): "a memfd",
     ("writes", "expose/metrics/exposition"): "the runtime directory",
-    ("writes", "expose/metrics/incremental_rewrite"): "the runtime directory",
+    ("writes", "expose/metrics/row_file_writer"): "the runtime directory",
     ("writes", "daemon/runtime_files"): "the runtime directory",
     ("writes", "daemon/runtime_lock"): "the runtime directory",
     ("writes", "files/forked_worker"): "the OOM score of the process, in /proc",
@@ -125,7 +125,7 @@ EXCEPTIONS = {
     ("runs", "files/forked_worker"): "a fork that reads a part of many files",
     ("runs", "demo/certmond_processes"): "certmond on the node of the demonstration",
     ("signals", "files/forked_worker"): "its own child process",
-    ("signals", "restart/static_pod"): "the process of a static pod, through a pidfd",
+    ("signals", "restart/static_pod_stop"): "the process of a static pod, through a pidfd",
     ("connects", "cli/pki_init"): "a datagram socket that sends nothing",
     ("connects", "demo/certmond_processes"): "the server of the demonstration",
 }

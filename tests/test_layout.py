@@ -168,7 +168,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
             "pki/assessment/renewal_attempt",
             "pki/planning/renewal_obstacles",
             "pki/planning/planner_inputs",
-            "pki/planning/renewal_delays",
+            "pki/planning/renewal_holds",
             "pki/planning/steps",
         ],
     ),
@@ -199,7 +199,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "restores generations of the archive",
         ["cli/archive", "renewal/archive_generation_check", "renewal/archived_pair_check"],
     ),
-    "tests/restart/test_static_pod.py": (
+    "tests/restart/test_static_pod_stop.py": (
         "waits until the listeners of a pod are closed",
         ["services/listener_shutdown_probe"],
     ),

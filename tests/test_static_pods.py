@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.restart.static_pod import stop
+from certmond.restart.static_pod_stop import stop
 from certmond.services.containers import Pod, running_containers
 from tests.builders import make_ca, make_server
 from tests.static_pods import Pods, compiled, installed_crictl, interpreter, kubelet

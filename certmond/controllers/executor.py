@@ -22,7 +22,7 @@ from certmond.notify.audit import Audit
 from certmond.notify.event_log import Event, bound
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.installed_successors import holder_of
-from certmond.pki.planning.renewal_delays import REPAIRS
+from certmond.pki.planning.renewal_holds import REPAIRS
 from certmond.pki.planning.steps import Cause, Derive, Identity, Issue, Plan, Restore, Rotate, Write
 from certmond.pki.x509.certificate import Certificate
 from certmond.renewal.damaged_file_archive import DamagedFiles, archive_clause

@@ -31,13 +31,13 @@ from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
-from certmond.pki.planning.restart_renewals import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
+from certmond.pki.planning.renewals_at_start import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
 from certmond.pki.planning.restarts import RestartHolds, restarts
 from certmond.pki.planning.steps import Issue, Plan, Step
 from certmond.pki.rotation.phases import Rotation
 from certmond.pki.rotation.planner import MissingSteps
 from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
-from certmond.pki.rotation.step_order import pace
+from certmond.pki.rotation.step_retries import pace
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import certificates_of
 from certmond.renewal.certificate_origin import ProvenanceLookup

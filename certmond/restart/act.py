@@ -12,7 +12,7 @@ from datetime import timedelta
 from certmond.errors import IdleError, RestartError, SigningError, TriedError, UntrustedError
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.service_spec import ServiceSpec
-from certmond.restart import static_pod
+from certmond.restart import static_pod_stop
 from certmond.services import crictl
 from certmond.services import systemd_client as units
 from certmond.services.containers import Pod
@@ -52,7 +52,7 @@ class Restarter:
                 client = crictl.client(self.runtime)
                 draining = Draining(listens, service.drain.total_seconds()) if service.drain else None
                 grace = (service.grace + delay).total_seconds()
-                return static_pod.stop(
+                return static_pod_stop.stop(
                     pod, instance, crictl=client, alive=self.alive, grace=grace, draining=draining
                 )  # fmt: skip
             case "command":

@@ -14,8 +14,8 @@ from typing import Any
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.cluster_certificates_document import cluster_entry
 from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_entry, header
-from certmond.expose.metrics.incremental_rewrite import Sheet, encoded, replacing
 from certmond.expose.metrics.label_escapes import escaped
+from certmond.expose.metrics.row_file_writer import Sheet, encoded, replacing
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.forecast import NextEvent

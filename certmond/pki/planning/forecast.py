@@ -18,10 +18,10 @@ from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
-from certmond.pki.planning.renewal_delays import day
+from certmond.pki.planning.renewal_holds import day
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
 from certmond.pki.planning.renewals import plan, renewal_time
-from certmond.pki.planning.restart_renewals import StartRenewal, start_renewals
+from certmond.pki.planning.renewals_at_start import StartRenewal, start_renewals
 from certmond.pki.planning.steps import Derive, Held, Identity, Issue
 from certmond.pki.x509.certificate import Certificate
 

@@ -1,6 +1,7 @@
 """Planner that decides when certmond renews or repairs a certificate, and when a renewal must wait.
 
-The plan depends only on the arguments. `controllers.executor` executes the plan.
+The plan depends only on the arguments. `assessment.validity_rules` calculates the time from which a certificate is
+due, and `controllers.executor` executes the plan.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.settings import LOCAL, OWN_KEY, is_external
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
-from certmond.pki.planning.renewal_delays import CAUSE_TEXT, REPAIRS, day, delay, unsettled_ca_hold
+from certmond.pki.planning.renewal_holds import CAUSE_TEXT, REPAIRS, day, delay, unsettled_ca_hold
 from certmond.pki.planning.renewal_obstacles import authority_of, renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS, RenewalQuota
 from certmond.pki.planning.repairs import Repairs, write_hold

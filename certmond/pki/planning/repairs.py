@@ -22,7 +22,7 @@ from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL
 from certmond.pki.planning.planner_inputs import Policy
-from certmond.pki.planning.renewal_delays import day
+from certmond.pki.planning.renewal_holds import day
 from certmond.pki.planning.renewal_obstacles import authority_of
 from certmond.pki.planning.steps import Cause, Held, Issue, Restore
 from certmond.pki.signing.template import Terms

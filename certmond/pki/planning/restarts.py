@@ -15,8 +15,8 @@ from certmond.pki.catalog.entries import ROOT_CAS, Kind
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
 from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, HostHold, ReplacedCA
-from certmond.pki.planning.renewal_delays import day
-from certmond.pki.planning.restart_renewals import NO_START_RENEWALS, StartRenewal, StartRenewals
+from certmond.pki.planning.renewal_holds import day
+from certmond.pki.planning.renewals_at_start import NO_START_RENEWALS, StartRenewal, StartRenewals
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart, Step
 from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.service_observation import ServiceSeen

@@ -7,7 +7,7 @@ from datetime import timedelta
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.steps import Cause, Derive, Held, Plan, Rotate
 from certmond.pki.rotation.planner import MissingSteps
-from certmond.pki.rotation.step_order import pace
+from certmond.pki.rotation.step_retries import pace
 from tests.builders import NOW
 
 MINUTE = timedelta(minutes=1)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.planning.planner_inputs import Policy
-from certmond.pki.planning.renewal_delays import day
+from certmond.pki.planning.renewal_holds import day
 from certmond.pki.planning.renewal_obstacles import authority_of, renewing_service
 from certmond.pki.planning.renewals import renewal_time
 from certmond.pki.planning.steps import Held, Identity, Restart, Step

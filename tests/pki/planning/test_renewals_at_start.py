@@ -18,7 +18,7 @@ from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.forecast import ForecastEvent, NextEvent, What, forecast, next_event
 from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
-from certmond.pki.planning.restart_renewals import (
+from certmond.pki.planning.renewals_at_start import (
     StartRenewals,
     start_renewal_time,
     start_renewals,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import RuntimeDirError
-from certmond.expose.metrics.incremental_rewrite import Sheet
+from certmond.expose.metrics.row_file_writer import Sheet
 
 
 class Row:

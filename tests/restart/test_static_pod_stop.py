@@ -21,7 +21,7 @@ import pytest
 
 from certmond.errors import RestartError
 from certmond.pki.catalog.endpoint import Endpoint
-from certmond.restart.static_pod import stop
+from certmond.restart.static_pod_stop import stop
 from certmond.services.containers import Pod, running_containers, service_state
 from certmond.services.crictl import Crictl, client
 from certmond.services.listener_shutdown_probe import Draining
@@ -344,7 +344,7 @@ def test_another_process_with_its_number_is_left_alone(
             innocent.append(reused(pid, program))
             return real(pid)
 
-        monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", late)
+        monkeypatch.setattr("certmond.restart.static_pod_stop.os.pidfd_open", late)
         try:
             with pytest.raises(RestartError, match="because the PID belongs to another process now"):
                 stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
@@ -373,7 +373,7 @@ def test_one_that_ends_by_itself_is_fine(
             os.close(descriptor)
             return real(pid)
 
-        monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", late)
+        monkeypatch.setattr("certmond.restart.static_pod_stop.os.pidfd_open", late)
         done = stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
         assert done.endswith(f"PID {reported['pid']}, ended before the stop")
 
@@ -400,7 +400,7 @@ SCRIPT = """
 import sys
 from certmond.errors import RestartError
 from certmond.services.containers import Pod
-from certmond.restart.static_pod import stop
+from certmond.restart.static_pod_stop import stop
 
 container, name, executable, instance, logs = sys.argv[1:]
 try:
@@ -438,7 +438,7 @@ def test_a_failure_to_open_the_process_is_reported(
         def full(pid: int) -> int:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-        monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", full)
+        monkeypatch.setattr("certmond.restart.static_pod_stop.os.pidfd_open", full)
         with pytest.raises(RestartError, match=r"cannot open \(Too many open files\); raise LimitNOFILE="):
             stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
         assert not ended(pods)

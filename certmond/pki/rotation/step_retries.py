@@ -1,6 +1,7 @@
-"""Order of the steps of a rotation phase in the plan.
+"""The missing steps of a rotation phase that certmond executes now, and the failed steps that wait for a retry.
 
-A step that could not write a file does not delay the renewal of certificates.
+In the plan, these steps precede the renewals. A step that could not write a file does not delay the renewal of
+certificates.
 """
 
 from __future__ import annotations
