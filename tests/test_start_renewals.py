@@ -85,8 +85,8 @@ class Server:
             each.mkdir()
         (self.home / "ca.crt").write_bytes(CA.pem)
         for leaf in LEAVES:
-            self._write(leaf, _leaf(leaf, 10))
-            self._write(f"new-{leaf}", _leaf(leaf, 365))
+            self.write(leaf, _leaf(leaf, 10))
+            self.write(f"new-{leaf}", _leaf(leaf, 365))
         (self.home / "ready").touch()
         start = self.home / "k3s"
         start.write_text(START.format(
@@ -122,7 +122,7 @@ class Server:
                           "health": self.health}],
         }  # fmt: skip
 
-    def _write(self, name: str, made: Issued) -> None:
+    def write(self, name: str, made: Issued) -> None:
         for suffix, content in (("key", made.key_pem), ("crt", made.pem)):
             path = self.home / f"{name}.{suffix}"
             path.write_bytes(content)
@@ -215,6 +215,21 @@ def test_the_plan_and_the_forecast_have_the_restart(tmp_path: Path, stack: ExitS
     assert f"k3s has issued {', '.join(LEAVES)} again, and is healthy" in done.stdout
     assert server.renewed == set(LEAVES)
     assert json.loads(server.command("plan", "-o", "json").stdout)["steps"] == []
+
+
+def test_certificates_that_expired_while_the_node_was_off_are_renewed(tmp_path: Path, stack: ExitStack) -> None:
+    """The plan has the restart, and the daemon restarts the service once. Each certificate then has a later end."""
+    server = Server("server-1", tmp_path, None, stack)
+    for leaf in LEAVES:
+        server.write(leaf, _leaf(leaf, -2))
+    plan = json.loads(server.command("plan", "-o", "json").stdout)
+    assert [(step["step"], step["target"]) for step in plan["steps"]] == [("restart", "k3s")]
+    with server.daemon() as daemon:
+        daemon.until(server.ended, "has ended")
+        assert [result for result, _ in server.ended()] == ["proven"]
+        daemon.until(lambda: "expired" not in {*daemon.reasons(LEAVES[0]), *daemon.reasons(LEAVES[1])}, "is cleared")
+    assert [what for what, *_ in starts(server.log)] == ["begin", "end"]
+    assert server.renewed == set(LEAVES)
 
 
 def test_a_certificate_that_the_start_does_not_renew_is_named_once(tmp_path: Path, stack: ExitStack) -> None:
