@@ -338,16 +338,28 @@ def test_the_forecast_has_the_restarts_that_renew(profile: str, tree: Tree, tmp_
     assert not [each for each in events if each["bad"] and not each["target"].startswith("kubelet-")]
 
 
-def test_without_the_key_of_its_ca_k0s_is_not_restarted(tmp_path: Path) -> None:
-    """k0s then issues no certificate again at a start. The plan names the missing key."""
+@pytest.mark.parametrize("key", ["ca.key", "front-proxy-ca.key", "etcd/ca.key"])
+@pytest.mark.parametrize("content", [None, b"garbage", "other"])
+def test_without_the_key_of_a_ca_k0s_is_not_restarted(tmp_path: Path, key: str, content: bytes | str | None) -> None:
+    """A start might then create a new CA or fail. Neither the plan nor the hint recommends a restart."""
     tree = MAKERS["k0s"](tmp_path)
-    tree.at(f"{K0S}/ca.key").unlink()
+    if content is None:
+        tree.at(f"{K0S}/{key}").unlink()
+    else:
+        tree.at(f"{K0S}/{key}").write_bytes(content if isinstance(content, bytes) else make_ca("other").key_pem)
     config = tmp_path / "config.yaml"
     config.write_text("{mode: enforce, restart: {for_renewal: true}}")
     arguments = ("plan", "--config", str(config), "--profile", "k0s", "-o", "json")
     document = json.loads(run(tree, *arguments, at=NOW + YEAR - 10 * DAY).stdout)
     held = {each["target"]: each["because"] for each in document["held"]}
-    assert f"a start issues no certificate without {K0S}/ca.key" in held["server"]
+    assert document["steps"] == []
+    fact = f"certmond finds no key in {K0S}/{key} that matches the CA"
+    leaves = {name for name, spec in specs("k0s").items() if spec.renewed_at_start} | {"admin.conf", "ccm.conf"}
+    assert {name for name in held if fact in held[name]} >= leaves
+    config.write_text("{mode: enforce}")
+    plain = run(tree, *arguments, at=NOW + YEAR - 10 * DAY).stdout
+    assert fact in plain
+    assert "certmond restart k0scontroller" not in plain
 
 
 @pytest.mark.parametrize("profile", ["k0s", "microk8s"])

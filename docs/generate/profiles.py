@@ -307,7 +307,8 @@ _ABOUT = {
     "k0s": About(
         "k0s",
         "This profile is for k0s controllers, workers, and nodes with both roles. At each start, k0s issues all "
-        "leaves of a controller again, with a validity of one year. The controller needs the key of the CA for this. "
+        "leaves of a controller again, with a validity of one year. Without the key of a CA, a start might create a "
+        "new CA, so certmond then holds the restart. "
         "If a leaf becomes due because a controller has not restarted for too long, certmond reports a warning. With "
         "`restart.for_renewal: true`, certmond restarts `k0scontroller` in enforce mode before the leaves expire, one "
         "controller at a time ([certificates that a service issues at its "

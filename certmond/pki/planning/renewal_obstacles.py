@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.assessment.self_signed_leaves import is_renewed_elsewhere, is_self_signed, replacement
@@ -24,9 +24,11 @@ def renewal_obstacle(
     signer = spec.signer or LOCAL
     self_signed = is_self_signed(status.seen, status.trust_anchor, status.issuers)
     if is_renewed_elsewhere(spec, self_signed=self_signed):
-        service = renewing_service(status)
-        command = f": certmond restart {service}" if service else ""
-        return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}{command}"
+        renewer = f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
+        if (service := renewing_service(status)) is None:
+            return renewer
+        obstacle = start_obstacle(service, authorities.values())
+        return f"{renewer}, but {obstacle}" if obstacle else f"{renewer}: certmond restart {service}"
     if spec.authority:
         return f"this certificate is a CA; {spec.ca_remedy}"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
@@ -65,6 +67,20 @@ def renewing_service(status: CertificateStatus) -> str | None:
         return None
     here = (consumer.service for consumer in status.presence.consumers)
     return next((service for service in here if service in spec.consumers), None)
+
+
+def start_obstacle(service: str, authorities: Iterable[CertificateStatus]) -> str | None:
+    """Return why a start of a service that issues certificates might create a new CA or fail, or None.
+
+    k3s and k0s create a new CA if the certificate or the key of a CA is missing (k3s-io/k3s,
+    pkg/daemons/control/deps/deps.go, createSigningCertKey; k0sproject/k0s, pkg/certificate/manager.go, EnsureCA).
+    """
+    for ca in authorities:
+        if service in ca.seen.spec.consumers and ca.seen.spec.key and not ca.key_matches:
+            key = ca.seen.key_path or ca.seen.path
+            fact = f"certmond finds no key in {key} that matches the CA {ca.seen.path}"
+            return f"{fact}, so a start of {service} might create a new CA or fail; restore the CA and its key first"
+    return None
 
 
 def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:

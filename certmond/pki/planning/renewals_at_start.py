@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.planning.renewal_holds import day
-from certmond.pki.planning.renewal_obstacles import authority_of, renewing_service
+from certmond.pki.planning.renewal_obstacles import authority_of, renewing_service, start_obstacle
 from certmond.pki.planning.renewals import renewal_time
 from certmond.pki.planning.steps import Held, Identity, Restart, Step
 
@@ -61,6 +61,7 @@ def start_renewals(assessment: Assessment, policy: Policy) -> StartRenewals:
         return NO_START_RENEWALS
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
+    expected = [ca for ca in assessment.statuses if ca.seen.spec.authority and (ca.certificate or ca.findings)]
     barred, planned = dict[Identity, str](), dict[Identity, tuple[str, datetime]]()
     candidates = dict[str, list[tuple[datetime, datetime, CertificateStatus]]]()
     for status in assessment.certificates:
@@ -69,7 +70,7 @@ def start_renewals(assessment: Assessment, policy: Policy) -> StartRenewals:
         at, old = start_renewal_time(status, policy, node), status.certificate
         if at is None or old is None:
             continue
-        if reason := _ca_obstacle(status, authorities, now):
+        if reason := start_obstacle(service, expected) or _ca_obstacle(status, authorities, now):
             barred[status.seen.identity] = reason
         else:
             planned[status.seen.identity] = service, at
@@ -77,6 +78,9 @@ def start_renewals(assessment: Assessment, policy: Policy) -> StartRenewals:
             candidates.setdefault(service, []).append((at, at - together, status))
     copies = _copies(assessment, {*planned, *barred}, (status for found in candidates.values() for *_, status in found))
     planned |= {copy.seen.identity: planned[status.seen.identity] for status, copy in copies}
+    held = [status for status in assessment.certificates if status.seen.identity in barred]
+    for status, copy in _copies(assessment, {*planned, *barred}, held):
+        barred[copy.seen.identity] = barred[status.seen.identity]
     by_service = {}
     for service, found in candidates.items():
         if (since := min(at for at, _, _ in found)) <= now:
@@ -140,14 +144,9 @@ def with_restart_times(held: Iterable[Held], found: StartRenewals, restarts: Ite
 
 
 def _ca_obstacle(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], now: datetime) -> str | None:
-    """Return why a start issues no certificate that is valid for longer than the present certificate, or None."""
+    """Return why a new certificate would not be valid for longer than the present certificate, or None."""
     authority, old = authority_of(status, authorities), status.certificate
     ca = authority.certificate if authority else None
-    if authority and authority.seen.spec.key and not (authority.key_matches or authority.seen.key_unknown):
-        return (
-            f"a start issues no certificate without {authority.seen.key_path}, the key of the CA; "
-            "restore this key, or replace the certificate with a certificate of your CA"
-        )
     if authority is None or ca is None or old is None or ca.not_after > max(now, old.not_after):
         return None
     fact = f"a new certificate cannot outlive its CA, which ends on {day(ca.not_after)}"

@@ -6,7 +6,8 @@ so a new process of certmond continues where a killed process stopped.
 
 These invariants hold at every step:
   - certmond writes the record of an act before the act.
-  - An episode has at most three acts, and one more for each kill of certmond. The third act uses the previous files.
+  - An episode has at most four acts, and one more for each kill of certmond. The third and the fourth act use the
+    previous files. The fourth act only ends an instance that started before certmond restored these files.
   - An episode in which the service issues certificates again has no third act.
   - After an episode with an act has ended, certmond begins no new episode for the same contents.
 """
@@ -109,7 +110,7 @@ def next_move(
     if not troubles:
         return _healthy(episode, observed.at, terms)
     episode = replace(episode, good=0, good_since=None, good_at=None, trouble=troubles[0])
-    if episode.attempt == _RESTORED and changes_instance and _precedes_restore(episode, observed.service):
+    if changes_instance and _precedes_restore(episode, observed.service):
         return Act(replace(episode, stage=Stage.ACT, attempt=_RESTORED + 1, before=observed.service.instance))
     if _is_over(episode, observed, acted_at, terms):
         return _after_failure(episode, observed, changes_instance=changes_instance, starts=starts)
@@ -192,9 +193,9 @@ def _precedes_restore(episode: Episode, seen: ServiceSeen) -> bool:
     """Return whether a running instance started before certmond restored the previous files.
 
     The kubelet can start an instance between the last observation and the restore. The act after the restore does not
-    end this instance.
+    end this instance. An instance after the fourth act started later, whatever a clock that was set back shows.
     """
-    restored_at, is_new = episode.put_back_at, seen.instance != episode.before
+    restored_at, is_new = episode.put_back_at, seen.instance != episode.before and episode.attempt == _RESTORED
     return bool(is_new and restored_at and seen.started_at and seen.started_at < restored_at)
 
 
