@@ -121,8 +121,8 @@ def test_more_objects_than_the_limit_are_reported(
     found = read(reader, SECRETS)
     assert (found.count, len(found.data), cluster.store.pages) == (30, 30, 2)
     assert found.unread
-    assert found.unread.fact == "the cluster has more than 30 secrets, and certmond reads no more"
-    assert (found.unread.remedy, found.unread.lasting) == ("set `cluster.reader_namespaces`", True)
+    assert found.unread.fact == "the cluster has more than 30 secrets, and certmond reads only these"
+    assert (found.unread.remedy, found.unread.lasting) == ("set `cluster.reader_namespaces` to fewer namespaces", True)
     again = read(reader, SECRETS, found, NOW + timedelta(hours=1))
     assert again.unread == found.unread
 

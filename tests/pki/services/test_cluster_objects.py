@@ -27,7 +27,7 @@ CA = make_ca()
 LEAF = make_leaf(CA, "web")
 TLS = Place("Secret", "default", "web", "tls.crt")
 CAS = replace(TLS, key="ca.crt")
-REMEDY = "let the controller that owns the object write it again"
+REMEDY = "let the controller that owns the object write this key again"
 
 
 def coded(content: bytes) -> str:
