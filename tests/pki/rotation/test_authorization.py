@@ -259,7 +259,7 @@ def test_another_certificate_of_the_old_ca_authorizes_nothing(found: Certificate
 
 
 def test_a_record_without_a_certificate_authorizes_nothing() -> None:
-    """An external rotation without a certificate, without an old CA, or of public keys is not followed."""
+    """A node does not follow an external rotation without a certificate, without an old CA, or of public keys."""
     empty = replace(BEGUN, signature=CERTIFICATE_PREFIX)
     assert "the record contains no certificate" in said(None, empty, worker())
     assert "the rotation has no old CA" in said(None, replace(EXTERNAL, old=()), worker())
