@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("certmond")
 
 
 HOURS = 4 * 3600.0
-"""The limit of a test in seconds that tries every stop."""
+"""Time limit, in seconds, of a test that tries every stop."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print after a failure how the same stops are tried again."""
+    """After a failure, print the seed that repeats the sample."""
     if terminalreporter.stats.get("failed") and not EVERY_STOP:
         terminalreporter.write_line(f"Stops and cases were a sample: CERTMOND_SEED={SEED} repeats it.")
 

@@ -15,14 +15,14 @@ from importlib import import_module
 from certmond.cli.main import main
 
 PROGRAM = (__file__,)
-"""What follows the interpreter in a command."""
+"""The arguments of the Python interpreter that run this file."""
 TIMES = {
     "certmond.pki.rotation.pod_trust_gates:SYNCED": 1.0,  # until a kubelet has updated its running Pods
     "certmond.controllers.restart_observation:_REST": 1.0,  # in which no file changes before a restart
     "certmond.pki.services.restart_state_machine:INTERVAL": 0.3,  # between two checks of a restarted service
     "certmond.daemon.reconciler:CHECK_INTERVAL": 0.5,  # between two questions to the API about the other nodes
 }
-"""Each constant of a module, and its seconds. A test adds others in the variable HURRY, as JSON."""
+"""Seconds by constant of a module. A test adds constants as JSON in the environment variable HURRY."""
 
 
 def hurry() -> None:

@@ -325,7 +325,7 @@ def test_the_default_directory_hidden_by_a_mount_is_not_watched(kubelet: Kubelet
 
 @pytest.mark.parametrize("requests", [False, True])
 def test_a_certificate_of_a_second_kubelet_is_not_left_over(kubelet: Kubelet, *, requests: bool) -> None:
-    """A file that the first kubelet does not serve is judged if a second kubelet serves it from the same directory."""
+    """certmond assesses a file that only the second of two kubelets with the same directory serves."""
     kubelet.write_pair("/etc/own", LATER)
     kubelet.configure(tlsCertFile="/etc/own.crt", tlsPrivateKeyFile="/etc/own.key")
     kubelet.enable("kubelet", f"{COMMAND} --config=/{CONFIG}")

@@ -253,7 +253,7 @@ def copies(host: Host, place: Path) -> Iterator[Host]:
 
 
 KILLS = 24
-"""About how many kills a sample has."""
+"""Approximate number of kills in a sample."""
 FORMS = {
     "pair": ["apiserver"],
     "keep_key": ["etcd-server"],

@@ -16,7 +16,7 @@ BUNDLE = "caBundle"
 class Kind:
     """A kind of objects with CA bundles.
 
-    `place` is the path, within an object, to the mapping that contains the field `caBundle`.
+    `place` is the path, within an object, to the mappings that contain the field `caBundle`.
     """
 
     resource: type[GenericGlobalResource]

@@ -1,7 +1,7 @@
 """Listing of the objects for the reader of the cluster: TLS Secrets, CertificateSigningRequests, and CA bundles.
 
-The API server sends whole Secrets. certmond keeps only the facts of the certificates in `tls.crt` and `ca.crt`, and
-drops each Secret, with its private key, after the page of the list.
+The API server sends whole Secrets. certmond keeps only the facts of the certificates in `tls.crt` and `ca.crt`. After
+certmond has parsed a page of the list, certmond drops the Secrets of this page, with their private keys.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_OBJECTS = 10_000
 
 _TLS = "kubernetes.io/tls"
 _SECRETS_PAGE = 20
-"""Number of Secrets in one page. A Secret can contain one MiB, and a page is in memory at once."""
+"""Number of Secrets in one page. A Secret can contain 1 MiB, and certmond keeps a whole page in memory."""
 _BUNDLES = {kind.resource.__name__: kind for kind in KINDS}
 _PHASES = (("Denied", RequestPhase.DENIED), ("Failed", RequestPhase.FAILED), ("Approved", RequestPhase.APPROVED))
 _PERMISSIONS = {
@@ -50,15 +50,19 @@ T = TypeVar("T")
 
 
 def sources(namespaces: Iterable[str]) -> tuple[Place, ...]:
-    """Return the kinds of objects to list, with the Secrets of each namespace, or of all if `namespaces` is empty."""
+    """Return the lists to read: Secrets of each namespace, CertificateSigningRequests, and each kind with CA bundles.
+
+    If `namespaces` is empty, return one list for the Secrets of all namespaces.
+    """
     secrets = [Place("Secret", namespace) for namespace in dict.fromkeys(namespaces)] or [Place("Secret")]
     return (*secrets, Place("CertificateSigningRequest"), *(Place(name) for name in _BUNDLES))
 
 
 def listing(access: Access, source: Place, before: Listing | None, now: datetime) -> Listing:
-    """Return the objects of one source, or the previous objects with the reason why certmond cannot list the objects.
+    """Return the objects of one source, at most MAX_OBJECTS. `unread` contains the reason if objects are missing.
 
-    `before` is the previous result for this source. certmond does not parse unchanged certificates again.
+    If certmond cannot list the objects, return the objects of `before`, which is the previous result for this source.
+    certmond does not parse unchanged certificates again.
     """
     known = before or Listing(source)
     try:
@@ -88,13 +92,15 @@ async def _listed(source: Place, before: Listing, now: datetime, connection: Con
     if not found.exceeded:
         return made
     since = before.unread.since if before.unread else now
-    fact = f"the cluster has more than {MAX_OBJECTS} {plural}{where}, and certmond reads no more"
-    remedy = "set `cluster.reader_namespaces`" if source.kind == "Secret" else f"delete unused {plural}"
+    fact = f"the cluster has more than {MAX_OBJECTS} {plural}{where}, and certmond reads only these"
+    remedy = (
+        "set `cluster.reader_namespaces` to fewer namespaces" if source.kind == "Secret" else f"delete unused {plural}"
+    )
     return replace(made, unread=Unread(source, fact, remedy, since, lasting=True))
 
 
 class _Limited:
-    """Counter that ends a list after `limit` objects. A repeated list begins again."""
+    """Counter that ends a list after `limit` objects. Each call of `parsed` counts from zero."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -115,7 +121,7 @@ Parse = Callable[[Any, Known], tuple[CertificateData, ...]]
 
 
 def _certificates(client: AsyncClient, source: Place) -> tuple[Callable[[], AsyncIterable[Any]], Parse]:
-    """Return the list of the objects of a source, and the function that parses one object."""
+    """Return a function that lists the objects of a source, and a function that parses one object."""
     if source.kind == "Secret":
         namespace = source.namespace or "*"
         items = partial(client.list, Secret, namespace=namespace, fields={"type": _TLS}, chunk_size=_SECRETS_PAGE)
@@ -125,7 +131,7 @@ def _certificates(client: AsyncClient, source: Place) -> tuple[Callable[[], Asyn
 
 
 def _secret(found: Any, known: Known) -> tuple[CertificateData, ...]:
-    """Return the certificates of a Secret. An issuer that does not know its CA leaves `ca.crt` empty."""
+    """Return the data of `tls.crt` and `ca.crt` in a Secret. Omit an empty `ca.crt`: some issuers supply no CA."""
     namespace, name = _name(found.metadata.namespace), _name(found.metadata.name)
     data = found.data or {}
     texts = {key: data[key] for key in (CHAIN, "ca.crt") if data.get(key) or (key == CHAIN and key in data)}
@@ -148,7 +154,7 @@ def _requests(client: AsyncClient) -> AsyncIterable[Any]:
 
 
 def _request(found: Any) -> Iterator[ClusterRequest]:
-    """Yield the request, if it has no certificate. kube-controller-manager deletes a request after its decision."""
+    """Yield the request if it has no certificate."""
     status = found.status
     kinds = {each.type for each in ((status and status.conditions) or ())}
     phase = next((phase for kind, phase in _PHASES if kind in kinds), RequestPhase.PENDING)
@@ -159,7 +165,7 @@ def _request(found: Any) -> Iterator[ClusterRequest]:
 
 
 def _name(name: Any) -> str:
-    """Return the name of an object. Raises ValueError for a name that no Kubernetes API returns."""
+    """Return the name of an object. Raises ValueError if `name` is not a printable string, or is empty."""
     if not (isinstance(name, str) and name and name.isprintable()):
         raise ValueError(name)
     return name

@@ -73,8 +73,8 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 def references(tree: Node) -> Iterator[Problem]:
     """Yield a problem for each reference to a missing entry.
 
-    Also yield a problem for each reference to a CA whose entry is not an authority, and for an unsuitable
-    `root_ca.record_signer`.
+    Also yield a problem for each reference to a CA whose entry is not an authority, and for a `root_ca.record_signer`
+    that is not a signer of the kind `command`.
     """
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}

@@ -81,7 +81,7 @@ def own_object_checks_of(
     reader of the cluster.
 
     `real` resolves the path of a file of the node, and can raise RefusedError. The reader calls `wake` after each
-    change. If `wake` is None, the reader is disabled.
+    change. Without `wake`, `cluster.reader` or `cluster.kubeconfig`, the reader is disabled.
     """
     kubeconfig = config.cluster.kubeconfig
     find = partial(_as_itself, real, kubeconfig) if kubeconfig else None

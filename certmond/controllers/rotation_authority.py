@@ -1,4 +1,4 @@
-"""Authorization of a new rotation of a cluster: a signature of the old CA's key, or a certificate of the old CA."""
+"""Authorization of a new rotation of a cluster: a signature by the old CA's key, or a certificate from the old CA."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class RotationAuthority:
     def authorized(self, rotation: Rotation) -> Rotation:
         """Return `rotation` with the authorization by the old CA, which the other nodes of a cluster require.
 
-        Return `rotation` unchanged if `cluster.kubeconfig` is not set, or if a user has already replaced the CA. If the
-        key of the old CA is not on this node, request a rotation certificate from `root_ca.record_signer`. Raises
-        RotationError without the key and without a certificate, and KeyUnusableError if the key is unusable.
+        Return `rotation` unchanged if `cluster.kubeconfig` is not set, or if a user has already replaced the CA. If
+        this node has no file with the key, request a rotation certificate from `root_ca.record_signer`. Raises
+        RotationError without the key of the old CA and without a usable certificate. Raises KeyUnusableError if the key
+        is unusable.
         """
         if self._config.cluster.kubeconfig is None or rotation.found:
             return rotation
@@ -55,7 +56,10 @@ class RotationAuthority:
         return replace(rotation, signature=b64encode(sign(key, statement(rotation))).decode("ascii"))
 
     def _certified(self, rotation: Rotation, name: str) -> Rotation:
-        """Return the rotation with a certificate from the signer `name`. The private key of the certificate is lost."""
+        """Return the rotation with a certificate from the signer `name`. Discard the private key of the certificate.
+
+        Raises RotationError if the signer issues no usable certificate.
+        """
         now, until = self._clock(), self._clock() + 2 * self._config.root_ca.overlap + _RESERVE
         try:
             issued = self._certificate(statement(rotation), name, now, until)
@@ -70,7 +74,8 @@ class RotationAuthority:
     def _certificate(self, text: bytes, name: str, now: datetime, until: datetime) -> Certificate:
         """Return a certificate that authorizes the rotation with the statement `text`.
 
-        Raises RotationError if the certificate ends before `until`, and the exceptions of the signer.
+        Raises RotationError if the policy denies the request, or if the certificate ends before `until`. Also raises
+        the exceptions of the signer.
         """
         granted = rotation_grant(text, now, until)
         if isinstance(granted, Denial):
@@ -81,6 +86,6 @@ class RotationAuthority:
         found = decode(signer.sign(Request("the rotation", granted, key, node)).pem, f"the answer of {name}")
         issued = next(each for each in found.certificates if each.key == public_key_of(key))
         if issued.not_after < until:
-            fact = f"its certificate ends on {issued.not_after:%Y-%m-%d %H:%M} UTC, before the end of the rotation"
-            raise RotationError(f"{fact}; request a validity until {until:%Y-%m-%d %H:%M} UTC or later")
+            fact = f"the certificate ends on {issued.not_after:%Y-%m-%d %H:%M} UTC, before the end of the rotation"
+            raise RotationError(f"{fact}; the signer must permit a validity until {until:%Y-%m-%d %H:%M} UTC or later")
         return issued

@@ -32,7 +32,7 @@ class Entry:
     real: str | None = None
     fault: Fault | None = None
     is_link: bool = False
-    # The text of the last symlink at the path itself.
+    # The target of a symlink at the path itself, as in `ResolvedPath`.
     target: str = ""
     mode: int = 0
     uid: int = 0

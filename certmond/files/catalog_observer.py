@@ -126,7 +126,7 @@ class Store:
         return Inventory(tuple(observations), self._facts(), renewers)
 
     def _observe_kubelet(self) -> None:
-        """Find the files that the kubelets serve. After a change, drop the results for kubelets and for references."""
+        """Find the certificates of the kubelets. After a change, drop the results for kubelets and for references."""
         if self._reference_observer:
             self._references.find()
         if (view := self._sources.view()) != self._view:

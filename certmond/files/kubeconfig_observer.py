@@ -151,8 +151,8 @@ class KubeconfigObserver:
         """Yield an observation for each CA certificate of a kubeconfig, because these certificates also expire.
 
         If `spec` has an `embedded_ca`, and `is_compared` is true, another observation compares the CA certificates of
-        the current cluster. Then skip this cluster, and each cluster with the same CA certificates. Otherwise, the
-        trust anchor of the CA certificates of the current cluster is `embedded_ca`.
+        the current cluster. Then skip this cluster, and each cluster with the same CA certificates. If `spec` has an
+        `embedded_ca`, and `is_compared` is false, the CA certificates of the current cluster need a path to it.
         """
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=_of_operator(spec, path) | update)

@@ -42,7 +42,7 @@ class OtherRenewers:
         self._found: tuple[Renewer, ...] = ()
 
     def found(self) -> tuple[Renewer, ...]:
-        """Return the programs in the order of their files. The result is the same object until a file changes."""
+        """Return the programs that systemd starts, then those that cron starts, as the same object without a change."""
         directories = (_CRON_DIRECTORY, *_SCRIPT_DIRECTORIES)
         names = (*self._units.listings(), *map(self._files.listing, directories))
         if names != self._names or self._used is None or not self._is_current(self._used):
@@ -57,7 +57,10 @@ class OtherRenewers:
         return all(self._files.entry(each.path, each.referrer) is each for each in used)
 
     def _of_systemd(self) -> Iterator[Renewer]:
-        """Yield the enabled timers and services that renew certificates. Omit masked units."""
+        """Yield the enabled timers and services that renew certificates. Omit masked units.
+
+        Search the scripts of a service only if an enabled timer starts the service.
+        """
         timers = {timer: self._units.started_by(timer) for timer in self._units.enabled("timer")}
         for timer, service in timers.items():
             scripts = (self._script(command, self._units.path(service)) for command in self._units.commands(service))
@@ -129,5 +132,5 @@ def _parse_script(data: bytes, _path: str) -> bool:
 
 
 def _name(text: str) -> str:
-    """Return a valid name of an entry."""
+    """Return `text` as a valid name of an entry."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", text).lstrip("._-")[:63] or "renewer"

@@ -56,7 +56,7 @@ class ResolvedPath:
     # The other users who can change the file or its path, with `ALL_USERS` if the group or others can write.
     writers: frozenset[int] = frozenset()
     restriction: Restriction | None = None
-    # The text of the last symlink at the path itself, or "" if the path is no symlink.
+    # The target text of the last symlink in the chain that starts at the path itself, or "" if the path is no symlink.
     target: str = ""
 
 

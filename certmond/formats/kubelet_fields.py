@@ -9,12 +9,18 @@ from typing import Any
 from certmond.formats.kubeconfig import as_text
 
 _PATHS = ("staticPodPath", "tlsCertFile", "tlsPrivateKeyFile")
-"""Fields whose relative path starts at the directory of the file, as clientCAFile (KubeletConfigurationPathRefs)."""
+"""Fields with a path that is relative to the directory of the file. clientCAFile is another such field.
+
+The source is KubeletConfigurationPathRefs in kubernetes/kubernetes.
+"""
 _MAX_DEPTH = 8  # of a merge patch
 
 
 def patched(target: Any, patch: Any, depth: int = 0) -> Any:
-    """Return the JSON document `target` after the merge patch `patch` (RFC 7396)."""
+    """Return the JSON document `target` after the merge patch `patch` (RFC 7396).
+
+    Below `_MAX_DEPTH` levels, a value of `patch` replaces the value of `target`.
+    """
     if not isinstance(patch, Mapping) or depth > _MAX_DEPTH:
         return patch
     result = dict(target) if isinstance(target, Mapping) else {}
@@ -27,7 +33,7 @@ def patched(target: Any, patch: Any, depth: int = 0) -> Any:
 
 
 def resolved(fields: Mapping[str, Any], directory: str) -> dict[str, Any]:
-    """Return the fields with absolute paths. A relative path starts at `directory`."""
+    """Return the fields with each relative path joined to `directory`."""
     result = dict(fields)
     for name in _PATHS:
         if path := as_text(result.get(name)):

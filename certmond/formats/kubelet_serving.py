@@ -16,7 +16,7 @@ from certmond.formats.manifest import FALSE, normal_path
 _KUBELET, PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 REQUESTED, SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
 DEFAULT_FILES = frozenset(f"{PKI}/{name}" for name in (REQUESTED, SELF_SIGNED))
-"""The files in the default directory of --cert-dir."""
+"""Paths of the serving certificates in the default --cert-dir."""
 
 
 @dataclass(frozen=True, slots=True)

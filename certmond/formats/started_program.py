@@ -111,8 +111,8 @@ def only_prints(words: Sequence[str]) -> bool:
 def subcommand_of(program: str, words: Sequence[str]) -> str:
     """Return the word after a program and its options, such as `server` for `k3s --debug server`, or "".
 
-    Skip the value of an option, if this value is a path. If a script starts the program several times, return `server`
-    or `agent` if one of the subcommands is this word.
+    Skip each word with a slash, such as a path that is the value of an option. If a script starts the program several
+    times, return the first `server` or `agent` among the subcommands, otherwise the first subcommand.
     """
     found = list[str]()
     for position, word in enumerate(words):

@@ -123,9 +123,9 @@ datastore, and replaces them with `k3s certificate rotate-ca`. certmond does not
 script for this step. certmond verifies the result of each step.
 
 The commands are for k3s. On RKE2, use `rke2` in place of `k3s`, `rke2-server` and `rke2-agent` as units, and
-`PRODUCT=rke2` for the script. `rotate-ca` is a part of k3s and RKE2 since February 2023 (v1.24.11).
+`PRODUCT=rke2` for the script. `rotate-ca` has been a part of k3s and RKE2 since February 2023 (v1.24.11).
 
-1. Check each node. Correct every other finding first:
+1. Check each node, and correct every finding before you continue:
 
         certmond check
 
@@ -146,8 +146,8 @@ The commands are for k3s. On RKE2, use `rke2` in place of `k3s`, `rke2-server` a
         kubectl get --raw /readyz
         certmond check
 
-5. If another node uses a token that begins with `K10`, write the new token into the configuration of this node. The old
-   token contains the hash of the old CA, so a start with the old token fails. This server has written the new token:
+5. If another node uses a token that begins with `K10`, write the new token into the configuration of that node. The old
+   token contains the hash of the old CA, so a start with the old token fails. Print the new tokens on the first server:
 
         cat /var/lib/rancher/k3s/server/token /var/lib/rancher/k3s/server/agent-token
 
@@ -161,7 +161,7 @@ The commands are for k3s. On RKE2, use `rke2` in place of `k3s`, `rke2-server` a
    or the old Root CA expires.
 9. Delete the new keys: `rm -r /var/lib/rancher/k3s/server/rotate-ca`.
 
-`--path` names a directory with a directory `tls`. k3s keeps the present file for each file that is missing or empty:
+`--path` names a directory that contains a directory `tls`. If a file is missing or empty, k3s keeps the present file:
 
 | file below `tls` | condition of k3s without `--force` |
 | --- | --- |
@@ -197,8 +197,8 @@ same names. Then repeat the steps from step 3 with `--path` of this directory. K
 keys stay the same. k3s accepts these files, because the present files contain the new Root CA. Remove the old Root CA
 only when every node has started with the new CAs, and you have replaced every copy of a kubeconfig.
 
-The statements about k3s are from these files of its source code. The tests of certmond use files as the script writes
-them, and no running k3s.
+The statements about k3s are from these files of its source code. The tests of certmond create the same files as the
+script, and do not run k3s.
 
 | file | commit | function |
 | --- | --- | --- |
@@ -288,8 +288,8 @@ _ABOUT = {
         "the Secret with the certificate of port 6443, but watches the certificate that k3s serves on this port. On a "
         "server without an API server (`--disable-apiserver`), k3s forwards port 6444 to another server. On such a "
         "server, omit port 6444 from `serves` of the service `k3s`. If the file of a CA contains an intermediate "
-        "CA and its Root CA, certmond reports the intermediate CA with severity info. If the Root CA is missing in the "
-        "file, the finding is critical. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all "
+        "CA and its Root CA, certmond reports the intermediate CA with severity info. If the Root CA is missing from "
+        "the file, the finding is critical. If k3s runs with `--write-kubeconfig-mode 644`, certmond reports that all "
         "users can read the key of the administrator.",
         recovery=_RECOVERY + "\n" + _REPLACEMENT,
     ),
@@ -368,14 +368,13 @@ The columns of the table, which comes from the profiles, have this meaning:
   [Compatibility](compatibility.md#versions-and-distributions) lists the runs with real components.
 - **certmond renews**: the number of entries of leaves that certmond renews in enforce mode, of all entries of leaves.
 - **others renew**: who renews the other leaves. certmond watches, verifies and reports these leaves.
-- **restart**: the services that certmond restarts in enforce mode because they have not loaded a changed
-  file.
+- **restart**: the services that certmond restarts in enforce mode because they have not loaded a changed file.
   *with `for_renewal`* means that certmond restarts a service so that the service issues its certificates again
   ([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). *no* means that certmond restarts no
   service.
 - **rotation**: the trust anchors that certmond rotates.
 - **reported instead**: who replaces the other CAs and keys for tokens. `certmond check` and `certmond plan` print this
-  text when a CA is due, and `certmond root-ca rotate` prints it when it refuses the rotation.
+  text when a CA is due, and `certmond root-ca rotate` prints this text when the command refuses the rotation.
 """
 
 

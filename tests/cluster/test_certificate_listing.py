@@ -49,7 +49,7 @@ def add_secret(
 
 @pytest.fixture
 def reader(cluster: ApiServer, access: Access) -> Access:
-    """The access of a reader with the right to list Secrets."""
+    """The access of a reader with the permission to list Secrets."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-reader-secrets", "certmond")
     return access
@@ -99,7 +99,7 @@ def test_no_private_key_leaves_the_list(cluster: ApiServer, reader: Access) -> N
 
 
 def test_secrets_are_read_in_small_pages(cluster: ApiServer, reader: Access, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Secret can contain one MiB, so a page has few of them. certmond does not parse unchanged Secrets again."""
+    """A Secret can contain 1 MiB, so a page contains few Secrets. certmond does not parse unchanged Secrets again."""
     for number in range(45):
         add_secret(cluster, f"web-{number}")
     cluster.store.pages = 0
@@ -113,7 +113,7 @@ def test_secrets_are_read_in_small_pages(cluster: ApiServer, reader: Access, mon
 def test_more_objects_than_the_limit_are_reported(
     cluster: ApiServer, reader: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """certmond reads the first objects, and the message has the limit and the remedy."""
+    """certmond reads the first objects, and the message contains the limit and the remedy."""
     monkeypatch.setattr(module, "MAX_OBJECTS", 30)
     for number in range(41):
         add_secret(cluster, f"web-{number:02}")
@@ -121,8 +121,8 @@ def test_more_objects_than_the_limit_are_reported(
     found = read(reader, SECRETS)
     assert (found.count, len(found.data), cluster.store.pages) == (30, 30, 2)
     assert found.unread
-    assert found.unread.fact == "the cluster has more than 30 secrets, and certmond reads no more"
-    assert (found.unread.remedy, found.unread.lasting) == ("set `cluster.reader_namespaces`", True)
+    assert found.unread.fact == "the cluster has more than 30 secrets, and certmond reads only these"
+    assert (found.unread.remedy, found.unread.lasting) == ("set `cluster.reader_namespaces` to fewer namespaces", True)
     again = read(reader, SECRETS, found, NOW + timedelta(hours=1))
     assert again.unread == found.unread
 
@@ -131,7 +131,7 @@ def test_more_objects_than_the_limit_are_reported(
 def test_a_missing_right_names_the_role_and_keeps_the_known_objects(
     cluster: ApiServer, access: Access, namespace: str
 ) -> None:
-    """Without the right to list Secrets, the other kinds are read. After a loss of the right, the last certificates
+    """Without the permission to list Secrets, certmond reads the other kinds. After its loss, the last certificates
     stay.
     """
     source = Place("Secret", namespace)

@@ -72,7 +72,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def reader(cluster: ApiServer, access: Access) -> Access:
-    """The access of a reader with the right to list Secrets, in a cluster with one Secret."""
+    """The access of a reader with the permission to list Secrets, in a cluster with one Secret."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-reader-secrets", "certmond")
     add_secret(cluster, "web")
@@ -121,7 +121,7 @@ def test_the_holder_reads_at_its_interval(cluster: ApiServer, reader: Access) ->
 
 
 def test_a_node_without_the_lease_of_its_kubeconfig_has_a_finding(cluster: ApiServer, reader: Access) -> None:
-    """The message names the missing right."""
+    """The message names the missing permission."""
     cluster.rbac = Rbac("")
     reading = Node(reader, "node-1").round()
     assert not reading.leads
@@ -232,7 +232,7 @@ def test_the_thread_wakes_the_daemon_after_a_reading(cluster: ApiServer, running
 def test_the_reading_of_a_thread_that_hangs_ends_with_the_lease(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another node may read the objects from then on. The daemon wakes at this time."""
+    """From the end of the Lease on, another node can read the objects. The daemon wakes at this time."""
     assert running.state().reading
     until = running.reader.until
     assert until

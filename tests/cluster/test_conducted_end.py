@@ -26,7 +26,7 @@ from tests.tracing import changes, kill_at, record
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(600)]
 
 STOPS = 6
-"""About how many stops it is killed at, unless every stop is tested."""
+"""Approximate number of stops in a sample."""
 
 
 class Away(list[Fault]):

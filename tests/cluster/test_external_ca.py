@@ -222,7 +222,7 @@ def test_a_signer_must_permit_the_certificate(made: Cluster) -> None:
     made.stage()
     made.signer.days(0)
     early = made.begin()
-    assert "before the end of the rotation; request a validity until" in early.err
+    assert "before the end of the rotation; the signer must permit a validity until" in early.err
     made.signer.days(90)
     made.signer.sign_with(made.new)
     other = made.begin()

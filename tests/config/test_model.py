@@ -157,7 +157,10 @@ IN_FILE = [
     ),
     (
         "cluster: {reader_namespaces: [web, W]}",
-        ":1: cluster.reader_namespaces[1]: must be a namespace: at most 63 lowercase letters, digits and '-', not 'W'",
+        (
+            ":1: cluster.reader_namespaces[1]: must be a namespace: at most 63 lowercase letters and digits, with '-' "
+            "only between them, not 'W'"
+        ),
     ),
     ("cluster: {reader_interval: 59s}", ":1: cluster.reader_interval: must be from 1m to 24h, not '59s'"),
     ("hold: later", ":1: hold: must be a mapping, with lines such as `name: apiserver`, not 'later'"),

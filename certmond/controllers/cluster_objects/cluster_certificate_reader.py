@@ -17,9 +17,9 @@ from certmond.pki.assessment.cluster_rules import cluster_state
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place, Unread
 
 _ANSWER = timedelta(seconds=5)  # time limit of a request, and of one page of a list
-_LEASE_PAUSE = 6  # the daemon reads the Lease this many times in its duration
+_LEASE_PAUSE = 6  # number of rounds in the duration of the Lease
 _DEFECT_PAUSE = 60.0  # seconds after an unexpected exception
-_JOIN = 2.0  # maximum seconds for which the end of the daemon waits for the thread
+_JOIN = 2.0  # maximum seconds for which `close` waits for the thread
 LEASE = Place("Lease", "kube-system", "certmond-reader")
 """The Lease that the reader holds."""
 _NOT_LEADING = ClusterReading()
@@ -40,16 +40,16 @@ class ReaderTerms:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A reading, and the time of the monotonic clock until which this node certainly holds the Lease."""
+    """A reading, and the time until which this node certainly holds the Lease, by the monotonic clock."""
 
     reading: ClusterReading
     until: float = 0.0
 
 
 class ReadingRounds:
-    """The work of the thread. Each call of `round` takes or renews the Lease, and reads the objects if this is due.
+    """Rounds of the thread. Each round takes or renews the Lease. The node with the Lease reads the objects if due.
 
-    During a request, `alive` is called at least every second. An exception of `alive` ends the request.
+    During a request, certmond calls `alive` at least every second. An exception of `alive` ends the request.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ReadingRounds:
         return max(0.0, min(pause, self._next_read - self._monotonic()))
 
     def fail(self, fact: str, remedy: str) -> None:
-        """Publish a failure without a request."""
+        """Publish that the reader does not work, with the cause `fact` and the `remedy`, and without any object."""
         unread = Unread(LEASE, fact, remedy, self._clock(), lasting=True)
         self.published = Published(ClusterReading(lease=unread))
 
@@ -111,7 +111,10 @@ class ReadingRounds:
         return tuple(found)
 
     def _failure_of(self, call: Callable[[], object]) -> Unread | None:
-        """Call a method of the Lease. Return the reason why this node cannot use the Lease, or None."""
+        """Call a method of the Lease. Return the reason why this node cannot use the Lease, or None.
+
+        Return None also if another node holds the Lease.
+        """
         try:
             call()
         except LostError:  # the next round takes the Lease, or waits for the other node
@@ -123,7 +126,7 @@ class ReadingRounds:
         return None
 
     def _publish(self, *, leads: bool, listings: tuple[Listing, ...]) -> None:
-        """Publish a reading. A reading without a change stays the same object."""
+        """Publish a reading. If nothing has changed, publish the previous object again."""
         known = self.published.reading
         same = (known.leads, known.lease) == (leads, self._failure) and known.listings is listings
         reading = known if same else ClusterReading(leads, listings, self._failure)
@@ -133,7 +136,7 @@ class ReadingRounds:
 class ClusterReader:
     """Reader of this node. The first call of `state` starts the thread.
 
-    If `terms` is None, the reader is disabled. `wake` is called after each change of the reading, by the thread.
+    If `terms` is None, the reader is disabled. After each change of the reading, the thread calls `wake`.
     `monotonic` returns the seconds of a monotonic clock.
     """
 
@@ -162,7 +165,7 @@ class ClusterReader:
             self._started = True
             self._start(self._rounds)
         published, known = self._rounds.published, self._state
-        # After the end of the Lease, another node may read the objects.
+        # After the end of the Lease, another node can be the reader.
         over = published.reading.leads and self._monotonic() >= published.until
         reading = _NOT_LEADING if over else published.reading
         due = known.changes_at is not None and now >= known.changes_at
@@ -183,12 +186,12 @@ class ClusterReader:
         return min(filter(None, instants), default=None)
 
     def continue_from(self, former: ClusterReader) -> None:
-        """Take over the last reading of a reader with another configuration."""
+        """Take over the last reading of `former`, the reader with the previous configuration, if both are enabled."""
         if self._rounds and former._rounds:
             self._rounds.published, self._state = former._rounds.published, former._state
 
     def close(self) -> None:
-        """Stop the thread. The Lease stays, so that this node continues after a restart of the daemon."""
+        """Stop the thread. Do not release the Lease, so that this node continues after a restart of the daemon."""
         self._closed.set()
         if self._thread:
             self._thread.join(_JOIN)
@@ -204,7 +207,9 @@ class ClusterReader:
         except ImportError:
             rounds.fail("the package lightkube is missing", "run: pip install certmond[kubernetes]")
         except RuntimeError:
-            rounds.fail("certmond cannot start a thread", "raise TasksMax= of the unit, and restart certmond")
+            rounds.fail(
+                "certmond cannot start a thread", "raise TasksMax= of the unit, then run: systemctl restart certmond"
+            )
 
     def _run(self, rounds: ReadingRounds) -> None:
         """Make rounds until `close`. Only the thread calls this method."""
@@ -227,4 +232,4 @@ class ClusterReader:
 
 
 class _ClosedError(Exception):
-    """End of a request, because the daemon stops or reads its configuration again."""
+    """End of a request, because the daemon stops or reloads its configuration."""

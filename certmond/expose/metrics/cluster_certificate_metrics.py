@@ -34,11 +34,11 @@ OLDEST = Family(
     ("signer", "phase"),
 )
 CLUSTER_FAMILIES = (READER, READ_AT, OBJECTS, END, REQUESTS, OLDEST)
-"""The gauges about the cluster, in the order of the exposition. All except the first one are of one node only."""
+"""The gauges about the cluster, in the order of the exposition. Only the reading node has series after the first."""
 
 
 class ClusterMetrics:
-    """Writer of the metrics, which repeats the last text for the same reading."""
+    """Metrics text of a reading, with a cache of the last text."""
 
     def __init__(self) -> None:
         self._reading: ClusterReading | None = None
@@ -78,7 +78,7 @@ def _text(reading: ClusterReading) -> str:
 
 
 def _ends(reading: ClusterReading) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield the labels and the end of each certificate, once for a certificate that is twice in the same data."""
+    """Yield the labels and the end of validity of each certificate. Omit duplicates in the same data."""
     for data in reading.data:
         place = data.place
         for each in dict.fromkeys(data.certificates):

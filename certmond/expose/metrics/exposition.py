@@ -122,7 +122,7 @@ class Renderer:
         self._status.write(path, tuple(assessment.certificates), (f'{head}, "certificates": [\n',), tail)
 
     def _cluster_member(self, reading: ClusterReading | None) -> str:
-        """Return the member `cluster`, or "" on a node that does not read the cluster. Repeat an unchanged member."""
+        """Return the member `cluster`, or "" on a node that does not read the cluster. Cache the last member."""
         if reading is not self._cluster[0]:
             leads = reading is not None and reading.leads
             self._cluster = reading, f', "cluster": {json.dumps(cluster_entry(reading))}' if reading and leads else ""

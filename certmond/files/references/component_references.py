@@ -256,7 +256,7 @@ class ComponentReferences:
             yield found
 
     def _of_users(self, source: Source, kubeconfig: str, name: str) -> Iterator[Reference]:
-        """Yield the certificate files that a kubeconfig names by paths in the mount namespace of a service."""
+        """Yield the certificate file of each user of a kubeconfig with paths in the mount namespace of a service."""
         for user in self._reader.credentials(kubeconfig).config.users:
             if user.certificate and user.certificate.data is None and user.certificate.path:
                 key = (user.key.path if user.key and user.key.data is None else None) or ""
@@ -295,9 +295,10 @@ class ComponentReferences:
         return ""
 
     def _followed(self, source: Source, path: str) -> str:
-        """Return the path on the host, with the target of a symlink in the mount namespace of a service.
+        """Return the path on the host, or "" if this path is unknown.
 
-        The kubelet, for example, creates a symlink with an absolute target to its last certificate.
+        If a mount of a service contains a symlink with an absolute target, return the host path of the target. The
+        kubelet creates such a symlink to its last certificate. Do not follow a symlink that another user can change.
         """
         host = self._on_host(source, path)
         if source.in_pod or not host or source.container.mount_of(path) is None:

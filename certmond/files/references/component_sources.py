@@ -80,7 +80,7 @@ class ComponentSources:
         return self._kubelet.manifest(), self._processes
 
     def view(self) -> KubeletView:
-        """Return the files that the kubelets of the node serve, from the sources of the last call of `sources`."""
+        """Return the certificates of the kubelets. `sources` must have found the other kubelets before this call."""
         return KubeletView(self._kubelet.serving(), self._kubelets.served, self._kubelet.mounts)
 
     def sources(self) -> Iterator[Source]:

@@ -1,4 +1,4 @@
-"""The files that the kubelets of a node serve and read, for the entries of the catalogue."""
+"""The certificate files that the kubelets of a node use, for the entries of the catalogue."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from certmond.pki.catalog.entries import CertificateSpec, Kind
 
 
 class ServedFiles(NamedTuple):
-    """The files that kubelets serve or might serve, and the files that kubelets request from the Kubernetes API."""
+    """Paths of the certificates that kubelets serve or might serve.
+
+    `requested` contains the paths of the certificates that kubelets request from the Kubernetes API.
+    """
 
     served: frozenset[str] = frozenset()
     requested: frozenset[str] = frozenset()
 
 
 class KubeletView(NamedTuple):
-    """The serving certificate of the node's kubelet, the files of the other kubelets, and the mounts of the unit.
+    """The serving certificates of the node's kubelet and of the other kubelets, and the mounts of the unit.
 
-    `serving` is None if certmond does not know which file the kubelet of the node serves.
+    `serving` is None if certmond does not know which certificate the kubelet of the node serves.
     """
 
     serving: KubeletServing | None = None
@@ -29,9 +32,10 @@ class KubeletView(NamedTuple):
     mounts: Mapping[str, str | None] = {}
 
     def is_unused(self, spec: CertificateSpec, path: str) -> bool:
-        """Return whether no kubelet of the node serves or reads the file `path` of an entry of the catalogue.
+        """Return whether no kubelet of the node uses the file `path` of the entry `spec`.
 
-        Such a file has an entry only if a reference names the file.
+        Return False for an entry that certmond created for a reference. A kubelet does not use a client certificate
+        that a mount of its unit hides.
         """
         if isinstance(spec, ReferenceSpec):
             return False

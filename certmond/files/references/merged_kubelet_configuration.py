@@ -30,7 +30,7 @@ _FIELDS = {"tls-cert-file": ("tlsCertFile", "tlsPrivateKeyFile"), "client-ca-fil
 _REPLACE_PAIR = frozenset({"tlsCertFile", "tlsPrivateKeyFile"})
 """Fields with which the kubelet does not use kubelet.crt in --cert-dir (InitializeTLS in cmd/kubelet/app/server.go)."""
 DEFAULT_DIRECTORY = "the default of --cert-dir"
-"""A phrase for a file in the default directory."""
+"""Phrase in messages for the source of a certificate in the default directory."""
 _MAX_NAMES = 1024  # in the directory of drop-ins and below
 
 
@@ -111,7 +111,7 @@ class KubeletFiles:
 
     @property
     def is_complete(self) -> bool:
-        """Whether certmond can read each configuration file that the flags name."""
+        """Whether certmond can read the configuration file and the directory of drop-ins, if the kubelet reads them."""
         config, directory = self.paths.config, self.paths.directory
         if _CONFIG in self._refused or _DIRECTORY in self._refused:
             return False
@@ -183,7 +183,7 @@ class KubeletFiles:
     def serving(self, merged: MergedConfiguration) -> KubeletServing | None:
         """Return the file of the certificate that the kubelet serves, with paths on the host.
 
-        A path is "" if a mount of the unit hides the file. Return None if certmond knows no flag and no field of the
+        `path` is "" if a mount of the unit hides the file. Return None if certmond knows no flag and no field of the
         kubelet, or cannot read the configuration.
         """
         if not self.is_complete or not (self._given or (merged.manifest and merged.manifest.fields)):
@@ -198,7 +198,10 @@ class KubeletFiles:
         return kubelet_serving(resolved(manifest.fields, directory) if manifest else {}, flags)
 
     def served(self, merged: MergedConfiguration) -> ServedFiles:
-        """Return the files that the kubelet serves, or might serve if certmond cannot read the configuration."""
+        """Return the certificates that the kubelet serves or might serve.
+
+        If certmond does not know the configuration, the kubelet might serve each certificate in --cert-dir.
+        """
         directory = normal_path(self._given.get("cert-dir") or PKI)
         files = {self.on_host(posixpath.join(directory, name)) for name in (REQUESTED_FILE, SELF_SIGNED)}
         found = self.serving(merged)
@@ -223,7 +226,7 @@ class KubeletFiles:
         # Beside another certificate, the kubelet serves the requested certificate as soon as it exists.
         is_only = serving.requested and not self._source.has_certificate
         entry = self._reader.entry((self.on_host(requested) if requested.startswith("/") else "") or requested)
-        # In another mount namespace, the absolute target of the kubelet's symlink is missing.
+        # The absolute target of the kubelet's symlink can exist only in the mount namespace of the kubelet.
         exists = entry.is_link or not entry.missing
         if requested not in serving.unused and (is_only or exists):
             return ((REQUESTED, requested),)

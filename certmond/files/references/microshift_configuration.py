@@ -32,7 +32,7 @@ class MicroShiftConfiguration:
         return self._files.listing(_DROP_INS)
 
     def sources(self) -> Iterator[Source]:
-        """Yield the API server with a flag for each additional certificate of a file."""
+        """Yield the API server for each file with additional certificates, with a flag for each certificate."""
         for path in self._paths():
             manifest = self._reader.manifest(path)
             if flags := tuple(_flags(manifest.fields)) if manifest else ():
@@ -40,7 +40,7 @@ class MicroShiftConfiguration:
                 yield Source(APISERVER, Container(APISERVER, flags, {}), path, in_pod=False, places=places)
 
     def unread_files(self) -> Iterator[UnreadFile]:
-        """Yield each file of the configuration that certmond cannot read or parse."""
+        """Yield each file of the configuration that certmond cannot read or parse. Omit missing and empty files."""
         for path in self._paths():
             entry, manifest = self._reader.entry(path), self._reader.manifest(path)
             fact = entry.fault.detail if entry.fault and not entry.missing else ""

@@ -99,8 +99,8 @@ class KubeletConfiguration:
     def serving(self) -> KubeletServing | None:
         """Return the file of the certificate that the kubelet serves, with paths on the host.
 
-        If the kubelet does not serve the files in the default directory, these files are in `unused`. Return None as
-        `KubeletFiles.serving`.
+        `unused` also contains the files in the default directory that the kubelet does not serve. Return None in the
+        same cases as `KubeletFiles.serving`.
         """
         kubelet = self._kubelet()
         merged = self._configuration(kubelet)
@@ -110,7 +110,10 @@ class KubeletConfiguration:
 
     @property
     def mounts(self) -> Mapping[str, str | None]:
-        """The mounts of the enabled unit, as in `Container`. Otherwise, the mounts of a unit with another root."""
+        """The mounts of the kubelet's unit, as in `Container`, or {}.
+
+        If certmond does not follow the flags of a unit, these are the mounts of a unit with another root directory.
+        """
         others = (each for each in self._units.services() if each.component == KUBELET and "" in each.container.mounts)
         unit = self.unit() or next(others, None)
         return unit.container.mounts if unit else {}

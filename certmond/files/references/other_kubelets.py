@@ -39,7 +39,7 @@ class OtherKubelets:
         self.directories: tuple[str, ...] = ()
         """The directories of drop-ins."""
         self.served = ServedFiles()
-        """The files that these kubelets serve."""
+        """The certificates that these kubelets serve or might serve."""
 
     def read(self, sources: Iterable[Source]) -> None:
         """Find the kubelets in `sources`. Read no file that a flag names if another user can change this flag."""
@@ -58,8 +58,8 @@ class OtherKubelets:
     def used_flags(self, source: Source) -> Source:
         """Return the source. If a kubelet uses no certificate in --cert-dir, remove this flag.
 
-        If the kubelet requests the certificate, the flag `REQUESTED` replaces --cert-dir. Without --cert-dir, add the
-        flag for the default directory.
+        If the kubelet requests the certificate, the flag `REQUESTED` replaces --cert-dir. If a kubelet without
+        --cert-dir uses a certificate in the default directory, add the flag for this directory.
         """
         if not _is_other(source):
             return source

@@ -51,7 +51,7 @@ _MAX_DROP_INS = 256
 
 
 class _Instance(NamedTuple):
-    """A service that runs k3s or RKE2, or None without a known service, with its configuration file."""
+    """Configuration of one service that runs k3s or RKE2. If `service` is None, the file is the default file."""
 
     service: Service | None
     inside: str  # the configuration file in the mount namespace of the service
@@ -142,10 +142,9 @@ class RancherConfiguration:
         return [each for each in found if each.subcommand in _SUBCOMMANDS] or found
 
     def _instances(self, program: str) -> list[_Instance]:
-        """Return each service whose flags certmond follows.
+        """Return the configuration of each service whose flags certmond follows.
 
-        Also return the program with its default file, if there is no such service, or a server that certmond does not
-        follow.
+        Also return the default configuration if there is no such service, or if certmond does not follow a server.
         """
         services = self._services(program)
         found = [_instance(program, each) for each in services if not each.obstacle]
@@ -165,7 +164,10 @@ class RancherConfiguration:
 
 
 def _instance(program: str, service: Service | None) -> _Instance:
-    """Return the paths of the configuration of one service (k3s, pkg/configfilearg/defaultparser.go and parser.go)."""
+    """Return the configuration of `service`, or the default configuration if `service` is None.
+
+    The source is k3s-io/k3s, pkg/configfilearg/defaultparser.go and parser.go.
+    """
     path = f"{_DIRECTORIES[program]}/config.yaml"
     container = service.container if service else Container(program, (), {})
     given = [value for name, value in container.flags if name in {"config", "c"} and value]

@@ -29,10 +29,10 @@ def _snap(name: str, arguments: str) -> _Snap:
 _SNAPS = (_snap("microk8s", "SNAP_DATA"), _snap("k8s", "SNAP_COMMON"))
 _ON_WORKERS = frozenset({KUBELET, PROXY})
 _OTHERS = frozenset({"flanneld", "cluster-agent"})
-"""Programs of MicroK8s that are no components, and have flags for certificates."""
+"""Programs of MicroK8s that are not components, but have flags for certificates."""
 
 _LOCKED = frozenset({ETCD, "flanneld"})
-"""Programs that MicroK8s does not start if a lock file exists."""
+"""Programs that MicroK8s does not start while the lock file of the program exists."""
 
 
 class ArgumentFiles:

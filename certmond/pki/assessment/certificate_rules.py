@@ -49,7 +49,10 @@ def no_path(case: Case) -> Iterator[Finding]:
 
 
 def ca_not_self_signed(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor that is not self-signed."""
+    """Report a trust anchor that is not self-signed.
+
+    If the entry permits intermediate CAs, and the Root CA of this CA is in the same file, the severity is info.
+    """
     if not case.spec.authority or _is_self_signed(case.certificate):
         return
     if case.spec.intermediates and (root := _root_in_file(case)):
@@ -68,7 +71,7 @@ def _is_self_signed(certificate: Certificate) -> bool:
 
 
 def _root_in_file(case: Case) -> Certificate | None:
-    """Return the Root CA of an intermediate CA, or None if the file of the intermediate CA does not contain it."""
+    """Return the Root CA of an intermediate CA, or None if the file does not contain a path to a Root CA."""
     bundle = case.seen.bundle
     roots = [each for each in bundle if each.is_ca and _is_self_signed(each)]
     budget = Budget(work=MAX_WORK // max(len(bundle), 1))  # the rule runs once for each certificate of the file

@@ -1,7 +1,7 @@
 """Rules for the objects that the reader of the cluster has read: certificates, certificate requests, and failures.
 
-certmond renews none of these certificates. Their thresholds are lower than those of files, because a controller such as
-cert-manager renews a certificate when a third of its lifetime remains, and certmond reports only a missing renewal.
+certmond renews none of these certificates. A controller such as cert-manager renews a certificate when one third of its
+lifetime remains. certmond reports only a missing renewal, so the thresholds are lower than those of files.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from certmond.pki.services.cluster_objects import (
 )
 
 REQUEST_WAIT = timedelta(minutes=15)
-"""Age of a request from which certmond reports it. A kubelet waits this long, and then creates another request."""
+"""Age from which on certmond reports a request. A kubelet waits this long, and then creates another request."""
 RETRY_TIME = timedelta(minutes=10)
-"""Duration of failures that can end without an operator, such as a restart of the API server, without a finding."""
+"""Time for which certmond does not report a failure that can end without an operator, such as an API server restart."""
 MAX_FINDINGS = 200
 """Maximum number of objects with a separate finding. One more finding contains the number of the other objects."""
 
@@ -46,7 +46,7 @@ class _Reported(NamedTuple):
 
 
 def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelta) -> ClusterState:
-    """Return the observations of all objects with a finding at `now`, and the time of the next change."""
+    """Return the observations of the objects and failures with a finding at `now`, and the time of the next change."""
     reported, instants = list[_Reported](), list[datetime]()
     for data in reading.data:
         reported += _about_data(data, now, renew_before)
@@ -68,7 +68,7 @@ def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelt
 
 
 def _about_data(data: CertificateData, now: datetime, renew_before: timedelta) -> Iterator[_Reported]:
-    """Yield one observation for the most severe problem of the certificates in one key."""
+    """Yield at most one observation for one key: the expiration of a certificate, or else the first fault."""
     if data.certificates:
         last = _decisive(data)
         warned_at, critical_at, over_at = _turning_points(last, renew_before)
@@ -85,22 +85,23 @@ def _about_data(data: CertificateData, now: datetime, renew_before: timedelta) -
 
 
 def _decisive(data: CertificateData) -> CertificateFacts:
-    """Return the certificate whose end makes the data unusable: the first to end of a chain, the last to end of CAs."""
+    """Return the certificate whose end makes the data unusable: in a chain the first to end, of CAs the last to end."""
     choose = min if data.place.key == CHAIN else max
     return choose(data.certificates, key=lambda each: each.not_after)
 
 
 def _turning_points(certificate: CertificateFacts, renew_before: timedelta) -> tuple[datetime, datetime, datetime]:
-    """Return the times of the warning, of the critical window and of the end of a certificate."""
+    """Return the times at which the warning starts, the critical window starts, and the certificate has expired."""
     end, life = certificate.not_after, max(certificate.not_after - certificate.not_before, timedelta())
     return end - min(renew_before / 2, life / 6), end - min(CRITICAL_WINDOW, life / 10), end + _SECOND
 
 
 def _renewal(place: Place) -> str:
     if place.kind != "Secret":
-        return "renew the CA, and replace the bundle, or find out why its controller does not"
-    describe = f"kubectl -n {shlex.quote(place.namespace)} describe certificate,secret {shlex.quote(place.name)}"
-    return f"find out why the certificate is not renewed: {describe}"
+        describe = f"kubectl describe {place.kind.lower()} {shlex.quote(place.name)}"
+        return f"renew the CA, and replace the bundle, or find out why no controller replaces the bundle: {describe}"
+    describe = f"kubectl -n {shlex.quote(place.namespace)} describe secret {shlex.quote(place.name)}"
+    return f"find out why no controller renews the certificate: {describe}"
 
 
 def _oldest_waiting(requests: Iterable[ClusterRequest]) -> Iterator[ClusterRequest]:
@@ -121,9 +122,10 @@ def _about_request(request: ClusterRequest, now: datetime) -> Iterator[_Reported
         fact = f"{subject} {request.name} to {request.signer} since {_time(request.created_at)}"
         describe = f"kubectl describe csr {shlex.quote(request.name)}"
         remedy = (
-            f"check the last request of this user, and then approve it: {describe}"
+            "check the last request of this user, then approve or deny it: kubectl get csr --sort-by "
+            ".metadata.creationTimestamp"
             if request.phase is RequestPhase.PENDING
-            else f"see the log of the signer; for a signer of Kubernetes, of kube-controller-manager: {describe}"
+            else f"run: {describe}; then see the log of the signer (of kube-controller-manager for kubernetes.io/…)"
         )
         place = Place("CertificateSigningRequest", key=f"{request.user}:{request.signer}")
         fault = Fault(Reason.REQUEST_WAITING, fact, remedy)
@@ -139,8 +141,10 @@ def _reported(
 
 
 def _further(count: int) -> Observation:
-    fact = f"{count} further objects of the cluster have a finding, and certmond reports {MAX_FINDINGS} in detail"
-    fault = Fault(Reason.CLUSTER_EXPIRY, fact, "see certmond_cluster_certificate_not_after_timestamp_seconds")
+    fact = f"{count} further objects of the cluster have a finding, and certmond reports only {MAX_FINDINGS} in detail"
+    fault = Fault(
+        Reason.CLUSTER_EXPIRY, fact, "see the metric certmond_cluster_certificate_not_after_timestamp_seconds"
+    )
     return _observation("further objects", "/api", fault, Severity.WARNING)
 
 

@@ -13,9 +13,10 @@ _ENDS = tuple(f"/{name}" for name in KUBEADM_FILES)
 
 
 def second_renewers(inventory: Inventory) -> Iterator[Observation]:
-    """Yield an observation with the fault `second_renewer` for each program that renews certificates of certmond.
+    """Yield an observation with the fault `second_renewer` for each program in the inventory.
 
-    Yield nothing if certmond renews none of the certificates that kubeadm renews on this node.
+    Yield nothing if certmond renews none of the certificates that `kubeadm certs renew all` renews on this node. In
+    observe mode, the inventory contains no programs.
     """
     if not inventory.renewers:
         return

@@ -124,7 +124,7 @@ def _owner(text: str) -> str:
 
 def _namespace(name: str) -> str:
     if not re.fullmatch("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
-        raise ValueError("must be a namespace: at most 63 lowercase letters, digits and '-'")
+        raise ValueError("must be a namespace: at most 63 lowercase letters and digits, with '-' only between them")
     return name
 
 

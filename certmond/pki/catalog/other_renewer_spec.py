@@ -32,8 +32,9 @@ class RenewerSpec(CertificateSpec):
 class Renewer:
     """Another program that renews the certificates of kubeadm.
 
-    `path` is the unit or cron file that starts the program, and `line` a line number in this file, or 0 for all lines.
-    `script` is the script that contains the command, or "". `stop` is a phrase with the command that stops the program.
+    `path` is the unit or cron file that starts the program. `line` is a line number in this file, or 0 for the whole
+    file. `script` is the script that contains the command, or "" if the file contains the command. `stop` is the remedy
+    of the finding: how to stop the program.
     """
 
     name: str

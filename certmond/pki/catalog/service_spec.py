@@ -124,4 +124,4 @@ class OutageSpec(CertificateSpec):
 
 
 class ClusterObjectSpec(CertificateSpec):
-    """An entry for an object of the Kubernetes API with a finding. The observation has the path of the object."""
+    """An entry for objects of the Kubernetes API with findings. Each observation has the path of its object."""

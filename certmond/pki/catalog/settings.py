@@ -207,9 +207,10 @@ class RootCaSpec(Model):
     )
     record_signer: Name | None = Field(
         default=None,
-        description="on control-plane nodes of a cluster without the key of the CA: the signer, of kind `command`, "
-        "that issues the certificate which authorizes a rotation. The signer must permit the subject "
-        "`CN=certmond:rotation`, the SAN URI `urn:certmond:rotation:SHA256` and the extended key usage codeSigning.",
+        description="the signer, of kind `command`, that issues the certificate which authorizes a rotation. Set this "
+        "key on each control-plane node of a cluster in which no node has the key of the CA. The signer must permit "
+        "the subject `CN=certmond:rotation`, the SAN URI `urn:certmond:rotation:SHA256` and the extended key usage "
+        "codeSigning.",
     )
 
 
@@ -266,7 +267,7 @@ class ClusterSpec(Model):
         default=False,
         description="the daemon of one node reads the certificates in TLS Secrets and CA bundles of the cluster, and "
         "the CertificateSigningRequests. The nodes with `reader: true` choose this node by a Lease. The reader needs "
-        "`kubeconfig`, and the permission to list Secrets.",
+        "`kubeconfig`. To read Secrets, the reader also needs the role `certmond-reader-secrets`.",
     )
     reader_namespaces: Many[Namespace] = Field(
         default=(),

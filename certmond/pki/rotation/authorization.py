@@ -1,8 +1,8 @@
 """Authorization of a rotation that another node announces.
 
-A node follows only a rotation that the key of the old CA has signed. Write access to the record is not sufficient.
-`formats.private_key.sign` creates the signature. If no node has this key, the key has signed a certificate that names
-the rotation (`signing.rotation_certificate`).
+A node follows only a rotation that the old CA has authorized. Write access to the record is not sufficient.
+`formats.private_key.sign` creates the signature. If no node has this key, a certificate from the old CA names the
+rotation and replaces the signature (`signing.rotation_certificate`).
 """
 
 from __future__ import annotations
@@ -90,11 +90,12 @@ def _objections(
 
 
 def _unfit_for_external(announced: Rotation, ground: Ground, *, leads: bool, staged: bool) -> Iterator[str]:
-    """Yield the reasons why this node cannot follow a rotation in which no node has a key."""
+    """Yield the reasons why this node cannot follow the rotation of an external CA, whose key is on no node."""
     if ground.holds_key:
         yield (
             f"{ground.key_path} is on this node, but the rotation is that of an external CA, whose key is on no node; "
-            "remove this file from every node, or abort the rotation and begin on a node with this file"
+            "remove this file from every node; to rotate with this key instead, run `certmond root-ca abort`, then "
+            "begin the rotation on a node with this file"
         )
     elif leads and announced.phase is not Phase.PREPARE and not (staged or announced.new in ground.trust):
         yield (

@@ -33,8 +33,8 @@ class Report:
 
     `trust` is the digest of the node's anchors. `issuer` is the SHA-256 of the anchor that has signed all leaves of the
     node, or "" if there is no single such anchor. `signs` is True if the node has the key of the CA, or is a
-    control-plane node. `ready` is True if the new key is installed or staged on the node. In an external rotation, the
-    new certificate replaces the key.
+    control-plane node. `ready` is True if the new key is installed or staged on the node. In an external rotation,
+    `signs` is True on a node with `root_ca.record_signer`, and `ready` is about the new certificate.
     """
 
     rotation: str
@@ -96,7 +96,7 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
 
 
 def _unprepared(name: str, rotation: Rotation) -> str:
-    """Return a sentence about a control-plane node that cannot continue without the staged files."""
+    """Return a sentence about a control-plane node that is not ready for the phase after `prepare`."""
     if rotation.external:
         fact = f"{name} is a control-plane node without the new CA, or without `root_ca.record_signer`"
         return f"{fact}; on {name}, set this field, and run `certmond root-ca stage CERT` with the same file"

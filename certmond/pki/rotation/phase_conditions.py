@@ -1,6 +1,6 @@
 """Conditions that keep a phase of a rotation open on one node.
 
-`controllers.rotation` advances the phase, after `gates` has no condition of other nodes.
+`gates` defines the conditions of the other nodes. `controllers.rotation` advances the phase when no condition is left.
 """
 
 from __future__ import annotations

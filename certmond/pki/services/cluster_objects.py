@@ -1,6 +1,6 @@
 """Certificates and certificate requests in objects of the Kubernetes API, as the reader of the cluster has read them.
 
-`certificate_data` parses any bytes, and raises no error. A value contains no private key and quotes no bytes.
+`certificate_data` accepts any text, and raises no error. The result contains no private key, and quotes no bytes.
 `assessment.cluster_rules` decides which objects have a finding.
 """
 
@@ -22,9 +22,9 @@ from certmond.pki.x509.certificate_file_parser import decode
 MAX_BYTES = 256 * 1024
 """Maximum length of the data of one key, in the base64 of the API. A bundle of all public CAs is about this long."""
 MAX_CERTIFICATES = 20
-"""Maximum number of certificates in one key that certmond watches, because each one has a series."""
+"""Maximum number of certificates that certmond watches in one key. Each certificate has a series in the metrics."""
 CHAIN = "tls.crt"
-"""The key of a Secret whose certificates are one chain. Each other key contains CAs, of which one is sufficient."""
+"""The key of a Secret that contains a certificate chain. Each other key contains CAs, of which one is sufficient."""
 
 _RESOURCES: Mapping[str, str] = {
     "Secret": "api/v1:secrets",
@@ -81,9 +81,10 @@ class CertificateFacts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CertificateData:
-    """The certificates in one key of an object, the first one first, and the faults of the data.
+    """The watched certificates in one key of an object, and the faults of the data.
 
-    `digest` is the SHA-256 of the data. Data with the same digest is not parsed again.
+    `digest` is the SHA-256 of the base64 text, or empty if the text is too long. certmond does not parse a text with
+    the same digest again.
     """
 
     place: Place
@@ -115,7 +116,7 @@ class ClusterRequest(NamedTuple):
 class Unread:
     """Objects that certmond does not watch: a clause about the cause, and the remedy.
 
-    `since` is the time of the first of several failures. A `lasting` cause does not end without an operator.
+    `since` is the time of the first of consecutive failures. A `lasting` cause does not end without an operator.
     """
 
     place: Place
@@ -129,7 +130,8 @@ class Unread:
 class Listing:
     """All objects of one kind, in one namespace or in all, as of the last successful listing at `read_at`.
 
-    `read_at` is None before the first success. `unread` is the failure of the last listing, or the exceeded limit.
+    `read_at` is None before the first success. `unread` is the failure of the last listing, the exceeded limit, or
+    None.
     """
 
     place: Place
@@ -154,7 +156,7 @@ class ClusterReading:
 
     @property
     def read_at(self) -> datetime | None:
-        """The time since which every listing has succeeded, or None if a listing has not succeeded yet."""
+        """The earliest `read_at` of the listings, or None if a listing has not succeeded yet."""
         times = [each.read_at for each in self.listings]
         known = [at for at in times if at]
         return min(known) if known and len(known) == len(times) else None
@@ -169,15 +171,16 @@ class ClusterReading:
 
     @property
     def unread(self) -> Iterator[Unread]:
-        """The causes for which objects are not watched."""
+        """The reasons why certmond does not watch objects."""
         return (each for each in (self.lease, *(listing.unread for listing in self.listings)) if each)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """The objects of the cluster, their observations at one time, and the time of the next change without a reading.
+    """The objects of the cluster, and the observations about these objects at one time.
 
-    `reading` is None if the configuration does not enable the reader.
+    `reading` is None if the configuration does not enable the reader. `changes_at` is the time at which the
+    observations change without another reading, or None.
     """
 
     reading: ClusterReading | None = None
@@ -191,7 +194,7 @@ NO_CLUSTER = ClusterState()
 def certificate_data(place: Place, text: str, before: CertificateData | None = None) -> CertificateData:
     """Return the certificates in `text`, the base64 of one key of an object. Ignore private keys.
 
-    `before` is the previous result for the same key, which is returned for the same data.
+    `before` is the previous result for the same key. If the data has not changed, return `before`.
     """
     if len(text) > MAX_BYTES:
         fact = f"{place.where} has {len(text)} bytes of base64, and certmond reads at most {MAX_BYTES} bytes"
@@ -215,7 +218,7 @@ def certificate_data(place: Place, text: str, before: CertificateData | None = N
 
 
 def _watched(place: Place, certificates: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
-    """Return the certificates that decide whether the data is usable: the start of a chain, or the last CAs to end."""
+    """Return at most MAX_CERTIFICATES certificates: the start of a chain, or the CAs that expire last."""
     if place.key != CHAIN and len(certificates) > MAX_CERTIFICATES:
         certificates = tuple(sorted(certificates, key=lambda each: each.not_after, reverse=True))
     return certificates[:MAX_CERTIFICATES]
@@ -227,7 +230,7 @@ def _facts(found: Certificate) -> CertificateFacts:
 
 
 def _malformed(fact: str) -> Fault:
-    return Fault(Reason.CLUSTER_MALFORMED, fact, "let the controller that owns the object write it again")
+    return Fault(Reason.CLUSTER_MALFORMED, fact, "let the controller that owns the object write this key again")
 
 
 def _not_watched(fact: str) -> Fault:

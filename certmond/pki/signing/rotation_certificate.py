@@ -1,7 +1,7 @@
 """The certificate with which an old CA authorizes a rotation, if no node has the key of this CA.
 
-A signer outside of certmond issues the rotation certificate. The certificate names exactly one rotation, and no
-component accepts the certificate as a client or a server.
+A signer outside of certmond issues the rotation certificate. The certificate names exactly one rotation. No component
+accepts the certificate from a client or a server.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ PERMISSIONS = f"the subject CN={USER}, the SAN URI {_URI}SHA256 and the extended
 
 
 def rotation_grant(statement: bytes, now: datetime, until: datetime) -> Grant | Denial:
-    """Return the permission to request the certificate that authorizes the rotation with this statement."""
+    """Return the permission to request the certificate that authorizes the rotation with this statement.
+
+    Return a Denial if the policy does not permit the request.
+    """
     name = _name_of(statement)
     template = Template(
         subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)]),
@@ -70,7 +73,7 @@ def objection(certificate: Certificate | None, issuer: Certificate, statement: b
     if certificate.refused:
         return certificate.refused
     if certificate.names != {_name_of(statement)}:
-        return f"the certificate does not have the only name {_name_of(statement)}"
+        return f"the subject alternative names of the certificate are not exactly {_name_of(statement)}"
     if certificate.is_ca or certificate.extended_usages != frozenset({_USAGE}):
         return f"the certificate is a CA, or does not have exactly the extended key usage {_USAGE}"
     found = find_paths(certificate, [issuer], usages=[_USAGE])

@@ -244,7 +244,7 @@ def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
 def general_name(text: str) -> x509.GeneralName:
     """Return the GeneralName for a text of the form "DNS:…", "IP:…" or "URI:…".
 
-    The names of an entry are only "DNS:…" and "IP:…".
+    An entry contains only names of the forms "DNS:…" and "IP:…".
 
     Raises ValueError for a text of another form, and for an invalid name or address.
     """

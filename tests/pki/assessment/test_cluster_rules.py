@@ -92,8 +92,8 @@ def test_a_certificate_that_its_controller_does_not_renew_is_reported(
         (finding,) = findings
         assert finding.reason is Reason.CLUSTER_EXPIRY
         fact = f"tls.crt in the Secret default/web: CN=web (serial ab) {verb} on {NOW + left:%Y-%m-%d %H:%M} UTC"
-        run = "kubectl -n default describe certificate,secret web"
-        assert finding.message == f"{fact}; find out why the certificate is not renewed: {run}"
+        run = "kubectl -n default describe secret web"
+        assert finding.message == f"{fact}; find out why no controller renews the certificate: {run}"
 
 
 def test_a_chain_ends_with_its_first_certificate_to_end() -> None:
@@ -111,7 +111,10 @@ def test_a_bundle_of_cas_ends_with_its_last_ca() -> None:
     assert finding.message.startswith(
         "webhooks/0/clientConfig/caBundle in the MutatingWebhookConfiguration inject: CN=new "
     )
-    assert finding.message.endswith("renew the CA, and replace the bundle, or find out why its controller does not")
+    assert finding.message.endswith(
+        "renew the CA, and replace the bundle, or find out why no controller replaces the bundle: kubectl describe "
+        "mutatingwebhookconfiguration inject"
+    )
 
 
 def test_the_fault_of_an_object_is_reported_while_no_certificate_ends() -> None:
@@ -138,7 +141,7 @@ def test_a_request_without_a_decision_is_reported_after_a_quarter_of_an_hour() -
     assert (finding.reason, finding.severity) == (Reason.REQUEST_WAITING, Severity.WARNING)
     fact = f"{KUBELET} has waited for the approval of its CertificateSigningRequest csr-a to {SERVING} since"
     assert finding.message.startswith(f"{fact} {NOW - 15 * MINUTE:%Y-%m-%d %H:%M} UTC; ")
-    assert finding.message.endswith("kubectl describe csr csr-a")
+    assert finding.message.endswith("kubectl get csr --sort-by .metadata.creationTimestamp")
     two = reading(requests=(*requests, request("csr-d", HOUR, user="system:node:n2")))
     assert len(found(two)) == 2
 

@@ -239,8 +239,8 @@ def test_an_abort_of_an_external_rotation_is_followed() -> None:
     ("found", "why"),
     [
         (certificate(by=FOREIGN), "has not signed the certificate"),
-        (certificate(replace(BEGUN, id="r-0")), "does not have the only name"),
-        (certificate(replace(BEGUN, new=FOREIGN.facts)), "does not have the only name"),
+        (certificate(replace(BEGUN, id="r-0")), "are not exactly"),
+        (certificate(replace(BEGUN, new=FOREIGN.facts)), "are not exactly"),
         (certificate(extended_usages=["client auth"]), "exactly the extended key usage code signing"),
         (certificate(not_after=NOW - DAY / 2), "is not valid now"),
     ],
@@ -259,7 +259,7 @@ def test_another_certificate_of_the_old_ca_authorizes_nothing(found: Certificate
 
 
 def test_a_record_without_a_certificate_authorizes_nothing() -> None:
-    """An external rotation without a certificate, without an old CA, or of public keys is not followed."""
+    """A node does not follow an external rotation without a certificate, without an old CA, or of public keys."""
     empty = replace(BEGUN, signature=CERTIFICATE_PREFIX)
     assert "the record contains no certificate" in said(None, empty, worker())
     assert "the rotation has no old CA" in said(None, replace(EXTERNAL, old=()), worker())

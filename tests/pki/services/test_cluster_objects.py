@@ -27,7 +27,7 @@ CA = make_ca()
 LEAF = make_leaf(CA, "web")
 TLS = Place("Secret", "default", "web", "tls.crt")
 CAS = replace(TLS, key="ca.crt")
-REMEDY = "let the controller that owns the object write it again"
+REMEDY = "let the controller that owns the object write this key again"
 
 
 def coded(content: bytes) -> str:
@@ -102,7 +102,7 @@ def test_data_that_is_too_long_is_not_watched() -> None:
 
 
 def test_of_many_cas_those_that_end_last_are_watched() -> None:
-    """The rest is not watched, and the message has the number. Of a chain, the first certificates count."""
+    """certmond watches the CAs that expire last, or the start of a chain. The message contains the number of all."""
     cas: list[Issued] = [
         make_ca(f"ca-{number}", not_after=NOW + number * DAY) for number in range(1, MAX_CERTIFICATES + 3)
     ]
@@ -132,7 +132,7 @@ def test_any_data_has_a_result(text: str) -> None:
 
 
 def test_a_reading_is_as_old_as_its_oldest_listing() -> None:
-    """Without a success of each listing, the time is unknown."""
+    """If a listing has not succeeded yet, the time is unknown."""
     early, late = Listing(Place("Secret"), NOW), Listing(Place("APIService"), NOW + DAY)
     assert ClusterReading(True, (late, early)).read_at == NOW
     assert ClusterReading(True, (late, Listing(Place("Secret")))).read_at is None
