@@ -208,7 +208,7 @@ def test_missing_files_are_named(tmp_path: Path, signer: Any) -> None:
     with pytest.raises(RefusedError, match=rf"cannot read .*{tmp_path}/ca.crt \(No such file.*; restore the file"):
         made.sign(request())
     (tmp_path / "ca.key").unlink()
-    with pytest.raises(KeyUnusableError, match=rf"cannot read .*{tmp_path}/ca.key \(No such file.*; restore it"):
+    with pytest.raises(KeyUnusableError, match=rf"cannot read .*{tmp_path}/ca.key \(No such file.*; restore the file"):
         made.sign(request())
 
 
