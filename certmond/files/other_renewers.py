@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from certmond.files.cache import Files
@@ -24,6 +24,7 @@ _USER_CRONTABS = ("/var/spool/cron/crontabs/root", "/var/spool/cron/tabs/root", 
 _SCRIPT_DIRECTORIES = tuple(f"/etc/cron.{period}" for period in ("hourly", "daily", "weekly", "monthly"))
 _IGNORED = re.compile(r"\..*|.*(~|\.swp|\.rpm(save|orig|new)|\.dpkg-\w+|,v)")
 """The names in directories of cron that cron and run-parts ignore."""
+_OPERATOR_DIRECTORIES = ("/etc/systemd/system/", "/run/systemd/system/")
 _MAX_SCRIPT = 64 << 10
 """Maximum size of a script in bytes. certmond does not read larger files, which are usually programs."""
 _MAX_PATHS = 16
@@ -69,9 +70,8 @@ class OtherRenewers:
 
     def _of_unit(self, unit: str, kind: str, script: str) -> Iterator[Renewer]:
         if path := self._units.path(unit):
-            is_local = self._units.enabled(kind)[unit].startswith("/etc/")
-            verb = "disable" if is_local else "mask"  # `systemctl disable` does not remove the symlinks of packages
-            yield Renewer(_name(unit), path, 0, script, f"run: systemctl {verb} --now {unit}")
+            stop = _stop(unit, path, self._units.enabled(kind)[unit])
+            yield Renewer(_name(unit), path, 0, script, f"run: {stop}")
 
     def _of_cron(self) -> Iterator[Renewer]:
         names = (name for name in self._files.listing(_CRON_DIRECTORY) if not _IGNORED.fullmatch(name))
@@ -117,6 +117,21 @@ class _Line(NamedTuple):
 
     number: int
     text: str
+
+
+def _stop(unit: str, path: str, links: Sequence[str]) -> str:
+    """Return the commands that stop a unit with this path, also after a boot. `links` are the symlinks that enable it.
+
+    `systemctl disable` removes only symlinks in the directories of the operator, and those in /run only with --runtime.
+    `systemctl mask` fails if a file with the name of the unit is in /etc/systemd/system.
+    """
+    others = [link for link in links if not link.startswith(_OPERATOR_DIRECTORIES)]
+    if not others:
+        until_boot = " --runtime" if all(link.startswith("/run/") for link in links) else ""
+        return f"systemctl disable --now{until_boot} {unit}"
+    if path != f"/etc/systemd/system/{unit}":
+        return f"systemctl mask --now {unit}"
+    return f"rm {' '.join(links)}; systemctl stop {unit}"
 
 
 def _parse_crontab(data: bytes, _path: str) -> tuple[_Line, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from certmond.files.catalog_observer import Store
 from certmond.pki.catalog.other_renewer_spec import Renewer
+from tests.conftest import real_part
 from tests.daemon_harness import Running, running
 from tests.node import Node
 
@@ -83,6 +85,38 @@ def test_a_masked_timer_is_no_renewer(host: Host) -> None:
     host.kubespray(directory=USR, enabled_in=USR)
     assert [each.stop for each in host.found()] == [f"run: systemctl mask --now {TIMER}"]
     host.node.path(f"{ETC[1:]}/{TIMER}").symlink_to("/dev/null")
+    assert host.found() == []
+
+
+RUN = "/run/systemd/system"
+STOPPED = {
+    "a unit in /etc": (ETC, (ETC,), f"systemctl disable --now {TIMER}"),
+    "a unit of a package, enabled by the operator": (USR, (ETC,), f"systemctl disable --now {TIMER}"),
+    "a unit that is enabled until the next boot": (USR, (RUN,), f"systemctl disable --now --runtime {TIMER}"),
+    "a unit in /etc that is enabled until the next boot": (ETC, (RUN,), f"systemctl disable --now --runtime {TIMER}"),
+    "a unit that a package enables": (USR, (USR,), f"systemctl mask --now {TIMER}"),
+    "a unit that the operator and a package enable": (USR, (ETC, USR), f"systemctl mask --now {TIMER}"),
+    "a unit in /etc that a package enables": (
+        ETC, (USR,), f"rm {USR}/multi-user.target.wants/{TIMER}; systemctl stop {TIMER}",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("directory", "enabled_in", "stop"), STOPPED.values(), ids=STOPPED)
+def test_the_command_in_the_finding_ends_it(host: Host, directory: str, enabled_in: tuple[str, ...], stop: str) -> None:
+    """After systemctl has executed the command of the finding, the timer is no renewer, also after the next boot."""
+    host.kubespray(enabled_in="", directory=directory)
+    for each in enabled_in:
+        host.enable(TIMER, directory, each)
+    assert [each.stop for each in host.found()] == [f"run: {stop}"]
+    systemctl = real_part("systemctl")
+    for command in stop.split("; "):
+        words = command.split()
+        if words[0] == "rm":
+            host.node.path(words[1][1:]).unlink()
+        elif words[1] != "stop":
+            offline = [systemctl, f"--root={host.node.root}", *(word for word in words[1:] if word != "--now")]
+            subprocess.run(offline, check=True, capture_output=True)
     assert host.found() == []
 
 

@@ -164,17 +164,17 @@ class UnitFiles:
             if entry.fault and not is_masked:
                 yield path, entry.fault.detail
 
-    def enabled(self, kind: str) -> dict[str, str]:
+    def enabled(self, kind: str) -> dict[str, tuple[str, ...]]:
         """Return the enabled units of a kind, such as "service", sorted by name. Omit units after the first _MAX_FILES.
 
-        The value of a unit is the directory in `DIRECTORIES` that enables the unit.
+        The value of a unit contains the paths of the symlinks that enable the unit, in order of `DIRECTORIES`.
         """
-        found = dict[str, str]()
+        found = dict[str, tuple[str, ...]]()
         for directory in DIRECTORIES:
             for group in filter(_enables, self._files.listing(directory)):
                 for name in self._files.listing(f"{directory}/{group}"):
                     if name.endswith(f".{kind}") and name.isprintable():
-                        found.setdefault(name, directory)
+                        found[name] = (*found.get(name, ()), f"{directory}/{group}/{name}")
         return dict(sorted(found.items())[:_MAX_FILES])
 
     def path(self, unit: str) -> str:
