@@ -183,10 +183,14 @@ class UnitFiles:
         return path if path and not self._reader.entry(path).fault else ""
 
     def commands(self, service: str) -> list[str]:
-        """Return the commands of a service. Return [] for a missing or masked service."""
+        """Return the commands of a service, in order. Return [] for a missing or masked service.
+
+        Omit the characters before the path of the program, which change how systemd starts it (systemd.service(5)).
+        """
         paths = [*self._paths(service)] if self.path(service) else []
         found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
-        return [with_specifiers(command.text, service) for command in found.get("ExecStart", ())]
+        commands = (each for name in ("ExecStartPre", "ExecStart", "ExecStartPost") for each in found.get(name, ()))
+        return [with_specifiers(each.text, service).lstrip("@-:+!|") for each in commands]
 
     def started_by(self, timer: str) -> str:
         """Return the unit that a timer starts."""
