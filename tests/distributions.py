@@ -10,6 +10,7 @@ A `Tree` stores the parameters of each file, so that a test can change one at a 
 from __future__ import annotations
 
 import base64
+import os
 import posixpath
 import shutil
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ from tests.node import Node
 
 MINUTE = HOUR / 60
 NODE = "node-1"
+ETCD_USER = 997
+"""The ID of the system user etcd, which kubespray creates. This user owns the directory of etcd's certificates."""
 ADDRESS = "IP:192.0.2.11"
 SERVICE_NAMES = ["DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
                  "DNS:kubernetes.default.svc.cluster.local"]  # fmt: skip
@@ -549,6 +552,10 @@ def kubespray(root: Path) -> Tree:
         for suffix in ("", "-key"):
             tree.at(f"{etcd}/node-{host}{suffix}.pem").symlink_to(f"{etcd}/node-{NODE}{suffix}.pem")
     tree.at(etcd).chmod(0o700)
+    if os.geteuid() == 0:
+        for path in (tree.at(etcd), *tree.at(etcd).iterdir()):
+            if not path.is_symlink():
+                os.chown(path, ETCD_USER, 0)
     variables = {"TRUSTED_CA_FILE": ca, "CERT_FILE": f"{etcd}/member-{NODE}.pem",
                  "KEY_FILE": f"{etcd}/member-{NODE}-key.pem"}  # fmt: skip
     lines = ["ETCD_NAME=etcd2", *(f"ETCD_{prefix}{name}={value}" for prefix in ("", "PEER_") for name, value in
@@ -566,6 +573,18 @@ def kubespray(root: Path) -> Tree:
         "kubelet", "EnvironmentFile=-/etc/kubernetes/kubelet.env\nExecStart=/usr/local/bin/kubelet $KUBELET_ARGS"
     )
     return tree
+
+
+def member_entry(tree: Tree) -> dict[str, Any]:
+    """Return the entry of an operator that lets certmond renew the member certificate of `NODE` on `kubespray`."""
+    path = f"/etc/ssl/etcd/ssl/member-{NODE}.pem"
+    names = x509.load_pem_x509_certificate(tree.at(path).read_bytes()).extensions
+    listed = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {
+        "name": "etcd-member", "path": path, "key": key_of(path), "renewed_by": None, "keep_key": True,
+        "owner": str(tree.at(path).parent.stat().st_uid), "subject": f"CN=etcd-member-{NODE}",
+        "names": [f"{'IP' if isinstance(each, x509.IPAddress) else 'DNS'}:{each.value}" for each in listed],
+    }  # fmt: skip
 
 
 def kops(root: Path) -> Tree:

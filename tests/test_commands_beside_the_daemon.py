@@ -119,9 +119,7 @@ class Home:
     @contextmanager
     def command(self, *arguments: str, patient: bool = True) -> Iterator[Command]:
         """A command. One that is not `patient` does not wait for another command that is writing."""
-        program = (
-            f"from certmond.cli import step_handover, main; step_handover.PATIENCE *= {int(patient)}; main.main()"
-        )
+        program = f"from certmond.cli import step_handover, main; step_handover.PATIENCE *= {int(patient)}; main.main()"
         words = [sys.executable, "-u", "-c", program, *self.options, *arguments]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:

@@ -33,7 +33,7 @@ from certmond.services.content_times import Changes
 from certmond.services.file_usage import survey
 from certmond.services.service_state_collector import SurroundingsObserver
 from tests.builders import DAY, NOW, YEAR, Issued, cross_sign, make_ca, make_intermediate, reissue
-from tests.distributions import MAKERS, Tree, key_of, kops_worker, name_of, traditional
+from tests.distributions import MAKERS, Tree, key_of, kops_worker, member_entry, name_of, traditional
 from tests.node import Node, sans_of
 
 REPOSITORY = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ RESTARTS = {
     "k0s": ": certmond restart k0scontroller",
 }
 """The command for the servers of a distribution that issues certificates again at its start."""
-FOREIGN = STARTER | {"k8s-snap", "kops"}  # certmond renews none of the entries in TRAPS
+FOREIGN = STARTER | {"kubespray", "k8s-snap", "kops"}  # certmond renews none of the entries in TRAPS
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
 MICROSHIFT = "/var/lib/microshift"
 KUBESPRAY = "/etc/ssl/etcd/ssl"
@@ -775,42 +775,44 @@ def test_a_pair_of_kubespray_is_a_certificate_with_its_key(tmp_path: Path) -> No
     assert wrong == {f"{KUBESPRAY}/member-node-1.pem"}
 
 
-def test_certmond_renews_the_certificates_of_etcd_as_a_unit(tmp_path: Path) -> None:
-    """In their last days, the plan renews each file of kubespray for etcd once, with the CA of etcd.
+def test_kubespray_renews_the_certificates_of_etcd_as_a_unit(tmp_path: Path) -> None:
+    """In their last days, the plan holds each certificate of kubespray for etcd, and names the playbook as the renewer.
 
-    A control plane has a symlink to its client certificate for each other control plane.
+    The user etcd owns the directory. The findings name no other problem of the files.
     """
     tree = MAKERS["kubespray"](tmp_path)
-    tree.at(f"{KUBESPRAY}/node-a.pem").symlink_to("node-node-1.pem")
-    tree.at(f"{KUBESPRAY}/node-a-key.pem").symlink_to("node-node-1-key.pem")
-    files = [path for path in tree.leaves if path.startswith(KUBESPRAY)]
-    for path in files:
+    for path in (path for path in tree.leaves if path.startswith(KUBESPRAY)):
         tree.leaf(path, not_before=NOW - YEAR, not_after=AT + 5 * DAY)
     document = json.loads(run(tree, "plan", "--profile", "kubespray", "-o", "json").stdout)
-    assert not document["held"]
-    paths = [os.path.realpath(tree.at(step["path"])) for step in document["steps"]]
-    assert sorted(paths) == sorted(str(tree.at(path)) for path in files)
+    assert not document["steps"]
+    held = {each["target"]: each["because"] for each in document["held"]}
+    assert set(held) == {"etcd-member", "etcd-admin", "etcd-node"}
+    assert all("renewed by kubespray" in because and "playbook" in because for because in held.values())
+    code, document = check(tree, "kubespray")
+    assert code == 2
+    assert {each for reasons in reported(document).values() for each in reasons} == {"nearing_expiry"}
 
 
-def test_the_renewed_certificates_of_etcd_are_like_those_of_kubespray(tmp_path: Path) -> None:
-    """`renew` keeps the subject, the names, the usages, the modes and the symlinks, and openssl verifies the files."""
-    tree = MAKERS["kubespray"](tmp_path)
-    before = {path: (issued_at(tree, path), tree.at(key_of(path)).read_bytes()) for path in tree.leaves}
-    names = ("etcd-member", "etcd-admin", "etcd-node")
-    done = run(tree, f"renew {' '.join(names)}", "--profile", "kubespray", "--no-restart",
+def test_an_entry_with_the_owner_renews_a_member_of_kubespray(tmp_path: Path) -> None:
+    """An operator's entry for the member of this host names the user etcd, the subject and the names.
+
+    The new certificate has this subject and these names, and the files still belong to the user etcd.
+    """
+    tree, path = MAKERS["kubespray"](tmp_path), f"{KUBESPRAY}/member-node-1.pem"
+    old, (uid, gid) = issued_at(tree, path), (tree.at(path).stat().st_uid, tree.at(path).stat().st_gid)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"profile": "kubespray", "certificates": [member_entry(tree)]}))
+    done = run(tree, "renew etcd-member", "--config", str(config), "--no-restart",
                "--state-dir", str(tmp_path / "state"), at=None)  # fmt: skip
     assert done.exit_code == 0, done.output
-    for path in (path for path in tree.leaves if path.startswith(KUBESPRAY)):
-        (old, old_key), new = before[path], issued_at(tree, path)
-        assert new.serial_number != old.serial_number
-        assert (new.subject, sans_of(new)) == (old.subject, sans_of(old))
-        assert (tree.at(key_of(path)).read_bytes() == old_key) is ("member" in path)
-        assert {oct(tree.at(each).stat().st_mode & 0o777) for each in (path, key_of(path))} == {"0o640"}
-        verify = ["openssl", "verify", "-CAfile", str(tree.at(f"{KUBESPRAY}/ca.pem")), "-purpose", "sslserver"]
-        assert subprocess.run([*verify, str(tree.at(path))], capture_output=True, check=False).returncode == 0
-    assert os.readlink(tree.at(f"{KUBESPRAY}/node-node-2.pem")) == f"{KUBESPRAY}/node-node-1.pem"
-    code, _ = check(tree, "kubespray", at=datetime.now(UTC))
-    assert code == 0
+    new = issued_at(tree, path)
+    assert new.serial_number != old.serial_number
+    assert (new.subject, sorted(sans_of(new))) == (old.subject, sorted(sans_of(old)))
+    for each in (path, key_of(path)):
+        now = tree.at(each).stat()
+        assert (now.st_uid, now.st_gid, now.st_mode & 0o777) == (uid, gid, 0o640)
+    verify = ["openssl", "verify", "-CAfile", str(tree.at(f"{KUBESPRAY}/ca.pem")), "-purpose", "sslserver"]
+    assert subprocess.run([*verify, str(tree.at(path))], capture_output=True, check=False).returncode == 0
 
 
 def test_the_flags_of_kops_are_followed(tmp_path: Path) -> None:

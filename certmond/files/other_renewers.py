@@ -9,14 +9,14 @@ from __future__ import annotations
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.unit_files import UnitFiles
-from certmond.pki.catalog.other_renewer_spec import Renewer, runs_renewal
+from certmond.pki.catalog.other_renewer_spec import Renewer, runs_renewal, started_programs
 
 _CRON_DIRECTORY = "/etc/cron.d"
 _USER_CRONTABS = ("/var/spool/cron/crontabs/root", "/var/spool/cron/tabs/root", "/var/spool/cron/root")
@@ -24,12 +24,24 @@ _USER_CRONTABS = ("/var/spool/cron/crontabs/root", "/var/spool/cron/tabs/root", 
 _SCRIPT_DIRECTORIES = tuple(f"/etc/cron.{period}" for period in ("hourly", "daily", "weekly", "monthly"))
 _IGNORED = re.compile(r"\..*|.*(~|\.swp|\.rpm(save|orig|new)|\.dpkg-\w+|,v)")
 """The names in directories of cron that cron and run-parts ignore."""
+_OPERATOR_DIRECTORIES = ("/etc/systemd/system/", "/run/systemd/system/")
+_DEBIAN = "/etc/debian_version"
+_DEBIAN_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""The names in directories of cron that cron and run-parts of Debian do not ignore."""
 _MAX_SCRIPT = 64 << 10
 """Maximum size of a script in bytes. certmond does not read larger files, which are usually programs."""
-_MAX_PATHS = 16
-_OUTPUT = re.compile(r">+\s*\S+")
-_PATH = re.compile(r"(?<![\w*.)/-])/[\w./@+-]+")
-"""A path in a command. The pattern excludes steps such as `*/5` in a crontab."""
+_MAX_PATHS = 64
+"""Maximum number of possible paths of the scripts and programs of a job."""
+_MAX_LEVELS = 3
+"""Maximum number of scripts of which each one starts the next one."""
+_SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_PROGRAM = re.compile(r"[\w.+-]+")
+_VARIABLE = re.compile(r"""\s*["']?(\w+)["']?\s*=(.*)""")
+_TIME = re.compile(r"\s*(?:@\w+|(?:\S+\s+){4}\S+)\s+")
+_ANACRON_TIME = re.compile(r"\s*\S+\s+\S+\s+\S+\s+")
+_USER = re.compile(r"\S+\s+")
+_INPUT = re.compile(r"(?<!\\)%.*")
+"""The standard input of a command in a crontab."""
 
 
 class OtherRenewers:
@@ -62,6 +74,7 @@ class OtherRenewers:
         Search the scripts of a service only if an enabled timer starts the service.
         """
         timers = {timer: self._units.started_by(timer) for timer in self._units.enabled("timer")}
+        timers = {timer: service for timer, service in timers.items() if self._units.path(timer)}
         for timer, service in timers.items():
             scripts = (self._script(command, self._units.path(service)) for command in self._units.commands(service))
             if (script := next((each for each in scripts if each is not None), None)) is not None:
@@ -72,47 +85,84 @@ class OtherRenewers:
 
     def _of_unit(self, unit: str, kind: str, script: str) -> Iterator[Renewer]:
         if path := self._units.path(unit):
-            is_local = self._units.enabled(kind)[unit].startswith("/etc/")
-            verb = "disable" if is_local else "mask"  # `systemctl disable` does not remove the symlinks of packages
-            yield Renewer(_name(unit), path, 0, script, f"run: systemctl {verb} --now {unit}")
+            stop = _stop(unit, path, self._units.enabled(kind)[unit])
+            yield Renewer(_name(unit), path, 0, script, f"run: {stop}")
 
     def _of_cron(self) -> Iterator[Renewer]:
-        names = (name for name in self._files.listing(_CRON_DIRECTORY) if not _IGNORED.fullmatch(name))
-        for path in ("/etc/crontab", "/etc/anacrontab", *(f"{_CRON_DIRECTORY}/{name}" for name in names)):
-            yield from self._of_crontab(path, "remove this line")
+        for path in ("/etc/crontab", *(f"{_CRON_DIRECTORY}/{name}" for name in self._names_in(_CRON_DIRECTORY))):
+            yield from self._of_crontab(path, (_TIME, _USER), "remove this line")
+        yield from self._of_crontab("/etc/anacrontab", (_ANACRON_TIME,), "remove this line")
         for path in _USER_CRONTABS:
-            yield from self._of_crontab(path, "remove this line: crontab -u root -e")
+            yield from self._of_crontab(path, (_TIME,), "remove this line: crontab -u root -e")
         for directory in _SCRIPT_DIRECTORIES:
-            for name in self._files.listing(directory):
+            for name in self._names_in(directory):
                 path = f"{directory}/{name}"
-                is_run = not _IGNORED.fullmatch(name) and self._reader.entry(path).mode & stat.S_IXUSR
+                is_run = self._reader.entry(path).mode & stat.S_IXUSR
                 if is_run and (script := self._script(path, path)) is not None:
                     yield Renewer(_name(name), path, 0, script if script != path else "", f"run: chmod a-x {path}")
 
-    def _of_crontab(self, path: str, stop: str) -> Iterator[Renewer]:
-        """Yield the first line of a crontab that renews certificates."""
+    def _names_in(self, directory: str) -> Iterator[str]:
+        """Yield the names in a directory of cron that cron and run-parts do not ignore."""
+        is_debian = not self._reader.entry(_DEBIAN).missing
+        for name in self._files.listing(directory):
+            if _DEBIAN_NAME.fullmatch(name) if is_debian else not _IGNORED.fullmatch(name):
+                yield name
+
+    def _of_crontab(self, path: str, fields: Sequence[re.Pattern[str]], stop: str) -> Iterator[Renewer]:
+        """Yield the first line of a crontab that renews certificates. `fields` are the fields before the command."""
         self._reader.entry(path)
+        directories: Sequence[str] = _SEARCH_PATH
         for line in self._files.value(path, _parse_crontab) or ():
-            if (script := self._script(line.text, path)) is not None:
+            if variable := _VARIABLE.fullmatch(line.text):
+                if variable[1] == "PATH":
+                    directories = variable[2].strip("\"' \t\r").split(":")
+                continue
+            command = _INPUT.sub("", line.text)
+            for each in fields:
+                command = each.sub("", command, count=1)
+            if (script := self._script(command, path, directories)) is not None:
                 name = posixpath.basename(path)
                 yield Renewer(_name(f"crontab-{name}" if name == "root" else name), path, line.number, script, stop)
                 return
 
-    def _script(self, command: str, file: str) -> str | None:
+    def _script(self, command: str, file: str, directories: Sequence[str] = _SEARCH_PATH) -> str | None:
         """Return the script through which the command in `file` renews certificates.
 
         Return "" if the command itself renews certificates, and None if the command does not renew certificates.
+        Follow the scripts that a script starts. Search a program without a path in `directories`.
         """
         if runs_renewal(command):
             return ""
-        referrer = self._reader.referrer(file)
-        paths: list[str] = _PATH.findall(_OUTPUT.sub("", command))
-        for path in paths[:_MAX_PATHS]:
-            entry = self._reader.entry(path, referrer)
-            is_small = entry.state is not None and entry.state[2] <= _MAX_SCRIPT
-            if is_small and self._files.value(path, _parse_script, referrer):
-                return path
+        seen, found = set[str](), [*started_programs(command)]
+        for _ in range(_MAX_LEVELS):
+            started = list[str]()
+            for path in (path for name in found for path in _paths(name, directories)):
+                if path in seen or len(seen) >= _MAX_PATHS:
+                    continue
+                seen.add(path)
+                if script := self._read(path, file):
+                    if script.renews:
+                        return path
+                    started += (each for each in script.starts if "/" in each or each.endswith(".sh"))
+            found = started
         return None
+
+    def _read(self, path: str, file: str) -> _Script | None:
+        """Return the script `path`, which `file` names. Return None for a file that is not a script."""
+        referrer = self._reader.referrer(file)
+        entry = self._reader.entry(path, referrer)
+        if entry.state is None or entry.state[2] > _MAX_SCRIPT:
+            return None
+        script = self._files.value(path, _parse_script, referrer)
+        return script if script and (script.is_marked or entry.mode & stat.S_IXUSR) else None
+
+
+class _Script(NamedTuple):
+    """A script that certmond has read. `is_marked` is true if the first line of the script names an interpreter."""
+
+    is_marked: bool
+    renews: bool
+    starts: tuple[str, ...]
 
 
 class _Line(NamedTuple):
@@ -122,13 +172,37 @@ class _Line(NamedTuple):
     text: str
 
 
+def _stop(unit: str, path: str, links: Sequence[str]) -> str:
+    """Return the commands that stop a unit with this path, also after a boot. `links` are the symlinks that enable it.
+
+    `systemctl disable` removes only symlinks in the directories of the operator, and those in /run only with --runtime.
+    `systemctl mask` fails if a file with the name of the unit is in /etc/systemd/system.
+    """
+    others = [link for link in links if not link.startswith(_OPERATOR_DIRECTORIES)]
+    if not others:
+        until_boot = " --runtime" if all(link.startswith("/run/") for link in links) else ""
+        return f"systemctl disable --now{until_boot} {unit}"
+    if path != f"/etc/systemd/system/{unit}":
+        return f"systemctl mask --now {unit}"
+    return f"rm {' '.join(links)}; systemctl stop {unit}"
+
+
 def _parse_crontab(data: bytes, _path: str) -> tuple[_Line, ...]:
     lines = enumerate(data.decode("utf-8", "replace").split("\n"), start=1)
     return tuple(_Line(number, text) for number, text in lines if text.strip() and not text.lstrip().startswith("#"))
 
 
-def _parse_script(data: bytes, _path: str) -> bool:
-    return runs_renewal(data.decode("utf-8", "replace"))
+def _parse_script(data: bytes, _path: str) -> _Script:
+    text = data.decode("utf-8", "replace") if b"\0" not in data else ""
+    return _Script(text.startswith("#!"), runs_renewal(text), started_programs(text))
+
+
+def _paths(name: str, directories: Sequence[str]) -> Iterator[str]:
+    """Yield the possible paths of a program. Yield nothing for a name with a variable."""
+    if name.startswith("/") and name.isprintable() and "$" not in name:
+        yield name
+    elif _PROGRAM.fullmatch(name):
+        yield from (f"{directory}/{name}" for directory in directories if directory.startswith("/"))
 
 
 def _name(text: str) -> str:

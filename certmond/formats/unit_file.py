@@ -20,8 +20,8 @@ _SHARED = (
 )  # fmt: skip
 """The settings with a common list, which an empty value of either setting resets (systemd.exec(5))."""
 _SETTINGS = frozenset({
-    "ExecStart", "Environment", "EnvironmentFile", "UnsetEnvironment", "RootDirectory", "RootImage",
-    "TemporaryFileSystem", "MountImages",
+    "ExecStart", "ExecStartPre", "ExecStartPost", "Environment", "EnvironmentFile", "UnsetEnvironment",
+    "RootDirectory", "RootImage", "TemporaryFileSystem", "MountImages",
 }).union(*_SHARED)  # fmt: skip
 """The settings that affect which files a service reads."""
 _SECRETS = ("SetCredential", "SetCredentialEncrypted")

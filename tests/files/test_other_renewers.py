@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from certmond.files.catalog_observer import Store
 from certmond.pki.catalog.other_renewer_spec import Renewer
+from tests.conftest import real_part
 from tests.daemon_harness import Running, running
 from tests.node import Node
 
@@ -86,6 +88,38 @@ def test_a_masked_timer_is_no_renewer(host: Host) -> None:
     assert host.found() == []
 
 
+RUN = "/run/systemd/system"
+STOPPED = {
+    "a unit in /etc": (ETC, (ETC,), f"systemctl disable --now {TIMER}"),
+    "a unit of a package, enabled by the operator": (USR, (ETC,), f"systemctl disable --now {TIMER}"),
+    "a unit that is enabled until the next boot": (USR, (RUN,), f"systemctl disable --now --runtime {TIMER}"),
+    "a unit in /etc that is enabled until the next boot": (ETC, (RUN,), f"systemctl disable --now --runtime {TIMER}"),
+    "a unit that a package enables": (USR, (USR,), f"systemctl mask --now {TIMER}"),
+    "a unit that the operator and a package enable": (USR, (ETC, USR), f"systemctl mask --now {TIMER}"),
+    "a unit in /etc that a package enables": (
+        ETC, (USR,), f"rm {USR}/multi-user.target.wants/{TIMER}; systemctl stop {TIMER}",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("directory", "enabled_in", "stop"), STOPPED.values(), ids=STOPPED)
+def test_the_command_in_the_finding_ends_it(host: Host, directory: str, enabled_in: tuple[str, ...], stop: str) -> None:
+    """After systemctl has executed the command of the finding, the timer is no renewer, also after the next boot."""
+    host.kubespray(enabled_in="", directory=directory)
+    for each in enabled_in:
+        host.enable(TIMER, directory, each)
+    assert [each.stop for each in host.found()] == [f"run: {stop}"]
+    systemctl = real_part("systemctl")
+    for command in stop.split("; "):
+        words = command.split()
+        if words[0] == "rm":
+            host.node.path(words[1][1:]).unlink()
+        elif words[1] != "stop":
+            offline = [systemctl, f"--root={host.node.root}", *(word for word in words[1:] if word != "--now")]
+            subprocess.run(offline, check=True, capture_output=True)
+    assert host.found() == []
+
+
 def test_a_timer_starts_the_unit_that_it_names(host: Host) -> None:
     """`Unit=` in a timer or in its drop-in names the service."""
     host.unit("renew.service", f"[Service]\nExecStart=/bin/sh -c '{COMMAND}'\n", enabled_in="")
@@ -119,23 +153,52 @@ def test_an_enabled_service_is_a_renewer(host: Host) -> None:
     assert (found.name, found.stop) == ("renew-a.service", "run: systemctl disable --now renew@a.service")
 
 
+PREFIXES = ("-", "!-", "@-", "+", "|")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_of_a_command_is_no_part_of_its_path(host: Host, prefix: str) -> None:
+    """systemd.service(5) permits special characters before the path of a program."""
+    host.script()
+    host.unit("renew.service", f"[Service]\nExecStart={prefix}{SCRIPT}\n", enabled_in="")
+    host.unit("renew.timer", "[Timer]\nOnCalendar=monthly\n")
+    assert host.where() == [(f"{ETC}/renew.timer", 0, SCRIPT)]
+
+
+@pytest.mark.parametrize("name", ["ExecStartPre", "ExecStartPost"])
+def test_each_command_of_a_service_is_read(host: Host, name: str) -> None:
+    """A service also renews certificates with a command before or after its main command."""
+    host.script()
+    host.unit("renew.service", f"[Service]\nType=oneshot\nExecStart=/bin/true\n{name}={SCRIPT}\n", enabled_in="")
+    host.unit("renew.timer", "[Timer]\nOnCalendar=monthly\n")
+    assert host.where() == [(f"{ETC}/renew.timer", 0, SCRIPT)]
+
+
+def test_a_service_with_a_masked_timer_is_a_renewer(host: Host) -> None:
+    """An enabled service runs at each boot, also if its timer is masked."""
+    host.unit("renew.service", f"[Service]\nType=oneshot\nExecStart=/usr/bin/{COMMAND}\n")
+    host.unit("renew.timer", "[Timer]\nOnCalendar=monthly\n", directory=USR, enabled_in=USR)
+    host.node.path(f"{ETC[1:]}/renew.timer").symlink_to("/dev/null")
+    assert host.where() == [(f"{ETC}/renew.service", 0, "")]
+
+
 # --- cron -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("path", "stop"),
+    ("path", "before", "stop"),
     [
-        ("/etc/crontab", "remove this line"),
-        ("/etc/anacrontab", "remove this line"),
-        ("/etc/cron.d/renew", "remove this line"),
-        ("/var/spool/cron/crontabs/root", "remove this line: crontab -u root -e"),
-        ("/var/spool/cron/tabs/root", "remove this line: crontab -u root -e"),
-        ("/var/spool/cron/root", "remove this line: crontab -u root -e"),
+        ("/etc/crontab", "0 1 * * * root", "remove this line"),
+        ("/etc/anacrontab", "7 10 renew", "remove this line"),
+        ("/etc/cron.d/renew", "@daily root", "remove this line"),
+        ("/var/spool/cron/crontabs/root", "10 */24 * * 1", "remove this line: crontab -u root -e"),
+        ("/var/spool/cron/tabs/root", "@reboot", "remove this line: crontab -u root -e"),
+        ("/var/spool/cron/root", "10 */24 * * 1", "remove this line: crontab -u root -e"),
     ],
 )
-def test_a_line_of_a_crontab_is_a_renewer(host: Host, path: str, stop: str) -> None:
+def test_a_line_of_a_crontab_is_a_renewer(host: Host, path: str, before: str, stop: str) -> None:
     """The first line with the command gives the renewer. A comment does not count."""
-    host.write(path, f"# {COMMAND}\nSHELL=/bin/sh\n10 */24 * * 1 {COMMAND}\n0 1 * * * {COMMAND}\n")
+    host.write(path, f"# {COMMAND}\nSHELL=/bin/sh\n{before} {COMMAND}\n{before} {COMMAND}\n")
     (found,) = host.found()
     assert (found.path, found.line, found.script, found.stop) == (path, 3, "", stop)
 
@@ -155,6 +218,59 @@ def test_the_output_of_a_job_is_no_script(host: Host) -> None:
     host.write("/usr/bin/program", f"{COMMAND}\n{'x' * (64 << 10)}", 0o755)
     host.write("/etc/cron.d/check", f"0 3 * * * root /usr/bin/program >> /var/log/renew.log\n# {SCRIPT}\n")
     assert host.found() == []
+
+
+def test_a_script_of_a_script_is_followed(host: Host) -> None:
+    """certmond follows the scripts that a script starts, but no further than three scripts."""
+    host.script()
+    host.script("/usr/local/sbin/first.sh", "exec /usr/local/sbin/second.sh")
+    host.script("/usr/local/sbin/second.sh", f"sh {SCRIPT}")
+    host.write("/etc/cron.d/renew", "0 3 * * * root /usr/local/sbin/first.sh\n")
+    assert host.where() == [("/etc/cron.d/renew", 1, SCRIPT)]
+    host.script("/etc/cron.daily/renew", "/usr/local/sbin/second.sh")
+    assert ("/etc/cron.daily/renew", 0, SCRIPT) in host.where()
+    host.script("/usr/local/sbin/before.sh", "/usr/local/sbin/first.sh; /usr/local/sbin/before.sh")
+    host.write("/etc/cron.d/renew", "0 3 * * * root /usr/local/sbin/before.sh\n")
+    assert host.where() == [("/etc/cron.daily/renew", 0, SCRIPT)]
+
+
+def test_a_script_without_a_path_is_searched(host: Host) -> None:
+    """cron searches a program in the PATH of the crontab, or in the usual directories."""
+    host.script("/opt/kube/renew.sh")
+    host.write("/etc/cron.d/renew", "PATH=/usr/bin:/opt/kube:relative\n0 3 * * * root renew.sh\n")
+    assert host.where() == [("/etc/cron.d/renew", 2, "/opt/kube/renew.sh")]
+    host.write("/etc/cron.d/renew", "0 3 * * * root renew.sh\n")
+    assert host.found() == []
+    host.script("/usr/local/sbin/renew.sh")
+    assert host.where() == [("/etc/cron.d/renew", 1, "/usr/local/sbin/renew.sh")]
+
+
+def test_an_argument_is_no_script(host: Host) -> None:
+    """certmond reads a file in the position of a command, or after a shell, and only if the file is a script."""
+    host.write("/var/log/audit.log", f"{COMMAND}\n")
+    host.script("/usr/local/bin/renew", mode=0o644)
+    for command in ("grep -c renew /var/log/audit.log", "/var/log/audit.log", "cat /usr/local/bin/renew"):
+        host.write("/etc/cron.d/renew", f"0 3 * * * root {command}\n")
+        assert host.found() == []
+    host.write("/etc/cron.d/renew", "0 3 * * * root bash -x /usr/local/bin/renew %input of the script\n")
+    assert host.where() == [("/etc/cron.d/renew", 1, "/usr/local/bin/renew")]
+
+
+def test_a_variable_of_a_crontab_is_no_command(host: Host) -> None:
+    """certmond does not follow a path in a variable of a crontab."""
+    host.script()
+    host.write("/etc/cron.d/renew", f"HELP={COMMAND}\nSHELL={SCRIPT}\nMAILTO = 'root'\n")
+    assert host.found() == []
+
+
+def test_debian_ignores_names_with_a_dot(host: Host) -> None:
+    """cron and run-parts of Debian ignore names with a dot, those of other distributions do not."""
+    host.script("/etc/cron.weekly/renew.sh")
+    host.write("/etc/cron.d/renew.disabled", f"0 3 * * * root {COMMAND}\n")
+    assert [path for path, _, _ in host.where()] == ["/etc/cron.d/renew.disabled", "/etc/cron.weekly/renew.sh"]
+    host.write("/etc/debian_version", "12.1\n")
+    host.script("/etc/cron.daily/renew")
+    assert host.where() == [("/etc/cron.daily/renew", 0, "")]
 
 
 def test_an_executable_file_of_run_parts_is_a_renewer(host: Host) -> None:

@@ -164,17 +164,17 @@ class UnitFiles:
             if entry.fault and not is_masked:
                 yield path, entry.fault.detail
 
-    def enabled(self, kind: str) -> dict[str, str]:
+    def enabled(self, kind: str) -> dict[str, tuple[str, ...]]:
         """Return the enabled units of a kind, such as "service", sorted by name. Omit units after the first _MAX_FILES.
 
-        The value of a unit is the directory in `DIRECTORIES` that enables the unit.
+        The value of a unit contains the paths of the symlinks that enable the unit, in order of `DIRECTORIES`.
         """
-        found = dict[str, str]()
+        found = dict[str, tuple[str, ...]]()
         for directory in DIRECTORIES:
             for group in filter(_enables, self._files.listing(directory)):
                 for name in self._files.listing(f"{directory}/{group}"):
                     if name.endswith(f".{kind}") and name.isprintable():
-                        found.setdefault(name, directory)
+                        found[name] = (*found.get(name, ()), f"{directory}/{group}/{name}")
         return dict(sorted(found.items())[:_MAX_FILES])
 
     def path(self, unit: str) -> str:
@@ -183,10 +183,14 @@ class UnitFiles:
         return path if path and not self._reader.entry(path).fault else ""
 
     def commands(self, service: str) -> list[str]:
-        """Return the commands of a service. Return [] for a missing or masked service."""
+        """Return the commands of a service, in order. Return [] for a missing or masked service.
+
+        Omit the characters before the path of the program, which change how systemd starts it (systemd.service(5)).
+        """
         paths = [*self._paths(service)] if self.path(service) else []
         found = settings([(path, self._value(path, parse_unit) or ()) for path in paths])
-        return [with_specifiers(command.text, service) for command in found.get("ExecStart", ())]
+        commands = (each for name in ("ExecStartPre", "ExecStart", "ExecStartPost") for each in found.get(name, ()))
+        return [with_specifiers(each.text, service).lstrip("@-:+!|") for each in commands]
 
     def started_by(self, timer: str) -> str:
         """Return the unit that a timer starts."""
