@@ -294,6 +294,27 @@ def test_a_defect_in_a_round_is_a_finding(running: Running, monkeypatch: pytest.
     assert "secret" not in str(observation)
 
 
+def test_a_defect_of_the_rules_is_a_finding(
+    cluster: ApiServer, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass continues with the known findings. The finding names the place of the defect, not its text."""
+    add_secret(cluster, "late", leaf=make_leaf(CA, "late", not_before=NOW - 80 * DAY, not_after=NOW + DAY))
+    assert [each.name for each in running.state().observations] == ["Secret default/late"]
+
+    def broken(*_: object) -> ClusterState:
+        raise OverflowError("secret")
+
+    with monkeypatch.context() as context:
+        context.setattr("certmond.controllers.cluster_objects.cluster_certificate_reader.cluster_state", broken)
+        later = NOW + 30 * DAY
+        failed = running.reader.state(later)
+        assert running.reader.state(later).observations is failed.observations
+    late, observation = failed.observations
+    assert (late.name, observation.path) == ("Secret default/late", LEASE.path)
+    assert "an unexpected OverflowError in test_cluster_reader.py:" in observation.faults[0].detail
+    assert "secret" not in str(observation)
+
+
 # --- The daemon -------------------------------------------------------------------------------------------------------
 
 

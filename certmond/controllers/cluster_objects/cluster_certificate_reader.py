@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from certmond.cluster.api_access import Access
 from certmond.errors import CertmondError, LostError, RefusedError, defect
-from certmond.pki.assessment.cluster_rules import cluster_state
+from certmond.pki.assessment.cluster_rules import cluster_state, unread_observation
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place, Unread
 
 _ANSWER = timedelta(seconds=5)  # time limit of a request, and of one page of a list
@@ -24,6 +24,7 @@ LEASE = Place("Lease", "kube-system", "certmond-reader")
 """The Lease that the reader holds."""
 _NOT_LEADING = ClusterReading()
 _AGAIN = "check that the API server answers; certmond repeats the request"
+_JOURNAL = "see the journal: journalctl -u certmond"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +168,20 @@ class ClusterReader:
         reading = _NOT_LEADING if over else published.reading
         due = known.changes_at is not None and now >= known.changes_at
         if known.reading is not reading or due:
-            made = cluster_state(reading, now, self._terms.renew_before)
+            made = self._judged(reading, now, self._terms.renew_before)
             # The same objects keep their verdicts in the next pass.
             same = made.observations == known.observations
             self._state = replace(made, observations=known.observations) if same else made
         return self._state
+
+    def _judged(self, reading: ClusterReading, now: datetime, renew_before: timedelta) -> ClusterState:
+        """Return the state of a reading. A defect of the rules is a finding, and keeps the known findings."""
+        try:
+            return cluster_state(reading, now, renew_before)
+        except Exception as error:  # noqa: BLE001 - a certificate of the cluster must not end the daemon
+            unread = Unread(LEASE, defect(error), _JOURNAL, now, lasting=True)
+        known = (each for each in self._state.observations if each.path != LEASE.path)
+        return ClusterState(reading, (*known, unread_observation(unread)))
 
     @property
     def until(self) -> datetime | None:
@@ -216,7 +226,7 @@ class ClusterReader:
             except _ClosedError:
                 return
             except Exception as error:  # noqa: BLE001 - a defect in one round must not end the thread
-                rounds.fail(defect(error), "see the journal: journalctl -u certmond")
+                rounds.fail(defect(error), _JOURNAL)
                 pause = _DEFECT_PAUSE
             if rounds.published.reading is not before:
                 self._wake()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
@@ -35,6 +35,7 @@ MAX_FINDINGS = 200
 """Maximum number of objects with a separate finding. One more finding contains the number of the other objects."""
 
 _SECOND = timedelta(seconds=1)
+_LAST = datetime.max.replace(tzinfo=UTC)  # RFC 5280 defines 9999-12-31T23:59:59Z for a certificate without an end
 _PHASES = {RequestPhase.PENDING: "the approval", RequestPhase.APPROVED: "the signature"}
 
 
@@ -54,14 +55,14 @@ def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelt
             instants += _turning_points(_decisive(data), renew_before)
     for oldest in _oldest_waiting(reading.requests):
         reported += _about_request(oldest, now)
-        instants.append(oldest.created_at + REQUEST_WAIT)
+        instants.append(_after(oldest.created_at, REQUEST_WAIT))
     reported.sort(key=lambda each: (each.urgency[0], str(each.urgency[1] or ""), each.urgency[2]))
     observations = [each.observation for each in reported[:MAX_FINDINGS]]
     if (further := len(reported) - MAX_FINDINGS) > 0:
         observations.append(_further(further))
     for unread in reading.unread:
         if unread.lasting or now - unread.since >= RETRY_TIME:
-            observations.append(_unread(unread))
+            observations.append(unread_observation(unread))
         instants.append(unread.since + RETRY_TIME)
     changes_at = min((at for at in instants if at > now), default=None)
     return ClusterState(reading, tuple(observations), changes_at)
@@ -93,7 +94,7 @@ def _decisive(data: CertificateData) -> CertificateFacts:
 def _turning_points(certificate: CertificateFacts, renew_before: timedelta) -> tuple[datetime, datetime, datetime]:
     """Return the times of the warning, of the critical window and of the end of a certificate."""
     end, life = certificate.not_after, max(certificate.not_after - certificate.not_before, timedelta())
-    return end - min(renew_before / 2, life / 6), end - min(CRITICAL_WINDOW, life / 10), end + _SECOND
+    return end - min(renew_before / 2, life / 6), end - min(CRITICAL_WINDOW, life / 10), _after(end, _SECOND)
 
 
 def _renewal(place: Place) -> str:
@@ -144,7 +145,8 @@ def _further(count: int) -> Observation:
     return _observation("further objects", "/api", fault, Severity.WARNING)
 
 
-def _unread(unread: Unread) -> Observation:
+def unread_observation(unread: Unread) -> Observation:
+    """Return the observation of objects that certmond does not watch."""
     fault = Fault(Reason.CLUSTER_UNREAD, f"not watched: {unread.fact}", unread.remedy)
     return _observation(unread.place.called, unread.place.path, fault, Severity.WARNING)
 
@@ -153,6 +155,11 @@ def _observation(name: str, path: str, fault: Fault, severity: Severity) -> Obse
     at_most = severity if severity is not fault.reason.severity else None
     spec = ClusterObjectSpec(name="cluster", path="/api", at_most=at_most)
     return Observation(printable(name), spec, printable(path), faults=(fault,))
+
+
+def _after(at: datetime, span: timedelta) -> datetime:
+    """Return the time `span` after `at`, or the last time that Python can represent."""
+    return at + min(span, _LAST - at)
 
 
 def _time(at: datetime) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -94,6 +94,19 @@ def test_a_certificate_that_its_controller_does_not_renew_is_reported(
         fact = f"tls.crt in the Secret default/web: CN=web (serial ab) {verb} on {NOW + left:%Y-%m-%d %H:%M} UTC"
         run = "kubectl -n default describe certificate,secret web"
         assert finding.message == f"{fact}; find out why the certificate is not renewed: {run}"
+
+
+@pytest.mark.parametrize("end", [datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+def test_a_time_at_the_end_of_the_calendar_is_no_finding(end: datetime) -> None:
+    """RFC 5280 gives a certificate without an end this `notAfter`. A request can also have this time."""
+    last = CertificateFacts("CN=forever", "CN=ca", 1, "00" * 32, NOW, end)
+    made = state(
+        reading(holding(last), requests=(ClusterRequest("csr-a", SERVING, KUBELET, end, RequestPhase.PENDING),))
+    )
+    assert made.observations == ()
+    assert made.changes_at
+    assert NOW < made.changes_at < end
+    assert [each.severity for each in found(reading(holding(last)), end)] == [Severity.CRITICAL]
 
 
 def test_a_chain_ends_with_its_first_certificate_to_end() -> None:
