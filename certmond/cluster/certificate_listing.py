@@ -6,7 +6,7 @@ drops each Secret, with its private key, after the page of the list.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,8 +36,8 @@ MAX_OBJECTS = 10_000
 """Maximum number of objects in one listing."""
 
 _TLS = "kubernetes.io/tls"
-_SECRETS_PAGE = 20
-"""Number of Secrets in one page. A Secret can contain one MiB, and a page is in memory at once."""
+_PAGES = dict.fromkeys(("Secret", "CertificateSigningRequest", "CustomResourceDefinition"), 20)
+"""Number of objects in one page, for kinds whose objects can contain one MiB. A page is in memory at once."""
 _BUNDLES = {kind.resource.__name__: kind for kind in KINDS}
 _PHASES = (("Denied", RequestPhase.DENIED), ("Failed", RequestPhase.FAILED), ("Approved", RequestPhase.APPROVED))
 _PERMISSIONS = {
@@ -118,10 +118,10 @@ def _certificates(client: AsyncClient, source: Place) -> tuple[Callable[[], Asyn
     """Return the list of the objects of a source, and the function that parses one object."""
     if source.kind == "Secret":
         namespace = source.namespace or "*"
-        items = partial(client.list, Secret, namespace=namespace, fields={"type": _TLS}, chunk_size=_SECRETS_PAGE)
+        items = partial(client.list, Secret, namespace=namespace, fields={"type": _TLS}, chunk_size=_PAGES["Secret"])
         return items, _secret
     kind = _BUNDLES[source.kind]
-    return partial(client.list, kind.resource, chunk_size=PAGE), partial(_bundles, kind)
+    return partial(client.list, kind.resource, chunk_size=_PAGES.get(source.kind, PAGE)), partial(_bundles, kind)
 
 
 def _secret(found: Any, known: Known) -> tuple[CertificateData, ...]:
@@ -144,18 +144,19 @@ def _parsed(place: Place, text: str, known: Known) -> CertificateData:
 
 
 def _requests(client: AsyncClient) -> AsyncIterable[Any]:
-    return client.list(CertificateSigningRequest, chunk_size=PAGE)
+    return client.list(CertificateSigningRequest, chunk_size=_PAGES["CertificateSigningRequest"])
 
 
-def _request(found: Any) -> Iterator[ClusterRequest]:
-    """Yield the request, if it has no certificate. kube-controller-manager deletes a request after its decision."""
+def _request(found: Any) -> tuple[ClusterRequest, ...]:
+    """Return the request, if it has no certificate. kube-controller-manager deletes a request after its decision."""
     status = found.status
     kinds = {each.type for each in ((status and status.conditions) or ())}
     phase = next((phase for kind, phase in _PHASES if kind in kinds), RequestPhase.PENDING)
-    if not (status and status.certificate):
-        created_at = found.metadata.creationTimestamp.astimezone(UTC)
-        user, signer = printable(found.spec.username or ""), printable(found.spec.signerName)
-        yield ClusterRequest(_name(found.metadata.name), signer, user, created_at, phase)
+    if status and status.certificate:
+        return ()
+    created_at = found.metadata.creationTimestamp.astimezone(UTC)
+    user, signer = printable(found.spec.username or ""), printable(found.spec.signerName)
+    return (ClusterRequest(_name(found.metadata.name), signer, user, created_at, phase),)
 
 
 def _name(name: Any) -> str:
