@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from click.testing import CliRunner
 
 from certmond.cli.main import cli
 from certmond.cluster.api_access import Access
+from certmond.cluster.certificate_listing import listing
 from certmond.controllers.cluster_objects.cluster_certificate_reader import (
     LEASE,
     ClusterReader,
     ReaderTerms,
     ReadingRounds,
 )
-from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState
+from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place
 from tests.builders import DAY, NOW, make_leaf
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.leaks import leaks
@@ -282,13 +283,35 @@ def test_a_reader_that_cannot_start_has_a_finding(
     assert state.observations[0].path == LEASE.path
 
 
+def test_a_defect_in_the_list_of_one_kind_keeps_the_other_kinds(
+    reader: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finding is about this kind only. Its known objects stay."""
+    node = Node(reader, "node-1")
+    known = node.round()
+
+    def broken(access: Access, source: Place, before: Listing | None, now: datetime) -> Listing:
+        if source.kind == "Secret":
+            raise KeyError("secret")
+        return listing(access, source, before, now)
+
+    monkeypatch.setattr("certmond.cluster.certificate_listing.listing", broken)
+    Node.pass_by(5 * MINUTE)
+    reading = node.round()
+    (unread,) = reading.unread
+    assert (unread.place, unread.lasting, reading.leads) == (Place("Secret"), True, True)
+    assert "an unexpected KeyError in test_cluster_reader.py:" in unread.fact
+    assert list(reading.data) == list(known.data)
+    assert [each.read_at == known.read_at for each in reading.listings] == [True] + [False] * 5
+
+
 def test_a_defect_in_a_round_is_a_finding(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread continues later."""
 
     def broken(*_: object) -> Callable[[], None]:
         raise KeyError("secret")
 
-    monkeypatch.setattr("certmond.cluster.certificate_listing.listing", broken)
+    monkeypatch.setattr("certmond.cluster.certificate_listing.sources", broken)
     (observation,) = running.state().observations
     assert "an unexpected KeyError" in observation.faults[0].detail
     assert "secret" not in str(observation)

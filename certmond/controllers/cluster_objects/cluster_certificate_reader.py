@@ -94,17 +94,23 @@ class ReadingRounds:
         return max(0.0, min(pause, self._next_read - self._monotonic()))
 
     def fail(self, fact: str, remedy: str) -> None:
-        """Publish a failure without a request."""
+        """Publish a failure without a request. Keep the known objects."""
         unread = Unread(LEASE, fact, remedy, self._clock(), lasting=True)
-        self.published = Published(ClusterReading(lease=unread))
+        self.published = replace(self.published, reading=replace(self.published.reading, lease=unread))
 
-    def _listings(self, known: ClusterReading) -> tuple[Listing, ...] | None:
+    def _listings(self, former: ClusterReading) -> tuple[Listing, ...] | None:
         """Return all objects, or None if this node has lost the Lease during the requests."""
         from certmond.cluster.certificate_listing import listing, sources
 
-        before, found = {each.place: each for each in known.listings}, list[Listing]()
+        before, found = {each.place: each for each in former.listings}, list[Listing]()
         for source in sources(self._terms.namespaces):
-            found.append(listing(self._access, source, before.get(source), self._clock()))
+            known, at = before.get(source) or Listing(source), self._clock()
+            try:
+                found.append(listing(self._access, source, known, at))
+            except _ClosedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a defect for one kind must not end the other lists
+                found.append(replace(known, unread=Unread(source, defect(error), _JOURNAL, at, lasting=True)))
             self._failure = self._failure_of(self._lease.keep)
             if not self._lease.held:
                 return None
