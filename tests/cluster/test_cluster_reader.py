@@ -25,6 +25,7 @@ from certmond.controllers.cluster_objects.cluster_certificate_reader import (
     ReaderTerms,
     ReadingRounds,
 )
+from certmond.pki.assessment.cluster_rules import cluster_state
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place
 from tests.builders import DAY, NOW, make_leaf
 from tests.cluster.api_server import ApiServer, Fault
@@ -150,6 +151,45 @@ def test_a_silent_api_server_does_not_end_the_leadership_at_once(cluster: ApiSer
     assert node.round().lease is None
 
 
+def test_an_outage_longer_than_the_lease_keeps_the_known_objects(cluster: ApiServer, reader: Access) -> None:
+    """The finding about the Lease begins when the node stops reading. No finding about an object ends, until the node
+    reads again or learns that another node reads.
+    """
+    late = make_leaf(CA, "late", not_before=NOW - 80 * DAY, not_after=NOW - DAY)
+    add_secret(cluster, "late", leaf=late)
+    node, other = Node(reader, "node-1"), Node(reader, "node-2")
+    known = node.round()
+
+    def names(reading: ClusterReading) -> list[str]:
+        now = NOW + timedelta(seconds=Node.seconds)
+        return [each.name for each in cluster_state(reading, now, 30 * DAY).observations]
+
+    cluster.before = lambda method, path: cluster.faults.append(Fault(503))
+    for _ in range(3):
+        Node.pass_by(MINUTE)
+        assert node.round().leads
+    assert names(node.rounds.published.reading) == ["Secret default/late"]
+    Node.pass_by(MINUTE)
+    stopped = node.round()
+    assert (stopped.leads, stopped.listings) == (False, known.listings)
+    assert names(stopped) == ["Secret default/late", LEASE.called]
+    Node.pass_by(MINUTE)
+    assert node.round() is stopped
+    cluster.before = lambda method, path: None
+    cluster.faults.clear()
+    again = node.round()
+    assert (again.leads, again.lease, names(again)) == (True, None, ["Secret default/late"])
+    cluster.before = lambda method, path: cluster.faults.append(Fault(503))
+    Node.pass_by(4 * MINUTE)
+    assert names(node.round()) == ["Secret default/late", LEASE.called]
+    cluster.before = lambda method, path: None
+    cluster.faults.clear()
+    other.round()
+    Node.pass_by(4 * MINUTE)
+    assert other.round().leads
+    assert node.round() == ClusterReading()
+
+
 def test_a_node_that_loses_the_lease_during_a_reading_exports_nothing(cluster: ApiServer, reader: Access) -> None:
     """A slow API server can delay a reading for longer than the Lease."""
     one, two = Node(reader, "node-1"), Node(reader, "node-2")
@@ -233,16 +273,24 @@ def test_the_thread_wakes_the_daemon_after_a_reading(cluster: ApiServer, running
 def test_the_reading_of_a_thread_that_hangs_ends_with_the_lease(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another node may read the objects from then on. The daemon wakes at this time."""
-    assert running.state().reading
+    """Another node may read the objects from then on. The daemon wakes at this time, and keeps the known objects."""
+    known = running.state().reading
+    assert known
     until = running.reader.until
     assert until
     assert timedelta() < until - NOW <= 4 * MINUTE
     real = time.monotonic
     monkeypatch.setattr(running.reader, "_monotonic", lambda: real() + 240)
     assert running.reader.until == NOW
-    assert running.reader.state(NOW) == ClusterState(ClusterReading())
-    assert running.reader.until is None
+    state = running.reader.state(NOW)
+    assert state.reading
+    assert (state.reading.leads, state.reading.listings) == (False, known.listings)
+    assert [each.faults[0].detail for each in state.observations] == [
+        "not watched: certmond has not renewed the Lease kube-system/certmond-reader in time"
+    ]
+    assert running.reader.state(NOW) is state
+    monkeypatch.undo()
+    assert running.reader.state(NOW).reading is known
 
 
 def test_a_reload_keeps_the_reading(running: Running, reader: Access) -> None:

@@ -79,19 +79,26 @@ class ReadingRounds:
         self._failure = self._failure_of(self._lease.take)
         pause = self._terms.lease_duration.total_seconds() / _LEASE_PAUSE
         if not self._lease.held:
-            self._publish(leads=False, listings=())
-            self._next_read = 0.0
+            self._stop_leading()
             return pause
         known = self.published.reading
         if self._monotonic() >= self._next_read:
             if (listings := self._listings(known)) is None:
-                self._publish(leads=False, listings=())
-                return 0.0
+                self._stop_leading()
+                return pause
             self._publish(leads=True, listings=listings)
             self._next_read = self._monotonic() + self._terms.interval.total_seconds()
         else:
             self._publish(leads=known.leads, listings=known.listings)
         return max(0.0, min(pause, self._next_read - self._monotonic()))
+
+    def _stop_leading(self) -> None:
+        """Publish that this node does not hold the Lease. After an outage, keep the known objects."""
+        self._next_read = 0.0
+        listings = self.published.reading.listings if self._failure else ()
+        if self._failure and listings:
+            self._failure = replace(self._failure, lasting=True)
+        self._publish(leads=False, listings=listings)
 
     def fail(self, fact: str, remedy: str) -> None:
         """Publish a failure without a request. Keep the known objects."""
@@ -160,6 +167,7 @@ class ClusterReader:
         self._thread: threading.Thread | None = None
         self._started = False
         self._state = NO_CLUSTER
+        self._overdue_reading = (_NOT_LEADING, _NOT_LEADING)
 
     def state(self, now: datetime) -> ClusterState:
         """Return the objects of the cluster with their observations at `now`. Do not wait for the API server."""
@@ -169,9 +177,9 @@ class ClusterReader:
             self._started = True
             self._start(self._rounds)
         published, known = self._rounds.published, self._state
-        # After the end of the Lease, another node may read the objects.
-        over = published.reading.leads and self._monotonic() >= published.until
-        reading = _NOT_LEADING if over else published.reading
+        reading = published.reading
+        if reading.leads and self._monotonic() >= published.until:
+            reading = self._overdue(reading, now)
         due = known.changes_at is not None and now >= known.changes_at
         if known.reading is not reading or due:
             made = self._judged(reading, now, self._terms.renew_before)
@@ -179,6 +187,20 @@ class ClusterReader:
             same = made.observations == known.observations
             self._state = replace(made, observations=known.observations) if same else made
         return self._state
+
+    def _overdue(self, reading: ClusterReading, now: datetime) -> ClusterReading:
+        """Return the reading of a node that has not renewed its Lease in time, so that another node may read.
+
+        The known objects stay, because certmond does not know whether another node reads. The same reading has the same
+        result.
+        """
+        if self._overdue_reading[0] is not reading:
+            unread = reading.lease or Unread(
+                LEASE, f"certmond has not renewed the {LEASE.called} in time", _AGAIN, now, True
+            )
+            stopped = replace(reading, leads=False, lease=replace(unread, lasting=True))
+            self._overdue_reading = reading, stopped
+        return self._overdue_reading[1]
 
     def _judged(self, reading: ClusterReading, now: datetime, renew_before: timedelta) -> ClusterState:
         """Return the state of a reading. A defect of the rules is a finding, and keeps the known findings."""

@@ -144,8 +144,9 @@ class Listing:
 class ClusterReading:
     """Result of the reader on this node.
 
-    `leads` is True if this node reads the objects for the cluster. `listings` is empty on all other nodes. `lease` is
-    the reason why this node cannot use the Lease of the reader, or None.
+    `leads` is True if this node reads the objects for the cluster. `listings` is empty on all other nodes, except on a
+    node that has stopped because of an outage. `lease` is the reason why this node cannot use the Lease of the reader,
+    or None.
     """
 
     leads: bool = False
