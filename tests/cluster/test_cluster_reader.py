@@ -22,6 +22,7 @@ from certmond.cluster.certificate_listing import listing
 from certmond.controllers.cluster_objects.cluster_certificate_reader import (
     LEASE,
     ClusterReader,
+    ListingSchedule,
     ReaderTerms,
     ReadingRounds,
 )
@@ -120,6 +121,48 @@ def test_the_holder_reads_at_its_interval(cluster: ApiServer, reader: Access) ->
     add_secret(cluster, "new")
     assert [each.place.name for each in node.round().data] == ["new", "web"]
     assert 0 < node.rounds.round() <= 40
+
+
+def test_a_failed_list_is_repeated_soon(cluster: ApiServer, reader: Access) -> None:
+    """The first repetition is after one minute, and the pauses double up to the interval. The lists of other kinds are
+    not repeated.
+    """
+    node = Node(reader, "node-1", interval=24 * 60 * MINUTE, lease_duration=6 * MINUTE)
+    failing = True
+
+    def fail(method: str, path: str) -> None:
+        if path.endswith("/secrets") and failing:
+            cluster.faults.append(Fault(503))
+
+    cluster.before = fail
+    node.round()
+    counts, others = list[int](), sum("apiservices" in each for each in cluster.calls)
+    for _ in range(16):
+        Node.pass_by(MINUTE)
+        node.round()
+        counts.append(listed(cluster))
+    assert counts == [2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 5, 5]
+    failing = False
+    cluster.faults.clear()
+    Node.pass_by(16 * MINUTE)
+    reading = node.round()
+    assert list(reading.unread) == []
+    assert [each.place.name for each in reading.data] == ["web"]
+    assert others == sum("apiservices" in each for each in cluster.calls) == 1
+    for _ in range(16):
+        Node.pass_by(MINUTE)
+        assert node.round() is reading
+
+
+def test_the_pauses_of_repetitions_are_at_most_the_interval() -> None:
+    """After a success, the first repetition is after a minute again."""
+    schedule, source = ListingSchedule(3 * MINUTE), Place("Secret")
+    assert schedule.next == schedule.due(source) == 0
+    dues = list[float]()
+    for failed in (True, True, True, True, False, True):
+        schedule.listed(source, 0.0, failed=failed)
+        dues.append(schedule.next)
+    assert dues == [60, 120, 180, 180, 180, 60]
 
 
 def test_a_node_without_the_lease_of_its_kubeconfig_has_a_finding(cluster: ApiServer, reader: Access) -> None:

@@ -18,6 +18,7 @@ from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, Cl
 
 _ANSWER = timedelta(seconds=5)  # time limit of a request, and of one page of a list
 _LEASE_PAUSE = 6  # the daemon reads the Lease this many times in its duration
+_RETRY = 60.0  # seconds until the first repetition of a failed list
 _DEFECT_PAUSE = 60.0  # seconds after an unexpected exception
 _JOIN = 2.0  # maximum seconds for which the end of the daemon waits for the thread
 LEASE = Place("Lease", "kube-system", "certmond-reader")
@@ -47,6 +48,36 @@ class Published:
     until: float = 0.0
 
 
+class ListingSchedule:
+    """Times of the monotonic clock at which the next list of each source is due.
+
+    certmond repeats a failed list after a minute, and then after pauses that double up to `interval`.
+    """
+
+    def __init__(self, interval: timedelta) -> None:
+        self._interval = interval.total_seconds()
+        self._due, self._retries = dict[Place, float](), dict[Place, float]()
+
+    @property
+    def next(self) -> float:
+        """The time of the next list, or 0 before the first list."""
+        return min(self._due.values(), default=0.0)
+
+    def due(self, source: Place) -> float:
+        return self._due.get(source, 0.0)
+
+    def listed(self, source: Place, now: float, *, failed: bool) -> None:
+        """Set the time of the next list of `source` after a list that ended at `now`."""
+        retry = min(max(2 * self._retries.get(source, 0.0), _RETRY), self._interval)
+        self._retries[source] = retry if failed else 0.0
+        self._due[source] = now + (retry if failed else self._interval)
+
+    def clear(self) -> None:
+        """Make all lists due."""
+        self._due.clear()
+        self._retries.clear()
+
+
 class ReadingRounds:
     """The work of the thread. Each call of `round` takes or renews the Lease, and reads the objects if this is due.
 
@@ -71,7 +102,7 @@ class ReadingRounds:
             terms.kubeconfig, identity=terms.node, name=LEASE.name, namespace=LEASE.namespace,
             duration=terms.lease_duration, time_limit=_ANSWER, alive=alive, monotonic=monotonic,
         )  # fmt: skip
-        self._next_read = 0.0
+        self._schedule = ListingSchedule(terms.interval)
         self._failure: Unread | None = None
 
     def round(self) -> float:
@@ -82,19 +113,18 @@ class ReadingRounds:
             self._stop_leading()
             return pause
         known = self.published.reading
-        if self._monotonic() >= self._next_read:
+        if self._monotonic() >= self._schedule.next:
             if (listings := self._listings(known)) is None:
                 self._stop_leading()
                 return pause
             self._publish(leads=True, listings=listings)
-            self._next_read = self._monotonic() + self._terms.interval.total_seconds()
         else:
             self._publish(leads=known.leads, listings=known.listings)
-        return max(0.0, min(pause, self._next_read - self._monotonic()))
+        return max(0.0, min(pause, self._schedule.next - self._monotonic()))
 
     def _stop_leading(self) -> None:
         """Publish that this node does not hold the Lease. After an outage, keep the known objects."""
-        self._next_read = 0.0
+        self._schedule.clear()
         listings = self.published.reading.listings if self._failure else ()
         if self._failure and listings:
             self._failure = replace(self._failure, lasting=True)
@@ -110,18 +140,27 @@ class ReadingRounds:
         from certmond.cluster.certificate_listing import listing, sources
 
         before, found = {each.place: each for each in former.listings}, list[Listing]()
+        failed = dict[Place, bool]()
         for source in sources(self._terms.namespaces):
             known, at = before.get(source) or Listing(source), self._clock()
+            if self._monotonic() < self._schedule.due(source):
+                found.append(known)
+                continue
             try:
-                found.append(listing(self._access, source, known, at))
+                made = listing(self._access, source, known, at)
             except _ClosedError:
                 raise
             except Exception as error:  # noqa: BLE001 - a defect for one kind must not end the other lists
-                found.append(replace(known, unread=Unread(source, defect(error), _JOURNAL, at, lasting=True)))
+                made = replace(known, unread=Unread(source, defect(error), _JOURNAL, at, lasting=True))
+            found.append(made)
+            failed[source] = made.read_at != at
             self._failure = self._failure_of(self._lease.keep)
             if not self._lease.held:
                 return None
             self.published = replace(self.published, until=self._lease.held_until)
+        ended = self._monotonic()  # for all lists, so that the next lists are due in one round
+        for source, again in failed.items():
+            self._schedule.listed(source, ended, failed=again)
         return tuple(found)
 
     def _failure_of(self, call: Callable[[], object]) -> Unread | None:
