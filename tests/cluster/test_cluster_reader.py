@@ -252,6 +252,42 @@ def test_a_node_that_loses_the_lease_during_a_reading_exports_nothing(cluster: A
     assert one.round() == ClusterReading()
 
 
+def test_a_slow_list_does_not_lose_the_lease(cluster: ApiServer, reader: Access) -> None:
+    """The node renews the Lease before each list, and a list takes less time than the Lease."""
+    one, two = Node(reader, "node-1"), Node(reader, "node-2")
+    longest = one.rounds._access.time_limit * 12
+    assert longest < 4 * MINUTE * 5 / 6
+
+    def slow(method: str, path: str) -> None:
+        if "leases" not in path:
+            Node.pass_by(longest)
+
+    assert not (one.round().leads and two.round().leads)
+    for _ in range(3):
+        Node.pass_by(5 * MINUTE)
+        cluster.before = slow
+        assert one.round().leads
+        assert Node.seconds < one.rounds.published.until
+        cluster.before = lambda method, path: None
+        assert two.round() == ClusterReading()
+
+
+def test_a_node_pauses_after_the_loss_of_the_lease(cluster: ApiServer, reader: Access) -> None:
+    """Two nodes whose lists take too long do not send requests without a pause."""
+    one, two = Node(reader, "node-1"), Node(reader, "node-2")
+
+    def suspended(method: str, path: str) -> None:
+        if path.endswith("/secrets"):
+            cluster.before = lambda method, path: None
+            two.round()
+            Node.pass_by(4 * MINUTE)
+            two.round()
+
+    cluster.before = suspended
+    assert one.rounds.round() == 40
+    assert one.rounds.published.reading == ClusterReading()
+
+
 # --- The thread -------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,11 @@ from certmond.errors import CertmondError, LostError, RefusedError, defect
 from certmond.pki.assessment.cluster_rules import cluster_state, unread_observation
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place, Unread
 
-_ANSWER = timedelta(seconds=5)  # time limit of a request, and of one page of a list
+_ANSWER = timedelta(seconds=5)  # maximum time of a request, and of one page of a list
+_ANSWER_SHARE = 18
+"""Part of the Lease duration that a request takes at most. The list of one kind takes 12 times as long, and the Lease
+ends after five sixths of its duration, so a list between two renewals is shorter than the Lease.
+"""
 _LEASE_PAUSE = 6  # the daemon reads the Lease this many times in its duration
 _RETRY = 60.0  # seconds until the first repetition of a failed list
 _DEFECT_PAUSE = 60.0  # seconds after an unexpected exception
@@ -97,10 +101,11 @@ class ReadingRounds:
         self._terms, self._clock, self._monotonic = terms, clock, monotonic
         self.published = Published(_NOT_LEADING)
         """The last reading, which another thread can read."""
-        self._access = Access(terms.kubeconfig, _ANSWER, alive)
+        answer = min(_ANSWER, terms.lease_duration / _ANSWER_SHARE)
+        self._access = Access(terms.kubeconfig, answer, alive)
         self._lease = ClusterLease(
             terms.kubeconfig, identity=terms.node, name=LEASE.name, namespace=LEASE.namespace,
-            duration=terms.lease_duration, time_limit=_ANSWER, alive=alive, monotonic=monotonic,
+            duration=terms.lease_duration, time_limit=answer, alive=alive, monotonic=monotonic,
         )  # fmt: skip
         self._schedule = ListingSchedule(terms.interval)
         self._failure: Unread | None = None
@@ -146,6 +151,10 @@ class ReadingRounds:
             if self._monotonic() < self._schedule.due(source):
                 found.append(known)
                 continue
+            self._failure = self._failure_of(self._lease.take)  # the list can take most of the Lease
+            if not self._lease.held:
+                return None
+            self.published = replace(self.published, until=self._lease.held_until)
             try:
                 made = listing(self._access, source, known, at)
             except _ClosedError:
@@ -154,10 +163,9 @@ class ReadingRounds:
                 made = replace(known, unread=Unread(source, defect(error), _JOURNAL, at, lasting=True))
             found.append(made)
             failed[source] = made.read_at != at
-            self._failure = self._failure_of(self._lease.keep)
-            if not self._lease.held:
-                return None
-            self.published = replace(self.published, until=self._lease.held_until)
+        self._failure = self._failure_of(self._lease.keep)
+        if not self._lease.held:
+            return None
         ended = self._monotonic()  # for all lists, so that the next lists are due in one round
         for source, again in failed.items():
             self._schedule.listed(source, ended, failed=again)
