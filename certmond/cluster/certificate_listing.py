@@ -30,6 +30,7 @@ from certmond.pki.services.cluster_objects import (
     RequestPhase,
     Unread,
     certificate_data,
+    requests_with_issued,
 )
 
 MAX_OBJECTS = 10_000
@@ -79,7 +80,7 @@ async def _listed(source: Place, before: Listing, now: datetime, connection: Con
     found = _Limited(MAX_OBJECTS)
     if source.kind == "CertificateSigningRequest":
         requests = await connection.listed(doing, rule, lambda: found.parsed(_requests(connection.client), _request))
-        made = Listing(source, now, found.count, requests=tuple(each for one in requests for each in one))
+        made = Listing(source, now, found.count, requests=requests_with_issued(tuple(requests), before.requests))
     else:
         known = {each.place: each for each in before.data}
         items, parse = _certificates(connection.client, source)
@@ -147,16 +148,15 @@ def _requests(client: AsyncClient) -> AsyncIterable[Any]:
     return client.list(CertificateSigningRequest, chunk_size=_PAGES["CertificateSigningRequest"])
 
 
-def _request(found: Any) -> tuple[ClusterRequest, ...]:
-    """Return the request, if it has no certificate. kube-controller-manager deletes a request after its decision."""
+def _request(found: Any) -> ClusterRequest:
     status = found.status
     kinds = {each.type for each in ((status and status.conditions) or ())}
     phase = next((phase for kind, phase in _PHASES if kind in kinds), RequestPhase.PENDING)
     if status and status.certificate:
-        return ()
+        phase = RequestPhase.ISSUED
     created_at = found.metadata.creationTimestamp.astimezone(UTC)
     user, signer = printable(found.spec.username or ""), printable(found.spec.signerName)
-    return (ClusterRequest(_name(found.metadata.name), signer, user, created_at, phase),)
+    return ClusterRequest(_name(found.metadata.name), signer, user, created_at, phase)
 
 
 def _name(name: Any) -> str:

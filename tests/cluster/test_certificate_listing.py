@@ -217,8 +217,8 @@ def test_a_bundle_that_is_no_text_is_a_fault(cluster: ApiServer, access: Access)
     assert data.faults
 
 
-def test_the_requests_without_a_certificate_are_read(cluster: ApiServer, access: Access) -> None:
-    """Each one has its signer, its user, its age and its phase. An issued certificate needs no action."""
+def test_the_requests_are_read(cluster: ApiServer, access: Access) -> None:
+    """Each one has its signer, its user, its age and its phase."""
     add_request(cluster, "a", NOW)
     add_request(cluster, "b", NOW, Approved="")
     add_request(cluster, "c", NOW, Denied="no")
@@ -227,6 +227,7 @@ def test_the_requests_without_a_certificate_are_read(cluster: ApiServer, access:
     found = read(access, REQUESTS)
     assert {each.name: each.phase for each in found.requests} == {
         "a": RequestPhase.PENDING, "b": RequestPhase.APPROVED, "c": RequestPhase.DENIED, "d": RequestPhase.FAILED,
+        "e": RequestPhase.ISSUED,
     }  # fmt: skip
     assert (found.requests[0].user, found.requests[0].signer) == ("system:node:node-1", "kubernetes.io/kubelet-serving")
     assert found.requests[0].created_at == NOW.replace(microsecond=0)

@@ -53,8 +53,8 @@ def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelt
         reported += _about_data(data, now, renew_before)
         if data.certificates:
             instants += _turning_points(_decisive(data), renew_before)
-    for oldest in _oldest_waiting(reading.requests):
-        reported += _about_request(oldest, now)
+    for oldest, last in _waiting(reading.every_request):
+        reported += _about_request(last, oldest.created_at, now)
         instants.append(_after(oldest.created_at, REQUEST_WAIT))
     reported.sort(key=lambda each: (each.urgency[0], str(each.urgency[1] or ""), each.urgency[2]))
     observations = [each.observation for each in reported[:MAX_FINDINGS]]
@@ -104,32 +104,39 @@ def _renewal(place: Place) -> str:
     return f"find out why the certificate is not renewed: {describe}"
 
 
-def _oldest_waiting(requests: Iterable[ClusterRequest]) -> Iterator[ClusterRequest]:
-    """Yield the oldest waiting request of each user to each signer.
+def _waiting(requests: Iterable[ClusterRequest]) -> Iterator[tuple[ClusterRequest, ClusterRequest]]:
+    """Yield the oldest and the last waiting request of each user to each signer.
 
-    A kubelet without an answer creates another request every 15 minutes, and certmond reports this kubelet once.
+    A kubelet without an answer creates another request every 15 minutes, and certmond reports this kubelet once. A
+    decision about a request ends the wait of the older requests, because their client no longer uses them.
     """
-    oldest = dict[tuple[str, str], ClusterRequest]()
+    waiting = dict[tuple[str, str], tuple[ClusterRequest, ClusterRequest]]()
     for each in sorted(requests, key=lambda request: (request.created_at, request.name)):
+        client = each.user, each.signer
         if each.phase in _PHASES:
-            oldest.setdefault((each.user, each.signer), each)
-    yield from oldest.values()
+            waiting[client] = (waiting[client][0] if client in waiting else each), each
+        else:
+            waiting.pop(client, None)
+    yield from waiting.values()
 
 
-def _about_request(request: ClusterRequest, now: datetime) -> Iterator[_Reported]:
-    if now - request.created_at >= REQUEST_WAIT:
-        subject = f"{request.user} has waited for {_PHASES[request.phase]} of its CertificateSigningRequest"
-        fact = f"{subject} {request.name} to {request.signer} since {_time(request.created_at)}"
+def _about_request(request: ClusterRequest, since: datetime, now: datetime) -> Iterator[_Reported]:
+    """Yield an observation about the last request of a client that waits since `since`."""
+    if now - since >= REQUEST_WAIT:
+        fact = (
+            f"{request.user} has waited for {_PHASES[request.phase]} of a CertificateSigningRequest to "
+            f"{request.signer} since {_time(since)}; the last request is {request.name}"
+        )
         describe = f"kubectl describe csr {shlex.quote(request.name)}"
         remedy = (
-            f"check the last request of this user, and then approve it: {describe}"
+            f"check this request, and then approve it: {describe}"
             if request.phase is RequestPhase.PENDING
             else f"see the log of the signer; for a signer of Kubernetes, of kube-controller-manager: {describe}"
         )
         place = Place("CertificateSigningRequest", key=f"{request.user}:{request.signer}")
         fault = Fault(Reason.REQUEST_WAITING, fact, remedy)
         name = f"requests of {request.user}"
-        yield _reported(place, fault, fault.reason.severity, request.created_at, name)
+        yield _reported(place, fault, fault.reason.severity, since, name)
 
 
 def _reported(

@@ -93,12 +93,13 @@ class CertificateData:
 
 
 class RequestPhase(StrEnum):
-    """Phase of a CertificateSigningRequest that has no certificate."""
+    """Phase of a CertificateSigningRequest. A request with the phase `ISSUED` has a certificate."""
 
     PENDING = "pending"
     APPROVED = "approved"
     DENIED = "denied"
     FAILED = "failed"
+    ISSUED = "issued"
 
 
 class ClusterRequest(NamedTuple):
@@ -165,8 +166,13 @@ class ClusterReading:
         return (each for listing in self.listings for each in listing.data)
 
     @property
-    def requests(self) -> Iterator[ClusterRequest]:
+    def every_request(self) -> Iterator[ClusterRequest]:
         return (each for listing in self.listings for each in listing.requests)
+
+    @property
+    def requests(self) -> Iterator[ClusterRequest]:
+        """The requests without a certificate."""
+        return (each for each in self.every_request if each.phase is not RequestPhase.ISSUED)
 
     @property
     def unread(self) -> Iterator[Unread]:
@@ -187,6 +193,23 @@ class ClusterState:
 
 
 NO_CLUSTER = ClusterState()
+
+
+def requests_with_issued(
+    requests: tuple[ClusterRequest, ...], before: tuple[ClusterRequest, ...]
+) -> tuple[ClusterRequest, ...]:
+    """Return the listed requests, and the issued requests of the list before that are newer than a listed request.
+
+    kube-controller-manager deletes an issued request after an hour, and an older request of the same client later.
+    """
+    listed = {each.name for each in requests}
+    oldest = dict[tuple[str, str], datetime]()
+    for each in requests:
+        client = each.user, each.signer
+        oldest[client] = min(each.created_at, oldest.get(client, each.created_at))
+    kept = (each for each in before if each.phase is RequestPhase.ISSUED and each.name not in listed)
+    later = (each for each in kept if oldest.get((each.user, each.signer), each.created_at) < each.created_at)
+    return (*requests, *later)
 
 
 def certificate_data(place: Place, text: str, before: CertificateData | None = None) -> CertificateData:

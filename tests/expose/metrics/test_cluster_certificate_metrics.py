@@ -40,6 +40,7 @@ READING = ClusterReading(
             requests=(
                 ClusterRequest("csr-a", SIGNER, "system:node:n1", NOW - DAY, RequestPhase.PENDING),
                 ClusterRequest("csr-b", SIGNER, "system:node:n1", NOW, RequestPhase.PENDING),
+                ClusterRequest("csr-c", SIGNER, "system:node:n1", NOW, RequestPhase.ISSUED),
             ),
         ),
         Listing(Place("APIService")),
@@ -104,9 +105,9 @@ def test_the_entry_has_each_certificate_and_each_request() -> None:
         "171", "ab" * 32, 'CN=web,O="it"', "CN=ca",
     )  # fmt: skip
     requests = cluster_entry(READING)["requests"]
-    assert requests[1] == {
+    assert requests[1:] == [{
         "name": "csr-b", "signer": SIGNER, "user": "system:node:n1", "created_at": time, "phase": "pending",
-    }  # fmt: skip
+    }]  # fmt: skip
     assert cluster_entry(READING)["read_at"] is None
 
 

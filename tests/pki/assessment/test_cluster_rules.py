@@ -142,16 +142,16 @@ def test_the_fault_of_an_object_is_reported_while_no_certificate_ends() -> None:
 
 
 def test_a_request_without_a_decision_is_reported_after_a_quarter_of_an_hour() -> None:
-    """The oldest request of the user names the time, so that the finding stays the same while a kubelet creates more
-    requests.
+    """The oldest request of the user has the time, so that the finding stays the same while a kubelet creates more
+    requests. The command names the last request, because the kubelet uses only this one.
     """
     assert found(reading(requests=(request("csr-a", 14 * MINUTE),))) == []
     requests = (request("csr-b", MINUTE), request("csr-a", 15 * MINUTE), request("csr-c", 15 * MINUTE))
     (finding,) = found(reading(requests=requests))
     assert (finding.reason, finding.severity) == (Reason.REQUEST_WAITING, Severity.WARNING)
-    fact = f"{KUBELET} has waited for the approval of its CertificateSigningRequest csr-a to {SERVING} since"
-    assert finding.message.startswith(f"{fact} {NOW - 15 * MINUTE:%Y-%m-%d %H:%M} UTC; ")
-    assert finding.message.endswith("kubectl describe csr csr-a")
+    fact = f"{KUBELET} has waited for the approval of a CertificateSigningRequest to {SERVING} since"
+    last = "the last request is csr-b; check this request, and then approve it: kubectl describe csr csr-b"
+    assert finding.message == f"{fact} {NOW - 15 * MINUTE:%Y-%m-%d %H:%M} UTC; {last}"
     two = reading(requests=(*requests, request("csr-d", HOUR, user="system:node:n2")))
     assert len(found(two)) == 2
 
@@ -159,8 +159,19 @@ def test_a_request_without_a_decision_is_reported_after_a_quarter_of_an_hour() -
 def test_an_approved_request_waits_for_its_signer() -> None:
     """The remedy is the log of the signer."""
     (finding,) = found(reading(requests=(request("csr-a", HOUR, RequestPhase.APPROVED),)))
-    assert "has waited for the signature of its CertificateSigningRequest csr-a" in finding.message
+    assert "has waited for the signature of a CertificateSigningRequest" in finding.message
     assert "kube-controller-manager" in finding.message
+
+
+@pytest.mark.parametrize("phase", [RequestPhase.ISSUED, RequestPhase.DENIED, RequestPhase.FAILED])
+def test_a_decision_ends_the_wait_of_older_requests(phase: RequestPhase) -> None:
+    """The client no longer uses them. Requests after the decision, to other signers and of other users wait."""
+    older, decided = request("csr-a", 3 * HOUR), request("csr-b", 2 * HOUR, phase)
+    assert found(reading(requests=(older, decided))) == []
+    (finding,) = found(reading(requests=(older, decided, request("csr-c", HOUR))))
+    assert f"since {NOW - HOUR:%Y-%m-%d %H:%M} UTC; the last request is csr-c" in finding.message
+    other = older._replace(user="system:node:n2"), older._replace(signer="example.com/it")
+    assert len(found(reading(requests=(decided, *other)))) == 2
 
 
 @pytest.mark.parametrize("phase", [RequestPhase.DENIED, RequestPhase.FAILED])

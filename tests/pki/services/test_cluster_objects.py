@@ -15,10 +15,13 @@ from certmond.pki.services.cluster_objects import (
     MAX_CERTIFICATES,
     CertificateData,
     ClusterReading,
+    ClusterRequest,
     Listing,
     Place,
+    RequestPhase,
     Unread,
     certificate_data,
+    requests_with_issued,
 )
 from tests.builders import DAY, NOW, Issued, bundle, make_ca, make_leaf
 from tests.cluster.leaks import leaks
@@ -129,6 +132,22 @@ def test_any_data_has_a_result(text: str) -> None:
     data = certificate_data(TLS, text)
     assert data.certificates or data.faults
     assert all(each.subject.isprintable() and each.issuer.isprintable() for each in data.certificates)
+
+
+def test_a_deleted_request_with_a_certificate_still_ends_the_wait_of_older_requests() -> None:
+    """It stays as long as an older request of the same user to the same signer is listed."""
+
+    def request(name: str, days: int, phase: RequestPhase = RequestPhase.PENDING, user: str = "n1") -> ClusterRequest:
+        return ClusterRequest(name, "example.com/it", user, NOW + days * DAY, phase)
+
+    old, issued, denied = request("a", 0), request("b", 1, RequestPhase.ISSUED), request("c", 1, RequestPhase.DENIED)
+    other = request("d", 1, RequestPhase.ISSUED, user="n2")
+    later = request("e", 2)
+    assert requests_with_issued((old, issued), ()) == (old, issued)
+    assert requests_with_issued((old, later), (old, issued, denied, other)) == (old, later, issued)
+    assert requests_with_issued((old,), (old, issued, denied, other)) == (old, issued)
+    assert requests_with_issued((old, issued), (old, issued)) == (old, issued)
+    assert requests_with_issued((later,), (old, issued)) == (later,)
 
 
 def test_a_reading_is_as_old_as_its_oldest_listing() -> None:
