@@ -1,7 +1,8 @@
 """Rules for the objects that the reader of the cluster has read: certificates, certificate requests, and failures.
 
 certmond renews none of these certificates. Their thresholds are lower than those of files, because a controller such as
-cert-manager renews a certificate when a third of its lifetime remains, and certmond reports only a missing renewal.
+cert-manager renews a certificate when a third of its lifetime remains, and certmond reports only a missing renewal. In
+the documentation of cert-manager, a certificate of 90 days is renewed at a sixth of its lifetime.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def _decisive(data: CertificateData) -> CertificateFacts:
 def _turning_points(certificate: CertificateFacts, renew_before: timedelta) -> tuple[datetime, datetime, datetime]:
     """Return the times of the warning, of the critical window and of the end of a certificate."""
     end, life = certificate.not_after, max(certificate.not_after - certificate.not_before, timedelta())
-    return end - min(renew_before / 2, life / 6), end - min(CRITICAL_WINDOW, life / 10), _after(end, _SECOND)
+    warned = min(renew_before * 3, life) / 7
+    return end - warned, end - min(CRITICAL_WINDOW, warned / 2), _after(end, _SECOND)
 
 
 def _renewal(place: Place) -> str:

@@ -71,20 +71,25 @@ def found(known: ClusterReading, now: datetime = NOW) -> list[Finding]:
 @pytest.mark.parametrize(
     ("left", "life", "severity", "verb"),
     [
-        (16 * DAY, 90 * DAY, None, ""),
-        (15 * DAY, 90 * DAY, Severity.WARNING, "expires"),
-        (7 * DAY, 90 * DAY, Severity.CRITICAL, "expires"),
+        (13 * DAY, 90 * DAY, None, ""),
+        (12 * DAY, 90 * DAY, Severity.WARNING, "expires"),
+        (6 * DAY, 90 * DAY, Severity.CRITICAL, "expires"),
         (-MINUTE, 90 * DAY, Severity.CRITICAL, "expired"),
-        (5 * HOUR, 24 * HOUR, None, ""),
-        (4 * HOUR, 24 * HOUR, Severity.WARNING, "expires"),
-        (2 * HOUR, 24 * HOUR, Severity.CRITICAL, "expires"),
+        (13 * DAY, 365 * DAY, None, ""),
+        (12 * DAY, 365 * DAY, Severity.WARNING, "expires"),
+        (15 * DAY - HOUR, 90 * DAY, None, ""),  # duration 2160h, renewBefore 360h
+        (5 * MINUTE - MINUTE / 2, HOUR, Severity.WARNING, "expires"),  # renewBefore 5m
+        (4 * HOUR, 24 * HOUR, None, ""),
+        (3 * HOUR, 24 * HOUR, Severity.WARNING, "expires"),
+        (HOUR, 24 * HOUR, Severity.CRITICAL, "expires"),
     ],
 )
 def test_a_certificate_that_its_controller_does_not_renew_is_reported(
     left: timedelta, life: timedelta, severity: Severity | None, verb: str
 ) -> None:
-    """From half of `renew_before`, or a sixth of the lifetime, the finding is a warning, and in the last 7 days, or the
-    last tenth, critical. cert-manager renews a certificate before, so a certificate with a renewal has no finding.
+    """From three sevenths of `renew_before`, or a seventh of the lifetime, the finding is a warning. In the second half
+    of this time, or the last 7 days, it is critical. With `renewBefore` of a sixth, a renewed certificate has no
+    finding, and with a twelfth, no critical finding.
     """
     findings = found(reading(holding(certificate(left, life))))
     assert [each.severity for each in findings] == ([severity] if severity else [])
@@ -107,6 +112,13 @@ def test_a_time_at_the_end_of_the_calendar_is_no_finding(end: datetime) -> None:
     assert made.changes_at
     assert NOW < made.changes_at < end
     assert [each.severity for each in found(reading(holding(last)), end)] == [Severity.CRITICAL]
+
+
+def test_the_critical_window_is_at_most_seven_days() -> None:
+    """With a longer `renew_before`, the warning begins earlier."""
+    held = reading(holding(certificate(30 * DAY, 365 * DAY)))
+    changes = [cluster_state(held, NOW + days * DAY, 60 * DAY).changes_at for days in (0, 10)]
+    assert changes == [NOW + 30 * DAY - 60 * DAY * 3 / 7, NOW + 23 * DAY]
 
 
 def test_a_chain_ends_with_its_first_certificate_to_end() -> None:
@@ -196,7 +208,7 @@ def test_a_refused_listing_is_reported_at_once_and_a_silent_one_later() -> None:
 def test_the_number_of_findings_is_limited() -> None:
     """The most urgent objects have a separate finding each, and one more finding has the number of the others."""
     data = [
-        holding(certificate(timedelta(days=number % 14)), place=replace(TLS, name=f"web-{number}"))
+        holding(certificate(timedelta(days=number % 12)), place=replace(TLS, name=f"web-{number}"))
         for number in range(MAX_FINDINGS + 7)
     ]
     findings = found(reading(*data))
@@ -213,10 +225,10 @@ def assess_of(known: ClusterReading) -> tuple[CertificateStatus, ...]:
 
 def test_the_next_change_is_the_next_time_at_which_a_finding_changes() -> None:
     """A pass is due at this time, without another reading."""
-    held = reading(holding(certificate(20 * DAY)), requests=(request("csr-a", 5 * MINUTE),))
+    held = reading(holding(certificate(20 * DAY, 84 * DAY)), requests=(request("csr-a", 5 * MINUTE),))
     assert state(held).changes_at == NOW + 10 * MINUTE
-    assert state(held, NOW + HOUR).changes_at == NOW + 5 * DAY
-    assert state(held, NOW + 6 * DAY).changes_at == NOW + 13 * DAY
+    assert state(held, NOW + HOUR).changes_at == NOW + 8 * DAY
+    assert state(held, NOW + 8 * DAY).changes_at == NOW + 14 * DAY
     assert state(held, NOW + 14 * DAY).changes_at == NOW + 20 * DAY + timedelta(seconds=1)
     assert state(held, NOW + 21 * DAY).changes_at is None
     unread = Unread(Place("Lease"), "no answer", "wait", NOW, lasting=False)
