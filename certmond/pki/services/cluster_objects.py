@@ -23,6 +23,8 @@ MAX_BYTES = 256 * 1024
 """Maximum length of the data of one key, in the base64 of the API. A bundle of all public CAs is about this long."""
 MAX_CERTIFICATES = 20
 """Maximum number of certificates in one key that certmond watches, because each one has a series."""
+MAX_NAME = 256
+"""Maximum length of a subject or issuer, because each one is in the metrics and in the status document."""
 CHAIN = "tls.crt"
 """The key of a Secret whose certificates are one chain. Each other key contains CAs, of which one is sufficient."""
 
@@ -246,8 +248,12 @@ def _watched(place: Place, certificates: tuple[Certificate, ...]) -> tuple[Certi
 
 
 def _facts(found: Certificate) -> CertificateFacts:
-    subject, issuer = printable(found.subject), printable(found.issuer)
+    subject, issuer = _shortened(printable(found.subject)), _shortened(printable(found.issuer))
     return CertificateFacts(subject, issuer, found.serial, found.sha256, found.not_before, found.not_after)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 def _malformed(fact: str) -> Fault:

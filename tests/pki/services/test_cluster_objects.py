@@ -6,6 +6,8 @@ import base64
 from dataclasses import replace
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +64,15 @@ def test_the_certificates_of_a_chain_are_read_in_order() -> None:
     assert (facts.subject, facts.issuer, facts.serial) == (LEAF.facts.subject, CA.facts.subject, LEAF.facts.serial)
     assert (facts.not_before, facts.not_after) == (LEAF.facts.not_before, LEAF.facts.not_after)
     assert data.faults == ()
+
+
+def test_a_long_name_is_shortened() -> None:
+    """An ellipsis replaces the end of a subject or issuer with more than 256 characters."""
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, f"{number:064}") for number in range(5)]
+    data = certificate_data(TLS, coded(make_ca(subject=x509.Name(units)).pem))
+    (facts,) = data.certificates
+    assert facts.subject == facts.issuer
+    assert (len(facts.subject), facts.subject[-1]) == (256, "…")
 
 
 def test_unchanged_data_is_not_parsed_again() -> None:
