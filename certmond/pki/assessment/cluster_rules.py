@@ -8,6 +8,7 @@ the documentation of cert-manager, a certificate of 90 days is renewed at a sixt
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -41,10 +42,17 @@ _PHASES = {RequestPhase.PENDING: "the approval", RequestPhase.APPROVED: "the sig
 
 
 class _Reported(NamedTuple):
-    """An observation with a fault. `urgency` orders the observations, the most urgent one first."""
+    """An observation with a fault. `group` is the namespace, or the kind of an object without a namespace."""
 
-    urgency: tuple[int, datetime | None, str]
+    severity: Severity
+    at: datetime | None
+    group: str
     observation: Observation
+
+    @property
+    def urgency(self) -> tuple[int, str, str]:
+        """Order of the observations, the most urgent one first."""
+        return -self.severity.rank, str(self.at or ""), self.observation.path
 
 
 def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelta) -> ClusterState:
@@ -57,16 +65,29 @@ def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelt
     for oldest, last in _waiting(reading.every_request):
         reported += _about_request(last, oldest.created_at, now)
         instants.append(_after(oldest.created_at, REQUEST_WAIT))
-    reported.sort(key=lambda each: (each.urgency[0], str(each.urgency[1] or ""), each.urgency[2]))
-    observations = [each.observation for each in reported[:MAX_FINDINGS]]
-    if (further := len(reported) - MAX_FINDINGS) > 0:
-        observations.append(_further(further))
+    observations = _limited(reported)
     for unread in reading.unread:
         if unread.lasting or now - unread.since >= RETRY_TIME:
             observations.append(unread_observation(unread))
         instants.append(unread.since + RETRY_TIME)
     changes_at = min((at for at in instants if at > now), default=None)
     return ClusterState(reading, tuple(observations), changes_at)
+
+
+def _limited(reported: list[_Reported]) -> list[Observation]:
+    """Return the most severe observations, the same number of each namespace if possible, and one about the others."""
+    counts, turns = Counter[tuple[int, str]](), list[tuple[int, int, _Reported]]()
+    for each in sorted(reported, key=lambda each: each.urgency):
+        rank = -each.severity.rank
+        turns.append((rank, counts[rank, each.group], each))
+        counts[rank, each.group] += 1
+    turns.sort(key=lambda turn: turn[:2])
+    ordered = [each for *_, each in turns]
+    shown = sorted(ordered[:MAX_FINDINGS], key=lambda each: each.urgency)
+    observations = [each.observation for each in shown]
+    if others := ordered[MAX_FINDINGS:]:
+        observations.append(_others(len(others), others[0].severity))  # the most severe one is the first one
+    return observations
 
 
 def _about_data(data: CertificateData, now: datetime, renew_before: timedelta) -> Iterator[_Reported]:
@@ -145,13 +166,13 @@ def _reported(
     place: Place, fault: Fault, severity: Severity, at: datetime | None = None, name: str | None = None
 ) -> _Reported:
     observation = _observation(name or place.called, place.path, fault, severity)
-    return _Reported((-severity.rank, at, observation.path), observation)
+    return _Reported(severity, at, place.namespace or place.kind, observation)
 
 
-def _further(count: int) -> Observation:
+def _others(count: int, severity: Severity) -> Observation:
     fact = f"{count} further objects of the cluster have a finding, and certmond reports {MAX_FINDINGS} in detail"
     fault = Fault(Reason.CLUSTER_EXPIRY, fact, "see certmond_cluster_certificate_not_after_timestamp_seconds")
-    return _observation("further objects", "/api", fault, Severity.WARNING)
+    return _observation("further objects", "/api", fault, severity)
 
 
 def unread_observation(unread: Unread) -> Observation:

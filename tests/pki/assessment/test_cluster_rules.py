@@ -219,6 +219,24 @@ def test_the_number_of_findings_is_limited() -> None:
     assert len({each.seen.identity for each in assess_of(reading(*data))}) == len(findings)
 
 
+def test_many_objects_of_one_namespace_hide_no_object_of_another_namespace() -> None:
+    """Of equally severe objects, each namespace has the same number. The finding about the others has the severity of
+    the most severe of them.
+    """
+
+    def expiring(namespace: str, count: int, left: timedelta) -> list[CertificateData]:
+        places = (replace(TLS, namespace=namespace, name=f"{namespace}-{number}") for number in range(count))
+        return [holding(certificate(left), place=place) for place in places]
+
+    many, few = expiring("tenant", MAX_FINDINGS + 60, -DAY), expiring("ingress", 3, DAY)
+    findings = found(reading(*many, *few))
+    assert sum("Secret ingress/" in each.message for each in findings) == 3
+    assert findings[-1].message.startswith("63 further objects")
+    assert findings[-1].severity is Severity.CRITICAL
+    shown = [each.severity for each in found(reading(*many[:MAX_FINDINGS], *expiring("ingress", 3, 10 * DAY)))]
+    assert shown == [Severity.CRITICAL] * MAX_FINDINGS + [Severity.WARNING]
+
+
 def assess_of(known: ClusterReading) -> tuple[CertificateStatus, ...]:
     return assess(Inventory(()), NOW, around=Surroundings(cluster=state(known))).statuses
 
