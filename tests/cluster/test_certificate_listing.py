@@ -47,6 +47,12 @@ def add_secret(
     return cluster.store.add("secrets", name, namespace, type="kubernetes.io/tls", data=held)
 
 
+@pytest.fixture(autouse=True)
+def _bound(cluster: ApiServer) -> None:
+    assert cluster.rbac
+    cluster.rbac.bind_reader()
+
+
 @pytest.fixture
 def reader(cluster: ApiServer, access: Access) -> Access:
     """The access of a reader with the right to list Secrets."""

@@ -77,6 +77,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def reader(cluster: ApiServer, access: Access) -> Access:
     """The access of a reader with the right to list Secrets, in a cluster with one Secret."""
     assert cluster.rbac
+    cluster.rbac.bind_reader()
     cluster.rbac.bind("certmond-reader-secrets", "certmond")
     add_secret(cluster, "web")
     return access
