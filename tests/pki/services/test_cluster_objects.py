@@ -169,6 +169,14 @@ def test_a_reading_is_as_old_as_its_oldest_listing() -> None:
     assert ClusterReading().read_at is None
 
 
+def test_the_requests_of_a_reading_have_no_certificate() -> None:
+    """The rules also need the requests with a certificate."""
+    phases = (RequestPhase.PENDING, RequestPhase.ISSUED)
+    pending, issued = (ClusterRequest("a", "example.com/it", "n1", NOW, phase) for phase in phases)
+    reading = ClusterReading(True, (Listing(Place("CertificateSigningRequest"), requests=(pending, issued)),))
+    assert (list(reading.requests), list(reading.every_request)) == ([pending], [pending, issued])
+
+
 def test_a_reading_has_the_causes_of_all_listings() -> None:
     """The failure of the Lease is the first one."""
     lease = Unread(Place("Lease"), "no right", "", NOW, lasting=True)
