@@ -6,7 +6,7 @@ certmond has parsed a page of the list, certmond drops the Secrets of this page,
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -30,14 +30,15 @@ from certmond.pki.services.cluster_objects import (
     RequestPhase,
     Unread,
     certificate_data,
+    requests_with_issued,
 )
 
 MAX_OBJECTS = 10_000
 """Maximum number of objects in one listing."""
 
 _TLS = "kubernetes.io/tls"
-_SECRETS_PAGE = 20
-"""Number of Secrets in one page. A Secret can contain 1 MiB, and certmond keeps a whole page in memory."""
+_PAGES = dict.fromkeys(("Secret", "CertificateSigningRequest", "CustomResourceDefinition"), 20)
+"""Number of objects in one page, for kinds whose objects can contain one MiB. A page is in memory at once."""
 _BUNDLES = {kind.resource.__name__: kind for kind in KINDS}
 _PHASES = (("Denied", RequestPhase.DENIED), ("Failed", RequestPhase.FAILED), ("Approved", RequestPhase.APPROVED))
 _PERMISSIONS = {
@@ -83,7 +84,7 @@ async def _listed(source: Place, before: Listing, now: datetime, connection: Con
     found = _Limited(MAX_OBJECTS)
     if source.kind == "CertificateSigningRequest":
         requests = await connection.listed(doing, rule, lambda: found.parsed(_requests(connection.client), _request))
-        made = Listing(source, now, found.count, requests=tuple(each for one in requests for each in one))
+        made = Listing(source, now, found.count, requests=requests_with_issued(tuple(requests), before.requests))
     else:
         known = {each.place: each for each in before.data}
         items, parse = _certificates(connection.client, source)
@@ -124,10 +125,10 @@ def _certificates(client: AsyncClient, source: Place) -> tuple[Callable[[], Asyn
     """Return a function that lists the objects of a source, and a function that parses one object."""
     if source.kind == "Secret":
         namespace = source.namespace or "*"
-        items = partial(client.list, Secret, namespace=namespace, fields={"type": _TLS}, chunk_size=_SECRETS_PAGE)
+        items = partial(client.list, Secret, namespace=namespace, fields={"type": _TLS}, chunk_size=_PAGES["Secret"])
         return items, _secret
     kind = _BUNDLES[source.kind]
-    return partial(client.list, kind.resource, chunk_size=PAGE), partial(_bundles, kind)
+    return partial(client.list, kind.resource, chunk_size=_PAGES.get(source.kind, PAGE)), partial(_bundles, kind)
 
 
 def _secret(found: Any, known: Known) -> tuple[CertificateData, ...]:
@@ -150,18 +151,18 @@ def _parsed(place: Place, text: str, known: Known) -> CertificateData:
 
 
 def _requests(client: AsyncClient) -> AsyncIterable[Any]:
-    return client.list(CertificateSigningRequest, chunk_size=PAGE)
+    return client.list(CertificateSigningRequest, chunk_size=_PAGES["CertificateSigningRequest"])
 
 
-def _request(found: Any) -> Iterator[ClusterRequest]:
-    """Yield the request if it has no certificate."""
+def _request(found: Any) -> ClusterRequest:
     status = found.status
     kinds = {each.type for each in ((status and status.conditions) or ())}
     phase = next((phase for kind, phase in _PHASES if kind in kinds), RequestPhase.PENDING)
-    if not (status and status.certificate):
-        created_at = found.metadata.creationTimestamp.astimezone(UTC)
-        user, signer = printable(found.spec.username or ""), printable(found.spec.signerName)
-        yield ClusterRequest(_name(found.metadata.name), signer, user, created_at, phase)
+    if status and status.certificate:
+        phase = RequestPhase.ISSUED
+    created_at = found.metadata.creationTimestamp.astimezone(UTC)
+    user, signer = printable(found.spec.username or ""), printable(found.spec.signerName)
+    return ClusterRequest(_name(found.metadata.name), signer, user, created_at, phase)
 
 
 def _name(name: Any) -> str:

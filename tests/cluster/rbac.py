@@ -58,12 +58,20 @@ class Rbac:
         self._bindings = [each for each in self.objects if each["kind"] in {"RoleBinding", "ClusterRoleBinding"}]
         self.used: set[tuple[str, str, str]] = set()  # verb, group and resource of each granted request
 
-    def bind(self, role: str, group: str) -> None:
+    def bind(self, role: str, group: str, namespace: str = "") -> None:
+        """Bind a ClusterRole to a group, or with `namespace` a Role of this namespace."""
+        prefix = "" if namespace else "Cluster"
         subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}]
-        ref = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
+        ref = {"apiGroup": "rbac.authorization.k8s.io", "kind": f"{prefix}Role", "name": role}
+        metadata = {"name": role, "namespace": namespace} if namespace else {"name": role}
         self._bindings.append(
-            {"kind": "ClusterRoleBinding", "metadata": {"name": role}, "roleRef": ref, "subjects": subjects}
+            {"kind": f"{prefix}RoleBinding", "metadata": metadata, "roleRef": ref, "subjects": subjects}
         )
+
+    def bind_reader(self) -> None:
+        """Bind the roles of the reader that grant no right to Secrets, as in docs/cluster.md."""
+        self.bind("certmond-reader", "certmond")
+        self.bind("certmond-reader", "certmond", "kube-system")
 
     def allows(self, user: str, groups: list[str], asked: Asked) -> bool:
         if _node_may(user, groups, asked):

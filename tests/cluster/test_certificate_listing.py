@@ -47,6 +47,12 @@ def add_secret(
     return cluster.store.add("secrets", name, namespace, type="kubernetes.io/tls", data=held)
 
 
+@pytest.fixture(autouse=True)
+def _bound(cluster: ApiServer) -> None:
+    assert cluster.rbac
+    cluster.rbac.bind_reader()
+
+
 @pytest.fixture
 def reader(cluster: ApiServer, access: Access) -> Access:
     """The access of a reader with the permission to list Secrets."""
@@ -201,6 +207,15 @@ def test_the_ca_bundles_of_each_kind_are_read(cluster: ApiServer, access: Access
     assert found.count == 2
 
 
+def test_custom_resource_definitions_are_read_in_small_pages(cluster: ApiServer, access: Access) -> None:
+    """An object of this kind can contain one MiB."""
+    for number in range(45):
+        cluster.store.add("customresourcedefinitions", f"it-{number}", spec={})
+    cluster.store.pages = 0
+    assert read(access, Place("CustomResourceDefinition")).count == 45
+    assert cluster.store.pages == 3
+
+
 def test_a_bundle_that_is_no_text_is_a_fault(cluster: ApiServer, access: Access) -> None:
     """A value of another type ends nothing: the object has a fault."""
     cluster.store.add("apiservices", "it", spec={"caBundle": ["x"]})
@@ -208,8 +223,8 @@ def test_a_bundle_that_is_no_text_is_a_fault(cluster: ApiServer, access: Access)
     assert data.faults
 
 
-def test_the_requests_without_a_certificate_are_read(cluster: ApiServer, access: Access) -> None:
-    """Each one has its signer, its user, its age and its phase. An issued certificate needs no action."""
+def test_the_requests_are_read(cluster: ApiServer, access: Access) -> None:
+    """Each one has its signer, its user, its age and its phase."""
     add_request(cluster, "a", NOW)
     add_request(cluster, "b", NOW, Approved="")
     add_request(cluster, "c", NOW, Denied="no")
@@ -218,11 +233,29 @@ def test_the_requests_without_a_certificate_are_read(cluster: ApiServer, access:
     found = read(access, REQUESTS)
     assert {each.name: each.phase for each in found.requests} == {
         "a": RequestPhase.PENDING, "b": RequestPhase.APPROVED, "c": RequestPhase.DENIED, "d": RequestPhase.FAILED,
+        "e": RequestPhase.ISSUED,
     }  # fmt: skip
     assert (found.requests[0].user, found.requests[0].signer) == ("system:node:node-1", "kubernetes.io/kubelet-serving")
     assert found.requests[0].created_at == NOW.replace(microsecond=0)
     assert found.requests[0].created_at.tzinfo is UTC
     assert found.count == 5
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("creationTimestamp", None), ("creationTimestamp", "0001-01-01T00:00:00+14:00"), ("name", "a\nb")],
+)
+def test_a_malformed_request_ends_the_list_of_requests_only(
+    cluster: ApiServer, access: Access, field: str, value: str | None
+) -> None:
+    """The failure is the same as that of any other answer that certmond cannot parse, and the known requests stay."""
+    request = add_request(cluster, "a", NOW)
+    known = read(access, REQUESTS)
+    request["metadata"][field] = value
+    failed = read(access, REQUESTS, known)
+    assert failed.unread
+    assert "does not answer like a Kubernetes API server" in failed.unread.fact
+    assert replace(failed, unread=None) == known
 
 
 @pytest.mark.parametrize("fault", [Fault(503), Fault(200, body=b"[]"), Fault(410), Fault(0)])

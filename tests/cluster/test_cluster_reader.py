@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from click.testing import CliRunner
 
 from certmond.cli.main import cli
 from certmond.cluster.api_access import Access
+from certmond.cluster.certificate_listing import listing
 from certmond.controllers.cluster_objects.cluster_certificate_reader import (
     LEASE,
     ClusterReader,
+    ListingSchedule,
     ReaderTerms,
     ReadingRounds,
 )
-from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState
+from certmond.pki.assessment.cluster_rules import cluster_state
+from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place
 from tests.builders import DAY, NOW, make_leaf
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.leaks import leaks
@@ -74,6 +77,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def reader(cluster: ApiServer, access: Access) -> Access:
     """The access of a reader with the permission to list Secrets, in a cluster with one Secret."""
     assert cluster.rbac
+    cluster.rbac.bind_reader()
     cluster.rbac.bind("certmond-reader-secrets", "certmond")
     add_secret(cluster, "web")
     return access
@@ -120,6 +124,48 @@ def test_the_holder_reads_at_its_interval(cluster: ApiServer, reader: Access) ->
     assert 0 < node.rounds.round() <= 40
 
 
+def test_a_failed_list_is_repeated_soon(cluster: ApiServer, reader: Access) -> None:
+    """The first repetition is after one minute, and the pauses double up to the interval. The lists of other kinds are
+    not repeated.
+    """
+    node = Node(reader, "node-1", interval=24 * 60 * MINUTE, lease_duration=6 * MINUTE)
+    failing = True
+
+    def fail(method: str, path: str) -> None:
+        if path.endswith("/secrets") and failing:
+            cluster.faults.append(Fault(503))
+
+    cluster.before = fail
+    node.round()
+    counts, others = list[int](), sum("apiservices" in each for each in cluster.calls)
+    for _ in range(16):
+        Node.pass_by(MINUTE)
+        node.round()
+        counts.append(listed(cluster))
+    assert counts == [2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 5, 5]
+    failing = False
+    cluster.faults.clear()
+    Node.pass_by(16 * MINUTE)
+    reading = node.round()
+    assert list(reading.unread) == []
+    assert [each.place.name for each in reading.data] == ["web"]
+    assert others == sum("apiservices" in each for each in cluster.calls) == 1
+    for _ in range(16):
+        Node.pass_by(MINUTE)
+        assert node.round() is reading
+
+
+def test_the_pauses_of_repetitions_are_at_most_the_interval() -> None:
+    """After a success, the first repetition is after a minute again."""
+    schedule, source = ListingSchedule(3 * MINUTE), Place("Secret")
+    assert schedule.next == schedule.due(source) == 0
+    dues = list[float]()
+    for failed in (True, True, True, True, False, True):
+        schedule.listed(source, 0.0, failed=failed)
+        dues.append(schedule.next)
+    assert dues == [60, 120, 180, 180, 180, 60]
+
+
 def test_a_node_without_the_lease_of_its_kubeconfig_has_a_finding(cluster: ApiServer, reader: Access) -> None:
     """The message names the missing permission."""
     cluster.rbac = Rbac("")
@@ -149,6 +195,45 @@ def test_a_silent_api_server_does_not_end_the_leadership_at_once(cluster: ApiSer
     assert node.round().lease is None
 
 
+def test_an_outage_longer_than_the_lease_keeps_the_known_objects(cluster: ApiServer, reader: Access) -> None:
+    """The finding about the Lease begins when the node stops reading. No finding about an object ends, until the node
+    reads again or learns that another node reads.
+    """
+    late = make_leaf(CA, "late", not_before=NOW - 80 * DAY, not_after=NOW - DAY)
+    add_secret(cluster, "late", leaf=late)
+    node, other = Node(reader, "node-1"), Node(reader, "node-2")
+    known = node.round()
+
+    def names(reading: ClusterReading) -> list[str]:
+        now = NOW + timedelta(seconds=Node.seconds)
+        return [each.name for each in cluster_state(reading, now, 30 * DAY).observations]
+
+    cluster.before = lambda method, path: cluster.faults.append(Fault(503))
+    for _ in range(3):
+        Node.pass_by(MINUTE)
+        assert node.round().leads
+    assert names(node.rounds.published.reading) == ["Secret default/late"]
+    Node.pass_by(MINUTE)
+    stopped = node.round()
+    assert (stopped.leads, stopped.listings) == (False, known.listings)
+    assert names(stopped) == ["Secret default/late", LEASE.called]
+    Node.pass_by(MINUTE)
+    assert node.round() is stopped
+    cluster.before = lambda method, path: None
+    cluster.faults.clear()
+    again = node.round()
+    assert (again.leads, again.lease, names(again)) == (True, None, ["Secret default/late"])
+    cluster.before = lambda method, path: cluster.faults.append(Fault(503))
+    Node.pass_by(4 * MINUTE)
+    assert names(node.round()) == ["Secret default/late", LEASE.called]
+    cluster.before = lambda method, path: None
+    cluster.faults.clear()
+    other.round()
+    Node.pass_by(4 * MINUTE)
+    assert other.round().leads
+    assert node.round() == ClusterReading()
+
+
 def test_a_node_that_loses_the_lease_during_a_reading_exports_nothing(cluster: ApiServer, reader: Access) -> None:
     """A slow API server can delay a reading for longer than the Lease."""
     one, two = Node(reader, "node-1"), Node(reader, "node-2")
@@ -166,6 +251,42 @@ def test_a_node_that_loses_the_lease_during_a_reading_exports_nothing(cluster: A
     assert one.round() == ClusterReading()
     assert two.rounds.published.reading.leads
     assert one.round() == ClusterReading()
+
+
+def test_a_slow_list_does_not_lose_the_lease(cluster: ApiServer, reader: Access) -> None:
+    """The node renews the Lease before each list, and a list takes less time than the Lease."""
+    one, two = Node(reader, "node-1"), Node(reader, "node-2")
+    longest = one.rounds._access.time_limit * 12
+    assert longest < 4 * MINUTE * 5 / 6
+
+    def slow(method: str, path: str) -> None:
+        if "leases" not in path:
+            Node.pass_by(longest)
+
+    assert not (one.round().leads and two.round().leads)
+    for _ in range(3):
+        Node.pass_by(5 * MINUTE)
+        cluster.before = slow
+        assert one.round().leads
+        assert Node.seconds < one.rounds.published.until
+        cluster.before = lambda method, path: None
+        assert two.round() == ClusterReading()
+
+
+def test_a_node_pauses_after_the_loss_of_the_lease(cluster: ApiServer, reader: Access) -> None:
+    """Two nodes whose lists take too long do not send requests without a pause."""
+    one, two = Node(reader, "node-1"), Node(reader, "node-2")
+
+    def suspended(method: str, path: str) -> None:
+        if path.endswith("/secrets"):
+            cluster.before = lambda method, path: None
+            two.round()
+            Node.pass_by(4 * MINUTE)
+            two.round()
+
+    cluster.before = suspended
+    assert one.rounds.round() == 40
+    assert one.rounds.published.reading == ClusterReading()
 
 
 # --- The thread -------------------------------------------------------------------------------------------------------
@@ -232,16 +353,24 @@ def test_the_thread_wakes_the_daemon_after_a_reading(cluster: ApiServer, running
 def test_the_reading_of_a_thread_that_hangs_ends_with_the_lease(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the end of the Lease on, another node can read the objects. The daemon wakes at this time."""
-    assert running.state().reading
+    """Another node may read the objects from then on. The daemon wakes at this time, and keeps the known objects."""
+    known = running.state().reading
+    assert known
     until = running.reader.until
     assert until
     assert timedelta() < until - NOW <= 4 * MINUTE
     real = time.monotonic
     monkeypatch.setattr(running.reader, "_monotonic", lambda: real() + 240)
     assert running.reader.until == NOW
-    assert running.reader.state(NOW) == ClusterState(ClusterReading())
-    assert running.reader.until is None
+    state = running.reader.state(NOW)
+    assert state.reading
+    assert (state.reading.leads, state.reading.listings) == (False, known.listings)
+    assert [each.faults[0].detail for each in state.observations] == [
+        "not watched: certmond has not renewed the Lease kube-system/certmond-reader in time"
+    ]
+    assert running.reader.state(NOW) is state
+    monkeypatch.undo()
+    assert running.reader.state(NOW).reading is known
 
 
 def test_a_reload_keeps_the_reading(running: Running, reader: Access) -> None:
@@ -282,15 +411,58 @@ def test_a_reader_that_cannot_start_has_a_finding(
     assert state.observations[0].path == LEASE.path
 
 
+def test_a_defect_in_the_list_of_one_kind_keeps_the_other_kinds(
+    reader: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finding is about this kind only. Its known objects stay."""
+    node = Node(reader, "node-1")
+    known = node.round()
+
+    def broken(access: Access, source: Place, before: Listing | None, now: datetime) -> Listing:
+        if source.kind == "Secret":
+            raise KeyError("secret")
+        return listing(access, source, before, now)
+
+    monkeypatch.setattr("certmond.cluster.certificate_listing.listing", broken)
+    Node.pass_by(5 * MINUTE)
+    reading = node.round()
+    (unread,) = reading.unread
+    assert (unread.place, unread.lasting, reading.leads) == (Place("Secret"), True, True)
+    assert "an unexpected KeyError in test_cluster_reader.py:" in unread.fact
+    assert list(reading.data) == list(known.data)
+    assert [each.read_at == known.read_at for each in reading.listings] == [True] + [False] * 5
+
+
 def test_a_defect_in_a_round_is_a_finding(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread continues later."""
 
     def broken(*_: object) -> Callable[[], None]:
         raise KeyError("secret")
 
-    monkeypatch.setattr("certmond.cluster.certificate_listing.listing", broken)
+    monkeypatch.setattr("certmond.cluster.certificate_listing.sources", broken)
     (observation,) = running.state().observations
     assert "an unexpected KeyError" in observation.faults[0].detail
+    assert "secret" not in str(observation)
+
+
+def test_a_defect_of_the_rules_is_a_finding(
+    cluster: ApiServer, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass continues with the known findings. The finding names the place of the defect, not its text."""
+    add_secret(cluster, "late", leaf=make_leaf(CA, "late", not_before=NOW - 80 * DAY, not_after=NOW + DAY))
+    assert [each.name for each in running.state().observations] == ["Secret default/late"]
+
+    def broken(*_: object) -> ClusterState:
+        raise OverflowError("secret")
+
+    with monkeypatch.context() as context:
+        context.setattr("certmond.controllers.cluster_objects.cluster_certificate_reader.cluster_state", broken)
+        later = NOW + 30 * DAY
+        failed = running.reader.state(later)
+        assert running.reader.state(later).observations is failed.observations
+    late, observation = failed.observations
+    assert (late.name, observation.path) == ("Secret default/late", LEASE.path)
+    assert "an unexpected OverflowError in test_cluster_reader.py:" in observation.faults[0].detail
     assert "secret" not in str(observation)
 
 

@@ -128,6 +128,7 @@ def test_the_manifest_grants_exactly_what_is_needed(cluster: ApiServer, access: 
     """A coordinator with every role can make all its calls, and each of its rights is used."""
     furnish(cluster)
     assert cluster.rbac
+    cluster.rbac.bind_reader()
     for role in OPTIONAL:
         cluster.rbac.bind(role, "certmond")
     assert lead(access) == []
@@ -135,8 +136,10 @@ def test_the_manifest_grants_exactly_what_is_needed(cluster: ApiServer, access: 
 
 
 def test_an_unbound_right_is_refused(cluster: ApiServer, access: Access) -> None:
-    """The manifest by default grants no right to Secrets or to change webhooks: only these two checks fail."""
+    """The manifest grants no right to Secrets or to change webhooks, also with a reader: only these two checks fail."""
     furnish(cluster)
+    assert cluster.rbac
+    cluster.rbac.bind_reader()
     refused = lead(access)
     assert [each.name for each in refused] == ["token_secrets", "ca_bundles"]
 
@@ -185,6 +188,7 @@ def test_no_private_key_is_ever_sent(cluster: ApiServer, access: Access, access_
     """The API server received no byte of a CA's key, or of any PEM key, during a rotation."""
     furnish(cluster)
     assert cluster.rbac
+    cluster.rbac.bind_reader()
     for role in OPTIONAL:
         cluster.rbac.bind(role, "certmond")
     lead(access)

@@ -13,17 +13,23 @@ from datetime import datetime, timedelta
 
 from certmond.cluster.api_access import Access
 from certmond.errors import CertmondError, LostError, RefusedError, defect
-from certmond.pki.assessment.cluster_rules import cluster_state
+from certmond.pki.assessment.cluster_rules import cluster_state, unread_observation
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place, Unread
 
-_ANSWER = timedelta(seconds=5)  # time limit of a request, and of one page of a list
-_LEASE_PAUSE = 6  # number of rounds in the duration of the Lease
+_ANSWER = timedelta(seconds=5)  # maximum time of a request, and of one page of a list
+_ANSWER_SHARE = 18
+"""Part of the Lease duration that a request takes at most. The list of one kind takes 12 times as long, and the Lease
+ends after five sixths of its duration, so a list between two renewals is shorter than the Lease.
+"""
+_LEASE_PAUSE = 6  # the daemon reads the Lease this many times in its duration
+_RETRY = 60.0  # seconds until the first repetition of a failed list
 _DEFECT_PAUSE = 60.0  # seconds after an unexpected exception
 _JOIN = 2.0  # maximum seconds for which `close` waits for the thread
 LEASE = Place("Lease", "kube-system", "certmond-reader")
 """The Lease that the reader holds."""
 _NOT_LEADING = ClusterReading()
 _AGAIN = "check that the API server answers; certmond repeats the request"
+_JOURNAL = "see the journal: journalctl -u certmond"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,36 @@ class Published:
     until: float = 0.0
 
 
+class ListingSchedule:
+    """Times of the monotonic clock at which the next list of each source is due.
+
+    certmond repeats a failed list after a minute, and then after pauses that double up to `interval`.
+    """
+
+    def __init__(self, interval: timedelta) -> None:
+        self._interval = interval.total_seconds()
+        self._due, self._retries = dict[Place, float](), dict[Place, float]()
+
+    @property
+    def next(self) -> float:
+        """The time of the next list, or 0 before the first list."""
+        return min(self._due.values(), default=0.0)
+
+    def due(self, source: Place) -> float:
+        return self._due.get(source, 0.0)
+
+    def listed(self, source: Place, now: float, *, failed: bool) -> None:
+        """Set the time of the next list of `source` after a list that ended at `now`."""
+        retry = min(max(2 * self._retries.get(source, 0.0), _RETRY), self._interval)
+        self._retries[source] = retry if failed else 0.0
+        self._due[source] = now + (retry if failed else self._interval)
+
+    def clear(self) -> None:
+        """Make all lists due."""
+        self._due.clear()
+        self._retries.clear()
+
+
 class ReadingRounds:
     """Rounds of the thread. Each round takes or renews the Lease. The node with the Lease reads the objects if due.
 
@@ -65,12 +101,13 @@ class ReadingRounds:
         self._terms, self._clock, self._monotonic = terms, clock, monotonic
         self.published = Published(_NOT_LEADING)
         """The last reading, which another thread can read."""
-        self._access = Access(terms.kubeconfig, _ANSWER, alive)
+        answer = min(_ANSWER, terms.lease_duration / _ANSWER_SHARE)
+        self._access = Access(terms.kubeconfig, answer, alive)
         self._lease = ClusterLease(
             terms.kubeconfig, identity=terms.node, name=LEASE.name, namespace=LEASE.namespace,
-            duration=terms.lease_duration, time_limit=_ANSWER, alive=alive, monotonic=monotonic,
+            duration=terms.lease_duration, time_limit=answer, alive=alive, monotonic=monotonic,
         )  # fmt: skip
-        self._next_read = 0.0
+        self._schedule = ListingSchedule(terms.interval)
         self._failure: Unread | None = None
 
     def round(self) -> float:
@@ -78,36 +115,60 @@ class ReadingRounds:
         self._failure = self._failure_of(self._lease.take)
         pause = self._terms.lease_duration.total_seconds() / _LEASE_PAUSE
         if not self._lease.held:
-            self._publish(leads=False, listings=())
-            self._next_read = 0.0
+            self._stop_leading()
             return pause
         known = self.published.reading
-        if self._monotonic() >= self._next_read:
+        if self._monotonic() >= self._schedule.next:
             if (listings := self._listings(known)) is None:
-                self._publish(leads=False, listings=())
-                return 0.0
+                self._stop_leading()
+                return pause
             self._publish(leads=True, listings=listings)
-            self._next_read = self._monotonic() + self._terms.interval.total_seconds()
         else:
             self._publish(leads=known.leads, listings=known.listings)
-        return max(0.0, min(pause, self._next_read - self._monotonic()))
+        return max(0.0, min(pause, self._schedule.next - self._monotonic()))
+
+    def _stop_leading(self) -> None:
+        """Publish that this node does not hold the Lease. After an outage, keep the known objects."""
+        self._schedule.clear()
+        listings = self.published.reading.listings if self._failure else ()
+        if self._failure and listings:
+            self._failure = replace(self._failure, lasting=True)
+        self._publish(leads=False, listings=listings)
 
     def fail(self, fact: str, remedy: str) -> None:
-        """Publish that the reader does not work, with the cause `fact` and the `remedy`, and without any object."""
+        """Publish a failure without a request. Keep the known objects."""
         unread = Unread(LEASE, fact, remedy, self._clock(), lasting=True)
-        self.published = Published(ClusterReading(lease=unread))
+        self.published = replace(self.published, reading=replace(self.published.reading, lease=unread))
 
-    def _listings(self, known: ClusterReading) -> tuple[Listing, ...] | None:
+    def _listings(self, former: ClusterReading) -> tuple[Listing, ...] | None:
         """Return all objects, or None if this node has lost the Lease during the requests."""
         from certmond.cluster.certificate_listing import listing, sources
 
-        before, found = {each.place: each for each in known.listings}, list[Listing]()
+        before, found = {each.place: each for each in former.listings}, list[Listing]()
+        failed = dict[Place, bool]()
         for source in sources(self._terms.namespaces):
-            found.append(listing(self._access, source, before.get(source), self._clock()))
-            self._failure = self._failure_of(self._lease.keep)
+            known, at = before.get(source) or Listing(source), self._clock()
+            if self._monotonic() < self._schedule.due(source):
+                found.append(known)
+                continue
+            self._failure = self._failure_of(self._lease.take)  # the list can take most of the Lease
             if not self._lease.held:
                 return None
             self.published = replace(self.published, until=self._lease.held_until)
+            try:
+                made = listing(self._access, source, known, at)
+            except _ClosedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a defect for one kind must not end the other lists
+                made = replace(known, unread=Unread(source, defect(error), _JOURNAL, at, lasting=True))
+            found.append(made)
+            failed[source] = made.read_at != at
+        self._failure = self._failure_of(self._lease.keep)
+        if not self._lease.held:
+            return None
+        ended = self._monotonic()  # for all lists, so that the next lists are due in one round
+        for source, again in failed.items():
+            self._schedule.listed(source, ended, failed=again)
         return tuple(found)
 
     def _failure_of(self, call: Callable[[], object]) -> Unread | None:
@@ -156,6 +217,7 @@ class ClusterReader:
         self._thread: threading.Thread | None = None
         self._started = False
         self._state = NO_CLUSTER
+        self._overdue_reading = (_NOT_LEADING, _NOT_LEADING)
 
     def state(self, now: datetime) -> ClusterState:
         """Return the objects of the cluster with their observations at `now`. Do not wait for the API server."""
@@ -165,16 +227,39 @@ class ClusterReader:
             self._started = True
             self._start(self._rounds)
         published, known = self._rounds.published, self._state
-        # After the end of the Lease, another node can be the reader.
-        over = published.reading.leads and self._monotonic() >= published.until
-        reading = _NOT_LEADING if over else published.reading
+        reading = published.reading
+        if reading.leads and self._monotonic() >= published.until:
+            reading = self._overdue(reading, now)
         due = known.changes_at is not None and now >= known.changes_at
         if known.reading is not reading or due:
-            made = cluster_state(reading, now, self._terms.renew_before)
+            made = self._judged(reading, now, self._terms.renew_before)
             # The same objects keep their verdicts in the next pass.
             same = made.observations == known.observations
             self._state = replace(made, observations=known.observations) if same else made
         return self._state
+
+    def _overdue(self, reading: ClusterReading, now: datetime) -> ClusterReading:
+        """Return the reading of a node that has not renewed its Lease in time, so that another node may read.
+
+        The known objects stay, because certmond does not know whether another node reads. The same reading has the same
+        result.
+        """
+        if self._overdue_reading[0] is not reading:
+            unread = reading.lease or Unread(
+                LEASE, f"certmond has not renewed the {LEASE.called} in time", _AGAIN, now, True
+            )
+            stopped = replace(reading, leads=False, lease=replace(unread, lasting=True))
+            self._overdue_reading = reading, stopped
+        return self._overdue_reading[1]
+
+    def _judged(self, reading: ClusterReading, now: datetime, renew_before: timedelta) -> ClusterState:
+        """Return the state of a reading. A defect of the rules is a finding, and keeps the known findings."""
+        try:
+            return cluster_state(reading, now, renew_before)
+        except Exception as error:  # noqa: BLE001 - a certificate of the cluster must not end the daemon
+            unread = Unread(LEASE, defect(error), _JOURNAL, now, lasting=True)
+        known = (each for each in self._state.observations if each.path != LEASE.path)
+        return ClusterState(reading, (*known, unread_observation(unread)))
 
     @property
     def until(self) -> datetime | None:
@@ -221,7 +306,7 @@ class ClusterReader:
             except _ClosedError:
                 return
             except Exception as error:  # noqa: BLE001 - a defect in one round must not end the thread
-                rounds.fail(defect(error), "see the journal: journalctl -u certmond")
+                rounds.fail(defect(error), _JOURNAL)
                 pause = _DEFECT_PAUSE
             if rounds.published.reading is not before:
                 self._wake()

@@ -122,10 +122,10 @@ class Renderer:
         self._status.write(path, tuple(assessment.certificates), (f'{head}, "certificates": [\n',), tail)
 
     def _cluster_member(self, reading: ClusterReading | None) -> str:
-        """Return the member `cluster`, or "" on a node that does not read the cluster. Cache the last member."""
+        """Return the member `cluster`, or "" on a node without objects of the cluster. Repeat an unchanged member."""
         if reading is not self._cluster[0]:
-            leads = reading is not None and reading.leads
-            self._cluster = reading, f', "cluster": {json.dumps(cluster_entry(reading))}' if reading and leads else ""
+            known = reading is not None and (reading.leads or reading.listings)
+            self._cluster = reading, f', "cluster": {json.dumps(cluster_entry(reading))}' if reading and known else ""
         return self._cluster[1]
 
 

@@ -1,14 +1,16 @@
 """Rules for the objects that the reader of the cluster has read: certificates, certificate requests, and failures.
 
-certmond renews none of these certificates. A controller such as cert-manager renews a certificate when one third of its
-lifetime remains. certmond reports only a missing renewal, so the thresholds are lower than those of files.
+certmond renews none of these certificates. Their thresholds are lower than those of files, because a controller such as
+cert-manager renews a certificate when a third of its lifetime remains, and certmond reports only a missing renewal. In
+the documentation of cert-manager, a certificate of 90 days is renewed at a sixth of its lifetime.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
@@ -35,14 +37,22 @@ MAX_FINDINGS = 200
 """Maximum number of objects with a separate finding. One more finding contains the number of the other objects."""
 
 _SECOND = timedelta(seconds=1)
+_LAST = datetime.max.replace(tzinfo=UTC)  # RFC 5280 defines 9999-12-31T23:59:59Z for a certificate without an end
 _PHASES = {RequestPhase.PENDING: "the approval", RequestPhase.APPROVED: "the signature"}
 
 
 class _Reported(NamedTuple):
-    """An observation with a fault. `urgency` orders the observations, the most urgent one first."""
+    """An observation with a fault. `group` is the namespace, or the kind of an object without a namespace."""
 
-    urgency: tuple[int, datetime | None, str]
+    severity: Severity
+    at: datetime | None
+    group: str
     observation: Observation
+
+    @property
+    def urgency(self) -> tuple[int, str, str]:
+        """Order of the observations, the most urgent one first."""
+        return -self.severity.rank, str(self.at or ""), self.observation.path
 
 
 def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelta) -> ClusterState:
@@ -52,19 +62,32 @@ def cluster_state(reading: ClusterReading, now: datetime, renew_before: timedelt
         reported += _about_data(data, now, renew_before)
         if data.certificates:
             instants += _turning_points(_decisive(data), renew_before)
-    for oldest in _oldest_waiting(reading.requests):
-        reported += _about_request(oldest, now)
-        instants.append(oldest.created_at + REQUEST_WAIT)
-    reported.sort(key=lambda each: (each.urgency[0], str(each.urgency[1] or ""), each.urgency[2]))
-    observations = [each.observation for each in reported[:MAX_FINDINGS]]
-    if (further := len(reported) - MAX_FINDINGS) > 0:
-        observations.append(_further(further))
+    for oldest, last in _waiting(reading.every_request):
+        reported += _about_request(last, oldest.created_at, now)
+        instants.append(_after(oldest.created_at, REQUEST_WAIT))
+    observations = _limited(reported)
     for unread in reading.unread:
         if unread.lasting or now - unread.since >= RETRY_TIME:
-            observations.append(_unread(unread))
+            observations.append(unread_observation(unread))
         instants.append(unread.since + RETRY_TIME)
     changes_at = min((at for at in instants if at > now), default=None)
     return ClusterState(reading, tuple(observations), changes_at)
+
+
+def _limited(reported: list[_Reported]) -> list[Observation]:
+    """Return the most severe observations, the same number of each namespace if possible, and one about the others."""
+    counts, turns = Counter[tuple[int, str]](), list[tuple[int, int, _Reported]]()
+    for each in sorted(reported, key=lambda each: each.urgency):
+        rank = -each.severity.rank
+        turns.append((rank, counts[rank, each.group], each))
+        counts[rank, each.group] += 1
+    turns.sort(key=lambda turn: turn[:2])
+    ordered = [each for *_, each in turns]
+    shown = sorted(ordered[:MAX_FINDINGS], key=lambda each: each.urgency)
+    observations = [each.observation for each in shown]
+    if others := ordered[MAX_FINDINGS:]:
+        observations.append(_others(len(others), others[0].severity))  # the most severe one is the first one
+    return observations
 
 
 def _about_data(data: CertificateData, now: datetime, renew_before: timedelta) -> Iterator[_Reported]:
@@ -93,7 +116,8 @@ def _decisive(data: CertificateData) -> CertificateFacts:
 def _turning_points(certificate: CertificateFacts, renew_before: timedelta) -> tuple[datetime, datetime, datetime]:
     """Return the times at which the warning starts, the critical window starts, and the certificate has expired."""
     end, life = certificate.not_after, max(certificate.not_after - certificate.not_before, timedelta())
-    return end - min(renew_before / 2, life / 6), end - min(CRITICAL_WINDOW, life / 10), end + _SECOND
+    warned = min(renew_before * 3, life) / 7
+    return end - warned, end - min(CRITICAL_WINDOW, warned / 2), _after(end, _SECOND)
 
 
 def _renewal(place: Place) -> str:
@@ -104,51 +128,56 @@ def _renewal(place: Place) -> str:
     return f"find out why no controller renews the certificate: {describe}"
 
 
-def _oldest_waiting(requests: Iterable[ClusterRequest]) -> Iterator[ClusterRequest]:
-    """Yield the oldest waiting request of each user to each signer.
+def _waiting(requests: Iterable[ClusterRequest]) -> Iterator[tuple[ClusterRequest, ClusterRequest]]:
+    """Yield the oldest and the last waiting request of each user to each signer.
 
-    A kubelet without an answer creates another request every 15 minutes, and certmond reports this kubelet once.
+    A kubelet without an answer creates another request every 15 minutes, and certmond reports this kubelet once. A
+    decision about a request ends the wait of the older requests, because their client no longer uses them.
     """
-    oldest = dict[tuple[str, str], ClusterRequest]()
+    waiting = dict[tuple[str, str], tuple[ClusterRequest, ClusterRequest]]()
     for each in sorted(requests, key=lambda request: (request.created_at, request.name)):
+        client = each.user, each.signer
         if each.phase in _PHASES:
-            oldest.setdefault((each.user, each.signer), each)
-    yield from oldest.values()
+            waiting[client] = (waiting[client][0] if client in waiting else each), each
+        else:
+            waiting.pop(client, None)
+    yield from waiting.values()
 
 
-def _about_request(request: ClusterRequest, now: datetime) -> Iterator[_Reported]:
-    if now - request.created_at >= REQUEST_WAIT:
-        subject = f"{request.user} has waited for {_PHASES[request.phase]} of its CertificateSigningRequest"
-        fact = f"{subject} {request.name} to {request.signer} since {_time(request.created_at)}"
+def _about_request(request: ClusterRequest, since: datetime, now: datetime) -> Iterator[_Reported]:
+    """Yield an observation about the last request of a client that waits since `since`."""
+    if now - since >= REQUEST_WAIT:
+        fact = (
+            f"{request.user} has waited for {_PHASES[request.phase]} of a CertificateSigningRequest to "
+            f"{request.signer} since {_time(since)}; the last request is {request.name}"
+        )
         describe = f"kubectl describe csr {shlex.quote(request.name)}"
         remedy = (
-            "check the last request of this user, then approve or deny it: kubectl get csr --sort-by "
-            ".metadata.creationTimestamp"
+            f"check this request, and then approve it: {describe}"
             if request.phase is RequestPhase.PENDING
             else f"run: {describe}; then see the log of the signer (of kube-controller-manager for kubernetes.io/…)"
         )
         place = Place("CertificateSigningRequest", key=f"{request.user}:{request.signer}")
         fault = Fault(Reason.REQUEST_WAITING, fact, remedy)
         name = f"requests of {request.user}"
-        yield _reported(place, fault, fault.reason.severity, request.created_at, name)
+        yield _reported(place, fault, fault.reason.severity, since, name)
 
 
 def _reported(
     place: Place, fault: Fault, severity: Severity, at: datetime | None = None, name: str | None = None
 ) -> _Reported:
     observation = _observation(name or place.called, place.path, fault, severity)
-    return _Reported((-severity.rank, at, observation.path), observation)
+    return _Reported(severity, at, place.namespace or place.kind, observation)
 
 
-def _further(count: int) -> Observation:
-    fact = f"{count} further objects of the cluster have a finding, and certmond reports only {MAX_FINDINGS} in detail"
-    fault = Fault(
-        Reason.CLUSTER_EXPIRY, fact, "see the metric certmond_cluster_certificate_not_after_timestamp_seconds"
-    )
-    return _observation("further objects", "/api", fault, Severity.WARNING)
+def _others(count: int, severity: Severity) -> Observation:
+    fact = f"{count} further objects of the cluster have a finding, and certmond reports {MAX_FINDINGS} in detail"
+    fault = Fault(Reason.CLUSTER_EXPIRY, fact, "see certmond_cluster_certificate_not_after_timestamp_seconds")
+    return _observation("further objects", "/api", fault, severity)
 
 
-def _unread(unread: Unread) -> Observation:
+def unread_observation(unread: Unread) -> Observation:
+    """Return the observation of objects that certmond does not watch."""
     fault = Fault(Reason.CLUSTER_UNREAD, f"not watched: {unread.fact}", unread.remedy)
     return _observation(unread.place.called, unread.place.path, fault, Severity.WARNING)
 
@@ -157,6 +186,11 @@ def _observation(name: str, path: str, fault: Fault, severity: Severity) -> Obse
     at_most = severity if severity is not fault.reason.severity else None
     spec = ClusterObjectSpec(name="cluster", path="/api", at_most=at_most)
     return Observation(printable(name), spec, printable(path), faults=(fault,))
+
+
+def _after(at: datetime, span: timedelta) -> datetime:
+    """Return the time `span` after `at`, or the last time that Python can represent."""
+    return at + min(span, _LAST - at)
 
 
 def _time(at: datetime) -> str:

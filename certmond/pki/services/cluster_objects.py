@@ -22,7 +22,9 @@ from certmond.pki.x509.certificate_file_parser import decode
 MAX_BYTES = 256 * 1024
 """Maximum length of the data of one key, in the base64 of the API. A bundle of all public CAs is about this long."""
 MAX_CERTIFICATES = 20
-"""Maximum number of certificates that certmond watches in one key. Each certificate has a series in the metrics."""
+"""Maximum number of certificates in one key that certmond watches, because each one has a series."""
+MAX_NAME = 256
+"""Maximum length of a subject or issuer, because each one is in the metrics and in the status document."""
 CHAIN = "tls.crt"
 """The key of a Secret that contains a certificate chain. Each other key contains CAs, of which one is sufficient."""
 
@@ -94,12 +96,13 @@ class CertificateData:
 
 
 class RequestPhase(StrEnum):
-    """Phase of a CertificateSigningRequest that has no certificate."""
+    """Phase of a CertificateSigningRequest. A request with the phase `ISSUED` has a certificate."""
 
     PENDING = "pending"
     APPROVED = "approved"
     DENIED = "denied"
     FAILED = "failed"
+    ISSUED = "issued"
 
 
 class ClusterRequest(NamedTuple):
@@ -146,8 +149,9 @@ class Listing:
 class ClusterReading:
     """Result of the reader on this node.
 
-    `leads` is True if this node reads the objects for the cluster. `listings` is empty on all other nodes. `lease` is
-    the reason why this node cannot use the Lease of the reader, or None.
+    `leads` is True if this node reads the objects for the cluster. `listings` is empty on all other nodes, except on a
+    node that has stopped because of an outage. `lease` is the reason why this node cannot use the Lease of the reader,
+    or None.
     """
 
     leads: bool = False
@@ -166,8 +170,13 @@ class ClusterReading:
         return (each for listing in self.listings for each in listing.data)
 
     @property
-    def requests(self) -> Iterator[ClusterRequest]:
+    def every_request(self) -> Iterator[ClusterRequest]:
         return (each for listing in self.listings for each in listing.requests)
+
+    @property
+    def requests(self) -> Iterator[ClusterRequest]:
+        """The requests without a certificate."""
+        return (each for each in self.every_request if each.phase is not RequestPhase.ISSUED)
 
     @property
     def unread(self) -> Iterator[Unread]:
@@ -189,6 +198,23 @@ class ClusterState:
 
 
 NO_CLUSTER = ClusterState()
+
+
+def requests_with_issued(
+    requests: tuple[ClusterRequest, ...], before: tuple[ClusterRequest, ...]
+) -> tuple[ClusterRequest, ...]:
+    """Return the listed requests, and the issued requests of the list before that are newer than a listed request.
+
+    kube-controller-manager deletes an issued request after an hour, and an older request of the same client later.
+    """
+    listed = {each.name for each in requests}
+    oldest = dict[tuple[str, str], datetime]()
+    for each in requests:
+        client = each.user, each.signer
+        oldest[client] = min(each.created_at, oldest.get(client, each.created_at))
+    kept = (each for each in before if each.phase is RequestPhase.ISSUED and each.name not in listed)
+    later = (each for each in kept if oldest.get((each.user, each.signer), each.created_at) < each.created_at)
+    return (*requests, *later)
 
 
 def certificate_data(place: Place, text: str, before: CertificateData | None = None) -> CertificateData:
@@ -225,8 +251,12 @@ def _watched(place: Place, certificates: tuple[Certificate, ...]) -> tuple[Certi
 
 
 def _facts(found: Certificate) -> CertificateFacts:
-    subject, issuer = printable(found.subject), printable(found.issuer)
+    subject, issuer = _shortened(printable(found.subject)), _shortened(printable(found.issuer))
     return CertificateFacts(subject, issuer, found.serial, found.sha256, found.not_before, found.not_after)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 def _malformed(fact: str) -> Fault:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -71,20 +71,25 @@ def found(known: ClusterReading, now: datetime = NOW) -> list[Finding]:
 @pytest.mark.parametrize(
     ("left", "life", "severity", "verb"),
     [
-        (16 * DAY, 90 * DAY, None, ""),
-        (15 * DAY, 90 * DAY, Severity.WARNING, "expires"),
-        (7 * DAY, 90 * DAY, Severity.CRITICAL, "expires"),
+        (13 * DAY, 90 * DAY, None, ""),
+        (12 * DAY, 90 * DAY, Severity.WARNING, "expires"),
+        (6 * DAY, 90 * DAY, Severity.CRITICAL, "expires"),
         (-MINUTE, 90 * DAY, Severity.CRITICAL, "expired"),
-        (5 * HOUR, 24 * HOUR, None, ""),
-        (4 * HOUR, 24 * HOUR, Severity.WARNING, "expires"),
-        (2 * HOUR, 24 * HOUR, Severity.CRITICAL, "expires"),
+        (13 * DAY, 365 * DAY, None, ""),
+        (12 * DAY, 365 * DAY, Severity.WARNING, "expires"),
+        (15 * DAY - HOUR, 90 * DAY, None, ""),  # duration 2160h, renewBefore 360h
+        (5 * MINUTE - MINUTE / 2, HOUR, Severity.WARNING, "expires"),  # renewBefore 5m
+        (4 * HOUR, 24 * HOUR, None, ""),
+        (3 * HOUR, 24 * HOUR, Severity.WARNING, "expires"),
+        (HOUR, 24 * HOUR, Severity.CRITICAL, "expires"),
     ],
 )
 def test_a_certificate_that_its_controller_does_not_renew_is_reported(
     left: timedelta, life: timedelta, severity: Severity | None, verb: str
 ) -> None:
-    """From half of `renew_before`, or a sixth of the lifetime, the finding is a warning, and in the last 7 days, or the
-    last tenth, critical. cert-manager renews a certificate before, so a certificate with a renewal has no finding.
+    """From three sevenths of `renew_before`, or a seventh of the lifetime, the finding is a warning. In the second half
+    of this time, or the last 7 days, it is critical. With `renewBefore` of a sixth, a renewed certificate has no
+    finding, and with a twelfth, no critical finding.
     """
     findings = found(reading(holding(certificate(left, life))))
     assert [each.severity for each in findings] == ([severity] if severity else [])
@@ -94,6 +99,26 @@ def test_a_certificate_that_its_controller_does_not_renew_is_reported(
         fact = f"tls.crt in the Secret default/web: CN=web (serial ab) {verb} on {NOW + left:%Y-%m-%d %H:%M} UTC"
         run = "kubectl -n default describe secret web"
         assert finding.message == f"{fact}; find out why no controller renews the certificate: {run}"
+
+
+@pytest.mark.parametrize("end", [datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+def test_a_time_at_the_end_of_the_calendar_is_no_finding(end: datetime) -> None:
+    """RFC 5280 gives a certificate without an end this `notAfter`. A request can also have this time."""
+    last = CertificateFacts("CN=forever", "CN=ca", 1, "00" * 32, NOW, end)
+    made = state(
+        reading(holding(last), requests=(ClusterRequest("csr-a", SERVING, KUBELET, end, RequestPhase.PENDING),))
+    )
+    assert made.observations == ()
+    assert made.changes_at
+    assert NOW < made.changes_at < end
+    assert [each.severity for each in found(reading(holding(last)), end)] == [Severity.CRITICAL]
+
+
+def test_the_critical_window_is_at_most_seven_days() -> None:
+    """With a longer `renew_before`, the warning begins earlier."""
+    held = reading(holding(certificate(30 * DAY, 365 * DAY)))
+    changes = [cluster_state(held, NOW + days * DAY, 60 * DAY).changes_at for days in (0, 10)]
+    assert changes == [NOW + 30 * DAY - 60 * DAY * 3 / 7, NOW + 23 * DAY]
 
 
 def test_a_chain_ends_with_its_first_certificate_to_end() -> None:
@@ -132,16 +157,16 @@ def test_the_fault_of_an_object_is_reported_while_no_certificate_ends() -> None:
 
 
 def test_a_request_without_a_decision_is_reported_after_a_quarter_of_an_hour() -> None:
-    """The oldest request of the user names the time, so that the finding stays the same while a kubelet creates more
-    requests.
+    """The oldest request of the user has the time, so that the finding stays the same while a kubelet creates more
+    requests. The command names the last request, because the kubelet uses only this one.
     """
     assert found(reading(requests=(request("csr-a", 14 * MINUTE),))) == []
     requests = (request("csr-b", MINUTE), request("csr-a", 15 * MINUTE), request("csr-c", 15 * MINUTE))
     (finding,) = found(reading(requests=requests))
     assert (finding.reason, finding.severity) == (Reason.REQUEST_WAITING, Severity.WARNING)
-    fact = f"{KUBELET} has waited for the approval of its CertificateSigningRequest csr-a to {SERVING} since"
-    assert finding.message.startswith(f"{fact} {NOW - 15 * MINUTE:%Y-%m-%d %H:%M} UTC; ")
-    assert finding.message.endswith("kubectl get csr --sort-by .metadata.creationTimestamp")
+    fact = f"{KUBELET} has waited for the approval of a CertificateSigningRequest to {SERVING} since"
+    last = "the last request is csr-b; check this request, and then approve it: kubectl describe csr csr-b"
+    assert finding.message == f"{fact} {NOW - 15 * MINUTE:%Y-%m-%d %H:%M} UTC; {last}"
     two = reading(requests=(*requests, request("csr-d", HOUR, user="system:node:n2")))
     assert len(found(two)) == 2
 
@@ -149,8 +174,19 @@ def test_a_request_without_a_decision_is_reported_after_a_quarter_of_an_hour() -
 def test_an_approved_request_waits_for_its_signer() -> None:
     """The remedy is the log of the signer."""
     (finding,) = found(reading(requests=(request("csr-a", HOUR, RequestPhase.APPROVED),)))
-    assert "has waited for the signature of its CertificateSigningRequest csr-a" in finding.message
+    assert "has waited for the signature of a CertificateSigningRequest" in finding.message
     assert "kube-controller-manager" in finding.message
+
+
+@pytest.mark.parametrize("phase", [RequestPhase.ISSUED, RequestPhase.DENIED, RequestPhase.FAILED])
+def test_a_decision_ends_the_wait_of_older_requests(phase: RequestPhase) -> None:
+    """The client no longer uses them. Requests after the decision, to other signers and of other users wait."""
+    older, decided = request("csr-a", 3 * HOUR), request("csr-b", 2 * HOUR, phase)
+    assert found(reading(requests=(older, decided))) == []
+    (finding,) = found(reading(requests=(older, decided, request("csr-c", HOUR))))
+    assert f"since {NOW - HOUR:%Y-%m-%d %H:%M} UTC; the last request is csr-c" in finding.message
+    other = older._replace(user="system:node:n2"), older._replace(signer="example.com/it")
+    assert len(found(reading(requests=(decided, *other)))) == 2
 
 
 @pytest.mark.parametrize("phase", [RequestPhase.DENIED, RequestPhase.FAILED])
@@ -175,7 +211,7 @@ def test_a_refused_listing_is_reported_at_once_and_a_silent_one_later() -> None:
 def test_the_number_of_findings_is_limited() -> None:
     """The most urgent objects have a separate finding each, and one more finding has the number of the others."""
     data = [
-        holding(certificate(timedelta(days=number % 14)), place=replace(TLS, name=f"web-{number}"))
+        holding(certificate(timedelta(days=number % 12)), place=replace(TLS, name=f"web-{number}"))
         for number in range(MAX_FINDINGS + 7)
     ]
     findings = found(reading(*data))
@@ -186,16 +222,34 @@ def test_the_number_of_findings_is_limited() -> None:
     assert len({each.seen.identity for each in assess_of(reading(*data))}) == len(findings)
 
 
+def test_many_objects_of_one_namespace_hide_no_object_of_another_namespace() -> None:
+    """Of equally severe objects, each namespace has the same number. The finding about the others has the severity of
+    the most severe of them.
+    """
+
+    def expiring(namespace: str, count: int, left: timedelta) -> list[CertificateData]:
+        places = (replace(TLS, namespace=namespace, name=f"{namespace}-{number}") for number in range(count))
+        return [holding(certificate(left), place=place) for place in places]
+
+    many, few = expiring("tenant", MAX_FINDINGS + 60, -DAY), expiring("ingress", 3, DAY)
+    findings = found(reading(*many, *few))
+    assert sum("Secret ingress/" in each.message for each in findings) == 3
+    assert findings[-1].message.startswith("63 further objects")
+    assert findings[-1].severity is Severity.CRITICAL
+    shown = [each.severity for each in found(reading(*many[:MAX_FINDINGS], *expiring("ingress", 3, 10 * DAY)))]
+    assert shown == [Severity.CRITICAL] * MAX_FINDINGS + [Severity.WARNING]
+
+
 def assess_of(known: ClusterReading) -> tuple[CertificateStatus, ...]:
     return assess(Inventory(()), NOW, around=Surroundings(cluster=state(known))).statuses
 
 
 def test_the_next_change_is_the_next_time_at_which_a_finding_changes() -> None:
     """A pass is due at this time, without another reading."""
-    held = reading(holding(certificate(20 * DAY)), requests=(request("csr-a", 5 * MINUTE),))
+    held = reading(holding(certificate(20 * DAY, 84 * DAY)), requests=(request("csr-a", 5 * MINUTE),))
     assert state(held).changes_at == NOW + 10 * MINUTE
-    assert state(held, NOW + HOUR).changes_at == NOW + 5 * DAY
-    assert state(held, NOW + 6 * DAY).changes_at == NOW + 13 * DAY
+    assert state(held, NOW + HOUR).changes_at == NOW + 8 * DAY
+    assert state(held, NOW + 8 * DAY).changes_at == NOW + 14 * DAY
     assert state(held, NOW + 14 * DAY).changes_at == NOW + 20 * DAY + timedelta(seconds=1)
     assert state(held, NOW + 21 * DAY).changes_at is None
     unread = Unread(Place("Lease"), "no answer", "wait", NOW, lasting=False)

@@ -6,6 +6,8 @@ import base64
 from dataclasses import replace
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,10 +17,13 @@ from certmond.pki.services.cluster_objects import (
     MAX_CERTIFICATES,
     CertificateData,
     ClusterReading,
+    ClusterRequest,
     Listing,
     Place,
+    RequestPhase,
     Unread,
     certificate_data,
+    requests_with_issued,
 )
 from tests.builders import DAY, NOW, Issued, bundle, make_ca, make_leaf
 from tests.cluster.leaks import leaks
@@ -59,6 +64,15 @@ def test_the_certificates_of_a_chain_are_read_in_order() -> None:
     assert (facts.subject, facts.issuer, facts.serial) == (LEAF.facts.subject, CA.facts.subject, LEAF.facts.serial)
     assert (facts.not_before, facts.not_after) == (LEAF.facts.not_before, LEAF.facts.not_after)
     assert data.faults == ()
+
+
+def test_a_long_name_is_shortened() -> None:
+    """An ellipsis replaces the end of a subject or issuer with more than 256 characters."""
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, f"{number:064}") for number in range(5)]
+    data = certificate_data(TLS, coded(make_ca(subject=x509.Name(units)).pem))
+    (facts,) = data.certificates
+    assert facts.subject == facts.issuer
+    assert (len(facts.subject), facts.subject[-1]) == (256, "…")
 
 
 def test_unchanged_data_is_not_parsed_again() -> None:
@@ -131,12 +145,36 @@ def test_any_data_has_a_result(text: str) -> None:
     assert all(each.subject.isprintable() and each.issuer.isprintable() for each in data.certificates)
 
 
+def test_a_deleted_request_with_a_certificate_still_ends_the_wait_of_older_requests() -> None:
+    """It stays as long as an older request of the same user to the same signer is listed."""
+
+    def request(name: str, days: int, phase: RequestPhase = RequestPhase.PENDING, user: str = "n1") -> ClusterRequest:
+        return ClusterRequest(name, "example.com/it", user, NOW + days * DAY, phase)
+
+    old, issued, denied = request("a", 0), request("b", 1, RequestPhase.ISSUED), request("c", 1, RequestPhase.DENIED)
+    other = request("d", 1, RequestPhase.ISSUED, user="n2")
+    later = request("e", 2)
+    assert requests_with_issued((old, issued), ()) == (old, issued)
+    assert requests_with_issued((old, later), (old, issued, denied, other)) == (old, later, issued)
+    assert requests_with_issued((old,), (old, issued, denied, other)) == (old, issued)
+    assert requests_with_issued((old, issued), (old, issued)) == (old, issued)
+    assert requests_with_issued((later,), (old, issued)) == (later,)
+
+
 def test_a_reading_is_as_old_as_its_oldest_listing() -> None:
     """If a listing has not succeeded yet, the time is unknown."""
     early, late = Listing(Place("Secret"), NOW), Listing(Place("APIService"), NOW + DAY)
     assert ClusterReading(True, (late, early)).read_at == NOW
     assert ClusterReading(True, (late, Listing(Place("Secret")))).read_at is None
     assert ClusterReading().read_at is None
+
+
+def test_the_requests_of_a_reading_have_no_certificate() -> None:
+    """The rules also need the requests with a certificate."""
+    phases = (RequestPhase.PENDING, RequestPhase.ISSUED)
+    pending, issued = (ClusterRequest("a", "example.com/it", "n1", NOW, phase) for phase in phases)
+    reading = ClusterReading(True, (Listing(Place("CertificateSigningRequest"), requests=(pending, issued)),))
+    assert (list(reading.requests), list(reading.every_request)) == ([pending], [pending, issued])
 
 
 def test_a_reading_has_the_causes_of_all_listings() -> None:
