@@ -274,7 +274,7 @@ def test_nothing_is_staged_before_the_end_is_complete(plain: Ending) -> None:
         for more in ((), ("--force",)):
             refused = node.hurry("root-ca", "stage", *brought(node, following), *more)
             assert refused.code == 2, (stop, refused)
-            assert "a rotation is in progress (ca, " in refused.err, stop
+            assert "a rotation is in progress (family ca, " in refused.err, stop
             if before.over:
                 assert "complete it first: certmond root-ca rotate --family ca" in refused.err, stop
         assert (node.record, node.staged) == (before, kept), stop
@@ -427,7 +427,7 @@ def test_a_daemon_that_is_kept_out_ends_it_later(timely: Ending) -> None:
         held = stack.enter_context(ExitStack())
         held.enter_context(Transactions("/", node.state).lock())
         daemon = stack.enter_context(node.daemon("-v"))
-        daemon.until(lambda: log.read_text().count("a pass (retry)") >= 2, "has tried again")
+        daemon.until(lambda: log.read_text().count("a pass (retry;") >= 2, "has tried again")
         assert (node.phase, node.staged) == (Phase.DONE, kept)
         held.close()
         daemon.until(partial(is_over, node, daemon), "it is over")

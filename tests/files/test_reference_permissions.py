@@ -247,12 +247,14 @@ def test_no_closed_directory_is_watched_for_another_user(node: Node) -> None:
 
 @pytest.mark.parametrize("owner", [0, THEIRS])
 def test_a_token_and_a_program_are_not_read(node: Node, owner: int) -> None:
-    """certmond does not use the files of `tokenFile` and `exec`, whatever the owner of the kubeconfig."""
+    """certmond does not use the files of `tokenFile` and `exec`, whatever the owner of the kubeconfig. The CA has the
+    only entry.
+    """
     command = {"command": "/public/program", "args": ["/public/argument"]}
     users = [user("a", tokenFile="/public/token", exec=command)]
     node.put("/home/x.conf", kubeconfig(users, [cluster("c", ROOT)], ("a", "c")), owner=owner)
     store = Store((CONF,), str(node.root))
-    assert store.observe().observations == ()
+    assert [seen.name for seen in store.observe().observations] == ["conf#ca:c"]
     assert not any(place.endswith("/public") for place in store.interest)
 
 

@@ -780,8 +780,8 @@ class TestListening:
         run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=root)
         own, foreign = run.stdout.splitlines()
         modules = {
-            "documents": ("durations",),
-            "http": ("access_policy", "connection_limits", "health", "routes", "server"),
+            "documents": ("remaining_lifetime",),
+            "http": ("access_control_interface", "connection_limits", "heartbeat_check", "routes", "server"),
             "page": ("certificate_tree", "html", "model", "render"),
         }
         expose = {f"certmond.expose.{each}" for each in modules}
