@@ -32,12 +32,16 @@ class MicroShiftConfiguration:
         return self._files.listing(_DROP_INS)
 
     def sources(self) -> Iterator[Source]:
-        """Yield the API server for each file with additional certificates, with a flag for each certificate."""
-        for path in self._paths():
-            manifest = self._reader.manifest(path)
-            if flags := tuple(_flags(manifest.fields)) if manifest else ():
-                places = {_FLAG: Place(path, _FIELD)}
-                yield Source(APISERVER, Container(APISERVER, flags, {}), path, in_pod=False, places=places)
+        """Yield the API server with a flag for each additional certificate.
+
+        The last file that sets the field replaces the whole list, also with null (RFC 7396; pkg/config/files.go,
+        getActiveConfigFromYAMLDropins).
+        """
+        found = [(path, manifest) for path in self._paths() if (manifest := self._reader.manifest(path))]
+        last = next(((path, each) for path, each in reversed(found) if _sets_field(each.fields)), None)
+        if last and (flags := tuple(_flags(last[1].fields))):
+            places = {_FLAG: Place(last[0], _FIELD)}
+            yield Source(APISERVER, Container(APISERVER, flags, {}), last[0], in_pod=False, places=places)
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file of the configuration that certmond cannot read or parse. Omit missing and empty files."""
@@ -52,6 +56,11 @@ class MicroShiftConfiguration:
     def _paths(self) -> Iterator[str]:
         yield _FILE
         yield from (f"{_DROP_INS}/{name}" for name in self.names() if name.endswith(".yaml") and name.isprintable())
+
+
+def _sets_field(fields: Mapping[str, Any]) -> bool:
+    server = fields.get("apiServer", {})
+    return server is None or (isinstance(server, Mapping) and _FIELD in server)
 
 
 def _flags(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
@@ -12,16 +13,18 @@ from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.x509.certificate import Certificate
 
 CRITICAL_WINDOW = timedelta(days=7)
+_KUBELET_STORE = re.compile(r"/kubelet-(?:client|server)-[^/]*\.pem$")
+"""The files in which the kubelet stores the certificates that it requests, and the symlinks to these files."""
 
 
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
     """Return the renewal point: `renew_before` before the end, but at most one third of the lifetime before the end.
 
     If the entry does not specify `renew_before`, `default` applies. The maximum is a tenth for the kubelet, which
-    renews its certificate after 70 to 90 % of the lifetime.
+    renews its certificates after 70 to 90 % of the lifetime (k8s.io/client-go, util/certificate).
     """
     life = certificate.not_after - certificate.not_before
-    share = life / 10 if spec.kind is Kind.KUBELET else life / 3
+    share = life / 10 if spec.kind is Kind.KUBELET or _KUBELET_STORE.search(spec.path) else life / 3
     return certificate.not_after - min(spec.renew_before or default, share)
 
 

@@ -35,6 +35,29 @@ def test_each_named_certificate_is_followed(tmp_path: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (
+            {"apiServer": {"namedCertificates": [{"certPath": "/etc/new.crt", "keyPath": "/etc/new.key"}]}},
+            "/etc/new.crt",
+        ),
+        ({"apiServer": {"namedCertificates": None}}, ""),
+        ({"apiServer": None}, ""),
+        ({"apiServer": {"port": 1}}, "/etc/old.crt"),
+        ({"node": {}}, "/etc/old.crt"),
+    ],
+)
+def test_the_last_list_replaces_the_others(tmp_path: Path, last: object, expected: str) -> None:
+    """A list in a drop-in, or null, replaces the list in the configuration file."""
+    tree = Tree(tmp_path)
+    old = [{"certPath": "/etc/old.crt", "keyPath": "/etc/old.key"}]
+    tree.write("/etc/microshift/config.yaml", yaml.safe_dump({"apiServer": {"namedCertificates": old}}))
+    tree.write("/etc/microshift/config.d/10.yaml", yaml.safe_dump(last))
+    found = Store((), str(tmp_path), references=True).observe().observations
+    assert {seen.path for seen in found} == ({expected} if expected else set())
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [("", ""), ("a: [", "is not YAML"), ("apiServer: {namedCertificates: a}", ""), ("apiServer: a", "")],
 )

@@ -96,6 +96,9 @@ def test_a_good_certificate_of_a_good_ca_has_no_finding() -> None:
         (365 * DAY, {"kind": "kubelet"}, 30 * DAY),
         (30 * DAY, {"kind": "kubelet"}, 3 * DAY),
         (30 * DAY, {"kind": "kubelet", "renew_before": "1d"}, DAY),
+        (30 * DAY, {"path": "/srv/kubelet-server-current.pem"}, 3 * DAY),
+        (30 * DAY, {"path": "/srv/kubelet-client-2026-11-29-06-00-00.pem"}, 3 * DAY),
+        (30 * DAY, {"path": "/srv/kubelet-client.crt"}, 10 * DAY),
         (timedelta(seconds=1), {}, timedelta(microseconds=333333)),
     ],
 )
