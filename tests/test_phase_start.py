@@ -38,6 +38,7 @@ def test_a_phase_begins_when_the_checks_of_the_cluster_are_over(tmp_path: Path) 
     standing: Any = SimpleNamespace(
         broken=None, elsewhere=None, rotation=ROTATION, own=ROTATION, back=None, ground=None, at=None,
         followed=lambda: ROTATION, reach=lambda *_: PhaseProgress(ROTATION), report=lambda *_: None,
+        leads=lambda _: False,
     )  # fmt: skip
     conductor: Any = SimpleNamespace(ask=lambda: None, gate=slow, publish=lambda _: None)
     others: Any = SimpleNamespace(writing=nullcontext, conclude=lambda *_, **__: None)

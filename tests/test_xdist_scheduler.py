@@ -19,7 +19,12 @@ REPOSITORY = Path(__file__).parents[1]
 
 def test_one_worker_runs_a_module() -> None:
     """One of several workers runs all tests of a module, and no worker runs all modules."""
-    names = ("catalog/test_requirements", "test_findings", "assessment/test_service_rules", "services/test_staleness")
+    names = (
+        "catalog/test_unmet_requirements",
+        "test_findings",
+        "assessment/test_service_rules",
+        "services/test_staleness",
+    )
     modules = [f"tests/pki/{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-n", "2", "-v", "-p", "no:cacheprovider", *modules]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
