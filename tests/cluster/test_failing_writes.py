@@ -72,7 +72,7 @@ def ways_back() -> list[Any]:
 def scenario(
     cluster: ApiServer, access_of: Callable[..., Access], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Scenario]:
-    for module in ("rotation_checks.signer", "rollout"):
+    for module in ("rotation_checks.signer", "workload_rollout"):
         monkeypatch.setattr(f"certmond.cluster.{module}._POLL_INTERVAL", 0.01)
     made = Scenario(World(cluster, access_of), tmp_path / "place", monkeypatch)
     yield made
