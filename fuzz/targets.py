@@ -24,11 +24,11 @@ from certmond.expose.http.heartbeat_check import halted
 from certmond.expose.http.web_config import parse as parse_web_config
 from certmond.expose.metrics.exposition import STATUS, read_status
 from certmond.expose.page.render import page
-from certmond.formats import kubelet_pem
 from certmond.formats.component_config import named_files
 from certmond.formats.kubeadm_config import parse_kubeadm_config
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.formats.kubeconfig_edit import with_credentials, with_trust
+from certmond.formats.kubelet import pem as kubelet_pem
 from certmond.formats.manifest import containers, flag_values, kubelet_fields, node_facts, parse_manifest
 from certmond.formats.manifest_edit import flag_values_in, with_flags
 from certmond.formats.unit_file import command_line, parse_environment, parse_unit, places, settings

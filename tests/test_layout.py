@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -263,3 +264,11 @@ def test_a_module_has_a_test_module_of_its_name() -> None:
 def test_an_exemption_names_a_test_module(path: str) -> None:
     """The test module of an exemption exists."""
     assert (ROOT / path).is_file()
+
+
+def test_no_folder_has_more_than_20_modules_and_no_module_more_than_350_lines() -> None:
+    """A newcomer finds a module in its folder, and reads a module at once."""
+    modules = [path for path in (ROOT / "certmond").rglob("*.py") if path.name != "__init__.py"]
+    folders = Counter(path.parent for path in modules)
+    assert {str(folder) for folder, count in folders.items() if count > 20} == set()
+    assert {str(path) for path in modules if path.read_bytes().count(b"\n") > 350} == set()

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.errors import RefusedError
 from certmond.files.path_resolution import open_without_symlinks
-from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig_edit import Embedded, Files, new_kubeconfig
+from certmond.formats.kubelet import pem as kubelet_pem
 from certmond.formats.private_key import PrivateKey, key_pem, make_key, public_pem
 from certmond.notify.audit import Audit
 from certmond.notify.event_log import Event

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from certmond.errors import KeyUnusableError, WriteError
-from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig import User
 from certmond.formats.kubeconfig_certificates import Credentials, parse_credentials
 from certmond.formats.kubeconfig_copy import content_names, copy_of
+from certmond.formats.kubelet import pem as kubelet_pem
 from certmond.formats.private_key import key_pem, load_key
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec

@@ -9,7 +9,7 @@ import posixpath
 from datetime import datetime
 from typing import Protocol
 
-from certmond.formats import kubelet_pem
+from certmond.formats.kubelet import pem as kubelet_pem
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.renewal.derived_file_state import owner_ids
 from certmond.transaction.dirfd import digest

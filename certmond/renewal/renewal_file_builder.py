@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
-from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig_certificates import parse_credentials
 from certmond.formats.kubeconfig_edit import Embedded, has_several_entries, new_kubeconfig, with_credentials
+from certmond.formats.kubelet import pem as kubelet_pem
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation

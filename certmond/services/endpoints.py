@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import as_text
-from certmond.formats.kubelet_serving import kubelet_serving
+from certmond.formats.kubelet.serving import kubelet_serving
 from certmond.formats.manifest import Components, Container, kubelet_environment
 from certmond.pki.catalog.endpoint import Endpoint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from certmond.formats.kubelet_serving import KubeletServing
+from certmond.formats.kubelet.serving import KubeletServing
 from certmond.formats.manifest import Container
 from certmond.pki.catalog.component_certificate_flags import KUBELET, ReferenceSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind

@@ -17,9 +17,9 @@ from certmond.files.references.flag_source import Source, UnreadFile, is_known, 
 from certmond.files.references.kubelet_view import ServedFiles
 from certmond.files.references.unit_files import Place
 from certmond.formats.kubeconfig import as_text
-from certmond.formats.kubelet_fields import patched, resolved
-from certmond.formats.kubelet_serving import PKI, SELF_SIGNED, KubeletServing, kubelet_serving
-from certmond.formats.kubelet_serving import REQUESTED as REQUESTED_FILE
+from certmond.formats.kubelet.fields import patched, resolved
+from certmond.formats.kubelet.serving import PKI, SELF_SIGNED, KubeletServing, kubelet_serving
+from certmond.formats.kubelet.serving import REQUESTED as REQUESTED_FILE
 from certmond.formats.manifest import Manifest, kubelet_fields, normal_path
 from certmond.pki.catalog.component_certificate_flags import KUBELET, REQUESTED
 

@@ -19,7 +19,7 @@ from certmond.files.references.merged_kubelet_configuration import (
     MergedConfiguration,
 )
 from certmond.files.references.unit_files import Place, Service, UnitFiles
-from certmond.formats.kubelet_serving import DEFAULT_FILES, KubeletServing
+from certmond.formats.kubelet.serving import DEFAULT_FILES, KubeletServing
 from certmond.formats.manifest import Container, Manifest, kubelet_environment
 from certmond.pki.catalog.component_certificate_flags import KUBELET, REQUESTED
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from certmond.files.references.kubelet_view import KubeletView, ServedFiles
-from certmond.formats.kubelet_serving import KubeletServing
+from certmond.formats.kubelet.serving import KubeletServing
 from certmond.pki.catalog.entries import CertificateSpec
 
 SERVING = KubeletServing("/pki/served.crt", True, frozenset({"/pki/a.crt", "/pki/b.crt"}))

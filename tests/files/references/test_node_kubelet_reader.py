@@ -15,7 +15,7 @@ from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.catalog_observer import Store
 from certmond.files.references.node_kubelet_reader import CONFIG, FLAGS, KubeletConfiguration
 from certmond.files.references.unit_files import UnitFiles
-from certmond.formats.kubelet_serving import DEFAULT_FILES, KubeletServing
+from certmond.formats.kubelet.serving import DEFAULT_FILES, KubeletServing
 from certmond.pki.catalog.component_certificate_flags import REQUESTED, ReferenceSpec
 from certmond.services.endpoints import endpoints_of
 

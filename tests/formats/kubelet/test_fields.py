@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from certmond.formats.kubelet_fields import patched, resolved
+from certmond.formats.kubelet.fields import patched, resolved
 
 
 def test_a_merge_patch_replaces_lists_and_removes_null() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.errors import WriteError
-from certmond.formats.kubelet_pem import content, dated, successor
+from certmond.formats.kubelet.pem import content, dated, successor
 from certmond.pki.x509.certificate_file_parser import decode
 from tests.builders import bundle, make_ca, make_leaf
 from tests.node import KUBELET_PEM, Node

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from certmond.formats.kubelet_serving import KubeletServing, kubelet_serving
+from certmond.formats.kubelet.serving import KubeletServing, kubelet_serving
 
 PKI = "/var/lib/kubelet/pki"
 REQUESTED, SELF_SIGNED = f"{PKI}/kubelet-server-current.pem", f"{PKI}/kubelet.crt"

@@ -1,0 +1,1 @@
+"""Parsers of the files and settings of the kubelet."""
