@@ -50,18 +50,19 @@ def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str |
         return f"{path} belongs to user {status.st_uid}; run: chown {'-h ' if is_link else ''}{_user()} {path}"
     # In a sticky directory, other users can create files, but cannot replace a file of another user.
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-    if not is_link and not is_sticky and status.st_mode & _others(status):
+    if not is_link and not is_sticky and other_writers(status):
         return f"other users can write {path} (mode {_mode(status)}); run: chmod go-w {path}"
     return None
 
 
-def _others(status: os.stat_result) -> int:
-    """Return the bits of a mode that permit an untrusted user to write.
+def other_writers(status: os.stat_result) -> int:
+    """Return the bits of the mode of a file that permit an untrusted user to write, or 0.
 
     If an unprivileged user runs certmond, the primary group of this user may write, because many distributions set the
     umask 0002.
     """
-    return 0o002 if os.geteuid() != 0 and status.st_gid == os.getegid() else 0o022
+    own_group = os.geteuid() != 0 and status.st_gid == os.getegid()
+    return status.st_mode & (0o002 if own_group else 0o022)
 
 
 def _user() -> str:

@@ -7,7 +7,6 @@ modules that the command needs. Therefore, `version` is fast, and `serve` does n
 from __future__ import annotations
 
 import gc
-import json
 import os
 import resource
 import sys
@@ -21,7 +20,9 @@ from typing import Any
 import click
 
 from certmond.cli.archive import archive
-from certmond.cli.completion import completion, explained_names
+from certmond.cli.completion import certificate_names, completion, explained_names
+from certmond.cli.configuration import config
+from certmond.cli.help import GroupedCommands
 from certmond.cli.options import (
     UNKNOWN,
     assess_node,
@@ -29,8 +30,11 @@ from certmond.cli.options import (
     display,
     global_options,
     globals_of,
+    output_file_option,
     output_option,
+    refuse_unread_files,
     runtime_option,
+    selected,
 )
 from certmond.cli.pki_init import init
 from certmond.cli.plan import forecast, plan
@@ -39,11 +43,12 @@ from certmond.cli.root_ca import root_ca
 from certmond.cli.root_ca_rotate import abort, rotate
 from certmond.cli.root_ca_stage import stage
 from certmond.cli.stdio import output_fails, prepare
-from certmond.errors import CertmondError, ConfigError, NotRunningError, defect
+from certmond.errors import CertmondError, NotRunningError, defect
+from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @global_options
 @click.version_option(package_name="certmond", message="%(package)s %(version)s", help="Print the version")
 def cli() -> None:
@@ -112,26 +117,35 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
 
 @cli.command()
 @global_options
+@click.argument("names", nargs=-1, metavar="NAME…", shell_complete=certificate_names)
 @at_option
 @output_option
 @click.pass_context
-def check(context: click.Context, at: datetime | None, output: str) -> None:
+def check(context: click.Context, names: tuple[str, ...], at: datetime | None, output: str) -> None:
     """Check the node once without the daemon. Exit: 0 nothing above info; 1 a warning; 2 a critical finding; 3 unknown.
+
+    With NAME, print only these certificates, and exit with the status of their findings.
 
     If a certificate and its key do not match, another process might still be writing these files. In this case, unless
     --at is given, certmond waits up to two seconds and reads both files again.
     """
     from certmond.daemon.enforcer import policy_of
     from certmond.discovery.distribution import advice, hint
-    from certmond.expose.documents.status import status_document
+    from certmond.expose.documents.status import anchor_entry, status_document
     from certmond.expose.documents.status_table import status_table
     from certmond.pki.planning.forecast import next_event
 
     options = globals_of(context)
     config = options.load()
     assessment = assess_node(config, options.root, at, state_dir=options.state_dir, check_api=True)
-    following = next_event(assessment, policy_of(config))
-    display(status_document(assessment, config.mode, following), output, status_table)
+    following, whole = next_event(assessment, policy_of(config)), assessment
+    if names:
+        assessment = selected(assessment, names)
+    if assessment.catalogued or output in {"json", "yaml"}:
+        document = status_document(assessment, config.mode, following)
+        anchors = [anchor_entry(status) for status in whole.trust_anchors]
+        display({**document, "trust_anchors": anchors}, output, status_table, options.root)
+    refuse_unread_files(assessment, options.root)
     if not assessment.catalogued:
         raise CertmondError(
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "
@@ -166,14 +180,9 @@ def status(runtime_dir: Path, output: str) -> None:
 @cli.command()
 @global_options
 @at_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to FILE atomically instead of to stdout",
-)
+@output_file_option
 @click.pass_context
-def metrics(context: click.Context, at: datetime | None, output: Path | None) -> None:
+def metrics(context: click.Context, at: datetime | None, output_file: Path | None) -> None:
     """Check the node once and print the metrics, for the textfile collector of node_exporter."""
     from certmond.cli.output_file import replace_file
     from certmond.expose.metrics.exposition import Renderer
@@ -186,55 +195,12 @@ def metrics(context: click.Context, at: datetime | None, output: Path | None) ->
     assessment = assess_node(config, options.root, at, state_dir=options.state_dir)
     own = Telemetry(config.mode).text() + (Compatible().text(assessment) if config.compatibility else "")
     text = Renderer().metrics(assessment, own)
-    if output is not None:
-        replace_file(output, text.encode(errors="backslashreplace"))
+    if output_file is not None:
+        replace_file(output_file, text.encode(errors="backslashreplace"))
         return
     if sys.stdout.isatty():  # a terminal must not interpret control characters in names
         text = "\n".join(map(printable, text.split("\n")))
     click.echo(text, nl=False, color=True)  # otherwise click removes color codes, even from a name
-
-
-@cli.group()
-@global_options
-def config() -> None:
-    """Validate, print or describe the configuration."""
-
-
-@config.command()
-@global_options
-@click.pass_context
-def validate(context: click.Context) -> None:
-    """Print every problem of the configuration. Exit: 0 no problem; 3 a problem."""
-    from certmond.pki.rotation.pod_trust_gates import short_overlap
-    from certmond.subprocesses import exposures
-
-    found = globals_of(context).load()
-    if globals_of(context).root == "/" and (problems := tuple(exposures(found.commands))):
-        raise ConfigError(problems)
-    if warning := short_overlap(found.root_ca, found.cluster):
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(
-        f"the configuration is valid: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}"
-    )
-
-
-@config.command()
-@global_options
-@click.pass_context
-def show(context: click.Context) -> None:
-    """Print the effective configuration, merged from profile, files and options."""
-    from certmond.config.model import dump
-
-    click.echo(dump(globals_of(context).load()), nl=False)
-
-
-@config.command()
-@global_options
-def schema() -> None:
-    """Print the JSON Schema of the configuration file, for editors."""
-    from certmond.config.model import schema as describe
-
-    click.echo(json.dumps(describe(), indent=2))
 
 
 @cli.command()
@@ -260,12 +226,16 @@ def discover(context: click.Context) -> None:
 
 
 @cli.command()
-@click.argument("reason", shell_complete=explained_names)
-def explain(reason: str) -> None:
-    """Print the section of the runbook about a REASON or an alert: meaning, inspection and remedy."""
+@click.argument("reason", required=False, shell_complete=explained_names)
+def explain(reason: str | None) -> None:
+    """Print the section of the runbook about a REASON or an alert: meaning, inspection and remedy.
+
+    Without REASON, list all sections, each with its first sentence.
+    """
+    from certmond.cli.runbook_search import contents
     from certmond.cli.runbook_search import explain as look_up
 
-    click.echo(look_up(reason))
+    click.echo(contents() if reason is None else look_up(reason))
 
 
 @cli.command()
@@ -285,6 +255,7 @@ def version() -> None:
     click.echo(f"certmond {of('certmond')}")
 
 
+cli.add_command(config)
 cli.add_command(plan)
 cli.add_command(forecast)
 cli.add_command(renew)
@@ -329,9 +300,9 @@ def main() -> None:
         sys.exit(UNKNOWN)
     except OSError as error:
         if not output_fails():
-            _print_error(f"cannot read or write a file ({error}); check the permissions of the file")
+            _print_error(f"cannot read or write {_file(error)} ({error.strerror}); check the permissions of the file")
             sys.exit(UNKNOWN)
-        _print_error(f"cannot write the output ({error}); check the file or program that receives it")
+        _print_error(f"cannot write the output ({error.strerror}); check the file or program that receives it")
         os._exit(UNKNOWN)  # not sys.exit: the flush of the buffer would fail again
     except MemoryError:
         _print_error(
@@ -343,6 +314,10 @@ def main() -> None:
             click.echo(f"Traceback:\n{''.join(traceback.format_tb(error.__traceback__))}", err=True, nl=False)
         _print_error(defect(error))
         sys.exit(UNKNOWN)
+
+
+def _file(error: OSError) -> str:
+    return printable(str(error.filename)) if error.filename else "a file"
 
 
 def _print_error(text: str) -> None:

@@ -48,6 +48,8 @@ class Globals:
     given_state_dir: Path | None = None
     profile: str | None = None
     verbose: bool = False
+    quiet: bool = False
+    no_color: bool = False
 
     @property
     def state_dir(self) -> Path:
@@ -108,6 +110,8 @@ class Globals:
 
 def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value is not None and parameter.name:
+        if parameter.name == "no_color":
+            os.environ["NO_COLOR"] = "1"  # rich and the programs that certmond starts read this variable
         known = context.find_object(Globals) or Globals()
         context.obj = replace(known, **{parameter.name: value})
 
@@ -145,6 +149,8 @@ def global_options(function: F) -> F:
             help="Use this profile instead of the configured profile: kubeadm, k3s, …, none",
         ),
         click.option("-v", "--verbose", is_flag=True, default=None, help="Log every pass of the daemon"),
+        click.option("-q", "--quiet", is_flag=True, default=None, help="Print no table; the exit code is the result"),
+        click.option("--no-color", is_flag=True, default=None, help="Print no colors, as with NO_COLOR=1"),
     )
     for option in reversed(options):
         function = _without_argument(option)(function)
@@ -176,6 +182,12 @@ def instant(_: click.Context, __: click.Parameter, value: str | None) -> datetim
 
 
 output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="Output format")
+output_file_option = click.option(
+    "--output-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to FILE atomically instead of to stdout",
+)
 runtime_option = click.option(
     "--runtime-dir",
     type=click.Path(path_type=Path),
@@ -238,6 +250,34 @@ def assess_node(
     return scan(waits=False)
 
 
+def selected(assessment: Assessment, names: Sequence[str]) -> Assessment:
+    """Return the assessment with only the certificates of the entries `names`.
+
+    Raises UsageError for a name that is neither an entry nor a certificate of the node.
+    """
+    known = {name for each in assessment.statuses for name in (each.seen.name, each.seen.spec.name)}
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(
+            f"this node has no certificate {', '.join(unknown)}; the certificates are: {', '.join(sorted(known))}"
+        )
+    chosen = [each for each in assessment.statuses if not {each.seen.name, each.seen.spec.name}.isdisjoint(names)]
+    return replace(assessment, statuses=tuple(chosen))
+
+
+def refuse_unread_files(assessment: Assessment, root: str) -> None:
+    """Raise CertmondError if the user of this process was not permitted to read all files of the node."""
+    from certmond.pki.findings import Reason
+
+    unread = {
+        item.message for each in assessment.statuses for item in each.findings if item.reason is Reason.NOT_PERMITTED
+    }
+    if unread:
+        files = "1 file" if len(unread) == 1 else f"{len(unread)} files"
+        fact = f"user {os.geteuid()} is not permitted to read {files} of the node, so certmond does not know its state"
+        ask = ", or ask the daemon: certmond status" if root == "/" else ""
+        raise CertmondError(f"{fact}; run this command as root{ask}")
+
+
 def _report_wait(assessment: Assessment) -> None:
     from certmond.pki.findings import printable
 
@@ -262,8 +302,19 @@ def _is_state_readable(state_dir: Path) -> bool:
     return True
 
 
-def display(document: dict[str, Any], output: str, table: Callable[[dict[str, Any], bool], RenderableType]) -> None:
-    """Print a document as JSON or YAML, or as the table that `table` returns."""
+def display(
+    document: dict[str, Any], output: str, table: Callable[[dict[str, Any], bool], RenderableType], root: str = "/"
+) -> None:
+    """Print a document as JSON or YAML, or as the table that `table` returns.
+
+    The messages of the document contain the real paths of files below `root`.
+    """
+    from certmond.expose.documents.message_paths import rooted
+
+    context = click.get_current_context(silent=True)
+    if output in {"table", "wide"} and context and globals_of(context).quiet:
+        return
+    document = rooted(document, root)
     if output == "json":
         click.echo(json.dumps(document, indent=2))
     elif output == "yaml":

@@ -85,13 +85,13 @@ def init(
             f"{options.root}; choose another profile with --profile"
         )
     if dry_run:
-        display(_document(result, ground), output, plan_table)
+        display(_document(result, ground), output, plan_table, options.root)
         return
     if result.steps and options.given_state_dir is None:
         maker.make_directory(str(STATE_DIR.parent))
     _execute(maker, result, quiet=output in {"json", "yaml"})
     if output in {"json", "yaml"}:
-        display(_document(result, ground), output, plan_table)
+        display(_document(result, ground), output, plan_table, options.root)
 
 
 def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from certmond.cli.options import Globals, at_option, display, global_options, globals_of, output_option
+from certmond.cli.options import (
+    Globals,
+    at_option,
+    display,
+    global_options,
+    globals_of,
+    output_option,
+    refuse_unread_files,
+)
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
@@ -43,7 +51,7 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
     assessment, around = assess_profile(options, config, enforcer, at)
     with _within_the_calendar():
         made = enforcer.plan(assessment, around=around)
-    display(plan_document(made, assessment.taken_at), output, plan_table)
+    display(plan_document(made, assessment.taken_at), output, plan_table, options.root)
     sys.exit(1 if made.steps else 0)
 
 
@@ -88,7 +96,7 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
         policy = policy_of(config)
         found = foresee(assessment, policy, assessment.taken_at + length, enforcer.circumstances())
         following = next_event(assessment, policy)
-    display(forecast_document(found, config.mode, following), output, forecast_table)
+    display(forecast_document(found, config.mode, following), output, forecast_table, options.root)
 
 
 @contextmanager
@@ -135,11 +143,13 @@ def assess_profile(
 ) -> tuple[Assessment, Surroundings]:
     """Return the assessment of the node and the state of its services.
 
-    Raises CertmondError if the node has no certificate of the profile.
+    Raises CertmondError if certmond is not permitted to read a file of the node, or if the node has no certificate of
+    the profile.
     """
     from certmond.discovery.distribution import advice
 
     assessment, around = enforcer.see(at)
+    refuse_unread_files(assessment, options.root)
     if not assessment.catalogued:
         raise CertmondError(
             f"no certificate of the profile {config.profile!r} exists below {options.root}; "

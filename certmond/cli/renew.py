@@ -98,7 +98,7 @@ def renew(
     if unable and not everything:
         raise CertmondError("\n".join(f"certmond cannot renew {held.target}: {held.because}" for held in unable))
     if dry_run:
-        display(plan_document(made, assessment.taken_at), output, plan_table)
+        display(plan_document(made, assessment.taken_at), output, plan_table, options.root)
         return
     outcomes = _execute(enforcer, handover, progress, made)
     outcomes = _poll_signers(enforcer, handover, progress, outcomes, timeout)
@@ -113,7 +113,7 @@ def renew(
     silent, stale = wait_for_reloads(enforcer, progress, assessment, frozenset(renewed), only_silent=no_restart)
     if quiet:
         document = {"schema": 1, "outcomes": [_entry(each) for each in outcomes], "restarts": results}
-        display(document, output, plan_table)
+        display(document, output, plan_table, options.root)
     else:
         for left in made.held:
             click.echo(f"not renewed: {left.target}: {left.because}")
@@ -162,14 +162,14 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     wanted = frozenset(names or known)
     if dry_run:
         made = planned(enforcer, assessment, around, wanted, by_hand=not stale)
-        display(plan_document(made, assessment.taken_at), output, plan_table)
+        display(plan_document(made, assessment.taken_at), output, plan_table, options.root)
         return
     quiet = output in {"json", "yaml"}
     progress = Progress(quiet=quiet)
     handover = context.with_resource(Handover(options.state_dir, progress, enforcer.restarting.terms))
     results, held = restart_services(enforcer, handover, progress, wanted, by_hand=not stale)
     if quiet:
-        display({"schema": 1, "restarts": results}, output, plan_table)
+        display({"schema": 1, "restarts": results}, output, plan_table, options.root)
     else:
         for left in held:
             click.echo(f"not restarted: {left.target}: {left.because}")

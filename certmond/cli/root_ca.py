@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from certmond.cli.options import Globals, display, global_options, globals_of, output_option
+from certmond.cli.options import Globals, display, global_options, globals_of, output_file_option, output_option
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
 @root_ca.command()
 @global_options
 @family_option
-@click.option("-o", "--output", type=FILE, help="Write to FILE atomically instead of to stdout")
+@output_file_option
 @click.pass_context
-def export(context: click.Context, family: str, output: Path | None) -> None:
+def export(context: click.Context, family: str, output_file: Path | None) -> None:
     """Print the Root CA certificates of this node as PEM, for clients. This command never prints a private key."""
     from certmond.cli.output_file import replace_file
     from certmond.cli.root_ca_export import trust_bundle
@@ -109,10 +109,10 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
     options = globals_of(context)
     found, _ = node_family(options, options.load(), family)
     content = trust_bundle(options.root, found.spec.path)
-    if output is None:
+    if output_file is None:
         click.echo(content.decode("ascii"), nl=False)
     else:
-        replace_file(output, content)
+        replace_file(output_file, content)
 
 
 def _released(options: Globals) -> float | None:

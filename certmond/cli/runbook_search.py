@@ -37,5 +37,16 @@ def sections() -> dict[str, str]:
     return {part.partition("\n")[0].strip(): f"## {part.strip()}" for part in parts}
 
 
+def contents() -> str:
+    """Return one line for each section of the runbook: its heading and its first sentence."""
+    width = max(map(len, sections()))
+    return "\n".join(f"{name.ljust(width)}  {_first_sentence(text)}" for name, text in sections().items())
+
+
+def _first_sentence(section: str) -> str:
+    body = section.partition("\n\n")[2].partition("\n\n")[0]
+    return re.split(r"(?<=[.:])\s", " ".join(body.split()), maxsplit=1)[0].rstrip(".:")
+
+
 def _key(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).casefold()

@@ -46,7 +46,7 @@ class Access:
                 run_with_keepalive,
             )
         except ImportError:
-            remedy = "remove `cluster:` from the configuration, or run: pip install certmond[kubernetes]"
+            remedy = "remove `cluster:` from the configuration, or run: pip install lightkube lightkube-models"
             raise RefusedError(f"the package lightkube, which calls the Kubernetes API, is missing; {remedy}") from None
 
         async def call() -> T:

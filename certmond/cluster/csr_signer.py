@@ -57,7 +57,7 @@ class CsrSigner:
         try:
             from certmond.cluster.client import run_with_keepalive  # noqa: PLC0415 - needs the extra
         except ImportError:
-            remedy = "choose another signer, or run: pip install certmond[kubernetes]"
+            remedy = "choose another signer, or run: pip install lightkube lightkube-models"
             raise RefusedError(f"the package lightkube, which calls the Kubernetes API, is missing; {remedy}") from None
         return run_with_keepalive(self._sign(request, _Wanted.of(request)), request.alive)
 

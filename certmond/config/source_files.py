@@ -16,6 +16,7 @@ from pathlib import Path
 from certmond.config.model import EVERY_KEY, Config, Source, parse
 from certmond.config.yaml_source import MAX_BYTES, Place, Problem
 from certmond.errors import ConfigError
+from certmond.path_trust import other_writers
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
 
@@ -79,12 +80,14 @@ def _real_directory(file: Path) -> Path:
 def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
     """Yield a problem if a user other than root and the user of certmond can write the file or directory.
 
+    An unprivileged user of certmond may also have files that the primary group of this user can write (umask 0002).
+
     Such a user could choose the commands that certmond runs.
     """
     sticky = (
         stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     )  # a sticky directory is safe, because certmond refuses files of other users in it
-    if status.st_mode & 0o022 and not sticky:
+    if other_writers(status) and not sticky:
         yield Problem(
             Place(str(file)), f"is writable by other users (mode {status.st_mode & 0o777:04o}); run: chmod go-w {file}"
         )

@@ -95,7 +95,9 @@ class PublicationCheck:
             from certmond.cluster.rotation_checks.pod_certificates import pod_certificates
             from certmond.cluster.rotation_checks.root_ca_configmaps import published_trust
         except ImportError:
-            return Asked(Answer.REFUSED, "the package lightkube is missing; run: pip install certmond[kubernetes]")
+            return Asked(
+                Answer.REFUSED, "the package lightkube is missing; run: pip install lightkube lightkube-models"
+            )
         wanted, access = desired(rotation), Access(lambda: path, _ANSWER, self._alive)
         trust = certificates_of(wanted.trust) if wanted else ()
         if searches_certificates(rotation):

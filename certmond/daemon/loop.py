@@ -9,12 +9,14 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.daemon.enforcer import Enforcer, policy_of
 from certmond.daemon.file_changes import CEILING, FileChanges
+from certmond.daemon.loaded_configuration import LoadedConfiguration
 from certmond.daemon.pass_schedule import Cause, Deadlines, PassSchedule
 from certmond.daemon.python_gc import uncollected
 from certmond.daemon.reconciler import Reconciler
@@ -22,7 +24,7 @@ from certmond.daemon.runtime_files import RuntimeFiles
 from certmond.daemon.runtime_lock import locked
 from certmond.daemon.sd_notify import Notifier
 from certmond.daemon.wakeup import Wake
-from certmond.errors import ConfigError, WriteError
+from certmond.errors import WriteError
 from certmond.expose.documents.plan import step_name
 from certmond.expose.metrics.exposition import summary
 from certmond.expose.metrics.own_metrics import Telemetry
@@ -33,6 +35,7 @@ from certmond.notify.change_log import ChangeLog
 from certmond.notify.event_log import Event, Journal
 from certmond.notify.hooks import Hooks
 from certmond.pki.assessment.assess import Assessment
+from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.forecast import next_event
 from certmond.pki.services.staleness import Surroundings
 from certmond.transaction.node_lock import ACTING, NodeLock
@@ -56,7 +59,7 @@ class Daemon:
         self, load: Callable[[], Config], *, root: str, runtime_dir: Path, state_dir: Path, journal: Journal,
         clock: Callable[[], datetime] = utc_now, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._load, self._config = load, load()
+        self._configuration = LoadedConfiguration(load, root)
         self._root, self._runtime_dir, self._state_dir = root, runtime_dir, state_dir
         self._journal, self._clock, self._monotonic = journal, clock, monotonic
         # Events and times
@@ -80,6 +83,10 @@ class Daemon:
         self._acting_lock = NodeLock(state_dir, ACTING)
         self._store = self._new_store()
         self._enforcer, self._reconciler = self._new_controllers()
+
+    @property
+    def _config(self) -> Config:
+        return self._configuration.current
 
     def stop(self, *_: object) -> None:
         """Request the end of the loop. A signal handler can call this method."""
@@ -173,21 +180,10 @@ class Daemon:
         return Cause(changes.cause, None if changes.everything else changes.paths, since)
 
     def _read_configuration(self) -> Cause:
-        """Read the configuration again, and return the cause of the next pass.
-
-        If the new configuration is invalid, log its problems and keep the old configuration.
-        """
+        """Read the configuration again, and return the cause of the next pass. Keep the old one if it is invalid."""
         self._reloading = False
         self._notifier.reloading()
-        try:
-            self._config = self._load()
-        except ConfigError as error:
-            self._telemetry.config_ok.set(0)
-            for problem in error.problems:
-                self._journal.tell(Event.RELOAD_REFUSED, f"{problem}; the old configuration stays in force", "error")
-        else:
-            self._telemetry.config_ok.set(1)
-            self._telemetry.set_mode(self._config.mode)
+        if self._configuration.reload(self._journal, self._telemetry):
             self._store = self._new_store()
             former = self._enforcer
             former.close()
@@ -238,7 +234,7 @@ class Daemon:
             self._schedule.full_scan_begins(cause, started)
         if self._enforcer.surroundings_observer.sees_other_processes:
             self._store.read_processes()
-        inventory = self._file_changes.scan(self._store, cause.touched)
+        inventory = self._scan(cause.touched)
         surroundings = self._enforcer.surroundings(self._store, inventory)
         assessment = self._enforcer.assess(inventory, self._clock(), surroundings, self._assessment)
         self._file_changes.watch(self._store)
@@ -252,6 +248,10 @@ class Daemon:
         elif before:
             self._notifier.status(self._summary)
         self._in_pass = False
+
+    def _scan(self, touched: frozenset[str] | None) -> Inventory:
+        inventory = self._file_changes.scan(self._store, touched)
+        return replace(inventory, refused_configuration=self._configuration.problems)
 
     def _request_service_check(self, cause: Cause, assessment: Assessment) -> None:
         """Request a check of the services if `cause` or changed files require one, and schedule a later check."""
@@ -297,7 +297,7 @@ class Daemon:
         if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
             return
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
-        inventory = self._file_changes.scan(self._store, touched)
+        inventory = self._scan(touched)
         assessment = self._enforcer.assess(inventory, self._clock(), self._surroundings, before)
         self._file_changes.watch(self._store)
         self._report(Cause(changes.cause if changes else "deadline", touched), assessment, self._surroundings, started)

@@ -46,7 +46,7 @@ def run(keep: bool) -> int:
             place = Path(tempfile.mkdtemp(prefix="certmond-demo-")).resolve()
         except OSError as error:
             raise CertmondError(
-                f"cannot create a temporary directory ({error}); set TMPDIR to a writable directory"
+                f"cannot create a temporary directory ({error.strerror}); set TMPDIR to a writable directory"
             ) from error
         running = Running(place, interrupted.is_set)
         try:

@@ -122,7 +122,7 @@ class _Discovery:
                     f"{signers[0]} has signed the certificate; the profile has {spec.ca[0]}",
                     ca=(signers[0],),
                 )
-        if not self._sources and len(absent) == len(self._profile):
+        if not self._entries and len(absent) == len(self._profile):
             self._notes.append(
                 f"no file of a Kubernetes node exists below {self._root}; choose another directory with --root"
             )

@@ -62,10 +62,14 @@ def advice(root: str, profile: str) -> str:
 
     The remedy names the other profiles that fit the node. If no other profile fits, the remedy is general.
     """
-    others = [each for each in distributions(root) if each.profile != profile]
+    found = distributions(root)
+    others = [each for each in found if each.profile != profile]
+    if not found:
+        return "run certmond on a node of a cluster, or list the certificates in the configuration (`profile: none`)"
     if not others:
         return (
-            "choose another profile with --profile, or list certificates in the configuration (see: certmond discover)"
+            "choose another profile with --profile, or list the certificates in the configuration: certmond discover "
+            "prints the differences from this profile"
         )
     return "; ".join(
         f"{each}: use --profile {each.profile}, or write `profile: {each.profile}` in the configuration"

@@ -174,6 +174,9 @@ def fault_of(error: OSError, path: str, restriction: Restriction | None = None) 
         return Fault(Reason.MISSING, f"{path} does not exist")
     if error.errno == errno.ELOOP:
         return Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks")
+    if error.errno in {errno.EACCES, errno.EPERM} and os.geteuid() != 0:
+        fact = f"certmond cannot check {path}, because user {os.geteuid()} is not permitted to read this file"
+        return Fault(Reason.NOT_PERMITTED, fact)
     return Fault(Reason.UNREADABLE, f"certmond cannot read {path} ({error.strerror or error})")
 
 

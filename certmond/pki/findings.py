@@ -72,6 +72,7 @@ class Reason(StrEnum):
         return member
 
     UNREADABLE = "unreadable", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING | Blocks.USE | Blocks.START
+    NOT_PERMITTED = "not_permitted", Severity.INFO, Remedy.OPERATOR, Blocks.NOTHING
     MISSING = "missing", Severity.CRITICAL, Remedy.REPAIR, Blocks.ISSUING | Blocks.START
     MALFORMED = "malformed", Severity.CRITICAL, Remedy.REPAIR, Blocks.ISSUING | Blocks.USE | Blocks.START
     BREAKS_AGAIN = "breaks_again", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
@@ -107,6 +108,7 @@ class Reason(StrEnum):
     RESTART_FAILED = "restart_failed", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
     NOT_RUNNING = "not_running", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
     SECOND_RENEWER = "second_renewer", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
+    CONFIGURATION_REFUSED = "configuration_refused", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
     SERVICE_ACCOUNT_KEY_MISMATCH = (
         "service_account_key_mismatch",
         Severity.CRITICAL,

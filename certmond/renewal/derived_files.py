@@ -129,7 +129,7 @@ class Derivations:
         present = self._files.owner(spec.path) if spec.owner else None  # a replacement keeps the present owner
         if spec.owner is None or present is None:
             return False
-        wanted = owner_ids(spec.owner)
+        wanted = self._files.real_owner(owner_ids(spec.owner))
         return present != wanted if ":" in spec.owner else present[0] != wanted[0]
 
     def _source(self, spec: DerivedSpec) -> tuple[bytes | None, bytes | None]:

@@ -72,6 +72,19 @@ def unit_states(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> d
     return seen
 
 
+def user_of(unit: str, bus: str = BUS, limit: float = 2.0) -> str | None:
+    """Return the user that systemd runs `unit` as, or "" for root.
+
+    Return None if the unit does not exist, or if certmond cannot reach systemd.
+    """
+    try:
+        with Bus(bus, time.monotonic() + limit, lambda: None) as connection:
+            found = _properties(connection, unit)
+    except (OSError, DBusErrorResponse):
+        return None
+    return found.get("User") if found["LoadState"] == "loaded" else None
+
+
 def restart(
     unit: str, *, reload: bool, alive: Callable[[], None], revive: bool = False, bus: str = BUS, limit: float = 120.0
 ) -> UnitResult:

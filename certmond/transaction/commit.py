@@ -130,7 +130,7 @@ class Writer:
                 staged = dict[str, bytes]()
                 for change, entry, old in zip(changes, record.entries, descriptors, strict=True):
                     with blaming(change.path):
-                        staged |= _stage(change, directories.place(entry.staging), old)
+                        staged |= _stage(change, directories, entry, old)
                 with blaming(", ".join(record.paths)):
                     directories.sync()
                 verify(staged)
@@ -258,7 +258,8 @@ def _signals_wait() -> Iterator[None]:
             signal.raise_signal(each)
 
 
-def _stage(change: Change, staged: Place, old: int | None) -> dict[str, bytes]:
+def _stage(change: Change, directories: Directories, entry: Entry, old: int | None) -> dict[str, bytes]:
+    staged = directories.place(entry.staging)
     match change:
         case NewLink():
             os.symlink(change.target, staged.name, dir_fd=staged.directory)
@@ -268,5 +269,6 @@ def _stage(change: Change, staged: Place, old: int | None) -> dict[str, bytes]:
         case NewFile():
             mode = change.mode & change.at_most
             like = None if change.new_metadata else old
-            content = stage(staged, like, change.content, mode, change.owner, at_most=change.at_most)
+            owner = directories.real_owner(change.owner) if change.owner else None
+            content = stage(staged, like, change.content, mode, owner, at_most=change.at_most)
             return {change.path: content}

@@ -162,6 +162,16 @@ class Directories:
         while self._open:
             os.close(self._open.popitem()[1])
 
+    def real_owner(self, owner: tuple[int, int]) -> tuple[int, int]:
+        """Return the uid and the gid that a file of `owner` has below the root.
+
+        In a directory that represents the root of a node, the owner and the group of this directory count as root.
+        """
+        if self._root == "/":
+            return owner
+        top = os.stat(self._root)
+        return owner[0] or top.st_uid, owner[1] or top.st_gid
+
     def resolve(self, path: str, *, follow: bool = True, follow_any_link: bool = False) -> str:
         """Return `path` without symlinks, never above the root. Without `follow`, do not resolve the last name.
 

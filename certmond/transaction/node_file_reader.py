@@ -80,6 +80,11 @@ class NodeFiles:
                 return None
             return datetime.fromtimestamp(int(status.st_mtime), UTC) if status else None
 
+    def real_owner(self, owner: tuple[int, int]) -> tuple[int, int]:
+        """Return the uid and the gid that a file of `owner` has below the root (`Directories.real_owner`)."""
+        with Directories(self._root) as directories:
+            return directories.real_owner(owner)
+
     def leads_to(self, path: str) -> str:
         """Return the path with all symlinks resolved, or the path itself if certmond cannot resolve it."""
         with Directories(self._root) as directories:

@@ -364,30 +364,30 @@ def test_metrics_are_escaped_for_a_terminal_only(node: Node) -> None:
 
 
 def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
-    """`metrics -o` replaces the file as a whole, readable for all users, and prints nothing. A failure is reported."""
+    """`metrics --output-file` replaces the file as a whole, readable for all users, and prints nothing. A failure is reported."""
     file = tmp_path / "certmond.prom"
     file.write_text("old")
     with file.open() as reader:
-        done = certmond("metrics", "--root", node.root, "--at", AT, "-o", file)
+        done = certmond("metrics", "--root", node.root, "--at", AT, "--output-file", file)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert reader.read() == "old"
     assert file.read_text().count("certmond_certificate_chain_valid{") == len(NAMES)
     assert file.stat().st_mode & 0o777 == 0o644
     assert list(tmp_path.glob("*certmond.prom*")) == [file]
-    done = certmond("metrics", "--root", node.root, "-o", tmp_path / "none/certmond.prom")
+    done = certmond("metrics", "--root", node.root, "--output-file", tmp_path / "none/certmond.prom")
     assert done.returncode == 3
     assert str(tmp_path / "none/certmond.prom") in done.stderr
 
 
 def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None:
-    """A target of `metrics -o` that is no regular file stays, also behind a symlink: `-o /dev/null` as root does not
+    """A target of `metrics --output-file` that is no regular file stays, also behind a symlink: `--output-file /dev/null` as root does not
     replace /dev/null.
     """
     pipe, link = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
     link.symlink_to(pipe)
     for target in (pipe, link):
-        done = certmond("metrics", "--root", node.root, "--at", AT, "-o", target)
+        done = certmond("metrics", "--root", node.root, "--at", AT, "--output-file", target)
         assert (done.returncode, done.stdout) == (3, "")
         assert done.stderr.startswith(f"certmond: {target} could not be written (it is not a regular file): ")
     assert (pipe.is_fifo(), link.is_symlink()) == (True, True)

@@ -281,7 +281,7 @@ def test_export_into_a_file(host: Host, tmp_path: Path) -> None:
     target, link = tmp_path / "trust.pem", tmp_path / "link.pem"
     before = os.umask(0o077)
     try:
-        assert host.run("export", "-o", target).code == 0
+        assert host.run("export", "--output-file", target).code == 0
     finally:
         os.umask(before)
     assert target.read_bytes() == host.node.read(f"{PKI}/ca.crt")
@@ -290,7 +290,7 @@ def test_export_into_a_file(host: Host, tmp_path: Path) -> None:
     target.chmod(0o600)
     inode = target.stat().st_ino
     link.symlink_to(target)
-    assert host.run("export", "-o", link).out == ""
+    assert host.run("export", "--output-file", link).out == ""
     assert link.is_symlink()
     assert target.read_bytes() == host.node.read(f"{PKI}/ca.crt")
     assert (stat.S_IMODE(target.stat().st_mode), target.stat().st_ino == inode) == (0o600, False)
@@ -302,7 +302,7 @@ def test_export_to_an_impossible_path(host: Host, tmp_path: Path, target: str) -
     """A path that is no file, or cannot be written, exits 3 with its name, and stays."""
     (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "fifo")
-    done = host.run("export", "-o", tmp_path / target)
+    done = host.run("export", "--output-file", tmp_path / target)
     assert done.code == 3
     assert str(tmp_path / target) in done.err
     assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)

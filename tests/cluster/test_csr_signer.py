@@ -585,7 +585,7 @@ def test_without_the_extra_the_error_has_the_remedy(api: ApiServer, monkeypatch:
     """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)
-    with pytest.raises(RefusedError, match=r"lightkube, .*; choose .*, or run: pip install certmond\[kubernetes\]"):
+    with pytest.raises(RefusedError, match=r"lightkube, .*; choose .*, or run: pip install lightkube lightkube-models"):
         signer(api).sign(request())
 
 

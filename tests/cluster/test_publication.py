@@ -113,7 +113,7 @@ def test_without_the_extra_the_message_has_the_remedy(cluster: ApiServer, monkey
     monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
     paths = {"admin.conf": cluster.user("root", "certmond")}
     reported = asking(paths).gate(TRUST, Gate(), NOW).message
-    assert reported == f"{CANNOT}the package lightkube is missing; run: pip install certmond[kubernetes]"
+    assert reported == f"{CANNOT}the package lightkube is missing; run: pip install lightkube lightkube-models"
 
 
 def test_the_cluster_is_asked_once_in_a_while(cluster: ApiServer) -> None:

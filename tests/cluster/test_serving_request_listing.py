@@ -284,7 +284,7 @@ def test_a_missing_package_is_a_part_of_the_finding(
     monkeypatch.setitem(sys.modules, "certmond.cluster.serving_request_listing", None)
     passes = Passes(tree, tmp_path / "work")
     passes.message()
-    assert "pip install certmond[kubernetes]" in passes.message()
+    assert "pip install lightkube lightkube-models" in passes.message()
 
 
 def test_without_cluster_no_request_is_sent(tree: Tree, tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ class ClusterReader:
             thread.start()
             self._thread = thread
         except ImportError:
-            rounds.fail("the package lightkube is missing", "run: pip install certmond[kubernetes]")
+            rounds.fail("the package lightkube is missing", "run: pip install lightkube lightkube-models")
         except RuntimeError:
             rounds.fail(
                 "certmond cannot start a thread", "raise TasksMax= of the unit, then run: systemctl restart certmond"

@@ -74,7 +74,7 @@ class NodeConditionReport:
                 create_event(access, node, condition, self._clock())
                 self._event_due = False
         except ImportError:
-            return "the package lightkube is missing; run: pip install certmond[kubernetes]"
+            return "the package lightkube is missing; run: pip install lightkube lightkube-models"
         except CertmondError as error:
             return str(error)
         return ""

@@ -70,6 +70,6 @@ class ServingRequestCheck:
 
             return request_state(serving_requests(access, node), self._clock())
         except ImportError:
-            return unknown_state("the package lightkube is missing; run: pip install certmond[kubernetes]")
+            return unknown_state("the package lightkube is missing; run: pip install lightkube lightkube-models")
         except CertmondError as error:
             return unknown_state(str(error))

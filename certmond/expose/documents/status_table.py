@@ -68,7 +68,8 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
     itself = entry["sha256"] and entry["trust_anchor"] == entry["sha256"]
     yield Text("(itself)" if itself else printable(_authority(entry, anchors)))
     path = "valid" if entry["trust_anchor"] else "unverified"  # the entry names no CA
-    yield Text(path) if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
+    no_path = Text("-") if Reason.NOT_PERMITTED in reasons else Text("no", style=_STYLES["critical"])
+    yield Text(path) if entry["chain_valid"] else no_path
     yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
     yield Text(", ".join(reasons) or "ok", style=_STYLES[state if reasons else "ok"])
 
@@ -129,5 +130,7 @@ def _zero_serials(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _serious(entry: dict[str, Any]) -> list[str]:
-    """Return the reasons of the warnings and of the critical findings of a certificate."""
-    return list(dict.fromkeys(item["reason"] for item in entry["findings"] if item["severity"] != "info"))
+    """Return the reasons of the warnings and of the critical findings of a certificate, and `not_permitted`."""
+    found = entry["findings"]
+    shown = (item for item in found if item["severity"] != "info" or item["reason"] == Reason.NOT_PERMITTED)
+    return list(dict.fromkeys(item["reason"] for item in shown))

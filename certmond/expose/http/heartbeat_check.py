@@ -43,6 +43,8 @@ def silence(runtime_dir: Path) -> str | None:
     path = runtime_dir / "heartbeat.json"
     try:
         return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
+    except FileNotFoundError:
+        return "the daemon is not running: start it with `systemctl start certmond`"
     except UNREADABLE as error:
         return f"{path} contains no valid heartbeat ({error!r}): {SEE_JOURNAL}"
 

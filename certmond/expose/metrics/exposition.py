@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from certmond.errors import RuntimeDirError
+from certmond.errors import NotRunningError, RuntimeDirError
 from certmond.expose.documents.cluster_certificates_document import cluster_entry
 from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_entry, header
 from certmond.expose.metrics.label_escapes import escaped
@@ -236,14 +236,19 @@ def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool
 def read_status(directory: Path) -> dict[str, Any]:
     """Return the last status document of the daemon.
 
-    Raises RuntimeDirError if certmond cannot read the document, or if the document has a different schema.
+    Raises NotRunningError if no document exists. Raises RuntimeDirError if certmond cannot read the document, or if
+    the document has a different schema.
     """
     path = directory / STATUS
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = document["schema"] == SCHEMA and datetime.fromisoformat(document["taken_at"])
+    except FileNotFoundError:
+        fact = f"the daemon is not running, because {path} does not exist"
+        raise NotRunningError(f"{fact}; start it: systemctl start certmond") from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise RuntimeDirError(f"certmond cannot read {path} ({error}); see: systemctl status certmond") from error
+        cause = error.strerror if isinstance(error, OSError) else f"it is not a status document: {error}"
+        raise RuntimeDirError(f"certmond cannot read {path} ({cause}); see: systemctl status certmond") from error
     if not known:
         raise RuntimeDirError(
             f"{path} has a schema other than {SCHEMA}; install the same version of certmond for the daemon and this "

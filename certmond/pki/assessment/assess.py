@@ -16,6 +16,7 @@ from certmond.pki.assessment.certificate_rules import POLICY
 from certmond.pki.assessment.copies import Difference, differing_copies
 from certmond.pki.assessment.file_rules import about_damage, about_files, about_key_pair
 from certmond.pki.assessment.key_mismatch_delay import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
+from certmond.pki.assessment.refused_configuration import refused_configuration
 from certmond.pki.assessment.repairable_damage import is_whole
 from certmond.pki.assessment.rule_input import Case
 from certmond.pki.assessment.second_renewers import second_renewers
@@ -168,7 +169,7 @@ def assess(
     further = (*around.served, *unmet_demands(around), *around.cluster.observations) if around else ()
     checked = [
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
-        for seen in (*files, *further, *second_renewers(inventory))
+        for seen in (*files, *further, *second_renewers(inventory), *refused_configuration(inventory))
     ]
     # Search all paths before the first verdict. Otherwise, signatures and rules evict each other from the CPU caches.
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]

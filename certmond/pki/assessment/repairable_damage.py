@@ -35,7 +35,7 @@ def damage(seen: Observation) -> str | None:
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
         return None
-    if not seen.wanted or any(fault.reason is Reason.UNREADABLE for fault in seen.faults):
+    if not seen.wanted or any(fault.reason in {Reason.UNREADABLE, Reason.NOT_PERMITTED} for fault in seen.faults):
         return None
     if spec.kind is Kind.KUBECONFIG and not seen.renewable:
         return None  # the file to which the kubeconfig refers has a separate entry

@@ -16,6 +16,7 @@ from certmond.pki.x509.path_building import PathSearch
 
 _REMEDIES = {
     Reason.UNREADABLE: "make the file readable by root, or replace the file",
+    Reason.NOT_PERMITTED: "run certmond as root",
     Reason.MISSING: "restore the file, or issue the certificate again",
     Reason.MALFORMED: "restore the file from a backup, or issue the certificate again",
     Reason.TRAILING_DATA: "remove this harmless data",

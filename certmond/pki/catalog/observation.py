@@ -173,8 +173,12 @@ class Salvage:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All observations of one pass, the facts of the node, and the other programs that renew certificates."""
+    """All observations of one pass, the facts of the node, and the other programs that renew certificates.
+
+    `refused_configuration` contains the problems of a configuration that the daemon refused at a reload.
+    """
 
     observations: tuple[Observation, ...]
     facts: Mapping[str, str] = field(default_factory=dict)
     renewers: tuple[Renewer, ...] = ()
+    refused_configuration: tuple[str, ...] = ()

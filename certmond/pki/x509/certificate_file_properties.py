@@ -12,6 +12,8 @@ from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate_file_parser import Document
 from certmond.pki.x509.public_key import PublicKey
 
+_HIDING = {Reason.UNREADABLE, Reason.NOT_PERMITTED, Reason.MALFORMED}
+
 
 def leaf_of(document: Document) -> dict[str, Any]:
     """Return the certificates of a file as fields of an `Observation`, with the end-entity certificate first.
@@ -44,7 +46,7 @@ def has_key(document: Document) -> bool:
 
 def may_hide_key(document: Document) -> bool:
     """Return whether the file might contain a private key that certmond cannot read."""
-    return document.encrypted_key or any(f.reason in {Reason.UNREADABLE, Reason.MALFORMED} for f in document.faults)
+    return document.encrypted_key or any(f.reason in _HIDING for f in document.faults)
 
 
 def is_broken(document: Document) -> bool:
