@@ -5,16 +5,18 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# The newest interpreter of this machine from 3.11 on that has venv and its headers. To choose another one, set
-# PYTHON=/path/to/python3. make evaluates this variable only if a recipe needs it.
+# The first interpreter of this machine from 3.11 on that has venv, and either the package systemd-python of the
+# distribution or the headers to compile it. To choose another one, set PYTHON=/path/to/python3. make evaluates this
+# variable only if a recipe needs it.
 PYTHON = $(or $(shell for p in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do \
-	"$$p" -c 'import ensurepip, os, sys, sysconfig as s; \
-	sys.exit(sys.version_info < (3, 11) or not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' \
-	2>/dev/null && { echo "$$p"; break; }; done),$(error no Python >= 3.11 with venv and headers found; see .ci/packages))
+	"$$p" -c 'import ensurepip, importlib.util as u, os, sys, sysconfig as s; \
+	headers = os.path.exists(os.path.join(s.get_path("include"), "Python.h")); \
+	sys.exit(sys.version_info < (3, 11) or not (headers or u.find_spec("systemd")))' \
+	2>/dev/null && { echo "$$p"; break; }; done),$(error no Python >= 3.11 with venv, and with systemd-python or headers, found; see .ci/packages))
 
 BIN := .venv/bin
 # Each build uses the locked setuptools, so that no package chooses its own build tool.
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-build-isolation --use-pep517
 
 .PHONY: help demo test coverage check prose audit docs reference dashboard grafana bench fuzz mutation soak fix deb rpm dist lock clean packages-run packages-test packages-build
 
@@ -100,6 +102,7 @@ packages-run packages-test packages-build: packages-%:
 # Stamps: make creates an environment again after one of its source files has changed.
 .venv/made:
 	$(PYTHON) -m venv --clear .venv
+	@.ci/packages link $(PYTHON)
 	touch $@
 
 .venv/run: requirements-build.txt requirements.txt pyproject.toml | .venv/made

@@ -24,7 +24,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/cli/test_root_ca.py": (
         "runs the verbs of `root-ca`, and compares what they print",
-        ["cli/root_ca_export", "cli/root_ca_stage", "expose/documents/root_ca", "pki/rotation/ca_template"],
+        ["cli/root_ca_stage", "expose/documents/root_ca", "pki/rotation/ca_template"],
     ),
     "tests/cluster/test_canaries.py": (
         "tests the checks of a rotation together: they share one frame and one stand-in",

@@ -11,6 +11,7 @@ GROUPS = (
     ("Try and install", ("demo", "completion", "version")),
 )
 """The commands of certmond by task, in the order of the help."""
+EPILOG = "`certmond COMMAND --help` prints the options of a command. The manual page is certmond(1): man certmond"
 _EXAMPLES = (
     ("certmond check", "the certificates of this node, and each problem with its remedy"),
     ("certmond plan", "the steps that enforce mode would execute now"),
@@ -26,14 +27,8 @@ class GroupedCommands(click.Group):
         for title, names in GROUPS:
             with formatter.section(title):
                 formatter.write_dl([(name, _first_sentence(self.commands[name])) for name in names])
-
-    def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Examples"):
             formatter.write_dl(list(_EXAMPLES))
-        formatter.write_paragraph()
-        formatter.write_text(
-            "`certmond COMMAND --help` prints the options of a command. The manual page is certmond(1): man certmond"
-        )
 
 
 def _first_sentence(command: click.Command) -> str:

@@ -22,7 +22,7 @@ import click
 from certmond.cli.archive import archive
 from certmond.cli.completion import certificate_names, completion, explained_names
 from certmond.cli.configuration import config
-from certmond.cli.help import GroupedCommands
+from certmond.cli.help import EPILOG, GroupedCommands
 from certmond.cli.options import (
     UNKNOWN,
     assess_node,
@@ -48,7 +48,11 @@ from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
 
-@click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=GroupedCommands,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @global_options
 @click.version_option(package_name="certmond", message="%(package)s %(version)s", help="Print the version")
 def cli() -> None:

@@ -103,16 +103,34 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
 def export(context: click.Context, family: str, output_file: Path | None) -> None:
     """Print the Root CA certificates of this node as PEM, for clients. This command never prints a private key."""
     from certmond.cli.output_file import replace_file
-    from certmond.cli.root_ca_export import trust_bundle
 
     require_certificate(family, "export", "The API server publishes the public keys at /openid/v1/jwks")
     options = globals_of(context)
     found, _ = node_family(options, options.load(), family)
-    content = trust_bundle(options.root, found.spec.path)
+    content = _trust_bundle(options.root, found.spec.path)
     if output_file is None:
         click.echo(content.decode("ascii"), nl=False)
     else:
         replace_file(output_file, content)
+
+
+def _trust_bundle(root: str, path: str) -> bytes:
+    """Return the certificates in the file `path`, without duplicates, in the order of the file.
+
+    Raises MalformedError if the file is missing, or if a part of the file is malformed, because a trust bundle must be
+    complete. Raises WriteError if certmond cannot read the file.
+    """
+    from certmond.errors import MalformedError
+    from certmond.pki.x509.certificate import to_pem
+    from certmond.pki.x509.certificate_file_parser import decode
+    from certmond.transaction.node_file_reader import NodeFiles
+
+    document = decode(NodeFiles(root).read(path) or b"", path)
+    if document.faults:
+        raise MalformedError(
+            "\n".join(f"{fault.detail}; repair the file, then run the command again" for fault in document.faults)
+        )
+    return b"".join(map(to_pem, dict.fromkeys(document.certificates)))
 
 
 def _released(options: Globals) -> float | None:

@@ -159,6 +159,10 @@ class Demo:
         key = self._node.other_key(name)
         serial = entry_of(self._running.document(), name)["serial"]
         expected = Expected(name, serial, (("key_mismatch", "critical"),))
+        self._say(
+            "A program that renews a certificate replaces two files, one after the other. Therefore, certmond reports a "
+            "key that does not match only after 2 s."
+        )
         self._show_one(self._change(lambda: self._node.put(key), expected), name)
 
     def _enforce(self, name: str) -> None:

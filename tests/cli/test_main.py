@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from certmond.cli.options import UNKNOWN
+from certmond.pki.findings import Reason
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import Running, running
 from tests.node import DATA, PKI, Node, key_pem, pem, public_pem
@@ -364,7 +366,9 @@ def test_metrics_are_escaped_for_a_terminal_only(node: Node) -> None:
 
 
 def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
-    """`metrics --output-file` replaces the file as a whole, readable for all users, and prints nothing. A failure is reported."""
+    """`metrics --output-file` replaces the file as a whole, readable for all users, and prints nothing. A failure is
+    reported.
+    """
     file = tmp_path / "certmond.prom"
     file.write_text("old")
     with file.open() as reader:
@@ -380,8 +384,8 @@ def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
 
 
 def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None:
-    """A target of `metrics --output-file` that is no regular file stays, also behind a symlink: `--output-file /dev/null` as root does not
-    replace /dev/null.
+    """A target of `metrics --output-file` that is no regular file stays, also behind a symlink: `--output-file
+    /dev/null` as root does not replace /dev/null.
     """
     pipe, link = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
@@ -391,30 +395,6 @@ def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None
         assert (done.returncode, done.stdout) == (3, "")
         assert done.stderr.startswith(f"certmond: {target} could not be written (it is not a regular file): ")
     assert (pipe.is_fifo(), link.is_symlink()) == (True, True)
-
-
-def test_config_verbs(tmp_path: Path) -> None:
-    """`config validate` says that all is good, `show` prints what validates again, `schema` is a JSON Schema."""
-    assert certmond("config", "validate").returncode == 0
-    shown = certmond("config", "show")
-    path = tmp_path / "shown.yaml"
-    path.write_text(shown.stdout)
-    assert certmond("config", "validate", "--config", path).returncode == 0
-    schema = json.loads(certmond("config", "schema").stdout)
-    assert "certificates" in schema["properties"]
-
-
-def test_a_short_overlap_is_a_warning(tmp_path: Path) -> None:
-    """`config validate` warns that Pods may lose the API server, with the setting. The configuration is valid."""
-    path = tmp_path / "config.yaml"
-    for overlap, warned in (("30s", True), ("130s", False), ("10m", False)):
-        path.write_text(f"root_ca: {{overlap: {overlap}}}\n")
-        done = certmond("config", "validate", "--config", path)
-        assert done.returncode == 0
-        assert "the configuration is valid" in done.stdout
-        assert (
-            "warning: root_ca.overlap is 30 s, but Pods might not trust a new CA for up to 130 s" in done.stderr
-        ) is warned
 
 
 @pytest.mark.parametrize("arguments", LOOKS)
@@ -651,3 +631,64 @@ def test_an_error_does_not_print_the_key_that_it_quotes() -> None:
     command = [sys.executable, "-c", code, make_ca().key_pem.decode().strip()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (UNKNOWN, "certmond: the answer was: [private key removed]\n")
+
+
+def test_check_prints_only_the_named_certificates(node: Node) -> None:
+    """With names, `check` prints these certificates, and its status is that of their findings."""
+    node.write(f"{PKI}/apiserver.crt", "broken")
+    table = certmond("check", "--root", node.root, "--at", AT, "ca", "front-proxy-client")
+    assert table.returncode == 0
+    rows = [line.split()[0] for line in table.stdout.splitlines() if " UTC " in line and "next due" not in line]
+    assert rows == ["ca", "front-proxy-client"]
+    assert certmond("check", "--root", node.root, "--at", AT, "apiserver").returncode == 2
+
+
+def test_check_refuses_an_unknown_certificate(node: Node) -> None:
+    """An unknown name is an error that lists the certificates of the node."""
+    done = certmond("check", "--root", node.root, "apiserve")
+    assert done.returncode == UNKNOWN
+    assert "this node has no certificate apiserve; the certificates are: admin.conf, apiserver, " in done.stderr
+
+
+def test_quiet_prints_no_table(node: Node) -> None:
+    """With -q, a command prints no table, and its exit status is the result. JSON is still printed."""
+    node.write(f"{PKI}/apiserver.crt", "broken")
+    for before, after in ((("-q",), ()), ((), ("--quiet",))):
+        done = certmond(*before, "check", "--root", node.root, *after)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+    assert json.loads(certmond("check", "-q", "--root", node.root, "-o", "json").stdout)["schema"] == 1
+
+
+def test_no_color_is_an_option(node: Node) -> None:
+    """--no-color removes the colors that FORCE_COLOR would add."""
+    node.write(f"{PKI}/apiserver.crt", "broken")
+    colored = certmond("check", "--root", node.root, before=("env", "FORCE_COLOR=1"))
+    plain = certmond("check", "--no-color", "--root", node.root, before=("env", "FORCE_COLOR=1"))
+    assert "\x1b[3" in colored.stdout
+    assert "\x1b[3" not in plain.stdout
+
+
+def test_explain_alone_lists_the_runbook() -> None:
+    """Without a reason, `explain` prints one line for each section: its name and its first sentence."""
+    done = certmond("explain")
+    assert done.returncode == 0
+    assert re.search(r"^missing +Restore the file with the command in the finding$", done.stdout, re.MULTILINE)
+    assert {line.split()[0] for line in done.stdout.splitlines()} >= {*Reason}
+
+
+def test_a_status_without_a_daemon_names_the_next_command(tmp_path: Path) -> None:
+    """If no daemon has written a status, the message names the command that starts the daemon."""
+    done = certmond("status", "--runtime-dir", tmp_path)
+    assert (done.returncode, done.stdout) == (UNKNOWN, "")
+    fact = f"the daemon is not running, because {tmp_path}/status.json does not exist"
+    assert done.stderr == f"certmond: {fact}; start it: systemctl start certmond\n"
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "forecast"])
+def test_an_empty_machine_is_one_sentence(tmp_path: Path, command: str) -> None:
+    """On a machine without files of Kubernetes, a command prints one sentence and no table."""
+    done = certmond(command, "--root", tmp_path)
+    assert (done.returncode, done.stdout) == (UNKNOWN, "")
+    fact = f"no certificate of the profile 'kubeadm' exists below {tmp_path}"
+    remedy = "run certmond on a node of a cluster, or list the certificates in the configuration (`profile: none`)"
+    assert done.stderr == f"certmond: {fact}; {remedy}\n"

@@ -336,10 +336,14 @@ def test_a_broken_configuration_is_refused_on_reload(node: Node, work: Path) -> 
         daemon.until(lambda: daemon.log.read_text().count("reload_refused") == 2, "each problem is in the log")
         daemon.until(lambda: daemon.number("certmond_config_last_reload_successful") == 0, "the metric is 0")
         assert healthy(daemon, "one")
+        refused = [each for each in daemon.status()["findings"] if each["reason"] == "configuration_refused"]
+        assert [each["severity"] for each in refused] == ["warning"] * 2
+        assert any("colour" in each["message"] for each in refused)
         config(work, [{"name": "two", "path": f"/{API}.crt"}])
         daemon.process.send_signal(signal.SIGHUP)
         daemon.until(lambda: healthy(daemon, "two") and daemon.entry("one") is None, "taken")
         assert daemon.number("certmond_config_last_reload_successful") == 1
+        assert not [each for each in daemon.status()["findings"] if each["reason"] == "configuration_refused"]
 
 
 def test_it_stops_when_asked(node: Node, work: Path) -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.service_spec import ConfigurationSpec
 from certmond.pki.findings import Fault, Reason
 
 _NAME = "configuration"
 _REMEDY = "correct the file, then run: systemctl reload certmond"
-
-
-class ConfigurationSpec(CertificateSpec):
-    """An entry for the configuration of certmond. certmond reports its problems, and does not assess a certificate."""
 
 
 def refused_configuration(inventory: Inventory) -> Iterator[Observation]:

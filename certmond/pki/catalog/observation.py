@@ -12,10 +12,13 @@ from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.other_renewer_spec import Renewer, RenewerSpec
 from certmond.pki.catalog.served_entries import ServedSpec
-from certmond.pki.catalog.service_spec import ClusterObjectSpec, OutageSpec
+from certmond.pki.catalog.service_spec import ClusterObjectSpec, ConfigurationSpec, OutageSpec
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import PublicKey
+
+_OTHER = CopySpec | OutageSpec | RenewerSpec | ClusterObjectSpec | ConfigurationSpec
+"""Entries whose observations describe no certificate of the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Observation:
 
     If `spec` is an `OutageSpec`, the observation describes a service instead of a certificate. With a `RenewerSpec`,
     the observation describes another program that renews certificates. With a `ClusterObjectSpec`, the observation
-    describes an object of the Kubernetes API.
+    describes an object of the Kubernetes API, and with a `ConfigurationSpec`, the configuration of certmond.
     """
 
     name: str
@@ -98,8 +101,7 @@ class Observation:
     @property
     def is_catalogued(self) -> bool:
         """Whether the entry is from the configuration or the profile, and describes a certificate or keys."""
-        no_certificate = ReferenceSpec | ServedSpec | CopySpec | OutageSpec | RenewerSpec | ClusterObjectSpec
-        return not isinstance(self.spec, no_certificate)
+        return not isinstance(self.spec, ReferenceSpec | ServedSpec | _OTHER)
 
     @property
     def is_watched(self) -> bool:
@@ -114,10 +116,9 @@ class Observation:
         """Whether the observation describes certificates.
 
         False for keys, for copies of kubeconfigs, for unwatched entries, for services that do not run, for other
-        programs that renew certificates, and for objects of the Kubernetes API.
+        programs that renew certificates, for objects of the Kubernetes API, and for the configuration of certmond.
         """
-        is_other = isinstance(self.spec, CopySpec | OutageSpec | RenewerSpec | ClusterObjectSpec)
-        return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or is_other)
+        return self.is_watched and not (self.spec.kind is Kind.KEY_PAIR or isinstance(self.spec, _OTHER))
 
     @property
     def of_cluster(self) -> bool:

@@ -125,3 +125,7 @@ class OutageSpec(CertificateSpec):
 
 class ClusterObjectSpec(CertificateSpec):
     """An entry for objects of the Kubernetes API with findings. Each observation has the path of its object."""
+
+
+class ConfigurationSpec(CertificateSpec):
+    """An entry for the configuration of certmond. certmond reports its problems, and does not assess a certificate."""

@@ -126,7 +126,10 @@ def test_without_the_switch_nothing_is_written() -> None:
 def test_without_the_extra_the_remedy_is_reported(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """lightkube is optional."""
     monkeypatch.setitem(sys.modules, "certmond.cluster.node_condition_writer", None)
-    assert scene.report.report(assessed()) == "the package lightkube is missing; run: pip install lightkube lightkube-models"
+    assert (
+        scene.report.report(assessed())
+        == "the package lightkube is missing; run: pip install lightkube lightkube-models"
+    )
 
 
 def test_a_refused_event_does_not_delay_the_condition(scene: Scene) -> None:

@@ -1,0 +1,77 @@
+"""Paths and commands in messages about a node whose root is another directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from certmond.expose.documents.message_paths import rooted, rooted_message
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    (tmp_path / "etc/kubernetes/pki").mkdir(parents=True)
+    return str(tmp_path)
+
+
+def test_a_path_in_a_message_is_the_real_path(root: str) -> None:
+    """Each path whose directory exists below the root begins with the root, also for a file that does not exist."""
+    key = "/etc/kubernetes/pki/apiserver.key"
+    message = f"{key} has mode 0644, but the maximum is 0600; run: chmod 0600 {key}"
+    assert rooted_message(message, root) == message.replace(key, f"{root}{key}")
+
+
+def test_a_command_of_certmond_names_the_root(root: str) -> None:
+    """A remedy with a command of certmond has the option --root. `certmond explain` needs no node."""
+    message = "the certificate is due; renew it: certmond renew ca"
+    assert rooted_message(message, root) == f"the certificate is due; renew it: certmond --root {root} renew ca"
+    assert rooted_message("run `certmond archive list`", root) == f"run `certmond --root {root} archive list`"
+    for same in ("see: certmond explain expired", "certmond cannot read the file", "run certmond as root"):
+        assert rooted_message(same, root) == same
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "see https://127.0.0.1:6443/etc/kubernetes/pki/x",
+        "GET /readyz failed",
+        "CN=a/etc/kubernetes/pki/x",
+        "--root=/etc/x/y",
+    ],
+)
+def test_other_texts_with_a_slash_stay(root: str, message: str) -> None:
+    """A URL, a path of an API, and a path whose directory does not exist below the root do not change."""
+    assert rooted_message(message, root) == message
+
+
+def test_a_root_with_a_space_is_quoted(tmp_path: Path) -> None:
+    """A shell reads the path and the option as one word."""
+    root = tmp_path / "my node"
+    (root / "etc").mkdir(parents=True)
+    assert rooted_message("run: chmod 600 /etc/a; certmond plan", str(root)) == (
+        f"run: chmod 600 '{root}/etc/a'; certmond plan"
+    )
+    assert rooted_message("see: certmond plan", str(root)) == f"see: certmond --root '{root}' plan"
+
+
+def test_only_messages_change(root: str) -> None:
+    """In a document, `message`, `detail` and `because` change. `path` keeps the path on the node."""
+    path = "/etc/kubernetes/pki/ca.crt"
+    entry = {"path": path, "findings": [{"message": f"{path} expired"}], "detail": f"of {path}", "because": path}
+    assert rooted({"certificates": [entry]}, root) == {
+        "certificates": [
+            {
+                "path": path,
+                "findings": [{"message": f"{root}{path} expired"}],
+                "detail": f"of {root}{path}",
+                "because": f"{root}{path}",
+            }
+        ]
+    }
+
+
+def test_the_root_of_the_host_changes_nothing() -> None:
+    """With the root /, the document stays as it is."""
+    document = {"message": "run: chmod 600 /etc/passwd"}
+    assert rooted(document, "/") is document

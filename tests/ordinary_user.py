@@ -1,0 +1,42 @@
+"""Runs certmond as an ordinary user, with the umask 0002 that many distributions set for ordinary users."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+USER = "www-data"
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a command as another user")
+_CHECKOUT = Path(__file__).parents[1]
+# The user may not be able to enter the checkout: a separate mount namespace mounts it at /mnt.
+_SCRIPT = 'mount --bind "$1" /mnt && shift && exec setpriv "$@"'
+
+
+def python() -> str:
+    """Return the path of the interpreter of the tests as the user sees it."""
+    here = Path(sys.executable)
+    return str(Path("/mnt") / here.relative_to(_CHECKOUT)) if here.is_relative_to(_CHECKOUT) else str(here)
+
+
+def give(directory: Path) -> None:
+    """Make the user the owner of a directory."""
+    account = pwd.getpwnam(USER)
+    os.chown(directory, account.pw_uid, account.pw_gid)
+
+
+def as_user(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script as the user in a directory. In the script, `certmond` is the command of the checkout."""
+    account = pwd.getpwnam(USER)
+    ids = ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups"]
+    lines = f'umask 0002; certmond() {{ {shlex.quote(python())} -m certmond "$@"; }}; {script}'
+    command = ["unshare", "--mount", "sh", "-c", _SCRIPT, "sh", str(_CHECKOUT), *ids, "sh", "-c", lines]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": "/mnt"}
+    return subprocess.run(
+        command, capture_output=True, text=True, env=env, cwd=directory, timeout=120, check=False, umask=0o002
+    )
