@@ -568,8 +568,13 @@ def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -
     assert ("issue", "admin.conf", ["sysinv-conductor", "cert-mon", "dccertmon"]) in steps
     assert ("derive", "haproxy-client-bundle", ["haproxy"]) in steps
     assert not [target for _, target, _ in steps if target == "haproxy-client"]
-    commands = {each.name: each.command for each in parse((), profile="starlingx").services if each.kind == "command"}
-    assert commands["haproxy"] == ("/usr/bin/sm-restart-safe", "service", "haproxy")
+    commands = {each.name: each for each in parse((), profile="starlingx").services if each.kind == "command"}
+    assert commands["haproxy"].command == ("/usr/bin/sm-restart-safe", "service", "haproxy")
+    assert {each.name: each.pid_file for each in commands.values()} == {
+        "etcd": "/run/etcd.pid", "haproxy": "/run/haproxy.pid", "sysinv-conductor": "/run/sysinv-conductor.pid",
+        "cert-mon": "/run/cert-mon.pid", "dccertmon": "/run/resource-agents/dccertmon.pid",
+        "nfv-vim": "/run/nfv-vim.pid",
+    }  # fmt: skip
 
 
 def rotation_restarts(tree: Tree) -> dict[str, list[str]]:

@@ -234,9 +234,10 @@ _ABOUT = {
         "[`copy_differs`](runbook.md#copy_differs). The profile has an entry for every file that the collect tool of "
         "StarlingX lists.\n\n"
         "After certmond has renewed the certificates or changed the CA of a service of the Service Manager, certmond "
-        "restarts the service with `sm-restart` or `sm-restart-safe`. certmond cannot determine when such a service "
-        "started. Therefore, certmond never restarts such a service for the reason that the service started before "
-        "the last change to a file.",
+        "restarts the service with `sm-restart` or `sm-restart-safe`. These programs only send a request to the "
+        "Service Manager. Therefore, certmond reads the PID file from which the Service Manager finds the process, and "
+        "verifies that the service has a new process ([PID files](restarts.md#pid-files)). A service without a PID "
+        "file does not run on the node, as on a standby controller.",
         "the Secrets of cert-manager, from which cert-mon installs the platform certificates. certmond also does not "
         "watch the certificates of the OIDC provider, which exist only as Secrets. If a flag of the API server, such "
         "as `--oidc-ca-file`, contains the path of a certificate file, certmond creates an entry for this file "
