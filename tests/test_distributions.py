@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import posixpath
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -201,6 +202,24 @@ def test_microk8s_can_authenticate_with_tokens(tmp_path: Path) -> None:
     assert code == 0
     assert not [entry for entry in document["certificates"] if reasons_of(entry) - {"nonpositive_serial"}]
     assert "client.config#ca:c" in {entry["name"] for entry in document["certificates"]}
+
+
+def test_the_commands_for_an_operator_of_microk8s_exist() -> None:
+    """`microk8s refresh-certs --cert` has three values, and none for the leaves that are valid for ten years
+    (canonical/microk8s, scripts/wrappers/refresh_certs.py, `certs`). `refresh-certs DIR` issues them again.
+    """
+    specs = {each.name: each for each in parse((), profile="microk8s").certificates}
+    texts = {
+        name: spec.renewed_by for name, spec in specs.items() if spec.renewed_by and "refresh-certs" in spec.renewed_by
+    }
+    values = {name: found[1] for name, text in texts.items() if (found := re.search(r"--cert ([\w.-]+)", text))}
+    assert values == {"ca": "ca.crt"}
+    leaves = {"kubelet", "client", "controller", "scheduler", "proxy"}
+    kubeconfigs = {f"{name}.config" for name in leaves}
+    assert {name for name, text in texts.items() if "refresh-certs DIR" in text} == leaves | kubeconfigs
+    assert {name for name, spec in specs.items() if not spec.renewed_by} == {
+        "server", "front-proxy-client", "apiserver-kubelet-client",
+    }  # fmt: skip
 
 
 def test_pairs_of_microk8s_that_no_component_reads_are_not_critical(tmp_path: Path) -> None:
