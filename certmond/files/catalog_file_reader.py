@@ -147,7 +147,8 @@ class DocumentReader:
         for path, is_secret in secret.items():
             entry = self.entry(path, referrer)
             if entry.fault is None:
-                yield Permissions(path, entry.mode, owner_name(entry.uid, entry.gid, self._own_root), is_secret)
+                owner, ids = owner_name(entry.uid, entry.gid, self._own_root), (entry.uid, entry.gid)
+                yield Permissions(path, entry.mode, owner, ids, is_secret)
 
 
 def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
