@@ -44,6 +44,7 @@ CANNOT_BE_RUN = {
     r"^(apt|apt-get|dnf|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
     r"rotate-default-ca-certs|/var/lib/rancher/": "needs a node of k3s, whose files tests/test_distributions.py has",
+    r"\bmicrok8s\b": "needs a node of MicroK8s, whose files tests/test_distributions.py has",
     r"\bage -r\b": "is an example for your own program",
 }
 """A command that matches is not run, for this reason."""

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import posixpath
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -201,6 +202,24 @@ def test_microk8s_can_authenticate_with_tokens(tmp_path: Path) -> None:
     assert code == 0
     assert not [entry for entry in document["certificates"] if reasons_of(entry) - {"nonpositive_serial"}]
     assert "client.config#ca:c" in {entry["name"] for entry in document["certificates"]}
+
+
+def test_the_commands_for_an_operator_of_microk8s_exist() -> None:
+    """`microk8s refresh-certs --cert` has three values, and none for the leaves that are valid for ten years
+    (canonical/microk8s, scripts/wrappers/refresh_certs.py, `certs`). `refresh-certs DIR` issues them again.
+    """
+    specs = {each.name: each for each in parse((), profile="microk8s").certificates}
+    texts = {
+        name: spec.renewed_by for name, spec in specs.items() if spec.renewed_by and "refresh-certs" in spec.renewed_by
+    }
+    values = {name: found[1] for name, text in texts.items() if (found := re.search(r"--cert ([\w.-]+)", text))}
+    assert values == {"ca": "ca.crt"}
+    leaves = {"kubelet", "client", "controller", "scheduler", "proxy"}
+    kubeconfigs = {f"{name}.config" for name in leaves}
+    assert {name for name, text in texts.items() if "refresh-certs DIR" in text} == leaves | kubeconfigs
+    assert {name for name, spec in specs.items() if not spec.renewed_by} == {
+        "server", "front-proxy-client", "apiserver-kubelet-client",
+    }  # fmt: skip
 
 
 def test_pairs_of_microk8s_that_no_component_reads_are_not_critical(tmp_path: Path) -> None:
@@ -568,8 +587,13 @@ def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -
     assert ("issue", "admin.conf", ["sysinv-conductor", "cert-mon", "dccertmon"]) in steps
     assert ("derive", "haproxy-client-bundle", ["haproxy"]) in steps
     assert not [target for _, target, _ in steps if target == "haproxy-client"]
-    commands = {each.name: each.command for each in parse((), profile="starlingx").services if each.kind == "command"}
-    assert commands["haproxy"] == ("/usr/bin/sm-restart-safe", "service", "haproxy")
+    commands = {each.name: each for each in parse((), profile="starlingx").services if each.kind == "command"}
+    assert commands["haproxy"].command == ("/usr/bin/sm-restart-safe", "service", "haproxy")
+    assert {each.name: each.pid_file for each in commands.values()} == {
+        "etcd": "/run/etcd.pid", "haproxy": "/run/haproxy.pid", "sysinv-conductor": "/run/sysinv-conductor.pid",
+        "cert-mon": "/run/cert-mon.pid", "dccertmon": "/run/resource-agents/dccertmon.pid",
+        "nfv-vim": "/run/nfv-vim.pid",
+    }  # fmt: skip
 
 
 def rotation_restarts(tree: Tree) -> dict[str, list[str]]:

@@ -239,13 +239,13 @@ class _RestartStep:
         return self._await_proof(episode, message)
 
     def _after_failed_act(self, episode: Episode, error: TriedError) -> Progress:
-        """Wait for a probe that can show whether the service restarted.
+        """Wait for a probe or a process that can show whether the service restarted.
 
-        If there is no such probe, end the restart as failed.
+        Without such evidence, end the restart as failed.
         """
         name = episode.service
         served = any(service == name for service, _ in self.observed.around.survey.serving.values())
-        if served or self.observed.around.survey.health.get(name):
+        if served or self.observed.around.survey.health.get(name) or self.owner._services[name].pid_file:
             return self._await_proof(episode, str(error))
         return self._end(Ended(episode, Result.FAILED, f"{name} was not restarted: {error}"))
 

@@ -147,18 +147,18 @@ class DocumentReader:
         for path, is_secret in secret.items():
             entry = self.entry(path, referrer)
             if entry.fault is None:
-                yield Permissions(path, entry.mode, self._owner(entry), is_secret)
+                uid, gid = self._owner(entry)
+                yield Permissions(path, entry.mode, owner_name(uid, gid, self._own_root), (uid, gid), is_secret)
 
-    def _owner(self, entry: Entry) -> str:
-        """Return the owner of a file as `user:group`.
+    def _owner(self, entry: Entry) -> tuple[int, int]:
+        """Return the UID and the GID of a file.
 
         In a directory that represents the root of a node, the owner and the group of this directory count as root.
         """
         if self._own_root:
-            return owner_name(entry.uid, entry.gid, by_name=True)
+            return entry.uid, entry.gid
         top = self._files.entry("/")
-        uid, gid = 0 if entry.uid == top.uid else entry.uid, 0 if entry.gid == top.gid else entry.gid
-        return owner_name(uid, gid, by_name=False)
+        return 0 if entry.uid == top.uid else entry.uid, 0 if entry.gid == top.gid else entry.gid
 
 
 def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:

@@ -69,19 +69,23 @@ class OtherRenewers:
         return all(self._files.entry(each.path, each.referrer) is each for each in used)
 
     def _of_systemd(self) -> Iterator[Renewer]:
-        """Yield the enabled timers and services that renew certificates. Omit masked units.
+        """Yield the enabled timers and services that renew certificates. Omit masked units, and a timer's service.
 
-        Search the scripts of a service only if an enabled timer starts the service.
+        A service without a timer renews at each boot, or again and again if its script contains a loop.
         """
         timers = {timer: self._units.started_by(timer) for timer in self._units.enabled("timer")}
         timers = {timer: service for timer, service in timers.items() if self._units.path(timer)}
         for timer, service in timers.items():
-            scripts = (self._script(command, self._units.path(service)) for command in self._units.commands(service))
-            if (script := next((each for each in scripts if each is not None), None)) is not None:
+            if (script := self._script_of(service)) is not None:
                 yield from self._of_unit(timer, "timer", script)
         for service in self._units.enabled("service"):
-            if service not in timers.values() and any(map(runs_renewal, self._units.commands(service))):
-                yield from self._of_unit(service, "service", "")
+            if service not in timers.values() and (script := self._script_of(service)) is not None:
+                yield from self._of_unit(service, "service", script)
+
+    def _script_of(self, service: str) -> str | None:
+        """Return the script through which a service renews certificates, as `_script` does for a command."""
+        scripts = (self._script(command, self._units.path(service)) for command in self._units.commands(service))
+        return next((each for each in scripts if each is not None), None)
 
     def _of_unit(self, unit: str, kind: str, script: str) -> Iterator[Renewer]:
         if path := self._units.path(unit):

@@ -13,7 +13,7 @@ from certmond.errors import IdleError, RestartError, SigningError, TriedError, U
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.restart import static_pod_stop
-from certmond.services import crictl
+from certmond.services import crictl, pid_file
 from certmond.services import systemd_client as units
 from certmond.services.containers import Pod
 from certmond.services.listener_shutdown_probe import Draining
@@ -38,7 +38,7 @@ class Restarter:
 
         With `revive`, also start a stopped unit. `instance` is the container to stop if the service is a static Pod.
         Raises RestartError if no restart began, or if a container does not end. Raises IdleError if a unit does not run
-        and `revive` is False, and TriedError if a command failed.
+        and `revive` is False, or if a service with a PID file does not run, and TriedError if a command failed.
         """
         match service.kind:
             case "systemd":
@@ -56,6 +56,9 @@ class Restarter:
                     pod, instance, crictl=client, alive=self.alive, grace=grace, draining=draining
                 )  # fmt: skip
             case "command":
+                seen = pid_file.service_state(service.pid_file) if service.pid_file and not revive else None
+                if seen and seen.running is False:
+                    raise IdleError(seen.problem or f"{service.pid_file} does not exist, so the service does not run")
                 return self._command(service)
 
     def _unit(self, service: ServiceSpec, *, revive: bool) -> str:

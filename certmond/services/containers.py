@@ -100,11 +100,29 @@ def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
 
 def process_start(pid: int, proc: str = "/proc") -> datetime | None:
     """Return the start time of a process (UTC), or None if certmond cannot read this time."""
+    ticks = process_ticks(pid, proc)
+    return None if ticks is None else ticks_to_time(ticks)
+
+
+def process_ticks(pid: int, proc: str = "/proc") -> int | None:
+    """Return the start time of a process in ticks since boot, or None if certmond cannot read this time.
+
+    The ticks and the PID identify a process until the next boot.
+    """
     try:
         times = _times(_read(proc, pid, "stat"))
     except OSError:
         return None
-    return _time_of(times[1]) if times else None
+    return times[1] if times else None
+
+
+def ticks_to_time(ticks: int) -> datetime | None:
+    """Convert a start time in ticks since boot to a datetime (UTC), or return None if the time is out of range."""
+    booted = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        return datetime.fromtimestamp(booted + ticks / _TICKS, UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def runs_anywhere(program: str, proc: str = "/proc") -> bool:
@@ -221,7 +239,7 @@ def _main_process(group: Sequence[_Process]) -> _Process:
 
 
 def _running_container(process: _Process, proc: str) -> RunningContainer | None:
-    command, started = _command(process.pid, proc), _time_of(process.ticks)
+    command, started = _command(process.pid, proc), ticks_to_time(process.ticks)
     if not command or started is None:  # the process has ended
         return None
     return RunningContainer(process.pid, process.container_id, process.pod_uid, started, command, process.ticks)
@@ -234,15 +252,6 @@ def _command(pid: int, proc: str) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(map(_text, words[:-1] if words[-1] == b"" else words))
-
-
-def _time_of(ticks: int) -> datetime | None:
-    """Convert a start time in ticks since boot to a datetime (UTC), or return None if the time is out of range."""
-    booted = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
-    try:
-        return datetime.fromtimestamp(booted + ticks / _TICKS, UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def _program(command: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from certmond.errors import RestartError, defect
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Unserved
 from certmond.pki.services.outage import outage_after
 from certmond.pki.services.service_observation import Live, ServiceSeen
-from certmond.services import containers
+from certmond.services import containers, pid_file
 from certmond.services import systemd_client as units
 from certmond.services.containers import Pod
 from certmond.services.last_run_time import pod_idle_since
@@ -30,9 +30,10 @@ _NO_THREAD = "certmond cannot start a thread; raise TasksMax= of the unit, or en
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Subjects of an observation: endpoints, health addresses, and the units and Pods by the name of their service."""
+    """Subjects of an observation: endpoints, health addresses, and the other subjects by the name of their service."""
 
     units: Mapping[str, str] = field(default_factory=dict)
+    pid_files: Mapping[str, str] = field(default_factory=dict)
     pods: Mapping[str, Pod] = field(default_factory=dict)
     endpoints: tuple[Endpoint, ...] = ()
     health: Mapping[str, Anchors] = field(default_factory=dict)
@@ -46,6 +47,7 @@ def observe(question: Question, before: Live | None = None, limit: float | None 
     at = datetime.now(UTC)
     by_unit = units.unit_states(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
+    services |= {name: pid_file.service_state(path) for name, path in question.pid_files.items()}
     services |= _pods(question.pods) if question.pods else {}
     served, health_problems = _probe_results(question, at, limit)
     return Live(
@@ -107,11 +109,12 @@ def _prepare(question: Question) -> None:
 def _with_history(seen: ServiceSeen, name: str, before: Live | None, at: datetime) -> ServiceSeen:
     """Return the state with the outage of the service, and with the start time that certmond observed first.
 
-    In later observations, the start time of the same process differs by milliseconds.
+    In later observations, the start time of the same process differs by milliseconds. After a correction of the clock,
+    a PID file can seem older than its process. If certmond observed this process earlier, its state stays known.
     """
     known = before.services.get(name) if before else None
     if known and known.instance and known.instance == seen.instance:
-        seen = replace(seen, started_at=known.started_at)
+        seen = known if known.running and seen.running is None else replace(seen, started_at=known.started_at)
     return replace(seen, outage=outage_after(before, name, seen, at))
 
 
@@ -175,5 +178,5 @@ class ObserverThread:
 
 
 def _unobserved(question: Question, why: str) -> Live:
-    services = dict.fromkeys((*question.units, *question.pods), ServiceSeen(None, problem=why))
+    services = dict.fromkeys((*question.units, *question.pid_files, *question.pods), ServiceSeen(None, problem=why))
     return Live(datetime.now(UTC), services)

@@ -186,11 +186,12 @@ class SurroundingsObserver:
                 )
         self.pods, self.runtime_endpoint = pods, runtime_endpoint(components)
         units = {service.name: service.unit or "" for service in self._services if service.kind == "systemd"}
+        pid_files = {service.name: service.pid_file for service in self._services if service.pid_file}
         health = {
             address: self._anchors(address, found, inventory) for each in found.health.values() for address in each
         }
         endpoints = tuple(dict.fromkeys((*found.serving, *found.listeners)))
-        self._question = Question(units, pods, endpoints, health if self._acting else {})
+        self._question = Question(units, pid_files, pods, endpoints, health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
         """Return the CA certificates, in PEM, that verify the certificate of an https:// address.

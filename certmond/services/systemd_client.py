@@ -139,12 +139,12 @@ def _unit_state(connection: Bus, unit: str) -> ServiceSeen:
         unit_file = _demanding_file(found)
         idle_since = unit_idle_since(unit_file, _exit_times(found)) if unit_file else None
         stopped = _was_stopped(found)
-        return ServiceSeen(False, failed=failed, stopped=stopped, unit_file=unit_file, idle_since=idle_since)
+        return ServiceSeen(False, failed=failed, stopped=stopped, demanded_by=unit_file, idle_since=idle_since)
     since = found["ExecMainStartTimestamp"] or found["InactiveExitTimestamp"]
     started_at = _EPOCH + timedelta(microseconds=since)
     return ServiceSeen(
         True, bytes(found["InvocationID"]).hex(), started_at, failed, _command(found["MainPID"]),
-        unit_file=_demanding_file(found),
+        demanded_by=_demanding_file(found),
     )  # fmt: skip
 
 

@@ -234,9 +234,10 @@ _ABOUT = {
         "[`copy_differs`](runbook.md#copy_differs). The profile has an entry for every file that the collect tool of "
         "StarlingX lists.\n\n"
         "After certmond has renewed the certificates or changed the CA of a service of the Service Manager, certmond "
-        "restarts the service with `sm-restart` or `sm-restart-safe`. certmond cannot determine when such a service "
-        "started. Therefore, certmond never restarts such a service for the reason that the service started before "
-        "the last change to a file.",
+        "restarts the service with `sm-restart` or `sm-restart-safe`. These programs only send a request to the "
+        "Service Manager. Therefore, certmond reads the PID file from which the Service Manager finds the process, and "
+        "verifies that the service has a new process ([PID files](restarts.md#pid-files)). A service without a PID "
+        "file does not run on the node, as on a standby controller.",
         "the Secrets of cert-manager, from which cert-mon installs the platform certificates. certmond also does not "
         "watch the certificates of the OIDC provider, which exist only as Secrets. If a flag of the API server, such "
         "as `--oidc-ca-file`, contains the path of a certificate file, certmond creates an entry for this file "
@@ -321,14 +322,32 @@ _ABOUT = {
     ),
     "microk8s": About(
         "MicroK8s",
-        "This profile is for control planes and workers. `server.crt` and `front-proxy-client.crt` are valid for one "
-        "year. MicroK8s issues these two certificates again only if an address of the node changes. In enforce mode, "
-        "certmond renews both certificates with the key of the CA on the node. As `microk8s refresh-certs` does, "
-        "certmond keeps the keys of both certificates. All other certificates are valid for ten years. MicroK8s "
-        "permits the group `microk8s` to read and write all keys. Therefore, certmond renews `server` and "
-        "`front-proxy-client` only if you set `owner: root:microk8s` in your entries for `server`, "
-        "`front-proxy-client`, `ca` and `front-proxy-ca`. MicroK8s creates the kubeconfigs in `credentials/` from the "
-        "pairs `client`, `controller`, `scheduler` and `proxy`, and no component reads these pairs.",
+        "This profile is for control planes and workers. `server.crt` and `front-proxy-client.crt` are valid for "
+        "one year. MicroK8s issues these two certificates again, with the present keys, only if an address of the "
+        "node changes. With the file `var/lock/no-cert-reissue` or a configured address, MicroK8s issues "
+        "`server.crt` again only if the CA does not verify it. In enforce mode, certmond renews both certificates "
+        "with the key of the CA on the node. As `microk8s refresh-certs` does, certmond keeps the keys of both "
+        "certificates. MicroK8s permits the group `microk8s` to read and write all keys. Therefore, certmond "
+        "renews `server` and `front-proxy-client` only if you set `owner: root:microk8s` in your entries for "
+        "`server`, `front-proxy-client`, `ca` and `front-proxy-ca`. MicroK8s creates the kubeconfigs in "
+        "`credentials/` from the pairs `client`, `controller`, `scheduler` and `proxy`, and no component reads "
+        "these pairs.\n\n"
+        "All other leaves are valid for ten years, as the CA is. MicroK8s issues a leaf after its CA. Therefore, "
+        "a leaf ends with the CA or later, and a renewal by certmond could not make the leaf valid for longer. To "
+        "replace the CA and all leaves, run this command on one control plane. The other nodes must leave the "
+        "cluster and join again:\n\n"
+        "    microk8s refresh-certs --cert ca.crt\n\n"
+        "The leaves can end before the CA if you have installed a CA with a longer validity, or if a release "
+        "before v1.19 created the CA. certmond reports these leaves 30 days before their end. These commands "
+        "issue all leaves of a node again, with the present CA and the present keys, and restart `kubelite` and "
+        "the cluster agent. Run them on each control plane. A worker gets new certificates if it leaves the "
+        "cluster and joins again:\n\n"
+        "    install -d -m 0700 /var/snap/microk8s/common/ca\n"
+        "    cp /var/snap/microk8s/current/certs/ca.{crt,key} /var/snap/microk8s/common/ca\n"
+        "    microk8s refresh-certs /var/snap/microk8s/common/ca\n"
+        "    rm -r /var/snap/microk8s/common/ca\n\n"
+        "`microk8s refresh-certs` copies the previous files to `/var/snap/microk8s/current/certs-backup`, and "
+        "`microk8s refresh-certs --undo` restores them.",
         "`serviceaccount.key`, because this file contains a key without a certificate.",
     ),
     "k8s-snap": About(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,7 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.restart.act import Restarter
 from certmond.restart.history import History
 from certmond.restart.rollback import PreviousFiles
+from certmond.services.pid_file import service_state
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import digest
@@ -97,13 +99,16 @@ class Bench:
         program.write_text(PROGRAM.format(runs=place / "runs", state=self.state, root=node.root, crt=CRT))
         program.chmod(0o755)
         service = {"name": "hook", "kind": "command", "command": [str(program)], "health": HEALTH, "time_limit": "20s"}
-        document = {"services": [service], "cluster": cluster, "certificates": [
-            {"name": "front-proxy-client", "consumers": "hook"}]}  # fmt: skip
-        self.config: Config = parse([Source("test", yaml.safe_dump(document))])
+        self.configure(service, **cluster)
         self.turn = Turns()
         self.age = 10 * SECOND
         self.pods: dict[str, ServiceSeen] = {}
         self.again()
+
+    def configure(self, service: Mapping[str, object], **cluster: str) -> None:
+        document = {"services": [service], "cluster": cluster, "certificates": [
+            {"name": "front-proxy-client", "consumers": "hook"}]}  # fmt: skip
+        self.config: Config = parse([Source("test", yaml.safe_dump(document))])
 
     def again(self) -> RestartController:
         """Another process."""
@@ -346,6 +351,103 @@ def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, progra
     with pytest.raises(TriedError) as tried:
         Restarter().act(service, "", None, revive=False)
     assert str(tried.value) == f"{command} did not complete ({command} {said})"
+
+
+# --- a program that only requests a restart, as sm-restart does -------------------------------------------------------
+
+
+class Managed:
+    """A process with a PID file, and a program that asks a service manager to restart the process."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.file = bench, bench.place / "hook.pid"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        command = [str(bench.place / "act")]
+        bench.configure({"name": "hook", "kind": "command", "command": command, "pid_file": str(self.file)})
+        bench.again()
+
+    def start(self) -> None:
+        """Start the process, as the service manager does, and write its PID file."""
+        self.processes.append(subprocess.Popen(["sleep", "infinity"]))
+        self.file.write_text(f"{self.processes[-1].pid}\n")
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def step(self, after: float = 0) -> Progress:
+        seen = self.bench.pods["hook"] = service_state(str(self.file))
+        step = Restart(self.bench.service, (self.bench.target(),), Cause.RESTART_PENDING, "it is older", seen.instance)
+        return reported(self.bench.step(after, plan=Plan((step,)), seen=False))
+
+
+@pytest.fixture
+def managed(bench: Bench) -> Iterator[Managed]:
+    found = Managed(bench)
+    found.start()
+    yield found
+    found.stop()
+
+
+def test_a_requested_restart_is_proven_by_a_new_process(managed: Managed) -> None:
+    """The program returns before the restart. The restart is proven after three observations of another process."""
+    assert managed.step().message == f"{managed.bench.place}/act has run"
+    managed.step(2)
+    episode = managed.bench.past.episode
+    assert episode
+    assert episode.trouble == "hook has not been restarted yet"
+    managed.stop()
+    managed.step(3)
+    episode = managed.bench.past.episode
+    assert episode
+    assert episode.trouble == f"hook does not run: {service_state(str(managed.file)).problem}"
+    managed.start()
+    results = [managed.step(after).result for after in (4, 6, 40)]
+    assert results == [None, None, Result.PROVEN]
+    assert managed.bench.past.message == "hook uses the new front-proxy-client"
+    assert len(managed.bench.runs) == 1
+
+
+def test_a_requested_restart_without_an_effect_has_failed(managed: Managed) -> None:
+    """A program that returns 0 proves nothing: the same process still runs after `ready_within`."""
+    managed.step()
+    done = managed.step(300)
+    assert (done.result, done.message) == (
+        Result.FAILED, "certmond requested a restart of hook, but the same process still runs",
+    )  # fmt: skip
+    assert len(managed.bench.runs) == 1
+
+
+def test_a_restart_is_unproven_if_the_pid_file_becomes_unusable(managed: Managed) -> None:
+    """An unknown process is no proof. The message names the file."""
+    managed.step()
+    managed.file.write_text("")
+    done = managed.step(300)
+    assert done.result is Result.UNPROVEN
+    assert done.message.endswith(f"its state is unknown (certmond cannot observe hook: {managed.file} contains no PID)")
+
+
+def test_a_failed_request_is_judged_by_the_process(managed: Managed) -> None:
+    """The exit status of the program says nothing about a process that certmond observes."""
+    (managed.bench.place / "broken").touch()
+    assert managed.step().result is None
+    managed.stop()
+    managed.start()
+    assert [managed.step(after).result for after in (4, 6, 40)][-1] is Result.PROVEN
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_service_that_does_not_run_is_not_restarted(managed: Managed, exists: bool) -> None:
+    """The program does not run if the service does not run on this node, such as HAProxy on a standby controller."""
+    managed.stop()
+    problem = service_state(str(managed.file)).problem
+    if not exists:
+        managed.file.unlink()
+        problem = f"{managed.file} does not exist, so the service does not run"
+    done = managed.step()
+    assert (done.result, done.message) == (Result.REFUSED, f"hook was not restarted: {problem}")
+    assert managed.bench.runs == []
 
 
 def test_files_that_change_again_end_the_restart_of_the_old_ones(bench: Bench) -> None:

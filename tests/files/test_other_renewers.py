@@ -153,6 +153,48 @@ def test_an_enabled_service_is_a_renewer(host: Host) -> None:
     assert (found.name, found.stop) == ("renew-a.service", "run: systemctl disable --now renew@a.service")
 
 
+LOOPS = {
+    "a loop": "while true; do\n  /usr/local/bin/kubeadm certs renew all\n  sleep 86400\ndone",
+    "a condition": "while sleep 1d; do if [ -e /etc/kubernetes/admin.conf ]; then kubeadm certs renew all; fi; done",
+    "a function": "renew() {\n  kubeadm certs renew all && touch /run/renewed\n}\nwhile renew; do sleep 1w; done",
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("command", [SCRIPT, f"/bin/bash {SCRIPT}", f"/usr/bin/flock /run/renew {SCRIPT} --quiet"])
+def test_a_service_without_a_timer_is_a_renewer(loop: str, command: str, host: Host) -> None:
+    """An enabled service whose script renews certificates again and again needs no timer."""
+    host.script(command=loop)
+    host.unit("renewer.service", f"[Service]\nExecStart={command}\nRestart=always\n")
+    host.unit("kubelet.service", "[Service]\nExecStart=/usr/bin/kubelet\n")
+    stop = "run: systemctl disable --now renewer.service"
+    assert host.found() == [Renewer("renewer.service", f"{ETC}/renewer.service", 0, SCRIPT, stop)]
+    host.script(command="while sleep 1d; do kubeadm certs check-expiration; done")
+    assert host.found() == []
+
+
+def test_a_service_that_an_interpreter_runs_is_a_renewer(host: Host) -> None:
+    """The first argument of Python, Perl, Ruby and Node.js is a script."""
+    path, call = "/opt/renew/renew.py", 'subprocess.run(["kubeadm", "certs", "renew", "all"])'
+    host.write(path, f"#!/usr/bin/env python3\nimport subprocess, time\nwhile True:\n  {call}\n  time.sleep(86400)\n")
+    host.unit("renewer.service", f"[Service]\nExecStart=/usr/bin/python3.11 -u {path}\n")
+    assert host.where() == [(f"{ETC}/renewer.service", 0, path)]
+
+
+def test_a_service_that_is_not_enabled_is_no_renewer(host: Host) -> None:
+    """A service without a symlink in a directory of enabled units does not start at a boot."""
+    host.script()
+    host.unit("renewer.service", f"[Service]\nExecStart={SCRIPT}\n", enabled_in="")
+    assert host.found() == []
+
+
+def test_the_service_of_a_timer_is_reported_once(host: Host) -> None:
+    """If an enabled timer starts an enabled service, the finding names the timer."""
+    host.kubespray()
+    host.enable("k8s-certs-renew.service")
+    assert host.where() == [(f"{ETC}/{TIMER}", 0, SCRIPT)]
+
+
 PREFIXES = ("-", "!-", "@-", "+", "|")
 
 
@@ -308,10 +350,15 @@ def enable_with_script(host: Host) -> None:
     host.script()
 
 
+def enable_service(host: Host) -> None:
+    host.enable("k8s-certs-renew.service")
+
+
 CHANGES: dict[str, tuple[Callable[[Host], object], Callable[[Host], None]]] = {
     "a timer": (lambda host: host.enable(TIMER), disable),
     "a job of cron": (lambda host: host.write("/etc/cron.d/renew", f"0 3 * * * root {COMMAND}\n"), empty_crontab),
     "a script of an enabled timer": (enable_with_script, correct_script),
+    "a script of an enabled service": (enable_service, correct_script),
 }
 
 

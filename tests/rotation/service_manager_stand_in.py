@@ -1,5 +1,5 @@
-"""A stand-in for StarlingX's Service Manager (SM): run as `service_manager_stand_in.py SOCKET RECORD NAME COMMAND…`,
-until stdin ends.
+"""A stand-in for StarlingX's Service Manager (SM): run as `service_manager_stand_in.py SOCKET RECORD PID_FILE NAME
+COMMAND…`, until stdin ends.
 
 There is one service, HAProxy. Like SM, the stand-in restarts it by a stop and a start (starlingx/ha,
 service-mgmt/sm-db/database/create_sm_db.sql, SERVICE_ACTIONS), and has no error for a service that it does not have
@@ -34,8 +34,8 @@ with socket.socket(socket.AF_UNIX) as manager:
 class HAProxy:
     """The process. `record` has the times at which it begins to serve and at which it ends."""
 
-    def __init__(self, record: Path, name: str, command: list[str]) -> None:
-        self._record, self._name, self._command = Record(record), name, command
+    def __init__(self, record: Path, pid_file: Path, name: str, command: list[str]) -> None:
+        self._record, self._pid_file, self._name, self._command = Record(record), pid_file, name, command
         self._process: subprocess.Popen[bytes]
 
     def start(self) -> None:
@@ -46,6 +46,7 @@ class HAProxy:
             notified.settimeout(DEADLINE)
             environment = {**os.environ, "NOTIFY_SOCKET": path}
             self._process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *self._command], env=environment)
+            self._pid_file.write_text(f"{self._process.pid}\n")
             while b"READY=1" not in notified.recv(4096):
                 pass
         os.unlink(path)
@@ -55,10 +56,11 @@ class HAProxy:
         self._record.note(self._name, "ends")
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(DEADLINE)
+        self._pid_file.unlink()
 
 
-def main(address: str, record: str, name: str, *command: str) -> None:
-    haproxy = HAProxy(Path(record), name, list(command))
+def main(address: str, record: str, pid_file: str, name: str, *command: str) -> None:
+    haproxy = HAProxy(Path(record), Path(pid_file), name, list(command))
     haproxy.start()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)

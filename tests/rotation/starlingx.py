@@ -57,6 +57,7 @@ class Controller:
     def __init__(self, bed: Bed, node: BedNode) -> None:
         self.bed, self.node, self.name = bed, node, f"{node.name}/haproxy"
         self._socket, self._config = node.work / "sm", node.work / "haproxy.cfg"
+        self._pid_file = node.work / "haproxy.pid"
         self._platform = make_ca("starlingx")
         (node.work / "platform.crt").write_bytes(self._platform.pem)
         serving = make_server(self._platform, "oam", names=["IP:127.0.0.1"])
@@ -75,15 +76,20 @@ class Controller:
         node.configure(profile="starlingx", services=self._services(), certificates=_certificates())
 
     def _services(self) -> list[dict[str, Any]]:
-        """Return HAProxy with the program of the stand-in for SM and with its health address, and etcd and the kubelet
-        of the bed.
+        """Return HAProxy with the program and the PID file of the stand-in for SM and with its health address, and etcd
+        and the kubelet of the bed.
         """
         (haproxy,) = (each for each in _profile("starlingx")["services"] if each["name"] == "haproxy")
         (etcd,) = (each for each in _profile("kubeadm")["services"] if each["name"] == "etcd")
         program, *words = haproxy["command"]
         command = [str(self.node.work / Path(program).name), *words]
-        found = [{"name": "haproxy", "command": command, "health": f"https://{FRONTEND}/readyz"}]
-        return [*found, {**etcd, "command": [], "serves": {}, "health": []}, {"name": "kubelet", "command": []}]
+        pid_file, health = str(self._pid_file), f"https://{FRONTEND}/readyz"
+        found = [{"name": "haproxy", "command": command, "pid_file": pid_file, "health": health}]
+        return [
+            *found,
+            {**etcd, "command": [], "pid_file": None, "serves": {}, "health": []},
+            {"name": "kubelet", "command": []},
+        ]
 
     def administrator(self) -> Issued:
         """Return the present client certificate of admin.conf, with its key."""
@@ -104,7 +110,7 @@ class Controller:
         with (
             (node.work / "haproxy.log").open("wb") as log,
             subprocess.Popen(
-                [*node.inside, *command, str(self.bed.record.path), self.name, *haproxy],
+                [*node.inside, *command, str(self.bed.record.path), str(self._pid_file), self.name, *haproxy],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             ) as process,
         ):  # fmt: skip

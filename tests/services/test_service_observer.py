@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -230,3 +232,15 @@ def test_a_later_observation_continues_an_outage() -> None:
     assert after
     assert (before.until, after.since, after.until) == (first.at, before.since, second.at)
     assert first.at < second.at
+
+
+def test_a_known_process_stays_known_after_a_correction_of_the_clock(tmp_path: Path) -> None:
+    """A PID file that seems older than its process is no problem if an earlier observation found the same process."""
+    path = tmp_path / "web.pid"
+    path.write_text(str(os.getpid()))
+    question = Question(pid_files={"web": str(path)})
+    before = observe(question)
+    assert before.services["web"].running
+    os.utime(path, (1, 1))
+    assert observe(question).services["web"].running is None
+    assert observe(question, before).services == before.services

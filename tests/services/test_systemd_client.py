@@ -394,7 +394,7 @@ def test_systemd_knows_whether_the_node_should_run_a_unit(
     finally:
         manager.connection.sock.shutdown(socket.SHUT_RDWR)
         manager._thread.join()
-    assert seen.unit_file == ("/lib/some.service" if demanded else "")
+    assert seen.demanded_by == ("/lib/some.service" if demanded else "")
     at = datetime.fromtimestamp(4_000_000_000, UTC)
     assert seen.idle_since == (at if demanded and not seen.running else None)
 

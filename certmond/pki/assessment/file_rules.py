@@ -35,7 +35,7 @@ def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Fin
     for permissions in seen.permissions:
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner
-        if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
+        if owner and not permissions.belong_to(owner):
             fact = f"{permissions.path} belongs to {permissions.owner}, but the entry requires {owner}"
             yield finding(Reason.WRONG_OWNER, f"{fact}; run: chown {owner} {permissions.path}")
 

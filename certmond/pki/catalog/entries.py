@@ -136,9 +136,10 @@ class CertificateSpec(Model):
     )
     owner: Owner | None = Field(
         default=None,
-        description="required owner of the files, as `user` or `user:group`. Only this owner and root may write the "
-        "files. If another user can write the files, certmond does not copy the contents of the old certificate into "
-        "a new certificate. If another user can replace the files, certmond does not renew the certificate.",
+        description="required owner of the files, as `user` or `user:group`, with names or numbers. Only this owner "
+        "and root may write the files. If another user can write the files, certmond does not copy the "
+        "contents of the old certificate into a new certificate. If another user can replace the files, "
+        "certmond does not renew the certificate.",
     )
     renew_before: Duration | None = Field(
         default=None,

@@ -23,12 +23,21 @@ _OTHER = CopySpec | OutageSpec | RenewerSpec | ClusterObjectSpec | Configuration
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Permissions of a file. `secret` is True if the file contains a private key."""
+    """Permissions of a file. `secret` is True if the file contains a private key.
+
+    `owner` is "user:group" with names, and `ids` contains the UID and the GID.
+    """
 
     path: str
     mode: int
-    owner: str  # "user:group"
+    owner: str
+    ids: tuple[int, int]
     secret: bool
+
+    def belong_to(self, required: str) -> bool:
+        """Return whether the owner is `required`: "user" or "user:group", each as a name or a number."""
+        parts = zip(required.split(":"), self.owner.split(":"), self.ids, strict=False)
+        return all(int(part) == number if part.isdecimal() else part == name for part, name, number in parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ _RENEWAL = re.compile(r"""\bcerts\b[\s"',]+renew\b""")
 _SILENT = re.compile(r"(?<![^\s;&|(])(?:#[^\n]*|(?:log|print)\b[^;&|\n]*)")
 """A comment, or a command that only prints a text, in a script that is not a shell script."""
 _OTHER_LANGUAGE = re.compile(r"#![^\n]*(?:python|perl|ruby|node)")
+_INTERPRETER = re.compile(r"(?:python|perl|ruby|node)[\d.]*")
+"""Programs whose first argument is a script in another language than that of the shell."""
 _PRINTERS = {"awk", "echo", "grep", "log", "logger", "mail", "mailx", "print", "printf", "sed", "wall"}
 """Programs whose arguments are texts."""
 _WRAPPERS = {
@@ -75,7 +77,7 @@ def started_programs(text: str) -> tuple[str, ...]:
     for words in shell_commands(text) if not _OTHER_LANGUAGE.match(text) else ():
         found[words[0]] = None
         name = program(words)
-        if name in SHELLS or name in {".", "source"}:
+        if name in SHELLS or name in {".", "source"} or _INTERPRETER.fullmatch(name):
             found |= dict.fromkeys([word for word in words[1:] if not word.startswith("-")][:1])
         elif name in _WRAPPERS:
             found |= dict.fromkeys(word for word in words[1:] if word.startswith("/"))

@@ -41,6 +41,12 @@ class ServiceSpec(Model):
         description="for kind `command`: a list of the program and its arguments, executed without a shell. For kind "
         "`systemd`: the program that restarts the unit in place of systemd, such as a process monitor.",
     )
+    pid_file: AbsolutePath | None = Field(
+        default=None,
+        description="for kind `command`: the file that contains the PID of the service. With this file, certmond "
+        "determines when the process started, verifies that the command replaced the process, and restarts a service "
+        "that started before the last change to its files. Without the file, the service does not run on this node.",
+    )
     environment: Mapping[str, str] = Field(default={}, description="for kind `command`: environment variables, by name")
     time_limit: Duration = Field(
         default=timedelta(minutes=2), description="the time limit for the command, or for the systemd job of the unit"
@@ -100,8 +106,13 @@ class ServiceSpec(Model):
 
     @property
     def changes_instance(self) -> bool:
-        """Whether a restart replaces the process of the service. False for kind `command`, and for a reload."""
-        return self.kind != "command" and self.means == "restart"
+        """Whether certmond can observe that a restart replaces the process of the service. False for a reload."""
+        return self.is_observable and self.means == "restart"
+
+    @property
+    def is_observable(self) -> bool:
+        """Whether certmond can observe the process of the service. False for kind `command` without a PID file."""
+        return self.kind != "command" or self.pid_file is not None
 
     @field_validator("means")
     @classmethod
@@ -109,6 +120,13 @@ class ServiceSpec(Model):
         if means == "reload" and info.data.get("kind") != "systemd":
             raise ValueError("must be restart unless the kind is systemd")
         return means
+
+    @field_validator("pid_file")
+    @classmethod
+    def _of_a_command(cls, pid_file: str | None, info: ValidationInfo) -> str | None:
+        if pid_file and info.data.get("kind") != "command":
+            raise ValueError("must be absent unless the kind is command")
+        return pid_file
 
     @field_validator("unit", "pod", "command")
     @classmethod
@@ -120,7 +138,7 @@ class ServiceSpec(Model):
 
 
 class OutageSpec(CertificateSpec):
-    """An entry for a service that does not run. `path` is the manifest or the unit that starts the service."""
+    """An entry for a service that does not run. `path` is its manifest, unit or PID file."""
 
 
 class ClusterObjectSpec(CertificateSpec):

@@ -178,7 +178,7 @@ class _Planner:
         now = self._seen(name)
         if now.running is False:
             return Held(name, path, f"{name} does not run; start {name}, so that it issues {names} again")
-        if now.running is None and service.kind != "command":
+        if now.running is None and service.is_observable:
             return Held(name, path, f"certmond cannot observe {name}: {now.problem or 'its state is unknown'}")
         renewed = frozenset(status.seen.identity for status in renewal.certificates)
         obstacle = self._changed_anchors(found) or self._lasting_obstacle(service, targets, renewed)

@@ -1,4 +1,6 @@
-"""Services that a static Pod manifest or an enabled unit starts, and that have not run for some time.
+"""Services that should run, and that have not run for some time.
+
+A static Pod manifest or an enabled unit starts such a service, or its PID file names no process of the service.
 
 This module decides how long a service has not run, and from which time certmond reports this.
 """
@@ -31,12 +33,12 @@ CHECK_INTERVAL = timedelta(seconds=30)
 def outage_after(before: Live | None, name: str, seen: ServiceSeen, at: datetime) -> Outage | None:
     """Return the outage of the service `name` after the observation `seen` at `at`, or None if there is no outage.
 
-    `before` is the previous observation of all services. If the state of the service is unknown, the previous outage
-    continues.
+    `before` is the previous observation of all services. If the state of the service is unknown, and its last activity
+    is also unknown, the previous outage continues.
     """
     known = before.services.get(name) if before else None
     last = known.outage if known else None
-    if seen.running is None:
+    if seen.running is None and seen.idle_since is None:
         return last
     if seen.running:
         return last if last and _is_young(seen.started_at, at) else None
@@ -74,11 +76,11 @@ def demands_in_outages(
 def unmet_demands(around: Surroundings) -> Iterator[Observation]:
     """Yield an observation with the fault `not_running` for each service that has not run for at least `LIMIT`.
 
-    Skips a service with an episode, and a service that neither a manifest nor an enabled unit starts.
+    Skips a service with an episode, and a service for which no file shows that it should run.
     """
     for source, (service, outage) in _outages(around).items():
         if outage.until - outage.since >= LIMIT:
-            yield _observation(service, source, outage.since)
+            yield _observation(service, source, outage.since, around.live)
 
 
 def has_outage(around: Surroundings) -> bool:
@@ -87,7 +89,7 @@ def has_outage(around: Surroundings) -> bool:
 
 
 def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
-    """Return the outages by the path of the manifest or unit that starts the service.
+    """Return the outages by the path of the file that shows that the service should run.
 
     Skips a service with an episode, because certmond restarts this service.
     """
@@ -100,13 +102,23 @@ def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
         if demand:
             since = max(seen.outage.since, demand.since)  # the kubelet needs time to start a changed Pod
             found[demand.manifest] = service, replace(seen.outage, since=since)
-        elif seen.unit_file:
-            found.setdefault(seen.unit_file, (service, seen.outage))
+        elif seen.demanded_by:
+            found.setdefault(seen.demanded_by, (service, seen.outage))
     return found
 
 
-def _observation(service: ServiceSpec, source: str, since: datetime) -> Observation:
-    fact = f"{service.name} has not run steadily since {since:%Y-%m-%d %H:%M:%S} UTC, although {source} starts it"
-    see = f"systemctl status {service.unit}" if service.unit else f"crictl ps -a --name '^{service.pod}$'"
-    spec = OutageSpec(name=service.name, path=source)
-    return Observation(service.name, spec, source, faults=(Fault(Reason.NOT_RUNNING, fact, f"find the cause: {see}"),))
+def _observation(service: ServiceSpec, source: str, since: datetime, live: Live | None) -> Observation:
+    name, problem = service.name, live.services[service.name].problem if live else None
+    if service.pid_file:
+        fact = f"certmond has found no process of {name} since {_second(since)}: {problem}"
+        remedy = f"start {name} again, or correct the file"
+    else:
+        fact = f"{name} has not run steadily since {_second(since)}, although {source} starts it"
+        see = f"systemctl status {service.unit}" if service.unit else f"crictl ps -a --name '^{service.pod}$'"
+        remedy = f"find the cause: {see}"
+    spec = OutageSpec(name=name, path=source)
+    return Observation(name, spec, source, faults=(Fault(Reason.NOT_RUNNING, fact, remedy),))
+
+
+def _second(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -178,7 +178,7 @@ def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance
     if seen.failed:
         return [f"{name} does not start, and its service manager no longer tries to start it"]
     if seen.running is False:
-        return [f"{name} does not run"]
+        return [f"{name} does not run" + (f": {seen.problem}" if seen.problem else "")]
     if _is_unobservable(seen, changes_instance=changes_instance):
         return [f"certmond cannot observe {name}: {seen.problem or 'its state is unknown'}"]
     if changes_instance and seen.instance == episode.before:
@@ -206,7 +206,7 @@ def _unrenewed_trouble(observed: HealthObservation) -> list[str]:
 def _is_unobservable(seen: ServiceSeen, *, changes_instance: bool) -> bool:
     """Return whether the state of the service is unknown because of a fault.
 
-    The state of a service of kind `command` is always unknown, even without a fault.
+    The state of a service of kind `command` without a PID file is always unknown, even without a fault.
     """
     return seen.running is None and (changes_instance or seen.problem is not None)
 

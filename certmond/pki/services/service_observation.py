@@ -25,8 +25,9 @@ class ServiceSeen:
     `running` is None if the state is unknown. `instance` is systemd's InvocationID or the ID of a container, or "" if
     no instance is known. `started_at` is in UTC. `failed` is True if the service manager no longer tries to start the
     service. `stopped` is True if a user or program has requested the stop. `absent` is True if the service manager has
-    no such service. `unit_file` is the enabled unit that starts the service, or "". `idle_since` is the latest time at
-    which a stopped service might have run, or None if unknown.
+    no such service. `demanded_by` is the file that shows that the service should run: the enabled unit, or a PID file
+    without a known process. Otherwise it is "". `idle_since` is the latest time at which a service without a known
+    process might have run, or None if unknown. `problem` is the fact that `demanded_by` or the unknown state shows.
     """
 
     running: bool | None
@@ -37,7 +38,7 @@ class ServiceSeen:
     problem: str | None = None
     stopped: bool = False
     absent: bool = False
-    unit_file: str = ""
+    demanded_by: str = ""
     idle_since: datetime | None = None
     outage: Outage | None = None
 

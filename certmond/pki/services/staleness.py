@@ -274,7 +274,9 @@ class Surroundings:
         """Yield evidence for the first changed file that the running consumer has not read."""
         name = consumer.service
         now, past = self._seen(name), self.past.get(name)
-        began = self._last_run(seen.name, past, renewed_at) if name in self._commands else now.started_at
+        # certmond cannot observe a service of kind command without a PID file, or with an unusable one.
+        by_runs = name in self._commands and now.running is None
+        began = self._last_run(seen.name, past, renewed_at) if by_runs else now.started_at
         if now.running is False or began is None:
             return
         for path in consumer.files:
@@ -286,7 +288,7 @@ class Surroundings:
             since = content.since
             changed = f"changed at {_second(since)}"
             detail = (
-                f"{name} has not been restarted since {path} {changed}" if name in self._commands
+                f"{name} has not been restarted since {path} {changed}" if by_runs
                 else f"{name} has run since {_second(began)}, and has not read {path}, which {changed}"
             )  # fmt: skip
             yield Stale(name, Reason.RESTART_PENDING, path, since, since, True, detail)
@@ -294,7 +296,7 @@ class Surroundings:
 
     @cached_property
     def _commands(self) -> frozenset[str]:
-        """Names of the services of kind command, whose processes certmond cannot observe."""
+        """Names of the services of kind command."""
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:

@@ -84,7 +84,7 @@ def verdicts(assessment: Assessment) -> list[dict[str, Any]]:
 
 # --- earlier assessments change no verdict ----------------------------------------------------------------------------
 
-WRITABLE = (Permissions("/pki/leaf", 0o666, "root:root", secret=False),)
+WRITABLE = (Permissions("/pki/leaf", 0o666, "root:root", (0, 0), secret=False),)
 WORLD: dict[str, list[Observation | None]] = {
     "ca": [
         CA_GOOD, replace(CA_GOOD), see(AUTHORITY, RENEWED), see(AUTHORITY, OTHER), None,

@@ -749,7 +749,7 @@ def test_the_mode_and_owner_are_limited(mode: int, fields: Any, secret: bool, se
     """The catalogue has the maximum. A private key that all users can read is critical. A certificate is public, so
     only writing is restricted if the entry has no mode.
     """
-    permissions = (Permissions("/pki/some.file", mode, "root:root", secret),)
+    permissions = (Permissions("/pki/some.file", mode, "root:root", (0, 0), secret),)
     found = findings(see(AUTHORITY, ROOT), see(row(**fields), make_leaf(ROOT), permissions=permissions)).get("too_open")
     assert (found and found.severity) == severity
     if found:
@@ -761,11 +761,15 @@ def test_the_mode_and_owner_are_limited(mode: int, fields: Any, secret: bool, se
     [
         (None, "nobody:nogroup", True), ("root", "root:adm", True), ("root:root", "root:root", True),
         ("root:root", "root:adm", False), ("root", "etcd:root", False),
+        # UID 0 and GID 4, as numbers. Below another root, the file has no names.
+        ("0", "root:adm", True), ("0:4", "root:adm", True), ("root:4", "root:adm", True), ("00", "root:4", True),
+        ("0:adm", "root:adm", True), ("1000", "root:adm", False), ("0:0", "root:adm", False),
+        ("4", "4:root", False),  # a number is not the name of a user
     ],
 )  # fmt: skip
 def test_whom_it_belongs_to(wanted: str | None, owner: str, right: bool) -> None:
-    """A user alone leaves the group open."""
-    permissions = (Permissions("/pki/some.file", 0o600, owner, True),)
+    """A user alone leaves the group open. A number is a UID or GID, as in chown(1) and in `renewal`."""
+    permissions = (Permissions("/pki/some.file", 0o600, owner, (0, 4), True),)
     found = findings(see(AUTHORITY, ROOT), see(row(owner=wanted), make_leaf(ROOT), permissions=permissions))
     assert ("wrong_owner" not in found) == right
     if not right:

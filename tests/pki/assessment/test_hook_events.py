@@ -153,7 +153,7 @@ def test_of_several_of_one_reason_the_gravest_stands() -> None:
     spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf", "key": "/key"})
     leaf = make_leaf(make_ca(), not_after=NOW + DAY)
     permissions = tuple(
-        Permissions(path, mode, "root:root", secret) for path, mode, secret in
+        Permissions(path, mode, "root:root", (0, 0), secret) for path, mode, secret in
         (("/leaf", 0o666, False), ("/key", 0o644, True), ("/other", 0o666, False))
     )  # fmt: skip
     seen = Observation("leaf", spec, "/leaf", (leaf.facts,), key=leaf.facts.key, permissions=permissions)
@@ -166,7 +166,7 @@ def test_of_several_of_one_reason_the_gravest_stands() -> None:
 def test_of_several_equal_findings_the_first_stays() -> None:
     """So it stays the same one, however many follow."""
     spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
-    open_to_all = tuple(Permissions(path, 0o666, "root:root", False) for path in ("/leaf", "/other"))
+    open_to_all = tuple(Permissions(path, 0o666, "root:root", (0, 0), False) for path in ("/leaf", "/other"))
     seen = Observation("leaf", spec, "/leaf", (make_leaf(make_ca()).facts,), permissions=open_to_all)
     notices = open_findings(assess(Inventory((seen,)), NOW), INFO).values()
     found = [each for each in notices if each.reason == "too_open"]

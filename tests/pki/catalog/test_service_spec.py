@@ -42,6 +42,19 @@ def test_only_a_unit_can_reload() -> None:
         service(kind="command", command=["/x"], means="reload")
 
 
+def test_a_command_with_a_pid_file_changes_its_instance() -> None:
+    """certmond finds the process of the service in the file. Units and static Pods have no such file."""
+    known = service(kind="command", command=["/x"], unit=None, pid_file="/run/s.pid")
+    assert known.is_observable
+    assert known.changes_instance
+    assert not service(kind="command", command=["/x"], unit=None).is_observable
+    for fields in ({"pid_file": "/run/s.pid"}, {"kind": "static-pod", "pod": "s", "pid_file": "/run/s.pid"}):
+        with pytest.raises(ValidationError, match="must be absent unless the kind is command"):
+            service(**fields)
+    with pytest.raises(ValidationError, match="pid_file"):
+        service(kind="command", command=["/x"], unit=None, pid_file="s.pid")
+
+
 def test_a_served_address_must_be_connectable() -> None:
     """It is written in one way, with a name if the server needs one."""
     served = service(

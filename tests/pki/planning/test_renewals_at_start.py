@@ -316,9 +316,12 @@ def test_without_an_observation_no_service_is_restarted() -> None:
 
 
 def test_a_command_restarts_a_service_that_cannot_be_observed() -> None:
-    """A service of kind command has no known state."""
+    """A service of kind command without a PID file has no known state."""
     spec = service(kind="command", unit=None, command=("/bin/k3s-restart",))
     assert restart(made(DUE, known=around(DUE, services=(spec,), live=Live(NOW)))).target == "k3s"
+    observed = spec.model_copy(update={"pid_file": "/run/k3s.pid"})
+    why = held(made(DUE, known=around(DUE, services=(observed,), live=Live(NOW)))).because
+    assert why == "certmond cannot observe k3s: its state is unknown"
 
 
 def test_a_file_that_the_start_replaces_is_no_obstacle() -> None:

@@ -96,7 +96,7 @@ def test_a_recorded_old_ca_is_not_replaced_by_a_file() -> None:
 )  # fmt: skip
 def test_without_a_record_only_files_of_root_count(owner: str, mode: int, counts: bool) -> None:
     """Other users can forge other files."""
-    permissions = (Permissions("/admin.conf", mode, owner, secret=True),)
+    permissions = (Permissions("/admin.conf", mode, owner, (0, 0), secret=True),)
     found = seen(replace(conf(OLD), permissions=permissions), replace(leaf(OLD), permissions=permissions))
     assert (found is not None) == counts
 
@@ -124,7 +124,7 @@ def test_both_in_the_bundle_are_no_change_whichever_signs() -> None:
 @pytest.mark.parametrize(("owner", "counts"), [("root:root", True), ("kim:root", False)])
 def test_only_files_of_root_prove_a_ca_that_was_trusted_beside(owner: str, counts: bool) -> None:
     """It was removed and did not sign when it was recorded. A file of another user must not restore its trust."""
-    permissions = (Permissions("/admin.conf", 0o600, owner, secret=True),)
+    permissions = (Permissions("/admin.conf", 0o600, owner, (0, 0), secret=True),)
     embeds, signed = (
         replace(conf(UNRELATED), permissions=permissions),
         replace(leaf(UNRELATED), permissions=permissions),

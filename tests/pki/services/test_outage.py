@@ -28,8 +28,8 @@ IN_RESTART = {"kube-scheduler": Past("kube-scheduler", Episode("kube-scheduler",
 OLD_MANIFEST = {"kube-scheduler": Demand(MANIFEST, NOW - DAY)}
 
 
-def stopped(since: datetime, unit_file: str = "") -> ServiceSeen:
-    return ServiceSeen(running=False, unit_file=unit_file, outage=Outage(since, NOW))
+def stopped(since: datetime, demanded_by: str = "") -> ServiceSeen:
+    return ServiceSeen(running=False, demanded_by=demanded_by, outage=Outage(since, NOW))
 
 
 def around(seen: ServiceSeen, service: ServiceSpec = POD, **fields: object) -> Surroundings:
@@ -124,9 +124,33 @@ def test_a_pod_that_does_not_run_has_a_finding() -> None:
     assert judged(around(stopped(NOW - LIMIT))).severity is Severity.WARNING
 
 
+COMMAND = ServiceSpec(name="haproxy", kind="command", command=("/usr/bin/sm-restart",), pid_file="/run/haproxy.pid")
+NO_PROCESS = "/run/haproxy.pid names the process 7, which is not in /proc"
+
+
+@pytest.mark.parametrize("running", [False, None])
+def test_a_pid_file_without_a_process_has_a_finding(running: bool | None) -> None:
+    """The finding has the problem of the file, also if certmond cannot determine whether the service runs."""
+    seen = replace(stopped(NOW - LIMIT, "/run/haproxy.pid"), running=running, problem=NO_PROCESS)
+    (item,) = found(around(seen, COMMAND))
+    assert (item.reason, item.severity) == (Reason.NOT_RUNNING, Severity.WARNING)
+    assert item.message == (
+        f"certmond has found no process of haproxy since 2026-11-24 11:55:00 UTC: {NO_PROCESS}; "
+        "start haproxy again, or correct the file"
+    )
+    assert found(around(stopped(NOW - DAY), COMMAND)) == []  # no PID file
+
+
+def test_an_unusable_pid_file_begins_an_outage() -> None:
+    """The state is unknown since the last write to the file, or since the last observation of a process."""
+    seen = ServiceSeen(None, problem="/run/haproxy.pid contains no PID", idle_since=NOW - DAY)
+    assert after(None, seen) == Outage(NOW - DAY, NOW)
+    assert outage_after(Live(NOW - MINUTE, {"web": running(NOW - DAY)}), "web", seen, NOW) == Outage(NOW - MINUTE, NOW)
+
+
 def test_an_enabled_unit_that_does_not_run_has_a_finding() -> None:
     """The finding of a unit names the unit file and `systemctl status`."""
-    (item,) = found(around(stopped(NOW - LIMIT, unit_file=UNIT_FILE), UNIT))
+    (item,) = found(around(stopped(NOW - LIMIT, demanded_by=UNIT_FILE), UNIT))
     assert f"although {UNIT_FILE} starts it; find the cause: systemctl status kubelet.service" in item.message
 
 
@@ -142,7 +166,7 @@ def test_an_outage_is_no_certificate() -> None:
 
 def test_two_services_of_one_unit_have_one_finding() -> None:
     """If two services of the catalogue share a unit, certmond reports the first one."""
-    seen = stopped(NOW - LIMIT, unit_file=UNIT_FILE)
+    seen = stopped(NOW - LIMIT, demanded_by=UNIT_FILE)
     second = UNIT.model_copy(update={"name": "apiserver"})
     known = Surroundings((UNIT, second), live=Live(NOW, {"kubelet": seen, "apiserver": seen}))
     assert [item.message.split()[0] for item in found(known)] == ["kubelet"]

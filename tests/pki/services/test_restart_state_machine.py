@@ -205,6 +205,12 @@ def test_a_running_or_unknown_service_has_not_ended_with_another(now: ServiceSee
 STOPPED = ServiceSeen(running=False, stopped=True)
 
 
+def test_a_stopped_service_has_the_problem_of_its_pid_file() -> None:
+    """The trouble of a service that does not run names the PID file, if the service has one."""
+    gone = ServiceSeen(running=False, problem="/run/s.pid names the process 7, which is not in /proc")
+    assert after(ACTED, look(1, gone)).episode.trouble == f"s does not run: {gone.problem}"
+
+
 @pytest.mark.parametrize("changes_instance", [True, False])
 def test_a_service_that_is_stopped_during_its_proof_stays_stopped(changes_instance: bool) -> None:
     """The episode ends at once, without another attempt, and the certificate is not the cause."""

@@ -320,6 +320,31 @@ def test_a_failed_command_has_not_run() -> None:
     assert hooked(replace(past, targets=()), CHANGED) == SAID
 
 
+def piloted(seen: ServiceSeen, past: Past | None = None, renewed_at: datetime | None = None) -> list[str]:
+    """Return the details of a service of kind command with a PID file, in the state `seen`."""
+    spec = HOOK.model_copy(update={"pid_file": "/run/hook.pid"})
+    known = around(None, live(hook=seen), services=(spec,), past={"hook": past} if past else {})
+    return [each.detail for each in known.presence(see(row(consumers="hook")), renewed_at).stale]
+
+
+def test_a_command_with_a_pid_file_is_judged_by_the_start_of_its_process() -> None:
+    """A process that is older than the file has not read the file, whether or not certmond has run the command."""
+    changed = "and has not read /leaf.crt, which changed at 2026-11-24 11:00:00 UTC"
+    older = f"hook has run since 2026-11-24 10:59:59 UTC, {changed}"
+    ran = Past("hook", None, CHANGED + SECOND, Result.SEEN, "", (), "", {"/leaf.crt": "new"})
+    for past in (None, ran):
+        assert piloted(ServiceSeen(True, "7-7", CHANGED - SECOND), past) == [older]
+        assert piloted(ServiceSeen(True, "7-7", CHANGED), past, CHANGED) == []
+    assert piloted(ServiceSeen(False), renewed_at=CHANGED) == []
+
+
+def test_a_command_with_an_unusable_pid_file_is_judged_by_its_runs() -> None:
+    """An unknown start of the process is no proof that the process has read the file."""
+    unknown = ServiceSeen(None, "7-7", problem="/run/hook.pid contains no PID")
+    assert piloted(unknown, renewed_at=CHANGED) == SAID
+    assert piloted(unknown) == []
+
+
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
