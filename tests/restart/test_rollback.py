@@ -143,8 +143,8 @@ def test_a_ca_key_of_another_entry_is_not_archived(node: Node, tmp_path_factory:
     """
     for suffix in ("crt", "key"):
         node.write(f"{PKI}/signing-ca.{suffix}", node.read(f"{PKI}/ca.{suffix}"))
-    own = {"path": f"/{PKI}/signing-ca.crt", "key": f"/{PKI}/signing-ca.key", "consumers": ("kube-controller-manager",)}
-    entries = (*load(None).certificates, CertificateSpec(name="signing", **own))
+    own = {"path": f"/{PKI}/signing-ca.crt", "key": f"/{PKI}/signing-ca.key", "consumers": "kube-controller-manager"}
+    entries = (*load(None).certificates, CertificateSpec.model_validate({"name": "signing"} | own))
     keeper = Keeper(node, tmp_path_factory.mktemp("state"), certificates=entries)
     assert keeper.statuses()["signing"].key_matches
     assert PAIR in keeper.unkept()
