@@ -22,12 +22,14 @@ from certmond.pki.assessment.node_condition import NodeCondition
 
 TYPE = "CertificatesHealthy"
 
-_COMPONENT, _NAMESPACE = "certmond", "default"  # the namespace of the events of Nodes
+_COMPONENT = "certmond"
+_NAMESPACE = "default"
+"""Namespace of the events of Nodes. The API server refuses another one (pkg/apis/core/validation/events.go)."""
 _MOST_OF_NAME = 200  # number of characters of the Node's name in the name of an event, which has at most 253
 _RULES = {
-    "read": "resources [nodes], verbs [get]",
-    "write": "resources [nodes/status], verbs [patch]",
-    "event": "resources [events], verbs [create]",
+    "read": "cluster role with apiGroups [''], resources [nodes], verbs [get]",
+    "write": "cluster role with apiGroups [''], resources [nodes/status], verbs [patch]",
+    "event": f"role in {_NAMESPACE} with apiGroups [''], resources [events], verbs [create]",
 }
 
 
@@ -109,10 +111,7 @@ def _event(name: str, condition: NodeCondition, now: datetime) -> Event:
 
 
 def _rule(verb: str) -> str:
-    return (
-        "use this node's own credentials (kubelet.conf), or grant this user a cluster role with apiGroups [''], "
-        f"{_RULES[verb]}"
-    )
+    return f"use this node's own credentials (kubelet.conf), or grant this user a {_RULES[verb]}"
 
 
 def _time(at: datetime) -> str:

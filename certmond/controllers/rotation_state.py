@@ -69,7 +69,7 @@ class RotationState:
         self._node = node
         self._files, self._record, self._staging, self._coordinator = files, record, staging, coordinator
         self._is_single_node = config.cluster.kubeconfig is None
-        self._leads_external = config.root_ca.record_signer is not None
+        self._leads_external, self._overlap = config.root_ca.record_signer is not None, config.root_ca.overlap
         self._families = [
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
@@ -312,7 +312,8 @@ class RotationState:
         if why := self._worker_hold(rotation):
             return PhaseProgress(rotation, (why,), begun=False)
         waits = tuple(open_conditions(rotation, ground, assessment, around, plan))
-        at = reload_deadline(rotation, assessment, around, self._first_seen_at(rotation, assessment.taken_at))
+        met = self._first_seen_at(rotation, assessment.taken_at)
+        at = reload_deadline(rotation, assessment, around, met, self._overlap)
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
             message = f"certmond waits for services to reload their files until {at:%Y-%m-%d %H:%M:%S} UTC"
             return PhaseProgress(rotation, (message,), at)

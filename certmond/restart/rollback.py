@@ -179,7 +179,9 @@ class PreviousFiles:
 
 def _is_good(status: CertificateStatus) -> bool:
     seen = status.seen
-    archivable = bool(status.presence.consumers) and not seen.spec.authority and seen.spec.kind is not Kind.KEY_PAIR
+    # An entry that is no trust anchor can also have a CA, such as the file in --cluster-signing-cert-file.
+    is_ca = seen.spec.authority or any(each.is_ca for each in seen.certificates[:1])
+    archivable = bool(status.presence.consumers) and not is_ca and seen.spec.kind is not Kind.KEY_PAIR
     # Without these conditions, no restart has shown that the certificate works.
     in_use = status.presence.judged and not (status.presence.stale or status.presence.failures)
     return archivable and in_use and status.chain_valid and status.key_matches is True and not status.stale

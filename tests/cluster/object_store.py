@@ -3,7 +3,7 @@
 It follows k8s.io/apiserver's registry/generic/registry and endpoints/handlers. A name in use is a conflict (409). An
 update or patch with another uid or resource version than the object's is a conflict (409), and one without them is not.
 An empty change keeps the version, and a page that is fetched too late gets 410. `spec` of workloads has a
-generation.
+generation. An event is in the namespace of its object, or in `default` (pkg/apis/core/validation/events.go).
 """
 
 from __future__ import annotations
@@ -160,6 +160,8 @@ class ObjectStore:
             return status(422, "metadata.resourceVersion: must not be set on create", "Invalid")
         if resource not in _GLOBAL and not any(key[1:] == ("namespaces", "", namespace) for key in self._objects):
             return status(404, f'namespaces "{namespace}" not found', "NotFound")
+        if resource == "events" and made["involvedObject"].get("namespace", "default") != namespace:
+            return status(422, "involvedObject.namespace: Invalid value: does not match event.namespace", "Invalid")
         key = (group, resource, namespace, metadata["name"])
         if key in self._objects:
             return status(409, f'{resource} "{key[3]}" already exists', "AlreadyExists")

@@ -93,6 +93,22 @@ def test_a_user_without_the_right_is_told_the_rule(cluster: ApiServer, access: A
         write_condition(access, "node-1", ILL, NOW)
 
 
+def test_a_user_with_both_roles_writes_the_condition_and_the_event(cluster: ApiServer, access: Access) -> None:
+    """A node without kubelet.conf needs the ClusterRole, and the Role of the namespace of the events. The errors name
+    what is missing.
+    """
+    cluster.store.add("nodes", "node-1")
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-node-condition", "certmond")
+    write_condition(access, "node-1", ILL, NOW)
+    rule = r"grant this user a role in default with apiGroups \[''\], resources \[events\], verbs \[create\]$"
+    with pytest.raises(RefusedError, match=rule):
+        create_event(access, "node-1", ILL, NOW)
+    cluster.rbac.bind("certmond-node-condition", "certmond", "default")
+    create_event(access, "node-1", ILL, NOW)
+    assert [each["metadata"]["namespace"] for each in cluster.store.every("events")] == ["default"]
+
+
 def test_a_node_that_changes_all_the_time_is_tried_again(cluster: ApiServer, own: Access) -> None:
     """A conflict of the patch is an error after which a retry can succeed."""
 

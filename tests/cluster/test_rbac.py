@@ -41,8 +41,10 @@ from tests.cluster.test_stale_workloads import PLURALS, add, finish, pod, replic
 OLD, NEW = make_ca(), make_ca()
 BOTH = (OLD.facts, NEW.facts)
 OPTIONAL = (
-    "certmond-rotation-ca-bundles", "certmond-rotation-secrets", "certmond-node-condition", "certmond-reader-secrets",
+    ("certmond-rotation-ca-bundles", ""), ("certmond-rotation-secrets", ""), ("certmond-reader-secrets", ""),
+    ("certmond-node-condition", ""), ("certmond-node-condition", "default"),
 )  # fmt: skip
+"""Names and namespaces of the roles that the manifest does not bind. Without a namespace, the role is a ClusterRole."""
 BUNDLED = ("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "apiservices",
            "customresourcedefinitions")  # fmt: skip
 
@@ -129,8 +131,8 @@ def test_the_manifest_grants_exactly_what_is_needed(cluster: ApiServer, access: 
     furnish(cluster)
     assert cluster.rbac
     cluster.rbac.bind_reader()
-    for role in OPTIONAL:
-        cluster.rbac.bind(role, "certmond")
+    for role, namespace in OPTIONAL:
+        cluster.rbac.bind(role, "certmond", namespace)
     assert lead(access) == []
     assert cluster.rbac.used == granted(cluster.rbac)
 
@@ -156,6 +158,16 @@ def test_every_right_that_can_have_names_has_them(cluster: ApiServer) -> None:
             if not set(rule["resources"]) <= anybodys and set(rule["verbs"]) & {"get", "update", "patch", "delete"}:
                 assert rule["resourceNames"], rule
     assert not [rule for role in cluster.rbac.objects for rule in role.get("rules", ()) if "*" in str(rule)]
+
+
+def test_a_cluster_role_writes_only_what_is_in_no_fixed_namespace(cluster: ApiServer) -> None:
+    """A right to write a namespaced object is in a Role of its namespace, except for the workloads of the cluster."""
+    global_ = {"nodes/status", "certificatesigningrequests", "certificatesigningrequests/approval", "signers",
+               "tokenreviews", *BUNDLED}  # fmt: skip
+    assert cluster.rbac
+    for role in (each for each in cluster.rbac.objects if each["kind"] == "ClusterRole"):
+        for rule in (each for each in role["rules"] if set(each["verbs"]) - {"get", "list"}):
+            assert set(rule["resources"]) <= global_ | set(PLURALS.values()), role["metadata"]["name"]
 
 
 def test_a_node_may_read_the_record_and_the_lease_and_annotate_itself(
@@ -189,8 +201,8 @@ def test_no_private_key_is_ever_sent(cluster: ApiServer, access: Access, access_
     furnish(cluster)
     assert cluster.rbac
     cluster.rbac.bind_reader()
-    for role in OPTIONAL:
-        cluster.rbac.bind(role, "certmond")
+    for role, namespace in OPTIONAL:
+        cluster.rbac.bind(role, "certmond", namespace)
     lead(access)
     acknowledge(
         access_of("system:node:node-1", "system:nodes"), "node-1", Acknowledgement("r", "trust", "", "", holds_key=True)

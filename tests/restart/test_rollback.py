@@ -137,6 +137,20 @@ def test_a_broken_file_is_not_archived(keeper: Keeper, damage: str) -> None:
     assert keeper.generations(CONF)
 
 
+def test_a_ca_key_of_another_entry_is_not_archived(node: Node, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An entry that is no trust anchor can have a CA, such as the files of --cluster-signing-cert-file. No copy of its
+    key may outlive a rotation.
+    """
+    for suffix in ("crt", "key"):
+        node.write(f"{PKI}/signing-ca.{suffix}", node.read(f"{PKI}/ca.{suffix}"))
+    own = {"path": f"/{PKI}/signing-ca.crt", "key": f"/{PKI}/signing-ca.key", "consumers": "kube-controller-manager"}
+    entries = (*load(None).certificates, CertificateSpec.model_validate({"name": "signing"} | own))
+    keeper = Keeper(node, tmp_path_factory.mktemp("state"), certificates=entries)
+    assert keeper.statuses()["signing"].key_matches
+    assert PAIR in keeper.unkept()
+    assert "signing" not in keeper.unkept()
+
+
 def test_a_file_that_no_service_uses_yet_is_not_archived(keeper: Keeper) -> None:
     """Whether it works is unknown, and it would displace one that did."""
     path = f"/{FILES[CONF][0]}"

@@ -3,8 +3,9 @@
 With the feature gate ClusterTrustBundle, kube-controller-manager writes these objects. At its start,
 kube-controller-manager reads the content of the objects from the file in --root-ca-file (kubernetes/kubernetes,
 cmd/kube-controller-manager/app/certificates.go). kube-controller-manager creates the object with the new content before
-it deletes the object with the old content (pkg/controller/certificates, module clustertrustbundlepublisher). A kubelet
-combines all objects of a signer (pkg/kubelet/clustertrustbundle).
+it deletes all other objects of the signer (pkg/controller/certificates, module clustertrustbundlepublisher). A kubelet
+combines all objects of a signer (pkg/kubelet/clustertrustbundle). Both use v1alpha1 if the API server does not support
+v1beta1. Without the feature gate, kube-controller-manager neither updates nor deletes the objects.
 """
 
 from __future__ import annotations
@@ -15,20 +16,39 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from lightkube.core.resource import ApiInfo, ResourceDef
 from lightkube.resources import certificates_v1, certificates_v1beta1
 
 from certmond.cluster.api_access import Access
 from certmond.cluster.client import PAGE, Connection, NotFoundError
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, run_check
-from certmond.cluster.rotation_checks.root_ca_configmaps import NOT_PUBLISHED
 from certmond.pki.x509.certificate import Certificate
 
 NAME = "cluster_trust_bundles"
 API_SERVER_SERVING = "kubernetes.io/kube-apiserver-serving"
 """Signer name of the ClusterTrustBundles that contain the CA of the API server."""
 
-_KINDS: tuple[Any, ...] = (certificates_v1.ClusterTrustBundle, certificates_v1beta1.ClusterTrustBundle)
-"""Versions of the kind: v1 since Kubernetes 1.37, v1beta1 since 1.33."""
+_REMEDY = (
+    "check that a kube-controller-manager with the feature gate ClusterTrustBundle is the leader, and that it "
+    "restarted after the file in --root-ca-file changed; without this gate, no component updates these objects, "
+    "so delete the objects if no Pod uses them"
+)
+
+
+class _AlphaClusterTrustBundle(certificates_v1beta1.ClusterTrustBundle):
+    """The version v1alpha1 of the kind, which has the same fields, and which lightkube does not contain."""
+
+    _api_info = ApiInfo(
+        ResourceDef("certificates.k8s.io", "v1alpha1", "ClusterTrustBundle"), "clustertrustbundles", ["list"]
+    )
+
+
+_KINDS: tuple[Any, ...] = (
+    certificates_v1.ClusterTrustBundle,
+    certificates_v1beta1.ClusterTrustBundle,
+    _AlphaClusterTrustBundle,
+)
+"""Versions of the kind: v1 since Kubernetes 1.37, v1beta1 since 1.33, v1alpha1 before."""
 _RULE = (
     "grant this user a cluster role with apiGroups [certificates.k8s.io], resources [clustertrustbundles], verbs [list]"
 )
@@ -50,7 +70,7 @@ def cluster_trust_bundles(
             return CheckResult(NAME, True, f"the cluster has no ClusterTrustBundle of {API_SERVER_SERVING}")
         if difference := differs("\n".join(bundles).encode(), trust, "it", at_least=at_least):
             fact = f"the content of the ClusterTrustBundles of {API_SERVER_SERVING} {difference}"
-            return CheckResult(NAME, False, fact, NOT_PUBLISHED)
+            return CheckResult(NAME, False, fact, _REMEDY)
         return CheckResult(NAME, True, f"the ClusterTrustBundles of {API_SERVER_SERVING} contain the expected CAs")
 
     return run_check(access, NAME, work, limit)

@@ -17,6 +17,7 @@ from certmond.pki.assessment.repairable_damage import damage
 from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.served_entries import ServedSpec, renewed_at_start
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_holds import day
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
@@ -154,8 +155,8 @@ class _Simulation:
         self._told: set[tuple[What, str, str]] = set()
 
     def run(self) -> Forecast:
-        since = now = self._assessment.taken_at
-        fates = sorted(self._fates(), key=lambda event: event.at)
+        since, first = self._assessment.taken_at, self._assessment
+        now = since
         while now <= self._until and len(self._events) < MAX_EVENTS:
             self._assessment = replace(self._assessment, taken_at=now)
             made = plan(self._assessment, self._policy, self._past, self._circumstances)
@@ -175,6 +176,7 @@ class _Simulation:
             now = min(instants)
         complete = len(self._events) < MAX_EVENTS
         end = self._until if complete else now
+        fates = sorted(self._fates(first), key=lambda event: event.at)
         events = [event for event in (*self._events, *fates) if event.at <= end]
         return Forecast(since, self._until, tuple(sorted(events, key=lambda event: event.at)), complete)
 
@@ -257,22 +259,42 @@ class _Simulation:
             self._told.add(key)
             self._events.append(event)
 
-    def _fates(self) -> Iterator[ForecastEvent]:
-        """Yield the `due` and `expire` events of the certificates that certmond does not renew, such as CAs."""
-        since = self._assessment.taken_at
-        authorities = {status.seen.name: status for status in self._assessment.trust_anchors}
-        starts = start_renewals(self._assessment, self._policy)
+    def _fates(self, first: Assessment) -> Iterator[ForecastEvent]:
+        """Yield the `due` and `expire` events of the certificates that certmond does not renew, such as CAs.
+
+        `first` is the assessment at the start of the simulation.
+        """
+        since = first.taken_at
+        authorities = {status.seen.name: status for status in first.trust_anchors}
+        starts = start_renewals(first, self._policy)
         at_start = starts.planned.keys() | starts.barred.keys()  # the restarts have their events
-        for status in self._assessment.certificates:
-            certificate = status.certificate
+        for status in first.certificates:
             why = renewal_obstacle(status, authorities, self._policy)
-            if certificate is None or status.stale or why is None or status.seen.identity in at_start:
+            if status.certificate is None or status.stale or why is None or status.seen.identity in at_start:
                 continue
-            name, end = status.seen.name, certificate.expires_at
-            over, rotates = end < since, _is_rotated(status, since)
-            if at := _due_at(status, authorities, self._policy, since, since):
-                detail = f"is due: {why}"
-                yield ForecastEvent(max(at, since), What.DUE, name, detail, bad=True)
-            fact = f"expired on {certificate.not_after:%Y-%m-%d}" if over else "expires"
-            fact += ", unless the kubelet rotates it before" if rotates else ""
-            yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{fact}: {why}", bad=not rotates)
+            name, rotates = status.seen.name, _is_rotated(status, since)
+            for certificate, due, restart in self._lives(status, status.certificate):
+                life = replace(status, certificate=certificate, renew_at=due)
+                at, end = _due_at(life, authorities, self._policy, since, since), certificate.expires_at
+                if at and (restart is None or at <= restart):
+                    yield ForecastEvent(max(at, since), What.DUE, name, f"is due: {why}", bad=True)
+                if restart is None or end < restart:
+                    fact = f"expired on {certificate.not_after:%Y-%m-%d}" if end < since else "expires"
+                    fact += ", unless the kubelet rotates it before" if rotates else ""
+                    yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{fact}: {why}", bad=not rotates)
+                    break
+
+    def _lives(
+        self, status: CertificateStatus, first: Certificate
+    ) -> Iterator[tuple[Certificate, datetime | None, datetime | None]]:
+        """Yield `first` and each certificate that replaces it: with its renewal point, and the time of its replacement.
+
+        A service that has its certificate only in memory creates a certificate of the same validity at each start.
+        """
+        spec, certificate, due = status.seen.spec, first, status.renew_at
+        if isinstance(spec, ServedSpec) and spec.renewed_by == renewed_at_start(spec.service):
+            for at in (each.at for each in self._events if (each.what, each.target) == (What.RESTART, spec.service)):
+                yield certificate, due, at
+                certificate = replace(first, not_before=at, not_after=at + (first.not_after - first.not_before))
+                due = renewal_point(certificate, spec, self._assessment.renew_before)
+        yield certificate, due, None

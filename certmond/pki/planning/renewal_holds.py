@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.assessment.renewal_attempt import FIRST_RETRY, Attempt
+from certmond.pki.catalog.settings import is_external
 from certmond.pki.planning.host_hold_rules import HostHold
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.steps import Cause, Held
@@ -132,3 +134,9 @@ def _delay_text(attempt: Attempt, cause: Cause) -> str:
 def day(instant: datetime) -> str:
     """Return the instant as text for messages, in UTC, with a precision of one minute."""
     return f"{instant:%Y-%m-%d %H:%M} UTC"
+
+
+def signer_and_end(signer: str, end: datetime, kinds: Mapping[str, str]) -> str:
+    """Return the signer and the end of a new certificate as text. An external signer can select another end."""
+    promise = "validity requested" if is_external(signer, kinds) else "valid"
+    return f"signer {signer}, {promise} until {day(end)}"

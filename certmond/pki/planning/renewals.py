@@ -20,7 +20,7 @@ from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.settings import LOCAL, OWN_KEY, is_external
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
-from certmond.pki.planning.renewal_holds import CAUSE_TEXT, REPAIRS, day, delay, unsettled_ca_hold
+from certmond.pki.planning.renewal_holds import CAUSE_TEXT, REPAIRS, day, delay, signer_and_end, unsettled_ca_hold
 from certmond.pki.planning.renewal_obstacles import authority_of, renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS, RenewalQuota
 from certmond.pki.planning.repairs import Repairs, write_hold
@@ -283,7 +283,7 @@ class _Planner:
         kept = spec.keep_key and self._policy.signers.get(signer, LOCAL) not in OWN_KEY
         keep = kept and bool(status.key_matches) and is_a(old.key, template.key)
         why = f"{damage(status.seen)}; issue the certificate again" if cause is Cause.DAMAGED else CAUSE_TEXT[cause]
-        details = [f"{why}; signer {signer}, valid until {day(template.not_after)}", *template.changes]
+        details = [f"{why}; {signer_and_end(signer, template.not_after, self._policy.signers)}", *template.changes]
         details += ["keeps its key"] if keep else []
         return Issue(
             status=status, old=old, cause=cause, detail="; ".join(details), template=template, signer=signer,

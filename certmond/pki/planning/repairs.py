@@ -22,7 +22,7 @@ from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL
 from certmond.pki.planning.planner_inputs import Policy
-from certmond.pki.planning.renewal_holds import day
+from certmond.pki.planning.renewal_holds import day, signer_and_end
 from certmond.pki.planning.renewal_obstacles import authority_of
 from certmond.pki.planning.steps import Cause, Held, Issue, Restore
 from certmond.pki.signing.template import Terms
@@ -120,8 +120,8 @@ class Repairs:
             status=status,
             old=None,
             cause=Cause.DAMAGED,
-            detail=f"{damage(seen)}; issue the certificate again; signer {signer}, valid until "
-            f"{day(template.not_after)}",
+            detail=f"{damage(seen)}; issue the certificate again; "
+            f"{signer_and_end(signer, template.not_after, self._policy.signers)}",
             template=template,
             signer=signer,
             authority=authority.seen.name if authority else None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.settings import LOCAL
 from certmond.pki.x509.certificate import Certificate
@@ -71,7 +72,7 @@ def family_of(assessment: Assessment, name: str) -> Family | None:
     """Return the CA entry `name` with its certificates and leaves.
 
     Return None if there is no such entry, if the entry is not a CA, or if certmond has read no certificate of the
-    entry.
+    entry. A self-signed certificate is no leaf of the CA, even if its entry also accepts a certificate of the CA.
     """
     statuses = [status for status in assessment.statuses if status.seen.spec.name == name]
     trusted = tuple(status.seen.certificates[0] for status in statuses if status.seen.certificates)
@@ -86,6 +87,7 @@ def family_of(assessment: Assessment, name: str) -> Family | None:
         )
         for each in assessment.certificates
         if name in each.seen.spec.ca and each.seen.certificates
+        if not is_self_signed(each.seen, each.trust_anchor, each.issuers)
     )  # fmt: skip
     return Family(
         spec=seen.spec,

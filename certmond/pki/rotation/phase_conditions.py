@@ -6,17 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.catalog.entries import Kind
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.awaited_leaves import is_awaited
-from certmond.pki.rotation.phases import Mode, Rotation, desired
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, desired
 from certmond.pki.rotation.planner import anchor_names, differing_kubeconfigs, family_statuses, missing_steps
 from certmond.pki.rotation.trust_anchor_state import SIGNING_FLAGS, Ground, is_abandoned
 from certmond.pki.services.service_observation import Live
 from certmond.pki.services.staleness import Surroundings, files_of
+
+RECONNECT = timedelta(minutes=5)
+"""Time for which client-go can use a connection with a client certificate that another file has replaced.
+
+An example is the connection of kube-apiserver to a kubelet, which verifies the certificate again in each request. In
+`distrust`, the kubelet would reject these requests (client-go/transport/cert_rotation.go, CertCallbackRefreshDuration).
+"""
 
 
 def open_conditions(
@@ -95,18 +103,31 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
             yield f"certmond cannot observe which files {use.service} has in memory: {seen.problem}"
 
 
-def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
+def reload_deadline(
+    rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime, overlap: timedelta = timedelta()
+) -> datetime:
     """Return the time by which services must have reloaded the changed files of the rotation.
 
     `met` is the time of the first observation in this phase. The function uses `met` if the clock was set back. If
-    certmond has recorded no contents of these files, the function returns a time in the past.
+    certmond has recorded no contents of these files, the function returns a time in the past. After a change of a
+    client certificate in `issue`, the time includes `RECONNECT`, but at most `overlap`.
     """
-    paths = {path for status in family_statuses(rotation.family, assessment) for path in files_of(status.seen)}
-    since = [content.since for path, content in around.contents.items() if path in paths]
+    statuses, now = family_statuses(rotation.family, assessment), assessment.taken_at
+    files = {path: _is_client_file(status) for status in statuses for path in files_of(status.seen)}
+    since = {path: content.since for path, content in around.contents.items() if path in files}
     if not since:
         return min(rotation.since, met)
-    past = (at for at in (*since, rotation.since) if at <= assessment.taken_at)
-    return max(past, default=met) + around.reload_within
+    past = (at for at in (*since.values(), rotation.since) if at <= now)
+    deadline = max(past, default=met) + around.reload_within
+    if rotation.phase is not Phase.ISSUE or rotation.mode is not Mode.OVERLAP:
+        return deadline
+    issued = (at for path, at in since.items() if files[path] and rotation.since <= at <= now)
+    return max((deadline, *(at + min(overlap, RECONNECT) for at in issued)))
+
+
+def _is_client_file(status: CertificateStatus) -> bool:
+    """Return whether the certificate is a client certificate in a separate file, which client-go reads again."""
+    return status.seen.spec.kind is Kind.FILE and "client auth" in status.usages
 
 
 def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:

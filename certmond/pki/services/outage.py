@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.service_spec import OutageSpec, ServiceSpec
 from certmond.pki.findings import Fault, Reason
+from certmond.pki.services.restart_episode import Result
 from certmond.pki.services.service_observation import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 
@@ -91,7 +92,8 @@ def has_outage(around: Surroundings) -> bool:
 def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
     """Return the outages by the path of the file that shows that the service should run.
 
-    Skips a service with an episode, because certmond restarts this service.
+    Skips a service with an episode, because certmond restarts this service. The outage of a service that was healthy at
+    the end of its last restart by certmond begins at this end or later.
     """
     found = dict[str, tuple[ServiceSpec, Outage]]()
     for service in around.services:
@@ -99,11 +101,14 @@ def _outages(around: Surroundings) -> dict[str, tuple[ServiceSpec, Outage]]:
         past, demand = around.past.get(service.name), around.demands.get(service.name)
         if seen is None or seen.outage is None or (past and past.episode):  # in an episode, certmond restarts it
             continue
+        since = seen.outage.since
+        if past and past.result is Result.PROVEN and past.ended_at:
+            since = max(since, past.ended_at)  # several restarts in a rotation are no crashes
         if demand:
-            since = max(seen.outage.since, demand.since)  # the kubelet needs time to start a changed Pod
+            since = max(since, demand.since)  # the kubelet needs time to start a changed Pod
             found[demand.manifest] = service, replace(seen.outage, since=since)
         elif seen.demanded_by:
-            found.setdefault(seen.demanded_by, (service, seen.outage))
+            found.setdefault(seen.demanded_by, (service, replace(seen.outage, since=since)))
     return found
 
 

@@ -49,6 +49,7 @@ def test_a_bundle_with_other_cas_fails(
     assert not found.ok
     assert found.fact.startswith(f"the content of the ClusterTrustBundles of {SIGNER} {said}")
     assert "--root-ca-file" in found.remedy
+    assert "feature gate ClusterTrustBundle" in found.remedy  # without it, these objects stay as they are
 
 
 def test_further_cas_are_accepted_on_request(cluster: ApiServer, access: Access) -> None:
@@ -66,14 +67,15 @@ def test_a_cluster_without_bundles_passes(cluster: ApiServer, access: Access) ->
     assert cluster_trust_bundles(access, BOTH).fact == nothing
 
 
-def test_the_older_version_of_the_kind_is_read(cluster: ApiServer, access: Access) -> None:
-    """If the API server does not support version v1, certmond reads version v1beta1."""
+@pytest.mark.parametrize("versions", [["v1"], ["v1", "v1beta1"], ["v1", "v1beta1", "v1alpha1"]])
+def test_an_older_version_of_the_kind_is_read(cluster: ApiServer, access: Access, versions: list[str]) -> None:
+    """certmond reads the newest version that the API server supports. Kubernetes 1.32 has only v1alpha1."""
     publish(cluster, "1", OLD.pem)
     paths = list[str]()
-    cluster.faults = [Fault(404)]
+    cluster.faults = [Fault(404) for _ in versions[1:]]
     cluster.before = lambda _, path: paths.append(path)
     assert not cluster_trust_bundles(access, BOTH).ok
-    assert [each.split("/")[3] for each in paths] == ["v1", "v1beta1"]
+    assert [each.split("/")[3] for each in paths] == versions
 
 
 def test_a_user_without_permission_does_not_pass(cluster: ApiServer, access: Access) -> None:

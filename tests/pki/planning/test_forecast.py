@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL
+from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.served_entries import Listener, renewed_at_start, served_spec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.forecast import MAX_EVENTS, Forecast, What, forecast, next_event
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
@@ -317,6 +319,29 @@ def test_a_self_signed_certificate_has_due_and_end_only() -> None:
     own = make_ca("own", not_before=NOW - 325 * DAY, not_after=NOW + 40 * DAY)
     found = foresee(World((CA, see(row(ca=["ca", "self"], usages=[]), own)), Policy()), 50 * DAY)
     assert [(event.what, event.target) for event in found.events] == [(What.DUE, "leaf"), (What.EXPIRE, "leaf")]
+
+
+@pytest.mark.parametrize(
+    ("consumers", "end", "wanted"),
+    [
+        (["web"], 41 * DAY, []),
+        (["web"], 39 * DAY, [(What.DUE, 9 * DAY)]),
+        (["web"], 9 * DAY, [(What.DUE, 0 * DAY), (What.EXPIRE, 9 * DAY)]),
+        ([], 41 * DAY, [(What.DUE, 11 * DAY), (What.EXPIRE, 41 * DAY)]),
+    ],
+    ids=["restart before it is due", "restart before its end", "restart after its end", "no restart"],
+)
+def test_a_restart_renews_a_certificate_that_only_the_memory_of_the_service_contains(
+    consumers: list[str], end: timedelta, wanted: list[tuple[What, timedelta]]
+) -> None:
+    """The forecast restarts the service for another certificate. Each start creates a certificate of the same validity,
+    so the operator needs no other restart.
+    """
+    spec = served_spec(Endpoint("127.0.0.1", 10259), Listener("web", renewed_at_start("web")))
+    seen = CA, see(row(consumers=consumers), leaf(NOW + 40 * DAY)), see(spec, leaf(NOW + end))
+    made = World(seen, Policy(services=(ServiceSpec(name="web", kind="static-pod", pod="web"),)))
+    events = [(each.what, each.at - NOW) for each in foresee(made, 50 * DAY).events if each.target == spec.name]
+    assert [(what, at - at % DAY) for what, at in events] == wanted
 
 
 # --- the next event ---------------------------------------------------------------------------------------------------

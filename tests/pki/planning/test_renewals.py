@@ -1007,6 +1007,17 @@ def test_a_certificate_of_the_old_ca_is_issued_again_whatever_its_dates() -> Non
     assert issue(world(leaf(NOW + DAY)).plan(NOW)).under is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "promise"), [("local", "valid"), ("kubeadm", "valid"), ("command", "validity requested"),
+                          ("csr", "validity requested")],
+)  # fmt: skip
+def test_the_end_of_a_certificate_from_an_external_signer_is_a_request(kind: str, promise: str) -> None:
+    """An external signer can issue a certificate with another end, so the step states the end as a request."""
+    seen = (CA, see(row(signer="site"), leaf(NOW + DAY)))
+    made = World(seen, replace(POLICY, signers={"site": kind})).plan(NOW + DAY)
+    assert f"; signer site, {promise} until 2027-11-25 12:00 UTC" in issue(made).detail
+
+
 @pytest.mark.parametrize("kind", ["local", "kubeadm", "command", "csr"])
 @pytest.mark.parametrize("asked", [None, frozenset({"leaf"})])
 def test_during_a_rotation_an_external_signer_must_sign_with_the_ca_of_the_phase(

@@ -26,16 +26,25 @@ def cured(
     ca: Observation = CA,
     salvage: Salvage | None = None,
     asked: frozenset[str] | None = frozenset({"leaf"}),
+    policy: Policy = Policy(),  # noqa: B008 - immutable
 ) -> Issue | Restore | Held:
     """Return the step or hold for the entry `leaf`, for a command with `asked`, or for the daemon with None."""
     around = Surroundings(salvage={seen.identity: salvage or Salvage()})
     assessment = assess(Inventory((ca, seen, *others), FACTS), NOW, around=around)
-    return only(plan(assessment, Policy(), {}, Circumstances(), asked))
+    return only(plan(assessment, policy, {}, Circumstances(), asked))
 
 
 def fixing(**fields: Any) -> Observation:
     """The entry `leaf` without its files. It fixes also this."""
     return replace(GONE, spec=row("leaf", **({"subject": "CN=leaf", "usages": ["client auth"]} | fields)))
+
+
+def test_an_external_signer_selects_the_end() -> None:
+    """The step states the end that certmond requests, because an external signer can select another end."""
+    for kind, promise in (("local", "valid"), ("command", "validity requested")):
+        found = cured(fixing(signer="site"), policy=Policy(signers={"site": kind}))
+        assert isinstance(found, Issue)
+        assert f"; signer site, {promise} until {found.template.not_after:%Y-%m-%d %H:%M} UTC" in found.detail
 
 
 def test_an_expired_ca_issues_nothing() -> None:

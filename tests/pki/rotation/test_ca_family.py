@@ -16,8 +16,9 @@ OLD, NEW = make_ca(), make_ca()
 
 
 def seen(
-    *bundle: Issued, key: Issued | None = OLD, unknown: bool = False, leaves: dict[str, tuple[Issued, ...]]
-) -> Family | None:
+    *bundle: Issued, key: Issued | None = OLD, unknown: bool = False, leaves: dict[str, tuple[Issued, ...]],
+    ca: tuple[str, ...] = ("ca",),
+) -> Family | None:  # fmt: skip
     """The family `ca` of a node with this bundle, this key and these leaves."""
     found = [
         Observation(
@@ -27,7 +28,7 @@ def seen(
         for number, each in enumerate(bundle)
     ]  # fmt: skip
     for name, chain in leaves.items():
-        spec = CertificateSpec(name=name, path=f"/pki/{name}.crt", ca=("ca",), usages=("client auth",))
+        spec = CertificateSpec(name=name, path=f"/pki/{name}.crt", ca=ca, usages=("client auth",))
         found.append(Observation(name, spec, spec.path, tuple(each.facts for each in chain)))
     return family_of(assess(Inventory(tuple(found)), NOW), "ca")
 
@@ -64,6 +65,15 @@ def test_the_leaves_of_each_ca() -> None:
     assert [leaf.name for leaf in family.leaves] == ["old", "new", "below", "expired"]
     assert [leaf.name for leaf in family.signed_by(OLD.facts, NOW)] == ["old", "below"]
     assert [leaf.name for leaf in family.signed_by(NEW.facts, NOW)] == ["new"]
+
+
+def test_a_self_signed_certificate_is_no_leaf_of_the_ca() -> None:
+    """The certificate that a kubelet creates for itself stays in a rotation. Its entry also accepts the CA."""
+    own = make_ca("worker-1-ca")
+    leaves = {"own": (make_leaf(own), own), "issued": (make_leaf(OLD),)}
+    family = seen(OLD, leaves=leaves, ca=("self", "ca"))
+    assert family
+    assert [leaf.name for leaf in family.leaves] == ["issued"]
 
 
 def test_the_end_of_future_leaves() -> None:

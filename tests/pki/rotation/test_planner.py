@@ -12,7 +12,7 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, Held, KeyOf, Plan, Rotate, Trusting
-from certmond.pki.rotation.phase_conditions import open_conditions, reload_deadline, unreachable_reason
+from certmond.pki.rotation.phase_conditions import RECONNECT, open_conditions, reload_deadline, unreachable_reason
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.rotation.trust_anchor_state import SIGNING_FLAGS, Ground, has_old_state
@@ -594,3 +594,27 @@ def test_who_reads_files_again_by_itself_has_the_time_to() -> None:
     assert settles(NOW - DAY, **{path: NOW + HOUR}) == NOW - DAY + within  # a clock was set back
     assert settles(NOW - DAY, **{path: NOW}) == NOW + within
     assert settles(NOW - DAY, **{"/etc/other": NOW}) == NOW - DAY  # files are not watched: there is nothing to wait for
+
+
+@pytest.mark.parametrize(
+    ("phase", "usages", "ago", "wait"),
+    [
+        (P.ISSUE, "client auth", HOUR, RECONNECT),
+        (P.ISSUE, "client auth", 2 * DAY, timedelta(seconds=90)),
+        (P.ISSUE, "server auth", HOUR, timedelta(seconds=90)),
+        (P.TRUST, "client auth", HOUR, timedelta(seconds=90)),
+    ],
+    ids=["issued in this phase", "issued before", "no client", "another phase"],
+)
+def test_connections_with_a_replaced_client_certificate_end_before_distrust(
+    phase: Phase, usages: str, ago: timedelta, wait: timedelta
+) -> None:
+    """client-go closes these connections within five minutes. A shorter overlap limits this time, and an operator might
+    change the signer of an external CA long after the overlap.
+    """
+    known = around(contents={"/pki/leaf.crt": Content("x", NOW - ago)}, reload_within=timedelta(seconds=90))
+    rotation, seen = at(phase, since=NOW - DAY), judged(leaf(NEW, usages=usages), trust=(OLD, NEW))
+    begun, without = max(NOW - ago, NOW - DAY), timedelta(seconds=90)
+    assert reload_deadline(rotation, seen, known, NOW, HOUR) == begun + wait
+    assert reload_deadline(rotation, seen, known, NOW) == begun + without
+    assert reload_deadline(replace(rotation, mode=Mode.REPLACE), seen, known, NOW, HOUR) == begun + without

@@ -15,7 +15,7 @@ from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.steps import Plan
 from certmond.pki.services.outage import LIMIT, STEADY, demands_in_outages, has_outage, outage_after
-from certmond.pki.services.restart_episode import Episode, Past
+from certmond.pki.services.restart_episode import Episode, Past, Result
 from certmond.pki.services.service_observation import Demand, Live, Outage, ServiceSeen
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, NOW
@@ -232,6 +232,20 @@ def test_a_service_that_does_not_run_is_no_certificate() -> None:
 def test_a_past_restart_hides_no_outage() -> None:
     """Only a restart in progress explains that a service does not run."""
     assert found(around(stopped(NOW - LIMIT), past={"kube-scheduler": Past("kube-scheduler")}))
+
+
+@pytest.mark.parametrize(("seen", "service"), [(stopped(NOW - DAY), POD), (stopped(NOW - DAY, UNIT_FILE), UNIT)])
+@pytest.mark.parametrize(
+    ("result", "ago", "reported"),
+    [(Result.PROVEN, LIMIT - SECOND, False), (Result.PROVEN, LIMIT, True), (Result.UNPROVEN, SECOND, True)],
+)
+def test_a_proven_restart_is_the_earliest_start_of_an_outage(
+    seen: ServiceSeen, service: ServiceSpec, result: Result, ago: timedelta, reported: bool
+) -> None:
+    """A service that certmond restarts several times in a row was healthy after each restart, so it has not crashed."""
+    past = {service.name: Past(service.name, ended_at=NOW - ago, result=result)}
+    known = around(seen, service, past=past)
+    assert bool(found(known)) is reported
 
 
 def test_each_outage_asks_for_more_observations() -> None:
