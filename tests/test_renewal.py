@@ -35,6 +35,7 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.steps import Plan
 from certmond.pki.x509.certificate import load_request
+from certmond.pki.x509.serial_number import hexadecimal
 from certmond.renewal.restoration import Restoration
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
@@ -922,8 +923,8 @@ def test_every_step_is_in_the_audit_log(tmp_path: Path) -> None:
         assert (begun["event"], done["event"], done["result"]) == ("step_begun", "step_done", "done")
         assert begun["by"] == done["by"] == "daemon"
         assert begun["cause"] == "due"
-        assert begun["old_serial"] == done["old_serial"] == f"{before[name]:x}"
-        assert done["new_serial"] == f"{after[name]:x}"
+        assert begun["old_serial"] == done["old_serial"] == hexadecimal(before[name])
+        assert done["new_serial"] == hexadecimal(after[name])
         assert datetime.fromisoformat(done["at"]) == NOW
 
 

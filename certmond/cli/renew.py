@@ -344,5 +344,6 @@ def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
 def _entry(outcome: Outcome) -> dict[str, Any]:
     from certmond.expose.documents.plan import step_entry
 
-    serial = str(outcome.issued.serial) if outcome.issued else None
-    return {**step_entry(outcome.step), "result": outcome.result, "message": outcome.message, "serial": serial}
+    new = outcome.issued
+    serial = {"serial": str(new.serial) if new else None, "serial_hex": new.serial_hex if new else None}
+    return {**step_entry(outcome.step), "result": outcome.result, "message": outcome.message, **serial}

@@ -135,7 +135,7 @@ class Demo:
         renewal = self._node.issue(name)
         document = self._change(lambda: self._node.put(renewal.files), Expected(name, renewal.serial))
         after = entry_of(document, name)
-        self._say(f"serial {before['serial']} -> {after['serial']}")
+        self._say(f"serial {before['serial_hex']} -> {after['serial_hex']}")
         both = [{**before, "name": f"{name}, before"}, {**after, "name": f"{name}, after"}]
         self._show(status_table({**document, "certificates": both, "findings": []}))
         self._say(f"before {end}\nafter  {self._running.end_of(name)}")

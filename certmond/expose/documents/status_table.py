@@ -12,6 +12,7 @@ from rich.text import Text
 
 from certmond.expose.documents.remaining_lifetime import residual
 from certmond.pki.findings import Reason, printable
+from certmond.pki.x509.serial_number import hexadecimal
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
 _RANKS = ("critical", "warning", "info")
@@ -32,8 +33,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
         table.add_column(heading, overflow="fold")
     anchors = {entry["sha256"]: entry["name"] for entry in reversed(document["trust_anchors"])}  # the first copy counts
     for entry in document["certificates"]:
-        details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
-        details = details if wide else []
+        details = _details(entry) if wide else ()
         table.add_row(*_cells(entry, anchors, now), *details)
     return Group(table, *next_line(document), *_explanations(document, wide), *_coverage(document, wide))
 
@@ -71,6 +71,13 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
     yield Text(path) if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
     yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
     yield Text(", ".join(reasons) or "ok", style=_STYLES[state if reasons else "ok"])
+
+
+def _details(entry: dict[str, Any]) -> Iterator[Text]:
+    """Yield the further cells of a wide row."""
+    yield from _presence(entry)
+    serial = hexadecimal(int(entry["serial"])) if entry["serial"] else ""
+    yield from (Text(printable(each or "")) for each in (serial, entry["subject"], entry["path"]))
 
 
 def _presence(entry: dict[str, Any]) -> Iterator[Text]:

@@ -103,7 +103,7 @@ def _facts(entry: dict[str, Any]) -> str:
         "Key": f"{text(entry['key'] or 'unknown')}; the private key {_KEYS[entry['key_matches']]}",
         "Used by": ", ".join(map(_used, entry["used_by"])) or text(", ".join(entry["consumers"])),
         "Served": ", ".join(_served(at, "this certificate" if is_served else "the file") for at in entry["served"]),
-        "Serial": entry["serial"] and text(entry["serial"]),
+        "Serial": entry.get("serial_hex") and text(entry["serial_hex"]),
         "SHA-256": entry["sha256"] and text(entry["sha256"]),
     }
     lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)

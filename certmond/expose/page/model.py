@@ -20,6 +20,7 @@ RANKS = ("critical", "warning", "info")
 _DECODER = json.JSONDecoder()
 _BETWEEN = re.compile(r"[\s,:]*")
 _FACTS = ("taken_at", "node", "mode")
+_LONG = {"certificates", "all_findings"}  # lists with an element for each certificate
 
 Entry = dict[str, Any]
 
@@ -168,16 +169,20 @@ def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
 
 
 def _walk(text: str, members: Entry) -> Iterator[Entry]:
-    """Yield the elements of `certificates` in the JSON object `text`. Store all other members in `members`."""
+    """Yield the elements of `certificates` in the JSON object `text`.
+
+    Store all other members in `members`, except `all_findings`, which repeats the findings of the other members.
+    """
     at = _between(text, text.index("{") + 1)
     while text[at] != "}":
         name, at = _DECODER.raw_decode(text, at)
         at = _between(text, at)
-        if name == "certificates":
+        if name in _LONG:
             at = _between(text, at + 1)
             while text[at] != "]":
                 entry, at = _DECODER.raw_decode(text, at)
-                yield entry
+                if name == "certificates":
+                    yield entry
                 at = _between(text, at)
             at += 1
         else:

@@ -79,7 +79,7 @@ def entry(name: str, **fields: Any) -> dict[str, Any]:
     """Return a certificate without findings, with the changes."""
     return {
         "name": name, "path": f"/{name}.crt", "kind": "file", "subject": f"CN={name}", "issuer": "CN=r", "serial": "7",
-        "sha256": hashlib.sha256(name.encode()).hexdigest(), "key": "ECDSA P-256",
+        "serial_hex": "07",        "sha256": hashlib.sha256(name.encode()).hexdigest(), "key": "ECDSA P-256",
         "not_before": "2026-01-01T00:00:00Z", "not_after": "2027-01-01T00:00:00Z", "renew_at": "2026-12-02T00:00:00Z",
         "authority": None, "trust_anchor": None, "chain_valid": True, "key_matches": True, "stale": False,
         "consumers": [], "used_by": [], "served": [], "findings": [], **fields,
