@@ -996,8 +996,13 @@ def test_plan_shows_what_renew_does(host: Host) -> None:
     assert not host.state.exists()
     host.start()
     done = certmond(host, "plan", "-o", "json")
-    assert (done.returncode, json.loads(done.stdout)["steps"]) == (0, [])
-    assert certmond(host, "plan").stdout.startswith("nothing to do now; the plan changes on ")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["steps"], document["waiting"], document["unresolved"]) == (0, [], [], [])
+    event = document["next_event"]
+    assert event["what"] == "renew"
+    shown = certmond(host, "plan").stdout
+    assert shown.startswith("nothing to do now; the plan changes on ")
+    assert f"next due: {event['target']} on {datetime.fromisoformat(event['at']):%Y-%m-%d %H:%M} UTC\n" in shown
 
 
 def test_plan_at_another_time(host: Host) -> None:

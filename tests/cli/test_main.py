@@ -159,6 +159,29 @@ def test_json_has_exactly_the_promised_fields(node: Node) -> None:
     assert anchor == set(document["trust_anchors"][0])
 
 
+@pytest.mark.parametrize(
+    ("at", "code", "label"), [("2027-11-10T00:00:00Z", 1, "held    "), ("2027-11-25T00:00:00Z", 2, "critical")]
+)
+def test_plan_names_what_no_step_solves(node: Node, at: str, code: int, label: str) -> None:
+    """Without the key of the CA, `plan` exits 1 with each due certificate and the obstacle, and 2 after the end of a
+    certificate. Each certificate has one line, and `plan` does not state that there is nothing to do.
+    """
+    node.path(f"{PKI}/ca.key").unlink()
+    place = ("plan", "--root", node.root, "--at", at)
+    done = certmond(*place)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert "nothing to do" not in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if " apiserver: " in line)
+    assert line.startswith(f"{label} apiserver: ")
+    assert f"the CA's key /{PKI}/ca.key is not on this node" in line
+    document = json.loads(certmond(*place, "-o", "json").stdout)
+    renewers = {each["target"]: each["renewed_by"] for each in document["waiting"]}
+    assert renewers["apiserver"] is None
+    assert renewers["kubelet-client"] == ("the kubelet" if code == 1 else None)
+    serious = {(each["certificate"], each["reason"]) for each in document["unresolved"]}
+    assert (("apiserver", "expired") in serious) is (code == 2)
+
+
 def test_one_member_has_all_findings(node: Node) -> None:
     """`all_findings` has each finding once, with its certificate, and the most severe findings come first."""
     node.path(f"{PKI}/apiserver.crt").write_text("no certificate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -25,24 +26,51 @@ _STYLES = {
 
 
 def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a table of the steps, or a line if there is no step, then a line for each held step with the reason."""
+    """Return a table of the steps, or a line if there is no step.
+
+    Then follow a line for each held step, each due certificate that no step renews, and each critical finding that no
+    step clears.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("STEP", "TARGET", "REASON", "DETAIL", "RESTARTS", *(("PATH",) if wide else ())):
         table.add_column(heading, no_wrap=heading != "DETAIL")
     for entry in document["steps"]:
         cells = (entry["step"], entry["target"], entry["reason"], entry["detail"], ", ".join(entry["restarts"]) or "-")
         table.add_row(*map(Text, map(printable, (*cells, *((entry["path"],) if wide else ())))))
-    held = [
-        Text.assemble(("held    ", "yellow"), f" {printable(entry['target'])}: {printable(entry['because'])}")
-        for entry in document["held"]
-    ]
-    nothing = () if document["steps"] else (Text("nothing to do now" + _next(document)),)
-    return Group(*(() if nothing else (table,)), *nothing, *held)
+    left = [*_left(document)]
+    nothing = () if document["steps"] else (Text(f"{'no step' if left else 'nothing to do'} now{_next(document)}"),)
+    return Group(*(() if nothing else (table,)), *nothing, *left, *next_line(document))
+
+
+def _left(document: dict[str, Any]) -> Iterator[Text]:
+    """Yield a line for each held step, each due certificate without a step, and each critical finding."""
+    # Only the document of `plan` contains further work. A held step that concerns the same certificate has one line.
+    waiting, unresolved = document.get("waiting", []), document.get("unresolved", [])
+    known = {(each["target"], each["path"]) for each in waiting}
+    critical = {(each["certificate"], each["path"]): each["message"] for each in unresolved}
+    held = [each for each in document["held"] if (each["target"], each["path"]) not in known]
+    for each in (*held, *waiting):
+        if each["because"] in critical.get((each["target"], each["path"]), ""):
+            continue
+        renewer = each.get("renewed_by")
+        fact = each["because"]
+        if renewer and renewer not in fact:
+            fact = f"{renewer} renews this certificate; certmond does not: {fact}"
+        until = f" (until {_minute(each['until'])})" if each["until"] else ""
+        label = ("waits   ", "cyan") if renewer else ("held    ", "yellow")
+        yield Text.assemble(label, f" {printable(each['target'])}: {printable(fact)}{until}")
+    for each in unresolved:
+        name = f"{each['certificate']}: " if each["certificate"] else ""
+        text = printable(f"{name}{each['message']} [{each['reason']}]")
+        yield Text.assemble(("critical", _STYLES["expire"]), f" {text}")
 
 
 def _next(document: dict[str, Any]) -> str:
-    at = document["changes_at"]
-    return f"; the plan changes on {datetime.fromisoformat(at):%Y-%m-%d %H:%M} UTC" if at else ""
+    return f"; the plan changes on {_minute(document['changes_at'])}" if document["changes_at"] else ""
+
+
+def _minute(at: str) -> str:
+    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M} UTC"
 
 
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:

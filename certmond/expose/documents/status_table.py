@@ -43,7 +43,8 @@ def next_line(document: dict[str, Any]) -> Iterator[Text]:
     if event := document.get("next_event"):  # a document of an older daemon contains no next_event
         yield Text()
         at = datetime.fromisoformat(event["at"])
-        yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC")
+        end = " (it expires)" if event["what"] == "expire" else ""
+        yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC{end}")
 
 
 def _coverage(document: dict[str, Any], wide: bool) -> Iterator[Text]:
