@@ -36,8 +36,8 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
     Exit: 0 nothing to do; 1 steps, or a due certificate without a step; 2 a critical finding that no step clears; 3
     unknown.
     """
+    from certmond.cli.fitted_tables import plan_table
     from certmond.daemon.enforcer import policy_of
-    from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
     from certmond.pki.planning.forecast import next_event
     from certmond.pki.planning.remaining_work import remaining_work
@@ -82,8 +82,8 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
     """Run the planner for future instants. Print the future renewals and restarts, and the problems that an operator
     must solve.
     """
+    from certmond.cli.fitted_tables import forecast_table
     from certmond.daemon.enforcer import policy_of
-    from certmond.expose.documents.forecast_table import forecast_table
     from certmond.expose.documents.plan import forecast_document
     from certmond.pki.planning.forecast import forecast as foresee
     from certmond.pki.planning.forecast import next_event
