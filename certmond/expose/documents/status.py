@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Finding
 from certmond.pki.planning.forecast import NextEvent
@@ -96,6 +96,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
         "key_matches": status.key_matches,
         "stale": status.stale,
         "named_by": status.seen.named_by or None,
+        "ca": [name for name in status.seen.spec.ca if name != SELF],
         "consumers": [each.service for each in status.presence.consumers] or list(status.seen.spec.consumers),
         "used_by": [
             {
