@@ -28,6 +28,7 @@ from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
 from certmond.notify.event_log import Event, Journal
 from certmond.pki.assessment.key_mismatch_delay import REPAIR_WAIT, WAIT
+from certmond.pki.x509.serial_number import hexadecimal
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.fuse import Killed, fuse
 from tests.node_model import REPORTED, Leaf, ca_of, read
@@ -255,9 +256,11 @@ class Node(RuleBasedStateMachine):
             assert self.archive_works, f"{name} was replaced, and what was there is not kept"
             assert leaf.wrong(ca_of(self.host.root, CA), self.host.now) == set()
             assert leaf.certificate.subject == old.certificate.subject
-            assert (name, f"{old.certificate.serial_number:x}") in begun, f"{name} was replaced, and that was not begun"
+            replaced = hexadecimal(old.certificate.serial_number)
+            made = hexadecimal(leaf.certificate.serial_number)
+            assert (name, replaced) in begun, f"{name} was replaced, and that was not begun"
             if before is None:  # a killed process may not have recorded its result
-                assert (name, f"{leaf.certificate.serial_number:x}") in done, f"{name} was replaced, without a report"
+                assert (name, made) in done, f"{name} was replaced, without a report"
 
     def _renewable(self, leaf: Leaf) -> bool:
         """Return whether the certificate is due or outside its dates."""

@@ -35,6 +35,7 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.steps import Plan
 from certmond.pki.x509.certificate import load_request
+from certmond.pki.x509.serial_number import hexadecimal
 from certmond.renewal.restoration import Restoration
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
@@ -922,8 +923,8 @@ def test_every_step_is_in_the_audit_log(tmp_path: Path) -> None:
         assert (begun["event"], done["event"], done["result"]) == ("step_begun", "step_done", "done")
         assert begun["by"] == done["by"] == "daemon"
         assert begun["cause"] == "due"
-        assert begun["old_serial"] == done["old_serial"] == f"{before[name]:x}"
-        assert done["new_serial"] == f"{after[name]:x}"
+        assert begun["old_serial"] == done["old_serial"] == hexadecimal(before[name])
+        assert done["new_serial"] == hexadecimal(after[name])
         assert datetime.fromisoformat(done["at"]) == NOW
 
 
@@ -995,8 +996,13 @@ def test_plan_shows_what_renew_does(host: Host) -> None:
     assert not host.state.exists()
     host.start()
     done = certmond(host, "plan", "-o", "json")
-    assert (done.returncode, json.loads(done.stdout)["steps"]) == (0, [])
-    assert certmond(host, "plan").stdout.startswith("nothing to do now; the plan changes on ")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["steps"], document["waiting"], document["unresolved"]) == (0, [], [], [])
+    event = document["next_event"]
+    assert event["what"] == "renew"
+    shown = certmond(host, "plan").stdout
+    assert shown.startswith("nothing to do now; the plan changes on ")
+    assert f"next due: {event['target']} on {datetime.fromisoformat(event['at']):%Y-%m-%d %H:%M} UTC\n" in shown
 
 
 def test_plan_at_another_time(host: Host) -> None:

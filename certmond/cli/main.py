@@ -133,10 +133,10 @@ def check(context: click.Context, names: tuple[str, ...], at: datetime | None, o
     If a certificate and its key do not match, another process might still be writing these files. In this case, unless
     --at is given, certmond waits up to two seconds and reads both files again.
     """
+    from certmond.cli.fitted_tables import status_table
     from certmond.daemon.enforcer import policy_of
     from certmond.discovery.distribution import advice, hint
     from certmond.expose.documents.status import anchor_entry, status_document
-    from certmond.expose.documents.status_table import status_table
     from certmond.pki.planning.forecast import next_event
 
     options = globals_of(context)
@@ -166,7 +166,7 @@ def check(context: click.Context, names: tuple[str, ...], at: datetime | None, o
 @output_option
 def status(runtime_dir: Path, output: str) -> None:
     """Print the last assessment of the running daemon. Exit: the codes of `check`; 3 also if no daemon runs."""
-    from certmond.expose.documents.status_table import status_table
+    from certmond.cli.fitted_tables import status_table
     from certmond.expose.http.heartbeat_check import silence
     from certmond.expose.metrics.exposition import read_status
 

@@ -55,8 +55,8 @@ def init(
     output: str,
 ) -> None:
     """Create the complete PKI of a control-plane node. Check existing files, and never overwrite them."""
+    from certmond.cli.fitted_tables import plan_table
     from certmond.daemon.enforcer import policy_of
-    from certmond.expose.documents.forecast_table import plan_table
     from certmond.pki.planning.bootstrap import bootstrap
     from certmond.pki.planning.bootstrap_steps import relocated
 

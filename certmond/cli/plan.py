@@ -39,11 +39,16 @@ WAITING, FAILED = 1, 2
 @output_option
 @click.pass_context
 def plan(context: click.Context, at: datetime | None, output: str) -> None:
-    """Print the steps that certmond would execute now in enforce mode, with reasons. Exit: 0 no step; 1 steps; 3
+    """Print the steps that certmond would execute now in enforce mode, and what these steps do not solve.
+
+    Exit: 0 nothing to do; 1 steps, or a due certificate without a step; 2 a critical finding that no step clears; 3
     unknown.
     """
-    from certmond.expose.documents.forecast_table import plan_table
+    from certmond.cli.fitted_tables import plan_table
+    from certmond.daemon.enforcer import policy_of
     from certmond.expose.documents.plan import plan_document
+    from certmond.pki.planning.forecast import next_event
+    from certmond.pki.planning.remaining_work import remaining_work
 
     options = globals_of(context)
     config = _at(options.load(), at)
@@ -51,8 +56,11 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
     assessment, around = assess_profile(options, config, enforcer, at)
     with _within_the_calendar():
         made = enforcer.plan(assessment, around=around)
-    display(plan_document(made, assessment.taken_at), output, plan_table, options.root)
-    sys.exit(1 if made.steps else 0)
+        rest = remaining_work(assessment, made, policy_of(config))
+        following = next_event(assessment, policy_of(config))
+    display(plan_document(made, assessment.taken_at, rest, following), output, plan_table, options.root)
+    waits = any(each.until is None for each in rest.waiting)
+    sys.exit(2 if rest.unresolved else 1 if made.steps or waits else 0)
 
 
 def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
@@ -82,8 +90,8 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
     """Run the planner for future instants. Print the future renewals and restarts, and the problems that an operator
     must solve.
     """
+    from certmond.cli.fitted_tables import forecast_table
     from certmond.daemon.enforcer import policy_of
-    from certmond.expose.documents.forecast_table import forecast_table
     from certmond.expose.documents.plan import forecast_document
     from certmond.pki.planning.forecast import forecast as foresee
     from certmond.pki.planning.forecast import next_event

@@ -72,10 +72,10 @@ def renew(
     cannot renew NAME. If a daemon in enforce mode runs on this node, the daemon restarts and verifies the services. In
     this case, this command shows the progress of the daemon.
     """
+    from certmond.cli.fitted_tables import plan_table
     from certmond.cli.service_restarts import restart_services, wait_for_reloads
     from certmond.cli.step_handover import Handover
     from certmond.cli.wait_progress import Progress
-    from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
 
     if everything == bool(names):
@@ -141,10 +141,10 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     """Restart services one by one, and verify each restart. Exit: 0 done; 1 a restart waits; 2 a restart failed; 3
     unknown.
     """
+    from certmond.cli.fitted_tables import plan_table
     from certmond.cli.service_restarts import planned, restart_services
     from certmond.cli.step_handover import Handover
     from certmond.cli.wait_progress import Progress
-    from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
 
     if stale == bool(names):
@@ -344,5 +344,6 @@ def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
 def _entry(outcome: Outcome) -> dict[str, Any]:
     from certmond.expose.documents.plan import step_entry
 
-    serial = str(outcome.issued.serial) if outcome.issued else None
-    return {**step_entry(outcome.step), "result": outcome.result, "message": outcome.message, "serial": serial}
+    new = outcome.issued
+    serial = {"serial": str(new.serial) if new else None, "serial_hex": new.serial_hex if new else None}
+    return {**step_entry(outcome.step), "result": outcome.result, "message": outcome.message, **serial}

@@ -251,7 +251,7 @@ def _stage_anchor(
     where = str(staging.directory / f"{Part.NEW}.crt")
     fields = {"step": "stage", "target": family, "path": where}
     if isinstance(anchor, Certificate):
-        fields["new_serial"] = f"{anchor.serial:x}"
+        fields["new_serial"] = anchor.serial_hex
     with Transactions(options.root, options.state_dir).lock():
         recorded, staged = staging.recorded(), staging.read(Part.NEW)
         if recorded and not _is_successor(options, family, anchor):
@@ -295,7 +295,7 @@ def _summary(certificate: Certificate, verdict: Verdict, family: Family) -> str:
 
     until = f"{certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
     name = f"staged for {family.spec.name}: {certificate.subject}, {certificate.key}, {until}, mode {verdict.mode}"
-    return printable(name) + f"\nserial {certificate.serial}\nsha256 {certificate.sha256}\npin {pin(certificate)}"
+    return printable(name) + f"\nserial {certificate.serial_hex}\nsha256 {certificate.sha256}\npin {pin(certificate)}"
 
 
 def _keyless_message(config: Config, family: Family) -> str | None:

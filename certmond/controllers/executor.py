@@ -302,7 +302,7 @@ class Executor:
             for path in archived(step.status.seen)
             if self._files.read(path) is not None
         }
-        serial = {"serial": f"{step.old.serial:x}"} if step.old else {}
+        serial = {"serial": step.old.serial_hex} if step.old else {}
         description = {**serial, "cause": step.cause.value, "detail": step.detail}
         name = archive_name(step.status.seen.spec, step.path)
         if files and step.cause is Cause.DAMAGED:
@@ -330,7 +330,7 @@ class Executor:
     def _record_outcome(self, outcome: Outcome, fields: Mapping[str, str | None]) -> None:
         event = Event.STEP_FAILED if outcome.result == "failed" else Event.STEP_DONE
         level = {"failed": "error", "waiting": "info"}.get(outcome.result, "info")
-        new = {"new_serial": f"{outcome.issued.serial:x}"} if outcome.issued else {}
+        new = {"new_serial": outcome.issued.serial_hex} if outcome.issued else {}
         self._audit.conclude(event, self._clock(), outcome.message, level, {**fields, **new, "result": outcome.result})
 
 
@@ -338,7 +338,7 @@ def _fields(step: Write) -> dict[str, str | None]:
     match step:
         case Issue():
             return {"step": "issue", "target": step.target, "path": step.path, "cause": step.cause.value,
-                    "old_serial": f"{step.old.serial:x}" if step.old else None, "signer": step.signer}  # fmt: skip
+                    "old_serial": step.old.serial_hex if step.old else None, "signer": step.signer}  # fmt: skip
         case Restore():
             return {"step": "restore", "target": step.target, "path": step.path, "cause": step.cause.value,
                     "generation": step.generation}  # fmt: skip

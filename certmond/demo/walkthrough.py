@@ -135,7 +135,7 @@ class Demo:
         renewal = self._node.issue(name)
         document = self._change(lambda: self._node.put(renewal.files), Expected(name, renewal.serial))
         after = entry_of(document, name)
-        self._say(f"serial {before['serial']} -> {after['serial']}")
+        self._say(f"serial {before['serial_hex']} -> {after['serial_hex']}")
         both = [{**before, "name": f"{name}, before"}, {**after, "name": f"{name}, after"}]
         self._show(status_table({**document, "certificates": both, "findings": []}))
         self._say(f"before {end}\nafter  {self._running.end_of(name)}")
@@ -160,8 +160,8 @@ class Demo:
         serial = entry_of(self._running.document(), name)["serial"]
         expected = Expected(name, serial, (("key_mismatch", "critical"),))
         self._say(
-            "A program that renews a certificate replaces two files, one after the other. Therefore, certmond reports a "
-            "key that does not match only after 2 s."
+            "A program that renews a certificate replaces two files, one after the other. Therefore, certmond reports "
+            "a key that does not match only after 2 s."
         )
         self._show_one(self._change(lambda: self._node.put(key), expected), name)
 

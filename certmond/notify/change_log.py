@@ -129,7 +129,7 @@ def changes(before: CertificateStatus | None, after: CertificateStatus | None) -
         yield from _findings(before, after)
     elif before is not None:
         if held := before.certificate:  # its file can still exist, for example after only its reference was removed
-            message = f"certmond no longer watches {held.subject} (serial {held.serial:x}) in {before.seen.path}"
+            message = f"certmond no longer watches {held.subject} (serial {held.serial_hex}) in {before.seen.path}"
             yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
         for item in before.findings:
             yield _cleared(before, item, "is cleared")
@@ -138,8 +138,8 @@ def changes(before: CertificateStatus | None, after: CertificateStatus | None) -
 def _replaced(before: CertificateStatus | None, after: CertificateStatus) -> Iterator[Change]:
     old, new = before and before.certificate, after.certificate
     if old and new and old != new:
-        message = f"{after.seen.path} has changed: serial {old.serial:x} is now {new.serial:x}"
-        serials = {"old_serial": f"{old.serial:x}", "new_serial": f"{new.serial:x}"}
+        message = f"{after.seen.path} has changed: serial {old.serial_hex} is now {new.serial_hex}"
+        serials = {"old_serial": old.serial_hex, "new_serial": new.serial_hex}
         fields = _fields(after) | serials | {"not_after": new.not_after.isoformat()}
         yield Change(Event.CERTIFICATE_CHANGED, message, "info", fields)
 

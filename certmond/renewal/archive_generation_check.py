@@ -81,7 +81,7 @@ class Generations:
             ):
                 continue
             if more := surplus(leaf, other, fixed):
-                fact = f"a later certificate (serial {other.serial:x}) lacks this content"
+                fact = f"a later certificate (serial {other.serial_hex}) lacks this content"
                 return Verdict(Worth.WIDER, f"{'; '.join(more)}; {fact}")
         return None
 

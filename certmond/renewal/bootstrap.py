@@ -212,7 +212,7 @@ class Bootstrapper:
             NewFile(step.spec.path, certificate, _PUBLIC, owner),
         ]
         self._write(writer, pair, verify)
-        return f"{made.serial:x}"
+        return made.serial_hex
 
     def _issue(self, step: IssueFirst, writer: Writer) -> str:
         key = make_key(step.template.key)
@@ -230,7 +230,7 @@ class Bootstrapper:
             _prove(step.spec, read, key, step.template, path)
 
         self._write(writer, list(self._forms(step, pem, key)), verify)
-        return f"{issued.serial:x}"
+        return issued.serial_hex
 
     def _granted(self, step: IssueFirst) -> Grant:
         """Return the permission to sign the certificate of a step.

@@ -80,7 +80,7 @@ class PreviousFiles:
                 continue  # another process is replacing the file; the next pass archives the new file
             files = {path: self._transactions.real(path) for path in present}
             description = {
-                "serial": f"{status.certificate.serial:x}" if status.certificate else "",
+                "serial": status.certificate.serial_hex if status.certificate else "",
                 "detail": "in use and valid",
             }
             self._archive.store(name, files, self._clock(), description)

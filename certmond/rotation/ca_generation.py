@@ -38,7 +38,7 @@ def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms:
     """
     _require_read(present, spec)
     if describe_key(key.public_key()) != present.key:
-        fact = f"{spec.key} is not the private key of {present.subject} (serial {present.serial:x})"
+        fact = f"{spec.key} is not the private key of {present.subject} (serial {present.serial_hex})"
         raise KeyUnusableError(f"{fact}; restore the matching pair")
     made = signed(reissued(present, spec, terms, x509.random_serial_number()), key, spec.key or "")
     return RootCAKeyPair(_only(made.public_bytes(Encoding.PEM)), key)

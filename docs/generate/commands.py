@@ -18,8 +18,9 @@ _HEAD = """# Command reference
 
 Every verb with its options, generated from the program: the same text as `certmond VERB --help` and certmond(8).
 
-Exit codes are those of monitoring plugins: **0** no finding, **1** a warning (`plan`: there are steps), **2** a
-critical finding, **3** unknown: an invalid configuration, a wrong option, no certificate found, no running daemon.
+Exit codes are those of monitoring plugins: **0** no finding, **1** a warning (`plan`: steps, or a due certificate
+without a step), **2** a critical finding (`plan`: one that no step clears), **3** unknown: an invalid configuration, a
+wrong option, no certificate found, no running daemon.
 A verb that acts exits with 0 if all steps are done, 1 if a step waits, 2 if a step failed or was refused, and 3 if
 it could not begin.
 

@@ -15,8 +15,8 @@ from docs.generate import commands, configuration
 
 _EXITS = (
     ("0", "No finding, or all steps are done."),
-    ("1", "A warning. Of `plan`: there are steps. Of a verb that acts: a step waits."),
-    ("2", "A critical finding. Of a verb that acts: a step failed, or was refused."),
+    ("1", "A warning. `plan`: steps, or a due certificate without a step. A verb that acts: a step waits."),
+    ("2", "A critical finding. `plan`: one that no step clears. A verb that acts: a step failed, or was refused."),
     ("3", "Unknown, or not begun: an invalid configuration, a wrong option, no certificate found, no daemon."),
     ("130", "Interrupted from the keyboard."),
 )  # fmt: skip

@@ -106,6 +106,8 @@ def test_openssl_agrees(node: Node) -> None:
         capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     assert int(shown[0].partition("=")[2], 16) == int(entry["serial"])
+    assert shown[0].partition("=")[2].lower() == entry["serial_hex"]
+    assert f" {entry['serial_hex']} " in certmond("check", "--root", node.root, "--at", AT, "-o", "wide").stdout
     assert shown[1].partition("=")[2].replace(":", "").lower() == entry["sha256"]
 
 
@@ -146,15 +148,60 @@ def test_json_has_exactly_the_promised_fields(node: Node) -> None:
         "certificates",
         "trust_anchors",
         "findings",
+        "all_findings",
     }
-    promised = {"name", "path", "kind", "subject", "issuer", "serial", "sha256", "not_before", "not_after", "renew_at",
-                "trust_anchor", "chain_valid", "key_matches", "served", "findings"}  # fmt: skip
+    promised = {"name", "path", "kind", "subject", "issuer", "serial", "serial_hex", "sha256", "not_before",
+                "not_after", "renew_at", "trust_anchor", "chain_valid", "key_matches", "served",
+                "findings"}  # fmt: skip
     for entry in document["certificates"]:
         assert promised <= set(entry)
         assert entry["kind"] in {"file", "kubeconfig", "bundle", "kubelet"}
-    assert {"name", "path", "subject", "serial", "sha256", "not_before", "not_after", "self_signed", "findings"} == set(
-        document["trust_anchors"][0]
-    )
+    anchor = {"name", "path", "subject", "serial", "serial_hex", "sha256", "not_before", "not_after", "self_signed",
+              "findings"}  # fmt: skip
+    assert anchor == set(document["trust_anchors"][0])
+
+
+@pytest.mark.parametrize(
+    ("at", "code", "label"), [("2027-11-10T00:00:00Z", 1, "held    "), ("2027-11-25T00:00:00Z", 2, "critical")]
+)
+def test_plan_names_what_no_step_solves(node: Node, at: str, code: int, label: str) -> None:
+    """Without the key of the CA, `plan` exits 1 with each due certificate and the obstacle, and 2 after the end of a
+    certificate. Each certificate has one line, and `plan` does not state that there is nothing to do.
+    """
+    node.path(f"{PKI}/ca.key").unlink()
+    place = ("plan", "--root", node.root, "--at", at)
+    done = certmond(*place)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert "nothing to do" not in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if " apiserver: " in line)
+    assert line.startswith(f"{label} apiserver: ")
+    assert f"the CA's key /{PKI}/ca.key is not on this node" in line
+    document = json.loads(certmond(*place, "-o", "json").stdout)
+    renewers = {each["target"]: each["renewed_by"] for each in document["waiting"]}
+    assert renewers["apiserver"] is None
+    assert renewers["kubelet-client"] == ("the kubelet" if code == 1 else None)
+    serious = {(each["certificate"], each["reason"]) for each in document["unresolved"]}
+    assert (("apiserver", "expired") in serious) is (code == 2)
+
+
+def test_one_member_has_all_findings(node: Node) -> None:
+    """`all_findings` has each finding once, with its certificate, and the most severe findings come first."""
+    node.path(f"{PKI}/apiserver.crt").write_text("no certificate")
+    node.path(f"{PKI}/sa.key").chmod(0o640)
+    _, document = check(node.root)
+    found = document["all_findings"]
+    expected = [
+        {"certificate": entry["name"], "path": entry["path"], **item}
+        for entry in document["certificates"]
+        for item in entry["findings"]
+    ]
+    loose = [{"reason": each["reason"], "message": each["message"]} for each in found if each["certificate"] is None]
+    assert sorted(map(str, expected)) == sorted(str(each) for each in found if each["certificate"])
+    assert loose == [{"reason": each["reason"], "message": each["message"]} for each in document["findings"]]
+    assert [each["reason"] for each in document["findings"]] == ["too_open"]
+    assert (found[0]["certificate"], found[0]["path"]) == ("apiserver", f"/{PKI}/apiserver.crt")
+    ranks = [["critical", "warning", "info"].index(each["severity"]) for each in found]
+    assert ranks == sorted(ranks)
 
 
 def test_it_counts_the_certificates_by_source(node: Node) -> None:

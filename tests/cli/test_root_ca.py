@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.x509.certificate import Certificate, parse_certificate
+from certmond.pki.x509.serial_number import hexadecimal
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
@@ -93,10 +94,11 @@ def test_show(host: Host) -> None:
     assert present["subject"] == "CN=kubernetes"
     assert present["signs"] == LEAVES
     assert present["key_here"] is True
-    assert set(present) == {"subject", "serial", "sha256", "pin", "key", "not_before", "not_after", "key_here", "signs"}
+    fields = {"subject", "serial", "serial_hex", "sha256", "pin", "key", "not_before", "not_after", "key_here", "signs"}
+    assert set(present) == fields
     table = host.run("show")
     assert table.code == 0
-    assert present["pin"] in table.out
+    assert f"{present['pin']}  serial {hexadecimal(int(present['serial']))}\n" in table.out
     assert "no rotation is in progress" in table.out
     assert yaml.safe_load(host.run("show", "-o", "yaml").out)["present"] == [present]
     assert not host.state.exists()

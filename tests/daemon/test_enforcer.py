@@ -29,6 +29,7 @@ from certmond.config.model import Source, parse
 from certmond.daemon.loop import Daemon
 from certmond.errors import BusyError
 from certmond.notify.event_log import Journal
+from certmond.pki.x509.serial_number import hexadecimal
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server
 from tests.conftest import real_part
@@ -220,8 +221,8 @@ def test_leaves_that_become_due_while_it_runs(host: Host) -> None:
         planned, begun, ended = (entry for entry in host.audit() if entry["target"] == name)
         assert [planned["event"], begun["event"], ended["event"]] == ["step_planned", "step_begun", "step_done"]
         assert planned["by"] == begun["by"] == ended["by"] == "daemon"
-        assert (begun["old_serial"], ended["old_serial"]) == (f"{before[name]:x}",) * 2
-        assert ended["new_serial"] == f"{after[name]:x}"
+        assert (begun["old_serial"], ended["old_serial"]) == (hexadecimal(before[name]),) * 2
+        assert ended["new_serial"] == hexadecimal(after[name])
     well(host)
 
 

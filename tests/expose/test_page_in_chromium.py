@@ -153,6 +153,38 @@ def test_the_bars(browser: Browser, shown: Shown) -> None:
         assert page.texts("#chains [role=img]") == [""] * (len(TREE) + sum(map(len, TREE.values())) + 1)
 
 
+def test_a_click_selects_the_whole_value(browser: Browser, shown: Shown) -> None:
+    """One click selects the complete path, serial number or digest, so that a reader can copy the value."""
+    entry = shown.entry("apiserver")
+    with browser.page() as page:
+        page.open(shown.url)
+        page.run(f"{shown.row('apiserver')}.open = true")
+        for value in (entry["path"], entry["serial_hex"], entry["sha256"], entry["subject"]):
+            x, y = page.run(f"""(() => {{
+                const at = [...{shown.row("apiserver")}.querySelectorAll(".whole")].find(
+                    (each) => each.textContent === {json.dumps(value)});
+                at.scrollIntoView({{block: "center"}});
+                const box = at.getBoundingClientRect();
+                return [box.x + 4, box.y + box.height / 2]; }})()""")
+            for kind in ("mousePressed", "mouseReleased"):
+                page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            page.until(f"getSelection().toString() === {json.dumps(value)}")
+
+
+def test_a_removed_certificate_stays_below_its_ca(browser: Browser, node: Node, tmp_path: Path) -> None:
+    """If the file of a certificate is removed, its row moves to no other CA, and its bar is empty."""
+    with showing(node, tmp_path) as shown, browser.page() as page:
+        page.open(shown.url)
+        branch = f"{shown.row('etcd-peer')}.closest('.tree > li').querySelector('h3').textContent"
+        assert page.run(branch) == "etcd-ca"
+        row = shown.row("etcd-peer")
+        shown.node.path(f"{PKI}/etcd/peer.crt").unlink()
+        page.until(f"!{row}.querySelector('svg .rest')")
+        assert page.run(branch) == "etcd-ca"
+        assert page.run(f"{row}.querySelector('svg').getAttribute('aria-label')") == "etcd-peer: no certificate"
+        assert axe(page) == []
+
+
 def test_findings(browser: Browser, shown: Shown) -> None:
     """Findings stand worst first, each with its remedy and a link that opens the certificate's facts."""
     with browser.page() as page:
@@ -194,11 +226,11 @@ def test_a_replaced_certificate(browser: Browser, node: Node, tmp_path: Path) ->
         page.open(shown.url)
         row = shown.row("apiserver")
         page.run(f"{row}.open = true; {row}.querySelector('summary').focus(); {row}.same = true; scrollTo(0, 300)")
-        before = shown.entry("apiserver")["serial"]
+        before = shown.entry("apiserver")["serial_hex"]
         assert before in page.run(f"{row}.textContent")
         shown.node.reissue(f"{PKI}/apiserver")
         serial = shown.daemon.until(
-            lambda: (now := shown.entry("apiserver")["serial"]) != before and now, "the daemon sees it"
+            lambda: (now := shown.entry("apiserver")["serial_hex"]) != before and now, "the daemon sees it"
         )
         page.until(f"{row}.textContent.includes('{serial}')")
         page.until("document.querySelector('#events').textContent.includes('certificate_changed')")

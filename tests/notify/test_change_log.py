@@ -184,5 +184,5 @@ def test_a_certificate_that_is_no_longer_watched_is_named() -> None:
     before, empty = assess(Inventory((first, second)), NOW), assess(Inventory((seen("a", "broken"),)), NOW)
     facts = LEAVES[1].facts
     (gone,) = (each for each in changes(before.statuses[1], None) if each.event is Event.CERTIFICATE_GONE)
-    assert gone.message == f"certmond no longer watches {facts.subject} (serial {facts.serial:x}) in /ca.crt"
+    assert gone.message == f"certmond no longer watches {facts.subject} (serial {facts.serial_hex}) in /ca.crt"
     assert {each.event for each in changes(empty.statuses[0], None)} == {Event.FINDING_CLEARED}

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from certmond.pki.services.cluster_objects import ClusterReading
+from certmond.pki.x509.serial_number import hexadecimal
 
 
 def cluster_entry(reading: ClusterReading) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def cluster_entry(reading: ClusterReading) -> dict[str, Any]:
                 "subject": each.subject,
                 "issuer": each.issuer,
                 "serial": str(each.serial),
+                "serial_hex": hexadecimal(each.serial),
                 "sha256": each.sha256,
                 "not_before": _time(each.not_before),
                 "not_after": _time(each.not_after),

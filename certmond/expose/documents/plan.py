@@ -8,16 +8,38 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from certmond.expose.documents.status import event_entry
+from certmond.expose.documents.status import event_entry, finding_entry
 from certmond.pki.planning.forecast import Forecast, NextEvent
+from certmond.pki.planning.remaining_work import RemainingWork
 from certmond.pki.planning.steps import Derive, Issue, Plan, Restart, Restore, Rotate, Step
 
 SCHEMA = 1
 
 
-def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """Return the plan document: the steps in the order of their execution, and the held steps."""
-    return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
+def plan_document(
+    plan: Plan, taken_at: datetime, remaining: RemainingWork | None = None, following: NextEvent | None = None
+) -> dict[str, Any]:
+    """Return the plan document: the steps in the order of their execution, and the held steps.
+
+    With `remaining`, the document also contains the work that the plan leaves, and the next event `following`.
+    """
+    document = {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
+    if remaining is None:
+        return document
+    return document | {
+        "waiting": [
+            {
+                "target": each.target,
+                "path": each.path,
+                "because": each.because,
+                "until": _time(each.until),
+                "renewed_by": each.renewed_by,
+            }
+            for each in remaining.waiting
+        ],
+        "unresolved": [finding_entry(item, status) for item, status in remaining.unresolved],
+        "next_event": event_entry(following),
+    }
 
 
 def plan_entry(plan: Plan) -> dict[str, Any]:

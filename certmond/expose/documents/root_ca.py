@@ -22,6 +22,7 @@ from certmond.pki.x509.certificate import Anchor, Certificate
 from certmond.pki.x509.public_key import PublicKey
 
 SCHEMA = 1
+_FACTS = ("subject", "serial", "serial_hex", "sha256", "pin", "key", "not_before", "not_after")
 _YES_NO = {True: "yes", False: "no", None: "unreadable"}
 _STYLES = {"refused": "bold red", "warning": "yellow", "fit": "green"}
 
@@ -114,10 +115,11 @@ def facts(certificate: Anchor) -> dict[str, Any]:
     """
     if isinstance(certificate, PublicKey):
         known = {"sha256": certificate.sha256, "key": str(certificate)}
-        return dict.fromkeys(("subject", "serial", "sha256", "pin", "key", "not_before", "not_after")) | known
+        return dict.fromkeys(_FACTS) | known
     return {
         "subject": certificate.subject,
         "serial": str(certificate.serial),
+        "serial_hex": certificate.serial_hex,
         "sha256": certificate.sha256,
         "pin": pin(certificate),
         "key": str(certificate.key),
@@ -148,10 +150,10 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
         if each["pin"] is None:
             yield Text(printable(f"public key with the SHA-256 {each['sha256']}"))
             continue
-        yield Text(printable(f"{each['pin']}  serial {each['serial']}"))
+        yield Text(printable(f"{each['pin']}  serial {each['serial_hex']}"))
     for each in document["present"]:
         if each["signs"]:
-            yield Text(printable(f"serial {each['serial']} signed {', '.join(each['signs'])}"))
+            yield Text(printable(f"serial {each['serial_hex']} signed {', '.join(each['signs'])}"))
     for fault in dict.fromkeys(each["fault"] for each in document["staged"] if each["fault"]):
         yield Text(printable(fault), style=_STYLES["refused"])
     for each in document["staged"]:
@@ -192,7 +194,7 @@ def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType
 def _cells(state: str, each: dict[str, Any], key_here: bool | None, wide: bool, signs: str) -> Iterator[Text]:
     ends = (each["not_before"], each["not_after"])
     dates = (f"{datetime.fromisoformat(end):%Y-%m-%d}" if end else "-" for end in ends)
-    more = (each["serial"] or "-", each["sha256"]) if wide else ()
+    more = (each["serial_hex"] or "-", each["sha256"]) if wide else ()
     return map(
         Text, map(printable, (state, each["subject"] or "-", each["key"], *dates, _YES_NO[key_here], signs, *more))
     )

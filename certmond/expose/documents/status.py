@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Finding
 from certmond.pki.planning.forecast import NextEvent
@@ -22,6 +22,7 @@ def status_document(assessment: Assessment, mode: str, following: NextEvent | No
         "certificates": [certificate_entry(status) for status in assessment.certificates],
         "trust_anchors": [anchor_entry(status) for status in assessment.trust_anchors],
         "findings": _findings(assessment.loose_findings),
+        "all_findings": all_findings(assessment),
     }
 
 
@@ -83,6 +84,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
         "subject": certificate and certificate.subject,
         "issuer": certificate and certificate.issuer,
         "serial": str(certificate.serial) if certificate else None,
+        "serial_hex": certificate and certificate.serial_hex,
         "sha256": certificate and certificate.sha256,
         "key": str(certificate.key) if certificate else None,
         "not_before": _time(certificate.not_before if certificate else None),
@@ -94,6 +96,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
         "key_matches": status.key_matches,
         "stale": status.stale,
         "named_by": status.seen.named_by or None,
+        "ca": [name for name in status.seen.spec.ca if name != SELF],
         "consumers": [each.service for each in status.presence.consumers] or list(status.seen.spec.consumers),
         "used_by": [
             {
@@ -137,11 +140,30 @@ def anchor_entry(status: CertificateStatus) -> dict[str, Any]:
         "path": status.seen.path,
         "subject": certificate.subject,
         "serial": str(certificate.serial),
+        "serial_hex": certificate.serial_hex,
         "sha256": certificate.sha256,
         "not_before": _time(certificate.not_before),
         "not_after": _time(certificate.not_after),
         "self_signed": certificate.self_issued and not any(f.reason == "ca_not_self_signed" for f in status.findings),
         "findings": _findings(status.findings),
+    }
+
+
+def all_findings(assessment: Assessment) -> list[dict[str, str | None]]:
+    """Return the member `all_findings`: every finding with its certificate, the most severe findings first."""
+    found = [(item, status) for status in assessment.statuses if status.findings for item in status.findings]
+    found.sort(key=lambda each: -each[0].severity.rank)
+    return [finding_entry(item, status) for item, status in found]
+
+
+def finding_entry(item: Finding, status: CertificateStatus) -> dict[str, str | None]:
+    """Return one element of `all_findings`. `certificate` is None for a finding that belongs to no certificate."""
+    return {
+        "certificate": status.seen.name if status.seen.has_certificates else None,
+        "path": status.seen.path,
+        "reason": item.reason.value,
+        "severity": item.severity.value,
+        "message": item.message,
     }
 
 

@@ -12,29 +12,33 @@ from rich.text import Text
 
 from certmond.expose.documents.remaining_lifetime import residual
 from certmond.pki.findings import Reason, printable
+from certmond.pki.x509.serial_number import hexadecimal
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
 _RANKS = ("critical", "warning", "info")
 _KEYS = {True: "matches", None: "-"}
+_MINUTE, _DAY = "%b %d, %Y %H:%M UTC", "%Y-%m-%d"
+FULL_WIDTH = 110
+"""Columns from which the table has its full width."""
 
 
-def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
+def status_table(document: dict[str, Any], wide: bool = False, width: int = FULL_WIDTH) -> RenderableType:
     """Return a table of the certificates, followed by the next event, the findings and the coverage.
 
     The most severe finding comes first. If `wide` is true, one line also names the certificates whose serial number is
-    not positive. These certificates need no action.
+    not positive. These certificates need no action. In less than `FULL_WIDTH` columns, dates have no time of day.
     """
     now = datetime.fromisoformat(document["taken_at"])
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    compact = width < FULL_WIDTH and not wide
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0) if compact else (0, 1))
     for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading.replace(" ", "\n") if compact else heading, no_wrap=True)
     for heading in ("SERVED", "USED BY", "SERIAL", "SUBJECT", "PATH") if wide else ():
         table.add_column(heading, overflow="fold")
     anchors = {entry["sha256"]: entry["name"] for entry in reversed(document["trust_anchors"])}  # the first copy counts
     for entry in document["certificates"]:
-        details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
-        details = details if wide else []
-        table.add_row(*_cells(entry, anchors, now), *details)
+        details = _details(entry) if wide else ()
+        table.add_row(*_cells(entry, anchors, now, _DAY if compact else _MINUTE), *details)
     return Group(table, *next_line(document), *_explanations(document, wide), *_coverage(document, wide))
 
 
@@ -43,7 +47,8 @@ def next_line(document: dict[str, Any]) -> Iterator[Text]:
     if event := document.get("next_event"):  # a document of an older daemon contains no next_event
         yield Text()
         at = datetime.fromisoformat(event["at"])
-        yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC")
+        end = " (it expires)" if event["what"] == "expire" else ""
+        yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC{end}")
 
 
 def _coverage(document: dict[str, Any], wide: bool) -> Iterator[Text]:
@@ -59,11 +64,11 @@ def _coverage(document: dict[str, Any], wide: bool) -> Iterator[Text]:
         yield Text(f"certificates: {count['entries']} of the catalogue, {named}{served}; {unwatched}")
 
 
-def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Iterator[str | Text]:
+def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime, form: str) -> Iterator[str | Text]:
     state = _worst(entry)
     reasons = _serious(entry)
     yield Text(printable(entry["name"]))
-    yield f"{datetime.fromisoformat(entry['not_after']):%b %d, %Y %H:%M} UTC" if entry["not_after"] else "-"
+    yield f"{datetime.fromisoformat(entry['not_after']):{form}}" if entry["not_after"] else "-"
     yield residual(entry["not_after"], now)
     itself = entry["sha256"] and entry["trust_anchor"] == entry["sha256"]
     yield Text("(itself)" if itself else printable(_authority(entry, anchors)))
@@ -72,6 +77,13 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
     yield Text(path) if entry["chain_valid"] else no_path
     yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
     yield Text(", ".join(reasons) or "ok", style=_STYLES[state if reasons else "ok"])
+
+
+def _details(entry: dict[str, Any]) -> Iterator[Text]:
+    """Yield the further cells of a wide row."""
+    yield from _presence(entry)
+    serial = hexadecimal(int(entry["serial"])) if entry["serial"] else ""
+    yield from (Text(printable(each or "")) for each in (serial, entry["subject"], entry["path"]))
 
 
 def _presence(entry: dict[str, Any]) -> Iterator[Text]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from certmond.errors import NotRunningError, RuntimeDirError
 from certmond.expose.documents.cluster_certificates_document import cluster_entry
-from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_entry, header
+from certmond.expose.documents.status import SCHEMA, all_findings, anchor_entry, certificate_entry, header
 from certmond.expose.metrics.label_escapes import escaped
 from certmond.expose.metrics.row_file_writer import Sheet, encoded, replacing
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
@@ -118,7 +118,9 @@ class Renderer:
         loose = json.dumps(
             [{"reason": f.reason, "severity": f.severity, "message": f.message} for f in assessment.loose_findings]
         )
-        tail = f'], "trust_anchors": {anchors}, "findings": {loose}{self._cluster_member(assessment.cluster)}}}\n'
+        every = json.dumps(all_findings(assessment))
+        further = f'"findings": {loose}, "all_findings": {every}{self._cluster_member(assessment.cluster)}'
+        tail = f'], "trust_anchors": {anchors}, {further}}}\n'
         self._status.write(path, tuple(assessment.certificates), (f'{head}, "certificates": [\n',), tail)
 
     def _cluster_member(self, reading: ClusterReading | None) -> str:

@@ -29,10 +29,11 @@ def tree(digest: Digest) -> str:
 def _branch(branch: Branch, digest: Digest) -> str:
     if branch.head:
         head = _row(branch.head, digest, "h3")
-    elif branch.sha256 is None:
+    elif not branch.title:
         head = '<h3 class="alone">without a trust anchor</h3>'
     else:
-        head = f'<h3 class="alone">{text(branch.title)} <small>without a separate file</small></h3>'
+        why = "without a separate file" if branch.sha256 else "no certificate"
+        head = f'<h3 class="alone">{text(branch.title)} <small>{why}</small></h3>'
     leaves = [_row(entry, digest) for entry in branch.leaves]
     if branch.hidden:
         rest = count(branch.hidden, "more certificate")
@@ -52,8 +53,8 @@ def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
         mark(state),
         f'<{heading} class="name">{name}</{heading}>',
         _bar(life, _tone(entry, life), f"{entry['name']}: {life}")
-        if life
-        else '<span class="bar none">no certificate</span>',
+        if life and not entry["stale"]
+        else _empty_bar(f"{entry['name']}: no certificate"),
         f'<span class="left">{left or "-"}</span>',
         f'<span class="end">{moment(entry["not_after"], "day") if left else ""}</span>',
         f'<span class="state {state}">{text(words)}</span>',
@@ -90,12 +91,25 @@ def _bar(life: Lifetime, tone: str, label: str) -> str:
     )
 
 
+def _empty_bar(label: str) -> str:
+    """Return the bar of a file that contains no certificate now."""
+    return (
+        f'<svg class="bar" role="img" aria-label="{text(label)}" viewBox="0 0 100 8" preserveAspectRatio="none">'
+        '<rect class="life" width="100" height="8"/></svg>'
+    )
+
+
+def _whole(value: str) -> str:
+    """Return a value that a reader copies. A click selects the whole value."""
+    return f'<span class="whole">{text(value)}</span>'
+
+
 def _facts(entry: dict[str, Any]) -> str:
     is_served = entry["kind"] == "served"
     facts = {
-        "Listener" if is_served else "File": text(entry["path"])
+        "Listener" if is_served else "File": _whole(entry["path"])
         + (" (unusable now; these facts are from the certificate that certmond last read)" if entry["stale"] else ""),
-        "Subject": entry["subject"] and text(entry["subject"]),
+        "Subject": entry["subject"] and _whole(entry["subject"]),
         "Issuer": entry["issuer"] and text(entry["issuer"]),
         "Valid": entry["not_after"] and f"{moment(entry['not_before'])} to {moment(entry['not_after'])}",
         "Renewal": entry["renew_at"] and f"from {moment(entry['renew_at'])} on",
@@ -103,8 +117,8 @@ def _facts(entry: dict[str, Any]) -> str:
         "Key": f"{text(entry['key'] or 'unknown')}; the private key {_KEYS[entry['key_matches']]}",
         "Used by": ", ".join(map(_used, entry["used_by"])) or text(", ".join(entry["consumers"])),
         "Served": ", ".join(_served(at, "this certificate" if is_served else "the file") for at in entry["served"]),
-        "Serial": entry["serial"] and text(entry["serial"]),
-        "SHA-256": entry["sha256"] and text(entry["sha256"]),
+        "Serial": entry.get("serial_hex") and _whole(entry["serial_hex"]),
+        "SHA-256": entry["sha256"] and _whole(entry["sha256"]),
     }
     lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
     messages = [f"{mark(item['severity'])} {text(item['message'])}" for item in entry["findings"]]
@@ -143,13 +157,11 @@ def services(digest: Digest) -> str:
 
 
 def _service(service: Service) -> Iterator[str]:
-    differs = any(at["matches"] is False for _, at in service.served)
-    state = "critical" if differs else "warning" if service.running is False else "ok" if service.running else "none"
     takes = {frozenset({True}): "reloads its files", frozenset({False}): "needs a restart for a new certificate"}
     how = takes.get(
         frozenset(service.reloads), "reloads some files, and needs a restart for other files" if service.reloads else ""
     )
-    yield f"<p>{mark(state)} <b>{text(service.name) or 'unknown service'}</b> "
+    yield f"<p>{mark(service.state)} <b>{text(service.name) or 'unknown service'}</b> "
     yield f"{_runs(service.running, service.started_at)}{'; ' if how else ''}{how}</p>"
     if service.served:
         seen = (f"{_served_by_service(name, at)}" for name, at in service.served)

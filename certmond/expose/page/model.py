@@ -20,8 +20,11 @@ RANKS = ("critical", "warning", "info")
 _DECODER = json.JSONDecoder()
 _BETWEEN = re.compile(r"[\s,:]*")
 _FACTS = ("taken_at", "node", "mode")
+_LONG = {"certificates", "all_findings"}  # lists with an element for each certificate
 
 Entry = dict[str, Any]
+Place = tuple[str | None, str]
+"""The SHA-256 digest of a trust anchor, or the name of the CA of an entry without a trust anchor."""
 
 
 class Found(NamedTuple):
@@ -45,9 +48,20 @@ class Service:
         self.count = 0
         self.served: list[tuple[str, Entry]] = []
 
+    @property
+    def state(self) -> str:
+        """The state of the service: `critical`, `warning`, `ok`, or `none` if certmond has not checked the service."""
+        if any(at["matches"] is False for _, at in self.served):
+            return "critical"
+        return {True: "ok", False: "warning", None: "none"}[self.running]
+
 
 class Branch:
-    """A trust anchor and the leaves below it, as a branch of the certificate tree on the page."""
+    """A trust anchor and the leaves below it, as a branch of the certificate tree on the page.
+
+    `sha256` is None if the file of the CA contains no certificate, and for certificates of no CA. In the second case,
+    `title` is empty.
+    """
 
     def __init__(self, sha256: str | None, title: str) -> None:
         self.sha256, self.title = sha256, title
@@ -69,7 +83,7 @@ class Digest:
         self.severities: Counter[str] = Counter()
         self.services: dict[str, Service] = {}
         self.names: Counter[str] = Counter()
-        self._below: Counter[str | None] = Counter()
+        self._below: Counter[Place] = Counter()
         self._members: Entry = {}
         text = document.decode("utf-8", "surrogatepass")
         entries = heapq.nsmallest(ROWS, self._seen(_walk(text, self._members)), key=_urgency)
@@ -107,7 +121,7 @@ class Digest:
         """Yield each certificate with its position in the document, and record its findings and services."""
         for place, entry in enumerate(entries):
             self.names[entry["name"]] += 1
-            self._below[entry["trust_anchor"]] += 1
+            self._below[_place(entry)] += 1
             self._note(entry["findings"], entry)
             self._note_services(entry)
             yield place, entry
@@ -137,25 +151,45 @@ class Digest:
         return self.services.setdefault(name, Service(name))
 
     def _grown(self, entries: list[Entry]) -> list[Branch]:
-        """Return a branch for each trust anchor, and a last branch for certificates without a trust anchor."""
-        branches: dict[str | None, Branch] = {}
+        """Return a branch for each trust anchor, and a last branch for certificates of no CA.
+
+        A certificate without a path to a trust anchor, such as a missing certificate, is below the CA of its entry.
+        """
+        branches: dict[Place, Branch] = {}
         files: dict[tuple[str, str], Branch] = {}
+        named: dict[str, Place] = {}
         for anchor in self._members["trust_anchors"]:
-            branch = branches.setdefault(anchor["sha256"], Branch(anchor["sha256"], anchor["name"]))
+            place = anchor["sha256"], ""
+            branch = branches.setdefault(place, Branch(anchor["sha256"], anchor["name"]))
             files.setdefault((anchor["name"], anchor["path"]), branch)
+            named.setdefault(anchor["name"], place)
+        counts: Counter[Place] = Counter()
+        for place, number in self._below.items():
+            counts[named.get(place[1], place)] += number
         once = {(entry["name"], entry["path"]): entry for entry in entries}  # one row for each identity
+        broken = {_place(entry)[1] for entry in once.values()} - {"", *named}  # CAs without a certificate
         for entry in once.values():
+            place = _place(entry)
             own = files.get((entry["name"], entry["path"]))
+            if own is None and entry["name"] in broken:
+                own = branches.setdefault((None, entry["name"]), Branch(None, entry["name"]))
             if own and own.head is None:
                 own.head = entry
-                self._below[entry["trust_anchor"]] -= 1
+                counts[named.get(place[1], place)] -= 1
                 continue
-            sha256 = entry["trust_anchor"]
-            title = entry["authority"] or "a trust anchor" if sha256 else ""
-            branches.setdefault(sha256, Branch(sha256, title)).leaves.append(entry)
-        for sha256, branch in branches.items():
-            branch.hidden = self._below[sha256] - len(branch.leaves)
-        return sorted(branches.values(), key=lambda branch: branch.sha256 is None)
+            place = named.get(place[1], place)
+            title = place[1] or (entry["authority"] or "a trust anchor" if place[0] else "")
+            branches.setdefault(place, Branch(place[0], title)).leaves.append(entry)
+        for place, branch in branches.items():
+            branch.hidden = counts[place] - len(branch.leaves)
+        return sorted(branches.values(), key=lambda branch: not branch.title)
+
+
+def _place(entry: Entry) -> Place:
+    """Return the place of a certificate in the tree: its trust anchor, or else the first CA of its entry, if any."""
+    if entry["trust_anchor"]:
+        return entry["trust_anchor"], ""
+    return None, next(iter(entry.get("ca") or ()), "")
 
 
 def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
@@ -168,16 +202,20 @@ def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
 
 
 def _walk(text: str, members: Entry) -> Iterator[Entry]:
-    """Yield the elements of `certificates` in the JSON object `text`. Store all other members in `members`."""
+    """Yield the elements of `certificates` in the JSON object `text`.
+
+    Store all other members in `members`, except `all_findings`, which repeats the findings of the other members.
+    """
     at = _between(text, text.index("{") + 1)
     while text[at] != "}":
         name, at = _DECODER.raw_decode(text, at)
         at = _between(text, at)
-        if name == "certificates":
+        if name in _LONG:
             at = _between(text, at + 1)
             while text[at] != "]":
                 entry, at = _DECODER.raw_decode(text, at)
-                yield entry
+                if name == "certificates":
+                    yield entry
                 at = _between(text, at)
             at += 1
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64encode
+from collections import Counter
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -28,9 +29,15 @@ _FAVICON = {
     "critical": "%3cpath fill='%23b3261e' d='M8 0l8 8-8 8-8-8z'/%3e",
     "warning": "%3cpath fill='%23b06a00' d='M8 1l8 14H0z'/%3e",
     "ok": "%3ccircle fill='%232f6f4f' cx='8' cy='8' r='7'/%3e",
+    "none": "%3ccircle fill='%2359636e' cx='8' cy='8' r='7'/%3e",
 }
 _NOUNS = {"critical": ("critical finding",), "warning": ("warning",), "info": ("note",)}
 _MARKS = {"error": "critical"}
+_OF_SERVICES = {
+    "critical": ("serves another certificate", "serve another certificate"),
+    "warning": ("is not running", "are not running"),
+    "none": ("is not checked", "are not checked"),
+}
 _PHASES = {
     "prepare": "no file changes yet",
     "detach": "the signer gets separate files",
@@ -66,8 +73,8 @@ def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) ->
     """
     digest = Digest(status)
     doing: dict[str, Any] = json.loads(activity) if activity else {"plan": None, "rotation": None, "events": []}
-    node, worst = digest.node or "this node", digest.worst
-    state = worst if worst in {"critical", "warning"} else "ok" if digest.total else "warning"
+    node = digest.node or "this node"
+    state = _state(digest)
     verdict = _verdict(digest)
     body = (
         _header(digest, node, state, verdict),
@@ -120,18 +127,38 @@ def _shell(title: str, state: str, tag: str, body: str) -> str:
 
 def _verdict(digest: Digest) -> str:
     stand = [count(digest.severities[rank], *_NOUNS[rank]) for rank in RANKS if digest.severities[rank]]
+    stand += _of_services(digest)
     if digest.worst in {"critical", "warning"}:
         return ", ".join(stand)
-    return ", ".join(["All well" if digest.total else "No certificates", *stand])
+    well = "No warnings" if _of_services(digest) else "All well"
+    return ", ".join([well if digest.total else "No certificates", *stand])
+
+
+def _of_services(digest: Digest) -> list[str]:
+    """Return the number of services in each state other than `ok`."""
+    found = Counter(service.state for service in digest.services.values())
+    return [
+        f"{count(found[state], 'service')} {words[found[state] > 1]}"
+        for state, words in _OF_SERVICES.items()
+        if found[state]
+    ]
+
+
+def _state(digest: Digest) -> str:
+    """Return the worst state of the findings and of the services: `critical`, `warning`, `none` or `ok`."""
+    states = {digest.worst, *(service.state for service in digest.services.values())}
+    states |= set() if digest.total else {"warning"}
+    return next((state for state in ("critical", "warning", "none") if state in states), "ok")
 
 
 def _header(digest: Digest, node: str, state: str, verdict: str) -> str:
     due = digest.next_event
     passed = due and datetime.fromisoformat(due["at"]) <= digest.taken_at
+    event = f"{text(due['target'])}, {moment(due['at'], 'day')}{_event_words(due, digest)}" if due else "none"
     facts = {
         "Mode": text(digest.mode),
         "Certificates": f"{digest.total:,}",
-        "Due now" if passed else "Next due": f"{text(due['target'])}, {moment(due['at'], 'day')}" if due else "none",
+        "Due now" if passed else "Next due": event,
         "As of": moment(digest.taken_at.isoformat(), "second") + " UTC",
     }
     lines = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
@@ -139,6 +166,13 @@ def _header(digest: Digest, node: str, state: str, verdict: str) -> str:
         f'<header>\n<p class="brand">certmond</p>\n<h1>{text(node)}</h1>\n'
         f'<p class="verdict {state}" role="status">{mark(state)} {verdict}</p>\n<dl>{lines}</dl>\n</header>'
     )
+
+
+def _event_words(event: dict[str, Any], digest: Digest) -> str:
+    """Return the kind of the next event."""
+    by_mode = "certmond renews it" if digest.mode == "enforce" else "enforce mode would renew it"
+    words = {"renew": by_mode, "due": "certmond does not renew it", "expire": "it expires"}.get(event["what"])
+    return f" <small>({words})</small>" if words else ""
 
 
 def _halted(why: str | None, digest: Digest) -> str:

@@ -272,7 +272,7 @@ def nonpositive_serial(case: Case) -> Iterator[Finding]:
     if case.certificate.serial <= 0:
         yield finding(
             Reason.NONPOSITIVE_SERIAL,
-            f"{case.where} has the serial number {case.certificate.serial:x}, which is not positive, as in CAs of "
+            f"{case.where} has the serial number {case.certificate.serial_hex}, which is not positive, as in CAs of "
             "kubeadm before v1.27 and of k3s; no action is necessary until you replace the certificate",
         )
 

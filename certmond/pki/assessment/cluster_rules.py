@@ -28,6 +28,7 @@ from certmond.pki.services.cluster_objects import (
     RequestPhase,
     Unread,
 )
+from certmond.pki.x509.serial_number import hexadecimal
 
 REQUEST_WAIT = timedelta(minutes=15)
 """Age from which on certmond reports a request. A kubelet waits this long, and then creates another request."""
@@ -99,7 +100,8 @@ def _about_data(data: CertificateData, now: datetime, renew_before: timedelta) -
             verb, severity = "expires", Severity.CRITICAL if now >= critical_at else Severity.WARNING
             if now >= over_at:
                 verb = "expired"
-            fact = f"{data.place.where}: {last.subject} (serial {last.serial:x}) {verb} on {_time(last.not_after)}"
+            name = f"{last.subject} (serial {hexadecimal(last.serial)})"
+            fact = f"{data.place.where}: {name} {verb} on {_time(last.not_after)}"
             fault = Fault(Reason.CLUSTER_EXPIRY, fact, _renewal(data.place))
             yield _reported(data.place, fault, severity, last.not_after)
             return

@@ -43,7 +43,11 @@ class What(StrEnum):
 
 
 class NextEvent(NamedTuple):
-    """The earliest event of all certificates. `what` is `DUE` if certmond cannot renew the certificate."""
+    """The earliest event of all certificates.
+
+    `what` is `DUE` if certmond cannot renew the certificate, and `EXPIRE` for the end of a certificate that the kubelet
+    rotates.
+    """
 
     at: datetime
     target: str
@@ -82,7 +86,11 @@ def forecast(
 
 
 def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
-    """Return the first `renew` or `due` event of the assessed certificates, or None if there is no such event."""
+    """Return the first event of all assessed certificates, or None if there is no event.
+
+    The events are renewals, certificates that become due, and the ends of certificates. A restart for a renewal is the
+    event of the certificate.
+    """
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
     starts = start_renewals(assessment, policy).planned
@@ -96,7 +104,18 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
             able = bool(start) or renewal_obstacle(status, authorities, policy) is None
             found = NextEvent(max(instant, now), status.seen.name, What.RENEW if able else What.DUE)
             first = min(first, found) if first else found
-    return first
+    return _first_end(assessment, before=first)
+
+
+def _first_end(assessment: Assessment, before: NextEvent | None) -> NextEvent | None:
+    """Return the earliest end of a certificate if this end comes before the event `before`, otherwise `before`."""
+    ends = (
+        (status.certificate.expires_at, status.seen.name)
+        for status in assessment.certificates
+        if status.certificate and not status.stale and status.certificate.expires_at >= assessment.taken_at
+    )
+    at, name = min(ends, default=(None, ""))
+    return NextEvent(at, name, What.EXPIRE) if at and (before is None or at < before.at) else before
 
 
 def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
@@ -121,12 +140,12 @@ def _due_at(
     certificate = status.certificate
     if renewal_obstacle(status, authorities, policy) is None:
         return at
-    if certificate is None or status.stale or certificate.expires_at < now or _is_rotated(status, now):
+    if certificate is None or status.stale or certificate.expires_at < now or is_rotated(status, now):
         return None
     return status.renew_at
 
 
-def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
+def is_rotated(status: CertificateStatus, now: datetime) -> bool:
     """Return whether the kubelet rotates this certificate.
 
     The kubelet rotates neither an expired certificate nor a regular file in place of the symlink.
@@ -272,7 +291,7 @@ class _Simulation:
             why = renewal_obstacle(status, authorities, self._policy)
             if status.certificate is None or status.stale or why is None or status.seen.identity in at_start:
                 continue
-            name, rotates = status.seen.name, _is_rotated(status, since)
+            name, rotates = status.seen.name, is_rotated(status, since)
             for certificate, due, restart in self._lives(status, status.certificate):
                 life = replace(status, certificate=certificate, renew_at=due)
                 at, end = _due_at(life, authorities, self._policy, since, since), certificate.expires_at

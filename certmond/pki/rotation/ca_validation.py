@@ -171,7 +171,7 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
     CAs with the same key conflict if their subjects differ, or if the candidate has a different subject key identifier.
     """
     if candidate in present:
-        yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"
+        yield f"{where} is the present CA (serial {candidate.serial_hex}); give a new CA"
         return
     for other in present:
         same_key = candidate.key.sha256 == other.key.sha256

@@ -160,7 +160,7 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
         return Denial((*problems, *basis.reasons))
     for each in basis.later:
         if uncovered := list(_uncovered(_as_of_its_key(template, each), fixed, each)):
-            fact = f"the later certificate that certmond installed (serial {each.serial:x}) lacks these contents"
+            fact = f"the later certificate that certmond installed (serial {each.serial_hex}) lacks these contents"
             return Denial((*uncovered, fact))
     return Grant(template)
 

@@ -26,6 +26,7 @@ from certmond.pki.go.distinguished_names import attribute_texts
 from certmond.pki.go.public_key import RSA_PSS
 from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.public_key import PublicKey, bare_key, plain_key, public_key_of
+from certmond.pki.x509.serial_number import hexadecimal
 
 # Every kubeadm CA before v1.27 has serial number 0. certmond reports the finding nonpositive_serial and prints no
 # warning.
@@ -101,9 +102,14 @@ class Certificate:
         return hash(self.sha256)
 
     @property
+    def serial_hex(self) -> str:
+        """The serial number in hexadecimal digits, for texts."""
+        return hexadecimal(self.serial)
+
+    @property
     def called(self) -> str:
         """The subject and the hexadecimal serial number, for messages."""
-        return f"{self.subject} (serial {self.serial:x})"
+        return f"{self.subject} (serial {self.serial_hex})"
 
     @property
     def refused(self) -> str | None:

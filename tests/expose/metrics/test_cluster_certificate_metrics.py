@@ -91,7 +91,7 @@ def test_an_unchanged_reading_is_rendered_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_entry_has_each_certificate_and_each_request() -> None:
-    """Times are in RFC 3339, serial numbers are decimal, and a kind without namespaces has null."""
+    """Times are in RFC 3339, serial numbers are decimal and hexadecimal, and a kind without namespaces has null."""
     hook = Place("APIService", "", "v1.it", "spec/caBundle")
     reading = ClusterReading(True, (Listing(Place("APIService"), NOW, 1, (CertificateData(hook, b"", (WEB,)),)),))
     entry = cluster_entry(reading)
@@ -101,8 +101,8 @@ def test_the_entry_has_each_certificate_and_each_request() -> None:
     assert (found["kind"], found["namespace"], found["name"], found["key"]) == (
         "APIService", None, "v1.it", "spec/caBundle",
     )  # fmt: skip
-    assert (found["serial"], found["sha256"], found["subject"], found["issuer"]) == (
-        "171", "ab" * 32, 'CN=web,O="it"', "CN=ca",
+    assert (found["serial"], found["serial_hex"], found["sha256"], found["subject"], found["issuer"]) == (
+        "171", "ab", "ab" * 32, 'CN=web,O="it"', "CN=ca",
     )  # fmt: skip
     requests = cluster_entry(READING)["requests"]
     assert requests[1:] == [{

@@ -79,7 +79,7 @@ def entry(name: str, **fields: Any) -> dict[str, Any]:
     """Return a certificate without findings, with the changes."""
     return {
         "name": name, "path": f"/{name}.crt", "kind": "file", "subject": f"CN={name}", "issuer": "CN=r", "serial": "7",
-        "sha256": hashlib.sha256(name.encode()).hexdigest(), "key": "ECDSA P-256",
+        "serial_hex": "07",        "sha256": hashlib.sha256(name.encode()).hexdigest(), "key": "ECDSA P-256",
         "not_before": "2026-01-01T00:00:00Z", "not_after": "2027-01-01T00:00:00Z", "renew_at": "2026-12-02T00:00:00Z",
         "authority": None, "trust_anchor": None, "chain_valid": True, "key_matches": True, "stale": False,
         "consumers": [], "used_by": [], "served": [], "findings": [], **fields,
@@ -203,6 +203,26 @@ class TestTree:
         branches = Digest(json.dumps(given_).encode()).branches
         assert [[each["name"] for each in branch.leaves] for branch in branches] == [["leaf"], ["lost"]]
 
+    def test_a_broken_certificate_is_below_its_ca(self) -> None:
+        """A certificate that is missing, or without a valid path, stays below the CA of its entry, also if the file of
+        this CA is missing too. A certificate whose entry names no CA is last.
+        """
+        ca = entry("ca")
+        ca["trust_anchor"] = ca["sha256"]
+        gone = {"sha256": None, "not_after": None, "not_before": None, "chain_valid": False}
+        given_ = status(
+            entry("lost"), entry("missing", ca=["ca"], **gone), ca, entry("leaf", trust_anchor=ca["sha256"], ca=["ca"]),
+            entry("front", ca=["front-ca"], chain_valid=False), entry("front-ca", **gone),
+            entry("orphan", ca=["no-entry"]),
+            trust_anchors=[ca],
+        )  # fmt: skip
+        branches = Digest(json.dumps(given_).encode()).branches
+        assert [(branch.head or {}).get("name") for branch in branches] == ["ca", "front-ca", None, None]
+        leaves = [[each["name"] for each in branch.leaves] for branch in branches]
+        assert leaves == [["missing", "leaf"], ["front"], ["orphan"], ["lost"]]
+        assert [branch.hidden for branch in branches] == [0, 0, 0, 0]
+        assert re.search(r" no-entry no certificate .* without a trust anchor lost ", shown(given_).text)
+
     def test_an_anchor_in_no_file(self) -> None:
         """A leaf whose trust anchor is in no separate file is below the anchor's subject."""
         leaf = entry("leaf", trust_anchor="ab", authority="CN=its own CA")
@@ -280,7 +300,10 @@ class TestLife:
         none = entry("a", not_before="2026-01-01T00:00:00Z", not_after="2026-01-01T00:00:00Z")
         assert Lifetime.of(none, NOW) == Lifetime(0.0, 0.0)
         assert (residual(None, NOW), residual("2026-11-30T00:00:00Z", NOW)) == ("", "-1d")
-        assert "no certificate" in shown(status(entry("a", not_before=None, not_after=None))).text
+        for broken in (entry("a", not_before=None, not_after=None), entry("a", stale=True)):
+            parsed = shown(status(broken))
+            assert "a: no certificate" in [attributes.get("aria-label") for _, attributes in parsed.elements]
+            assert [attributes.get("class") for tag, attributes in parsed.elements if tag == "rect"][-1] == "life"
 
     @pytest.mark.parametrize(
         ("reason", "severity", "tone"),
@@ -337,6 +360,48 @@ class TestFindings:
         assert [count(each, "warning") for each in (0, 1, 2, 12345)] == [
             "no warnings", "1 warning", "2 warnings", "12,345 warnings",
         ]  # fmt: skip
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("running", "matches", "state", "said"),
+        [
+            (True, True, "ok", "All well"),
+            (True, None, "ok", "All well"),
+            (False, True, "warning", "No warnings, 1 service is not running"),
+            (None, True, "none", "No warnings, 1 service is not checked"),
+            (True, False, "critical", "No warnings, 1 service serves another certificate"),
+        ],
+    )
+    def test_it_agrees_with_the_services(
+        self, running: bool | None, matches: bool | None, state: str, said: str
+    ) -> None:
+        """The page states that all is well only if each service runs, is checked, and serves the certificate in the
+        file. The symbol of the verdict is that of the worst service.
+        """
+        used = {"service": "etcd", "reloads": True, "running": running, "started_at": None}
+        at = {"endpoint": "e", "service": "etcd", "sha256": "ab", "matches": matches, "reason": None}
+        parsed = shown(status(entry("server", used_by=[used], served=[at])))
+        assert f"{said} Mode observe" in parsed.text
+        assert ("All well" in parsed.text) is (state == "ok")
+        assert f"verdict {state}" in [attributes.get("class") for _, attributes in parsed.elements]
+
+    def test_findings_come_first(self) -> None:
+        """The numbers of findings precede the numbers of services."""
+        parsed = shown(status(entry("a", consumers=["x", "y"], findings=[finding("warning")])))
+        assert "1 warning, 2 services are not checked Mode" in parsed.text
+
+    @pytest.mark.parametrize(
+        ("what", "mode", "words"),
+        [
+            ("renew", "observe", "(enforce mode would renew it)"), ("renew", "enforce", "(certmond renews it)"),
+            ("due", "enforce", "(certmond does not renew it)"), ("expire", "enforce", "(it expires)"),
+        ],
+    )  # fmt: skip
+    def test_the_next_event_has_a_kind(self, what: str, mode: str, words: str) -> None:
+        """The head of the page names the certificate, the day, and what happens."""
+        event = {"at": "2026-12-01T00:00:00Z", "what": what, "target": "a"}
+        assert f"Next due a, 2026-12-01 {words}" in shown(status(entry("a"), mode=mode, next_event=event)).text
 
 
 class TestServices:

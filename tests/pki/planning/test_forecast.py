@@ -18,7 +18,7 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, served_spec
 from certmond.pki.catalog.service_spec import ServiceSpec
-from certmond.pki.planning.forecast import MAX_EVENTS, Forecast, What, forecast, next_event
+from certmond.pki.planning.forecast import MAX_EVENTS, Forecast, NextEvent, What, forecast, next_event
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.steps import Issue
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
@@ -350,14 +350,17 @@ def test_a_restart_renews_a_certificate_that_only_the_memory_of_the_service_cont
 @settings(deadline=None, max_examples=30)
 @given(worlds(), INSTANTS)
 def test_the_next_event_is_the_first_of_the_forecast(made: World, now: datetime) -> None:
-    """The next event is the first `renew` or `due` of the forecast, with its instant, unless a hold exists or a derived
-    file comes first.
+    """The next event is the first `renew`, `due` or `expire` of the forecast, with its instant, unless a hold exists or
+    a derived file comes first. A certificate that has expired has no further event.
     """
     made = replace(made, past={}, circumstances=Circumstances())
     found = foresee(made, 60 * DAY, now)
     if reported(found, What.HOLD):
         return
-    due = reported(found, What.RENEW, What.DUE)
+    known = [(each.seen.name, each.certificate) for each in made.look(now).certificates]
+    over = {name for name, certificate in known if certificate and certificate.expires_at < now}
+    ends = [(at, name) for at, name in reported(found, What.EXPIRE) if name not in over]
+    due = sorted([*reported(found, What.RENEW, What.DUE), *ends])
     following = next_event(made.look(now), made.policy)
     if not due:
         assert following is None or following.at > now + 60 * DAY
@@ -367,8 +370,15 @@ def test_the_next_event_is_the_first_of_the_forecast(made: World, now: datetime)
     assert following[:2] in reported(found, following.what)
 
 
-@pytest.mark.parametrize("end", [NOW - DAY, NOW + YEAR], ids=["has ended", "rotates"])
-def test_an_end_alone_is_not_the_next_event(end: datetime) -> None:
-    """An expired certificate without a signer is not due, nor is one that the kubelet rotates."""
-    spec = row(**UNSIGNED) if end < NOW else ROTATED
-    assert next_event(World((see(spec, leaf(end), symlink=True),)).look(NOW), POLICY) is None
+def test_an_expired_certificate_is_no_event() -> None:
+    """An expired certificate without a signer is not due."""
+    assert next_event(World((see(row(**UNSIGNED), leaf(NOW - DAY)),)).look(NOW), POLICY) is None
+
+
+def test_the_end_of_a_rotated_certificate_is_an_event() -> None:
+    """The kubelet rotates this certificate before its end. An earlier event of another certificate comes first."""
+    rotated = see(ROTATED, leaf(NOW + 50 * DAY), symlink=True)
+    end = NextEvent(NOW + 50 * DAY + TICK, "kubelet-client", What.EXPIRE)
+    assert next_event(World((rotated, see(row(**UNSIGNED), leaf(NOW + YEAR)))).look(NOW), POLICY) == end
+    due = NextEvent(NOW + 40 * DAY, "leaf", What.DUE)
+    assert next_event(World((rotated, see(row(**UNSIGNED), leaf(NOW + 70 * DAY)))).look(NOW), POLICY) == due

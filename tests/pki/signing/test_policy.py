@@ -200,7 +200,7 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
     ):
         said = denied(decided(old, entry(), basis_of(old, later=(later.facts,))))
         assert (
-            f"the later certificate that certmond installed (serial {later.facts.serial:x}) lacks these contents"
+            f"the later certificate that certmond installed (serial {later.facts.serial_hex}) lacks these contents"
             in said
         )
     same = make_leaf(ROOT, "app", **OLD)
