@@ -22,9 +22,9 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "runs the verbs on a node, and compares the documents and tables that they print",
         ["cli/options", "cli/stdio", "errors", "expose/documents/status", "expose/documents/status_table"],
     ),
-    "tests/cli/test_root_ca.py": (
+    "tests/cli/root_ca/test_inspection.py": (
         "runs the verbs of `root-ca`, and compares what they print",
-        ["cli/root_ca_stage", "expose/documents/root_ca", "pki/rotation/ca_template"],
+        ["cli/root_ca/stage", "expose/documents/root_ca", "pki/rotation/ca_template"],
     ),
     "tests/cluster/test_canaries.py": (
         "tests the checks of a rotation together: they share one frame and one stand-in",
@@ -81,7 +81,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/controllers/test_rotation.py": (
         "carries rotations out, by the daemon and by `root-ca rotate`",
-        ["cli/root_ca_rotate", "controllers/coordinator_interface"],
+        ["cli/root_ca/rotate", "controllers/coordinator_interface"],
     ),
     "tests/controllers/test_rotation_state.py": (
         "reads the state of rotations, with the findings about it",

@@ -12,7 +12,7 @@ import pytest
 from certmond.pki.x509.certificate_file_parser import decode
 from certmond.rotation.staged_ca import Part
 from tests.builders import Key, make_ca, new_key
-from tests.cli.test_root_ca import Host
+from tests.cli.root_ca.test_inspection import Host
 from tests.node import PKI, Node
 
 SA = ("--family", "sa")

@@ -39,9 +39,9 @@ from certmond.cli.options import (
 from certmond.cli.pki_init import init
 from certmond.cli.plan import forecast, plan
 from certmond.cli.renew import renew, restart
-from certmond.cli.root_ca import root_ca
-from certmond.cli.root_ca_rotate import abort, rotate
-from certmond.cli.root_ca_stage import stage
+from certmond.cli.root_ca.inspection import root_ca
+from certmond.cli.root_ca.rotate import abort, rotate
+from certmond.cli.root_ca.stage import stage
 from certmond.cli.stdio import output_fails, prepare
 from certmond.errors import CertmondError, NotRunningError, defect
 from certmond.pki.findings import printable

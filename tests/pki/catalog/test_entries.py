@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from certmond.cli.root_ca import FAMILIES, TOKEN_KEYS
+from certmond.cli.root_ca.inspection import FAMILIES, TOKEN_KEYS
 from certmond.pki.catalog.entries import DEFAULT_EXCLUDE, ROOT_CAS, CertificateSpec, Kind, anchors_first
 from certmond.pki.catalog.field_types import FACTS, Instant, expand, format_duration, parse_duration, subject_attributes
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.cli.rotation_run import other_end
+from certmond.cli.root_ca.rotation_run import other_end
 from certmond.pki.rotation.phases import Rotation
 from tests.pki.rotation_node import PLANNED
 

@@ -16,7 +16,7 @@ import click
 
 from certmond.cli.options import Globals, display, global_options, globals_of, output_option
 from certmond.cli.plan import assess_profile, enforcer_for
-from certmond.cli.root_ca import REFUSED, TOKEN_KEYS, family_option, require_own_rotation
+from certmond.cli.root_ca.inspection import REFUSED, TOKEN_KEYS, family_option, require_own_rotation
 from certmond.errors import CertmondError, RotationError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def rotate(
     if no_wait:
         click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons continue the rotation")
         return
-    from certmond.cli.rotation_run import run_rotation
+    from certmond.cli.root_ca.rotation_run import run_rotation
 
     sys.exit(run_rotation(enforcer, handover, progress, aborting=False))
 
@@ -131,7 +131,7 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     handover.retry_while_busy(partial(enforcer.rotating.change, back))
     click.echo(f"{rotation.name} was in the phase {rotation.phase}; its abort begins with {back.phase}")
     if not no_wait:
-        from certmond.cli.rotation_run import run_rotation
+        from certmond.cli.root_ca.rotation_run import run_rotation
 
         sys.exit(run_rotation(enforcer, handover, progress, aborting=True))
 

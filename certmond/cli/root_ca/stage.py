@@ -16,7 +16,7 @@ import click
 
 from certmond.cli.options import Globals, global_options, globals_of
 from certmond.cli.plan import enforcer_for
-from certmond.cli.root_ca import (
+from certmond.cli.root_ca.inspection import (
     FILE,
     REFUSED,
     TOKEN_KEYS,
