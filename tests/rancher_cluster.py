@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import ssl
-import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,9 +21,12 @@ from threading import Thread
 from typing import Any
 
 import yaml
+from click.testing import CliRunner, Result
 
+from certmond.cli.main import cli
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import decode
+from tests import hurried_certmond
 from tests.builders import make_ca
 from tests.rancher_stand_in import AGENT_LEAVES, CAS, LEAVES, start
 
@@ -36,6 +39,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         content = (self.home / "published.crt").read_bytes() if self.path == "/cacerts" else b""
+        stops = self.home / "stops"
+        if stops.exists() and stops.read_text() == "check":
+            (self.home / "stopped-check").touch()
         is_ready = self.path == "/cacerts" or (self.home / "running").exists()
         self.send_response(200 if is_ready else 500)
         self.send_header("Content-Length", str(len(content)))
@@ -135,15 +141,24 @@ class RancherNode:
             },
         }  # fmt: skip
 
-    def command(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*self.words(*arguments)], capture_output=True, text=True, timeout=120, check=False,
-            env={**os.environ, **(env or {})},
-        )  # fmt: skip
+    def run(self, *arguments: str) -> Result:
+        """Run certmond in this process."""
+        return CliRunner().invoke(cli, [*arguments, *self._options])
 
     def words(self, *arguments: str) -> list[str]:
-        options = ["--config", str(self.config), "--state-dir", str(self.home / "state")]
-        return [sys.executable, "-m", "certmond", *arguments, *options]
+        """Return the words of a process of certmond."""
+        return [sys.executable, *hurried_certmond.PROGRAM, *arguments, *self._options]
+
+    @property
+    def _options(self) -> list[str]:
+        return ["--config", str(self.config), "--state-dir", str(self.home / "state")]
+
+    def wait_for(self, name: str, seconds: float = 240.0) -> None:
+        """Wait until the stand-in has created the file `name`."""
+        end = time.monotonic() + seconds
+        while not (self.home / name).exists():
+            assert time.monotonic() < end, f"{name} does not exist"
+            time.sleep(0.05)
 
     def bundle(self, path: str = "server/tls/server-ca.crt") -> tuple[Certificate, ...]:
         return decode((self.home / path).read_bytes(), path).certificates

@@ -8,7 +8,8 @@ pkg/clientaccess/token.go for the hash in a token. The datastore is a JSON file 
     rancher_stand_in.py HOME certificate rotate-ca --path=DIRECTORY
     rancher_stand_in.py HOME start
 
-HOME/node.json has the settings: `kind`, `datastore`, `server` (the home of the server that an agent joins), `token`.
+HOME/node.json has the settings: `kind`, `datastore`, `server` (the home of the server that an agent joins), `token`,
+and `keeps`, a leaf that no start issues. HOME/stops names the step in which the stand-in waits for its end.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +115,24 @@ def refusals(new_directory: Path, present: Path) -> list[str]:
     return found
 
 
+def stop(home: Path, step: str) -> None:
+    """If a test wants to kill certmond in this step, tell the test, and wait until it has done so."""
+    file = home / "stops"
+    if file.exists() and file.read_text() == step:
+        (home / f"stopped-{step}").touch()
+        parent = os.getppid()
+        while os.getppid() == parent and file.exists():
+            time.sleep(0.05)
+
+
 def rotate_ca(home: Path, node: dict[str, Any], given: Path) -> int:
     present = home / "server/tls"
+    stop(home, "rotate-ca")
     if not (home / "running").exists():
-        print("connection refused", file=sys.stderr)
+        sys.stderr.write("connection refused")
         return 1
     if found := refusals(given / "tls", present):
-        print(f"failed to validate new CA certificates and keys: {'; '.join(found)}", file=sys.stderr)
+        sys.stderr.write(f"failed to validate new CA certificates and keys: {'; '.join(found)}")
         return 1
     stored = {}
     for name in CAS:
@@ -130,7 +144,7 @@ def rotate_ca(home: Path, node: dict[str, Any], given: Path) -> int:
     draft = Path(f"{node['datastore']}.new")
     draft.write_text(json.dumps(stored))
     draft.replace(node["datastore"])
-    print("certificates saved to datastore")
+    sys.stdout.write("certificates saved to datastore\n")
     return 0
 
 
@@ -153,17 +167,17 @@ def reconcile(home: Path, node: dict[str, Any]) -> str:
     return ""
 
 
-def issue(home: Path, leaf: str, ca: Path) -> None:
+def issue(home: Path, node: dict[str, Any], leaf: str, ca: Path) -> None:
     chain = certificates(ca.read_bytes())
     place = home / f"{leaf}.crt"
-    if place.exists() and issued(certificates(place.read_bytes())[0], chain[0]):
+    if place.exists() and (node.get("keeps") == leaf or issued(certificates(place.read_bytes())[0], chain[0])):
         return
     key = ec.generate_private_key(ec.SECP256R1())
     authority = load_pem_private_key(ca.with_suffix(".key").read_bytes(), None)
     assert isinstance(authority, ec.EllipticCurvePrivateKey)
     now = datetime.now(UTC)
     usage = ExtendedKeyUsageOID.SERVER_AUTH if "serving" in leaf else ExtendedKeyUsageOID.CLIENT_AUTH
-    names = [x509.DNSName("localhost"), x509.IPAddress(__import__("ipaddress").ip_address("127.0.0.1"))]
+    names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
     usages = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign",
          "encipher_only", "decipher_only"), False,
@@ -187,6 +201,7 @@ def issue(home: Path, leaf: str, ca: Path) -> None:
 
 def start(home: Path, node: dict[str, Any]) -> int:
     (home / "running").unlink(missing_ok=True)
+    stop(home, "start")
     with Path(node["log"]).open("a") as log:
         log.write(f"{home.name}\n")
     if (home / "fails").exists():
@@ -194,16 +209,18 @@ def start(home: Path, node: dict[str, Any]) -> int:
     server = home if node["kind"] == "server" else Path(node["server"])
     if node["kind"] == "server":
         if error := reconcile(home, node):
-            print(error, file=sys.stderr)
+            sys.stderr.write(error)
             return 1
         for leaf, ca in LEAVES.items():
-            issue(home, leaf, home / f"server/tls/{ca}.crt")
-    published = (server / "published.crt" if node["kind"] == "agent" else home / "server/tls/server-ca.crt").read_bytes()
+            issue(home, node, leaf, home / f"server/tls/{ca}.crt")
+    published = (
+        server / "published.crt" if node["kind"] == "agent" else home / "server/tls/server-ca.crt"
+    ).read_bytes()
     if node["kind"] == "agent" and node.get("token") and node["token"] != ca_hash(published):
-        print("token CA hash does not match the Cluster CA certificate hash", file=sys.stderr)
+        sys.stderr.write("token CA hash does not match the Cluster CA certificate hash")
         return 1
     for leaf, ca in AGENT_LEAVES.items():
-        issue(home, leaf, server / f"server/tls/{ca}.crt")
+        issue(home, node, leaf, server / f"server/tls/{ca}.crt")
     for ca in ("client-ca", "server-ca"):
         (home / f"agent/{ca}.crt").write_bytes((server / f"server/tls/{ca}.crt").read_bytes())
     if node["kind"] == "server":  # what the process has in memory, until the next start

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from certmond.config.model import Config
 from certmond.errors import CertmondError, RefusedError
 from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.planning.steps import Held
 from certmond.pki.rotation.distribution_ca.new_ca_validation import NewCA, objections
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import Document, decode
@@ -161,6 +162,11 @@ class DistributionCAFiles:
         if at:
             fact += f", and the next start of {self.spec.program} installs them (stored at {at})"
         return f"{fact}; run: certmond root-ca rotate"
+
+    def holds(self, now: datetime) -> tuple[Held, ...]:
+        """Return a hold with the next step, or () if nothing is staged."""
+        step = self.next_step(now)
+        return (Held("root-ca", self.spec.staged or "", step),) if step else ()
 
     def _document(self, path: str) -> Document:
         return decode(content, path) if (content := self._files.read(path)) else Document()

@@ -1,8 +1,10 @@
 """Generation of the new CAs that a distribution, such as k3s, stores in its datastore.
 
-The file of each CA contains a new intermediate CA, a new Root CA, this Root CA signed by the present Root CA, and the
-present Root CA, as in k3s-io/k3s, contrib/util/rotate-default-ca-certs.sh. The key file contains the key of the
-intermediate CA, then the key of the new Root CA.
+The file of each CA contains a new intermediate CA, its new Root CA signed by the present Root CA, the new Root CA, and
+the present Root CA. k3s-io/k3s, contrib/util/rotate-default-ca-certs.sh, writes the same certificates in another order.
+OpenSSL uses the first issuer that a server sends. Therefore, a client that trusts only the present Root CA needs the
+cross-signed certificate before the self-signed certificate. The key file contains the key of the intermediate CA, then
+the key of the new Root CA.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def generate_distribution_ca(
     )
     own_terms = replace(root_terms, subject=name_of(f"CN={present.label}-ca@{stamp}"))
     own = _signed(own_terms, own_key, root, root_key, present)
-    pem = b"".join(each.public_bytes(Encoding.PEM) for each in (own, root, crossed))
+    pem = b"".join(each.public_bytes(Encoding.PEM) for each in (own, crossed, root))
     return GeneratedCA(pem + to_pem(old), key_pem(own_key) + key_pem(root_key))
 
 
