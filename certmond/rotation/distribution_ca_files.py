@@ -5,8 +5,6 @@ certmond writes only into the directory `staged`, and never into the directory o
 
 from __future__ import annotations
 
-import errno
-import os
 import posixpath
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -24,9 +22,9 @@ from certmond.pki.x509.certificate_file_parser import Document, decode
 from certmond.rotation.distribution_ca_generation import PresentCA
 from certmond.state.json_file import Memory
 from certmond.transaction.commit import Change, NewFile, Removed, Writer
-from certmond.transaction.dirfd import Directories, blaming, digest
+from certmond.transaction.dirfd import digest
 from certmond.transaction.node_file_reader import NodeFiles
-from certmond.transaction.temp_file import make_directory
+from certmond.transaction.private_directory import make_private_directory, remove_empty_directory
 
 RECORD = "distribution-cas.json"
 _ADAPTER = TypeAdapter(dict[str, str])
@@ -104,7 +102,7 @@ class DistributionCAFiles:
         changes: list[Change] = []
         for path, content in contents.items():
             target = self.spec.staged_path(path)
-            self._make_directory(posixpath.dirname(target))
+            make_private_directory(self._root, posixpath.dirname(target))
             old = self._files.read(target)
             expected = None if old is None else digest(old)
             changes.append(NewFile(target, content, at_most=0o600, expected=expected))
@@ -125,8 +123,8 @@ class DistributionCAFiles:
         for directory in directories:
             inner = (f"{directory}/{name}" for name in sorted(self._files.names(directory)))
             left += [path for path in inner if path not in directories]
-            self._remove_directory(directory)
-        self._remove_directory(posixpath.dirname(self.spec.staged or "/"))
+            remove_empty_directory(self._root, directory)
+        remove_empty_directory(self._root, posixpath.dirname(self.spec.staged or "/"))
         return tuple(left)
 
     def handed_over(self, staged: tuple[NewCA, ...]) -> str | None:
@@ -174,28 +172,6 @@ class DistributionCAFiles:
     def _label(self, path: str) -> str:
         inner = posixpath.relpath(path, self.spec.present or "/")
         return inner.removesuffix(".crt").removesuffix("-ca").replace("/", "-")
-
-    def _real(self, directory: str) -> Path:
-        with Directories(self._root) as directories, blaming(directory):
-            return Path(os.path.realpath(self._root).rstrip("/") + directories.resolve(directory))
-
-    def _make_directory(self, directory: str) -> None:
-        """Create a directory with mode 0700, and its missing parents below the data directory."""
-        missing = []
-        while not self._files.exists(directory):
-            missing.append(directory)
-            directory = posixpath.dirname(directory)
-        for each in reversed(missing):
-            with blaming(each):
-                make_directory(self._real(each))
-
-    def _remove_directory(self, directory: str) -> None:
-        with blaming(directory, "removed"):
-            try:
-                os.rmdir(self._real(directory))
-            except OSError as error:
-                if error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:
-                    raise
 
 
 def _identity(staged: tuple[NewCA, ...]) -> str:

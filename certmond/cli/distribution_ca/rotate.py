@@ -201,7 +201,7 @@ def _store(files: DistributionCAFiles, staged: tuple[NewCA, ...], enforcer: Enfo
 
 
 def _restart(node: _Node, service: str, *, by_hand: bool) -> None:
-    """Restart the service in its turn. Exit with 2 unless the restart is proven."""
+    """Restart the service. Exit with 2 unless the restart is proven."""
     results, held = restart_services(node.enforcer, node.handover, node.progress, frozenset({service}), by_hand=by_hand)
     for each in held:
         click.echo(f"not restarted: {each.target}: {each.because}; then run: {_AGAIN}", err=True)
