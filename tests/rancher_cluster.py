@@ -62,7 +62,7 @@ class _TLSServer(ThreadingHTTPServer):
         context.load_cert_chain(self.home / "served.crt", self.home / "served.key")
         try:
             with context.wrap_socket(request, server_side=True) as connection:
-                super().finish_request(connection, client_address)  # type: ignore[arg-type]
+                super().finish_request(connection, client_address)
         except OSError:  # a client that only wants the certificate
             return
 
@@ -104,7 +104,7 @@ class RancherNode:
 
     def document(self) -> dict[str, Any]:
         is_server = self.node["kind"] == "server"
-        common = {"authority": True, "intermediates": True, "consumers": ["k3s"], "renewed_by": "k3s"}
+        common: dict[str, Any] = {"authority": True, "intermediates": True, "consumers": ["k3s"], "renewed_by": "k3s"}
         authorities = [
             common | {"name": name.replace("/", "-"), "path": f"{self.home}/server/tls/{name}.crt",
                       "key": f"{self.home}/server/tls/{name}.key"} for name in CAS if is_server
@@ -189,6 +189,7 @@ class RancherCluster:
             for server in self.servers:
                 for suffix, content in (("crt", made.pem), ("key", made.key_pem)):
                     file = server.home / f"server/tls/{name}.{suffix}"
+                    file.touch(0o600)
                     file.write_bytes(content)
                     os.utime(file, (old.timestamp(), old.timestamp()))
         for server in self.servers:

@@ -195,6 +195,7 @@ def issue(home: Path, node: dict[str, Any], leaf: str, ca: Path) -> None:
         ), critical=False,
     ).sign(authority, SHA256())  # fmt: skip
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    place.with_suffix(".key").touch(0o600)
     place.with_suffix(".key").write_bytes(secret)
     place.write_bytes(made.public_bytes(Encoding.PEM) + ca.read_bytes())
 

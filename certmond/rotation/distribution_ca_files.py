@@ -27,6 +27,9 @@ from certmond.transaction.node_file_reader import NodeFiles
 from certmond.transaction.private_directory import make_private_directory, remove_empty_directory
 
 RECORD = "distribution-cas.json"
+_RECEIVED, _STORED = "received", "stored"
+PUBLISHED = "server-ca.crt"
+"""Name of the file that a server publishes at /cacerts (k3s-io/k3s, pkg/server/handlers)."""
 _ADAPTER = TypeAdapter(dict[str, str])
 
 
@@ -52,6 +55,27 @@ class DistributionCAFiles:
         specs = (each for each in self._config.certificates if each.authority)
         found = {each.name: self._document(each.path).certificates for each in specs}
         return {name: certificates for name, certificates in found.items() if certificates}
+
+    def outdated_copies(self, authorities: Mapping[str, tuple[Certificate, ...]]) -> tuple[str, ...]:
+        """Return the path of each copy for the agent of a server that differs from the CA file of this server."""
+        originals = {posixpath.basename(each.path): authorities.get(each.name) for each in self._top_level}
+        found = [(each.path, authorities.get(each.name)) for each in self._copies]
+        return tuple(path for path, copy in found if copy != originals.get(posixpath.basename(path), copy))
+
+    def published(self, authorities: Mapping[str, tuple[Certificate, ...]]) -> dict[str, tuple[Certificate, ...]]:
+        """Return the CA files of this node that must equal the published file, by their paths."""
+        own = [each for each in (*self._top_level, *self._copies) if posixpath.basename(each.path) == PUBLISHED]
+        return {each.path: authorities[each.name] for each in own if each.name in authorities}
+
+    @property
+    def _top_level(self) -> list[CertificateSpec]:
+        return [each for each in self.entries if posixpath.dirname(each.path) == self.spec.present]
+
+    @property
+    def _copies(self) -> list[CertificateSpec]:
+        """The entries of the copies for the agent."""
+        others = (each for each in self._config.certificates if each.authority and not self.spec.replaces(each.path))
+        return [each for each in others if each.renewed_by and self._files.exists(each.path)]
 
     def present(self) -> tuple[PresentCA, ...]:
         """Return the present CAs with the contents of their key files. Raises WriteError if a file is unreadable."""
@@ -127,18 +151,25 @@ class DistributionCAFiles:
         remove_empty_directory(self._root, posixpath.dirname(self.spec.staged or "/"))
         return tuple(left)
 
-    def handed_over(self, staged: tuple[NewCA, ...]) -> str | None:
+    def received_at(self, staged: tuple[NewCA, ...]) -> str | None:
         """Return the time at which the command first received these CAs, or None if it has not received them.
 
         Raises MalformedError if the record is damaged.
         """
-        record = self._record.load() or {}
-        return record.get("at") if record.get("cas") == _identity(staged) else None
+        return self._recorded(staged).get("at")
 
-    def hand_over(self, staged: tuple[NewCA, ...], now: datetime) -> None:
-        """Record that the command receives these CAs. Raises WriteError if the write fails."""
-        if self.handed_over(staged) is None:
-            self._record.write({"cas": _identity(staged), "at": f"{now:%Y-%m-%d %H:%M:%S} UTC"})
+    def is_stored(self, staged: tuple[NewCA, ...]) -> bool:
+        """Return whether the command has stored these CAs. Raises MalformedError if the record is damaged."""
+        return self._recorded(staged).get("state") == _STORED
+
+    def record(self, staged: tuple[NewCA, ...], now: datetime, *, stored: bool) -> None:
+        """Record that the command receives these CAs, or has stored them. Raises WriteError if the write fails."""
+        at = self.received_at(staged) or f"{now:%Y-%m-%d %H:%M:%S} UTC"
+        self._record.write({"cas": _identity(staged), "at": at, "state": _STORED if stored else _RECEIVED})
+
+    def _recorded(self, staged: tuple[NewCA, ...]) -> dict[str, str]:
+        record = self._record.load() or {}
+        return record if record.get("cas") == _identity(staged) else {}
 
     def next_step(self, now: datetime) -> str | None:
         """Return the state of an unfinished replacement and the next command, or None if nothing is staged."""
@@ -148,7 +179,7 @@ class DistributionCAFiles:
             staged = self.staged()
             if not staged:
                 return None
-            at = self.handed_over(staged)
+            at = self.received_at(staged)
             problems = self.problems(staged, now)
         except CertmondError as error:
             return str(error)
@@ -158,7 +189,7 @@ class DistributionCAFiles:
             return f"this node has the new CAs, but {self.spec.staged} still exists; run: certmond root-ca rotate"
         fact = f"new CAs are staged in {self.spec.staged}"
         if at:
-            fact += f", and the next start of {self.spec.program} installs them (stored at {at})"
+            fact += f", and the next start of {self.spec.program} installs them (received at {at})"
         return f"{fact}; run: certmond root-ca rotate"
 
     def holds(self, now: datetime) -> tuple[Held, ...]:

@@ -136,8 +136,8 @@ the new CAs.
         certmond root-ca rotate --plan      # the steps
         certmond root-ca rotate
 
-3. On each other server, one after the other. If the configuration of k3s names no server to join, add `--server
-   HOST:PORT` with the address of the first server (port 6443 of k3s, port 9345 of RKE2):
+3. On each other server, one after the other. If the configuration of k3s names no server to join, or names a
+   load balancer, add `--server HOST:PORT` with the address of the first server (port 6443 of k3s, port 9345 of RKE2):
 
         certmond root-ca rotate
 
@@ -160,9 +160,8 @@ which only root can read. certmond refuses this step if the key of a Root CA is 
 changes |
 | `root-ca rotate` on this server | 1. verifies the staged CAs, and names every problem before it runs a command |
 | | 2. runs `k3s certificate rotate-ca --path=/var/lib/rancher/k3s/server/rotate-ca`, which changes no file |
-| | 3. restarts k3s, and proves the restart ([Restarts](restarts.md)). At its start, k3s writes the new CAs, and issues \
-every \
-leaf that the new CA has not signed |
+| | 3. restarts k3s, and proves the restart ([Restarts](restarts.md)). At its start, k3s writes the new CAs, and \
+issues every leaf that the new CA has not signed |
 | | 4. verifies the CA files, the issuer of each leaf, and the certificates that k3s serves. If one of them is old \
 after `restart.ready_within`, certmond names it and stops |
 | | 5. removes the staged CAs |

@@ -104,10 +104,12 @@ def test_the_next_step(bed: Bed) -> None:
     bed.stage()
     staged = f"new CAs are staged in {STAGED}"
     assert step() == f"{staged}; run: certmond root-ca rotate"
-    bed.files.hand_over(bed.files.staged(), NOW)
-    bed.files.hand_over(bed.files.staged(), NOW + timedelta(days=1))
+    bed.files.record(bed.files.staged(), NOW, stored=False)
+    assert not bed.files.is_stored(bed.files.staged())
+    bed.files.record(bed.files.staged(), NOW + timedelta(days=1), stored=True)
+    assert bed.files.is_stored(bed.files.staged())
     at = f"{NOW:%Y-%m-%d %H:%M:%S} UTC"
-    installs = f"{staged}, and the next start of k3s installs them (stored at {at}); run: certmond root-ca rotate"
+    installs = f"{staged}, and the next start of k3s installs them (received at {at}); run: certmond root-ca rotate"
     assert step() == installs
     bed.install()
     assert step() == f"this node has the new CAs, but {STAGED} still exists; run: certmond root-ca rotate"
@@ -118,13 +120,30 @@ def test_the_next_step(bed: Bed) -> None:
     assert "distribution-cas.json" in str(step())
 
 
+def test_the_copies_for_the_agent(bed: Bed) -> None:
+    """A server has copies of two CAs. Until they follow, they are outdated. One of them has the published content."""
+    agent = "/var/lib/rancher/k3s/agent"
+    assert bed.files.outdated_copies(bed.files.authorities()) == ()
+    assert bed.files.published(bed.files.authorities()).keys() == {
+        f"{SERVER}/tls/server-ca.crt", f"{agent}/server-ca.crt",
+    }  # fmt: skip
+    bed.stage()
+    bed.install()
+    outdated = bed.files.outdated_copies(bed.files.authorities())
+    assert outdated == (f"{agent}/client-ca.crt", f"{agent}/server-ca.crt")
+    for path in outdated:
+        bed.tree.write(path, bed.tree.at(path.replace(agent, f"{SERVER}/tls")).read_bytes())
+    assert bed.files.outdated_copies(bed.files.authorities()) == ()
+
+
 def test_a_changed_ca_is_a_different_one(bed: Bed) -> None:
     bed.stage()
     first = bed.files.staged()
-    bed.files.hand_over(first, NOW)
+    bed.files.record(first, NOW, stored=True)
     bed.stage(NOW + timedelta(days=1))
-    assert bed.files.handed_over(first)
-    assert bed.files.handed_over(bed.files.staged()) is None
+    assert bed.files.received_at(first)
+    assert bed.files.received_at(bed.files.staged()) is None
+    assert not bed.files.is_stored(bed.files.staged())
 
 
 def test_an_empty_file_is_like_a_missing_one(bed: Bed) -> None:

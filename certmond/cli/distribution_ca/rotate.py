@@ -89,8 +89,8 @@ def rotate_distribution_cas(
     if dry_run:
         display(_plan(files, change, service, lacking), output, _plan_table)
         return
-    if lacking and change.staged:
-        _store(files, change.staged, enforcer)
+    if lacking and staged and not files.is_stored(staged):
+        _store(files, staged, enforcer)
     if lacking or service in enforcer.restarting.restarted_now():
         _restart(node, service, by_hand=bool(lacking))
     _verify(node, change, config.restart.ready_within)
@@ -108,7 +108,8 @@ def _of_staged(files: DistributionCAFiles, staged: tuple[NewCA, ...]) -> _Change
     new = {each.name: each for each in staged}
 
     def lacking(authorities: Authorities) -> list[str]:
-        return [each.present_path for name, each in new.items() if authorities.get(name) != each.new]
+        old = [each.present_path for name, each in new.items() if authorities.get(name) != each.new]
+        return [*old, *files.outdated_copies(authorities)]
 
     return _Change(staged, lacking, f"this server uses the new CAs: {', '.join(new)}")
 
@@ -127,7 +128,8 @@ def _of_published(files: DistributionCAFiles, options: Globals, server: str | No
     bundles = {address: decode(content, f"{address}/cacerts").certificates for address, content in published.items()}
     if empty := [address for address, bundle in bundles.items() if not bundle]:
         refuse(f"the server {address} publishes no CA certificate; check the server" for address in empty)
-    new = {address: bundle for address, bundle in bundles.items() if bundle not in authorities.values()}
+    own = {*files.published(authorities).values()}
+    new = {address: bundle for address, bundle in bundles.items() if own != {bundle}}
     if new:
         _refuse_old_servers([address for address in addresses if address not in new])
         if len(set(new.values())) > 1:
@@ -136,7 +138,8 @@ def _of_published(files: DistributionCAFiles, options: Globals, server: str | No
     bundle = bundles[addresses[0]] if not new else next(iter(new.values()))
 
     def lacking(authorities: Authorities) -> list[str]:
-        return [] if bundle in authorities.values() else [f"a CA file of {program}"]
+        old = [path for path, found in files.published(authorities).items() if found != bundle]
+        return [*old, *files.outdated_copies(authorities)]
 
     return _Change((), lacking, f"this node uses the CA that {', '.join(addresses)} publishes")
 
@@ -178,7 +181,7 @@ def _store(files: DistributionCAFiles, staged: tuple[NewCA, ...], enforcer: Enfo
     """Run the command of the distribution. Exit with 2 if the command fails."""
     command, now = files.spec.command, datetime.now(UTC)
     text, fields = " ".join(command), {"step": "store_cas", "path": files.spec.staged}
-    files.hand_over(staged, now)
+    files.record(staged, now, stored=False)
     enforcer.audit.note(Event.STEP_BEGUN, now, f"`{text}` stores the new CAs", fields=fields)
     try:
         ended = run(command, {}, files.spec.time_limit, lambda: None)
@@ -197,6 +200,7 @@ def _store(files: DistributionCAFiles, staged: tuple[NewCA, ...], enforcer: Enfo
     enforcer.audit.conclude(
         Event.STEP_DONE, now, f"`{text}` has stored the new CAs", fields={**fields, "result": "done"}
     )
+    files.record(staged, now, stored=True)
     click.echo(f"`{text}` has stored the new CAs; no file of this node has changed")
 
 
@@ -226,6 +230,8 @@ def _verify(node: _Node, change: _Change, patience: timedelta) -> None:
             break
         node.progress.wait(problems[0], until=end, since=begun)
         node.handover.pause(end, node.enforcer.interest, at_most=_POLL)
+    if change.staged and change.lacking(files.authorities()):
+        files.record(change.staged, begun, stored=False)  # the start has not installed these CAs: store them again
     click.echo("\n".join(f"failed: {problem}" for problem in problems), err=True)
     click.echo(f"read the log of {files.spec.program}, then run: {_AGAIN}; no other node may follow before", err=True)
     sys.exit(FAILED)
@@ -245,7 +251,7 @@ def _further_steps(files: DistributionCAFiles) -> tuple[str, ...]:
 def _plan(files: DistributionCAFiles, change: _Change, service: str, lacking: Sequence[str]) -> dict[str, Any]:
     """Return the preview document of the steps on this node."""
     steps: list[dict[str, str]] = []
-    if lacking and change.staged:
+    if lacking and change.staged and not files.is_stored(change.staged):
         detail = f"`{' '.join(files.spec.command)}` stores the new CAs of {len(change.staged)} files in the datastore"
         steps.append({"step": "store", "target": files.spec.staged or "", "detail": detail})
     if lacking:

@@ -147,7 +147,7 @@ def _write(enforcer: Enforcer, files: DistributionCAFiles, contents: dict[str, b
 
 
 def _refuse_handed_over(files: DistributionCAFiles, staged: tuple[NewCA, ...]) -> None:
-    if at := files.handed_over(staged):
+    if at := files.received_at(staged):
         command = " ".join(files.spec.command)
         fact = f"`{command}` received these CAs at {at}, and the next start of {files.spec.program} installs them"
         refuse([f"{fact}; continue: certmond root-ca rotate"])

@@ -94,7 +94,7 @@ def test_the_servers_and_then_the_agents(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_come_back_stops_the_change(cluster: RancherCluster) -> None:
     """The message names the service and the command that continues. After the repair, this command completes the
-    change.
+    change. The CAs are not stored again, because the service does not run.
     """
     server = cluster.first
     server.run("root-ca", "stage")
@@ -103,6 +103,8 @@ def test_a_server_that_does_not_come_back_stops_the_change(cluster: RancherClust
     assert failed.exit_code == 2
     assert "failed: k3s has no proof of its restart; read its log, then run: certmond root-ca rotate" in failed.stderr
     assert server.staged.exists()
+    steps = json.loads(server.run("root-ca", "rotate", "--plan", "-o", "json").stdout)["steps"]
+    assert [each["step"] for each in steps] == ["restart", "verify", "unstage"]
     (server.home / "fails").unlink()
     done = server.run("root-ca", "rotate")
     assert done.exit_code == 0, done.output
