@@ -153,7 +153,7 @@ class RancherNode:
     def _options(self) -> list[str]:
         return ["--config", str(self.config), "--state-dir", str(self.home / "state")]
 
-    def wait_for(self, name: str, seconds: float = 240.0) -> None:
+    def wait_for(self, name: str, seconds: float = 400.0) -> None:
         """Wait until the stand-in has created the file `name`."""
         end = time.monotonic() + seconds
         while not (self.home / name).exists():

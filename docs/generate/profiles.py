@@ -129,11 +129,10 @@ the new CAs.
         certmond check
         k3s etcd-snapshot save
 
-2. On one server, create the new CAs, and replace the CAs:
+2. On one server, create the new CAs, and replace the CAs. With `--dry-run`, `stage` only prints the files. With
+   `--plan`, `rotate` only prints the steps:
 
-        certmond root-ca stage --dry-run    # the files
         certmond root-ca stage
-        certmond root-ca rotate --plan      # the steps
         certmond root-ca rotate
 
 3. On each other server, one after the other. If the configuration of k3s names no server to join, or names a

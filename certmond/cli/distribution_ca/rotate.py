@@ -27,7 +27,7 @@ from certmond.discovery.join_settings import JoinSettings, join_settings, known_
 from certmond.errors import CertmondError
 from certmond.notify.event_log import Event
 from certmond.pki.rotation.distribution_ca.join_token import hash_of_bundle
-from certmond.pki.rotation.distribution_ca.new_ca_installation import old_parts
+from certmond.pki.rotation.distribution_ca.new_ca_installation import is_older, old_parts
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.certificate_file_parser import decode
 from certmond.rotation.distribution_ca_files import DistributionCAFiles
@@ -129,9 +129,10 @@ def _of_published(files: DistributionCAFiles, options: Globals, server: str | No
     if empty := [address for address, bundle in bundles.items() if not bundle]:
         refuse(f"the server {address} publishes no CA certificate; check the server" for address in empty)
     own = {*files.published(authorities).values()}
-    new = {address: bundle for address, bundle in bundles.items() if own != {bundle}}
+    behind = [address for address, bundle in bundles.items() if any(is_older(bundle, each) for each in own)]
+    new = {address: bundle for address, bundle in bundles.items() if own != {bundle} and address not in behind}
+    _refuse_old_servers([*behind, *(address for address in addresses if new and address not in {*new, *behind})])
     if new:
-        _refuse_old_servers([address for address in addresses if address not in new])
         if len(set(new.values())) > 1:
             refuse([f"the servers {', '.join(new)} publish different CAs; run on each server: {_AGAIN}"])
         _refuse_tokens(program, settings, published[next(iter(new))])

@@ -56,7 +56,7 @@ def stage_distribution_cas(
         click.echo(f"already staged in {files.spec.staged}; to continue, run: certmond root-ca rotate")
         return
     if staged:
-        _refuse_handed_over(files, staged)
+        _refuse_received(files, staged)
     present, problems_found = files.present(), list[str]()
     for each in present:
         try:
@@ -93,7 +93,7 @@ def remove_staged_cas(context: click.Context, options: Globals, config: Config, 
     staged = files.staged()
     if not staged:
         raise CertmondError(f"no CA is staged in {files.spec.staged}; there is nothing to abort")
-    _refuse_handed_over(files, staged)
+    _refuse_received(files, staged)
     handover = Handover(options.state_dir, Progress(), enforcer.restarting.terms)
     context.call_on_close(handover.close)
     remove(handover.retry_while_busy(partial(delete_staged, enforcer, files, datetime.now(UTC))), files)
@@ -146,7 +146,7 @@ def _write(enforcer: Enforcer, files: DistributionCAFiles, contents: dict[str, b
         enforcer.audit.conclude(Event.STEP_DONE, now, f"new CAs are staged in {files.spec.staged}", fields=done)
 
 
-def _refuse_handed_over(files: DistributionCAFiles, staged: tuple[NewCA, ...]) -> None:
+def _refuse_received(files: DistributionCAFiles, staged: tuple[NewCA, ...]) -> None:
     if at := files.received_at(staged):
         command = " ".join(files.spec.command)
         fact = f"`{command}` received these CAs at {at}, and the next start of {files.spec.program} installs them"

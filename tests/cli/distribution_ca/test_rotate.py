@@ -87,6 +87,11 @@ def test_the_servers_and_then_the_agents(tmp_path: Path) -> None:
             assert all(content != before[node.name][name] for name, content in node.files("agent").items()
                        if name.endswith(".crt"))  # fmt: skip
             served_with(first, to_pem(first.bundle()[2]))
+        (second.home / "published.crt").write_bytes(old)
+        refused = agent.run("root-ca", "rotate")
+        assert f"the server {second.address} still publishes the old CA" in refused.stderr
+        assert first.address not in refused.stderr
+        (second.home / "published.crt").write_bytes(second.files()["server-ca.crt"])
         again = agent.run("root-ca", "rotate")
         assert (again.exit_code, len(cluster.starts())) == (0, 3)
         assert "this node uses the CA that" in again.stdout

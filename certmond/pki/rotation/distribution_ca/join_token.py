@@ -26,9 +26,15 @@ def hash_of_bundle(content: bytes, certificates: Sequence[Certificate]) -> str:
     The hash of a file with one certificate is the hash of the file. For several certificates, it is the hash of the
     Root CA of the first certificate.
     """
+    root = root_of(certificates)
+    return root.sha256 if root else hashlib.sha256(content).hexdigest()
+
+
+def root_of(certificates: Sequence[Certificate]) -> Certificate | None:
+    """Return the Root CA of the first certificate, if it is one of the other certificates."""
     first, *others = certificates
     roots = [each for each in others if each.authority_key_id in {None, each.subject_key_id}]
     paths = find_paths(first, roots, [each for each in others if each not in roots]).paths
     # Go tries the trust anchors before the intermediate CAs, so its first path is the shortest path.
     shortest = min(paths, key=lambda path: len(path.certificates), default=None)
-    return shortest.anchor.sha256 if shortest else hashlib.sha256(content).hexdigest()
+    return shortest.anchor if shortest else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import SELF
+from certmond.pki.rotation.distribution_ca.join_token import root_of
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import signed_by
 
@@ -29,3 +30,12 @@ def old_parts(
         for at in status.presence.served:
             if at.matches is False:
                 yield f"{at.endpoint} does not serve the certificate in {status.seen.path}"
+
+
+def is_older(bundle: tuple[Certificate, ...], present: tuple[Certificate, ...]) -> bool:
+    """Return whether the CA file `present` has replaced the CA file `bundle`.
+
+    A new file contains the old Root CA. An old file does not contain the new Root CA.
+    """
+    old, new = root_of(bundle) or bundle[0], root_of(present) or present[0]
+    return old in present and new not in bundle

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.rotation.distribution_ca.new_ca_installation import old_parts
+from certmond.pki.rotation.distribution_ca.new_ca_installation import is_older, old_parts
 from certmond.pki.services.staleness import Presence, ServedAt
-from tests.builders import DAY, NOW, Issued, make_ca, make_leaf
+from tests.builders import DAY, NOW, Issued, cross_sign, make_ca, make_intermediate, make_leaf
 
 OLD, NEW = make_ca("old"), make_ca("new")
 AUTHORITIES = {"client-ca": (NEW.facts, OLD.facts)}
@@ -54,3 +55,22 @@ def test_an_endpoint_must_serve_the_new_leaf() -> None:
     assert found == ["127.0.0.1:6443 does not serve the certificate in /admin.crt"]
     silent = replace(at, matches=None)
     assert [*old_parts(statuses(make_leaf(NEW), "client-ca", served=(silent,)), AUTHORITIES)] == []
+
+
+def test_the_order_of_two_replacements() -> None:
+    """Each file is older than the next one, and not the other way round. Without its old Root CA, a file is as new as
+    before.
+    """
+    files: list[tuple[Issued, ...]] = [(OLD,)]
+    for number in (1, 2):
+        before = files[-1][2] if number > 1 else OLD
+        root = make_ca(f"root-{number}")
+        files.append((make_intermediate(root, f"own-{number}"), cross_sign(root, by=before), root, before))
+    bundles = [tuple(each.facts for each in file) for file in files]
+    for earlier, later in pairwise(bundles):
+        assert is_older(earlier, later)
+        assert not is_older(later, earlier)
+        assert not is_older(later, later)
+    own, _, root, _ = bundles[1]
+    assert not is_older((own, root), bundles[1])
+    assert not is_older(bundles[1], (own, root))
