@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
 
@@ -28,10 +29,15 @@ TIMES = {
 def hurry() -> None:
     """Replace the times."""
     for place, seconds in (TIMES | json.loads(os.environ.get("HURRY", "{}"))).items():
-        module, _, name = place.partition(":")
-        loaded = import_module(module)
-        present = getattr(loaded, name)
-        setattr(loaded, name, timedelta(seconds=seconds) if isinstance(present, timedelta) else float(seconds))
+        hurry_one(place, seconds, setattr)
+
+
+def hurry_one(place: str, seconds: float, assign: Callable[[object, str, object], None]) -> None:
+    """Replace the constant `place`, such as "certmond.a.b:NAME", by `assign`."""
+    module, _, name = place.partition(":")
+    loaded = import_module(module)
+    present = getattr(loaded, name)
+    assign(loaded, name, timedelta(seconds=seconds) if isinstance(present, timedelta) else float(seconds))
 
 
 if __name__ == "__main__":

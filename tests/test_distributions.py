@@ -409,14 +409,19 @@ def test_another_ca_in_its_place_begins_no_rotation(profile: str, tree: Tree) ->
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2"])
 @pytest.mark.parametrize("family", ["ca", "etcd-ca", "front-proxy-ca", "sa"])
-def test_the_refusal_names_the_instructions_for_the_cas_of_k3s(profile: str, tree: Tree, family: str) -> None:
-    """`root-ca stage` and `rotate` name the command and the section with the steps. Nothing is written."""
+def test_the_cas_of_k3s_have_no_family(profile: str, tree: Tree, family: str) -> None:
+    """The distribution replaces all of them together. A CA of another origin is refused, with the section about the
+    steps. Nothing is written.
+    """
     section = "replace-the-cas-of-k3s-or-rke2"
-    for verb in ("root-ca stage --generate", "root-ca rotate --plan"):
+    for verb in ("root-ca stage --generate", "root-ca rotate --plan", "root-ca show"):
         done = run(tree, verb, "--profile", profile, "--family", family, at=None)
-        assert done.exit_code != 0
+        assert done.exit_code == 2
+        assert f"Omit --family: {profile} replaces all of its CAs together." in done.stderr
+    if family != "sa":
+        done = run(tree, "root-ca stage --reuse-key", "--profile", profile, "--family", family, at=None)
         text = f"certmond does not rotate {family}, because each CA in the configuration is renewed by an operator, by"
-        assert str(done.exception) == f"{text} `{profile} certificate rotate-ca` (docs/profiles.md#{section})"
+        assert str(done.exception) == f"{text} `certmond root-ca rotate` (docs/profiles.md#{section})"
     assert f"\n### {section.replace('-', ' ')}\n" in (REPOSITORY / "docs/profiles.md").read_text().lower()
     assert not tree.at("/var/lib/certmond").exists()
 

@@ -26,6 +26,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "runs the verbs of `root-ca`, and compares what they print",
         ["cli/root_ca/stage", "expose/documents/root_ca", "pki/rotation/ca_template"],
     ),
+    "tests/cli/distribution_ca/test_rotate.py": (
+        "runs the verbs of `root-ca` on nodes of k3s",
+        ["cli/distribution_ca/command_options", "cli/distribution_ca/show", "cli/distribution_ca/stage"],
+    ),
     "tests/cluster/test_canaries.py": (
         "tests the checks of a rotation together: they share one frame and one stand-in",
         [

@@ -22,6 +22,7 @@ from certmond.config.rules import PARTS, SECTIONS, between_entries, dependency_c
 from certmond.config.validation_messages import problem_of
 from certmond.config.yaml_source import Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
+from certmond.pki.catalog.ca_replacement_spec import CAReplacementSpec
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, within
@@ -137,6 +138,9 @@ class Config(Model):
         default=RestartSpec(), description="time limits of restarts, and of the checks after a restart"
     )
     root_ca: RootCaSpec = Field(default=RootCaSpec(), description="rotation of a Root CA, and its replacement on disk")
+    ca_replacement: CAReplacementSpec = Field(
+        default=CAReplacementSpec(), description="command of a distribution that replaces the CAs in its datastore"
+    )
     cluster: ClusterSpec = Field(
         default=ClusterSpec(),
         description="coordination with other nodes: restart lock, and rotations of the cluster",

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from certmond.config.validation_messages import suggestion
 from certmond.config.yaml_source import Node, Problem, shown
+from certmond.pki.catalog.ca_replacement_spec import CAReplacementSpec
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import Model
@@ -45,6 +46,7 @@ PARTS: Mapping[str, type[Model]] = {
     "hold": HoldSpec,
     "restart": RestartSpec,
     "root_ca": RootCaSpec,
+    "ca_replacement": CAReplacementSpec,
     "cluster": ClusterSpec,
     "init": InitSpec,
 }

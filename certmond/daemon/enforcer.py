@@ -52,6 +52,7 @@ from certmond.renewal.derived_files import Derivations
 from certmond.renewal.repair_sources import SalvageLookup
 from certmond.restart.history import History
 from certmond.restart.rollback import PreviousFiles
+from certmond.rotation.distribution_ca_files import DistributionCAFiles
 from certmond.rotation.staged_ca import Staging
 from certmond.services.content_times import Changes
 from certmond.services.service_state_collector import SurroundingsObserver
@@ -115,6 +116,7 @@ class Enforcer:
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
         self._host = HostHolds(config, root, alive, monotonic)
+        self._distribution_cas = DistributionCAFiles(config, root, state_dir)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self.executor = Executor(
             config,
@@ -259,36 +261,34 @@ class Enforcer:
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
         """Return the plan of enforce mode. With `asked`, return the plan that renews the entries named in `asked`."""
-        states = self._derivations.states()
-        policy, past = policy_of(self._config), self._ledger.attempts()
+        states, policy, past = self._derivations.states(), policy_of(self._config), self._ledger.attempts()
         now, state = circumstances_of(self._config.derived, states), self.rotation_state
         now = replace(now, unsure=state.unsure, in_use=state.in_use, replaced_ca=state.replaced_ca)
         left = state.missing_steps(assessment) if asked is None else MissingSteps()
         order = pace(left, past, assessment.taken_at)
-        if order.first:  # Trust anchors change first. The next pass plans the other steps.
+        if order.first:  # trust anchors change first; the next pass plans the other steps
             return order.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
         under = certificates_of((state.rotation.new,)) if state.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
-        signing = self.rotation_state.signing
-        made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
+        made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=state.signing)
         hold = clock = None
         renewals = start_renewals(assessment, policy) if asked is None else NO_START_RENEWALS
         # Check for an upgrade and a wrong clock only if a step depends on the result: this check can run a program.
         if asked is None and (replaced_by(made) or _has_stale_consumers(assessment) or renewals.by_service):
             hold, clock = (each.fact if each else None for each in self._host.now())
             now = replace(now, hold=hold, clock=clock)
-            made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
-        made = replace(made, held=(*made.held, *unwritten_files(self._config.derived, states)))
+            made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=state.signing)
+        others = self._distribution_cas.holds(assessment.taken_at) if asked is None else ()
+        made = replace(made, held=(*made.held, *unwritten_files(self._config.derived, states), *others))
         made = without_recent_failures(made, past, assessment.taken_at)
         if asked is None and (ground := self.rotation_state.ground) and self.rotation_state.rotation:
             obstacles = self.rotation_holds(self.rotation_state.rotation, assessment, around or Surroundings())
             instants = filter(None, (made.changes_at, *(each.until for each in obstacles)))
-            made = replace(made, held=(*made.held, *(each.held(ground) for each in obstacles)))
-            made = replace(made, changes_at=min(instants, default=None))
+            held = *made.held, *(each.held(ground) for each in obstacles)
+            made = replace(made, held=held, changes_at=min(instants, default=None))
         made = order.beside(made)
         held_sources = hold_reasons_of(self._config.derived, states, made)
-        family = self.rotation_state.family
-        changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
+        changing = frozenset([state.family]) if state.family and not left.frozen else frozenset[str]()
         restart_holds = RestartHolds(hold, held_sources, changing, now.replaced_ca, clock)
         return self._with_restarts(made, assessment, around, restart_holds, renewals)
 
@@ -305,6 +305,7 @@ class Enforcer:
         """Return the plan of observe mode, without the holds of this host and without steps of a rotation."""
         policy = policy_of(self._config)
         made = plan(assessment, policy, self._ledger.attempts(), Circumstances())
+        made = replace(made, held=(*made.held, *self._distribution_cas.holds(assessment.taken_at)))
         return self._with_restarts(made, assessment, around, RestartHolds(), start_renewals(assessment, policy))
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:

@@ -118,87 +118,111 @@ wait while a server restarts.
 _REPLACEMENT = """\
 ### Replace the CAs of k3s or RKE2
 
-`certmond root-ca stage` and `certmond root-ca rotate` refuse the CAs of k3s and RKE2. k3s keeps these CAs in its
-datastore, and replaces them with `k3s certificate rotate-ca`. certmond does not create the new CAs, because k3s has a
-script for this step. certmond verifies the result of each step.
+k3s and RKE2 keep their CAs in the datastore, and replace all of them with one command, `k3s certificate rotate-ca`
+(since February 2023, v1.24.11). `certmond root-ca stage` creates the new CAs for this command. `certmond root-ca
+rotate` runs the command, restarts the node, and verifies the result. The same command then leads each other node to
+the new CAs.
 
-The commands are for k3s. On RKE2, use `rke2` in place of `k3s`, `rke2-server` and `rke2-agent` as units, and
-`PRODUCT=rke2` for the script. `rotate-ca` has been a part of k3s and RKE2 since February 2023 (v1.24.11).
-
-1. Check each node, and correct every finding before you continue:
+1. Check each node, and correct every finding. With embedded etcd, save a snapshot, because k3s keeps no copy of the
+   old keys:
 
         certmond check
+        k3s etcd-snapshot save
 
-2. Create the new CAs on one server. [rotate-default-ca-certs.sh][k3s-script] writes them to
-   `/var/lib/rancher/k3s/server/rotate-ca/tls`. Read the script before you run it. Never write into
-   `/var/lib/rancher/k3s/server/tls`: if a file there is newer than the datastore, k3s does not start.
+2. On one server, create the new CAs, and replace the CAs. With `--dry-run`, `stage` only prints the files. With
+   `--plan`, `rotate` only prints the steps:
 
-        curl -sSLO https://raw.githubusercontent.com/k3s-io/k3s/main/contrib/util/rotate-default-ca-certs.sh
-        bash rotate-default-ca-certs.sh    # RKE2: PRODUCT=rke2 bash rotate-default-ca-certs.sh
+        certmond root-ca stage
+        certmond root-ca rotate
 
-3. Store the new CAs in the datastore. This command changes no file of a node:
+3. On each other server, one after the other. If the configuration of k3s names no server to join, or names a
+   load balancer, add `--server HOST:PORT` with the address of the first server (port 6443 of k3s, port 9345 of RKE2):
 
-        k3s certificate rotate-ca --path=/var/lib/rancher/k3s/server/rotate-ca
+        certmond root-ca rotate
 
-4. Restart this server. At its start, k3s writes the new CAs, and issues every leaf that the new CA has not signed:
+4. On each agent, when all servers have the new CAs:
 
-        systemctl restart k3s
-        kubectl get --raw /readyz
-        certmond check
+        certmond root-ca rotate
 
-5. If another node uses a token that begins with `K10`, write the new token into the configuration of that node. The old
-   token contains the hash of the old CA, so a start with the old token fails. Print the new tokens on the first server:
+5. Replace copies of `k3s.yaml`, because k3s writes only the original file. A copy works until its client certificate
+   or the old Root CA expires. Replace the tokens that you keep elsewhere and that begin with `K10`, for example in the
+   configuration of an autoscaler. `/var/lib/rancher/k3s/server/token` on a server contains the new token.
 
-        cat /var/lib/rancher/k3s/server/token /var/lib/rancher/k3s/server/agent-token
+If a command is interrupted, or stops with an error, run the same command again. The command finds the state of the
+change in the CA files of the node and on the servers. Until the end, `certmond plan` and `certmond root-ca show` print
+the next command.
 
-6. Restart the other servers one at a time, and check each server as in step 4.
-7. When every server is ready, restart the agents. An agent gets its CAs and certificates from a server at its start:
-
-        systemctl restart k3s-agent
-        certmond check
-
-8. Replace copies of `k3s.yaml`, because k3s writes only the original file. A copy works until its client certificate
-   or the old Root CA expires.
-9. Delete the new keys: `rm -r /var/lib/rancher/k3s/server/rotate-ca`.
-
-`--path` names a directory that contains a directory `tls`. If a file is missing or empty, k3s keeps the present file:
-
-| file below `tls` | condition of k3s without `--force` |
+| command | what certmond does |
 | --- | --- |
-| `client-ca.crt`, `server-ca.crt`, `request-header-ca.crt`, `etcd/server-ca.crt`, `etcd/peer-ca.crt` | \
-at least two certificates. The first certificate signs the leaves, and must have a path to a Root CA in the present \
-file. The path can contain other certificates of the new file, such as a cross-signed CA |
+| `root-ca stage` | creates new CAs for the five CAs of the server in `/var/lib/rancher/k3s/server/rotate-ca/tls`, \
+which only root can read. certmond refuses this step if the key of a Root CA is not on the node. No other file \
+changes |
+| `root-ca rotate` on this server | 1. verifies the staged CAs, and names every problem before it runs a command |
+| | 2. runs `k3s certificate rotate-ca --path=/var/lib/rancher/k3s/server/rotate-ca`, which changes no file |
+| | 3. restarts k3s, and proves the restart ([Restarts](restarts.md)). At its start, k3s writes the new CAs, and \
+issues every leaf that the new CA has not signed |
+| | 4. verifies the CA files, the issuer of each leaf, and the certificates that k3s serves. If one of them is old \
+after `restart.ready_within`, certmond names it and stops |
+| | 5. removes the staged CAs |
+| `root-ca rotate` on another node | 1. compares the CA of the node with the CA that the servers publish at \
+`/cacerts`. On an agent, these are the servers in the file of its load balancer. If one of them publishes the old \
+CA, certmond refuses the restart and names this server |
+| | 2. refuses the restart if a token in the configuration of k3s contains the hash of the old CA (`K10…`), because \
+k3s would not start with this token. The message contains the place of the token and the new hash |
+| | 3. restarts k3s, and verifies the result as on the first server |
+| `root-ca abort` | removes the staged CAs, unless `k3s certificate rotate-ca` has received them. From then on, the \
+next start of k3s installs the new CAs |
+
+If a daemon in enforce mode runs on the node, this daemon executes the restart. With [`cluster:`](cluster.md), a server
+restarts only with the restart lock. certmond writes nothing into `/var/lib/rancher/k3s/server/tls`: if a file there is
+newer than the datastore, k3s does not start. The commands are the same on RKE2, with `rke2` in place of `k3s`.
+
+Each new file contains a new intermediate CA, its new Root CA signed by the old Root CA, the new Root CA, and the old
+Root CA. Therefore, old and new certificates are valid at the same time, and a client that trusts only the old Root CA
+accepts the new certificates. The script of k3s, [rotate-default-ca-certs.sh][k3s-script], writes the same certificates
+in another order. Clients with OpenSSL that trust only the old Root CA refuse this order.
+
+#### Your own CA
+
+To use CAs that your organization has signed, write them into `/var/lib/rancher/k3s/server/rotate-ca/tls` yourself,
+then run `certmond root-ca rotate`. If a file is missing or empty, k3s keeps the present file:
+
+| file | condition |
+| --- | --- |
+| `client-ca.crt`, `server-ca.crt`, `request-header-ca.crt`, `etcd/server-ca.crt`, `etcd/peer-ca.crt` | at least two \
+certificates, also a Root CA. The first certificate signs the leaves, and must have a path to a Root CA in the \
+present file. The path can contain other certificates of the new file, such as a cross-signed CA. certmond also \
+requires the present Root CA in the new file, so that old certificates stay valid |
 | the key beside each of these files, such as `client-ca.key` | the first key belongs to the first certificate |
-| `service.key` | contains the first key of the present file. The first key of the new file signs tokens, and the \
-other keys only verify tokens |
+| `service.key` | certmond does not verify this file. k3s requires the first key of the present file in it |
 
-The script writes four certificates into each file: the new intermediate CA, its new Root CA, this Root CA signed by the
-old Root CA, and the old Root CA. Therefore, old and new certificates are valid at the same time. With `--force`, k3s
-stores CAs that do not fulfill these conditions. Old clients and running Pods then reject the new certificates.
+With `--force`, k3s stores CAs that do not fulfill these conditions. Old clients and running Pods then reject the new
+certificates. certmond never uses `--force`.
 
-`certmond check` reports the following:
+#### Findings during the change
 
-| after | exit status | findings |
+| after | exit status of `certmond check` | findings |
 | --- | --- | --- |
-| step 3 | 0 | no new finding, because no file has changed |
-| step 4 and 6, on a server | 0 | `ca_not_self_signed` with severity info for the new intermediate CA and the \
-cross-signed CA of each file, such as `client-ca` and `client-ca#3`. These findings are permanent |
-| step 4 and 6, on an agent | 0 | no new finding, although the agent still uses the old CAs |
-| step 7, on an agent | 0 | the same info findings for `agent-client-ca` and `agent-server-ca` |
-| the last seven days of the old Root CA | 2 | `nearing_expiry` for the old Root CA, such as `client-ca#4`. Within 180 \
-days of its end, this finding is a warning |
+| `root-ca stage` | 0 | no new finding, because no file of the service has changed |
+| `root-ca rotate` on a server | 0 | `ca_not_self_signed` with severity info for the new intermediate CA and the \
+cross-signed CA of each file, such as `client-ca` and `client-ca#2`. These findings are permanent |
+| `root-ca rotate` on an agent | 0 | the same info findings for `agent-client-ca` and `agent-server-ca` |
+| the last seven days of the old Root CA | 2 | `nearing_expiry` for the old Root CA, such as `client-ca#4`. Within \
+180 days of its end, this finding is a warning |
 | the end of the old Root CA | 1 | `expired`, a warning, for the old Root CA |
 
 If the file of an intermediate CA lacks its Root CA, `ca_not_self_signed` is critical. If a leaf has no path to a CA on
 the node, `no_path` is critical. If k3s has not written `k3s.yaml` again, `embedded_ca_differs` is a warning.
 
-To remove the old Root CA, write the first two certificates of each CA file of a server into a new directory with the
-same names. Then repeat the steps from step 3 with `--path` of this directory. Keys are not necessary there, because the
-keys stay the same. k3s accepts these files, because the present files contain the new Root CA. Remove the old Root CA
-only when every node has started with the new CAs, and you have replaced every copy of a kubeconfig.
+#### Remove the old Root CA
 
-The statements about k3s are from these files of its source code. The tests of certmond create the same files as the
-script, and do not run k3s.
+Remove the old Root CA only when every node has started with the new CAs, and you have replaced every copy of a
+kubeconfig. On one server, write the first and the third certificate of each CA file, which are the intermediate CA and
+its Root CA, into `/var/lib/rancher/k3s/server/rotate-ca/tls` with the same names. Keys are not necessary there,
+because the keys stay the same. Then repeat the steps from `certmond root-ca rotate`.
+
+The statements about k3s are from these files of its source code. The tests of certmond use a stand-in for k3s, and do
+not run k3s.
 
 | file | commit | function |
 | --- | --- | --- |
@@ -285,7 +309,7 @@ _ABOUT = {
         "mode, and verifies that k3s has renewed its certificates "
         "([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). The file of each leaf also "
         "contains the certificate of its CA. `k3s certificate check` prints the dates of the certificates. After "
-        "`k3s certificate rotate`, k3s renews all leaves at its next start. An operator [replaces the "
+        "`k3s certificate rotate`, k3s renews all leaves at its next start. On request, certmond [replaces the "
         "CAs](#replace-the-cas-of-k3s-or-rke2).",
         "the Secret with the certificate of port 6443, but watches the certificate that k3s serves on this port. On a "
         "server without an API server (`--disable-apiserver`), k3s forwards port 6444 to another server. On such a "
@@ -392,7 +416,8 @@ The columns of the table, which comes from the profiles, have this meaning:
   *with `for_renewal`* means that certmond restarts a service so that the service issues its certificates again
   ([Restarts](restarts.md#certificates-that-a-service-issues-at-its-start)). *no* means that certmond restarts no
   service.
-- **rotation**: the trust anchors that certmond rotates.
+- **rotation**: the trust anchors that certmond rotates. *together* marks CAs that certmond replaces with the command of
+  the distribution, on request ([k3s and RKE2](#replace-the-cas-of-k3s-or-rke2)).
 - **reported instead**: who replaces the other CAs and keys for tokens. `certmond check` and `certmond plan` print this
   text when a CA is due, and `certmond root-ca rotate` prints this text when the command refuses the rotation.
 """
@@ -422,6 +447,10 @@ def _summary(name: str, about: About, config: Config) -> tuple[str, ...]:
     by_start = ", ".join(f"`{service.name}`" for service in config.services if service.name in starters)
     restart = "; ".join(filter(None, (kinds, by_start and f"{by_start} with `for_renewal`")))
     rotated = ", ".join(f"`{spec.name}`" for spec in trust if not spec.renewed_by)
+    together = [spec for spec in trust if config.ca_replacement.replaces(spec.path)]
+    if together:
+        rotated = f"{', '.join(f'`{spec.name}`' for spec in together)}, together"
+        trust = [spec for spec in trust if spec.renewed_by != together[0].renewed_by]
     return (
         f"[`{name}`](#{_anchor(about.title)})", about.files, f"{len(renewed)} of {len(leaves)}", others or "none",
         restart or "no", rotated or "no", _distinct(spec.renewed_by or "" for spec in trust),

@@ -51,7 +51,8 @@ def root_ca() -> None:
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
     """Print the current CA with its pin, the certificates on this node that chain to the CA, the staged CA, and the
-    rotation phase. With --family sa, print the public keys that verify tokens.
+    rotation phase. With --family sa, print the public keys that verify tokens. On k3s and RKE2, print the CAs of the
+    node, the staged CAs, and the next step.
     """
     from dataclasses import asdict
 
@@ -60,6 +61,13 @@ def show(context: click.Context, family: str, output: str) -> None:
 
     options = globals_of(context)
     config = options.load()
+    if config.ca_replacement.command:
+        from certmond.cli.distribution_ca.command_options import refuse_options
+        from certmond.cli.distribution_ca.show import distribution_document, distribution_table
+
+        refuse_options(context, config)
+        display(distribution_document(options, config), output, distribution_table)
+        return
     found, now = (node_token_keys if family == TOKEN_KEYS else node_family)(options, config, family)
     staging = Staging(options.state_dir)
     staged = [

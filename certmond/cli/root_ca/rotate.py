@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certmond.cli.distribution_ca.command_options import refuse_options, server_option
 from certmond.cli.options import Globals, display, global_options, globals_of, output_option
 from certmond.cli.plan import assess_profile, enforcer_for
 from certmond.cli.root_ca.inspection import REFUSED, TOKEN_KEYS, family_option, require_own_rotation
@@ -40,19 +41,35 @@ if TYPE_CHECKING:
 )
 @click.option("--exclude", multiple=True, metavar="NODE", help="Do not wait for this node (repeatable)")
 @click.option("--no-wait", is_flag=True, help="Begin the rotation and exit; the daemons execute its phases")
+@server_option
 @output_option
 @click.pass_context
-def rotate(
-    context: click.Context, *, family: str, dry_run: bool, at_once: bool, exclude: tuple[str, ...], no_wait: bool,
-    output: str,
-) -> None:  # fmt: skip
+def rotate(context: click.Context, /, *, dry_run: bool, server: str | None, output: str, **given: Any) -> None:
     """Replace the current Root CA with the staged CA, or continue the rotation. Exit: 0 done; 2 refused or failed; 3
     unknown.
 
-    With --family sa, replace the key that signs service-account tokens.
+    With --family sa, replace the key that signs service-account tokens. On k3s and RKE2, replace the CAs of this node
+    with the command of the distribution, then restart and verify the service.
     """
     options = globals_of(context)
     config = options.load(acting=not dry_run)
+    if config.ca_replacement.command:
+        from certmond.cli.distribution_ca.rotate import rotate_distribution_cas
+
+        refuse_options(context, config, "at_once", "exclude", "no_wait")
+        enforcer = enforcer_for(options, config, acting=not dry_run)
+        rotate_distribution_cas(context, options, config, enforcer, dry_run=dry_run, server=server, output=output)
+    elif server:
+        raise click.UsageError("Give --server only on a node of k3s or RKE2.")
+    else:
+        _rotate_family(context, options, config, dry_run=dry_run, output=output, **given)
+
+
+def _rotate_family(
+    context: click.Context, options: Globals, config: Config, *, family: str, dry_run: bool, at_once: bool,
+    exclude: tuple[str, ...], no_wait: bool, output: str,
+) -> None:  # fmt: skip
+    """Begin or continue the rotation of `family`."""
     require_own_rotation(config, family)
     enforcer = enforcer_for(options, config, acting=not dry_run)
     handover, progress = _handover(options, enforcer)
@@ -112,6 +129,11 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     options = globals_of(context)
     config = options.load(acting=True)
     enforcer = enforcer_for(options, config, acting=True)
+    if config.ca_replacement.command:
+        from certmond.cli.distribution_ca.stage import remove_staged_cas
+
+        remove_staged_cas(context, options, config, enforcer)
+        return
     handover, progress = _handover(options, enforcer)
     context.with_resource(handover)
     handover.retry_while_busy(enforcer.executor.recover)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from certmond.cli.distribution_ca.command_options import refuse_options
 from certmond.cli.options import Globals, global_options, globals_of
 from certmond.cli.plan import enforcer_for
 from certmond.cli.root_ca.inspection import (
@@ -78,6 +79,7 @@ def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str 
     help="Validity of the created CA, such as 10y (default: the validity in the entry)",
 )
 @click.option("--force", is_flag=True, help="Replace the staged CA or key, unless a rotation is in progress")
+@click.option("--dry-run", is_flag=True, help="On k3s or RKE2: print the files to create, and change nothing")
 @click.pass_context
 def stage(
     context: click.Context,
@@ -90,13 +92,26 @@ def stage(
     key_algorithm: str | None,
     validity: timedelta | None,
     force: bool,
+    dry_run: bool,
 ) -> None:
     """Store CERT and KEY, or a created CA, for a rotation. Exit: 0 done; 2 refused; 3 unknown.
 
-    With --family sa, give either --generate or only KEY, the private key that will sign service-account tokens.
+    With --family sa, give either --generate or only KEY, the private key that will sign service-account tokens. On k3s
+    and RKE2, give no CERT: certmond creates a new CA for each CA of the server, and the present CA cross-signs it.
     """
-    if (certificate is not None) + generate + reuse_key != 1:
-        raise click.UsageError("Give CERT and KEY, or --generate, or --reuse-key.")
+    options = globals_of(context)
+    if (
+        certificate is None
+        and not reuse_key
+        and _stages_distribution(
+            context, options, validity=validity, algorithm=key_algorithm, force=force, dry_run=dry_run
+        )
+    ):
+        return
+    if dry_run or (certificate is not None) + generate + reuse_key != 1:
+        raise click.UsageError(
+            "Give CERT and KEY, or --generate, or --reuse-key. Only on k3s or RKE2: give none, or --dry-run."
+        )
     if key_algorithm and not generate:
         raise click.UsageError("Give --key-algorithm only with --generate: any other CA already has a key.")
     if validity and certificate is not None:
@@ -109,7 +124,6 @@ def stage(
             raise click.UsageError(f"Give only KEY: {family} has no certificate.")
         _stage_keys(context, family, certificate, key_algorithm, force=force)
         return
-    options = globals_of(context)
     config = options.load(acting=True)
     require_own_rotation(config, family)
     found, now = node_family(options, config, family)
@@ -132,6 +146,24 @@ def stage(
     click.echo(_summary(made.certificate, verdict, found))
     if message := _keyless_message(config, found):
         click.echo(message)
+
+
+def _stages_distribution(
+    context: click.Context, options: Globals, *, validity: timedelta | None, algorithm: str | None, force: bool,
+    dry_run: bool,
+) -> bool:  # fmt: skip
+    """Stage new CAs of the distribution, and return True. Return False if no distribution replaces the CAs itself."""
+    config = options.load(acting=not dry_run)
+    if not config.ca_replacement.command:
+        return False
+    from certmond.cli.distribution_ca.stage import stage_distribution_cas
+
+    refuse_options(context, config)
+    enforcer = enforcer_for(options, config, acting=not dry_run)
+    stage_distribution_cas(
+        context, options, config, enforcer, validity=validity, algorithm=algorithm, force=force, dry_run=dry_run
+    )
+    return True
 
 
 def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
