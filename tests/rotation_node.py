@@ -27,7 +27,7 @@ import yaml
 
 from certmond.cli import wait_progress as wait
 from certmond.cli.main import main
-from certmond.cli.root_ca.inspection import rotate as root_rotation
+from certmond.cli.root_ca import rotate as root_rotation
 from certmond.config.model import Config, Source, parse
 from certmond.daemon.enforcer import Enforcer
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig

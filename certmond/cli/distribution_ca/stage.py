@@ -80,7 +80,7 @@ def stage_distribution_cas(
     if problems := files.problems(files.staged(), now):
         refuse(problems)
     click.echo(f"staged in {files.spec.staged}; no file that a service uses has changed")
-    click.echo("next: certmond root-ca rotate --plan, then: certmond root-ca rotate")
+    click.echo("next: certmond root-ca rotate --dry-run, then: certmond root-ca rotate")
 
 
 def remove_staged_cas(context: click.Context, options: Globals, config: Config, enforcer: Enforcer) -> None:

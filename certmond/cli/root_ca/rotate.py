@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.command()
 @global_options
 @family_option
-@click.option("--plan", "dry_run", is_flag=True, help="Print the steps of each phase and change nothing")
+@click.option("--dry-run", "--plan", is_flag=True, help="Print the steps of each phase and change nothing")
 @click.option(
     "--at-once", is_flag=True, help="Skip the overlap: clients that trust only the old CA fail until they restart"
 )

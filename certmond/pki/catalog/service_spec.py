@@ -64,7 +64,7 @@ class ServiceSpec(Model):
     restart_takes: Duration | None = Field(
         default=None,
         description="the measured time from the end of a process until the next process serves. `certmond root-ca "
-        "rotate --plan` uses this time to report the downtime of the service in a cluster with one "
+        "rotate --dry-run` uses this time to report the downtime of the service in a cluster with one "
         "control-plane node.",
     )
     means: Literal["restart", "reload"] = Field(
