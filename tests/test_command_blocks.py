@@ -42,6 +42,8 @@ CANNOT_BE_RUN = {
     r"\b(curl|ssh|s_client)\b": "asks another process or host",
     r"\b(softhsm2-util|pkcs11-tool)\b|pkcs11:": "asks for a PIN, which tests/signers/test_pkcs11_docs.py types",
     r"^(apt|apt-get|dnf|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
+    r"\b(gpg|rpmkeys|rpmsign|sha256sum --check)\b|^(rpm |echo 'deb |tar -xf |KEY=)": "needs a release, as "
+    "tests/packaging/test_release.py has",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
     r"^k3s |/var/lib/rancher/|\bcertmond root-ca stage$": "needs k3s: tests/cli/distribution_ca/test_rotate.py",
     r"\bmicrok8s\b": "needs a node of MicroK8s, whose files tests/test_distributions.py has",
