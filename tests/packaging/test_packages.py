@@ -18,9 +18,9 @@ from certmond.cli.main import cli
 from certmond.config.model import Source, parse
 from tests.conftest import real_part
 from tests.node import Node
+from tests.packaging.conftest import BUILD_DEADLINE, REPOSITORY, Built
 from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, UNITS, Machine, booted
 
-REPOSITORY = Path(__file__).parents[2]
 DAEMON, WEB, SOCKET, CHECK, TIMER = (
     "certmond.service", "certmond-web.service", "certmond-web.socket", "certmond-check.service", "certmond-check.timer",
 )  # fmt: skip
@@ -28,46 +28,9 @@ UNIT_FILES = (DAEMON, WEB, SOCKET, CHECK, TIMER)
 CONFIG, MINE = "/etc/certmond/config.yaml", "/etc/certmond/conf.d/mine.yaml"
 SHIPPED = REPOSITORY / "packaging/config.yaml"
 NEVER_CHANGES = "ce1af6231722635105683435cd63a7ff86fc6703e40af2b9b3b56bfa0dad3ecb"
-BUILD_DEADLINE = 900.0  # pip fetches and compiles; on a machine that does much else besides
 
 long = pytest.mark.long
 pytestmark = pytest.mark.timeout(3 * BUILD_DEADLINE)
-
-
-class Built:
-    """The result of one build of a commit, each file by its suffix."""
-
-    def __init__(self, out: Path, checkout: Path, commit: str) -> None:
-        for part in ("dpkg-shlibdeps", "rpmbuild"):
-            real_part(part)
-        environment = {**os.environ, "OUT": str(out), "COMMIT": commit}
-        done = subprocess.run(
-            [checkout / "packaging/build", "dist", "rpm", "deb"],
-            env=environment, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        self.files = sorted(out.iterdir())
-
-    def __getitem__(self, end: str) -> Path:
-        (found,) = (file for file in self.files if file.name.endswith(end))
-        return found
-
-
-@pytest.fixture(scope="session")
-def commit() -> str:
-    """The work tree as it is, as a commit that no branch has."""
-    stashed = subprocess.run(["git", "stash", "create"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    return stashed.stdout.strip() or "HEAD"
-
-
-@pytest.fixture(scope="session")
-def built(commit: str, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return Built(tmp_path_factory.mktemp("built"), REPOSITORY, commit)
-
-
-@pytest.fixture
-def package(built: Built) -> Path:
-    return built[".deb"]
 
 
 def contents(package: Path) -> str:
