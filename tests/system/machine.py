@@ -151,8 +151,10 @@ class Machine:
 
 
 @contextmanager
-def booted(work: Path, hidden: tuple[str, ...] = HIDDEN) -> Iterator[Machine]:
-    """A machine from its boot to its end. Skips the test, or fails it in CI, where none can be had."""
+def booted(work: Path, hidden: tuple[str, ...] = HIDDEN, tree: str = "/") -> Iterator[Machine]:
+    """A machine from its boot to its end, over this machine's root or over the root of another release in `tree`. Skips
+    the test, or fails it in CI, where none can be had.
+    """
     setpriv, unshare, nspawn = map(real_part, ("setpriv", "unshare", "systemd-nspawn"))
     if os.geteuid() != 0:
         unavailable("only root can boot a machine with systemd-nspawn")
@@ -164,7 +166,7 @@ def booted(work: Path, hidden: tuple[str, ...] = HIDDEN) -> Iterator[Machine]:
         # The process namespace, and with it everything in the machine, ends when `unshare` ends, and that when we do.
         setpriv, "--pdeathsig", "KILL", unshare, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
         # nspawn will not have "/" itself.
-        "sh", "-euc", 'echo 0 >"$GROUP/cgroup.procs"; mount --bind / "$0"; exec "$@"', str(lower),
+        "sh", "-euc", 'echo 0 >"$GROUP/cgroup.procs"; mount --bind "$1" "$0"; shift; exec "$@"', str(lower), tree,
         nspawn, f"--directory={lower}", "--volatile=overlay", "--boot", "--machine=certmond-test", "--register=no",
         "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--private-network", "--quiet",
         "--console=passive", "--notify-ready=yes",

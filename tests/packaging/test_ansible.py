@@ -1,0 +1,212 @@
+"""The Ansible role, on machines with a real systemd: each playbook changes what it says, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.builders import make_ca
+from tests.node import Node
+from tests.packaging.conftest import BUILD_DEADLINE, REPOSITORY
+from tests.packaging.test_packages import DAEMON, MINE, WEB, active, enabled, former
+from tests.system.machine import HIDDEN, PREFIX, Machine, booted
+from tests.web_config_files import LIFE, PAIR, server_pair
+
+ANSIBLE = REPOSITORY / "packaging/ansible"
+ROLE = ANSIBLE / "roles/certmond"
+OURS = "/etc/certmond/conf.d/ansible.yaml"
+ENFORCE = "/etc/systemd/system/certmond.service.d/enforce.conf"
+
+
+def documents(pattern: str) -> dict[str, Any]:
+    return {path.name: yaml.safe_load(path.read_text()) for path in ANSIBLE.glob(pattern)}
+
+
+def test_every_variable_is_declared_and_documented() -> None:
+    """Each variable of the role is in its argument specification and in docs/ansible.md, and each default is one."""
+    options = documents("roles/certmond/meta/argument_specs.yml")["argument_specs.yml"]["argument_specs"]["main"][
+        "options"
+    ]
+    page = (REPOSITORY / "docs/ansible.md").read_text()
+    assert not [name for name in options if f"| `{name}` |" not in page]
+    assert documents("roles/certmond/defaults/*.yml")["main.yml"].keys() <= options.keys()
+    used = {name for path in ROLE.rglob("*.yml") for name in re.findall(r"\bcertmond_\w+", path.read_text())}
+    set_here = {"certmond_installed", "certmond_query", "certmond_copy", "certmond_offered", "certmond_group",
+                "certmond_status", "certmond_activity"}  # fmt: skip
+    assert used - set_here == options.keys()
+
+
+def test_every_playbook_is_documented() -> None:
+    """docs/ansible.md names each playbook, and each playbook has the role."""
+    page = (REPOSITORY / "docs/ansible.md").read_text()
+    books = documents("*.yml")
+    assert books.keys() == {"observe.yml", "enforce.yml", "own-certificates.yml", "upgrade.yml", "remove.yml"}
+    for name, (play,) in books.items():
+        assert f"packaging/ansible/{name}" in page
+        assert play["roles"] == ["certmond"]
+
+
+def test_a_file_with_a_secret_is_not_in_the_output() -> None:
+    """The task that writes the files of the listener has neither output nor a difference."""
+    tasks = documents("roles/certmond/tasks/configure.yml")["configure.yml"]
+    (task,) = (task for task in tasks if "certmond_web_files" in str(task.get("loop")))
+    assert (task["no_log"], task["diff"]) == (True, False)
+
+
+class Controller:
+    """Ansible, with one host: a machine of these tests."""
+
+    def __init__(self, machine: Machine, leader: str, work: Path) -> None:
+        self.machine, self._work, self.variables = machine, work, work / "variables.yaml"
+        (work / "inventory.ini").write_text(
+            f"node ansible_connection=machine machine_leader={leader} ansible_become=false\n"
+        )
+        self.package = Path()
+        self.given: dict[str, Any] = {}
+        """Variables of each run, as those of an inventory."""
+
+    def play(self, name: str, *options: str, **variables: Any) -> tuple[int, dict[str, int], str]:
+        """Run a playbook. Return its exit status, the counts of its summary, and its output."""
+        self.variables.write_text(yaml.safe_dump({**self.given, **variables}))
+        inventory, plugins = self._work / "inventory.ini", Path(__file__).parent / "connection_plugins"
+        settings = {
+            "CONNECTION_PLUGINS": str(plugins), "PIPELINING": "1", "NOCOLOR": "1", "HOME": str(self._work / "ansible"),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "ansible", "playbook", "-i", inventory, "-e", f"@{self.variables}", *options,
+             ANSIBLE / name],
+            env={**os.environ, **{f"ANSIBLE_{key}": value for key, value in settings.items()}}, cwd=self._work,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False,
+        )  # fmt: skip
+        output = done.stdout + done.stderr
+        summary = re.search(r"^node +: (.*)$", output, re.MULTILINE)
+        counts = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", summary[1] if summary else "")}
+        return done.returncode, counts, output
+
+    def good(self, name: str, *options: str, **variables: Any) -> tuple[int, str]:
+        """Run a playbook that succeeds. Return the number of its changes, and its output."""
+        status, counts, output = self.play(name, *options, **variables)
+        assert status == 0, f"{output}\n{self.machine.tail()}"
+        return counts["changed"], output
+
+    def converges(self, name: str, *options: str, **variables: Any) -> str:
+        """Run a playbook that changes something, and a second time nothing. Return the output of the first run."""
+        changed, output = self.good(name, *options, **variables)
+        assert changed > 0, output
+        changed, again = self.good(name, **variables)
+        assert changed == 0, again
+        return output
+
+
+def releases() -> list[str]:
+    """This machine's release, and that of the root directory in CERTMOND_RELEASE, whose package is beside it."""
+    return ["this", *filter(None, [os.environ.get("CERTMOND_RELEASE")])]
+
+
+@pytest.fixture(params=releases())
+def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Controller]:
+    """A machine with a node's certificates, on which certmond never was, and its two packages in `given`."""
+    tree = "/" if request.param == "this" else request.param
+    hidden = tuple(path for path in HIDDEN if path not in (PREFIX, "/etc/certmond"))
+    package = request.getfixturevalue("package") if tree == "/" else next(Path(tree).parent.glob("certmond_*.deb"))
+    old = former(package, tmp_path)
+    with booted(tmp_path, hidden, tree) as machine:
+        machine.run("rm", "-rf", "/usr/sbin/policy-rc.d", PREFIX, "/etc/certmond", "/var/lib/certmond")
+        Node(machine.root)
+        controller = Controller(machine, machine.root.parts[2], tmp_path)
+        controller.given = {"certmond_package": str(old)}
+        controller.package = package
+        yield controller
+
+
+@pytest.mark.long
+@pytest.mark.real("systemd")
+@pytest.mark.timeout(3 * BUILD_DEADLINE)
+def test_the_playbooks_from_the_installation_to_the_removal(controller: Controller) -> None:
+    """Each playbook reaches its state in one run, and a second run changes nothing. Check mode works on a machine
+    without certmond. An invalid configuration does not reach the daemon, and no key reaches the output.
+    """
+    machine = controller.machine
+    # Check mode on a fresh machine changes nothing.
+    for name in ("enforce.yml", "own-certificates.yml", "remove.yml"):
+        controller.good(name, "--check")
+    assert machine.attempt("dpkg-query", "--show", "certmond").returncode != 0
+
+    # Installed, it observes.
+    output = controller.converges("observe.yml")
+    assert [(enabled(machine, unit), active(machine, unit)) for unit in (DAEMON, WEB)] == [("enabled", "active")] * 2
+    assert status(machine)["mode"] == "observe"
+    assert "PRIVATE KEY" not in output
+
+    # Entries of the operator.
+    machine.path(MINE).write_text("resync: 7m\n")
+    controller.converges("own-certificates.yml")
+    shown = machine.run("certmond", "config", "show")
+    assert all(each in shown for each in ("/etc/nginx/tls/*.pem", "resync: 7m", "apiserver-etcd-client"))
+    valid = machine.path(OURS).read_text()
+    for wrong, said in (
+        ({"renew_befor": "3d"}, "unknown key"),
+        ({"certificates": [{"name": "x", "path": "/x", "mode": 0o640}]}, "Quote the values"),
+    ):
+        code, _, output = controller.play("observe.yml", certmond_config=wrong)
+        assert (code != 0, said in output, machine.path(OURS).read_text() == valid) == (True, True, True), output
+    assert active(machine, DAEMON) == "active"
+
+    # A listener for other hosts: its key is on the node, and not in the output.
+    pair = server_pair(make_ca("servers", **LIFE))
+    web = {"web.yaml": PAIR, "tls.crt": pair.pem.decode(), "tls.key": pair.key_pem.decode()}
+    listener = {
+        "certmond_web_files": web, "certmond_web_clients": ["192.0.2.0/24", "2001:db8::/32"],
+        "certmond_config": {"web_config": "/etc/certmond/web/web.yaml"},
+    }  # fmt: skip
+    output = controller.converges("observe.yml", "--diff", "-vvv", **listener)
+    assert not [line for line in web["tls.key"].splitlines() if line in output]
+    key = machine.path("/etc/certmond/web/tls.key")
+    assert (key.stat().st_mode & 0o777, key.read_text()) == (0o640, web["tls.key"])
+    assert active(machine, WEB) == "active"
+    assert {"192.0.2.0/24", "2001:db8::/32"} <= set(machine.property(WEB, "IPAddressAllow").split())
+
+    # Enforce mode, with the plan first.
+    output = controller.converges("enforce.yml", certmond_write_paths=["/srv", "/opt"])
+    assert "plan.stdout_lines" in output
+    assert status(machine)["mode"] == "enforce"
+    assert machine.path(f"/proc/{machine.property(DAEMON, 'MainPID')}").stat().st_uid == 0
+    assert {"/srv", "/opt"} <= set(machine.property(DAEMON, "ReadWritePaths").split())
+    assert controller.good("enforce.yml", "--check", "--diff", certmond_write_paths=["/srv", "/opt"])[0] == 0
+
+    # An upgrade keeps the mode and the configuration, and a downgrade works.
+    first = machine.property(DAEMON, "InvocationID")
+    controller.converges("upgrade.yml", certmond_package=str(controller.package))
+    assert machine.property(DAEMON, "InvocationID") != first
+    assert status(machine)["mode"] == "enforce"
+    assert "web_config" in machine.path(OURS).read_text()
+    controller.good("upgrade.yml")
+    assert "0.0.9-1" in machine.run("dpkg-query", "--show", "certmond")
+
+    # Back to observe mode, by the same playbook as at first.
+    controller.converges("observe.yml", certmond_mode="observe")
+    assert status(machine)["mode"] == "observe"
+    assert not os.path.lexists(machine.path(ENFORCE))
+
+    # Removed, the configuration and the state stay. Purged, nothing stays.
+    controller.converges("remove.yml")
+    assert machine.path(OURS).exists()
+    assert machine.path("/var/lib/certmond").exists()
+    assert not machine.path(PREFIX).exists()
+    controller.converges("remove.yml", certmond_purge=True)
+    for name in ("/etc/certmond", "/var/lib/certmond", "/etc/systemd/system/certmond.service.d"):
+        assert not machine.path(name).exists(), name
+
+
+def status(machine: Machine) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(machine.attempt("certmond", "status", "-o", "json").stdout)
+    return document
