@@ -297,22 +297,24 @@ class _Simulation:
                 at, end = _due_at(life, authorities, self._policy, since, since), certificate.expires_at
                 if at and (restart is None or at <= restart):
                     yield ForecastEvent(max(at, since), What.DUE, name, f"is due: {why}", bad=True)
-                if restart is None or end < restart:
+                if restart is None:
                     fact = f"expired on {certificate.not_after:%Y-%m-%d}" if end < since else "expires"
                     fact += ", unless the kubelet rotates it before" if rotates else ""
                     yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{fact}: {why}", bad=not rotates)
-                    break
 
     def _lives(
         self, status: CertificateStatus, first: Certificate
     ) -> Iterator[tuple[Certificate, datetime | None, datetime | None]]:
         """Yield `first` and each certificate that replaces it: with its renewal point, and the time of its replacement.
 
-        A service that has its certificate only in memory creates a certificate of the same validity at each start.
+        A service that has its certificate only in memory creates a certificate of the same validity at each start. The
+        last certificate has no replacement, or expires before its replacement.
         """
         spec, certificate, due = status.seen.spec, first, status.renew_at
         if isinstance(spec, ServedSpec) and spec.renewed_by == renewed_at_start(spec.service):
             for at in (each.at for each in self._events if (each.what, each.target) == (What.RESTART, spec.service)):
+                if certificate.expires_at < at:
+                    break
                 yield certificate, due, at
                 certificate = replace(first, not_before=at, not_after=at + (first.not_after - first.not_before))
                 due = renewal_point(certificate, spec, self._assessment.renew_before)
