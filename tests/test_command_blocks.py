@@ -43,7 +43,7 @@ CANNOT_BE_RUN = {
     r"\b(softhsm2-util|pkcs11-tool)\b|pkcs11:": "asks for a PIN, which tests/signers/test_pkcs11_docs.py types",
     r"^(apt|apt-get|dnf|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
-    r"^k3s |/var/lib/rancher/|\bcertmond root-ca stage$": "needs a node of k3s: tests/cli/distribution_ca/test_rotate.py",
+    r"^k3s |/var/lib/rancher/|\bcertmond root-ca stage$": "needs k3s: tests/cli/distribution_ca/test_rotate.py",
     r"\bage -r\b": "is an example for your own program",
 }
 """A command that matches is not run, for this reason."""
