@@ -71,6 +71,6 @@ def test_the_order_of_two_replacements() -> None:
         assert is_older(earlier, later)
         assert not is_older(later, earlier)
         assert not is_older(later, later)
-    own, _, root, _ = bundles[1]
-    assert not is_older((own, root), bundles[1])
-    assert not is_older(bundles[1], (own, root))
+    own, _, last, _ = bundles[1]
+    assert not is_older((own, last), bundles[1])
+    assert not is_older(bundles[1], (own, last))
