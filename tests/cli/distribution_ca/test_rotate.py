@@ -24,7 +24,6 @@ from tests import hurried_certmond
 from tests.rancher_cluster import RancherCluster, RancherNode, rancher_cluster
 from tests.rancher_stand_in import CAS
 
-
 PATIENT = {"certmond.services.tls_probe:LIMIT": 30.0}
 """The server of the stand-in runs in this process, and can answer late."""
 
