@@ -132,7 +132,7 @@ class RancherNode:
         rotated = self.home / "server/rotate-ca"
         return {
             "profile": "none", "node_name": self.name, "hold": {"unsynchronised_clock": False},
-            "restart": {"stable": "1s", "spacing": "1s", "ready_within": "4s"},
+            "restart": {"stable": "1s", "spacing": "1s", "ready_within": "15s"},
             "certificates": [*authorities, *entries], "services": [service],
             "ca_replacement": {
                 "command": [str(self.home / "k3s"), "certificate", "rotate-ca", f"--path={rotated}"],

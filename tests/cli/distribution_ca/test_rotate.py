@@ -24,10 +24,14 @@ from tests import hurried_certmond
 from tests.rancher_cluster import RancherCluster, RancherNode, rancher_cluster
 from tests.rancher_stand_in import CAS
 
+PATIENT = {"certmond.services.tls_probe:LIMIT": 30.0}
+"""The server of the stand-in runs in this process, and can answer late."""
+
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place, seconds in hurried_certmond.TIMES.items():
+    monkeypatch.setenv("HURRY", json.dumps(PATIENT))
+    for place, seconds in (hurried_certmond.TIMES | PATIENT).items():
         hurried_certmond.hurry_one(place, seconds, monkeypatch.setattr)
     monkeypatch.setattr(rotate, "_POLL", 0.2)
 
