@@ -580,7 +580,8 @@ def test_what_no_other_component_renews_is_planned(profile: str, tree: Tree, ent
     config.write_text(yaml.safe_dump({"profile": profile, "certificates": owners}))
     plan = run(tree, "plan", "--config", str(config), "-o", "json", at=NOW + YEAR - 10 * DAY)
     steps = {step["target"]: step for step in json.loads(plan.stdout)["steps"]}
-    assert plan.exit_code == 1
+    reserved = profile == "etcd"  # two clients with a reserved subject, which no entry of the profile fixes
+    assert plan.exit_code == (2 if reserved else 1)
     assert entries <= set(steps)
     assert all(steps[name]["step"] == "issue" for name in entries)
 

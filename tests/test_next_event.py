@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -65,6 +66,19 @@ def test_a_certificate_without_a_signer_is_due(node: Node) -> None:
     checked, foreseen = (json.loads(said(verb, *at, "-o", "json")) for verb in ("check", "forecast"))
     assert checked["next_event"] == foreseen["next_event"] == first_of(foreseen)
     assert checked["next_event"]["what"] == "due"
+    assert re.search(r"^next due: \S+ on \S+ \S+ UTC \(certmond does not renew it\)$", said("check", *at), re.MULTILINE)
+
+
+def test_the_end_of_a_certificate_of_the_kubelet_is_an_event(node: Node) -> None:
+    """Without the key of the CA, the kubelet rotates its certificate. If no other event comes first, the next event is
+    the end of this certificate.
+    """
+    for path in node.path("etc/kubernetes").rglob("*"):
+        if path.is_file() and path.name not in {"ca.crt", "kubelet.conf"}:
+            path.unlink()
+    event = json.loads(said("check", "--root", node.root, "--at", AT, "-o", "json"))["next_event"]
+    assert (event["what"], event["target"]) == ("expire", "kubelet-client")
+    assert said("check", "--root", node.root, "--at", AT).count("kubelet-client on ") == 1
 
 
 def test_a_node_without_a_certificate_has_no_next_event(node: Node) -> None:

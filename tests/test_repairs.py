@@ -485,6 +485,27 @@ def test_a_file_that_the_node_no_longer_expects_is_not_restored(tmp_path: Path) 
     assert "ca" not in {step.target for step in host.plan().steps}
 
 
+def test_the_finding_of_a_file_without_a_manifest_names_its_copy_in_the_archive(tmp_path: Path) -> None:
+    """certmond does not repair a file to which no manifest refers, but names the command that restores the file. The
+    command works. Without a good generation, the finding names a backup.
+    """
+    host = whole(tmp_path, "apiserver", archived=True, now=now())
+    host.entries["apiserver"] |= {"mentioned_in": ["/etc/kubernetes/manifests/kube-apiserver.yaml"]}
+    host.put(API["path"], b"")
+    shown = certmond(host, "check").stdout
+    remedy = r"restore the files: certmond archive restore apiserver \d+-\w+ \[malformed\]"
+    assert re.search(rf"apiserver.crt is empty; {remedy}", shown)
+    assert "[breaks_again]" not in shown
+    assert certmond(host, "plan").returncode == 2
+    done = certmond(host, "archive", "restore", "apiserver")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "malformed" not in certmond(host, "check").stdout
+    shutil.rmtree(host.state / "archive")
+    host.put(API["path"], b"")
+    shown = certmond(host, "check").stdout
+    assert "restore the file from a backup, or issue the certificate again [malformed]" in shown
+
+
 def test_a_kubeconfig_that_no_entry_fixes_is_never_issued(tmp_path: Path) -> None:
     """The kubeconfig of a user has no subject in its entry. certmond restores it from the archive or holds the step
     with the reason.

@@ -5,7 +5,9 @@ The environment variable COLUMNS overrides the width of the terminal.
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
 def columns(default: int) -> int:
     """Return the value of COLUMNS or the width of the terminal. Without both, return `default`."""
-    return shutil.get_terminal_size((default, 24)).columns
+    # A command in the same process, such as a test, can have another stdout than the process.
+    is_known = "COLUMNS" in os.environ or sys.stdout.isatty()
+    return shutil.get_terminal_size((default, 24)).columns if is_known else default
 
 
 def status_table(document: dict[str, Any], wide: bool) -> RenderableType:

@@ -24,7 +24,14 @@ from certmond.formats.kubeconfig_edit import (
 from certmond.formats.manifest import parse_manifest
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.renewal_attempt import Attempt
-from certmond.pki.assessment.repairable_damage import damage, is_cluster_damage, lacks_key, new_template, obstacle
+from certmond.pki.assessment.repairable_damage import (
+    damage,
+    is_cluster_damage,
+    lacks_key,
+    new_template,
+    obstacle,
+    unneeded_damage,
+)
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL
@@ -69,7 +76,7 @@ class SalvageLookup:
         found = {
             each.identity: Salvage(key_directory=where) for each in keyless if (where := self._key_directory(each))
         }
-        damaged = [seen for seen in inventory.observations if damage(seen)]
+        damaged = [seen for seen in inventory.observations if damage(seen) or unneeded_damage(seen)]
         if not damaged:
             return found
         attempts = dict[Identity, Attempt]()

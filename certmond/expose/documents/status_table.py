@@ -16,6 +16,7 @@ from certmond.pki.x509.serial_number import hexadecimal
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
 _RANKS = ("critical", "warning", "info")
+_EVENTS = {"due": " (certmond does not renew it)", "expire": " (it expires)"}
 _KEYS = {True: "matches", None: "-"}
 _MINUTE, _DAY = "%b %d, %Y %H:%M UTC", "%Y-%m-%d"
 FULL_WIDTH = 110
@@ -47,8 +48,8 @@ def next_line(document: dict[str, Any]) -> Iterator[Text]:
     if event := document.get("next_event"):  # a document of an older daemon contains no next_event
         yield Text()
         at = datetime.fromisoformat(event["at"])
-        end = " (it expires)" if event["what"] == "expire" else ""
-        yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC{end}")
+        kind = _EVENTS.get(event["what"], "")
+        yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC{kind}")
 
 
 def _coverage(document: dict[str, Any], wide: bool) -> Iterator[Text]:

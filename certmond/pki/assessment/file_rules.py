@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from certmond.pki.assessment.renewal_attempt import IN_A_ROW
-from certmond.pki.assessment.repairable_damage import damage, last_issued, remedy
+from certmond.pki.assessment.repairable_damage import damage, last_issued, remedy, restore_command, unneeded_damage
 from certmond.pki.assessment.rule_input import fault_finding, finding
 from certmond.pki.assessment.service_rules import served_before_restart
 from certmond.pki.catalog.entries import CertificateSpec, Kind
@@ -59,22 +59,28 @@ def about_damage(
 ) -> tuple[Finding, ...]:  # fmt: skip
     """Return `findings` with the remedy for this node in each finding about damage to the entry's files.
 
+    If the node does not refer to the damaged files, the remedy is the restoration from the archive, if possible.
+
     If certmond has repaired the damaged files in the last two hours, the result also contains the finding
     `breaks_again`. `known` is the last certificate of these files. The function ignores `known` if no certificate in
     `issuers` signed `known`. If `salvage` is None, the findings are unchanged.
     """
     if salvage is None:
         return tuple(findings)
-    if (what := damage(seen)) is None:
+    what, issued = damage(seen), last_issued(known, issuers)
+    command = remedy(seen, salvage, facts, known=issued) if what else None
+    if unneeded_damage(seen):
+        command = restore_command(seen, salvage, facts, known=issued)
+    if command is None:
         return tuple(_with_archived_key(item, salvage) for item in findings)
-    found, command = [], remedy(seen, salvage, facts, known=last_issued(known, issuers))
+    found = list[Finding]()
     for item in findings:
         fact, _, usual = item.message.partition("; ")
         own = any(path and path in fact for path in (seen.path, seen.key_path))
         of_damage = item.reason.remedy is Remedy.REPAIR or item.reason is Reason.EMBEDDED_CA_DIFFERS
         repairable = own and of_damage and usual
         found.append(replace(item, message=printable(f"{fact}; {command}")) if repairable else item)
-    if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
+    if what and salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
         often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"
         last = f"{salvage.repaired_at:%Y-%m-%d %H:%M:%S} UTC"
         fact = f"{what}, although certmond has repaired the file {often}, last on {last}"

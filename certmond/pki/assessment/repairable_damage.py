@@ -7,6 +7,7 @@ of a repair.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.field_types import expand, subject_attributes
@@ -40,6 +41,17 @@ def damage(seen: Observation) -> str | None:
     if spec.kind is Kind.KUBECONFIG and not seen.renewable:
         return None  # the file to which the kubeconfig refers has a separate entry
     return _pair_damage(seen) or (f"{seen.path}: {seen.broken_cluster}" if seen.broken_cluster else None)
+
+
+def unneeded_damage(seen: Observation) -> str | None:
+    """Return the damage to files to which no other file of the node refers, or None.
+
+    certmond does not repair these files. The operator can restore the files from the archive. The result is None for
+    missing files.
+    """
+    if seen.wanted or seen.requested or any(fault.reason is Reason.MISSING for fault in seen.faults):
+        return None
+    return damage(replace(seen, wanted=True))
 
 
 def _pair_damage(seen: Observation) -> str | None:
@@ -176,11 +188,19 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
     only_cluster = is_cluster_damage(seen)
     if only_cluster and not salvage.cluster_obstacle:
         return f"repair it: certmond renew {name}"
-    if found := generation(seen, salvage, facts, known=known):
-        return f"restore the files: certmond archive restore {name} {found[0]}"
+    if command := restore_command(seen, salvage, facts, known=known):
+        return command
     return (
         salvage.cluster_obstacle if only_cluster else salvage.obstacle
     ) or f"issue the certificate again: certmond renew {name}"
+
+
+def restore_command(
+    seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, known: Certificate | None
+) -> str | None:
+    """Return the command that restores the files from the archive, or None if the archive has no good generation."""
+    found = generation(seen, salvage, facts, known=known)
+    return f"restore the files: certmond archive restore {seen.spec.name} {found[0]}" if found else None
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:

@@ -21,6 +21,7 @@ from certmond.pki.assessment.repairable_damage import (
     last_issued,
     new_template,
     remedy,
+    unneeded_damage,
 )
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.findings import Fault, Reason
@@ -118,6 +119,26 @@ def test_an_unsupported_or_unreadable_file_is_not_repaired(seen: Observation) ->
 CONF = row("leaf", kind="kubeconfig", path="/etc/leaf.conf", key=None, subject="CN=leaf,O=readers", embedded_ca="ca",
            usages=["digital signature", "client auth"])  # fmt: skip
 LEADS_NOWHERE = replace(GOOD, spec=CONF, path=CONF.path, key_path=CONF.path, broken_cluster="cluster 'c' has no server")
+
+
+def test_a_damaged_file_that_no_manifest_names_can_be_restored() -> None:
+    """certmond does not repair this file. Its finding has the command that restores a good generation, if one exists. A
+    missing file and an undamaged file need no command.
+    """
+    cut = replace(CUT, wanted=False)
+    assert (damage(cut), unneeded_damage(cut)) == (None, "/pki/leaf.crt is cut off")
+    assert unneeded_damage(CUT) is None
+    for seen in (replace(GONE, wanted=False), replace(GOOD, wanted=False), replace(cut, requested=True)):
+        assert unneeded_damage(seen) is None
+    known = assess(Inventory((CA, GOOD), FACTS), NOW - SECOND)
+    for good, said in (
+        ((("000001-x", GOOD.certificates[0]),), "restore the files: certmond archive restore leaf 000001-x"),
+        ((), "restore the file from a backup, or issue the certificate again"),
+    ):
+        salvage = Salvage(good, repairs=1, repaired_at=NOW - SECOND)
+        around = Surroundings(salvage={cut.identity: salvage})
+        status = assess(Inventory((CA, cut), FACTS), NOW, known, around=around).statuses[1]
+        assert [item.message for item in status.findings] == [f"/pki/leaf.crt is cut off; {said}"]
 
 
 def test_a_kubeconfig_with_a_broken_cluster_is_damaged() -> None:

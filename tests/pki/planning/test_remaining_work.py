@@ -107,7 +107,8 @@ def test_a_hold_with_an_end_needs_no_operator() -> None:
 
 def test_an_entry_of_the_same_file_has_no_second_line() -> None:
     """The step of one entry also renews the certificate of the other entry."""
-    other = replace(see(row("copy", path="/pki/leaf.crt", key="/pki/leaf.key"), leaf(NOW + DAY)))
+    other = see(row("copy", path="/pki/leaf.crt", key="/pki/leaf.key", signer="none"), leaf(NOW + DAY))
+    assert [each.target for each in left(CA, other).waiting] == ["copy"]
     assert left(CA, see(row(), leaf(NOW + DAY)), other) == RemainingWork()
     derived = Plan((Derive("copy", "/pki/leaf.crt", "x", Cause.SOURCE_CHANGED, ""),))
     assert left(CA, see(row(), leaf(NOW + DAY)), made=derived) == RemainingWork()
