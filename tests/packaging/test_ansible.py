@@ -41,7 +41,7 @@ def test_every_variable_is_declared_and_documented() -> None:
     assert documents("roles/certmond/defaults/*.yml")["main.yml"].keys() <= options.keys()
     used = {name for path in ROLE.rglob("*.yml") for name in re.findall(r"\bcertmond_\w+", path.read_text())}
     set_here = {"certmond_installed", "certmond_query", "certmond_copy", "certmond_offered", "certmond_group",
-                "certmond_status", "certmond_activity"}  # fmt: skip
+                "certmond_status", "certmond_rotation"}  # fmt: skip
     assert used - set_here == options.keys()
 
 
@@ -191,11 +191,17 @@ def test_the_playbooks_from_the_installation_to_the_removal(controller: Controll
     assert status(machine)["mode"] == "observe"
     assert not os.path.lexists(machine.path(ENFORCE))
 
-    # Removed, the configuration and the state stay. Purged, nothing stays.
+    # Removed, the configuration and the state stay. Purged, nothing stays, but not during a rotation.
     controller.good("remove.yml")
     assert machine.path(ROLE_CONFIG).exists()
     assert machine.path("/var/lib/certmond").exists()
     assert not machine.path(PREFIX).exists()
+    record = machine.path("/var/lib/certmond/rotation/record.json")
+    record.parent.mkdir(exist_ok=True)
+    record.touch()
+    code, _, output = controller.play("remove.yml", certmond_purge=True)
+    assert (code != 0, "certmond root-ca abort" in output, record.exists()) == (True, True, True), output
+    record.unlink()
     controller.converges("remove.yml", certmond_purge=True)
     for name in ("/etc/certmond", "/var/lib/certmond", "/etc/systemd/system/certmond.service.d"):
         assert not machine.path(name).exists(), name
