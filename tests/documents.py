@@ -23,8 +23,8 @@ PAGES = sorted(
     if not {"decisions", "reference"} & set(page.parts)  # records of their day; made from the code
 )
 _PROGRAMS = (
-    "apt-get|apt|cat|cd|certmond|chmod|cp|crictl|crontab|curl|df|dpkg|echo|find|for|getcert|git|grep|install|journalctl|kops|kubeadm|"
-    "kubectl|ln|ls|make|man|mkdir|mv|namei|openssl|pip|printf|promtool|python3|rm|rpm|sed|sha256sum|source|ssh|sudo|"
+    "ansible-playbook|apt-get|apt|cat|cd|certmond|chmod|cp|crictl|crontab|curl|df|dpkg|echo|find|for|getcert|git|grep|"
+    "install|journalctl|kops|kubeadm|kubectl|ln|ls|make|man|mkdir|mv|namei|openssl|pip|podman|printf|promtool|python3|rm|rpm|sed|sha256sum|source|ssh|sudo|"
     "sysctl|systemctl|systemd-analyze|systemd-sysusers|tail|tar|timedatectl|touch"
 )
 _COMMAND = re.compile(rf"\$ |\(umask |(\.{{1,2}}|\.ci|\.venv|/opt)/\S+( |$)|({_PROGRAMS})( |;|$)")

@@ -24,7 +24,7 @@ from tests.web_config_files import LIFE, PAIR, server_pair
 
 ANSIBLE = REPOSITORY / "packaging/ansible"
 ROLE = ANSIBLE / "roles/certmond"
-OURS = "/etc/certmond/conf.d/ansible.yaml"
+ROLE_CONFIG = "/etc/certmond/conf.d/ansible.yaml"
 ENFORCE = "/etc/systemd/system/certmond.service.d/enforce.conf"
 
 
@@ -42,7 +42,7 @@ def test_every_variable_is_declared_and_documented() -> None:
     assert documents("roles/certmond/defaults/*.yml")["main.yml"].keys() <= options.keys()
     used = {name for path in ROLE.rglob("*.yml") for name in re.findall(r"\bcertmond_\w+", path.read_text())}
     set_here = {"certmond_installed", "certmond_query", "certmond_copy", "certmond_offered", "certmond_group",
-                "certmond_status", "certmond_activity"}  # fmt: skip
+                "certmond_status", "certmond_rotation"}  # fmt: skip
     assert used - set_here == options.keys()
 
 
@@ -133,76 +133,76 @@ def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Contr
 @pytest.mark.real("systemd")
 @pytest.mark.timeout(3 * BUILD_DEADLINE)
 def test_the_playbooks_from_the_installation_to_the_removal(controller: Controller) -> None:
-    """Each playbook reaches its state in one run, and a second run changes nothing. Check mode works on a machine
+    """Each playbook reaches its state in one run. A second run changes nothing. Check mode works on a machine
     without certmond. An invalid configuration does not reach the daemon, and no key reaches the output.
     """
     machine = controller.machine
+
     # Check mode on a fresh machine changes nothing.
-    for name in ("enforce.yml", "own-certificates.yml", "remove.yml"):
-        controller.good(name, "--check")
+    controller.good("enforce.yml", "--check")
     assert machine.attempt("dpkg-query", "--show", "certmond").returncode != 0
 
-    # Installed, it observes.
-    output = controller.converges("observe.yml")
+    # Installed, it observes. The key of the listener is on the node, and not in the output.
+    pair = server_pair(make_ca("servers", **LIFE))
+    web = {"web.yaml": PAIR, "tls.crt": pair.pem.decode(), "tls.key": pair.key_pem.decode()}
+    listener = {"certmond_web_files": web, "certmond_web_clients": ["192.0.2.0/24", "2001:db8::/32"]}
+    settings = {"certmond_config": {"web_config": "/etc/certmond/web/web.yaml"}}
+    output = controller.converges("observe.yml", "--diff", "-vvv", **listener, **settings)
+    assert not [line for line in web["tls.key"].splitlines() if line in output]
+    key = machine.path("/etc/certmond/web/tls.key")
+    assert (key.stat().st_mode & 0o777, key.read_text()) == (0o640, web["tls.key"])
+    assert {"192.0.2.0/24", "2001:db8::/32"} <= set(machine.property(WEB, "IPAddressAllow").split())
     assert [(enabled(machine, unit), active(machine, unit)) for unit in (DAEMON, WEB)] == [("enabled", "active")] * 2
     assert status(machine)["mode"] == "observe"
-    assert "PRIVATE KEY" not in output
 
-    # Entries of the operator.
+    # Entries of the operator. An invalid configuration does not replace a valid one.
     machine.path(MINE).write_text("resync: 7m\n")
-    controller.converges("own-certificates.yml")
+    controller.good("own-certificates.yml")
     shown = machine.run("certmond", "config", "show")
     assert all(each in shown for each in ("/etc/nginx/tls/*.pem", "resync: 7m", "apiserver-etcd-client"))
-    valid = machine.path(OURS).read_text()
+    valid = machine.path(ROLE_CONFIG).read_text()
     for wrong, said in (
         ({"renew_befor": "3d"}, "unknown key"),
         ({"certificates": [{"name": "x", "path": "/x", "mode": 0o640}]}, "Quote the values"),
     ):
         code, _, output = controller.play("observe.yml", certmond_config=wrong)
-        assert (code != 0, said in output, machine.path(OURS).read_text() == valid) == (True, True, True), output
+        assert (code != 0, said in output, machine.path(ROLE_CONFIG).read_text() == valid) == (True, True, True), output
     assert active(machine, DAEMON) == "active"
 
-    # A listener for other hosts: its key is on the node, and not in the output.
-    pair = server_pair(make_ca("servers", **LIFE))
-    web = {"web.yaml": PAIR, "tls.crt": pair.pem.decode(), "tls.key": pair.key_pem.decode()}
-    listener = {
-        "certmond_web_files": web, "certmond_web_clients": ["192.0.2.0/24", "2001:db8::/32"],
-        "certmond_config": {"web_config": "/etc/certmond/web/web.yaml"},
-    }  # fmt: skip
-    output = controller.converges("observe.yml", "--diff", "-vvv", **listener)
-    assert not [line for line in web["tls.key"].splitlines() if line in output]
-    key = machine.path("/etc/certmond/web/tls.key")
-    assert (key.stat().st_mode & 0o777, key.read_text()) == (0o640, web["tls.key"])
-    assert active(machine, WEB) == "active"
-    assert {"192.0.2.0/24", "2001:db8::/32"} <= set(machine.property(WEB, "IPAddressAllow").split())
-
-    # Enforce mode, with the plan first.
-    output = controller.converges("enforce.yml", certmond_write_paths=["/srv", "/opt"])
+    # Enforce mode, after the plan.
+    paths = ["/srv", "/opt"]
+    _, output = controller.good("enforce.yml", certmond_write_paths=paths)
     assert "plan.stdout_lines" in output
     assert status(machine)["mode"] == "enforce"
     assert machine.path(f"/proc/{machine.property(DAEMON, 'MainPID')}").stat().st_uid == 0
-    assert {"/srv", "/opt"} <= set(machine.property(DAEMON, "ReadWritePaths").split())
-    assert controller.good("enforce.yml", "--check", "--diff", certmond_write_paths=["/srv", "/opt"])[0] == 0
+    assert set(paths) <= set(machine.property(DAEMON, "ReadWritePaths").split())
 
-    # An upgrade keeps the mode and the configuration, and a downgrade works.
+    # An upgrade keeps the mode and the configuration. Check mode reports no difference.
     first = machine.property(DAEMON, "InvocationID")
-    controller.converges("upgrade.yml", certmond_package=str(controller.package))
+    controller.given["certmond_package"] = str(controller.package)
+    assert controller.good("upgrade.yml")[0] > 0
     assert machine.property(DAEMON, "InvocationID") != first
+    assert "0.0.9-1" not in machine.run("dpkg-query", "--show", "certmond")
     assert status(machine)["mode"] == "enforce"
-    assert "web_config" in machine.path(OURS).read_text()
-    controller.good("upgrade.yml")
-    assert "0.0.9-1" in machine.run("dpkg-query", "--show", "certmond")
+    assert machine.path(ROLE_CONFIG).read_text() == valid
+    assert controller.good("enforce.yml", "--check", "--diff", certmond_write_paths=paths)[0] == 0
 
     # Back to observe mode, by the same playbook as at first.
-    controller.converges("observe.yml", certmond_mode="observe")
+    controller.good("observe.yml", certmond_mode="observe")
     assert status(machine)["mode"] == "observe"
     assert not os.path.lexists(machine.path(ENFORCE))
 
-    # Removed, the configuration and the state stay. Purged, nothing stays.
-    controller.converges("remove.yml")
-    assert machine.path(OURS).exists()
+    # Removed, the configuration and the state stay. Purged, nothing stays, but not during a rotation.
+    controller.good("remove.yml")
+    assert machine.path(ROLE_CONFIG).exists()
     assert machine.path("/var/lib/certmond").exists()
     assert not machine.path(PREFIX).exists()
+    record = machine.path("/var/lib/certmond/rotation/record.json")
+    record.parent.mkdir(exist_ok=True)
+    record.touch()
+    code, _, output = controller.play("remove.yml", certmond_purge=True)
+    assert (code != 0, "certmond root-ca abort" in output, record.exists()) == (True, True, True), output
+    record.unlink()
     controller.converges("remove.yml", certmond_purge=True)
     for name in ("/etc/certmond", "/var/lib/certmond", "/etc/systemd/system/certmond.service.d"):
         assert not machine.path(name).exists(), name
