@@ -145,7 +145,7 @@ def check(context: click.Context, names: tuple[str, ...], at: datetime | None, o
     assessment = assess_node(config, options.root, at, state_dir=options.state_dir, check_api=True)
     following, whole = next_event(assessment, policy_of(config)), assessment
     if names:
-        assessment = selected(assessment, names)
+        assessment, following = selected(assessment, names), None  # the next event of the node can be another one
     if assessment.catalogued or output in {"json", "yaml"}:
         document = status_document(assessment, config.mode, following)
         anchors = [anchor_entry(status) for status in whole.trust_anchors]

@@ -22,12 +22,12 @@ AT = f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
 DUE, OVER = "2027-11-10T00:00:00Z", "2028-01-01T00:00:00Z"
 
 
-def lines(*arguments: str | Path, width: int | None = None) -> list[str]:
+def lines(*arguments: str | Path, width: int | None = None, cwd: Path | None = None) -> list[str]:
     """Return the output of a command whose stdout is no terminal. `width` is the value of COLUMNS."""
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     environment |= {"COLUMNS": str(width)} if width else {}
     command = [sys.executable, "-m", "certmond", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=cwd)
     assert done.returncode < 3, done.stderr
     return [line.rstrip() for line in done.stdout.splitlines()]
 
@@ -36,7 +36,7 @@ def lines(*arguments: str | Path, width: int | None = None) -> list[str]:
 def test_the_forecast_fits(node: Node, width: int | None) -> None:
     """The chart and the table fit the width, which is 80 columns without a terminal. Each name is complete."""
     node.path(f"{PKI}/front-proxy-ca.key").unlink()
-    shown = lines("forecast", "--root", node.root, "--at", AT, width=width)
+    shown = lines("forecast", "--root", ".", "--at", AT, width=width, cwd=node.root)
     assert max(map(len, shown)) <= (width or 80)
     names = {line.split()[0] for line in shown if "──" in line}
     assert {"apiserver-kubelet-client", "etcd-healthcheck-client", "controller-manager.conf"} <= names

@@ -968,7 +968,8 @@ def test_what_may_not_be_read_is_unreadable(mode: int, directory: int, detail: s
         tree.root.chmod(0o755)
         tree.write("/etc/a.crt").chmod(mode)
         tree.at("/etc").chmod(directory)
-        expected = f"unreadable: certmond cannot read {detail} (Permission denied)" if detail else ""
+        fact = f"certmond cannot check {detail}, because user 65534 is not permitted to read this file"
+        expected = f"not_permitted: {fact}" if detail else ""
         assert unprivileged(lambda: tree.fault("/etc/a.crt")) == expected
         assert unprivileged(lambda: str(len(tree.files.listing("/etc")))) == ("0" if directory == 0 else "1")
 
@@ -991,7 +992,7 @@ def test_a_file_that_becomes_readable_again_is_read() -> None:
                 reported.append(tree.fault("/a.crt").partition(":")[0])
             return ",".join(reported)
 
-        assert unprivileged(faults) == ",unreadable,unreadable,"
+        assert unprivileged(faults) == ",not_permitted,not_permitted,"
 
 
 # --- writers ----------------------------------------------------------------------------------------------------------

@@ -997,7 +997,7 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_without_privileges_a_closed_file_is_unreadable() -> None:
-    """Certificates are observed, and keys and kubeconfigs are reported as unreadable."""
+    """Certificates are observed, and keys and kubeconfigs are reported as not permitted."""
     with tempfile.TemporaryDirectory(dir="/tmp") as root:
         node = Node(Path(root))
         node.root.chmod(0o755)
@@ -1019,9 +1019,10 @@ def test_without_privileges_a_closed_file_is_unreadable() -> None:
         with os.fdopen(read) as pipe:
             lines = pipe.read().splitlines()
         os.waitpid(child, 0)
-    denied = "(Permission denied)"
-    assert f"apiserver 1 True unreadable: certmond cannot read /etc/kubernetes/pki/apiserver.key {denied}" in lines
-    assert f"admin.conf 0 False unreadable: certmond cannot read /etc/kubernetes/admin.conf {denied}" in lines
+    denied = "because user 65534 is not permitted to read this file"
+    fact = "not_permitted: certmond cannot check /etc/kubernetes"
+    assert f"apiserver 1 True {fact}/pki/apiserver.key, {denied}" in lines
+    assert f"admin.conf 0 False {fact}/admin.conf, {denied}" in lines
     assert any(line.startswith("kubelet-client 0") and denied in line for line in lines)
 
 

@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from certmond.cli.main import cli
 from certmond.config.model import Source, parse
-from certmond.errors import RuntimeDirError
+from certmond.errors import NotRunningError, RuntimeDirError
 from certmond.expose.documents.status import certificate_entry, status_document
 from certmond.expose.metrics import exposition as render
 from certmond.expose.metrics.exposition import Renderer, read_status, replace_runtime_file, summary
@@ -557,11 +557,16 @@ def test_a_rendering_does_not_follow_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.prom").read_text() == "text"
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
-def test_an_invalid_status_is_an_error(tmp_path: Path, content: bytes | None) -> None:
-    """If no readable status exists, the error asks whether the daemon runs."""
-    if content is not None:
-        (tmp_path / "status.json").write_bytes(content)
+def test_a_missing_status_means_that_no_daemon_runs(tmp_path: Path) -> None:
+    """Without a status document, the error names the command that starts the daemon."""
+    with pytest.raises(NotRunningError, match="start it: systemctl start certmond"):
+        read_status(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+def test_an_invalid_status_is_an_error(tmp_path: Path, content: bytes) -> None:
+    """If the status document is invalid, the error asks whether the daemon runs."""
+    (tmp_path / "status.json").write_bytes(content)
     with pytest.raises(RuntimeDirError, match="systemctl status certmond"):
         read_status(tmp_path)
 
