@@ -39,13 +39,14 @@ from certmond.cli.root_ca import root_ca
 from certmond.cli.root_ca_rotate import abort, rotate
 from certmond.cli.root_ca_stage import stage
 from certmond.cli.stdio import output_fails, prepare
+from certmond.cli.version_option import version_option, version_text
 from certmond.errors import CertmondError, ConfigError, NotRunningError, defect
 from certmond.redaction import redacted
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @global_options
-@click.version_option(package_name="certmond", message="%(package)s %(version)s", help="Print the version")
+@version_option
 def cli() -> None:
     """Watch, verify and renew the certificates of this Kubernetes node."""
 
@@ -280,9 +281,7 @@ def demo(keep: bool) -> None:
 @cli.command()
 def version() -> None:
     """Print the version."""
-    from importlib.metadata import version as of
-
-    click.echo(f"certmond {of('certmond')}")
+    click.echo(version_text())
 
 
 cli.add_command(plan)
