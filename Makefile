@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Each build uses the locked setuptools, so that no package chooses its own build tool.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check prose audit docs reference dashboard grafana bench fuzz mutation soak fix deb rpm dist lock clean packages-run packages-test packages-build
+.PHONY: help demo test coverage check prose audit docs reference dashboard grafana bench fuzz mutation soak fix deb rpm dist release lock clean packages-run packages-test packages-build packages-release
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -94,7 +94,10 @@ dist: packages-build ## build the wheel and the sdist
 deb rpm dist:
 	packaging/build $@
 
-packages-run packages-test packages-build: packages-%:
+release: packages-release ## build all packages, the offline bundle and the repositories in dist/release, signed with KEY=
+	packaging/release
+
+packages-run packages-test packages-build packages-release: packages-%:
 	@.ci/packages $*
 
 # Stamps: make creates an environment again after one of its source files has changed.

@@ -7,6 +7,7 @@ same hash. The SBOM contains no time and no random number, so it is equal for eq
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,7 @@ def component(installed: dict[str, Any]) -> dict[str, Any]:
         "version": metadata["version"],
         "description": metadata.get("summary", ""),
         "purl": f"{purl}?file_name={quote(name)}",
-        "hashes": [{"alg": "SHA-256", "content": archive["archive_info"]["hashes"]["sha256"]}],
+        "hashes": [{"alg": "SHA-256", "content": sha256(archive["archive_info"])}],
     }
     if expression := metadata.get("license_expression"):
         found["licenses"] = [{"expression": expression}]
@@ -33,9 +34,20 @@ def component(installed: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def sha256(archive_info: dict[str, Any]) -> str:
+    """Return the hash in an archive_info of pip. pip before 23.1, as on Debian 12, has only the older key `hash`."""
+    hashes = archive_info.get("hashes") or dict([archive_info["hash"].split("=", 1)])
+    return str(hashes["sha256"])
+
+
 def bill(report: dict[str, Any], version: str) -> dict[str, Any]:
     """Return the SBOM of certmond with the packages in the report of pip."""
-    components = sorted(map(component, report["install"]), key=lambda each: each["bom-ref"])
+    return document(map(component, report["install"]), version)
+
+
+def document(components: Iterable[dict[str, Any]], version: str) -> dict[str, Any]:
+    """Return the SBOM of certmond with these components."""
+    components = sorted(components, key=lambda each: each["bom-ref"])
     certmond = f"pkg:generic/certmond@{version}"
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",

@@ -42,6 +42,8 @@ CANNOT_BE_RUN = {
     r"\b(curl|ssh|s_client)\b": "asks another process or host",
     r"\b(softhsm2-util|pkcs11-tool)\b|pkcs11:": "asks for a PIN, which tests/signers/test_pkcs11_docs.py types",
     r"^(apt|apt-get|dnf|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
+    r"\b(gpg|rpmkeys|rpmsign|sha256sum --check)\b|^(rpm |echo 'deb |tar -xf |KEY=)": "needs a release, as "
+    "tests/packaging/test_release.py has",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
     r"rotate-default-ca-certs|/var/lib/rancher/": "needs a node of k3s, whose files tests/test_distributions.py has",
     r"\bage -r\b": "is an example for your own program",

@@ -18,6 +18,8 @@ from certmond.cli.main import cli
 from certmond.config.model import Source, parse
 from tests.conftest import real_part
 from tests.node import Node
+from tests.packaging.altered_package import altered
+from tests.packaging.conftest import BUILD_DEADLINE, Built
 from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, UNITS, Machine, booted
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,41 +30,9 @@ UNIT_FILES = (DAEMON, WEB, SOCKET, CHECK, TIMER)
 CONFIG, MINE = "/etc/certmond/config.yaml", "/etc/certmond/conf.d/mine.yaml"
 SHIPPED = REPOSITORY / "packaging/config.yaml"
 NEVER_CHANGES = "ce1af6231722635105683435cd63a7ff86fc6703e40af2b9b3b56bfa0dad3ecb"
-BUILD_DEADLINE = 900.0  # pip fetches and compiles; on a machine that does much else besides
 
 long = pytest.mark.long
 pytestmark = pytest.mark.timeout(3 * BUILD_DEADLINE)
-
-
-class Built:
-    """The result of one build of a commit, each file by its suffix."""
-
-    def __init__(self, out: Path, checkout: Path, commit: str) -> None:
-        for part in ("dpkg-shlibdeps", "rpmbuild"):
-            real_part(part)
-        environment = {**os.environ, "OUT": str(out), "COMMIT": commit}
-        done = subprocess.run(
-            [checkout / "packaging/build", "dist", "rpm", "deb"],
-            env=environment, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        self.files = sorted(out.iterdir())
-
-    def __getitem__(self, end: str) -> Path:
-        (found,) = (file for file in self.files if file.name.endswith(end))
-        return found
-
-
-@pytest.fixture(scope="session")
-def commit() -> str:
-    """The work tree as it is, as a commit that no branch has."""
-    stashed = subprocess.run(["git", "stash", "create"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    return stashed.stdout.strip() or "HEAD"
-
-
-@pytest.fixture(scope="session")
-def built(commit: str, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return Built(tmp_path_factory.mktemp("built"), REPOSITORY, commit)
 
 
 @pytest.fixture
@@ -237,21 +207,6 @@ def dpkg(machine: Machine, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def former(package: Path, work: Path) -> Path:
-    """Return the package as an earlier version, with a file that no longer exists."""
-    tree = work / "former"
-    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
-    control = tree / "DEBIAN/control"
-    control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.9-1", control.read_text()))
-    (tree / PREFIX.lstrip("/") / "bin/gone").touch()
-    built = work / "former.deb"
-    subprocess.run(
-        ["dpkg-deb", "-Znone", "--root-owner-group", "--build", tree, built], check=True, capture_output=True
-    )
-    shutil.rmtree(tree)
-    return built
-
-
 def section(title: str) -> list[list[str]]:
     """The blocks of commands in a section of docs/installation.md, each as its lines."""
     text = (REPOSITORY / "docs/installation.md").read_text()
@@ -277,7 +232,7 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
     """An installed package observes. An upgrade keeps what the operator has set and stopped. The documented ways to run
     work as written. A removed package leaves configuration and state, and a purged one nothing.
     """
-    for name, file in (("former.deb", former(package, tmp_path)), ("new.deb", package)):
+    for name, file in (("former.deb", altered(package, tmp_path, "0.0.9-1")), ("new.deb", package)):
         shutil.copy(file, machine.path(f"/opt/{name}"))
     users = machine.run("getent", "passwd")
     before = files_of(machine)
@@ -291,7 +246,7 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
     assert machine.path(CONFIG).read_bytes() == SHIPPED.read_bytes()
     for named in re.findall(r"/usr/share/\S+", SHIPPED.read_text()):
         assert machine.path(named).exists(), named
-    assert machine.run("certmond", "version") == f"certmond {version()}\n"
+    assert re.fullmatch(rf"certmond {version()} \(commit [0-9a-f]{{12}}\)\n", machine.run("certmond", "version"))
     assert machine.get("/readyz")[0] == 200
     assert "certmond" in machine.run(
         "bash", "-c", ". /usr/share/bash-completion/completions/certmond; complete -p certmond"
