@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
-from importlib.metadata import version
 
 import click
-
-_COMMIT = re.compile(r"[0-9a-f]{12}")
 
 
 def version_text() -> str:
@@ -16,7 +12,10 @@ def version_text() -> str:
 
     `git archive` writes the commit into commit.txt (.gitattributes), and packaging/build builds from this output.
     """
-    known = _COMMIT.match(resources.files("certmond").joinpath("commit.txt").read_text())
+    from importlib import resources
+    from importlib.metadata import version
+
+    known = re.match(r"[0-9a-f]{12}", resources.files("certmond").joinpath("commit.txt").read_text())
     return f"certmond {version('certmond')}" + (f" (commit {known[0]})" if known else "")
 
 

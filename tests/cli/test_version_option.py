@@ -24,7 +24,7 @@ def test_the_version_names_the_commit_of_a_package(
 ) -> None:
     """With a commit in commit.txt, both ways to print the version also print its first twelve digits."""
     (tmp_path / "commit.txt").write_text("0123456789abcdef0123456789abcdef01234567\n")
-    monkeypatch.setattr("certmond.cli.version_option.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
     assert printed(*arguments) == f"certmond {version('certmond')} (commit 0123456789ab)\n"
 
 
