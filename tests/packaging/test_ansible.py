@@ -16,8 +16,9 @@ import yaml
 
 from tests.builders import make_ca
 from tests.node import Node
+from tests.packaging.altered_package import altered
 from tests.packaging.conftest import BUILD_DEADLINE, REPOSITORY
-from tests.packaging.test_packages import DAEMON, MINE, WEB, active, enabled, former
+from tests.packaging.test_packages import DAEMON, MINE, WEB, active, enabled
 from tests.system.machine import HIDDEN, PREFIX, Machine, booted
 from tests.web_config_files import LIFE, PAIR, server_pair
 
@@ -117,8 +118,10 @@ def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Contr
     """A machine with a node's certificates, on which certmond never was, and its two packages in `given`."""
     tree = "/" if request.param == "this" else request.param
     hidden = tuple(path for path in HIDDEN if path not in (PREFIX, "/etc/certmond"))
-    package = request.getfixturevalue("package") if tree == "/" else next(Path(tree).parent.glob("certmond_*.deb"))
-    old = former(package, tmp_path)
+    package = (
+        request.getfixturevalue("built")[".deb"] if tree == "/" else next(Path(tree).parent.glob("certmond_*.deb"))
+    )
+    old = altered(package, tmp_path, "0.0.9-1")
     with booted(tmp_path, hidden, tree) as machine:
         machine.run("rm", "-rf", "/usr/sbin/policy-rc.d", PREFIX, "/etc/certmond", "/var/lib/certmond")
         Node(machine.root)
