@@ -202,10 +202,10 @@ def test_the_playbooks_from_the_installation_to_the_removal(controller: Controll
     record = machine.path("/var/lib/certmond/rotation/record.json")
     record.parent.mkdir(exist_ok=True)
     record.touch()
-    code, _, output = controller.play("remove.yml", certmond_purge=True)
+    code, _, output = controller.play("remove.yml", certmond_purge="true")  # as with -e certmond_purge=true
     assert (code != 0, "certmond root-ca abort" in output, record.exists()) == (True, True, True), output
     record.unlink()
-    controller.converges("remove.yml", certmond_purge=True)
+    controller.converges("remove.yml", certmond_purge="true")
     for name in ("/etc/certmond", "/var/lib/certmond", "/etc/systemd/system/certmond.service.d"):
         assert not machine.path(name).exists(), name
 
