@@ -69,7 +69,8 @@ class Controller:
     def __init__(self, machine: Machine, leader: str, work: Path) -> None:
         self.machine, self._work, self.variables = machine, work, work / "variables.yaml"
         (work / "inventory.ini").write_text(
-            f"node ansible_connection=machine machine_leader={leader} ansible_become=false\n"
+            f"node ansible_connection=machine machine_leader={leader} ansible_become=false "
+            "ansible_python_interpreter=/usr/bin/python3\n"
         )
         self.package = Path()
         self.given: dict[str, Any] = {}
