@@ -34,6 +34,7 @@ CANNOT_BE_RUN = {
     r"(?<![-\w])(kubectl|kubeadm|etcdctl) | canary\.json": "asks a cluster",
     r"\b(systemctl|journalctl|systemd-sysusers|timedatectl|chronyc|sysctl)\b": "asks or changes this host's services",
     r"^kops ": "asks a cluster of kOps",
+    r"^(ansible-playbook|podman) ": "needs hosts or images, as tests/packaging has",
     r"\bcrictl\b": "asks a container runtime",
     r"\b(getcert|crontab)\b|/cron": "looks at what certmonger or cron has on this host",
     r"\bcertmond (run|serve|status|restart)\b": "needs a daemon or services that run, as tests/daemon/test_loop.py has",
@@ -44,7 +45,6 @@ CANNOT_BE_RUN = {
     r"^(apt|apt-get|dnf|make|pipx|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this",
     r"\b(gpg|rpmkeys|rpmsign|sha256sum --check)\b|^(rpm |echo 'deb |tar -xf |KEY=)": "needs a release, as "
     "tests/packaging/test_release.py has",
-    r"^(ansible-playbook|podman) ": "needs hosts or images, as tests/packaging has",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
     r"^k3s |/var/lib/rancher/|\bcertmond root-ca stage$": "needs k3s: tests/cli/distribution_ca/test_rotate.py",
     r"\bmicrok8s\b": "needs a node of MicroK8s, whose files tests/test_distributions.py has",

@@ -1,4 +1,4 @@
-"""The packages of the work tree, built once for all tests of packages."""
+"""The packages of the present work tree, which the tests of this directory share."""
 
 from __future__ import annotations
 
@@ -43,8 +43,3 @@ def commit() -> str:
 @pytest.fixture(scope="session")
 def built(commit: str, tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(tmp_path_factory.mktemp("built"), REPOSITORY, commit)
-
-
-@pytest.fixture
-def package(built: Built) -> Path:
-    return built[".deb"]

@@ -69,7 +69,8 @@ class Controller:
     def __init__(self, machine: Machine, leader: str, work: Path) -> None:
         self.machine, self._work, self.variables = machine, work, work / "variables.yaml"
         (work / "inventory.ini").write_text(
-            f"node ansible_connection=machine machine_leader={leader} ansible_become=false\n"
+            f"node ansible_connection=machine machine_leader={leader} ansible_become=false "
+            "ansible_python_interpreter=/usr/bin/python3\n"
         )
         self.package = Path()
         self.given: dict[str, Any] = {}
@@ -118,7 +119,9 @@ def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Contr
     """A machine with a node's certificates, on which certmond never was, and its two packages in `given`."""
     tree = "/" if request.param == "this" else request.param
     hidden = tuple(path for path in HIDDEN if path not in (PREFIX, "/etc/certmond"))
-    package = request.getfixturevalue("package") if tree == "/" else next(Path(tree).parent.glob("certmond_*.deb"))
+    package = (
+        request.getfixturevalue("built")[".deb"] if tree == "/" else next(Path(tree).parent.glob("certmond_*.deb"))
+    )
     old = altered(package, tmp_path, "0.0.9-1")
     with booted(tmp_path, hidden, tree) as machine:
         machine.run("rm", "-rf", "/usr/sbin/policy-rc.d", PREFIX, "/etc/certmond", "/var/lib/certmond")
@@ -200,10 +203,10 @@ def test_the_playbooks_from_the_installation_to_the_removal(controller: Controll
     record = machine.path("/var/lib/certmond/rotation/record.json")
     record.parent.mkdir(exist_ok=True)
     record.touch()
-    code, _, output = controller.play("remove.yml", certmond_purge=True)
+    code, _, output = controller.play("remove.yml", certmond_purge="true")  # as with -e certmond_purge=true
     assert (code != 0, "certmond root-ca abort" in output, record.exists()) == (True, True, True), output
     record.unlink()
-    controller.converges("remove.yml", certmond_purge=True)
+    controller.converges("remove.yml", certmond_purge="true")
     for name in ("/etc/certmond", "/var/lib/certmond", "/etc/systemd/system/certmond.service.d"):
         assert not machine.path(name).exists(), name
 

@@ -19,9 +19,10 @@ from certmond.config.model import Source, parse
 from tests.conftest import real_part
 from tests.node import Node
 from tests.packaging.altered_package import altered
-from tests.packaging.conftest import BUILD_DEADLINE, REPOSITORY, Built
+from tests.packaging.conftest import BUILD_DEADLINE, Built
 from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, UNITS, Machine, booted
 
+REPOSITORY = Path(__file__).parents[2]
 DAEMON, WEB, SOCKET, CHECK, TIMER = (
     "certmond.service", "certmond-web.service", "certmond-web.socket", "certmond-check.service", "certmond-check.timer",
 )  # fmt: skip
@@ -32,6 +33,11 @@ NEVER_CHANGES = "ce1af6231722635105683435cd63a7ff86fc6703e40af2b9b3b56bfa0dad3ec
 
 long = pytest.mark.long
 pytestmark = pytest.mark.timeout(3 * BUILD_DEADLINE)
+
+
+@pytest.fixture
+def package(built: Built) -> Path:
+    return built[".deb"]
 
 
 def contents(package: Path) -> str:
