@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from tests.builders import make_ca
+from tests.conftest import real_part
 from tests.node import Node
 from tests.packaging.altered_package import altered
 from tests.packaging.conftest import BUILD_DEADLINE, REPOSITORY
@@ -109,6 +111,27 @@ class Controller:
         return output
 
 
+def repository(package: Path, work: Path) -> tuple[Path, Path]:
+    """Return the directory of a signed repository with the package, and its public key."""
+    place, key, home = work / "repository", work / "repository.asc", work / "gnupg"
+    place.mkdir()
+    home.mkdir(0o700)
+    shutil.copy(package, place)
+    gpg = [real_part("gpg"), "--homedir", str(home), "--batch", "--quiet"]
+    for command, output in (
+        (["apt-ftparchive", "packages", "."], place / "Packages"),
+        (["apt-ftparchive", "release", "."], place / "Release"),
+        ([*gpg, "--passphrase", "", "--quick-generate-key", "tests", "ed25519", "sign"], None),
+        ([*gpg, "--clearsign", "--output", "-", "Release"], place / "InRelease"),
+        ([*gpg, "--armor", "--export"], key),
+        (["gpgconf", "--homedir", str(home), "--kill", "all"], None),
+    ):
+        done = subprocess.run([real_part(command[0]), *command[1:]], cwd=place, capture_output=True, check=True)
+        if output:
+            output.write_bytes(done.stdout)
+    return place, key
+
+
 def releases() -> list[str]:
     """This machine's release, and that of the root directory in CERTMOND_RELEASE, whose package is beside it."""
     return ["this", *filter(None, [os.environ.get("CERTMOND_RELEASE")])]
@@ -125,6 +148,7 @@ def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Contr
     old = altered(package, tmp_path, "0.0.9-1")
     with booted(tmp_path, hidden, tree) as machine:
         machine.run("rm", "-rf", "/usr/sbin/policy-rc.d", PREFIX, "/etc/certmond", "/var/lib/certmond")
+        machine.run("sh", "-c", "rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*")  # no network leads to them
         Node(machine.root)
         controller = Controller(machine, machine.root.parts[2], tmp_path)
         controller.given = {"certmond_package": str(old)}
@@ -135,7 +159,7 @@ def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Contr
 @pytest.mark.long
 @pytest.mark.real("systemd")
 @pytest.mark.timeout(3 * BUILD_DEADLINE)
-def test_the_playbooks_from_the_installation_to_the_removal(controller: Controller) -> None:
+def test_the_playbooks_from_the_installation_to_the_removal(controller: Controller, tmp_path: Path) -> None:
     """Each playbook reaches its state in one run. A second run changes nothing. Check mode works on a machine
     without certmond. An invalid configuration does not reach the daemon, and no key reaches the output.
     """
@@ -152,8 +176,8 @@ def test_the_playbooks_from_the_installation_to_the_removal(controller: Controll
     settings = {"certmond_config": {"web_config": "/etc/certmond/web/web.yaml"}}
     output = controller.converges("observe.yml", "--diff", "-vvv", **listener, **settings)
     assert not [line for line in web["tls.key"].splitlines() if line in output]
-    key = machine.path("/etc/certmond/web/tls.key")
-    assert (key.stat().st_mode & 0o777, key.read_text()) == (0o640, web["tls.key"])
+    installed = machine.path("/etc/certmond/web/tls.key")
+    assert (installed.stat().st_mode & 0o777, installed.read_text()) == (0o640, web["tls.key"])
     assert {"192.0.2.0/24", "2001:db8::/32"} <= set(machine.property(WEB, "IPAddressAllow").split())
     assert [(enabled(machine, unit), active(machine, unit)) for unit in (DAEMON, WEB)] == [("enabled", "active")] * 2
     assert status(machine)["mode"] == "observe"
@@ -180,12 +204,17 @@ def test_the_playbooks_from_the_installation_to_the_removal(controller: Controll
     assert machine.path(f"/proc/{machine.property(DAEMON, 'MainPID')}").stat().st_uid == 0
     assert set(paths) <= set(machine.property(DAEMON, "ReadWritePaths").split())
 
-    # An upgrade keeps the mode and the configuration. Check mode reports no difference.
+    # An upgrade from a signed repository keeps the mode and the configuration. Check mode reports no difference.
     first = machine.property(DAEMON, "InvocationID")
-    controller.given["certmond_package"] = str(controller.package)
+    place, key = repository(controller.package, tmp_path)
+    shutil.copytree(place, machine.path("/opt/repository"))
+    newer = re.findall(r"(?m)^Version: (.*)$", (place / "Packages").read_text())[0]
+    controller.given = {
+        "certmond_repository": {"url": "file:/opt/repository", "key": str(key)}, "certmond_version": newer,
+    }  # fmt: skip
     assert controller.good("upgrade.yml")[0] > 0
     assert machine.property(DAEMON, "InvocationID") != first
-    assert "0.0.9-1" not in machine.run("dpkg-query", "--show", "certmond")
+    assert newer in machine.run("dpkg-query", "--show", "certmond")
     assert status(machine)["mode"] == "enforce"
     assert machine.path(ROLE_CONFIG).read_text() == valid
     assert controller.good("enforce.yml", "--check", "--diff", certmond_write_paths=paths)[0] == 0
