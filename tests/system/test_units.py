@@ -203,7 +203,9 @@ def test_a_mount_of_the_host_is_visible_inside(machine: Machine) -> None:
 
 
 def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: Machine) -> None:
-    """SIGHUP reads the configuration again; a broken one is refused with an entry, and the old one stays in force."""
+    """SIGHUP reads the configuration again; a broken one is refused with an entry, and the old one stays in force. The
+    reload of the unit fails, and the status line of the unit names the reason.
+    """
     process = main_pid(machine, DAEMON)
     since, config = time.time(), machine.path(CONFIG)
 
@@ -217,10 +219,11 @@ def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: M
         machine.until(lambda: machine.entries(DAEMON, RELOADED, since=since), "reloaded")
         config.write_text("certificates: [{name: yours, path: relative}]\nresynch: 5m\n")
         before = passes(machine)
-        machine.systemctl("reload", DAEMON)
+        assert machine.attempt("systemctl", "reload", DAEMON).returncode == 1
         refusals = machine.until(lambda: machine.entries(DAEMON, REFUSED, since=since), "refused")
         machine.until(lambda: passes(machine) > before, "the pass after it")
         assert "mine" in names()
+        assert "the new configuration is invalid, see: certmond config" in machine.property(DAEMON, "StatusText")
         assert {entry["PRIORITY"] for entry in refusals} == {"3"}
         assert any(CONFIG in entry["MESSAGE"] and "resynch" in entry["MESSAGE"] for entry in refusals)
         assert len(machine.entries(DAEMON, RELOADED, since=since)) == 1

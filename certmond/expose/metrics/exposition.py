@@ -17,7 +17,7 @@ from certmond.expose.documents.status import SCHEMA, all_findings, anchor_entry,
 from certmond.expose.metrics.label_escapes import escaped
 from certmond.expose.metrics.row_file_writer import Sheet, encoded, replacing
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.findings import Finding, Severity
+from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.planning.forecast import NextEvent
 from certmond.pki.services.cluster_objects import ClusterReading
 
@@ -217,7 +217,9 @@ def summary(assessment: Assessment, following: NextEvent | None, *, services_che
     about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")
     count = f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}"
     where, unchecked = ("", "") if services_checked else (" in files", ", services not checked yet")
-    return f"{count}{where}, {state}{about}{unchecked}{due}"
+    refused = any(f.reason is Reason.CONFIGURATION_REFUSED for f in assessment.loose_findings)
+    invalid = "; the new configuration is invalid, see: certmond config validate" if refused else ""
+    return f"{count}{where}, {state}{about}{unchecked}{invalid}{due}"
 
 
 def _gravest(status: CertificateStatus) -> Finding:

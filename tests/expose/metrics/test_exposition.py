@@ -517,6 +517,12 @@ def test_the_summary_before_the_first_check_of_the_services_is_of_files(node: No
     assert line == ("14 certificates in files, all well, services not checked yet; next due apiserver on 2027-10-22")
 
 
+def test_the_summary_names_a_refused_configuration(node: Node) -> None:
+    """After a reload of an invalid configuration, the summary names the command that prints its problems."""
+    inventory = replace(Store(parse(()).certificates, str(node.root)).observe(), refused_configuration=("a problem",))
+    assert "; the new configuration is invalid, see: certmond config validate" in summary(assess(inventory, NOW), None)
+
+
 def test_the_summary_of_an_empty_node_has_a_remedy(node: Node) -> None:
     """Without any certificate, the line does not report a healthy node, but the remedy."""
     shutil.rmtree(node.path("etc"))
