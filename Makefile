@@ -105,7 +105,7 @@ packages-run packages-test packages-build packages-release: packages-%:
 # Stamps: make creates an environment again after one of its source files has changed.
 .venv/made:
 	$(PYTHON) -m venv --clear .venv
-	@.ci/packages link $(PYTHON)
+	@.ci/packages copy $(PYTHON)
 	touch $@
 
 .venv/run: requirements-build.txt requirements.txt pyproject.toml | .venv/made
