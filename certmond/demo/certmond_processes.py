@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from certmond.errors import CertmondError
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Maximum number of seconds from a change until the server shows the change."""
 INTERVAL = 0.01
 STOP_SECONDS = 5.0
