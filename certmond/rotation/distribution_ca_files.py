@@ -19,6 +19,7 @@ from certmond.pki.planning.steps import Held
 from certmond.pki.rotation.distribution_ca.new_ca_validation import NewCA, objections
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import Document, decode
+from certmond.pki.x509.pem import blocks_in
 from certmond.rotation.distribution_ca_generation import PresentCA
 from certmond.state.json_file import Memory
 from certmond.transaction.commit import Change, NewFile, Removed, Writer
@@ -103,16 +104,42 @@ class DistributionCAFiles:
             new = decode(content, path) if content else Document()
             where = key_path if key_content else each.key or ""
             key = decode(key_content or self._files.read(where) or b"", where)
+            faults = [fault.detail for fault in new.faults]
+            if any(block.is_private_key for block in blocks_in(content or b"")):
+                fact = f"{path} contains a private key, but {self.spec.program} sends this file to other nodes"
+                faults.append(f"{fact}; move the key to {key_path}")
             yield NewCA(
                 each.name, path, key_path, each.path, self._document(each.path).certificates, new.certificates, key.key,
-                next((fault.detail for fault in key.faults), ""), tuple(fault.detail for fault in new.faults),
+                next((fault.detail for fault in key.faults), ""), tuple(faults),
                 self._files.modified_at(path), self._files.modified_at(each.path),
             )  # fmt: skip
 
     def problems(self, staged: tuple[NewCA, ...], now: datetime) -> tuple[str, ...]:
         """Return each reason why the command would refuse the staged CAs, or why certmond does not use them."""
         command = " ".join(self.spec.command[:3])
-        return tuple(problem for ca in staged for problem in objections(ca, now, command))
+        return (*self.links(), *(problem for ca in staged for problem in objections(ca, now, command)))
+
+    def links(self) -> tuple[str, ...]:
+        """Return a sentence for each symlink in the directory `staged`.
+
+        certmond would write or remove the target of the symlink, which can be the key of a present CA.
+        """
+        files = [self.spec.staged_path(path) for each in self.entries for path in (each.path, each.key) if path]
+        staged = self.spec.staged or "/"
+        places = dict.fromkeys((posixpath.dirname(staged), staged, *map(posixpath.dirname, files), *files))
+        found = [each for each in places if not self._files.is_in_place(each)]
+        return tuple(
+            f"{each} is a symlink, and certmond writes and removes the staged CAs there; replace the symlink with a "
+            f"{'file' if each in files else 'directory'}"
+            for each in found
+        )
+
+    def replaceable(self) -> tuple[str, ...]:
+        """Return a sentence for each staged file that another user can change or replace."""
+        files = [self.spec.staged_path(path) for each in self.entries for path in (each.path, each.key) if path]
+        found = {each: self._files.other_writer(each, None) for each in files if self._files.exists(each)}
+        remedy = "permit only root to write there (chown, chmod go-w), and check the files"
+        return tuple(f"{path}: {who}, who could replace the new CA; {remedy}" for path, who in found.items() if who)
 
     def exposed(self) -> str | None:
         """Return why another user could read or change the new keys, or None."""
@@ -121,8 +148,9 @@ class DistributionCAFiles:
     def write(self, contents: Mapping[str, bytes], writer: Writer) -> None:
         """Write the new files, all or none. The keys of `contents` are the paths of the present files.
 
-        Raises WriteError if the write fails.
+        Raises RefusedError if the directory contains a symlink, and WriteError if the write fails.
         """
+        self._refuse_links()
         changes: list[Change] = []
         for path, content in contents.items():
             target = self.spec.staged_path(path)
@@ -135,8 +163,9 @@ class DistributionCAFiles:
     def remove(self, writer: Writer) -> tuple[str, ...]:
         """Remove the staged files, and the directories if they are empty. Return the names of other files in them.
 
-        Raises WriteError if the removal fails.
+        Raises RefusedError if the directory contains a symlink, and WriteError if the removal fails.
         """
+        self._refuse_links()
         paths = [self.spec.staged_path(path) for each in self.entries for path in (each.path, each.key) if path]
         known = {path: content for path in paths if (content := self._files.read(path)) is not None}
         if known:
@@ -150,6 +179,10 @@ class DistributionCAFiles:
             remove_empty_directory(self._root, directory)
         remove_empty_directory(self._root, posixpath.dirname(self.spec.staged or "/"))
         return tuple(left)
+
+    def _refuse_links(self) -> None:
+        if links := self.links():
+            raise RefusedError("\n".join(links))
 
     def received_at(self, staged: tuple[NewCA, ...]) -> str | None:
         """Return the time at which the command first received these CAs, or None if it has not received them.

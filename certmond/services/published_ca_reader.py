@@ -32,6 +32,8 @@ def read_published_ca(address: str, anchors: str, limit: float = LIMIT) -> bytes
             connection.request("GET", _PATH)
             response = connection.getresponse()
             content = response.read(_MAX_SIZE + 1)
+            if response.length and len(content) <= _MAX_SIZE:  # `read` with a size accepts a truncated response
+                raise http.client.IncompleteRead(content, response.length)
         finally:
             connection.close()
     except ssl.SSLCertVerificationError as error:

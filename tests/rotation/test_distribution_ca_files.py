@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -177,3 +178,47 @@ def test_an_exposed_directory_is_named(bed: Bed) -> None:
     assert bed.files.exposed() is None
     bed.tree.at(SERVER).chmod(0o777)
     assert "certmond writes no private key to" in str(bed.files.exposed())
+
+
+@pytest.mark.parametrize("place", ["server-ca.key", "etcd", "", ".."])
+def test_a_symlink_to_a_present_ca_changes_no_present_file(bed: Bed, place: str) -> None:
+    """Neither a write nor a removal follows the symlink. The message names the symlink."""
+    link = bed.tree.at(posixpath.normpath(f"{STAGED}/{place}"))
+    link.parent.mkdir(parents=True, exist_ok=True)
+    target = SERVER if place == ".." else posixpath.normpath(f"{SERVER}/tls/{place}")
+    link.symlink_to(bed.tree.at(target))
+    before = {path: path.read_bytes() for path in bed.tree.at(f"{SERVER}/tls").rglob("*.*")}
+    real = posixpath.normpath(f"{STAGED}/{place}")
+    for act in (bed.stage, bed.remove):
+        with pytest.raises(RefusedError, match=f"^{real} is a symlink"):
+            act()
+    assert any(problem.startswith(f"{real} is a symlink") for problem in bed.files.problems((), NOW))
+    assert {path: path.read_bytes() for path in bed.tree.at(f"{SERVER}/tls").rglob("*.*")} == before
+
+
+def test_files_that_another_user_can_change(bed: Bed) -> None:
+    """A readable file in a directory of root is safe. A file of another user, or in a shared directory, is not."""
+    bed.stage()
+    key = bed.tree.at(f"{STAGED}/client-ca.key")
+    key.chmod(0o644)
+    assert bed.files.replaceable() == ()
+    key.chmod(0o666)
+    (problem,) = bed.files.replaceable()
+    assert problem.startswith(f"{STAGED}/client-ca.key: ")
+    key.chmod(0o600)
+    bed.tree.at(f"{STAGED}/etcd").chmod(0o777)
+    assert len(bed.files.replaceable()) == 4
+
+
+def test_a_private_key_in_a_certificate_file(bed: Bed) -> None:
+    """k3s publishes server-ca.crt without authentication, with every block of the file."""
+    bed.stage()
+    for name in ("server-ca", "etcd/peer-ca"):
+        key = bed.tree.at(f"{STAGED}/{name}.key").read_bytes()
+        file = bed.tree.at(f"{STAGED}/{name}.crt")
+        file.write_bytes(file.read_bytes() + key)
+    problems = bed.files.problems(bed.files.staged(), NOW)
+    assert [problem.partition(",")[0] for problem in problems] == [
+        f"{STAGED}/{name}.crt contains a private key" for name in ("server-ca", "etcd/peer-ca")
+    ]
+    assert problems[0].endswith(f"; move the key to {STAGED}/server-ca.key")

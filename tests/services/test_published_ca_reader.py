@@ -22,10 +22,12 @@ OWN = make_intermediate(CA, "own", not_before=NOW - DAY, not_after=NOW + DAY)
 
 class _Handler(BaseHTTPRequestHandler):
     answer: tuple[int, bytes] = (200, b"")
+    missing = 0
 
     def do_GET(self) -> None:
         status, content = self.answer
         self.send_response(status if self.path == "/cacerts" else 404)
+        self.send_header("Content-Length", str(len(content) + self.missing))
         self.end_headers()
         self.wfile.write(content)
 
@@ -53,6 +55,14 @@ def test_the_content_is_returned(server: str, monkeypatch: pytest.MonkeyPatch, a
     """Like for Go, an intermediate CA is a trust anchor, too."""
     monkeypatch.setattr(_Handler, "answer", (200, CA.pem))
     assert read_published_ca(server, anchor.pem.decode()) == CA.pem  # type: ignore[attr-defined]
+
+
+def test_a_truncated_answer_is_no_ca(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection ends before the announced end of the file."""
+    monkeypatch.setattr(_Handler, "answer", (200, CA.pem))
+    monkeypatch.setattr(_Handler, "missing", 1)
+    with pytest.raises(UnreachableError, match=r"1 more expected"):
+        read_published_ca(server, CA.pem.decode())
 
 
 def test_an_unknown_server_is_refused(server: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -10,10 +11,12 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from certmond.config.model import Config
 
+_PORT = re.compile("[0-9]{1,5}")
+
 
 def _server(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     host, _separator, port = (value or "").rpartition(":")
-    if value is not None and not (host and port.isdecimal()):
+    if value is not None and not (host and _PORT.fullmatch(port) and int(port) < 1 << 16):
         raise click.BadParameter("must be HOST:PORT, such as 192.0.2.11:6443")
     return value
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from certmond.cli.distribution_ca.stage import delete_staged, refuse, remove
+from certmond.cli.distribution_ca.stage import delete_staged, refuse, refuse_changed, remove
 from certmond.cli.options import display
 from certmond.cli.plan import FAILED
 from certmond.cli.service_restarts import restart_services
@@ -30,7 +30,7 @@ from certmond.pki.rotation.distribution_ca.join_token import hash_of_bundle
 from certmond.pki.rotation.distribution_ca.new_ca_installation import is_older, old_parts
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.certificate_file_parser import decode
-from certmond.rotation.distribution_ca_files import DistributionCAFiles
+from certmond.rotation.distribution_ca_files import PUBLISHED, DistributionCAFiles
 from certmond.services.published_ca_reader import read_published_ca
 from certmond.subprocesses import first_line, run
 
@@ -90,6 +90,7 @@ def rotate_distribution_cas(
         display(_plan(files, change, service, lacking), output, _plan_table)
         return
     if lacking and staged and not files.is_stored(staged):
+        node.handover.retry_while_busy(partial(_receive, files, staged, enforcer))
         _store(files, staged, enforcer)
     if lacking or service in enforcer.restarting.restarted_now():
         _restart(node, service, by_hand=bool(lacking))
@@ -103,6 +104,8 @@ def rotate_distribution_cas(
 
 def _of_staged(files: DistributionCAFiles, staged: tuple[NewCA, ...]) -> _Change:
     """Return the steps on the server with the staged CAs. Exit with 2 if the staged CAs have problems."""
+    if unsafe := (*files.links(), *files.replaceable()):
+        refuse(f"{each}, then run: {_AGAIN}" for each in unsafe)
     if not all(each.is_installed for each in staged) and (problems := files.problems(staged, datetime.now(UTC))):
         refuse([*problems, "to replace the staged CAs, run: certmond root-ca stage --force"])
     new = {each.name: each for each in staged}
@@ -123,12 +126,17 @@ def _of_published(files: DistributionCAFiles, options: Globals, server: str | No
     if not addresses:
         fact = f"no CA is staged in {files.spec.staged}, and the configuration of {program} names no server to join"
         refuse([f"{fact}; to create new CAs, run: certmond root-ca stage; else give --server HOST:PORT"])
-    anchors = b"".join(to_pem(each) for found in authorities.values() for each in found).decode("ascii")
+    own = {*files.published(authorities).values()}
+    if not own:
+        refuse([f"this node has no {PUBLISHED} that could verify a server; restart {program}, then run: {_AGAIN}"])
+    anchors = b"".join(to_pem(each) for found in own for each in found).decode("ascii")
     published = {address: read_published_ca(address, anchors) for address in addresses}
-    bundles = {address: decode(content, f"{address}/cacerts").certificates for address, content in published.items()}
+    documents = {address: decode(content, f"{address}/cacerts") for address, content in published.items()}
+    bundles = {address: document.certificates for address, document in documents.items()}
+    if faults := [fault.detail for document in documents.values() for fault in document.faults]:
+        refuse(f"{fault}; check the server, then run: {_AGAIN}" for fault in faults)
     if empty := [address for address, bundle in bundles.items() if not bundle]:
         refuse(f"the server {address} publishes no CA certificate; check the server" for address in empty)
-    own = {*files.published(authorities).values()}
     behind = [address for address, bundle in bundles.items() if any(is_older(bundle, each) for each in own)]
     new = {address: bundle for address, bundle in bundles.items() if own != {bundle} and address not in behind}
     _refuse_old_servers([*behind, *(address for address in addresses if new and address not in {*new, *behind})])
@@ -178,11 +186,20 @@ def _service(files: DistributionCAFiles, config: Config, enforcer: Enforcer) -> 
     return running[0]
 
 
+def _receive(files: DistributionCAFiles, staged: tuple[NewCA, ...], enforcer: Enforcer) -> None:
+    """Record that the command receives the CAs. From then on, `stage` and `abort` do not change these CAs.
+
+    Exit with 2 if another command has changed the CAs. Raises BusyError while another process writes.
+    """
+    with enforcer.executor.writing():
+        refuse_changed(files, staged, _AGAIN)
+        files.record(staged, datetime.now(UTC), stored=False)
+
+
 def _store(files: DistributionCAFiles, staged: tuple[NewCA, ...], enforcer: Enforcer) -> None:
     """Run the command of the distribution. Exit with 2 if the command fails."""
     command, now = files.spec.command, datetime.now(UTC)
     text, fields = " ".join(command), {"step": "store_cas", "path": files.spec.staged}
-    files.record(staged, now, stored=False)
     enforcer.audit.note(Event.STEP_BEGUN, now, f"`{text}` stores the new CAs", fields=fields)
     try:
         ended = run(command, {}, files.spec.time_limit, lambda: None)

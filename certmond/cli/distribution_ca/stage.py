@@ -49,6 +49,8 @@ def stage_distribution_cas(
 
     files, now = DistributionCAFiles(config, options.root, options.state_dir), datetime.now(UTC)
     require_server(files)
+    if links := files.links():
+        refuse(f"{link}, then run: certmond root-ca stage" for link in links)
     staged = files.staged()
     if staged and not force:
         if problems := files.problems(staged, now):
@@ -76,7 +78,7 @@ def stage_distribution_cas(
     made = [(each, generate_distribution_ca(each, now, validity or VALIDITY, kind)) for each in present]
     handover = Handover(options.state_dir, Progress(), enforcer.restarting.terms)
     context.call_on_close(handover.close)
-    handover.retry_while_busy(partial(_write, enforcer, files, contents(made), now))
+    handover.retry_while_busy(partial(_write, enforcer, files, contents(made), staged, now))
     if problems := files.problems(files.staged(), now):
         refuse(problems)
     click.echo(f"staged in {files.spec.staged}; no file that a service uses has changed")
@@ -93,10 +95,13 @@ def remove_staged_cas(context: click.Context, options: Globals, config: Config, 
     staged = files.staged()
     if not staged:
         raise CertmondError(f"no CA is staged in {files.spec.staged}; there is nothing to abort")
+    if links := files.links():
+        refuse(f"{link}, then run: certmond root-ca abort" for link in links)
     _refuse_received(files, staged)
     handover = Handover(options.state_dir, Progress(), enforcer.restarting.terms)
     context.call_on_close(handover.close)
-    remove(handover.retry_while_busy(partial(delete_staged, enforcer, files, datetime.now(UTC))), files)
+    delete = partial(delete_staged, enforcer, files, datetime.now(UTC), unless_received=True)
+    remove(handover.retry_while_busy(delete), files)
 
 
 def remove(left: Iterable[str], files: DistributionCAFiles) -> None:
@@ -106,12 +111,19 @@ def remove(left: Iterable[str], files: DistributionCAFiles) -> None:
         click.echo(f"note: {path} remains, because certmond has not created this file", err=True)
 
 
-def delete_staged(enforcer: Enforcer, files: DistributionCAFiles, now: datetime) -> tuple[str, ...]:
-    """Delete the staged CAs. Return the other files in the directory. Raises BusyError while another process writes."""
+def delete_staged(
+    enforcer: Enforcer, files: DistributionCAFiles, now: datetime, *, unless_received: bool = False
+) -> tuple[str, ...]:
+    """Delete the staged CAs. Return the other files in the directory. Raises BusyError while another process writes.
+
+    With `unless_received`, exit with 2 if the command of the distribution has received the CAs.
+    """
     from certmond.notify.event_log import Event
 
     fields = {"step": "unstage", "path": files.spec.staged}
     with enforcer.executor.writing() as writer:
+        if unless_received:
+            _refuse_received(files, files.staged())
         enforcer.audit.note(Event.STEP_BEGUN, now, f"the CAs in {files.spec.staged} are removed", fields=fields)
         try:
             left = files.remove(writer)
@@ -130,11 +142,21 @@ def refuse(problems: Iterable[str]) -> NoReturn:
     sys.exit(REFUSED)
 
 
-def _write(enforcer: Enforcer, files: DistributionCAFiles, contents: dict[str, bytes], now: datetime) -> None:
+def refuse_changed(files: DistributionCAFiles, staged: tuple[NewCA, ...], again: str) -> None:
+    """Exit with 2 if another command has changed the staged CAs. Call this function with the lock of all writers."""
+    if files.staged() != staged:
+        refuse([f"another process has changed the CAs in {files.spec.staged}; run again: {again}"])
+
+
+def _write(
+    enforcer: Enforcer, files: DistributionCAFiles, contents: dict[str, bytes], staged: tuple[NewCA, ...], now: datetime
+) -> None:
     from certmond.notify.event_log import Event
 
     fields = {"step": "stage", "path": files.spec.staged}
     with enforcer.executor.writing() as writer:
+        refuse_changed(files, staged, "certmond root-ca stage")
+        _refuse_received(files, staged)
         enforcer.audit.note(Event.STEP_BEGUN, now, f"new CAs are staged in {files.spec.staged}", fields=fields)
         try:
             files.write(contents, writer)

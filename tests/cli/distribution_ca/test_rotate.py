@@ -12,12 +12,15 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from certmond.cli.distribution_ca import rotate
+from certmond.cli.step_handover import Handover
 from certmond.discovery.join_settings import JoinSettings, JoinToken
 from certmond.pki.x509.certificate import to_pem
 from tests import hurried_certmond
@@ -198,6 +201,34 @@ def test_an_abort_removes_the_staged_cas(cluster: RancherCluster) -> None:
     assert server.staged.exists()
 
 
+@pytest.mark.parametrize("arguments", [("rotate",), ("stage", "--force"), ("abort",)])
+def test_a_change_of_another_command_at_the_same_time(
+    cluster: RancherCluster, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """The other command changes the staged CAs, or gives them to k3s, before this command has the lock."""
+    server = cluster.first
+    server.run("root-ca", "stage")
+    wait, file = Handover.retry_while_busy, server.staged / "client-ca.crt"
+
+    def wait_for_other(handover: Handover, act: Callable[[], object]) -> object:
+        if isinstance(act, partial) and arguments == ("abort",):
+            files = act.args[1]
+            files.record(files.staged(), datetime.now(UTC), stored=False)
+        elif isinstance(act, partial):
+            file.write_bytes(file.read_bytes() * 2)
+        return wait(handover, act)
+
+    monkeypatch.setattr(Handover, "retry_while_busy", wait_for_other)
+    refused = server.run("root-ca", *arguments)
+    assert refused.exit_code == 2
+    changed = f"another process has changed the CAs in {server.staged}; run again: certmond root-ca {arguments[0]}"
+    fact = "received these CAs at" if arguments == ("abort",) else changed
+    assert refused.stderr.startswith("refused: ")
+    assert fact in refused.stderr
+    assert len([*server.staged.rglob("*.key")]) == len(CAS)
+    assert (cluster.starts(), (server.home.parent / "datastore.json").exists()) == ([], False)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_kill_in_each_step_can_be_continued(cluster: RancherCluster) -> None:
@@ -253,6 +284,20 @@ def test_without_a_server_to_ask_the_node_is_refused(tmp_path: Path) -> None:
         )
         unknown = cluster.first.run("root-ca", "rotate", "--server", "127.0.0.1:1")
         assert "the server 127.0.0.1:1 does not answer" in str(unknown.exception)
+        assert "must be HOST:PORT" in cluster.first.run("root-ca", "rotate", "--server", "127.0.0.1:65536").stderr
+        second = cluster.servers[1]
+        content = (second.home / "server/tls/server-ca.crt").read_bytes()
+        (second.home / "published.crt").write_bytes(content + content[:100])
+        malformed = cluster.first.run("root-ca", "rotate", "--server", second.address)
+        assert malformed.exit_code == 2
+        assert malformed.stderr.startswith("refused: ")
+        assert malformed.stderr.endswith("; check the server, then run: certmond root-ca rotate\n")
+        for name in ("server/tls/server-ca.crt", "agent/server-ca.crt"):
+            (cluster.first.home / name).unlink()
+        unverified = cluster.first.run("root-ca", "rotate", "--server", second.address)
+        assert unverified.exit_code == 2
+        assert "this node has no server-ca.crt that could verify a server; restart k3s" in unverified.stderr
+        assert cluster.starts() == []
 
 
 def test_the_new_cas_can_be_replaced_again(cluster: RancherCluster) -> None:
