@@ -129,8 +129,8 @@ the new CAs.
         certmond check
         k3s etcd-snapshot save
 
-2. On one server, create the new CAs, and replace the CAs. With `--dry-run`, `stage` only prints the files. With
-   `--plan`, `rotate` only prints the steps:
+2. On one server, create the new CAs, and replace the CAs. With `--dry-run`, `stage` only prints the files, and
+   `rotate` only prints the steps:
 
         certmond root-ca stage
         certmond root-ca rotate
@@ -197,7 +197,11 @@ requires the present Root CA in the new file, so that old certificates stay vali
 | `service.key` | certmond does not verify this file. k3s requires the first key of the present file in it |
 
 With `--force`, k3s stores CAs that do not fulfill these conditions. Old clients and running Pods then reject the new
-certificates. certmond never uses `--force`.
+certificates. certmond never uses `--force`. If a present Root CA has expired, no new CA fulfills these conditions, so
+only `k3s certificate rotate-ca --force` can replace this CA.
+
+certmond refuses a file that another user can replace, a symlink, and a private key in a `.crt` file, because k3s sends
+this file to other nodes.
 
 #### Findings during the change
 
@@ -219,7 +223,13 @@ the node, `no_path` is critical. If k3s has not written `k3s.yaml` again, `embed
 Remove the old Root CA only when every node has started with the new CAs, and you have replaced every copy of a
 kubeconfig. On one server, write the first and the third certificate of each CA file, which are the intermediate CA and
 its Root CA, into `/var/lib/rancher/k3s/server/rotate-ca/tls` with the same names. Keys are not necessary there,
-because the keys stay the same. Then repeat the steps from `certmond root-ca rotate`.
+because the keys stay the same. Then repeat the steps from `certmond root-ca rotate`:
+
+    cd /var/lib/rancher/k3s/server
+    mkdir -m 700 rotate-ca && mkdir -p rotate-ca/tls/etcd
+    for ca in client-ca server-ca request-header-ca etcd/server-ca etcd/peer-ca; do
+      awk '/BEGIN CERTIFICATE/ { n++ } n == 1 || n == 3' tls/$ca.crt > rotate-ca/tls/$ca.crt
+    done
 
 The statements about k3s are from these files of its source code. The tests of certmond use a stand-in for k3s, and do
 not run k3s.
