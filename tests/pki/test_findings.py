@@ -98,10 +98,12 @@ def test_the_block_of_each_reason_is_fixed(what: Blocks, names: str) -> None:
 
 
 def test_init_issues_beside_certificates_that_are_due() -> None:
-    """Only reasons about the end, copies, stopped services, other programs and objects of the cluster let `certmond
-    init` issue others.
+    """Only reasons about the end, copies, stopped services, other programs, objects of the cluster, the configuration
+    and files that the user is not permitted to read let `certmond init` issue others.
     """
     assert {reason.value for reason in Reason if not reason.blocks_issuing} == {
+        "configuration_refused",
+        "not_permitted",
         "nearing_expiry",
         "still_due",
         "outlives_ca",
