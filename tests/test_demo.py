@@ -99,7 +99,7 @@ def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Pa
         rf'^(?:before|after) +{series}{{certificate="apiserver",.*}} (\d+)$', reported[4], re.MULTILINE
     )
     assert int(after) - int(before) == pytest.approx(100 * 86400, abs=600)
-    serials = re.search(r"serial (\d+) -> (\d+)$", reported[4], re.MULTILINE)
+    serials = re.search(r"serial ([0-9a-f]+) -> ([0-9a-f]+)$", reported[4], re.MULTILINE)
     assert serials
     assert serials[1] != serials[2]
     assert re.search(r"^apiserver, before .* 264d ", reported[4], re.MULTILINE)

@@ -498,7 +498,9 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     cluster = {
         Reason.CLUSTER_EXPIRY, Reason.CLUSTER_MALFORMED, Reason.CLUSTER_UNREAD, Reason.REQUEST_WAITING,
     }  # fmt: skip
-    later = running | known_facts | elsewhere | cluster
+    # A reload: tests/daemon/test_loop.py. A user without root: tests/test_ordinary_user.py.
+    callers = {Reason.CONFIGURATION_REFUSED, Reason.NOT_PERMITTED}
+    later = running | known_facts | elsewhere | cluster | callers
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
     assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}
     assert len(MUTATIONS) >= 40

@@ -5,7 +5,6 @@ Without this module, an operator who pastes `chmod 0600 /etc/kubernetes/pki/ca.k
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from typing import Any
@@ -18,7 +17,7 @@ _COMMAND = re.compile(r"(?<=: )certmond (?=[a-z]+)(?!explain)|(?<=`)certmond (?=
 def rooted(document: Any, root: str) -> Any:
     """Return `document` with the real paths of files in its messages, and with `--root` in commands of certmond.
 
-    A path becomes a path below `root` if its directory exists there. If `root` is /, return `document` unchanged.
+    If `root` is /, return `document` unchanged.
     """
     if root == "/":
         return document
@@ -40,6 +39,10 @@ def rooted_message(message: str, root: str) -> str:
 
 
 def _real(path: str, top: str) -> str:
-    directory = os.path.dirname(path.rstrip("/."))
-    below = directory != "/" and not path.startswith(f"{top}/") and os.path.isdir(top + directory)
-    return shlex.quote(top + path) if below else path
+    """Return the path of a file below `top`.
+
+    Paths of the Kubernetes API, such as /readyz, have one part, and the files of certmond itself are in /usr. The
+    result does not depend on the files of the node, so that it does not disclose which files exist.
+    """
+    of_node = path.count("/") > 1 and not path.startswith(("/usr/", "/proc/", f"{top}/"))
+    return shlex.quote(top + path) if of_node else path

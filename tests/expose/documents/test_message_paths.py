@@ -16,7 +16,7 @@ def root(tmp_path: Path) -> str:
 
 
 def test_a_path_in_a_message_is_the_real_path(root: str) -> None:
-    """Each path whose directory exists below the root begins with the root, also for a file that does not exist."""
+    """Each path of the node begins with the root, whether or not the file exists."""
     key = "/etc/kubernetes/pki/apiserver.key"
     message = f"{key} has mode 0644, but the maximum is 0600; run: chmod 0600 {key}"
     assert rooted_message(message, root) == message.replace(key, f"{root}{key}")
@@ -41,7 +41,7 @@ def test_a_command_of_certmond_names_the_root(root: str) -> None:
     ],
 )
 def test_other_texts_with_a_slash_stay(root: str, message: str) -> None:
-    """A URL, a path of an API, and a path whose directory does not exist below the root do not change."""
+    """A URL, a path of an API, an option and a file of certmond in /usr do not change."""
     assert rooted_message(message, root) == message
 
 
