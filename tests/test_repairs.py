@@ -493,7 +493,7 @@ def test_the_finding_of_a_file_without_a_manifest_names_its_copy_in_the_archive(
     host.entries["apiserver"] |= {"mentioned_in": ["/etc/kubernetes/manifests/kube-apiserver.yaml"]}
     host.put(API["path"], b"")
     shown = certmond(host, "check").stdout
-    remedy = r"restore the files: certmond archive restore apiserver \d+-\w+ \[malformed\]"
+    remedy = r"restore the files: certmond --root \S+ archive restore apiserver \d+-\w+ \[malformed\]"
     assert re.search(rf"apiserver.crt is empty; {remedy}", shown)
     assert "[breaks_again]" not in shown
     assert certmond(host, "plan").returncode == 2
@@ -690,7 +690,7 @@ def test_renew_repairs_a_damaged_file(tmp_path: Path) -> None:
     host = whole(tmp_path, "kubelet-client", archived=True, now=now())
     BROKEN["cut PEM"][1](host)
     shown = certmond(host, "check")
-    assert "restore the files: certmond archive restore kubelet-client" in shown.stdout
+    assert re.search(r"restore the files: certmond --root \S+ archive restore kubelet-client", shown.stdout)
     done = certmond(host, "renew", "kubelet-client")
     assert (done.returncode, done.stderr) == (0, "")
     assert "from the archive, valid until" in done.stdout

@@ -38,8 +38,8 @@ def test_show(place: Place) -> None:
     public = decode(place.node.read(f"{PKI}/sa.pub"), "").public_keys[0]
     assert (found["family"], found["path"], found["staged"]) == ("sa", "/etc/kubernetes/pki/sa.pub", [])
     assert found["present"] == [
-        {"subject": None, "serial": None, "sha256": public.sha256, "pin": None, "key": "RSA-2048", "not_before": None,
-         "not_after": None, "key_here": True, "signs": []}
+        {"subject": None, "serial": None, "serial_hex": None, "sha256": public.sha256, "pin": None, "key": "RSA-2048",
+         "not_before": None, "not_after": None, "key_here": True, "signs": []}
     ]  # fmt: skip
     for wide in ((), ("-o", "wide")):
         done = place.run("show", *SA, *wide)
