@@ -242,6 +242,9 @@ def install(machine: Machine) -> None:
     machine.run(PYTHON, "-m", "venv", "--without-pip", PREFIX)
     (site,) = machine.path(PREFIX).glob("lib/python3*/site-packages")
     for package in _needed():
+        if package.files is None:  # a package of Debian has no list of its files
+            for name in {line.partition("/")[0] for line in (package.read_text("top_level.txt") or "").split()}:
+                shutil.copytree(str(package.locate_file(name)), site / name)
         for file in package.files or ():
             source, target = Path(str(package.locate_file(file))), site / file
             if ".." not in file.parts and not file.name.startswith("__editable__") and source.exists():
