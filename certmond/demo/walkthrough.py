@@ -6,7 +6,6 @@ The demo writes only below a temporary directory, and connects only to the loopb
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -24,7 +23,6 @@ import yaml
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from certmond.config.model import parse
 from certmond.demo.certmond_processes import Document, Expected, Running, StageError, entry_of
 from certmond.demo.node import AUTHORITIES, DAY, LEAVES, NODE, Node
 from certmond.errors import CertmondError
@@ -107,12 +105,9 @@ class Demo:
         self._heading("The certificates of a control-plane node, as kubeadm creates them")
         began = time.monotonic()
         self._node.make()
-        # Below another root, the owner of a file is a number, or root. The user of the demo owns all files of the demo.
-        owner = "root" if os.geteuid() == 0 else str(os.geteuid())
-        entries = [{"name": spec.name, "owner": owner} for spec in parse([]).certificates if spec.owner]
         # Polling covers file systems without inotify events. The clock of this host does not matter in the demo.
         hold = {"unsynchronised_clock": False}
-        self._settings = {"profile": "kubeadm", "poll": "1s", "hold": hold, "certificates": entries}
+        self._settings = {"profile": "kubeadm", "poll": "1s", "hold": hold}
         self._configure("observe")
         self._say(
             f"{NODE}, below {self._place}/node, has {len(AUTHORITIES)} CAs, {len(LEAVES)} certificates from these CAs, "
