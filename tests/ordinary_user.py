@@ -24,19 +24,28 @@ def python() -> str:
     return str(Path("/mnt") / here.relative_to(_CHECKOUT)) if here.is_relative_to(_CHECKOUT) else str(here)
 
 
-def give(directory: Path) -> None:
+def give(directory: Path, user: str = USER) -> None:
     """Make the user the owner of a directory."""
-    account = pwd.getpwnam(USER)
+    account = pwd.getpwnam(user)
     os.chown(directory, account.pw_uid, account.pw_gid)
+
+
+def command_of(user: str, arguments: list[str]) -> list[str]:
+    """Return a command that runs `arguments` as an ordinary user, with the checkout at /mnt."""
+    account = pwd.getpwnam(user)
+    ids = ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups"]
+    return ["unshare", "--mount", "sh", "-c", _SCRIPT, "sh", str(_CHECKOUT), *ids, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of the user: without HOME, and with the checkout at /mnt."""
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": "/mnt"}
 
 
 def as_user(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run a shell script as the user in a directory. In the script, `certmond` is the command of the checkout."""
-    account = pwd.getpwnam(USER)
-    ids = ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups"]
     lines = f'umask 0002; certmond() {{ {shlex.quote(python())} -m certmond "$@"; }}; {script}'
-    command = ["unshare", "--mount", "sh", "-c", _SCRIPT, "sh", str(_CHECKOUT), *ids, "sh", "-c", lines]
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": "/mnt"}
     return subprocess.run(
-        command, capture_output=True, text=True, env=env, cwd=directory, timeout=120, check=False, umask=0o002
-    )
+        command_of(USER, ["sh", "-c", lines]), capture_output=True, text=True, env=environment(), cwd=directory,
+        timeout=120, check=False, umask=0o002,
+    )  # fmt: skip

@@ -1,7 +1,6 @@
 """`certmond demo`, the first contact of a new user. It runs the real daemon and the real server end to end."""
 
 import os
-import pwd
 import re
 import shlex
 import signal
@@ -21,6 +20,7 @@ from certmond.demo import walkthrough as scenario
 from certmond.demo.certmond_processes import Expected, Running, StageError, entry_of
 from certmond.demo.node import AUTHORITIES, LEAVES, Node
 from certmond.errors import CertmondError
+from tests import ordinary_user
 from tests.conftest import real_part
 
 DEMO = [sys.executable, "-m", "certmond", "demo"]
@@ -47,16 +47,9 @@ def environment(scratch: Path) -> dict[str, str]:
 def demo_as(user: str, scratch: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command, env = [*DEMO, *options], environment(scratch)
     if user == "nobody":
-        account = pwd.getpwnam(user)
-        os.chown(scratch, account.pw_uid, account.pw_gid)
-        # The user nobody may not be able to enter the checkout: a separate mount namespace mounts it at /mnt.
-        here = Path(__file__).parents[1]
-        python = Path("/mnt") / Path(sys.executable).relative_to(here)
-        env = {"PATH": os.environ["PATH"], "TMPDIR": str(scratch), "PYTHONPATH": "/mnt"}  # coverage's file is closed
-        ids = ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups"]
-        script = 'mount --bind "$1" /mnt && shift && exec setpriv "$@"'
-        inside = [*ids, str(python), "-m", "certmond", "demo", *options]
-        command = ["unshare", "--mount", "sh", "-c", script, "sh", str(here), *inside]
+        ordinary_user.give(scratch, user)
+        env = {**ordinary_user.environment(), "TMPDIR": str(scratch)}  # coverage's file is closed
+        command = ordinary_user.command_of(user, [ordinary_user.python(), "-m", "certmond", "demo", *options])
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", timeout=2 * NEAR, check=False)
 
 

@@ -148,8 +148,9 @@ def check(context: click.Context, names: tuple[str, ...], at: datetime | None, o
         assessment, following = selected(assessment, names), None  # the next event of the node can be another one
     if assessment.catalogued or output in {"json", "yaml"}:
         document = status_document(assessment, config.mode, following)
-        anchors = [anchor_entry(status) for status in whole.trust_anchors]
-        display({**document, "trust_anchors": anchors}, output, status_table, options.root)
+        if names:  # the table names the CA of a certificate by its entry
+            document["trust_anchors"] = [anchor_entry(status) for status in whole.trust_anchors]
+        display(document, output, status_table, options.root)
     refuse_unread_files(assessment, options.root)
     if not assessment.catalogued:
         raise CertmondError(

@@ -152,8 +152,8 @@ class Machine:
 
 @contextmanager
 def booted(work: Path, hidden: tuple[str, ...] = HIDDEN, tree: str = "/") -> Iterator[Machine]:
-    """A machine from its boot to its end, over this machine's root or over the root of another release in `tree`. Skips
-    the test, or fails it in CI, where none can be had.
+    """A machine from its boot to its end, over this machine's root or over the root of another release in `tree`. On a
+    host that cannot boot a machine, the test is skipped, or fails in CI.
     """
     setpriv, unshare, nspawn = map(real_part, ("setpriv", "unshare", "systemd-nspawn"))
     if os.geteuid() != 0:

@@ -298,6 +298,19 @@ def test_a_new_file_has_the_requested_mode_and_owner(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("root")
+def test_the_owner_of_the_root_directory_counts_as_root(host: Host) -> None:
+    """In a directory that represents the root of a node, a file of root belongs to the owner and the group of this
+    directory. A file of another user does not. On the host itself, root is root.
+    """
+    os.chown(host.root, 4321, 4322)
+    host.commit([host.new("/etc/a", b"a", owner=(0, 0)), host.new("/etc/b", b"b", owner=(5, 0))])
+    owners = [(status.st_uid, status.st_gid) for status in (host.at("/etc/a").stat(), host.at("/etc/b").stat())]
+    assert owners == [(4321, 4322), (5, 4322)]
+    assert NodeFiles(str(host.root)).real_owner((0, 6)) == (4321, 6)
+    assert NodeFiles("/").real_owner((0, 0)) == (0, 0)
+
+
+@pytest.mark.usefixtures("root")
 def test_a_new_file_is_not_given_to_the_owner_of_its_directory(host: Host) -> None:
     """If no owner is requested, a new file belongs to the user of certmond, and its directory gives it no ACL."""
     os.chown(host.at(KEY).parent, 12, 34)

@@ -6,7 +6,8 @@ This module defines the output and exit codes. Both commands change only the dir
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -118,22 +119,11 @@ def delete_staged(
 
     With `unless_received`, exit with 2 if the command of the distribution has received the CAs.
     """
-    from certmond.notify.event_log import Event
-
-    fields = {"step": "unstage", "path": files.spec.staged}
     with enforcer.executor.writing() as writer:
         if unless_received:
             _refuse_received(files, files.staged())
-        enforcer.audit.note(Event.STEP_BEGUN, now, f"the CAs in {files.spec.staged} are removed", fields=fields)
-        try:
-            left = files.remove(writer)
-        except CertmondError as error:
-            failed = {**fields, "result": "failed"}
-            enforcer.audit.conclude(Event.STEP_FAILED, now, str(error), "error", fields=failed)
-            raise
-        done = {**fields, "result": "done"}
-        enforcer.audit.conclude(Event.STEP_DONE, now, f"the CAs in {files.spec.staged} are removed", fields=done)
-    return left
+        with _recorded_step(enforcer, files, "unstage", f"the CAs in {files.spec.staged} are removed", now):
+            return files.remove(writer)
 
 
 def refuse(problems: Iterable[str]) -> NoReturn:
@@ -151,21 +141,29 @@ def refuse_changed(files: DistributionCAFiles, staged: tuple[NewCA, ...], again:
 def _write(
     enforcer: Enforcer, files: DistributionCAFiles, contents: dict[str, bytes], staged: tuple[NewCA, ...], now: datetime
 ) -> None:
-    from certmond.notify.event_log import Event
-
-    fields = {"step": "stage", "path": files.spec.staged}
     with enforcer.executor.writing() as writer:
         refuse_changed(files, staged, "certmond root-ca stage")
         _refuse_received(files, staged)
-        enforcer.audit.note(Event.STEP_BEGUN, now, f"new CAs are staged in {files.spec.staged}", fields=fields)
-        try:
+        with _recorded_step(enforcer, files, "stage", f"new CAs are staged in {files.spec.staged}", now):
             files.write(contents, writer)
-        except CertmondError as error:
-            failed = {**fields, "result": "failed"}
-            enforcer.audit.conclude(Event.STEP_FAILED, now, str(error), "error", fields=failed)
-            raise
-        done = {**fields, "result": "done"}
-        enforcer.audit.conclude(Event.STEP_DONE, now, f"new CAs are staged in {files.spec.staged}", fields=done)
+
+
+@contextmanager
+def _recorded_step(
+    enforcer: Enforcer, files: DistributionCAFiles, step: str, text: str, now: datetime
+) -> Iterator[None]:
+    """Write audit records before and after a change to the staged CAs. `text` is a sentence about the change."""
+    from certmond.notify.event_log import Event
+
+    fields = {"step": step, "path": files.spec.staged}
+    enforcer.audit.note(Event.STEP_BEGUN, now, text, fields=fields)
+    try:
+        yield
+    except CertmondError as error:
+        failed = {**fields, "result": "failed"}
+        enforcer.audit.conclude(Event.STEP_FAILED, now, str(error), "error", fields=failed)
+        raise
+    enforcer.audit.conclude(Event.STEP_DONE, now, text, fields={**fields, "result": "done"})
 
 
 def _refuse_received(files: DistributionCAFiles, staged: tuple[NewCA, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 _MESSAGES = frozenset({"message", "detail", "because"})
 _PATH = re.compile(r"(?<![\w/.:=~$-])/[^\s;,:()'\"`\]]+")
-_COMMAND = re.compile(r"(?<=: )certmond (?=[a-z]+)(?!explain)|(?<=`)certmond (?=[a-z]+)(?!explain)")
+_COMMAND = re.compile(r"(?:(?<=: )|(?<=`))certmond (?=[a-z])(?!explain\b)")
 
 
 def rooted(document: Any, root: str) -> Any:
