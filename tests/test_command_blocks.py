@@ -46,7 +46,8 @@ CANNOT_BE_RUN = {
     r"\b(gpg|rpmkeys|rpmsign|sha256sum --check)\b|^(rpm |echo 'deb |tar -xf |KEY=)": "needs a release, as "
     "tests/packaging/test_release.py has",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
-    r"^k3s |/var/lib/rancher/|\bcertmond root-ca stage$": "needs k3s: tests/cli/distribution_ca/test_rotate.py",
+    r"^k3s |/var/lib/rancher/|\brotate-ca/|\bcertmond root-ca stage$": "needs k3s: "
+    "tests/cli/distribution_ca/test_rotate.py",
     r"\bmicrok8s\b": "needs a node of MicroK8s, whose files tests/test_distributions.py has",
     r"\bage -r\b": "is an example for your own program",
 }
