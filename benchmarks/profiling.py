@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.fixture import START, Leaves
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.daemon.file_changes import QUIET
 from certmond.expose.metrics.exposition import METRICS, STATUS, Renderer
 from certmond.files.catalog_observer import Store

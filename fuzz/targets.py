@@ -17,8 +17,9 @@ from pathlib import Path
 from certmond.cluster.node_api import Acknowledgement
 from certmond.cluster.record import parse as parse_cluster_record
 from certmond.cluster.record_rules import record_of, rotation_of
-from certmond.config.model import Source, dump
+from certmond.config.model import dump
 from certmond.config.model import parse as parse_config
+from certmond.config.source_merger import Source
 from certmond.errors import CertmondError, ConfigError, MalformedError, RotationError, RuntimeDirError, WriteError
 from certmond.expose.http.heartbeat_check import halted
 from certmond.expose.http.web_config import parse as parse_web_config

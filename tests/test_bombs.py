@@ -33,7 +33,8 @@ GIGABYTE = 1 << 30
 READING = """
 import json, sys
 from pathlib import Path
-from certmond.config.model import Source, parse
+from certmond.config.model import parse
+from certmond.config.source_merger import Source
 from certmond.errors import CertmondError
 from certmond.expose.http.web_config import parse as web
 from certmond.formats.kubeadm_config import parse_kubeadm_config

@@ -6,12 +6,12 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-import click
 from click.testing import CliRunner
 
+from certmond.cli.deferred_commands import DeferredCommands
 from certmond.cli.main import cli
-from certmond.config.model import Source
 from certmond.config.model import parse as parse_config
+from certmond.config.source_merger import Source
 from certmond.expose.documents.activity import activity_document
 from certmond.expose.http.web_config import (
     CURVES,
@@ -43,8 +43,8 @@ def test_the_architecture_lists_every_verb() -> None:
     """The section about the processes names each verb of the program, and its list of commands names nothing else."""
     section = (ROOT / "ARCHITECTURE.md").read_text().partition("## Two processes\n")[2].partition("\n## ")[0]
     commands = section[section.index("The commands ") :]
-    assert set(re.findall(r"`(?:certmond )?([a-z-]+)`", section)) >= cli.commands.keys()
-    assert set(re.findall(r"`([a-z-]+)`", commands)) <= cli.commands.keys()
+    assert set(re.findall(r"`(?:certmond )?([a-z-]+)`", section)) >= cli.every_command().keys()
+    assert set(re.findall(r"`([a-z-]+)`", commands)) <= cli.every_command().keys()
 
 
 def test_the_changelog_begins_with_this_version() -> None:
@@ -77,7 +77,7 @@ def test_the_changelog_has_entries_below_headings() -> None:
 
 def test_every_metric_is_documented(node: Node) -> None:
     """docs/monitoring.md describes each exported metric family."""
-    from certmond.config.source_files import load
+    from certmond.config.loader import load
 
     assessment = assess(Store(load().certificates, str(node.root)).observe(), NOW)
     text = Renderer().metrics(assessment, Telemetry("observe").text())
@@ -110,9 +110,9 @@ def test_every_option_of_a_root_ca_is_documented() -> None:
     """docs/rotation.md has each verb of `root-ca` with each of its options, and README has each verb."""
     documented, readme = (DOCS / "rotation.md").read_text(), (DOCS.parent / "README.md").read_text()
     shared = {option for parameter in cli.params for option in parameter.opts}
-    group = cli.commands["root-ca"]
-    assert isinstance(group, click.Group)
-    for name, verb in group.commands.items():
+    group = cli.every_command()["root-ca"]
+    assert isinstance(group, DeferredCommands)
+    for name, verb in group.every_command().items():
         assert f"certmond root-ca {name}" in documented
         assert f"certmond root-ca {name}" in readme
         own = {option for parameter in verb.params for option in parameter.opts if option.startswith("--")} - shared
@@ -125,8 +125,8 @@ def test_every_command_of_the_rotation_is_one() -> None:
     assert lines
     for line in lines:
         _, verb, *arguments = line.split()
-        group = cli.commands["root-ca"]
-        assert isinstance(group, click.Group)
+        group = cli.every_command()["root-ca"]
+        assert isinstance(group, DeferredCommands)
         group.commands[verb].make_context(verb, arguments)  # raises for an option that there is not
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from certmond.config.model import Source, parse
+from certmond.config.model import parse
+from certmond.config.source_merger import Source
 from certmond.daemon.loop import Daemon
 from certmond.errors import WriteError
 from certmond.expose.metrics.exposition import Renderer

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from certmond.config.model import Source, parse
+from certmond.config.model import parse
+from certmond.config.source_merger import Source
 from certmond.daemon import reconciler as acting
 from certmond.daemon.loop import Daemon
 from certmond.daemon.reconciler import Reconciler

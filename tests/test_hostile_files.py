@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config.model import Source, parse
+from certmond.config.model import parse
+from certmond.config.source_merger import Source
 from fuzz.looks import CONFIGURATION, look_at, node, run_looks, whole_look
 from fuzz.worst import FILES
 from tests.builders import integer, make_ca, oid, pem_block, tlv

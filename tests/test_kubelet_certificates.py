@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from certmond.cli.main import cli
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.assessment.repairable_damage import damage

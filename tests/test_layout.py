@@ -77,7 +77,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/cluster/test_stale_workloads.py": ("restarts workloads through the API", ["cluster/workload_rollout"]),
     "tests/config/test_model.py": (
         "parses whole configurations: each message has a file and a line",
-        ["config/validation_messages", "config/rules", "config/source_files", "config/yaml_source"],
+        ["config/loader", "config/validation_messages", "config/rules", "config/source_files", "config/yaml_source"],
     ),
     "tests/controllers/test_restart.py": (
         "restarts services of each kind",

@@ -14,8 +14,9 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from certmond.config.model import Config, Source, parse
-from certmond.config.source_files import load
+from certmond.config.loader import load
+from certmond.config.model import Config, parse
+from certmond.config.source_merger import Source
 from certmond.daemon.enforcer import Enforcer
 from certmond.files.catalog_observer import Store
 from certmond.notify.audit import DAEMON, Audit

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.config.model import Config, Source, parse
-from certmond.config.source_files import load
+from certmond.config.loader import load
+from certmond.config.model import Config, parse
+from certmond.config.source_merger import Source
 from certmond.expose.documents.status import status_document
 from certmond.expose.metrics.x509_exporter_names import Compatible
 from certmond.files.catalog_observer import Store

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from certmond.cli.completion import certificate_names
+from certmond.cli.help import ExplainedCommands
 from certmond.cli.options import UNKNOWN, Globals, global_options, globals_of
 from certmond.cli.plan import FAILED, enforcer_for
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from certmond.renewal.restoration import Restoration
 
 
-@click.group()
+@click.group(cls=ExplainedCommands)
 @global_options
 def archive() -> None:
     """List and restore the files that certmond has replaced."""

@@ -1,6 +1,7 @@
 """Shell completion of commands, certificates, services, and sections of the runbook.
 
-If the configuration has an error, certmond completes the names of the default profile.
+The names of certificates and services are those of the profile and of the configuration files, even if these files have
+errors. Completion does not validate the files: Python takes longer to load the models than a user wants to wait.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from certmond.cli.options import globals_of
-from certmond.errors import CertmondError
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -34,13 +34,11 @@ def completion(context: click.Context, shell: str) -> None:
 
 def _names_of(section: Literal["certificates", "services"]) -> Completer:
     def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from certmond.config.model import parse
+        from certmond.config.source_files import read_files
+        from certmond.config.source_merger import entry_names
 
-        try:
-            config = globals_of(context).load()
-        except CertmondError:
-            config = parse([])
-        return _fitting((entry.name for entry in getattr(config, section)), incomplete)
+        given = globals_of(context)
+        return _fitting(entry_names(read_files(given.config).sources, section, given.profile), incomplete)
 
     return complete
 

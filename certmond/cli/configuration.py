@@ -6,11 +6,12 @@ import json
 
 import click
 
+from certmond.cli.help import ExplainedCommands
 from certmond.cli.options import global_options, globals_of
 from certmond.errors import ConfigError
 
 
-@click.group()
+@click.group(cls=ExplainedCommands)
 @global_options
 def config() -> None:
     """Validate, print or describe the configuration."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
+
+from certmond.cli.deferred_commands import DeferredCommands
 
 GROUPS = (
     ("Look at this node", ("check", "status", "plan", "forecast", "explain", "discover")),
@@ -19,16 +23,33 @@ _EXAMPLES = (
 )
 
 
-class GroupedCommands(click.Group):
-    """Group of commands whose help lists the commands by task."""
+class ExplainedCommands(DeferredCommands):
+    """Group of commands whose help has a whole sentence about each command."""
 
     def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each command with the first sentence of its help. The sentence wraps, but is never cut."""
-        for title, names in GROUPS:
+        commands = self.every_command()
+        for title, names in self.sections(commands):
             with formatter.section(title):
-                formatter.write_dl([(name, _first_sentence(self.commands[name])) for name in names])
+                formatter.write_dl([(name, _first_sentence(commands[name])) for name in names])
+
+    def sections(self, commands: Iterable[str]) -> Iterable[tuple[str, Iterable[str]]]:
+        """Return the titles of the sections of the help, and the commands in each section."""
+        return (("Commands", commands),)
+
+
+class GroupedCommands(ExplainedCommands):
+    """Group of commands whose help lists the commands by task, and examples."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by task, and the examples."""
+        super().format_commands(context, formatter)
         with formatter.section("Examples"):
             formatter.write_dl(list(_EXAMPLES))
+
+    def sections(self, _: Iterable[str]) -> Iterable[tuple[str, Iterable[str]]]:
+        """Return the tasks, and the commands for each task."""
+        return GROUPS
 
 
 def _first_sentence(command: click.Command) -> str:

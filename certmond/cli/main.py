@@ -19,9 +19,7 @@ from typing import Any
 
 import click
 
-from certmond.cli.archive import archive
 from certmond.cli.completion import certificate_names, completion, explained_names
-from certmond.cli.configuration import config
 from certmond.cli.help import EPILOG, GroupedCommands
 from certmond.cli.options import (
     UNKNOWN,
@@ -36,12 +34,6 @@ from certmond.cli.options import (
     runtime_option,
     selected,
 )
-from certmond.cli.pki_init import init
-from certmond.cli.plan import forecast, plan
-from certmond.cli.renew import renew, restart
-from certmond.cli.root_ca.inspection import root_ca
-from certmond.cli.root_ca.rotate import abort, rotate
-from certmond.cli.root_ca.stage import stage
 from certmond.cli.stdio import output_fails, prepare
 from certmond.cli.version_option import version_option, version_text
 from certmond.errors import CertmondError, NotRunningError, defect
@@ -51,6 +43,16 @@ from certmond.redaction import redacted
 
 @click.group(
     cls=GroupedCommands,
+    deferred={
+        "archive": "certmond.cli.archive:archive",
+        "config": "certmond.cli.configuration:config",
+        "forecast": "certmond.cli.plan:forecast",
+        "init": "certmond.cli.pki_init:init",
+        "plan": "certmond.cli.plan:plan",
+        "renew": "certmond.cli.renew:renew",
+        "restart": "certmond.cli.renew:restart",
+        "root-ca": "certmond.cli.root_ca.inspection:root_ca",
+    },
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -216,7 +218,7 @@ def discover(context: click.Context) -> None:
     """Print a configuration for this node: the profile of its distribution, or the configured profile, and the
     differences from this profile.
     """
-    from certmond.config.model import DEFAULT_PROFILE
+    from certmond.config.source_merger import DEFAULT_PROFILE
     from certmond.discovery.configuration import discover as discover_configuration
     from certmond.discovery.distribution import distributions
 
@@ -259,17 +261,7 @@ def version() -> None:
     click.echo(version_text())
 
 
-cli.add_command(config)
-cli.add_command(plan)
-cli.add_command(forecast)
-cli.add_command(renew)
-cli.add_command(restart)
-cli.add_command(archive)
-cli.add_command(init)
 cli.add_command(completion)
-cli.add_command(root_ca)
-for verb in (stage, rotate, abort):
-    root_ca.add_command(verb)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

@@ -61,7 +61,7 @@ class Globals:
 
         Raises ConfigError if the configuration is invalid.
         """
-        from certmond.config.source_files import load
+        from certmond.config.loader import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
@@ -93,7 +93,7 @@ class Globals:
         os._exit(0)
 
     def _serving(self) -> Serving:
-        from certmond.config.source_files import load
+        from certmond.config.loader import load
         from certmond.errors import ConfigError
 
         problems: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ def _store_option(context: click.Context, parameter: click.Parameter, value: Any
 
 def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the names of profiles that start with `incomplete`, including `none`."""
-    from certmond.config.model import NO_PROFILE, profiles
+    from certmond.config.source_merger import NO_PROFILE, profiles
 
     return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]
 

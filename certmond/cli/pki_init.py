@@ -6,7 +6,6 @@ This module defines the options, output and exit codes. `pki.planning.bootstrap`
 
 from __future__ import annotations
 
-import socket
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,6 +176,8 @@ def _host_name(root: str) -> str:
 
     Raises CertmondError if this name is not a valid node name.
     """
+    import socket
+
     from certmond.formats.kubeadm_config import is_node_name
     from certmond.transaction.node_file_reader import NodeFiles
 
@@ -195,6 +196,8 @@ def _address() -> str:
 
     Raises CertmondError if the host has no default route.
     """
+    import socket
+
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:

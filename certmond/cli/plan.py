@@ -67,7 +67,7 @@ def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
     """Return the value of an option as a positive duration of at most 100 years. Raises BadParameter for any other
     value.
     """
-    from certmond.pki.catalog.field_types import parse_duration
+    from certmond.pki.catalog.duration import parse_duration
 
     try:
         found: timedelta = parse_duration(value)

@@ -1,26 +1,33 @@
 """Parser of the configuration. The result is a Config, or a ConfigError with every problem.
 
-Each problem has a file, a line, a path and a remedy. This module merges the profile and the files. The module `rules`
-checks entries against each other. The module `source_files` reads the files.
+Each problem has a file, a line, a path and a remedy. The module `source_merger` merges the profile and the files. The
+module `rules` checks entries against each other. The module `source_files` reads the files.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import cache
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from certmond.config.rules import PARTS, SECTIONS, between_entries, dependency_cycles, references
+from certmond.config.source_merger import (
+    DEFAULT_PROFILE,
+    NO_PROFILE,
+    Source,
+    merge,
+    profile_documents,
+    profiles,
+    with_profile,
+)
 from certmond.config.validation_messages import problem_of
-from certmond.config.yaml_source import Node, Place, Problem, read, shown
+from certmond.config.yaml_source import Node, Problem, read
 from certmond.errors import ConfigError
 from certmond.pki.catalog.ca_replacement_spec import CAReplacementSpec
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
@@ -38,25 +45,9 @@ from certmond.pki.catalog.settings import (
     SignerSpec,
 )
 
-DEFAULT_PROFILE = "kubeadm"
-NO_PROFILE = "none"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_ID = "urn:certmond:schema:configuration"
 """Identifier of the schema. The identifier is not a URL, so that no editor tries to download the schema."""
-
-
-class Source(NamedTuple):
-    """A YAML text, and the name of the text in messages."""
-
-    name: str
-    text: str | bytes
-
-
-@cache
-def profiles() -> Mapping[str, str]:
-    """Return the YAML text of each shipped profile, by the name of the profile."""
-    shipped = sorted((Path(__file__).parents[1] / "profiles").iterdir())
-    return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
 
 
 def _profile(name: str) -> str:
@@ -218,10 +209,8 @@ def parse(
         documents += [_only(keys, document)] if document else []
         problems += found
     whole = not unread and len(documents) == len(sources)  # otherwise an unread source can contain the missing value
-    if profile is not None:
-        place = Place("--profile")
-        documents.append(Node({"profile": Node(profile, place)}, place))
-    tree = _join((*_base(documents), *documents), problems)
+    documents = with_profile(documents, profile)
+    tree = merge((*profile_documents(documents), *documents), problems, Config.model_fields)
     config = Config()
     try:
         config = Config.model_validate(tree.plain())
@@ -294,52 +283,3 @@ def _only(keys: Container[str], document: Node) -> Node:
     """
     ignored = [key for key in Config.model_fields if key not in keys]
     return replace(document, value={key: node for key, node in document.fields.items() if key not in ignored})
-
-
-def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
-    """Return the profile that the documents name, preceded by the profiles on which this profile is based.
-
-    For an unknown name, return the default profile, so that `parse` can find the other problems.
-    """
-    named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
-    name = named[-1] if named else DEFAULT_PROFILE
-    text = "" if name == NO_PROFILE else profiles().get(str(name), profiles()[DEFAULT_PROFILE])
-    own = read(f"profile {name}", text)[0] or Node({}, Place(""))
-    return (*_base((own,)), own) if "profile" in own.fields else (own,)
-
-
-def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
-    """Merge the documents. A later document takes precedence. The function ignores known keys without a value."""
-    joined: dict[str, Node] = {}
-    for document in documents:
-        for key, node in document.fields.items():
-            if node.value is None and key in Config.model_fields:
-                continue
-            if key in SECTIONS and not isinstance(node.value, list):
-                problems.append(Problem(node.place, "must be a list, with lines such as `- name: …`"))
-                continue
-            earlier = joined[key].items if key in joined else []
-            joined[key] = replace(node, value=_overlay(earlier, node.items, problems)) if key in SECTIONS else node
-    return Node(joined, Place(""))
-
-
-def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
-    """Return the entries in `earlier`, changed and extended by `entries`. Add a problem for each duplicate name.
-
-    Merge each new entry into the entry of the same name. If there is no such entry, append the new entry.
-    """
-    result = list(earlier)
-    number = {entry.name: number for number, entry in enumerate(result) if entry.name}
-    lines: dict[str, int] = {}
-    for entry in entries:
-        if entry.name in lines:
-            text = f"repeats the name of line {lines[entry.name]}, {shown(entry.name)}"
-            problems.append(Problem(entry.place, f"{text}; merge the two entries, or rename one of them"))
-            continue
-        if entry.name in number:
-            result[number[entry.name]] = replace(entry, value=result[number[entry.name]].fields | entry.fields)
-        else:
-            result.append(entry)
-        if entry.name:
-            lines[entry.name] = entry.place.line
-    return result

@@ -1,7 +1,7 @@
 """Reader of the configuration files: the main file and conf.d/*.yaml.
 
-This module defines the order of the files, and refuses files that other users can write. The module `model` merges and
-validates the texts.
+This module defines the order of the files, and finds files that other users can write. The module `source_merger`
+merges the texts.
 """
 
 from __future__ import annotations
@@ -9,31 +9,30 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from certmond.config.model import EVERY_KEY, Config, Source, parse
+from certmond.config.source_merger import Source
 from certmond.config.yaml_source import MAX_BYTES, Place, Problem
-from certmond.errors import ConfigError
 from certmond.path_trust import other_writers
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
 
 
-def load(
-    path: Path | None = None,
-    *,
-    profile: str | None = None,
-    explicit: bool = False,
-    acting: bool = False,
-    keys: Container[str] = EVERY_KEY,
-) -> Config:
-    """Return the configuration from the profile, the file `path` and the files conf.d/*.yaml beside it, in this order.
+class SourceFiles(NamedTuple):
+    """Texts of the configuration files in their order, and the problems of the files."""
 
-    The default of `path` is `DEFAULT_PATH`. A missing file `path` is a problem only if `explicit` is true. Write
-    permission for other users is a problem only if `acting` is true, or if the configuration `acts`. Raises ConfigError
-    with all problems.
+    sources: tuple[Source, ...]
+    unread: tuple[Problem, ...]
+    open_to_others: tuple[Problem, ...]
+
+
+def read_files(path: Path | None = None, *, explicit: bool = False) -> SourceFiles:
+    """Return the texts of the file `path` and the files conf.d/*.yaml beside it, in this order.
+
+    The default of `path` is `DEFAULT_PATH`. A missing file `path` is a problem only if `explicit` is true.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []
@@ -51,10 +50,7 @@ def load(
         except OSError as error:
             if explicit or file != main or not isinstance(error, FileNotFoundError):
                 unread.append(_unreadable(file, error))
-    config = parse(sources, profile=profile, unread=unread, keys=keys)
-    if open_to_others and (acting or config.acts):
-        raise ConfigError(tuple(map(str, open_to_others)))
-    return config
+    return SourceFiles(tuple(sources), tuple(unread), tuple(open_to_others))
 
 
 def _regular(file: Path) -> int:

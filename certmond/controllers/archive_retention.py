@@ -16,7 +16,7 @@ from certmond.errors import MalformedError, StateError
 from certmond.formats.kubeconfig_certificates import parse_credentials
 from certmond.notify.audit import Audit
 from certmond.notify.event_log import Event
-from certmond.pki.catalog.field_types import format_duration
+from certmond.pki.catalog.duration import format_duration
 from certmond.pki.x509.certificate_file_parser import Document, decode
 from certmond.renewal.damaged_file_archive import OnlyCopies
 from certmond.renewal.new_files import View, is_damaged_name

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from certmond.errors import ConfigError, LimitError
 from certmond.formats.yaml_documents import load_documents
+from certmond.pki.catalog.duration import parse_duration
 from certmond.pki.catalog.entries import KeyAlgorithm
-from certmond.pki.catalog.field_types import parse_duration
 from certmond.pki.catalog.init_cluster_spec import InitSpec
 
 _GROUP, _VERSIONS = "kubeadm.k8s.io", ("v1beta3", "v1beta4")

@@ -67,7 +67,8 @@ def verbs() -> tuple[Verb, ...]:
 def groups() -> tuple[Group, ...]:
     """Return the verbs grouped by their first word, in alphabetical order."""
     found = groupby(verbs(), key=lambda verb: verb.name.partition(" ")[0])
-    return tuple(Group(name, _joined(cli.commands[name].help), tuple(below)) for name, below in found)
+    commands = cli.every_command()
+    return tuple(Group(name, _joined(commands[name].help), tuple(below)) for name, below in found)
 
 
 def reference() -> str:

@@ -78,3 +78,19 @@ def test_a_broken_configuration_still_completes_names(monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text("nonsense: [")
     assert offered("certmond renew --config c.yaml scheduler", monkeypatch) == ["scheduler.conf"]
+
+
+@pytest.mark.parametrize(
+    "words", ["certmond re", "certmond renew api", "certmond restart ku", "certmond explain k", "certmond root-ca r"]
+)
+def test_completion_loads_no_model(words: str) -> None:
+    """Names are completed without pydantic and cryptography, which take longer to load than a user wants to wait."""
+    typed = {"_CERTMOND_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", BIN / "certmond"],
+        check=True, capture_output=True, text=True, env={**os.environ, **typed},
+    )  # fmt: skip
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.stdout.startswith("plain,")
+    assert "click" in loaded
+    assert not loaded & {"pydantic", "cryptography", "rich"}

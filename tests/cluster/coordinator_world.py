@@ -18,9 +18,9 @@ from certmond.cluster.node_api import ANNOTATION
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.cluster.record_rules import record_of, rotation_of
 from certmond.cluster.rotation_coordinator import ClusterConductor
-from certmond.config.model import Source
 from certmond.config.model import parse as configuration
-from certmond.pki.catalog.field_types import format_duration
+from certmond.config.source_merger import Source
+from certmond.pki.catalog.duration import format_duration
 from certmond.pki.rotation.gates import Gate, Report
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, desired
 from certmond.pki.services.trust_set_digest import digest_of

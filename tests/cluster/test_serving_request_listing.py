@@ -17,7 +17,7 @@ import yaml
 
 from certmond.cluster.api_access import Access
 from certmond.cluster.serving_request_listing import serving_requests
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.daemon.enforcer import Enforcer
 from certmond.errors import RefusedError, UnreachableError
 from certmond.files.catalog_observer import Store

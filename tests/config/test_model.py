@@ -17,11 +17,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from certmond.config import source_files, yaml_source
-from certmond.config.model import Config, Source, dump, parse, profiles, schema
-from certmond.config.source_files import load
+from certmond.config.loader import load
+from certmond.config.model import Config, dump, parse, schema
+from certmond.config.source_merger import Source, profiles
 from certmond.errors import ConfigError
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
-from certmond.pki.catalog.field_types import FACTS, USAGES, format_duration, parse_duration
+from certmond.pki.catalog.field_types import FACTS, USAGES
 from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import ClusterSpec, HoldSpec, RestartSpec
@@ -783,11 +784,6 @@ def test_what_is_shown_of_a_profile_with_changes_can_be_put_in_their_place() -> 
     found = read("certificates: [{name: admin.conf, owner: null, subject: [], mode: 0640}]", profile=None)
     assert parse([Source("shown", dump(found))]) == found
     assert found.certificates != parse([]).certificates
-
-
-@given(st.integers(1, 10**9))
-def test_a_duration_is_written_as_it_is_read(seconds: int) -> None:
-    assert parse_duration(format_duration(timedelta(seconds=seconds))) == timedelta(seconds=seconds)
 
 
 # --- the schema, the example, the documentation -----------------------------------------------------------------------

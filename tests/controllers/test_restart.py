@@ -15,7 +15,8 @@ import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.cli.options import assess_node
-from certmond.config.model import Config, Source, parse
+from certmond.config.model import Config, parse
+from certmond.config.source_merger import Source
 from certmond.controllers.restart import Progress, RestartController
 from certmond.controllers.restart_lock import RestartLock, SingleNodeLock
 from certmond.daemon.enforcer import Enforcer

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config.model import Source, parse
+from certmond.config.model import parse
+from certmond.config.source_merger import Source
 from certmond.daemon.enforcer import Enforcer
 from certmond.notify.audit import Audit
 from certmond.notify.event_log import Journal

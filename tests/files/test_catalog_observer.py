@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.files.cache import Files
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess

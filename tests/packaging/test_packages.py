@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from certmond.cli.main import cli
-from certmond.config.model import Source, parse
+from certmond.config.model import parse
+from certmond.config.source_merger import Source
 from tests.conftest import real_part
 from tests.node import Node
 from tests.packaging.altered_package import altered
@@ -163,7 +164,7 @@ def test_a_package_has_a_manual_page_for_each_verb(built: Built) -> None:
     """`man certmond-renew` shows a page where the package is installed, and so for every verb; besides them there are
     the program's and the configuration's.
     """
-    pages = {f"man8/certmond-{name}.8" for name in cli.commands} | {"man8/certmond.8", "man5/certmond.yaml.5"}
+    pages = {f"man8/certmond-{name}.8" for name in cli.every_command()} | {"man8/certmond.8", "man5/certmond.yaml.5"}
     assert set(re.findall(r"/usr/share/man/(\S+)\.gz$", contents(built[".deb"]), re.MULTILINE)) == pages
 
 

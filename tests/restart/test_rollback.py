@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from certmond.config.loader import load
 from certmond.config.model import Config
-from certmond.config.source_files import load
 from certmond.errors import WriteError
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import CertificateStatus, assess
@@ -476,7 +476,7 @@ KILLED = """
 import os, sys
 from datetime import datetime
 from pathlib import Path
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.restart.rollback import PreviousFiles
 from certmond.files.catalog_observer import Store
 from certmond.transaction.commit import Transactions

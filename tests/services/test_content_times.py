@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.services.service_observation import Content
 from certmond.services.content_times import Changes

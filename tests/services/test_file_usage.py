@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.formats.manifest import Components, Manifest, parse_manifest
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.served_entries import Listener, renewed_by_operator

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.findings import Reason

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from certmond.cli.help import ExplainedCommands
 from certmond.cli.options import Globals, display, global_options, globals_of, output_file_option, output_option
 from certmond.errors import CertmondError
 
@@ -38,7 +39,15 @@ family_option = click.option(
 )  # fmt: skip
 
 
-@click.group("root-ca")
+@click.group(
+    "root-ca",
+    cls=ExplainedCommands,
+    deferred={
+        "abort": "certmond.cli.root_ca.rotate:abort",
+        "rotate": "certmond.cli.root_ca.rotate:rotate",
+        "stage": "certmond.cli.root_ca.stage:stage",
+    },
+)
 @global_options
 def root_ca() -> None:
     """Inspect, stage and rotate the Root CAs of this node."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def _validity(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
-    from certmond.pki.catalog.field_types import parse_duration
+    from certmond.pki.catalog.duration import parse_duration
 
     try:
         length: timedelta | None = None if value is None else parse_duration(value)

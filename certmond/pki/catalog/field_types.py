@@ -27,41 +27,15 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from certmond.errors import MalformedError
+from certmond.pki.catalog.duration import DURATION, format_duration, parse_duration
 from certmond.pki.catalog.endpoint import Endpoint
 
-_DURATION = re.compile("".join(f"(?:([0-9]{{1,6}}){unit})?" for unit in "ydhms"))
-_UNITS = (timedelta(days=365), timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))
 _HEALTH = re.compile(r"(?:tcp:|https?:)//(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})(?:/[!-~]*)?")
 _BATCH = re.compile(r"[1-9][0-9]{0,5}|(?:100|[1-9][0-9]?)%")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
 """Names of the facts in `${…}`. `control_plane_name` starts with DNS: or IP:."""
-
-
-def parse_duration(value: Any) -> Any:
-    """Return the timedelta for a text such as 30d, 12h or 1y6d. Return a timedelta unchanged.
-
-    Raises ValueError for any other value, and for a text with the duration 0.
-    """
-    if isinstance(value, timedelta):
-        return value
-    match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
-    if not match:
-        raise ValueError("must be a duration such as 30d, 12h or 90s")
-    total = sum((int(count) * unit for count, unit in zip(match.groups(), _UNITS, strict=True) if count), timedelta())
-    if total <= timedelta():
-        raise ValueError("must be positive")
-    return total
-
-
-def format_duration(value: timedelta) -> str:
-    """Return the duration as a text for `parse_duration`, such as 5m, 30d or 1h30m."""
-    rest, parts = value, []
-    for unit, letter in zip(_UNITS[1:], "dhms", strict=True):
-        count, rest = divmod(rest, unit)
-        parts += [f"{count}{letter}"] if count else []
-    return "".join(parts)
 
 
 def within(least: str, most: str) -> AfterValidator:
@@ -206,7 +180,7 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": f"^(?=.){_DURATION.pattern}$"}),
+    WithJsonSchema({"type": "string", "pattern": f"^(?=.){DURATION.pattern}$"}),
 ]
 Mode = Annotated[
     int,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from certmond.pki.catalog.field_types import format_duration
+from certmond.pki.catalog.duration import format_duration
 from certmond.pki.findings import Fault
 
 _MAX_REASON = 300

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
 from certmond.cli.main import cli
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.expose.metrics.x509_exporter_names import Compatible
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess

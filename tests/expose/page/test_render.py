@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.expose.documents.activity import activity_document
 from certmond.expose.documents.remaining_lifetime import Lifetime, residual
 from certmond.expose.documents.status import status_document

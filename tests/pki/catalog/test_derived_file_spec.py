@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from certmond.config.model import Source, parse
+from certmond.config.model import parse
+from certmond.config.source_merger import Source
 from certmond.errors import ConfigError
 
 

@@ -7,13 +7,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from certmond.cli.root_ca.inspection import FAMILIES, TOKEN_KEYS
 from certmond.pki.catalog.entries import DEFAULT_EXCLUDE, ROOT_CAS, CertificateSpec, Kind, anchors_first
-from certmond.pki.catalog.field_types import FACTS, Instant, expand, format_duration, parse_duration, subject_attributes
+from certmond.pki.catalog.field_types import FACTS, Instant, expand, subject_attributes
 
 BASE = {"name": "x", "path": "/x.crt"}
 
@@ -48,44 +46,6 @@ def test_an_instant_is_in_utc() -> None:
     """The rule holds for any zone in the text."""
     found = TypeAdapter(Instant).validate_python("2026-11-24T13:00:00+01:00")
     assert found.isoformat() == "2026-11-24T12:00:00+00:00"
-
-
-# --- durations --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("30d", timedelta(days=30)),
-        ("12h", timedelta(hours=12)),
-        ("1y6d", timedelta(days=371)),
-        ("1h30m", timedelta(minutes=90)),
-        ("90s", timedelta(seconds=90)),
-        ("2y1d1h1m1s", timedelta(days=731, hours=1, minutes=1, seconds=1)),
-    ],
-)
-def test_a_duration_is_written_in_units_from_large_to_small(text: str, value: timedelta) -> None:
-    """A year is 365 days; units may be left out, but not turned round."""
-    assert parse_duration(text) == value
-    assert parse_duration(value) is value
-
-
-@pytest.mark.parametrize(
-    "text", ["", "30", "d", "0d", "-1d", "1m1h", "1.5h", " 1d", "1d ", "9999999d", "1w", 30, None, []]
-)
-def test_anything_else_is_no_duration(text: object) -> None:
-    """A text without a unit, an empty text, and another type are errors with the accepted form."""
-    with pytest.raises(ValueError, match="must be"):
-        parse_duration(text)
-
-
-@given(st.integers(min_value=1, max_value=10**10))
-def test_a_duration_is_parsed_as_it_was_written(seconds: int) -> None:
-    """`config validate` accepts the output of `config show`."""
-    value = timedelta(seconds=seconds)
-    if value.days <= 999_999:
-        assert parse_duration(format_duration(value)) == value
-    assert "y" not in format_duration(value)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

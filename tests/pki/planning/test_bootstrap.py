@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from certmond.config.source_files import load
+from certmond.config.loader import load
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.catalog.field_types import expand
