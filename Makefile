@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
+# Without bytecode files, each of the thousands of processes that the tests start would compile certmond again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first interpreter of this machine from 3.11 on that has venv, and either the package systemd-python of the
 # distribution or the headers to compile it. To choose another one, set PYTHON=/path/to/python3. make evaluates this

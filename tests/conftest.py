@@ -19,6 +19,7 @@ from tests.sampling import EVERY_STOP, SEED
 from tests.xdist_scheduler import Scheduling, turn
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers of one that a unit starts
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise each process under test compiles certmond again
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it for its workers, and tables depend on it
 
 hypothesis.settings.register_profile("certmond", deadline=None)  # no test depends on the duration of an example
