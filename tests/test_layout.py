@@ -140,7 +140,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/files/test_catalog_observer.py": (
         "observes files of every kind",
-        ["files/catalog_file_reader", "files/glob", "files/kubeconfig_observer", "files/owner_names"],
+        ["files/catalog_file_reader", "files/kubeconfig_observer", "files/owner_names"],
     ),
     "tests/files/test_directory_watch.py": ("watches directories below mount points", ["files/mount_table"]),
     "tests/files/test_kubeconfig_copies.py": (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 from certmond.files.cache_entry import Entry, EntryKey, entry_key, instant_of, packed_entry
 from certmond.files.consistent_read import PauseBudget, content_at
+from certmond.files.directory_names import NO_NAMES, Names
 from certmond.files.forked_worker import in_two_processes
 from certmond.files.path_resolution import Referrer, ResolvedPath, fault_of, refusal
 from certmond.files.resolved_directory_cache import DirectoryCache
@@ -44,8 +44,8 @@ class Files:
         self._directories = DirectoryCache(self._root)
         self._entries: dict[EntryKey, Entry] = {}
         self._previous: dict[EntryKey, Entry] = {}
-        self._listings: dict[str, tuple[str, ...]] = {}
-        self._previous_listings: dict[str, tuple[str, ...]] = {}
+        self._listings: dict[str, Names] = {}
+        self._previous_listings: dict[str, Names] = {}
         self._by_lookup: dict[str, EntryKey | set[EntryKey]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
         self.dropped: frozenset[Entry] | None = None
@@ -74,9 +74,9 @@ class Files:
             self._previous = {each: self._entries.pop(each) for each in affected if each in self._entries}
             for entry in self._previous.values():
                 self._drop_lookups(entry)
-            names = (lookup.rpartition("/") for lookup in touched)
-            directories = {directory for directory, _, name in names if self._is_changed_listing(directory, name)}
-            self._previous_listings = {directory: self._listings.pop(directory) for directory in directories}
+            self._previous_listings = {}
+            for lookup in touched:
+                self._look(lookup)
             self.dropped = frozenset(self._previous.values())
 
     def _drop_lookups(self, entry: Entry) -> None:
@@ -89,13 +89,13 @@ class Files:
             if others in (entry.entry_key, set()):
                 del self._by_lookup[lookup]
 
-    def _is_changed_listing(self, directory: str, name: str) -> bool:
-        """Return whether `name` was added to, or removed from, a directory with a stored listing."""
-        names = self._listings.get(directory)
-        if names is None:
-            return False
-        at = bisect_left(names, name)
-        return (names[at : at + 1] == (name,)) != os.path.lexists(f"{directory}/{name}")
+    def _look(self, lookup: str) -> None:
+        """Update the listing of a directory after a change of one name in it."""
+        directory, _, name = lookup.rpartition("/")
+        if names := self._listings.get(directory):
+            names.update(name, exists=os.path.lexists(lookup))
+            if names.is_exhausted:
+                self._listings[directory] = Names(names.sorted)
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
         """Return the cache entry of `path`.
@@ -109,9 +109,16 @@ class Files:
             # If the file of a dropped entry is unchanged, use this entry again.
             known = self._previous.pop(key, None)
             entry = self._store(self._stat_entry(path, known, referrer))
-            if known is None or known.lookups != entry.lookups:
+            if (known is None or known.lookups != entry.lookups) and not self._is_watched(entry.lookups):
                 self._interest = None
         return entry
+
+    def _is_watched(self, lookups: Iterable[str]) -> bool:
+        """Return whether `interest` contains the lookups. Most new files are in a directory whose names it contains."""
+        if self._interest is None:
+            return False
+        found = ((self._interest.get(each.rpartition("/")[0] or "/", ()), each.rpartition("/")[2]) for each in lookups)
+        return all(names is None or name in names for names, name in found)
 
     def _store(self, entry: Entry) -> Entry:
         key = entry.entry_key
@@ -183,15 +190,22 @@ class Files:
 
         The result is the same object until the names change.
         """
+        return self.names(directory).snapshot
+
+    def names(self, directory: str) -> Names:
+        """Return the names in a directory, or no names if certmond cannot read the directory.
+
+        Later calls of `refresh` update this object.
+        """
         resolved = self._directories.readable_directory(directory)
         if resolved.fault is not None:
-            return ()  # do not store the result: another path can lead to the same directory without a fault
+            return NO_NAMES  # do not store the result: another path can lead to the same directory without a fault
         names = self._listings.get(resolved.real)
         if names is None:
             try:
-                names = tuple(sorted(os.listdir(resolved.real or "/")))
+                names = Names(os.listdir(resolved.real or "/"))
             except OSError:
-                names = ()
+                names = Names(())
             before = self._previous_listings.pop(resolved.real, None)
             if before is None:
                 self._interest = None

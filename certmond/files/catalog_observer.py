@@ -188,8 +188,8 @@ class Store:
         if not spec.is_glob:
             return (spec.path,), ""
         known = self._expansions.get(number)
-        if known is None or not known.is_current(self._files):
-            known = self._expansions[number] = expand(self._files, spec.path, spec.exclude)
+        known = (known and known.updated(self._files)) or expand(self._files, spec.path, spec.exclude)
+        self._expansions[number] = known
         return known.paths, known.excess
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:

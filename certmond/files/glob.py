@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase, translate
 
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
+from certmond.files.directory_names import Names
 
 MAX_FILES = 100_000
 """Maximum number of files for one pattern, because a user with write access can create any number of files."""
 MAX_DIRECTORIES = 10_000
 """Maximum number of directories for one pattern. Each directory requires an inotify watch, and watches are limited."""
 _MAX_DEPTH = 16  # levels of directories that `**` descends
+
+
+@dataclass(slots=True)
+class Listing:
+    """A directory that an expansion has read, and the wildcards that the expansion compared with its names."""
+
+    names: Names
+    excluded: re.Pattern[str]
+    parts: set[str] = field(default_factory=set)
+    # Whether a name that a wildcard matches can be a directory of a longer path.
+    descends: bool = False
+    # Number of changes of `names` that are part of the expansion, or do not change its result.
+    compared: int = 0
+
+    def matching_changes(self) -> set[str]:
+        """Return the names that have changed since the expansion, and that a wildcard matches."""
+        return {name for name in self.names.changes[self.compared :] if self._is_matched(name)}
+
+    def _is_matched(self, name: str) -> bool:
+        return not self.excluded.match(name) and any(part == "**" or fnmatchcase(name, part) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +48,39 @@ class Expansion:
     # A phrase about the limit that the pattern exceeds, or "".
     excess: str
     # The directories and files that the expansion has read.
-    listings: Mapping[str, tuple[str, ...]]
+    listings: Mapping[str, Listing]
     entries: tuple[Entry, ...]
 
-    def is_current(self, files: Files) -> bool:
-        """Return whether the directories and files that the expansion read are unchanged in the cache `files`."""
-        listed = all(files.listing(directory) is names for directory, names in self.listings.items())
-        return listed and all(files.entry(entry.path) is entry for entry in self.entries)
+    def updated(self, files: Files) -> Expansion | None:
+        """Return the present expansion by the cache `files`, or None if the caller must expand the pattern again.
+
+        A new name costs one comparison, however many names the directory has.
+        """
+        if not all(files.names(directory) is listing.names for directory, listing in self.listings.items()):
+            return None
+        if not all(files.entry(entry.path) is entry for entry in self.entries):
+            return None
+        paths = self.paths
+        for directory, listing in self.listings.items():
+            if changed := listing.matching_changes():
+                if len(self.listings) > 1 or listing.descends or self.excess or len(paths) + len(changed) > MAX_FILES:
+                    return None
+                paths = _changed(paths, directory, changed, listing.names)
+            listing.compared = len(listing.names.changes)
+        return self if paths is self.paths else replace(self, paths=paths)
+
+
+def _changed(paths: tuple[str, ...], directory: str, changed: Iterable[str], names: Names) -> tuple[str, ...]:
+    """Return the sorted `paths` in a directory after changes of some names."""
+    found = list(paths)
+    for name in changed:
+        path = f"{directory}/{name}"
+        at = bisect_left(found, path)
+        if found[at : at + 1] == [path]:
+            del found[at]
+        if name in names:
+            found.insert(at, path)
+    return tuple(found)
 
 
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
@@ -56,7 +104,7 @@ class _Walk:
         self._excluded = re.compile(
             "|".join(map(translate, exclude)) or "(?!)"
         )  # one regular expression for all patterns
-        self.listings: dict[str, tuple[str, ...]] = {}
+        self.listings: dict[str, Listing] = {}
         self.entries: list[Entry] = []
         self.excess = ""
 
@@ -68,8 +116,11 @@ class _Walk:
         if len(self.listings) == MAX_DIRECTORIES and base not in self.listings:
             self.excess = f"matches more than {MAX_DIRECTORIES} directories"
             return
-        listing = self.listings[base] = self._files.listing(base)
-        names = [name for name in listing if not self._excluded.match(name)]
+        read = self._files.names(base)
+        listing = self.listings.setdefault(base, Listing(read, self._excluded, compared=len(read.changes)))
+        listing.parts.add(part)
+        listing.descends = listing.descends or bool(rest) or part == "**"
+        names = [name for name in read.sorted if not self._excluded.match(name)]
         if part == "**":
             yield from self.paths(base, rest or ["*"], depth)
             for name in names if depth < _MAX_DEPTH else ():

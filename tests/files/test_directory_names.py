@@ -1,0 +1,47 @@
+"""The names in a directory, changed one by one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.files.directory_names import Names
+
+NAMES = st.text("ab", min_size=1, max_size=2)
+
+
+@given(st.sets(NAMES), st.lists(st.tuples(NAMES, st.booleans())))
+def test_changed_names_equal_names_that_are_read_again(first: set[str], changes: list[tuple[str, bool]]) -> None:
+    """After any sequence of created and removed names, the names are sorted, and `changes` has each name that has come
+    or gone, in this order.
+    """
+    names, expected, came_or_went = Names(first), set(first), []
+    for name, exists in changes:
+        before = set(expected)
+        (expected.add if exists else expected.discard)(name)
+        assert names.update(name, exists=exists) == (expected != before)
+        came_or_went += [name] if expected != before else []
+    assert names == Names(expected)
+    assert names.snapshot == tuple(sorted(expected))
+    assert {name for name in ("a", "b", "ab") if name in names} == expected & {"a", "b", "ab"}
+    assert names.changes == came_or_went
+
+
+def test_a_snapshot_is_one_object_until_a_name_changes() -> None:
+    """Callers compare snapshots by identity."""
+    names = Names(["b", "a"])
+    first = names.snapshot
+    names.update("a", exists=True)
+    assert names.snapshot is first
+    names.update("c", exists=True)
+    assert (first, names.snapshot) == (("a", "b"), ("a", "b", "c"))
+
+
+def test_the_changes_do_not_grow_without_bound() -> None:
+    """After 1000 changes the object is exhausted, and its owner begins with a new one."""
+    names = Names(())
+    for number in range(500):
+        names.update("a", exists=True)
+        assert not names.is_exhausted, number
+        names.update("a", exists=False)
+    assert names.is_exhausted
