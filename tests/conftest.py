@@ -22,8 +22,10 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise each process under test compiles certmond again
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it for its workers, and tables depend on it
 
-hypothesis.settings.register_profile("certmond", deadline=None)  # no test depends on the duration of an example
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)  # --hypothesis-profile=thorough
+# No test depends on the duration of an example, nor on the time that hypothesis needs to invent it.
+TIMELESS: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("certmond", **TIMELESS)
+hypothesis.settings.register_profile("thorough", **TIMELESS, max_examples=2000)  # --hypothesis-profile=thorough
 hypothesis.settings.load_profile("certmond")
 
 

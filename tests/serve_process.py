@@ -1,8 +1,7 @@
-"""`certmond serve` as a process, and a port for it."""
+"""`certmond serve` as a process."""
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,12 +22,3 @@ def serving(work: Path, configuration: str, *options: str) -> Iterator[Running]:
             yield Running(process, work, log)
         finally:
             process.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 on which no process listens."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

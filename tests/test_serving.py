@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemon_harness import DEADLINE
-from tests.serve_process import free_ports, serving
+from tests.free_ports import free_port
+from tests.serve_process import serving
 from tests.web_config_files import HASH
 
 
@@ -30,7 +31,7 @@ def test_it_listens_where_the_configuration_says(tmp_path: Path) -> None:
     """Without --listen the configuration gives the address. The process that reads the configuration has ended, with
     all its libraries.
     """
-    (port,) = free_ports(1)
+    port = free_port()
     with serving(tmp_path, f"listen: 127.0.0.1:{port}\n") as server:
         server.until(lambda: answers(port), "listens")
         held = Path(f"/proc/{server.process.pid}/maps").read_text()
@@ -39,7 +40,7 @@ def test_it_listens_where_the_configuration_says(tmp_path: Path) -> None:
 
 def test_options_come_first(tmp_path: Path) -> None:
     """With --listen and --web-config both are obeyed whatever the configuration has, and however broken that is."""
-    (port,) = free_ports(1)
+    port = free_port()
     (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
     options = ("--listen", f"127.0.0.1:{port}", "--web-config", str(tmp_path / "web.yaml"))
     with serving(tmp_path, "listen: [\n", *options) as server:
@@ -48,7 +49,7 @@ def test_options_come_first(tmp_path: Path) -> None:
 
 def test_the_configuration_controls_access(tmp_path: Path) -> None:
     """`web_config` has the effect of --web-config, also with --listen."""
-    (port,) = free_ports(1)
+    port = free_port()
     (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
     with serving(tmp_path, f"web_config: {tmp_path}/web.yaml\n", "--listen", f"127.0.0.1:{port}") as server:
         server.until(lambda: status(port) == 401, "asks for a password")
@@ -76,7 +77,7 @@ def test_unrelated_mistakes_do_not_stop_the_server(tmp_path: Path) -> None:
     """certmond reports each unrelated mistake in the configuration with its line, and applies the address and the
     access rules. A mistake in an entry does not remove the metrics that report it.
     """
-    (port,) = free_ports(1)
+    port = free_port()
     (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/10-node.yaml").write_text(

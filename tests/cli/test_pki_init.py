@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from certmond.cli import main as cli
 from tests.conftest import real_part
+from tests.free_ports import free_port, free_ports
 from tests.node import DATA, KUBELET_PEM, PKI, Node, key_pem
 from tests.sampling import sample
 from tests.tracing import kill_at, record
@@ -439,14 +440,6 @@ def test_openssl_verifies_strictly(which: str, request: pytest.FixtureRequest, t
     assert verified == 13
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 @pytest.mark.real("etcd")
 @pytest.mark.real("etcdctl")
 def test_etcd_works_with_it(whole: Host, tmp_path: Path) -> None:
@@ -551,7 +544,7 @@ def test_kubectl_works_with_it(host: Host) -> None:
     its names and under no other.
     """
     kubectl = real_part("kubectl")
-    (port,) = free_ports(1)
+    port = free_port()
     host.config.write_text(ECDSA.replace("127.0.0.1}", f"127.0.0.1, bindPort: {port}}}"))
     host.made()
 

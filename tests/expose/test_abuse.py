@@ -10,8 +10,9 @@ import pytest
 
 from tests.abuse import Abuse, descriptors
 from tests.daemon_harness import running
+from tests.free_ports import free_port
 from tests.node import PKI, Node
-from tests.serve_process import free_ports, serving
+from tests.serve_process import serving
 from tests.web_config_files import PAIR, USERS, WebFiles
 
 GOOD = "127.0.0.9"
@@ -41,7 +42,7 @@ def test_each_change_is_a_pass_and_reaches_authorized_clients(
     """
     for name in ("web", "serve"):
         (tmp_path / name).mkdir()
-    web_files, (port,), most = WebFiles(tmp_path / "web"), free_ports(1), 0
+    web_files, port, most = WebFiles(tmp_path / "web"), free_port(), 0
     web_files.write(PAIR + USERS)
     listen = ("--listen", f"127.0.0.1:{port}", "--web-config", str(web_files.path))
     with descriptors(connections + 1000) as allowed, running(node.root, tmp_path) as daemon:

@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from cryptography import x509
 
 from tests.conftest import real_part
 from tests.daemon_harness import DEADLINE, Running, running
+from tests.free_ports import free_port
 from tests.http_server import running as listening
 from tests.node import KUBELET_PEM, PKI, Node, pem
 from tests.web_config_files import USERS, VERIFY, WebFiles, client_pair, server_pair
@@ -35,13 +35,6 @@ API = f"{PKI}/apiserver"
 NOT_BEFORE = "certmond_certificate_not_before_timestamp_seconds"
 NOT_AFTER = "certmond_certificate_not_after_timestamp_seconds"
 CHAIN_VALID = "certmond_certificate_chain_valid"
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def get(port: int, path: str) -> tuple[int, bytes]:

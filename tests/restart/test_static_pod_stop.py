@@ -27,6 +27,7 @@ from certmond.services.crictl import Crictl, client
 from certmond.services.listener_shutdown_probe import Draining
 from tests.conftest import real_part, unavailable
 from tests.daemon_harness import DEADLINE
+from tests.free_ports import free_port
 from tests.static_pods import Pods, compiled, installed_crictl, kubelet
 
 pytestmark = pytest.mark.real("cgroup")
@@ -175,11 +176,6 @@ def test_a_container_that_drains_is_waited_for(tmp_path: Path, program: Path, cr
         assert pods.event("ended", container="kube-apiserver")["why"].endswith("exit status 0")
         assert pods.event("ended", container="kube-controller-manager")["why"] == "leaderelection lost: SIGKILL"
         assert pods.event("started", container="kube-controller-manager", attempt=1)["why"] == "restart after 0.7 s"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def test_a_server_that_closed_its_listener_is_not_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:

@@ -33,6 +33,7 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.services.tls_probe import LIMIT, ClientPair, Pairs, leaf_in_clear, served_certificates
 from tests.builders import Issued, Modifiers, make_ca, make_leaf
 from tests.conftest import real_part, unavailable
+from tests.free_ports import free_ports
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 GENEROUS, SHORT = 60.0, 0.2
@@ -295,12 +296,6 @@ def run() -> Iterator[Callable[..., Running]]:
             return running
 
         yield start
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.mark.real("openssl")
