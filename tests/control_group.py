@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import unavailable
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 
 
 @contextmanager

@@ -26,7 +26,8 @@ from cryptography import x509
 from tests import component_stand_in, hurried_certmond
 from tests.builders import DAY, make_ca, make_server
 from tests.conftest import real_part, unavailable
-from tests.daemon_harness import DEADLINE, Running, running
+from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.node import DATA, Node, key_pem, pem
 from tests.static_pods import Pods, installed_crictl, interpreter, kubelet
 
@@ -190,7 +191,12 @@ class ControlPlane:
 
     def run(self, *command: str, check: bool = False) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self.inside, *command], capture_output=True, text=True, timeout=60, check=check, env=self.environment
+            [*self.inside, *command],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=check,
+            env=self.environment,
         )
 
     def certmond(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-DEADLINE = 45.0
+from tests.deadline import DEADLINE
+
 """Seconds until an awaited result must exist. No test asserts how soon it does."""
 
 CERTMOND = ("-m", "certmond")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from certmond.expose.http.access_control_interface import Gate
 from certmond.expose.http.server import Server, make_server
+from tests.deadline import DEADLINE
 
 METRICS = b'# TYPE certmond_findings gauge\ncertmond_findings{severity="critical"} 0.0\n'
 STATUS = (
@@ -84,4 +85,4 @@ def hear(client: socket.socket) -> bytes:
 
 def await_connections(server: Server, most: int, least: int = 0) -> None:
     with server.slots.changed:
-        assert server.slots.changed.wait_for(lambda: least <= len(server.slots.taken) <= most, timeout=60)
+        assert server.slots.changed.wait_for(lambda: least <= len(server.slots.taken) <= most, timeout=DEADLINE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 
 _POLL = "7"
 """poll(2) in /proc/PID/syscall; its third argument is for how many milliseconds it waits."""

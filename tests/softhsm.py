@@ -28,13 +28,13 @@ from certmond.signers.command import CommandSigner
 from certmond.signers.protocol import Request
 from tests.builders import Issued
 from tests.conftest import real_part, unavailable
+from tests.deadline import DEADLINE
 from tests.documents import ROOT, Block, blocks
 
 PIN = b"73519046"
 CREDENTIALS = "/run/credentials/certmond.service"
 SECTION = "## PKCS#11"
 PAGE = ROOT / "docs" / "signers.md"
-DEADLINE = 60.0
 """Seconds for one command of the set-up."""
 _TYPED = ("openssl ", "OPENSSL_CONF", "pkcs11-tool ", "softhsm2-util ", "install ")
 

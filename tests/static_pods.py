@@ -20,7 +20,7 @@ import yaml
 from tests import crictl_stand_in, kubelet_stand_in
 from tests.conftest import real_part
 from tests.control_group import control_group
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.kubelet_stand_in import Settings, stored
 
 PROGRAM = r"""

@@ -21,7 +21,8 @@ import yaml
 from certmond.transaction.commit import Transactions
 from certmond.transaction.node_lock import ACTING, WRITING, is_held
 from tests.builders import make_ca, make_server
-from tests.daemon_harness import DEADLINE, Running, running
+from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.idle_process import asleep, needs_poll
 
 DAY = timedelta(days=1)

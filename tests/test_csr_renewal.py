@@ -15,7 +15,7 @@ import yaml
 
 from tests.builders import make_leaf
 from tests.cluster.api_server import ApiServer
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 
 DAY = timedelta(days=1)
 SIGNER = "kubernetes.io/kube-apiserver-client"

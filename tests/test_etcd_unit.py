@@ -20,7 +20,8 @@ from certmond.files.owner_names import owner_name
 from tests.builders import DAY, make_ca, make_leaf
 from tests.conftest import real_part
 from tests.control_plane import namespaces
-from tests.daemon_harness import DEADLINE, Running, running
+from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.distributions import NODE, Tree, key_of, kubespray, member_entry
 from tests.rotation import unit_stand_in
 
@@ -68,7 +69,7 @@ class Machine:
         return self.run("etcdctl", "--endpoints=https://127.0.0.1:2379", *files, *words)
 
     def run(self, *command: str, code: int = 0) -> str:
-        done = subprocess.run([*self.inside, *command], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([*self.inside, *command], capture_output=True, text=True, timeout=DEADLINE, check=False)
         assert done.returncode == code, done.stderr
         return done.stdout
 

@@ -44,7 +44,6 @@ def defects(state: Path) -> list[str]:
     return [line for line in lines if "please report it" in line]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "form", ["pair", *(pytest.param(form, marks=pytest.mark.long) for form in FORMS if form != "pair")]
 )
@@ -95,7 +94,6 @@ def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:
     assert host.serials() == before
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE])
 def test_any_call_that_only_reads_may_fail(quick: Path, failure: int) -> None:
     """An unreadable file is a finding, or is absent in this pass: there is never an exception, and never a change of
@@ -128,7 +126,6 @@ def tries(node: RotatingNode) -> None:
 
 @pytest.mark.slow
 @pytest.mark.real("openssl")
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "share", [pytest.param(each, marks=pytest.mark.long if each else ()) for each in range(SHARES)]
 )

@@ -97,7 +97,6 @@ def test_stopped_for_a_while(host: Host) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("limit", [8, 16])
 def test_no_descriptors_left(waiting: Host, limit: int) -> None:
     """With too few descriptors (RLIMIT_NOFILE) nothing ends and no file of the node is harmed; with more of them again,

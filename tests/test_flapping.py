@@ -23,7 +23,7 @@ from certmond.notify.event_log import Event, Journal
 from certmond.notify.hook_worker import EACH as RUNS
 from tests.builders import YEAR, make_leaf
 from tests.daemon.test_enforcer import in_process
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.test_renewal import Host, now
 
 FLAPS = 20

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.files.test_catalog_observer import cluster, kubeconfig, user
 from tests.node import PKI, Node
 
@@ -54,7 +55,7 @@ def name_everywhere(node: Node, target: str) -> None:
 
 def printed(node: Node, options: list[str], *verb: str) -> str:
     command = [sys.executable, "-m", "certmond", "--root", str(node.root), *options, *verb]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     return f"{done.returncode}\n{done.stdout}\n{done.stderr}"
 
 

@@ -31,6 +31,7 @@ from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, pem_block, tlv
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running
+from tests.deadline import DEADLINE
 from tests.forgeries import DEVELOPERS, MASTERS, forgeries
 from tests.test_renewal import CA, Helper, Host, certmond, kubeconfig, now
 
@@ -338,7 +339,7 @@ def certmond_with(config: Path, host: Host, *arguments: str) -> Any:
         [sys.executable, "-m", "certmond", *options, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )
 

@@ -22,7 +22,7 @@ from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, YEAR, make_ca, make_leaf
 from tests.daemon.test_enforcer import Gate, enforcing, in_process, renewed
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.test_renewal import ENTRIES, Helper, Host, now
 
 DAMAGED = 'certmond_finding{certificate="apiserver",path="/etc/kubernetes/pki/apiserver.crt",reason="malformed"'

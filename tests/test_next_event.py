@@ -15,6 +15,7 @@ import yaml
 
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import running
+from tests.deadline import DEADLINE
 from tests.node import NOW, PKI, Node
 
 AT = f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
@@ -23,7 +24,7 @@ DAY = timedelta(days=1)
 
 def said(*arguments: str | Path) -> str:
     command = [sys.executable, "-m", "certmond", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False).stdout
 
 
 def first_of(forecast: dict[str, Any]) -> dict[str, Any]:

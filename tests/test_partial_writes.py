@@ -16,6 +16,7 @@ from certmond.config.model import parse
 from certmond.pki.assessment.key_mismatch_delay import WAIT
 from certmond.pki.findings import Reason
 from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.node import PKI, Node
 
 API = f"{PKI}/apiserver"
@@ -94,9 +95,9 @@ def test_an_older_mismatch_or_another_time_is_not_waited_for(node: Node) -> None
 def test_the_command_exits_with_2_right_after_a_wrong_key(node: Node, tmp_path: Path) -> None:
     """A script that checks right after it has installed a wrong key gets the exit code 2."""
     command = [sys.executable, "-m", "certmond", "--root", str(node.root), "--state-dir", str(tmp_path), "check"]
-    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    assert subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False).returncode == 0
     node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 2
     assert "is not the private key of" in done.stdout
 

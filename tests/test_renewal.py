@@ -42,6 +42,7 @@ from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.conftest import real_part, unavailable
+from tests.deadline import DEADLINE
 from tests.sampling import EVERY_STOP, chosen, sample
 from tests.tracing import changes, distinct, kill_at, record
 
@@ -376,7 +377,6 @@ class Scenario:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)  # hundreds of kills, where every stop counts
 @pytest.mark.parametrize("seed", range(4 if EVERY_STOP else 2))
 def test_killed_again_and_again(quick: Path, seed: int) -> None:
     """A renewal that is killed at random, also during recovery, always ends in the same state: each due certificate is
@@ -967,7 +967,7 @@ def certmond(
     options = ["--config", path, "--root", host.root, "--state-dir", host.state]
     command = [*before, sys.executable, "-m", "certmond", *map(str, options), *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment}
+        command, capture_output=True, text=True, timeout=DEADLINE, check=False, env={**os.environ, **environment}
     )
 
 

@@ -33,7 +33,8 @@ from tests.control_plane import (
     control_plane,
     made,
 )
-from tests.daemon_harness import DEADLINE, Running
+from tests.daemon_harness import Running
+from tests.deadline import DEADLINE
 from tests.node import ca_like, pem
 from tests.static_pods import interpreter
 

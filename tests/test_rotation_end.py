@@ -27,12 +27,13 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, Issued, reissue
 from tests.controllers.test_rotation import brought, cat, walk_into
-from tests.daemon_harness import DEADLINE, Running
+from tests.daemon_harness import Running
+from tests.deadline import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca, with_manager
 from tests.sampling import EVERY_STOP, sample
 from tests.tracing import kill_at, record
 
-pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.real("openssl")
 
 STOPS = 5
 """The number of stops of each end at which it is killed, unless every stop is tested."""

@@ -13,7 +13,7 @@ from threading import Timer
 import pytest
 
 from tests.conftest import unavailable
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 pytestmark = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.free_ports import free_port
 from tests.serve_process import serving
 from tests.web_config_files import HASH

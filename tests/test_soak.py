@@ -132,7 +132,6 @@ def programs_of(pid: int) -> Iterator[tuple[Path, list[str]]]:
 
 @pytest.mark.slow
 @pytest.mark.real("openssl")
-@pytest.mark.timeout(400)
 def test_a_soak_that_is_ended_leaves_nothing() -> None:
     """SIGTERM ends its processes as well, and removes their directory."""
     real_part("openssl")
@@ -154,7 +153,6 @@ def test_a_soak_that_is_ended_leaves_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.real("openssl")
-@pytest.mark.timeout(400)
 def test_it_renews_restarts_and_agrees(tmp_path: Path) -> None:
     """In each round leaves are renewed or the service is restarted, and then all sources agree."""
     real_part("openssl")

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from certmond.cli.fitted_tables import columns
 from certmond.expose.documents.forecast_table import forecast_table, plan_table
+from tests.deadline import DEADLINE
 from tests.node import NOW, PKI, Node
 
 AT = f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
@@ -27,7 +28,9 @@ def lines(*arguments: str | Path, width: int | None = None, cwd: Path | None = N
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     environment |= {"COLUMNS": str(width)} if width else {}
     command = [sys.executable, "-m", "certmond", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=cwd)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE, check=False, env=environment, cwd=cwd
+    )
     assert done.returncode < 3, done.stderr
     return [line.rstrip() for line in done.stdout.splitlines()]
 
@@ -96,10 +99,10 @@ def test_the_width_of_the_terminal_counts(monkeypatch: pytest.MonkeyPatch) -> No
     own, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 93, 0, 0))
     with os.fdopen(other, "wb") as terminal:
-        subprocess.run([sys.executable, "-c", code], stdout=terminal, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", code], stdout=terminal, check=True, timeout=DEADLINE)
         assert os.read(own, 100).decode().strip() == "93"
     os.close(own)
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, timeout=DEADLINE)
     assert done.stdout.strip() == b"7"
     monkeypatch.setenv("COLUMNS", "42")
     assert columns(7) == 42

@@ -25,6 +25,7 @@ from certmond.cli.options import UNKNOWN
 from certmond.pki.findings import Reason
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.node import DATA, PKI, Node, key_pem, pem, public_pem
 from tests.reference_node import ReferenceNode, pod
 
@@ -41,7 +42,7 @@ UNPRIVILEGED = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
 
 def certmond(*arguments: str | Path, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     command = [*before, sys.executable, "-m", "certmond", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
 def check(root: Path, at: str = AT, *more: str | Path) -> tuple[int, dict[str, Any]]:
@@ -490,7 +491,7 @@ def test_a_time_with_a_zone_is_taken_as_it_is(node: Node) -> None:
 def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
     """`certmond check | head -1` ends quietly."""
     command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} -o json | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert "Traceback" not in done.stderr
 
 
@@ -572,7 +573,7 @@ def test_a_verb_that_writes_refuses_a_configuration_that_others_can_write(
 def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     """Output that cannot be written exits 3."""
     command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} > /dev/full"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
 
@@ -632,7 +633,7 @@ def test_a_closed_pipe_is_not_a_warning(node: Node, arguments: str) -> None:
     (reading, output), where = os.pipe(), ["--root", str(node.root)]
     os.close(reading)
     command = [sys.executable, "-m", "certmond", *where, *arguments.split()]
-    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=DEADLINE, check=False)
     os.close(output)
     assert (done.returncode, done.stderr) == (3, "")
 
@@ -641,7 +642,7 @@ def test_a_closed_pipe_is_not_a_warning(node: Node, arguments: str) -> None:
 def test_a_closed_stderr_does_not_change_the_exit_code(arguments: str) -> None:
     """If stderr cannot be written either, the exit code is still 3, and not that of a warning."""
     command = f"{sys.executable} -m certmond {arguments} 2> /dev/full"
-    assert subprocess.run(["bash", "-c", command], timeout=60, check=False).returncode == 3
+    assert subprocess.run(["bash", "-c", command], timeout=DEADLINE, check=False).returncode == 3
 
 
 def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None:

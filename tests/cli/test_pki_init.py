@@ -715,7 +715,6 @@ def open_secrets(place: Path) -> list[Path]:
 
 @pytest.mark.real("gcc")
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_killed_at_every_system_call(quick: Path) -> None:
     """After a kill at any call, no key is open to others, and the next run completes the same files."""
     host = Host(quick / "host")

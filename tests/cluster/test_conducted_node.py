@@ -32,7 +32,7 @@ from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.coordinator_world import World
 from tests.cluster.leaks import leaks
 from tests.cluster.test_rotation_coordinator import fit
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from certmond.cluster.lease_lock import RESTART, ClusterLease, Leases, Record
 from certmond.errors import LostError, UnreachableError
 from tests.cluster.api_server import ApiServer
+from tests.deadline import DEADLINE
 from tests.sampling import examples
 
 # --- any interleaving, simulated --------------------------------------------------------------------------------------
@@ -184,8 +185,6 @@ def test_no_two_nodes_ever_hold_it_at_once(rates: list[float], events: list[tupl
 
 # --- real processes, killed and stopped -------------------------------------------------------------------------------
 
-DEADLINE = 60  # seconds without any event: something is stuck
-
 
 @dataclass(frozen=True)
 class Moment:
@@ -283,7 +282,6 @@ def test_a_stopped_process_finds_its_lease_expired_before_it_acts(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_real_processes_hold_the_lease_one_after_the_other(tmp_path: Path) -> None:
     """Three processes run, and the present holder is killed and restarted, or stopped for longer than its Lease may
     last. Of 500 completed terms no two of different holders overlap, and each node has held the Lease.

@@ -20,7 +20,7 @@ from tests.cluster.api_server import CSRS, ApiServer
 from tests.cluster.coordinator_world import World
 from tests.cluster.lease_store import LEASES
 from tests.cluster.test_rotation_coordinator import fit
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"

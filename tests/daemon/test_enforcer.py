@@ -34,7 +34,8 @@ from certmond.pki.x509.serial_number import hexadecimal
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server
 from tests.conftest import real_part
-from tests.daemon_harness import DEADLINE, Running, running
+from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.node import Node
 from tests.test_renewal import (
     CURRENT,
@@ -231,7 +232,7 @@ def subprocess_status(daemon: Running) -> subprocess.CompletedProcess[str]:
     import sys
 
     command = [sys.executable, "-m", "certmond", "status", "--runtime-dir", str(daemon.runtime)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
 def test_observing_writes_nothing(host: Host) -> None:
@@ -632,7 +633,6 @@ def reported(host: Host, work: Path) -> dict[str, bytes]:
     return said
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.real("openssl")
 def test_no_output_contains_a_key(tmp_path: Path) -> None:
     """No private key, old or new, is in the output, the log, the metrics, or the input of a child process: not with -v,

@@ -22,6 +22,7 @@ from certmond.discovery.configuration import _FLAGS, discover
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.findings import Reason, Severity
+from tests.deadline import DEADLINE
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem
 from tests.reference_node import EXTRA, ReferenceNode
 
@@ -639,12 +640,12 @@ def test_a_name_that_kubernetes_refuses_is_omitted(node: Node) -> None:
 def test_the_verb(node: Node, tmp_path: Path) -> None:
     """`certmond discover > FILE` makes a configuration with which `certmond check` has no finding."""
     command = [sys.executable, "-m", "certmond", "--root", str(node.root)]
-    done = subprocess.run([*command, "discover"], capture_output=True, check=True, timeout=60)
+    done = subprocess.run([*command, "discover"], capture_output=True, check=True, timeout=DEADLINE)
     assert not done.stderr
     config = tmp_path / "config.yaml"
     config.write_bytes(done.stdout)
     check = [*command, "--config", str(config), "check", "--at", "2026-12-01T00:00:00Z"]
-    assert subprocess.run(check, capture_output=True, check=False, timeout=60).returncode == 0
+    assert subprocess.run(check, capture_output=True, check=False, timeout=DEADLINE).returncode == 0
 
 
 ANYTHING = st.text(max_size=40) | st.sampled_from(

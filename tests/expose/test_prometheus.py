@@ -22,7 +22,8 @@ import yaml
 from cryptography import x509
 
 from tests.conftest import real_part
-from tests.daemon_harness import DEADLINE, Running, running
+from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.free_ports import free_port
 from tests.http_server import running as listening
 from tests.node import KUBELET_PEM, PKI, Node, pem

@@ -22,8 +22,8 @@ from certmond.pki.catalog.settings import HookSpec
 from certmond.pki.findings import Severity
 from tests.builders import DAY, NOW
 from tests.conftest import no_thread_left
+from tests.deadline import DEADLINE
 
-DEADLINE = 45.0
 SETTLED, UNSETTLED = PassResult("node-1", NOW, settled=True), PassResult("node-1", NOW, settled=False)
 SCRIPT = """#!/bin/sh
 # Appends its input to $LOG; fails while $LOG.fails is there, hangs while $LOG.hangs is.

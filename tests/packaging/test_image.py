@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import real_part
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.node import PKI, Node
 from tests.packaging.conftest import BUILD_DEADLINE, REPOSITORY
 from tests.packaging.test_kustomize import rendered

@@ -15,9 +15,10 @@ import pytest
 from certmond.notify.audit import LOG, Audit
 from certmond.notify.event_log import Event, Journal
 from tests.conftest import real_part
+from tests.deadline import DEADLINE
 
 SNIPPET = Path(__file__).parents[2] / "packaging/logrotate"
-ROTATIONS, DEADLINE = 6, 60.0
+ROTATIONS = 6
 
 
 def numbers(state: Path) -> list[int]:

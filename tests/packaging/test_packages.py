@@ -21,7 +21,7 @@ from tests.conftest import real_part
 from tests.node import Node
 from tests.packaging.altered_package import altered
 from tests.packaging.conftest import BUILD_DEADLINE, Built
-from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, UNITS, Machine, booted
+from tests.system.machine import HIDDEN, PREFIX, UNITS, Machine, booted
 
 REPOSITORY = Path(__file__).parents[2]
 DAEMON, WEB, SOCKET, CHECK, TIMER = (
@@ -202,7 +202,7 @@ def dpkg(machine: Machine, *arguments: str) -> str:
     done = subprocess.run(
         machine.command("dpkg", "--force-unsafe-io", *arguments),
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10 * COMMAND_DEADLINE, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{arguments}\n{done.stdout}{done.stderr}\n{machine.tail()}"
     return done.stdout + done.stderr

@@ -19,7 +19,7 @@ from tests.conftest import real_part
 from tests.node import Node
 from tests.packaging.altered_package import altered
 from tests.packaging.conftest import BUILD_DEADLINE, REPOSITORY, Built
-from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, Machine, booted
+from tests.system.machine import HIDDEN, PREFIX, Machine, booted
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3 * BUILD_DEADLINE)]
 
@@ -335,7 +335,7 @@ def carry_out(machine: Machine, commands: str) -> subprocess.CompletedProcess[st
     return subprocess.run(
         machine.command("sh", "-ec", commands),
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10 * COMMAND_DEADLINE, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from certmond.services.containers import Pod, running_containers, service_state
 from certmond.services.crictl import Crictl, client
 from certmond.services.listener_shutdown_probe import Draining
 from tests.conftest import real_part, unavailable
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.free_ports import free_port
 from tests.static_pods import Pods, compiled, installed_crictl, kubelet
 

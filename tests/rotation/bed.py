@@ -27,7 +27,8 @@ from statistics import median
 from typing import Any, Self
 
 from tests.control_plane import ELECTING, namespaces
-from tests.daemon_harness import DEADLINE, Running
+from tests.daemon_harness import Running
+from tests.deadline import DEADLINE
 from tests.rotation import node_files
 from tests.rotation.backend import Backend
 from tests.rotation.network import link, switch

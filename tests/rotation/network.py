@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.conftest import real_part, unavailable
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from certmond.pki.x509.certificate import EXTENDED_USAGES
 from certmond.services import systemd_client as units
 from tests.builders import HOUR, YEAR, Issued, make_leaf
 from tests.control_plane import COMPONENTS, ELECTING, KUBECONFIGS, PKI, SETTINGS, ControlPlane
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.node import common_name, sans_of
 from tests.rotation import unit_stand_in
 from tests.rotation.backend import signed

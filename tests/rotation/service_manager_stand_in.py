@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.rotation.record import Record
 
 PROGRAM = """#!{python} -I

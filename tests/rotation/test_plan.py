@@ -41,7 +41,6 @@ AWAY = {"etcd": 2, API: 6, MANAGER: 20, "kube-scheduler": 2}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
 @pytest.mark.parametrize("family", list(EXPECTED))
 def test_what_is_planned_is_what_happens(programs: Path, tmp_path: Path, family: str) -> None:
     """In each phase exactly the planned services restart, each of them once. A service that ends with an API server

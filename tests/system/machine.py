@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 
 from tests.conftest import real_part, unavailable
 from tests.control_group import control_group
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
@@ -33,7 +33,6 @@ PREFIX = "/usr/lib/certmond"
 UNITS = "/usr/lib/systemd/system"
 SERVICES = ("certmond.service", "certmond-web.service")
 TARGET = "certmond-test.target"
-BOOT_DEADLINE, COMMAND_DEADLINE = 60.0, 30.0
 
 HIDDEN = (str(REPOSITORY), "/etc/systemd/system", "/etc/certmond", "/etc/kubernetes", "/var/lib/kubelet", PREFIX)
 """Empty in the machine, whatever they are on this one: it needs no work tree, and gets the tree of a node."""
@@ -69,7 +68,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_DEADLINE,
+            timeout=DEADLINE,
             check=False,
         )
 
@@ -198,7 +197,7 @@ def booted(work: Path, hidden: tuple[str, ...] = HIDDEN, tree: str = "/") -> Ite
             yield machine
             machine.attempt("systemctl", "poweroff", "--no-block")
             with suppress(subprocess.TimeoutExpired):  # an orderly end is no test's matter
-                process.wait(BOOT_DEADLINE)
+                process.wait(DEADLINE)
         finally:
             process.kill()
             process.wait()
@@ -216,7 +215,7 @@ def _await_boot(ready: socket.socket, console: Path) -> None:
     """Wait until systemd has notified nspawn, and nspawn this process, that it has reached its target
     (sd_notify(3)).
     """
-    ready.settimeout(BOOT_DEADLINE)
+    ready.settimeout(DEADLINE)
     lines: list[str] = []
     try:
         while "READY=1" not in lines:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from certmond.pki.services.service_observation import ServiceSeen
-from tests.daemon_harness import DEADLINE
+from tests.deadline import DEADLINE
 from tests.system.machine import PREFIX, Machine, booted, install
 
 pytestmark = [pytest.mark.real("systemd"), pytest.mark.timeout(300)]  # the machine may have to wait for another's end

@@ -230,7 +230,6 @@ def test_a_change_of_another_command_at_the_same_time(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_kill_in_each_step_can_be_continued(cluster: RancherCluster) -> None:
     """The command is killed while it runs rotate-ca, during the restart, and before the removal. The same command then
     completes the change, and stores the same CAs.

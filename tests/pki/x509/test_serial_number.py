@@ -8,6 +8,7 @@ import pytest
 
 from certmond.pki.x509.serial_number import hexadecimal
 from tests.builders import make_ca
+from tests.deadline import DEADLINE
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,6 @@ def test_openssl_prints_the_same_digits(serial: int) -> None:
     """`openssl x509 -serial` prints the same digits, in uppercase."""
     made = make_ca("ca", serial=serial)
     shown = subprocess.run(
-        ["openssl", "x509", "-noout", "-serial"], input=made.pem, capture_output=True, timeout=60, check=True
+        ["openssl", "x509", "-noout", "-serial"], input=made.pem, capture_output=True, timeout=DEADLINE, check=True
     ).stdout.decode()
     assert shown.strip().partition("=")[2].lower() == hexadecimal(serial)
