@@ -21,7 +21,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from certmond.daemon.enforcer import policy_of
+from certmond.config.renewal_policy import policy_of
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.renewals import plan

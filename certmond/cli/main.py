@@ -137,7 +137,7 @@ def check(context: click.Context, names: tuple[str, ...], at: datetime | None, o
     --at is given, certmond waits up to two seconds and reads both files again.
     """
     from certmond.cli.fitted_tables import status_table
-    from certmond.daemon.enforcer import policy_of
+    from certmond.config.renewal_policy import policy_of
     from certmond.discovery.distribution import advice, hint
     from certmond.expose.documents.status import anchor_entry, status_document
     from certmond.pki.planning.forecast import next_event

@@ -55,7 +55,7 @@ def init(
 ) -> None:
     """Create the complete PKI of a control-plane node. Check existing files, and never overwrite them."""
     from certmond.cli.fitted_tables import plan_table
-    from certmond.daemon.enforcer import policy_of
+    from certmond.config.renewal_policy import policy_of
     from certmond.pki.planning.bootstrap import bootstrap
     from certmond.pki.planning.bootstrap_steps import relocated
 

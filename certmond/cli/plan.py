@@ -45,7 +45,7 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
     unknown.
     """
     from certmond.cli.fitted_tables import plan_table
-    from certmond.daemon.enforcer import policy_of
+    from certmond.config.renewal_policy import policy_of
     from certmond.expose.documents.plan import plan_document
     from certmond.pki.planning.forecast import next_event
     from certmond.pki.planning.remaining_work import remaining_work
@@ -91,7 +91,7 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
     must solve.
     """
     from certmond.cli.fitted_tables import forecast_table
-    from certmond.daemon.enforcer import policy_of
+    from certmond.config.renewal_policy import policy_of
     from certmond.expose.documents.plan import forecast_document
     from certmond.pki.planning.forecast import forecast as foresee
     from certmond.pki.planning.forecast import next_event

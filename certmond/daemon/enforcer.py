@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config.model import Config
+from certmond.config.renewal_policy import policy_of
 from certmond.controllers.coordinator_factory import KUBELET_CONF, awake, coordinator_of, own_object_checks_of
 from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.executor import Executor
@@ -29,7 +30,7 @@ from certmond.files.parallel_path_search import find_in_two_processes
 from certmond.notify.audit import Audit
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Inventory
-from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.renewals_at_start import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
 from certmond.pki.planning.restarts import RestartHolds, restarts
@@ -63,18 +64,6 @@ from certmond.transaction.node_file_reader import NodeFiles
 
 _EVIDENCE = 0.5
 """Maximum number of seconds for which one pass collects evidence about the origin of due certificates."""
-
-
-def policy_of(config: Config) -> Policy:
-    """Return the renewal policy of the configuration."""
-    return Policy(
-        validity=config.validity,
-        key=config.key_algorithm,
-        spread=config.spread,
-        signers={spec.name: spec.kind for spec in config.signers},
-        services=config.services,
-        restarts_for_renewal=config.restart.for_renewal,
-    )
 
 
 def _has_stale_consumers(assessment: Assessment) -> bool:
@@ -113,6 +102,8 @@ class Enforcer:
         self.interest: Interest = {}
         """The directories and names that the last call of `see` read, for a process that watches these files."""
         self._files = NodeFiles(root)
+        self._store: Store | None = None
+        """The observer that `see` uses. It parses a file again only after a change."""
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
         self._host = HostHolds(config, root, alive, monotonic)
@@ -172,16 +163,19 @@ class Enforcer:
         `private`, do not read the state directory. If `waits` is true, the assessment tolerates a mismatch of a key and
         its certificate, because a process might still be writing these files.
         """
-        store = Store(
-            self._config.certificates, self._root, self._config.given_facts, renewers=self._config.mode == "enforce",
-            references=self._config.follows_references, derived=self._config.derived,
-        )  # fmt: skip
+        store = self._store = self._store or self._new_store()
         inventory, now = store.observe(), at or self._clock()
         seen = self.surroundings_observer.view(store, inventory, self.restarting.past())
         # Without `private`, certmond does not read the state directory.
         around = self._with_records(store, inventory, now, seen, everything=everything) if private else seen
         self.interest = store.interest
         return self.assess(inventory, now, around, waits=waits), around
+
+    def _new_store(self) -> Store:
+        return Store(
+            self._config.certificates, self._root, self._config.given_facts, renewers=self._config.mode == "enforce",
+            references=self._config.follows_references, derived=self._config.derived,
+        )  # fmt: skip
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
         """Return the current state of the node, except for its certificates. Do not wait for a check of services."""

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.daemon.enforcer import Enforcer, policy_of
+from certmond.config.renewal_policy import policy_of
+from certmond.daemon.enforcer import Enforcer
 from certmond.daemon.file_changes import CEILING, FileChanges
 from certmond.daemon.loaded_configuration import LoadedConfiguration
 from certmond.daemon.pass_schedule import Cause, Deadlines, PassSchedule
