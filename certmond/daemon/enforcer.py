@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 from certmond.config.model import Config
@@ -102,8 +103,6 @@ class Enforcer:
         self.interest: Interest = {}
         """The directories and names that the last call of `see` read, for a process that watches these files."""
         self._files = NodeFiles(root)
-        self._store: Store | None = None
-        """The observer that `see` uses. It parses a file again only after a change."""
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
         self._host = HostHolds(config, root, alive, monotonic)
@@ -146,6 +145,15 @@ class Enforcer:
             config, self.executor, History(state_dir), self._previous, audit, lock=lock, alive=alive
         )
 
+    @cached_property
+    def store(self) -> Store:
+        """The observer of the files of the node. It parses a file again only after a change."""
+        config, also = self._config, tuple(filter(None, (self._config.hold.file,)))
+        return Store(
+            config.certificates, self._root, config.given_facts, also, references=config.follows_references,
+            derived=config.derived, renewers=config.mode == "enforce",
+        )  # fmt: skip
+
     def renewed(self) -> dict[str, datetime]:
         """Return the time at which certmond installed each certificate, by the SHA-256 of the certificate."""
         return self._ledger.renewed()
@@ -163,19 +171,13 @@ class Enforcer:
         `private`, do not read the state directory. If `waits` is true, the assessment tolerates a mismatch of a key and
         its certificate, because a process might still be writing these files.
         """
-        store = self._store = self._store or self._new_store()
+        store = self.store
         inventory, now = store.observe(), at or self._clock()
         seen = self.surroundings_observer.view(store, inventory, self.restarting.past())
         # Without `private`, certmond does not read the state directory.
         around = self._with_records(store, inventory, now, seen, everything=everything) if private else seen
         self.interest = store.interest
         return self.assess(inventory, now, around, waits=waits), around
-
-    def _new_store(self) -> Store:
-        return Store(
-            self._config.certificates, self._root, self._config.given_facts, renewers=self._config.mode == "enforce",
-            references=self._config.follows_references, derived=self._config.derived,
-        )  # fmt: skip
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
         """Return the current state of the node, except for its certificates. Do not wait for a check of services."""

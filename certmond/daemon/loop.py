@@ -82,12 +82,15 @@ class Daemon:
         self._in_pass = self._scanned_during_step = False
         # Components for the present configuration
         self._acting_lock = NodeLock(state_dir, ACTING)
-        self._store = self._new_store()
         self._enforcer, self._reconciler = self._new_controllers()
 
     @property
     def _config(self) -> Config:
         return self._configuration.current
+
+    @property
+    def _store(self) -> Store:
+        return self._enforcer.store
 
     def stop(self, *_: object) -> None:
         """Request the end of the loop. A signal handler can call this method."""
@@ -185,7 +188,6 @@ class Daemon:
         self._reloading = False
         self._notifier.reloading()
         if self._configuration.reload(self._journal, self._telemetry):
-            self._store = self._new_store()
             former = self._enforcer
             former.close()
             self._enforcer, self._reconciler = self._new_controllers()
@@ -194,13 +196,6 @@ class Daemon:
             self._hooks.configure(self._config.hooks)
             self._journal.tell(Event.RELOADED, "certmond has read the configuration again")
         return Cause("reload", None)
-
-    def _new_store(self) -> Store:
-        config, also = self._config, tuple(filter(None, (self._config.hold.file,)))
-        return Store(
-            config.certificates, self._root, config.given_facts, also, references=config.follows_references,
-            derived=config.derived, renewers=config.mode == "enforce",
-        )  # fmt: skip
 
     def _new_controllers(self) -> tuple[Enforcer, Reconciler]:
         enforcing = self._config.mode == "enforce"
