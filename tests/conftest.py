@@ -43,15 +43,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests so that long ones begin first, and deselect tests that take minutes unless CERTMOND_LONG is 1."""
+    """Sort the tests so that long ones begin first, and deselect long tests unless CERTMOND_LONG is 1."""
     items.sort(key=lambda item: turn(item.nodeid))
     if EVERY_STOP:
         for item in items:
             item.add_marker(pytest.mark.timeout(HOURS), append=False)
     if os.environ.get("CERTMOND_LONG") != "1":
-        left = [item for item in items if item.get_closest_marker("long")]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -60,7 +60,7 @@ def test_a_restart_names_its_service(
     assert {each["service"] for each in entries} == {"hook"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_that_a_rotation_does_names_it(
     quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ TREES: dict[str, tuple[str, Callable[[Path], Path]]] = {
 """Name -> profile and maker."""
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("name", TREES)
 def test_check_has_each_file_that_openssl_finds(name: str, tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def _reason(command: str) -> str | None:
     return next((why for pattern, why in CANNOT_BE_RUN.items() if re.search(pattern, command, re.MULTILINE)), None)
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_that_can_be_run_is_good(page: Path, template: Path, tmp_path: Path) -> None:
@@ -185,6 +186,7 @@ def test_every_command_that_can_be_run_is_good(page: Path, template: Path, tmp_p
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.long
 @pytest.mark.real("unshare")
 def test_the_first_steps_need_no_network(tmp_path: Path) -> None:
     """The node in a directory of the quick start is created and checked on a host without any network."""

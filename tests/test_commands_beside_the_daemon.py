@@ -173,6 +173,7 @@ def test_the_daemon_makes_the_restart_of_a_command(home: Home) -> None:
     assert home.acts() == ["run"]
 
 
+@pytest.mark.long
 def test_a_renewal_beside_a_daemon_lasts_as_long_as_the_restart(home: Home) -> None:
     """A command also waits for a restart that takes longer than its limit for other writers, once the restart has
     begun. It names what it waits for, and exits 0 when the daemon has proof.
@@ -198,6 +199,7 @@ WRITERS = (
 )
 
 
+@pytest.mark.long
 @needs_poll
 @pytest.mark.parametrize("words", WRITERS, ids=" ".join)
 def test_what_writes_waits_for_a_daemon_that_is_writing(home: Home, words: tuple[str, ...]) -> None:
@@ -217,6 +219,7 @@ def test_what_writes_waits_for_a_daemon_that_is_writing(home: Home, words: tuple
             assert first.end() in {0, 2}, first.lines  # its result may be replaced again by now
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", WRITERS, ids=" ".join)
 def test_a_command_that_is_writing_is_waited_for_until_an_instant(home: Home, words: tuple[str, ...]) -> None:
     """Without an acting daemon, the line names the writing process and the end of the wait. Then the exit code is 3,
@@ -235,6 +238,7 @@ def test_a_command_that_is_writing_is_waited_for_until_an_instant(home: Home, wo
     assert said == f"{fact}; repeat the command after this process has finished; to see the process, run: ps -fp {pid}"
 
 
+@pytest.mark.long
 def test_a_command_goes_on_where_the_daemon_was_killed(home: Home) -> None:
     """The daemon is killed in the middle of its act, and the command that followed it brings the restart to its end."""
     with home.daemon() as daemon, home.held_open() as end:
@@ -249,6 +253,7 @@ def test_a_command_goes_on_where_the_daemon_was_killed(home: Home) -> None:
     assert home.acts() == ["run", "run"]
 
 
+@pytest.mark.long
 def test_a_command_follows_the_daemon_that_comes_back(home: Home) -> None:
     """A daemon that starts acts as soon as the command has made its step, and the command follows it from there."""
     with home.stopped_after_its_act("renew", "web") as command, home.daemon() as daemon:
@@ -258,6 +263,7 @@ def test_a_command_follows_the_daemon_that_comes_back(home: Home) -> None:
     assert home.acts() == ["run"]
 
 
+@pytest.mark.long
 def test_of_two_commands_one_acts(home: Home) -> None:
     """Without a daemon, a second command follows the first, and ends with the same result."""
     with home.held_open() as end, home.command("renew", "web") as first:
@@ -275,6 +281,7 @@ def test_of_two_commands_one_acts(home: Home) -> None:
     assert home.acts() == ["run"]
 
 
+@pytest.mark.long
 def test_a_renewal_that_the_daemon_rolled_back_is_no_success(home: Home) -> None:
     """The command that renewed and began the restart reports a failure, although no old certificate is in use."""
     before = (home.place / "web.crt").read_bytes()

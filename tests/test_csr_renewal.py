@@ -63,6 +63,7 @@ def asking(tmp_path: Path) -> Iterator[Asking]:
         yield Asking(tmp_path / "node", api)
 
 
+@pytest.mark.long
 def test_the_request_is_shown_and_its_approval_is_waited_for(asking: Asking) -> None:
     """The line about the wait has the request, its signer and usages, the end of the wait, and the command that
     approves it. After an approval, the certificate is in place, and the command exits 0.
@@ -83,6 +84,7 @@ def test_the_request_is_shown_and_its_approval_is_waited_for(asking: Asking) -> 
     assert (asking.place / "app.crt").read_bytes() != before
 
 
+@pytest.mark.long
 def test_a_request_that_is_denied_ends_the_wait(asking: Asking) -> None:
     """The command exits 2, and prints the request and the reason of the denial."""
     with asking.renew("--timeout", "10m") as command:
@@ -96,6 +98,7 @@ def test_a_request_that_is_denied_ends_the_wait(asking: Asking) -> None:
     )
 
 
+@pytest.mark.long
 def test_an_undecided_request_is_waited_for_until_the_timeout(asking: Asking) -> None:
     """The command exits 1 at the end of `--timeout`. The request stays, and the next command uses it."""
     with asking.renew("--timeout", "1s") as command:
@@ -148,6 +151,7 @@ def test_a_helper_is_asked_again_at_the_time_that_it_named(helped: Helped) -> No
     assert helped.calls() == ["SUBMIT"]
 
 
+@pytest.mark.long
 def test_a_helper_is_asked_at_most_as_often_as_it_named(helped: Helped) -> None:
     """In three seconds a helper that names a second between two questions has at most three after the first."""
     helped.says(1)
@@ -157,6 +161,7 @@ def test_a_helper_is_asked_at_most_as_often_as_it_named(helped: Helped) -> None:
     assert len(helped.calls()) <= 1 + 3
 
 
+@pytest.mark.long
 def test_a_certificate_of_another_process_ends_the_wait(helped: Helped) -> None:
     """While a command waits for a helper, another process such as the daemon installs a certificate. The command
     detects it at once, asks the helper no more, and exits 0.

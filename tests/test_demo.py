@@ -69,6 +69,7 @@ def stages(output: str) -> Mapping[int, str]:
     return {int(number): text for number, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("user", USERS)
 def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Path) -> None:
     """As root and as an ordinary user without a home, the demo shows each change in the metrics and in the table, exits
@@ -114,6 +115,7 @@ def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Pa
     assert len(re.findall(r"^visible in /metrics \d+ ms after the write began$", ended.stdout, re.MULTILINE)) == 5
 
 
+@pytest.mark.long
 def test_demo_that_is_piped_prints_plain_text_and_no_key(scratch: Path) -> None:
     """Into a pipe the demo prints plain text without control characters, and never a private key."""
     output = demo_as("the user of the tests", scratch).stdout
@@ -121,6 +123,7 @@ def test_demo_that_is_piped_prints_plain_text_and_no_key(scratch: Path) -> None:
     assert "PRIVATE KEY" not in output
 
 
+@pytest.mark.long
 def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> None:
     """--keep leaves the directory, closed to others, and prints commands that work on it. The processes are ended."""
     ended = demo_as("the user of the tests", scratch, "--keep")
@@ -158,6 +161,7 @@ def test_interrupted_demo_cleans_up(number: signal.Signals, scratch: Path) -> No
     assert processes(scratch) == []
 
 
+@pytest.mark.long
 def test_demo_under_nohup_outlives_its_terminal(scratch: Path) -> None:
     """A signal that the demo was started to ignore, as SIGHUP under nohup, does not end it."""
     line = f'trap "" HUP; {shlex.join(DEMO)} & sleep 0.5; kill -HUP $!; wait $!'
@@ -193,6 +197,7 @@ def impatient(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return scratch
 
 
+@pytest.mark.long
 def test_a_stage_without_its_result_fails_the_demo(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +213,7 @@ def test_a_stage_without_its_result_fails_the_demo(
     assert list(impatient.iterdir()) == []
 
 
+@pytest.mark.long
 def test_open_findings_are_printed_when_a_stage_fails(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -121,6 +121,7 @@ def reported(document: dict[str, Any]) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.long
 def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
     """On a fresh node, `check` exits 0, and its only findings are serial numbers of 0."""
     code, document = check(tree, profile)
@@ -141,6 +142,7 @@ OTHER_ENTRIES = {
 """Entries of a kind of installation that the tree is not."""
 
 
+@pytest.mark.long
 def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -> None:
     """Each file with a certificate in it has an entry, and each entry is in the tree or need not be."""
     listed = parse((), profile=profile).certificates
@@ -158,6 +160,7 @@ def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -
                       "etcd-healthcheck-client", "ca-remote", *OTHER_ENTRIES.get(profile, ())}  # fmt: skip
 
 
+@pytest.mark.long
 def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     """An expired leaf is critical, and the remedy names the component that renews it."""
     trap = TRAPS[profile]
@@ -171,6 +174,7 @@ def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     assert ("it is renewed by " in message) is (profile in FOREIGN)
 
 
+@pytest.mark.long
 def test_each_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     """If all leaves of a node have expired, `check` reports each of them as expired."""
     for path in tree.leaves:
@@ -248,6 +252,7 @@ def test_no_certificate_has_two_entries(profile: str, tree: Tree) -> None:
     assert not [found for found in names.values() if len(found) > 1]
 
 
+@pytest.mark.long
 def test_a_leaf_of_another_ca_is_a_finding(profile: str, tree: Tree) -> None:
     """A leaf whose CA has the right name and another key has no path."""
     trap = TRAPS[profile]

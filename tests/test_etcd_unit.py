@@ -136,6 +136,7 @@ def test_etcd_serves_its_renewed_certificate_without_a_restart(machine: Machine)
     assert machine.starts() == 1
 
 
+@pytest.mark.long
 def test_etcd_is_restarted_for_a_change_of_its_ca_on_request(machine: Machine) -> None:
     """After a second CA in ca.pem, the daemon reports that etcd has not read the file, and holds the restart until the
     operator requests it. The command restarts etcd.service, and etcd accepts clients of the second CA.

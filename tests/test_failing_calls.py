@@ -94,6 +94,7 @@ def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:
     assert host.serials() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE])
 def test_any_call_that_only_reads_may_fail(quick: Path, failure: int) -> None:
     """An unreadable file is a finding, or is absent in this pass: there is never an exception, and never a change of
@@ -124,7 +125,7 @@ def tries(node: RotatingNode) -> None:
     assert "Traceback" not in done.err, done
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(
     "share", [pytest.param(each, marks=pytest.mark.long if each else ()) for each in range(SHARES)]

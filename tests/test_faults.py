@@ -51,6 +51,7 @@ def waiting(tmp_path: Path) -> Host:
     return host
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("obstacle", ["full", "gone"])
 def test_a_full_or_closed_log_does_not_stop_the_daemon(host: Host, tmp_path: Path, obstacle: str) -> None:
     """If its log goes to a full disk or to a journal that has ended, the daemon does its work and exits normally. The
@@ -96,7 +97,7 @@ def test_stopped_for_a_while(host: Host) -> None:
         assert daemon.passes() > passes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [8, 16])
 def test_no_descriptors_left(waiting: Host, limit: int) -> None:
     """With too few descriptors (RLIMIT_NOFILE) nothing ends and no file of the node is harmed; with more of them again,
@@ -114,6 +115,7 @@ def test_no_descriptors_left(waiting: Host, limit: int) -> None:
     well(waiting)
 
 
+@pytest.mark.long
 @pytest.mark.real("unshare")
 @pytest.mark.parametrize("limit", ["instances", "watches"])
 def test_no_watches_left(host: Host, limit: str) -> None:
@@ -137,6 +139,7 @@ def lose(directory: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_the_runtime_directory_is_lost(waiting: Host) -> None:
     """If the runtime directory is removed, the daemon reports it once and continues. When the directory exists again,
     the daemon publishes all files again.
@@ -155,6 +158,7 @@ def test_the_runtime_directory_is_lost(waiting: Host) -> None:
         assert "Traceback" not in daemon.log.read_text()
 
 
+@pytest.mark.long
 def test_it_ends_cleanly_without_its_runtime_directory(waiting: Host) -> None:
     """If the path of the runtime directory has another file, the stopped daemon exits 0."""
     with enforcing(waiting) as daemon:
@@ -195,6 +199,7 @@ def _gone(path: Path) -> None:
 DAMAGES = [_truncated, _garbage, _other, _directory, _link, _gone]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_state_that_is_damaged(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """Whichever file of the state directory is truncated, garbage, another document, a directory, a link or missing:

@@ -75,6 +75,7 @@ def has_gone(daemon: Running) -> bool:
     return daemon.entry("users") is None
 
 
+@pytest.mark.long
 def test_every_command_prints_the_same_whatever_is_named(watched: tuple[Node, list[str]]) -> None:
     """`check`, `metrics` and `plan` print the same bytes for a closed file, a key, a missing path, a closed
     directory and a closed certificate, apart from the path that the user wrote.
@@ -92,6 +93,7 @@ def test_every_command_prints_the_same_whatever_is_named(watched: tuple[Node, li
     assert "TARGET is named in /home/user/x.conf, which user 1000 can change" in shown
 
 
+@pytest.mark.long
 def test_the_daemon_renders_the_same_for_any_reference(watched: tuple[Node, list[str]], tmp_path: Path) -> None:
     """The entry in `status.json`, its lines in `metrics.prom` and the journal are the same for each."""
     node, options = watched

@@ -148,6 +148,7 @@ def renewed(path: Path) -> Path:
     return path.parent / Path(current.readlink()).name if current.is_symlink() else path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["all", "names"])
 def test_a_command_signs_no_forged_certificate(forged: Forged, how: str) -> None:
     """`certmond renew` prints the reason for each, and leaves its file. With --all, the genuine ones are renewed."""

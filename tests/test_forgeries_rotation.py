@@ -122,6 +122,7 @@ def x509_pem(der: bytes) -> bytes:
     return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [Mode.OVERLAP, Mode.REPLACE])
 def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> None:
     """The new CA signs what the old one had signed, and nothing forged, in every phase. If the CA's key may sign no

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -276,3 +277,19 @@ def test_no_folder_has_more_than_20_modules_and_no_module_more_than_350_lines() 
     folders = Counter(path.parent for path in modules)
     assert {str(folder) for folder, count in folders.items() if count > 20} == set()
     assert {str(path) for path in modules if path.read_bytes().count(b"\n") > 350} == set()
+
+
+def test_make_test_touches_every_area() -> None:
+    """In each folder of tests, at least one test is not long."""
+    quick = Counter[Path]()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tree = ast.parse(path.read_text())
+        functions = [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) and each.name[:5] == "test_"]
+        is_long = any("mark.long" in ast.unparse(each) for each in tree.body if isinstance(each, ast.Assign))
+        count = (
+            0
+            if is_long
+            else sum(not any("mark.long" in ast.unparse(mark) for mark in each.decorator_list) for each in functions)
+        )
+        quick[path.parent] += count
+    assert not [str(folder) for folder, count in quick.items() if not count]

@@ -376,7 +376,7 @@ class Scenario:
         return True
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4 if EVERY_STOP else 2))
 def test_killed_again_and_again(quick: Path, seed: int) -> None:
     """A renewal that is killed at random, also during recovery, always ends in the same state: each due certificate is

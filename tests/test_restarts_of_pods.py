@@ -111,6 +111,7 @@ def sha256(certificate: bytes) -> str:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.decode())).hexdigest()
 
 
+@pytest.mark.long
 def test_renewed_by_a_command(either: ControlPlane) -> None:
     """`renew --all` first writes every file, and then restarts each service that does not reload its files, once: the
     controller-manager and the scheduler. The API server and etcd continue.
@@ -131,6 +132,7 @@ def test_renewed_by_a_command(either: ControlPlane) -> None:
     assert node.certmond("check").returncode == 0
 
 
+@pytest.mark.long
 def test_renewed_by_the_daemon(due: ControlPlane) -> None:
     """The daemon does the same when everything is due, and the metrics have each restart."""
     with due.daemon() as daemon:
@@ -165,6 +167,7 @@ def mounted_alone(manifest: dict[str, Any]) -> None:
             manifest["spec"]["containers"][0]["volumeMounts"].append({"name": end, "mountPath": path})
 
 
+@pytest.mark.long
 def test_who_ends_with_the_api_server(template: Path, tmp_path: Path, crictl: bool) -> None:
     """The controller-manager and the scheduler end with an API server that has to be restarted. They start again with
     the new files, and certmond does not restart them.
@@ -179,6 +182,7 @@ def test_who_ends_with_the_api_server(template: Path, tmp_path: Path, crictl: bo
         assert sorted(each["target"] for each in node.trail() if each.get("step") == "restart") == sorted(proven * 2)
 
 
+@pytest.mark.long
 def test_an_api_server_with_open_watches(template: Path, tmp_path: Path, crictl: bool) -> None:
     """An API server with open watches closes its listener and would run for a minute. certmond kills it at the end of
     its `drain`, before the end of its `grace`. During its shutdown delay it still serves, and certmond waits.
@@ -197,6 +201,7 @@ def test_an_api_server_with_open_watches(template: Path, tmp_path: Path, crictl:
         assert node.pods.event("ended", container="kube-apiserver")["why"].endswith("SIGKILL")
 
 
+@pytest.mark.long
 def test_renewed_by_a_command_beside_the_daemon(node: ControlPlane) -> None:
     """The daemon and a command complete the same restart: nothing is restarted twice."""
     with node.daemon() as daemon:
@@ -217,6 +222,7 @@ def test_restarted_by_rote(node: ControlPlane) -> None:
     assert [node.starts(name)[-1]["why"] for name in ELECTING] == ["restart after 20 s"] * 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("by", "crictl"), [("write", True), ("replace", False)])
 def test_one_kubeconfig(either: ControlPlane, by: str) -> None:
     """A kubeconfig that is rewritten, in place like kubeadm or by a rename, has its only reader restarted once. No
@@ -231,6 +237,7 @@ def test_one_kubeconfig(either: ControlPlane, by: str) -> None:
     assert node.attempts() == {name: int(name == "kube-scheduler") for name in COMPONENTS}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", ["write", "replace"])
 def test_what_is_reloaded(node: ControlPlane, by: str) -> None:
     """A pair that is read for each handshake takes effect without a restart. The moment in which its two files do not
@@ -249,6 +256,7 @@ def test_what_is_reloaded(node: ControlPlane, by: str) -> None:
     assert node.trail() == []
 
 
+@pytest.mark.long
 def test_decoys(template: Path, tmp_path: Path, crictl: bool) -> None:
     """A process of the same name on the host, the same container in another pod, and another container in the same pod
     live on.
@@ -281,6 +289,7 @@ def test_decoys(template: Path, tmp_path: Path, crictl: bool) -> None:
             unrelated.kill()
 
 
+@pytest.mark.long
 def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path, tmp_path: Path) -> None:
     """A component that does not start with its new kubeconfig gets the previous one back, once. The finding stays
     critical, without another attempt until the file changes.
@@ -309,6 +318,7 @@ def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path
         assert [each["why"] for each in ends if each["why"] == "exit status 0"] == ["exit status 0"] * 2
 
 
+@pytest.mark.long
 def test_what_does_not_reload(template: Path, tmp_path: Path) -> None:
     """A component that still serves the old certificate, although it reloads files, is restarted after a delay. The
     certificate that it serves then is the proof.
@@ -330,6 +340,7 @@ def keep_the_pair(manifest: dict[str, Any]) -> None:
     manifest["spec"]["containers"][0]["env"].append({"name": "STAND_IN_KEEPS", "value": "1"})
 
 
+@pytest.mark.long
 def test_without_a_kubelet(node: ControlPlane) -> None:
     """While the kubelet is not healthy, certmond stops nothing, because only the kubelet restarts it."""
     config = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "healthzPort": 10248}
@@ -348,6 +359,7 @@ def test_without_a_kubelet(node: ControlPlane) -> None:
                 healthz.kill()
 
 
+@pytest.mark.long
 def test_another_root_ca(template: Path, tmp_path: Path) -> None:
     """With `on_change: alarm`, another Root CA restarts no component. A finding reports that it is not in use."""
     settings = {"root_ca": {"on_change": "alarm"}}
@@ -361,6 +373,7 @@ def test_another_root_ca(template: Path, tmp_path: Path) -> None:
         assert set(node.attempts().values()) == {0}
 
 
+@pytest.mark.long
 def test_the_same_cas_in_other_bytes(node: ControlPlane) -> None:
     """A CA file that is rewritten with the same set of certificates makes no component stale. One certificate more
     does.
@@ -390,6 +403,7 @@ MOMENTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("means", "moment"), MOMENTS)
 def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment: str) -> None:
     """A daemon that is killed during a restart continues it after its next start, and stops no process twice."""
@@ -419,6 +433,7 @@ def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment:
         assert node.attempts() == {"etcd": 0, name: 1, "kube-controller-manager": 1, "kube-scheduler": 1}
 
 
+@pytest.mark.long
 def test_killed_in_a_rollback(template: Path, tmp_path: Path) -> None:
     """A daemon that is killed between the decision to restore a file and its presence restores it after its restart,
     and ends the episode in the same way: the kubelet may back off longer than a component may take to become healthy.
@@ -464,6 +479,7 @@ def stage(node: ControlPlane, service: str) -> str:
     return str(episode["stage"]) if episode else ""
 
 
+@pytest.mark.long
 def test_what_does_not_run(template: Path, tmp_path: Path) -> None:
     """A component that has no manifest is left alone, whatever becomes of its files; so is all of a worker's."""
     with control_plane(template, tmp_path, components=COMPONENTS[:3]) as node:
@@ -481,6 +497,7 @@ def test_what_does_not_run(template: Path, tmp_path: Path) -> None:
         assert len(node.pods.events(event="started")) == 3
 
 
+@pytest.mark.long
 def test_observe_mode(template: Path, tmp_path: Path) -> None:
     """In observe mode certmond reports stale components as findings and metrics. It restarts nothing and writes only to
     its own directories.
@@ -511,6 +528,7 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.lstat().st_ino, path.lstat().st_ctime_ns) for path in found}
 
 
+@pytest.mark.long
 def test_the_verbs(node: ControlPlane) -> None:
     """`plan` has each restart with its reason, `check -o wide` the served certificate and its users, and `restart` uses
     the daemon's procedure, with a line for each step. An unknown or stopped service is refused.

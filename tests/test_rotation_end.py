@@ -231,6 +231,7 @@ def ended(ending: Ending, where: str) -> None:
     assert node.record.new == following.facts, where
 
 
+@pytest.mark.long
 def test_the_end_is_whole_at_every_moment(ending: Ending) -> None:
     """At each system call, the record exists as long as a key is stored, and no key is destroyed before the phase is
     `done` and the node has accepted its CA.
@@ -242,6 +243,7 @@ def test_the_end_is_whole_at_every_moment(ending: Ending) -> None:
     ended(ending, "not cut off")
 
 
+@pytest.mark.long
 def test_an_end_that_is_cut_off_is_ended(ending: Ending) -> None:
     """If the end is killed at any of its writes, a command, a daemon, or one that is killed as well completes it. No
     record, staged file, draft or finding remains, and another rotation can begin.
@@ -258,6 +260,7 @@ def test_an_end_that_is_cut_off_is_ended(ending: Ending) -> None:
     assert {"done", "None"} <= seen
 
 
+@pytest.mark.long
 def test_nothing_is_staged_before_the_end_is_complete(plain: Ending) -> None:
     """As long as the record exists, its end would destroy a newly staged CA. `stage` is refused with the command that
     ends the rotation, and `show` reports the rotation. After that command, `stage` works.
@@ -301,6 +304,7 @@ class Beside:
                 self.outcome = "kept out"
 
 
+@pytest.mark.long
 def test_two_who_end_it_at_the_same_time(plain: Ending) -> None:
     """While one process is stopped at any of its writes, with or without the lock, another makes a pass: it waits for
     the lock or ends the rotation. The first one then continues and ends without an error.
@@ -315,6 +319,7 @@ def test_two_who_end_it_at_the_same_time(plain: Ending) -> None:
     assert outcomes == {"kept out", "has acted"}
 
 
+@pytest.mark.long
 def test_a_record_that_comes_back_is_ended_again(plain: Ending) -> None:
     """If a power cut brings the deleted record back, in phase `done` without any CA, the next command or pass ends the
     rotation again.
@@ -346,6 +351,7 @@ def test_another_rotation_does_not_replace_one_that_has_not_ended(plain: Ending)
     assert (node.record, node.staged) == (before, kept)
 
 
+@pytest.mark.long
 def test_an_anchor_that_left_the_configuration_is_reported(plain: Ending) -> None:
     """If the configuration no longer names the anchor of an unfinished rotation, a critical finding names the entry to
     restore. No file is removed, and with the entry the rotation ends.
@@ -367,6 +373,7 @@ def test_an_anchor_that_left_the_configuration_is_reported(plain: Ending) -> Non
     ended(plain, "named again")
 
 
+@pytest.mark.long
 def test_a_clock_that_was_set_back_keeps_no_record(plain: Ending, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the start of the phase is in the future, the process counts from the time at which it found the phase, and
     ends it long before the clock reaches that start.
@@ -403,7 +410,7 @@ def is_over(node: RotatingNode, daemon: Running) -> bool:
     return node.record is None and node.staged == [] and idle and not daemon.reasons("ca")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_daemon_ends_what_was_cut_off(timely: Ending) -> None:
     """A daemon that starts after a kill at any of the last writes ends the rotation without an event, and shows no
     phase afterwards.
@@ -418,7 +425,7 @@ def test_a_daemon_ends_what_was_cut_off(timely: Ending) -> None:
         ended(timely, stop)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_daemon_that_is_kept_out_ends_it_later(timely: Ending) -> None:
     """While another process holds the lock, the daemon touches nothing; then it ends the rotation."""
     node = timely.again()
@@ -435,7 +442,7 @@ def test_a_daemon_that_is_kept_out_ends_it_later(timely: Ending) -> None:
     ended(timely, "kept out")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_a_daemon_that_observes_leaves_it(timely: Ending, by_hand: bool) -> None:
     """In observe mode it shows the phase `done` and touches nothing. Both ways out end it: the command in a terminal,
@@ -462,7 +469,7 @@ def test_a_daemon_that_observes_leaves_it(timely: Ending, by_hand: bool) -> None
     ended(timely, "observed")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("survivor", ["daemon", "command"])
 def test_a_command_and_a_daemon_that_are_killed_while_both_end_it(timely: Ending, survivor: str) -> None:
     """Whichever of the two is killed when the last writes begin, the other ends the rotation."""

@@ -17,7 +17,7 @@ from tests.deadline import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount"),
 ]
 

@@ -130,7 +130,7 @@ def programs_of(pid: int) -> Iterator[tuple[Path, list[str]]]:
                 yield Path(f"/proc/{child}"), words
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_a_soak_that_is_ended_leaves_nothing() -> None:
     """SIGTERM ends its processes as well, and removes their directory."""
@@ -151,7 +151,7 @@ def test_a_soak_that_is_ended_leaves_nothing() -> None:
                     os.kill(int(each.name), signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_it_renews_restarts_and_agrees(tmp_path: Path) -> None:
     """In each round leaves are renewed or the service is restarted, and then all sources agree."""

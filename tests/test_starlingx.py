@@ -173,7 +173,7 @@ def enforcing(manager: FaultManager) -> list[str]:
     return ["--config", str(path), "--state-dir", str(manager.work / "state")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_daemon_raises_and_clears_the_alarms_of_platform_certificates(
     pristine: Path, tree: Tree, tmp_path: Path
 ) -> None:
@@ -204,7 +204,7 @@ def make_due(tree: Tree) -> None:
     node.edit_kubeconfig(name, client_certificate_data=pem(made), client_key_data=key_pem(key))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_daemon_raises_and_clears_the_alarm_of_a_renewal(tree: Tree, tmp_path: Path) -> None:
     """While certmond cannot renew admin.conf, because the key of its CA is missing, 500.200 is raised. The renewal
     clears it, and the alarm of HAProxy's bundle.
@@ -220,7 +220,7 @@ def test_the_daemon_raises_and_clears_the_alarm_of_a_renewal(tree: Tree, tmp_pat
         assert daemon.stop() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_daemon_raises_and_clears_the_alarm_of_a_failed_restart(tmp_path: Path) -> None:
     """If the service does not restart after a renewal, 250.003 is raised. A restart that succeeds clears it."""
     node, manager = RotatingNode(tmp_path / "node", served=True, hurried=False), FaultManager(tmp_path)
@@ -238,7 +238,7 @@ def test_the_daemon_raises_and_clears_the_alarm_of_a_failed_restart(tmp_path: Pa
         assert daemon.stop() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_daemon_raises_and_clears_the_alarm_of_a_rotation(tmp_path: Path) -> None:
     """While the daemon executes a rotation of the Root CA, 900.008 is raised. The end of the rotation clears it."""
     node, manager = RotatingNode(tmp_path / "node", hurried=False), FaultManager(tmp_path)

@@ -248,7 +248,7 @@ def test_a_certificate_that_the_start_does_not_renew_is_named_once(tmp_path: Pat
     assert server.renewed == {"client-admin"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_servers_restart_one_after_the_other_and_stop_at_a_failure(tmp_path: Path, stack: ExitStack) -> None:
     """The first server does not come back, so the others hold their restarts and name it. After its repair and a proven
     restart, the others follow, never two at once.
@@ -279,7 +279,7 @@ def test_servers_restart_one_after_the_other_and_stop_at_a_failure(tmp_path: Pat
     assert [one[1] == two[1] for one, two in pairwise(later)] == [True, False, True]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real("unshare")
 def test_agents_restart_after_the_servers(tmp_path: Path, stack: ExitStack) -> None:
     """While a server has no proof of its restart, agents hold theirs and name the server. After the proof, the agents

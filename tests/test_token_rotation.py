@@ -129,7 +129,7 @@ def test_a_key_follows_another(tmp_path: Path) -> None:
     assert "no new key is staged for sa" in again.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_services_that_read_the_keys_are_restarted_in_each_phase(tmp_path: Path) -> None:
     """They restart once in each phase that changes a file, because they read it at their start only. The command
     reports its wait.
@@ -311,7 +311,7 @@ def staged(tmp_path: Path) -> tuple[TokenNode, Issued]:
     return node, new
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_killed_anywhere(tmp_path: Path, staged: tuple[TokenNode, Issued]) -> None:
     """At every system call a new token is accepted, no key is lost while it is needed, and none is readable by others.

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.deadline import DEADLINE
 
 
@@ -15,6 +17,7 @@ def certmond(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
+@pytest.mark.long
 def test_config_verbs(tmp_path: Path) -> None:
     """`config validate` says that all is good, `show` prints what validates again, `schema` is a JSON Schema."""
     assert certmond("config", "validate").returncode == 0

@@ -35,6 +35,7 @@ def lines(*arguments: str | Path, width: int | None = None, cwd: Path | None = N
     return [line.rstrip() for line in done.stdout.splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [None, 80, 64, 140])
 def test_the_forecast_fits(node: Node, width: int | None) -> None:
     """The chart and the table fit the width, which is 80 columns without a terminal. Each name is complete."""
@@ -47,6 +48,7 @@ def test_the_forecast_fits(node: Node, width: int | None) -> None:
     assert "apiserver, apiserver-kubelet-client, " in targets
 
 
+@pytest.mark.long
 def test_the_wide_forecast_has_a_line_for_each_event(node: Node) -> None:
     """With `-o wide`, each event is one line, whatever the width is."""
     shown = lines("forecast", "--root", node.root, "--at", AT, "--for", "1y", "-o", "wide", width=60)
@@ -70,6 +72,7 @@ def test_a_long_name_has_a_separate_line() -> None:
     assert len(shown[2]) == 60
 
 
+@pytest.mark.long
 def test_a_narrow_plan_groups_steps_that_differ_only_in_the_target(node: Node) -> None:
     """Each target is named once, in the order of the steps, with the services to restart."""
     full = lines("plan", "--root", node.root, "--at", DUE, width=300)
@@ -82,6 +85,7 @@ def test_a_narrow_plan_groups_steps_that_differ_only_in_the_target(node: Node) -
     assert any(line.endswith("; restarts kubelet") or line.strip() == "restarts kubelet" for line in narrow)
 
 
+@pytest.mark.long
 def test_a_narrow_table_of_certificates_is_complete(node: Node) -> None:
     """In 80 columns, each row of `check` fits. No name and no reason is cut. Only the time of day is left out."""
     shown = lines("check", "--root", node.root, "--at", OVER, width=80)

@@ -58,6 +58,7 @@ def kubeadms_view() -> dict[str, str]:
     return {row[0].strip(): next(cell.strip() for cell in row if "UTC" in cell) for row in rows}
 
 
+@pytest.mark.long
 def test_a_healthy_node_is_well(node: Node) -> None:
     """On a real kubeadm node `check` exits 0 with every certificate proven, and reports only the serial numbers of its
     CAs.
@@ -74,6 +75,7 @@ def test_a_healthy_node_is_well(node: Node) -> None:
     assert document["mode"] == "observe"
 
 
+@pytest.mark.long
 def test_serial_numbers_of_zero_are_one_line_of_the_wide_table(node: Node) -> None:
     """With serial numbers of zero, each row reads `ok`, and only `-o wide` has one line with these certificates."""
     arguments = ("check", "--root", node.root, "--at", AT)
@@ -86,6 +88,7 @@ def test_serial_numbers_of_zero_are_one_line_of_the_wide_table(node: Node) -> No
     )
 
 
+@pytest.mark.long
 def test_it_agrees_with_kubeadm(node: Node) -> None:
     """Every expiry date is the one that `kubeadm certs check-expiration` prints."""
     _, document = check(node.root)
@@ -98,6 +101,7 @@ def test_it_agrees_with_kubeadm(node: Node) -> None:
     assert {name: own_side[name] for name in theirs} == theirs
 
 
+@pytest.mark.long
 def test_openssl_agrees(node: Node) -> None:
     """Subject, serial number, dates and fingerprint are those that openssl reads."""
     _, document = check(node.root)
@@ -112,6 +116,7 @@ def test_openssl_agrees(node: Node) -> None:
     assert shown[1].partition("=")[2].replace(":", "").lower() == entry["sha256"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("at", "code", "reason"),
     [("2027-11-10T00:00:00Z", 1, "nearing_expiry"), ("2027-11-25T00:00:00Z", 2, "expired")],
@@ -124,6 +129,7 @@ def test_the_exit_code_is_the_worst_severity(node: Node, at: str, code: int, rea
     assert [item["reason"] for item in leaf["findings"]] == [reason]
 
 
+@pytest.mark.long
 def test_trust_anchors_are_listed(node: Node) -> None:
     """Each trust anchor has its own entry, and every leaf names the one that it chains to."""
     _, document = check(node.root)
@@ -135,6 +141,7 @@ def test_trust_anchors_are_listed(node: Node) -> None:
     assert used["etcd-peer"] == anchors["etcd-ca"]["sha256"]
 
 
+@pytest.mark.long
 def test_json_has_exactly_the_promised_fields(node: Node) -> None:
     """The JSON has the fields that others build on."""
     _, document = check(node.root)
@@ -162,6 +169,7 @@ def test_json_has_exactly_the_promised_fields(node: Node) -> None:
     assert anchor == set(document["trust_anchors"][0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("at", "code", "label"), [("2027-11-10T00:00:00Z", 1, "held    "), ("2027-11-25T00:00:00Z", 2, "critical")]
 )
@@ -185,6 +193,7 @@ def test_plan_names_what_no_step_solves(node: Node, at: str, code: int, label: s
     assert (("apiserver", "expired") in serious) is (code == 2)
 
 
+@pytest.mark.long
 def test_one_member_has_all_findings(node: Node) -> None:
     """`all_findings` has each finding once, with its certificate, and the most severe findings come first."""
     node.path(f"{PKI}/apiserver.crt").write_text("no certificate")
@@ -205,6 +214,7 @@ def test_one_member_has_all_findings(node: Node) -> None:
     assert ranks == sorted(ranks)
 
 
+@pytest.mark.long
 def test_it_counts_the_certificates_by_source(node: Node) -> None:
     """`check` ends with the number of certificates by source, and the number of files that certmond does not watch."""
     world = ReferenceNode(node, datetime.fromisoformat(AT) + timedelta(days=5))
@@ -224,6 +234,7 @@ def test_it_counts_the_certificates_by_source(node: Node) -> None:
     assert "certmond_unwatched_references 1\n" in certmond("metrics", "--root", node.root, "--at", AT).stdout
 
 
+@pytest.mark.long
 def test_the_profile_none_follows_no_references(node: Node) -> None:
     """With `profile: none`, certmond watches the listed certificates only."""
     ReferenceNode(node, datetime.fromisoformat(AT) + timedelta(days=5))
@@ -233,6 +244,7 @@ def test_the_profile_none_follows_no_references(node: Node) -> None:
     assert [entry["name"] for entry in document["certificates"]] == ["ca"]
 
 
+@pytest.mark.long
 def test_a_path_without_a_known_trust_anchor_is_unverified(node: Node) -> None:
     """Without `ca` in its entry, nothing proves who has signed the certificate, so the column CHAIN does not read
     `valid`. An expired certificate has no valid path in any case. The values in the JSON do not change.
@@ -254,6 +266,7 @@ def test_a_path_without_a_known_trust_anchor_is_unverified(node: Node) -> None:
     assert [entry["chain_valid"] for entry in document["certificates"]] == [True] * 3
 
 
+@pytest.mark.long
 def test_yaml_is_the_same_document(node: Node) -> None:
     """`-o yaml` has the same document as `-o json`."""
     _, document = check(node.root)
@@ -261,6 +274,7 @@ def test_yaml_is_the_same_document(node: Node) -> None:
     assert yaml.safe_load(done.stdout) == document
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("output", ["table", "wide"])
 def test_the_table_shows_each_certificate_and_each_remedy(node: Node, output: str) -> None:
     """The table has a line for each certificate, and below it every finding with its remedy."""
@@ -272,6 +286,7 @@ def test_the_table_shows_each_certificate_and_each_remedy(node: Node, output: st
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.long
 def test_global_options_stand_before_or_after_the_verb(node: Node) -> None:
     """`certmond --root T check` and `certmond check --root T` are the same."""
     before = certmond("--root", node.root, "check", "--at", AT, "-o", "json")
@@ -280,11 +295,13 @@ def test_global_options_stand_before_or_after_the_verb(node: Node) -> None:
     assert before.stdout == after.stdout
 
 
+@pytest.mark.long
 def test_the_option_after_the_verb_counts(node: Node, tmp_path: Path) -> None:
     """If a global option is given twice, the one after the verb counts."""
     assert certmond("--root", tmp_path, "check", "--root", node.root, "--at", AT).returncode == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -311,6 +328,7 @@ def test_an_impossible_command_exits_3(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_an_empty_root_exits_3(tmp_path: Path) -> None:
     """A root without a single certificate of the profile exits 3, because silence must not look healthy."""
     done = certmond("check", "--root", tmp_path)
@@ -318,6 +336,7 @@ def test_an_empty_root_exits_3(tmp_path: Path) -> None:
     assert f"no certificate of the profile 'kubeadm' exists below {tmp_path}; run certmond on a node" in done.stderr
 
 
+@pytest.mark.long
 def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> None:
     """`status` prints the running daemon's last assessment, and exits as `check` does."""
     work = tmp_path / "work"
@@ -332,6 +351,7 @@ def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> No
         assert json.loads(done.stdout) in (before, daemon.status())  # a pass may come between
 
 
+@pytest.mark.long
 def test_status_of_an_empty_node_exits_3(tmp_path: Path) -> None:
     """`status` of a daemon without any certificate exits 3, like `check`, with the remedy."""
     for name in ("work", "node"):
@@ -343,6 +363,7 @@ def test_status_of_an_empty_node_exits_3(tmp_path: Path) -> None:
     assert "certmond check" in done.stderr
 
 
+@pytest.mark.long
 def test_status_of_a_node_with_only_references_exits_3(tmp_path: Path) -> None:
     """Without a certificate of the profile, `status` and `check` exit 3, although a flag names a certificate."""
     for name in ("work", "node/etc/kubernetes/manifests", "node/etc/extra"):
@@ -364,6 +385,7 @@ def test_status_of_a_node_with_only_references_exits_3(tmp_path: Path) -> None:
     assert "no certificate of the profile 'kubeadm' exists" in checked.stderr
 
 
+@pytest.mark.long
 def test_status_of_a_node_with_only_keys_exits_as_check(tmp_path: Path) -> None:
     """`status` has the exit code of `check` on a node on which the entries name keys, but no certificate."""
     work, pki = tmp_path / "work", tmp_path / "node/etc/kubernetes/pki"
@@ -383,6 +405,7 @@ def test_status_of_a_node_with_only_keys_exits_as_check(tmp_path: Path) -> None:
     assert (done.returncode, checked.returncode) == (0, 0), done.stderr
 
 
+@pytest.mark.long
 def test_metrics_prints_one_pass(node: Node) -> None:
     """`metrics` prints the exposition text of one look, for a textfile collector."""
     done = certmond("metrics", "--root", node.root, "--at", AT)
@@ -391,6 +414,7 @@ def test_metrics_prints_one_pass(node: Node) -> None:
     assert 'certmond_findings{severity="critical"} 0' in done.stdout
 
 
+@pytest.mark.long
 def test_metrics_are_escaped_for_a_terminal_only(node: Node) -> None:
     """A program reads a name with control characters unchanged. A terminal gets it escaped."""
     name = "etc/extra/a\x1b[2Jb\x07.crt"
@@ -413,6 +437,7 @@ def test_metrics_are_escaped_for_a_terminal_only(node: Node) -> None:
     assert not {0x1B, 0x07} & set(shown)
 
 
+@pytest.mark.long
 def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
     """`metrics --output-file` replaces the file as a whole, readable for all users, and prints nothing. A failure is
     reported.
@@ -431,6 +456,7 @@ def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
     assert str(tmp_path / "none/certmond.prom") in done.stderr
 
 
+@pytest.mark.long
 def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None:
     """A target of `metrics --output-file` that is no regular file stays, also behind a symlink: `--output-file
     /dev/null` as root does not replace /dev/null.
@@ -445,6 +471,7 @@ def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None
     assert (pipe.is_fifo(), link.is_symlink()) == (True, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", LOOKS)
 def test_a_verb_that_reads_needs_no_kubeconfig(node: Node, tmp_path: Path, arguments: str) -> None:
     """The kubeconfig of the restart lock is not read, and may be unreadable for the caller."""
@@ -457,6 +484,7 @@ def test_a_verb_that_reads_needs_no_kubeconfig(node: Node, tmp_path: Path, argum
     assert reported[0].returncode != UNKNOWN
 
 
+@pytest.mark.long
 def test_a_verb_that_reads_runs_as_any_user(node: Node, tmp_path: Path) -> None:
     """A state directory that the caller may not read counts as empty, also if the command names it."""
     closed = tmp_path / "state"
@@ -469,6 +497,7 @@ def test_a_verb_that_reads_runs_as_any_user(node: Node, tmp_path: Path) -> None:
             assert done.returncode != UNKNOWN
 
 
+@pytest.mark.long
 def test_every_verb_has_help() -> None:
     """Each verb explains itself."""
     listed = certmond("--help").stdout
@@ -482,12 +511,14 @@ def test_the_version() -> None:
     assert certmond("--version").stdout == certmond("version").stdout == f"certmond {version('certmond')}\n"
 
 
+@pytest.mark.long
 def test_a_time_with_a_zone_is_taken_as_it_is(node: Node) -> None:
     """`--at` with an offset means that instant."""
     done = certmond("check", "--root", node.root, "--at", "2026-12-01T02:00:00+02:00", "-o", "json")
     assert json.loads(done.stdout)["taken_at"] == AT
 
 
+@pytest.mark.long
 def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
     """`certmond check | head -1` ends quietly."""
     command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} -o json | head -1"
@@ -495,6 +526,7 @@ def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_status_of_a_dead_daemon_exits_3(node: Node, tmp_path: Path) -> None:
     """`status` exits 3 when the daemon that rendered it has ended, whatever it last reported."""
     work = tmp_path / "work"
@@ -507,6 +539,7 @@ def test_status_of_a_dead_daemon_exits_3(node: Node, tmp_path: Path) -> None:
     assert "the daemon is not running: start it with `systemctl start certmond`" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"schema": 2}', '{"schema": 1, "taken_at": "x"}', "[" * 100_000])
 def test_a_broken_status_file_is_no_traceback(tmp_path: Path, text: str) -> None:
     """A file that is no status document exits 3 with one clear text."""
@@ -524,6 +557,7 @@ def test_a_time_beyond_the_calendar_is_refused(at: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -544,6 +578,7 @@ def test_no_verb_ends_beyond_the_calendar_with_a_traceback(node: Node, arguments
         assert "certmond supports only the years 1 to 9999" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments", [("renew", "--all"), ("renew", "apiserver"), ("init",), ("archive", "restore", "apiserver")]
 )
@@ -570,6 +605,7 @@ def test_a_verb_that_writes_refuses_a_configuration_that_others_can_write(
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     """Output that cannot be written exits 3."""
     command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} > /dev/full"
@@ -591,6 +627,7 @@ def test_a_defect_of_certmond_is_not_a_warning(mistake: str, reported: str) -> N
     assert "SECRET" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_change_nothing(node: Node, tmp_path: Path, closed: str) -> None:
     """The daemon works and ends in good order, and no file that is opened gets the number of a stream."""
@@ -610,6 +647,7 @@ def test_streams_that_are_closed_change_nothing(node: Node, tmp_path: Path, clos
         process.wait()
 
 
+@pytest.mark.long
 def test_a_warning_of_a_library_is_not_printed(node: Node) -> None:
     """A name longer than RFC 5280 allows does not print a line of cryptography's source."""
     with pytest.warns(UserWarning, match="length"):
@@ -618,6 +656,7 @@ def test_a_warning_of_a_library_is_not_printed(node: Node) -> None:
     assert certmond("check", "--root", node.root, "--at", AT).stderr == ""
 
 
+@pytest.mark.long
 def test_colours_that_are_asked_for_are_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table in a pipe is plain, but where FORCE_COLOR asks for colours, as for `less -R`."""
     monkeypatch.delenv("FORCE_COLOR", raising=False)
@@ -627,6 +666,7 @@ def test_colours_that_are_asked_for_are_there(node: Node, monkeypatch: pytest.Mo
     assert "\x1b[" in certmond("check", "--root", node.root, "--at", AT).stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", ["check", "check -o json", "metrics", "plan", "config schema", "check --help"])
 def test_a_closed_pipe_is_not_a_warning(node: Node, arguments: str) -> None:
     """If the reader of a pipe has ended, like `head`, the exit code is 3, without a message."""
@@ -638,6 +678,7 @@ def test_a_closed_pipe_is_not_a_warning(node: Node, arguments: str) -> None:
     assert (done.returncode, done.stderr) == (3, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", ["check --root /nowhere", "nonsense", "renew --config /nowhere apiserver"])
 def test_a_closed_stderr_does_not_change_the_exit_code(arguments: str) -> None:
     """If stderr cannot be written either, the exit code is still 3, and not that of a warning."""
@@ -645,6 +686,7 @@ def test_a_closed_stderr_does_not_change_the_exit_code(arguments: str) -> None:
     assert subprocess.run(["bash", "-c", command], timeout=DEADLINE, check=False).returncode == 3
 
 
+@pytest.mark.long
 def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None:
     """An unexpected error of the system is reported as such, and not as one of the output."""
     (tmp_path / "archive").symlink_to("archive")
@@ -656,6 +698,7 @@ def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.long
 def test_no_name_reaches_the_terminal_as_a_command(node: Node) -> None:
     """Control characters in a subject are shown as escapes."""
     certificate, key = node.mint(node.certificate(f"{PKI}/apiserver.crt"), subject="CN=evil\x1b[2J\x07")
@@ -681,6 +724,7 @@ def test_an_error_does_not_print_the_key_that_it_quotes() -> None:
     assert (done.returncode, done.stderr) == (UNKNOWN, "certmond: the answer was: [private key removed]\n")
 
 
+@pytest.mark.long
 def test_check_prints_only_the_named_certificates(node: Node) -> None:
     """With names, `check` prints these certificates, and its status is that of their findings."""
     node.write(f"{PKI}/apiserver.crt", "broken")
@@ -691,6 +735,7 @@ def test_check_prints_only_the_named_certificates(node: Node) -> None:
     assert certmond("check", "--root", node.root, "--at", AT, "apiserver").returncode == 2
 
 
+@pytest.mark.long
 def test_check_refuses_an_unknown_certificate(node: Node) -> None:
     """An unknown name is an error that lists the certificates of the node."""
     done = certmond("check", "--root", node.root, "apiserve")
@@ -698,6 +743,7 @@ def test_check_refuses_an_unknown_certificate(node: Node) -> None:
     assert "this node has no certificate apiserve; the certificates are: admin.conf, apiserver, " in done.stderr
 
 
+@pytest.mark.long
 def test_quiet_prints_no_table(node: Node) -> None:
     """With -q, a command prints no table, and its exit status is the result. JSON is still printed."""
     node.write(f"{PKI}/apiserver.crt", "broken")
@@ -707,6 +753,7 @@ def test_quiet_prints_no_table(node: Node) -> None:
     assert json.loads(certmond("check", "-q", "--root", node.root, "-o", "json").stdout)["schema"] == 1
 
 
+@pytest.mark.long
 def test_no_color_is_an_option(node: Node) -> None:
     """--no-color removes the colors that FORCE_COLOR would add."""
     node.write(f"{PKI}/apiserver.crt", "broken")
@@ -732,6 +779,7 @@ def test_a_status_without_a_daemon_names_the_next_command(tmp_path: Path) -> Non
     assert done.stderr == f"certmond: {fact}; start it: systemctl start certmond\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["check", "plan", "forecast"])
 def test_an_empty_machine_is_one_sentence(tmp_path: Path, command: str) -> None:
     """On a machine without files of Kubernetes, a command prints one sentence and no table."""

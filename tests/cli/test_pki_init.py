@@ -255,6 +255,7 @@ SAID = {
 """What the words of the table mean. (The CA of the real tree was made in the second before its certificates.)"""
 
 
+@pytest.mark.long
 def test_every_certificate_is_as_kubeadm_makes_it(node: Node, like_kubeadm: Host) -> None:
     """Each field of each certificate equals that of a real kubeadm for the same configuration, except for the
     differences in the table of docs/init.md. Each of those differs.
@@ -291,6 +292,7 @@ def test_serial_numbers_are_random(like_kubeadm: Host) -> None:
     assert min(numbers) > 0
 
 
+@pytest.mark.long
 def test_every_key_is_as_kubeadm_makes_it(node: Node, like_kubeadm: Host) -> None:
     """Each key is of the type and in the form that a real kubeadm writes, and belongs to its certificate."""
     theirs, own_side = keys(node.root), keys(like_kubeadm.root)
@@ -538,6 +540,7 @@ def api_server(host: Host, port: int) -> Iterator[list[Mapping[str, Any]]]:
         server.server_close()
 
 
+@pytest.mark.long
 @pytest.mark.real("kubectl")
 def test_kubectl_works_with_it(host: Host) -> None:
     """A real kubectl reads each kubeconfig, sends its certificate to a server, and accepts apiserver.crt under each of
@@ -714,7 +717,7 @@ def open_secrets(place: Path) -> list[Path]:
 
 
 @pytest.mark.real("gcc")
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_every_system_call(quick: Path) -> None:
     """After a kill at any call, no key is open to others, and the next run completes the same files."""
     host = Host(quick / "host")
@@ -769,6 +772,7 @@ def test_dry_run_beside_a_damaged_record(host: Host) -> None:
     assert "is incomplete" in host.init("--dry-run").err
 
 
+@pytest.mark.long
 @pytest.mark.real("gcc")
 def test_dry_run_after_a_kill(host: Host) -> None:
     """The next run completes what a killed run left. `--dry-run` only reports it."""
@@ -1091,6 +1095,7 @@ def test_an_invalid_host_name(host: Host, name: str) -> None:
     assert "set `node_name`" in done.err
 
 
+@pytest.mark.long
 @pytest.mark.real("unshare")
 def test_no_default_route(host: Host) -> None:
     """On a host without any route, the error asks for the address."""
@@ -1145,6 +1150,7 @@ def test_a_kubeadm_configuration_that_others_can_write_is_refused(host: Host) ->
 # The documentation
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_the_example_works(tmp_path: Path) -> None:
     """The commands at the head of docs/init.md do what they say."""

@@ -133,6 +133,7 @@ def test_an_endpoint_that_served_nothing_before_is_no_error(served: Served) -> N
     assert (done.exit_code, done.stderr) == (0, "")
 
 
+@pytest.mark.long
 def test_a_check_finds_a_server_that_ends_each_handshake(served: Served) -> None:
     """It is critical, and is not said of one that serves."""
     assert served.certmond("check").exit_code == 0

@@ -124,6 +124,7 @@ def test_the_holder_reads_at_its_interval(cluster: ApiServer, reader: Access) ->
     assert 0 < node.rounds.round() <= 40
 
 
+@pytest.mark.long
 def test_a_failed_list_is_repeated_soon(cluster: ApiServer, reader: Access) -> None:
     """The first repetition is after one minute, and the pauses double up to the interval. The lists of other kinds are
     not repeated.
@@ -253,6 +254,7 @@ def test_a_node_that_loses_the_lease_during_a_reading_exports_nothing(cluster: A
     assert one.round() == ClusterReading()
 
 
+@pytest.mark.long
 def test_a_slow_list_does_not_lose_the_lease(cluster: ApiServer, reader: Access) -> None:
     """The node renews the Lease before each list, and a list takes less time than the Lease."""
     one, two = Node(reader, "node-1"), Node(reader, "node-2")
@@ -482,6 +484,7 @@ def daemon_tree(directory: Path, cluster: ApiServer, node: str, **settings: Any)
     return directory / "root", path
 
 
+@pytest.mark.long
 def test_two_daemons_read_one_cluster(cluster: ApiServer, reader: Access, tmp_path: Path) -> None:
     """One daemon exports the certificates and the findings, and the other one takes over after its end. No output of
     the daemons contains a private key of a Secret.

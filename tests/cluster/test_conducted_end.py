@@ -75,7 +75,7 @@ def again(world: World, node: RotatingNode, rotation: Rotation) -> None:
     world.record(rotation)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_end_that_is_cut_off_is_ended(world: World, node: RotatingNode) -> None:
     """Killed at any of its writes, a control plane that is in `done` itself ends the rotation although the API does not
     answer; one that is not there yet holds, and ends it when the API is back. The cluster's record is in `done`.
@@ -153,7 +153,7 @@ def beside(world: World, node: RotatingNode) -> Path:
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_restart_that_waits_for_the_lock_keeps_no_record(world: World, node: RotatingNode) -> None:
     """If the restart of an uninvolved service has to wait, the command ends the rotation like the daemon, and does not
     wait for that service.

@@ -93,6 +93,7 @@ def annotation(world: World) -> object:
     return world.api.store.get("nodes", NODE)["metadata"].get("annotations", {}).get(ANNOTATION)
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_a_node_completes_a_rotation(world: World, node: RotatingNode) -> None:
     """With the two kubeconfigs of docs/rotation.md it annotates its Node, leads, and gives the Lease back."""
@@ -104,6 +105,7 @@ def test_a_node_completes_a_rotation(world: World, node: RotatingNode) -> None:
     assert world.api.leases.only["spec"]["holderIdentity"] == ""
 
 
+@pytest.mark.long
 def test_a_finished_rotation_ends_before_the_next_one_is_followed(world: World, node: RotatingNode) -> None:
     """If the cluster is already in the next rotation, the node still deletes the files of this one, whose key would
     block the next.
@@ -119,6 +121,7 @@ def test_a_finished_rotation_ends_before_the_next_one_is_followed(world: World, 
     assert not [name for name in node.staged if name.endswith(".key")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "call", ["PUT /api/v1/namespaces/kube-system/configmaps", "GET /api/v1/namespaces/kube-system/configmaps"]
 )
@@ -167,6 +170,7 @@ def test_a_report_of_a_node_is_withdrawn_when_it_is_outdated(world: World, node:
     assert str(annotation(world)).startswith("20261124T120000Z-abcdef/prepare/")
 
 
+@pytest.mark.long
 def test_a_failed_step_does_not_stop_the_reports(world: World, node: RotatingNode) -> None:
     """A daemon whose step fails withdraws its report, reads that the rotation was aborted, and follows. It tries again
     after a delay, not at once.
@@ -333,6 +337,7 @@ def test_a_forged_record_is_not_followed(world: World, calm: RotatingNode, phase
     assert {name: found for name, found in before.items() if name != "ca.key"}.items() <= calm.tree().items()
 
 
+@pytest.mark.long
 def test_a_worker_follows_a_rotation_of_a_control_plane(world: World, calm: RotatingNode, tmp_path: Path) -> None:
     """The worker follows when its batch has started, not before, also if it reads the record late: the record has the
     old CA's signature.
@@ -366,6 +371,7 @@ def test_the_report_of_a_worker_stays_until_its_batch_starts(world: World, calm:
     assert annotation(world) == said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_a_control_plane_has_the_key_during_an_abort_too(world: World, node: RotatingNode, phase: Phase) -> None:
     """Its report has that in each phase, and distinguishes it from a worker, whatever the labels of its Node."""
@@ -396,6 +402,7 @@ def counted(enforcer: Enforcer) -> Workers | None:
     return enforcer.rotation_state.workers
 
 
+@pytest.mark.long
 def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) -> None:
     """Before the rotation, the plan has the phases with batches. Then the status has the number of workers, of those
     released, and of those that have reached the phase. A single node and a rotation at once have none.
@@ -450,6 +457,7 @@ def test_a_forged_record_is_reported_to_the_operator(world: World, calm: Rotatin
     assert calm.record is None
 
 
+@pytest.mark.long
 def test_a_rotation_of_several_nodes_is_not_ended_by_one(world: World, node: RotatingNode) -> None:
     """Without `cluster:` in the configuration the rotation is blocked and reported. With it, the rotation continues."""
     cluster = node.settings["cluster"]
@@ -465,6 +473,7 @@ def test_a_rotation_of_several_nodes_is_not_ended_by_one(world: World, node: Rot
     come_to(Phase.ISSUE, world, node, node.enforcer())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_an_older_record_that_returns_is_not_followed(world: World, node: RotatingNode, phase: Phase) -> None:
     """After a restore of etcd, a rotation that was aborted and closed is neither begun nor aborted again. The command
@@ -549,6 +558,7 @@ def test_an_invalid_record_stops_no_renewal_of_an_uninvolved_node(world: World, 
     assert planned(enforcer) == ([], ["web"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST])
 @pytest.mark.parametrize("whose", ["the cluster's", "the node's"])
 def test_leaves_of_a_rotation_with_unknown_progress_are_not_renewed(
@@ -580,6 +590,7 @@ def test_leaves_of_a_rotation_with_unknown_progress_are_not_renewed(
         assert planned(again) == ([], ["web"])
 
 
+@pytest.mark.long
 def test_a_node_that_was_excluded_reports_that_it_is_cut_off(world: World, node: RotatingNode) -> None:
     """The critical finding is at its CA with the remedy, beside the state of the rotation. Leaves are renewed as
     before.

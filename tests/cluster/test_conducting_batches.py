@@ -76,6 +76,7 @@ def acknowledge(world: World, nodes: dict[str, Place], *names: str) -> None:
         nodes[name].gate(recorded(world))
 
 
+@pytest.mark.long
 def test_workers_act_when_those_before_them_have_reported(world: World, nodes: dict[str, Place]) -> None:
     """Control planes are first, then one worker, then a batch at a time, to the last. Only then the phase ends."""
     first = nodes["control-1"]
@@ -100,6 +101,7 @@ def test_workers_act_when_those_before_them_have_reported(world: World, nodes: d
     assert first.conductor.workers(recorded(world)) == Workers(5, 5, 5)
 
 
+@pytest.mark.long
 def test_a_silent_worker_stops_the_phase_and_is_named(world: World, nodes: dict[str, Place]) -> None:
     """No worker behind it starts until it is excluded. Then the next ones start."""
     first, (silent, second, third, *_) = nodes["control-1"], WORKERS
@@ -127,6 +129,7 @@ def test_a_worker_that_withdraws_its_report_stops_those_behind_it(world: World, 
     assert may_act(world) == [canary]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("silent", WORKERS[:2])
 def test_a_worker_with_the_label_of_a_control_plane_follows_in_its_batch(
     world: World, nodes: dict[str, Place], silent: str

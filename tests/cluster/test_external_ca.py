@@ -178,7 +178,7 @@ def made(cluster: ApiServer, access_of: Callable[..., Access], quick: Path, monk
     return Cluster(quick, World(cluster, access_of), become)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_node_ever_has_a_key(made: Cluster) -> None:
     """Two control planes and a worker follow the rotation. The record contains a certificate that the signer
     issued. The phase `issue` waits until the signer signs with the new CA. At the end only the new CA is trusted.
@@ -198,7 +198,7 @@ def test_no_node_ever_has_a_key(made: Cluster) -> None:
     assert [*dict.fromkeys(made.first.phases())] == [*Phase]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_abort_and_kills_end_with_the_old_ca(made: Cluster) -> None:
     """A rotation whose leader is killed in each phase, and which is then aborted in `issue`, ends on all nodes with
     only the old CA.
@@ -238,6 +238,7 @@ def test_a_signer_must_permit_the_certificate(made: Cluster) -> None:
     made.search()
 
 
+@pytest.mark.long
 def test_a_control_plane_with_a_key_or_without_the_new_ca_does_not_follow(made: Cluster) -> None:
     """The rotation stays in `prepare` until each control plane has the new CA and no key. The messages name the node
     and the next step. A worker follows. Without a key of the CA, certmond does not check whether the cluster signs.

@@ -89,6 +89,7 @@ def failing(scenario: Scenario, limits: Limits, place: int, shift: int) -> Faili
     return made
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("place", "shift"), places())
 def test_any_write_of_a_rotation_may_fail(scenario: Scenario, limits: Limits, place: int, shift: int) -> None:
@@ -104,6 +105,7 @@ def test_any_write_of_a_rotation_may_fail(scenario: Scenario, limits: Limits, pl
     assert writes.most <= WRITES
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("phase", "place"), ways_back())
 def test_any_write_of_the_way_back_may_fail(scenario: Scenario, limits: Limits, phase: Phase, place: int) -> None:

@@ -163,6 +163,7 @@ EVENTS = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=examples(1500), suppress_health_check=list(HealthCheck))
 @given(
     rates=st.lists(st.sampled_from([1.0, 1.19]), min_size=2, max_size=3),
@@ -281,7 +282,7 @@ def test_a_stopped_process_finds_its_lease_expired_before_it_acts(tmp_path: Path
     assert all(Moment.parse(line).at < woken for line in processes.journal.read_text().splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_processes_hold_the_lease_one_after_the_other(tmp_path: Path) -> None:
     """Three processes run, and the present holder is killed and restarted, or stopped for longer than its Lease may
     last. Of 500 completed terms no two of different holders overlap, and each node has held the Lease.

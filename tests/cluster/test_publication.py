@@ -129,6 +129,7 @@ def test_the_cluster_is_asked_once_in_a_while(cluster: ApiServer) -> None:
     assert counted == [1, 1, 2, 3]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rights", ["leader", "unprivileged"])
 def test_a_rotation_waits_for_the_publication_to_pods(cluster: ApiServer, tmp_path: Path, rights: str) -> None:
     """On one node, without `cluster:` and with an overlap of a second, the phase `trust` ends when Pods have both CAs.

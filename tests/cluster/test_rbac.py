@@ -196,6 +196,7 @@ def test_a_node_may_read_the_record_and_the_lease_and_annotate_itself(
     assert not cluster.rbac.used
 
 
+@pytest.mark.long
 def test_no_private_key_is_ever_sent(cluster: ApiServer, access: Access, access_of: Callable[..., Access]) -> None:
     """The API server received no byte of a CA's key, or of any PEM key, during a rotation."""
     furnish(cluster)

@@ -107,6 +107,7 @@ def test_an_invalid_record_is_an_error(changes: dict[str, Any], said: str) -> No
     assert message.endswith("in progress, run: kubectl -n kube-system delete configmap certmond-rotation")
 
 
+@pytest.mark.long
 @given(edited(json.loads(record().text())))
 @settings(max_examples=200, deadline=None)
 def test_any_record_is_parsed_or_refused(document: Any) -> None:

@@ -54,6 +54,7 @@ APART = [
 """The phases of two nodes, and the record of the cluster: none, or an earlier one."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", [1, -1], ids=["the further first", "the further last"])
 @pytest.mark.parametrize(("behind", "further", "back"), APART)
 def test_the_most_advanced_node_restores_the_record(
@@ -259,6 +260,7 @@ def test_a_worker_completes_a_rotation_whose_record_was_deleted(world: World, ph
     assert worker.conductor.follow(own, ()) == (replace(own, phase=Phase.DONE) if over else own)
 
 
+@pytest.mark.long
 def test_a_missing_record_alone_is_not_trusted(world: World) -> None:
     """A foreign proxy may answer the same. A worker that ends the rotation alone must be able to write its Node until
     then.

@@ -846,6 +846,7 @@ def test_a_node_holds_its_phase_while_the_api_is_away(world: World, phase: Phase
     assert one.gate(rotation).waits == ()
 
 
+@pytest.mark.long
 def test_a_call_that_fails_on_the_way_opens_nothing(world: World) -> None:
     """Whichever of all the calls it is that is not answered: the gate is closed, and open in the next pass."""
     one = world.node("control-1", workloads="wait")
@@ -1031,6 +1032,7 @@ def test_the_report_of_the_previous_process_is_withdrawn_too(world: World) -> No
     assert again.says == "r-1/-/-/-/nokey"
 
 
+@pytest.mark.long
 def test_three_nodes_complete_a_rotation(world: World) -> None:
     """The coordinator leads from phase to phase. Each node writes only its own annotation, and no key of a CA is
     sent.

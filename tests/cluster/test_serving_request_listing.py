@@ -295,6 +295,7 @@ def test_without_cluster_no_request_is_sent(tree: Tree, tmp_path: Path) -> None:
     assert tree.cluster.calls == []
 
 
+@pytest.mark.long
 def test_the_daemon_reports_the_request_without_an_event(tree: Tree, tmp_path: Path) -> None:
     """A daemon in observe mode reports the pending request, although no file of the node changes."""
     add_request(tree.cluster, "csr-a", NOW - timedelta(hours=3))

@@ -644,6 +644,7 @@ _words = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @given(st.one_of(st.text(), st.binary(), st.lists(_words).map("".join)), st.sampled_from(["none", "kubeadm", None]))
 @example("a: &a\n- *a", None)
 @example("=: 1", None)
@@ -773,6 +774,7 @@ def configurations(draw: st.DrawFn) -> Config:
     )
 
 
+@pytest.mark.long
 @given(configurations())
 @settings(max_examples=200)
 def test_what_is_shown_is_what_is_in_force(found: Config) -> None:

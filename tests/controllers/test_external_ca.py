@@ -118,7 +118,7 @@ def rotated(quick: Path, made: Token, monkeypatch: pytest.MonkeyPatch) -> Rotate
     return Rotated(quick / "place", made)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real("softhsm2-util")
 def test_a_ca_in_a_token_follows_another(rotated: Rotated) -> None:
     """No node ever has the key of a CA. The phase `issue` waits until the signer signs with the new CA, and names the
@@ -154,7 +154,7 @@ def test_a_ca_in_a_token_follows_another(rotated: Rotated) -> None:
     assert node.findings() == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real("softhsm2-util")
 def test_an_abort_in_issue_waits_for_the_old_ca(quick: Path, made: Token, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an abort in `issue`, the phase waits until the signer signs with the old CA again. At the end only the old
@@ -183,7 +183,7 @@ def test_an_abort_in_issue_waits_for_the_old_ca(quick: Path, made: Token, monkey
     assert node.staged == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real("softhsm2-util")
 def test_the_new_ca_signs_nothing_before_all_trust_it(rotated: Rotated) -> None:
     """If the signer signs with the new CA already in `trust`, certmond installs no certificate, also not by request."""

@@ -108,6 +108,7 @@ def test_a_ca_of_this_second_is_trusted_with_the_next_pass(
         assert node.phase is Phase.TRUST
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("between", [False, True])
 def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, between: bool) -> None:
     """An operator puts both CAs into ca.crt, first the old one in front, then the new one with its key. No file changes
@@ -145,6 +146,7 @@ def found_in_place(node: RotatingNode, ca: Issued, phase: Phase) -> None:
     assert node.phase is phase
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_third_ca_replaces_the_second_one_of_a_rotation(tmp_path: Path, signed: bool) -> None:
     """While a rotation leads to a CA that was found in place, a third pair replaces it. The finding reports a changed
@@ -171,6 +173,7 @@ def test_a_third_ca_replaces_the_second_one_of_a_rotation(tmp_path: Path, signed
     assert node.unwell(third) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("whose", ["former", "second"])
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_the_finding_of_an_unfit_third_ca_has_the_way_out(tmp_path: Path, phase: Phase, whose: str) -> None:
@@ -204,6 +207,7 @@ def test_a_third_ca_is_not_followed_if_no_rotation_may_begin(tmp_path: Path, set
     assert (node.tree(), node.record) == (before, record)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("new", "following", "why"),
     [
@@ -400,6 +404,7 @@ def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: P
         assert node.record.family == "other"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("on_change", ["rotate", "alarm"])
 def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: Path, on_change: str) -> None:
     """If two CAs were replaced together, the second one has a finding with the time of its rotation or the command to

@@ -242,6 +242,7 @@ def test_one_of_several_without_a_cluster(quick: Path) -> None:
     assert "etcd has 3 members, so this is not the only control-plane node" in node.findings()["root_ca_changed"]
 
 
+@pytest.mark.long
 def test_a_ca_of_another_family(node: Cluster) -> None:
     """For each family the old CA is trusted behind the installed one, and alone again when its pair is back. The
     controller-manager, which does not sign with it, is unchanged.
@@ -344,6 +345,7 @@ def test_an_unfit_pair_gets_no_aid(node: Cluster, how: str) -> None:
     is_left_alone(node, NOTHING)
 
 
+@pytest.mark.long
 def test_a_failed_write_is_reported_and_tried_again(node: Cluster) -> None:
     """If the files cannot be archived, none is changed, and the plan has the reason. The next pass without the obstacle
     changes them.
@@ -370,6 +372,7 @@ def message_of(node: Cluster) -> str:
 # The end of the interim
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
 def test_restoring_the_old_pair_reverts_the_aid(node: Cluster, first: str) -> None:
     """In either order, and also with a pass in between: only the old CA is trusted, the controller-manager signs with
@@ -391,6 +394,7 @@ def test_restoring_the_old_pair_reverts_the_aid(node: Cluster, first: str) -> No
     assert yaml.safe_load(node.manifest.read_text()) == yaml.safe_load(before["manifest"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("signs_with", ["", "signing-ca.crt", "ca.crt"])
 def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with: str) -> None:
     """The kubelet may restart the controller-manager with the old manifest until it has read the new one. The separate
@@ -414,6 +418,7 @@ def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with
     assert later["ca"].over is (signs_with == "ca.crt")
 
 
+@pytest.mark.long
 def test_no_command_begins_a_rotation_before(node: Cluster) -> None:
     """`root-ca rotate` is refused with the required step, and changes nothing."""
     put(node, root_ca())
@@ -427,6 +432,7 @@ def test_no_command_begins_a_rotation_before(node: Cluster) -> None:
     assert (node.everything(), node.record) == (before, None)
 
 
+@pytest.mark.long
 def test_restoring_the_old_key_alone_removes_the_other_ca(node: Cluster) -> None:
     """When the old key is restored, certmond removes the other CA from `ca.crt`, which no node should trust."""
     new = root_ca()
@@ -441,6 +447,7 @@ def test_restoring_the_old_key_alone_removes_the_other_ca(node: Cluster) -> None
     assert node.unwell(node.old) == []
 
 
+@pytest.mark.long
 def test_restored_and_replaced_again(node: Cluster) -> None:
     """The two pairs may alternate any number of times."""
     new = root_ca()
@@ -456,6 +463,7 @@ def test_restored_and_replaced_again(node: Cluster) -> None:
     assert node.has_interim_trust(new)
 
 
+@pytest.mark.long
 def test_a_ca_that_is_trusted_again_is_removed_by_hand(node: Cluster) -> None:
     """After an operator has moved the whole node to the new CA by hand, the finding has the commands that remove the
     old CA, and they work. If it is removed earlier, certmond adds it again, because the node still needs it.
@@ -485,6 +493,7 @@ def test_a_ca_that_is_trusted_again_is_removed_by_hand(node: Cluster) -> None:
     assert RotationRecord(node.state).anchors()["ca"] == (new.facts,)
 
 
+@pytest.mark.long
 def test_a_node_that_is_alone_later_rotates(node: Cluster) -> None:
     """If the configuration later declares no other nodes, the rotation to the found CA begins from there, and at the
     end no part of the interim remains.
@@ -501,6 +510,7 @@ def test_a_node_that_is_alone_later_rotates(node: Cluster) -> None:
     assert (node.findings(), node.interims, node.signs_with) == ({}, {}, "ca.crt")
 
 
+@pytest.mark.long
 def test_an_alarm_stops_it(node: Cluster) -> None:
     """With `on_change: alarm` set afterwards, a CA that an operator removes from `ca.crt` stays out."""
     new = root_ca()
@@ -512,6 +522,7 @@ def test_an_alarm_stops_it(node: Cluster) -> None:
     assert node.trust() == (new.facts,)
 
 
+@pytest.mark.long
 def test_a_third_ca(node: Cluster) -> None:
     """Its files are not changed while the controller-manager has the second pair, which would be lost. After the old
     pair is restored, everything is as before.
@@ -532,6 +543,7 @@ def test_a_third_ca(node: Cluster) -> None:
     assert node.interims == {}
 
 
+@pytest.mark.long
 def test_an_unreadable_record_is_written_again(node: Cluster) -> None:
     """The node's record of its interim is only a cache."""
     new = root_ca()
@@ -545,6 +557,7 @@ def test_an_unreadable_record_is_written_again(node: Cluster) -> None:
     assert node.unwell(node.old) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["record", "observe"])
 def test_a_signer_that_no_client_trusts_is_reported(node: Cluster, how: str) -> None:
     """An operator has restored the old pair. If the record of the interim trust is damaged, or in observe mode,
@@ -575,6 +588,7 @@ def test_a_signer_that_no_client_trusts_is_reported(node: Cluster, how: str) -> 
     assert node.findings() == {}
 
 
+@pytest.mark.long
 def test_the_old_ca_first_beside_the_new_key_is_not_to_be_removed(node: Cluster) -> None:
     """If an operator writes the old CA first into `ca.crt`, and does not replace the key of the new CA, the finding
     does not request the removal of the old CA. It requests the old pair, which ends the interim.
@@ -593,6 +607,7 @@ def test_the_old_ca_first_beside_the_new_key_is_not_to_be_removed(node: Cluster)
     assert (node.unwell(node.old), node.interims, node.findings()) == ([], {}, {})
 
 
+@pytest.mark.long
 def test_a_later_replace_setting_does_not_end_the_aid(node: Cluster) -> None:
     """With `on_change: replace` set afterwards, both CAs stay in `ca.crt`. The finding reports them and the commands
     that end the interim.
@@ -669,6 +684,7 @@ def test_init_signs_nothing_with_a_replaced_ca(quick: Path, trusts_both: bool) -
     assert node.verifies(node.read("web.crt"), node.old)
 
 
+@pytest.mark.long
 def test_the_ca_of_another_family_is_not_staged(node: Cluster) -> None:
     """The commands in the finding of a family name this family. `stage` refuses the CA of another family that shares
     no certificate with the requested one.
@@ -712,7 +728,7 @@ def whole(node: Cluster) -> Iterator[str]:
     yield from node.readable()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["there", "back"])
 def test_killed_anywhere(node: Cluster, quick: Path, way: str) -> None:
     """After a kill at any changing system call, in either direction, the node is consistent: its CA's file has the CA

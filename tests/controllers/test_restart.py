@@ -256,6 +256,7 @@ def test_a_service_that_ended_with_another_is_proven_as_well(bench: Bench) -> No
     assert len(bench.runs) == 1
 
 
+@pytest.mark.long
 def test_a_failed_restart_is_repeated_and_then_tried_with_the_old_files(bench: Bench) -> None:
     """The third act follows only after the old files are in place. Then the failure of the new certificate is
     reported.

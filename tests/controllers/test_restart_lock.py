@@ -116,7 +116,7 @@ def nodes(tmp_path: Path) -> Iterator[list[Node]]:
         yield [Node(name, tmp_path / name, ca, tmp_path / "spans", api.kubeconfig) for name in NODES]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_two_nodes_restart_at_once(nodes: list[Node]) -> None:
     """Certificates change on all nodes at once, and a daemon is killed while it holds the lock. No restarts overlap,
     and at the end each service uses its newest certificate.

@@ -63,7 +63,7 @@ def restarts_by_phase(node: RotatingNode) -> Counter[str]:
 # By commands
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_ca_follows_another(quick: Path) -> None:
     """After staging and rotation by commands, only the new CA is trusted, certificates of the old one are refused, each
     phase that concerns a service has restarted it once, and the only key of a CA is at its path.
@@ -87,6 +87,7 @@ def test_a_ca_follows_another(quick: Path) -> None:
     assert "no new CA is staged for ca; run: certmond root-ca stage" in again.stderr
 
 
+@pytest.mark.long
 def test_a_plan_changes_nothing(quick: Path) -> None:
     """It names every phase with its files and restarts, and changes neither the node nor the record."""
     node = RotatingNode(quick / "place", served=True)
@@ -103,7 +104,7 @@ def test_a_plan_changes_nothing(quick: Path) -> None:
     assert (node.record, node.restarts()) == (None, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_key_with_other_dates(quick: Path) -> None:
     """If only the dates change, leaves and keys stay, and one restart suffices."""
     node = RotatingNode(quick / "place", served=True, hurried=False)
@@ -124,7 +125,7 @@ def test_the_same_key_with_other_dates(quick: Path) -> None:
     assert restarts_by_phase(node) == {"distrust": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_key_after_everything_has_expired(quick: Path) -> None:
     """If the CA and all its certificates have expired, one rotation to the same key makes all valid again."""
     node, now = RotatingNode(quick / "place", served=True, hurried=False), datetime.now(UTC)
@@ -164,6 +165,7 @@ def test_at_once(quick: Path) -> None:
 PHASES_BACK = (Phase.PREPARE, Phase.DETACH, Phase.TRUST, Phase.ISSUE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
 @pytest.mark.parametrize("phase", PHASES_BACK)
 def test_a_rotation_can_be_aborted(quick: Path, phase: Phase, reached: bool) -> None:
@@ -191,6 +193,7 @@ def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
         node.step()
 
 
+@pytest.mark.long
 def test_a_service_that_fails_with_the_new_ca_gets_an_abort(quick: Path) -> None:
     """The failure blocks the rotation, but not the abort, which installs other files."""
     node, new = RotatingNode(quick / "place", served=True), root_ca()
@@ -206,6 +209,7 @@ def test_a_service_that_fails_with_the_new_ca_gets_an_abort(quick: Path) -> None
     assert node.findings() == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.DISTRUST, Phase.ATTACH])
 def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     """From the point of no return, an abort is refused with the reason, and the rotation continues to its end."""
@@ -222,6 +226,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     assert node.unwell(new) == []
 
 
+@pytest.mark.long
 def test_an_abort_cannot_be_aborted(quick: Path) -> None:
     """Neither an aborted rotation nor a missing one can be aborted."""
     node = RotatingNode(quick / "place")
@@ -236,6 +241,7 @@ def test_an_abort_cannot_be_aborted(quick: Path) -> None:
     assert node.unwell(node.old) == []
 
 
+@pytest.mark.long
 def test_a_rotation_that_was_aborted_is_not_done(quick: Path) -> None:
     """The command that waits for the new CA reports, also by its exit code, that another process aborted the
     rotation.
@@ -250,7 +256,7 @@ def test_a_rotation_that_was_aborted_is_not_done(quick: Path) -> None:
     assert node.unwell(node.old) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_command_that_was_interrupted_continues(quick: Path) -> None:
     """After Ctrl-C in the middle, the next run of the command completes the rotation that it finds."""
     node, new = RotatingNode(quick / "place", root_ca={"overlap": "1m"}), root_ca()
@@ -312,7 +318,7 @@ PUT: dict[str, Callable[[RotatingNode, Issued, Callable[[], None]], None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", PUT)
 def test_a_ca_that_was_installed_by_hand_is_rotated(quick: Path, how: str) -> None:
     """In whatever way its certificate and key were written, and although a pass sees half of the pair first: it is
@@ -332,7 +338,7 @@ def test_a_ca_that_was_installed_by_hand_is_rotated(quick: Path, how: str) -> No
     assert "Traceback" not in log
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_missing_or_wrong_key_is_waited_for(quick: Path) -> None:
     """A certificate without its key, or with another one, is critical and changes nothing. When the right key is there,
     the CA is rotated.
@@ -354,7 +360,7 @@ def test_a_missing_or_wrong_key_is_waited_for(quick: Path) -> None:
     assert node.unwell(new) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_replaced_at_once(quick: Path) -> None:
     """With `on_change: replace` the old CA is not trusted from the first change of files on."""
     node, new = (
@@ -368,7 +374,7 @@ def test_replaced_at_once(quick: Path) -> None:
     assert node.phases() == ["issue", "done", "done"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_only_an_alarm(quick: Path) -> None:
     """With `on_change: alarm` the finding has both remedies, and no file changes. When the old CA is restored, the
     finding ends.
@@ -389,6 +395,7 @@ def test_only_an_alarm(quick: Path) -> None:
     assert node.unwell(node.old) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at_once", [False, True])
 def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
     """As the alarm describes, `root-ca rotate` starts from the CA that an operator installed, in every mode."""
@@ -405,6 +412,7 @@ def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
     assert node.phases()[0] == ("issue" if at_once else "trust")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
 @pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
@@ -429,7 +437,7 @@ def test_restoring_the_old_pair_reverses_a_found_ca(quick: Path, phase: Phase, f
     assert {each.endswith("-back") for each in rotations} == {True, False}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_observe_mode_changes_nothing(quick: Path) -> None:
     """In observe mode a changed CA is critical, and neither the node nor the state directory changes."""
     node = RotatingNode(quick / "place", hurried=False, mode="observe")
@@ -446,6 +454,7 @@ def test_observe_mode_changes_nothing(quick: Path) -> None:
     assert not (node.state / "rotation").exists()
 
 
+@pytest.mark.long
 def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
     """Its certificates end with it at the latest. A command prints a warning before, and continues."""
     now = datetime.now(UTC)
@@ -464,7 +473,7 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
     assert [leaf.not_after for leaf in node.trust("web.crt")] == [short.facts.not_after]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_daemon_reports_a_blocked_rotation(quick: Path) -> None:
     """A foreign certificate in the bundle is critical in the first pass, and no longer when it is removed. The activity
     of the daemon has the waiting phase and its reason.
@@ -490,6 +499,7 @@ def test_the_daemon_reports_a_blocked_rotation(quick: Path) -> None:
     assert node.phase is Phase.TRUST
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
 def test_no_key_is_lost_if_the_key_of_the_ca_is_missing(quick: Path, phase: Phase) -> None:
     """Without ca.key, such as after its mount disappeared, a node that signs does not count as a worker. The rotation
@@ -526,6 +536,7 @@ def test_a_decision_concerns_the_record_that_was_read(quick: Path) -> None:
     assert node.record.aborted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", [None, root_ca().key_pem, b"rubbish"], ids=["none", "another's", "damaged"])
 def test_a_missing_key_of_the_new_ca_can_be_staged(quick: Path, key: bytes | None) -> None:
     """A rotation that waits for the new CA's key, which is missing or another one, reports the remedy, and continues
@@ -550,6 +561,7 @@ def test_a_missing_key_of_the_new_ca_can_be_staged(quick: Path, key: bytes | Non
     assert node.unwell(new) == []
 
 
+@pytest.mark.long
 def test_a_kubeconfig_of_two_clusters_trusts_the_new_ca_in_both(quick: Path) -> None:
     """At the end the old CA is trusted for no cluster of the file, whether or not it is in the current context."""
     node, new = RotatingNode(quick / "place"), root_ca()
@@ -565,6 +577,7 @@ def test_a_kubeconfig_of_two_clusters_trusts_the_new_ca_in_both(quick: Path) -> 
     assert node.unwell(new) == []
 
 
+@pytest.mark.long
 def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
     """`archive restore` refuses a CA, whichever generation is named, also with `--dry-run`: the generation has no key
     and may be distrusted. No file changes, and the message has the remedy.
@@ -601,6 +614,7 @@ DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", Phase)
 def test_a_foreign_file_stops_the_rotation(quick: Path, phase: Phase) -> None:
     """In any phase, a foreign certificate or key in place of the CA's is critical in the first pass, and no file
@@ -626,6 +640,7 @@ def test_a_foreign_file_stops_the_rotation(quick: Path, phase: Phase) -> None:
     assert node.findings() == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x00garbage", b'{"id": 1}', None], ids=repr)
 def test_an_unreadable_record_stops_the_rotation(quick: Path, content: bytes | None) -> None:
     """An unreadable record is critical, because the progress is unknown. No file changes until it is readable."""
@@ -665,6 +680,7 @@ def make_due(node: RotatingNode) -> None:
     node.put("web.crt", leaf.pem)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["alarm", "unfit", "frozen", "a broken record"])
 def test_nothing_is_signed_by_a_ca_of_unknown_trust(quick: Path, what: str) -> None:
     """A certificate that is due stays while the trust in the installed CA is unknown, and the plan has the reason. The
@@ -702,6 +718,7 @@ def test_nothing_is_signed_by_a_ca_of_unknown_trust(quick: Path, what: str) -> N
     assert node.tree()["web.crt"] != before["web.crt"]
 
 
+@pytest.mark.long
 def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
     """A certificate that is due when the CA is replaced is issued from the new one only after both are trusted."""
     node, new = RotatingNode(quick / "place"), root_ca()
@@ -841,6 +858,7 @@ def test_a_found_ca_beside_a_third_one_is_not_rotated(quick: Path) -> None:
     assert (node.tree(), node.record) == (before, None)
 
 
+@pytest.mark.long
 def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None:
     """It is rotated like a staged one, and its short lifetime is reported in the first pass and by the commands."""
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
@@ -934,6 +952,7 @@ def test_an_impossible_rotation_is_not_begun(quick: Path, monkeypatch: pytest.Mo
     assert (node.tree(), node.staged, node.record) == (before, staged, None)
 
 
+@pytest.mark.long
 def test_a_rotation_without_workload_checks_is_announced(quick: Path) -> None:
     """Without `cluster:` one line names who must restart Pods, and when: at the beginning, with each command that
     continues the rotation in time, and in a plan on standard error, so that standard output stays a document.
@@ -953,6 +972,7 @@ def test_a_rotation_without_workload_checks_is_announced(quick: Path) -> None:
     assert not re.search(reported, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [("--family", "etcd-ca"), ("--at-once",)], ids=" ".join)
 def test_a_running_rotation_does_not_satisfy_another_request(quick: Path, words: tuple[str, ...]) -> None:
     """While one rotation runs, a command for another family or for a rotation at once is refused and advances nothing,
@@ -978,6 +998,7 @@ def test_a_running_rotation_does_not_satisfy_another_request(quick: Path, words:
     assert node.unwell(at_once) == []
 
 
+@pytest.mark.long
 def test_the_reason_of_a_phase_is_not_reported_for_another_one(quick: Path) -> None:
     """After another process aborted the rotation, the reason for which an earlier phase waited is no longer
     reported.
@@ -1119,7 +1140,7 @@ def staged(quick: Path) -> tuple[RotatingNode, Issued]:
     return node, new
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_consistent_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None:
     """From the first system call of a rotation to its last, pairs match or will be completed, no CA's key is lost while
     it is needed, and none is readable by others.
@@ -1132,7 +1153,7 @@ def test_consistent_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None
     assert node.unwell(new) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("share", range(SHARES))
 def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share: int) -> None:
     """After a kill at any changing system call, the next run of the command completes the rotation without
@@ -1200,6 +1221,7 @@ def fill(directory: Path) -> Path:
     return filler
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
 @pytest.mark.parametrize("place", ["node", "state"])
 def test_a_full_disk_loses_nothing(quick: Path, mount: Callable[..., None], place: str, phase: Phase) -> None:
@@ -1230,6 +1252,7 @@ def test_a_full_disk_loses_nothing(quick: Path, mount: Callable[..., None], plac
     assert node.readable() == []
 
 
+@pytest.mark.long
 def test_a_command_on_a_full_disk(quick: Path, mount: Callable[..., None]) -> None:
     """The command ends and names the full file system. The next run continues."""
     node, new = RotatingNode(quick / "place"), root_ca()
@@ -1248,7 +1271,7 @@ def test_a_command_on_a_full_disk(quick: Path, mount: Callable[..., None]) -> No
 # Secrets
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_output_contains_a_key(quick: Path) -> None:
     """No line of any private key, old or new, is in a log, a rendered file, or the input of a child process, in any
     phase. Only root can read the state directory at every check.
@@ -1318,7 +1341,7 @@ def test_no_output_contains_a_key(quick: Path) -> None:
     assert not [name for name, text in said.items() if b"Traceback" in text]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_poll
 def test_a_command_that_waits_for_an_instant_makes_no_scan(quick: Path) -> None:
     """While both CAs are trusted, `rotate` has reported the end of the wait, and sleeps until then or for minutes,

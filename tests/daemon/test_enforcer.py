@@ -139,6 +139,7 @@ def in_process(daemon: Daemon, script: Any) -> Iterator[None]:
     yield
 
 
+@pytest.mark.long
 def test_a_whole_node_is_renewed_when_it_is_due(node: Node, tmp_path: Path) -> None:
     """On a real kubeadm node, a year on: nothing before the renewal point; behind it every leaf is renewed in one run,
     once, the kubelet's as well, which it should have renewed before; and the node is well.
@@ -196,6 +197,7 @@ def short_lived(host: Host) -> None:
             host.put(entry["key"], leaf.key_pem, 0o600)
 
 
+@pytest.mark.long
 def test_leaves_that_become_due_while_it_runs(host: Host) -> None:
     """Leaves of 90 seconds' life are renewed at their instant: it wakes the daemon, and nothing is polled for. Then
     status and metrics are right, and the trail has each step from plan to end.
@@ -258,6 +260,7 @@ def test_observing_writes_nothing(host: Host) -> None:
     assert not host.state.exists()
 
 
+@pytest.mark.long
 def test_a_reload_begins_to_enforce(host: Host) -> None:
     """A daemon whose new configuration sets enforce mode renews what is due."""
     host.settings["mode"] = "observe"
@@ -269,6 +272,7 @@ def test_a_reload_begins_to_enforce(host: Host) -> None:
     well(host)
 
 
+@pytest.mark.long
 def test_the_end_of_a_hold_is_detected(host: Host) -> None:
     """While the hold file exists nothing is renewed, which is reported once. When it is removed, everything is."""
     host.settings["hold"] = {"unsynchronised_clock": False, "file": "/run/upgrade"}
@@ -346,6 +350,7 @@ def gate(host: Host) -> Iterator[Gate]:
         gate.close()
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_killed_in_the_middle(host: Host, gate: Gate) -> None:
     """A daemon that is killed during a step has completed the steps before. The next daemon continues with the
@@ -371,6 +376,7 @@ class Reached(Exception):  # noqa: N818 - no error
     """The moment has come."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "moment",
     ["state/audit.log", "state/transactions/*.intent.json", "state/archive/*/0*", "state/transactions/*.commit.json",
@@ -401,6 +407,7 @@ def test_killed_whenever(host: Host, moment: str) -> None:
     assert before.items().isdisjoint(host.serials().items())
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_stopped_in_the_middle(host: Host, gate: Gate) -> None:
     """A daemon that is stopped completes its step, begins no other, and exits 0."""
@@ -419,6 +426,7 @@ def test_stopped_in_the_middle(host: Host, gate: Gate) -> None:
     assert {entry["target"] for entry in host.audit() if entry["event"] == "step_begun"} == {"apiserver"}
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_a_command_waits_for_the_daemon(host: Host, gate: Gate) -> None:
     """`renew` beside a daemon that is writing is refused clearly if it may not wait, else waits until that is done:
@@ -444,6 +452,7 @@ def test_a_command_waits_for_the_daemon(host: Host, gate: Gate) -> None:
     well(host)
 
 
+@pytest.mark.long
 def test_the_daemon_waits_for_a_command(host: Host) -> None:
     """While another process writes, the daemon still observes. Then it makes the due steps."""
     with Transactions(str(host.root), host.state).lock() as _:
@@ -459,6 +468,7 @@ def test_the_daemon_waits_for_a_command(host: Host) -> None:
     well(host)
 
 
+@pytest.mark.long
 def test_what_a_killed_command_left_is_finished(host: Host) -> None:
     """A command that was killed between key and certificate leaves half a pair: the running daemon makes it whole."""
     host.start()
@@ -487,6 +497,7 @@ def test_what_a_killed_command_left_is_finished(host: Host) -> None:
 # Signers that wait, states that fail
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_a_signer_is_asked_again_by_the_next_daemon(waiting: tuple[Host, Helper]) -> None:
     """What a signer has promised to one daemon the next one asks for, at its time, with cookie, key and request."""
@@ -507,6 +518,7 @@ def test_a_signer_is_asked_again_by_the_next_daemon(waiting: tuple[Host, Helper]
     well(host)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("obstacle", ["full", "read-only"])
 def test_an_unwritable_state_does_not_stop_observation(host: Host, mount: Any, obstacle: str) -> None:
     """If its state directory is full or read-only, the daemon reports it, writes nothing on the node, and still
@@ -547,6 +559,7 @@ def test_an_unwritable_state_does_not_stop_observation(host: Host, mount: Any, o
 # Derived files
 
 
+@pytest.mark.long
 def test_bundles_follow_replaced_certificates(host: Host) -> None:
     """When another process replaces a certificate, its bundle follows. A foreign file at the path of a bundle stays,
     which is reported once.
@@ -633,6 +646,7 @@ def reported(host: Host, work: Path) -> dict[str, bytes]:
     return said
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_no_output_contains_a_key(tmp_path: Path) -> None:
     """No private key, old or new, is in the output, the log, the metrics, or the input of a child process: not with -v,

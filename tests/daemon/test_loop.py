@@ -69,6 +69,7 @@ def shows(daemon: Running, name: str, certificate: x509.Certificate) -> None:
     daemon.until(lambda: (daemon.entry(name) or {})["serial"] == serial, f"{name} with serial {serial}")
 
 
+@pytest.mark.long
 def test_a_replaced_leaf_is_detected(node: Node, work: Path) -> None:
     """A leaf that is replaced by a rename has its new serial number and end."""
     with running(node.root, work) as daemon:
@@ -82,6 +83,7 @@ def test_a_replaced_leaf_is_detected(node: Node, work: Path) -> None:
         daemon.until(lambda: healthy(daemon, "apiserver"), "healthy")
 
 
+@pytest.mark.long
 def test_a_flag_that_a_manifest_gains_is_followed(node: Node, work: Path) -> None:
     """The daemon follows a new flag of a manifest, and a new user of a kubeconfig, without a restart."""
     world = ReferenceNode(node, datetime(2036, 1, 1, tzinfo=UTC))
@@ -94,6 +96,7 @@ def test_a_flag_that_a_manifest_gains_is_followed(node: Node, work: Path) -> Non
         daemon.until(lambda: daemon.entry(f"{name}#second"), "the new user")
 
 
+@pytest.mark.long
 def test_a_file_that_goes_bad_keeps_its_last_expiry(node: Node, work: Path) -> None:
     """A file that breaks or vanishes raises a finding, and its last good expiry series stays beside it."""
     with running(node.root, work) as daemon:
@@ -109,6 +112,7 @@ def test_a_file_that_goes_bad_keeps_its_last_expiry(node: Node, work: Path) -> N
         daemon.until(lambda: healthy(daemon, "apiserver"), "healthy again")
 
 
+@pytest.mark.long
 def test_a_certificate_that_goes_takes_its_series_along(node: Node, work: Path) -> None:
     """A certificate that nothing on the node expects leaves no series behind when its file is removed."""
     node.write("etc/kubernetes/super-admin.conf", node.read("etc/kubernetes/admin.conf"))
@@ -119,6 +123,7 @@ def test_a_certificate_that_goes_takes_its_series_along(node: Node, work: Path) 
         daemon.until(lambda: daemon.entry("super-admin.conf") is None, "entry gone")
 
 
+@pytest.mark.long
 def test_a_fifo_does_not_hang(node: Node, work: Path) -> None:
     """A FIFO in place of a certificate is a finding, and all other work continues."""
     with running(node.root, work) as daemon:
@@ -129,6 +134,7 @@ def test_a_fifo_does_not_hang(node: Node, work: Path) -> None:
         daemon.until(lambda: daemon.reasons("front-proxy-client") == {"too_open"}, "chmod seen")
 
 
+@pytest.mark.long
 def test_2_gigabytes_are_not_read(node: Node, work: Path) -> None:
     """2 GB of junk are a finding; the daemon stays small."""
     with running(node.root, work) as daemon:
@@ -139,6 +145,7 @@ def test_2_gigabytes_are_not_read(node: Node, work: Path) -> None:
         assert int(peak) < 150_000
 
 
+@pytest.mark.long
 def test_a_rewritten_target_of_a_symlink_is_detected(node: Node, work: Path) -> None:
     """The file behind the kubelet's symlink is rewritten in place, and the new certificate is shown."""
     with running(node.root, work) as daemon:
@@ -147,6 +154,7 @@ def test_a_rewritten_target_of_a_symlink_is_detected(node: Node, work: Path) -> 
         shows(daemon, "kubelet-client", certificate)
 
 
+@pytest.mark.long
 def test_the_rotation_of_the_kubelet_is_detected(node: Node, work: Path) -> None:
     """The kubelet writes a new dated PEM and moves its symlink. The old PEM has no finding."""
     with running(node.root, work) as daemon:
@@ -162,6 +170,7 @@ def test_the_rotation_of_the_kubelet_is_detected(node: Node, work: Path) -> None
         assert daemon.number('certmond_findings{severity="critical"}') == 0
 
 
+@pytest.mark.long
 def test_a_projected_volume_swaps_its_data(node: Node, work: Path) -> None:
     """Files behind a `..data` symlink, as in a projected volume, are read when the symlink is swapped."""
     volume = node.path("volume")
@@ -182,6 +191,7 @@ def test_a_projected_volume_swaps_its_data(node: Node, work: Path) -> None:
         daemon.until(lambda: (daemon.entry("projected") or {})["serial"] == str(second.serial_number), "swap seen")
 
 
+@pytest.mark.long
 def test_a_file_of_the_same_size_and_mtime_is_detected(node: Node, work: Path) -> None:
     """A file that is replaced by one of the same size and mtime is detected."""
     old = node.read(f"{API}.crt")
@@ -193,6 +203,7 @@ def test_a_file_of_the_same_size_and_mtime_is_detected(node: Node, work: Path) -
         daemon.until(lambda: daemon.reasons("apiserver"), "seen")
 
 
+@pytest.mark.long
 def test_a_bad_block_hides_no_good_one(node: Node, work: Path) -> None:
     """In a bundle, the certificates around a bad block are shown, and the block is named by its number."""
     good = node.read(f"{PKI}/ca.crt")
@@ -206,6 +217,7 @@ def test_a_bad_block_hides_no_good_one(node: Node, work: Path) -> None:
         assert "block 2" in json.dumps(daemon.entry("bundle"))
 
 
+@pytest.mark.long
 def test_a_token_user_hides_no_certificate(node: Node, work: Path) -> None:
     """In a kubeconfig, users with a token or an exec plugin hide no user with a certificate."""
     document = node.kubeconfig("etc/kubernetes/admin.conf")
@@ -221,6 +233,7 @@ def test_a_token_user_hides_no_certificate(node: Node, work: Path) -> None:
         assert (daemon.entry("admin.conf#second") or {})["subject"] == "CN=system:kube-scheduler"
 
 
+@pytest.mark.long
 def test_duplicates_have_separate_series(node: Node, work: Path) -> None:
     """Two entries for one file, and one certificate twice in a bundle, give no duplicate series."""
     node.write("bundle.pem", node.read(f"{PKI}/ca.crt") * 3)
@@ -235,6 +248,7 @@ def test_duplicates_have_separate_series(node: Node, work: Path) -> None:
         assert {entry["name"] for entry in daemon.status()["certificates"]} == {"one", "two", "glob"}
 
 
+@pytest.mark.long
 def test_a_directory_that_appears_later_is_detected(node: Node, work: Path) -> None:
     """A directory that does not exist yet, or is removed and created again, is watched when it appears."""
     options = config(work, [{"name": "later", "path": "/a/b/c/tls.crt"}])
@@ -252,6 +266,7 @@ def test_a_directory_that_appears_later_is_detected(node: Node, work: Path) -> N
         shows(daemon, "later", certificate)
 
 
+@pytest.mark.long
 def test_permissions_are_watched(node: Node, work: Path) -> None:
     """A chmod alone, without a change of bytes, is a finding at once, and is cleared at once."""
     with running(node.root, work) as daemon:
@@ -261,6 +276,7 @@ def test_permissions_are_watched(node: Node, work: Path) -> None:
         daemon.until(lambda: healthy(daemon, "apiserver"), "healthy")
 
 
+@pytest.mark.long
 def test_a_scrape_never_has_a_part_of_a_pass(node: Node, work: Path) -> None:
     """Each scrape during passes has every certificate."""
     with running(node.root, work) as daemon:
@@ -283,6 +299,7 @@ def test_a_scrape_never_has_a_part_of_a_pass(node: Node, work: Path) -> None:
         assert counts == {14}
 
 
+@pytest.mark.long
 def test_a_storm_ends_in_the_truth(node: Node, work: Path) -> None:
     """After 10,000 renames the last state of the file is what shows."""
     with running(node.root, work) as daemon:
@@ -296,6 +313,7 @@ def test_a_storm_ends_in_the_truth(node: Node, work: Path) -> None:
         shows(daemon, "apiserver", certificate)
 
 
+@pytest.mark.long
 def test_time_alone_moves_the_verdict(node: Node, work: Path) -> None:
     """A certificate's end comes without any event, and the finding with it: no resync is needed."""
     with running(node.root, work) as daemon:
@@ -312,6 +330,7 @@ def test_time_alone_moves_the_verdict(node: Node, work: Path) -> None:
         assert daemon.number('certmond_passes_total{cause="resync"}') == 0
 
 
+@pytest.mark.long
 def test_a_mount_over_the_directory_is_detected(node: Node, work: Path) -> None:
     """A file system mounted over a watched directory shows its files, and after the unmount those below it."""
     if os.geteuid() != 0:
@@ -327,6 +346,7 @@ def test_a_mount_over_the_directory_is_detected(node: Node, work: Path) -> None:
         daemon.until(lambda: healthy(daemon, "apiserver"), "the old directory")
 
 
+@pytest.mark.long
 def test_a_broken_configuration_is_refused_on_reload(node: Node, work: Path) -> None:
     """On SIGHUP a broken configuration is refused with its problems, the old one stays, and a good one is taken."""
     options = config(work, [{"name": "one", "path": f"/{API}.crt"}])
@@ -346,6 +366,7 @@ def test_a_broken_configuration_is_refused_on_reload(node: Node, work: Path) -> 
         assert not [each for each in daemon.status()["findings"] if each["reason"] == "configuration_refused"]
 
 
+@pytest.mark.long
 def test_it_stops_when_asked(node: Node, work: Path) -> None:
     """SIGTERM ends it with 0 and takes the heartbeat away; what it rendered last stays readable."""
     with running(node.root, work) as daemon:
@@ -354,6 +375,7 @@ def test_it_stops_when_asked(node: Node, work: Path) -> None:
         assert daemon.status()["certificates"]
 
 
+@pytest.mark.long
 def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
     """A second daemon with the same runtime directory reports it and exits 3."""
     with running(node.root, work) as daemon:
@@ -364,6 +386,7 @@ def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
         assert "Traceback" not in second.stderr
 
 
+@pytest.mark.long
 @pytest.mark.real("strace")
 def test_an_unsupported_lock_is_not_another_daemon(node: Node, work: Path) -> None:
     """If the file system of the runtime directory supports no locks, the error reports that, and the exit code is 3."""
@@ -374,6 +397,7 @@ def test_an_unsupported_lock_is_not_another_daemon(node: Node, work: Path) -> No
     assert "run (No locks available); set another directory with --runtime-dir" in done.stderr
 
 
+@pytest.mark.long
 def test_a_full_runtime_directory_is_reported_once(node: Node, work: Path) -> None:
     """A full runtime directory is one journal entry and no crash. It ends when there is space again."""
     if os.geteuid() != 0:
@@ -394,6 +418,7 @@ def test_a_full_runtime_directory_is_reported_once(node: Node, work: Path) -> No
         subprocess.run(["umount", str(work / "run")], check=True)
 
 
+@pytest.mark.long
 def test_no_key_leaves_the_files(node: Node, work: Path) -> None:
     """No line of a private key is in the log, the metrics or the status, whatever is broken."""
     secrets = [
@@ -411,6 +436,7 @@ def test_no_key_leaves_the_files(node: Node, work: Path) -> None:
         assert "PRIVATE" not in reported
 
 
+@pytest.mark.long
 def test_no_core_file_gets_a_key(node: Node, work: Path) -> None:
     """Whatever the limits are that it is started with, certmond leaves no core file when it is aborted."""
     with running(node.root, work) as daemon:
@@ -419,6 +445,7 @@ def test_no_core_file_gets_a_key(node: Node, work: Path) -> None:
         assert core.split()[4:6] == ["0", "0"]
 
 
+@pytest.mark.long
 def test_a_hook_runs_once_for_a_finding_across_restarts(node: Node, work: Path) -> None:
     """It runs once for the raised finding, not again after a restart, and once for the cleared one. The metrics count
     it.

@@ -637,6 +637,7 @@ def test_a_name_that_kubernetes_refuses_is_omitted(node: Node) -> None:
     assert yaml.safe_load(discover(config, str(node.root)))["node_name"] == "given"
 
 
+@pytest.mark.long
 def test_the_verb(node: Node, tmp_path: Path) -> None:
     """`certmond discover > FILE` makes a configuration with which `certmond check` has no finding."""
     command = [sys.executable, "-m", "certmond", "--root", str(node.root)]
@@ -667,6 +668,7 @@ ANYTHING = st.text(max_size=40) | st.sampled_from(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(ANYTHING, min_size=4, max_size=4), name=ANYTHING, root=ANYTHING)
 def test_any_content_of_the_files_gives_a_valid_result(node: Node, texts: list[str], name: str, root: str) -> None:
@@ -690,6 +692,7 @@ def test_any_content_of_the_files_gives_a_valid_result(node: Node, texts: list[s
     assert yaml.safe_load(text).keys() <= {"profile", "node_name", "certificates"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "part", ["spec", "containers", "command", "args", "volumes", "volumeMounts", "hostPath", "name"]
 )

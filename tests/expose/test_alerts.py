@@ -38,6 +38,7 @@ def test_promtool_has_no_objection_to_the_rules() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", CONFIG / "alerts.yaml", CONFIG / "recording.yaml")
 
 
+@pytest.mark.long
 @pytest.mark.real("promtool")
 def test_the_unit_tests_of_the_rules_hold() -> None:
     """`promtool test rules` passes: what fires, what it says, what does not fire, what resolves; what is recorded."""
@@ -105,6 +106,7 @@ def test_the_rules_know_no_reason_that_does_not_exist() -> None:
     assert {reason for alternatives in named for reason in alternatives.split("|")} <= set(Reason)
 
 
+@pytest.mark.long
 @pytest.mark.real("promtool")
 def test_every_finding_that_is_more_than_information_raises_one_alert(tmp_path: Path) -> None:
     """Each Reason, critical or warning, alone on its certificate, raises exactly one alert of its severity.

@@ -171,6 +171,7 @@ def test_a_click_selects_the_whole_value(browser: Browser, shown: Shown) -> None
             page.until(f"getSelection().toString() === {json.dumps(value)}")
 
 
+@pytest.mark.long
 def test_a_removed_certificate_stays_below_its_ca(browser: Browser, node: Node, tmp_path: Path) -> None:
     """If the file of a certificate is removed, its row moves to no other CA, and its bar is empty."""
     with showing(node, tmp_path) as shown, browser.page() as page:
@@ -220,6 +221,7 @@ def test_nothing_else_is_loaded(browser: Browser, shown: Shown) -> None:
         assert page.complaints() == []
 
 
+@pytest.mark.long
 def test_a_replaced_certificate(browser: Browser, node: Node, tmp_path: Path) -> None:
     """When a certificate is replaced the page updates without a scroll. Open entries stay open, and the focus stays."""
     with showing(node, tmp_path) as shown, browser.page(height=400) as page:
@@ -239,6 +241,7 @@ def test_a_replaced_certificate(browser: Browser, node: Node, tmp_path: Path) ->
         assert page.complaints() == []
 
 
+@pytest.mark.long
 def test_a_finding_that_comes_and_goes(browser: Browser, node: Node, tmp_path: Path) -> None:
     """A finding is shown and taken away by itself, with the verdict, the title and the icon."""
     with showing(node, tmp_path) as shown, browser.page() as page:
@@ -331,6 +334,7 @@ def test_on_a_phone(browser: Browser, shown: Shown, width: int) -> None:
         assert len(set(lefts)) == 1
 
 
+@pytest.mark.long
 def test_a_dead_daemon(browser: Browser, node: Node, tmp_path: Path) -> None:
     """When the daemon has died, the page shows the time of its last heartbeat."""
     with showing(node, tmp_path) as shown, browser.page() as page:
@@ -368,6 +372,7 @@ def test_a_name_that_was_made_to_lead_here(browser: Browser, shown: Shown) -> No
             assert page.run(f"fetch('{path}').then((answer) => answer.status)") == 421
 
 
+@pytest.mark.long
 def test_on_paper(browser: Browser, shown: Shown) -> None:
     """On paper there is what can be read, and nothing to click on."""
     with browser.page() as page:

@@ -168,6 +168,7 @@ def on_disk(node: Node) -> dict[str, x509.Certificate]:
     return found | {"kubelet-client": node.certificate(KUBELET_PEM)}
 
 
+@pytest.mark.long
 def test_a_leaf_that_is_about_to_end_fires_until_it_is_restored(stack: Stack) -> None:
     """Prometheus has the dates that cryptography reads. A leaf is replaced by one that ends in an hour: its alert
     fires, and no other. The file breaks: the alert stays, beside the one for the file. The file is restored: no alert
@@ -204,6 +205,7 @@ def test_a_leaf_that_is_about_to_end_fires_until_it_is_restored(stack: Stack) ->
     stack.until_value(f'{NOT_AFTER}{{certificate="apiserver"}}', {"apiserver": ends["apiserver"]})
 
 
+@pytest.mark.long
 def test_the_dashboard_has_something_to_show(stack: Stack) -> None:
     """Prometheus answers every question of the dashboard; nothing is empty but what did not happen on this node."""
     panels = json.loads((CONFIG / "grafana-dashboard.json").read_text())["panels"]
@@ -232,6 +234,7 @@ def test_the_dashboard_has_something_to_show(stack: Stack) -> None:
     until("panels that are empty and should not be", lambda: empty() - nothing, set())
 
 
+@pytest.mark.long
 def test_a_foreign_leaf_breaks_the_chain_until_it_is_reissued(stack: Stack) -> None:
     """A leaf of another CA of the same name raises the alert for the chain; signed by the tree's CA, it is resolved."""
     node = stack.node
@@ -247,6 +250,7 @@ def test_a_foreign_leaf_breaks_the_chain_until_it_is_reissued(stack: Stack) -> N
     stack.until_fires(certificate="apiserver")
 
 
+@pytest.mark.long
 def test_a_stopped_server_fires_one_alert(stack: Stack) -> None:
     """While the server does not answer, one alert fires. It is resolved when the server is back, and so are the
     series.
@@ -261,6 +265,7 @@ def test_a_stopped_server_fires_one_alert(stack: Stack) -> None:
     until("down", lambda: "CertmondDown" in dict(stack.firing()), False)
 
 
+@pytest.mark.long
 @pytest.mark.real("promtool")
 def test_promtool_has_no_objection_to_the_metrics(stack: Stack) -> None:
     """`promtool check metrics` reads what is served, prints nothing and exits with 0."""

@@ -754,6 +754,7 @@ CHANGES = st.one_of(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=12))
 def test_a_look_at_what_was_reported_sees_what_a_look_at_all_sees(changes: list[Any], tmp_path_factory: Any) -> None:
@@ -779,6 +780,7 @@ def test_a_look_at_what_was_reported_sees_what_a_look_at_all_sees(changes: list[
         assert tree.files.interest == fresh.files.interest
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings(FORKS)
 @settings(max_examples=50, deadline=None)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=8))

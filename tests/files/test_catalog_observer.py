@@ -279,6 +279,7 @@ def test_a_fault_of_a_bundle_is_reported_once(tree: Tree) -> None:
     assert names(tree.look(row("ca", "/ca.crt", authority=True))) == ["ca"]
 
 
+@pytest.mark.long
 def test_pkcs12_is_opened_with_the_password_in_a_file(tree: Tree) -> None:
     """The password is the first line. A wrong password and a missing file are faults."""
     lock = BestAvailableEncryption(b"secret")
@@ -903,6 +904,7 @@ def test_only_observations_behind_a_change_are_new(node: Node) -> None:
         assert {each for each, seen in second.items() if seen is not first[each]} == concerned
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=12))
 def test_a_reported_change_gives_the_same_result_as_a_new_store(changes: list[Any], tmp_path_factory: Any) -> None:

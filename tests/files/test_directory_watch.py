@@ -461,6 +461,7 @@ def test_directory_followed_at_its_new_place(eyes: Eyes, pki: str) -> None:
 # Storms.
 
 
+@pytest.mark.long
 def test_storm(eyes: Eyes, pki: str) -> None:
     """A caller that reads only the reported paths has the current state after 10,000 renames."""
     names = [f"{number}.pem" for number in range(100)]
@@ -561,6 +562,7 @@ def test_overflow(tmp_path: Path, pki: str) -> None:
         watcher.close()
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=25))
 @example([0, 3, 9, 4, 9, 0, 5, 9, 8, 2, 9])
@@ -695,6 +697,7 @@ def a_mount_covers(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_mount(tmp_path: Path) -> None:
     """A filesystem that is mounted over a directory, or taken off it, is reported as everything, and followed."""
     apart(a_mount_covers, tmp_path, *OWN_MOUNTS)
@@ -713,6 +716,7 @@ def a_mount_covers_a_file(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_mount_of_a_file_and_above(tmp_path: Path) -> None:
     """A single file that is covered, and a directory above that is, are reported as everything too."""
     apart(a_mount_covers_a_file, tmp_path, *OWN_MOUNTS)
@@ -735,6 +739,7 @@ def held_by_whom_it_woke(home: Path) -> None:
     assert descriptors() == before
 
 
+@pytest.mark.long
 def test_the_mount_reader_closes_its_descriptors(tmp_path: Path) -> None:
     """The thread that reads the mounts closes its descriptors at its end, although no caller waits for it."""
     apart(held_by_whom_it_woke, tmp_path, *OWN_MOUNTS)
@@ -754,6 +759,7 @@ def pods_come_and_go(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_mounts_of_others_are_silent(tmp_path: Path) -> None:
     """A node mounts and unmounts for each of its Pods. If no watched path is concerned, no caller is woken."""
     apart(pods_come_and_go, tmp_path, *OWN_MOUNTS)
@@ -778,6 +784,7 @@ def idling(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_idle(tmp_path: Path) -> None:
     """A thread that waits for mounts does not run meanwhile."""
     apart(idling, tmp_path, *OWN_MOUNTS)
@@ -801,6 +808,7 @@ def one_directory_twice(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_one_directory_at_two_paths(tmp_path: Path) -> None:
     """A directory that is bound to a second path is reported under each path that is followed."""
     apart(one_directory_twice, tmp_path, *OWN_MOUNTS)
@@ -820,6 +828,7 @@ def an_overlay(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_overlay(tmp_path: Path) -> None:
     """A layered filesystem is polled, for its lower layers make no events, and watched for what is done through it."""
     apart(an_overlay, tmp_path, *OWN_MOUNTS)
@@ -862,6 +871,7 @@ def few_watches(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_no_watches_left(tmp_path: Path) -> None:
     """Directories for which the user has no watch left are polled, until there is one."""
     apart(few_watches, tmp_path, *OWN_LIMITS)
@@ -885,6 +895,7 @@ def no_instance(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_no_instance_left(tmp_path: Path) -> None:
     """Where the user has no inotify instance left, everything is polled, until there is one."""
     apart(no_instance, tmp_path, *OWN_LIMITS)
@@ -946,6 +957,7 @@ def forbidden_directories(home: Path) -> None:
     eyes.watcher.close()
 
 
+@pytest.mark.long
 def test_forbidden_directory() -> None:
     """A directory that may not be read, and one that may not be reached, are polled until they may."""
     with tempfile.TemporaryDirectory() as home:  # not below pytest's own

@@ -355,6 +355,7 @@ list(second.in_two_processes(range(1000), work))
 """
 
 
+@pytest.mark.long
 def test_it_ends_with_this_process(tmp_path: Path) -> None:
     """Also a stopped process ends: no process of a killed daemon remains, or holds its locks."""
     os.mkfifo(tmp_path / "fifo")

@@ -308,7 +308,7 @@ def rotating(place: Path, write: str) -> tuple[RotatingNode, Path]:
     return node, copy
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("write", ["never", "existing"])
 def test_each_phase_of_a_rotation_reports_a_copy_that_does_not_follow(quick: Path, write: str) -> None:
     """In `trust`, `issue` and `distrust`, and after the rotation, `stale_copy` names a copy that certmond does not
@@ -325,7 +325,7 @@ def test_each_phase_of_a_rotation_reports_a_copy_that_does_not_follow(quick: Pat
     assert (copy.read_bytes() == node.read("user.conf")) is (write == "existing")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rotation_at_once_reports_a_copy(quick: Path) -> None:
     """After a rotation at once, the copy trusts only the old CA. certmond does not replace it, and `stale_copy` has the
     command.

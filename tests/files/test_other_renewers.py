@@ -366,6 +366,7 @@ def reported(daemon: Running) -> list[str]:
     return [each["message"] for each in daemon.status()["findings"] if each["reason"] == "second_renewer"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_daemon_follows_a_second_renewer(name: str, host: Host, tmp_path: Path) -> None:
     """In enforce mode, the finding starts and ends with the change of a file, without a restart of the daemon."""
@@ -383,6 +384,7 @@ def test_the_daemon_follows_a_second_renewer(name: str, host: Host, tmp_path: Pa
         daemon.until(lambda: not reported(daemon), "the end of the finding")
 
 
+@pytest.mark.long
 def test_in_observe_mode_another_program_is_the_only_renewer(host: Host, tmp_path: Path) -> None:
     """In observe mode, certmond renews nothing, and does not report another program that renews."""
     host.kubespray()

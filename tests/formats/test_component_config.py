@@ -140,6 +140,7 @@ def test_arbitrary_bytes_are_malformed_or_name_nothing(data: bytes, kind: FileKi
         named_files(data, kind)
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(VALUES, KINDS)
 def test_arbitrary_values_in_the_fields_are_skipped(value: Any, kind: FileKind) -> None:

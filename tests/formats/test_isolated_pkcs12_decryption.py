@@ -37,6 +37,7 @@ def concealing(iterations: int, password: bytes) -> bytes:
     return tlv(0x30, integer(3), tlv(0x30, DATA, tlv(0xA0, tlv(0x04, safes))))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("password", [b"secret", None])
 def test_iterations_in_an_encrypted_part_take_at_most_a_second(password: bytes | None) -> None:
     """Their number is not visible before, and the file is malformed."""

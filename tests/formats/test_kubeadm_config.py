@@ -453,6 +453,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @given(
     st.sampled_from(["InitConfiguration", "ClusterConfiguration", "JoinConfiguration"]),
     st.dictionaries(st.sampled_from(PLACES), VALUES, max_size=6),

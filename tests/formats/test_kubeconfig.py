@@ -311,6 +311,7 @@ ENTRIES = TREES | st.lists(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(
     st.fixed_dictionaries(

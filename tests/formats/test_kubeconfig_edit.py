@@ -414,6 +414,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(
     configs(),
@@ -447,6 +448,7 @@ def test_the_documents_are_equal_but_for_the_credentials(
         assert back == data
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @example(FULL.index(b"me: aws"), 8, b"", False)  # two lines of another user are one
 @given(st.integers(0, len(FULL)), st.integers(0, 8), st.binary(max_size=4), st.booleans())
@@ -508,6 +510,7 @@ def test_a_new_kubeconfig_is_kubeadms_byte_for_byte(node: Node, name: str) -> No
     assert made == data
 
 
+@pytest.mark.long
 @given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))
 def test_a_new_kubeconfig_has_its_parameters(cluster: str, server: str, user: str) -> None:
     """The rule holds for any names."""

@@ -274,6 +274,7 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
     return draw(EXTRAS) | {"kind": "Pod", "spec": draw(EXTRAS) | {"containers": containers}}
 
 
+@pytest.mark.long
 @settings(max_examples=120, deadline=None)
 @given(
     pods(),

@@ -790,6 +790,7 @@ def _tell(*lines: str) -> None:
     print("", *lines, sep="\n")  # noqa: T201 - the figures; `pytest -s` or `-rP` shows them
 
 
+@pytest.mark.long
 @pytest.mark.real("go")
 def test_certmond_and_go_agree_on_every_chain_save_for_the_classes_that_are_explained(
     oracle: Oracle, questions: list[Question]
@@ -799,6 +800,7 @@ def test_certmond_and_go_agree_on_every_chain_save_for_the_classes_that_are_expl
     compare(answers["go"], GO, questions, verdicts)
 
 
+@pytest.mark.long
 @pytest.mark.real("go")
 def test_no_file_that_kubernetes_cannot_use_is_reported_as_ok(oracle: Oracle) -> None:
     """Of mutated chains and pairs, in a directory: where Go fails certmond has a critical finding, and both parse the
@@ -819,6 +821,7 @@ def test_every_class_of_mutants_is_explained_to_users() -> None:
     assert all(f"| {name} |" in page for name in MUTANTS)
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_certmond_and_openssl_agree_on_every_chain_save_for_the_classes_that_are_explained(
     questions: list[Question], tmp_path: Path
@@ -908,6 +911,7 @@ def some_documents() -> list[bytes]:
     return documents
 
 
+@pytest.mark.long
 @pytest.mark.real("go")
 def test_a_pem_file_without_a_fault_has_the_same_certificates_for_kubernetes(
     oracle: Oracle,

@@ -114,6 +114,7 @@ def finish(cluster: Cluster, rounds: int = 80) -> None:
         assert not node.stale()
 
 
+@pytest.mark.long
 @settings(max_examples=25)
 @given(SEEDS, st.sampled_from(sequence(PLANNED)), ACTIONS)
 def test_every_valid_client_is_served_at_every_point(seed: int, phase: Phase, actions: list[tuple[int, int]]) -> None:
@@ -144,6 +145,7 @@ def test_the_same_key_with_other_dates_refuses_no_connection(
     assert {issuer for node in cluster.nodes for issuer in node.leaves()} == {OLD.facts}
 
 
+@pytest.mark.long
 def test_at_once_is_an_outage_that_ends() -> None:
     """Without an overlap a client is refused on the way, whatever the pace. At the end each node has the new CA."""
     for seed in range(8):
@@ -196,6 +198,7 @@ def test_an_abort_leads_back_without_an_outage(
     assert cluster.rotation.new == OLD.facts
 
 
+@pytest.mark.long
 @settings(max_examples=15)
 @given(SEEDS, st.sampled_from([Phase.TRUST, Phase.ISSUE, Phase.DISTRUST]), ACTIONS, st.booleans())
 def test_with_many_workers_few_of_them_act_at_any_point(

@@ -253,6 +253,7 @@ def caught(cluster: Cluster) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_the_right_order_is_not_caught() -> None:
     """The check of the wrong orders finds nothing in it."""
     assert not caught(Cluster(begin(PLANNED)))

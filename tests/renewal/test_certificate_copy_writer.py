@@ -267,7 +267,7 @@ def test_the_copy_of_another_ca_stays(root: Path) -> None:
     assert "/etc/etcd/ca.key matches no certificate" in found.message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_copies_follow_a_whole_rotation(quick: Path) -> None:
     """After each phase of a rotation, the copies of the CA, the leaf and their keys are equal to the originals, and a
     rotation to its end needs no other command.
@@ -304,7 +304,7 @@ def test_the_copies_follow_a_whole_rotation(quick: Path) -> None:
 # Killed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_any_call_of_the_copy(quick: Path) -> None:
     """After a kill before or after any system call that changes something, each file in the directory is whole. The
     pair is the old or the new one, or has the new key until the next start, which completes it.

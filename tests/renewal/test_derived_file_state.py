@@ -359,6 +359,7 @@ KEYS = [issued.key_pem.decode()[60:90] for issued in (OLD, NEW)] + [
 ]
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=120), st.integers(0, 4000), st.integers(0, 60), st.sampled_from([BUNDLE, COPY]))
 def test_any_bytes_have_a_state(noise: bytes, start: int, length: int, spec: DerivedSpec) -> None:

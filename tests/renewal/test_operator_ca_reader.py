@@ -66,6 +66,7 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["rsa", "rsa-4096", "ec", "ec-p384", "ed25519"])
 def test_a_good_one(files: Files, kind: str) -> None:
     """A self-signed CA that is in date and may sign is accepted, with a key of any kind that Kubernetes takes."""

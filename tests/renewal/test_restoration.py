@@ -58,6 +58,7 @@ def host(tmp_path: Path) -> Kept:
     return Kept(tmp_path / "host", "pair", keep=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", [form for form in FORMS if "shared" not in form])
 def test_a_torn_pair_that_was_repaired_is_not_restored(tmp_path: Path, form: str) -> None:
     """The newest generation has the files that a renewal replaced: if its certificate has another key, the good one
@@ -289,6 +290,7 @@ def test_a_ca_is_not_judged(host: Kept) -> None:
             host.restoration().restore("old-name", asked, dry_run=False)
 
 
+@pytest.mark.long
 def test_the_command_shows_the_good_generations(host: Kept) -> None:
     """`archive list` has the verdict of each generation with its reason. `archive restore` exits 2 if it refuses, and 0
     if it restores a good one.

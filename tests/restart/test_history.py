@@ -50,6 +50,7 @@ PASTS = st.builds(
 )
 
 
+@pytest.mark.long
 @given(PASTS)
 def test_the_past_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFactory, past: Past) -> None:
     """Every field of it, for the next process."""

@@ -502,6 +502,7 @@ with Transactions(root, Path(state)).lock() as writer:
 """
 
 
+@pytest.mark.long
 def test_after_a_kill_at_any_call_the_old_files_are_restored(keeper: Keeper) -> None:
     """The rule also holds with one generation: the failed files do not displace their replacement."""
     keeper = Keeper(keeper.node, keeper.state, archive=ArchiveSpec(keep=1))

@@ -34,7 +34,7 @@ def reasons(bed: Bed, since: float, by: str = "", to: str = "") -> set[str]:
 # --- The right order --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("verified", [False, True], ids=["by-default", "kubelets-verified"])
 def test_root_ca(make: Make, verified: bool) -> None:
     """All phases of a rotation of the Root CA in their order: no connection fails, whether or not API servers verify
@@ -58,7 +58,7 @@ def test_root_ca(make: Make, verified: bool) -> None:
         assert bed.nodes[0].asked(f"{node.address}:10250", api) == f"answer {UNAUTHORIZED}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_etcd_ca(make: Make) -> None:
     """The same holds for etcd's CA, where members and API servers restart one at a time. At the end etcd refuses a
     client and a peer of the old CA in the handshake.
@@ -81,6 +81,7 @@ def test_etcd_ca(make: Make) -> None:
 # --- Wrong orders: each is an outage of exactly the affected components ----------------------------------------------
 
 
+@pytest.mark.long
 def test_a_leaf_before_trust(make: Make) -> None:
     """A server that shows a certificate of the new CA too early is refused by all clients that verify it, and by no
     others.
@@ -93,6 +94,7 @@ def test_a_leaf_before_trust(make: Make) -> None:
     assert all("certificate signed by unknown authority" in reason for reason in reasons(bed, mark))
 
 
+@pytest.mark.long
 def test_a_client_before_trust(make: Make) -> None:
     """A client with one is unauthorized at all its servers."""
     bed = make(workers=1)
@@ -105,6 +107,7 @@ def test_a_client_before_trust(make: Make) -> None:
     assert {failure.direction.to for failure in bed.failures(mark)} == {"node-1/kubelet", "node-2/kubelet"}
 
 
+@pytest.mark.long
 def test_distrust_before_leaves(make: Make) -> None:
     """If the old CA is removed first, a client with a certificate of it is unauthorized."""
     bed = make(workers=1)
@@ -132,6 +135,7 @@ def test_all_at_once(make: Make) -> None:
     assert bed.failing(bed.settled()) == set()
 
 
+@pytest.mark.long
 def test_a_bundle_as_signer(make: Make) -> None:
     """A controller-manager whose signer's file has two certificates signs nothing, and does not start again after it
     has ended. No connection fails: only a CSR shows it.
@@ -149,6 +153,7 @@ def test_a_bundle_as_signer(make: Make) -> None:
     )
 
 
+@pytest.mark.long
 def test_kubeconfigs_without_a_restart(make: Make) -> None:
     """Controller-manager and scheduler that are not restarted use the old CA, and refuse a new certificate of the API
     server. The restarted kubelet does not.
@@ -165,6 +170,7 @@ def test_kubeconfigs_without_a_restart(make: Make) -> None:
     assert bed.failing(bed.settled()) == {(name, API) for name in ELECTING}
 
 
+@pytest.mark.long
 def test_etcd_that_is_not_restarted(make: Make) -> None:
     """etcd that was not started again after its bundle refuses the new clients and peers."""
     bed = make(control_planes=2)
@@ -178,6 +184,7 @@ def test_etcd_that_is_not_restarted(make: Make) -> None:
     assert all("unknown certificate authority" in why or "unknown authority" in why for why in reasons(bed, mark))
 
 
+@pytest.mark.long
 def test_an_api_server_that_is_not_restarted(make: Make) -> None:
     """API servers that were not started again after etcd's bundle refuse the new certificate of etcd; its peers do
     not.
@@ -191,6 +198,7 @@ def test_an_api_server_that_is_not_restarted(make: Make) -> None:
     assert bed.failing(bed.settled()) == {(API, "etcd")}
 
 
+@pytest.mark.long
 def test_kubelets_whose_verifier_is_not_restarted(make: Make) -> None:
     """API servers that verify kubelets read that CA once: a new certificate of a kubelet is refused."""
     bed = make(workers=1, verified=True)
@@ -213,6 +221,7 @@ def test_a_front_proxy_before_trust(make: Make) -> None:
     assert reasons(bed, mark) == {UNAUTHORIZED}
 
 
+@pytest.mark.long
 def test_tokens_before_trust(make: Make) -> None:
     """Tokens of another key are refused until its public key is known, which takes a restart."""
     bed, other = make(tokens=2.0), make_ca()
@@ -230,6 +239,7 @@ def test_tokens_before_trust(make: Make) -> None:
         pass
 
 
+@pytest.mark.long
 def test_no_server_refuses_the_present_anchor(make: Make) -> None:
     """Before a rotation, none of the servers that are checked at its end counts as one that refuses."""
     bed = make(workers=1)

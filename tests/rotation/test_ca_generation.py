@@ -35,6 +35,7 @@ def extensions(certificate: Certificate) -> dict[str, tuple[bool, bytes]]:
             for each in load(certificate.der).extensions}  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "made"), [("rsa", "RSA-2048"), ("rsa-3072", "RSA-3072"), ("ec", "ECDSA-256"), ("ec-p384", "ECDSA-384"),
                        ("ed25519", "Ed25519")]

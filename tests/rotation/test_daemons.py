@@ -42,7 +42,7 @@ def put(daemon: Daemon, new: Issued) -> None:
     node.replace(f"{PKI}/ca.crt", new.pem)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_replaced_ca(programs: Path, tmp_path: Path) -> None:
     """On one node, the daemon alone rotates a CA that replaced another one. From the moment at which both are trusted
     no connection is refused, and at the end only certificates of the old CA are.
@@ -161,7 +161,7 @@ def test_at_once_in_a_cluster(programs: Path, tmp_path: Path) -> None:
         made.check(bed.settled())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_at_once(programs: Path, tmp_path: Path) -> None:
     """Without an overlap there is an outage, and it ends: then each component trusts only the new CA."""
     with Bed(tmp_path, programs, control_planes=1, interval=50.0, settings=QUICK) as bed:

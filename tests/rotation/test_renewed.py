@@ -16,7 +16,7 @@ from tests.rotation.cluster import QUICK, WITHIN
 pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_request_fails(programs: Path, tmp_path: Path) -> None:
     """`renew --all` breaks no connection to the API server or to etcd. The controller-manager and the scheduler restart
     once, and so does the kubelet, whose own certificate is among them.

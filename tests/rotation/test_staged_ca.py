@@ -175,6 +175,7 @@ def test_a_draft_alone_is_incomplete(staging: Staging) -> None:
     assert not files(staging)
 
 
+@pytest.mark.long
 @pytest.mark.real("ptrace")
 @pytest.mark.parametrize(
     ("before", "key"), [(None, True), (FIRST, True), (FIRST, False)], ids=["nothing", "another", "without its key"]
@@ -222,6 +223,7 @@ def test_killed_at_every_system_call(tmp_path: Path, before: Issued | None, key:
         shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.mark.long
 @pytest.mark.real("ptrace")
 def test_killed_while_destroying(tmp_path: Path) -> None:
     """After a kill at any call of the destruction, the rest is complete or reported as incomplete, never a certificate

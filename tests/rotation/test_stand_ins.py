@@ -22,6 +22,7 @@ pytestmark = [
 API = "kube-apiserver"
 
 
+@pytest.mark.long
 def test_a_torn_pair(make: Make) -> None:
     """With a key that does not match, an API server continues with its last good pair, and each handshake of etcd
     fails.
@@ -37,6 +38,7 @@ def test_a_torn_pair(make: Make) -> None:
     assert bed.failing(bed.settled()) == set()
 
 
+@pytest.mark.long
 def test_a_bind_mounted_file(make: Make) -> None:
     """In a container a bind-mounted file stays the old one after a rename, until the container restarts. A mounted
     directory shows the renamed file.
@@ -77,6 +79,7 @@ def test_what_is_down(tmp_path: Path) -> None:
     assert [each.at for each in record.failures(since=35)] == [35, 35]
 
 
+@pytest.mark.long
 def test_a_restart_is_no_failure(make: Make) -> None:
     """While the process of a server is down, connections to it are counted as down. The components that end with it are
     recorded.
@@ -89,6 +92,7 @@ def test_a_restart_is_no_failure(make: Make) -> None:
     assert down >= {f"node-1/{name}" for name in ("etcd", API)}
 
 
+@pytest.mark.long
 def test_daemons(make: Make) -> None:
     """certmond runs on each node, finds its components and its kubelet's unit, and takes the restart lock from the
     cluster's API: the reader of a replaced kubeconfig is restarted without an outage.

@@ -23,7 +23,7 @@ PHASES = ("trust", "issue", "distrust")
 REFUSED = "trust remote error: tls: unknown certificate authority"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_request_through_haproxy_fails(programs: Path, tmp_path: Path) -> None:
     """HAProxy restarts in each phase that changes the Root CA, and no request through HAProxy fails: neither with the
     present client certificate in any phase, nor with one of the old CA before `distrust`. At the end, the frontend
@@ -60,7 +60,7 @@ def test_no_request_through_haproxy_fails(programs: Path, tmp_path: Path) -> Non
         assert node.read(f"{PKI}/ca.crt") == new.pem
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_renewal_restarts_haproxy(programs: Path, tmp_path: Path) -> None:
     """A renewal of admin.conf writes the bundle of HAProxy again and restarts HAProxy once. No request through HAProxy
     fails.

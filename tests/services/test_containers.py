@@ -269,6 +269,7 @@ _STAT = st.one_of(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(cgroup=_CGROUP, stat=_STAT, cmdline=st.binary(max_size=100))
 @example(cgroup=f"0::{PLACE}".encode(), stat=b"1 (x) S 1" + b" 0" * 17 + b" " + b"9" * 30, cmdline=b"kube-apiserver")

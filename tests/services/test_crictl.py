@@ -245,6 +245,7 @@ def test_an_impossible_endpoint_is_reported() -> None:
 # --- with a runtime ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.real("cgroup")
 def test_one_container_is_named_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two Pods with a container of the same name, the requested one is stopped."""

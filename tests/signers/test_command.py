@@ -405,6 +405,7 @@ def test_a_stopping_daemon_ends_the_helper(helper: Ask) -> None:
     assert wait_for(lambda: not alive_processes(marker))
 
 
+@pytest.mark.long
 def test_too_much_output_ends_it(helper: Ask) -> None:
     """More than 1 MiB of output is no certificate: the helper is ended at once. Of stderr the rest is dropped."""
     started = time.monotonic()

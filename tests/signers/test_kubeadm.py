@@ -149,6 +149,7 @@ def test_kubeadm_makes_client_credentials(kubeadm: Kubeadm, subject: str, attrib
     assert abs(made.not_after - asked.template.not_after) < timedelta(minutes=2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", [KeyAlgorithm.RSA_3072, KeyAlgorithm.ECDSA_P256, KeyAlgorithm.ECDSA_P384])
 def test_kubeadm_makes_the_requested_kind_of_key(kubeadm: Kubeadm, algorithm: KeyAlgorithm) -> None:
     """From v1.31 on the configuration of kubeadm has the kind of key."""
@@ -335,6 +336,7 @@ def test_what_kubeadm_prints_is_never_quoted(kubeadm: Kubeadm, output: str) -> N
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.long
 def test_another_key_than_the_certificates_is_refused(kubeadm: Kubeadm) -> None:
     """A pair that does not belong together is not taken."""
     other = kubeadm.directory / "other.key"
@@ -349,6 +351,7 @@ def test_another_key_than_the_certificates_is_refused(kubeadm: Kubeadm) -> None:
         kubeadm.signer().sign(request())
 
 
+@pytest.mark.long
 def test_the_stand_in_makes_what_kubeadm_makes(tmp_path: Path) -> None:
     """As kubeadm v1.22.6 did: a new RSA-2048 key whatever the pair had, in PKCS#1 and 0600, a certificate that begins
     with its CA and lasts a year; a pair that is not there, or whose CA has no key, is left alone with status 0.

@@ -79,6 +79,7 @@ def verify(leaf: bytes, root: bytes, tmp_path: Path, untrusted: bytes = b"") -> 
     assert said.strip().endswith("OK")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", KeyAlgorithm)
 @pytest.mark.parametrize(
     ("ca_key", "signature"),

@@ -77,6 +77,7 @@ class TokenNode(Host):
         return found
 
 
+@pytest.mark.long
 def test_certmond_renews_the_leaves_of_a_ca_in_a_token(made: Token, tmp_path: Path) -> None:
     """`renew` installs new certificates that the key in the token has signed. Go's rules and openssl accept both, and
     no finding remains. No file of the node, of certmond or of the token contains the private key of the CA.

@@ -288,6 +288,7 @@ def test_damaged_file(host: Host, damage: str) -> None:
         host.archive.load("apiserver", generation.id)
 
 
+@pytest.mark.long
 def test_killed_anywhere(tmp_path: Path) -> None:
     """Killed at any system call, the archive holds the old generations or the new one as well, each complete.
 

@@ -149,6 +149,7 @@ Memory(Path(sys.argv[1]), "entries.json", TypeAdapter(dict[str, int])).write({"n
 """
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_leaves_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     """At any call; what else it leaves is removed, or replaced by the next that writes."""
     outcomes = []

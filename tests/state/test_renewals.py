@@ -114,6 +114,7 @@ def test_a_failure_does_not_forget_when_the_certificate_was_put_in_place(tmp_pat
     assert Ledger(tmp_path).renewed() == {"ab": NOW}
 
 
+@pytest.mark.long
 def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path) -> None:
     """Of removed files only the latest attempts stay, however many there were; of existing files, all."""
     there = {("leaf", f"/there/{number}.pem"): Attempt(NOW - timedelta(days=400)) for number in range(150)}
@@ -127,6 +128,7 @@ def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path)
     assert set(list(gone)[-100:]) <= kept.keys()
 
 
+@pytest.mark.long
 def test_the_last_attempt_for_each_common_name_is_kept(tmp_path: Path) -> None:
     """However many files of other names have come and gone since."""
     first = {("leaf", f"/gone/{number}"): Attempt(NOW, common_name="app") for number in range(2)}
@@ -152,6 +154,7 @@ def test_the_last_hour_of_a_flood_is_kept(tmp_path: Path) -> None:
     assert len(kept) <= RENEWALS + 100
 
 
+@pytest.mark.long
 def test_the_ledger_of_a_large_node_is_read_completely(tmp_path: Path) -> None:
     """Ten thousand renewed certificates are within the limit of the reader: no size loses entries."""
     entries = [{"name": "leaf", "path": f"/certs/{number:06d}.crt", "at": NOW.isoformat(), "sha256": f"{number:064x}"}

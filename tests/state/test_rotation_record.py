@@ -140,6 +140,7 @@ def test_an_unreadable_record_is_not_absent(tmp_path: Path, damage: str) -> None
     )
 
 
+@pytest.mark.long
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_content_is_parsed_or_refused(tmp_path: Path, data: st.DataObject) -> None:
@@ -194,6 +195,7 @@ def test_the_recorded_anchors(tmp_path: Path) -> None:
         assert noted.anchors() == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("act", ["save", "close"])
 def test_killed_anywhere(tmp_path: Path, act: str) -> None:
     """Killed at any system call, the record says the former phase or the later one, and never that it cannot be read;

@@ -71,6 +71,7 @@ def assert_taken_up(consumers: Consumers, changes: list[Change]) -> None:
     assert not consumers.trail("idle", changes[0].at)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", [Consumers.in_place, Consumers.rename])
 def test_a_new_certificate_is_used_by_each_service_after_one_restart(
     consumers: Consumers,
@@ -85,6 +86,7 @@ def test_a_new_certificate_is_used_by_each_service_after_one_restart(
     assert_taken_up(consumers, changes)
 
 
+@pytest.mark.long
 def test_a_renewal_of_the_daemon_restarts_each_service_once(consumers: Consumers) -> None:
     """A due certificate is renewed first, and then each service is restarted once for the new one."""
     # Before anything is renewed by hand: the daemon renews nothing twice within an hour.
@@ -96,6 +98,7 @@ def test_a_renewal_of_the_daemon_restarts_each_service_once(consumers: Consumers
         assert len(consumers.trail(name, changes[0].at, step="issue")) >= 2
 
 
+@pytest.mark.long
 def test_what_is_renewed_by_hand_is_taken_up_once(consumers: Consumers) -> None:
     """`certmond renew` brings what it renews into use, and the daemon that looks on does not do so again."""
     before = {name: consumers.on_disk(name) for name in ("web", "lb", "app", "etcd-server")}
@@ -123,6 +126,7 @@ def test_another_trusted_ca_restarts_nothing(consumers: Consumers) -> None:
 # --- A certificate that does not do -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_certificate_that_a_service_refuses_is_rolled_back(consumers: Consumers) -> None:
     """A service that does not start with a new certificate is tried again, then gets the old files back and runs with
     them. The finding is critical, and nothing more is done until a good certificate is there.
@@ -148,6 +152,7 @@ def test_a_certificate_that_a_service_refuses_is_rolled_back(consumers: Consumer
     assert consumers.served("fussy") == good.facts.sha256
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_for_a_while_costs_one_more_try(consumers: Consumers) -> None:
     """What kept a service down and is over at the second try is no reason to take anything back."""
     with consumers.intruder("pushed", ends=2):
@@ -157,6 +162,7 @@ def test_a_port_that_is_taken_for_a_while_costs_one_more_try(consumers: Consumer
     assert consumers.is_served("pushed")
 
 
+@pytest.mark.long
 def test_a_port_that_stays_in_use_is_left_to_the_operator(consumers: Consumers) -> None:
     """A service that starts with neither certificate is critical, has the old files, and is not tried again. After the
     operator has repaired it, another certificate is a new attempt.
@@ -182,6 +188,7 @@ def test_a_port_that_stays_in_use_is_left_to_the_operator(consumers: Consumers) 
 STATE, RESTARTS, FILES = "/var/lib/certmond", "restarts.json", "/etc/tls"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("at", "when", "stage", "acts"),
     [
@@ -206,6 +213,7 @@ def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
     assert consumers.count("app", STARTED, change.at) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "when", "stage"),
     [
@@ -230,6 +238,7 @@ def test_a_daemon_that_is_killed_during_a_rollback_continues_it(
     assert (consumers.count("fussy", STARTED, change.at), consumers.count("fussy", FAILED, change.at)) == (1, 2)
 
 
+@pytest.mark.long
 def test_a_service_that_is_stopped_before_its_restart_stays_stopped(consumers: Consumers) -> None:
     """An operator stops the service between decision and act: it stays stopped, also at the end."""
     machine = consumers.machine
@@ -247,6 +256,7 @@ def test_a_service_that_is_stopped_before_its_restart_stays_stopped(consumers: C
     assert consumers.count("app", STARTED, change.at) == 0
 
 
+@pytest.mark.long
 def test_a_service_that_is_stopped_during_its_proof_stays_stopped(consumers: Consumers) -> None:
     """It is not restarted as if its new certificate were the cause. The message reports it, and leaves it to the
     operator.

@@ -121,6 +121,7 @@ def restarting(machine: Machine, unit: str) -> Iterator[Callable[[], str]]:
 # --- What runs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_running_unit_has_its_instance_and_its_process(machine: Machine) -> None:
     """The instance is systemd's InvocationID, the start is that of the main process in UTC, and the command is its
     own.
@@ -136,6 +137,7 @@ def test_a_running_unit_has_its_instance_and_its_process(machine: Machine) -> No
     assert (seen.failed, seen.problem) == (False, None)
 
 
+@pytest.mark.long
 def test_a_unit_without_processes_does_not_run(machine: Machine) -> None:
     """What never ran, what is masked, a oneshot that is over, a target and a listening socket hold no certificate."""
     machine.systemctl("start", "over.service")
@@ -143,6 +145,7 @@ def test_a_unit_without_processes_does_not_run(machine: Machine) -> None:
     assert [(seen.running, seen.failed, seen.problem) for seen in look(machine, *units)] == [(False, False, None)] * 5
 
 
+@pytest.mark.long
 def test_a_service_that_forked_runs_without_a_main_process(machine: Machine) -> None:
     """Where systemd knows processes but no main one the unit runs, since it was started, with no command known."""
     before = datetime.now(UTC)
@@ -154,6 +157,7 @@ def test_a_service_that_forked_runs_without_a_main_process(machine: Machine) -> 
     assert before <= seen.started_at <= datetime.now(UTC)
 
 
+@pytest.mark.long
 def test_what_is_on_its_way_up_or_down_still_runs(machine: Machine) -> None:
     """A unit that is being started, or being stopped, has its process, and runs."""
     machine.path(FLAG).unlink()
@@ -166,6 +170,7 @@ def test_what_is_on_its_way_up_or_down_still_runs(machine: Machine) -> None:
     assert [seen.running for seen in look(machine, "mute.service", "slow-end.service")] == [True, True]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("how", ["stop", "kill", "term", "end"])
 def test_a_unit_that_was_stopped_is_distinguished_from_one_that_ended(machine: Machine, how: str, kept: bool) -> None:
@@ -222,6 +227,7 @@ def test_fifty_units_are_probed_at_once(machine: Machine) -> None:
 # --- Restarts ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_restart_makes_another_instance(machine: Machine) -> None:
     """A running unit is restarted: "done" comes when the new process is there, another instance with a later start."""
     machine.systemctl("start", "plain.service")
@@ -236,6 +242,7 @@ def test_a_restart_makes_another_instance(machine: Machine) -> None:
     assert after.started_at > before.started_at
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reload", [False, True])
 @pytest.mark.parametrize("before", ["never ran", "stopped", "failed"])
 def test_a_unit_that_does_not_run_stays_so(machine: Machine, before: str, reload: bool) -> None:
@@ -255,6 +262,7 @@ def test_a_unit_that_does_not_run_stays_so(machine: Machine, before: str, reload
     assert (seen.running, seen.failed) == (False, before == "failed")
 
 
+@pytest.mark.long
 def test_a_unit_that_stops_between_probe_and_restart_stays_stopped(machine: Machine) -> None:
     """A unit that was running, and is stopping at the time of the restart, is stopped at the end."""
     machine.systemctl("start", "slow-end.service")
@@ -268,6 +276,7 @@ def test_a_unit_that_stops_between_probe_and_restart_stays_stopped(machine: Mach
     machine.until(lambda: machine.property("slow-end.service", "ActiveState") == "inactive", "it has stopped")
 
 
+@pytest.mark.long
 def test_a_new_start_that_fails_is_reported(machine: Machine) -> None:
     """A unit that does not start again is "failed", with systemd's own reason and the next command, and is probed as
     such.
@@ -281,6 +290,7 @@ def test_a_new_start_that_fails_is_reported(machine: Machine) -> None:
     assert look(machine, "fragile.service") == [ServiceSeen(running=False, failed=True)]
 
 
+@pytest.mark.long
 def test_a_condition_that_no_longer_holds_is_reported(machine: Machine) -> None:
     """A unit whose condition prevents the new start was stopped: the result is neither "done" nor nothing."""
     machine.systemctl("start", "conditional.service")
@@ -308,6 +318,7 @@ def test_a_unit_that_never_gets_ready_is_not_waited_for_beyond_the_limit(machine
     assert machine.property("mute.service", "ActiveState") == "activating"
 
 
+@pytest.mark.long
 def test_who_cancels_a_restart_is_heard(machine: Machine) -> None:
     """A restart that another's stop takes the place of ended as "canceled"."""
     machine.systemctl("start", "mute.service")
@@ -317,6 +328,7 @@ def test_who_cancels_a_restart_is_heard(machine: Machine) -> None:
         assert result() == "canceled"
 
 
+@pytest.mark.long
 def test_each_restart_hears_of_its_own_job(machine: Machine) -> None:
     """Twenty jobs in a row, while others come and go: each has its own result, and none that of another."""
     machine.systemctl("start", "plain.service")
@@ -380,6 +392,7 @@ def test_what_cannot_be_restarted_is_refused(machine: Machine, unit: str, remedy
     assert remedy in message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reload", [False, True])
 def test_a_user_without_the_right_is_refused(machine: Machine, reload: bool) -> None:
     """A user other than root may read. A restart is refused, nothing is done, and the remedy is the drop-in or
@@ -395,6 +408,7 @@ def test_a_user_without_the_right_is_refused(machine: Machine, reload: bool) -> 
     assert seen["plain.service"]["instance"] == before
 
 
+@pytest.mark.long
 def test_without_a_bus_the_state_is_unknown_and_nothing_is_done(machine: Machine) -> None:
     """If no bus listens every unit is unknown, with the reason, and a restart is refused."""
     machine.systemctl("start", "plain.service")
@@ -413,6 +427,7 @@ def test_without_a_bus_the_state_is_unknown_and_nothing_is_done(machine: Machine
     assert machine.property("plain.service", "InvocationID") == before
 
 
+@pytest.mark.long
 def test_the_first_client_starts_the_bus(machine: Machine) -> None:
     """If a probe starts the bus, it waits for systemd, which joins the bus only then."""
     machine.systemctl("start", "plain.service")
@@ -424,6 +439,7 @@ def test_the_first_client_starts_the_bus(machine: Machine) -> None:
         assert (seen.running, seen.problem) == (True, None)
 
 
+@pytest.mark.long
 def test_systemd_may_re_execute_itself_meanwhile(machine: Machine) -> None:
     """A restart during which systemd is replaced, and comes back to the bus under another name, is heard to its end."""
     machine.systemctl("start", "mute.service")

@@ -93,6 +93,7 @@ def main_pid(machine: Machine, unit: str) -> int:
 # --- Life -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_daemon_is_ready_when_it_has_rendered(machine: Machine) -> None:
     """READY comes after the first rendered pass: who starts the unit finds status.json as soon as it has started."""
     machine.systemctl("stop", DAEMON)
@@ -410,6 +411,7 @@ def killed_by_watchdog(machine: Machine, since: float) -> None:
         assert len(timeouts(machine, unit, since)) == 1
 
 
+@pytest.mark.long
 def test_a_healthy_process_is_left_alone_by_the_watchdog(machine: Machine) -> None:
     """Over three timeouts without work, the loops notify the watchdog and are not killed."""
     with watched(machine):
@@ -424,6 +426,7 @@ def test_a_healthy_process_is_left_alone_by_the_watchdog(machine: Machine) -> No
         assert {machine.property(unit, "NRestarts") for unit in BOTH} == {"0"}
 
 
+@pytest.mark.long
 def test_a_stopped_process_is_killed_and_restarted(machine: Machine) -> None:
     """A stopped process is killed with SIGABRT after WatchdogSec, and restarted."""
     with watched(machine):
@@ -437,6 +440,7 @@ def held(machine: Machine, process: int) -> bool:
     return machine.threads(process)[process] == "t"
 
 
+@pytest.mark.long
 def test_it_is_the_loop_that_gives_the_signs_of_life(machine: Machine) -> None:
     """While only the loop's thread is held in a system call, no other gives its signs of life: the watchdog acts."""
     with watched(machine):
@@ -716,6 +720,7 @@ def oidc(machine: Machine) -> list[str]:
     return [each["named_by"] for each in status(machine)["certificates"] if each["path"] == "/etc/oidc.crt"]
 
 
+@pytest.mark.long
 def test_the_daemon_follows_the_flags_of_a_process(machine: Machine) -> None:
     """The daemon reads the command line of a service with a separate mount namespace. A check does, too."""
     with component(machine, "PrivateTmp=yes", "ProtectSystem=full") as unit:
@@ -874,6 +879,7 @@ def test_what_the_daemon_can_do_in_enforce_mode(machine: Machine) -> None:
         assert outcomes(report, possible) == dict.fromkeys(possible, "done")
 
 
+@pytest.mark.long
 def test_the_state_directory_goes_with_the_mode(machine: Machine) -> None:
     """What one mode has kept is the other's to read, archive included, as often as the drop-in comes and goes."""
 
@@ -908,6 +914,7 @@ def test_the_state_directory_goes_with_the_mode(machine: Machine) -> None:
 # --- What systemd itself says -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("unit", "exposure"), [(DAEMON, 20), (WEB, 15)])
 def test_systemd_finds_nothing_to_say_about_a_unit(machine: Machine, unit: str, exposure: int) -> None:
     """`systemd-analyze verify` has no remark, and the exposure that it computes is at most 2.0 or 1.5 of 10."""

@@ -56,6 +56,7 @@ def served_with(node: RancherNode, anchor: bytes) -> str:
         return str((tls.getpeercert() or {})["serialNumber"])
 
 
+@pytest.mark.long
 def test_the_servers_and_then_the_agents(tmp_path: Path) -> None:
     """The first server stores the CAs and restarts. Each other node follows with the same command. Until the servers
     have followed, an agent is refused. At each instant, a client that trusts only the old Root CA accepts each server.
@@ -104,6 +105,7 @@ def test_the_servers_and_then_the_agents(tmp_path: Path) -> None:
         assert "this node uses the CA that" in again.stdout
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_come_back_stops_the_change(cluster: RancherCluster) -> None:
     """The message names the service and the command that continues. After the repair, this command completes the
     change. The CAs are not stored again, because the service does not run.
@@ -124,6 +126,7 @@ def test_a_server_that_does_not_come_back_stops_the_change(cluster: RancherClust
     assert not server.staged.exists()
 
 
+@pytest.mark.long
 def test_leaves_that_the_start_does_not_issue_stop_the_change(cluster: RancherCluster) -> None:
     """Each old leaf is named after `restart.ready_within`."""
     server = cluster.first
@@ -229,7 +232,7 @@ def test_a_change_of_another_command_at_the_same_time(
     assert (cluster.starts(), (server.home.parent / "datastore.json").exists()) == ([], False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_in_each_step_can_be_continued(cluster: RancherCluster) -> None:
     """The command is killed while it runs rotate-ca, during the restart, and before the removal. The same command then
     completes the change, and stores the same CAs.
@@ -252,6 +255,7 @@ def test_a_kill_in_each_step_can_be_continued(cluster: RancherCluster) -> None:
     assert server.run("check").exit_code == 0
 
 
+@pytest.mark.long
 def test_a_token_with_the_old_hash_is_refused_before_the_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +303,7 @@ def test_without_a_server_to_ask_the_node_is_refused(tmp_path: Path) -> None:
         assert cluster.starts() == []
 
 
+@pytest.mark.long
 def test_the_new_cas_can_be_replaced_again(cluster: RancherCluster) -> None:
     """The second change begins with the intermediate CAs of the first one. Then the old Root CA can be removed: the
     operator stages shorter files without keys.

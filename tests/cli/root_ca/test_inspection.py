@@ -625,6 +625,7 @@ def test_a_configuration_that_others_can_write_is_refused(host: Host, tmp_path: 
     assert not host.state.exists()
 
 
+@pytest.mark.long
 def test_the_entry_point(host: Host) -> None:
     """As a separate process the group prints its help, stages under any umask, and leaves no core dump of the key."""
     done = separate("root-ca", "--help")
@@ -642,6 +643,7 @@ def test_the_entry_point(host: Host) -> None:
     assert stat.S_IMODE((host.state / "rotation/new.key").stat().st_mode) == 0o600
 
 
+@pytest.mark.long
 def test_show_runs_as_any_user(host: Host) -> None:
     """If the caller may not read the state directory, `show` reports that, and shows everything else."""
     if os.geteuid() != 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from certmond.expose.documents.activity import activity_document
 from certmond.notify.event_log import RECENT, Event, Journal
 from certmond.pki.planning.steps import Plan
@@ -16,6 +18,7 @@ def events(daemon: Running) -> list[str]:
     return [each["event"] for each in daemon.activity()["events"]]
 
 
+@pytest.mark.long
 def test_events_of_a_daemon(node: Node, tmp_path: Path) -> None:
     """The events are those of the journal, the newest first, from the start to the stop."""
     with running(node.root, tmp_path) as daemon:
@@ -30,6 +33,7 @@ def test_events_of_a_daemon(node: Node, tmp_path: Path) -> None:
         assert events(daemon)[0] == "stopped"
 
 
+@pytest.mark.long
 def test_the_plan_of_a_daemon(node: Node, tmp_path: Path) -> None:
     """The plan is there, in observe mode as well, and follows what is due."""
     with running(node.root, tmp_path) as daemon:

@@ -642,6 +642,7 @@ class TestBadClients:
         assert b"Connection: close" in say(server, b"GET /healthz HTTP/1.0\r\n\r\n")
         assert b"Connection: keep-alive" in say(server, b"GET /healthz HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n")
 
+    @pytest.mark.long
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @example(b"\r\n\r\n\r\n")
     @example(b"\0")

@@ -38,6 +38,7 @@ def expected(rows: list[Row], tail: str) -> str:
 POOL = [Row(text) for text in ("", "x", "yy", "ü\udcff", "long" * 40, "z")]
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(st.lists(st.sampled_from(range(len(POOL))), unique=True), st.text(max_size=3)), min_size=2))
 @settings(max_examples=150, deadline=None)
 def test_the_file_equals_a_complete_rendering(

@@ -160,6 +160,7 @@ def test_names_are_the_first_of_each_and_anybody_s() -> None:
     assert about(text, "x509_cert_not_after", subject_O="first", subject_CN='a "b" \\ c,d')
 
 
+@pytest.mark.long
 def test_of_a_large_name_that_is_gone_nothing_is_kept() -> None:
     """Nor of ten, one after the other in one file."""
     compatible, spec = Compatible(), CertificateSpec.model_validate({"name": "a", "path": "/a.pem"})

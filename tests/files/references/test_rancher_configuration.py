@@ -175,6 +175,7 @@ def _endpoints(draw: st.DrawFn) -> tuple[str, str]:
     return f"{scheme}k3s:{password}@db/k3s?{separator.join(draw(st.permutations(parameters)))}", password
 
 
+@pytest.mark.long
 @given(_endpoints(), st.sampled_from(["config.yaml", "variable", "command"]))
 @example(("postgres://db/k3s?password=QZ,/XJQZX&sslrootcert=/etc/db/ca.crt", "QZ,/XJQZX"), "config.yaml")
 @example(("/k3s:QZXJQZ@db/ca.crt", "QZXJQZ"), "config.yaml")

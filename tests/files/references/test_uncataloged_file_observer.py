@@ -275,6 +275,7 @@ def test_each_ca_that_verifies_a_certificate_is_checked(node: Node) -> None:
     assert found == {"etcd.trusted-ca-file": set(), "etcd.peer-trusted-ca-file": {"no_path"}}
 
 
+@pytest.mark.long
 def test_another_key_of_a_certificate_of_the_catalogue_is_compared(node: Node) -> None:
     """A flag that combines a certificate of the catalogue with a key outside the entry has an entry."""
     world = ReferenceNode(node, LATER)
@@ -293,6 +294,7 @@ def test_another_key_of_a_certificate_of_the_catalogue_is_compared(node: Node) -
     assert "key_mismatch" in reasons(judged(node), new)
 
 
+@pytest.mark.long
 def test_a_signer_stays_the_trust_anchor_of_other_certificates(node: Node) -> None:
     """The CA of --client-ca-file with which a controller manager also signs still verifies certificates of clients."""
     world = ReferenceNode(node, LATER)
@@ -352,6 +354,7 @@ def test_any_manifest_gives_valid_entries(tmp_path: Path, listed: list[dict[str,
     assess(inventory, NOW)
 
 
+@pytest.mark.long
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(FLAG_NAMES, PATHS | st.text(max_size=9), max_size=6), FLAG_NAMES)
 def test_any_configuration_of_a_distribution_gives_valid_entries(

@@ -305,6 +305,7 @@ def test_a_file_of_a_bind_mount_is_watched_at_its_source(services: ServiceNode, 
     assert not services.unwatched()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "path"),
     [

@@ -139,6 +139,7 @@ def histories(draw: st.DrawFn) -> list[tuple[Inventory, datetime]]:
     return history
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=200)
 @given(histories())
 def test_the_previous_assessment_changes_no_verdict(history: list[tuple[Inventory, datetime]]) -> None:
@@ -180,6 +181,7 @@ seconds = st.integers(-1000, 1000)
 spans = st.tuples(seconds, seconds).map(lambda span: (NOW + min(span) * DAY, NOW + max(span) * DAY))
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(
     st.lists(spans, min_size=6, max_size=6),

@@ -500,6 +500,7 @@ def test_in_a_rotation_the_ca_of_the_phase_decides() -> None:
         assert not isinstance(step, Issue) or step.under == other.facts
 
 
+@pytest.mark.long
 @given(
     subjects=st.lists(st.sampled_from(["CN=leaf,O=readers", "CN=leaf,O=writers", "CN=leaf"]), max_size=3, unique=True),
     usages=st.sets(st.sampled_from(["digital signature", "client auth", "server auth"])),

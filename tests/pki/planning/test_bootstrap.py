@@ -121,6 +121,7 @@ def pki(*names: str) -> list[str]:
 # Any ground
 
 
+@pytest.mark.long
 @given(st.sets(st.sampled_from(PATHS)) | st.sets(st.sampled_from(PATHS)).map(lambda gone: set(PATHS) - gone))
 @settings(max_examples=400, deadline=None)
 def test_any_files(there: set[str]) -> None:

@@ -79,6 +79,7 @@ def lived(made: World, now: datetime, until: datetime, rounds: int) -> tuple[lis
     return events, now - TICK
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(worlds(), INSTANTS, st.sampled_from([HOUR, 40 * DAY, 3 * YEAR]))
 def test_a_forecast_equals_the_work_of_a_daemon(made: World, now: datetime, length: timedelta) -> None:
@@ -94,6 +95,7 @@ def test_a_forecast_equals_the_work_of_a_daemon(made: World, now: datetime, leng
         assert [event.detail for event in renewals] == [detail for _, _, detail in expected]
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(worlds(), INSTANTS)
 def test_a_forecast_is_in_order_within_its_time_and_renews_nothing_twice_within_an_hour(
@@ -238,6 +240,7 @@ def test_a_certificate_that_waits_beyond_its_end_expires() -> None:
     assert reported(found, What.EXPIRE, What.HOLD) == [(renewals[0][0] + 90 * SECOND + TICK, "leaf")]
 
 
+@pytest.mark.long
 def test_the_number_of_events_has_a_limit() -> None:
     """Certificates of 90 seconds for a dozen years: the forecast has all events up to an instant, and none after it."""
     made = world(*(leaf(NOW + SECOND, 90 * SECOND) for _ in range(4)), policy=replace(POLICY, validity=90 * SECOND))
@@ -347,6 +350,7 @@ def test_a_restart_renews_a_certificate_that_only_the_memory_of_the_service_cont
 # --- the next event ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=30)
 @given(worlds(), INSTANTS)
 def test_the_next_event_is_the_first_of_the_forecast(made: World, now: datetime) -> None:

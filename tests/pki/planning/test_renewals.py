@@ -854,6 +854,7 @@ def essence(made: Plan) -> tuple[Any, ...]:
     return [(s.target, s.cause, s.restarts, s.keep_key) if isinstance(s, Issue) else s for s in made.steps], made.held
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @given(worlds(), INSTANTS, st.none() | st.integers(0, 30), st.lists(st.floats(0, 1), max_size=3))
 def test_a_plan_is_constant_until_its_next_change(
@@ -882,6 +883,7 @@ def edges(made: World) -> list[datetime]:
     return sorted(found)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=250)
 @given(worlds(), INSTANTS, st.data())
 def test_a_renewed_certificate_is_not_renewed_again_whatever_the_clock_does(
@@ -904,6 +906,7 @@ def test_a_renewed_certificate_is_not_renewed_again_whatever_the_clock_does(
         assert not again & targets, later
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=40)
 @given(worlds(), INSTANTS, st.sampled_from([{}, {"not_before": NOW - 9 * YEAR}]))
 def test_a_daemon_that_wakes_when_its_plan_says_never_falls_into_a_loop(

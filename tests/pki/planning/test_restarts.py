@@ -196,6 +196,7 @@ def test_services_come_behind_what_they_are_after() -> None:
     assert [step.target for step in of.steps] == ["etcd", "api", "scheduler", "kubelet"]
 
 
+@pytest.mark.long
 @given(st.permutations("abcdefg"), st.data())
 def test_any_possible_order_is_kept(names: list[str], data: st.DataObject) -> None:
     """Each service restarts once, behind all services in its `after` that exist."""

@@ -61,6 +61,7 @@ def judged(
     return verdict
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["rsa", "rsa-4096", "ec", "ec-p384", "ed25519"])
 def test_a_good_one(kind: str) -> None:
     """A CA as kubeadm makes it, of the name of the present one or another and with a key of any good kind, is fit."""

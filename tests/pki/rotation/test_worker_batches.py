@@ -58,6 +58,7 @@ def at_most(batch: str, count: int) -> int:
     return max(1, int(batch[:-1]) * count // 100) if batch.endswith("%") else int(batch)
 
 
+@pytest.mark.long
 @given(NAMES, SIZES, st.data())
 def test_at_most_one_batch_is_under_way_and_every_worker_acts(
     names: list[str], batch: str, data: st.DataObject

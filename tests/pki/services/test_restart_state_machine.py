@@ -667,6 +667,7 @@ fates = st.builds(
 CRASHING = (Life(dies_after=1),)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @example(Fate())
 @example(Fate(new=CRASHING, former=(Life(),)))

@@ -201,6 +201,7 @@ def leaves(draw: st.DrawFn) -> Issued:
     return make_leaf(ROOT, draw(TEXT), **said)
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(
     leaves(),

@@ -164,6 +164,7 @@ def test_common_parts_of_certificates_are_one_object() -> None:
     assert ca.facts.subject_der is ca.facts.issuer_der is one.issuer_der
 
 
+@pytest.mark.long
 def test_large_removed_certificates_use_no_memory() -> None:
     """A user who can write a file can have the daemon read a thousand names of a megabyte, one after the other."""
 

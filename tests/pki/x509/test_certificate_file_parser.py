@@ -529,6 +529,7 @@ def test_a_key_in_der_does_not_leak_either() -> None:
             assert not any(repr(der[place : place + 6])[2:-1] in shown for place in range(30, len(der) - 6))
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=400)
 @given(
     secret=st.sampled_from(list(SECRETS.values())),

@@ -543,6 +543,7 @@ def bundles(draw: st.DrawFn) -> tuple[int, list[int], list[int]]:
     return draw(st.integers(0, 4)), draw(some), draw(some)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=200)
 @given(choice=bundles(), shuffle=st.randoms(use_true_random=False))
 def test_the_order_of_a_bundle_never_changes_what_is_found(

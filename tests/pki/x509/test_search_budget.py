@@ -64,6 +64,7 @@ def test_the_signatures_of_a_whole_file_have_a_bound() -> None:
     assert all(search.paths for search in find_all([*questions, *others])[-3:])  # type: ignore[index]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("key", "work"), [("rsa", 1), ("rsa-4096", 8), ("ec", 2), ("ed25519", 3), ("ec-p384", 25), ("ec-p521", 25)]
 )
