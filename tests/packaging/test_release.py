@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,13 +55,13 @@ def gpg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpg]:
     subprocess.run(["gpgconf", "--kill", "all"], env=made.environment, check=True)
 
 
-def index(directory: Path, gpg: Gpg | None) -> None:
+def index(directory: Path, gpg: Gpg | None, date: int = 1796000000) -> None:
     for part in ("apt-ftparchive", "dpkg-scanpackages", "createrepo_c", "rpmsign"):
         real_part(part)
     environment = {
         **(gpg.environment if gpg else os.environ),
         "KEY": gpg.key if gpg else "",
-        "SOURCE_DATE_EPOCH": "1796000000",
+        "SOURCE_DATE_EPOCH": str(date),
     }
     done = subprocess.run(
         [REPOSITORY / "packaging/repository", directory], env=environment, capture_output=True, text=True, check=False
@@ -86,7 +87,7 @@ def signed(built: Built, gpg: Gpg, tmp_path_factory: pytest.TempPathFactory) -> 
         altered(built[".deb"], work, LATER, state_format=VERSION + 1),
     )
     release = packages(built, work / "release", *others)
-    index(release, gpg)
+    index(release, gpg, int(time.time()))  # later than the commit, and not in the future
     return release
 
 
@@ -163,12 +164,18 @@ def test_a_signed_rpm_without_its_signature_is_the_one_that_was_built(release: P
     assert package.read_bytes() == built[".rpm"].read_bytes()
 
 
+def dnf_repository() -> str:
+    """Return the documented file of a repository of dnf."""
+    (text,) = re.findall(r"(?s)```ini\n(.*?)```", (REPOSITORY / "docs/releases.md").read_text())
+    assert isinstance(text, str)
+    return text
+
+
 @pytest.mark.real("dnf")
 def test_dnf_refuses_a_changed_index(release: Path, tmp_path: Path) -> None:
     """dnf accepts the documented repository with `repo_gpgcheck`, and refuses it after a change of one byte."""
-    (text,) = re.findall(r"(?s)```ini\n(.*?)```", (REPOSITORY / "docs/releases.md").read_text())
     (tmp_path / "repos").mkdir()
-    (tmp_path / "repos/certmond.repo").write_text(text.replace("/srv/certmond", str(release)))
+    (tmp_path / "repos/certmond.repo").write_text(dnf_repository().replace("/srv/certmond", str(release)))
 
     def ask() -> subprocess.CompletedProcess[str]:
         options = {
@@ -259,6 +266,13 @@ def test_a_target_that_cannot_be_built_is_named(incomplete: tuple[Path, subproce
 
 
 @pytest.mark.real("mmdebstrap")
+def test_a_release_names_each_step_when_it_starts(incomplete: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """The command prints a line for each step, because a step takes minutes."""
+    steps = [line.split()[0] for line in incomplete[1].stdout.splitlines() if line.endswith(" ...")]
+    assert steps == ["Building", "Downloading", "Building", "Writing"]
+
+
+@pytest.mark.real("mmdebstrap")
 def test_a_release_contains_the_packages_of_an_earlier_release(
     incomplete: tuple[Path, subprocess.CompletedProcess[str]], signed: Path
 ) -> None:
@@ -269,6 +283,20 @@ def test_a_release_contains_the_packages_of_an_earlier_release(
     assert [path for path in earlier if (out / path).read_bytes() != (signed / path).read_bytes()] == []
     assert f"Version: {EARLIER}" in (out / "apt/dists/trixie/main/binary-amd64/Packages").read_text()
     assert list(out.glob("dnf/el9/repodata/repomd.xml"))
+
+
+@pytest.mark.real("mmdebstrap")
+def test_an_index_is_not_older_than_that_of_the_earlier_release(
+    incomplete: tuple[Path, subprocess.CompletedProcess[str]], signed: Path
+) -> None:
+    """apt ignores an index that is older than the index that it has. The index of the earlier release is later than the
+    commit here, so the new index has the time of the earlier one.
+    """
+    dates = [
+        re.findall(r"(?m)^Date: (.*)$", (release / "apt/dists/trixie/Release").read_text())
+        for release in (signed, incomplete[0])
+    ]
+    assert dates[0] == dates[1]
 
 
 @pytest.mark.real("mmdebstrap")
