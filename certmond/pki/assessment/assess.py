@@ -22,7 +22,7 @@ from certmond.pki.assessment.rule_input import Case
 from certmond.pki.assessment.second_renewers import second_renewers
 from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.assessment.service_rules import about_services, turning_points
-from certmond.pki.assessment.signing_refusal_rule import not_issued_by_ca
+from certmond.pki.assessment.signing_obstacles import missing_ca_keys, not_issued_by_ca, signing_obstacle
 from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issuers_of, own_anchors
 from certmond.pki.assessment.validity_rules import next_change, renewal_point
 from certmond.pki.catalog.observation import Inventory, Observation
@@ -37,6 +37,7 @@ from certmond.pki.x509.path_building import PathSearch, Question, Searching, fin
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
+_INPUTS = attrgetter("anchors_reported", "renewed_at", "presence", "difference", "issuers", "signing_obstacle")
 _CHANGES_AT = attrgetter("changes_at")  # with `map`, measurably faster than a loop over ten thousand statuses
 
 
@@ -64,6 +65,7 @@ class CertificateStatus:
     difference: Difference | None = None  # the difference between a copy and its original
     issuers: Anchors = ()  # the present certificates of the CA that would sign the next certificate
     basis: Basis | None = None  # None if certmond has not checked the origin of `certificate`
+    signing_obstacle: str | None = None  # why this node cannot sign the next certificate
     mismatch: Mismatch | None = None
     damage: Mismatch | None = None  # like `mismatch`, for files that do not contain a complete pair
 
@@ -80,6 +82,7 @@ class Terms:
     facts: Mapping[str, str]
     renew_before: timedelta
     anchors: Mapping[str, Anchors]
+    missing_ca_keys: Mapping[str, str]
     renewed: Mapping[str, datetime]
     around: Surroundings | None
     differences: Mapping[tuple[str, str], Difference]
@@ -162,7 +165,8 @@ def assess(
     """
     files = inventory.observations
     anchors, differences = catalog_anchors(files), differing_copies(files)
-    terms = Terms(inventory.facts, renew_before, anchors, renewed or {}, around, differences, waits)
+    missing_keys = missing_ca_keys(files)
+    terms = Terms(inventory.facts, renew_before, anchors, missing_keys, renewed or {}, around, differences, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
@@ -175,10 +179,8 @@ def assess(
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
     found = iter(searching(questions))
     statuses = tuple(
-        [
-            each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
-            for each in checked
-        ]
+        each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
+        for each in checked
     )
     return Assessment(now, statuses, inventory.facts, renew_before, terms)
 
@@ -203,6 +205,7 @@ class _Unjudged(NamedTuple):
     renewed_at: datetime | None
     presence: Presence
     difference: Difference | None
+    signing_obstacle: str | None
     mismatch: Mismatch | None
     damage: Mismatch | None
 
@@ -224,11 +227,9 @@ def _check(
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
     difference = terms.differences.get(seen.identity)
-    inputs = reported, renewed_at, presence, difference
-    same_terms = same_terms and before is not None and _inputs_of(before) == inputs
-    issuers = issuers_of(seen, anchors)
-    same_terms = same_terms and before is not None and before.issuers == issuers
-    if before and same_terms and _is_valid(before, seen, own, embeddable, now):
+    issuers, obstacle = issuers_of(seen, anchors), signing_obstacle(seen, anchors, terms.missing_ca_keys, now)
+    inputs = reported, renewed_at, presence, difference, issuers, obstacle
+    if before and same_terms and _INPUTS(before) == inputs and _is_valid(before, seen, own, embeddable, now):
         return before
     mismatch = mismatch_of(
         seen.key_matches, seen.changed_at, before.mismatch if before else None, now,
@@ -244,13 +245,16 @@ def _check(
             seen, before, own, embeddable, now, anchors_reported=reported, presence=presence, issuers=issuers,
             facts=terms.facts,
         )  # fmt: skip
-        return replace(absent, mismatch=mismatch, damage=damage, changes_at=damage.changes_at if damage else None)
+        absent = replace(absent, signing_obstacle=obstacle, mismatch=mismatch, damage=damage)
+        return replace(absent, changes_at=damage.changes_at if damage else None)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
     question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
     searched = (before.seen.certificates, before.anchors, before.usages) if before else None
     search = before.search if before and searched == (seen.certificates, own, usages) else None
-    return _Unjudged(seen, question, search, reported, embeddable, renewed_at, presence, difference, mismatch, damage)
+    return _Unjudged(
+        seen, question, search, reported, embeddable, renewed_at, presence, difference, obstacle, mismatch, damage
+    )
 
 
 def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
@@ -262,7 +266,8 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
     shown = path or search.best
     case = Case(
         seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
-        one.renewed_at, derived, one.difference, is_self_signed(seen, shown.anchor if shown else None, issuers),
+        one.renewed_at, derived, one.difference, one.signing_obstacle,
+        is_self_signed(seen, shown.anchor if shown else None, issuers),
     )  # fmt: skip
     checked = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
     findings = (*about_files(seen), *settled(checked, one.mismatch, case), *about_services(presence, now))
@@ -277,7 +282,7 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=seen.key_matches,
-        findings=_capped(seen, findings),
+        findings=tuple(item.capped(seen.spec.at_most) for item in findings),
         search=search,
         usages=_extended(seen.spec.usages),
         anchors=case.anchors,
@@ -292,13 +297,10 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         difference=one.difference,
         issuers=issuers,
         basis=derived,
+        signing_obstacle=one.signing_obstacle,
         mismatch=one.mismatch,
         damage=one.damage,
     )
-
-
-def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence, Difference | None]:
-    return before.anchors_reported, before.renewed_at, before.presence, before.difference
 
 
 def _is_valid(
@@ -332,7 +334,7 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=_capped(seen, findings),
+        findings=tuple(item.capped(seen.spec.at_most) for item in findings),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
@@ -343,7 +345,3 @@ def _absent(
         presence=presence,
         issuers=issuers,
     )
-
-
-def _capped(seen: Observation, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    return tuple(item.capped(seen.spec.at_most) for item in findings)
