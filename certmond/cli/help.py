@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from certmond.cli.messages import RootedErrors
+
 GROUPS = (
     ("Look at this node", ("check", "status", "plan", "forecast", "explain", "discover")),
     ("Change this node", ("renew", "restart", "archive", "root-ca", "init")),
@@ -19,7 +21,7 @@ _EXAMPLES = (
 )
 
 
-class GroupedCommands(click.Group):
+class GroupedCommands(RootedErrors):
     """Group of commands whose help lists the commands by task."""
 
     def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:

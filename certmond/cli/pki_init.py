@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certmond.cli.messages import print_message
 from certmond.cli.options import STATE_DIR, Globals, display, global_options, globals_of, output_option
 from certmond.errors import CertmondError, ConfigError
 
@@ -218,7 +219,7 @@ def _execute(maker: Bootstrapper, result: Bootstrap, *, quiet: bool) -> None:
         nonlocal number
         number += 1
         if not quiet:
-            click.echo(f"[{number}/{total}] {path_of(step)}: {step.detail}")
+            print_message(f"[{number}/{total}] {path_of(step)}: {step.detail}")
 
     if result.steps:
         maker.execute(result.steps, PATIENCE, tell)

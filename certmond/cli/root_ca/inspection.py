@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from certmond.cli.messages import REFUSED
 from certmond.cli.options import Globals, display, global_options, globals_of, output_file_option, output_option
 from certmond.errors import CertmondError
 
@@ -29,7 +30,7 @@ TOKEN_KEYS = "sa"  # noqa: S105 - a name
 """Name of the entry for the key pair of service-account tokens, which has no certificate."""
 FAMILIES = ("ca", "etcd-ca", "front-proxy-ca", TOKEN_KEYS)
 """Names of the entries whose CA or key pair certmond can rotate."""
-WARNED, REFUSED = 1, 2
+WARNED = 1
 
 FILE = click.Path(path_type=Path)
 family_option = click.option(
