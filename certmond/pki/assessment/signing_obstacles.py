@@ -26,9 +26,13 @@ def missing_ca_keys(observations: Iterable[Observation]) -> dict[str, str]:
     }
 
 
-def missing_ca_key(key: str) -> str:
-    """Return the fact that this node cannot sign with the CA key in the file `key`."""
-    return f"the CA's key {key} is not on this node, or does not match the CA"
+def missing_ca_key(key: str, kind: Kind) -> str:
+    """Return the fact that this node has no CA key in the file `key`, with the remedy for a certificate of `kind`.
+
+    A worker has no CA key, and the client certificate of its kubelet is the only certificate that certmond could renew.
+    """
+    remedy = "see: certmond explain expired" if kind is Kind.KUBELET else "restore the key, or choose another signer"
+    return f"the CA's key {key} is not on this node, or does not match the CA; {remedy}"
 
 
 def signing_obstacle(
@@ -44,9 +48,7 @@ def signing_obstacle(
     if name is None or seen.spec.authority or seen.spec.signer not in {None, LOCAL}:
         return None
     if name in missing_keys:
-        is_kubelet = seen.spec.kind is Kind.KUBELET
-        remedy = "see: certmond explain expired" if is_kubelet else "restore the key, or choose another signer"
-        return f"{missing_ca_key(missing_keys[name])}; {remedy}"
+        return missing_ca_key(missing_keys[name], seen.spec.kind)
     if all(ca.not_after < now for ca in anchors[name]):
         return f"its CA {name} has expired, too; first replace the CA as the finding of {name} describes"
     return None

@@ -54,7 +54,9 @@ def renewal_obstacle(
         return "the entry names no key file; set `key` in the entry"
     if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:
         return None
-    return _signing_obstacle(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
+    return _signing_obstacle(
+        authority_of(status, authorities), [name for name in spec.ca if name != SELF], kind=spec.kind
+    )
 
 
 def renewing_service(status: CertificateStatus) -> str | None:
@@ -84,7 +86,7 @@ def start_obstacle(service: str, authorities: Iterable[CertificateStatus]) -> st
     return None
 
 
-def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
+def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str], *, kind: Kind) -> str | None:
     if authority is None and named:
         return f"the CA file of the entry {' or '.join(named)} contains no certificate; restore the CA first"
     if authority is None:
@@ -93,7 +95,7 @@ def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str])
         return f"the CA {authority.seen.path} is unusable ({authority.certificate.refused}); replace this CA"
     if not (authority.key_matches or authority.seen.key_unknown):
         key = authority.seen.key_path or authority.seen.path
-        return f"{missing_ca_key(key)}; restore the key, or choose another signer"
+        return missing_ca_key(key, kind)
     return None
 
 
