@@ -12,8 +12,11 @@ from typing import Any
 
 _MESSAGES = frozenset({"message", "detail", "because"})
 _PATH = re.compile(r"(?<![\w/.:=~$-])/[^\s;,:()'\"`\]]+")
-_OF_NODE = "archive|check|discover|forecast|init|metrics|plan|renew|restart|root-ca|status"
-_COMMAND = re.compile(rf"(?:(?<=: )|(?<=`))certmond (?=(?:{_OF_NODE})(?![\w-]))")
+_OF_NODE = "archive|check|discover|forecast|metrics|plan|renew|restart|root-ca|status"
+_COMMAND = re.compile(
+    rf"(?<=: )certmond (?=(?:init|{_OF_NODE})(?![\w-]))"
+    rf"|(?<=`)certmond (?=(?:{_OF_NODE})(?![\w-]))"  # `certmond init` in backticks is the subject of a sentence
+)
 _OF_HOST = ("/usr", "/proc", "/etc/certmond", "/run/certmond")
 """Directories that certmond never reads below `root`: programs, processes, its configuration, its runtime directory."""
 

@@ -33,6 +33,7 @@ def test_a_command_of_certmond_names_the_root(root: str) -> None:
         "run certmond as root",
         "apiserver: certmond cannot renew it",
         "kubelet: certmond restarts no service",
+        "`certmond init` replaces no file",
     ):
         assert rooted_message(same, root) == same
 
