@@ -46,7 +46,9 @@ def rooted_message(message: str, root: str, of_host: Iterable[str] = ()) -> str:
     top = root.rstrip("/")
     unchanged = (*_OF_HOST, top, *of_host)
     found = _PATH.sub(lambda path: _real(path.group(), top, unchanged), message)
-    return _COMMAND.sub(f"certmond --root {shlex.quote(root)} ", found)
+    command = f"certmond --root {shlex.quote(root)}"
+    found = _COMMAND.sub(f"{command} ", found)
+    return found.replace(f"{command} status", f"{command} check")  # the daemon of this host does not watch `root`
 
 
 def _real(path: str, top: str, unchanged: Iterable[str]) -> str:
