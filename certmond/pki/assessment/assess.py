@@ -37,7 +37,7 @@ from certmond.pki.x509.path_building import PathSearch, Question, Searching, fin
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
-_INPUTS = attrgetter("anchors_reported", "renewed_at", "presence", "difference", "issuers", "signing_obstacle")
+_INPUTS = attrgetter("anchors_reported", "renewed_at", "presence", "difference", "issuers")
 _CHANGES_AT = attrgetter("changes_at")  # with `map`, measurably faster than a loop over ten thousand statuses
 
 
@@ -65,7 +65,6 @@ class CertificateStatus:
     difference: Difference | None = None  # the difference between a copy and its original
     issuers: Anchors = ()  # the present certificates of the CA that would sign the next certificate
     basis: Basis | None = None  # None if certmond has not checked the origin of `certificate`
-    signing_obstacle: str | None = None  # why this node cannot sign the next certificate
     mismatch: Mismatch | None = None
     damage: Mismatch | None = None  # like `mismatch`, for files that do not contain a complete pair
 
@@ -167,7 +166,11 @@ def assess(
     anchors, differences = catalog_anchors(files), differing_copies(files)
     missing_keys = missing_ca_keys(files)
     terms = Terms(inventory.facts, renew_before, anchors, missing_keys, renewed or {}, around, differences, waits)
-    same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
+    same_terms = (
+        previous is not None
+        and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
+        and (previous.terms is not None and previous.terms.missing_ca_keys == missing_keys)
+    )
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
     further = (*around.served, *unmet_demands(around), *around.cluster.observations) if around else ()
@@ -205,7 +208,6 @@ class _Unjudged(NamedTuple):
     renewed_at: datetime | None
     presence: Presence
     difference: Difference | None
-    signing_obstacle: str | None
     mismatch: Mismatch | None
     damage: Mismatch | None
 
@@ -227,8 +229,8 @@ def _check(
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
     difference = terms.differences.get(seen.identity)
-    issuers, obstacle = issuers_of(seen, anchors), signing_obstacle(seen, anchors, terms.missing_ca_keys, now)
-    inputs = reported, renewed_at, presence, difference, issuers, obstacle
+    issuers = issuers_of(seen, anchors)
+    inputs = reported, renewed_at, presence, difference, issuers
     if before and same_terms and _INPUTS(before) == inputs and _is_valid(before, seen, own, embeddable, now):
         return before
     mismatch = mismatch_of(
@@ -245,16 +247,13 @@ def _check(
             seen, before, own, embeddable, now, anchors_reported=reported, presence=presence, issuers=issuers,
             facts=terms.facts,
         )  # fmt: skip
-        absent = replace(absent, signing_obstacle=obstacle, mismatch=mismatch, damage=damage)
-        return replace(absent, changes_at=damage.changes_at if damage else None)
+        return replace(absent, mismatch=mismatch, damage=damage, changes_at=damage.changes_at if damage else None)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
     question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
     searched = (before.seen.certificates, before.anchors, before.usages) if before else None
     search = before.search if before and searched == (seen.certificates, own, usages) else None
-    return _Unjudged(
-        seen, question, search, reported, embeddable, renewed_at, presence, difference, obstacle, mismatch, damage
-    )
+    return _Unjudged(seen, question, search, reported, embeddable, renewed_at, presence, difference, mismatch, damage)
 
 
 def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
@@ -266,7 +265,8 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
     shown = path or search.best
     case = Case(
         seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
-        one.renewed_at, derived, one.difference, one.signing_obstacle,
+        one.renewed_at, derived, one.difference,
+        signing_obstacle(seen, terms.anchors, terms.missing_ca_keys, now),
         is_self_signed(seen, shown.anchor if shown else None, issuers),
     )  # fmt: skip
     checked = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
@@ -290,14 +290,15 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         embeddable=case.embeddable,
         judged_at=now,
         changes_at=next_change(
-            case, [*turning_points(presence), *(each.changes_at for each in (one.mismatch, one.damage) if each)]
+            case,
+            [*turning_points(presence), *(each.changes_at for each in (one.mismatch, one.damage) if each)]
+            + [issuer.expires_at for issuer in issuers],
         ),
         renewed_at=case.renewed_at,
         presence=presence,
         difference=one.difference,
         issuers=issuers,
         basis=derived,
-        signing_obstacle=one.signing_obstacle,
         mismatch=one.mismatch,
         damage=one.damage,
     )
