@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 import click
 
 from certmond.cli.messages import REFUSED
-from certmond.cli.options import Globals, display, global_options, globals_of, output_file_option, output_option
+from certmond.cli.options import (
+    Globals,
+    display,
+    global_options,
+    globals_of,
+    output_file_option,
+    output_option,
+    refuse_unread_files,
+)
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
@@ -168,6 +176,7 @@ def node_family(options: Globals, config: Config, name: str) -> tuple[Family, da
     assessment = _assessed(options, config)
     found = family_of(assessment, name)
     if found is None:
+        refuse_unread_files(assessment, options.root)
         raise CertmondError(
             f"there is no certificate of {name} below {options.root}; check --profile and --config, or create the "
             "PKI: certmond init"
