@@ -199,7 +199,7 @@ def test_a_kubeconfig_without_its_cluster_is_restored_from_the_archive(
     assert any(f"admin.conf: {fact}; certmond adds no cluster to " in each for each in messages(host)), messages(host)
     refused = certmond(host, "renew", "admin.conf")
     assert refused.returncode == 3, refused.stdout
-    assert "move the file away, then run: certmond renew admin.conf" in refused.stderr
+    assert f"move the file away, then run: certmond --root {host.root} renew admin.conf" in refused.stderr
     assert certmond(host, "renew", "--all").returncode == 1
     host.at(PATH).rename(host.at(f"{PATH}.away"))
     assert certmond(host, "renew", "admin.conf").returncode == 0

@@ -191,10 +191,6 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         ["pki/services/restart_episode"],
     ),
     "tests/pki/services/test_staleness.py": ("compares the values", ["pki/services/service_observation"]),
-    "tests/pki/signing/test_policy.py": (
-        "compares the finding with the permission",
-        ["pki/assessment/signing_refusal_rule"],
-    ),
     "tests/pki/test_go_keys.py": (
         "compares all that concerns keys with Go",
         ["pki/go/private_key", "pki/go/public_key", "pki/go/signature_algorithm"],

@@ -66,6 +66,17 @@ def test_the_owner_of_the_root_directory_counts_as_root(home: Path) -> None:
     assert f"node/etc/kubernetes/pki/{key.name} belongs to 4321:4321, but the entry requires root" in done.stdout
 
 
+def test_a_ca_in_an_unreadable_directory_is_not_missing(home: Path, node_of_root: Node) -> None:
+    """If the user cannot read the directory of the CA, the remedy is root, not `certmond init`."""
+    node_of_root.path("etc/kubernetes/pki").chmod(0o700)
+    os.chown(node_of_root.path("etc/kubernetes/pki"), 0, 0)
+    done = as_user("certmond root-ca show --root node", home)
+    assert done.returncode == 3
+    assert re.search(
+        r"user 33 is not permitted to read \d+ files of the node.*; run this command as root$", done.stderr
+    )
+
+
 @pytest.mark.parametrize("command", ["check", "plan", "forecast", "renew --all --dry-run"])
 def test_files_that_the_user_cannot_read_have_no_verdict(home: Path, node_of_root: Node, command: str) -> None:
     """If the user is not permitted to read files, each command exits with 3, and names root as the remedy."""

@@ -1072,7 +1072,10 @@ def test_renew_reports_every_unknown_name_and_renews_nothing(host: Host) -> None
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         "certmond: there is no certificate apiservr on this node; did you mean apiserver?",
-        "there is no certificate nonsense on this node; to list the certificates, run: certmond check",
+        (
+            "there is no certificate nonsense on this node; to list the certificates, run: "
+            f"certmond --root {host.root} check"
+        ),
     ]
     assert host.serials() == before
 
@@ -1084,9 +1087,13 @@ def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     before = host.serials()
     host.entries["etcd-server"]["signer"] = "none"
     done = certmond(host, "renew", "ca", "apiserver", "etcd-server")
+    command = f"certmond --root {host.root} root-ca"
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "certmond: certmond cannot renew ca: this certificate is a CA; rotate it: certmond root-ca rotate",
+        (
+            "certmond: certmond cannot renew ca: this certificate is a CA; rotate it: "
+            f"{command} stage --generate, then: {command} rotate"
+        ),
         (
             "certmond cannot renew etcd-server: its entry has `signer: none`; to renew the certificate with certmond, "
             "set another `signer`"

@@ -14,6 +14,7 @@ import click
 
 from certmond.cli.completion import certificate_names
 from certmond.cli.help import ExplainedCommands
+from certmond.cli.messages import print_message
 from certmond.cli.options import UNKNOWN, Globals, global_options, globals_of
 from certmond.cli.plan import FAILED, enforcer_for
 
@@ -48,14 +49,14 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
         config = options.load()
         restoration = _restoration(options, config, enforcer_for(options, config))
     except ConfigError as error:  # the archive is readable without a configuration
-        click.echo(f"certmond: {error}", err=True)
+        print_message(f"certmond: {error}", err=True)
     known = archived.names()
     for name, number in [(each, number) for each in names or known for number in archived.ids(each)]:
         try:
             generation = archived.generation(name, number)
             verdict = _verdict(restoration, name, number)
         except (MalformedError, WriteError) as error:
-            click.echo(f"certmond: {error}", err=True)
+            print_message(f"certmond: {error}", err=True)
             unread = unread or isinstance(error, StateError)  # another user can change it, or a later version wrote it
             damaged = damaged or not isinstance(error, StateError)
             continue
@@ -65,7 +66,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     unknown = [name for name in names if name not in known]
     contents = f"the archive has generations of {', '.join(known)}" if known else "the archive is empty"
     for name in unknown:
-        click.echo(f"certmond: the archive has no generation of {name}; {contents}", err=True)
+        print_message(f"certmond: the archive has no generation of {name}; {contents}", err=True)
     sys.exit(FAILED if damaged else UNKNOWN if unknown or unread else 0)
 
 
@@ -108,9 +109,9 @@ def restore(context: click.Context, name: str, generation: str | None, dry_run: 
     context.call_on_close(handover.close)
     try:
         for line in handover.retry_while_busy(partial(restoration.restore, name, generation, dry_run=dry_run)):
-            click.echo(line)
+            print_message(line)
     except RefusedError as error:
-        click.echo(f"certmond: {error}", err=True)
+        print_message(f"certmond: {error}", err=True)
         sys.exit(FAILED)
 
 

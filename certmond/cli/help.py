@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import click
 
 from certmond.cli.deferred_commands import DeferredCommands
+from certmond.cli.messages import RootedErrors
 
 GROUPS = (
     ("Look at this node", ("check", "status", "plan", "forecast", "explain", "discover")),
@@ -38,7 +39,7 @@ class ExplainedCommands(DeferredCommands):
         return (("Commands", commands),)
 
 
-class GroupedCommands(ExplainedCommands):
+class GroupedCommands(ExplainedCommands, RootedErrors):
     """Group of commands whose help lists the commands by task, and examples."""
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

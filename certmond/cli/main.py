@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from certmond.cli.completion import certificate_names, completion, explained_names
 from certmond.cli.help import EPILOG, GroupedCommands
@@ -168,12 +169,21 @@ def check(context: click.Context, names: tuple[str, ...], at: datetime | None, o
 @global_options
 @runtime_option
 @output_option
-def status(runtime_dir: Path, output: str) -> None:
-    """Print the last assessment of the running daemon. Exit: the codes of `check`; 3 also if no daemon runs."""
+@click.pass_context
+def status(context: click.Context, runtime_dir: Path, output: str) -> None:
+    """Print the last assessment of the running daemon. Exit: the codes of `check`; 3 also if no daemon runs.
+
+    The daemon of this host watches /. With --root, give the --runtime-dir of the daemon that watches this directory.
+    """
     from certmond.cli.fitted_tables import status_table
     from certmond.expose.http.heartbeat_check import silence
     from certmond.expose.metrics.exposition import read_status
 
+    given = context.get_parameter_source("runtime_dir") is not ParameterSource.DEFAULT
+    if (root := globals_of(context).root) != "/" and not given:
+        raise CertmondError(
+            f"the daemon of this host does not watch {root}; to check {root} without a daemon, run: certmond check"
+        )
     document = read_status(runtime_dir)
     display(document, output, status_table)
     if reason := silence(runtime_dir):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from certmond.cli.messages import print_message, record_root
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def _store_option(context: click.Context, parameter: click.Parameter, value: Any
     if value is not None and parameter.name:
         if parameter.name == "no_color":
             os.environ["NO_COLOR"] = "1"  # rich and the programs that certmond starts read this variable
+        if parameter.name == "root":
+            record_root(context, value)
         known = context.find_object(Globals) or Globals()
         context.obj = replace(known, **{parameter.name: value})
 
@@ -284,7 +287,7 @@ def _report_wait(assessment: Assessment) -> None:
     for status in assessment.statuses:
         if status.mismatch and status.mismatch.waits_until:
             key, path = printable(status.seen.key_path or ""), printable(status.seen.path)
-            click.echo(
+            print_message(
                 f"certmond: {key} is not the private key of {path}; "
                 "certmond waits, because a process might still be writing these files",
                 err=True,

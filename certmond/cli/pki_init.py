@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certmond.cli.messages import print_message
 from certmond.cli.options import STATE_DIR, Globals, display, global_options, globals_of, output_option
-from certmond.errors import CertmondError, ConfigError
+from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +78,7 @@ def init(
     )
     result = bootstrap(specs, ground, config.init, policy_of(config))
     if problems := result.problems or tuple(maker.objections(result.steps)):
-        raise ConfigError(problems)
+        raise CertmondError("\n".join(problems))
     if not result.steps and not ground.present.statuses:
         raise CertmondError(
             f"`certmond init` creates no file of the profile {config.profile!r}, and no such file exists below "
@@ -221,7 +222,7 @@ def _execute(maker: Bootstrapper, result: Bootstrap, *, quiet: bool) -> None:
         nonlocal number
         number += 1
         if not quiet:
-            click.echo(f"[{number}/{total}] {path_of(step)}: {step.detail}")
+            print_message(f"[{number}/{total}] {path_of(step)}: {step.detail}")
 
     if result.steps:
         maker.execute(result.steps, PATIENCE, tell)

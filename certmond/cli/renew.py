@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certmond.cli.completion import certificate_names, service_names
+from certmond.cli.messages import print_message
 from certmond.cli.options import display, global_options, globals_of, output_option
 from certmond.cli.plan import FAILED, WAITING, assess_profile, enforcer_for, length
 from certmond.errors import CertmondError
@@ -116,9 +117,9 @@ def renew(
         display(document, output, plan_table, options.root)
     else:
         for left in made.held:
-            click.echo(f"not renewed: {left.target}: {left.because}")
+            print_message(f"not renewed: {left.target}: {left.because}")
         for left in held:
-            click.echo(f"not restarted: {left.target}: {left.because}")
+            print_message(f"not restarted: {left.target}: {left.because}")
         _print_old_users(outcomes, {*results, *_up_to_date(enforcer)})
     failed = "failed" in {each.result for each in outcomes} or any(each != "proven" for each in results.values())
     ill = {status.seen.name for status in assessment.statuses if status.severity and status.severity.rank}
@@ -172,7 +173,7 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
         display({"schema": 1, "restarts": results}, output, plan_table, options.root)
     else:
         for left in held:
-            click.echo(f"not restarted: {left.target}: {left.because}")
+            print_message(f"not restarted: {left.target}: {left.because}")
         click.echo("" if results or held else "nothing to restart", nl=not (results or held))
     sys.exit(FAILED if any(each != "proven" for each in results.values()) else WAITING if held else 0)
 
@@ -314,7 +315,7 @@ def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
         return
     for outcome in outcomes:
         if outcome.result != "done":
-            click.echo(f"{outcome.result}: {outcome.step.target}: {outcome.message}", err=True)
+            print_message(f"{outcome.result}: {outcome.step.target}: {outcome.message}", err=True)
     done = sum(outcome.result == "done" for outcome in outcomes)
     click.echo(f"{done} of {len(outcomes)} done" if outcomes else "nothing to do")
 
@@ -338,7 +339,7 @@ def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
                 if service not in restarted:
                     users.setdefault(service, []).append(outcome.step.target)
     for service, targets in users.items():
-        click.echo(f"{service} uses the old {', '.join(targets)} until a restart; run: certmond restart {service}")
+        print_message(f"{service} uses the old {', '.join(targets)} until a restart; run: certmond restart {service}")
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-import click
-
+from certmond.cli.messages import print_message
 from certmond.cli.step_handover import Handover
 from certmond.cli.wait_progress import Progress
 from certmond.controllers.restart import Progress as Step
@@ -141,5 +140,5 @@ def wait_for_reloads(
     for line in behind or [f"{name} is served at {at.endpoint}" for name, at in served]:
         progress.tell(line)
     for line in silent:
-        click.echo(f"failed: {line}", err=True)
+        print_message(f"failed: {line}", err=True)
     return silent, behind

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
 
-import click
-
+from certmond.cli.messages import print_message
 from certmond.cli.stdio import discard_output
 from certmond.daemon.wakeup import Wake
 from certmond.files.directory_watch import Interest, Watcher
@@ -59,7 +58,7 @@ class Progress:
         if self._quiet:
             return
         try:
-            click.echo(printable(redacted(line)))
+            print_message(printable(redacted(line)))
         except BrokenPipeError:
             self._quiet = True
             discard_output()

@@ -138,8 +138,15 @@ def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         cause = ", ".join(part for part in (error.context, error.problem) if part)
+        if _is_indented_by_tab(text, line):
+            cause = "a tab indents the line; use spaces"
         problem = Problem(Place(file, line), f"is not YAML: {cause}")
     return None, [*reader.problems, problem]
+
+
+def _is_indented_by_tab(text: str | bytes, line: int) -> bool:
+    lines = (text.decode(errors="replace") if isinstance(text, bytes) else text).splitlines()[line - 1 : line]
+    return any("\t" in each[: len(each) - len(each.lstrip())] for each in lines)
 
 
 class _UnusableError(Exception):

@@ -29,7 +29,8 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RuntimeDirError(f"another certmond daemon uses {directory}; stop the other daemon first") from error
+        fact = f"another certmond daemon uses {directory}"
+        raise RuntimeDirError(f"{fact}; stop the other daemon first: systemctl stop certmond") from error
     except OSError as error:
         message = f"certmond cannot lock {directory} ({error.strerror}); set another directory with --runtime-dir"
         raise RuntimeDirError(message) from error

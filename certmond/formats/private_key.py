@@ -5,6 +5,8 @@ No message quotes a private key. The module `pki.x509.public_key` parses public 
 
 from __future__ import annotations
 
+import shlex
+
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -19,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from certmond.errors import KeyUnusableError, LimitError, MalformedError
 from certmond.pki.catalog.entries import KeyAlgorithm
-from certmond.pki.x509.certificate_file_parser import check_private_keys
+from certmond.pki.x509.certificate_file_parser import check_private_keys, is_pkcs12
 from certmond.pki.x509.library_guard import guarded
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -46,6 +48,10 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     Raises KeyUnusableError if the key is unusable or unsupported, or if the key is encrypted and `passphrase` does not
     decrypt the key. The message names the file `where`, and never quotes the key.
     """
+    file = "FILE" if " " in where and "/" not in where.partition(" ")[0] else where
+    if is_pkcs12(data):
+        command = f"openssl pkcs12 -in {shlex.quote(file)} -nocerts -nodes -out {shlex.quote(f'{file}.pem')}"
+        raise KeyUnusableError(f"{where} is a PKCS#12 file; extract its private key: {command}")
     load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
     key: PrivateKeyTypes | None
     try:
@@ -62,7 +68,8 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     except MalformedError:
         raise KeyUnusableError(f"{where} contains no usable private key; replace it with the right key") from None
     if key is None:
-        remedy = "provide its passphrase as a systemd credential, or decrypt it: openssl pkey -in FILE -out FILE.new"
+        command = f"openssl pkey -in {shlex.quote(file)} -out {shlex.quote(f'{file}.new')}"
+        remedy = f"provide its passphrase as a systemd credential, or decrypt it: {command}"
         raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}")
     if not isinstance(key, PrivateKey):
         raise KeyUnusableError(

@@ -88,9 +88,7 @@ class Restoration:
             raise WriteError(_never(name))
         ids = self._archive.ids(name)
         if not ids or generation not in {None, *ids}:
-            archived = ", ".join(ids) or "none"
-            missing = f"generation {generation}" if generation else "generation"
-            raise WriteError(f"the archive has no {missing} of {name}; the generations of {name} are: {archived}")
+            raise WriteError(self._no_generation(name, generation, ids))
         skipped = list[str]()
         chosen = self._named(name, generation) if generation else self._newest(name, ids, skipped)
         files, when = chosen.files, f"{chosen.generation.when:%Y-%m-%d %H:%M} UTC"
@@ -108,6 +106,15 @@ class Restoration:
         if not dry_run:
             self._replace_files(name, chosen, changed, present)
         return messages
+
+    def _no_generation(self, name: str, generation: str | None, ids: Sequence[str]) -> str:
+        if ids:
+            archived = ", ".join(ids)
+            return f"the archive has no generation {generation} of {name}; the generations of {name} are: {archived}"
+        fact, spec = f"the archive has no generation of {name}", self._specs.get(name)
+        if spec is None or spec.renewed_by:
+            return f"{fact}; to list the generations of all names, run: certmond archive list"
+        return f"{fact}; to issue the certificate again, run: certmond renew {name}"
 
     def _replace_files(
         self,

@@ -32,8 +32,8 @@ _REMEDIES = {
     errno.ENOSPC: "free space on its file system",
     errno.EDQUOT: "raise the disk quota, or free space",
     errno.EROFS: "mount its file system writable",
-    errno.EACCES: "run certmond as root, and add the directory to ReadWritePaths= of the unit of certmond",
-    errno.EPERM: "run certmond as root, and remove the immutable attribute (lsattr, chattr -i)",
+    errno.EACCES: "add the directory to ReadWritePaths= of the unit of certmond",
+    errno.EPERM: "remove the immutable attribute (lsattr, chattr -i)",
     errno.ENOENT: "create the directory",
     errno.ENOTDIR: "a part of its path is not a directory: correct the path",
     errno.EISDIR: "a directory has this name: move it away",
@@ -287,6 +287,8 @@ def sentence(path: str, error: OSError, done: str = "written") -> str:
 def reason(error: OSError) -> str:
     """Return the fact and the remedy, such as `(No space left on device): free space on its file system`."""
     remedy = _REMEDIES.get(error.errno or 0, "read the kernel's messages (dmesg)")
+    if error.errno in {errno.EACCES, errno.EPERM} and os.geteuid():
+        remedy = "run certmond as root"
     return f"({error.strerror or error}): {remedy}"
 
 

@@ -72,6 +72,8 @@ def refuse_exposed(path: Path) -> None:
     Raises OSError if a part of the path is missing or unreadable.
     """
     if why := exposure(str(path), owners=_owners()):
+        if os.geteuid() and os.lstat(path).st_uid in _service():
+            raise StateError(f"{path} belongs to user {_USER}; run certmond as root, or give --state-dir")
         raise StateError(
             f"{why}; until then, certmond does not use the directory; to use another directory, give --state-dir"
         )

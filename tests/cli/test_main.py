@@ -779,6 +779,15 @@ def test_a_status_without_a_daemon_names_the_next_command(tmp_path: Path) -> Non
     assert done.stderr == f"certmond: {fact}; start it: systemctl start certmond\n"
 
 
+def test_the_status_of_a_directory_is_not_that_of_this_host(node: Node, tmp_path: Path) -> None:
+    """With --root, `status` exits with 3 and names `check`, unless the user gives the directory of a daemon."""
+    done = certmond("status", "--root", node.root)
+    assert (done.returncode, done.stdout) == (UNKNOWN, "")
+    assert done.stderr.endswith(f"to check {node.root} without a daemon, run: certmond --root {node.root} check\n")
+    given = certmond("status", "--root", node.root, "--runtime-dir", tmp_path)
+    assert f"{tmp_path}/status.json does not exist" in given.stderr
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("command", ["check", "plan", "forecast"])
 def test_an_empty_machine_is_one_sentence(tmp_path: Path, command: str) -> None:

@@ -95,12 +95,12 @@ class Host:
         return done
 
     def refused(self, *more: str | Path) -> list[str]:
-        """Return the lines of the refusal, after asserting that nothing changed."""
+        """Return the lines of the refusal, with paths below the root, after asserting that nothing changed."""
         before = snapshot(self.root)
         done = self.init(*more)
         assert (done.code, done.out) == (3, "")
         assert snapshot(self.root) == before
-        return done.err.removeprefix("certmond: ").splitlines()
+        return done.err.removeprefix("certmond: ").replace(f"{self.root}/", "/").splitlines()
 
     def check(self, *more: str) -> tuple[int, list[dict[str, Any]]]:
         """Exit code and all findings."""
@@ -673,7 +673,7 @@ def test_dry_run_writes_nothing(host: Host) -> None:
     assert not host.state.exists()
     planned = [step["path"] for step in json.loads(done.out)["steps"]]
     reported = re.findall(r"^\[\d+/17\] (\S+): ", host.made().out, re.MULTILINE)
-    assert planned == reported
+    assert [f"{host.root}{path}" for path in planned] == reported
     assert len(reported) == 17
 
 
@@ -840,7 +840,7 @@ def test_external_ca(whole: Host, tmp_path: Path) -> None:
     assert host.made().out == "nothing to do: all files exist\n"
     for path in ("apiserver-etcd-client.crt", "apiserver-etcd-client.key"):
         host.at(f"{PKI}/{path}").unlink()
-    assert host.made().out.startswith(f"[1/1] /{PKI}/apiserver-etcd-client.crt: ")
+    assert host.made().out.startswith(f"[1/1] {host.root}/{PKI}/apiserver-etcd-client.crt: ")
     for path in (f"{PKI}/apiserver.crt", f"{PKI}/apiserver.key", "etc/kubernetes/scheduler.conf"):
         host.at(path).unlink()
     missing = f"/{PKI}/apiserver.crt, /etc/kubernetes/scheduler.conf"

@@ -382,7 +382,8 @@ def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
         command = ["-m", "certmond", "--root", str(node.root), "run", "--runtime-dir", str(daemon.runtime)]
         second = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=20, check=False)
         assert second.returncode == 3
-        assert "another certmond daemon uses" in second.stderr
+        assert f"another certmond daemon uses {daemon.runtime}; " in second.stderr
+        assert second.stderr.endswith(": systemctl stop certmond\n")
         assert "Traceback" not in second.stderr
 
 

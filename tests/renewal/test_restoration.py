@@ -379,3 +379,17 @@ def test_which_certificate_is_the_later_one(host: Kept, later: str) -> None:
     for path in (PAIR["path"], PAIR["key"]):
         host.at(path).unlink()
     assert host.worth(number)[0] is (Worth.GOOD if later == "kept before" else Worth.WIDER)
+
+
+def test_a_restore_without_a_generation_names_the_next_command(host: Kept) -> None:
+    """If the archive has no generation of a certificate, the message contains the command that issues it again. A
+    generation that does not exist, and an unknown name, have a list as the remedy.
+    """
+    remedy = "to issue the certificate again, run: certmond renew leaf"
+    with pytest.raises(WriteError, match=f"no generation of leaf; {remedy}$"):
+        host.restore()
+    with pytest.raises(WriteError, match=r"no generation of laef; .* run: certmond archive list$"):
+        host.restoration().restore("laef", None, dry_run=True)
+    kept = host.put_aside()
+    with pytest.raises(WriteError, match=f"no generation 7 of leaf; the generations of leaf are: {kept}$"):
+        host.restore("7")

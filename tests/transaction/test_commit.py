@@ -5,6 +5,7 @@ process.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import itertools
 import json
@@ -30,7 +31,7 @@ from hypothesis import strategies as st
 from certmond.errors import BusyError, CertmondError, WriteError
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Change, NewFile, NewLink, Outcome, Recovery, Removed, Transactions
-from certmond.transaction.dirfd import Directories
+from certmond.transaction.dirfd import Directories, reason
 from certmond.transaction.journal import Records
 from certmond.transaction.node_file_reader import NodeFiles
 from tests.conftest import real_part, unavailable
@@ -1720,3 +1721,21 @@ def test_a_path_below_the_root_directory_has_one_slash(tmp_path: Path) -> None:
     assert str(Transactions("/", tmp_path).real("/etc/passwd")) == "/etc/passwd"
     (tmp_path / "etc").mkdir()
     assert str(Transactions(str(tmp_path), tmp_path).real("/etc/passwd")) == f"{tmp_path}/etc/passwd"
+
+
+@pytest.mark.parametrize(
+    ("number", "user", "remedy"),
+    [
+        (errno.EACCES, 0, "add the directory to ReadWritePaths= of the unit of certmond"),
+        (errno.EPERM, 0, "remove the immutable attribute (lsattr, chattr -i)"),
+        (errno.EACCES, 1000, "run certmond as root"),
+        (errno.EPERM, 1000, "run certmond as root"),
+        (errno.ENOSPC, 1000, "free space on its file system"),
+    ],
+)
+def test_a_missing_permission_has_the_remedy_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, number: int, user: int, remedy: str
+) -> None:
+    """Root lacks a permission only in a unit, or for an immutable file. Any other user runs certmond as root."""
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    assert reason(OSError(number, os.strerror(number))) == f"({os.strerror(number)}): {remedy}"

@@ -34,7 +34,7 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction import commit as transaction
 from certmond.transaction.commit import NewFile, Transactions
 from certmond.transaction.node_lock import ACTING, COMMAND, WRITING
-from certmond.transaction.state_directory import VERSION, refuse_unfit, understood, versioned
+from certmond.transaction.state_directory import VERSION, refuse_exposed, refuse_unfit, understood, versioned
 from tests.builders import DAY, make_server
 from tests.conftest import unavailable
 from tests.rotation_node import RotatingNode, root_ca
@@ -132,6 +132,22 @@ def test_what_another_user_can_change_is_refused(node: RotatingNode, expose: Cal
     assert remedy, refused.stderr
     subprocess.run(shlex.split(remedy[1]), check=True)
     assert node.certmond("renew", "web").returncode == 0
+
+
+def test_an_ordinary_user_does_not_take_the_directory_of_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The remedy for an ordinary user is root, not chown: the daemon could no longer use the directory."""
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    monkeypatch.setattr("certmond.transaction.state_directory._service", lambda: frozenset({ANOTHER}))
+    monkeypatch.setattr("os.geteuid", lambda: ANOTHER + 1)
+    (state := tmp_path / "state").mkdir(mode=0o755)
+    as_root = "run certmond as root, or give --state-dir"
+    for owner, remedy in ((ANOTHER, as_root), (ANOTHER + 2, f"run: chown {ANOTHER + 1} ")):
+        os.chown(state, owner, owner)
+        with pytest.raises(StateError, match=f"{state} belongs to user .*; {remedy}"):
+            refuse_exposed(state)
 
 
 def test_a_parent_with_the_sticky_bit_is_no_obstacle(node: RotatingNode) -> None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from certmond.cli.distribution_ca.stage import delete_staged, refuse, refuse_changed, remove
+from certmond.cli.distribution_ca.stage import delete_staged, refuse_changed, remove
+from certmond.cli.messages import print_message, refuse
 from certmond.cli.options import display
 from certmond.cli.plan import FAILED
 from certmond.cli.service_restarts import restart_services
@@ -95,11 +96,11 @@ def rotate_distribution_cas(
     if lacking or service in enforcer.restarting.restarted_now():
         _restart(node, service, by_hand=bool(lacking))
     _verify(node, change, config.restart.ready_within)
-    click.echo(change.done)
+    print_message(change.done)
     if staged:
         remove(node.handover.retry_while_busy(partial(delete_staged, enforcer, files, datetime.now(UTC))), files)
         for line in _further_steps(files):
-            click.echo(line)
+            print_message(line)
 
 
 def _of_staged(files: DistributionCAFiles, staged: tuple[NewCA, ...]) -> _Change:
@@ -213,22 +214,22 @@ def _store(files: DistributionCAFiles, staged: tuple[NewCA, ...], enforcer: Enfo
         failed = {**fields, "result": "failed"}
         enforcer.audit.conclude(Event.STEP_FAILED, now, fact, "error", fields=failed)
         remedy = f"read the log of {files.spec.program}, then run: {_AGAIN}"
-        click.echo(f"failed: {fact}; {remedy}", err=True)
+        print_message(f"failed: {fact}; {remedy}", err=True)
         sys.exit(FAILED)
     enforcer.audit.conclude(
         Event.STEP_DONE, now, f"`{text}` has stored the new CAs", fields={**fields, "result": "done"}
     )
     files.record(staged, now, stored=True)
-    click.echo(f"`{text}` has stored the new CAs; no file of this node has changed")
+    print_message(f"`{text}` has stored the new CAs; no file of this node has changed")
 
 
 def _restart(node: _Node, service: str, *, by_hand: bool) -> None:
     """Restart the service. Exit with 2 unless the restart is proven."""
     results, held = restart_services(node.enforcer, node.handover, node.progress, frozenset({service}), by_hand=by_hand)
     for each in held:
-        click.echo(f"not restarted: {each.target}: {each.because}; then run: {_AGAIN}", err=True)
+        print_message(f"not restarted: {each.target}: {each.because}; then run: {_AGAIN}", err=True)
     if held or results.get(service, "proven") != "proven":
-        click.echo(f"failed: {service} has no proof of its restart; read its log, then run: {_AGAIN}", err=True)
+        print_message(f"failed: {service} has no proof of its restart; read its log, then run: {_AGAIN}", err=True)
         sys.exit(FAILED)
 
 
@@ -250,8 +251,10 @@ def _verify(node: _Node, change: _Change, patience: timedelta) -> None:
         node.handover.pause(end, node.enforcer.interest, at_most=_POLL)
     if change.staged and change.lacking(files.authorities()):
         files.record(change.staged, begun, stored=False)  # the start has not installed these CAs: store them again
-    click.echo("\n".join(f"failed: {problem}" for problem in problems), err=True)
-    click.echo(f"read the log of {files.spec.program}, then run: {_AGAIN}; no other node may follow before", err=True)
+    print_message("\n".join(f"failed: {problem}" for problem in problems), err=True)
+    print_message(
+        f"read the log of {files.spec.program}, then run: {_AGAIN}; no other node may follow before", err=True
+    )
     sys.exit(FAILED)
 
 

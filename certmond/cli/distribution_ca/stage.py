@@ -5,16 +5,15 @@ This module defines the output and exit codes. Both commands change only the dir
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
-from certmond.cli.root_ca.inspection import REFUSED
+from certmond.cli.messages import print_message, refuse
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def stage_distribution_cas(
     if staged and not force:
         if problems := files.problems(staged, now):
             refuse([*problems, "to replace the staged CAs, give --force"])
-        click.echo(f"already staged in {files.spec.staged}; to continue, run: certmond root-ca rotate")
+        print_message(f"already staged in {files.spec.staged}; to continue, run: certmond root-ca rotate")
         return
     if staged:
         _refuse_received(files, staged)
@@ -72,7 +71,7 @@ def stage_distribution_cas(
     if problems_found:
         refuse(problems_found)
     for each in present:
-        click.echo(f"{files.spec.staged_path(each.path)}: a new CA for {each.path}, and its key")
+        print_message(f"{files.spec.staged_path(each.path)}: a new CA for {each.path}, and its key")
     if dry_run:
         return
     kind = KeyAlgorithm(algorithm) if algorithm else None
@@ -82,8 +81,8 @@ def stage_distribution_cas(
     handover.retry_while_busy(partial(_write, enforcer, files, contents(made), staged, now))
     if problems := files.problems(files.staged(), now):
         refuse(problems)
-    click.echo(f"staged in {files.spec.staged}; no file that a service uses has changed")
-    click.echo("next: certmond root-ca rotate --dry-run, then: certmond root-ca rotate")
+    print_message(f"staged in {files.spec.staged}; no file that a service uses has changed")
+    print_message("next: certmond root-ca rotate --dry-run, then: certmond root-ca rotate")
 
 
 def remove_staged_cas(context: click.Context, options: Globals, config: Config, enforcer: Enforcer) -> None:
@@ -107,9 +106,9 @@ def remove_staged_cas(context: click.Context, options: Globals, config: Config, 
 
 def remove(left: Iterable[str], files: DistributionCAFiles) -> None:
     """Print the result of a removal. `left` contains the files that certmond has not created."""
-    click.echo(f"removed the new CAs from {files.spec.staged}")
+    print_message(f"removed the new CAs from {files.spec.staged}")
     for path in left:
-        click.echo(f"note: {path} remains, because certmond has not created this file", err=True)
+        print_message(f"note: {path} remains, because certmond has not created this file", err=True)
 
 
 def delete_staged(
@@ -124,12 +123,6 @@ def delete_staged(
             _refuse_received(files, files.staged())
         with _recorded_step(enforcer, files, "unstage", f"the CAs in {files.spec.staged} are removed", now):
             return files.remove(writer)
-
-
-def refuse(problems: Iterable[str]) -> NoReturn:
-    """Print the problems and exit with 2."""
-    click.echo("\n".join(f"refused: {problem}" for problem in dict.fromkeys(problems)), err=True)
-    sys.exit(REFUSED)
 
 
 def refuse_changed(files: DistributionCAFiles, staged: tuple[NewCA, ...], again: str) -> None:

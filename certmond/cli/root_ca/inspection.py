@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import click
 
 from certmond.cli.help import ExplainedCommands
-from certmond.cli.options import Globals, display, global_options, globals_of, output_file_option, output_option
+from certmond.cli.messages import REFUSED
+from certmond.cli.options import (
+    Globals,
+    display,
+    global_options,
+    globals_of,
+    output_file_option,
+    output_option,
+    refuse_unread_files,
+)
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ TOKEN_KEYS = "sa"  # noqa: S105 - a name
 """Name of the entry for the key pair of service-account tokens, which has no certificate."""
 FAMILIES = ("ca", "etcd-ca", "front-proxy-ca", TOKEN_KEYS)
 """Names of the entries whose CA or key pair certmond can rotate."""
-WARNED, REFUSED = 1, 2
+WARNED = 1
 
 FILE = click.Path(path_type=Path)
 family_option = click.option(
@@ -176,6 +185,7 @@ def node_family(options: Globals, config: Config, name: str) -> tuple[Family, da
     assessment = _assessed(options, config)
     found = family_of(assessment, name)
     if found is None:
+        refuse_unread_files(assessment, options.root)
         raise CertmondError(
             f"there is no certificate of {name} below {options.root}; check --profile and --config, or create the "
             "PKI: certmond init"

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certmond.cli.distribution_ca.command_options import refuse_options, server_option
+from certmond.cli.messages import REFUSED, print_message, refuse
 from certmond.cli.options import Globals, display, global_options, globals_of, output_option
 from certmond.cli.plan import assess_profile, enforcer_for
-from certmond.cli.root_ca.inspection import REFUSED, TOKEN_KEYS, family_option, require_own_rotation
+from certmond.cli.root_ca.inspection import TOKEN_KEYS, family_option, require_own_rotation
 from certmond.errors import CertmondError, RotationError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _rotate_family(
     if rotation is None:
         rotation = enforcer.rotation_state.replaced.rotation(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
-            _refuse(tuple(enforcer.rotation_state.interim_trust.obstacles(family)))
+            _refuse_any(tuple(enforcer.rotation_state.interim_trust.obstacles(family)))
             new = _new_key_rotation if family == TOKEN_KEYS else _new_ca_rotation
             rotation = new(options, config, assessment, family, exclude, at_once=at_once)
         else:
@@ -96,13 +97,13 @@ def _rotate_family(
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
     why = enforcer.rotation_state.replaced.refusal(rotation) if begins else None
     if why:
-        click.echo(f"refused: {why}", err=True)
         if not dry_run:
-            sys.exit(REFUSED)
+            refuse([why])
+        print_message(f"refused: {why}", err=True)
     _print_workload_note(config, rotation, beside=dry_run)
     batch = config.cluster.batch if config.cluster.kubeconfig else None
     if dry_run:
-        _show_plan(enforcer, rotation, assessment, around, output, batch=batch)
+        _show_plan(enforcer, rotation, assessment, around, output, batch=batch, root=options.root)
         return
     _refuse_endless_rotation(rotation, around, "rotate", or_else=", or give --at-once" if begins else "")
     if begins:
@@ -111,7 +112,7 @@ def _rotate_family(
     elif exclude:
         handover.retry_while_busy(partial(enforcer.rotating.change, rotation))
     if no_wait:
-        click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons continue the rotation")
+        print_message(f"{rotation.name} is in the phase {rotation.phase}; the daemons continue the rotation")
         return
     from certmond.cli.root_ca.rotation_run import run_rotation
 
@@ -148,10 +149,10 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     try:
         back = abort_rotation(rotation, datetime.now(UTC))
     except RotationError as error:
-        click.echo(f"certmond: {error}", err=True)
+        print_message(f"certmond: {error}", err=True)
         sys.exit(REFUSED)
     handover.retry_while_busy(partial(enforcer.rotating.change, back))
-    click.echo(f"{rotation.name} was in the phase {rotation.phase}; its abort begins with {back.phase}")
+    print_message(f"{rotation.name} was in the phase {rotation.phase}; its abort begins with {back.phase}")
     if not no_wait:
         from certmond.cli.root_ca.rotation_run import run_rotation
 
@@ -171,8 +172,7 @@ def _refuse_other_rotation(rotation: Rotation, family: str, *, at_once: bool) ->
     if rotation.family != family or (at_once and rotation.mode != "replace"):
         fact = f"{rotation.name} is in progress, in the mode {rotation.mode} and the phase {rotation.phase}"
         remedy = f"complete it first: certmond root-ca rotate --family {rotation.family}{_or_abort(rotation)}"
-        click.echo(f"refused: {fact}; {remedy}", err=True)
-        sys.exit(REFUSED)
+        refuse([f"{fact}; {remedy}"])
 
 
 def _or_abort(rotation: Rotation) -> str:
@@ -190,8 +190,7 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 
     if fact := unreachable_reason(rotation, around):
         remedy = f"{verb} on the node itself without --root, or with a configuration without services{or_else}"
-        click.echo(f"refused: {fact}, so no phase could end; {remedy}", err=True)
-        sys.exit(REFUSED)
+        refuse([f"{fact}, so no phase could end; {remedy}"])
 
 
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
@@ -204,12 +203,12 @@ def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) ->
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
         fact = "note: without `cluster:` in the configuration, certmond does not check workloads"
         remedy = "before the phase trust ends, restart the Pods that use the API server; see `root_ca.overlap`"
-        click.echo(f"{fact}; {remedy}", err=beside)
+        print_message(f"{fact}; {remedy}", err=beside)
 
 
 def _warn(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        print_message(f"warning: {warning}", err=True)
 
 
 def _new_ca_rotation(
@@ -240,7 +239,7 @@ def _new_ca_rotation(
         where="the staged CA", key_where="its key" if found.holds_key else None, leaves=found.leaves,
     )  # fmt: skip
     _warn(verdict.warnings)
-    _refuse(verdict.problems)
+    _refuse_any(verdict.problems)
     return _new_rotation(family, Mode.REPLACE if at_once else Mode(verdict.mode), found.present, certificate, exclude)
 
 
@@ -272,7 +271,7 @@ def _new_key_rotation(
             f"{fact}, so another change to this file might be in progress; leave only this public key in the file"
         )
     missing_key = () if key else (f"the private key is not staged; run: certmond root-ca stage KEY --family {family}",)
-    _refuse((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "the staged key")))
+    _refuse_any((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "the staged key")))
     return _new_rotation(family, Mode.REPLACE if at_once else Mode.OVERLAP, found.trusted, anchor, exclude)
 
 
@@ -291,11 +290,10 @@ def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey
     return staged.anchor, staged.key
 
 
-def _refuse(problems: tuple[str, ...]) -> None:
+def _refuse_any(problems: tuple[str, ...]) -> None:
     """If there are problems, print the problems and exit with 2."""
     if problems:
-        click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
-        sys.exit(REFUSED)
+        refuse(problems)
 
 
 def _new_rotation(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor, exclude: tuple[str, ...]) -> Rotation:
@@ -310,11 +308,11 @@ def _new_rotation(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor,
 
 def _show_plan(
     enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, output: str,
-    *, batch: str | None,
+    *, batch: str | None, root: str,
 ) -> None:  # fmt: skip
     from certmond.expose.documents.rotation_preview import preview_table
 
-    display(_plan(enforcer, rotation, assessment, around, batch), output, preview_table)
+    display(_plan(enforcer, rotation, assessment, around, batch), output, preview_table, root)
 
 
 def _print_downtime(document: dict[str, Any]) -> None:
@@ -322,7 +320,7 @@ def _print_downtime(document: dict[str, Any]) -> None:
     from certmond.expose.documents.rotation_preview import unavoidable
 
     for line in unavoidable(document):
-        click.echo(line)
+        print_message(line)
 
 
 def _plan(

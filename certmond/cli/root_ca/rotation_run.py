@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from certmond.cli.messages import print_message
 from certmond.cli.plan import FAILED
 from certmond.cli.step_handover import Handover
 from certmond.cli.wait_progress import Progress
@@ -64,7 +65,7 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
             if enforcer.rotation_state.broken:
                 raise RotationError(enforcer.rotation_state.broken)
             if before and before.aborted is not aborting:
-                click.echo(other_end(before), err=True)
+                print_message(other_end(before), err=True)
                 return FAILED
             click.echo("done")
             return 0

@@ -5,21 +5,20 @@ This module defines the options, output and exit codes. The command changes no f
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from certmond.cli.distribution_ca.command_options import refuse_options
+from certmond.cli.messages import print_message, refuse
 from certmond.cli.options import Globals, global_options, globals_of
 from certmond.cli.plan import enforcer_for
 from certmond.cli.root_ca.inspection import (
     FILE,
-    REFUSED,
     TOKEN_KEYS,
     family_option,
     node_anchors,
@@ -136,16 +135,16 @@ def stage(
         made = read_ca_files(certificate, key)
         verdict = verdict_on(made, found, config, now, where=str(certificate), key_where=str(key) if key else None)
     for warning in verdict.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        print_message(f"warning: {warning}", err=True)
     problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
     problems += [*_other_families(options, config, family, made.certificate)] if certificate else []
     if made.certificate is None or problems:
-        _refuse(problems)
+        refuse(problems)
     keep = partial(_stage_anchor, options, family, made.certificate, made.key, now, force=force)
     _handover(context, config).retry_while_busy(keep)
-    click.echo(_summary(made.certificate, verdict, found))
+    print_message(_summary(made.certificate, verdict, found))
     if message := _keyless_message(config, found):
-        click.echo(message)
+        print_message(message)
 
 
 def _stages_distribution(
@@ -183,22 +182,22 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
     found, now = node_token_keys(options, config, family)
     if not found.holds_key:
         fact = f"this node has no {found.spec.key}, and only nodes that sign tokens may have this key"
-        _refuse([f"{fact}; stage the new key on the control-plane nodes"])
+        refuse([f"{fact}; stage the new key on the control-plane nodes"])
     if given is None:
         like = KeyAlgorithm(algorithm) if algorithm else algorithm_of(found.trusted[0])
         brought = CAFiles(None, make_key(like or KeyAlgorithm.RSA_2048))
     else:
         brought = readable(read_key(str(given)))
     for warning in brought.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        print_message(f"warning: {warning}", err=True)
     public = describe_key(brought.key.public_key()) if brought.key else None
     where = str(given) if given else "the new key"
     problems = [*brought.problems, *(objections(public, found.trusted, where) if public else ())]
     if public is None or problems:
-        _refuse(problems)
+        refuse(problems)
     keep = partial(_stage_anchor, options, family, public, brought.key, now, force=force)
     _handover(context, config).retry_while_busy(keep)
-    click.echo(f"staged for {family}: {public}, mode overlap\nsha256 {public.sha256}")
+    print_message(f"staged for {family}: {public}, mode overlap\nsha256 {public.sha256}")
 
 
 def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
@@ -241,7 +240,7 @@ def _generated_ca(
 
     if not family.holds_key:
         fact = f"this node has no {family.spec.key or 'key of its CA'}, and only a node that signs can create a CA key"
-        _refuse([f"{fact}; create the CA on a node that signs, and stage its certificate here"])
+        refuse([f"{fact}; create the CA on a node that signs, and stage its certificate here"])
     given: dict[str, Any] = {"key_algorithm": KeyAlgorithm(algorithm) if algorithm else None, "validity": validity}
     spec = family.spec.model_copy(update={name: value for name, value in given.items() if value is not None})
     terms = Terms(now, None, {}, config.validity, config.key_algorithm)
@@ -290,13 +289,13 @@ def _stage_anchor(
             place = f"family {recorded.family or 'unknown'}, phase {recorded.phase or 'unknown'}"
             needs = "and its end deletes" if recorded.phase == "done" else "and needs"
             remedy = f"complete it first: certmond root-ca rotate --family {recorded.family or family}"
-            _refuse([f"a rotation is in progress ({place}), {needs} the staged files; {remedy}"])
+            refuse([f"a rotation is in progress ({place}), {needs} the staged files; {remedy}"])
         if staged and not staged.fault and not force:
             already = staged.anchor == anchor and staged.family == family
             if already and (staged.key is None) == (key is None):
                 return
             fact = f"{where} is already staged for {staged.family}"
-            _refuse([f"{fact}; to replace it and delete its key, give --force"])
+            refuse([f"{fact}; to replace it and delete its key, give --force"])
         audit.note(Event.STEP_BEGUN, now, f"{where}: {anchor.called} is staged", fields=fields)
         try:
             staging.put(Part.NEW, family, anchor, key)
@@ -342,9 +341,3 @@ def _keyless_message(config: Config, family: Family) -> str | None:
     if family.holds_key or not signers or not all(is_external(each, kinds) for each in signers):
         return None
     return f"this node needs no key of the CA, because these signers issue all leaves of the CA: {', '.join(signers)}"
-
-
-def _refuse(problems: Iterable[str]) -> NoReturn:
-    """Print the problems and exit with 2."""
-    click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
-    sys.exit(REFUSED)

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 _MESSAGES = frozenset({"message", "detail", "because"})
 _PATH = re.compile(r"(?<![\w/.:=~$-])/[^\s;,:()'\"`\]]+")
-_COMMAND = re.compile(r"(?:(?<=: )|(?<=`))certmond (?=[a-z])(?!explain\b)")
+_OF_NODE = "archive|check|discover|forecast|metrics|plan|renew|restart|root-ca|status"
+_COMMAND = re.compile(
+    rf"(?<=: )certmond (?=(?:init|{_OF_NODE})(?![\w-]))"
+    rf"|(?<=`)certmond (?=(?:{_OF_NODE})(?![\w-]))"  # `certmond init` in backticks is the subject of a sentence
+)
+_OF_HOST = ("/usr", "/proc", "/etc/certmond", "/run/certmond")
+"""Directories that certmond never reads below `root`: programs, processes, its configuration, its runtime directory."""
 
 
 def rooted(document: Any, root: str) -> Any:
@@ -31,18 +38,26 @@ def rooted(document: Any, root: str) -> Any:
     }
 
 
-def rooted_message(message: str, root: str) -> str:
-    """Return `message` with the real paths of files below `root`, and with `--root` in commands of certmond."""
+def rooted_message(message: str, root: str, of_host: Iterable[str] = ()) -> str:
+    """Return `message` with the real paths of files below `root`, and with `--root` in commands of certmond.
+
+    The paths `of_host`, the paths below them and the same names with a suffix do not change.
+    """
     top = root.rstrip("/")
-    found = _PATH.sub(lambda path: _real(path.group(), top), message)
-    return _COMMAND.sub(f"certmond --root {shlex.quote(root)} ", found)
+    unchanged = (*_OF_HOST, top, *of_host)
+    found = _PATH.sub(lambda path: _real(path.group(), top, unchanged), message)
+    command = f"certmond --root {shlex.quote(root)}"
+    found = _COMMAND.sub(f"{command} ", found)
+    return found.replace(f"{command} status", f"{command} check")  # the daemon of this host does not watch `root`
 
 
-def _real(path: str, top: str) -> str:
+def _real(path: str, top: str, unchanged: Iterable[str]) -> str:
     """Return the path of a file below `top`.
 
-    Paths of the Kubernetes API, such as /readyz, have one part, and the files of certmond itself are in /usr. The
-    result does not depend on the files of the node, so that it does not disclose which files exist.
+    Paths of the Kubernetes API, such as /readyz, have one part. The result does not depend on the files of the node, so
+    that it does not disclose which files exist.
     """
-    of_node = path.count("/") > 1 and not path.startswith(("/usr/", "/proc/", f"{top}/"))
-    return shlex.quote(top + path) if of_node else path
+    of_host = path.count("/") == 1 or any(
+        path == each or path.startswith((f"{each}/", f"{each}.")) for each in unchanged
+    )
+    return path if of_host else shlex.quote(top + path)

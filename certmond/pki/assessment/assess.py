@@ -22,7 +22,7 @@ from certmond.pki.assessment.rule_input import Case
 from certmond.pki.assessment.second_renewers import second_renewers
 from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.assessment.service_rules import about_services, turning_points
-from certmond.pki.assessment.signing_refusal_rule import not_issued_by_ca
+from certmond.pki.assessment.signing_obstacles import missing_ca_keys, not_issued_by_ca, signing_obstacle
 from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issuers_of, own_anchors
 from certmond.pki.assessment.validity_rules import next_change, renewal_point
 from certmond.pki.catalog.observation import Inventory, Observation
@@ -37,6 +37,7 @@ from certmond.pki.x509.path_building import PathSearch, Question, Searching, fin
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
+_INPUTS = attrgetter("anchors_reported", "renewed_at", "presence", "difference", "issuers")
 _CHANGES_AT = attrgetter("changes_at")  # with `map`, measurably faster than a loop over ten thousand statuses
 
 
@@ -80,6 +81,7 @@ class Terms:
     facts: Mapping[str, str]
     renew_before: timedelta
     anchors: Mapping[str, Anchors]
+    missing_ca_keys: Mapping[str, str]
     renewed: Mapping[str, datetime]
     around: Surroundings | None
     differences: Mapping[tuple[str, str], Difference]
@@ -162,8 +164,13 @@ def assess(
     """
     files = inventory.observations
     anchors, differences = catalog_anchors(files), differing_copies(files)
-    terms = Terms(inventory.facts, renew_before, anchors, renewed or {}, around, differences, waits)
-    same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
+    missing_keys = missing_ca_keys(files)
+    terms = Terms(inventory.facts, renew_before, anchors, missing_keys, renewed or {}, around, differences, waits)
+    same_terms = (
+        previous is not None
+        and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
+        and (previous.terms is not None and previous.terms.missing_ca_keys == missing_keys)
+    )
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
     further = (*around.served, *unmet_demands(around), *around.cluster.observations) if around else ()
@@ -175,10 +182,8 @@ def assess(
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
     found = iter(searching(questions))
     statuses = tuple(
-        [
-            each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
-            for each in checked
-        ]
+        each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
+        for each in checked
     )
     return Assessment(now, statuses, inventory.facts, renew_before, terms)
 
@@ -224,11 +229,9 @@ def _check(
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
     difference = terms.differences.get(seen.identity)
-    inputs = reported, renewed_at, presence, difference
-    same_terms = same_terms and before is not None and _inputs_of(before) == inputs
     issuers = issuers_of(seen, anchors)
-    same_terms = same_terms and before is not None and before.issuers == issuers
-    if before and same_terms and _is_valid(before, seen, own, embeddable, now):
+    inputs = reported, renewed_at, presence, difference, issuers
+    if before and same_terms and _INPUTS(before) == inputs and _is_valid(before, seen, own, embeddable, now):
         return before
     mismatch = mismatch_of(
         seen.key_matches, seen.changed_at, before.mismatch if before else None, now,
@@ -262,7 +265,9 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
     shown = path or search.best
     case = Case(
         seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
-        one.renewed_at, derived, one.difference, is_self_signed(seen, shown.anchor if shown else None, issuers),
+        one.renewed_at, derived, one.difference,
+        signing_obstacle(seen, terms.anchors, terms.missing_ca_keys, now),
+        is_self_signed(seen, shown.anchor if shown else None, issuers),
     )  # fmt: skip
     checked = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
     findings = (*about_files(seen), *settled(checked, one.mismatch, case), *about_services(presence, now))
@@ -277,7 +282,7 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=seen.key_matches,
-        findings=_capped(seen, findings),
+        findings=tuple(item.capped(seen.spec.at_most) for item in findings),
         search=search,
         usages=_extended(seen.spec.usages),
         anchors=case.anchors,
@@ -285,7 +290,9 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         embeddable=case.embeddable,
         judged_at=now,
         changes_at=next_change(
-            case, [*turning_points(presence), *(each.changes_at for each in (one.mismatch, one.damage) if each)]
+            case,
+            [*turning_points(presence), *(each.changes_at for each in (one.mismatch, one.damage) if each)]
+            + [issuer.expires_at for issuer in issuers],
         ),
         renewed_at=case.renewed_at,
         presence=presence,
@@ -295,10 +302,6 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         mismatch=one.mismatch,
         damage=one.damage,
     )
-
-
-def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence, Difference | None]:
-    return before.anchors_reported, before.renewed_at, before.presence, before.difference
 
 
 def _is_valid(
@@ -332,7 +335,7 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=_capped(seen, findings),
+        findings=tuple(item.capped(seen.spec.at_most) for item in findings),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
@@ -343,7 +346,3 @@ def _absent(
         presence=presence,
         issuers=issuers,
     )
-
-
-def _capped(seen: Observation, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    return tuple(item.capped(seen.spec.at_most) for item in findings)

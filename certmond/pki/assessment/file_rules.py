@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from certmond.pki.assessment.renewal_attempt import IN_A_ROW
-from certmond.pki.assessment.repairable_damage import damage, last_issued, remedy, restore_command, unneeded_damage
+from certmond.pki.assessment.repairable_damage import damage, last_issued, remedy, unneeded_damage, unneeded_remedy
 from certmond.pki.assessment.rule_input import fault_finding, finding
 from certmond.pki.assessment.service_rules import served_before_restart
 from certmond.pki.catalog.entries import CertificateSpec, Kind
@@ -70,7 +70,7 @@ def about_damage(
     what, issued = damage(seen), last_issued(known, issuers)
     command = remedy(seen, salvage, facts, known=issued) if what else None
     if unneeded_damage(seen):
-        command = restore_command(seen, salvage, facts, known=issued)
+        command = unneeded_remedy(seen, salvage, facts, known=issued)
     if command is None:
         return tuple(_with_archived_key(item, salvage) for item in findings)
     found = list[Finding]()

@@ -203,6 +203,22 @@ def restore_command(
     return f"restore the files: certmond archive restore {seen.spec.name} {found[0]}" if found else None
 
 
+def unneeded_remedy(
+    seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, known: Certificate | None
+) -> str | None:
+    """Return the command that repairs files to which no other file of the node refers, or None without a command.
+
+    An operator may restore any good generation, because the operator decides about its contents.
+    """
+    if command := restore_command(seen, salvage, facts, known=known):
+        return command
+    if salvage.good:
+        return f"restore the files: certmond archive restore {seen.spec.name}"
+    if seen.spec.renewed_by or salvage.barrier or salvage.obstacle or not seen.certificates:
+        return None
+    return f"issue the certificate again: certmond renew {seen.spec.name}"
+
+
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
     """Return why the signer kind `signer` cannot sign a new certificate of this entry, with the remedy, or None."""
     spec = seen.spec

@@ -180,7 +180,9 @@ def _renew(case: Case) -> str:
     if case.self_signed:
         return replacement(case.seen)
     # `certmond renew` refuses a CA.
-    return case.spec.ca_remedy if case.spec.authority else f"renew the certificate: certmond renew {case.spec.name}"
+    if case.spec.authority:
+        return case.spec.ca_remedy(expired=case.now > case.certificate.not_after)
+    return case.signing_obstacle or f"renew the certificate: certmond renew {case.spec.name}"
 
 
 def _day(instant: datetime) -> str:

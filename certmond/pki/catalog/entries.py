@@ -241,12 +241,16 @@ class CertificateSpec(Model):
         """Whether several nodes must have the same file: the file of a trust anchor or of the service-account keys."""
         return self.authority or self.kind is Kind.KEY_PAIR
 
-    @property
-    def ca_remedy(self) -> str:
-        """The remedy that replaces this CA. If certmond can rotate the CA, the remedy contains the command."""
+    def ca_remedy(self, *, expired: bool = False) -> str:
+        """Return the remedy that replaces this CA. If certmond can rotate the CA, the remedy contains the commands.
+
+        With the same key, the leaves of an expired CA are valid again.
+        """
         if self.name not in ROOT_CAS:
             return "replace the CA, and then each certificate that the CA signed, with the tool that issued the CA"
-        return "rotate it: certmond root-ca rotate" + ("" if self.name == ROOT_CAS[0] else f" --family {self.name}")
+        made = "--reuse-key" if expired else "--generate"
+        family = "" if self.name == ROOT_CAS[0] else f" --family {self.name}"
+        return f"rotate it: certmond root-ca stage {made}{family}, then: certmond root-ca rotate{family}"
 
     @property
     def conditional(self) -> bool:

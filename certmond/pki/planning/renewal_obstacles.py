@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.assessment.self_signed_leaves import is_renewed_elsewhere, is_self_signed, replacement
+from certmond.pki.assessment.signing_obstacles import missing_ca_key
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.planner_inputs import Policy
@@ -30,7 +31,7 @@ def renewal_obstacle(
         obstacle = start_obstacle(service, authorities.values())
         return f"{renewer}, but {obstacle}" if obstacle else f"{renewer}: certmond restart {service}"
     if spec.authority:
-        return f"this certificate is a CA; {spec.ca_remedy}"
+        return f"this certificate is a CA; {spec.ca_remedy()}"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
         return "this certificate has no separate entry in the catalogue"
     if signer == NO_SIGNER:
@@ -53,7 +54,9 @@ def renewal_obstacle(
         return "the entry names no key file; set `key` in the entry"
     if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:
         return None
-    return _signing_obstacle(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
+    return _signing_obstacle(
+        authority_of(status, authorities), [name for name in spec.ca if name != SELF], kind=spec.kind
+    )
 
 
 def renewing_service(status: CertificateStatus) -> str | None:
@@ -83,7 +86,7 @@ def start_obstacle(service: str, authorities: Iterable[CertificateStatus]) -> st
     return None
 
 
-def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
+def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str], *, kind: Kind) -> str | None:
     if authority is None and named:
         return f"the CA file of the entry {' or '.join(named)} contains no certificate; restore the CA first"
     if authority is None:
@@ -92,10 +95,7 @@ def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str])
         return f"the CA {authority.seen.path} is unusable ({authority.certificate.refused}); replace this CA"
     if not (authority.key_matches or authority.seen.key_unknown):
         key = authority.seen.key_path or authority.seen.path
-        return (
-            f"the CA's key {key} is not on this node, or does not match the CA; restore the key, or choose another "
-            "signer"
-        )
+        return missing_ca_key(key, kind)
     return None
 
 

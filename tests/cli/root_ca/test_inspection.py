@@ -161,7 +161,7 @@ def test_a_damaged_key(host: Host) -> None:
     host.node.write(f"{PKI}/ca.key", damaged(new))
     done = host.run("stage", "--reuse-key")
     assert done.code == 3
-    assert "the CA's key /etc/kubernetes/pki/ca.key is damaged and cannot sign" in done.err
+    assert f"the CA's key {host.node.root}/{PKI}/ca.key is damaged and cannot sign" in done.err
 
 
 def test_verify(host: Host) -> None:
@@ -367,7 +367,7 @@ def test_constraints_are_held_against_the_nodes_own_leaves(host: Host) -> None:
     """A CA that may not sign the leaves of this node is refused, with their files."""
     done = host.stage(ca(permitted=["DNS:example.com"]))
     assert done.code == 2
-    assert "cannot sign /etc/kubernetes/pki/apiserver.crt (has a name that" in done.err
+    assert f"cannot sign {host.node.root}/{PKI}/apiserver.crt (has a name that" in done.err
 
 
 def test_an_unusable_key_is_reported_once(host: Host) -> None:
@@ -466,7 +466,8 @@ def test_not_before_the_end_of_a_rotation(host: Host) -> None:
     refused = host.stage(ca())
     assert (refused.code, host.staging.read(Part.NEW)) == (2, None)
     assert "a rotation is in progress (family etcd-ca, phase done), and its end deletes the staged files" in refused.err
-    assert "complete it first: certmond root-ca rotate --family etcd-ca" in refused.err
+    remedy = f"complete it first: certmond --root {host.node.root} root-ca rotate --family etcd-ca"
+    assert remedy in refused.err
     assert "rotation r1 of etcd-ca: phase done" in host.run("show").out
 
 

@@ -27,8 +27,26 @@ def test_a_command_of_certmond_names_the_root(root: str) -> None:
     message = "the certificate is due; renew it: certmond renew ca"
     assert rooted_message(message, root) == f"the certificate is due; renew it: certmond --root {root} renew ca"
     assert rooted_message("run `certmond archive list`", root) == f"run `certmond --root {root} archive list`"
-    for same in ("see: certmond explain expired", "certmond cannot read the file", "run certmond as root"):
+    assert rooted_message("see: certmond status", root) == f"see: certmond --root {root} check"  # no daemon watches it
+    for same in (
+        "see: certmond explain expired",
+        "certmond cannot read the file",
+        "run certmond as root",
+        "apiserver: certmond cannot renew it",
+        "kubelet: certmond restarts no service",
+        "`certmond init` replaces no file",
+    ):
         assert rooted_message(same, root) == same
+
+
+def test_a_path_of_the_host_stays(root: str) -> None:
+    """A path that the caller names as a path of the host does not change, and neither do the configuration and the
+    runtime directory of certmond.
+    """
+    of_certmond = ("/etc/certmond/config.yaml is broken", "/run/certmond/a is old")
+    for same in ("/tmp/new/ca.crt.new", "/tmp/new/ca.crt is the present CA", *of_certmond):
+        assert rooted_message(same, root, ("/tmp/new/ca.crt",)) == same
+    assert rooted_message("/tmp/new/ca.crt2: no", root, ("/tmp/new/ca.crt",)) == f"{root}/tmp/new/ca.crt2: no"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def row(name: str = "leaf", **fields: Any) -> CertificateSpec:
 
 
 def see(spec: CertificateSpec, *issued: Issued, **fields: Any) -> Observation:
-    return Observation(spec.name, spec, spec.path, tuple(each.facts for each in issued), **fields)
+    signs = {"key": issued[0].facts.key} if issued and spec.authority else {}
+    return Observation(spec.name, spec, spec.path, tuple(each.facts for each in issued), **signs | fields)
 
 
 def judge(
@@ -179,11 +180,11 @@ def test_an_expired_anchor_is_reported_once_at_its_entry() -> None:
     assert not verdicts["leaf"].chain_valid
 
 
-@pytest.mark.parametrize("left", [-DAY, DAY])
-def test_a_ca_that_ends_is_to_be_rotated(left: timedelta) -> None:
-    """The remedy of a CA that has ended, or is about to, is a rotation: `certmond renew` refuses one."""
+@pytest.mark.parametrize(("left", "made"), [(-DAY, "--reuse-key"), (DAY, "--generate")])
+def test_a_ca_that_ends_is_to_be_rotated(left: timedelta, made: str) -> None:
+    """The remedy of a CA that has ended, or is about to, is a new CA and a rotation: `certmond renew` refuses a CA."""
     (reported,) = judge(see(AUTHORITY, make_ca(not_after=NOW + left)))["ca"].findings
-    assert reported.message.endswith("; rotate it: certmond root-ca rotate")
+    assert reported.message.endswith(f"; rotate it: certmond root-ca stage {made}, then: certmond root-ca rotate")
 
 
 def test_an_expired_further_ca_of_a_bundle_is_a_leftover() -> None:

@@ -22,6 +22,7 @@ from certmond.pki.assessment.repairable_damage import (
     new_template,
     remedy,
     unneeded_damage,
+    unneeded_remedy,
 )
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.findings import Fault, Reason
@@ -139,6 +140,28 @@ def test_a_damaged_file_that_no_manifest_names_can_be_restored() -> None:
         around = Surroundings(salvage={cut.identity: salvage})
         status = assess(Inventory((CA, cut), FACTS), NOW, known, around=around).statuses[1]
         assert [item.message for item in status.findings] == [f"/pki/leaf.crt is cut off; {said}"]
+
+
+OTHER = archived("DNS:other.example").facts  # with a name that the entry does not specify
+
+
+@pytest.mark.parametrize(
+    ("seen", "salvage", "command"),
+    [
+        (CUT, Salvage((("000001-x", OTHER),)), "restore the files: certmond archive restore leaf"),
+        (OTHER_KEY, Salvage(), "issue the certificate again: certmond renew leaf"),
+        (OTHER_KEY, Salvage(obstacle="the CA's key is missing"), None),
+        (OTHER_KEY, Salvage(barrier="another user can read the key"), None),
+        (CUT, Salvage(), None),
+    ],
+)
+def test_a_damaged_pair_that_no_manifest_names_has_a_command(
+    seen: Observation, salvage: Salvage, command: str | None
+) -> None:
+    """An operator may restore any good generation, also one that certmond does not restore automatically. Without a
+    generation, the command issues the certificate again, if the certificate is intact and certmond can sign.
+    """
+    assert unneeded_remedy(replace(seen, wanted=False), salvage, FACTS, known=None) == command
 
 
 def test_a_kubeconfig_with_a_broken_cluster_is_damaged() -> None:

@@ -14,6 +14,7 @@ from certmond.pki.catalog.entries import DEFAULT_EXCLUDE, ROOT_CAS, CertificateS
 from certmond.pki.catalog.field_types import FACTS, Instant, expand, subject_attributes
 
 BASE = {"name": "x", "path": "/x.crt"}
+STAGE = "certmond root-ca stage --generate"
 
 
 def row(**fields: Any) -> CertificateSpec:
@@ -163,15 +164,18 @@ def test_a_key_pair_has_a_key_and_a_glob_has_none_beside_it() -> None:
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("ca", "rotate it: certmond root-ca rotate"),
-        ("etcd-ca", "rotate it: certmond root-ca rotate --family etcd-ca"),
-        ("front-proxy-ca", "rotate it: certmond root-ca rotate --family front-proxy-ca"),
+        ("ca", f"rotate it: {STAGE}, then: certmond root-ca rotate"),
+        ("etcd-ca", f"rotate it: {STAGE} --family etcd-ca, then: certmond root-ca rotate --family etcd-ca"),
         ("own-ca", "replace the CA, and then each certificate that the CA signed, with the tool that issued the CA"),
     ],
 )
-def test_the_remedy_of_a_ca_has_the_command_for_its_family(name: str, remedy: str) -> None:
-    """`root-ca rotate` without a family rotates `ca`, so the command for another CA names its family."""
-    assert CertificateSpec(name=name, path="/ca.crt", authority=True).ca_remedy == remedy
+def test_the_remedy_of_a_ca_has_the_commands_for_its_family(name: str, remedy: str) -> None:
+    """`root-ca stage` and `root-ca rotate` without a family change `ca`, so the commands for another CA name its
+    family. An expired CA gets new dates, because its leaves are then valid again.
+    """
+    spec = CertificateSpec(name=name, path="/ca.crt", authority=True)
+    assert spec.ca_remedy() == remedy
+    assert spec.ca_remedy(expired=True) == remedy.replace("--generate", "--reuse-key")
     assert (*ROOT_CAS, TOKEN_KEYS) == FAMILIES
 
 

@@ -91,7 +91,8 @@ def test_a_ca_waits_for_its_rotation() -> None:
     """No step renews a CA. The remedy is the command that rotates the CA."""
     ending = see(AUTHORITY, make_ca(not_before=NOW - YEAR, not_after=NOW + 20 * DAY))
     (waits,) = left(ending).waiting
-    assert (waits.target, waits.because) == ("ca", "this certificate is a CA; rotate it: certmond root-ca rotate")
+    remedy = "rotate it: certmond root-ca stage --generate, then: certmond root-ca rotate"
+    assert (waits.target, waits.because) == ("ca", f"this certificate is a CA; {remedy}")
 
 
 def test_a_hold_with_an_end_needs_no_operator() -> None:

@@ -486,7 +486,7 @@ UNRELATED = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
             replace(CA, spec=AUTHORITY, name="leaf"),
             CA,
             {},
-            "this certificate is a CA; rotate it: certmond root-ca rotate",
+            "this certificate is a CA; rotate it: certmond root-ca stage --generate, then: certmond root-ca rotate",
         ),
         (replace(GOOD, name="leaf#2"), CA, {}, "this certificate has no separate entry in the catalogue"),
         (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "this certificate has no separate entry in the catalogue"),

@@ -227,7 +227,7 @@ def test_a_ca_at_its_end_bars_the_restart(end: datetime, now: datetime) -> None:
     assert result.by_service == {}
     (reason,) = result.barred.values()
     assert reason.startswith(f"a new certificate cannot outlive its CA, which ends on {end:%Y-%m-%d}")
-    assert reason.endswith("rotate it: certmond root-ca rotate")
+    assert reason.endswith("rotate it: certmond root-ca stage --generate, then: certmond root-ca rotate")
 
 
 def test_a_self_signed_certificate_is_kept_by_its_service() -> None:

@@ -1,0 +1,65 @@
+"""Messages of commands on stderr and stdout, with the paths and the commands of the node that --root selects."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import click
+
+from certmond.errors import CertmondError, ConfigError
+
+REFUSED = 2
+_ROOT, _ARGUMENTS = "certmond.root", "certmond.arguments"
+"""Keys in the `meta` of the contexts of click, which the groups and the commands of an invocation share."""
+
+
+class RootedErrors(click.Group):
+    """Group of commands that completes the message of each CertmondError with `below_root`."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Record the arguments of the invocation, and parse the options of the group."""
+        context.meta[_ARGUMENTS] = tuple(arguments)
+        return super().parse_args(context, arguments)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command. Raises the exceptions of the command."""
+        try:
+            return super().invoke(context)
+        except ConfigError:
+            raise  # a configuration contains paths as the operator has written them
+        except CertmondError as error:
+            error.args = (below_root(str(error)), *error.args[1:])
+            raise
+
+
+def record_root(context: click.Context, root: str) -> None:
+    """Record the directory of --root for the messages of this invocation."""
+    context.meta[_ROOT] = root
+
+
+def below_root(text: str) -> str:
+    """Return the message `text` with real paths, and with --root in the commands of certmond.
+
+    A path that the operator has given as an argument is already a real path.
+    """
+    context = click.get_current_context(silent=True)
+    root = context.meta.get(_ROOT, "/") if context else "/"
+    if context is None or root == "/":
+        return text
+    from certmond.expose.documents.message_paths import rooted_message
+
+    given = (argument.rpartition("=")[2] for argument in context.meta.get(_ARGUMENTS, ()))
+    return rooted_message(text, root, [path.rstrip("/") for path in given if path.startswith("/")])
+
+
+def print_message(text: str, *, err: bool = False) -> None:
+    """Print a message about the node, by default to stdout."""
+    click.echo(below_root(text), err=err)
+
+
+def refuse(problems: Iterable[str]) -> NoReturn:
+    """Print the problems to stderr and exit with 2."""
+    print_message("\n".join(f"refused: {problem}" for problem in dict.fromkeys(problems)), err=True)
+    sys.exit(REFUSED)

@@ -1,0 +1,97 @@
+"""Mistakes of a new operator: the command that certmond prints is complete, and removes the problem."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from certmond.cli.main import cli
+from tests.node import PKI, Node
+
+RUN = re.compile(r": (certmond --root .+?|ch(?:mod|own) .+?)(?: \[\w+\]|$)", re.MULTILINE)
+
+
+def certmond(node: Node, *words: str) -> Result:
+    return CliRunner().invoke(cli, [*words, "--root", str(node.root)])
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """A node of kubeadm whose certificates are valid now."""
+    node = Node(tmp_path_factory.mktemp("template"))
+    assert certmond(node, "renew", "--all").exit_code == 0
+    shutil.rmtree(node.path("var/lib/certmond"))
+    return node
+
+
+@pytest.fixture
+def node(template: Node, tmp_path: Path) -> Node:
+    copy = Node.__new__(Node)  # without the tree that it would unpack
+    copy.root = Path(shutil.copytree(template.root, tmp_path / "node", symlinks=True))
+    return copy
+
+
+def text(result: Result) -> str:
+    return f"{result.output}\n{result.exception}"
+
+
+def run_printed(result: Result) -> None:
+    """Run the first command in the output, which must succeed."""
+    printed = RUN.search(text(result))
+    assert printed, text(result)
+    program, *arguments = shlex.split(printed[1])
+    if program == "certmond":
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, text(done)
+    else:
+        subprocess.run([program, *arguments], check=True)
+
+
+def open_key(node: Node) -> None:
+    node.path(f"{PKI}/apiserver.key").chmod(0o644)
+
+
+def no_key(node: Node) -> None:
+    node.path(f"{PKI}/apiserver.key").unlink()
+
+
+def key_of_another(node: Node) -> None:
+    shutil.copyfile(node.path(f"{PKI}/front-proxy-client.key"), node.path(f"{PKI}/apiserver.key"))
+
+
+def cut_off(node: Node) -> None:
+    node.write(f"{PKI}/apiserver.crt", node.read(f"{PKI}/apiserver.crt")[:600])
+
+
+def cut_off_after_a_renewal(node: Node) -> None:
+    assert certmond(node, "renew", "front-proxy-client").exit_code == 0
+    node.write(f"{PKI}/front-proxy-client.crt", node.read(f"{PKI}/front-proxy-client.crt")[:600])
+
+
+def expired(node: Node) -> None:
+    node.reissue(f"{PKI}/apiserver", end=node.certificate(f"{PKI}/apiserver.crt").not_valid_before_utc)
+
+
+@pytest.mark.parametrize("mistake", [open_key, no_key, key_of_another, cut_off, cut_off_after_a_renewal, expired])
+def test_the_command_of_a_finding_removes_the_finding(node: Node, mistake: Callable[[Node], None]) -> None:
+    """After the command in the output of `check`, `check` exits with 0."""
+    mistake(node)
+    found = certmond(node, "check")
+    assert found.exit_code in {1, 2}, text(found)
+    run_printed(found)
+    assert certmond(node, "check").exit_code == 0
+
+
+@pytest.mark.parametrize("words", ["renew nonsense", "archive restore apiserver", "archive restore nonsense", "status"])
+def test_the_command_of_an_error_succeeds(node: Node, words: str) -> None:
+    """An error below --root contains a command for the same node, and this command succeeds."""
+    failed = certmond(node, *words.split())
+    assert failed.exception
+    run_printed(failed)
