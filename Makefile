@@ -106,7 +106,8 @@ packages-run packages-test packages-build packages-release: packages-%:
 
 # Stamps: make creates an environment again after one of its source files has changed.
 .venv/made:
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv --clear --without-pip .venv
+	$(BIN)/python -Im ensurepip --default-pip # a step of its own, because venv would not show its output
 	@.ci/packages copy $(PYTHON)
 	touch $@
 

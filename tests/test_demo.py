@@ -24,7 +24,7 @@ from tests import ordinary_user
 from tests.conftest import real_part
 
 DEMO = [sys.executable, "-m", "certmond", "demo"]
-USERS = ("the user of the tests", "nobody") if os.geteuid() == 0 else ("the user of the tests",)
+USERS = ("the user of the tests", "nobody") if ordinary_user.IS_POSSIBLE else ("the user of the tests",)
 NEAR = 30.0  # seconds until an awaited result must exist
 BROKEN = "/etc/kubernetes/pki/apiserver-kubelet-client.crt"
 

@@ -1,8 +1,8 @@
-"""`python -m docs.generate.pages`: screenshots of the page at `/` in Chromium, docs/img/page-*.png.
+"""`python -m docs.generate.pages`: screenshots of the page at `/` in Chromium, docs/img/page-*.
 
 The certificates and findings are those of `certmond check` on the node of the demonstration. This module adds services,
-a plan, a rotation and events. The images have the dates of the day of their creation, so `make reference` does not
-write them.
+a plan, a rotation and events, except to the page of a new node. The images have the dates of the day of their
+creation, so `make reference` does not write them.
 """
 
 from __future__ import annotations
@@ -28,29 +28,42 @@ class View(NamedTuple):
     width: int
     height: int
     dark: bool = False
+    new: bool = False
+    """The node is new: it has no finding, no rotation and no plan. This image is in WebP, which is smaller."""
+
+    @property
+    def suffix(self) -> str:
+        return "webp" if self.new else "png"
 
 
 VIEWS = {
     "page-light": View(1280, 1100),
     "page-dark": View(1280, 1100, dark=True),
     "page-phone": View(390, 1200),
+    "page-new": View(1180, 640, new=True),
 }
 
 
 def with_services(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document with running services, one of which serves an older certificate than the file has."""
+    """Return the document with running services."""
     since = written(before(document, days=100))
     certificates = [
         {**entry, "used_by": [{**used, "running": True, "started_at": since} for used in entry["used_by"]]}
         for entry in document["certificates"]
     ]
-    served = next(entry for entry in certificates if entry["name"] == "etcd-server")
+    return {**document, "certificates": certificates}
+
+
+def with_old_certificate(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with a service that serves an older certificate than its file has."""
+    document = with_services(document)
+    served = next(entry for entry in document["certificates"] if entry["name"] == "etcd-server")
     path, endpoint = served["path"], "192.0.2.10:2379"
     at = {"service": "etcd", "endpoint": endpoint, "sha256": "0" * 64, "matches": False, "reason": None}
     message = f"{path} is not what etcd serves at {endpoint}, which is an older certificate; restart etcd"
     served["served"] = [at]
     served["findings"] = [{"reason": "served_differs", "severity": "critical", "message": message}]
-    return {**document, "certificates": certificates}
+    return document
 
 
 def activity(document: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +92,12 @@ def activity(document: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def new_activity(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the activity of a node on which certmond has just started."""
+    started = activity(document)["events"][-1]
+    return {"schema": 1, "plan": {"steps": [], "held": [], "changes_at": None}, "rotation": None, "events": [started]}
+
+
 def before(document: dict[str, Any], **ago: float) -> datetime:
     return datetime.fromisoformat(document["taken_at"]) - timedelta(**ago)
 
@@ -88,15 +107,17 @@ def written(instant: datetime) -> str:
 
 
 @contextmanager
-def shown(work: Path) -> Iterator[str]:
-    """Serve the page during the block, and yield its URL."""
-    node, runtime = work / "node", work / "run"
-    node.mkdir()
+def shown(work: Path, *, new: bool = False) -> Iterator[str]:
+    """Serve the page of a node with findings, or of a new node, during the block, and yield its URL."""
+    place = work / ("new" if new else "old")
+    node, runtime = place / "node", place / "run"
+    node.mkdir(parents=True)
     runtime.mkdir()
-    status = with_services(check_document(node))
+    document = check_document(node, with_faults=not new)
+    status = with_services(document) if new else with_old_certificate(document)
     render(runtime)
     put(runtime / "status.json", json.dumps(status).encode())
-    put(runtime / "activity.json", json.dumps(activity(status)).encode())
+    put(runtime / "activity.json", json.dumps(new_activity(status) if new else activity(status)).encode())
     with running(runtime) as server:
         yield f"http://127.0.0.1:{server.address[1]}/"
 
@@ -111,6 +132,9 @@ if __name__ == "__main__":
     command = shutil.which("chromium")
     if command is None:
         raise SystemExit("the screenshots need Chromium, which is not installed")
-    with tempfile.TemporaryDirectory() as place, shown(Path(place)) as url, chromium(command, Path(place)) as browser:
-        for name, view in VIEWS.items():
-            draw(browser, url, view, ROOT / f"docs/img/{name}.png")
+    with tempfile.TemporaryDirectory() as place, chromium(command, Path(place)) as browser:
+        for new in (False, True):
+            with shown(Path(place), new=new) as url:
+                for name, view in VIEWS.items():
+                    if view.new == new:
+                        draw(browser, url, view, ROOT / f"docs/img/{name}.{view.suffix}")

@@ -44,14 +44,15 @@ LOCAL = """\
 """Template that uses a font of the reader: rich's own template downloads one."""
 
 
-def check_document(root: Path) -> dict[str, Any]:
-    """Return the document of `certmond check` on the node of the demonstration."""
+def check_document(root: Path, *, with_faults: bool = True) -> dict[str, Any]:
+    """Return the document of `certmond check` on the node of the demonstration, by default with three faults."""
     now = datetime.now(UTC)
     node = Node(root, now)
     node.make()
-    node.put(node.issue("front-proxy-client", timedelta(days=340)).files)
-    node.put(node.other_key("apiserver-etcd-client"))
-    node.truncate("/etc/kubernetes/pki/apiserver.crt")
+    if with_faults:
+        node.put(node.issue("front-proxy-client", timedelta(days=340)).files)
+        node.put(node.other_key("apiserver-etcd-client"))
+        node.truncate("/etc/kubernetes/pki/apiserver.crt")
     later = f"{now + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"  # certmond waits for a pair that has just changed
     command = [sys.executable, "-m", "certmond", "--root", str(root), "check", "-o", "json", "--at", later]
     printed = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
