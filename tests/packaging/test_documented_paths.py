@@ -17,7 +17,7 @@ from tests.documents import DOCS, blocks
 from tests.ordinary_user import USER
 from tests.packaging.conftest import BUILD_DEADLINE
 from tests.packaging.test_ansible import releases
-from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, PYTHON, UNITS, Machine, booted
+from tests.system.machine import HIDDEN, PREFIX, PYTHON, UNITS, Machine, booted
 
 QUICK_START, DATES, ENFORCE, ROOT_CA = (
     DOCS / name for name in ("quickstart.md", "paths/expiry-dates.md", "paths/enforce-mode.md", "paths/new-root-ca.md")
@@ -65,7 +65,7 @@ class Reader:
         return subprocess.run(
             self.machine.command(*words),
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20 * COMMAND_DEADLINE, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False,
         )  # fmt: skip
 
     def types(self, *commands: str) -> dict[str, str]:
