@@ -29,7 +29,7 @@ demo: packages-run .venv/run ## certificates of a node fail, and certmond repair
 	$(BIN)/certmond demo
 
 # Most tests wait for events most of the time, so more workers than CPUs are faster.
-WORKERS = 5
+WORKERS = 4
 test: packages-test .venv/dev ## short tests of every area; .ci/run runs all tests
 	mkdir -p build
 	rm -f .coverage .coverage.*

@@ -220,6 +220,7 @@ def _yaml_blocks() -> list[Block]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", _yaml_blocks(), ids=lambda block: f"{block.page.stem}:{block.line}")
 def test_every_yaml_is_good(block: Block) -> None:
     """A certmond configuration is valid by the schema and its own rules, except that it may name objects outside the

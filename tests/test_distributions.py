@@ -241,6 +241,7 @@ def test_pairs_of_microk8s_that_no_component_reads_are_not_critical(tmp_path: Pa
     assert found == {"client", "controller", "scheduler", "proxy"}
 
 
+@pytest.mark.long
 def test_no_certificate_has_two_entries(profile: str, tree: Tree) -> None:
     """If the profile has the file that a flag names, the flag adds no entry, and certmond watches every reference."""
     _, document = check(tree, profile)
@@ -264,6 +265,7 @@ def test_a_leaf_of_another_ca_is_a_finding(profile: str, tree: Tree) -> None:
     assert reported(document)[trap.entry] == {"no_path"}
 
 
+@pytest.mark.long
 def test_a_missing_name_is_a_finding(profile: str, tree: Tree) -> None:
     """A server's certificate without a name that its clients use is a warning."""
     trap = TRAPS[profile]
@@ -304,6 +306,7 @@ def test_a_chain_in_the_wrong_order_is_a_finding(profile: str, tree: Tree) -> No
     assert reported(document)[trap.entry] == {"unexpected_chain"}
 
 
+@pytest.mark.long
 def test_a_key_that_others_can_read_is_a_finding(profile: str, tree: Tree) -> None:
     """The mode of a key is at most that of the distribution."""
     trap = TRAPS[profile]
@@ -506,6 +509,7 @@ def intermediates(names: set[str], *, cross_signed: bool = True) -> set[tuple[st
     return {(f"{name}{end}", "ca_not_self_signed", "info") for name in names for end in ends}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("profile", ["k3s", "rke2"])
 def test_cas_that_k3s_has_replaced_are_well(profile: str, tree: Tree) -> None:
     """After `rotate-ca` with cross-signed CAs, `check` exits 0 after the start of the server, after the start of its
@@ -573,6 +577,7 @@ def test_the_old_root_ca_in_the_file_is_reported_near_its_end(
     assert code == {None: 0, "warning": 1, "critical": 2}[severity]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("profile", "entries"),
     [
@@ -622,6 +627,7 @@ def rotation_restarts(tree: Tree) -> dict[str, list[str]]:
     return {each["phase"]: each["restarts"] for each in json.loads(plan.stdout)["phases"]}
 
 
+@pytest.mark.long
 def test_starlingx_restarts_haproxy_in_each_phase_that_changes_its_files(tmp_path: Path) -> None:
     """HAProxy reads the Root CA and its client certificate only at its start (starlingx/stx-puppet, kubernetes.pp,
     platform::kubernetes::haproxy). In each of these phases, it restarts after the kubelet.
@@ -793,6 +799,7 @@ def test_the_default_is_kubeadm(node: Node) -> None:
     assert set(profiles()) == {*MAKERS, DEFAULT_PROFILE}
 
 
+@pytest.mark.long
 def test_check_names_the_profile_that_fits_better(profile: str, tree: Tree) -> None:
     """`check` names the distribution if another profile is configured, and does not if its profile or none is."""
     other = tree.at("/other.yaml")

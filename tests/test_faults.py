@@ -82,6 +82,7 @@ def test_a_full_or_closed_log_does_not_stop_the_daemon(host: Host, tmp_path: Pat
     well(host)
 
 
+@pytest.mark.long
 def test_stopped_for_a_while(host: Host) -> None:
     """The daemon detects the changes made while its process was stopped (SIGSTOP, a suspended machine) when it
     continues.
@@ -235,6 +236,7 @@ def test_a_state_that_is_damaged(tmp_path: Path, damage: Callable[[Path], None])
         shutil.rmtree(host.place)
 
 
+@pytest.mark.long
 def test_the_state_directory_is_lost(waiting: Host) -> None:
     """If the state directory is removed, even while the daemon runs, the daemon creates it again and renews what is
     due.
@@ -268,6 +270,7 @@ def test_whatever_the_year(tmp_path: Path, year: int) -> None:
     assert sorted(map(float, reported)) == sorted(end.timestamp() for end in ends)
 
 
+@pytest.mark.long
 def test_a_certificate_without_an_end(host: Host) -> None:
     """9999-12-31T23:59:59Z (RFC 5280, 4.1.2.5) is watched as any other, never due, and its second is in the metrics."""
     leaf = make_leaf(

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from certmond.config.model import parse
@@ -81,6 +82,7 @@ class Published:
         raise AssertionError(what)
 
 
+@pytest.mark.long
 def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -> None:
     """Each pass publishes the current state. The journal has the first changes of each file, and the hook runs for the
     first ones. Then a summary counts what was omitted, and both get the current state.

@@ -121,6 +121,7 @@ def forged(tmp_path: Path) -> Forged:
     return forged_node(tmp_path / "node")
 
 
+@pytest.mark.long
 def test_the_daemon_signs_no_forged_certificate(forged: Forged, tmp_path: Path) -> None:
     """The daemon leaves each forged file byte for byte, reports not_issued_by_ca for it, and renews the genuine
     ones.
@@ -167,6 +168,7 @@ def test_a_command_signs_no_forged_certificate(forged: Forged, how: str) -> None
         )
 
 
+@pytest.mark.long
 def test_a_dry_run_shows_what_would_be_signed(forged: Forged) -> None:
     """`certmond renew NAME --dry-run` prints the entry that would fix the content of the file, and the missing
     fields.
@@ -180,6 +182,7 @@ def test_a_dry_run_shows_what_would_be_signed(forged: Forged) -> None:
     assert "is reserved, but the entry does not specify exactly this subject" in done.stderr
 
 
+@pytest.mark.long
 def test_an_entry_that_fixes_everything_is_signed_whatever_the_file_says(forged: Forged) -> None:
     """The new certificate has what the entry fixes, and no part of the forged certificate."""
     forged.host.entries["file-self-signed"] |= {"subject": "CN=app", "usages": ["client auth"]}
@@ -191,6 +194,7 @@ def test_an_entry_that_fixes_everything_is_signed_whatever_the_file_says(forged:
     assert not made.names
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_a_helper_is_not_asked_for_a_forged_certificate(tmp_path: Path) -> None:
     """A signer of kind `command` gets requests for the genuine certificates alone."""
@@ -204,6 +208,7 @@ def test_a_helper_is_not_asked_for_a_forged_certificate(tmp_path: Path) -> None:
     assert [call["CERTMONGER_REQ_SUBJECT"] for call in helper.calls()] == ["CN=mallory"] * len(made.genuine)
 
 
+@pytest.mark.long
 def test_kubeadm_is_not_asked_for_a_forged_certificate(tmp_path: Path) -> None:
     """A signer of kind `kubeadm` signs the genuine certificates alone."""
     stand_in = Path(__file__).parent / "signers/kubeadm_stand_in.py"
@@ -221,6 +226,7 @@ def test_kubeadm_is_not_asked_for_a_forged_certificate(tmp_path: Path) -> None:
     assert all("system:masters" not in line and "developers" not in line for line in calls)
 
 
+@pytest.mark.long
 def test_a_copied_certificate_of_another_user_is_not_renewed_for_the_owner(tmp_path: Path) -> None:
     """The owner that an entry declares can write the file: with the public certificate of another user in it, and
     without that user's key, nothing is signed. With the key it is renewed.
@@ -262,6 +268,7 @@ def past(host: Host) -> Any:
     return {"not_before": host.now - YEAR, "not_after": host.now - DAY}
 
 
+@pytest.mark.long
 def test_the_numbers_of_a_public_key_are_no_private_key(plain: Host) -> None:
     """The key of another user's certificate has to sign: one that is built from its public numbers does not count."""
     bobs = make_leaf(plain.ca, "bob", key="rsa", **past(plain))
@@ -272,6 +279,7 @@ def test_the_numbers_of_a_public_key_are_no_private_key(plain: Host) -> None:
     assert plain.at("/home/copied/app.crt").read_bytes() == bobs.pem
 
 
+@pytest.mark.long
 def test_a_key_that_a_symlink_of_the_owner_leads_to_is_not_possessed(plain: Host) -> None:
     """root could read a key through it that its owner cannot."""
     bobs = make_leaf(plain.ca, "bob", **past(plain))
@@ -285,6 +293,7 @@ def test_a_key_that_a_symlink_of_the_owner_leads_to_is_not_possessed(plain: Host
     assert plain.at("/home/copied/app.crt").read_bytes() == bobs.pem
 
 
+@pytest.mark.long
 def test_a_ca_file_that_another_user_can_write_proves_nothing(plain: Host) -> None:
     """A CA that this user adds to it vouches for nothing."""
     other = make_ca("x", not_before=plain.now - YEAR, not_after=plain.now + YEAR)
@@ -296,6 +305,7 @@ def test_a_ca_file_that_another_user_can_write_proves_nothing(plain: Host) -> No
     assert plain.at("/home/app/app.crt").read_bytes() == bobs.pem
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("status", [2, 5])
 def test_a_narrower_certificate_stays_recorded_whatever_the_signer_does(
@@ -320,6 +330,7 @@ def test_a_narrower_certificate_stays_recorded_whatever_the_signer_does(
     assert "older than the certificate that certmond installed" in done.stderr
 
 
+@pytest.mark.long
 def test_init_makes_no_key_where_others_could_take_it(tmp_path: Path) -> None:
     """`certmond init` refuses a directory of certificates that every user can write, and names it."""
     root = tmp_path / "root"
@@ -345,6 +356,7 @@ def certmond_with(config: Path, host: Host, *arguments: str) -> Any:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("approve", [False, True])
 def test_no_request_is_filed_or_approved_for_a_forged_certificate(tmp_path: Path, *, approve: bool) -> None:
     """A signer of kind `csr` files no CertificateSigningRequest for any forged certificate, and so approves none."""
@@ -424,6 +436,7 @@ def test_a_change_between_plan_and_signature_stops_the_signature(tmp_path: Path)
     assert "/etc/kubernetes/pki can be written by every user (mode 0777)" in outcome.message
 
 
+@pytest.mark.long
 def test_only_one_function_grants_a_signature() -> None:
     """Only `pki.signing.policy` makes a Grant, and each request for a certificate has one."""
     makers = set()
@@ -442,6 +455,7 @@ def wide_and_narrow(host: Host) -> tuple[Issued, Issued]:
     return wide, narrow
 
 
+@pytest.mark.long
 def test_an_older_certificate_that_ends_later_restores_no_right(plain: Host) -> None:
     """After certmond has issued a narrower certificate, the CA's key signs no successor of the wider one, whatever its
     end.
@@ -457,6 +471,7 @@ def test_an_older_certificate_that_ends_later_restores_no_right(plain: Host) -> 
     assert plain.at("/home/app/app.crt").read_bytes() == wide.pem
 
 
+@pytest.mark.long
 def test_an_older_certificate_under_another_name_restores_no_right(plain: Host) -> None:
     """In a pattern that its owner can write, a file of another name does not hide that certmond has since renewed the
     certificate of this common name.
@@ -492,6 +507,7 @@ def broken(host: Host, form: str, name: str, content: bytes, **fields: Any) -> P
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_a_broken_file_of_which_the_entry_fixes_nothing_is_not_made_again(plain: Host, form: str) -> None:
     """Neither the daemon nor a command issues a certificate for fields that an entry leaves open, also if the file had
@@ -536,6 +552,7 @@ def test_a_broken_file_is_made_again_with_what_its_entry_fixes_alone(plain: Host
             assert b"PRIVATE KEY" not in made.read_bytes() or status.st_mode & 0o077 == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_a_broken_file_is_not_made_again_where_another_user_can_take_the_key(plain: Host, form: str) -> None:
     """No key, neither a new one nor one of the archive, is written to a directory that every user can write."""
@@ -547,6 +564,7 @@ def test_a_broken_file_is_not_made_again_where_another_user_can_take_the_key(pla
     assert (sorted(path.parent.iterdir()), path.read_bytes()) == (before, b"")
 
 
+@pytest.mark.long
 def test_nothing_is_restored_through_a_symlink_of_another_user(plain: Host) -> None:
     """An unprivileged owner makes the key's name a symlink to a file of root and breaks the certificate: the target of
     the link is unchanged.
@@ -565,6 +583,7 @@ def test_nothing_is_restored_through_a_symlink_of_another_user(plain: Host) -> N
     assert plain.at("/etc/precious").read_bytes() == b"root's"
 
 
+@pytest.mark.long
 def test_breaking_a_file_restores_no_earlier_right(plain: Host) -> None:
     """The certificate in the archive is valid and has a name that the entry no longer fixes. The narrower certificate
     that certmond issued is destroyed. The repaired file has the names of the entry.

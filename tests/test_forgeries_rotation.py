@@ -162,6 +162,7 @@ def waits_of(node: ForgedNode) -> tuple[str, ...]:
     return enforcer.rotating.waits
 
 
+@pytest.mark.long
 def test_an_abort_signs_nothing_forged(tmp_path: Path) -> None:
     """During an abort the old CA signs what it had signed before, and nothing forged."""
     node, new = ForgedNode(tmp_path / "place"), root_ca()

@@ -59,6 +59,7 @@ def application(root: Path, *keys: bytes) -> Path:
     return config
 
 
+@pytest.mark.long
 def test_a_hostile_key_is_a_finding_of_its_file_in_every_verb(tmp_path: Path) -> None:
     """`check`, `plan` and `renew` run to their end, and describe the defect of each key."""
     config = application(tmp_path, *HOSTILE.values())
@@ -75,12 +76,14 @@ def test_a_hostile_key_is_a_finding_of_its_file_in_every_verb(tmp_path: Path) ->
         assert "please report it" not in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_no_damaged_file_ends_a_scan_or_takes_a_second() -> None:
     """Two hundred files of `python -m fuzz.looks` pass through the work of `check`, `plan` and `metrics`."""
     broken, _ = run_looks(seed=7, first=0, count=200)
     assert not [each for each in broken if not each.said.endswith(" s")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "said"), WORST.items())
 def test_a_file_that_exceeds_a_budget_is_a_finding(name: str, said: str) -> None:
     """The largest files of their kind are handled in bounded time, and the finding names the budget that they

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import certmond
 
 ROOT = Path(certmond.__file__).parents[1]
@@ -29,6 +31,7 @@ def test_the_command_line_that_serves_is_small() -> None:
     assert not found & {"asyncio", "cryptography", "hashlib", "jeepney", "pydantic", "rich", "ssl", "watchdog", "yaml"}
 
 
+@pytest.mark.long
 def test_the_daemon_loads_no_terminal_library() -> None:
     """`certmond run` as a unit loads nothing for terminals or for the Kubernetes API, and no event loop before it
     probes an endpoint.

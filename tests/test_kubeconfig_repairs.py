@@ -77,6 +77,7 @@ def messages(host: Host) -> list[str]:
     return [each.message for status in host.look().statuses for each in status.findings if each.severity != "info"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_hand", [True, False])
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_broken_cluster_is_repaired_in_the_file(tmp_path: Path, how: str, *, by_hand: bool) -> None:
@@ -126,6 +127,7 @@ def test_a_repaired_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     assert host.at(PATH).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("known", [True, False])
 def test_a_repair_of_the_cluster_does_not_change_the_record_of_renewals(tmp_path: Path, *, known: bool) -> None:
     """The record keeps the last certificate of certmond, and the repair delays no renewal. A repeated repair waits."""
@@ -172,6 +174,7 @@ def shared(document: dict[str, Any]) -> bytes:
     return yaml.safe_dump(document).encode()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("others", [True, False])
 @pytest.mark.parametrize("archived", [True, False])
 def test_a_kubeconfig_without_its_cluster_is_restored_from_the_archive(
@@ -219,6 +222,7 @@ def test_a_value_of_a_yaml_anchor_is_not_replaced(tmp_path: Path) -> None:
     assert host.at(PATH).read_bytes() == before
 
 
+@pytest.mark.long
 def test_an_unknown_server_is_requested_from_the_operator(tmp_path: Path) -> None:
     """Neither the archive nor another file of the node has the server. The plan names the file to complete."""
     host = node(tmp_path, archived=False)
@@ -274,6 +278,7 @@ def unfit_ca(host: Host, why: str) -> None:
     host.put(CA["path"], contents[why], 0o666 if why == "other writers" else 0o644)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("why", "because"),
     [
@@ -301,6 +306,7 @@ def test_an_unfit_ca_is_not_written_into_a_kubeconfig(tmp_path: Path, why: str, 
     assert host.at(PATH).read_bytes() == before
 
 
+@pytest.mark.long
 def test_the_server_of_another_cluster_is_not_written(tmp_path: Path) -> None:
     """A kubeconfig with several clusters gets a server only for a cluster of the same name."""
     host = node(tmp_path, archived=True)
@@ -369,6 +375,7 @@ def test_a_ca_that_client_go_reads_is_kept(tmp_path: Path) -> None:
     assert read(host)["clusters"][0]["cluster"] == cluster | {"server": server}
 
 
+@pytest.mark.long
 def test_a_restore_omits_a_generation_whose_ca_cannot_be_replaced(tmp_path: Path) -> None:
     """`certmond archive restore` restores an older generation, and names the omitted one with the reason."""
     host = node(tmp_path, archived=True)

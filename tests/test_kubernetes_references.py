@@ -218,6 +218,7 @@ def test_the_table_has_at_least_60_references(node: Node) -> None:
     assert len({reference.field for reference in files.references}) >= 60
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("program", "number", "carrier"), CASES)
 def test_a_certificate_that_a_flag_names_is_reported_before_its_end(
     node: Node, program: str, number: int, carrier: str
@@ -234,6 +235,7 @@ def test_a_certificate_that_a_flag_names_is_reported_before_its_end(
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("program", "number", "carrier"), CASES)
 def test_certificates_that_flags_name_are_well(node: Node, program: str, number: int, carrier: str) -> None:
     """`check` has no warning for the same node with certificates that end years later."""

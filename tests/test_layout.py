@@ -275,6 +275,7 @@ def test_no_folder_has_more_than_20_modules_and_no_module_more_than_350_lines() 
     assert {str(path) for path in modules if path.read_bytes().count(b"\n") > 350} == set()
 
 
+@pytest.mark.long
 def test_make_test_touches_every_area() -> None:
     """In each folder of tests, at least one test is not long."""
     quick = Counter[Path]()

@@ -94,6 +94,7 @@ def test_damage_is_published_before_the_last_renewal_begins(tmp_path: Path, monk
     assert journal.shown[-1] is True
 
 
+@pytest.mark.long
 def test_damage_is_published_while_a_command_writes(tmp_path: Path) -> None:
     """While another process holds the lock, such as `certmond renew --all`, the daemon observes and publishes."""
     host = Host(tmp_path / "host", now=now())
@@ -139,6 +140,7 @@ def test_files_read_beside_their_writers_are_read_again(tmp_path: Path, monkeypa
         pass
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_damage_is_published_while_a_signer_waits(tmp_path: Path) -> None:
     """While the daemon waits for a signer, it scans and publishes changes elsewhere on the node. It acts on them after
@@ -219,6 +221,7 @@ def test_ever_new_names_in_a_pattern_keep_no_other_entry_waiting(tmp_path: Path)
     assert all(after[name] != before[name] for name in before)
 
 
+@pytest.mark.long
 def test_ever_new_names_in_a_pattern_keep_no_restart_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a pattern has new certificates to renew in each pass, restarts and a rotation still run after every other
     entry has had its step.

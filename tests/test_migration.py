@@ -23,6 +23,7 @@ PAGES = {page.stem: page for page in sorted((DOCS / "migration").glob("*.md"))}
 LOOKS = {"check", "plan", "forecast", "discover", "metrics", "config"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("profile", ["starlingx", "kubespray", "kops"])
 def test_the_commands_for_a_distribution_run_on_its_node(profile: str, tmp_path: Path) -> None:
     """Each command that reads, and each dry run, works with the profile that the page proposes."""

@@ -56,6 +56,7 @@ print(run(Order(), ["tests"]).failed)
 """
 
 
+@pytest.mark.long
 def test_a_mutant_that_prevents_all_tests_is_detected(tmp_path: Path) -> None:
     """If even the fixtures cannot be imported, no test fails."""
     for name in ("certmond/__init__.py", "tests/test_it.py"):

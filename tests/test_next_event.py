@@ -33,6 +33,7 @@ def first_of(forecast: dict[str, Any]) -> dict[str, Any]:
     return {name: event[name] for name in ("at", "what", "target")}
 
 
+@pytest.mark.long
 def test_check_and_forecast_name_the_same_next_event(node: Node) -> None:
     """Both documents have the forecast's first renewal, at this node's own time and not at the latest one, and both
     tables name it.
@@ -50,6 +51,7 @@ def test_check_and_forecast_name_the_same_next_event(node: Node) -> None:
         assert line in said(verb, *at).splitlines()
 
 
+@pytest.mark.long
 def test_a_forecast_that_ends_before_it_names_it_too(node: Node) -> None:
     """If nothing happens in the requested time, `forecast` still names the next event."""
     at = ("--root", node.root, "--at", AT, "--for", "1d")
@@ -59,6 +61,7 @@ def test_a_forecast_that_ends_before_it_names_it_too(node: Node) -> None:
     assert "next due: apiserver on 2027-" in said("forecast", *at)
 
 
+@pytest.mark.long
 def test_a_certificate_without_a_signer_is_due(node: Node) -> None:
     """A certificate whose CA has no key here has no renewal, but is due, in every document."""
     for name in ("ca", "etcd/ca", "front-proxy-ca"):
@@ -70,6 +73,7 @@ def test_a_certificate_without_a_signer_is_due(node: Node) -> None:
     assert re.search(r"^next due: \S+ on \S+ \S+ UTC \(certmond does not renew it\)$", said("check", *at), re.MULTILINE)
 
 
+@pytest.mark.long
 def test_the_end_of_a_certificate_of_the_kubelet_is_an_event(node: Node) -> None:
     """Without the key of the CA, the kubelet rotates its certificate. If no other event comes first, the next event is
     the end of this certificate.
@@ -111,6 +115,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_daemon_names_the_same_next_event(home: Path) -> None:
     """`status` of a running daemon, its page and its line for systemd have the same event as `forecast`: the first
     renewal of this node, by the configured `spread`.

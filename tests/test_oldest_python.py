@@ -19,6 +19,8 @@ from pathlib import Path
 from pkgutil import walk_packages
 from types import MappingProxyType, ModuleType
 
+import pytest
+
 import certmond
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +79,7 @@ def too_new(source: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_no_class_is_subscripted_that_the_oldest_cannot() -> None:
     """At run time no class of the standard library is subscripted that Python 3.11 cannot subscript."""
     sources = [path for part in ("certmond", "fuzz", "benchmarks", "packaging") for path in (ROOT / part).rglob("*.py")]

@@ -37,6 +37,7 @@ def node_of_root(home: Path) -> Node:
     return node
 
 
+@pytest.mark.long
 def test_the_quick_start_holds_for_an_ordinary_user(home: Path) -> None:
     """The commands of the first part of the quick start have the documented exit codes without root, and with a umask
     that permits the group to write.
@@ -52,6 +53,7 @@ def test_the_quick_start_holds_for_an_ordinary_user(home: Path) -> None:
     assert "wrong_owner" not in done.stdout
 
 
+@pytest.mark.long
 def test_the_owner_of_the_root_directory_counts_as_root(home: Path) -> None:
     """Below `--root DIR`, files of the owner of DIR have the right owner, and files of another user do not."""
     made = (
@@ -66,6 +68,7 @@ def test_the_owner_of_the_root_directory_counts_as_root(home: Path) -> None:
     assert f"node/etc/kubernetes/pki/{key.name} belongs to 4321:4321, but the entry requires root" in done.stdout
 
 
+@pytest.mark.long
 def test_a_ca_in_an_unreadable_directory_is_not_missing(home: Path, node_of_root: Node) -> None:
     """If the user cannot read the directory of the CA, the remedy is root, not `certmond init`."""
     node_of_root.path("etc/kubernetes/pki").chmod(0o700)
@@ -77,6 +80,7 @@ def test_a_ca_in_an_unreadable_directory_is_not_missing(home: Path, node_of_root
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["check", "plan", "forecast", "renew --all --dry-run"])
 def test_files_that_the_user_cannot_read_have_no_verdict(home: Path, node_of_root: Node, command: str) -> None:
     """If the user is not permitted to read files, each command exits with 3, and names root as the remedy."""
@@ -89,6 +93,7 @@ def test_files_that_the_user_cannot_read_have_no_verdict(home: Path, node_of_roo
     assert "critical" not in done.stdout
 
 
+@pytest.mark.long
 def test_an_unread_file_is_named(home: Path, node_of_root: Node) -> None:
     """A key that the user cannot read is an info finding of its certificate, whose key is unknown."""
     assert node_of_root.root.exists()

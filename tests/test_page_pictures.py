@@ -13,6 +13,7 @@ from tests.conftest import real_part
 IMAGES = Path(__file__).parents[1] / "docs/img"
 
 
+@pytest.mark.long
 @pytest.mark.real("chromium")
 def test_pictures(tmp_path: Path) -> None:
     """The pictures show the page in a browser without an error: with findings, a tree, services, a rotation, a plan and

@@ -237,6 +237,7 @@ ANSWERS: dict[str, tuple[Callable[[One, Request], protocol.Issued], str, str]] =
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_after_any_answer_of_a_signer_the_pair_matches(tmp_path: Path, form: str, keep: bool) -> None:
@@ -262,6 +263,7 @@ def test_after_any_answer_of_a_signer_the_pair_matches(tmp_path: Path, form: str
             assert host.temporary() == [], where
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["pair", "combined", "kubeconfig", "kubelet", "linked"])
 def test_killed_with_a_key_that_the_signer_made(quick: Path, form: str) -> None:
     """Killed before or after any call that changes something, the next start leaves a whole pair, of the old key or of
@@ -349,6 +351,7 @@ def renewed(host: One, outcomes: list[Outcome]) -> None:
     assert (_spki(key.public_key()) == _spki(host.leaf.key.public_key())) is (host.keep or not expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "shared key"])
 def test_kubeadm_signs_every_form_with_its_own_key(tmp_path: Path, form: str) -> None:
     """kubeadm makes the key, which is installed with the certificate. The configuration refuses an entry that keeps its
@@ -382,6 +385,7 @@ def test_kubeadm_never_tears_the_pair_of_an_entry_that_keeps_its_key(tmp_path: P
 HELPER_ENDS = {0: "done", 2: "failed", 3: "failed", 4: "failed", 5: "waiting", 17: "failed", 99: "failed"}
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("form", FORMS)
@@ -428,6 +432,7 @@ def api(tmp_path: Path) -> Iterator[ApiServer]:
         yield server
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_cluster_signs_every_form(tmp_path: Path, api: ApiServer, form: str, keep: bool) -> None:

@@ -92,6 +92,7 @@ def test_an_older_mismatch_or_another_time_is_not_waited_for(node: Node) -> None
     assert clock.waited == []
 
 
+@pytest.mark.long
 def test_the_command_exits_with_2_right_after_a_wrong_key(node: Node, tmp_path: Path) -> None:
     """A script that checks right after it has installed a wrong key gets the exit code 2."""
     command = [sys.executable, "-m", "certmond", "--root", str(node.root), "--state-dir", str(tmp_path), "check"]
@@ -106,6 +107,7 @@ def more(daemon: Running, passes: float) -> bool:
     return daemon.passes() > passes
 
 
+@pytest.mark.long
 def test_the_daemon_reports_keys_that_alternate(node: Node, tmp_path: Path) -> None:
     """A good key and a wrong one that replace each other every 0.7 seconds are a finding in each of fourteen samples.
     When the good key stays, the finding ends.

@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 from weakref import ReferenceType, ref
 
+import pytest
+
 from certmond.config.model import parse
 from certmond.expose.metrics.exposition import Renderer
 from certmond.files.catalog_observer import Store
@@ -44,6 +46,7 @@ def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp
         gc.enable()
 
 
+@pytest.mark.long
 def test_the_collector_is_off_while_the_daemon_is_loaded(tmp_path: Path) -> None:
     """It would repeatedly traverse modules, which exist as long as the daemon."""
     (tmp_path / "file").touch()

@@ -79,6 +79,7 @@ def expired(node: Node) -> None:
     node.reissue(f"{PKI}/apiserver", end=node.certificate(f"{PKI}/apiserver.crt").not_valid_before_utc)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mistake", [open_key, no_key, key_of_another, cut_off, cut_off_after_a_renewal, expired])
 def test_the_command_of_a_finding_removes_the_finding(node: Node, mistake: Callable[[Node], None]) -> None:
     """After the command in the output of `check`, `check` exits with 0."""

@@ -27,6 +27,7 @@ def findings(configuration: str, file: Path, text: str) -> list[tuple[int, str]]
     return [(int(line), " ".join(words.split())) for line, words in found]
 
 
+@pytest.mark.long
 @pytest.mark.real("textlint")
 def test_a_marker_in_a_page_is_a_finding(tmp_path: Path) -> None:
     """A marker is found in a heading, a paragraph, a link and a table, also across a line break, and not in code."""
@@ -46,6 +47,7 @@ more. See [what is told](page.md).
     ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.real("textlint")
 def test_a_long_sentence_in_a_page_is_a_finding(tmp_path: Path) -> None:
     """A sentence of more than 220 characters is a finding; two sentences of that length together are not."""
@@ -54,6 +56,7 @@ def test_a_long_sentence_in_a_page_is_a_finding(tmp_path: Path) -> None:
     assert not findings("documentation", tmp_path / "page.md", f"# Page\n\n{half}. {half}.\n")
 
 
+@pytest.mark.long
 @pytest.mark.real("textlint")
 def test_a_marker_in_a_module_is_a_finding(tmp_path: Path) -> None:
     """A marker is a finding in a docstring, a comment and a message, but not in `is None` or the name of a function."""

@@ -118,6 +118,7 @@ def prepare(node: Node, change: Change) -> None:
     change.prepare(node)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_daemon_follows_a_new_reference(name: str, node: Node, tmp_path: Path) -> None:
     """After the change, `status.json` has the entry of the new reference. The daemon continues to run."""

@@ -51,6 +51,7 @@ def test_an_unknown_key_in_a_part_is_an_error(part: str) -> None:
         parse([Source("config.yaml", text)])
 
 
+@pytest.mark.long
 def test_the_schema_is_one() -> None:
     """The schema is valid by the rules of JSON Schema 2020-12, has a name, and each default is a value that it
     permits.

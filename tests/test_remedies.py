@@ -106,6 +106,7 @@ DAMAGES: dict[Reason, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reason", DAMAGES)
 def test_a_renewal_repairs_what_the_runbook_promises(reason: Reason, root: Path) -> None:
     """A finding whose section has `certmond renew NAME` as a remedy exists before the command, and no finding exists
@@ -168,6 +169,7 @@ def test_init_creates_both_files_of_a_kubelet_without_its_pem(root: Path) -> Non
     assert not reasons(root)
 
 
+@pytest.mark.long
 def test_a_certificate_of_the_same_key_can_be_put_in_place_by_hand(root: Path) -> None:
     """docs/operations.md, several control planes on which everything has expired: `cp`, `renew --all`, kubelet.conf."""
     ca, kubelet = root / "etc/kubernetes/pki/ca.crt", root / "etc/kubernetes/kubelet.conf"

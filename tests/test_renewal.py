@@ -266,6 +266,7 @@ FORMS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_killed_anywhere(quick: Path, form: str) -> None:
     """After a kill before or after any changing system call, a renewal is complete after the next start: one new
@@ -295,6 +296,7 @@ def test_killed_anywhere(quick: Path, form: str) -> None:
     assert 0 < found_new < len(chosen)
 
 
+@pytest.mark.long
 def test_killed_with_everything_on_rsa(quick: Path) -> None:
     """The same holds for all forms at once with RSA keys, at a sample of the calls. openssl accepts the resulting
     files.
@@ -502,6 +504,7 @@ def test_text_beside_a_request_is_not_sent(waiting: tuple[Host, Helper]) -> None
     assert first["csr"] == second["csr"]
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_a_signer_that_waits_is_asked_again(waiting: tuple[Host, Helper]) -> None:
     """Any process asks an undecided signer again at the time that it named, and not before, with its cookie, the same
@@ -549,6 +552,7 @@ def test_the_daemon_asks_a_waiting_signer_again_without_an_event(waiting: tuple[
     assert acting.retry_at is None
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_a_promise_outlives_a_failure(waiting: tuple[Host, Helper]) -> None:
     """If the signer is unreachable or its answer cannot be written, the next question is for the same request."""
@@ -603,6 +607,7 @@ def test_a_renewal_by_another_process_ends_the_wait(waiting: tuple[Host, Helper]
     assert host.attempts() == {}
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_killed_while_a_signer_waits(waiting: tuple[Host, Helper], quick: Path) -> None:
     """A kill at any call between the first and the last question leaves only files that the next start uses."""
@@ -667,6 +672,7 @@ def read_only(host: Host, mount: Mount, path: str) -> None:
     mount("-o", "bind,ro", str(host.at(path)), on=host.at(path))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("obstacle", "fact"),
     [(full, r"less than \d+ bytes are free.*free space"), (read_only, r"Read-only file system.*mount its file system")],
@@ -977,6 +983,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "host", now=now())
 
 
+@pytest.mark.long
 def test_plan_shows_what_renew_does(host: Host) -> None:
     """`plan` exits 1 with the steps in the promised form, writes nothing, and exits 0 when there is nothing to do."""
     before = host.serials()
@@ -1006,6 +1013,7 @@ def test_plan_shows_what_renew_does(host: Host) -> None:
     assert f"next due: {event['target']} on {datetime.fromisoformat(event['at']):%Y-%m-%d %H:%M} UTC\n" in shown
 
 
+@pytest.mark.long
 def test_plan_at_another_time(host: Host) -> None:
     """`--at` shows the plan of that time."""
     early = (host.now - 300 * DAY).isoformat()
@@ -1015,6 +1023,7 @@ def test_plan_at_another_time(host: Host) -> None:
     assert certmond(host, "plan", "--at", "tomorrow").returncode == 3
 
 
+@pytest.mark.long
 def test_renew_by_name(host: Host) -> None:
     """`renew NAME` renews the named certificates, regardless of their dates, and no other. It prints each step and its
     end.
@@ -1031,6 +1040,7 @@ def test_renew_by_name(host: Host) -> None:
     assert host.unwell() == []
 
 
+@pytest.mark.long
 def test_nothing_is_restarted_where_that_is_asked_for(host: Host) -> None:
     """`renew --no-restart` renews, and that is all."""
     host.start()
@@ -1039,6 +1049,7 @@ def test_nothing_is_restarted_where_that_is_asked_for(host: Host) -> None:
     assert done.stdout.endswith("1 of 1 done\n")
 
 
+@pytest.mark.long
 def test_renew_everything(host: Host) -> None:
     """`renew --all` renews every certificate that can be renewed, and prints JSON on request. Certificates, keys and
     modes are right afterwards.
@@ -1055,6 +1066,7 @@ def test_renew_everything(host: Host) -> None:
     assert all(entry["by"] != "daemon" for entry in host.audit())
 
 
+@pytest.mark.long
 def test_dry_run_writes_nothing(host: Host) -> None:
     """`renew --dry-run` shows the steps and leaves every byte as it is."""
     content = {path: path.read_bytes() for path in host.files()}
@@ -1065,6 +1077,7 @@ def test_dry_run_writes_nothing(host: Host) -> None:
     assert {path: path.read_bytes() for path in host.files()} == content
 
 
+@pytest.mark.long
 def test_renew_reports_every_unknown_name_and_renews_nothing(host: Host) -> None:
     """`renew` reports each unknown name with the most similar known one, and renews nothing."""
     before = host.serials()
@@ -1080,6 +1093,7 @@ def test_renew_reports_every_unknown_name_and_renews_nothing(host: Host) -> None
     assert host.serials() == before
 
 
+@pytest.mark.long
 def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     """`renew` reports each certificate that it cannot renew with the reason, and renews none of the others. `--all`
     omits them.
@@ -1106,6 +1120,7 @@ def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     assert {name for name, serial in host.serials().items() if serial == before[name]} == {"etcd-server"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [("renew",), ("renew", "--all", "apiserver"), ("renew", "--al")])
 def test_renew_refuses_an_incomplete_selection(host: Host, arguments: tuple[str, ...]) -> None:
     """Without a name, with names and `--all`, or with a wrong option, `renew` changes nothing and exits 3."""
@@ -1113,6 +1128,7 @@ def test_renew_refuses_an_incomplete_selection(host: Host, arguments: tuple[str,
     assert not host.state.exists()
 
 
+@pytest.mark.long
 def test_renew_exits_1_if_it_leaves_a_broken_certificate(host: Host) -> None:
     """`renew --all` that leaves a certificate with a finding exits 1, and reports the obstacle: here the CA file that
     the entry names, which has no CA.
@@ -1123,6 +1139,7 @@ def test_renew_exits_1_if_it_leaves_a_broken_certificate(host: Host) -> None:
     assert "not renewed: apiserver: the CA file of the entry ca contains no certificate; restore" in done.stdout
 
 
+@pytest.mark.long
 def test_renew_continues_after_its_reader_closes_the_pipe(host: Host) -> None:
     """If the reader of the output has closed the pipe, as `| head -1` does, `renew --all` still renews each
     certificate.
@@ -1134,6 +1151,7 @@ def test_renew_continues_after_its_reader_closes_the_pipe(host: Host) -> None:
     assert {name for name in before if before[name] != after[name]} == before.keys()
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 def test_renew_exits_by_what_became_of_it(waiting: tuple[Host, Helper]) -> None:
     """Exit 2 where something failed, 1 where a signer is waited for, 0 when all is done: with the reason on stderr."""
@@ -1151,6 +1169,7 @@ def test_renew_exits_by_what_became_of_it(waiting: tuple[Host, Helper]) -> None:
     assert [call["CERTMONGER_OPERATION"] for call in helper.calls()] == ["SUBMIT", "SUBMIT", "POLL"]
 
 
+@pytest.mark.long
 def test_sudo_is_named(host: Host) -> None:
     """The trail names the user who ran the command, also behind sudo."""
     if Path("/proc/self/loginuid").read_text() != str(2**32 - 1):
@@ -1159,6 +1178,7 @@ def test_sudo_is_named(host: Host) -> None:
     assert {entry["by"] for entry in host.audit()} == {"alice as root"}
 
 
+@pytest.mark.long
 def test_what_was_interrupted_is_finished_first(host: Host, quick: Path) -> None:
     """A renewal that was killed between key and certificate is completed before the next is planned. The trail records
     it.
@@ -1176,6 +1196,7 @@ def test_what_was_interrupted_is_finished_first(host: Host, quick: Path) -> None
     assert twin.temporary() == []
 
 
+@pytest.mark.long
 def test_forecast(host: Host) -> None:
     """`forecast` shows the renewals until a time, as JSON, and as a table with a chart. A shorter time has fewer."""
     done = certmond(host, "forecast", "--for", "3y", "-o", "json")
@@ -1201,6 +1222,7 @@ def test_forecast(host: Host) -> None:
     assert not host.state.exists()
 
 
+@pytest.mark.long
 def test_archive_is_listed_and_restored(host: Host) -> None:
     """`archive list` shows each generation. `archive restore` restores one and archives what it replaces; `--dry-run`
     only prints it. The trail has the user who ran it.
@@ -1234,6 +1256,7 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert readable(host) == []
 
 
+@pytest.mark.long
 def test_archive_list_exits_3_for_a_name_without_generations(tmp_path: Path) -> None:
     """`archive list NAME` exits 3 if the archive has no generation of NAME, and names the entries that it has. It lists
     the generations of the other names.
@@ -1249,6 +1272,7 @@ def test_archive_list_exits_3_for_a_name_without_generations(tmp_path: Path) -> 
     assert "the archive has no generation of apisever; the archive has generations of apiserver" in listed.stderr
 
 
+@pytest.mark.long
 def test_a_damaged_generation_is_reported_and_blocks_no_other(tmp_path: Path) -> None:
     """`archive list` reports a damaged generation on standard error, continues, and exits 2. `archive restore` restores
     the requested one.
@@ -1268,6 +1292,7 @@ def test_a_damaged_generation_is_reported_and_blocks_no_other(tmp_path: Path) ->
     assert certmond(host, "archive", "restore", "apiserver", good).returncode == 0
 
 
+@pytest.mark.long
 @pytest.mark.real("strace")
 @pytest.mark.parametrize("call", ["fsync", "renameat", "mkdir", "write"])
 def test_any_call_fails_once(quick: Path, call: str) -> None:

@@ -25,6 +25,7 @@ def certmond(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_every_verb_reports_a_service_with_a_replaced_certificate(home: Home) -> None:
     """After `renew --no-restart`, `check` and `metrics` report the service that still uses the old certificate, and
     `plan` has its restart. Only the record of the renewal shows that.

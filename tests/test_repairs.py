@@ -143,6 +143,7 @@ def kinds(outcomes: Any) -> list[tuple[str, str]]:
     return [(step_name(outcome.step), outcome.result) for outcome in outcomes]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("archived", [True, False])
 def test_each_damage_is_repaired(tmp_path: Path, how: str, archived: bool) -> None:
@@ -167,6 +168,7 @@ def test_each_damage_is_repaired(tmp_path: Path, how: str, archived: bool) -> No
         assert host.real(CURRENT) != host.at(DATED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", [der_key, keystore])
 def test_a_key_of_another_format_is_not_replaced(tmp_path: Path, content: Callable[[Host], bytes]) -> None:
     """certmond issues no new pair over a key in DER or a PKCS#12 file, which may be the only copy."""
@@ -178,6 +180,7 @@ def test_a_key_of_another_format_is_not_replaced(tmp_path: Path, content: Callab
     assert host.at(API["key"]).read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("archived", [True, False])
 def test_several_damages_are_repaired_in_one_pass(tmp_path: Path, archived: bool) -> None:
     """One pass repairs several damaged files, each by its own step."""
@@ -189,6 +192,7 @@ def test_several_damages_are_repaired_in_one_pass(tmp_path: Path, archived: bool
     assert host.unwell() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["cut PEM", "deleted pair", "malformed kubeconfig", "dangling link"])
 @pytest.mark.parametrize("archived", [True, False])
 def test_killed_anywhere(quick: Path, how: str, archived: bool) -> None:
@@ -214,6 +218,7 @@ def test_killed_anywhere(quick: Path, how: str, archived: bool) -> None:
 # The archive
 
 
+@pytest.mark.long
 def test_the_newest_good_generation_is_restored_byte_for_byte(tmp_path: Path) -> None:
     """An expired one is not, nor one with which a service failed. The damaged file is stored separately, and displaces
     no generation.
@@ -234,6 +239,7 @@ def test_the_newest_good_generation_is_restored_byte_for_byte(tmp_path: Path) ->
         assert b"PRIVATE KEY" not in files[-1].content
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("archived", [True, False])
 def test_the_only_copy_of_a_private_key_stays_in_the_archive(tmp_path: Path, *, archived: bool) -> None:
     """The key of the CA was moved over that of a certificate: the message of the repair has the path of the copy, which
@@ -349,6 +355,7 @@ def group_of(host: Host) -> str | None:
     return next((each[2:] for each in found.attributes if each.startswith("O=")), None) if found else None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("archived", [True, False])
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("last", [ADMINS, MASTERS])
@@ -380,6 +387,7 @@ def test_system_masters_is_restored_only_if_it_was_the_last_subject(
         assert group_of(host) == MASTERS
 
 
+@pytest.mark.long
 def test_the_daemon_records_the_last_subject(tmp_path: Path) -> None:
     """For each entry with several accepted subjects, the record has the last one that the CA of the entry signed."""
     host = Host(tmp_path / "host", "admin.conf", "apiserver", now=now())
@@ -439,6 +447,7 @@ def test_during_a_rotation_no_generation_of_the_old_ca_is_restored(tmp_path: Pat
 # Without end
 
 
+@pytest.mark.long
 def test_a_repeated_damage_is_repaired_at_growing_intervals(tmp_path: Path) -> None:
     """The intervals are a minute, two, four. Meanwhile the finding breaks_again has the count, and the plan the
     time.
@@ -463,6 +472,7 @@ def test_a_repeated_damage_is_repaired_at_growing_intervals(tmp_path: Path) -> N
 # What certmond does not repair
 
 
+@pytest.mark.long
 def test_a_file_that_the_node_no_longer_expects_is_not_restored(tmp_path: Path) -> None:
     """certmond does not restore an entry whose manifest was removed together with its files, an optional entry, or a
     CA.
@@ -485,6 +495,7 @@ def test_a_file_that_the_node_no_longer_expects_is_not_restored(tmp_path: Path) 
     assert "ca" not in {step.target for step in host.plan().steps}
 
 
+@pytest.mark.long
 def test_the_finding_of_a_file_without_a_manifest_names_its_copy_in_the_archive(tmp_path: Path) -> None:
     """certmond does not repair a file to which no manifest refers, but names the command that restores the file. The
     command works. Without a good generation, the finding names a backup.
@@ -506,6 +517,7 @@ def test_the_finding_of_a_file_without_a_manifest_names_its_copy_in_the_archive(
     assert "restore the file from a backup, or issue the certificate again [malformed]" in shown
 
 
+@pytest.mark.long
 def test_a_kubeconfig_that_no_entry_fixes_is_never_issued(tmp_path: Path) -> None:
     """The kubeconfig of a user has no subject in its entry. certmond restores it from the archive or holds the step
     with the reason.
@@ -550,6 +562,7 @@ def test_a_name_that_the_entry_does_not_fix_is_not_lost_without_a_command(tmp_pa
     assert held.because.endswith("certmond renew apiserver")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("field", ["exec", "token", "tokenFile", "auth-provider", "username"])
 @pytest.mark.parametrize("archived", [True, False])
 def test_other_credentials_than_a_certificate_are_the_operators_decision(
@@ -580,6 +593,7 @@ def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
     assert any("TSS2 PRIVATE KEY" in item.message for status in host.look().statuses for item in status.findings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("archived", [True, False])
 @pytest.mark.parametrize("current", ["empty", "gone", "token"])
 def test_another_user_of_a_kubeconfig_never_gets_the_certificate_of_its_entry(
@@ -633,6 +647,7 @@ def test_the_pem_of_a_kubelet_that_reads_another_one_is_not_made(
 # Kubeconfigs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("archived", [True, False])
 @pytest.mark.parametrize("content", ["AAAA", base64.b64encode(b"-----BEGIN CERTIFICATE-----").decode()])
 @pytest.mark.parametrize("field", ["client-certificate-data", "client-key-data"])
@@ -658,6 +673,7 @@ def test_of_a_kubeconfig_with_others_only_the_damaged_user_is_replaced(
     assert host.unwell() == []
 
 
+@pytest.mark.long
 def test_the_server_of_a_kubeconfig_comes_from_another_of_the_same_ca(tmp_path: Path) -> None:
     """If the archive has no kubeconfig of the entry, certmond takes the server from another one of the same CA, but not
     from one that another user can write.
@@ -685,6 +701,7 @@ def test_the_server_of_a_kubeconfig_comes_from_another_of_the_same_ca(tmp_path: 
 # By a command, and by the daemon
 
 
+@pytest.mark.long
 def test_renew_repairs_a_damaged_file(tmp_path: Path) -> None:
     """It does so at once, without the pause. `plan` shows the step and `check` the command."""
     host = whole(tmp_path, "kubelet-client", archived=True, now=now())
@@ -697,6 +714,7 @@ def test_renew_repairs_a_damaged_file(tmp_path: Path) -> None:
     assert host.at(CURRENT).is_symlink()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["cut PEM", "deleted link", "deleted certificate", "malformed kubeconfig"])
 def test_the_command_of_the_finding_works(tmp_path: Path, how: str) -> None:
     """`certmond archive restore NAME` restores the files. The kubelet's PEM keeps its link."""
@@ -726,6 +744,7 @@ def clean(daemon: Running, *names: str) -> bool:
     return all(daemon.reasons(name) == set() for name in names) and not daemon.activity()["plan"]["steps"]
 
 
+@pytest.mark.long
 def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> None:
     """A truncated kubelet PEM, a deleted pair and an invalid kubeconfig: the plan reports until when a writer has time.
     The daemon wakes at that instant and repairs all three.
@@ -743,6 +762,7 @@ def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> N
     assert host.at(CURRENT).is_symlink()
 
 
+@pytest.mark.long
 def test_the_daemon_leaves_a_writer_that_pauses_alone(tmp_path: Path) -> None:
     """If a writer replaces the pair within the pause, its files stay. The daemon restores nothing over them."""
     host = whole(tmp_path / "host", "apiserver", now=now(), archived=True)
@@ -760,6 +780,7 @@ def test_the_daemon_leaves_a_writer_that_pauses_alone(tmp_path: Path) -> None:
     assert "restore" not in (host.state / "audit.log").read_text()
 
 
+@pytest.mark.long
 def test_observing_touches_nothing(tmp_path: Path) -> None:
     """In observe mode the plan has the step, and the files stay as they are."""
     host = whole(tmp_path / "host", "apiserver", now=now(), archived=True)

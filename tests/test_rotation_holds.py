@@ -70,6 +70,7 @@ HOLDS: dict[str, tuple[Callable[[RotatingNode, pytest.MonkeyPatch], End], str]] 
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [Mode.OVERLAP, Mode.REPLACE])
 @pytest.mark.parametrize("reason", HOLDS)
 def test_a_hold_keeps_a_rotation_in_prepare(
@@ -110,6 +111,7 @@ def test_a_hold_keeps_a_rotation_in_prepare(
     assert node.phase is not Phase.PREPARE
 
 
+@pytest.mark.long
 def test_a_hold_that_comes_later_keeps_a_rotation_in_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the clock loses its synchronization while both CAs are trusted, the old key stays until the clock is
     synchronized.

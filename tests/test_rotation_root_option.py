@@ -61,6 +61,7 @@ def test_at_once_it_ends(tmp_path: Path) -> None:
     assert node.restarts() == 0
 
 
+@pytest.mark.long
 def test_without_services_it_ends(tmp_path: Path) -> None:
     """Without services in the configuration, no process could use an older file."""
     node, new = BelowRoot(tmp_path / "place"), root_ca()
@@ -69,6 +70,7 @@ def test_without_services_it_ends(tmp_path: Path) -> None:
     assert node.unwell(new) == []
 
 
+@pytest.mark.long
 def test_an_abort_is_refused_or_ends(tmp_path: Path) -> None:
     """With services, `abort` of a rotation that began without them is refused, and changes nothing. Without, the old CA
     is back.

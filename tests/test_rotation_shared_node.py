@@ -65,6 +65,7 @@ def test_a_symlink_of_another_user_blocks_no_renewal(tmp_path: Path) -> None:
     assert node.read("web.crt") != due
 
 
+@pytest.mark.long
 def test_a_symlink_of_another_user_blocks_no_rotation(tmp_path: Path) -> None:
     """A rotation completes although a kubeconfig cannot get the CAs, because its owner has put a symlink there. A
     finding reports that this kubeconfig trusts another CA.

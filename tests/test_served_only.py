@@ -69,6 +69,7 @@ def entry(assessment: Assessment, name: str) -> dict[str, Any] | None:
     return next((each for each in document["certificates"] if each["name"] == name), None)
 
 
+@pytest.mark.long
 def test_every_document_has_the_certificate(tmp_path: Path, serve: Serve, files: Files) -> None:  # noqa: F811
     """`check` prints the dates, the endpoint and the finding with the restart. The metrics have the same series as for
     a file.
@@ -144,6 +145,7 @@ def test_the_names_of_the_other_exporter_are_for_files(tmp_path: Path, serve: Se
     assert str(node.server.endpoint) not in text
 
 
+@pytest.mark.long
 def test_renew_all_leaves_it_alone(tmp_path: Path, serve: Serve, files: Files) -> None:  # noqa: F811
     """No file has it, so `renew --all` does not report it. By its name, the command reports who renews it."""
     node = Listening(tmp_path, serve(tls(files.context(in_memory(5 * DAY)))))

@@ -47,6 +47,7 @@ def test_options_come_first(tmp_path: Path) -> None:
         server.until(lambda: status(port) == 401, "asks for a password")
 
 
+@pytest.mark.long
 def test_the_configuration_controls_access(tmp_path: Path) -> None:
     """`web_config` has the effect of --web-config, also with --listen."""
     port = free_port()
@@ -55,6 +56,7 @@ def test_the_configuration_controls_access(tmp_path: Path) -> None:
         server.until(lambda: status(port) == 401, "asks for a password")
 
 
+@pytest.mark.long
 def test_a_missing_web_config_prevents_all_access(tmp_path: Path) -> None:
     """If the file of `web_config` is missing, nothing is served. The exit code is 3, and the message names the file."""
     with serving(tmp_path, f"web_config: {tmp_path}/web.yaml\n", "--listen", "127.0.0.1:0") as server:
@@ -62,6 +64,7 @@ def test_a_missing_web_config_prevents_all_access(tmp_path: Path) -> None:
     assert f"{tmp_path}/web.yaml: is unreadable (No such file or directory)" in server.log.read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--listen", "127.0.0.1:0"), ("--web-config", "web.yaml")])
 def test_a_broken_configuration_is_an_error(tmp_path: Path, options: tuple[str, ...]) -> None:
     """certmond does not guess the address or the access rules: it reports the problems and exits 3."""
@@ -73,6 +76,7 @@ def test_a_broken_configuration_is_an_error(tmp_path: Path, options: tuple[str, 
     assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_unrelated_mistakes_do_not_stop_the_server(tmp_path: Path) -> None:
     """certmond reports each unrelated mistake in the configuration with its line, and applies the address and the
     access rules. A mistake in an entry does not remove the metrics that report it.
@@ -98,6 +102,7 @@ def test_unrelated_mistakes_do_not_stop_the_server(tmp_path: Path) -> None:
         assert [line for line in said if place in line and scope in line], said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("configuration", "problem"),
     [
@@ -119,6 +124,7 @@ def test_a_possible_access_rule_is_not_guessed(tmp_path: Path, configuration: st
     assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_a_configuration_that_others_can_write_is_not_applied(tmp_path: Path) -> None:
     """If others can write a configuration that has mistakes, nothing is served. Both problems are reported."""
     (tmp_path / "conf.d").mkdir()

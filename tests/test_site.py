@@ -40,6 +40,7 @@ class Addresses(HTMLParser):
             self.found.append(address)
 
 
+@pytest.mark.long
 def test_the_site_is_built_and_contacts_no_other_host(site: Path) -> None:
     """The site builds in strict mode, and no page, style sheet or manifest loads anything from another host."""
     pages = list(site.rglob("*.html"))
@@ -49,6 +50,7 @@ def test_the_site_is_built_and_contacts_no_other_host(site: Path) -> None:
         assert not re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text())
 
 
+@pytest.mark.long
 def test_every_page_can_be_reached(site: Path) -> None:
     """Each page of docs/ is in the navigation of the first one, or linked from a page that is."""
     reached, waiting = set(), [site / "index.html"]

@@ -81,6 +81,7 @@ def reasons(document: dict[str, Any]) -> dict[tuple[str, str], str]:
     }
 
 
+@pytest.mark.long
 def test_check_lists_each_file_in_which_openssl_finds_a_certificate(tree: Tree) -> None:
     """`check` names every file below /etc, /var/lib, /opt and /run that contains a certificate, or a copy of one."""
     found = set()
@@ -134,6 +135,7 @@ def spoil(tree: Tree, entry: str, not_after: datetime = AT + 3 * DAY) -> None:
     write_pair(tree, path, make_ca("starlingx"), f"CN={entry}", **special.get(entry, {}), **dates)
 
 
+@pytest.mark.long
 def test_each_platform_certificate_has_its_alarm(pristine: Path, tree: Tree, tmp_path: Path) -> None:
     """Three days before the end of each platform certificate, the hook raises one 500.200 for each file. After the
     end, the alarm is 500.210. The hook clears it when the certificate is renewed.

@@ -199,6 +199,7 @@ def starts(log: Path) -> list[tuple[str, str, float]]:
     return [(what, name, float(at)) for what, name, at in map(str.split, lines)]
 
 
+@pytest.mark.long
 def test_the_plan_and_the_forecast_have_the_restart(tmp_path: Path, stack: ExitStack) -> None:
     """The hold of each certificate names the restart. `certmond restart` proves the renewal, too."""
     server = Server("server-1", tmp_path, None, stack)
@@ -217,6 +218,7 @@ def test_the_plan_and_the_forecast_have_the_restart(tmp_path: Path, stack: ExitS
     assert json.loads(server.command("plan", "-o", "json").stdout)["steps"] == []
 
 
+@pytest.mark.long
 def test_certificates_that_expired_while_the_node_was_off_are_renewed(tmp_path: Path, stack: ExitStack) -> None:
     """The plan has the restart, and the daemon restarts the service once. Each certificate then has a later end."""
     server = Server("server-1", tmp_path, None, stack)

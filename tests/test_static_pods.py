@@ -41,6 +41,7 @@ def ended(pods: Pods, attempt: int) -> None:
     os.kill(pods.ready("kube-scheduler", attempt=attempt)["pid"], signal.SIGTERM)
 
 
+@pytest.mark.long
 def test_restarts_are_backed_off(tmp_path: Path, program: Path) -> None:
     """The first restart comes at once, the next ones later and later, of one Pod. Another manifest is a new Pod."""
     with kubelet(tmp_path, factor=0.02) as pods:
@@ -76,6 +77,7 @@ def test_a_container_is_in_the_files_of_the_runtime(tmp_path: Path, program: Pat
         assert not directory.exists()
 
 
+@pytest.mark.long
 def test_crictl_knows_its_flags(tmp_path: Path, program: Path) -> None:
     """Flags that it does not know, or with a value of another kind, are errors; without a timeout there is no grace."""
 

@@ -107,6 +107,7 @@ def test_the_check_is_made_at_each_run(tmp_path: Path) -> None:
     assert not program.ran.exists()
 
 
+@pytest.mark.long
 def test_validation_reports_each_refused_program(tmp_path: Path) -> None:
     """`config validate` exits 3 and names its user. A missing program is no problem."""
     program = Program(tmp_path, "own")

@@ -48,6 +48,7 @@ def test_show(place: Place) -> None:
         assert "no rotation is in progress" in done.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["rsa", "rsa-3072", "ec", "ec-p384", "ec-p521"])
 def test_stage(place: Place, kind: str) -> None:
     """`stage` stores and shows a key of a kind that can sign tokens, and no file of the node changes."""
@@ -168,6 +169,7 @@ def test_a_plan_restarts_who_has_read_what_changes(place: Place) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_obstacles_of_a_start(place: Place) -> None:
     """The cases are nothing staged, a CA of another family, two keys in place, and an API server that reads other
     files.
@@ -188,7 +190,7 @@ def test_obstacles_of_a_start(place: Place) -> None:
     config.write_text("{certificates: [{name: sa, path: /etc/kubernetes/pki/sa.pub}]}")
     done = place.run("rotate", "--plan", *SA, "--config", config)
     assert done.code == 2
-    fact = "no known service on this node reads /etc/kubernetes/pki/sa.pub"
+    fact = f"no known service on this node reads {place.node.root}/etc/kubernetes/pki/sa.pub"
     assert f"{fact}; check --service-account-key-file of kube-apiserver" in done.err
 
 

@@ -102,6 +102,7 @@ def differing(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in {*before, *after} if before.get(name) != after.get(name)}
 
 
+@pytest.mark.long
 def test_a_key_follows_another(tmp_path: Path) -> None:
     """After staging and rotation by commands, the new key is the only one, no other file has changed, and the only key
     is at its path. During the rotation a token of either key is accepted until its end, and no longer.
@@ -145,6 +146,7 @@ def test_services_that_read_the_keys_are_restarted_in_each_phase(tmp_path: Path)
     assert done.out.splitlines()[-1] == "done"
 
 
+@pytest.mark.long
 def test_the_time_of_the_last_tokens_is_kept(tmp_path: Path) -> None:
     """The record has the time of the last tokens, so that another process counts from the same instant and skips no
     time.
@@ -170,6 +172,7 @@ def reach(node: TokenNode, phase: Phase) -> None:
     node.step()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE])
 def test_it_can_be_aborted(tmp_path: Path, phase: Phase) -> None:
     """After an abort before the old key is distrusted, that one is the only one again. Tokens that the new one has
@@ -192,6 +195,7 @@ def test_it_can_be_aborted(tmp_path: Path, phase: Phase) -> None:
     assert node.findings() == {}
 
 
+@pytest.mark.long
 def test_there_is_a_point_of_no_return(tmp_path: Path) -> None:
     """From the point of no return, an abort is refused with the reason."""
     node, new = TokenNode(tmp_path / "place"), key()
@@ -225,6 +229,7 @@ STRANGE: dict[str, tuple[str, Callable[[TokenNode], bytes], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST])
 def test_a_foreign_key_stops_the_rotation(tmp_path: Path, phase: Phase) -> None:
     """A key of another process is critical, and certmond changes no file. After the key is restored, the rotation
@@ -247,6 +252,7 @@ def test_a_foreign_key_stops_the_rotation(tmp_path: Path, phase: Phase) -> None:
     assert node.amiss(new) == []
 
 
+@pytest.mark.long
 def test_a_replaced_pair_begins_no_rotation(tmp_path: Path) -> None:
     """No file shows which key was there before. certmond reports no rotation and begins none."""
     node, other = TokenNode(tmp_path / "place"), key()
@@ -341,6 +347,7 @@ def test_killed_anywhere(tmp_path: Path, staged: tuple[TokenNode, Issued]) -> No
         shutil.rmtree(node.place)
 
 
+@pytest.mark.long
 def test_no_output_contains_a_key(tmp_path: Path) -> None:
     """No line of any private key, old or new, is in the output, the rendered files or the log of a command, in any
     phase.

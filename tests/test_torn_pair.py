@@ -36,6 +36,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield Live(node, spare, ports)
 
 
+@pytest.mark.long
 @pytest.mark.real("etcd")
 @pytest.mark.parametrize(("name", "times"), [("etcd-server", 60), ("etcd-peer", 20)])
 def test_a_renewal_costs_no_handshake(live: Live, name: str, times: int) -> None:
@@ -54,6 +55,7 @@ def test_a_renewal_costs_no_handshake(live: Live, name: str, times: int) -> None
     assert (key.stat().st_ino, key.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+@pytest.mark.long
 @pytest.mark.real("etcd")
 @pytest.mark.parametrize("name", ["etcd-server", "etcd-peer"])
 def test_the_same_client_sees_a_torn_pair(live: Live, name: str) -> None:

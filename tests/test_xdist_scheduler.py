@@ -17,6 +17,7 @@ from tests.xdist_scheduler import company, turn
 REPOSITORY = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_one_worker_runs_a_module() -> None:
     """One of several workers runs all tests of a module, and no worker runs all modules."""
     names = (

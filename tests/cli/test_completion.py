@@ -41,6 +41,7 @@ def asked(shell: str, words: str) -> list[str]:
     return [line.partition("\t")[0].partition(":")[0] for line in done.stdout.splitlines() if line]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.real("bash, zsh, fish")
 def test_a_shell_completes_verbs_and_names(shell: str) -> None:

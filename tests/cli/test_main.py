@@ -771,6 +771,7 @@ def test_explain_alone_lists_the_runbook() -> None:
     assert {line.split()[0] for line in done.stdout.splitlines()} >= {*Reason}
 
 
+@pytest.mark.long
 def test_a_status_without_a_daemon_names_the_next_command(tmp_path: Path) -> None:
     """If no daemon has written a status, the message names the command that starts the daemon."""
     done = certmond("status", "--runtime-dir", tmp_path)
@@ -779,6 +780,7 @@ def test_a_status_without_a_daemon_names_the_next_command(tmp_path: Path) -> Non
     assert done.stderr == f"certmond: {fact}; start it: systemctl start certmond\n"
 
 
+@pytest.mark.long
 def test_the_status_of_a_directory_is_not_that_of_this_host(node: Node, tmp_path: Path) -> None:
     """With --root, `status` exits with 3 and names `check`, unless the user gives the directory of a daemon."""
     done = certmond("status", "--root", node.root)

@@ -284,6 +284,7 @@ def test_a_leaf_of_kubeadm_begins_with_its_ca(node: Node) -> None:
     assert x509.load_pem_x509_certificate(node.read(KUBELET_PEM)).not_valid_before_utc == ca.not_valid_before_utc
 
 
+@pytest.mark.long
 def test_serial_numbers_are_random(like_kubeadm: Host) -> None:
     """Serial numbers are positive, of up to 159 bits, and no two are alike."""
     numbers = {x509.load_pem_x509_certificate(text).serial_number for text in certificates(like_kubeadm.root).values()}
@@ -422,6 +423,7 @@ def leaves(host: Host) -> Iterator[tuple[str, str, list[str]]]:
         yield name, f"{PKI}/{ca}.crt", [{"serverAuth": "sslserver", "clientAuth": "sslclient"}[u._name] for u in usages]
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("which", ["like_kubeadm", "whole"])
 def test_openssl_verifies_strictly(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -442,6 +444,7 @@ def test_openssl_verifies_strictly(which: str, request: pytest.FixtureRequest, t
     assert verified == 13
 
 
+@pytest.mark.long
 @pytest.mark.real("etcd")
 @pytest.mark.real("etcdctl")
 def test_etcd_works_with_it(whole: Host, tmp_path: Path) -> None:
@@ -752,6 +755,7 @@ def test_killed_at_every_system_call(quick: Path) -> None:
     assert all(left.check() == (0, []) for left in chosen[:: max(len(chosen) // 6, 1)])
 
 
+@pytest.mark.long
 @pytest.mark.real("gcc")
 @pytest.mark.parametrize("n", [40, 333])
 def test_killed_for_good(host: Host, n: int) -> None:
@@ -894,6 +898,7 @@ def own_ca(openssl: str, place: Path, kind: str, *extensions: str) -> list[str |
     return ["--root-ca-cert", certificate, "--root-ca-key", key]
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
 def test_own_ca(host: Host, kind: str) -> None:

@@ -99,6 +99,7 @@ def test_one_node_reads_for_the_cluster(cluster: ApiServer, reader: Access) -> N
     assert [each for each in cluster.calls if "leases" not in each] == []
 
 
+@pytest.mark.long
 def test_another_node_takes_over_after_the_duration_of_the_lease(reader: Access) -> None:
     """The former holder no longer exports anything, even if it does not learn of the new holder."""
     one, two = Node(reader, "node-1"), Node(reader, "node-2")
@@ -111,6 +112,7 @@ def test_another_node_takes_over_after_the_duration_of_the_lease(reader: Access)
     assert one.round() == ClusterReading()
 
 
+@pytest.mark.long
 def test_the_holder_reads_at_its_interval(cluster: ApiServer, reader: Access) -> None:
     """Between two readings, the holder renews the Lease, and the reading stays the same object."""
     node = Node(reader, "node-1", interval=10 * MINUTE)
@@ -196,6 +198,7 @@ def test_a_silent_api_server_does_not_end_the_leadership_at_once(cluster: ApiSer
     assert node.round().lease is None
 
 
+@pytest.mark.long
 def test_an_outage_longer_than_the_lease_keeps_the_known_objects(cluster: ApiServer, reader: Access) -> None:
     """The finding about the Lease begins when the node stops reading. No finding about an object ends, until the node
     reads again or learns that another node reads.
@@ -235,6 +238,7 @@ def test_an_outage_longer_than_the_lease_keeps_the_known_objects(cluster: ApiSer
     assert node.round() == ClusterReading()
 
 
+@pytest.mark.long
 def test_a_node_that_loses_the_lease_during_a_reading_exports_nothing(cluster: ApiServer, reader: Access) -> None:
     """A slow API server can delay a reading for longer than the Lease."""
     one, two = Node(reader, "node-1"), Node(reader, "node-2")
@@ -412,6 +416,7 @@ def test_a_reader_that_cannot_start_has_a_finding(
     assert state.observations[0].path == LEASE.path
 
 
+@pytest.mark.long
 def test_a_defect_in_the_list_of_one_kind_keeps_the_other_kinds(
     reader: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ def test_a_phase_that_cannot_be_recorded_is_not_left(world: World, node: Rotatin
     assert world.phase is Phase.DETACH
 
 
+@pytest.mark.long
 def test_another_record_in_the_cluster_is_reported(world: World, node: RotatingNode) -> None:
     """A record that this node cannot follow stops it, and the next pass reports the record."""
     enforcer = node.enforcer()
@@ -212,6 +213,7 @@ def recorded(node: RotatingNode) -> Rotation:
     return node.record
 
 
+@pytest.mark.long
 def test_a_record_that_was_deleted_is_restored(world: World, node: RotatingNode) -> None:
     """The control plane that has the phase restores the record before any other step, and the rotation continues."""
     come_to(Phase.DETACH, world, node, node.enforcer())
@@ -226,6 +228,7 @@ def test_a_record_that_was_deleted_is_restored(world: World, node: RotatingNode)
     come_to(Phase.TRUST, world, node, again)
 
 
+@pytest.mark.long
 def test_a_record_that_cannot_be_restored_is_reported(world: World, node: RotatingNode) -> None:
     """The message has the reason, and the phase lasts. A worker, which writes no record, waits for the control
     planes.
@@ -355,6 +358,7 @@ def test_a_worker_follows_a_rotation_of_a_control_plane(world: World, calm: Rota
     assert set(calm.trust()) == {world.old.facts, world.new.facts}
 
 
+@pytest.mark.long
 def test_the_report_of_a_worker_stays_until_its_batch_starts(world: World, calm: RotatingNode, tmp_path: Path) -> None:
     """The report of the phase before stays, also if certmond restarts meanwhile: the others recognize the worker by
     it.
@@ -386,6 +390,7 @@ def test_a_control_plane_has_the_key_during_an_abort_too(world: World, node: Rot
     assert {each.split("/")[4] for each in back} == {"key"}
 
 
+@pytest.mark.long
 def test_a_control_plane_continues_with_the_staged_ca(world: World, calm: RotatingNode, tmp_path: Path) -> None:
     """Until it is staged the node holds, and reports the remedy."""
     calm.copy(tmp_path / "other").begin(world.new)

@@ -156,6 +156,7 @@ def test_a_control_plane_is_one_whatever_it_has_said_of_another_rotation(world: 
     assert may_act(world) == []
 
 
+@pytest.mark.long
 def test_only_the_coordinator_releases_workers(world: World, nodes: dict[str, Place]) -> None:
     """Another control plane reports the coordinator. It continues where the coordinator stopped, when that one has
     ended.

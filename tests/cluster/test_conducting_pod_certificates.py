@@ -42,6 +42,7 @@ def issue(world: World) -> Rotation:
     return world.rotation(Phase.ISSUE)
 
 
+@pytest.mark.long
 def test_the_old_ca_is_trusted_until_the_certificates_of_pods_have_expired(
     world: World, node: Place, issue: Rotation
 ) -> None:

@@ -168,6 +168,7 @@ def test_the_private_key_stays_here(api: ApiServer) -> None:
 # --- until it is decided ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_pending_request_waits_longer_and_longer(api: ApiServer) -> None:
     """While the request is pending, each poll comes later than the one before, at most five minutes apart. The request
     is filed once.
@@ -480,6 +481,7 @@ def test_every_failure_of_the_api_has_its_meaning(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.long
 def test_a_busy_api_is_called_again_after_retry_after(api: ApiServer) -> None:
     """After an answer with Retry-After, as of priority and fairness (429), certmond waits within the time limit."""
     api.faults = [Fault(429, headers={"Retry-After": "1"}), Fault(503, headers={"Retry-After": "0"})]

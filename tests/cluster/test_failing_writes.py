@@ -120,6 +120,7 @@ def test_any_write_of_the_way_back_may_fail(scenario: Scenario, limits: Limits, 
     assert writes.failed or place >= writes.most  # from trust on there are fewer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("fault", "write"), LEASES)
 def test_any_write_of_the_lease_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
     """Two nodes never hold the Lease at once, and each gets it."""

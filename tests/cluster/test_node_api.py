@@ -96,6 +96,7 @@ def test_a_reboot_is_recognized_by_the_boot_id(
     assert [each.started_since for each in list_nodes(access)] == [since]
 
 
+@pytest.mark.long
 def test_a_listing_may_take_longer_than_a_call(
     cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch
 ) -> None:

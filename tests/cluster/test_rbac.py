@@ -126,6 +126,7 @@ def granted(rbac: Rbac) -> set[tuple[str, str, str]]:
     }
 
 
+@pytest.mark.long
 def test_the_manifest_grants_exactly_what_is_needed(cluster: ApiServer, access: Access) -> None:
     """A coordinator with every role can make all its calls, and each of its rights is used."""
     furnish(cluster)
@@ -137,6 +138,7 @@ def test_the_manifest_grants_exactly_what_is_needed(cluster: ApiServer, access: 
     assert cluster.rbac.used == granted(cluster.rbac)
 
 
+@pytest.mark.long
 def test_an_unbound_right_is_refused(cluster: ApiServer, access: Access) -> None:
     """The manifest grants no right to Secrets or to change webhooks, also with a reader: only these two checks fail."""
     furnish(cluster)

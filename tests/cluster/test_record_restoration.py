@@ -243,6 +243,7 @@ def waits(world: World, worker: Place, own: Rotation, span: timedelta) -> str:
     return said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ATTACH])
 def test_a_worker_completes_a_rotation_whose_record_was_deleted(world: World, phase: Phase) -> None:
     """No node is left that could lead it from the last phase, which all nodes had reached. The worker reports the
@@ -276,6 +277,7 @@ def test_a_missing_record_alone_is_not_trusted(world: World) -> None:
     assert waits(world, worker, own, timedelta(minutes=1)).startswith("the leader begins the next phase")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["is back", "cannot be asked for"])
 def test_a_record_that_is_missing_only_for_a_while_is_waited_for(world: World, how: str) -> None:
     """Ten minutes count from its last disappearance, and only while the API answers."""

@@ -660,6 +660,7 @@ def test_a_node_that_held_a_ca_key_must_report(world: World, family: str, known:
     assert "control-2 has not reported" not in one.gate(rotation).waits
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
 def test_a_node_that_took_part_in_prepare_must_report(world: World, family: str) -> None:
     """An unlabeled control plane that has no new CA has taken part in `prepare`. It uses that CA, and without it the
@@ -712,6 +713,7 @@ def daemon_set(world: World, name: str, *, stuck: bool = False) -> None:
     world.api.store.controllers.append(control)
 
 
+@pytest.mark.long
 def test_the_instant_at_which_both_cas_were_published_is_recorded(world: World) -> None:
     """The instant is recorded once, and is after the check: a Pod that started before may trust one CA only."""
     one = world.node("control-1", workloads="wait")
@@ -729,6 +731,7 @@ def test_the_instant_at_which_both_cas_were_published_is_recorded(world: World) 
     assert len([call for call in world.calls("PUT", "POST") if "configmaps" in call]) == 1
 
 
+@pytest.mark.long
 def test_workloads_that_started_before_are_waited_for(world: World) -> None:
     """The message names them with the remedy, until they are restarted. Nothing is written to them."""
     one = world.node("control-1", workloads="wait")
@@ -745,6 +748,7 @@ def test_workloads_that_started_before_are_waited_for(world: World) -> None:
     assert not any("apps" in call for call in world.calls("PATCH"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["wait", "restart"])
 def test_workloads_of_an_excluded_node_are_not_waited_for(world: World, how: str) -> None:
     """The API has the Pods of a removed machine as long as its Node exists. The phase does not wait for them."""
@@ -777,6 +781,7 @@ def test_workloads_of_an_excluded_node_count_while_its_kubelet_runs(world: World
     assert all("Pod default/bare (no controller replaces it)" in each for each in waits)
 
 
+@pytest.mark.long
 def test_workloads_are_restarted_in_groups(world: World) -> None:
     """With `restart`, five workloads restart in a pass, so that the node is observed meanwhile, and each of them
     restarts once.
@@ -931,6 +936,7 @@ def test_a_right_that_is_missing_is_named(world: World, call: str, right: str) -
     assert any("may not" in each and re.search(right, each) for each in waits), waits
 
 
+@pytest.mark.long
 def test_a_slow_api_does_not_stop_the_watchdog(world: World) -> None:
     """The watchdog is notified however slow each of the calls is."""
     one = world.node("control-1")

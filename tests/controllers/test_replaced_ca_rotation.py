@@ -346,6 +346,7 @@ def with_family(node: RotatingNode, now: datetime) -> Issued:
     return other
 
 
+@pytest.mark.long
 def test_an_expired_old_ca_is_replaced_at_once(tmp_path: Path) -> None:
     """If the old CA is no longer accepted, an overlap with it would be an outage. Trust and leaves are exchanged at
     once, whatever hold exists, and the finding reports it until then.

@@ -172,6 +172,7 @@ def listener() -> Iterator[tuple[int, list[object]]]:
             thread.join()
 
 
+@pytest.mark.long
 def test_no_process_is_contacted_before_the_old_ca_is_trusted(node: Cluster) -> None:
     """An API server that does not answer delays nothing: certmond connects to it only after the old CA is trusted."""
     with listener() as (port, connections):
@@ -212,6 +213,7 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
         assert begun == ["rotate"]
 
 
+@pytest.mark.long
 def test_a_command_that_reads_reports_the_same(node: Cluster) -> None:
     """`check` and `plan` report the other nodes and the interim like the daemon, before and after it."""
     put(node, root_ca())
@@ -230,6 +232,7 @@ def of_three(node: Cluster) -> None:
     (node.manifest.parent / "etcd.yaml").write_text(yaml.safe_dump(pod))
 
 
+@pytest.mark.long
 def test_one_of_several_without_a_cluster(quick: Path) -> None:
     """If etcd has several members and `cluster:` is not configured, the result is the same."""
     node, new = Cluster(quick / "place", cluster={}), root_ca()
@@ -276,6 +279,7 @@ MODES: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", MODES)
 def test_what_the_configuration_forbids_is_not_done(node: Cluster, how: str) -> None:
     """Neither with `on_change: alarm` nor in observe mode is a file changed, nor with `on_change: replace`, which
@@ -287,6 +291,7 @@ def test_what_the_configuration_forbids_is_not_done(node: Cluster, how: str) -> 
     is_left_alone(node, said)
 
 
+@pytest.mark.long
 def test_an_expired_old_ca_is_not_trusted_again(quick: Path) -> None:
     """No component accepts its certificates: `ca.crt` stays."""
     node = Cluster(quick / "place")
@@ -335,6 +340,7 @@ UNFIT = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", UNFIT)
 def test_an_unfit_pair_gets_no_aid(node: Cluster, how: str) -> None:
     """If the old CA is not recorded, the new one cannot be followed, or another user can write `ca.crt`, no file
@@ -624,6 +630,7 @@ def test_a_later_replace_setting_does_not_end_the_aid(node: Cluster) -> None:
     assert (node.unwell(node.old), node.interims) == ([], {})
 
 
+@pytest.mark.long
 def test_an_alarm_in_a_cluster_names_no_command_that_is_refused(quick: Path) -> None:
     """With `on_change: alarm` and `cluster:`, no command rotates to an installed CA, and the finding has the reason.
     After the old pair is restored, the commands in the finding begin the rotation.
@@ -655,6 +662,7 @@ def test_an_alarm_with_several_members_of_etcd_requests_a_cluster(quick: Path) -
     assert "; to rotate, configure `cluster:` on every node, and run" in node.findings()["root_ca_changed"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trusts_both", [True, False])
 def test_init_signs_nothing_with_a_replaced_ca(quick: Path, trusts_both: bool) -> None:
     """During interim trust, and with `on_change: alarm`, `init` exits 3. It names the last CA of this node, and the

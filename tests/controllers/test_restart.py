@@ -200,6 +200,7 @@ def reported(progress: Progress | None) -> Progress:
     return progress
 
 
+@pytest.mark.long
 def test_a_restart_is_recorded_executed_and_proven(bench: Bench) -> None:
     """The record of the act exists before the act. The record after the proof has the contents for which the service
     was restarted.
@@ -235,6 +236,7 @@ def test_nothing_is_begun_while_files_change(bench: Bench) -> None:
     assert len(bench.runs) == 1
 
 
+@pytest.mark.long
 def test_a_service_that_ended_with_another_is_proven_as_well(bench: Bench) -> None:
     """The scheduler ends with the API server: it is not restarted again, and still needs a proof."""
     scheduler = next(each for each in bench.config.services if each.name == "kube-scheduler")
@@ -487,6 +489,7 @@ def test_without_a_record_nothing_is_done(bench: Bench) -> None:
     assert bench.runs == []
 
 
+@pytest.mark.long
 def test_a_scan_from_before_the_last_restart_shows_nothing(bench: Bench) -> None:
     """It may show the state before that."""
     History(bench.state).store(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
@@ -657,6 +660,7 @@ def test_a_service_that_replaces_its_own_files_completes_its_restart(bench: Benc
     assert bench.node.read(CRT[1:]) != bench.runs[0][1]
 
 
+@pytest.mark.long
 def test_a_renewal_at_a_start_is_proven(bench: Bench) -> None:
     """A certificate that the service does not replace is a trouble, until it does."""
     plan = renewing(bench)

@@ -151,6 +151,7 @@ def reissued(node: RotatingNode) -> Issued:
     return Issued(now.der, node.old.key, node.old.subject, node.old.subject_key_id, node.old.names)
 
 
+@pytest.mark.long
 def test_at_once(quick: Path) -> None:
     """Without an overlap the new CA is alone from the first change of files on."""
     node, new = RotatingNode(quick / "place"), root_ca()
@@ -791,6 +792,7 @@ UNFIT: dict[str, Callable[[], Unfit]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", UNFIT)
 def test_an_unfit_ca_is_not_rotated(quick: Path, what: str) -> None:
     """A CA that no cluster can use, installed in place of the node's, is critical with all its defects, for the daemon
@@ -823,6 +825,7 @@ def test_an_unfit_ca_is_not_rotated(quick: Path, what: str) -> None:
     assert node.unwell(node.old) == []
 
 
+@pytest.mark.long
 def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> None:
     """A CA whose name constraints forbid a leaf of this node is refused with the leaf's file, and nothing is written.
     After the old one is restored, no finding remains.
@@ -845,6 +848,7 @@ def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> 
     assert node.findings() == {}
 
 
+@pytest.mark.long
 def test_a_found_ca_beside_a_third_one_is_not_rotated(quick: Path) -> None:
     """If the file has a third CA, the finding reports it, no rotation begins, and no step fails."""
     node, new, third = RotatingNode(quick / "place"), root_ca(), root_ca()

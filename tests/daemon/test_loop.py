@@ -476,6 +476,7 @@ def test_a_hook_runs_once_for_a_finding_across_restarts(node: Node, work: Path) 
     assert len(reported()) == 2
 
 
+@pytest.mark.long
 def test_a_configuration_with_a_hook_must_be_closed_to_others(work: Path) -> None:
     """A user who can write the configuration chooses the program: with a hook in it, a configuration that others can
     write is refused.

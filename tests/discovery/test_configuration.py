@@ -717,6 +717,7 @@ def test_an_invalid_kubelet_conf_is_ignored(node: Node) -> None:
     assert ("kubelet-client", Reason.MALFORMED) in judged(node, text)
 
 
+@pytest.mark.long
 def test_a_file_that_certmond_watches_without_an_entry_is_a_comment(node: Node) -> None:
     """`discover` names each file that only a flag names, and each file that certmond cannot watch, with the flag."""
     world = ReferenceNode(node, datetime(2036, 1, 1, tzinfo=UTC))

@@ -212,6 +212,7 @@ def test_hostile_names(browser: Browser, shown: Shown) -> None:
         assert page.complaints() == []
 
 
+@pytest.mark.long
 def test_nothing_else_is_loaded(browser: Browser, shown: Shown) -> None:
     """The page repeatedly loads only its own address, and the console stays empty."""
     with browser.page() as page:
@@ -350,6 +351,7 @@ def test_a_dead_daemon(browser: Browser, node: Node, tmp_path: Path) -> None:
         assert axe(page) == []
 
 
+@pytest.mark.long
 def test_a_server_that_goes_away(browser: Browser, shown: Shown) -> None:
     """While the server does not answer, the page shows the time of its state. It continues when an answer arrives."""
     with browser.page() as page, listening(shown.daemon.runtime) as server:
@@ -363,6 +365,7 @@ def test_a_server_that_goes_away(browser: Browser, shown: Shown) -> None:
             page.until("document.querySelector('#connection').hidden")
 
 
+@pytest.mark.long
 def test_a_name_that_was_made_to_lead_here(browser: Browser, shown: Shown) -> None:
     """A page whose name leads to loopback reads nothing there, though to the browser it is its own."""
     with browser.page() as page:

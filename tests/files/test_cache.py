@@ -1036,6 +1036,7 @@ def test_a_scan_waits_for_a_limited_number_of_writers(tree: Tree, monkeypatch: p
     assert (tree.value("/0.crt") or b"")[1:-1] == b"B"
 
 
+@pytest.mark.long
 def test_two_hundred_reads_beside_a_writer_in_place(tree: Tree) -> None:
     """Every value is one of the contents that were written, whole; else there is a fault, or nothing was there yet."""
     contents = [bytes([65 + number]) * 3000 for number in range(8)]

@@ -1028,6 +1028,7 @@ def test_without_privileges_a_closed_file_is_unreadable() -> None:
     assert any(line.startswith("kubelet-client 0") and denied in line for line in lines)
 
 
+@pytest.mark.long
 def test_two_hundred_scans_beside_a_writer_in_place(tree: Tree) -> None:
     """An observed certificate equals a written one to the last byte, or there is a fault: never a mixture."""
     # Ed25519 signatures have one length, so that the files do, and a mixture would parse.
@@ -1114,6 +1115,7 @@ def test_no_private_key_stays_in_memory(node: Node) -> None:
         assert len(kept(wanted, store, {"somewhere": [node.read(path)]})) >= least
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings(FORKS)
 def test_a_second_process_returns_the_same_result_and_no_key(node: Node) -> None:
     """The rule covers every file of a node, including kubeconfigs with their keys."""
@@ -1146,6 +1148,7 @@ def test_no_fault_reveals_what_is_embedded(tree: Tree) -> None:
         )
 
 
+@pytest.mark.long
 def test_private_keys_beyond_the_limit_are_reported_once_for_each_user(tree: Tree) -> None:
     """The keys of the first 256 users are read. Whether the others match is unknown."""
     tree.write("/many.conf", kubeconfig([user(f"u{number}", make_leaf(ROOT)) for number in range(258)]))

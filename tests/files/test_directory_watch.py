@@ -920,6 +920,7 @@ def no_descriptor(home: Path) -> None:
         watcher.close()
 
 
+@pytest.mark.long
 def test_no_descriptor_left(tmp_path: Path) -> None:
     """A process that may open nothing more still gets its answer: everything is polled."""
     apart(no_descriptor, tmp_path)

@@ -77,6 +77,7 @@ class Patient:
         return self.there(things)
 
 
+@pytest.mark.long
 def test_two_processes_share_what_is_many(tmp_path: Path) -> None:
     """Each piece is done once, by the one or the other, and the results come in order."""
     pids = shared_out(Patient(tmp_path))
@@ -84,6 +85,7 @@ def test_two_processes_share_what_is_many(tmp_path: Path) -> None:
     assert HERE in pids
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "end",
     [
@@ -101,6 +103,7 @@ def test_this_process_makes_the_missing_results(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("brought", [1, 3])
 def test_results_before_its_end_count(tmp_path: Path, brought: int) -> None:
     """It is killed at a later piece."""
@@ -117,6 +120,7 @@ def test_results_before_its_end_count(tmp_path: Path, brought: int) -> None:
     assert len(shared_out(work)) == 2
 
 
+@pytest.mark.long
 def test_a_stopped_process_is_not_waited_for_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped second process is killed, and this process does its piece."""
     monkeypatch.setattr(second, "_PIECE_TIMEOUT", 0.05)
@@ -138,6 +142,7 @@ def limited(limit: int, value: int) -> Iterator[None]:
         resource.setrlimit(limit, before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("room", range(7))
 def test_without_descriptors_all_is_done_here(room: int) -> None:
     """Whichever is the one that there is no room for."""
@@ -146,6 +151,7 @@ def test_without_descriptors_all_is_done_here(room: int) -> None:
         shared_out()
 
 
+@pytest.mark.long
 def test_without_a_second_process_this_one_does_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of processes is reached."""
 
@@ -168,6 +174,7 @@ def test_a_truncated_result_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert shared_out(Patient(tmp_path)) == {HERE}
 
 
+@pytest.mark.long
 def test_a_process_that_stopped_within_a_result_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its further output begins in the middle of a message, and would be misread."""
     monkeypatch.setattr(second, "_PIECE_TIMEOUT", 0.05)
@@ -198,6 +205,7 @@ def test_a_process_that_stopped_within_a_result_is_ignored(tmp_path: Path, monke
     assert shared_out(work) == {HERE}
 
 
+@pytest.mark.long
 def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
     """The other process waits until they are read, and this one until they have come."""
     size = 3 * second._PIPE_BYTES
@@ -208,6 +216,7 @@ def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
     assert len({pid for some in results for pid, _ in some}) == 2
 
 
+@pytest.mark.long
 def test_only_missing_results_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the second process stops without a piece, this process does everything, and does not wait."""
     monkeypatch.setattr(second, "_PIECE_TIMEOUT", 10**6)
@@ -215,6 +224,7 @@ def test_only_missing_results_are_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     assert shared_out() == {HERE}
 
 
+@pytest.mark.long
 def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interrupt is delivered when the handler can end the other process."""
     fork = os.fork
@@ -235,6 +245,7 @@ def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytes
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.long
 def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: Path) -> None:
     """The caller uses a piece while the other process continues."""
     begun, patient = [], Patient(tmp_path)
@@ -250,6 +261,7 @@ def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: P
     del results
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", [OSError("no file"), MemoryError(), KeyboardInterrupt()])
 def test_a_failure_here_is_raised_and_ends_the_other(tmp_path: Path, error: BaseException) -> None:
     """No failure counts as the absence of a second process."""
@@ -329,6 +341,7 @@ def test_one_process_works_if_two_are_not_worthwhile(monkeypatch: pytest.MonkeyP
     assert results == [made(THINGS)]
 
 
+@pytest.mark.long
 def test_however_many_there_are_the_sharing_out_does_not_stall(tmp_path: Path) -> None:
     """A pipe has room for 4,096 turns, whatever else the user has open; so many more have larger pieces."""
     things = range(5_000 * second._MIN_PIECE)
@@ -366,6 +379,7 @@ def test_it_ends_with_this_process(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_the_kernel_kills_it_first_when_memory_is_short(tmp_path: Path) -> None:
     """The kernel kills it, and not this process."""
 

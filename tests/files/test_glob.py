@@ -40,6 +40,7 @@ def turn(path: Path) -> str:
     return str(changed)
 
 
+@pytest.mark.long
 @given(st.sampled_from(PATTERNS), CHANGES, st.sampled_from([2, 100]))
 def test_an_updated_expansion_equals_a_new_one(pattern: str, changes: list[tuple[str]], limit: int) -> None:
     """After any change of files below its directories, also at the limit of files."""

@@ -86,6 +86,7 @@ def observe(worker: Worker) -> list[str]:
     return [each.message for each in findings if each.reason is Reason.NOT_WATCHED]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", UNUSABLE, ids=ascii)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_value_that_is_no_path_is_a_finding(tmp_path: Path, way: str, value: str) -> None:
@@ -107,6 +108,7 @@ def test_a_kubelet_file_at_no_path_is_not_watched(tmp_path: Path, source: str, f
     assert "/etc/a\\x00b is not the path of a file on this host" in message
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     way=st.sampled_from(sorted(WAYS)),

@@ -52,6 +52,7 @@ def test_iterations_in_an_encrypted_part_take_at_most_a_second(password: bytes |
     assert fault.detail in {f"/a.p12 is a PKCS#12 file that {each}" for each in said}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", [*pkcs12.PBES])
 def test_a_file_is_opened_with_its_password(algorithm: pkcs12.PBES) -> None:
     """Its certificates and the public half of its key are there; with another password, or none, it is unreadable."""

@@ -269,6 +269,7 @@ def test_no_representation_holds_what_is_embedded() -> None:
     assert reveals(repr(LEAF.key_pem[100:200].decode()))
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(TEXT)), st.integers(0, 8), st.binary(max_size=4))
 def test_a_damaged_kubeconfig_reveals_no_key(start: int, length: int, instead: bytes) -> None:

@@ -309,6 +309,7 @@ class Unshared(yaml.SafeDumper):
 FULL = manifest("command: [kcm, '--x=y',", f"  --{CERT}=/a, \"--{KEY}\", '/b']", f"args: [--{CERT}, /a]")
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(FULL)), st.integers(0, 8), st.binary(max_size=4))
 def test_a_damaged_manifest_is_exchanged_rightly_or_refused(start: int, length: int, instead: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,6 +134,7 @@ def test_a_certificate_that_flaps_has_its_budget_and_a_summary() -> None:
     assert ("b", "trailing_data") in walk.log.standing
 
 
+@pytest.mark.long
 def test_a_critical_finding_of_a_certificate_that_did_not_flap_is_always_written() -> None:
     """However much else changes, the first critical finding of a certificate is written at once, also when all others
     together have used up the budget.

@@ -16,6 +16,7 @@ def manager(tmp_path: Path) -> FaultManager:
     return FaultManager(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("reason", "alarm", "severity", "text"),
     [("nearing_expiry", "500.200", "major", "is expiring soon on"), ("expired", "500.210", "critical", "expired on")],
@@ -39,6 +40,7 @@ def test_an_alarm_is_raised_once_and_cleared(
     assert manager.calls[3:] == ["-g", "-d", "-g"]
 
 
+@pytest.mark.long
 def test_an_expired_certificate_has_one_alarm(manager: FaultManager) -> None:
     """If `expired` replaces `nearing_expiry`, only 500.210 remains, in each order of the events."""
     manager.tell("raised", "nearing_expiry")
@@ -47,6 +49,7 @@ def test_an_expired_certificate_has_one_alarm(manager: FaultManager) -> None:
     assert list(manager.alarms) == [f"500.210 {ENTITY}"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("reason", "alarm", "entity", "text"),
     [
@@ -106,6 +109,7 @@ def test_a_fault_manager_that_does_not_answer_is_a_failure(manager: FaultManager
     assert manager.tell(event, "expired").returncode == 1
 
 
+@pytest.mark.long
 def test_a_field_has_no_separator_and_is_not_too_long(manager: FaultManager) -> None:
     """A path that contains ###, or that has 4,000 bytes, becomes one field of valid length, the same in each call."""
     for path in ("/etc/a###b.crt", "/é" * 1000):

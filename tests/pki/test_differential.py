@@ -832,6 +832,7 @@ def test_certmond_and_openssl_agree_on_every_chain_save_for_the_classes_that_are
     compare("openssl", OPENSSL, questions, answers)
 
 
+@pytest.mark.long
 def test_a_third_of_the_generated_chains_are_good(questions: list[Question]) -> None:
     assert 0.3 < sum(question.certmond for question in questions) / len(questions) < 0.45
 

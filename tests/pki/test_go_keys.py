@@ -248,6 +248,7 @@ EXPLICIT = tlv(0x30, number(1) + tlv(0x30, oid("1.2.840.10045.1.1")))
 PRIMES = tlv(0x30, tlv(0x30, number(3) + number(1) + number(1)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("der", "words"),
     [

@@ -158,6 +158,7 @@ def test_at_once_is_an_outage_that_ends() -> None:
         finish(cluster)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kinds", [{"cp-1": True}, {"cp-1": True, "cp-2": True, "worker": False}])
 @settings(max_examples=10)
 @given(SEEDS, st.sampled_from(sequence(FOUND)[1:]), ACTIONS)
@@ -174,6 +175,7 @@ def test_a_ca_that_was_installed_by_hand_is_trusted_first(
     finish(cluster)
 
 
+@pytest.mark.long
 @settings(max_examples=25)
 @given(SEEDS, st.sampled_from(sequence(PLANNED)[:4]), ACTIONS, ACTIONS)
 def test_an_abort_leads_back_without_an_outage(

@@ -321,6 +321,7 @@ def test_the_command_shows_the_good_generations(host: Kept) -> None:
     assert [line.split()[2] for line in listed.stdout.splitlines()] == ["-", "-", "-"]
 
 
+@pytest.mark.long
 def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: Kept) -> None:
     """A subject, usage or name that a later certificate of the CA no longer had makes a generation `wider`: it is
     passed over, and refused by name, unless its entry fixes it. A forged later one takes nothing away.

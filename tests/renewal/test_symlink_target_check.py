@@ -47,6 +47,7 @@ WRONG_LINKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("archived", [True, False])
 @pytest.mark.parametrize("how", WRONG_LINKS)
 def test_certmond_does_not_write_through_a_wrong_symlink(tmp_path: Path, how: str, archived: bool) -> None:

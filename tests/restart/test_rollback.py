@@ -319,6 +319,7 @@ def test_older_credentials_are_not_restored_if_only_the_ca_changed(keeper: Keepe
     assert fact in refused(keeper, keeper.target(CONF))
 
 
+@pytest.mark.long
 def test_failed_files_do_not_displace_the_last_working_generation(keeper: Keeper) -> None:
     """certmond restores the last working files after any number of new files that fail in succession."""
     keeper.keep()

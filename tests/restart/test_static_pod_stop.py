@@ -92,6 +92,7 @@ def ended(pods: Pods) -> list[tuple[str, str]]:
 # --- exactly one ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_observed_container_is_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
     """It ends by SIGTERM, the message names it, and the kubelet starts the next container of the same Pod."""
     with apiserver(tmp_path, program, factor=0.1) as (pods, reported):
@@ -108,6 +109,7 @@ def test_the_observed_container_is_stopped(tmp_path: Path, program: Path, crictl
         assert before == [(entry.name, entry.stat().st_mtime_ns, entry.inode()) for entry in manifests]
 
 
+@pytest.mark.long
 def test_no_other_process_is_touched(tmp_path: Path, program: Path, crictl: Client) -> None:
     """The cases are the same program on the host, the same name in another Pod, and the Pod's other containers."""
     with apiserver(tmp_path, program) as (pods, _), decoy(program):
@@ -126,6 +128,7 @@ def test_no_other_process_is_touched(tmp_path: Path, program: Path, crictl: Clie
         assert len(ended(pods)) == 2
 
 
+@pytest.mark.long
 def test_the_next_container_is_not_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
     """If the kubelet has restarted the container meanwhile, the error reports it, and nothing is stopped."""
     with apiserver(tmp_path, program, factor=0.01) as (pods, reported):
@@ -140,6 +143,7 @@ def test_the_next_container_is_not_stopped(tmp_path: Path, program: Path, crictl
         assert instance(pods) == again["id"]
 
 
+@pytest.mark.long
 def test_where_none_runs_nothing_is_done(tmp_path: Path, program: Path, crictl: Client) -> None:
     """A container that waits for its next start needs no stop."""
     with apiserver(tmp_path, program) as (pods, reported), decoy(program):
@@ -149,6 +153,7 @@ def test_where_none_runs_nothing_is_done(tmp_path: Path, program: Path, crictl: 
         assert done.startswith("no container kube-apiserver of kube-apiserver-node-1 runs; the kubelet starts it")
 
 
+@pytest.mark.long
 def test_a_deaf_container_is_killed_after_its_grace(tmp_path: Path, program: Path, crictl: Client) -> None:
     """SIGTERM alone does not end it, and SIGKILL does. The watchdog is notified all the while."""
     calls: list[None] = []
@@ -162,6 +167,7 @@ def test_a_deaf_container_is_killed_after_its_grace(tmp_path: Path, program: Pat
         assert client or done.endswith("was ended by SIGKILL")
 
 
+@pytest.mark.long
 def test_a_container_that_drains_is_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
     """A container that ends within its grace is not killed. The components that lose their lease with it end on their
     own.
@@ -178,6 +184,7 @@ def test_a_container_that_drains_is_waited_for(tmp_path: Path, program: Path, cr
         assert pods.event("started", container="kube-controller-manager", attempt=1)["why"] == "restart after 0.7 s"
 
 
+@pytest.mark.long
 def test_a_server_that_closed_its_listener_is_not_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
     """An API server closes its listener and continues for open watches: it is killed when its drain time is over, not
     at the end of its grace.
@@ -191,6 +198,7 @@ def test_a_server_that_closed_its_listener_is_not_waited_for(tmp_path: Path, pro
         assert draining.over()
 
 
+@pytest.mark.long
 def test_who_still_listens_has_its_whole_grace(tmp_path: Path, program: Path, crictl: Client) -> None:
     """As in its shutdown delay, in which an API server serves on. Where nothing is known to listen, or nothing did
     before SIGTERM, the grace is all that counts.
@@ -294,6 +302,7 @@ def test_a_client_of_another_runtime_stops_nothing(tmp_path: Path, program: Path
         assert not ended(pods)
 
 
+@pytest.mark.long
 def test_the_client_of_the_host_is_found_and_used(
     tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,6 +415,7 @@ except RestartError as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("privilege", "said"),
     [

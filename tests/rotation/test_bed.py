@@ -118,6 +118,7 @@ def test_distrust_before_leaves(make: Make) -> None:
     assert reasons(bed, mark) == {UNAUTHORIZED}
 
 
+@pytest.mark.long
 def test_all_at_once(make: Make) -> None:
     """CA and leaves are replaced at once: a component that read them once is down until it restarts, and then all is
     well.

@@ -204,6 +204,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=50)
 @given(st.one_of(st.binary(), _JSON.map(lambda value: json.dumps({"containers": value}).encode())))
 def test_no_answer_breaks_it(said: bytes) -> None:

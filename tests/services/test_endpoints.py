@@ -192,6 +192,7 @@ def test_a_pod_with_a_network_of_its_own_is_passed_over() -> None:
     assert served(pod("nginx", f"--tls-cert-file={CRT}"), manifest({"kind": "Pod"})) == {}
 
 
+@pytest.mark.long
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=20),

@@ -328,6 +328,7 @@ PODS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(PODS, st.dictionaries(KEYS, VALUES, max_size=4), st.lists(st.text(max_size=8), max_size=4))
 def test_no_manifest_is_an_error(document: Any, config: Any, words: list[str]) -> None:

@@ -262,6 +262,7 @@ def silent_after(context: ssl.SSLContext, words: bytes, end: threading.Event) ->
     return answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("words", "well"), [(b"", False), (b"HTTP/1.1 200 OK\r\n\r\n", True)])
 def test_a_silent_server_is_not_waited_for(serve: Serve, files: Files, ca: Issued, words: bytes, well: bool) -> None:
     """The wait for its answer has a limit, and there is no wait for an orderly end of TLS."""

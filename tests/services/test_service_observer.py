@@ -183,6 +183,7 @@ def test_without_a_thread_the_state_is_unknown(asker: Asker) -> None:
     assert asker.seen().services == {}
 
 
+@pytest.mark.long
 def test_a_process_ends_though_its_lookout_was_not_closed() -> None:
     """As when the daemon dies of something else."""
     script = (
@@ -212,6 +213,7 @@ lookout.close()
 """
 
 
+@pytest.mark.long
 def test_the_thread_that_looks_imports_no_package_that_another_thread_may_import() -> None:
     """Python cannot import asyncio in one thread and asyncio.subprocess in another at the same time: both fail, and so
     does every later import in the process. The client of the Kubernetes API begins with asyncio.subprocess.

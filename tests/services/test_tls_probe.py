@@ -364,6 +364,7 @@ def go_server(run: Callable[..., Running], files: Files, ca: Issued, go_program:
     return lambda leaf, version: run(go_program, *files.pair(leaf), files.path("ca.crt", ca.pem), version)
 
 
+@pytest.mark.long
 @pytest.mark.real("go")
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 @pytest.mark.parametrize("key", ["ec", "rsa"])
@@ -725,6 +726,7 @@ for more in range(5):
 """
 
 
+@pytest.mark.long
 def test_without_descriptors_the_probe_has_a_reason() -> None:
     """The rule covers the loop and the connection. The message reports it, and a later probe works."""
     with socket.socket() as bound:

@@ -344,6 +344,7 @@ def wait_for(condition: Callable[[], bool]) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_helper_that_hangs_is_ended_with_all_it_started(helper: Ask, tmp_path: Path, deaf: bool) -> None:
     """After the time limit the whole group gets SIGTERM, then SIGKILL; none of it is left."""

@@ -103,6 +103,7 @@ def facts(pem: bytes) -> Certificate:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [
@@ -122,6 +123,7 @@ def test_kubeadm_renews_a_pair_by_the_template(kubeadm: Kubeadm, name: str) -> N
     x509.load_pem_x509_certificate(issued.pem).verify_directly_issued_by(kubeadm.ca.cert)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "made"), [("apiserver", template()), ("admin.conf", CLIENT)])
 def test_kubeadm_makes_the_key(kubeadm: Kubeadm, name: str, made: Template) -> None:
     """The key that comes back is kubeadm's, belongs to the certificate, and is not the request's."""
@@ -132,6 +134,7 @@ def test_kubeadm_makes_the_key(kubeadm: Kubeadm, name: str, made: Template) -> N
     assert public_key_of(issued.key) != public_key_of(asked.key)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("subject", "attributes"),
     [
@@ -169,6 +172,7 @@ def test_an_unsupported_kind_of_key_is_refused(kubeadm: Kubeadm, version: str, a
         kubeadm.signer().sign(request(made=template(key=algorithm)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["v1.22.0", "v1.24.17", "v1.30.14", "v1.34.2", "v1.36.0-alpha.1+abc"])
 @pytest.mark.parametrize(("name", "made"), [("apiserver", template()), ("admin.conf", CLIENT)])
 def test_each_version_gets_a_configuration_that_it_reads(
@@ -179,6 +183,7 @@ def test_each_version_gets_a_configuration_that_it_reads(
     assert kubeadm.signer().sign(request(name, made)).pem
 
 
+@pytest.mark.long
 def test_kubeadm_works_in_a_private_directory(kubeadm: Kubeadm) -> None:
     """It has links to the CA and a certificate, in a directory that no other user may enter, and writes there."""
     look = f"d=$(dirname \"${{4#--config=}}\"); stat -c '%a %F %n' $d $d/etcd $d/etcd/* > {kubeadm.seen}.ls"
@@ -203,6 +208,7 @@ def test_the_directory_goes_whatever_happens(kubeadm: Kubeadm, instead: str) -> 
     assert list(kubeadm.state.iterdir()) == []
 
 
+@pytest.mark.long
 def test_leftovers_of_a_crash_are_removed(kubeadm: Kubeadm) -> None:
     """A directory that a crash of certmond left, with a key in it, is removed by the next call. Nothing else is."""
     left = kubeadm.state / "kubeadm-crashed"
@@ -289,6 +295,7 @@ def test_what_is_no_kubeadm_is_refused(kubeadm: Kubeadm, version: str) -> None:
         kubeadm.signer().sign(request())
 
 
+@pytest.mark.long
 def test_a_failure_of_kubeadm_is_reported(kubeadm: Kubeadm, tmp_path: Path) -> None:
     """The error quotes its first line on stderr. A missing, hanging or killed kubeadm may succeed later."""
     kubeadm.be("v1.31.0", "echo 'failure loading ca' >&2; exit 1")
@@ -310,6 +317,7 @@ HALF = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "output",
     [
@@ -394,6 +402,7 @@ def test_the_stand_in_makes_what_kubeadm_makes(tmp_path: Path) -> None:
     assert said.startswith("Error checking external CA condition for ca certificate authority: failure loading key")
 
 
+@pytest.mark.long
 def test_the_stand_in_fails_where_kubeadm_would_write_elsewhere(kubeadm: Kubeadm) -> None:
     """With --cert-dir alone kubeadm takes the cluster's directory, where it finds a cluster: it is never run so."""
     done = subprocess.run(

@@ -291,6 +291,7 @@ def test_an_encrypted_key_without_a_credential_is_reported(signer: Any, monkeypa
         signer(ca.pem, encrypted(ca), "ca-passphrase").sign(request())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", KeyAlgorithm)
 def test_a_root_ca_signs_itself(tmp_path: Path, signer: Any, algorithm: KeyAlgorithm) -> None:
     """A new Root CA of any kind of key is self-signed, and OpenSSL verifies what it then signs."""

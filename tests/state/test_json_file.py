@@ -46,6 +46,7 @@ def test_reading_takes_as_much_memory_as_there_is(tmp_path: Path) -> None:
     assert most < 1 << 20
 
 
+@pytest.mark.long
 @given(st.dictionaries(st.text(), st.lists(st.text(st.characters(categories=("L", "Cs"))), max_size=3), max_size=3))
 def test_what_was_written_is_there_for_the_next_process(
     tmp_path_factory: pytest.TempPathFactory, found: dict[str, list[str]]

@@ -34,6 +34,7 @@ ATTEMPTS = st.builds(
 )
 
 
+@pytest.mark.long
 @given(ATTEMPTS)
 def test_an_attempt_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFactory, attempt: Attempt) -> None:
     """Every field of an attempt is there again for the next process, whatever is in it."""
@@ -141,6 +142,7 @@ def test_the_last_attempt_for_each_common_name_is_kept(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long
 def test_the_last_hour_of_a_flood_is_kept(tmp_path: Path) -> None:
     """Of files that come and go, the attempts of the last hour are kept, up to the quota of each entry."""
     flood = {("apps", f"/gone/{number}.pem"): Attempt(NOW + timedelta(seconds=number)) for number in range(1200)}
@@ -216,6 +218,7 @@ def test_what_a_killed_process_has_noted_is_read(tmp_path: Path) -> None:
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no"), OTHER: Attempt(NOW)}
 
 
+@pytest.mark.long
 @given(st.binary())
 def test_arbitrary_bytes_in_the_log_are_no_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     """Any bytes give a memory, and what is noted behind them is read."""

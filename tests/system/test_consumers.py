@@ -108,6 +108,7 @@ def test_what_is_renewed_by_hand_is_taken_up_once(consumers: Consumers) -> None:
     assert_taken_up(consumers, [Change(name, at, instances[name]) for name in before])
 
 
+@pytest.mark.long
 def test_another_trusted_ca_restarts_nothing(consumers: Consumers) -> None:
     """etcd reads the CA that it trusts once. A new one is reported, but all nodes must have it first: no restart."""
     change = consumers.trust(make_ca("another", **ending_in(3650)))

@@ -190,6 +190,7 @@ def test_a_unit_that_was_stopped_is_distinguished_from_one_that_ended(machine: M
     assert (seen.failed, seen.stopped) == (how == "kill", how == "stop" or (not kept and how != "kill"))
 
 
+@pytest.mark.long
 def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
     """The state of a missing unit is unknown, and the problem names it. The others are known."""
     missing, other = look(machine, "missing.service", "plain.service")
@@ -200,6 +201,7 @@ def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
     assert other.running is False
 
 
+@pytest.mark.long
 def test_a_unit_whose_file_was_removed_still_runs(machine: Machine) -> None:
     """A unit that continues without its file exists."""
     file = machine.path("/run/systemd/system/fleeting.service")
@@ -215,6 +217,7 @@ def test_a_unit_whose_file_was_removed_still_runs(machine: Machine) -> None:
         machine.systemctl("stop", "fleeting.service")
 
 
+@pytest.mark.long
 def test_fifty_units_are_probed_at_once(machine: Machine) -> None:
     """One probe reads fifty units, each with its instance."""
     units = [f"crowd@{number}.service" for number in range(50)]
@@ -301,6 +304,7 @@ def test_a_condition_that_no_longer_holds_is_reported(machine: Machine) -> None:
     assert [seen.running for seen in look(machine, "conditional.service")] == [False]
 
 
+@pytest.mark.long
 def test_a_start_limit_is_no_obstacle(machine: Machine) -> None:
     """A unit at its start limit is restarted, again and again."""
     machine.systemctl("start", "limited.service")
@@ -308,6 +312,7 @@ def test_a_start_limit_is_no_obstacle(machine: Machine) -> None:
     assert [answer["result"] for answer in answers] == ["done"] * 4
 
 
+@pytest.mark.long
 def test_a_unit_that_never_gets_ready_is_not_waited_for_beyond_the_limit(machine: Machine) -> None:
     """At the limit the call returns "timeout", and the message reports that the restart may still be under way."""
     machine.systemctl("start", "mute.service")
@@ -345,6 +350,7 @@ def test_each_restart_hears_of_its_own_job(machine: Machine) -> None:
 # --- Reloads ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_reload_keeps_the_process(machine: Machine) -> None:
     """A reload runs ExecReload=, and leaves instance and main process as they are."""
     machine.path("/run/reloaded").unlink(missing_ok=True)
@@ -356,6 +362,7 @@ def test_a_reload_keeps_the_process(machine: Machine) -> None:
     assert machine.show("plain.service", "InvocationID", "MainPID") == before
 
 
+@pytest.mark.long
 def test_a_reload_that_fails_is_reported(machine: Machine) -> None:
     """If ExecReload= fails the reload has failed, with systemd's reason, and the unit continues."""
     machine.systemctl("start", "bad-reload.service")
@@ -380,6 +387,7 @@ def test_a_unit_that_cannot_reload_is_refused(machine: Machine) -> None:
 # --- Refusals ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("unit", "remedy"),
     [("missing.service", "correct the name of the unit"), ("masked.service", "unmask the unit with systemctl unmask")],

@@ -103,6 +103,7 @@ def test_the_daemon_is_ready_when_it_has_rendered(machine: Machine) -> None:
     assert machine.show(DAEMON, "Type", "ActiveState", "NRestarts") == ["notify", "active", "0"]
 
 
+@pytest.mark.long
 def test_the_status_has_one_line(machine: Machine) -> None:
     """`systemctl status` shows the number of certificates, and the next one that is due, also before the first check of
     the services.
@@ -203,6 +204,7 @@ def test_a_mount_of_the_host_is_visible_inside(machine: Machine) -> None:
 # --- The configuration ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: Machine) -> None:
     """SIGHUP reads the configuration again; a broken one is refused with an entry, and the old one stays in force. The
     reload of the unit fails, and the status line of the unit names the reason.
@@ -274,6 +276,7 @@ def test_a_hook_runs_in_the_sandbox_of_the_unit(machine: Machine) -> None:
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_web_unit_answers_on_loopback(machine: Machine) -> None:
     """certmond-web serves what certmond rendered, on 127.0.0.1:9964."""
     assert machine.show(WEB, "ActiveState", "SubState") == ["active", "running"]
@@ -295,6 +298,7 @@ def test_the_web_unit_answers_on_loopback(machine: Machine) -> None:
     assert {"apiserver", "kubelet-client"} <= {entry["name"] for entry in json.loads(body)["certificates"]}
 
 
+@pytest.mark.long
 def test_the_web_unit_outlives_a_hang_up(machine: Machine) -> None:
     """After SIGHUP, with which operators reload other services, a process answers."""
     before = main_pid(machine, WEB)
@@ -361,6 +365,7 @@ def test_the_web_unit_with_tls_and_passwords(machine: Machine, tmp_path: Path) -
     machine.systemctl("restart", WEB)
 
 
+@pytest.mark.long
 def test_a_daemon_that_is_stopped_is_reported(machine: Machine) -> None:
     """While the daemon is stopped /healthz is 503 and says what to do; once it is started again, 200."""
     process = main_pid(machine, WEB)
@@ -734,6 +739,7 @@ def test_the_daemon_follows_the_flags_of_a_process(machine: Machine) -> None:
         assert oidc(machine) == []
 
 
+@pytest.mark.long
 def test_a_process_with_another_root_or_user_is_not_followed(machine: Machine) -> None:
     """A process in another root directory has other files, and a user can change an own command line."""
     machine.run("mkdir", "-p", "/run/another")
@@ -767,6 +773,7 @@ def test_the_daemon_reads_the_copy_of_root_and_no_other_file_there(machine: Mach
         machine.systemctl("stop", DAEMON)
 
 
+@pytest.mark.long
 def test_a_copy_of_root_from_after_the_start_is_named_until_a_restart(machine: Machine, node: Node) -> None:
     """systemd mounts /root/.kube only at the start of the unit. Until then, the daemon says that it cannot compare."""
     machine.systemctl("restart", DAEMON)
@@ -777,6 +784,7 @@ def test_a_copy_of_root_from_after_the_start_is_named_until_a_restart(machine: M
         assert copy_reasons(machine) == ["stale_copy"]
 
 
+@pytest.mark.long
 def test_in_enforce_mode_a_copy_of_root_that_does_not_exist_is_no_finding(machine: Machine, node: Node) -> None:
     """In enforce mode, the daemon may look outside its sandbox. It names only a copy that exists, also one from after
     its start. In observe mode, it cannot know this, so it names the directory that the sandbox hides.
@@ -814,6 +822,7 @@ def test_in_enforce_mode_the_copy_of_root_is_replaced(machine: Machine, node: No
         machine.path(CONFIG).unlink()
 
 
+@pytest.mark.long
 def test_a_stop_waits_for_the_restart_that_is_under_way(machine: Machine, node: Node) -> None:
     """Its program gets no signal, and the daemon records that the act was made. The default of its time limit leaves
     time for the longest act.
@@ -860,6 +869,7 @@ def metrics(machine: Machine) -> str:
     return machine.path("/run/certmond/metrics.prom").read_text()
 
 
+@pytest.mark.long
 def test_what_the_daemon_can_do_in_enforce_mode(machine: Machine) -> None:
     """In enforce mode the daemon is root with five capabilities: it writes below /etc and /var/lib, too, may signal any
     process, knows since which start the machine runs, and still cannot listen.

@@ -1035,6 +1035,7 @@ def fresh_hosts(place: Path) -> Iterator[Host]:
 SCENARIOS = ["pair", "kubelet", "created", "pod"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     """After a kill at any system call and recovery, a renewal is complete: all files are old or all are new, without
@@ -1078,6 +1079,7 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     assert all(ends.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scenario", ["pair", "pod"])
 def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     """Recovery may also be killed at any system call. The next one completes it."""
@@ -1113,6 +1115,7 @@ def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
             assert host.records() == []
 
 
+@pytest.mark.long
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_killed_with_any_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
@@ -1643,6 +1646,7 @@ def calls_of_a_commit(host: Host) -> Mapping[str, int]:
     return {call: stops.count(call) for call in stops if call not in {"exit_group", "openat"}}
 
 
+@pytest.mark.long
 @pytest.mark.real("strace")
 @pytest.mark.parametrize("error", ["EIO", "EDQUOT"])
 def test_any_call_fails_once(tmp_path: Path, error: str) -> None:
@@ -1670,6 +1674,7 @@ def test_any_call_fails_once(tmp_path: Path, error: str) -> None:
     assert failed > len(kinds)
 
 
+@pytest.mark.long
 @pytest.mark.real("strace")
 def test_a_disk_that_keeps_failing(tmp_path: Path) -> None:
     """A disk that keeps failing leaves the old files, or a state that the next start completes. The error reports

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from certmond.transaction.node_lock import ACTING, COMMAND, Holder, NodeLock, holder_of, is_held
 
 PROGRAM = """
@@ -62,6 +64,7 @@ def test_a_query_of_the_lock_causes_no_event(tmp_path: Path) -> None:
     lock.release()
 
 
+@pytest.mark.long
 def test_a_query_does_not_block_the_lock(tmp_path: Path) -> None:
     """A process can take a free lock while other processes query its holder."""
     asking = f"""

@@ -112,6 +112,7 @@ def record_of_another(node: RotatingNode) -> None:
     os.chown(node.state / "renewals.json", ANOTHER, ANOTHER)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "expose",
     [
@@ -156,6 +157,7 @@ def test_a_parent_with_the_sticky_bit_is_no_obstacle(node: RotatingNode) -> None
     refuse_unfit(node.state)
 
 
+@pytest.mark.long
 def test_a_new_state_directory_is_valid_under_any_umask(node: RotatingNode) -> None:
     """With the umask 0002 of many distributions, a state directory that certmond creates has the required mode."""
     node.state = node.place / "var/other"
@@ -168,6 +170,7 @@ def test_a_new_state_directory_is_valid_under_any_umask(node: RotatingNode) -> N
     assert {path.stat().st_mode & 0o077 for path in (node.state, *node.state.rglob("*"))} == {0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words", ["plan", "forecast", "root-ca rotate", "root-ca show", "archive list", "restart --stale"]
 )
@@ -255,6 +258,7 @@ RECORDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_record_of_a_later_version_is_refused_by_name(
     node: RotatingNode, record: Callable[[RotatingNode], Path]
@@ -321,6 +325,7 @@ def test_a_record_without_a_version_is_version_1(node: RotatingNode, record: Cal
             assert json.loads(path.read_text()) == bare
 
 
+@pytest.mark.long
 def test_a_generation_of_a_later_version_is_refused_by_name(node: RotatingNode) -> None:
     """The generation is neither listed nor restored, and the certificate is not renewed over it: no generation is
     removed. With this version of the record, both work.
@@ -339,6 +344,7 @@ def test_a_generation_of_a_later_version_is_refused_by_name(node: RotatingNode) 
     assert len(Archive(node.state).ids("web")) == 2
 
 
+@pytest.mark.long
 def test_the_daemon_reports_a_later_version_and_does_not_act(node: RotatingNode) -> None:
     """A due certificate stays as it is, the finding names the file; with its own record again, the daemon renews."""
     anchors(node)
@@ -368,6 +374,7 @@ def test_the_daemon_reports_a_later_version_and_does_not_act(node: RotatingNode)
     assert node.belongs("web.crt")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", ["check", "metrics"])
 def test_check_and_metrics_report_it(node: RotatingNode, words: str) -> None:
     """`check` and `metrics` have the critical finding at the anchor. Without an anchor they exit 3."""
@@ -384,6 +391,7 @@ def test_check_and_metrics_report_it(node: RotatingNode, words: str) -> None:
     assert (looked.returncode, said in looked.stderr) == (3, True)
 
 
+@pytest.mark.long
 def test_the_daemon_that_observes_reports_it_at_its_start(node: RotatingNode) -> None:
     """The journal has the file, the fact and the remedy, though nothing is written in that mode."""
     node.configure(mode="observe")

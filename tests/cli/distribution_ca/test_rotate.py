@@ -141,6 +141,7 @@ def test_leaves_that_the_start_does_not_issue_stop_the_change(cluster: RancherCl
     assert server.staged.exists()
 
 
+@pytest.mark.long
 def test_a_wrong_directory_is_refused_with_each_problem(cluster: RancherCluster) -> None:
     """Nothing is stored, and no service restarts. `stage` does not replace the files without --force."""
     server = cluster.first
@@ -183,6 +184,7 @@ def test_a_dry_run_changes_nothing(cluster: RancherCluster) -> None:
     assert not (server.home / "state").exists()
 
 
+@pytest.mark.long
 def test_an_abort_removes_the_staged_cas(cluster: RancherCluster) -> None:
     """After the command has received the CAs, the abort is refused, because the next start installs them."""
     server = cluster.first

@@ -205,6 +205,7 @@ UNREAD_BY_GO: dict[str, tuple[Callable[[Issued], bytes], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", UNREAD_BY_GO)
 def test_verify_and_stage_refuse_a_ca_with_a_key_that_go_does_not_use(host: Host, case: str) -> None:
     """OpenSSL reads it; a rotation to it would end the cluster."""
@@ -438,6 +439,7 @@ def test_the_ca_of_the_rotation_is_staged_while_it_is_under_way(host: Host) -> N
     assert found.anchor == new.facts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("record", ['{"id": "r1", "family": "ca", "phase": "trust"}', "{"])
 def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
     """A rotation needs its staged CA: no other replaces it, with or without --force. `show` has its phase."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,7 @@ def test_a_row_without_text_has_its_cells() -> None:
     assert stacked(("WHAT", "TARGET"), [Row(("due",), ("",))], 30).plain.splitlines()[1].rstrip() == "due"
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(_WORDS, _WORDS), max_size=4))
 def test_no_word_is_lost_and_no_line_is_too_long(texts: list[tuple[str, str]]) -> None:
     """Each word of each text is in the output, and each line with several words fits."""

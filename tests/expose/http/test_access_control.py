@@ -100,6 +100,7 @@ class TestTls:
                 client.sendall(get())
                 assert hear(client).endswith(DISCLOSED)
 
+    @pytest.mark.long
     def test_answer_under_way(self, web_files: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         """If the server is stopped during an answer, it completes the answer, without a byte in plain text."""
         monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
@@ -820,6 +821,7 @@ class TestAbuse:
         assert fetch(server, web_files.client(), request_bytes).startswith(b"HTTP/1.1 %d " % status)
         assert self.served(server, web_files)
 
+    @pytest.mark.long
     def test_wrong_passwords(self, server: Server, web_files: WebFiles) -> None:
         """While wrong passwords are tried continuously, a client with the right one is admitted."""
         stop = threading.Event()

@@ -382,6 +382,7 @@ class TestHealth:
 
 
 class TestManyClients:
+    @pytest.mark.long
     def test_swap_during_scrapes(self, server: Server, runtime_dir: Path) -> None:
         """A scrape is the old rendering or the new one, whole, while the daemon replaces it."""
         whole = {bytes([65 + turn]) * (200_000 + turn) for turn in range(10)}

@@ -218,6 +218,7 @@ def test_file_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
         load(path)
 
 
+@pytest.mark.long
 @pytest.mark.real("go")
 def test_names_are_those_of_go(tmp_path: Path) -> None:
     """The cipher suites are those that Go's crypto/tls offers, by its names, and the curves are known there."""

@@ -29,6 +29,7 @@ def followed(services: ServiceNode) -> list[str]:
     return sorted(each.path.removeprefix(f"{EXTRA}/") for each in services.new().values() if each.is_watched)
 
 
+@pytest.mark.long
 def test_the_default_environment_reaches_each_service(services: ServiceNode) -> None:
     """A variable can have flags, or can itself name a certificate. The variables of systemd itself do not count."""
     services.write(
@@ -50,6 +51,7 @@ def test_the_environment_of_a_unit_takes_precedence(services: ServiceNode) -> No
     assert followed(services) == ["b.crt"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("files", "found"),
     [

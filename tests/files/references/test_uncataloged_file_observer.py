@@ -53,6 +53,7 @@ def owners(names: set[str]) -> set[str]:
     return {name.partition("#")[0] for name in names}
 
 
+@pytest.mark.long
 def test_every_named_certificate_near_its_end_is_reported(node: Node) -> None:
     """Each certificate that a flag or field of the table names is watched and reported five days before its end."""
     world = ReferenceNode(node, SOON)
@@ -68,6 +69,7 @@ def test_every_named_certificate_near_its_end_is_reported(node: Node) -> None:
     assert not unwatched
 
 
+@pytest.mark.long
 def test_healthy_named_certificates_give_no_warning(node: Node) -> None:
     """The same files with 300 days left give no finding above info, and each certificate has a valid path."""
     world = ReferenceNode(node, LATER)
@@ -83,6 +85,7 @@ def test_files_of_the_catalogue_have_no_second_entry(node: Node) -> None:
     assert not named(node)
 
 
+@pytest.mark.long
 def test_a_file_behind_a_symlink_has_no_second_entry(node: Node) -> None:
     """A flag that names a file of the catalogue through a symlink adds no entry."""
     world = ReferenceNode(node, LATER)
@@ -92,6 +95,7 @@ def test_a_file_behind_a_symlink_has_no_second_entry(node: Node) -> None:
     assert set(named(node)) == before - {"kube-apiserver.peer-ca-file"}
 
 
+@pytest.mark.long
 def test_a_client_is_verified_with_the_ca_that_the_other_end_trusts(node: Node) -> None:
     """The API server's certificate for etcd must have a path to the CA of etcd's --trusted-ca-file."""
     world = ReferenceNode(node, LATER)
@@ -147,6 +151,7 @@ def test_a_configuration_file_that_changes_is_followed(node: Node) -> None:
     assert f"{EXTRA}/second.conf" in {each.path for each in seen}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flag", "fact"),
     [
@@ -244,6 +249,7 @@ def test_each_role_of_a_file_is_checked(node: Node) -> None:
     assert (seen.key_path, seen.spec.usages) == (key, ("server auth", "client auth"))
 
 
+@pytest.mark.long
 def test_each_key_of_a_certificate_is_compared(node: Node) -> None:
     """If flags name a certificate with two keys, the key that does not belong to the certificate is critical."""
     world = ReferenceNode(node, LATER)
@@ -261,6 +267,7 @@ def test_each_key_of_a_certificate_is_compared(node: Node) -> None:
     assert found == {key: set(), other: {"key_mismatch"}}
 
 
+@pytest.mark.long
 def test_each_ca_that_verifies_a_certificate_is_checked(node: Node) -> None:
     """A client certificate for etcd and for its peers must have a path to the CA of each flag."""
     world = ReferenceNode(node, LATER)
@@ -341,6 +348,7 @@ CONTAINERS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(CONTAINERS, max_size=3), PATHS)
 def test_any_manifest_gives_valid_entries(tmp_path: Path, listed: list[dict[str, Any]], host: str) -> None:
@@ -426,6 +434,7 @@ def test_each_value_of_an_unknown_flag_is_followed(node: Node) -> None:
     assert [seen[name].path for name in names] == [first, second, third]
 
 
+@pytest.mark.long
 def test_the_flags_of_an_init_container_are_followed(node: Node) -> None:
     """A Pod does not start without the files of its init containers, so certmond watches these files."""
     world = ReferenceNode(node, SOON)

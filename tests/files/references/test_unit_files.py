@@ -65,6 +65,7 @@ def services(node: Node) -> ServiceNode:
     return ServiceNode(node)
 
 
+@pytest.mark.long
 def test_etcd_of_kubespray_is_followed(services: ServiceNode) -> None:
     """certmond reports each certificate that a variable in the environment file of etcd names."""
     services.world.trust(f"{EXTRA}/e/ca")
@@ -83,6 +84,7 @@ def test_etcd_of_kubespray_is_followed(services: ServiceNode) -> None:
     assert not services.unwatched()
 
 
+@pytest.mark.long
 def test_the_environment_of_a_service_is_followed(services: ServiceNode) -> None:
     """certmond watches the files of certificates that the environment of a component names, also of the kubelet."""
     for stem in ("unit", "file", "kubelet"):
@@ -149,6 +151,7 @@ def test_a_unit_with_a_version_in_the_name_of_its_program_is_followed(services: 
     assert {name: each.path for name, each in seen.items()} == {"kube-scheduler.client-ca-file.2": certificate}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("directory", [ETC, USR])
 def test_only_enabled_services_are_followed(services: ServiceNode, directory: str) -> None:
     """certmond follows the flags of a unit only after the unit is enabled."""
@@ -168,6 +171,7 @@ def test_a_masked_service_is_not_followed(services: ServiceNode) -> None:
     assert not services.new()
 
 
+@pytest.mark.long
 def test_an_instance_of_a_template_is_followed(services: ServiceNode) -> None:
     """certmond replaces the specifier of the instance, and reports a path with an unknown specifier as not watched."""
     certificate = services.world.trust(f"{EXTRA}/blue")
@@ -182,6 +186,7 @@ def test_an_instance_of_a_template_is_followed(services: ServiceNode) -> None:
     assert "/%H.crt is not the path of a file on this host" in message
 
 
+@pytest.mark.long
 def test_a_changed_drop_in_is_followed_at_the_next_pass(services: ServiceNode) -> None:
     """The store reads the changed files only, and watches the directories of units and drop-ins."""
     services.service("kube-scheduler.service", "ExecStart=/bin/kube-scheduler")
@@ -199,6 +204,7 @@ def test_a_changed_drop_in_is_followed_at_the_next_pass(services: ServiceNode) -
     assert str(services.node.path(ETC[1:])) in store.interest
 
 
+@pytest.mark.long
 def test_a_unit_that_another_user_can_change_is_not_followed(services: ServiceNode) -> None:
     """Another user who can change an environment file never decides which files certmond reads."""
     certificate, key = services.world.pair(f"{EXTRA}/member")
@@ -230,6 +236,7 @@ def test_a_service_that_certmond_cannot_follow_is_named(services: ServiceNode, s
     assert unit in message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["/usr/bin/podman run quay.io/coreos/etcd:v3", "/usr/sbin/runuser -u x -- etcd"])
 def test_a_component_behind_an_unknown_program_is_named(services: ServiceNode, command: str) -> None:
     """The finding not_watched names the unit, the component and the program, because certmond follows no flag."""
@@ -239,6 +246,7 @@ def test_a_component_behind_an_unknown_program_is_named(services: ServiceNode, c
     assert f"the command line of {command.split(maxsplit=1)[0]} are flags of etcd" in message
 
 
+@pytest.mark.long
 def test_a_component_in_a_quadlet_is_named(services: ServiceNode) -> None:
     """The generator of Podman creates an enabled unit with `podman run` for a Quadlet file (podman-systemd.unit(5))."""
     generated = "/run/systemd/generator"
@@ -272,6 +280,7 @@ def test_other_services_cost_no_reference(services: ServiceNode) -> None:
     assert not services.new()
 
 
+@pytest.mark.long
 def test_a_unit_that_another_user_can_change_sets_no_trust_anchor(services: ServiceNode) -> None:
     """Another user who can change an environment file never decides which CA verifies a certificate."""
     spec = {each.name: each for each in services.observe()}["kube-apiserver.etcd-certfile"].spec
@@ -291,6 +300,7 @@ def test_a_writable_environment_file_does_not_silence_another_unit(services: Ser
     assert [each.path for each in services.new().values() if each.is_watched] == [certificate]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ["/bin/kube-scheduler", "/bin/kubelet", "/usr/local/bin/k3s server"])
 def test_a_file_of_a_bind_mount_is_watched_at_its_source(services: ServiceNode, program: str) -> None:
     """The path in a flag is a path in the mount namespace of the service. An optional mount needs its source."""
@@ -326,6 +336,7 @@ def test_a_file_that_only_a_mount_namespace_contains_is_not_watched(
     assert not [each for each in services.new().values() if each.faults[0].reason is Reason.MISSING]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["%d/ca", "${CREDENTIALS_DIRECTORY}/ca", "/run/credentials/a.service/ca"])
 def test_the_source_of_a_credential_is_watched(services: ServiceNode, path: str) -> None:
     """systemd copies the file in LoadCredential= into the directory of credentials at the start of the service."""
@@ -336,6 +347,7 @@ def test_the_source_of_a_credential_is_watched(services: ServiceNode, path: str)
     assert not services.unwatched()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("setting", "path"),
     [
@@ -354,6 +366,7 @@ def test_a_file_behind_a_mount_with_an_unknown_specifier_is_not_watched(
     assert "ca.crt is not the path of a file on this host" in message
 
 
+@pytest.mark.long
 def test_a_kubeconfig_with_a_path_in_the_namespace_is_not_watched(services: ServiceNode) -> None:
     """Clients on the host find no file at this path."""
     kubeconfig = services.write(
@@ -367,6 +380,7 @@ def test_a_kubeconfig_with_a_path_in_the_namespace_is_not_watched(services: Serv
     assert "refers to /etc/hidden/ca.crt, which is a path in the mount namespace of the service" in message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", ["ETCD_TRUSTED_CA_FILE", "A '%p_TRUSTED_CA_FILE=/none.crt'"])
 def test_a_variable_that_systemd_removes_is_not_followed(services: ServiceNode, value: str) -> None:
     """UnsetEnvironment= contains names, or names with values, and counts after all other settings."""
@@ -376,6 +390,7 @@ def test_a_variable_that_systemd_removes_is_not_followed(services: ServiceNode, 
     assert [each.path for each in services.new().values()] == ["/other.crt"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("unit", "command", "component"),
     [
@@ -394,6 +409,7 @@ def test_a_unit_with_the_name_of_a_component_is_named(
     assert [f"any flag of {component} in {file}" in each for each in messages] == ([True] if component else [])
 
 
+@pytest.mark.long
 def test_a_wrapper_with_the_name_of_the_kubelet_does_not_hide_other_flags(services: ServiceNode) -> None:
     """Without flags in the unit, the flags in the environment file of kubeadm count."""
     path = services.world.trust(f"{EXTRA}/kubelet")
@@ -404,6 +420,7 @@ def test_a_wrapper_with_the_name_of_the_kubelet_does_not_hide_other_flags(servic
     assert "any flag of kubelet in /etc/systemd/system/kubelet.service" in message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("directory", "takes_precedence"),
     [
@@ -424,6 +441,7 @@ def test_units_in_other_directories_of_systemd_are_read(
     assert [each.path for each in services.new().values()] == [f"{EXTRA}/new.crt"]
 
 
+@pytest.mark.long
 def test_a_directory_that_systemd_chooses_is_not_watched(services: ServiceNode) -> None:
     """The value of a variable such as STATE_DIRECTORY is unknown, so its file is not missing."""
     services.service("kube-scheduler.service", "ExecStart=/bin/kube-scheduler --client-ca-file=${STATE_DIRECTORY}/ca")

@@ -168,6 +168,7 @@ def test_a_clock_that_is_set_back_restarts_the_wait() -> None:
     assert mismatch_of(None, None, None, NOW, first=False) is None
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(st.sampled_from([BAD, GOOD]), st.floats(0.05, 5)), max_size=20))
 def test_no_order_of_changes_hides_a_mismatch(changes: list[tuple[Observation, float]]) -> None:
     """A pair that does not match is reported two seconds after the first scan with a mismatch, if it did not match for

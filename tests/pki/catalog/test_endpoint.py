@@ -20,6 +20,7 @@ NAMES = st.lists(LABELS, min_size=1, max_size=4).map(lambda labels: ".".join([*l
 ADDRESSES = st.ip_addresses().filter(lambda address: not address.is_unspecified).map(str)
 
 
+@pytest.mark.long
 @given(ADDRESSES, st.integers(1, 65535), st.none() | NAMES)
 def test_the_text_of_an_endpoint_is_the_endpoint(address: str, port: int, name: str | None) -> None:
     """The text has all fields of an endpoint, and parses to it."""
@@ -27,6 +28,7 @@ def test_the_text_of_an_endpoint_is_the_endpoint(address: str, port: int, name: 
     assert Endpoint.parse(str(endpoint)) == endpoint
 
 
+@pytest.mark.long
 @given(NAMES)
 def test_every_server_name_can_be_sent(name: str) -> None:
     """A valid name is also valid for OpenSSL."""

@@ -414,6 +414,7 @@ def test_two_restarts_have_a_minimum_distance() -> None:
     assert held(plan).until == plan.changes_at == NOW + timedelta(minutes=9)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.integers(min_value=-5, max_value=400 * 24), min_size=1, max_size=4),

@@ -87,6 +87,7 @@ def test_at_most_one_batch_is_under_way_and_every_worker_acts(
     assert all(1 <= count <= at_most(batch, len(counted)) for count in batches[1:])
 
 
+@pytest.mark.long
 @given(NAMES, SIZES, st.data())
 def test_a_silent_worker_is_named_and_none_behind_it_begins(names: list[str], batch: str, data: st.DataObject) -> None:
     """It lasts until the worker answers or is excluded. Workers that have not begun are not named."""

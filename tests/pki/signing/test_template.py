@@ -314,6 +314,7 @@ KEYS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "made"), KEYS)
 def test_a_new_key_equals_the_old_one_if_certmond_makes_its_kind(kind: str, made: KeyAlgorithm | None) -> None:
     """A key that is too short becomes RSA-2048, and an unsupported kind becomes the configured one. Both are reported.
@@ -449,6 +450,7 @@ def chain(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm) -> tuple[Issued, Issued]
     return ca, renewed(old, replace(TERMS, issuer_end=ca.facts.not_after), ca, key_algorithm=leaf_key)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("ca_key", "leaf_key"), CHAINS)
 def test_a_signed_certificate_is_a_path_for_go_and_cryptography(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm) -> None:
     """The rule covers every kind of key, for CA and leaf. cryptography's verifier does not accept Ed25519 yet."""
@@ -475,6 +477,7 @@ def test_cryptography_requires_only_a_san_of_a_client_certificate() -> None:
     assert len(policy.build_client_verifier().verify(leaf.cert, []).chain) == 2
 
 
+@pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("ca_key", "leaf_key"), CHAINS)
 def test_openssl_accepts_it_in_strict_mode(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm, tmp_path: Path) -> None:

@@ -427,6 +427,7 @@ def test_any_bytes_are_a_certificate_or_malformed(data: bytes) -> None:
         parse_certificate(data)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=500)
 @given(place=st.integers(0, len(GOOD) - 1), value=st.integers(0, 255))
 def test_a_certificate_with_one_byte_changed_is_a_certificate_or_malformed(place: int, value: int) -> None:

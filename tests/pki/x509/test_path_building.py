@@ -562,6 +562,7 @@ def test_the_order_of_a_bundle_never_changes_what_is_found(
     assert one.paths or one.rejections
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=200)
 @given(choice=bundles(), seconds=st.integers(-4 * 86400, 6 * 86400))
 def test_a_paths_window_is_exactly_where_valid_at_answers(

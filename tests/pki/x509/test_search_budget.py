@@ -50,6 +50,7 @@ def test_the_names_of_a_whole_file_have_a_bound() -> None:
     assert f"{MAX_NAMES:,}" in Refusal.NAMES_EXCEEDED
 
 
+@pytest.mark.long
 def test_the_signatures_of_a_whole_file_have_a_bound() -> None:
     """Questions about one file share it. Those about another file, or about none, have a separate one."""
     ca = make_ca(key="rsa-4096")
