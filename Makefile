@@ -20,7 +20,7 @@ BIN := .venv/bin
 # Each build uses the locked setuptools, so that no package chooses its own build tool.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check prose audit docs reference dashboard grafana bench fuzz mutation soak fix deb rpm dist release lock clean packages-run packages-test packages-build packages-release
+.PHONY: help demo test coverage check prose audit docs reference dashboard grafana bench fuzz mutation flaky soak fix deb rpm dist release lock clean packages-run packages-test packages-build packages-release
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -84,6 +84,9 @@ fuzz: packages-run .venv/fuzz ## search for inputs that make a parser fail, for 
 
 mutation: packages-test .venv/dev ## list mutants of pki that no test detects, among SAMPLE=150
 	$(BIN)/python -m benchmarks.mutation --sample $(or $(SAMPLE),150)
+
+flaky: packages-test .venv/dev ## run the tests N=10 times on busy CPUs, and list each test that failed
+	$(BIN)/python -m benchmarks.flaky --runs $(or $(N),10) -- -n $(WORKERS)
 
 soak: packages-test .venv/dev ## run the daemon for MINUTES=60: its memory does not grow, and its output is true
 	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),60)

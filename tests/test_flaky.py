@@ -1,0 +1,54 @@
+"""`make flaky` lists each test that failed in any of several runs."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from benchmarks.flaky import busy_cpus, main
+
+TESTS = """
+from pathlib import Path
+
+RUNS = Path(__file__).with_name("runs")
+
+
+def test_good():
+    assert True
+
+
+def test_that_fails_once():
+    RUNS.open("a").write("x")
+    assert len(RUNS.read_text()) != 2, "the second run"
+"""
+
+
+@pytest.mark.long
+def test_a_test_that_fails_in_one_run_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The list has the number of failures and the first line of the error. The log has the rest. The exit code is 1."""
+    (tmp_path / "test_it.py").write_text(TESTS)
+    options = ["--runs", "3", "--load", "1", "--log", str(tmp_path / "log")]
+    assert main([*options, "--", "-n", "0", "-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path)]) == 1
+    *runs, listed, logs = capsys.readouterr().out.splitlines()
+    assert runs == ["run 1 of 3: 0 failed", "run 2 of 3: 1 failed", "run 3 of 3: 0 failed"]
+    assert listed.startswith("1 of 3  test_it::test_that_fails_once: AssertionError: the second run")
+    assert logs == f"The logs are in {tmp_path / 'log'}."
+    assert "1 failed, 1 passed" in (tmp_path / "log/2.log").read_text()
+
+
+@pytest.mark.long
+def test_a_run_that_does_not_begin_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run whose tests cannot be collected counts as failed."""
+    (tmp_path / "test_it.py").write_text("import there_is_no_such_module\n")
+    options = ["--runs", "1", "--load", "0", "--log", str(tmp_path / "log")]
+    assert main([*options, "--", "-n", "0", "-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path)]) == 1
+    assert f"1 of 1  pytest: ended with the exit code 2; see {tmp_path}/log/1.log" in capsys.readouterr().out
+
+
+def test_the_load_ends_with_the_block() -> None:
+    """Each busy process runs until the end of the block, and not longer."""
+    with busy_cpus(2) as processes:
+        assert [each.poll() for each in processes] == [None, None]
+    assert [each.poll() for each in processes] == [-signal.SIGKILL, -signal.SIGKILL]
