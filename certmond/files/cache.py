@@ -48,6 +48,8 @@ class Files:
         self._previous_listings: dict[str, Names] = {}
         self._by_lookup: dict[str, EntryKey | set[EntryKey]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
+        self.generation = 0
+        """The number of calls of `refresh`. Between two calls, no listing and no entry changes."""
         self.dropped: frozenset[Entry] | None = None
         """The entries that the last call of `refresh` dropped, or None if the call dropped all entries."""
         self._pauses = PauseBudget(_MAX_PAUSES)
@@ -56,6 +58,7 @@ class Files:
 
     def refresh(self, touched: frozenset[str] | None) -> None:
         """Drop the entries of the `touched` lookups ("directory/name"), or all entries if `touched` is None."""
+        self.generation += 1
         self.dropped, self._pauses, self.unfinished = None, PauseBudget(_MAX_PAUSES), set()
         if self._previous or self._previous_listings:
             self._interest = None

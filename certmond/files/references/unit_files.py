@@ -86,12 +86,19 @@ class UnitFiles:
         self._reader, self._files = reader, files
         self._manager = ManagerConfiguration(reader, files)
         self._names: tuple[tuple[str, ...], ...] = ()
+        self._units: tuple[tuple[str, ...], ...] = ()
+        self._inner: list[str] = []
+        self._found_in = -1
         self._used: tuple[Entry, ...] | None = None
         self._services: tuple[Service, ...] = ()
         self._faults: tuple[tuple[str, str], ...] = ()
 
     def services(self) -> tuple[Service, ...]:
         """Return the services in the order of their names. The result is the same object until a file changes."""
+        found, self._found_in = self._found_in, self._files.generation
+        if self._used is not None and found == self._files.generation:
+            self._is_current(self._used)
+            return self._services
         names = self.listings()
         if names != self._names or self._used is None or not self._is_current(self._used):
             before, self._reader.used = self._reader.used, {}
@@ -121,14 +128,16 @@ class UnitFiles:
 
     def listings(self) -> tuple[tuple[str, ...], ...]:
         """Return the names in the directories of units, of drop-ins, of enabled units and of system.conf."""
-        units = [*map(self._files.listing, DIRECTORIES)]
-        inner = [
-            self._files.listing(f"{directory}/{name}")
-            for directory, names in zip(DIRECTORIES, units, strict=True)
-            for name in names
-            if name.endswith(("service.d", "timer.d")) or _enables(name)
-        ]
-        return (*units, *inner, *self._manager.names())
+        units = tuple(map(self._files.listing, DIRECTORIES))
+        if [*map(id, units)] != [*map(id, self._units)]:  # a directory can have hundreds of names
+            self._units = units
+            self._inner = [
+                f"{directory}/{name}"
+                for directory, names in zip(DIRECTORIES, units, strict=True)
+                for name in names
+                if name.endswith(("service.d", "timer.d")) or _enables(name)
+            ]
+        return (*units, *map(self._files.listing, self._inner), *self._manager.names())
 
     def _is_current(self, used: tuple[Entry, ...]) -> bool:
         """Return whether no file has changed, and record the files in the reader."""
