@@ -52,6 +52,14 @@ def test_an_error_names_the_real_path_and_the_root(tmp_path: Path) -> None:
     assert message == f"{tmp_path}{KEY} does not match /srv/new/ca.crt; run: certmond --root {tmp_path} check"
 
 
+@pytest.mark.parametrize("given", ["/", "--root=/", "/srv/a new/ca.crt"])
+def test_any_path_can_be_an_argument(given: str, tmp_path: Path) -> None:
+    """The path of a root that another --root overrides, and a path with a space, change nothing else."""
+    root = tmp_path / "my node"
+    message = str(run(str(root), "fails", "--", given).exception)
+    assert message == f"'{root}{KEY}' does not match {given}; run: certmond --root '{root}' check"
+
+
 def test_an_error_about_this_host_stays() -> None:
     """With the root /, the message of an error does not change."""
     assert str(run("/", "fails").exception) == f"{KEY} does not match None; run: certmond check"

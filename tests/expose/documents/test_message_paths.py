@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_a_path_of_the_host_stays(root: str) -> None:
     for same in ("/tmp/new/ca.crt.new", "/tmp/new/ca.crt is the present CA", *of_certmond):
         assert rooted_message(same, root, ("/tmp/new/ca.crt",)) == same
     assert rooted_message("/tmp/new/ca.crt2: no", root, ("/tmp/new/ca.crt",)) == f"{root}/tmp/new/ca.crt2: no"
+
+
+@pytest.mark.parametrize("name", ["my node", "it's", "a,1", "a:1", "(a)", "a;b", "a[1]", "a.d", "a b/c d"])
+def test_a_path_of_the_host_can_contain_any_character(name: str) -> None:
+    """The root and a path of the host stay as they are, alone, with a further part, and in quotes for a shell."""
+    root, file = f"/srv/{name}", f"/tmp/{name}"
+    for path in (root, file, f"{root}/etc/a", f"{file}.new", shlex.quote(root), shlex.quote(f"{file}/a.crt")):
+        for same in (path, f"{path} is broken", f"below {path}; read {path}", f"({path}), `{path}`"):
+            assert rooted_message(same, root, (file, "")) == same
+    assert rooted_message("/etc/a is broken", root, (file, "")) == f"{shlex.quote(f'{root}/etc/a')} is broken"
 
 
 @pytest.mark.parametrize(
