@@ -17,8 +17,11 @@ _COMMAND = re.compile(
     rf"(?<=: )certmond (?=(?:init|{_OF_NODE})(?![\w-]))"
     rf"|(?<=`)certmond (?=(?:{_OF_NODE})(?![\w-]))"  # `certmond init` in backticks is the subject of a sentence
 )
-_OF_HOST = ("/usr", "/proc", "/etc/certmond", "/run/certmond")
-"""Directories that certmond never reads below `root`: programs, processes, its configuration, its runtime directory."""
+_PROGRAMS = tuple(
+    f"{place}/{name}" for place in ("/usr", "/usr/local") for name in ("bin", "sbin", "lib/certmond", "libexec")
+)
+_OF_HOST = (*_PROGRAMS, "/usr/share/certmond", "/proc", "/etc/certmond", "/run/certmond")
+"""Directories of this host: programs, files of certmond, processes, its configuration and its runtime directory."""
 
 
 def rooted(document: Any, root: str) -> Any:

@@ -50,6 +50,14 @@ def test_a_path_of_the_host_stays(root: str) -> None:
     assert rooted_message("/tmp/new/ca.crt2: no", root, ("/tmp/new/ca.crt",)) == f"{root}/tmp/new/ca.crt2: no"
 
 
+def test_only_programs_in_usr_are_of_the_host(root: str) -> None:
+    """A node can have certificates and units in /usr. The programs that certmond runs are those of this host."""
+    for path in ("/usr/share/a/a.key", "/usr/local/share/a.crt", "/usr/lib/systemd/system/kubelet.service"):
+        assert rooted_message(f"run: chmod 0600 {path}", root) == f"run: chmod 0600 {root}{path}"
+    for path in ("/usr/bin/kubeadm", "/usr/local/bin/crictl", "/usr/share/certmond/enforce.conf"):
+        assert rooted_message(f"{path} has failed", root) == f"{path} has failed"
+
+
 @pytest.mark.parametrize("name", ["my node", "it's", "a,1", "a:1", "(a)", "a;b", "a[1]", "a.d", "a b/c d"])
 def test_a_path_of_the_host_can_contain_any_character(name: str) -> None:
     """The root and a path of the host stay as they are, alone, with a further part, and in quotes for a shell."""
