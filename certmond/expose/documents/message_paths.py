@@ -14,7 +14,7 @@ _MESSAGES = frozenset({"message", "detail", "because"})
 _START, _CHARACTER = r"(?<![\w/.:=~$-])", r"[^\s;,:()'\"`\]]"
 _OF_NODE = "archive|check|discover|forecast|metrics|plan|renew|restart|root-ca|status"
 _COMMAND = re.compile(
-    rf"(?<=: )certmond (?=(?:init|{_OF_NODE})(?![\w-]))"
+    rf"(?:(?<=: )|(?<=&& ))certmond (?=(?:init|{_OF_NODE})(?![\w-]))"
     rf"|(?<=`)certmond (?=(?:{_OF_NODE})(?![\w-]))"  # `certmond init` in backticks is the subject of a sentence
 )
 _PROGRAMS = tuple(

@@ -29,6 +29,8 @@ def test_a_command_of_certmond_names_the_root(root: str) -> None:
     assert rooted_message(message, root) == f"the certificate is due; renew it: certmond --root {root} renew ca"
     assert rooted_message("run `certmond archive list`", root) == f"run `certmond --root {root} archive list`"
     assert rooted_message("see: certmond status", root) == f"see: certmond --root {root} check"  # no daemon watches it
+    several = "run: certmond archive restore a && certmond archive restore b"
+    assert rooted_message(several, root) == several.replace("certmond", f"certmond --root {root}")
     for same in (
         "see: certmond explain expired",
         "certmond cannot read the file",
