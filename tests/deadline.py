@@ -1,7 +1,7 @@
 """The time after which something that a test awaits counts as stuck.
 
-No test takes this long, and none asserts a duration: the time only ends a test that would otherwise wait forever. It is
-long enough for a host on which many other processes run.
+No test asserts this duration: it only ends a test that would otherwise wait forever. It is long enough for a host on
+which many other processes run.
 """
 
 DEADLINE = 180.0

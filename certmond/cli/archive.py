@@ -14,7 +14,7 @@ import click
 
 from certmond.cli.completion import certificate_names
 from certmond.cli.help import ExplainedCommands
-from certmond.cli.messages import print_message
+from certmond.cli.messages import print_error, print_message
 from certmond.cli.options import UNKNOWN, Globals, global_options, globals_of
 from certmond.cli.plan import FAILED, enforcer_for
 
@@ -49,14 +49,14 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
         config = options.load()
         restoration = _restoration(options, config, enforcer_for(options, config))
     except ConfigError as error:  # the archive is readable without a configuration
-        print_message(f"certmond: {error}", err=True)
+        print_error(error)
     known = archived.names()
     for name, number in [(each, number) for each in names or known for number in archived.ids(each)]:
         try:
             generation = archived.generation(name, number)
             verdict = _verdict(restoration, name, number)
         except (MalformedError, WriteError) as error:
-            print_message(f"certmond: {error}", err=True)
+            print_error(error)
             unread = unread or isinstance(error, StateError)  # another user can change it, or a later version wrote it
             damaged = damaged or not isinstance(error, StateError)
             continue
@@ -111,7 +111,7 @@ def restore(context: click.Context, name: str, generation: str | None, dry_run: 
         for line in handover.retry_while_busy(partial(restoration.restore, name, generation, dry_run=dry_run)):
             print_message(line)
     except RefusedError as error:
-        print_message(f"certmond: {error}", err=True)
+        print_error(error)
         sys.exit(FAILED)
 
 

@@ -6,6 +6,7 @@ errors. Completion does not validate the files: Python takes longer to load the 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -55,4 +56,9 @@ def explained_names(_: click.Context, __: click.Parameter, incomplete: str) -> l
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in names if name.casefold().startswith(incomplete.casefold())]
+    """Return the names that start with `incomplete`, except names that a shell would not read as one word.
+
+    A shell inserts a name without quotes, and an invalid configuration can contain a name such as `$(reboot)`.
+    """
+    fitting = (name for name in names if name.casefold().startswith(incomplete.casefold()))
+    return [CompletionItem(name) for name in fitting if shlex.quote(name) == name]

@@ -8,11 +8,13 @@ from typing import Any, NoReturn
 
 import click
 
-from certmond.errors import CertmondError, ConfigError
+from certmond.errors import CertmondError, ConfigError, StateError
 
 REFUSED = 2
 _ROOT, _ARGUMENTS = "certmond.root", "certmond.arguments"
 """Keys in the `meta` of the contexts of click, which the groups and the commands of an invocation share."""
+_WITH_PATHS_OF_HOST = (ConfigError, StateError)
+"""Errors with the paths of the host: paths as the operator has written them, and the state directory."""
 
 
 class RootedErrors(click.Group):
@@ -27,10 +29,8 @@ class RootedErrors(click.Group):
         """Run the command. Raises the exceptions of the command."""
         try:
             return super().invoke(context)
-        except ConfigError:
-            raise  # a configuration contains paths as the operator has written them
         except CertmondError as error:
-            error.args = (below_root(str(error)), *error.args[1:])
+            error.args = (_rooted_error(error), *error.args[1:])
             raise
 
 
@@ -50,13 +50,23 @@ def below_root(text: str) -> str:
         return text
     from certmond.expose.documents.message_paths import rooted_message
 
-    given = (argument.rpartition("=")[2] for argument in context.meta.get(_ARGUMENTS, ()))
+    arguments = context.meta.get(_ARGUMENTS, ())
+    given = (argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments)
     return rooted_message(text, root, [path.rstrip("/") for path in given if path.startswith("/")])
+
+
+def _rooted_error(error: CertmondError) -> str:
+    return str(error) if isinstance(error, _WITH_PATHS_OF_HOST) else below_root(str(error))
 
 
 def print_message(text: str, *, err: bool = False) -> None:
     """Print a message about the node, by default to stdout."""
     click.echo(below_root(text), err=err)
+
+
+def print_error(error: CertmondError) -> None:
+    """Print the message of an error to stderr."""
+    click.echo(f"certmond: {_rooted_error(error)}", err=True)
 
 
 def refuse(problems: Iterable[str]) -> NoReturn:

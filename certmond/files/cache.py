@@ -95,7 +95,10 @@ class Files:
     def _look(self, lookup: str) -> None:
         """Update the listing of a directory after a change of one name in it."""
         directory, _, name = lookup.rpartition("/")
-        if names := self._listings.get(directory):
+        names = self._listings.get(directory)
+        if names is NO_NAMES:
+            del self._listings[directory]  # certmond could not read the directory, so read the other names, too
+        elif names:
             names.update(name, exists=os.path.lexists(lookup))
             if names.is_exhausted:
                 self._listings[directory] = Names(names.sorted)
@@ -208,7 +211,7 @@ class Files:
             try:
                 names = Names(os.listdir(resolved.real or "/"))
             except OSError:
-                names = Names(())
+                names = NO_NAMES
             before = self._previous_listings.pop(resolved.real, None)
             if before is None:
                 self._interest = None

@@ -74,6 +74,13 @@ def test_names_are_completed_where_they_are_asked_for(monkeypatch: pytest.Monkey
     assert offered("certmond root-ca show --family f", monkeypatch) == ["front-proxy-ca"]
 
 
+def test_only_names_of_one_word_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A shell inserts a name without quotes, so a name with a space, a newline or a command is not offered."""
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text('certificates: [{name: x.1}, {name: x y}, {name: "x\\ny"}, {name: x$(reboot)}]\n')
+    assert offered("certmond renew --config c.yaml x", monkeypatch) == ["x.1"]
+
+
 def test_a_broken_configuration_still_completes_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """If the configuration is unreadable, the profile's names are offered, without a message."""
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -91,6 +92,21 @@ def test_a_new_name_costs_one_look(name: str, tmp_path: Path, monkeypatch: pytes
     assert len(updated.paths) == 50 + (name == "new.crt")
     assert (looks, lists) == ([f"{tmp_path}/{name}"], [])
     assert compared == ([] if name == "new.bak" else [name])
+
+
+def test_a_directory_that_could_not_be_read_is_read_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the process had no more descriptors, the change of one name also shows the other names."""
+    (tmp_path / "a.crt").touch()
+    files = Files("/")
+    monkeypatch.setattr(os, "listdir", mock.Mock(side_effect=OSError(errno.EMFILE, "")))
+    found = expand(files, f"{tmp_path}/*.crt", EXCLUDED)
+    monkeypatch.undo()
+    (tmp_path / "b.crt").touch()
+    files.refresh(frozenset({f"{tmp_path}/b.crt"}))
+    found = found.updated(files) or expand(files, f"{tmp_path}/*.crt", EXCLUDED)
+    assert found.paths == (f"{tmp_path}/a.crt", f"{tmp_path}/b.crt")
 
 
 def test_a_directory_that_is_replaced_is_read_again(tmp_path: Path) -> None:

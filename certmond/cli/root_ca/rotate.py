@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certmond.cli.distribution_ca.command_options import refuse_options, server_option
-from certmond.cli.messages import REFUSED, print_message, refuse
+from certmond.cli.messages import REFUSED, print_error, print_message, refuse
 from certmond.cli.options import Globals, display, global_options, globals_of, output_option
 from certmond.cli.plan import assess_profile, enforcer_for
 from certmond.cli.root_ca.inspection import TOKEN_KEYS, family_option, require_own_rotation
@@ -149,7 +149,7 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     try:
         back = abort_rotation(rotation, datetime.now(UTC))
     except RotationError as error:
-        print_message(f"certmond: {error}", err=True)
+        print_error(error)
         sys.exit(REFUSED)
     handover.retry_while_busy(partial(enforcer.rotating.change, back))
     print_message(f"{rotation.name} was in the phase {rotation.phase}; its abort begins with {back.phase}")

@@ -11,14 +11,17 @@ from collections.abc import Iterable
 from typing import Any
 
 _MESSAGES = frozenset({"message", "detail", "because"})
-_PATH = re.compile(r"(?<![\w/.:=~$-])/[^\s;,:()'\"`\]]+")
+_START, _CHARACTER = r"(?<![\w/.:=~$-])", r"[^\s;,:()'\"`\]]"
 _OF_NODE = "archive|check|discover|forecast|metrics|plan|renew|restart|root-ca|status"
 _COMMAND = re.compile(
-    rf"(?<=: )certmond (?=(?:init|{_OF_NODE})(?![\w-]))"
+    rf"(?:(?<=: )|(?<=&& ))certmond (?=(?:init|{_OF_NODE})(?![\w-]))"
     rf"|(?<=`)certmond (?=(?:{_OF_NODE})(?![\w-]))"  # `certmond init` in backticks is the subject of a sentence
 )
-_OF_HOST = ("/usr", "/proc", "/etc/certmond", "/run/certmond")
-"""Directories that certmond never reads below `root`: programs, processes, its configuration, its runtime directory."""
+_PROGRAMS = tuple(
+    f"{place}/{name}" for place in ("/usr", "/usr/local") for name in ("bin", "sbin", "lib/certmond", "libexec")
+)
+_OF_HOST = (*_PROGRAMS, "/usr/share/certmond", "/proc", "/etc/certmond", "/run/certmond")
+"""Directories of this host: programs, files of certmond, processes, its configuration and its runtime directory."""
 
 
 def rooted(document: Any, root: str) -> Any:
@@ -44,20 +47,24 @@ def rooted_message(message: str, root: str, of_host: Iterable[str] = ()) -> str:
     The paths `of_host`, the paths below them and the same names with a suffix do not change.
     """
     top = root.rstrip("/")
-    unchanged = (*_OF_HOST, top, *of_host)
-    found = _PATH.sub(lambda path: _real(path.group(), top, unchanged), message)
+    unchanged = "|".join(map(re.escape, sorted(_spellings((*_OF_HOST, top, *of_host)), key=len, reverse=True)))
+    # A path of the host can contain any character, so look for its whole name first.
+    path = rf"{_START}(?:(?P<of_host>(?:{unchanged})(?:[/.]{_CHARACTER}*)?(?!{_CHARACTER}))|/{_CHARACTER}+)"
+    found = re.sub(path, lambda match: match.group() if match["of_host"] else _real(match.group(), top), message)
     command = f"certmond --root {shlex.quote(root)}"
     found = _COMMAND.sub(f"{command} ", found)
     return found.replace(f"{command} status", f"{command} check")  # the daemon of this host does not watch `root`
 
 
-def _real(path: str, top: str, unchanged: Iterable[str]) -> str:
+def _spellings(paths: Iterable[str]) -> set[str]:
+    """Return the paths as they are, and as a shell reads them in quotes."""
+    return {text for each in paths if each for text in (each, shlex.quote(each).removeprefix("'").removesuffix("'"))}
+
+
+def _real(path: str, top: str) -> str:
     """Return the path of a file below `top`.
 
     Paths of the Kubernetes API, such as /readyz, have one part. The result does not depend on the files of the node, so
     that it does not disclose which files exist.
     """
-    of_host = path.count("/") == 1 or any(
-        path == each or path.startswith((f"{each}/", f"{each}.")) for each in unchanged
-    )
-    return path if of_host else shlex.quote(top + path)
+    return path if path.count("/") == 1 else shlex.quote(top + path)

@@ -18,11 +18,14 @@ from certmond.pki.signing.policy import successor_denial
 
 
 def missing_ca_keys(observations: Iterable[Observation]) -> dict[str, str]:
-    """Return the key file of each CA whose key this node lacks, by the name of the entry."""
+    """Return the key file of each CA whose key this node lacks, by the name of the entry.
+
+    Only the first certificate of a CA file has a key. During a rotation, the file contains further CAs.
+    """
     return {
         seen.spec.name: seen.key_path or seen.path
         for seen in observations
-        if seen.spec.authority and not (seen.key_matches or seen.key_unknown)
+        if seen.spec.authority and seen.name == seen.spec.name and not (seen.key_matches or seen.key_unknown)
     }
 
 

@@ -241,16 +241,20 @@ class CertificateSpec(Model):
         """Whether several nodes must have the same file: the file of a trust anchor or of the service-account keys."""
         return self.authority or self.kind is Kind.KEY_PAIR
 
-    def ca_remedy(self, *, expired: bool = False) -> str:
+    def ca_remedy(self, *, expired: bool = False, has_key: bool = True) -> str:
         """Return the remedy that replaces this CA. If certmond can rotate the CA, the remedy contains the commands.
 
-        With the same key, the leaves of an expired CA are valid again.
+        With the same key, the leaves of an expired CA are valid again. `has_key` is False if the node, such as a
+        worker, lacks the key of the CA.
         """
         if self.name not in ROOT_CAS:
             return "replace the CA, and then each certificate that the CA signed, with the tool that issued the CA"
         made = "--reuse-key" if expired else "--generate"
         family = "" if self.name == ROOT_CAS[0] else f" --family {self.name}"
-        return f"rotate it: certmond root-ca stage {made}{family}, then: certmond root-ca rotate{family}"
+        if has_key:
+            return f"rotate it: certmond root-ca stage {made}{family}, then: certmond root-ca rotate{family}"
+        where = "create a CA on a node that has its key, and stage the certificate here"
+        return f"{where}: certmond root-ca stage CERT{family}, then: certmond root-ca rotate{family}"
 
     @property
     def conditional(self) -> bool:

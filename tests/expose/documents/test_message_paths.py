@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def test_a_command_of_certmond_names_the_root(root: str) -> None:
     assert rooted_message(message, root) == f"the certificate is due; renew it: certmond --root {root} renew ca"
     assert rooted_message("run `certmond archive list`", root) == f"run `certmond --root {root} archive list`"
     assert rooted_message("see: certmond status", root) == f"see: certmond --root {root} check"  # no daemon watches it
+    several = "run: certmond archive restore a && certmond archive restore b"
+    assert rooted_message(several, root) == several.replace("certmond", f"certmond --root {root}")
     for same in (
         "see: certmond explain expired",
         "certmond cannot read the file",
@@ -47,6 +50,24 @@ def test_a_path_of_the_host_stays(root: str) -> None:
     for same in ("/tmp/new/ca.crt.new", "/tmp/new/ca.crt is the present CA", *of_certmond):
         assert rooted_message(same, root, ("/tmp/new/ca.crt",)) == same
     assert rooted_message("/tmp/new/ca.crt2: no", root, ("/tmp/new/ca.crt",)) == f"{root}/tmp/new/ca.crt2: no"
+
+
+def test_only_programs_in_usr_are_of_the_host(root: str) -> None:
+    """A node can have certificates and units in /usr. The programs that certmond runs are those of this host."""
+    for path in ("/usr/share/a/a.key", "/usr/local/share/a.crt", "/usr/lib/systemd/system/kubelet.service"):
+        assert rooted_message(f"run: chmod 0600 {path}", root) == f"run: chmod 0600 {root}{path}"
+    for path in ("/usr/bin/kubeadm", "/usr/local/bin/crictl", "/usr/share/certmond/enforce.conf"):
+        assert rooted_message(f"{path} has failed", root) == f"{path} has failed"
+
+
+@pytest.mark.parametrize("name", ["my node", "it's", "a,1", "a:1", "(a)", "a;b", "a[1]", "a.d", "a b/c d"])
+def test_a_path_of_the_host_can_contain_any_character(name: str) -> None:
+    """The root and a path of the host stay as they are, alone, with a further part, and in quotes for a shell."""
+    root, file = f"/srv/{name}", f"/tmp/{name}"
+    for path in (root, file, f"{root}/etc/a", f"{file}.new", shlex.quote(root), shlex.quote(f"{file}/a.crt")):
+        for same in (path, f"{path} is broken", f"below {path}; read {path}", f"({path}), `{path}`"):
+            assert rooted_message(same, root, (file, "")) == same
+    assert rooted_message("/etc/a is broken", root, (file, "")) == f"{shlex.quote(f'{root}/etc/a')} is broken"
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,13 @@ def test_a_ca_that_ends_is_to_be_rotated(left: timedelta, made: str) -> None:
     assert reported.message.endswith(f"; rotate it: certmond root-ca stage {made}, then: certmond root-ca rotate")
 
 
+@pytest.mark.parametrize("left", [-DAY, DAY])
+def test_a_node_without_the_key_stages_only_the_certificate_of_a_ca(left: timedelta) -> None:
+    """A worker has no key of the CA, so `root-ca stage` creates no CA there."""
+    (reported,) = judge(see(AUTHORITY, make_ca(not_after=NOW + left), key=None))["ca"].findings
+    assert reported.message.endswith("certmond root-ca stage CERT, then: certmond root-ca rotate")
+
+
 def test_an_expired_further_ca_of_a_bundle_is_a_leftover() -> None:
     """The first CA is the present one. The others are no longer needed after a rotation."""
     old = make_ca(not_after=NOW - DAY)

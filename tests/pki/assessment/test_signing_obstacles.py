@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from certmond.files.catalog_file_reader import bundle_observations
 from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
@@ -55,6 +56,15 @@ def test_another_signer_needs_no_key_of_the_ca() -> None:
     """With another signer, the remedy is a renewal. With `signer: none`, the remedy is another signer."""
     assert remedy(authority(key=None), leaf(signer="vault")) == RENEW
     assert remedy(authority(key=None), leaf(signer="none")).startswith("its entry has `signer: none`; ")
+
+
+def test_the_other_cas_of_a_bundle_need_no_key() -> None:
+    """During a rotation, the CA file contains the new CA and the old CA, and the node has the key of the first."""
+    old = make_ca()
+    first, second = bundle_observations(authority(), (CA.facts, old.facts))
+    made = assess(Inventory((first, second, leaf(old)), {}), NOW)
+    (found,) = (each for each in made.by_identity["leaf", "/pki/leaf.crt"].findings if each.reason == "expired")
+    assert found.message.partition("; ")[2] == RENEW
 
 
 def test_an_expired_ca_is_replaced_first() -> None:
