@@ -444,11 +444,11 @@ def test_two_changes_within_one_clock_tick_are_detected(tree: Tree, monkeypatch:
 
 def test_a_fresh_file_is_read_once_more_and_then_trusted(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its entry stays the same object, for nothing has changed."""
-    tree.write("/a.crt", b"one")
+    written = tree.write("/a.crt", b"one").stat().st_ctime_ns
+    monkeypatch.setattr(time, "time_ns", lambda: written)
     entry, value = tree.files.entry("/a.crt"), tree.value("/a.crt")
     calls = Calls(monkeypatch)
-    now = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**9)
+    monkeypatch.setattr(time, "time_ns", lambda: written + 10**9)
     for _ in range(3):
         tree.files.refresh(None)
         assert tree.files.entry("/a.crt") is entry
