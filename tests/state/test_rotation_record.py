@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -147,9 +148,10 @@ def test_any_content_is_parsed_or_refused(tmp_path: Path, data: st.DataObject) -
     """Any JSON, and a record with any of its fields changed, is a rotation whose phases follow each other, or an error
     with one printable sentence and its remedy.
     """
-    noted = RotationRecord(tmp_path)
+    place = Path(tempfile.mkdtemp(dir=tmp_path))  # no example has the files of another one
+    noted = RotationRecord(place)
     noted.save(BEGUN)
-    path = tmp_path / "rotation/record.json"
+    path = place / "rotation/record.json"
     path.write_text(json.dumps(data.draw(edited(json.loads(path.read_text())))))
     found, said = None, ""
     try:
