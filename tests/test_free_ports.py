@@ -10,9 +10,14 @@ import pytest
 
 from tests.free_ports import free_port, free_ports
 
+OTHER = pytest.param(65534, marks=pytest.mark.skipif(os.geteuid() != 0, reason="changes the user"))
 
-def test_no_two_calls_return_one_port() -> None:
-    """Neither in this process nor in another one, and although nothing listens on the ports yet."""
+
+@pytest.mark.parametrize("user", [os.geteuid(), OTHER], ids=["the same user", "another user"])
+def test_no_two_calls_return_one_port(user: int) -> None:
+    """Neither in this process nor in another one, of this user or of another, and although nothing listens on the ports
+    yet.
+    """
     first = free_ports(50)
     receiving, sending = os.pipe()
     if child := os.fork():
@@ -21,28 +26,12 @@ def test_no_two_calls_return_one_port() -> None:
             second = [int(line) for line in pipe]
         os.waitpid(child, 0)
     else:
-        os.write(sending, "\n".join(map(str, free_ports(50))).encode())
-        os._exit(0)
-    assert len({*first, *second}) == 100
-    assert not {*first} & {*free_ports(50)}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="changes the user")
-def test_each_user_gets_ports() -> None:
-    """Another user can choose ports after root, and none of the same."""
-    first = free_ports(50)
-    receiving, sending = os.pipe()
-    if child := os.fork():
-        os.close(sending)
-        with os.fdopen(receiving) as pipe:
-            second = [int(line) for line in pipe]
-        os.waitpid(child, 0)
-    else:
-        with suppress(Exception):
-            os.setuid(65534)
+        with suppress(Exception):  # the parent then gets no port, and fails
+            os.setuid(user)
             os.write(sending, "\n".join(map(str, free_ports(50))).encode())
         os._exit(0)
     assert len({*first, *second}) == 100
+    assert not {*first} & {*free_ports(50)}
 
 
 def test_no_connection_takes_a_port() -> None:

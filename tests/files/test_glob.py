@@ -97,7 +97,7 @@ def test_a_new_name_costs_one_look(name: str, tmp_path: Path, monkeypatch: pytes
 def test_a_directory_that_could_not_be_read_is_read_after_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the process had no more descriptors, the change of one name also shows the other names."""
+    """If certmond had no free descriptor for a directory, a change of one name makes it read all names."""
     (tmp_path / "a.crt").touch()
     files = Files("/")
     monkeypatch.setattr(os, "listdir", mock.Mock(side_effect=OSError(errno.EMFILE, "")))
