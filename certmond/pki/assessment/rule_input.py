@@ -42,7 +42,7 @@ class Case:
     basis: Basis | None = None
     difference: Difference | None = None
     signing_obstacle: str | None = None  # why this node cannot sign the next certificate
-    self_signed: bool = False  # no CA of the entry can sign the next certificate: see `self_signed.is_self_signed`
+    self_signed: bool = False  # no CA can sign the next certificate: see `self_signed_leaves`
 
     @property
     def spec(self) -> CertificateSpec:
