@@ -7,15 +7,17 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from certmond.cli.main import cli
+from certmond.state.archive import Archive
 from tests.node import PKI, Node
 
-RUN = re.compile(r": (certmond --root .+?|ch(?:mod|own) .+?)(?: \[\w+\]|$)", re.MULTILINE)
+RUN = re.compile(r": (certmond --root .+?|(?:ch(?:mod|own)|install|awk) .+?)(?: \[\w+\]|$)", re.MULTILINE)
 
 
 def certmond(node: Node, *words: str) -> Result:
@@ -51,7 +53,7 @@ def run_printed(result: Result) -> None:
         done = CliRunner().invoke(cli, arguments)
         assert done.exit_code == 0, text(done)
     else:
-        subprocess.run([program, *arguments], check=True)
+        subprocess.run(["sh", "-c", printed[1]], check=True)
 
 
 def open_key(node: Node) -> None:
@@ -75,12 +77,33 @@ def cut_off_after_a_renewal(node: Node) -> None:
     node.write(f"{PKI}/front-proxy-client.crt", node.read(f"{PKI}/front-proxy-client.crt")[:600])
 
 
+def no_ca(node: Node) -> None:
+    node.path(f"{PKI}/ca.crt").unlink()
+
+
+def damaged_ca(node: Node) -> None:
+    node.write(f"{PKI}/ca.crt", node.read(f"{PKI}/ca.crt")[:300])
+
+
+def no_ca_of_the_kubeconfigs(node: Node) -> None:
+    """An archived copy of the CA of etcd exists, and no kubeconfig embeds this CA."""
+    ca = node.path(f"{PKI}/etcd/ca.crt")
+    Archive(node.path("var/lib/certmond")).store("etcd-ca", {f"/{PKI}/etcd/ca.crt": ca}, datetime.now(UTC), {})
+    ca.unlink()
+
+
 def expired(node: Node) -> None:
     node.reissue(f"{PKI}/apiserver", end=node.certificate(f"{PKI}/apiserver.crt").not_valid_before_utc)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mistake", [open_key, no_key, key_of_another, cut_off, cut_off_after_a_renewal, expired])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        open_key, no_key, key_of_another, cut_off, cut_off_after_a_renewal, expired, no_ca, damaged_ca,
+        no_ca_of_the_kubeconfigs,
+    ],
+)  # fmt: skip
 def test_the_command_of_a_finding_removes_the_finding(node: Node, mistake: Callable[[Node], None]) -> None:
     """After the command in the output of `check`, `check` exits with 0."""
     mistake(node)
@@ -96,3 +119,19 @@ def test_the_command_of_an_error_succeeds(node: Node, words: str) -> None:
     failed = certmond(node, *words.split())
     assert failed.exception
     run_printed(failed)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["renew ca", "renew apiserver", "root-ca show", "root-ca export", "root-ca stage --generate", "root-ca rotate"],
+)
+@pytest.mark.parametrize("damage", [no_ca, damaged_ca])
+def test_a_command_without_the_ca_names_the_output_with_the_remedy(
+    node: Node, words: str, damage: Callable[[Node], None]
+) -> None:
+    """A command that needs the CA certificate names `check`, whose output contains the command that restores it."""
+    damage(node)
+    failed = certmond(node, *words.split())
+    assert text(failed).endswith(
+        f"restore the CA first, with the command in the output of: certmond --root {node.root} check"
+    )

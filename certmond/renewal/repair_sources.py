@@ -23,6 +23,7 @@ from certmond.formats.kubeconfig_edit import (
 )
 from certmond.formats.manifest import parse_manifest
 from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.missing_ca_certificate import lacks_ca_certificate, missing_ca
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.repairable_damage import (
     damage,
@@ -43,6 +44,7 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import decode
 from certmond.renewal.archive_generation_check import Generations
 from certmond.renewal.archived_pair_check import Worth, as_put_back
+from certmond.renewal.ca_certificate_sources import copy_command
 from certmond.renewal.new_files import is_damaged_name
 from certmond.renewal.symlink_target_check import SymlinkTargets
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
@@ -70,12 +72,16 @@ class SalvageLookup:
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
         """Return the repair sources of each entry that is damaged at `now` (aware, UTC).
 
-        For a CA whose key is missing, the only source is the archive directory that contains the key.
+        For a CA whose key is missing, the only source is the archive directory that contains the key. For a CA whose
+        certificate is missing or damaged, the only source is the command that restores a copy of the certificate.
         """
         keyless = (seen for seen in inventory.observations if lacks_key(seen))
         found = {
             each.identity: Salvage(key_directory=where) for each in keyless if (where := self._key_directory(each))
         }
+        for seen in filter(lacks_ca_certificate, inventory.observations):
+            if command := copy_command(seen, inventory, self._archive, self._files, now):
+                found[seen.identity] = Salvage(copy_command=command)
         damaged = [seen for seen in inventory.observations if damage(seen) or unneeded_damage(seen)]
         if not damaged:
             return found
@@ -191,10 +197,7 @@ class SalvageLookup:
         except CertmondError as error:
             return servers, str(error)
         if not trust:
-            return (
-                servers,
-                f"the CA file of the entry {seen.spec.embedded_ca} contains no certificate; restore the CA first",
-            )
+            return servers, missing_ca([str(seen.spec.embedded_ca)])
         known = {url.rstrip("/") for _, url in servers}
         if has_several_entries(present):  # another cluster has another server
             servers = [each for each in servers if each[0] == config.current_cluster]

@@ -55,6 +55,7 @@ class ArchivedFile:
     content: bytes = field(repr=False)
     mode: int
     owner: tuple[int, int]
+    stored: str = field(default="", compare=False)  # the real path of the copy in the archive
 
 
 def _absolute(path: str) -> str:
@@ -259,14 +260,15 @@ def _copy(files: Sequence[ArchivedFile], draft: Path) -> Iterator[dict[str, str 
 
 
 def _load(where: Path, file: _File) -> ArchivedFile:
+    stored = where / Path(file.stored).name
     try:
         with opened_state(where) as directory:
-            content = read_state(directory, where / Path(file.stored).name, secret=True)
+            content = read_state(directory, stored, secret=True)
     except (OSError, ValueError) as error:
         raise _damaged(where) from error
     if digest(content) != file.sha256:
         raise _damaged(where)
-    return ArchivedFile(file.path, content, file.mode, (file.uid, file.gid))
+    return ArchivedFile(file.path, content, file.mode, (file.uid, file.gid), str(stored))
 
 
 def _damaged(where: Path) -> MalformedError:

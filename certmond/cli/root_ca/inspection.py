@@ -178,14 +178,17 @@ def _released(options: Globals) -> float | None:
 def node_family(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
     """Return the CA `name` of this node with its leaves, and the time of the assessment.
 
-    Raises CertmondError if the node has no such CA.
+    Raises CertmondError if the node has no such CA, or if the certificate of the CA is damaged.
     """
+    from certmond.pki.assessment.missing_ca_certificate import missing_ca_of
     from certmond.pki.rotation.ca_family import family_of
 
     assessment = _assessed(options, config)
     found = family_of(assessment, name)
     if found is None:
         refuse_unread_files(assessment, options.root)
+        if missing := missing_ca_of(name, (each.seen for each in assessment.statuses)):
+            raise CertmondError(missing)
         raise CertmondError(
             f"there is no certificate of {name} below {options.root}; check --profile and --config, or create the "
             "PKI: certmond init"

@@ -218,6 +218,7 @@ def _new_ca_rotation(
 
     Raises CertmondError if no usable CA is staged, or if the node does not have exactly one CA of `family`.
     """
+    from certmond.pki.assessment.missing_ca_certificate import missing_ca_of
     from certmond.pki.rotation.ca_family import family_of
     from certmond.pki.rotation.ca_validation import judge
     from certmond.pki.rotation.phases import Mode
@@ -225,6 +226,8 @@ def _new_ca_rotation(
 
     found = family_of(assessment, family)
     if found is None:
+        if missing := missing_ca_of(family, (each.seen for each in assessment.statuses)):
+            raise CertmondError(missing)
         raise CertmondError(f"there is no certificate of {family} below {options.root}; check --profile and --config")
     anchor, key = _staged(options, family, "CA")
     (certificate,) = certificates_of((anchor,))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from certmond.pki.assessment.missing_ca_certificate import with_ca_remedy
 from certmond.pki.assessment.renewal_attempt import IN_A_ROW
 from certmond.pki.assessment.repairable_damage import damage, last_issued, remedy, unneeded_damage, unneeded_remedy
 from certmond.pki.assessment.rule_input import fault_finding, finding
@@ -31,7 +32,8 @@ def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Fin
     if served:
         yield _before_restart(seen.path, served)
     for fault in () if served else seen.faults:
-        yield fault_finding(with_request(fault, presence.request) if presence.request else fault)
+        known = with_request(fault, presence.request) if presence.request else fault
+        yield fault_finding(with_ca_remedy(known, seen, presence.salvage))
     for permissions in seen.permissions:
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner

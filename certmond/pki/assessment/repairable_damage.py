@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from certmond.pki.assessment.missing_ca_certificate import missing_ca
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.field_types import expand, subject_attributes
 from certmond.pki.catalog.observation import Observation, Salvage
@@ -230,7 +231,7 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
         return None
     if authority is None or not authority.certificates:
         if names := [name for name in spec.ca if name != SELF]:
-            return f"the CA file of the entry {' or '.join(names)} contains no certificate; restore the CA first"
+            return missing_ca(names)
         return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if fact := authority.certificates[0].refused:
         return f"the CA {authority.path} is unusable ({fact}); replace this CA"

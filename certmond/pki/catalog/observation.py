@@ -178,6 +178,7 @@ class Salvage:
     subject: str | None = None  # the subject of the certificate that certmond installed last
     key_directory: str | None = None  # the directory of the archive with the private key that a CA lacks
     seen_subject: str | None = None  # the subject that certmond observed last in these files
+    copy_command: str | None = None  # the shell command that restores a CA certificate from a copy on this node
     cluster_obstacle: str = ""  # why certmond cannot repair only the cluster of a kubeconfig
 
 

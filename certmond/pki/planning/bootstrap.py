@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.assessment.missing_ca_certificate import ca_copy_remedy
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.findings import Reason, Severity
@@ -103,8 +104,8 @@ class _Bootstrapper:
         beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
         if signed := ", ".join(self._signed_by(spec)):
             self._problems.append(
-                f"{spec.path} is missing, but certificates of this CA exist: {signed}; restore the CA, or move these "
-                "files away"
+                f"{spec.path} is missing, but certificates of this CA exist: {signed}; restore the CA from a backup, "
+                f"or {ca_copy_remedy(spec.path)}; to create another PKI, move these files away"
             )
         elif beside:
             self._problems.append(f"{beside} exists without {spec.path}; restore {spec.path}, or move {beside} away")

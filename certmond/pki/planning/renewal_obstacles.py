@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from certmond.pki.assessment.assess import CertificateStatus
+from certmond.pki.assessment.missing_ca_certificate import lacks_ca_certificate, missing_ca
 from certmond.pki.assessment.self_signed_leaves import is_renewed_elsewhere, is_self_signed, replacement
 from certmond.pki.assessment.signing_obstacles import missing_ca_key
 from certmond.pki.catalog.entries import SELF, Kind
@@ -30,6 +31,8 @@ def renewal_obstacle(
             return renewer
         obstacle = start_obstacle(service, authorities.values())
         return f"{renewer}, but {obstacle}" if obstacle else f"{renewer}: certmond restart {service}"
+    if spec.authority and lacks_ca_certificate(status.seen):
+        return missing_ca([spec.name])
     if spec.authority:
         return f"this certificate is a CA; {spec.ca_remedy()}"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
@@ -88,7 +91,7 @@ def start_obstacle(service: str, authorities: Iterable[CertificateStatus]) -> st
 
 def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str], *, kind: Kind) -> str | None:
     if authority is None and named:
-        return f"the CA file of the entry {' or '.join(named)} contains no certificate; restore the CA first"
+        return missing_ca(named)
     if authority is None:
         return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if authority.certificate and authority.certificate.refused:
