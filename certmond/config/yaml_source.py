@@ -234,6 +234,8 @@ class _Reader:
         while not isinstance(event := next(self._events), events.MappingEndEvent):
             at = self._at(event, place.path)
             key = self._node(event, at, depth + 1).value
+            if isinstance(key, bool) and isinstance(event, events.ScalarEvent):
+                key = event.value  # YAML 1.1 resolves keys such as `on` to a Boolean
             value = self._node(next(self._events), at.below(key) if isinstance(key, str) else at, depth + 1)
             if not isinstance(key, str):
                 self.problems.append(Problem(at, "contains a key that is not text; put the key in quotes"))

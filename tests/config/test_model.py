@@ -220,7 +220,11 @@ IN_FILE = [
     ("poll: 1m\n# \ud800", ":1: is not UTF-8; save it as UTF-8"),
     ("poll: 1m\n---\npoll: 2m", ":2: begins a second document; remove the line ---"),
     ("poll: 1m\n\npoll: 2m", ":3: poll: repeats the key of line 1; remove one of the two keys"),
-    ("true: 1", ":1: contains a key that is not text; put the key in quotes"),
+    (
+        "hooks: [{name: x, command: [/x], on: raised}]",
+        ":1: hooks[0].on: unknown key; the keys are name, command, environment, time_limit, at_least, repeat",
+    ),
+    ("null: 1", ":1: contains a key that is not text; put the key in quotes"),
     ("[a]: 1", ":1: contains a key that is not text; put the key in quotes"),
     ("poll: !much 1m", ":1: poll: has the tag '!much', which certmond does not support; remove it"),
     ("poll: !!bool 1m", ":1: poll: has the tag 'tag:yaml.org,2002:bool', which certmond does not support; remove it"),
