@@ -113,6 +113,19 @@ def test_the_command_of_a_finding_removes_the_finding(node: Node, mistake: Calla
     assert certmond(node, "check").exit_code == 0
 
 
+def test_init_names_the_setting_for_the_certificates_of_another_host(node: Node) -> None:
+    """If the certificates are of a node with another name, `init` names the setting `node_name`. With this setting and
+    the address of the node, `init` has nothing to do.
+    """
+    address = "init: {advertise_address: 10.88.0.1}\n"
+    (node.root / "config.yaml").write_text(address)
+    words = ["init", "--config", str(node.root / "config.yaml")]
+    setting = re.search(r"set `(node_name: \S+)` in the configuration", text(certmond(node, *words)))
+    assert setting
+    (node.root / "config.yaml").write_text(f"{setting[1]}\n{address}")
+    assert "nothing to do" in certmond(node, *words).output
+
+
 @pytest.mark.parametrize("words", ["renew nonsense", "archive restore apiserver", "archive restore nonsense", "status"])
 def test_the_command_of_an_error_succeeds(node: Node, words: str) -> None:
     """An error below --root contains a command for the same node, and this command succeeds."""

@@ -25,6 +25,20 @@ def has_accepted_subject(certificate: Certificate, accepted: Iterable[str]) -> b
     return any(subject_attributes(text) == certificate.attributes for text in accepted)
 
 
+def node_name_of(certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str]) -> str | None:
+    """Return the value of the fact `node_name` with which the entry accepts the subject, or None.
+
+    Also return None if the entry accepts only subjects without this fact.
+    """
+    patterns = [part.partition("${node_name}") for text in spec.subject for part in subject_attributes(text)]
+    for before, fact, after in patterns:
+        for own in certificate.attributes if fact else ():
+            name = own.removeprefix(before).removesuffix(after)
+            if has_accepted_subject(certificate, accepted_subjects(spec, {**facts, "node_name": name})):
+                return name
+    return None
+
+
 def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str, ...]:
     """Return the required usages that the certificate lacks. Only an RSA key needs key encipherment."""
     lacking = tuple(usage for usage in spec.usages if not certificate.has_usage(usage))

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.missing_ca_certificate import ca_copy_remedy
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.init_cluster_spec import InitSpec
-from certmond.pki.findings import Reason, Severity
+from certmond.pki.catalog.unmet_requirements import node_name_of
+from certmond.pki.findings import Finding, Reason, Severity, printable
 from certmond.pki.planning.bootstrap_steps import SUPER_ADMIN, Drafts, InitStep
 from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.x509.certificate import Certificate
@@ -51,6 +53,7 @@ def bootstrap(specs: Sequence[CertificateSpec], ground: Ground, init: InitSpec, 
 class _Bootstrapper:
     def __init__(self, specs: Sequence[CertificateSpec], ground: Ground, init: InitSpec, policy: Policy) -> None:
         self._specs = {spec.name: spec for spec in specs}
+        self._facts = ground.present.facts
         self._given, self._joins, self._paths = ground.given, ground.joins, ground.paths
         self._drafts = Drafts(init, policy, ground.present.facts, ground.present.taken_at)
         self._present: Mapping[str, CertificateStatus] = {
@@ -87,9 +90,7 @@ class _Bootstrapper:
         for found in status.findings:
             blocks = found.severity is Severity.CRITICAL and found.reason.blocks_issuing
             if blocks and found.reason not in passed_over:
-                self._problems.append(
-                    f"{found.message} (`certmond init` does not replace the file: repair it, or move it away)"
-                )
+                self._problems.append(self._problem(found, spec))
         if spec.authority and status.certificate:
             self._ends[spec.name] = status.certificate.not_after
             if spec.name == "ca" and self._given and status.certificate != self._given:
@@ -98,6 +99,29 @@ class _Bootstrapper:
                     "--root-ca-cert"
                 )
         self._refer_to(spec)
+
+    def _problem(self, found: Finding, spec: CertificateSpec) -> str:
+        """Return the problem for a finding. For a certificate of another node, the remedy is the name of this node."""
+        name = self._other_node_name
+        if found.reason is Reason.WRONG_SUBJECT and name and self._node_names[spec.name]:
+            fact, setting = found.message.partition("; ")[0], f"set `node_name: {name}` in the configuration"
+            return printable(f"{fact}; if this node is {name}, {setting}, or move the file away")
+        return f"{found.message} (`certmond init` does not replace the file: repair it, or move it away)"
+
+    @cached_property
+    def _node_names(self) -> dict[str, str | None]:
+        """The node names in the subjects of the present certificates, by the names of the entries."""
+        return {
+            name: node_name_of(status.certificate, self._specs[name], self._facts)
+            for name, status in self._present.items()
+            if status.certificate and name in self._specs
+        }
+
+    @property
+    def _other_node_name(self) -> str | None:
+        """The node name in the subjects of all certificates of the node, if this node has another name."""
+        names = set(filter(None, self._node_names.values()))
+        return names.pop() if len(names) == 1 and self._facts.get("node_name") not in names else None
 
     def _make(self, spec: CertificateSpec) -> None:
         """Add the step that creates a missing file, or the problem that prevents the step."""

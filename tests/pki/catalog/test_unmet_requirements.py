@@ -16,6 +16,7 @@ from certmond.pki.catalog.unmet_requirements import (
     has_accepted_subject,
     lacking_usages,
     missing_names,
+    node_name_of,
 )
 from tests.builders import UNKNOWN_OID, make_ca, make_leaf
 
@@ -58,6 +59,21 @@ def test_subjects_are_compared_by_their_attributes(text: str, right: bool) -> No
     leaf = make_leaf(ROOT, subject=x509.Name.from_rfc4514_string("CN=a,O=b+O=c"))
     assert has_accepted_subject(leaf.facts, ["CN=other", text]) is right
     assert not has_accepted_subject(leaf.facts, [])
+
+
+@pytest.mark.parametrize(
+    ("subjects", "name"),
+    [
+        (["CN=other", "CN=system:node:${node_name},O=system:nodes"], "worker-2"),
+        (["CN=system:node:${node_name}"], None),
+        (["CN=${node_name}.example,O=system:nodes"], None),
+        (["CN=system:node:worker-2,O=system:nodes"], None),
+    ],
+)
+def test_a_subject_contains_a_node_name(subjects: list[str], name: str | None) -> None:
+    """The name is the value of the fact with which the entry accepts the whole subject of the certificate."""
+    subject = x509.Name.from_rfc4514_string("CN=system:node:worker-2,O=system:nodes")
+    assert node_name_of(make_leaf(ROOT, subject=subject).facts, row(subject=subjects), FACTS) == name
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,37 @@ def test_every_obstacle_is_reported() -> None:
     assert all(path in text for path in ("/etc/kubernetes/admin.conf", PEM, *pki("apiserver.crt")))
 
 
+SETTING = "if this node is node-2, set `node_name: node-2` in the configuration"
+
+
+def test_certificates_of_another_node_name_the_setting() -> None:
+    """If each certificate of the node has the name of the same other node, the problems contain the setting with this
+    name. The problem of another subject does not contain this setting.
+    """
+    other = {
+        name: make_leaf(whole()[ca], subject=named(cn, group), extended_usages=["client auth", "server auth"])
+        for name, ca, cn, group in (
+            ("etcd-server", "etcd-ca", "node-2", ""),
+            ("etcd-peer", "etcd-ca", "node-2", ""),
+            ("kubelet-client", "ca", "system:node:node-2", "system:nodes"),
+        )
+    }
+    problems = bootstrap(SPECS, Ground(observed(PATHS, other), frozenset(PATHS)), INIT, POLICY).problems
+    assert [f"{SETTING}, or move the file away" in problem for problem in problems] == [True] * 3
+    assert "but the entry requires CN=node-1; if this node is node-2" in problems[0]
+    admin = {"admin.conf": make_leaf(whole()["ca"], subject=named("eve", ""), extended_usages=["client auth"])}
+    mixed = bootstrap(SPECS, Ground(observed(PATHS, other | admin), frozenset(PATHS)), INIT, POLICY).problems
+    assert [SETTING in problem for problem in mixed if "CN=eve" in problem] == [False]
+
+
+def test_the_file_of_another_entry_does_not_name_a_node() -> None:
+    """If other certificates have the name of this node, a different subject does not name the node."""
+    wrong = {"etcd-server": make_leaf(whole()["etcd-ca"], subject=named("kube-apiserver", ""))}
+    problems = bootstrap(SPECS, Ground(observed(PATHS, wrong), frozenset(PATHS)), INIT, POLICY).problems
+    assert [problem for problem in problems if "CN=kube-apiserver, but the entry requires CN=node-1" in problem]
+    assert not [problem for problem in problems if "node_name" in problem]
+
+
 def test_a_key_elsewhere() -> None:
     """If a CA's key is elsewhere and all its certificates exist, nothing is missing."""
     assert decide(without(*pki("ca.key", "etcd/ca.key", "front-proxy-ca.key"))).problems == ()
