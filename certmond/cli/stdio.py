@@ -23,6 +23,9 @@ def prepare() -> None:
     sys.stdout = sys.stdout or _stream(1, "w")
     sys.stderr = sys.stderr or _stream(2, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
+        if isinstance(sys.stdout.buffer, io.RawIOBase):  # PYTHONUNBUFFERED: `output_fails` needs the failed output
+            raw = io.FileIO(sys.stdout.fileno(), "w", closefd=False)
+            sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), sys.stdout.encoding, line_buffering=True)
         sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file might not be valid UTF-8
     if isinstance(sys.stderr, io.TextIOWrapper):  # unbuffered: a failed write must not fail again at exit
         raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
