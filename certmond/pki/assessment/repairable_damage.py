@@ -235,7 +235,7 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
         return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if fact := authority.certificates[0].refused:
         return f"the CA {authority.path} is unusable ({fact}); replace this CA"
-    if not (authority.key_matches or authority.key_unknown):
+    if not authority.may_have_key:
         where = authority.key_path or authority.path
         otherwise = (
             "rejoin the node: kubeadm reset, then kubeadm join" if spec.kind is Kind.KUBELET

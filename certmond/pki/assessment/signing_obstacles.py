@@ -25,7 +25,7 @@ def missing_ca_keys(observations: Iterable[Observation]) -> dict[str, str]:
     return {
         seen.spec.name: seen.key_path or seen.path
         for seen in observations
-        if seen.spec.authority and seen.name == seen.spec.name and not (seen.key_matches or seen.key_unknown)
+        if seen.spec.authority and seen.name == seen.spec.name and not seen.may_have_key
     }
 
 

@@ -181,8 +181,7 @@ def _renew(case: Case) -> str:
         return replacement(case.seen)
     # `certmond renew` refuses a CA.
     if case.spec.authority:
-        has_key = case.further_anchor or bool(case.seen.key_matches or case.seen.key_unknown)
-        return case.spec.ca_remedy(expired=case.now > case.certificate.not_after, has_key=has_key)
+        return case.seen.ca_remedy(expired=case.now > case.certificate.not_after)
     return case.signing_obstacle or f"renew the certificate: certmond renew {case.spec.name}"
 
 

@@ -241,7 +241,7 @@ class CertificateSpec(Model):
         """Whether several nodes must have the same file: the file of a trust anchor or of the service-account keys."""
         return self.authority or self.kind is Kind.KEY_PAIR
 
-    def ca_remedy(self, *, expired: bool = False, has_key: bool = True) -> str:
+    def ca_remedy(self, *, expired: bool, has_key: bool) -> str:
         """Return the remedy that replaces this CA. If certmond can rotate the CA, the remedy contains the commands.
 
         With the same key, the leaves of an expired CA are valid again. `has_key` is False if the node, such as a

@@ -142,6 +142,18 @@ class Observation:
         return self.key.sha256 == self.certificates[0].key.sha256
 
     @property
+    def may_have_key(self) -> bool:
+        """Whether this node has the private key of the certificate, or has a key file that certmond cannot read."""
+        return bool(self.key_matches or self.key_unknown)
+
+    def ca_remedy(self, *, expired: bool) -> str:
+        """Return the remedy that replaces this CA. A node without the key of the CA cannot create the new CA.
+
+        Only the first certificate of a CA file has a key.
+        """
+        return self.spec.ca_remedy(expired=expired, has_key=self.name != self.spec.name or self.may_have_key)
+
+    @property
     def pair(self) -> tuple[str, str | None]:
         """The paths of the certificate file and the key file behind all symlinks, for comparisons between entries."""
         key = self.path if self.foreign_key else self.key_file or self.key_path

@@ -34,7 +34,8 @@ def renewal_obstacle(
     if spec.authority and lacks_ca_certificate(status.seen):
         return missing_ca([spec.name])
     if spec.authority:
-        return f"this certificate is a CA; {spec.ca_remedy()}"
+        expired = certificate is not None and status.judged_at > certificate.not_after
+        return f"this certificate is a CA; {status.seen.ca_remedy(expired=expired)}"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
         return "this certificate has no separate entry in the catalogue"
     if signer == NO_SIGNER:
@@ -96,7 +97,7 @@ def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str],
         return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if authority.certificate and authority.certificate.refused:
         return f"the CA {authority.seen.path} is unusable ({authority.certificate.refused}); replace this CA"
-    if not (authority.key_matches or authority.seen.key_unknown):
+    if not authority.seen.may_have_key:
         key = authority.seen.key_path or authority.seen.path
         return missing_ca_key(key, kind)
     return None

@@ -150,4 +150,4 @@ def _ca_obstacle(status: CertificateStatus, authorities: Mapping[str, Certificat
     if authority is None or ca is None or old is None or ca.not_after > max(now, old.not_after):
         return None
     fact = f"a new certificate cannot outlive its CA, which ends on {day(ca.not_after)}"
-    return f"{fact}; {authority.seen.spec.ca_remedy()}"
+    return f"{fact}; {authority.seen.ca_remedy(expired=now > ca.not_after)}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
+
+import pytest
 
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.assessment.renewal_attempt import Attempt
@@ -87,12 +90,22 @@ def test_a_certificate_that_another_component_renews_names_this_component() -> N
     assert [each.renewed_by for each in left(NO_KEY, replace(rotated, symlink=False)).waiting] == [None]
 
 
-def test_a_ca_waits_for_its_rotation() -> None:
-    """No step renews a CA. The remedy is the command that rotates the CA."""
-    ending = see(AUTHORITY, make_ca(not_before=NOW - YEAR, not_after=NOW + 20 * DAY))
-    (waits,) = left(ending).waiting
-    remedy = "rotate it: certmond root-ca stage --generate, then: certmond root-ca rotate"
-    assert (waits.target, waits.because) == ("ca", f"this certificate is a CA; {remedy}")
+STAGED = "create a CA on a node that has its key, and stage the certificate here: certmond root-ca stage CERT, then"
+
+
+@pytest.mark.parametrize(
+    ("end", "keyed", "remedy"),
+    [
+        (NOW + 20 * DAY, True, "rotate it: certmond root-ca stage --generate, then"),
+        (NOW - DAY, True, "rotate it: certmond root-ca stage --reuse-key, then"),
+        (NOW + 20 * DAY, False, STAGED),
+    ],
+)
+def test_a_ca_waits_for_its_rotation(end: datetime, keyed: bool, remedy: str) -> None:
+    """No step renews a CA. The remedy is the command that rotates the CA. A node without the key creates no CA."""
+    ending = see(AUTHORITY, make_ca(not_before=NOW - YEAR, not_after=end))
+    (waits,) = left(ending if keyed else replace(ending, key=None)).waiting
+    assert (waits.target, waits.because) == ("ca", f"this certificate is a CA; {remedy}: certmond root-ca rotate")
 
 
 def test_a_hold_with_an_end_needs_no_operator() -> None:

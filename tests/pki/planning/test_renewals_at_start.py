@@ -221,13 +221,20 @@ def test_a_certificate_of_a_short_life_is_not_renewed_a_day_early() -> None:
 
 @pytest.mark.parametrize(("end", "now"), [(NOW + 5 * DAY, NOW), (NOW + 10 * DAY, NOW + 20 * DAY)])
 def test_a_ca_at_its_end_bars_the_restart(end: datetime, now: datetime) -> None:
-    """The new certificate would not be valid for longer. The hold names the CA and its remedy."""
+    """The new certificate would not be valid for longer. The hold names the CA and its remedy, which depends on the key
+    of the CA.
+    """
     ca = make_ca(not_before=NOW - YEAR, not_after=end)
     result = found(see(row(), leaf(NOW + 10 * DAY, ca)), ca=authority(ca), now=now)
     assert result.by_service == {}
     (reason,) = result.barred.values()
     assert reason.startswith(f"a new certificate cannot outlive its CA, which ends on {end:%Y-%m-%d}")
-    assert reason.endswith("rotate it: certmond root-ca stage --generate, then: certmond root-ca rotate")
+    made = "--generate" if end > now else "--reuse-key"
+    assert reason.endswith("create a CA on a node that has its key, and stage the certificate here: "
+                           "certmond root-ca stage CERT, then: certmond root-ca rotate")  # fmt: skip
+    keyed = replace(authority(ca), key_path="/ca.key", key=ca.facts.key)
+    (reason,) = found(see(row(), leaf(NOW + 10 * DAY, ca)), ca=keyed, now=now).barred.values()
+    assert reason.endswith(f"rotate it: certmond root-ca stage {made}, then: certmond root-ca rotate")
 
 
 def test_a_self_signed_certificate_is_kept_by_its_service() -> None:
