@@ -162,7 +162,9 @@ class CAChanges:
         if self._config.cluster.kubeconfig is None:
             if self._objection:
                 return f"{self._objection}; configure `cluster:` on every node (docs/rotation.md)"
-            if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
+            # In the mode reissue, the new CA has the key of the old CA, so all leaves stay valid.
+            keyless = not ground.holds_key and rotation.mode is not Mode.REISSUE
+            if keyless and (leaves := list(self._unsigned(rotation.family))):
                 fact = f"the key of {ground.path} is not on this node, and no other signer issues {', '.join(leaves)}"
                 return f"{fact}; set `signer` in these entries to a signer of kind command or csr (docs/rotation.md)"
         return obstacle(rotation, ground)

@@ -254,3 +254,19 @@ def test_a_node_with_a_key_still_needs_the_new_key(quick: Path) -> None:
     refused = node.hurry("root-ca", "stage", str(certificate))
     assert refused.code == 2
     assert "give the private key of" in refused.err
+
+
+def test_new_dates_of_the_ca_need_no_key(quick: Path) -> None:
+    """A CA with the key of the present CA signs no leaf again, so a node without this key rotates to it."""
+    node = ExternalNode(quick / "place", {})
+    new = root_ca(key=node.old.key)
+    certificate, before = node.place / "new.crt", (node.read("web.crt"), node.user())
+    certificate.write_bytes(new.pem)
+    staged = node.hurry("root-ca", "stage", str(certificate))
+    assert (staged.code, "mode reissue" in staged.out) == (0, True), staged.err
+    assert "refused" not in node.hurry("root-ca", "rotate", "--plan").err
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0, done.err
+    assert node.trust() == node.embedded() == (new.facts,)
+    assert (node.read("web.crt"), node.user()) == before
+    assert (node.staged, node.findings()) == ([], {})
