@@ -148,3 +148,18 @@ def test_a_command_without_the_ca_names_the_output_with_the_remedy(
     assert text(failed).endswith(
         f"restore the CA first, with the command in the output of: certmond --root {node.root} check"
     )
+
+
+PATH = re.compile(r"(?<![\w.:-])/\S*/[^\s,;]+")
+
+
+@pytest.mark.parametrize("words", ["root-ca rotate --dry-run", "root-ca rotate --dry-run -o json", "archive list"])
+def test_each_path_below_root_is_the_real_path(node: Node, words: str) -> None:
+    """The preview of a rotation and the list of the archive contain the real paths of the files below --root."""
+    assert certmond(node, "renew", "apiserver").exit_code == 0
+    assert certmond(node, "root-ca", "stage", "--generate").exit_code == 0
+    printed = certmond(node, *words.split())
+    assert printed.exit_code == 0, text(printed)
+    found = PATH.findall(printed.stdout)
+    assert found
+    assert [path for path in found if not path.startswith(f"{node.root}/")] == []

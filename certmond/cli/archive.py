@@ -62,7 +62,8 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
             continue
         state, reason = (verdict.worth, verdict.why) if verdict else ("-", "")
         details = "; ".join(filter(None, (generation.description.get("detail", ""), reason)))
-        click.echo(printable(f"{name}  {generation.id}  {state}  {', '.join(generation.paths)}  {details}".rstrip()))
+        paths = ", ".join(f"{options.root.rstrip('/')}{path}" for path in generation.paths)
+        print_message(printable(f"{name}  {generation.id}  {state}  {paths}  {details}".rstrip()))
     unknown = [name for name in names if name not in known]
     contents = f"the archive has generations of {', '.join(known)}" if known else "the archive is empty"
     for name in unknown:

@@ -302,9 +302,8 @@ def test_the_command_shows_the_good_generations(host: Kept) -> None:
     listed = certmond(host, "archive", "list", "leaf")
     assert (listed.returncode, listed.stderr) == (0, "")
     assert [line.split()[1:3] for line in listed.stdout.splitlines()] == [[good, "good"], [torn, "broken"]]
-    assert listed.stdout.splitlines()[1].endswith(
-        "kept by the test; /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
-    )
+    pair = [host.at(PAIR[field]) for field in ("path", "key")]
+    assert listed.stdout.splitlines()[1].endswith(f"kept by the test; {pair[0]} does not match the key in {pair[1]}")
     refused = certmond(host, "archive", "restore", "leaf", torn)
     assert (refused.returncode, refused.stdout) == (2, "")
     fact = f"the generation is broken: {host.root}/etc/app/leaf.crt does not match"

@@ -10,7 +10,8 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-_MESSAGES = frozenset({"message", "detail", "because"})
+_MESSAGES = frozenset({"message", "detail", "because", "steps"})
+"""Fields with a message. `steps` is a list of messages in the preview of a rotation, and of documents in a plan."""
 _START, _CHARACTER = r"(?<![\w/.:=~$-])", r"[^\s;,:()'\"`\]]"
 _OF_NODE = "archive|check|discover|forecast|metrics|plan|renew|restart|root-ca|status"
 _COMMAND = re.compile(
@@ -36,9 +37,15 @@ def rooted(document: Any, root: str) -> Any:
     if not isinstance(document, dict):
         return document
     return {
-        name: rooted_message(value, root) if name in _MESSAGES and isinstance(value, str) else rooted(value, root)
+        name: _rooted_field(value, root) if name in _MESSAGES else rooted(value, root)
         for name, value in document.items()
     }
+
+
+def _rooted_field(value: Any, root: str) -> Any:
+    if isinstance(value, list):
+        return [_rooted_field(each, root) for each in value]
+    return rooted_message(value, root) if isinstance(value, str) else rooted(value, root)
 
 
 def rooted_message(message: str, root: str, of_host: Iterable[str] = ()) -> str:

@@ -110,6 +110,17 @@ def test_only_messages_change(root: str) -> None:
     }
 
 
+def test_the_steps_of_a_preview_are_messages(root: str) -> None:
+    """In the preview of a rotation, the texts in `steps` change. The steps of a plan are documents."""
+    path = "/etc/kubernetes/pki/ca.crt"
+    preview = {"phases": [{"steps": [f"{path} will contain the new CA"], "restarts": ["kubelet"]}]}
+    assert rooted(preview, root) == {
+        "phases": [{"steps": [f"{root}{path} will contain the new CA"], "restarts": ["kubelet"]}]
+    }
+    plan = {"steps": [{"path": path, "detail": path}]}
+    assert rooted(plan, root) == {"steps": [{"path": path, "detail": f"{root}{path}"}]}
+
+
 def test_the_root_of_the_host_changes_nothing() -> None:
     """With the root /, the document stays as it is."""
     document = {"message": "run: chmod 600 /etc/passwd"}
