@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Container, Iterator, Sequence
+from shlex import quote
 
 _MOST_LINKS = 40  # path_resolution(7)
 
@@ -40,18 +41,18 @@ def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = 
     If `secret` is True, also check read access.
     """
     if secret and status.st_mode & 0o077:
-        return f"other users can read or write {path} (mode {_mode(status)}); run: chmod 600 {path}"
+        return f"other users can read or write {path} (mode {_mode(status)}); run: chmod 600 {quote(path)}"
     return _exposed(path, status, owners)
 
 
 def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str | None:
     is_link = stat.S_ISLNK(status.st_mode)
     if status.st_uid not in {0, os.geteuid()} and status.st_uid not in owners:
-        return f"{path} belongs to user {status.st_uid}; run: chown {'-h ' if is_link else ''}{_user()} {path}"
+        return f"{path} belongs to user {status.st_uid}; run: chown {'-h ' if is_link else ''}{_user()} {quote(path)}"
     # In a sticky directory, other users can create files, but cannot replace a file of another user.
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if not is_link and not is_sticky and other_writers(status):
-        return f"other users can write {path} (mode {_mode(status)}); run: chmod go-w {path}"
+        return f"other users can write {path} (mode {_mode(status)}); run: chmod go-w {quote(path)}"
     return None
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from certmond.path_trust import distrust, exposure
+from certmond.path_trust import distrust, exposed_file, exposure
 
 
 @pytest.fixture
@@ -35,6 +36,17 @@ def test_a_program_that_others_can_write_is_not_trusted(program: Path, mode: int
     place = program if what == "." else program.parent
     place.chmod(mode)
     assert exposure(str(program)) == f"other users can write {place} (mode 0{mode:o}); run: chmod go-w {place}"
+
+
+def test_the_command_for_a_path_with_a_space_removes_the_exposure(tmp_path: Path) -> None:
+    """The remedy quotes the path for the shell."""
+    path = tmp_path / "a hook's program"
+    for secret, mode in ((False, 0o777), (True, 0o640)):
+        path.touch()
+        path.chmod(mode)
+        printed = exposed_file(str(path), path.stat(), secret=secret) or ""
+        subprocess.run(["sh", "-c", printed.partition("run: ")[2]], check=True)
+        assert exposed_file(str(path), path.stat(), secret=secret) is None
 
 
 def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path: Path) -> None:

@@ -113,6 +113,19 @@ def test_the_command_of_a_finding_removes_the_finding(node: Node, mistake: Calla
     assert certmond(node, "check").exit_code == 0
 
 
+def test_the_command_for_a_path_with_a_space_is_complete(node: Node) -> None:
+    """The command in the finding about a key that other users can read quotes the path of the key."""
+    (own := node.path("etc/own pki")).mkdir()
+    for suffix, mode in (("crt", 0o644), ("key", 0o644)):
+        shutil.copyfile(node.path(f"{PKI}/apiserver.{suffix}"), own / f"api.{suffix}")
+        (own / f"api.{suffix}").chmod(mode)
+    entry = "{name: own, path: /etc/own pki/api.crt, key: /etc/own pki/api.key, ca: ca}"
+    (node.root / "config.yaml").write_text(f"certificates: [{entry}]\n")
+    words = ["check", "own", "--config", str(node.root / "config.yaml")]
+    run_printed(certmond(node, *words))
+    assert certmond(node, *words).exit_code == 0
+
+
 def test_init_names_the_setting_for_the_certificates_of_another_host(node: Node) -> None:
     """If the certificates are of a node with another name, `init` names the setting `node_name`. With this setting and
     the address of the node, `init` has nothing to do.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -115,7 +116,7 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
         ) from error
     if acting and mode & 0o022:  # any owner is accepted: the operator names this file
         fact = f"determines the names in the certificates, and other users can write this file (mode {mode:04o})"
-        raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {kubeadm_config}")
+        raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {quote(str(kubeadm_config))}")
     given = {"node_name": kubeadm.node_name, "validity": kubeadm.validity, "key_algorithm": kubeadm.key_algorithm}
     update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     update["init"] = config.init.model_copy(

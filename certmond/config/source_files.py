@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from certmond.config.source_merger import Source
@@ -85,10 +86,11 @@ def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
     )  # a sticky directory is safe, because certmond refuses files of other users in it
     if other_writers(status) and not sticky:
         yield Problem(
-            Place(str(file)), f"is writable by other users (mode {status.st_mode & 0o777:04o}); run: chmod go-w {file}"
+            Place(str(file)),
+            f"is writable by other users (mode {status.st_mode & 0o777:04o}); run: chmod go-w {quote(str(file))}",
         )
     if status.st_uid not in {0, os.geteuid()}:
-        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; run: chown root {file}")
+        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; run: chown root {quote(str(file))}")
 
 
 def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:

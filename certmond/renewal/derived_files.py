@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 
 from certmond.errors import MalformedError, WriteError
 from certmond.formats.kubeconfig import parse_kubeconfig
@@ -105,7 +106,9 @@ class Derivations:
         if not isinstance(found, Unready) and (why := self._files.exposed([spec.path], spec.owner)):
             return Foreign(why), present
         if others and isinstance(found, Current | Stale):
-            remedy = f"move the file away, so that certmond creates it again, or run: chown {spec.owner} {spec.path}"
+            remedy = (
+                f"move the file away, so that certmond creates it again, or run: chown {spec.owner} {quote(spec.path)}"
+            )
             return Foreign(f"{spec.path} does not belong to {spec.owner}, the owner in its entry; {remedy}"), present
         return found, present
 

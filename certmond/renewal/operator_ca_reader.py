@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from shlex import quote
 
 from certmond.errors import ConfigError, KeyUnusableError
 from certmond.formats.private_key import PrivateKey, can_sign, load_key
@@ -107,7 +108,7 @@ def _key(path: str, unread: list[str], problems: list[str], what: str = "the CA'
 
 
 def _open_to_others(path: str | None) -> Iterator[str]:
-    mode = os.stat(path).st_mode & 0o777 if path else 0
-    if mode & 0o077:
+    if path and (mode := os.stat(path).st_mode & 0o777) & 0o077:
         fact = f"other users can read or write {path} (mode {mode:04o})"
-        yield f"{fact}; if another user might have read this key, use another key, or else run: chmod 0600 {path}"
+        command = f"chmod 0600 {quote(path)}"
+        yield f"{fact}; if another user might have read this key, use another key, or else run: {command}"

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 
 from certmond.config.model import Config
 from certmond.errors import CertmondError, MalformedError, RefusedError, WriteError
@@ -336,7 +337,7 @@ def _never(name: str) -> str:
 
 def _not_its_owner(file: ArchivedFile) -> str:
     uid, gid = file.owner
-    remedy = f"move the file away, or run: chown {uid}:{gid} {file.path}"
+    remedy = f"move the file away, or run: chown {uid}:{gid} {quote(file.path)}"
     return printable(f"{file.path} had the owner {uid}:{gid} in the archive, and has another owner now; {remedy}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from shlex import quote
 
 from certmond.pki.assessment.missing_ca_certificate import with_ca_remedy
 from certmond.pki.assessment.renewal_attempt import IN_A_ROW
@@ -39,7 +40,7 @@ def about_files(seen: Observation, presence: Presence = NOWHERE) -> Iterator[Fin
         owner = seen.spec.owner
         if owner and not permissions.belong_to(owner):
             fact = f"{permissions.path} belongs to {permissions.owner}, but the entry requires {owner}"
-            yield finding(Reason.WRONG_OWNER, f"{fact}; run: chown {owner} {permissions.path}")
+            yield finding(Reason.WRONG_OWNER, f"{fact}; run: chown {owner} {quote(permissions.path)}")
 
 
 def _before_restart(path: str, served: ServedAt) -> Finding:
@@ -113,7 +114,7 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
         yield finding(
             Reason.TOO_OPEN,
             f"{permissions.path} has mode {permissions.mode:04o}, but the maximum is {allowed:04o}; "
-            f"run: chmod {permissions.mode & allowed:04o} {permissions.path}",
+            f"run: chmod {permissions.mode & allowed:04o} {quote(permissions.path)}",
             Severity.CRITICAL if readable else None,
         )
 
