@@ -35,10 +35,10 @@ class Names:
         """Whether so many names have changed that the caller must read the directory again."""
         return len(self.changes) >= _MAX_CHANGES
 
-    def update(self, name: str, *, exists: bool) -> bool:
-        """Add a name that exists, or remove a name that does not exist. Return whether the names have changed."""
+    def update(self, name: str, *, exists: bool) -> None:
+        """Add a name that exists, or remove a name that does not exist."""
         if (name in self) == exists:
-            return False
+            return
         at = bisect_left(self._names, name)
         if exists:
             self._names.insert(at, name)
@@ -46,7 +46,6 @@ class Names:
             del self._names[at]
         self.changes.append(name)
         self._snapshot = None
-        return True
 
     def __contains__(self, name: str) -> bool:
         at = bisect_left(self._names, name)
