@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from certmond.cli.main import cli
 from tests.conftest import real_part
 from tests.documents import DOCS, blocks
+from tests.node import Node
 from tests.ordinary_user import USER
 from tests.packaging.conftest import BUILD_DEADLINE
 from tests.packaging.test_ansible import releases
@@ -42,6 +43,7 @@ init: {advertise_address: 192.0.2.10}
 key_algorithm: ECDSA-P256
 """
 NEEDS_A_CLUSTER = re.compile(r"^kubectl |^echo 'cluster: ")
+"""Commands that need an API server, or etcd, of which the tutorial saves a snapshot. The machine has neither."""
 
 
 def steps(page: Path) -> dict[str, list[str]]:
@@ -117,6 +119,20 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reader]:
         machine.path("/srv/reader").mkdir()
         shutil.copy(package, machine.path("/srv/reader"))
         yield Reader(machine)
+
+
+def test_the_backup_of_etcd_uses_files_of_a_control_plane_node(tmp_path: Path) -> None:
+    """The tutorial saves a snapshot of etcd before the rotation. kubeadm has created the certificates that the command
+    names, and mounts the directories of the command in the Pod of etcd (cmd/kubeadm/app/phases/etcd/local.go).
+    """
+    (command,) = (each for each in next(iter(steps(ROOT_CA).values())) if "etcdctl" in each)
+    named = re.findall(r"--(?:cacert|cert|key)=(\S+)", command)
+    node = Node(tmp_path)
+    assert [path for path in named if node.path(path.removeprefix("/")).is_file()] == named
+    assert len(named) == 3
+    mounted = re.findall(r"mountPath: (\S+)", node.path("etc/kubernetes/manifests/etcd.yaml").read_text())
+    used = {str(Path(path).parent) for path in (*named, re.findall(r"snapshot save (\S+)", command)[0])}
+    assert used == set(mounted)
 
 
 @pytest.mark.long
