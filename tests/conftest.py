@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from tests.node import Node
-from tests.sampling import EVERY_STOP, SEED
+from tests.sampling import EVERY_STOP, SEED, left_out
 from tests.xdist_scheduler import Scheduling, turn
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers of one that a unit starts
@@ -43,14 +43,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests so that long ones begin first, and deselect long tests unless CERTMOND_LONG is 1."""
+    """Sort the tests so that long ones begin first. Deselect long tests unless CERTMOND_LONG is 1, and the tests of a
+    group that are not in the sample.
+    """
     items.sort(key=lambda item: turn(item.nodeid))
+    for item in items:  # the short tests reach almost every line, and a long test is twice as fast without the tracer
+        if item.get_closest_marker("long") and not item.nodeid.startswith("tests/pki/"):
+            item.add_marker("no_cover")
     if EVERY_STOP:
         for item in items:
             item.add_marker(pytest.mark.timeout(HOURS), append=False)
+    markers = [item.get_closest_marker("sampled") for item in items]
+    out = left_out([marker and marker.args[0] for marker in markers])
     if os.environ.get("CERTMOND_LONG") != "1":
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        out |= {place for place, item in enumerate(items) if item.get_closest_marker("long")}
+    config.hook.pytest_deselected(items=[items[place] for place in sorted(out)])
+    items[:] = [item for place, item in enumerate(items) if place not in out]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

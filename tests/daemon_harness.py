@@ -15,18 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import preloaded_certmond
 from tests.deadline import DEADLINE
+from tests.preloaded_certmond import CERTMOND, PROGRAMS
 
-"""Seconds until an awaited result must exist. No test asserts how soon it does."""
-
-CERTMOND = ("-m", "certmond")
 _SERIES = re.compile(r'^(\w+)\{certificate="([^"]*)",path="([^"]*)"(?:,(.*))?\} (\S+)$')
 
 
 class Running:
     """A daemon that runs, and the directory that it renders into."""
 
-    def __init__(self, process: subprocess.Popen[str], runtime: Path, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str] | preloaded_certmond.Process, runtime: Path, log: Path) -> None:
         self.process = process
         self.runtime = runtime
         self.log = log
@@ -101,15 +100,15 @@ def running(
     """
     runtime, log = work / "run", work / "log"
     runtime.mkdir(exist_ok=True)
-    command = [sys.executable, *program, "--root", str(root), "run", "--runtime-dir", str(runtime)]
+    arguments = ["--root", str(root), "run", "--runtime-dir", str(runtime), "--log", "json", *options]
+    variables = {**os.environ, "PYTHONWARNINGS": "error", **environment}
+    process: subprocess.Popen[str] | preloaded_certmond.Process
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [*before, *command, "--log", "json", *options],
-            stdout=output,
-            stderr=output,
-            text=True,
-            env={**os.environ, "PYTHONWARNINGS": "error", **environment},
-        )
+        if program in PROGRAMS and not before:
+            process = preloaded_certmond.start(arguments, output, output, variables, program)
+        else:
+            command = [*before, sys.executable, *program, *arguments]
+            process = subprocess.Popen(command, stdout=output, stderr=output, text=True, env=variables)
     daemon = Running(process, runtime, log)
     try:
         rendered = "rendered for the first time"

@@ -39,10 +39,12 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import decode
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.state.rotation_record import RotationRecord
-from tests import hurried_certmond
+from tests import hurried_certmond, preloaded_certmond
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
 from tests.conftest import real_part
-from tests.daemon_harness import CERTMOND, Running
+from tests.daemon_harness import Running
+from tests.deadline import DEADLINE
+from tests.preloaded_certmond import CERTMOND
 
 _KEYS = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*-----", re.DOTALL)
 
@@ -162,7 +164,8 @@ class RotatingNode:
 
     def certmond(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONWARNINGS": "error"}
-        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, env=environment)
+        program = hurried_certmond.PROGRAM if "rotate" in words else CERTMOND
+        return preloaded_certmond.run([*self.options, *words], DEADLINE, environment, program)
 
     @contextmanager
     def daemon(self, *options: str) -> Iterator[Running]:

@@ -17,6 +17,11 @@ import hypothesis
 
 T = TypeVar("T")
 
+GROUPS = {"cluster": 3, "node": 3}
+"""The number of tests that a run tries of each group, by the argument of the marker `sampled`: rotations of a bed with
+several nodes, and with one node.
+"""
+
 EVERY_STOP = os.environ.get("CERTMOND_EVERY_STOP") == "1"
 
 
@@ -53,3 +58,12 @@ def sample(items: Sequence[T], count: int, name: str, kind: Callable[[T], Hashab
     there = {kind(items[place]) for place in taken}
     taken |= {numbers.choice(places) for each, places in kinds.items() if each not in there}
     return [items[place] for place in sorted(taken)]
+
+
+def left_out(groups: Sequence[str | None]) -> set[int]:
+    """Return the places of the tests that are not in the sample. `groups` has the group of each test, or None."""
+    members = dict[str, list[int]]()
+    for place, group in enumerate(groups):
+        if group is not None:
+            members.setdefault(group, []).append(place)
+    return {place for group, all_ in members.items() for place in {*all_} - {*sample(all_, GROUPS[group], group)}}

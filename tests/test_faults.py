@@ -88,7 +88,7 @@ def test_stopped_for_a_while(host: Host) -> None:
     continues.
     """
     host.settings["mode"] = "observe"
-    with enforcing(host) as daemon:
+    with enforcing(host, before=("env",)) as daemon:  # a child of this process, which sees its stop
         daemon.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED | os.WNOWAIT)
         host.at(KEY).chmod(0o644)

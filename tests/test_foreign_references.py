@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests import preloaded_certmond
 from tests.conftest import unavailable
 from tests.daemon_harness import Running, running
 from tests.deadline import DEADLINE
@@ -54,8 +53,7 @@ def name_everywhere(node: Node, target: str) -> None:
 
 
 def printed(node: Node, options: list[str], *verb: str) -> str:
-    command = [sys.executable, "-m", "certmond", "--root", str(node.root), *options, *verb]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    done = preloaded_certmond.run(["--root", str(node.root), *options, *verb], DEADLINE)
     return f"{done.returncode}\n{done.stdout}\n{done.stderr}"
 
 

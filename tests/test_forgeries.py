@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import base64
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
@@ -28,6 +27,7 @@ from certmond.pki.planning.renewals import plan
 from certmond.pki.x509.certificate_file_parser import decode
 from certmond.signers.protocol import Request
 from certmond.state.renewals import Ledger
+from tests import preloaded_certmond
 from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, pem_block, tlv
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running
@@ -347,13 +347,7 @@ def test_init_makes_no_key_where_others_could_take_it(tmp_path: Path) -> None:
 
 def certmond_with(config: Path, host: Host, *arguments: str) -> Any:
     options = ["--config", str(config), "--root", str(host.root), "--state-dir", str(host.state)]
-    return subprocess.run(
-        [sys.executable, "-m", "certmond", *options, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    return preloaded_certmond.run([*options, *arguments], DEADLINE)
 
 
 @pytest.mark.long

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import preloaded_certmond
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import running
 from tests.deadline import DEADLINE
@@ -23,8 +22,7 @@ DAY = timedelta(days=1)
 
 
 def said(*arguments: str | Path) -> str:
-    command = [sys.executable, "-m", "certmond", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False).stdout
+    return preloaded_certmond.run([*map(str, arguments)], DEADLINE).stdout
 
 
 def first_of(forecast: dict[str, Any]) -> dict[str, Any]:

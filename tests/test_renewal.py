@@ -40,6 +40,7 @@ from certmond.pki.x509.serial_number import hexadecimal
 from certmond.renewal.restoration import Restoration
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
+from tests import preloaded_certmond
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.conftest import real_part, unavailable
 from tests.deadline import DEADLINE
@@ -971,10 +972,11 @@ def certmond(
     path = host.place / "config.yaml"
     path.write_text(yaml.safe_dump(host.document()))
     options = ["--config", path, "--root", host.root, "--state-dir", host.state]
-    command = [*before, sys.executable, "-m", "certmond", *map(str, options), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=DEADLINE, check=False, env={**os.environ, **environment}
-    )
+    words, variables = [*map(str, options), *arguments], {**os.environ, **environment}
+    if not before:
+        return preloaded_certmond.run(words, DEADLINE, variables)
+    command = [*before, sys.executable, "-m", "certmond", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False, env=variables)
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import preloaded_certmond
+from tests.deadline import DEADLINE
 from tests.test_commands_beside_the_daemon import Home
 
 
@@ -21,8 +22,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def certmond(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "certmond", *home.options, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return preloaded_certmond.run([*home.options, *words], DEADLINE)
 
 
 @pytest.mark.long

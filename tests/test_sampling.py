@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests import sampling
-from tests.sampling import examples, sample
+from tests.sampling import examples, left_out, sample
 
 STOPS = [f"{'write' if n % 50 else 'rename'} {n}" for n in range(200)]
 
@@ -48,3 +48,21 @@ def test_a_property_has_all_examples_with_the_thorough_profile(monkeypatch: pyte
     assert (examples(1500), examples(50)) == (300, 50)
     monkeypatch.setattr("hypothesis.settings", lambda: SimpleNamespace(max_examples=2000))
     assert examples(1500) == 1500
+
+
+def test_a_run_tries_some_tests_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tests of a group remain as the group has in a run, and all other tests. Another seed keeps others. If a
+    group has no more tests, all remain.
+    """
+    monkeypatch.setattr(sampling, "GROUPS", {"cluster": 2, "node": 3})
+    groups = [*["cluster"] * 4, None, *["node"] * 3]
+    runs = set[frozenset[int]]()
+    for seed in "abcdef":
+        monkeypatch.setattr(sampling, "SEED", seed)
+        out = left_out(groups)
+        assert len(out) == 2
+        assert out < {0, 1, 2, 3}
+        runs.add(frozenset(out))
+    assert len(runs) > 1
+    monkeypatch.setattr(sampling, "EVERY_STOP", True)
+    assert left_out(groups) == set()

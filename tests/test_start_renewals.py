@@ -22,10 +22,12 @@ import yaml
 from cryptography import x509
 
 from certmond.cluster.lease_lock import MARK
+from tests import preloaded_certmond
 from tests.builders import Issued, make_ca, make_leaf
 from tests.cluster.api_server import ApiServer
 from tests.conftest import real_part
 from tests.daemon_harness import Running
+from tests.deadline import DEADLINE
 
 LONG = 120.0
 """Seconds for a step of several daemons, which share the processors of this host."""
@@ -148,8 +150,7 @@ class Server:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         options = ["--config", str(self.config), "--state-dir", str(self.home / "state")]
-        command = [sys.executable, "-m", "certmond", *options, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return preloaded_certmond.run([*options, *arguments], DEADLINE)
 
     @contextmanager
     def daemon(self) -> Iterator[Running]:

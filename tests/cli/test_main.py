@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from certmond.cli.options import UNKNOWN
 from certmond.pki.findings import Reason
+from tests import preloaded_certmond
 from tests.builders import make_ca, make_leaf
 from tests.daemon_harness import Running, running
 from tests.deadline import DEADLINE
@@ -41,6 +42,8 @@ UNPRIVILEGED = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
 
 
 def certmond(*arguments: str | Path, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    if not before:
+        return preloaded_certmond.run([*map(str, arguments)], DEADLINE)
     command = [*before, sys.executable, "-m", "certmond", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 

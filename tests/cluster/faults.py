@@ -24,7 +24,7 @@ FAULTS = {
 
 class Failing:
     """In each `stage`, each write has an index: that of its first attempt. The first attempt gets the fault of its
-    index. `failed` are the writes with a fault, `most` is the number of writes in a stage.
+    index. `failed` are the writes with a fault, `most` are the writes of the stage that has most.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Failing:
     ) -> None:
         self._api, self._limits, self._fault_of, self._stage = api, limits, fault_of, stage
         self._now: object = None
-        self._seen, self.failed, self.most = list[str](), list[str](), 0
+        self._seen, self.failed, self.most = list[str](), list[str](), list[str]()
         api.before = self._before
 
     def _before(self, method: str, path: str) -> None:
@@ -44,7 +44,7 @@ class Failing:
         if write in self._seen:
             return
         self._seen.append(write)
-        self.most = max(self.most, len(self._seen))
+        self.most = max(self.most, [*self._seen], key=len)
         if fault := self._fault_of(len(self._seen) - 1):
             self.failed.append(write)
         if fault is HANGS:

@@ -102,7 +102,7 @@ def test_any_write_of_a_rotation_may_fail(scenario: Scenario, limits: Limits, pl
         pass
     assert scenario.unwell(scenario.world.new) == []
     assert writes.failed
-    assert writes.most <= WRITES
+    assert len(writes.most) <= WRITES
 
 
 @pytest.mark.long
@@ -117,7 +117,7 @@ def test_any_write_of_the_way_back_may_fail(scenario: Scenario, limits: Limits, 
     for _ in scenario.passes():
         pass
     assert scenario.unwell(scenario.world.old) == []
-    assert writes.failed or place >= writes.most  # from trust on there are fewer
+    assert writes.failed or place >= len(writes.most)  # from trust on there are fewer
 
 
 @pytest.mark.long

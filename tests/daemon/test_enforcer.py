@@ -704,7 +704,7 @@ def test_no_output_contains_a_key(tmp_path: Path) -> None:
     leaks.look_again()
     (host.state / "renewals.json").unlink()
     helper.answers(1, "cookie")
-    with enforcing(host, "-v") as daemon:
+    with enforcing(host, "-v", before=("env",)) as daemon:  # a process with its own command line and environment
         daemon.until(lambda: renewed(daemon, "apiserver", "waiting") or renewed(daemon, "kubelet-client"), "renewed")
         daemon.until(lambda: "step_done" in daemon.log.read_text(), "reported")
         leaks.look_again()

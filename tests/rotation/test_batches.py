@@ -15,6 +15,7 @@ from tests.rotation.cluster import WITHIN, Daemon, cluster
 pytestmark = [
     *(pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")),
     pytest.mark.long,
+    pytest.mark.sampled("cluster"),
     pytest.mark.timeout(900),
 ]
 

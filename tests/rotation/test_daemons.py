@@ -43,6 +43,7 @@ def put(daemon: Daemon, new: Issued) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.sampled("node")
 def test_a_replaced_ca(programs: Path, tmp_path: Path) -> None:
     """On one node, the daemon alone rotates a CA that replaced another one. From the moment at which both are trusted
     no connection is refused, and at the end only certificates of the old CA are.
@@ -66,6 +67,7 @@ def test_a_replaced_ca(programs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.sampled("cluster")
 @pytest.mark.parametrize("verified", [False, True], ids=["by-default", "kubelets-verified"])
 def test_a_cluster(programs: Path, tmp_path: Path, verified: bool) -> None:
     """On three nodes, from the first phase to the last, no connection is refused, whether or not API servers verify the
@@ -99,6 +101,7 @@ def acknowledged(made: Cluster) -> str | None:
 
 
 @pytest.mark.long
+@pytest.mark.sampled("cluster")
 def test_failures_in_each_phase(programs: Path, tmp_path: Path) -> None:
     """In any phase: a node is away since before it, and the others wait for it and name it. Daemons are killed, and the
     API is away for a while, in which every node holds. The rotation continues, and no connection is refused.
@@ -134,6 +137,7 @@ def test_failures_in_each_phase(programs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.sampled("cluster")
 def test_at_once_in_a_cluster(programs: Path, tmp_path: Path) -> None:
     """Without an overlap, control planes are down only while they restart. A worker is cut off and reports it. It is
     excluded, and after it gets CA and kubeconfig by hand, it completes the rotation.
@@ -162,6 +166,7 @@ def test_at_once_in_a_cluster(programs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.sampled("node")
 def test_at_once(programs: Path, tmp_path: Path) -> None:
     """Without an overlap there is an outage, and it ends: then each component trusts only the new CA."""
     with Bed(tmp_path, programs, control_planes=1, interval=50.0, settings=QUICK) as bed:

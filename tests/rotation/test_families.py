@@ -22,6 +22,7 @@ TOKENS: dict[str, Any] = {"overlap": "1s", "token_overlap": "15s"}
 
 
 @pytest.mark.long
+@pytest.mark.sampled("cluster")
 @pytest.mark.parametrize("family", ["front-proxy-ca", "etcd-ca"])
 def test_another_ca(programs: Path, tmp_path: Path, family: str) -> None:
     """The CA of etcd, and that of front proxies, is rotated without a refused connection. At the end certificates of
@@ -38,6 +39,7 @@ def test_another_ca(programs: Path, tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.sampled("cluster")
 def test_the_keys_of_tokens(programs: Path, tmp_path: Path) -> None:
     """The keys are rotated while Pods connect to every API server: none of their tokens is refused before its end. At
     the end one of the old key is, although it would last longer.

@@ -12,6 +12,7 @@ from tests.rotation.cluster import WITHIN, Cluster, Daemon, cluster
 pytestmark = [
     *(pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")),
     pytest.mark.long,
+    pytest.mark.sampled("cluster"),
     pytest.mark.timeout(900),
 ]
 

@@ -41,6 +41,7 @@ AWAY = {"etcd": 2, API: 6, MANAGER: 20, "kube-scheduler": 2}
 
 
 @pytest.mark.long
+@pytest.mark.sampled("node")
 @pytest.mark.parametrize("family", list(EXPECTED))
 def test_what_is_planned_is_what_happens(programs: Path, tmp_path: Path, family: str) -> None:
     """In each phase exactly the planned services restart, each of them once. A service that ends with an API server

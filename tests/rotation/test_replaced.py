@@ -34,6 +34,7 @@ def trusted(bed: Bed) -> list[x509.Certificate]:
 
 
 @pytest.mark.long
+@pytest.mark.sampled("node")
 @pytest.mark.parametrize("terms", [{"key": "ec"}, {"key": "rsa"}, {"key": "ec", "later": 10}], ids=str)
 def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[str, Any]) -> None:
     """A CA that is valid for one day, made this second or valid in ten seconds, replaces the old one. The API server
@@ -62,6 +63,7 @@ def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[st
 
 
 @pytest.mark.long
+@pytest.mark.sampled("cluster")
 def test_one_of_several_control_planes_accepts_clients_again(programs: Path, tmp_path: Path) -> None:
     """On one of two control planes the CA is replaced: its API server accepts both generations of clients again, its
     controller-manager runs and signs, no rotation begins, and the finding stays. When the old pair is back, the other

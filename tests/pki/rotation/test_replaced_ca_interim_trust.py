@@ -9,7 +9,13 @@ import pytest
 from certmond.pki.planning.steps import AbsentFile, Bundle, Flags, KeyOf
 from certmond.pki.rotation.phases import Phase, Rotation, sequence
 from certmond.pki.rotation.replaced_ca_detection import Change
-from certmond.pki.rotation.replaced_ca_interim_trust import advanced, interim_of, is_reached, next_step
+from certmond.pki.rotation.replaced_ca_interim_trust import (
+    advanced,
+    interim_of,
+    is_reached,
+    next_step,
+    untrusted_signer,
+)
 from certmond.pki.rotation.trust_anchor_state import Ground
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca
 from tests.pki.rotation_node import (
@@ -138,3 +144,15 @@ def test_an_anchor_without_a_signer_has_no_phase_for_one() -> None:
     assert back
     assert back.phase is Phase.DISTRUST
     assert back.phase in sequence(back)
+
+
+def test_a_signer_with_a_ca_that_the_node_does_not_trust_is_named() -> None:
+    """The sentence has the file, the reason and the change of the manifest. A trusted signer, a signer with the files
+    of the anchor, and a node without a signer have none.
+    """
+    said = untrusted_signer(ground(NEW, key=NEW, signer=signer(UNRELATED, now=APART)))
+    assert said is not None
+    assert f"signs with {OWN}, but {ANCHOR} lacks this CA" in said
+    assert f"in {MANIFEST}, set --cluster-signing-cert-file to {SHARED[0]}" in said
+    for without in (signer(NEW, now=APART), signer(UNRELATED, now=SHARED), signer(now=APART), None):
+        assert untrusted_signer(ground(NEW, key=NEW, signer=without)) is None

@@ -29,6 +29,7 @@ from certmond.pki.services.restart_state_machine import (
     bystander_episode,
     mark_after,
     next_move,
+    state_of,
 )
 from certmond.pki.services.service_observation import ServiceSeen
 from tests.builders import NOW, SECOND
@@ -89,6 +90,20 @@ def test_the_proof_is_another_instance_that_is_healthy_three_times_and_stays_so(
     waits = [after(ACTED, *looks[:number]) for number in range(1, 4)]
     assert [move.until for move in waits if isinstance(move, Wait)] == [look(n).at for n in (2, 3, 6)]
     assert ended(after(ACTED, *looks)) == (Result.PROVEN, "s uses the new admin.conf")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "is not verified yet"),
+        ({"trouble": "it is ill"}, "is not verified yet: it is ill"),
+        ({"good": 2}, "is healthy in 2 of 3 checks"),
+        ({"good": 4}, "must stay healthy for some time"),
+    ],
+)
+def test_the_progress_of_a_verification_is_a_phrase(fields: dict[str, Any], said: str) -> None:
+    """The phrase has the trouble, or the number of good checks, or says that only time is missing."""
+    assert state_of(replace(ACTED, **fields)) == said
 
 
 @pytest.mark.parametrize("between", [0.5, 0.99])

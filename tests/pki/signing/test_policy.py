@@ -26,6 +26,7 @@ from certmond.pki.signing.policy import (
     Fixed,
     Grant,
     basis,
+    entry_that_fixes,
     fixed_by,
     grant,
     is_issued,
@@ -506,3 +507,17 @@ def test_a_right_that_a_later_certificate_lost_is_named() -> None:
         (Provenance(lost=True), Fixed(("CN=app",), ("digital signature", "key encipherment", "client auth")), said),
     ):
         assert outdone(old, (), (ROOT.facts,), provenance, fixed) == expected
+
+
+def test_an_entry_that_fixes_a_certificate_has_its_subject_usages_and_names() -> None:
+    """certmond may then sign the certificate again: only the kinds of names and usages that an entry can have are in
+    it.
+    """
+    old = make_leaf(
+        ROOT, "app", names=["DNS:b", "DNS:a", "IP:192.0.2.1", "URI:spiffe://a"], extended_usages=["client auth"]
+    ).facts
+    made = entry_that_fixes(entry(), old)
+    assert made == {
+        "name": "app", "subject": "CN=app", "usages": ["client auth", "digital signature", "key encipherment"],
+        "names": ["DNS:a", "DNS:b", "IP:192.0.2.1"],
+    }  # fmt: skip
