@@ -102,7 +102,7 @@ def test_any_write_of_a_rotation_may_fail(scenario: Scenario, limits: Limits, pl
         pass
     assert scenario.unwell(scenario.world.new) == []
     assert writes.failed
-    assert len(writes.most) <= WRITES
+    assert len(writes.most) <= WRITES, "\n".join(writes.most)
 
 
 @pytest.mark.long
