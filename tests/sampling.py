@@ -17,10 +17,17 @@ import hypothesis
 
 T = TypeVar("T")
 
-GROUPS = {"cluster": 3, "node": 3}
-"""The number of tests that a run tries of each group, by the argument of the marker `sampled`: rotations of a bed with
-several nodes, and with one node.
-"""
+GROUPS = {
+    "cluster": 3,  # rotations of a bed with several nodes
+    "node": 3,  # rotations of a bed with one node
+    "end": 6,  # the end of a rotation that is cut off
+    "call": 4,  # failed system calls
+    "write": 6,  # failed writes to the API
+    "phase": 12,  # obstacles in each phase of a rotation
+    "kill": 1,  # kills in each share of a rotation
+    "package": 3,  # packages and playbooks, from the installation to the removal
+}
+"""The number of tests that a run tries of each group. A test has its group in the marker `sampled`."""
 
 EVERY_STOP = os.environ.get("CERTMOND_EVERY_STOP") == "1"
 

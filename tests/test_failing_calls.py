@@ -44,6 +44,7 @@ def defects(state: Path) -> list[str]:
     return [line for line in lines if "please report it" in line]
 
 
+@pytest.mark.sampled("call")
 @pytest.mark.parametrize(
     "form", ["pair", *(pytest.param(form, marks=pytest.mark.long) for form in FORMS if form != "pair")]
 )
@@ -94,6 +95,7 @@ def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:
     assert host.serials() == before
 
 
+@pytest.mark.sampled("call")
 @pytest.mark.long
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE])
 def test_any_call_that_only_reads_may_fail(quick: Path, failure: int) -> None:
@@ -125,6 +127,7 @@ def tries(node: RotatingNode) -> None:
     assert "Traceback" not in done.err, done
 
 
+@pytest.mark.sampled("call")
 @pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(

@@ -231,6 +231,7 @@ def ended(ending: Ending, where: str) -> None:
     assert node.record.new == following.facts, where
 
 
+@pytest.mark.sampled("end")
 @pytest.mark.long
 def test_the_end_is_whole_at_every_moment(ending: Ending) -> None:
     """At each system call, the record exists as long as a key is stored, and no key is destroyed before the phase is
@@ -243,6 +244,7 @@ def test_the_end_is_whole_at_every_moment(ending: Ending) -> None:
     ended(ending, "not cut off")
 
 
+@pytest.mark.sampled("end")
 @pytest.mark.long
 def test_an_end_that_is_cut_off_is_ended(ending: Ending) -> None:
     """If the end is killed at any of its writes, a command, a daemon, or one that is killed as well completes it. No

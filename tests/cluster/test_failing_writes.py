@@ -89,6 +89,7 @@ def failing(scenario: Scenario, limits: Limits, place: int, shift: int) -> Faili
     return made
 
 
+@pytest.mark.sampled("write")
 @pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("place", "shift"), places())
@@ -105,6 +106,7 @@ def test_any_write_of_a_rotation_may_fail(scenario: Scenario, limits: Limits, pl
     assert len(writes.most) <= WRITES, "\n".join(writes.most)
 
 
+@pytest.mark.sampled("write")
 @pytest.mark.long
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("phase", "place"), ways_back())

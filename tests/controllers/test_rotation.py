@@ -413,6 +413,7 @@ def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
     assert node.phases()[0] == ("issue" if at_once else "trust")
 
 
+@pytest.mark.sampled("phase")
 @pytest.mark.long
 @pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
@@ -615,6 +616,7 @@ DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled("phase")
 @pytest.mark.long
 @pytest.mark.parametrize("phase", Phase)
 def test_a_foreign_file_stops_the_rotation(quick: Path, phase: Phase) -> None:
@@ -1157,6 +1159,7 @@ def test_consistent_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None
     assert node.unwell(new) == []
 
 
+@pytest.mark.sampled("kill")
 @pytest.mark.long
 @pytest.mark.parametrize("share", range(SHARES))
 def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share: int) -> None:
@@ -1225,6 +1228,7 @@ def fill(directory: Path) -> Path:
     return filler
 
 
+@pytest.mark.sampled("phase")
 @pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
 @pytest.mark.parametrize("place", ["node", "state"])

@@ -156,6 +156,7 @@ def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Contr
         yield controller
 
 
+@pytest.mark.sampled("package")
 @pytest.mark.long
 @pytest.mark.real("systemd")
 @pytest.mark.timeout(3 * BUILD_DEADLINE)

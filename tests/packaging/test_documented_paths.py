@@ -135,6 +135,7 @@ def test_the_backup_of_etcd_uses_files_of_a_control_plane_node(tmp_path: Path) -
     assert used == set(mounted)
 
 
+@pytest.mark.sampled("package")
 @pytest.mark.long
 @pytest.mark.real("systemd")
 @pytest.mark.timeout(3 * BUILD_DEADLINE)

@@ -75,6 +75,7 @@ def test_no_upgrade_asks_about_the_configuration() -> None:
     assert parse([Source(CONFIG, text.decode())]) == parse([])
 
 
+@pytest.mark.sampled("package")
 @long
 @pytest.mark.real("dpkg")
 def test_two_builds_of_one_commit_are_the_same_bytes(built: Built, commit: str, tmp_path: Path) -> None:
@@ -123,6 +124,7 @@ def normal(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+@pytest.mark.sampled("package")
 @long
 @pytest.mark.real("lintian")
 def test_lintian_finds_no_error(built: Built) -> None:

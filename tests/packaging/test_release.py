@@ -247,6 +247,7 @@ def incomplete(
     )  # fmt: skip
 
 
+@pytest.mark.sampled("package")
 @pytest.mark.real("mmdebstrap")
 def test_a_target_that_cannot_be_built_is_named(incomplete: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """If a target cannot be built here, the last line names the target, and the exit status is 2. The release contains
@@ -299,6 +300,7 @@ def test_an_index_is_not_older_than_that_of_the_earlier_release(
     assert dates[0] == dates[1]
 
 
+@pytest.mark.sampled("package")
 @pytest.mark.real("mmdebstrap")
 def test_the_bundle_installs_without_an_index(
     incomplete: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
