@@ -12,7 +12,7 @@ from certmond.restart.history import NAME
 from certmond.state.rotation_record import record_path
 
 
-def records_of(state_dir: Path) -> dict[str, frozenset[str] | None]:
+def records_of(state_dir: Path) -> dict[str, frozenset[str]]:
     """Return the names of the record files to watch, by directory, in the form of `Watcher.set_interest`."""
     real, record = os.path.realpath(state_dir), record_path(state_dir)
     directory = record.parent.name

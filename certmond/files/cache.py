@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from certmond.files.cache_entry import Entry, EntryKey, entry_key, instant_of, packed_entry
 from certmond.files.consistent_read import PauseBudget, content_at
-from certmond.files.directory_names import NO_NAMES, Names
+from certmond.files.directory_names import ANY, NO_NAMES, Names, WatchedNames, watched_names
 from certmond.files.forked_worker import in_two_processes
 from certmond.files.path_resolution import Referrer, ResolvedPath, fault_of, refusal
 from certmond.files.resolved_directory_cache import DirectoryCache
@@ -44,10 +44,11 @@ class Files:
         self._directories = DirectoryCache(self._root)
         self._entries: dict[EntryKey, Entry] = {}
         self._previous: dict[EntryKey, Entry] = {}
-        self._listings: dict[str, Names] = {}
-        self._previous_listings: dict[str, Names] = {}
+        # The names in a directory, by directory and wildcard.
+        self._listings: dict[str, dict[str, Names]] = {}
+        self._previous_listings: dict[str, dict[str, Names]] = {}
         self._by_lookup: dict[str, EntryKey | set[EntryKey]] = {}
-        self._interest: dict[str, frozenset[str] | None] | None = None
+        self._interest: dict[str, WatchedNames] | None = None
         self.generation = 0
         """The number of calls of `refresh`. Between two calls, no listing and no entry changes."""
         self.dropped: frozenset[Entry] | None = None
@@ -93,15 +94,20 @@ class Files:
                 del self._by_lookup[lookup]
 
     def _look(self, lookup: str) -> None:
-        """Update the listing of a directory after a change of one name in it."""
+        """Update the listings of a directory after a change of one name in it."""
         directory, _, name = lookup.rpartition("/")
-        names = self._listings.get(directory)
-        if names is NO_NAMES:
-            del self._listings[directory]  # certmond could not read the directory, so read the other names, too
-        elif names:
-            names.update(name, exists=os.path.lexists(lookup))
-            if names.is_exhausted:
-                self._listings[directory] = Names(names.sorted)
+        listings = self._listings.get(directory, {})
+        exists: bool | None = None
+        for wildcard, names in [*listings.items()]:
+            if names is NO_NAMES:
+                del listings[wildcard]  # certmond could not read the directory, so read the other names, too
+            elif names.matches(name):
+                exists = os.path.lexists(lookup) if exists is None else exists
+                names.update(name, exists=exists)
+                if names.is_exhausted:
+                    listings[wildcard] = Names(names.sorted, wildcard)
+        if directory in self._listings and not listings:
+            del self._listings[directory]
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
         """Return the cache entry of `path`.
@@ -198,24 +204,28 @@ class Files:
         """
         return self.names(directory).snapshot
 
-    def names(self, directory: str) -> Names:
-        """Return the names in a directory, or no names if certmond cannot read the directory.
+    def names(self, directory: str, wildcard: str = ANY) -> Names:
+        """Return the names in a directory that `wildcard` matches, or no names if certmond cannot read the directory.
 
         Later calls of `refresh` update this object.
         """
         resolved = self._directories.readable_directory(directory)
         if resolved.fault is not None:
             return NO_NAMES  # do not store the result: another path can lead to the same directory without a fault
-        names = self._listings.get(resolved.real)
+        listings = self._listings.setdefault(resolved.real, {})
+        names = listings.get(wildcard)
         if names is None:
             try:
-                names = Names(os.listdir(resolved.real or "/"))
+                names = Names(os.listdir(resolved.real or "/"), wildcard)
             except OSError:
                 names = NO_NAMES
-            before = self._previous_listings.pop(resolved.real, None)
+            former = self._previous_listings.get(resolved.real, {})
+            before = former.pop(wildcard, None)
+            if not former:
+                self._previous_listings.pop(resolved.real, None)
             if before is None:
                 self._interest = None
-            names = self._listings[resolved.real] = before if before == names else names
+            names = listings[wildcard] = before if before == names else names
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
@@ -226,8 +236,8 @@ class Files:
         return None
 
     @property
-    def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """The names to watch, by directory. None means all names in the directory."""
+    def interest(self) -> Mapping[str, WatchedNames]:
+        """The names to watch, by directory."""
         # The result excludes entries that no caller has requested again after a change.
         if self._interest is None or self._directories.has_new or self._previous or self._previous_listings:
             names: dict[str, set[str]] = {}
@@ -237,8 +247,11 @@ class Files:
             for lookup in dict.fromkeys(lookup for some in lookups for lookup in some):
                 directory, _, name = lookup.rpartition("/")
                 names.setdefault(directory or "/", set()).add(name)
-            interest: dict[str, frozenset[str] | None] = {each: frozenset(found) for each, found in names.items()}
-            self._interest = interest | dict.fromkeys((each or "/" for each in self._listings), None)
+            interest: dict[str, WatchedNames] = {each: frozenset(found) for each, found in names.items()}
+            for directory, listings in self._listings.items():
+                watched = frozenset(names.get(directory or "/", ()))
+                interest[directory or "/"] = watched_names(watched, listings)
+            self._interest = interest
         return self._interest
 
     def _directory_lookups(self) -> set[str]:

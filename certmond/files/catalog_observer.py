@@ -12,6 +12,7 @@ from itertools import chain
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.catalog_file_reader import DocumentReader, bundle_observations, first_line
+from certmond.files.directory_names import WatchedNames
 from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
 from certmond.files.kubeconfig_observer import KubeconfigObserver
@@ -176,8 +177,8 @@ class Store:
         return frozenset(self._files.unfinished)
 
     @property
-    def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """The names to watch, by directory. None means all names."""
+    def interest(self) -> Mapping[str, WatchedNames]:
+        """The names to watch, by directory."""
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
+from certmond.files.directory_names import WatchedNames, added_names
 from certmond.files.mount_table import JOIN_TIMEOUT, MountTable, filesystem_type, is_eventless
 
-Interest = Mapping[str, frozenset[str] | None]
-"""The names to watch in each directory, or None for all names. The path of a directory contains no symlinks."""
+Interest = Mapping[str, WatchedNames]
+"""The names to watch in each directory. The path of a directory contains no symlinks."""
 
 _MASK = Mask(
     InotifyConstants.IN_CREATE
@@ -32,6 +33,7 @@ _MASK = Mask(
 )
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _CAUSES = ("inotify", "overflow", "mount")  # in ascending order of effect
+_NO_NAMES = frozenset[str]()
 _MAX_PATHS = 16_384  # for more changed paths, a read of all files is not more work, and takes less memory
 
 
@@ -48,7 +50,7 @@ class Changes:
 def affects(point: str, interest: Interest) -> bool:
     """Return whether a mount or unmount at `point` changes the content of a watched path."""
     parent, name = os.path.split(point)
-    names = interest.get(parent, frozenset())
+    names = interest.get(parent, _NO_NAMES)
     below = os.path.join(point, "")
     return names is None or name in names or any(path == point or path.startswith(below) for path in interest)
 
@@ -56,7 +58,7 @@ def affects(point: str, interest: Interest) -> bool:
 @dataclass(slots=True, eq=False)
 class _Directory:
     path: str
-    names: frozenset[str] | None
+    names: WatchedNames
     identity: tuple[int, int] | None = None
     """Device and inode immediately before the request for the watch, to detect a different inode at this path."""
     watch: WatchDescriptor | None = None
@@ -137,8 +139,9 @@ class Watcher:
         for path, names in interest.items():
             directory = self._directories.setdefault(path, _Directory(path, names))
             previous_names, directory.names = directory.names, names
-            if directory.watch is not None and previous_names is not None:
-                self._report([path] if names is None else directory.entries(names - previous_names))
+            if directory.watch is not None:
+                added = added_names(names, previous_names)
+                self._report([path] if added is None else directory.entries(added))
             error_number = self._watch(directory, inotify, exhausted=exhausted, uncertain=uncertain)
             exhausted = exhausted or error_number == errno.ENOSPC
             # Poll the directory if the kernel permits no more watches, if certmond has no permission, or if other hosts

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase, translate
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import translate
 
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
-from certmond.files.directory_names import Names
+from certmond.files.directory_names import ANY, Names
 
 MAX_FILES = 100_000
 """Maximum number of files for one pattern, because a user with write access can create any number of files."""
@@ -21,22 +21,24 @@ _MAX_DEPTH = 16  # levels of directories that `**` descends
 
 @dataclass(slots=True)
 class Listing:
-    """A directory that an expansion has read, and the wildcards that the expansion compared with its names."""
+    """The names in a directory that a wildcard matches, at the time of an expansion."""
 
+    directory: str
+    wildcard: str
     names: Names
     excluded: re.Pattern[str]
-    parts: set[str] = field(default_factory=set)
-    # Whether a name that a wildcard matches can be a directory of a longer path.
+    # Whether one of the names can be a directory of a longer path.
     descends: bool = False
     # Number of changes of `names` that are part of the expansion, or do not change its result.
     compared: int = 0
 
-    def matching_changes(self) -> set[str]:
-        """Return the names that have changed since the expansion, and that a wildcard matches."""
-        return {name for name in self.names.changes[self.compared :] if self._is_matched(name)}
+    def changes(self) -> set[str]:
+        """Return the names that have changed since the expansion, without the excluded names."""
+        return {name for name in self.names.changes[self.compared :] if not self.excluded.match(name)}
 
-    def _is_matched(self, name: str) -> bool:
-        return not self.excluded.match(name) and any(part == "**" or fnmatchcase(name, part) for part in self.parts)
+    def is_current(self, files: Files) -> bool:
+        """Return whether the cache still updates `names`."""
+        return files.names(self.directory, self.wildcard) is self.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Expansion:
     # A phrase about the limit that the pattern exceeds, or "".
     excess: str
     # The directories and files that the expansion has read.
-    listings: Mapping[str, Listing]
+    listings: tuple[Listing, ...]
     entries: tuple[Entry, ...]
 
     def updated(self, files: Files) -> Expansion | None:
@@ -56,16 +58,16 @@ class Expansion:
 
         A new name costs one comparison, however many names the directory has.
         """
-        if not all(files.names(directory) is listing.names for directory, listing in self.listings.items()):
+        if not all(listing.is_current(files) for listing in self.listings):
             return None
         if not all(files.entry(entry.path) is entry for entry in self.entries):
             return None
         paths = self.paths
-        for directory, listing in self.listings.items():
-            if changed := listing.matching_changes():
+        for listing in self.listings:
+            if changed := listing.changes():
                 if len(self.listings) > 1 or listing.descends or self.excess or len(paths) + len(changed) > MAX_FILES:
                     return None
-                paths = _changed(paths, directory, changed, listing.names)
+                paths = _changed(paths, listing.directory, changed, listing.names)
             listing.compared = len(listing.names.changes)
         return self if paths is self.paths else replace(self, paths=paths)
 
@@ -95,7 +97,7 @@ def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
             walk.excess = f"matches more than {MAX_FILES} files"
             break
         found[path] = None
-    return Expansion(tuple(found), walk.excess, walk.listings, tuple(walk.entries))
+    return Expansion(tuple(found), walk.excess, tuple(walk.listings.values()), tuple(walk.entries))
 
 
 class _Walk:
@@ -104,7 +106,8 @@ class _Walk:
         self._excluded = re.compile(
             "|".join(map(translate, exclude)) or "(?!)"
         )  # one regular expression for all patterns
-        self.listings: dict[str, Listing] = {}
+        self._directories = set[str]()
+        self.listings: dict[tuple[str, str], Listing] = {}
         self.entries: list[Entry] = []
         self.excess = ""
 
@@ -113,16 +116,15 @@ class _Walk:
         if not any(character in part for character in "*?["):
             yield from self.paths(f"{base}/{part}", rest, depth) if rest else [f"{base}/{part}"]
             return
-        if len(self.listings) == MAX_DIRECTORIES and base not in self.listings:
+        if len(self._directories) == MAX_DIRECTORIES and base not in self._directories:
             self.excess = f"matches more than {MAX_DIRECTORIES} directories"
             return
-        read = self._files.names(base)
-        listing = self.listings.setdefault(base, Listing(read, self._excluded, compared=len(read.changes)))
-        listing.parts.add(part)
+        self._directories.add(base)
+        listing = self._listing(base, ANY if part == "**" else part)
         listing.descends = listing.descends or bool(rest) or part == "**"
-        names = [name for name in read.sorted if not self._excluded.match(name)]
+        names = [name for name in listing.names.sorted if not self._excluded.match(name)]
         if part == "**":
-            yield from self.paths(base, rest or ["*"], depth)
+            yield from self.paths(base, rest or [ANY], depth)
             for name in names if depth < _MAX_DEPTH else ():
                 entry = self._files.entry(f"{base}/{name}")
                 self.entries.append(entry)
@@ -130,5 +132,12 @@ class _Walk:
                     yield from self.paths(f"{base}/{name}", parts, depth + 1)
             return
         for name in names:
-            if fnmatchcase(name, part):
-                yield from self.paths(f"{base}/{name}", rest, depth) if rest else [f"{base}/{name}"]
+            yield from self.paths(f"{base}/{name}", rest, depth) if rest else [f"{base}/{name}"]
+
+    def _listing(self, directory: str, wildcard: str) -> Listing:
+        listing = self.listings.get((directory, wildcard))
+        if listing is None:
+            names = self._files.names(directory, wildcard)
+            listing = Listing(directory, wildcard, names, self._excluded, compared=len(names.changes))
+            self.listings[directory, wildcard] = listing
+        return listing

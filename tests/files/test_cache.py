@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -26,6 +25,7 @@ from certmond.files import consistent_read as content
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.consistent_read import MAX_SIZE, content_of
+from certmond.files.directory_names import MatchingNames
 from tests.files.beside import FORKS, elsewhere, worthwhile
 
 YEAR = 365 * 86400
@@ -85,7 +85,7 @@ class Tree:
         assert path in entry.fault.detail
         return f"{entry.fault.reason}: {entry.fault.detail.replace(path, '…')}"
 
-    def interest(self) -> Mapping[str, AbstractSet[str] | None]:
+    def interest(self) -> Mapping[str, object]:
         """Below the root, which is called /."""
         prefix = str(self.root)
         assert all(place == prefix or place.startswith(f"{prefix}/") for place in self.files.interest)
@@ -678,6 +678,27 @@ def test_a_listing_is_the_same_object_until_a_name_comes_or_goes(tree: Tree, mon
     tree.at("/etc/b").unlink()
     tree.files.refresh(tree.touched("/etc/b"))
     assert tree.files.listing("/etc") == ("a",)
+
+
+def test_a_wildcard_selects_the_names_that_are_kept_and_watched(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory can contain 400,000 other names: certmond keeps none of them, and no change of one causes a pass."""
+    for name in ("b.crt", "a.crt", "a.tmp", "ca.key"):
+        tree.write(f"/etc/{name}")
+    assert list(tree.files.names("/etc", "*.crt").sorted) == ["a.crt", "b.crt"]
+    assert tree.value("/etc/a.crt") is not None
+    assert tree.value("/etc/ca.key") is not None
+    watched = MatchingNames(frozenset({"ca.key"}), frozenset({"*.crt"}))
+    assert tree.interest() == {"/": {"etc"}, "/etc": watched}
+    for name in ("c.crt", "c.tmp"):
+        tree.write(f"/etc/{name}")
+    calls = Calls(monkeypatch)
+    tree.files.refresh(tree.touched("/etc/c.crt", "/etc/c.tmp"))
+    assert list(tree.files.names("/etc", "*.crt").sorted) == ["a.crt", "b.crt", "c.crt"]
+    assert tree.interest()["/etc"] == watched
+    assert calls.paths("lstat") == ["c.crt"], "one look, at the name that the wildcard matches"
+    assert tree.files.listing("/etc") == ("a.crt", "a.tmp", "b.crt", "c.crt", "c.tmp", "ca.key")
+    assert tree.interest()["/etc"] is None
+    assert calls.paths("listdir") == ["etc"], "a caller that wants all names makes certmond read the directory again"
 
 
 def test_a_directory_that_cannot_be_listed_has_no_names(tree: Tree) -> None:

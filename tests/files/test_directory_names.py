@@ -1,11 +1,11 @@
-"""The names in a directory, changed one by one."""
+"""The names in a directory, changed one by one, and the names to watch in a directory."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.files.directory_names import Names
+from certmond.files.directory_names import MatchingNames, Names, added_names
 
 NAMES = st.text("ab", min_size=1, max_size=2)
 
@@ -45,3 +45,22 @@ def test_the_changes_do_not_grow_without_bound() -> None:
         assert not names.is_exhausted, number
         names.update("a", exists=False)
     assert names.is_exhausted
+
+
+def test_a_matching_name_is_a_single_name_or_a_name_that_a_wildcard_matches() -> None:
+    """As `path` in the catalogue, a wildcard is case-sensitive, and matches hidden names."""
+    watched = MatchingNames(frozenset({"ca.key"}), frozenset({"*.crt", "[ab]?.pem"}))
+    names = ("ca.key", "a.crt", ".crt", "a1.pem", "ca.pem", "A.CRT", "a.crt.bak")
+    assert [name for name in names if name in watched] == ["ca.key", "a.crt", ".crt", "a1.pem"]
+
+
+def test_the_added_names_are_those_that_were_not_watched() -> None:
+    """The result is None if these names have no list: all names, or the names that a wildcard matches."""
+    some, crt = frozenset({"a.crt", "b.key"}), MatchingNames(frozenset({"b.key"}), frozenset({"*.crt"}))
+    assert added_names(some, some) == added_names(some, None) == added_names(None, None) == frozenset()
+    assert added_names(crt, crt) == added_names(crt, None) == frozenset()
+    assert added_names(some, frozenset({"a.crt"})) == frozenset({"b.key"})
+    assert added_names(some, MatchingNames(frozenset(), frozenset({"*.crt"}))) == frozenset({"b.key"})
+    assert added_names(crt, MatchingNames(frozenset(), frozenset({"*.crt", "*"}))) == frozenset()
+    assert added_names(crt, MatchingNames(frozenset({"c"}), frozenset({"*.crt"}))) == frozenset({"b.key"})
+    assert added_names(crt, some) is added_names(None, some) is added_names(None, crt) is None

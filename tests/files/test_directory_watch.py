@@ -26,6 +26,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyFD
 
 from certmond.files import directory_watch as watch
 from certmond.files import mount_table
+from certmond.files.directory_names import MatchingNames
 from certmond.files.directory_watch import Changes, Interest, Watcher, affects
 from certmond.files.mount_table import Mount, filesystem_type, is_eventless, parse_mounts
 from tests.conftest import no_thread_left
@@ -247,6 +248,19 @@ def test_every_name(eyes: Eyes, pki: str) -> None:
     assert eyes.reported().paths == {os.path.join(pki, name) for name in (".a.pem.new", "a.pem", "etcd")}
 
 
+def test_a_wildcard_reports_only_the_names_that_it_matches(eyes: Eyes, pki: str) -> None:
+    """A program that writes other names into a directory with certificates does not wake the daemon."""
+    eyes.follow({pki: MatchingNames(frozenset({"ca.key"}), frozenset({"*.crt"}))})
+    before = eyes.watcher.events
+    for name in ("a.tmp", "a.crt.bak", "ca.pem"):
+        Path(pki, name).touch()
+    assert eyes.reported().paths == frozenset()
+    assert (eyes.wakes, eyes.watcher.events - before) == (1, 1), "the fence alone"
+    put(pki, "a.crt")
+    put(pki, "ca.key")
+    assert eyes.reported().paths == {os.path.join(pki, "a.crt"), os.path.join(pki, "ca.key")}
+
+
 def test_taking_empties(eyes: Eyes, pki: str) -> None:
     """Reported changes are not reported again, and without an event there is no change."""
     eyes.follow({pki: frozenset({"ca.crt"})})
@@ -295,6 +309,10 @@ def test_new_names_count_as_changed(eyes: Eyes, pki: str) -> None:
     assert eyes.reported().paths == {pki}
     eyes.look_at({pki: frozenset({"ca.crt"})})
     assert eyes.reported().paths == frozenset(), "of every name before"
+    eyes.look_at({pki: MatchingNames(frozenset({"ca.crt", "ca.key"}), frozenset({"*.pem"}))})
+    assert eyes.reported().paths == {pki}, "a wildcard can match a name that has come in between"
+    eyes.look_at({pki: MatchingNames(frozenset({"ca.key", "sa.key"}), frozenset({"*.pem"}))})
+    assert eyes.reported().paths == {os.path.join(pki, "sa.key")}
 
 
 def test_following_the_same_again_is_silent(eyes: Eyes, pki: str, monkeypatch: pytest.MonkeyPatch) -> None:
