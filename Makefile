@@ -75,8 +75,8 @@ grafana: ## check the dashboard against Grafana's types of the oldest and a new 
 		echo "The dashboard is one of Grafana $$version."; \
 	done
 
-bench: packages-run .venv/dev ## write docs/benchmarks.md: time and memory on this machine
-	$(BIN)/python -m benchmarks -o docs/benchmarks.md
+bench: packages-test .venv/dev ## write docs/benchmarks.md and docs/comparison.md; PEERS="x509-certificate-exporter=/path …"
+	$(BIN)/python -m benchmarks --pages docs $(addprefix --peer ,$(PEERS))
 
 fuzz: packages-run .venv/fuzz ## search for inputs that make a parser fail, for MINUTES=30
 	$(BIN)/python -m fuzz --minutes $(or $(MINUTES),30)

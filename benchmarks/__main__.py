@@ -1,6 +1,6 @@
 """Benchmarks of certmond on this machine.
 
-`make bench` writes docs/benchmarks.md, and `python -m benchmarks many` only prints the results.
+`make bench` writes docs/benchmarks.md and docs/comparison.md, and `python -m benchmarks many` only prints the results.
 
 This module defines the measurements and their limits. The daemon and the server run as separate processes. The
 benchmarks use only their HTTP responses and /proc. A benchmark is not a test, and no test asserts a duration. `compare`
@@ -13,45 +13,33 @@ import argparse
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import compare, page
+from benchmarks import page
 from benchmarks.due import measure_due
+from benchmarks.exporters.compare import Extent, measure_turns, section
+from benchmarks.exporters.peers import USAGES, Peer, check, parse_peer
 from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
+from benchmarks.growth import SIZES, measure_growth
 from benchmarks.issuing import reissue_node
 from benchmarks.measuring import Figure, percentile, scratch, timed
 from benchmarks.processes import Pair, free_port
 from benchmarks.profiling import profiles
+from benchmarks.report.pages import filled, write_pages
+from benchmarks.report.progress import Progress
 from benchmarks.soak import soak
 from benchmarks.torn_pair import Count, measure_torn_pair
 from certmond.pki.catalog.entries import KeyAlgorithm
 
-_PAGE = """# Benchmarks
-
-*Reference: time and memory of certmond on one machine.*
-
-The benchmark runs `certmond run` and `certmond serve` as separate processes, and a third process measures both. The
-certificate files are in an in-memory file system. Each row contains the median, the minimum, the maximum and the number
-of samples. If the project has set a limit for the measurement, the last column contains this limit. The limit `linear`
-means that the value must grow at most linearly with the number of files. On a machine with other load, CPU time is more
-reliable than wall time. `python -m benchmarks compare --help` describes how to compare certmond with other exporters on
-the same files. These decisions record the reasons for the memory use and the speed of certmond:
-[0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
-[0035](decisions/0035-what-is-alike-is-done-in-a-row.md), [0038](decisions/0038-a-second-process-for-the-first-look.md).
-
-{machine} This command wrote the page: `{command}`.
-
-| measurement | median | minimum … maximum (samples) | limit |
-|---|---|---|---|
-{rows}
-"""
+BENCHMARKS, COMPARISON = "benchmarks.md", "comparison.md"
 
 
 def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
@@ -86,19 +74,6 @@ def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
                          [leaves.replace_many(pair, burst)], "≤ 1.5 s")  # fmt: skip
             yield Figure(f"resident memory of both processes with {count} files", "MB", [pair.resident()], "≤ 140 MB")
             yield from _idle(pair, seconds)
-
-
-def measure_growth() -> Iterator[Figure]:
-    """Yield the rows about the growth of time and memory with the number of certificates."""
-    for count in (100, 1_000, 10_000, 100_000):
-        with scratch() as work:
-            leaves = Leaves.make(work / "node", count)
-            with Pair(work / "pair", leaves.root, leaves.config, free_port()) as pair:
-                pair.until(lambda: pair.expiries() == count + 1)  # noqa: B023 - called immediately
-                yield Figure(
-                    f"{count} files: CPU time from the start until /metrics is complete", "s", [pair.spent()], "linear"
-                )
-                yield Figure("  resident memory of both processes", "MB", [pair.resident()], "linear")
 
 
 def measure_node(seconds: float) -> Iterator[Figure]:
@@ -156,22 +131,77 @@ def _end(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def main() -> None:
-    signal.signal(signal.SIGTERM, _end)
-    if sys.argv[1:2] == ["compare"]:
-        compare.main(sys.argv[2:])
-        return
+_TABLE_PARTS: Mapping[str, Callable[[argparse.Namespace], Iterator[Figure | Count]]] = {
+    "due": lambda _: measure_due(800),
+    "growth": lambda options: measure_growth(options.sizes),
+    "issuing": lambda options: measure_issuing(2 * options.rounds),
+    "many": lambda options: measure_many(options.count, options.rounds, options.seconds),
+    "node": lambda options: measure_node(options.seconds),
+    "page": lambda options: measure_page(options.rounds),
+    "torn-pair": lambda options: measure_torn_pair(options.renewals),
+}
+_COMPARE = "compare"
+_PARTS = (*_TABLE_PARTS, _COMPARE)
+_PROGRAMS = {"page": ("chromium", "chromium"), "torn-pair": ("etcd", "etcd-server")}
+"""The programs that parts need, with their packages."""
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000, help="certificates in the large case")
+    parser.add_argument("--count", type=int, default=10_000, help="certificates in `many`, `compare` and `profile`")
+    parser.add_argument(
+        "--sizes", type=_sizes, default=SIZES, metavar="N,N…", help="numbers of certificates in `growth`"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of short measurements")
+    parser.add_argument("--turns", type=int, default=3, help="measurements of each exporter in `compare`")
     parser.add_argument("--seconds", type=float, default=20, help="duration of the idle measurement")
     parser.add_argument("--renewals", type=int, default=1000, help="renewals of the pair of a running etcd")
-    parser.add_argument("-o", "--output", type=Path, help="also write the page to this file")
+    parser.add_argument(
+        "--peer", type=_peer, action="append", default=[], metavar="NAME=PROGRAM", dest="peers",
+        help=f"an exporter for `compare`: {', '.join(USAGES)}. Repeat the option for each exporter",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pages", type=Path, metavar="DIRECTORY", help=f"also write {BENCHMARKS} and {COMPARISON} in this directory"
+    )
     parser.add_argument("--minutes", type=float, default=60, help="duration of the soak")
     parser.add_argument("--seed", type=int, default=0, help="seed of the changes in the soak")
-    which = "which: due, growth, issuing, many, node, page, torn-pair; all by default. Or: profile, soak"
+    which = f"which: {', '.join(_PARTS)}; all by default. Or: profile, soak"
     parser.add_argument("parts", nargs="*", help=which)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args(arguments)
+    options.parts = options.parts or [*_PARTS]
+    wrong = [part for part in options.parts if part not in _PARTS]
+    if wrong and options.parts not in (["profile"], ["soak"]):
+        parser.error(f"unknown part {wrong[0]!r}; {which}")
+    names = [peer.name for peer in options.peers]
+    if len({*names}) < len(names):
+        parser.error("each --peer needs a different name")
+    if options.pages and not options.pages.is_dir():
+        parser.error(f"{options.pages} is not a directory")
+    for part, (program, package) in _PROGRAMS.items():
+        if part in options.parts and not shutil.which(program):
+            parser.error(f"the part {part} needs {program}; install it (Debian: {package}), or name the other parts")
+    if _COMPARE in options.parts:
+        try:
+            check(options.peers)
+        except ValueError as error:
+            parser.error(str(error))
+    return options
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def _peer(text: str) -> Peer:
+    try:
+        return parse_peer(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _end)
+    options = _options(sys.argv[1:])
     if options.parts == ["soak"]:
         with scratch() as work, closing(soak(work, options.minutes, options.seed)) as lines:
             for line in lines:
@@ -182,24 +212,32 @@ def main() -> None:
             for line in profiles(work, options.count):
                 print(line, flush=True)
         return
-    print(f"{_machine()}\n\n| measurement | median | minimum … maximum (samples) | limit |\n|---|---|---|---|")
-    parts: dict[str, Callable[[], Iterator[Figure | Count]]] = {
-        "due": lambda: measure_due(800),
-        "growth": measure_growth,
-        "issuing": lambda: measure_issuing(2 * options.rounds),
-        "many": lambda: measure_many(options.count, options.rounds, options.seconds),
-        "node": lambda: measure_node(options.seconds),
-        "page": lambda: measure_page(options.rounds),
-        "torn-pair": lambda: measure_torn_pair(options.renewals),
-    }
+    with Progress() as progress:
+        pages = _measured(options, progress)
+    if options.pages:
+        write_pages(options.pages, pages)
+
+
+def _measured(options: argparse.Namespace, progress: Progress) -> dict[str, str]:
+    """Run the parts, print the results, and return the pages with these results."""
+    command, pages = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), dict[str, str]()
     rows = []
-    for figures in (part() for name, part in parts.items() if name in (options.parts or parts)):
-        for figure in figures:
+    print("| measurement | median | minimum … maximum (samples) | limit |\n|---|---|---|---|", flush=True)
+    for name in (part for part in _TABLE_PARTS if part in options.parts):
+        progress.begin(name)
+        for figure in _TABLE_PARTS[name](options):
             rows.append(figure.row())
             print(rows[-1], flush=True)
-    if options.output:
-        command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-        options.output.write_text(_PAGE.format(command=command, machine=_machine(), rows="\n".join(rows)))
+    if rows:
+        values = {"machine": _machine(), "command": command, "rows": "\n".join(rows)}
+        pages[BENCHMARKS] = filled(BENCHMARKS, values)
+    if _COMPARE in options.parts:
+        extent = Extent(options.count, options.turns, options.seconds, replacements=10)
+        turns = [*measure_turns(options.peers, extent, progress.begin)]
+        text = section(options.peers, turns, extent, _machine(), command)
+        print(f"\n{text}", flush=True)
+        pages[COMPARISON] = filled(COMPARISON, {"measurements": text})
+    return pages
 
 
 def _machine() -> str:

@@ -15,6 +15,7 @@ from typing import Self
 
 EXPIRY = "certmond_certificate_not_after_timestamp_seconds"
 PATIENCE = 600.0
+_LOG_END = 500  # characters
 
 
 def free_port() -> int:
@@ -35,7 +36,7 @@ class Exporter:
         self, commands: Sequence[Sequence[str]], log: Path, port: int, path: str = "/metrics", series: str = EXPIRY
     ) -> None:
         self.path, self.series = path, series
-        self._port = port
+        self._port, self._log = port, log
         self.scraped = bytearray(1 << 20)
         # Use bytecode files, as an installation does.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -91,6 +92,11 @@ class Exporter:
         """Return the number of occurrences of `what` in the metrics."""
         return self.scraped.count(what, 0, self.scrape())
 
+    def value(self, series: str) -> float:
+        """Return the value of a series without labels. Raises ValueError if the metrics do not contain the series."""
+        begin = self.scraped.index(f"\n{series} ".encode(), 0, self.scrape()) + len(series) + 2
+        return float(self.scraped[begin : self.scraped.index(b"\n", begin)])
+
     def shows(self, name: str, end: int) -> bool:
         """Return whether the metrics contain `end`, or the seconds until `end`, for the certificate file `name`."""
         start, size, text = 0, self.scrape(), self.scraped
@@ -103,12 +109,17 @@ class Exporter:
                     return True
         return False
 
-    def until(self, holds: Callable[[], bool], every: float = 0.002) -> float:
-        """Return the seconds from the start of the processes until `holds` is true. Check it each `every` seconds."""
+    def until(self, holds: Callable[[], bool], every: float = 0.002, at_most: float = PATIENCE) -> float:
+        """Return the seconds from the start of the processes until `holds` is true. Check it each `every` seconds.
+
+        Raises TimeoutError after `at_most` seconds, or if a process has ended.
+        """
         asked = time.perf_counter()
         while not holds():
-            if time.perf_counter() - asked > PATIENCE or any(p.poll() is not None for p in self._processes):
-                raise SystemExit("the processes ended or did not reach the state; see their log")
+            ended = any(process.poll() is not None for process in self._processes)
+            if ended or time.perf_counter() - asked > at_most:
+                fact = "a process has ended" if ended else f"the state was not reached within {at_most:g} s"
+                raise TimeoutError(f"{fact}; the end of the log: {self._log.read_text(errors='replace')[-_LOG_END:]!r}")
             time.sleep(every)
         return time.perf_counter() - self._started
 

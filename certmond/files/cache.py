@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from certmond.files.cache_entry import Entry, EntryKey, entry_key, instant_of, packed_entry
 from certmond.files.consistent_read import PauseBudget, content_at
-from certmond.files.directory_names import ANY, NO_NAMES, Names, WatchedNames, watched_names
+from certmond.files.directory_names import ANY, NO_NAMES, Listings, Names, WatchedNames, watched_names
 from certmond.files.forked_worker import in_two_processes
 from certmond.files.path_resolution import Referrer, ResolvedPath, fault_of, refusal
 from certmond.files.resolved_directory_cache import DirectoryCache
@@ -44,9 +44,7 @@ class Files:
         self._directories = DirectoryCache(self._root)
         self._entries: dict[EntryKey, Entry] = {}
         self._previous: dict[EntryKey, Entry] = {}
-        # The names in a directory, by directory and wildcard.
-        self._listings: dict[str, dict[str, Names]] = {}
-        self._previous_listings: dict[str, dict[str, Names]] = {}
+        self._listings = Listings()
         self._by_lookup: dict[str, EntryKey | set[EntryKey]] = {}
         self._interest: dict[str, WatchedNames] | None = None
         self.generation = 0
@@ -61,14 +59,14 @@ class Files:
         """Drop the entries of the `touched` lookups ("directory/name"), or all entries if `touched` is None."""
         self.generation += 1
         self.dropped, self._pauses, self.unfinished = None, PauseBudget(_MAX_PAUSES), set()
-        if self._previous or self._previous_listings:
+        if self._previous or self._listings.has_unread:
             self._interest = None
         # A created, removed or moved directory can change every path below it, so check all entries again.
         if touched is None or not touched.isdisjoint(self._directory_lookups()):
             self._directories.clear()
             self._by_lookup.clear()
             self._previous, self._entries = self._entries, {}
-            self._previous_listings, self._listings = self._listings, {}
+            self._listings.clear()
             self._interest = None
         else:
             affected: set[EntryKey] = set()
@@ -78,9 +76,7 @@ class Files:
             self._previous = {each: self._entries.pop(each) for each in affected if each in self._entries}
             for entry in self._previous.values():
                 self._drop_lookups(entry)
-            self._previous_listings = {}
-            for lookup in touched:
-                self._look(lookup)
+            self._listings.update(touched)
             self.dropped = frozenset(self._previous.values())
 
     def _drop_lookups(self, entry: Entry) -> None:
@@ -92,22 +88,6 @@ class Files:
                 others.discard(entry.entry_key)
             if others in (entry.entry_key, set()):
                 del self._by_lookup[lookup]
-
-    def _look(self, lookup: str) -> None:
-        """Update the listings of a directory after a change of one name in it."""
-        directory, _, name = lookup.rpartition("/")
-        listings = self._listings.get(directory, {})
-        exists: bool | None = None
-        for wildcard, names in [*listings.items()]:
-            if names is NO_NAMES:
-                del listings[wildcard]  # certmond could not read the directory, so read the other names, too
-            elif names.matches(name):
-                exists = os.path.lexists(lookup) if exists is None else exists
-                names.update(name, exists=exists)
-                if names.is_exhausted:
-                    listings[wildcard] = Names(names.sorted, wildcard)
-        if directory in self._listings and not listings:
-            del self._listings[directory]
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
         """Return the cache entry of `path`.
@@ -212,20 +192,9 @@ class Files:
         resolved = self._directories.readable_directory(directory)
         if resolved.fault is not None:
             return NO_NAMES  # do not store the result: another path can lead to the same directory without a fault
-        listings = self._listings.setdefault(resolved.real, {})
-        names = listings.get(wildcard)
-        if names is None:
-            try:
-                names = Names(os.listdir(resolved.real or "/"), wildcard)
-            except OSError:
-                names = NO_NAMES
-            former = self._previous_listings.get(resolved.real, {})
-            before = former.pop(wildcard, None)
-            if not former:
-                self._previous_listings.pop(resolved.real, None)
-            if before is None:
-                self._interest = None
-            names = listings[wildcard] = before if before == names else names
+        names, is_new = self._listings.names(resolved.real, wildcard)
+        if is_new:
+            self._interest = None
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
@@ -239,7 +208,7 @@ class Files:
     def interest(self) -> Mapping[str, WatchedNames]:
         """The names to watch, by directory."""
         # The result excludes entries that no caller has requested again after a change.
-        if self._interest is None or self._directories.has_new or self._previous or self._previous_listings:
+        if self._interest is None or self._directories.has_new or self._previous or self._listings.has_unread:
             names: dict[str, set[str]] = {}
             lookups = [entry.lookups for entry in self._entries.values()]
             lookups += self._directories.lookups()
@@ -248,9 +217,8 @@ class Files:
                 directory, _, name = lookup.rpartition("/")
                 names.setdefault(directory or "/", set()).add(name)
             interest: dict[str, WatchedNames] = {each: frozenset(found) for each, found in names.items()}
-            for directory, listings in self._listings.items():
-                watched = frozenset(names.get(directory or "/", ()))
-                interest[directory or "/"] = watched_names(watched, listings)
+            for directory, wildcards in self._listings.wildcards():
+                interest[directory] = watched_names(frozenset(names.get(directory, ())), wildcards)
             self._interest = interest
         return self._interest
 

@@ -6,8 +6,9 @@ costs no look.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -74,6 +75,63 @@ class Names:
 
 
 NO_NAMES = Names(())
+
+
+class Listings:
+    """The names in directories, by directory and wildcard. The path of a directory contains no symlinks."""
+
+    def __init__(self) -> None:
+        self._listings: dict[str, dict[str, Names]] = {}
+        self._previous: dict[str, dict[str, Names]] = {}
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether `names` has not read a directory again since the last call of `clear`."""
+        return bool(self._previous)
+
+    def wildcards(self) -> Iterator[tuple[str, Iterable[str]]]:
+        """Yield each directory with the wildcards of its names."""
+        return ((directory or "/", listings) for directory, listings in self._listings.items() if listings)
+
+    def clear(self) -> None:
+        """Make `names` read each directory again."""
+        self._previous, self._listings = self._listings, {}
+
+    def update(self, touched: Iterable[str]) -> None:
+        """Update the names after changes of the `touched` lookups ("directory/name"), with one look at each name."""
+        self._previous = {}
+        for lookup in touched:
+            directory, _, name = lookup.rpartition("/")
+            listings = self._listings.get(directory, {})
+            matching = [names for names in listings.values() if names is not NO_NAMES and names.matches(name)]
+            exists = bool(matching) and os.path.lexists(lookup)
+            for names in matching:
+                names.update(name, exists=exists)
+                if names.is_exhausted:
+                    listings[names.wildcard] = Names(names.sorted, names.wildcard)
+            if NO_NAMES in listings.values():
+                # certmond could not read the directory, so read all names again.
+                self._listings[directory] = {each: some for each, some in listings.items() if some is not NO_NAMES}
+
+    def names(self, directory: str, wildcard: str) -> tuple[Names, bool]:
+        """Return the names in a directory that `wildcard` matches, and whether the caller must watch other names.
+
+        The result is `NO_NAMES` if certmond cannot read the directory.
+        """
+        names = self._listings.get(directory, {}).get(wildcard)
+        if names is not None:
+            return names, False
+        try:
+            names = Names(os.listdir(directory or "/"), wildcard)
+        except OSError:
+            names = NO_NAMES
+        previous = self._previous.get(directory, {})
+        before = previous.pop(wildcard, None)
+        if not previous:
+            self._previous.pop(directory, None)
+        names = before if before is not None and before == names else names
+        self._listings.setdefault(directory, {})[wildcard] = names
+        return names, before is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The pages with the results, and the progress of the benchmarks."""
