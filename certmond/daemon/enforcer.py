@@ -249,7 +249,7 @@ class Enforcer:
         Raises BusyError if another process writes, and WriteError if certmond cannot write a file.
         """
         self.restarting.record_new_services(assessment, around)
-        if unarchived := self._previous.unarchived(tuple(assessment.certificates), self.restarting.restarted_now()):
+        if unarchived := self._previous.unarchived(assessment.certificates, self.restarting.restarted_now()):
             with self.executor.writing():
                 self._previous.archive(unarchived, assessment.facts)
 

@@ -121,7 +121,7 @@ class Renderer:
         every = json.dumps(all_findings(assessment))
         further = f'"findings": {loose}, "all_findings": {every}{self._cluster_member(assessment.cluster)}'
         tail = f'], "trust_anchors": {anchors}, {further}}}\n'
-        self._status.write(path, tuple(assessment.certificates), (f'{head}, "certificates": [\n',), tail)
+        self._status.write(path, assessment.certificates, (f'{head}, "certificates": [\n',), tail)
 
     def _cluster_member(self, reading: ClusterReading | None) -> str:
         """Return the member `cluster`, or "" on a node without objects of the cluster. Repeat an unchanged member."""

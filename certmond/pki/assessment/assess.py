@@ -118,23 +118,25 @@ class Assessment:
         waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
         return max(filter(None, waits), default=None)
 
-    @property
+    @cached_property
     def catalogued(self) -> int:
         """The number of observations of entries in the configuration or the profile, including missing files."""
         return sum(status.seen.is_catalogued for status in self.statuses)
 
-    @property
-    def certificates(self) -> Iterator[CertificateStatus]:
-        return (status for status in self.statuses if status.seen.has_certificates)
+    @cached_property
+    def certificates(self) -> tuple[CertificateStatus, ...]:
+        """The verdicts of the entries for which `has_certificates` is true."""
+        return tuple(status for status in self.statuses if status.seen.has_certificates)
 
     @property
     def trust_anchors(self) -> Iterator[CertificateStatus]:
         return (status for status in self.statuses if status.seen.spec.authority and status.certificate)
 
-    @property
-    def loose_findings(self) -> Iterator[Finding]:
+    @cached_property
+    def loose_findings(self) -> tuple[Finding, ...]:
         """The findings of the entries for which `has_certificates` is false."""
-        return (item for status in self.statuses if not status.seen.has_certificates for item in status.findings)
+        others = (status for status in self.statuses if not status.seen.has_certificates)
+        return tuple(item for status in others for item in status.findings)
 
     @property
     def unwatched(self) -> int:

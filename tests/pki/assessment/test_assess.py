@@ -466,4 +466,6 @@ def test_certificates_anchors_and_loose_findings_are_separate() -> None:
     assert [status.seen.name for status in whole.certificates] == ["ca", "leaf", "etcd-ca"]
     assert [status.seen.name for status in whole.trust_anchors] == ["ca"]
     assert [item.reason for item in whole.loose_findings] == [Reason.KEY_MISSING]
+    assert whole.certificates is whole.certificates, "certmond selects the statuses once in each pass"
+    assert whole.loose_findings is whole.loose_findings
     assert whole.by_identity["leaf", "/pki/leaf"].seen is LEAF_GOOD
