@@ -146,7 +146,8 @@ _PROGRAMS = {"page": ("chromium", "chromium"), "torn-pair": ("etcd", "etcd-serve
 """The programs that parts need, with their packages."""
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of the command. Exit with 2 for wrong options, for a wrong peer and for a missing program."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--count", type=int, default=10_000, help="certificates in `many`, `compare` and `profile`")
     parser.add_argument(
@@ -182,7 +183,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"the part {part} needs {program}; install it (Debian: {package}), or name the other parts")
     if _COMPARE in options.parts:
         try:
-            check(options.peers)
+            with Progress() as progress:
+                check(options.peers, progress.begin)
         except ValueError as error:
             parser.error(str(error))
     return options
@@ -201,7 +203,7 @@ def _peer(text: str) -> Peer:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, _end)
-    options = _options(sys.argv[1:])
+    options = parse_options(sys.argv[1:])
     if options.parts == ["soak"]:
         with scratch() as work, closing(soak(work, options.minutes, options.seed)) as lines:
             for line in lines:

@@ -24,7 +24,13 @@ class Figure:
     def row(self) -> str:
         ordered = sorted(self.samples)
         middle, low, high = statistics.median(ordered), ordered[0], ordered[-1]
-        return f"| {self.what} | {middle:.3g} {self.unit} | {low:.3g} … {high:.3g} ({len(ordered)}) | {self.wanted} |"
+        spread = f"{number(low)} … {number(high)} ({len(ordered)})"
+        return f"| {self.what} | {number(middle)} {self.unit} | {spread} | {self.wanted} |"
+
+
+def number(value: float) -> str:
+    """Return `value` with three significant digits, and with all digits of a larger integer."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def percentile(samples: list[float], share: float) -> float:

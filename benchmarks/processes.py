@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -130,19 +130,24 @@ class Exporter:
 
     def spent(self) -> float:
         """Return the CPU time of all processes, in seconds."""
-        return self._usage()[0]
+        return self._usage(self._processes)[0]
+
+    def spent_by_first(self) -> float:
+        """Return the CPU time of the first process, in seconds."""
+        return self._usage(self._processes[:1])[0]
 
     def idle(self, seconds: float) -> tuple[float, float]:
         """Return the share of a core and the voluntary wake-ups per second of all processes, during `seconds` idle."""
         time.sleep(2)  # wait for the end of the last request
-        before, start = self._usage(), time.perf_counter()
+        before, start = self._usage(self._processes), time.perf_counter()
         time.sleep(seconds)
-        after, elapsed = self._usage(), time.perf_counter() - start
+        after, elapsed = self._usage(self._processes), time.perf_counter() - start
         return (after[0] - before[0]) / elapsed, (after[1] - before[1]) / elapsed
 
-    def _usage(self) -> tuple[float, int]:
+    @staticmethod
+    def _usage(processes: Iterable[subprocess.Popen[bytes]]) -> tuple[float, int]:
         ticks = switches = 0
-        for process in self._processes:
+        for process in processes:
             fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))  # this includes child processes that have ended
             for task in Path(f"/proc/{process.pid}/task").iterdir():

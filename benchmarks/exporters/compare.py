@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.exporters.peers import USAGES, Peer
 from benchmarks.fixture import Leaves
-from benchmarks.measuring import scratch, timed
+from benchmarks.measuring import number, scratch, timed
 from benchmarks.processes import Exporter, Pair, free_port
 
 Start = Callable[[Path, Leaves], AbstractContextManager[Exporter]]
@@ -112,5 +112,5 @@ def table(names: Sequence[str], turns: Sequence[Turn]) -> Iterable[str]:
 
 
 def _cell(samples: Sequence[float], *, is_best: bool) -> str:
-    middle = f"{statistics.median(samples):.3g}"
-    return f"{f'**{middle}**' if is_best else middle} ({min(samples):.3g} … {max(samples):.3g})"
+    middle = number(statistics.median(samples))
+    return f"{f'**{middle}**' if is_best else middle} ({number(min(samples))} … {number(max(samples))})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +105,15 @@ def parse_peer(text: str) -> Peer:
     return Peer(name, found)
 
 
-def check(peers: Sequence[Peer]) -> None:
-    """Start each exporter with a few certificates. Raises ValueError if one does not export all of them."""
+def check(peers: Sequence[Peer], begin: Callable[[str], None]) -> None:
+    """Start each exporter with a few certificates. Raises ValueError if one does not export all of them.
+
+    Call `begin` with the name of each trial at its start.
+    """
     with scratch() as work:
         leaves = Leaves.make(work / "node", _TRIAL_FILES)
         for peer in peers:
+            begin(f"trial of {peer.name}")
             try:
                 _try(peer, work / peer.name, leaves)
             except TimeoutError as error:
