@@ -185,7 +185,7 @@ def status(context: click.Context, runtime_dir: Path, output: str) -> None:
             f"the daemon of this host does not watch {root}; to check {root} without a daemon, run: certmond check"
         )
     document = read_status(runtime_dir)
-    display(document, output, status_table)
+    display(document, output, status_table, root)
     if reason := silence(runtime_dir):
         raise NotRunningError(f"the assessment of {document['taken_at']} might be outdated; {reason}")
     if not document.get("coverage", {}).get("catalogued", 1):  # an older daemon does not write it

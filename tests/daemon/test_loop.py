@@ -28,8 +28,10 @@ from certmond.files.catalog_observer import Store
 from certmond.notify.event_log import Journal
 from certmond.pki.services.service_observation import Live, ServiceSeen
 from certmond.services.service_state_collector import SurroundingsObserver
+from tests import preloaded_certmond
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running
+from tests.deadline import DEADLINE
 from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem
 from tests.reference_node import ReferenceNode
 
@@ -110,6 +112,16 @@ def test_a_file_that_goes_bad_keeps_its_last_expiry(node: Node, work: Path) -> N
         assert daemon.series(NOT_AFTER, "apiserver") == end
         node.write(f"{API}.crt", good)
         daemon.until(lambda: healthy(daemon, "apiserver"), "healthy again")
+
+
+@pytest.mark.long
+def test_the_status_of_a_directory_has_the_real_paths(node: Node, work: Path) -> None:
+    """`status` of a daemon that watches a directory prints the paths and the commands for this directory."""
+    node.path(f"{PKI}/apiserver.key").chmod(0o644)
+    with running(node.root, work) as daemon:
+        words = ["--root", str(node.root), "status", "--runtime-dir", str(daemon.runtime)]
+        said = preloaded_certmond.run(words, DEADLINE).stdout
+    assert f"chmod 0600 {node.root}/etc/kubernetes/pki/apiserver.key" in said, said
 
 
 @pytest.mark.long
