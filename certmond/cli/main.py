@@ -41,6 +41,9 @@ from certmond.errors import CertmondError, NotRunningError, defect
 from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
+_SHORT = frozenset({"check", "config", "discover", "explain", "forecast", "metrics", "plan", "status"})
+"""Commands that only read, and end after at most one pass."""
+
 
 @click.group(
     cls=GroupedCommands,
@@ -59,8 +62,11 @@ from certmond.redaction import redacted
 )
 @global_options
 @version_option
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Watch, verify and renew the certificates of this Kubernetes node."""
+    if context.invoked_subcommand in _SHORT:
+        gc.disable()  # loaded modules are never garbage, and the process ends soon
 
 
 @cli.command()
@@ -287,6 +293,7 @@ def main() -> None:
     traceback of a bug omits the text of the exception, because this text might quote a key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain the private keys in memory
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # otherwise pydantic searches all packages for plugins
     prepare()
     stdout = sys.stdout
     try:

@@ -522,6 +522,18 @@ def test_a_time_with_a_zone_is_taken_as_it_is(node: Node) -> None:
 
 
 @pytest.mark.long
+def test_no_plugin_of_pydantic_is_loaded(node: Node, tmp_path: Path) -> None:
+    """A package that registers a plugin of pydantic executes no code in a process of certmond."""
+    (tmp_path / "intruder.py").write_text("print('intruder')\nplugin = None\n")
+    (described := tmp_path / "intruder-1.dist-info").mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: intruder\nVersion: 1\n")
+    (described / "entry_points.txt").write_text("[pydantic]\nintruder = intruder:plugin\n")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = certmond("check", "--root", node.root, "--at", AT, "-o", "json", before=("env", f"PYTHONPATH={path}"))
+    assert done.returncode == 0
+    assert "intruder" not in done.stdout
+
+
 def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
     """`certmond check | head -1` ends quietly."""
     command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} -o json | head -1"

@@ -213,7 +213,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 class Model(BaseModel):
     """Base class of the models: strict types, no unknown fields, immutable."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True)
+    # `Config` contains the validators of its sections. With `defer_build`, pydantic does not build them a second time.
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
 
 def expand(text: str, facts: Mapping[str, str]) -> str | None:
