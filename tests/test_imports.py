@@ -33,9 +33,19 @@ def test_the_command_line_that_serves_is_small() -> None:
 
 @pytest.mark.long
 def test_the_daemon_loads_no_terminal_library() -> None:
-    """`certmond run` as a unit loads nothing for terminals or for the Kubernetes API, and no event loop before it
-    probes an endpoint.
+    """`certmond run` as a unit loads nothing for terminals or for the Kubernetes API, no HTTP server or client, and no
+    event loop before it probes an endpoint.
     """
     found = loaded("certmond.cli.main", "certmond.daemon.loop", "certmond.notify.event_log")
     assert {"certmond.daemon.loop", "structlog"} <= found
-    assert not found & {"asyncio", "attr", "httpx", "lightkube", "pygments", "rich", "structlog.dev"}
+    assert not found & {
+        "asyncio",
+        "attr",
+        "http",
+        "httpx",
+        "lightkube",
+        "pygments",
+        "rich",
+        "structlog.dev",
+        "urllib.request",
+    }

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 
-from prometheus_client import (
+from certmond.expose.metrics.prometheus_client_subset import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
+    text_of,
 )
-
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.rotation.worker_batches import Workers
-
-# Do not export the series `_created` of each counter and histogram. The function has no type annotations.
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload",
            "retry", "step", "look")  # fmt: skip
@@ -167,4 +162,4 @@ class Telemetry:
 
     def text(self) -> str:
         """Return all metrics of the registry in the text format of Prometheus (0.0.4)."""
-        return generate_latest(self.registry).decode()
+        return text_of(self.registry)

@@ -1,0 +1,65 @@
+"""A library whose modules a process imports one by one, without the `__init__` of the library."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEFORE = "import sys\nfrom certmond.library_subset import register\n"
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Return a directory with the package `heavy`. Its module `light` needs the module `other`."""
+    (package := tmp_path / "heavy").mkdir()
+    (package / "__init__.py").write_text("from heavy.light import name\nwhole = True\n")
+    (package / "light.py").write_text("from . import other\nname = other.name\n")
+    (package / "other.py").write_text("name = 'light'\n")
+    return tmp_path
+
+
+def run(library: Path, code: str) -> str:
+    """Return the output of a process that runs this code, and can import the library."""
+    path = os.pathsep.join([str(library), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def test_a_module_without_the_package(library: Path) -> None:
+    """A registered library imports the module and the modules that this module needs, and does not run `__init__`."""
+    code = "register('heavy')\nfrom heavy.light import name\nprint(name, 'whole' in vars(sys.modules['heavy']))"
+    assert run(library, BEFORE + code) == "light False"
+
+
+def test_a_missing_name_completes_the_package(library: Path) -> None:
+    """The first access to a name that is not a module runs `__init__`, with the modules that are already imported."""
+    code = "register('heavy')\nimport heavy.light as first\nimport heavy\nprint(heavy.whole, heavy.light is first)"
+    assert run(library, BEFORE + code) == "True True"
+
+
+def test_an_unknown_name(library: Path) -> None:
+    """An unknown name of a registered library raises AttributeError, as without the registration."""
+    code = "register('heavy')\nimport heavy\nprint(hasattr(heavy, 'absent'), hasattr(heavy, 'absent'))"
+    assert run(library, BEFORE + code) == "False False"
+
+
+def test_an_imported_library_stays(library: Path) -> None:
+    """The registration does not replace a library that the process has already imported."""
+    code = "import heavy\nregister('heavy')\nprint(sys.modules['heavy'] is heavy, heavy.whole)"
+    assert run(library, BEFORE + code) == "True True"
+
+
+def test_a_library_that_is_not_installed(library: Path) -> None:
+    """The registration of a missing library does nothing. Its import then raises ImportError as usual."""
+    assert run(library, BEFORE + "register('absent')\nprint('absent' in sys.modules)") == "False"
