@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from certmond.errors import CertmondError, MalformedError, StateError, UnreachableError, WriteError, defect
 from certmond.notify.event_log import Event, Journal
 from certmond.notify.hook_input import document
@@ -44,7 +42,7 @@ LOG_EACH, LOG_OVERALL = Budget(burst=2, every=60), Budget(burst=50, every=2)
 INTERVAL = 60.0
 """Seconds between two summaries of omitted journal entries."""
 _SAVE_INTERVAL = 1.0  # seconds between two writes of the record; after a kill, certmond repeats the unstored runs
-_RECORD = TypeAdapter(list[Notice])
+_RECORD = list[Notice]
 
 Count = Callable[[str, str], None]
 """Function that counts a result of a hook: `told`, `failed` or `passed_over`.

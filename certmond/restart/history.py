@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from certmond.pki.services.restart_episode import Past
 from certmond.state.json_file import Memory
 
@@ -20,7 +18,7 @@ class History:
     """History of restarts, by the name of the service."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._memory = Memory(state_dir, NAME, TypeAdapter(dict[str, Past]))
+        self._memory = Memory(state_dir, NAME, dict[str, Past])
 
     def all(self) -> dict[str, Past]:
         """Return the stored history of each service, or {} if the file is missing or unusable."""

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from certmond.config.model import Config
 from certmond.errors import CertmondError, RefusedError
 from certmond.pki.catalog.entries import CertificateSpec
@@ -31,7 +29,6 @@ RECORD = "distribution-cas.json"
 _RECEIVED, _STORED = "received", "stored"
 PUBLISHED = "server-ca.crt"
 """Name of the file that a server publishes at /cacerts (k3s-io/k3s, pkg/server/handlers)."""
-_ADAPTER = TypeAdapter(dict[str, str])
 
 
 class DistributionCAFiles:
@@ -40,7 +37,7 @@ class DistributionCAFiles:
     def __init__(self, config: Config, root: str, state_dir: Path) -> None:
         self.spec, self._config, self._root = config.ca_replacement, config, root
         self._files = NodeFiles(root)
-        self._record = Memory(state_dir, RECORD, _ADAPTER)
+        self._record = Memory(state_dir, RECORD, dict[str, str])
 
     @property
     def entries(self) -> tuple[CertificateSpec, ...]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from certmond.errors import WriteError
 from certmond.pki.catalog.field_types import Instant
@@ -26,7 +26,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Known(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     sha256: str
     since: Instant
@@ -37,7 +37,7 @@ class Changes:
 
     def __init__(self, state_dir: Path, *, keeps: bool) -> None:
         self._keeps = keeps
-        self._memory = Memory(state_dir, _NAME, TypeAdapter(dict[str, _Known]))
+        self._memory = Memory(state_dir, _NAME, dict[str, _Known])
         self._known: dict[str, _Known] | None = None
 
     def contents(self, files: Iterable[tuple[str, str, int]], now: datetime) -> dict[str, Content]:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from certmond.errors import MalformedError, StateError, WriteError
 from certmond.files.consistent_read import content_of
@@ -70,6 +70,8 @@ _Id = Annotated[int, Field(ge=0, lt=(1 << 32) - 1)]  # the last ID means "do not
 class _File(BaseModel):
     """A file in a description: its path on the node and its metadata."""
 
+    model_config = ConfigDict(defer_build=True)
+
     path: Annotated[str, AfterValidator(_absolute)]
     stored: str
     mode: Annotated[int, Field(ge=0, le=0o7777)]
@@ -79,6 +81,8 @@ class _File(BaseModel):
 
 
 class _Description(BaseModel):
+    model_config = ConfigDict(defer_build=True)
+
     when: AwareDatetime
     description: dict[str, str]
     files: tuple[_File, ...]

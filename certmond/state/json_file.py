@@ -9,8 +9,9 @@ import json
 import os
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,12 +24,23 @@ from certmond.transaction.temp_file import make_directory, new_file, remove
 T = TypeVar("T")
 
 
-class Memory(Generic[T]):
-    """The document `name` below `state_dir`, with the schema of `adapter`."""
+@cache
+def _adapter_of(schema: Any) -> TypeAdapter[Any]:
+    """Return the validator of a type. Its construction takes milliseconds, so certmond constructs one for each type."""
+    return TypeAdapter(schema)
 
-    def __init__(self, state_dir: Path, name: str, adapter: TypeAdapter[T]) -> None:
-        self._state_dir, self._name, self._adapter = state_dir, name, adapter
+
+class Memory(Generic[T]):
+    """The document `name` below `state_dir`, with a content of the type `schema`."""
+
+    def __init__(self, state_dir: Path, name: str, schema: type[T]) -> None:
+        self._state_dir, self._name = state_dir, name
+        self._schema: Any = schema
         self._draft = f".{name}.new"
+
+    @property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return _adapter_of(self._schema)
 
     def read(self) -> T | None:
         """Return the content, or None if the file is missing or unusable."""
@@ -42,7 +54,9 @@ class Memory(Generic[T]):
         Raises StateError if an untrusted user can change the file, or if a later version of certmond has written it.
         """
         try:
-            return self._adapter.validate_python(self._content())
+            content = self._content()  # most nodes have no such file, and need no validator
+            value: T = self._adapter.validate_python(content)
+            return value
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from certmond.errors import CertmondError
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.repairable_damage import last_issued
@@ -22,7 +20,7 @@ class LastSubjects:
 
     def __init__(self, state_dir: Path, specs: Iterable[CertificateSpec]) -> None:
         self._identities = [(spec.name, spec.path) for spec in specs if len(spec.subject) > 1 and not spec.is_glob]
-        self._file = Memory(state_dir, "subjects.json", TypeAdapter(dict[str, str]))
+        self._file = Memory(state_dir, "subjects.json", dict[str, str])
         self._recorded = dict[str, CertificateStatus]()
 
     def read(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from certmond.errors import StateError, WriteError
 from certmond.pki.assessment.renewal_attempt import Attempt
@@ -48,7 +48,7 @@ _Text = Annotated[str, AfterValidator(_nameable)]
 class _Entry(BaseModel):
     """An attempt in the document. This class ignores fields of a later version."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: _Text
     path: _Text
@@ -70,7 +70,7 @@ class _Entry(BaseModel):
 class _Line(BaseModel):
     """A line of the log: a new attempt, or a removed attempt."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, defer_build=True)
 
     entry: _Entry
     removed: bool = Field(default=False, alias="forgotten")
@@ -86,7 +86,7 @@ class Ledger:
     def __init__(self, state_dir: Path, exists: Callable[[str], bool] = lambda _: True) -> None:
         self._exists, self._enough = exists, 2 * _ABSENT
         self._state_dir = state_dir
-        self._memory = Memory(state_dir, "renewals.json", TypeAdapter(tuple[_Entry, ...]))
+        self._memory = Memory(state_dir, "renewals.json", tuple[_Entry, ...])
         self._batch: dict[Identity, Attempt] | None = None
         self._written = self._noted = False
 

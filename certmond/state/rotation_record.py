@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from certmond.errors import MalformedError
 from certmond.pki.catalog.field_types import Instant
@@ -49,7 +49,7 @@ _Pem = Annotated[str, AfterValidator(_anchor)]
 class _Entry(BaseModel):
     """The content of the record. This class ignores fields of a later version."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     version: Annotated[int, Field(ge=1, le=VERSION, strict=True)] = VERSION
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -72,11 +72,11 @@ class RotationRecord:
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir, self._path = state_dir, record_path(state_dir)
-        self._memory = Memory(state_dir / DIRECTORY, _RECORD, TypeAdapter(_Entry))
-        self._last = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
-        self._closed = Memory(state_dir / DIRECTORY, _CLOSED, TypeAdapter(tuple[str, ...]))
-        self._interims = Memory(state_dir / DIRECTORY, _INTERIMS, TypeAdapter(dict[str, _Entry]))
-        self._anchors = Memory(state_dir, ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
+        self._memory = Memory(state_dir / DIRECTORY, _RECORD, _Entry)
+        self._last = Memory(state_dir / DIRECTORY, _LAST, _Entry)
+        self._closed = Memory(state_dir / DIRECTORY, _CLOSED, tuple[str, ...])
+        self._interims = Memory(state_dir / DIRECTORY, _INTERIMS, dict[str, _Entry])
+        self._anchors = Memory(state_dir, ANCHORS, dict[str, tuple[_Pem, ...]])
 
     def load(self) -> Rotation | None:
         """Return the current rotation, or None if the record is missing or inaccessible.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from certmond.errors import WriteError
 from certmond.pki.catalog.field_types import Instant
@@ -27,11 +27,8 @@ class Entry(BaseModel):
     names: tuple[str, ...] = ()
 
 
-ADAPTER = TypeAdapter(dict[str, Entry])
-
-
 def memory(state_dir: Path) -> Memory[dict[str, Entry]]:
-    return Memory(state_dir, "entries.json", ADAPTER)
+    return Memory(state_dir, "entries.json", dict[str, Entry])
 
 
 def test_reading_takes_as_much_memory_as_there_is(tmp_path: Path) -> None:
@@ -134,7 +131,6 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from certmond.state.json_file import Memory
-from pydantic import TypeAdapter
 calls = 0
 def killing(call):
     def wrapped(*arguments, **keywords):
@@ -146,7 +142,7 @@ def killing(call):
     return wrapped
 for name in ("open", "rename", "fsync", "write", "unlink", "mkdir", "fchmod"):
     setattr(os, name, killing(getattr(os, name)))
-Memory(Path(sys.argv[1]), "entries.json", TypeAdapter(dict[str, int])).write({"new": 1})
+Memory(Path(sys.argv[1]), "entries.json", dict[str, int]).write({"new": 1})
 """
 
 
@@ -154,7 +150,7 @@ Memory(Path(sys.argv[1]), "entries.json", TypeAdapter(dict[str, int])).write({"n
 def test_a_process_that_is_killed_leaves_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     """At any call; what else it leaves is removed, or replaced by the next that writes."""
     outcomes = []
-    simple = Memory(tmp_path, "entries.json", TypeAdapter(dict[str, int]))
+    simple = Memory(tmp_path, "entries.json", dict[str, int])
     for number in range(100):
         simple.write({"old": 1})
         command = [sys.executable, "-c", KILLED, str(tmp_path), str(number)]

@@ -17,7 +17,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
 from certmond.errors import StateError
 from certmond.formats.private_key import make_key
@@ -201,7 +200,7 @@ def changes(node: RotatingNode) -> Path:
 
 
 def subjects(node: RotatingNode) -> Path:
-    Memory(node.state, "subjects.json", TypeAdapter(dict[str, str])).write({"web": "CN=web"})
+    Memory(node.state, "subjects.json", dict[str, str]).write({"web": "CN=web"})
     return node.state / "subjects.json"
 
 
@@ -226,7 +225,7 @@ def closed_rotations(node: RotatingNode) -> Path:
 
 
 def hook(node: RotatingNode) -> Path:
-    Memory(node.state / "hooks", "pager.json", TypeAdapter(list[str])).write(["told"])
+    Memory(node.state / "hooks", "pager.json", list[str]).write(["told"])
     return node.state / "hooks/pager.json"
 
 
@@ -291,7 +290,7 @@ def test_a_record_of_a_later_version_is_never_written_over(
     """The rule also covers a record that is written without the lock: the write fails, and the error names the file."""
     path = record(node)
     path.write_text(later := json.dumps({**json.loads(path.read_text()), "version": 99}))
-    memory = Memory(path.parent, path.name, TypeAdapter(Any))
+    memory = Memory(path.parent, path.name, object)
     assert memory.read() is None
     with pytest.raises(StateError, match=re.escape(str(path))):
         memory.write([])
@@ -405,7 +404,7 @@ def test_the_daemon_that_observes_reports_it_at_its_start(node: RotatingNode) ->
 def test_a_valid_record_is_read_again_after_a_change(tmp_path: Path, padding: int) -> None:
     """A large record is not parsed in each pass, but a later version and a chmod are detected."""
     path = tmp_path / "renewals.json"
-    memory = Memory(tmp_path, path.name, TypeAdapter(list[str]))
+    memory = Memory(tmp_path, path.name, list[str])
     memory.write(["x" * padding])
     for _ in range(2):
         refuse_unfit(tmp_path)
