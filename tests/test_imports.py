@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 
 import certmond
+from tests.node import Node
 
 ROOT = Path(certmond.__file__).parents[1]
 
 
 def loaded(*modules: str) -> set[str]:
     """Return the modules that a process has after these imports, packages by their name and with their content."""
-    code = f"import sys, {', '.join(modules)}\nprint(*sys.modules)"
+    return loaded_by(f"import {', '.join(modules)}")
+
+
+def loaded_by(*lines: str) -> set[str]:
+    """Return the modules that a process has at its end, after it has run this code."""
+    code = "\n".join(("import atexit, sys", "atexit.register(lambda: print('', *sys.modules))", *lines))
     own = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it loads many
-    run = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True, cwd=ROOT)
-    return set(run.stdout.split())
+    run = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=False, cwd=ROOT)
+    return set(run.stdout.split("\n")[-2].split())
 
 
 def test_the_command_line_that_serves_is_small() -> None:
@@ -29,6 +35,49 @@ def test_the_command_line_that_serves_is_small() -> None:
     found = loaded("certmond.cli.main", "certmond.expose.http.server", "certmond.notify.library_log")
     assert "certmond.expose.http.server" in found
     assert not found & {"asyncio", "cryptography", "hashlib", "jeepney", "pydantic", "rich", "ssl", "watchdog", "yaml"}
+
+
+ACTING = {
+    "certmond.controllers.executor",
+    "certmond.controllers.host_holds",
+    "certmond.controllers.restart",
+    "certmond.controllers.rotation",
+    "certmond.controllers.signer_choice",
+    "certmond.renewal.derived_files",
+    "certmond.restart.act",
+    "certmond.restart.rollback",
+    "certmond.rotation.distribution_ca_files",
+    "certmond.rotation.step_files",
+    "certmond.signers.local_ca",
+}
+"""Modules that change the node, or sign."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", ["check", "plan", "metrics", "discover"])
+def test_a_command_that_reads_loads_nothing_that_acts(node: Node, command: str) -> None:
+    """`certmond check`, `plan`, `metrics` and `discover` load no controller that changes the node, and no signer."""
+    argv = ["certmond", "-q", command, "--root", str(node.root)]
+    found = loaded_by(f"sys.argv = {argv}", "from certmond.cli.main import main", "main()")
+    assert "certmond.files.catalog_observer" in found
+    assert not found & (ACTING - ({"certmond.renewal.derived_files"} if command == "plan" else set()))
+
+
+@pytest.mark.long
+def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path: Path) -> None:
+    """In observe mode, a pass of the daemon loads no controller that changes the node, and no signer."""
+    places = f"root='{node.root}', runtime_dir=Path('{tmp_path}'), state_dir=Path('{tmp_path}/state')"
+    found = loaded_by(
+        "from pathlib import Path",
+        "from certmond.config.loader import load",
+        "from certmond.daemon.loop import Daemon",
+        "from certmond.notify.event_log import Journal",
+        f"daemon = Daemon(load, {places}, journal=Journal('none'))",
+        "daemon.stop()",  # ends the loop after the first pass
+        "daemon.run()",
+    )
+    assert (tmp_path / "metrics.prom").exists()
+    assert not found & ACTING
 
 
 @pytest.mark.long

@@ -92,7 +92,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "reads the state of rotations, with the findings about it",
         ["controllers/rotation_findings"],
     ),
-    "tests/daemon/test_enforcer.py": ("plans derived files on whole nodes", ["renewal/derived_file_holds"]),
+    "tests/daemon/test_enforcer.py": (
+        "plans derived files on whole nodes",
+        ["daemon/acting_controllers", "renewal/derived_file_holds"],
+    ),
     "tests/daemon/test_loop.py": (
         "runs the daemon as a process",
         [

@@ -237,7 +237,7 @@ def assess_node(
     audit, private = Audit(Journal("none"), state_dir, caller()), _is_state_readable(state_dir)
     enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: at or clock())
     if check_api and private and at is None and root == "/":
-        enforcer.rotating.ask()
+        enforcer.ask()
 
     def scan(*, waits: bool) -> Assessment:
         assessment, around = enforcer.see(everything=False, private=private, waits=waits)

@@ -6,7 +6,6 @@ leaves the files of the node unchanged. After a failed step, certmond executes t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -82,7 +81,6 @@ class Executor:
     ) -> None:
         self._audit, self._signer, self._clock, self._alive = audit, signer, clock, alive
         self._kinds = {spec.name: spec.kind for spec in config.certificates}
-        self._records = state_dir / "transactions"
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
@@ -98,12 +96,6 @@ class Executor:
             config, root=root, state_dir=state_dir, audit=audit, clock=clock, writing=self.writing
         )
         self._step_files = StepFiles(config.certificates, self._files, Staging(state_dir), self._archive)
-
-    def interrupted(self) -> frozenset[str]:
-        """Return the names of the journal files of interrupted transactions."""
-        with suppress(OSError):
-            return frozenset(name for name in os.listdir(self._records) if name.endswith(".json"))
-        return frozenset()
 
     def recover(self, patience: float = 0) -> tuple[Recovery, ...]:
         """Complete or revert the transactions of a killed process. Record each recovery, and return all recoveries.

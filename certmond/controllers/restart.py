@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from certmond.config.model import Config
+from certmond.config.renewal_policy import restart_terms_of
 from certmond.controllers.executor import Executor
 from certmond.controllers.restart_lock import RestartLock, RestartLockSession
 from certmond.controllers.restart_observation import RestartObservation
@@ -76,8 +77,7 @@ class RestartController:
         self._config, self._executor, self._history = config, executor, history
         self._previous, self._audit = previous, audit
         self.lock, self._alive = RestartLockSession(lock, config), alive
-        spec = config.restart
-        self._terms = Terms(spec.ready_within, spec.stable, spec.spacing)
+        self._terms = restart_terms_of(config)
         self._services = {service.name: service for service in config.services}
         self._waiting = ("", "")
 

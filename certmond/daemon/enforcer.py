@@ -11,19 +11,14 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from certmond.config.model import Config
-from certmond.config.renewal_policy import policy_of
-from certmond.controllers.coordinator_factory import KUBELET_CONF, awake, coordinator_of, own_object_checks_of
+from certmond.config.renewal_policy import policy_of, restart_terms_of
+from certmond.controllers.coordinator_factory import awake, coordinator_of, own_object_checks_of
 from certmond.controllers.coordinator_interface import Coordinator
-from certmond.controllers.executor import Executor
-from certmond.controllers.host_holds import HostHolds
-from certmond.controllers.restart import Progress, RestartController
-from certmond.controllers.restart_lock import RestartLock, SingleNodeLock
-from certmond.controllers.restart_lock_choice import restart_lock_of
-from certmond.controllers.rotation import RotationController
 from certmond.controllers.rotation_state import RotationState
-from certmond.controllers.signer_choice import SignerChoice
+from certmond.daemon.acting_controllers import ActingControllers
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
 from certmond.files.directory_watch import Interest
@@ -50,11 +45,8 @@ from certmond.renewal.derived_file_holds import (
     unwritten_files,
     without_recent_failures,
 )
-from certmond.renewal.derived_files import Derivations
 from certmond.renewal.repair_sources import SalvageLookup
 from certmond.restart.history import History
-from certmond.restart.rollback import PreviousFiles
-from certmond.rotation.distribution_ca_files import DistributionCAFiles
 from certmond.rotation.staged_ca import Staging
 from certmond.services.content_times import Changes
 from certmond.services.service_state_collector import SurroundingsObserver
@@ -62,6 +54,11 @@ from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
 from certmond.transaction.node_file_reader import NodeFiles
+
+if TYPE_CHECKING:
+    from certmond.controllers.executor import Executor
+    from certmond.controllers.restart import Progress, RestartController
+    from certmond.controllers.rotation import RotationController
 
 _EVIDENCE = 0.5
 """Maximum number of seconds for which one pass collects evidence about the origin of due certificates."""
@@ -77,25 +74,14 @@ class Enforcer:
 
     `acting` permits the execution of steps. `keeps` permits the storage of the time at which the content of each file
     changed. With `scattered`, a worker delays its restarts by a time that depends on the name of the node.
+    The enforcer calls `alive` often, for the watchdog of systemd, and `wake` after each check of the running services.
     """
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        root: str,
-        state_dir: Path,
-        audit: Audit,
-        clock: Callable[[], datetime],
-        acting: bool = False,
-        keeps: bool = False,
-        scattered: bool = False,
-        # Called often, for the watchdog of systemd.
-        alive: Callable[[], None] = lambda: None,
-        # Called after each check of the running services.
-        wake: Callable[[], None] = lambda: None,
-        monotonic: Callable[[], float] = awake,
-    ) -> None:
+        self, config: Config, *, root: str, state_dir: Path, audit: Audit, clock: Callable[[], datetime],
+        acting: bool = False, keeps: bool = False, scattered: bool = False, alive: Callable[[], None] = lambda: None,
+        wake: Callable[[], None] = lambda: None, monotonic: Callable[[], float] = awake,
+    ) -> None:  # fmt: skip
         self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
         self._monotonic = monotonic
         self._alive = alive
@@ -105,18 +91,7 @@ class Enforcer:
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
-        self._host = HostHolds(config, root, alive, monotonic)
-        self._distribution_cas = DistributionCAFiles(config, root, state_dir)
-        self._derivations = Derivations(config.derived, config.certificates, self._files)
-        self.executor = Executor(
-            config,
-            root=root,
-            state_dir=state_dir,
-            audit=audit,
-            signer=SignerChoice(config, self._transactions, state_dir, clock, kubeconfig=KUBELET_CONF).of,
-            clock=clock,
-            alive=alive,
-        )
+        self._history = History(state_dir)
         self.surroundings_observer = SurroundingsObserver(
             config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake
         )
@@ -124,9 +99,9 @@ class Enforcer:
         self.rotation_state = RotationState(
             config, node=self._identity, files=self._files, record=record, staging=staging, coordinator=coordinator
         )
-        self.rotating = RotationController(
-            config, self.executor, self.rotation_state, files=self._files, record=record, staging=staging,
-            coordinator=coordinator, audit=audit, clock=clock,
+        self._acting = ActingControllers(
+            config, root, state_dir, self._identity, audit, clock, monotonic, alive, self._real_kubeconfig, self._files,
+            self._transactions, self._history, record, staging, coordinator, self.rotation_state, acting, scattered,
         )  # fmt: skip
         self.serving_request, self.node_condition, self.cluster_reader = own_object_checks_of(
             config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive,
@@ -134,16 +109,28 @@ class Enforcer:
         )  # fmt: skip
         self.provenance = ProvenanceLookup(config, root, state_dir)
         self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
-        self._previous = PreviousFiles(config, root, state_dir, clock)
-        lock: RestartLock = SingleNodeLock()
-        if acting:
-            lock = restart_lock_of(
-                config, node=self._identity, files=self._files, real=self._real_kubeconfig, alive=alive,
-                scattered=scattered, called=lambda: self.rotation_state.called,
-            )  # fmt: skip
-        self.restarting = RestartController(
-            config, self.executor, History(state_dir), self._previous, audit, lock=lock, alive=alive
-        )
+
+    @property
+    def executor(self) -> Executor:
+        return self._acting.executor
+
+    @property
+    def rotating(self) -> RotationController:
+        return self._acting.rotating
+
+    @property
+    def restarting(self) -> RestartController:
+        return self._acting.restarting
+
+    @property
+    def rotation_waits(self) -> tuple[str, ...]:
+        """The conditions for which the phase of a rotation waited at its last advance by this process."""
+        return self._acting.used_rotating.waits if self._acting.used_rotating else ()
+
+    @property
+    def rotation_until(self) -> datetime | None:
+        """Time at which the rotation may advance without an event, or None."""
+        return self._acting.used_rotating.until if self._acting.used_rotating else None
 
     @cached_property
     def store(self) -> Store:
@@ -154,13 +141,21 @@ class Enforcer:
             derived=config.derived, renewers=config.mode == "enforce",
         )  # fmt: skip
 
+    def interrupted(self) -> frozenset[str]:
+        """Return the names of the journal files of interrupted transactions."""
+        return self._transactions.interrupted()
+
+    def ask(self) -> None:
+        """Read the decisions of the other nodes. Commands call this method before they scan the node."""
+        self._acting.coordinator.ask()
+
     def renewed(self) -> dict[str, datetime]:
         """Return the time at which certmond installed each certificate, by the SHA-256 of the certificate."""
         return self._ledger.renewed()
 
     def circumstances(self) -> Circumstances:
         """Return the derived files that certmond may replace, with a reason for each file that is not current."""
-        return circumstances_of(self._config.derived, self._derivations.states())
+        return circumstances_of(self._config.derived, self._acting.derivations.states())
 
     def see(
         self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
@@ -173,7 +168,7 @@ class Enforcer:
         """
         store = self.store
         inventory, now = store.observe(), at or self._clock()
-        seen = self.surroundings_observer.view(store, inventory, self.restarting.past())
+        seen = self.surroundings_observer.view(store, inventory, self._history.all())
         # Without `private`, certmond does not read the state directory.
         around = self._with_records(store, inventory, now, seen, everything=everything) if private else seen
         self.interest = store.interest
@@ -181,7 +176,7 @@ class Enforcer:
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
         """Return the current state of the node, except for its certificates. Do not wait for a check of services."""
-        seen = self.surroundings_observer.around(store, inventory, self.restarting.past())
+        seen = self.surroundings_observer.around(store, inventory, self._history.all())
         return self._with_records(store, inventory, self._clock(), seen, within=_EVIDENCE)
 
     def _with_records(
@@ -198,7 +193,7 @@ class Enforcer:
 
         Collect evidence about the origin of certificates for at most `within` seconds.
         """
-        findings = self.rotation_state.update(inventory, store.components(), now, self.rotating.waits)
+        findings = self.rotation_state.update(inventory, store.components(), now, self.rotation_waits)
         provenance = self.provenance.of_due(
             inventory, now, family=self.rotation_state.family, everything=everything, within=within
         )  # fmt: skip
@@ -249,15 +244,16 @@ class Enforcer:
         Raises BusyError if another process writes, and WriteError if certmond cannot write a file.
         """
         self.restarting.record_new_services(assessment, around)
-        if unarchived := self._previous.unarchived(assessment.certificates, self.restarting.restarted_now()):
+        previous = self._acting.previous_files
+        if unarchived := previous.unarchived(assessment.certificates, self.restarting.restarted_now()):
             with self.executor.writing():
-                self._previous.archive(unarchived, assessment.facts)
+                previous.archive(unarchived, assessment.facts)
 
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
         """Return the plan of enforce mode. With `asked`, return the plan that renews the entries named in `asked`."""
-        states, policy, past = self._derivations.states(), policy_of(self._config), self._ledger.attempts()
+        states, policy, past = self._acting.derivations.states(), policy_of(self._config), self._ledger.attempts()
         now, state = circumstances_of(self._config.derived, states), self.rotation_state
         now = replace(now, unsure=state.unsure, in_use=state.in_use, replaced_ca=state.replaced_ca)
         left = state.missing_steps(assessment) if asked is None else MissingSteps()
@@ -271,10 +267,10 @@ class Enforcer:
         renewals = start_renewals(assessment, policy) if asked is None else NO_START_RENEWALS
         # Check for an upgrade and a wrong clock only if a step depends on the result: this check can run a program.
         if asked is None and (replaced_by(made) or _has_stale_consumers(assessment) or renewals.by_service):
-            hold, clock = (each.fact if each else None for each in self._host.now())
+            hold, clock = (each.fact if each else None for each in self._acting.host_holds.now())
             now = replace(now, hold=hold, clock=clock)
             made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=state.signing)
-        others = self._distribution_cas.holds(assessment.taken_at) if asked is None else ()
+        others = self._acting.distribution_holds(assessment.taken_at) if asked is None else ()
         made = replace(made, held=(*made.held, *unwritten_files(self._config.derived, states), *others))
         made = without_recent_failures(made, past, assessment.taken_at)
         if asked is None and (ground := self.rotation_state.ground) and self.rotation_state.rotation:
@@ -301,14 +297,14 @@ class Enforcer:
         """Return the plan of observe mode, without the holds of this host and without steps of a rotation."""
         policy = policy_of(self._config)
         made = plan(assessment, policy, self._ledger.attempts(), Circumstances())
-        made = replace(made, held=(*made.held, *self._distribution_cas.holds(assessment.taken_at)))
+        made = replace(made, held=(*made.held, *self._acting.distribution_holds(assessment.taken_at)))
         return self._with_restarts(made, assessment, around, RestartHolds(), start_renewals(assessment, policy))
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
         """Return a plan that restarts the services named in `asked`."""
         renewals = start_renewals(assessment, replace(policy_of(self._config), restarts_for_renewal=True))
         return restarts(
-            assessment, around, (), self.restarting.terms, holds=RestartHolds(), asked=asked, renewals=renewals
+            assessment, around, (), restart_terms_of(self._config), holds=RestartHolds(), asked=asked, renewals=renewals
         )
 
     def _with_restarts(
@@ -317,7 +313,7 @@ class Enforcer:
     ) -> Plan:  # fmt: skip
         """Return the plan `made`, followed by the necessary restarts."""
         around = around or Surroundings(self._config.services)
-        after = restarts(assessment, around, made.steps, self.restarting.terms, holds=holds, renewals=renewals)
+        after = restarts(assessment, around, made.steps, restart_terms_of(self._config), holds=holds, renewals=renewals)
         held = with_restart_times(made.held, renewals, (*after.steps, *after.held))
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*held, *after.held), min(instants, default=None))
@@ -326,7 +322,7 @@ class Enforcer:
         """Return the holds that would stop a later phase. The present phase waits until these holds end."""
         if not waits_here(rotation):
             return ()
-        upgrade, clock = self._host.recent()
+        upgrade, clock = self._acting.host_holds.recent()
         return tuple(holds(rotation, assessment, around, self._ledger.attempts(), upgrade=upgrade, clock=clock))
 
     def _coordinator(self, *, acting: bool) -> Coordinator:

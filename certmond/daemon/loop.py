@@ -167,12 +167,12 @@ class Daemon:
 
     def _deadlines(self) -> Deadlines:
         of = self._enforcer
-        others = (of.rotating, of.serving_request, of.node_condition, of.cluster_reader)
-        instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at)
+        others = (of.serving_request, of.node_condition, of.cluster_reader)
+        ends = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at, of.rotation_until)
         return Deadlines(
             resync=self._config.resync, poll=self._config.poll if self._watcher.polled else None,
             assessed_at=self._assessment.taken_at if self._assessment else None, retry_at=self._reconciler.retry_at,
-            instants=tuple(instant for instant in (*instants, *(each.until for each in others)) if instant),
+            instants=tuple(instant for instant in (*ends, *(each.until for each in others)) if instant),
         )  # fmt: skip
 
     def _change_cause(self, since: float) -> Cause | None:
@@ -335,7 +335,8 @@ class Daemon:
 
     def _publish_activity(self) -> None:
         """Write the plan, the rotation and recent events into the runtime directory, if they have changed."""
-        self._files.write_activity(self._reconciler.plan, self._enforcer.rotation_state, self._enforcer.rotating)
+        of = self._enforcer
+        self._files.write_activity(self._reconciler.plan, of.rotation_state, of.rotation_waits, of.rotation_until)
 
     def _send_heartbeat(self) -> None:
         """Send a heartbeat to systemd and to `certmond serve`."""

@@ -81,7 +81,7 @@ class Reconciler:
                 self._enforcer.rotation_state.check()
             except StateError as error:
                 self._journal.tell(Event.STEP_FAILED, str(error), "error")
-            if self._enforcer.executor.interrupted():
+            if self._enforcer.interrupted():
                 fact = "a killed process left an interrupted transaction in the state directory"
                 self._journal.tell(
                     Event.RECOVERED,
@@ -150,7 +150,7 @@ class Reconciler:
             self.service_check_at, self.retry_at = None, time.monotonic() + BUSY_INTERVAL
             return False
         # Interrupted transactions of a process that crashed, or that still holds the lock.
-        begun = executor.interrupted() - (frozenset() if again else self._interrupted)
+        begun = self._enforcer.interrupted() - (frozenset() if again else self._interrupted)
         try:
             state = self._enforcer.rotation_state
             if (state.replaced.is_followed or state.interim_trust.is_due) and self._rotate():
@@ -165,7 +165,7 @@ class Reconciler:
                     return True
                 self._begin_file_steps()
             complete = self._slice()
-            self._interrupted = executor.interrupted()
+            self._interrupted = self._enforcer.interrupted()
             if not complete:
                 return True
             results = self._end_of_round()

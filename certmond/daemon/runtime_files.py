@@ -6,11 +6,10 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.rotation import RotationController
 from certmond.controllers.rotation_state import RotationState
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.activity import activity_document
@@ -49,9 +48,12 @@ class RuntimeFiles:
         with self._writing(STATUS) as path:
             self._renderer.write_status(path, assessment, config.mode, following)
 
-    def write_activity(self, plan: Plan, state: RotationState, controller: RotationController) -> None:
-        """Write the plan, the rotation and recent events, if they have changed."""
-        rotation = state.rotation, controller.waits, controller.until
+    def write_activity(self, plan: Plan, state: RotationState, waits: tuple[str, ...], until: datetime | None) -> None:
+        """Write the plan, the rotation and recent events, if they have changed.
+
+        `waits` are the conditions for which the rotation waits. `until` is the time at which the rotation can continue.
+        """
+        rotation = state.rotation, waits, until
         current = (plan, rotation, state.workers, self._journal.logged)
         if current != self._activity:
             recent = tuple(self._journal.recent)

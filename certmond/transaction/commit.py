@@ -83,6 +83,12 @@ class Transactions:
         finally:
             os.close(lock)
 
+    def interrupted(self) -> frozenset[str]:
+        """Return the names of the journal files of interrupted transactions."""
+        with suppress(OSError):
+            return frozenset(name for name in os.listdir(self._state_dir / "transactions") if name.endswith(".json"))
+        return frozenset()
+
     def _acquire(self, lock: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while True:
