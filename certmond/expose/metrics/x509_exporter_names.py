@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from posixpath import basename
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from certmond.expose.metrics.installed_version import installed_version
 from certmond.expose.metrics.label_escapes import escaped
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.x509.certificate import Certificate, is_ordinary
@@ -66,7 +66,7 @@ class Compatible:
     """
 
     def __init__(self) -> None:
-        self._version = version("certmond")
+        self._version = installed_version()
         self._kept: dict[tuple[str, str], _Rendered] = {}
 
     def text(self, assessment: Assessment) -> str:
