@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmarks.fixture import START, Leaves
 from certmond.config.loader import load
 from certmond.daemon.file_changes import QUIET
-from certmond.expose.metrics.exposition import METRICS, STATUS, Renderer
+from certmond.expose.documents.status_reader import STATUS
+from certmond.expose.metrics.exposition import METRICS, Renderer
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 

@@ -21,9 +21,9 @@ from certmond.config.model import dump
 from certmond.config.model import parse as parse_config
 from certmond.config.source_merger import Source
 from certmond.errors import CertmondError, ConfigError, MalformedError, RotationError, RuntimeDirError, WriteError
+from certmond.expose.documents.status_reader import STATUS, read_status
 from certmond.expose.http.heartbeat_check import halted
 from certmond.expose.http.web_config import parse as parse_web_config
-from certmond.expose.metrics.exposition import STATUS, read_status
 from certmond.expose.page.render import page
 from certmond.formats.component_config import named_files
 from certmond.formats.kubeadm_config import parse_kubeadm_config

@@ -37,6 +37,14 @@ def test_the_command_line_that_serves_is_small() -> None:
     assert not found & {"asyncio", "cryptography", "hashlib", "jeepney", "pydantic", "rich", "ssl", "watchdog", "yaml"}
 
 
+def test_the_status_command_reads_no_certificate() -> None:
+    """`certmond status` loads nothing that reads a configuration or a certificate."""
+    found = loaded(
+        "certmond.cli.main", "certmond.expose.documents.status_reader", "certmond.expose.http.heartbeat_check"
+    )
+    assert not found & {"certmond.pki.assessment", "cryptography", "pydantic", "yaml"}
+
+
 ACTING = {
     "certmond.controllers.executor",
     "certmond.controllers.host_holds",

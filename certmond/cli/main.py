@@ -182,8 +182,8 @@ def status(context: click.Context, runtime_dir: Path, output: str) -> None:
     The daemon of this host watches /. With --root, give the --runtime-dir of the daemon that watches this directory.
     """
     from certmond.cli.fitted_tables import status_table
+    from certmond.expose.documents.status_reader import read_status
     from certmond.expose.http.heartbeat_check import silence
-    from certmond.expose.metrics.exposition import read_status
 
     given = context.get_parameter_source("runtime_dir") is not ParameterSource.DEFAULT
     if (root := globals_of(context).root) != "/" and not given:

@@ -13,12 +13,12 @@ from certmond.config.model import Config
 from certmond.controllers.rotation_state import RotationState
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.activity import activity_document
+from certmond.expose.documents.status_reader import STATUS
 from certmond.expose.metrics.cluster_certificate_metrics import ClusterMetrics
 from certmond.expose.metrics.exposition import (
     ACTIVITY,
     HEARTBEAT,
     METRICS,
-    STATUS,
     Renderer,
     heartbeat,
     replace_runtime_file,

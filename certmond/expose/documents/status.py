@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from certmond.expose.documents.status_reader import SCHEMA
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Finding
 from certmond.pki.planning.forecast import NextEvent
-
-SCHEMA = 1
 
 
 def status_document(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:

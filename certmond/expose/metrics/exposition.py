@@ -1,4 +1,4 @@
-"""Writer of the metrics and the status document, and reader of the status document.
+"""Writer of the metrics and the status document.
 
 This module defines the metrics about certificates, and the names of the files in the runtime directory.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from certmond.errors import NotRunningError, RuntimeDirError
 from certmond.expose.documents.cluster_certificates_document import cluster_entry
-from certmond.expose.documents.status import SCHEMA, all_findings, anchor_entry, certificate_entry, header
+from certmond.expose.documents.status import all_findings, anchor_entry, certificate_entry, header
 from certmond.expose.metrics.label_escapes import escaped
 from certmond.expose.metrics.row_file_writer import Sheet, encoded, replacing
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
@@ -21,7 +18,7 @@ from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.planning.forecast import NextEvent
 from certmond.pki.services.cluster_objects import ClusterReading
 
-METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.json", "heartbeat.json"
+METRICS, ACTIVITY, HEARTBEAT = "metrics.prom", "activity.json", "heartbeat.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,27 +232,3 @@ def replace_runtime_file(directory: Path, name: str, text: str) -> None:
 def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:
     """Return the heartbeat of the daemon as JSON, which `certmond serve` evaluates."""
     return json.dumps({"alive_at": alive_at, "pass_at": pass_at, "resync": resync, "ready": ready})
-
-
-def read_status(directory: Path) -> dict[str, Any]:
-    """Return the last status document of the daemon.
-
-    Raises NotRunningError if no document exists. Raises RuntimeDirError if certmond cannot read the document, or if
-    the document has a different schema.
-    """
-    path = directory / STATUS
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = document["schema"] == SCHEMA and datetime.fromisoformat(document["taken_at"])
-    except FileNotFoundError:
-        fact = f"the daemon is not running, because {path} does not exist"
-        raise NotRunningError(f"{fact}; start it: systemctl start certmond") from None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        cause = error.strerror if isinstance(error, OSError) else f"it is not a status document: {error}"
-        raise RuntimeDirError(f"certmond cannot read {path} ({cause}); see: systemctl status certmond") from error
-    if not known:
-        raise RuntimeDirError(
-            f"{path} has a schema other than {SCHEMA}; install the same version of certmond for the daemon and this "
-            "command"
-        )
-    return document

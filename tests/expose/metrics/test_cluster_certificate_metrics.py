@@ -11,8 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from certmond.expose.documents.cluster_certificates_document import cluster_entry
+from certmond.expose.documents.status_reader import STATUS
 from certmond.expose.metrics.cluster_certificate_metrics import CLUSTER_FAMILIES, END, OLDEST, REQUESTS, ClusterMetrics
-from certmond.expose.metrics.exposition import STATUS, Renderer
+from certmond.expose.metrics.exposition import Renderer
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.services.cluster_objects import (

@@ -32,8 +32,9 @@ from certmond.config.model import parse
 from certmond.config.source_merger import Source
 from certmond.errors import NotRunningError, RuntimeDirError
 from certmond.expose.documents.status import certificate_entry, status_document
+from certmond.expose.documents.status_reader import read_status
 from certmond.expose.metrics import exposition as render
-from certmond.expose.metrics.exposition import Renderer, read_status, replace_runtime_file, summary
+from certmond.expose.metrics.exposition import Renderer, replace_runtime_file, summary
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
