@@ -112,6 +112,14 @@ def test_the_status_has_one_line(machine: Machine) -> None:
     assert re.fullmatch(r"14 certificates( in files)?, .*; next due \S+ on \d{4}-\d\d-\d\d", text)
 
 
+@pytest.mark.long
+def test_the_daemon_exports_its_own_memory(machine: Machine) -> None:
+    """In the sandbox of the unit, the metrics contain the memory of the daemon process."""
+    text = machine.path("/run/certmond/metrics.prom").read_text()
+    (resident,) = re.findall(r"(?m)^certmond_process_resident_memory_bytes (\S+)$", text)
+    assert float(resident) > 1 << 20
+
+
 def test_the_daemon_is_not_root(machine: Machine) -> None:
     """The daemon runs as its own user. All users can read what it renders, and no other user its state."""
     process = machine.path(f"/proc/{main_pid(machine, DAEMON)}")

@@ -10,7 +10,7 @@ from certmond.expose.metrics.prometheus_client_subset import (
     Counter,
     Gauge,
     Histogram,
-    ProcessCollector,
+    ProcessMetrics,
     text_of,
 )
 from certmond.pki.rotation.phases import Phase
@@ -96,7 +96,7 @@ class Telemetry:
         self._mode = Gauge("certmond_mode", "1 for the mode in force", ["mode"], registry=registry)
         info = Gauge("certmond_build_info", "1, with the version as label", ["version"], registry=registry)
         info.labels(installed_version()).set(1)
-        ProcessCollector(namespace="certmond", registry=registry)
+        ProcessMetrics(namespace="certmond", registry=registry)
         for cause in _CAUSES:
             self.passes.labels(cause)
         self.set_planned({})

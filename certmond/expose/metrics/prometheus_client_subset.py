@@ -7,6 +7,8 @@ needs these servers and clients.
 
 from __future__ import annotations
 
+import time
+
 from certmond.expose.metrics.label_escapes import escaped
 from certmond.library_subset import register
 
@@ -22,10 +24,21 @@ from prometheus_client.process_collector import ProcessCollector  # noqa: E402
 from prometheus_client.registry import CollectorRegistry  # noqa: E402
 from prometheus_client.utils import floatToGoString  # noqa: E402
 
-__all__ = ["CollectorRegistry", "Counter", "Gauge", "Histogram", "ProcessCollector", "text_of"]
+__all__ = ["CollectorRegistry", "Counter", "Gauge", "Histogram", "ProcessMetrics", "text_of"]
 
 # Do not export the series `_created` of each counter and histogram. The function has no type annotations.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class ProcessMetrics(ProcessCollector):
+    """The memory, CPU time and file descriptors of the process.
+
+    ProcessCollector reads the time of the boot from /proc/stat, which `ProcSubset=pid` of the unit hides, and exports
+    nothing without this time.
+    """
+
+    def _boot_time(self) -> float:
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def text_of(registry: CollectorRegistry) -> str:
