@@ -103,7 +103,8 @@ def test_any_write_of_a_rotation_may_fail(scenario: Scenario, limits: Limits, pl
         pass
     assert scenario.unwell(scenario.world.new) == []
     assert writes.failed
-    assert len(writes.most) <= WRITES, "\n".join(writes.most)
+    timeless = [each for each in writes.most if "/leases/" not in each]  # a stage that takes long also renews the Lease
+    assert len(timeless) <= WRITES, "\n".join(writes.most)
 
 
 @pytest.mark.sampled("write")
