@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any, cast
@@ -39,12 +39,20 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 def nothing_left() -> Iterator[None]:
     """Assert that no process, no descriptor and no blocked signal remains."""
     gc.collect()  # files of earlier tests would be closed later
-    before = set(os.listdir("/proc/self/fd"))
+    before, known = set(os.listdir("/proc/self/fd")), children()
     yield
     assert set(os.listdir("/proc/self/fd")) <= before
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() <= known
+
+
+def children() -> set[str]:
+    """Return the child processes of this process, also the zombies."""
+    found = set[str]()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has ended
+            found |= {*(task / "children").read_text().split()}
+    return found
 
 
 def made(things: Sequence[int]) -> Made:

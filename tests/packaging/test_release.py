@@ -268,8 +268,9 @@ def test_a_target_that_cannot_be_built_is_named(incomplete: tuple[Path, subproce
 
 @pytest.mark.real("mmdebstrap")
 def test_a_release_names_each_step_when_it_starts(incomplete: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """The command prints a line for each step, because a step takes minutes."""
-    steps = [line.split()[0] for line in incomplete[1].stdout.splitlines() if line.endswith(" ...")]
+    """The command prints a line for each step, because a step takes minutes. The latest line of a step is indented."""
+    lines = [line for line in incomplete[1].stdout.splitlines() if not line.startswith(" ")]
+    steps = [line.split()[0] for line in lines if line.endswith(" ...")]
     assert steps == ["Building", "Downloading", "Building", "Writing"]
 
 
