@@ -17,7 +17,7 @@ from certmond.cli.main import cli
 from certmond.state.archive import Archive
 from tests.node import PKI, Node
 
-RUN = re.compile(r": (certmond --root .+?|(?:ch(?:mod|own)|install|awk) .+?)(?: \[\w+\]|$)", re.MULTILINE)
+RUN = re.compile(r": (certmond --root .+?|(?:ch(?:mod|own)|install|test) .+?)(?: \[\w+\]|$)", re.MULTILINE)
 
 
 def certmond(node: Node, *words: str) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -16,7 +17,7 @@ from certmond.pki.x509.path_building import find_paths
 from certmond.state.archive import Archive
 from certmond.transaction.node_file_reader import NodeFiles
 
-_CA_DATA = re.compile(rb"^\s*certificate-authority-data: [A-Za-z0-9+/=]+$", re.MULTILINE)
+_BLANKS, _BASE64 = re.compile(rb"[ \t]+"), re.compile(rb"[A-Za-z0-9+/]+=*")
 
 
 def copy_command(
@@ -43,12 +44,28 @@ def _archived(seen: Observation, archive: Archive) -> Iterator[tuple[Sequence[Ce
 
 
 def _embedded(seen: Observation, inventory: Inventory, files: NodeFiles) -> Iterator[tuple[Sequence[Certificate], str]]:
-    """Yield the CA certificates in each kubeconfig that has one line with CA data, and the command that copies them."""
+    """Yield the CA certificates in each kubeconfig whose only line with CA data has them, and the command that copies
+    them.
+    """
     for each in (found for observation in inventory.observations for found in observation.embedded):
         with suppress(CertmondError):
-            if not each.others and len(_CA_DATA.findall(files.read(each.path) or b"")) == 1:
-                field = "'$1 == \"certificate-authority-data:\" {print $2}'"
-                yield each.certificates, f"awk {field} {quote(each.path)} | base64 -d > {quote(seen.path)}"
+            data = _ca_data(files.read(each.path) or b"")
+            copied = decode(data, each.path)
+            if not each.others and not copied.faults and copied.certificates == each.certificates:
+                source, extract = quote(each.path), "awk '$1 == \"certificate-authority-data:\" {print $2}'"
+                write = f"base64 -d | install -m 644 /dev/stdin {quote(seen.path)}"
+                yield each.certificates, f"test -s {source} && {extract} {source} | {write}"
+
+
+def _ca_data(kubeconfig: bytes) -> bytes:
+    """Return the bytes that the command copies from a kubeconfig, or b"" without exactly one line with CA data."""
+    lines = [_BLANKS.split(line.strip(b" \t")) for line in kubeconfig.split(b"\n")]  # the fields of awk
+    values = [fields[1:] for fields in lines if fields[0] == b"certificate-authority-data:"]
+    if len(values) != 1 or len(values[0]) != 1 or not _BASE64.fullmatch(values[0][0]):
+        return b""
+    with suppress(ValueError):
+        return b64decode(values[0][0], validate=True)
+    return b""
 
 
 def _is_ca_of(found: Sequence[Certificate], leaves: Sequence[Observation], now: datetime) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +65,17 @@ def test_a_kubeconfig_restores_the_ca(node: Node, tmp_path: Path) -> None:
     assert "/etc/kubernetes/admin.conf | base64 -d" in found
     run_below(node, found)
     assert node.read(CA) == (tmp_path / "ca.crt").read_bytes()
+    assert node.path(CA).stat().st_mode & 0o777 == 0o644
+
+
+def test_a_kubeconfig_that_is_gone_changes_nothing(node: Node, tmp_path: Path) -> None:
+    """If the kubeconfig does not exist any more, the command fails and writes no file."""
+    found = command(node, tmp_path / "state")
+    assert found
+    node.path("etc/kubernetes/admin.conf").unlink()
+    with pytest.raises(subprocess.CalledProcessError):
+        run_below(node, found)
+    assert not node.path(CA).exists()
 
 
 def test_the_archive_takes_precedence(node: Node, tmp_path: Path) -> None:
@@ -110,7 +122,9 @@ def test_an_unreadable_archive_is_skipped(node: Node, tmp_path: Path) -> None:
     assert "admin.conf" in str(command(node, tmp_path / "state"))
 
 
-@pytest.mark.parametrize("change", ["others can write", "two clusters", "quoted"])
+@pytest.mark.parametrize(
+    "change", ["others can write", "two clusters", "quoted", "a file beside other data", "a wider line"]
+)
 def test_other_kubeconfigs_are_skipped(node: Node, tmp_path: Path, change: str) -> None:
     """The command does not use a kubeconfig that other users can write, or that the command cannot parse."""
     for name in CONFS:
@@ -121,6 +135,17 @@ def test_other_kubeconfigs_are_skipped(node: Node, tmp_path: Path, change: str) 
             document = node.kubeconfig(f"etc/kubernetes/{name}.conf")
             document["clusters"].append({"name": "b", "cluster": dict(document["clusters"][0]["cluster"])})
             path.write_text(yaml.safe_dump(document))
+        elif change == "a file beside other data":  # the current cluster has a file, and another cluster has the data
+            document = node.kubeconfig(f"etc/kubernetes/{name}.conf")
+            other = {"server": "https://192.0.2.1", "certificate-authority-data": b64encode(make_ca().pem).decode()}
+            node.write("etc/kubernetes/copy.crt", (tmp_path / "ca.crt").read_bytes())
+            document["clusters"][0]["cluster"].pop("certificate-authority-data")
+            document["clusters"][0]["cluster"]["certificate-authority"] = "copy.crt"
+            document["clusters"].append({"name": "b", "cluster": other})
+            path.write_text(yaml.safe_dump(document))
+        elif change == "a wider line":
+            text = path.read_text()
+            path.write_text(text + f"#\n  certificate-authority-data:   {b64encode(make_ca().pem).decode()}\n")
         elif change == "quoted":
             path.write_text(re.sub("(authority-data: )(.*)", r"\1'\2'", path.read_text()))
     assert command(node, tmp_path / "state") is None
