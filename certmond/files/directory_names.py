@@ -90,8 +90,11 @@ class Listings:
         return bool(self._previous)
 
     def wildcards(self) -> Iterator[tuple[str, Iterable[str]]]:
-        """Yield each directory with the wildcards of its names."""
-        return ((directory or "/", listings) for directory, listings in self._listings.items() if listings)
+        """Yield each directory with the wildcards of its names, or with `ANY` if certmond could not read it."""
+        for directory, listings in self._listings.items():
+            is_unread = any(names is NO_NAMES for names in listings.values())
+            if listings:
+                yield directory or "/", {ANY} if is_unread else listings
 
     def clear(self) -> None:
         """Make `names` read each directory again."""
@@ -109,7 +112,7 @@ class Listings:
                 names.update(name, exists=exists)
                 if names.is_exhausted:
                     listings[names.wildcard] = Names(names.sorted, names.wildcard)
-            if NO_NAMES in listings.values():
+            if any(names is NO_NAMES for names in listings.values()):
                 # certmond could not read the directory, so read all names again.
                 self._listings[directory] = {each: some for each, some in listings.items() if some is not NO_NAMES}
 
@@ -129,7 +132,8 @@ class Listings:
         before = previous.pop(wildcard, None)
         if not previous:
             self._previous.pop(directory, None)
-        names = before if before is not None and before == names else names
+        if before == names and NO_NAMES is not names and NO_NAMES is not before:
+            names = before
         self._listings.setdefault(directory, {})[wildcard] = names
         return names, before is None
 

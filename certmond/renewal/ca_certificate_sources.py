@@ -53,7 +53,7 @@ def _embedded(seen: Observation, inventory: Inventory, files: NodeFiles) -> Iter
             copied = decode(data, each.path)
             if not each.others and not copied.faults and copied.certificates == each.certificates:
                 source, extract = quote(each.path), "awk '$1 == \"certificate-authority-data:\" {print $2}'"
-                write = f"base64 -d | install -m 644 /dev/stdin {quote(seen.path)}"
+                write = f"base64 -d > {quote(seen.path)} && chmod 644 {quote(seen.path)}"
                 yield each.certificates, f"test -s {source} && {extract} {source} | {write}"
 
 

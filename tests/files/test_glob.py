@@ -111,6 +111,28 @@ def test_a_directory_that_could_not_be_read_is_read_after_a_change(
     assert found.paths == (f"{tmp_path}/a.crt", f"{tmp_path}/b.crt")
 
 
+def test_a_directory_that_cannot_be_read_any_more_is_read_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a scan had no free descriptor for a directory that had no matching name before, certmond watches all names of
+    the directory, and a change of any name makes it read the directory.
+    """
+    (tmp_path / "README").touch()
+    files = Files("/")
+    found = expand(files, f"{tmp_path}/*.crt", EXCLUDED)
+    (tmp_path / "a.crt").touch()
+    files.refresh(None)
+    monkeypatch.setattr(os, "listdir", mock.Mock(side_effect=OSError(errno.EMFILE, "")))
+    found = expand(files, f"{tmp_path}/*.crt", EXCLUDED)
+    monkeypatch.undo()
+    assert found.paths == ()
+    assert files.interest[str(tmp_path)] is None
+    files.refresh(frozenset({f"{tmp_path}/README"}))
+    found = found.updated(files) or expand(files, f"{tmp_path}/*.crt", EXCLUDED)
+    assert found.paths == (f"{tmp_path}/a.crt",)
+    assert "README" not in (files.interest[str(tmp_path)] or ())
+
+
 def test_a_directory_that_is_replaced_is_read_again(tmp_path: Path) -> None:
     """The names of the directory that was there before are no part of the new expansion."""
     (tmp_path / "c").mkdir()
