@@ -40,11 +40,16 @@ def failures(report: Path) -> Iterator[tuple[str, str]]:
             yield f"{case.get('classname')}::{case.get('name')}", message[:100]
 
 
-def run_tests(arguments: Sequence[str], report: Path, log: Path) -> list[tuple[str, str]]:
-    """Run the tests once. Return the failed tests, or the exit code of pytest if it did not run all tests."""
+def run_tests(arguments: Sequence[str], report: Path, log: Path, seed: str) -> list[tuple[str, str]]:
+    """Run the tests once, with the long tests and the sample of `seed`. Return the failed tests, or the exit code of
+    pytest if it did not run all tests.
+    """
+    environment = {**os.environ, "CERTMOND_LONG": "1", "CERTMOND_SEED": seed}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
     with log.open("w") as output:
-        code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if code not in {0, 1} or not report.exists():
         return [("pytest", f"ended with the exit code {code}; see {log}")]
     return [*failures(report)]
@@ -63,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as work, busy_cpus(options.load):
         for number in range(1, options.runs + 1):
             log = options.log.absolute() / f"{number}.log"
-            failed = run_tests(options.tests or ["-n", "4"], Path(work) / f"{number}.xml", log)
+            failed = run_tests(options.tests or ["-n", "4"], Path(work) / f"{number}.xml", log, f"run {number}")
             for name, message in failed:
                 found[name].append(message)
             print(f"run {number} of {options.runs}: {len(failed)} failed", flush=True)

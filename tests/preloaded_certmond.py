@@ -86,8 +86,9 @@ def start(
         "hurried": tuple(program) == hurried_certmond.PROGRAM,
         "directory": os.getcwd(),
         "environment": dict(environment),
+        "umask": _umask(),
     }
-    status, end = socket.socketpair()
+    status, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # two messages: the PID, and the status
     with end:
         descriptors = array.array("i", [output.fileno(), errors.fileno(), end.fileno()])
         channel = _parent()
@@ -110,6 +111,12 @@ def run(
             process.kill()
         texts = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (output, errors)]
         return subprocess.CompletedProcess(process.args, code, *texts)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 @cache
@@ -178,6 +185,7 @@ def _become(request: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
+    os.umask(request["umask"])
     sys.path[0] = request["directory"]
     sys.argv = [str(ROOT / "certmond/__main__.py"), *request["arguments"]]
     if os.environ.get("PYTHONWARNINGS") == "error":

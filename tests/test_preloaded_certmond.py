@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -37,10 +39,10 @@ def test_its_results_are_those_of_an_interpreter_of_its_own(node: Node) -> None:
 
 
 @pytest.mark.long
-def test_it_has_directory_and_environment_of_its_caller(
+def test_it_has_directory_environment_and_mask_of_its_caller(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It resolves relative paths in the caller's directory, and has only the given environment."""
+    """It resolves relative paths in the caller's directory, and has the given environment and the caller's mask."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text("node_name: node-7\n")
     words = ["--root", str(node.root), "--config", "config.yaml", "config", "show"]
@@ -49,6 +51,20 @@ def test_it_has_directory_and_environment_of_its_caller(
     hurry = {"HURRY": '{"certmond.pki.rotation.phases:NONE": 1}'}
     hurried = preloaded_certmond.run(["version"], DEADLINE, hurry, hurried_certmond.PROGRAM)
     assert (hurried.returncode, "has no attribute 'NONE'" in hurried.stderr) == (1, True)
+    mask = os.umask(0o027)
+    try:
+        with tempfile.TemporaryFile() as output:
+            words = ["--root", str(node.root), "run", "--runtime-dir", str(tmp_path)]
+            process = preloaded_certmond.start(words, output, output, os.environ)
+    finally:
+        os.umask(mask)
+    end = time.monotonic() + DEADLINE
+    while not (tmp_path / "status.json").exists():
+        assert time.monotonic() < end
+        select.select([], [], [], 0.02)
+    assert "Umask:\t0027" in Path(f"/proc/{process.pid}/status").read_text()
+    process.kill()
+    process.wait(DEADLINE)
 
 
 @pytest.mark.long

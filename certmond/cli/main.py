@@ -67,6 +67,7 @@ def cli(context: click.Context) -> None:
     """Watch, verify and renew the certificates of this Kubernetes node."""
     if context.invoked_subcommand in _SHORT:
         gc.disable()  # loaded modules are never garbage, and the process ends soon
+        context.call_on_close(gc.enable)
 
 
 @cli.command()

@@ -69,7 +69,7 @@ def test_a_kubeconfig_restores_the_ca(node: Node, tmp_path: Path) -> None:
 
 
 def test_a_kubeconfig_that_is_gone_changes_nothing(node: Node, tmp_path: Path) -> None:
-    """If the kubeconfig does not exist any more, the command fails and writes no file."""
+    """If the kubeconfig no longer exists, the command fails and writes no file."""
     found = command(node, tmp_path / "state")
     assert found
     node.path("etc/kubernetes/admin.conf").unlink()

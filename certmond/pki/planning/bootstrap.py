@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,8 @@ from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.x509.certificate import Certificate
 
 _LAST = "admin.conf"
+# A name of a node in Kubernetes that YAML reads as text, which `on`, `1` and `1e3` are not.
+_NODE_NAME = re.compile(r"(?!(?:on|off|yes|no|true|false|null|y|n)$)[a-z]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ class _Bootstrapper:
     def _other_node_name(self) -> str | None:
         """The node name in the subjects of all certificates of the node, if this node has another name."""
         names = set(filter(None, self._node_names.values()))
-        return names.pop() if len(names) == 1 and self._facts.get("node_name") not in names else None
+        name = names.pop() if len(names) == 1 and self._facts.get("node_name") not in names else ""
+        return name if _NODE_NAME.fullmatch(name) else None
 
     def _make(self, spec: CertificateSpec) -> None:
         """Add the step that creates a missing file, or the problem that prevents the step."""

@@ -233,6 +233,17 @@ def test_certificates_of_another_node_name_the_setting() -> None:
     assert [SETTING in problem for problem in mixed if "CN=eve" in problem] == [False]
 
 
+@pytest.mark.parametrize("name", ["on", "Node_2", "2", "a: b"])
+def test_a_name_that_the_configuration_refuses_is_not_proposed(name: str) -> None:
+    """The problems do not contain a setting with a name that no node of Kubernetes has, or that YAML reads as another
+    type.
+    """
+    other = {"etcd-server": make_leaf(whole()["etcd-ca"], subject=named(name, ""))}
+    problems = bootstrap(SPECS, Ground(observed(PATHS, other), frozenset(PATHS)), INIT, POLICY).problems
+    assert problems
+    assert not [problem for problem in problems if "node_name" in problem]
+
+
 def test_the_file_of_another_entry_does_not_name_a_node() -> None:
     """If other certificates have the name of this node, a different subject does not name the node."""
     wrong = {"etcd-server": make_leaf(whole()["etcd-ca"], subject=named("kube-apiserver", ""))}
