@@ -155,7 +155,7 @@ def plan(place: Place) -> dict[str, tuple[list[str], list[str]]]:
 def test_a_plan_restarts_who_has_read_what_changes(place: Place) -> None:
     """kube-controller-manager reads the key that signs, and not the public keys: it is restarted once."""
     assert place.run("stage", "--generate", *SA).code == 0
-    pub, key = "/etc/kubernetes/pki/sa.pub", "/etc/kubernetes/pki/sa.key"
+    pub, key = (f"{place.node.root}/etc/kubernetes/pki/sa.{kind}" for kind in ("pub", "key"))
     server, both = ["kube-apiserver"], ["kube-apiserver", "kube-controller-manager"]
     holds = f"{pub} will contain the"
     assert plan(place) == {
