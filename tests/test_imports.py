@@ -91,6 +91,26 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
 
 
 @pytest.mark.long
+def test_a_process_that_acts_loads_its_controllers_at_its_start(node: Node, tmp_path: Path) -> None:
+    """In enforce mode, the daemon imports all controllers before its first pass. Later, a lack of descriptors could
+    prevent the import in the middle of the work.
+    """
+    found = loaded_by(
+        "from datetime import UTC, datetime",
+        "from pathlib import Path",
+        "from certmond.config.loader import load",
+        "from certmond.daemon.enforcer import Enforcer",
+        "from certmond.notify.audit import Audit",
+        "from certmond.notify.event_log import Journal",
+        f"state = Path('{tmp_path}/state')",
+        "audit = Audit(Journal('none'), state, 'test')",
+        f"Enforcer(load(None, profile='kubeadm'), root='{node.root}', state_dir=state, audit=audit,"
+        " clock=lambda: datetime.now(UTC), acting=True)",
+    )
+    assert {"certmond.controllers.executor", "certmond.controllers.rotation", "certmond.controllers.restart"} <= found
+
+
+@pytest.mark.long
 def test_the_daemon_loads_no_terminal_library() -> None:
     """`certmond run` as a unit loads nothing for terminals or for the Kubernetes API, no HTTP server or client, and no
     event loop before it probes an endpoint.

@@ -1,7 +1,7 @@
 """Controllers that change the node, and their construction at the first use.
 
-`certmond check` and the daemon in observe mode use none of these controllers. Therefore, this module imports the
-modules of a controller only when the process needs this controller.
+`certmond check` and the daemon in observe mode use none of these controllers. Therefore, a process that does not act
+imports the modules of a controller only when it needs this controller.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ class ActingControllers:
     rotation_state: RotationState
     acting: bool
     scattered: bool
+
+    def __post_init__(self) -> None:
+        """Construct the controllers of a process that acts. Later, a lack of descriptors could prevent the import."""
+        if self.acting:
+            _ = self.executor, self.rotating, self.restarting, self.derivations, self.host_holds
 
     @cached_property
     def executor(self) -> Executor:
