@@ -42,7 +42,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return Scheduling(config, log)
 
 
-@pytest.hookimpl(trylast=True)  # after -k: of the tests that an option selects, there may be no more than the sample
+@pytest.hookimpl(trylast=True)  # after -k, which can select fewer tests than the sample has
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests so that long ones begin first. Deselect long tests unless CERTMOND_LONG is 1, and the tests of a
     group that are not in the sample.

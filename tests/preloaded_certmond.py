@@ -9,7 +9,6 @@ prefix such as strace, or a variable that the interpreter reads at its start.
 
 from __future__ import annotations
 
-import array
 import atexit
 import gc
 import json
@@ -90,9 +89,8 @@ def start(
     }
     status, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # two messages: the PID, and the status
     with end:
-        descriptors = array.array("i", [output.fileno(), errors.fileno(), end.fileno()])
-        channel = _parent()
-        socket.send_fds(channel, [json.dumps(request).encode()], list(descriptors))
+        descriptors = [output.fileno(), errors.fileno(), end.fileno()]
+        socket.send_fds(_parent(), [json.dumps(request).encode()], descriptors)
     return Process([*program, *arguments], int(status.recv(64)), status)
 
 

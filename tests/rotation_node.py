@@ -16,7 +16,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -159,13 +159,16 @@ class RotatingNode:
         return ["--config", str(self.place / "config.yaml"), "--state-dir", str(self.state)]
 
     def command(self, *words: str) -> list[str]:
-        acts = {"run", "rotate"} & {*words}  # for the others, the additional imports would take longer than they wait
-        return [sys.executable, *(hurried_certmond.PROGRAM if acts else CERTMOND), *self.options, *words]
+        return [sys.executable, *self._program_of(words), *self.options, *words]
+
+    @staticmethod
+    def _program_of(words: Sequence[str]) -> Sequence[str]:
+        """Return the program for this command: only commands that act wait for times that a test shortens."""
+        return hurried_certmond.PROGRAM if {"run", "rotate"} & {*words} else CERTMOND
 
     def certmond(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONWARNINGS": "error"}
-        program = hurried_certmond.PROGRAM if "rotate" in words else CERTMOND
-        return preloaded_certmond.run([*self.options, *words], DEADLINE, environment, program)
+        return preloaded_certmond.run([*self.options, *words], DEADLINE, environment, self._program_of(words))
 
     @contextmanager
     def daemon(self, *options: str) -> Iterator[Running]:

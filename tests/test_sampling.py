@@ -52,7 +52,7 @@ def test_a_property_has_all_examples_with_the_thorough_profile(monkeypatch: pyte
 
 def test_a_run_tries_some_tests_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tests of a group remain as the group has in a run, and all other tests. Another seed keeps others. If a
-    group has no more tests, all remain.
+    group has only as many tests, the run tries each of them.
     """
     monkeypatch.setattr(sampling, "GROUPS", {"cluster": 2, "node": 3})
     groups = [*["cluster"] * 4, None, *["node"] * 3]

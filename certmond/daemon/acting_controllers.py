@@ -1,7 +1,7 @@
-"""Controllers that change the node, and their construction at the first use.
+"""Controllers that change the node, and the time of their construction.
 
 `certmond check` and the daemon in observe mode use none of these controllers. Therefore, a process that does not act
-imports the modules of a controller only when it needs this controller.
+imports the modules of a controller only when it needs this controller. A process that acts imports all at its start.
 """
 
 from __future__ import annotations
