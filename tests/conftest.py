@@ -42,6 +42,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return Scheduling(config, log)
 
 
+def _group(item: pytest.Item) -> str | None:
+    """Return the group of tests of which a run tries a sample: that of the marker, or the cases of one long test. The
+    coverage of pki needs each case of its tests.
+    """
+    marker = item.get_closest_marker("sampled")
+    if marker is None and (item.get_closest_marker("long") is None or item.nodeid.startswith("tests/pki/")):
+        return None
+    return marker.args[0] if marker else item.nodeid.partition("[")[0]
+
+
 @pytest.hookimpl(trylast=True)  # after -k, which can select fewer tests than the sample has
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests so that long ones begin first. Deselect long tests unless CERTMOND_LONG is 1, and the tests of a
@@ -54,8 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if EVERY_STOP:
         for item in items:
             item.add_marker(pytest.mark.timeout(HOURS), append=False)
-    markers = [item.get_closest_marker("sampled") for item in items]
-    out = left_out([marker and marker.args[0] for marker in markers])
+    out = left_out([_group(item) for item in items])
     if os.environ.get("CERTMOND_LONG") != "1":
         out |= {place for place, item in enumerate(items) if item.get_closest_marker("long")}
     config.hook.pytest_deselected(items=[items[place] for place in sorted(out)])

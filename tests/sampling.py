@@ -29,6 +29,9 @@ GROUPS = {
 }
 """The number of tests that a run tries of each group. A test has its group in the marker `sampled`."""
 
+SHARE = 3
+"""A run tries one of so many cases of a long test that has no group here."""
+
 EVERY_STOP = os.environ.get("CERTMOND_EVERY_STOP") == "1"
 
 
@@ -68,9 +71,15 @@ def sample(items: Sequence[T], count: int, name: str, kind: Callable[[T], Hashab
 
 
 def left_out(groups: Sequence[str | None]) -> set[int]:
-    """Return the places of the tests that are not in the sample. `groups` has the group of each test, or None."""
+    """Return the places of the tests that are not in the sample. `groups` has the group of each test, or None. The
+    cases of one long test are a group, too.
+    """
     members = dict[str, list[int]]()
     for place, group in enumerate(groups):
         if group is not None:
             members.setdefault(group, []).append(place)
-    return {place for group, all_ in members.items() for place in {*all_} - {*sample(all_, GROUPS[group], group)}}
+    return {
+        place
+        for group, all_ in members.items()
+        for place in {*all_} - {*sample(all_, GROUPS.get(group) or -(-len(all_) // SHARE), group)}
+    }

@@ -20,7 +20,7 @@ from tests.sampling import EVERY_STOP, sample
 from tests.test_renewal import FORMS, Host, copies, readable
 from tests.tracing import READING, SHORT, fail_at, record
 
-PLACES, SHARES = 16, 2
+PLACES, SHARES = 10, 2
 """The number of calls of a rotation that fail, one after the other, and the number of tests."""
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EDQUOT)
 
@@ -59,7 +59,7 @@ def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> Non
     stops = record(lambda: renews(whole))
     calls = [stop.removeprefix("entry ") for stop in stops if stop.startswith("entry ")]
     places = range(len(calls) - 1)  # exit_group cannot fail
-    done, chosen = 0, sample(places, 24, f"a renewal, {form}", kind=lambda n: (calls[n], n == places[-1]))
+    done, chosen = 0, sample(places, 16, f"a renewal, {form}", kind=lambda n: (calls[n], n == places[-1]))
     for n in chosen:
         failures = [*(FAILURES if EVERY_STOP else FAILURES[n % len(FAILURES) :][:1])]
         for failure in (*failures, *([SHORT] if calls[n : n + 1] == ["write"] else [])):
@@ -113,7 +113,7 @@ def test_any_call_that_only_reads_may_fail(quick: Path, failure: int) -> None:
     calls = [stop for stop in record(looks, calls=READING) if stop.startswith("entry ")]
     assert len(calls) > 50
     found = set[str]()
-    for n in sample(range(len(calls)), 60, f"a pass, {failure}", kind=lambda n: calls[n]):
+    for n in sample(range(len(calls)), 30, f"a pass, {failure}", kind=lambda n: calls[n]):
         assert fail_at(looks, n, failure, calls=READING), n
         found |= set(json.loads(seen.read_text()))
     assert "unreadable" in found

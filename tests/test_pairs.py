@@ -281,7 +281,7 @@ def test_killed_with_a_key_that_the_signer_made(quick: Path, form: str) -> None:
     twin = next(twins)
     stops = record(lambda: start(twin))
     assert twin.belongs_together()
-    chosen = sample(distinct(stops), 16, f"a key that the signer made, {form}", kind=lambda n: stops[n])
+    chosen = sample(distinct(stops), 10, f"a key that the signer made, {form}", kind=lambda n: stops[n])
     seen_new = 0
     for n in chosen:
         twin = next(twins)

@@ -256,7 +256,7 @@ def copies(host: Host, place: Path) -> Iterator[Host]:
         shutil.rmtree(twin.place)
 
 
-KILLS = 24
+KILLS = 16
 """Approximate number of kills in a sample."""
 FORMS = {
     "pair": ["apiserver"],
@@ -623,7 +623,7 @@ def test_killed_while_a_signer_waits(waiting: tuple[Host, Helper], quick: Path) 
     first = len(record(lambda: ask(5, "60\ncookie\n")))
     twin.now += timedelta(seconds=61)
     stops = first + len(record(lambda: ask(0)))
-    for n in sample(range(stops), 16, "a signer that waits"):
+    for n in sample(range(stops), 8, "a signer that waits"):
         twin = next(twins)
         twin.now = now()  # openssl's certificates begin when they are made: a slow machine must not be behind that
         if n < first:

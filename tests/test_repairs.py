@@ -207,7 +207,7 @@ def test_killed_anywhere(quick: Path, how: str, archived: bool) -> None:
     problems: list[str] = []
     stops = record(twin.start_once, lambda stop: problems.extend(f"{stop}: {each}" for each in readable(twin)))
     assert problems == []
-    for n in sample(distinct(stops), 12, f"a repair, {how} {archived}", kind=lambda n: stops[n]):
+    for n in sample(distinct(stops), 8, f"a repair, {how} {archived}", kind=lambda n: stops[n]):
         twin = next(twins)
         where = f"killed at {n}, {kill_at(twin.start_once, n)}"
         assert readable(twin) == [], where

@@ -35,7 +35,7 @@ from tests.tracing import kill_at, record
 
 pytestmark = pytest.mark.real("openssl")
 
-STOPS = 5
+STOPS = 3
 """The number of stops of each end at which it is killed, unless every stop is tested."""
 LEFT = {"closed.json", "last.json"}
 """The files that a rotation leaves in its directory."""

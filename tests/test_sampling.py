@@ -66,3 +66,8 @@ def test_a_run_tries_some_tests_of_a_group(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(runs) > 1
     monkeypatch.setattr(sampling, "EVERY_STOP", True)
     assert left_out(groups) == set()
+
+
+def test_a_run_tries_a_third_of_the_cases_of_a_long_test() -> None:
+    """A group without a number keeps a third of its tests, and at least one."""
+    assert len(left_out(["tests/a.py::test_b"] * 8 + ["tests/a.py::test_c"] * 2 + ["tests/a.py::test_d"])) == 5 + 1

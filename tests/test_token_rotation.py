@@ -24,7 +24,7 @@ from tests.rotation_node import RotatingNode, secret_lines
 from tests.sampling import sample
 from tests.tracing import kill_at, record
 
-STOPS = 6
+STOPS = 4
 """The number of stops of a rotation at which it is killed."""
 SA = ("--family", "sa")
 FILES = {"sa.pub", "sa.key"}

@@ -744,7 +744,7 @@ def test_killed_at_every_system_call(quick: Path) -> None:
     assert stops > 1000
     assert len(seen) > 150
     assert [left.place for left in seen.values() if open_secrets(left.place)] == []
-    chosen = sample([*seen.values()], 24, "init")
+    chosen = sample([*seen.values()], 12, "init")
     for left in chosen:
         authorities = {path: path.read_bytes() for path in left.root.rglob("*ca.key")}
         left.made()

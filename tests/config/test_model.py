@@ -26,6 +26,7 @@ from certmond.pki.catalog.field_types import FACTS, USAGES
 from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import ClusterSpec, HoldSpec, RestartSpec
+from tests.sampling import examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -781,7 +782,7 @@ def configurations(draw: st.DrawFn) -> Config:
 
 @pytest.mark.long
 @given(configurations())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_what_is_shown_is_what_is_in_force(found: Config) -> None:
     """`config show` prints a configuration that means the same."""
     assert parse([Source("shown", dump(found))]) == found

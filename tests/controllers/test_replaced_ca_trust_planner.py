@@ -40,7 +40,7 @@ from tests.tracing import distinct, kill_at, record
 
 pytestmark = pytest.mark.real("openssl")
 
-STOPS = 10
+STOPS = 6
 """The number of changes at which it is killed."""
 RESTS = 30
 

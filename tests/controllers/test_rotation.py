@@ -34,7 +34,7 @@ from tests.rotation_node import RotatingNode, kubeconfig, root_ca, secret_lines
 from tests.sampling import sample
 from tests.tracing import kill_at, record
 
-STOPS, SHARES = 12, 2
+STOPS, SHARES = 8, 2
 """The number of stops of a rotation, out of more than a thousand, at which it is killed, and the number of tests."""
 
 pytestmark = pytest.mark.real("openssl")

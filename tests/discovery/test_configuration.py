@@ -25,6 +25,7 @@ from certmond.pki.findings import Reason, Severity
 from tests.deadline import DEADLINE
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem
 from tests.reference_node import EXTRA, ReferenceNode
+from tests.sampling import examples
 
 MANIFESTS = "etc/kubernetes/manifests"
 API, KCM, ETCD = (f"{MANIFESTS}/{name}.yaml" for name in ("kube-apiserver", "kube-controller-manager", "etcd"))
@@ -669,7 +670,7 @@ ANYTHING = st.text(max_size=40) | st.sampled_from(
 
 
 @pytest.mark.long
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(ANYTHING, min_size=4, max_size=4), name=ANYTHING, root=ANYTHING)
 def test_any_content_of_the_files_gives_a_valid_result(node: Node, texts: list[str], name: str, root: str) -> None:
     """No text in the node's files causes a traceback or a broken configuration, or escapes its comment."""

@@ -36,6 +36,7 @@ from tests.files.beside import FORKS, elsewhere
 from tests.files.test_cache import CHANGES, change
 from tests.files.test_cache import Tree as FileTree
 from tests.node import KUBELET_PEM, PKI, Node
+from tests.sampling import examples
 
 ROOT = make_ca()
 LEAF = make_leaf(ROOT, "client")
@@ -905,7 +906,7 @@ def test_only_observations_behind_a_change_are_new(node: Node) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=12))
 def test_a_reported_change_gives_the_same_result_as_a_new_store(changes: list[Any], tmp_path_factory: Any) -> None:
     """Files appear, disappear, move and are linked elsewhere, in patterns as well. Only the events in the watched

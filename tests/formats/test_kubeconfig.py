@@ -17,6 +17,7 @@ from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import Kubeconfig, Material, as_text, parse_kubeconfig
 from tests.builders import make_ca, make_leaf
 from tests.node import Node
+from tests.sampling import examples
 
 PATH = "/etc/kubernetes/admin.conf"
 LEAF = make_leaf(make_ca(), key="rsa")
@@ -313,7 +314,7 @@ ENTRIES = TREES | st.lists(
 
 
 @pytest.mark.long
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.fixed_dictionaries(
         {"users": ENTRIES}, optional={"clusters": ENTRIES, "contexts": ENTRIES, "current-context": TREES}

@@ -24,6 +24,7 @@ from certmond.pki.x509.certificate_file_parser import decode
 from tests.builders import Issued, bundle, make_ca, make_leaf
 from tests.conftest import real_part
 from tests.node import Node
+from tests.sampling import examples
 
 PATH = "/etc/kubernetes/admin.conf"
 CA, NEXT_CA = make_ca(), make_ca()
@@ -415,7 +416,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.long
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     configs(),
     st.sampled_from([None, "'", '"', "|", ">"]),

@@ -16,6 +16,7 @@ from certmond.errors import WriteError
 from certmond.formats import manifest_edit as manifest_text
 from certmond.formats.manifest_edit import flag_values_in, with_flags
 from tests.node import Node
+from tests.sampling import examples
 
 PATH = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
 NAME = "kube-controller-manager"
@@ -275,7 +276,7 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.long
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(
     pods(),
     st.fixed_dictionaries({CERT: PATHS, KEY: PATHS}),

@@ -328,7 +328,7 @@ def test_killed_at_any_call_of_the_copy(quick: Path) -> None:
     twin, states = next(twins), list[tuple[bytes, bytes]]()
     stops = record(twin.start, lambda _: states.append(present(twin)))
     met = set()
-    for n in sample(distinct(stops), 24, "a copied pair", kind=lambda n: states[n]):
+    for n in sample(distinct(stops), 12, "a copied pair", kind=lambda n: states[n]):
         twin = next(twins)
         where = f"killed at {n}, {kill_at(twin.start, n)}"
         state = [name for name, pair in whole.items() if pair == present(twin)]

@@ -34,6 +34,7 @@ from certmond.renewal.derived_file_state import (
 )
 from tests.builders import Issued, bundle, make_ca, make_intermediate, make_leaf, pem_block
 from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem
+from tests.sampling import examples
 
 BUNDLE = DerivedSpec(name="proxy", kind="pem-bundle", source="apiserver", path="/etc/haproxy/apiserver.pem")
 COPY = DerivedSpec(name="alice", kind="kubeconfig", source="admin", path="/home/alice/.kube/config")
@@ -360,7 +361,7 @@ KEYS = [issued.key_pem.decode()[60:90] for issued in (OLD, NEW)] + [
 
 
 @pytest.mark.long
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=120), st.integers(0, 4000), st.integers(0, 60), st.sampled_from([BUNDLE, COPY]))
 def test_any_bytes_have_a_state(noise: bytes, start: int, length: int, spec: DerivedSpec) -> None:
     """As source, as key or as what is there; what may be shown of the state shows no key."""

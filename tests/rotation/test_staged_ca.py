@@ -206,7 +206,7 @@ def test_killed_at_every_system_call(tmp_path: Path, before: Issued | None, key:
         assert not problems
         assert staging.read(Part.NEW) == after
         halves = 0
-        for n in sample(range(len(stops) - 1), 30, f"staging, {before is None} {key}", kind=lambda n: stops[n]):
+        for n in sample(range(len(stops) - 1), 15, f"staging, {before is None} {key}", kind=lambda n: stops[n]):
             prepare()
             stop = kill_at(act, n)
             assert not list(states(staging, *wholes)), (n, stop)

@@ -118,8 +118,8 @@ def test_a_failure_does_not_forget_when_the_certificate_was_put_in_place(tmp_pat
 @pytest.mark.long
 def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path) -> None:
     """Of removed files only the latest attempts stay, however many there were; of existing files, all."""
-    there = {("leaf", f"/there/{number}.pem"): Attempt(NOW - timedelta(days=400)) for number in range(150)}
-    gone = {("leaf", f"/gone/{number}.pem"): Attempt(NOW + timedelta(minutes=number)) for number in range(500)}
+    there = {("leaf", f"/there/{number}.pem"): Attempt(NOW - timedelta(days=400)) for number in range(20)}
+    gone = {("leaf", f"/gone/{number}.pem"): Attempt(NOW + timedelta(minutes=number)) for number in range(250)}
     ledger = Ledger(tmp_path, lambda path: path.startswith("/there/"))
     for identity, attempt in {**there, **gone}.items():
         ledger.store(identity, attempt)
@@ -133,7 +133,7 @@ def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path)
 def test_the_last_attempt_for_each_common_name_is_kept(tmp_path: Path) -> None:
     """However many files of other names have come and gone since."""
     first = {("leaf", f"/gone/{number}"): Attempt(NOW, common_name="app") for number in range(2)}
-    flood = {("leaf", f"/flood/{number}"): Attempt(NOW + DAY, common_name="other") for number in range(500)}
+    flood = {("leaf", f"/flood/{number}"): Attempt(NOW + DAY, common_name="other") for number in range(250)}
     ledger = Ledger(tmp_path, lambda _: False)
     for identity, attempt in {**first, **flood}.items():
         ledger.store(identity, attempt)

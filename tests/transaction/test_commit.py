@@ -1055,7 +1055,7 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     after = host.snapshot()
     assert after != before
     ends = {False: 0, True: 0}
-    chosen = sample(distinct(stops), 40, f"a commit, {scenario}", kind=lambda n: stops[n])
+    chosen = sample(distinct(stops), 24, f"a commit, {scenario}", kind=lambda n: stops[n])
     for n in chosen:
         host = next(hosts)
         changes = changes_of(host, scenario)
@@ -1105,7 +1105,7 @@ def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     for n, end in ends.items():
         host, watch = interrupted(n)
         recovering = record(host.recover, watch)
-        for m in sample(distinct(recovering), 12, f"a recovery, {scenario} {n}", kind=lambda m: recovering[m]):  # noqa: B023
+        for m in sample(distinct(recovering), 8, f"a recovery, {scenario} {n}", kind=lambda m: recovering[m]):  # noqa: B023
             host, watch = interrupted(n)
             with closing(Notices(host.at(PODS))) as notices:
                 watch(kill_at(host.recover, m))

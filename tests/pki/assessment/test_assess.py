@@ -24,6 +24,7 @@ from certmond.pki.x509 import path_building as path
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import find_paths
 from tests.builders import DAY, NOW, YEAR, Issued, cross_sign, make_ca, make_intermediate, make_leaf, new_key, reissue
+from tests.sampling import examples
 
 TICK = timedelta(microseconds=1)
 MONTH = 30 * DAY
@@ -140,7 +141,7 @@ def histories(draw: st.DrawFn) -> list[tuple[Inventory, datetime]]:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(histories())
 def test_the_previous_assessment_changes_no_verdict(history: list[tuple[Inventory, datetime]]) -> None:
     """Whatever was observed before, and wherever the clock went: the same observation at the same time gives the same

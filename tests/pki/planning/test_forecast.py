@@ -39,6 +39,7 @@ from tests.pki.planning.test_renewals import (
     world,
     worlds,
 )
+from tests.sampling import examples
 
 
 def foresee(made: World, length: timedelta = 12 * YEAR, now: datetime = NOW) -> Forecast:
@@ -80,7 +81,7 @@ def lived(made: World, now: datetime, until: datetime, rounds: int) -> tuple[lis
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(worlds(), INSTANTS, st.sampled_from([HOUR, 40 * DAY, 3 * YEAR]))
 def test_a_forecast_equals_the_work_of_a_daemon(made: World, now: datetime, length: timedelta) -> None:
     """It has the same renewals at the same instants and in the same words as a simulation that signs, parses and judges
@@ -96,7 +97,7 @@ def test_a_forecast_equals_the_work_of_a_daemon(made: World, now: datetime, leng
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(worlds(), INSTANTS)
 def test_a_forecast_is_in_order_within_its_time_and_renews_nothing_twice_within_an_hour(
     made: World, now: datetime
@@ -351,7 +352,7 @@ def test_a_restart_renews_a_certificate_that_only_the_memory_of_the_service_cont
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(worlds(), INSTANTS)
 def test_the_next_event_is_the_first_of_the_forecast(made: World, now: datetime) -> None:
     """The next event is the first `renew`, `due` or `expire` of the forecast, with its instant, unless a hold exists or

@@ -32,6 +32,7 @@ from certmond.pki.signing.policy import Basis
 from certmond.pki.signing.template import builder
 from certmond.pki.x509.certificate import Certificate, parse_certificate
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, make_server, new_key
+from tests.sampling import examples
 
 TICK = timedelta(microseconds=1)
 MINUTE = timedelta(minutes=1)
@@ -855,7 +856,7 @@ def essence(made: Plan) -> tuple[Any, ...]:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(worlds(), INSTANTS, st.none() | st.integers(0, 30), st.lists(st.floats(0, 1), max_size=3))
 def test_a_plan_is_constant_until_its_next_change(
     made: World, now: datetime, number: int | None, shares: list[float]
@@ -884,7 +885,7 @@ def edges(made: World) -> list[datetime]:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(worlds(), INSTANTS, st.data())
 def test_a_renewed_certificate_is_not_renewed_again_whatever_the_clock_does(
     made: World, now: datetime, data: st.DataObject
