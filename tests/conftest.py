@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from tests.node import Node
-from tests.sampling import EVERY_STOP, SEED, left_out
+from tests.sampling import EVERY_STOP, LONG, SEED, cases_of, left_out
 from tests.xdist_scheduler import Scheduling, turn
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers of one that a unit starts
@@ -42,20 +42,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return Scheduling(config, log)
 
 
-def _group(item: pytest.Item) -> str | None:
-    """Return the group of tests of which a run tries a sample: that of the marker, or the cases of one long test. The
-    coverage of pki needs each case of its tests.
-    """
-    marker = item.get_closest_marker("sampled")
-    if marker is None and (item.get_closest_marker("long") is None or item.nodeid.startswith("tests/pki/")):
-        return None
-    return marker.args[0] if marker else item.nodeid.partition("[")[0]
-
-
 @pytest.hookimpl(trylast=True)  # after -k, which can select fewer tests than the sample has
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests so that long ones begin first. Deselect long tests unless CERTMOND_LONG is 1, and the tests of a
-    group that are not in the sample.
+    """Sort the tests so that long ones begin first. Deselect long tests without CERTMOND_LONG, and the tests of a group
+    that are not in the sample.
     """
     items.sort(key=lambda item: turn(item.nodeid))
     for item in items:  # the short tests reach almost every line, and a long test is twice as fast without the tracer
@@ -64,8 +54,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if EVERY_STOP:
         for item in items:
             item.add_marker(pytest.mark.timeout(HOURS), append=False)
-    out = left_out([_group(item) for item in items])
-    if os.environ.get("CERTMOND_LONG") != "1":
+    markers = [item.get_closest_marker("sampled") for item in items]
+    out = left_out(
+        [
+            marker.args[0] if marker else cases_of(item.nodeid, item.get_closest_marker("long") is not None)
+            for item, marker in zip(items, markers, strict=True)
+        ]
+    )
+    if not LONG:
         out |= {place for place, item in enumerate(items) if item.get_closest_marker("long")}
     config.hook.pytest_deselected(items=[items[place] for place in sorted(out)])
     items[:] = [item for place, item in enumerate(items) if place not in out]

@@ -30,7 +30,10 @@ GROUPS = {
 """The number of tests that a run tries of each group. A test has its group in the marker `sampled`."""
 
 SHARE = 3
-"""A run tries one of so many cases of a long test that has no group here."""
+"""With CERTMOND_LONG=sample, a run tries one of so many cases of a long test that has no group here."""
+
+LONG = os.environ.get("CERTMOND_LONG")
+"""`1` for all long tests, `sample` for some cases of each, and nothing for the short tests alone."""
 
 EVERY_STOP = os.environ.get("CERTMOND_EVERY_STOP") == "1"
 
@@ -70,10 +73,15 @@ def sample(items: Sequence[T], count: int, name: str, kind: Callable[[T], Hashab
     return [items[place] for place in sorted(taken)]
 
 
-def left_out(groups: Sequence[str | None]) -> set[int]:
-    """Return the places of the tests that are not in the sample. `groups` has the group of each test, or None. The
-    cases of one long test are a group, too.
+def cases_of(test: str, long: bool) -> str | None:
+    """Return the long test of which `test` is a case if a run tries a sample of these cases, or None. The coverage of
+    pki needs each case of its tests.
     """
+    return test.partition("[")[0] if LONG == "sample" and long and not test.startswith("tests/pki/") else None
+
+
+def left_out(groups: Sequence[str | None]) -> set[int]:
+    """Return the places of the tests that are not in the sample. `groups` has the group of each test, or None."""
     members = dict[str, list[int]]()
     for place, group in enumerate(groups):
         if group is not None:

@@ -17,7 +17,8 @@ RUNS = Path(__file__).with_name("runs")
 
 
 def test_good():
-    Path(__file__).with_name("seeds").open("a").write(os.environ["CERTMOND_SEED"] + os.environ["CERTMOND_LONG"] + ";")
+    seed, long = (os.environ[f"CERTMOND_{name}"] for name in ("SEED", "LONG"))
+    Path(__file__).with_name("seeds").open("a").write(f"{seed} {long};")
 
 
 def test_that_fails_once():
@@ -29,7 +30,7 @@ def test_that_fails_once():
 @pytest.mark.long
 def test_a_test_that_fails_in_one_run_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The list has the number of failures and the first line of the error. The log has the rest. The exit code is 1.
-    Each run has the long tests, and another sample.
+    Each run has another sample of the long tests.
     """
     (tmp_path / "test_it.py").write_text(TESTS)
     options = ["--runs", "3", "--load", "1", "--log", str(tmp_path / "log")]
@@ -39,7 +40,7 @@ def test_a_test_that_fails_in_one_run_is_listed(tmp_path: Path, capsys: pytest.C
     assert listed.startswith("1 of 3  test_it::test_that_fails_once: AssertionError: the second run")
     assert logs == f"The logs are in {tmp_path / 'log'}."
     assert "1 failed, 1 passed" in (tmp_path / "log/2.log").read_text()
-    assert (tmp_path / "seeds").read_text() == "run 11;run 21;run 31;"
+    assert (tmp_path / "seeds").read_text() == "run 1 sample;run 2 sample;run 3 sample;"
 
 
 @pytest.mark.long
