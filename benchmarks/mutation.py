@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("modules", nargs="*", help="modules of certmond/pki, such as `findings` (default: all)")
     options = parser.parse_args()
+    os.environ["CERTMOND_LONG"] = "1"  # without its long tests, pki would have fewer
     hypothesis.settings.register_profile(
         "mutation", deadline=None, derandomize=True, database=None,
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],  # hypothesis does not need to shrink an example
