@@ -38,7 +38,7 @@ from benchmarks.mutants import Mutant, mutants
 IMPORTED = (cryptography.x509, hypothesis, pkcs12, pydantic)
 ROOT, CODE, TESTS = Path(__file__).parents[1], "certmond/pki", "tests/pki"
 WORK = ROOT / "build" / "mutation"
-COPIED = ("certmond", "config", "docs", "tests", "pyproject.toml")
+COPIED = ("certmond", "config", "docs", "fuzz", "tests", "pyproject.toml")
 MEMORY = 4 << 30
 KILLED, SURVIVED = "killed", "survived"
 

@@ -5,6 +5,7 @@ none.
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.mutants import mutants
+from benchmarks.mutation import fresh_copy
 from tests.documents import ROOT
 
 
@@ -66,3 +68,13 @@ def test_a_mutant_that_prevents_all_tests_is_detected(tmp_path: Path) -> None:
     command = [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r}){RUN}"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1].startswith("pytest itself, with the status ")
+
+
+@pytest.mark.long
+def test_the_copy_of_the_tree_has_all_that_the_tests_import(tmp_path: Path) -> None:
+    """All tests of pki can be collected in the copy of the tree to which the mutants are written."""
+    fresh_copy(tmp_path / "tree")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", "--collect-only", "tests/pki"]
+    without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    said = subprocess.run(command, cwd=tmp_path / "tree", env=without, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout[-2000:]
