@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from cryptography import x509
 
-from tests import component_stand_in, hurried_certmond
+from tests import component_stand_in, hurried_certmond, preloaded_certmond
 from tests.builders import DAY, make_ca, make_server
 from tests.conftest import real_part, unavailable
 from tests.daemon_harness import Running, running
@@ -200,7 +200,9 @@ class ControlPlane:
         )
 
     def certmond(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "certmond", "--state-dir", str(self.state), *arguments)
+        words = ["--state-dir", str(self.state), *arguments]
+        namespaces = preloaded_certmond.namespaces_of(self.inside) or ()
+        return preloaded_certmond.run(words, DEADLINE, self.environment, namespaces=namespaces)
 
     def started(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command of certmond that runs meanwhile."""

@@ -104,8 +104,9 @@ def running(
     variables = {**os.environ, "PYTHONWARNINGS": "error", **environment}
     process: subprocess.Popen[str] | preloaded_certmond.Process
     with log.open("w") as output:
-        if program in PROGRAMS and not before:
-            process = preloaded_certmond.start(arguments, output, output, variables, program)
+        namespaces = preloaded_certmond.namespaces_of(before)
+        if program in PROGRAMS and namespaces is not None:
+            process = preloaded_certmond.start(arguments, output, output, variables, program, namespaces=namespaces)
         else:
             command = [*before, sys.executable, *program, *arguments]
             process = subprocess.Popen(command, stdout=output, stderr=output, text=True, env=variables)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
@@ -33,11 +34,13 @@ def hurry() -> None:
 
 
 def hurry_one(place: str, seconds: float, assign: Callable[[object, str, object], None]) -> None:
-    """Replace the constant `place`, such as "certmond.a.b:NAME", by `assign`."""
+    """Replace the constant `place`, such as "certmond.a.b:NAME", by `assign`, also in modules that have imported it."""
     module, _, name = place.partition(":")
-    loaded = import_module(module)
-    present = getattr(loaded, name)
-    assign(loaded, name, timedelta(seconds=seconds) if isinstance(present, timedelta) else float(seconds))
+    present = getattr(import_module(module), name)
+    made = timedelta(seconds=seconds) if isinstance(present, timedelta) else float(seconds)
+    for loaded in [each for key, each in sys.modules.items() if key.partition(".")[0] == "certmond"]:
+        if getattr(loaded, name, None) is present:
+            assign(loaded, name, made)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 The imports of certmond take most of the CPU time of a short command. A parent process, one for each worker of pytest,
 imports all modules once, and forks a process for each command. The process is a real one: it has its own descriptors,
-directory and environment, a test can kill it, and it ends like `python -m certmond`. Only the interpreter and the
-imports are not its own, so a test of those runs `python -m certmond`: with another user, another interpreter option, a
-prefix such as strace, or a variable that the interpreter reads at its start.
+directory, namespaces and environment, a test can kill it, and it ends like `python -m certmond`. Only the interpreter
+and the imports are not its own, so a test of those runs `python -m certmond`: with another user, another interpreter
+option, a prefix such as strace, or a variable that the interpreter reads at its start.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -78,9 +79,14 @@ def start(
     errors: IO[Any],
     environment: Mapping[str, str],
     program: Sequence[str] = CERTMOND,
+    *,
+    namespaces: Sequence[str] = (),
 ) -> Process:
-    """Start certmond with these arguments, without an input, and with the working directory of the caller."""
+    """Start certmond with these arguments, without an input, and with the working directory of the caller. It joins
+    the `namespaces`, which are files of /proc/PID/ns.
+    """
     request = {
+        "namespaces": [*namespaces],
         "arguments": [*arguments],
         "hurried": tuple(program) == hurried_certmond.PROGRAM,
         "directory": os.getcwd(),
@@ -99,16 +105,30 @@ def run(
     timeout: float,
     environment: Mapping[str, str] | None = None,
     program: Sequence[str] = CERTMOND,
+    *,
+    namespaces: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Return the result of certmond with these arguments. Raises TimeoutExpired after `timeout` seconds."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = start(arguments, output, errors, os.environ if environment is None else environment, program)
+        variables = os.environ if environment is None else environment
+        process = start(arguments, output, errors, variables, program, namespaces=namespaces)
         try:
             code = process.wait(timeout)
         finally:
             process.kill()
         texts = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (output, errors)]
         return subprocess.CompletedProcess(process.args, code, *texts)
+
+
+def namespaces_of(prefix: Sequence[str]) -> list[str] | None:
+    """Return the namespaces that a prefix of `tests.control_plane.namespaces` joins, none for an empty prefix, or None
+    if the prefix is another command.
+    """
+    program, *words = prefix or ["nsenter"]
+    options = [word.partition("=") for word in words]
+    if Path(program).name != "nsenter" or not {name for name, _, _ in options} <= {"--mount", "--net", "--wd"}:
+        return None
+    return [path for name, _, path in options if name != "--wd"]
 
 
 def _umask() -> int:
@@ -179,10 +199,16 @@ def _next_process(channel: socket.socket) -> dict[str, Any] | None:
 
 
 def _become(request: Mapping[str, Any]) -> None:
-    """Take directory, environment and arguments of the request."""
+    """Take namespaces, directory, environment and arguments of the request."""
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.chdir(request["directory"])
+    directory = os.open(request["directory"], os.O_PATH)  # the mounts of the node may cover its path
+    for namespace in [os.open(path, os.O_RDONLY) for path in request["namespaces"]]:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace, 0):  # os.setns exists since Python 3.12
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(namespace)
+    os.fchdir(directory)
+    os.close(directory)
     os.umask(request["umask"])
     sys.path[0] = request["directory"]
     sys.argv = [str(ROOT / "certmond/__main__.py"), *request["arguments"]]

@@ -9,11 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from certmond.controllers import restart
+from certmond.pki.services import restart_state_machine
 from tests import hurried_certmond, preloaded_certmond
+from tests.control_plane import namespaces
 from tests.deadline import DEADLINE
 from tests.node import Node
 
@@ -25,6 +29,13 @@ COMMANDS: tuple[list[str], ...] = (
     ["renew", "--dry-run", "apiserver"],
     [],
 )
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + DEADLINE
+    while not path.exists():
+        assert time.monotonic() < end
+        select.select([], [], [], 0.02)
 
 
 @pytest.mark.long
@@ -58,10 +69,7 @@ def test_it_has_directory_environment_and_mask_of_its_caller(
             process = preloaded_certmond.start(words, output, output, os.environ)
     finally:
         os.umask(mask)
-    end = time.monotonic() + DEADLINE
-    while not (tmp_path / "status.json").exists():
-        assert time.monotonic() < end
-        select.select([], [], [], 0.02)
+    wait_for(tmp_path / "status.json")
     assert "Umask:\t0027" in Path(f"/proc/{process.pid}/status").read_text()
     process.kill()
     process.wait(DEADLINE)
@@ -80,3 +88,40 @@ def test_a_kill_ends_it(node: Node, tmp_path: Path) -> None:
         assert process.wait(DEADLINE) == -signal.SIGKILL
         process.send_signal(signal.SIGTERM)  # it has ended, and the number may be another process
     assert preloaded_certmond.run(["version"], DEADLINE).returncode == 0
+
+
+@pytest.mark.real("unshare")
+def test_it_joins_the_namespaces_of_a_node(tmp_path: Path) -> None:
+    """It has the files and the network of the node."""
+    configuration = tmp_path / "node/etc/certmond/config.yaml"
+    configuration.parent.mkdir(parents=True)
+    configuration.write_text("node_name: node-7\n")
+    with namespaces(tmp_path) as prefix, tempfile.TemporaryFile() as output:
+        joined = preloaded_certmond.namespaces_of(prefix)
+        assert joined
+        shown = preloaded_certmond.run(["config", "show"], DEADLINE, namespaces=joined)
+        assert "node_name: node-7" in shown.stdout, shown.stderr
+        words = ["run", "--runtime-dir", str(tmp_path)]
+        process = preloaded_certmond.start(words, output, output, os.environ, namespaces=joined)
+        wait_for(tmp_path / "status.json")
+        own = subprocess.run([*prefix, "readlink", "/proc/self/ns/net"], capture_output=True, text=True, check=True)
+        network = os.readlink(f"/proc/{process.pid}/ns/net")
+        process.kill()
+        process.wait(DEADLINE)
+        assert network == own.stdout.strip()
+
+
+def test_another_prefix_joins_no_namespaces(tmp_path: Path) -> None:
+    """A process with a prefix such as strace, or with another option of nsenter, has its own interpreter."""
+    assert preloaded_certmond.namespaces_of(()) == []
+    nsenter = ["/usr/bin/nsenter", "--mount=/proc/7/ns/mnt", "--net=/proc/7/ns/net", f"--wd={tmp_path}"]
+    assert preloaded_certmond.namespaces_of(nsenter) == ["/proc/7/ns/mnt", "/proc/7/ns/net"]
+    for prefix in (["strace", "-f"], [*nsenter, "--setuid=65534"], [*nsenter, "strace"]):
+        assert preloaded_certmond.namespaces_of(prefix) is None, prefix
+
+
+def test_a_shorter_time_reaches_modules_that_have_imported_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked process, whose modules are imported already, has the times of one that imports them afterwards."""
+    hurried_certmond.hurry_one("certmond.pki.services.restart_state_machine:INTERVAL", 0.3, monkeypatch.setattr)
+    for module in (restart_state_machine, restart):
+        assert timedelta(seconds=0.3) == module.INTERVAL

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
@@ -19,9 +20,10 @@ import yaml
 from lightkube import ApiError, AsyncClient, KubeConfig
 from lightkube.core.exceptions import ConfigError
 
-from certmond.errors import RefusedError, UnknownServerError, UnknownUserError, UnreachableError
+from certmond.errors import LimitError, RefusedError, UnknownServerError, UnknownUserError, UnreachableError
 from certmond.files.cache import Files
 from certmond.files.path_resolution import named_users
+from certmond.formats.yaml_documents import load_documents
 from certmond.pki.findings import printable
 
 FIELD_MANAGER = "certmond"
@@ -78,10 +80,12 @@ def _client(kubeconfig: str, seconds: float) -> AsyncClient | None:
     Drop the exception, whose text might quote a private key.
     """
     try:
-        config = KubeConfig.from_file(kubeconfig).get()
+        path = Path(kubeconfig)
+        (document,) = load_documents(path.read_bytes() if path.is_file() else b"")
+        config = KubeConfig.from_dict(document, fname=path).get()
         # Ignore proxies and CA certificates in the environment: the kubeconfig alone decides which server to trust.
         return AsyncClient(config, timeout=httpx2.Timeout(seconds), trust_env=False, field_manager=FIELD_MANAGER)
-    except (*_MALFORMED_INPUT, OSError, AssertionError, yaml.YAMLError):
+    except (*_MALFORMED_INPUT, LimitError, OSError, AssertionError, yaml.YAMLError):
         return None
 
 

@@ -7,7 +7,9 @@ selector.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import yaml
@@ -15,6 +17,11 @@ import yaml
 Json = dict[str, Any]
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+
+
+@cache
+def _parsed(manifest: str) -> list[Json]:
+    return list(yaml.safe_load_all(manifest))
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Rbac:
     """The roles and bindings of a manifest. `bind` adds a binding of a ClusterRole, as an operator may."""
 
     def __init__(self, manifest: str) -> None:
-        self.objects: list[Json] = list(yaml.safe_load_all(manifest))
+        self.objects = deepcopy(_parsed(manifest))
         self._roles = {
             (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]): each["rules"]
             for each in self.objects

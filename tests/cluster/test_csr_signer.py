@@ -560,6 +560,16 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(api: ApiServer, content: byte
         signer(api).sign(request())
 
 
+def test_a_kubeconfig_with_aliases_that_repeat_too_many_values_is_refused(api: ApiServer) -> None:
+    """A kubeconfig that represents more values than certmond accepts in other YAML files is not usable."""
+    path = Path(api.kubeconfig)
+    lines = [f"x{depth}: &x{depth} [{', '.join([f'*x{depth - 1}'] * 10)}]" for depth in range(1, 7)]
+    path.write_text("\n".join([path.read_text(), "x0: &x0 [y, y]", *lines]))
+    with pytest.raises(RefusedError, match="is not a usable kubeconfig"):
+        signer(api).sign(request())
+    assert not api.received
+
+
 def test_a_kubeconfig_that_others_can_change_is_not_used(api: ApiServer) -> None:
     """Its program would run, and its files would be read, with certmond's rights: no call is made."""
     path = Path(api.kubeconfig)

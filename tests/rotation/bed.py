@@ -248,11 +248,14 @@ class Bed:
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + DEADLINE
         while not (found := holds()):
-            tallies = self.tallies()
-            missing = sorted(map(str, self.directions() - tallies.keys()))
-            assert time.monotonic() < end, f"{what}: never so\n{summary(self.failures())}\nnever tried: {missing}"
+            assert time.monotonic() < end, f"{what}: never so\n{self._reported()}"
             select.select([], [], [], 0.05)
         return found
+
+    def _reported(self) -> str:
+        """Return all failures, and the directions without a connection, for the message of a failed test."""
+        missing = sorted(map(str, self.directions() - self.tallies().keys()))
+        return f"{summary(self.failures())}\nnever tried: {missing}"
 
     def figures(self, since: float = 0.0) -> str:
         """Return the number and results of connections since then, as text."""
