@@ -16,6 +16,7 @@ import json
 import os
 import select
 import signal
+import signal
 import socket
 import subprocess
 import sys
@@ -182,6 +183,8 @@ def _next_process(channel: socket.socket) -> dict[str, Any] | None:
                 continue
             content, descriptors, _, _ = socket.recv_fds(channel, _LONGEST, 3)
             if not content:
+                for pid, _ in ends.values():  # the worker was killed before it could end them
+                    os.kill(pid, signal.SIGKILL)
                 return None
             end = socket.socket(fileno=descriptors.pop())
             if not (pid := os.fork()):

@@ -90,6 +90,27 @@ def test_a_kill_ends_it(node: Node, tmp_path: Path) -> None:
     assert preloaded_certmond.run(["version"], DEADLINE).returncode == 0
 
 
+WORKER = """
+import os, sys
+from tests import preloaded_certmond
+with open(os.devnull, "w") as output:
+    words = ["run", "--root", sys.argv[1], "--state-dir", sys.argv[2], "--runtime-dir", sys.argv[2]]
+    print(preloaded_certmond.start(words, output, output, os.environ).pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.long
+def test_it_ends_with_a_killed_worker(node: Node, tmp_path: Path) -> None:
+    """A daemon does not survive a worker of pytest that was killed."""
+    command = [sys.executable, "-c", WORKER, str(node.root), str(tmp_path)]
+    pid = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout)
+    end = time.monotonic() + DEADLINE
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end
+        select.select([], [], [], 0.02)
+
+
 @pytest.mark.real("unshare")
 def test_it_joins_the_namespaces_of_a_node(tmp_path: Path) -> None:
     """It has the files and the network of the node."""
