@@ -18,8 +18,8 @@ import hypothesis
 T = TypeVar("T")
 
 GROUPS = {
-    "cluster": 3,  # rotations of a bed with several nodes
-    "node": 3,  # rotations of a bed with one node
+    "cluster": 2,  # rotations of a bed with several nodes
+    "node": 2,  # rotations of a bed with one node
     "end": 6,  # the end of a rotation that is cut off
     "call": 4,  # failed system calls
     "write": 6,  # failed writes to the API
