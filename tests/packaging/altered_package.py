@@ -32,7 +32,7 @@ def altered(package: Path, work: Path, version: str, *, state_format: int = 1) -
         shutil.rmtree(source.parent / "__pycache__")  # Python would use the bytecode without a check of the source
     built = work / f"certmond_{version}_{architecture}.deb"
     subprocess.run(
-        ["dpkg-deb", "-Znone", "--root-owner-group", "--build", tree, built], check=True, capture_output=True
+        ["dpkg-deb", "-Zzstd", "-z1", "--root-owner-group", "--build", tree, built], check=True, capture_output=True
     )
     shutil.rmtree(tree)
     return built

@@ -43,8 +43,8 @@ def test_every_variable_is_declared_and_documented() -> None:
     assert not [name for name in options if f"| `{name}` |" not in page]
     assert documents("roles/certmond/defaults/*.yml")["main.yml"].keys() <= options.keys()
     used = {name for path in ROLE.rglob("*.yml") for name in re.findall(r"\bcertmond_\w+", path.read_text())}
-    set_here = {"certmond_installed", "certmond_query", "certmond_copy", "certmond_offered", "certmond_group",
-                "certmond_status", "certmond_rotation"}  # fmt: skip
+    set_here = {"certmond_installed", "certmond_query", "certmond_copy", "certmond_offered", "certmond_install",
+                "certmond_group", "certmond_status", "certmond_rotation"}  # fmt: skip
     assert used - set_here == options.keys()
 
 
@@ -79,11 +79,15 @@ class Controller:
         """Variables of each run, as those of an inventory."""
 
     def play(self, name: str, *options: str, **variables: Any) -> tuple[int, dict[str, int], str]:
-        """Run a playbook. Return its exit status, the counts of its summary, and its output."""
+        """Run a playbook. Return its exit status, the counts of its summary, and its output.
+
+        A run has the facts of the earlier runs, like that of an operator with a fact cache.
+        """
         self.variables.write_text(yaml.safe_dump({**self.given, **variables}))
         inventory, plugins = self._work / "inventory.ini", Path(__file__).parent / "connection_plugins"
         settings = {
             "CONNECTION_PLUGINS": str(plugins), "PIPELINING": "1", "NOCOLOR": "1", "HOME": str(self._work / "ansible"),
+            "CACHE_PLUGIN": "jsonfile", "CACHE_PLUGIN_CONNECTION": str(self._work / "facts"),
         }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "ansible", "playbook", "-i", inventory, "-e", f"@{self.variables}", *options,

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def package(built: Built) -> Path:
     return built[".deb"]
 
 
+@cache
 def contents(package: Path) -> str:
     """What `dpkg-deb --contents` prints of a package."""
     return subprocess.run(["dpkg-deb", "--contents", package], check=True, capture_output=True, text=True).stdout
