@@ -16,7 +16,6 @@ import json
 import os
 import select
 import signal
-import signal
 import socket
 import subprocess
 import sys
