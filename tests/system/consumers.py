@@ -226,6 +226,11 @@ class Consumers:
             if line.get("target") == target and line.get("step") == step and datetime.fromisoformat(line["at"]) > since
         ]
 
+    def history(self) -> str:
+        """Return the last lines of audit.log and the generations of the archive, for the message of a failed test."""
+        audit = self.machine.path("/var/lib/certmond/audit.log").read_text().splitlines()[-30:]
+        return "\n".join([*audit, self.machine.run("certmond", "archive", "list")])
+
     def ended(self, target: str, since: datetime) -> dict[str, Any]:
         """Wait for the end of a service's restart, and return it."""
 
