@@ -60,17 +60,29 @@ class Running:
         )
 
     def until(self, holds: Callable[[], Any], what: str, within: float = DEADLINE) -> Any:
-        """Wait until `holds`, looking again every so often; fail after `within` seconds."""
+        """Wait until `holds`, looking again every so often; fail after `within` seconds. Afterwards the status document
+        is as new as the metrics, which the daemon writes first.
+        """
         end = time.monotonic() + within
         while True:
             try:
                 if found := holds():
+                    while self._writes() and self.process.poll() is None and time.monotonic() < end:
+                        select.select([], [], [], 0.005)
                     return found
             except (OSError, ValueError, StopIteration):
                 pass
             if self.process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"{what}: never so\n{self.log.read_text()}")
             select.select([], [], [], 0.02)
+
+    def _writes(self) -> bool:
+        """Return whether the daemon has written the metrics of a pass, and not yet its status document."""
+        try:
+            metrics, status = ((self.runtime / name).stat().st_mtime_ns for name in ("metrics.prom", "status.json"))
+        except OSError:
+            return False
+        return metrics > status
 
     def passes(self) -> float:
         return sum(
