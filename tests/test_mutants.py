@@ -75,6 +75,6 @@ def test_the_copy_of_the_tree_has_all_that_the_tests_import(tmp_path: Path) -> N
     """All tests of pki can be collected in the copy of the tree to which the mutants are written."""
     fresh_copy(tmp_path / "tree")
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", "--collect-only", "tests/pki"]
-    without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    without = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTEST_ADDOPTS"}}
     said = subprocess.run(command, cwd=tmp_path / "tree", env=without, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout[-2000:]
