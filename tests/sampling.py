@@ -23,7 +23,7 @@ GROUPS = {
     "end": 6,  # the end of a rotation that is cut off
     "call": 4,  # failed system calls
     "write": 6,  # failed writes to the API
-    "phase": 12,  # obstacles in each phase of a rotation
+    "phase": 8,  # obstacles in each phase of a rotation
     "kill": 1,  # kills in each share of a rotation
     "package": 2,  # packages and playbooks, from the installation to the removal
 }

@@ -359,7 +359,7 @@ def test_the_next_event_is_the_first_of_the_forecast(made: World, now: datetime)
     a derived file comes first. A certificate that has expired has no further event.
     """
     made = replace(made, past={}, circumstances=Circumstances())
-    found = foresee(made, 60 * DAY, now)
+    found = foresee(made, 20 * DAY, now)
     if reported(found, What.HOLD):
         return
     known = [(each.seen.name, each.certificate) for each in made.look(now).certificates]
@@ -368,7 +368,7 @@ def test_the_next_event_is_the_first_of_the_forecast(made: World, now: datetime)
     due = sorted([*reported(found, What.RENEW, What.DUE), *ends])
     following = next_event(made.look(now), made.policy)
     if not due:
-        assert following is None or following.at > now + 60 * DAY
+        assert following is None or following.at > now + 20 * DAY
         return
     assert following is not None
     assert following.at == due[0][0]
