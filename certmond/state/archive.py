@@ -180,8 +180,7 @@ class Archive:
             raise MalformedError(
                 f"the archive has no generation {generation!r} of {name}; see: certmond archive list {name}"
             )
-        _, files = self._described(name, generation)
-        return tuple(_load(self._home(name) / generation, facts) for facts in files)
+        return self._loaded(name, generation)[1]
 
     def complete_generations(self, name: str) -> Iterator[tuple[Generation, tuple[ArchivedFile, ...]]]:
         """Yield the generations with their files, newest first. Skip damaged generations.
@@ -190,7 +189,11 @@ class Archive:
         """
         for generation in reversed(self.ids(name)):
             with suppress(MalformedError):
-                yield self._described(name, generation)[0], self.load(name, generation)
+                yield self._loaded(name, generation)
+
+    def _loaded(self, name: str, generation: str) -> tuple[Generation, tuple[ArchivedFile, ...]]:
+        described, files = self._described(name, generation)
+        return described, tuple(_load(self._home(name) / generation, facts) for facts in files)
 
     def _surplus(self, name: str) -> list[str]:
         """Return the generations in excess of `keep`.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from certmond.files.cache import Files, Parser
-from certmond.files.cache_entry import Entry
+from certmond.files.cache_entry import Entry, EntryKey
 from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.systemd_default_environment import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
@@ -89,7 +89,7 @@ class UnitFiles:
         self._units: tuple[tuple[str, ...], ...] = ()
         self._inner: list[str] = []
         self._found_in = -1
-        self._used: tuple[Entry, ...] | None = None
+        self._used: dict[EntryKey, Entry] | None = None
         self._services: tuple[Service, ...] = ()
         self._faults: tuple[tuple[str, str], ...] = ()
 
@@ -97,15 +97,15 @@ class UnitFiles:
         """Return the services in the order of their names. The result is the same object until a file changes."""
         found, self._found_in = self._found_in, self._files.generation
         if self._used is not None and found == self._files.generation:
-            self._is_current(self._used)
+            self._reader.used |= self._used
             return self._services
         names = self.listings()
         if names != self._names or self._used is None or not self._is_current(self._used):
             before, self._reader.used = self._reader.used, {}
             self._names, self._services = names, tuple(self._find())
             self._faults = tuple(self._find_faults())
-            self._used = tuple(self._reader.used.values())
-            self._reader.used = before | self._reader.used
+            self._used = self._reader.used
+            self._reader.used = before | self._used
         return self._services
 
     def faults(self) -> tuple[tuple[str, str], ...]:
@@ -139,9 +139,9 @@ class UnitFiles:
             ]
         return (*units, *map(self._files.listing, self._inner), *self._manager.names())
 
-    def _is_current(self, used: tuple[Entry, ...]) -> bool:
+    def _is_current(self, used: Mapping[EntryKey, Entry]) -> bool:
         """Return whether no file has changed, and record the files in the reader."""
-        return all(self._reader.entry(each.path) is each for each in used)
+        return all(self._reader.entry(each.path) is each for each in used.values())
 
     def _find(self) -> Iterator[Service]:
         defaults = self._manager.environment()
