@@ -64,11 +64,14 @@ ACTING = {
 @pytest.mark.long
 @pytest.mark.parametrize("command", ["check", "plan", "metrics", "discover"])
 def test_a_command_that_reads_loads_nothing_that_acts(node: Node, command: str) -> None:
-    """`certmond check`, `plan`, `metrics` and `discover` load no controller that changes the node, and no signer."""
+    """`certmond check`, `plan`, `metrics` and `discover` load no controller that changes the node, no signer, no
+    watch of a directory and no TLS.
+    """
     argv = ["certmond", "-q", command, "--root", str(node.root)]
     found = loaded_by(f"sys.argv = {argv}", "from certmond.cli.main import main", "main()")
     assert "certmond.files.catalog_observer" in found
     assert not found & (ACTING - ({"certmond.renewal.derived_files"} if command == "plan" else set()))
+    assert not found & {"ssl", "watchdog"}
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ modules that the command needs. Therefore, `version` is fast, and `serve` does n
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import resource
@@ -295,6 +296,7 @@ def main() -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain the private keys in memory
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # otherwise pydantic searches all packages for plugins
+    atexit.register(gc.freeze)  # otherwise the interpreter searches all loaded modules for garbage at its exit
     prepare()
     stdout = sys.stdout
     try:

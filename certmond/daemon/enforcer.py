@@ -21,7 +21,6 @@ from certmond.controllers.rotation_state import RotationState
 from certmond.daemon.acting_controllers import ActingControllers
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
-from certmond.files.directory_watch import Interest
 from certmond.files.parallel_path_search import find_in_two_processes
 from certmond.notify.audit import Audit
 from certmond.pki.assessment.assess import Assessment, assess
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from certmond.controllers.executor import Executor
     from certmond.controllers.restart import Progress, RestartController
     from certmond.controllers.rotation import RotationController
+    from certmond.files.directory_watch import Interest
 
 _EVIDENCE = 0.5
 """Maximum number of seconds for which one pass collects evidence about the origin of due certificates."""

@@ -112,7 +112,8 @@ def instant_of(nanoseconds: int) -> datetime:
 
 def latest_change(*entries: Entry) -> datetime | None:
     """Return the time of the latest change (ctime) to these files, or None if stat failed for all files."""
-    return max(filter(None, (entry.changed_at for entry in entries)), default=None)
+    latest = max((entry.state[4] for entry in entries if entry.state), default=None)
+    return None if latest is None else instant_of(latest)
 
 
 def packed_entry(entry: Entry) -> tuple[object, list[object]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import grp
 import pwd
 import re
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +21,7 @@ from certmond.formats.private_key import key_pem, load_key
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import Reason, printable
-from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.certificate_file_parser import Document, decode
 
 _LABELS = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
@@ -144,7 +143,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
         private = key_pem(load_key(source if key is None else key, f"the {where}"))
     except KeyUnusableError as error:
         return Unready(str(error))
-    content = kubelet_pem.content("".join(ssl.DER_cert_to_PEM_cert(each.der) for each in chain).encode(), private)
+    content = kubelet_pem.content(b"".join(map(to_pem, chain)), private)
     return Absent(content) if present is None else Stale(content)
 
 

@@ -331,6 +331,14 @@ def test_an_impossible_command_exits_3(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_exit_collects_no_garbage() -> None:
+    """A command ends without a garbage collection of the loaded modules."""
+    show = "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 10_000))"
+    code = f"{show}; sys.argv[1:] = ['version']; from certmond.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
 @pytest.mark.long
 def test_an_empty_root_exits_3(tmp_path: Path) -> None:
     """A root without a single certificate of the profile exits 3, because silence must not look healthy."""

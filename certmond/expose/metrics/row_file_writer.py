@@ -22,6 +22,8 @@ _BUFFER = 1 << 16
 
 A block of 128 KiB or more would raise the mmap threshold of glibc (M_MMAP_THRESHOLD, mallopt(3)).
 """
+_BATCH = 64
+"""Maximum number of new rows whose texts are in memory as separate objects."""
 
 R = TypeVar("R")
 
@@ -113,35 +115,42 @@ class Sheet(Generic[R]):
 
     def _fill(self, descriptor: int, rows: Sequence[R], heads: Sequence[str], tail: str) -> list[_Column]:
         """Write the heads, the rows and the tail to `descriptor`. Return the positions of the rows in each column."""
-        runs, fresh = list(self._runs(rows)), dict[int, list[Sequence[str]]]()
-        found: list[_Column] = []
+        runs, fresh = list(self._runs(rows)), dict[int, list[tuple[bytes, array[int]]]]()
+        # Allocate these arrays before the texts, so that malloc can return the memory of the texts to the kernel.
+        found = [_Column(0, array("I", [0]) * len(rows)) for _ in heads]
         with open(descriptor, "wb", _BUFFER, closefd=False) as file:
             for number, head in enumerate(heads):
-                column = _Column(file.tell() + file.write(encoded(head)), array("I"))
+                column = found[number] = found[number]._replace(start=file.tell() + file.write(encoded(head)))
                 reading = _Reading(self._columns[number]) if self._columns else None
                 for first, former, length in runs:
                     separator = self._separator if first else b" " * len(self._separator)
                     if former < 0 or reading is None:
-                        texts = fresh.pop(first, None) or map(self._texts, rows[first : first + length])
-                        if number + 1 < len(heads):
-                            texts = fresh[first] = list(texts)
-                        for text in texts:
-                            column.sizes.append(file.write(separator + encoded(text[number])))
-                            separator = self._separator
-                        continue
-                    place, sizes = reading.stretch(former, length)
-                    file.write(separator)
-                    file.flush()
-                    self._copy(descriptor, place + len(separator), place + sum(sizes))
-                    column.sizes.extend(sizes)
-                found.append(column)
+                        if number == 0:
+                            fresh[first] = self._rendered(rows[first : first + length])
+                        text, sizes = fresh[first].pop(0)
+                        file.write(separator + text)
+                    else:
+                        place, sizes = reading.stretch(former, length)
+                        file.write(separator)
+                        file.flush()
+                        self._copy(descriptor, place + len(separator), place + sum(sizes))
+                    column.sizes[first : first + length] = sizes
             file.write(encoded(tail))
         return found
+
+    def _rendered(self, rows: Sequence[R]) -> list[tuple[bytes, array[int]]]:
+        """Return for each column the text of the rows without the first separator, and the size of each row."""
+        columns = zip(*(map(encoded, self._texts(row)) for row in rows), strict=True)
+        return [
+            (self._separator.join(texts), array("I", (len(self._separator) + len(each) for each in texts)))
+            for texts in columns
+        ]
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
         """Yield each run of rows: the number of its first row, the number in the previous file, and the length.
 
-        The second number is the number of the first row in the previous file. For new rows, this number is negative.
+        The second number is the number of the first row in the previous file. For new rows, this number is negative. A
+        run contains at most `_BATCH` new rows.
         """
         # If another process has changed the previous file, all rows count as new.
         known: dict[int, int] = {}
@@ -151,9 +160,10 @@ class Sheet(Generic[R]):
         former = list(map(known.get, map(id, rows), count(-len(rows))))
         first = 0
         for _, run in groupby(map(sub, former, count())):  # within a run, both numbers have a constant difference
-            length = len(list(run))
-            yield first, former[first], length
-            first += length
+            end = first + len(list(run))
+            step = end - first if former[first] >= 0 else _BATCH
+            yield from ((start, former[start], min(step, end - start)) for start in range(first, end, step))
+            first = end
 
     def _copy(self, descriptor: int, start: int, end: int) -> None:
         while start < end and self._file is not None:

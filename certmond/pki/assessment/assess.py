@@ -266,7 +266,7 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
     path = search.valid_at(now)
     shown = path or search.best
     case = Case(
-        seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
+        seen, certificate, search, path, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
         one.renewed_at, derived, one.difference,
         signing_obstacle(seen, terms.anchors, terms.missing_ca_keys, now),
         is_self_signed(seen, shown.anchor if shown else None, issuers),

@@ -12,7 +12,7 @@ from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Fault, Finding, Reason, Severity, printable
 from certmond.pki.signing.policy import Basis
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.path_building import PathSearch
+from certmond.pki.x509.path_building import Path, PathSearch
 
 _REMEDIES = {
     Reason.UNREADABLE: "make the file readable by root, or replace the file",
@@ -32,6 +32,7 @@ class Case:
     seen: Observation
     certificate: Certificate
     search: PathSearch
+    path: Path | None  # the path that is valid now
     anchors: tuple[Certificate, ...]
     anchors_reported: bool  # all trust anchors are missing, and an entry in `ca` reports this
     embeddable: tuple[Certificate, ...]
@@ -47,6 +48,11 @@ class Case:
     @property
     def spec(self) -> CertificateSpec:
         return self.seen.spec
+
+    @property
+    def shown(self) -> Path | None:
+        """The path that is valid now, or else the path that ends last, or None if the search found no path."""
+        return self.path or self.search.best
 
     @property
     def where(self) -> str:

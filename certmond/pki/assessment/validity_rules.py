@@ -131,7 +131,7 @@ def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | Non
     certificate, paths = case.certificate, case.search.paths
     instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
     instants += filter(None, others)
-    further = (*case.seen.bundle, *case.anchors) if case.search.valid_at(case.now) is None else ()
+    further = (*case.seen.bundle, *case.anchors) if case.path is None else ()
     for link in {*further, *(link for path in paths for link in path.certificates)}:
         instants += [link.not_before, link.expires_at]
     return min((instant for instant in instants if instant > case.now), default=None)
@@ -142,7 +142,7 @@ def _own_links(case: Case) -> tuple[Certificate, ...]:
 
     The path is the path that is valid now, or the path that ends last if no path is valid now.
     """
-    best = case.search.valid_at(case.now) or case.search.best
+    best = case.shown
     if best is None:
         return (case.certificate,)
     return (case.certificate, *(best.certificates[1:-1] if has_entry(case, best.anchor) else best.certificates[1:]))
@@ -154,7 +154,7 @@ def _replaced_anchor(case: Case) -> Iterator[Certificate]:
     The entry of the expired anchor reports this anchor only as a warning.
     """
     best = case.search.best
-    if best and not case.search.valid_at(case.now) and has_entry(case, best.anchor) and _any_valid(case, case.anchors):
+    if best and not case.path and has_entry(case, best.anchor) and _any_valid(case, case.anchors):
         yield best.anchor
 
 

@@ -33,6 +33,7 @@ from certmond.pki.catalog.endpoint import Endpoint
 _HEALTH = re.compile(r"(?:tcp:|https?:)//(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})(?:/[!-~]*)?")
 _BATCH = re.compile(r"[1-9][0-9]{0,5}|(?:100|[1-9][0-9]?)%")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_WILDCARDS = frozenset("*?[")
 
 FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
 """Names of the facts in `${…}`. `control_plane_name` starts with DNS: or IP:."""
@@ -140,7 +141,7 @@ def _absolute(path: str) -> str:
 
 
 def has_wildcard(path: str) -> bool:
-    return any(character in path for character in "*?[")
+    return not _WILDCARDS.isdisjoint(path)
 
 
 def _many(value: Any) -> Any:

@@ -44,8 +44,8 @@ _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5
 class Fields(NamedTuple):
     """Fields in the DER of a certificate.
 
-    `objections` contains the messages with which Go refuses the certificate. `facts` contains those fields of
-    `x509.certificate.Certificate` whose values are in the extensions.
+    `has_plain_key` is the result of `is_plain_public_key`. `objections` contains the messages with which Go refuses the
+    certificate. `facts` contains those fields of `x509.certificate.Certificate` whose values are in the extensions.
     """
 
     version: int
@@ -56,6 +56,7 @@ class Fields(NamedTuple):
     not_after: datetime
     subject: bytes
     key: bytes
+    has_plain_key: bool
     facts: dict[str, Any]
     unknown_critical: tuple[str, ...]
     objections: tuple[str, ...]
@@ -106,7 +107,8 @@ def parse_fields(der: bytes) -> Fields:
     objections += name_objections(issuer) if len(issuer) <= _KEPT else name_objections.__wrapped__(issuer)
     if subject != issuer and not is_plain_name(subject):
         objections += name_objections.__wrapped__(subject)
-    if not is_plain_public_key(key):
+    has_plain_key = is_plain_public_key(key)
+    if not has_plain_key:
         objections += _of_key(key)
     facts, unknown = _extensions(fields, objections) if version == 3 else ({}, ())
     if version == 2:
@@ -114,7 +116,7 @@ def parse_fields(der: bytes) -> Fields:
     signature = _signature(inner, objections)
     _outer(outer, inner.content, objections)
     return Fields(
-        version, serial, signature, issuer, not_before, not_after, subject, key, facts, unknown,
+        version, serial, signature, issuer, not_before, not_after, subject, key, has_plain_key, facts, unknown,
         tuple(each[:_LONGEST_WORDS] for each in tuple(dict.fromkeys(objections))[:_MOST_OBJECTIONS]),
     )  # fmt: skip
 
@@ -162,6 +164,7 @@ def _times(encoded: bytes) -> tuple[datetime, datetime]:
     return time(start), time(end)
 
 
+@lru_cache(maxsize=1024)
 def _time(day: bytes, hour: bytes) -> datetime:
     """Return the time of a UTCTime of 13 octets. Raises ValueError for a day that does not exist."""
     century = "20" if day < b"5" else "19"

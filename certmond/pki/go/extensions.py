@@ -117,7 +117,7 @@ def _basic_constraints(extension: Extension) -> Understood:
 def _alternative_names(extension: Extension) -> Understood:
     values = _sequence(extension.content, "x509: invalid subject alternative name")
     names = [f"{KINDS[tag]}:{_alternative_name(tag, value.content)}" for value in values if (tag := value.tag) in KINDS]
-    return Understood({"names": frozenset(names)}, handled=bool(names))
+    return Understood({"alternative_names": tuple(dict.fromkeys(names))}, handled=bool(names))
 
 
 def _alternative_name(tag: int, content: bytes) -> str | IPv4Address | IPv6Address:

@@ -5,6 +5,7 @@ Go accepts RSASSA-PSS only if all parameters name the same hash, and the salt is
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from certmond.errors import MalformedError
@@ -54,6 +55,7 @@ def signature_of(algorithm: Algorithm) -> Signature:
     return _ALGORITHMS.get(algorithm.oid, unknown)
 
 
+@lru_cache(maxsize=256)
 def signature_algorithm_of(encoded: bytes) -> Signature:
     """Return the signature algorithm of an encoded AlgorithmIdentifier. Raises MalformedError for other bytes."""
     return signature_of(parse_algorithm(read_value(encoded)))

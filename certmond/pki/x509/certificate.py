@@ -63,10 +63,10 @@ T = TypeVar("T")
 class Certificate:
     """Contents of one certificate (RFC 5280, section 4). Times are UTC.
 
-    If `usages` or `extended_usages` is None, the certificate permits all usages of this kind. `names` contains the
-    subject alternative names as "DNS:…", "IP:…", "email:…" or "URI:…". `demands_policies` is True if certificate
-    policies can invalidate a path (RFC 5280, 6.1). `objections` contains the reasons why Go refuses the certificate.
-    `unread` is the reason why cryptography cannot parse the certificate.
+    If `usages` or `extended_usages` is None, the certificate permits all usages of this kind. `alternative_names`
+    contains the subject alternative names as "DNS:…", "IP:…", "email:…" or "URI:…". `demands_policies` is True if
+    certificate policies can invalidate a path (RFC 5280, 6.1). `objections` contains the reasons why Go refuses the
+    certificate. `unread` is the reason why cryptography cannot parse the certificate.
     """
 
     der: bytes = field(repr=False)
@@ -77,7 +77,7 @@ class Certificate:
     issuer: str
     subject_der: bytes = field(repr=False)
     issuer_der: bytes = field(repr=False)
-    attributes: frozenset[str]
+    subject_attributes: tuple[str, ...]  # a set with one element takes four times the memory of such a tuple
     not_before: datetime
     not_after: datetime
     key: PublicKey
@@ -86,7 +86,7 @@ class Certificate:
     path_length: int | None
     usages: frozenset[str] | None
     extended_usages: frozenset[str] | None
-    names: frozenset[str]
+    alternative_names: tuple[str, ...]
     subject_key_id: bytes | None = field(repr=False)
     authority_key_id: bytes | None = field(repr=False)
     unknown_critical: tuple[str, ...]
@@ -122,12 +122,22 @@ class Certificate:
         return f"cryptography refuses the certificate: {self.unread}" if self.unread else None
 
     @property
+    def attributes(self) -> frozenset[str]:
+        """The attributes of the subject, such as "CN=…" and "O=…"."""
+        return frozenset(self.subject_attributes)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names in `alternative_names`."""
+        return frozenset(self.alternative_names)
+
+    @property
     def common_name(self) -> str | None:
         """The common name (CN) of the subject, or None if the subject has no common name.
 
         If the subject has several common names, the property is the first of these names in alphabetical order.
         """
-        return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
+        return next((text[3:] for text in sorted(self.subject_attributes) if text.startswith("CN=")), None)
 
     @property
     def expires_at(self) -> datetime:
@@ -184,7 +194,7 @@ def parse_certificate(der: bytes) -> Certificate:
         issuer=issuer,
         subject_der=issuer_der if fields.subject == issuer_der else fields.subject,
         issuer_der=issuer_der,
-        attributes=frozenset([each for together in attributes for each in together]),
+        subject_attributes=tuple([each for together in attributes for each in together]),
         not_before=fields.not_before,
         not_after=fields.not_after,
         key=key,
@@ -294,7 +304,7 @@ def _issuer(issuer: _Issuer) -> str:
 
 
 _ABSENT = {
-    "is_ca": None, "path_length": None, "usages": None, "extended_usages": None, "names": frozenset[str](),
+    "is_ca": None, "path_length": None, "usages": None, "extended_usages": None, "alternative_names": (),
     "subject_key_id": None, "authority_key_id": None, "constrains_names": False,
     "demands_policies": False,
 }  # fmt: skip
@@ -312,7 +322,7 @@ def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tu
         parsed = load(der)
         attributes = [[each.rfc4514_string() for each in together] for together in parsed.subject.rdns]
         name = _issuer(_Issuer(issuer, parsed)) if ordinary else parsed.issuer.rfc4514_string()
-        key = plain_key(fields.key) or public_key_of(parsed)
+        key = plain_key(fields.key) if fields.has_plain_key else public_key_of(parsed)
         # Parse the extensions here, because a renewal copies them.
         tuple(parsed.extensions)
     if key.algorithm == "RSA" and key.der != fields.key and RSA_PSS in fields.key[:32]:

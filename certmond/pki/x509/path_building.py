@@ -311,7 +311,8 @@ def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
     # Only the algorithm in the signed part counts; the outer one must be equal (RFC 5280, 4.1.1.2).
     if signed.algorithm != signed.outer_algorithm:
         return False
-    how = signature_algorithm_of(signed.algorithm)
+    is_small = is_ordinary(certificate.der)
+    how = (signature_algorithm_of if is_small else signature_algorithm_of.__wrapped__)(signed.algorithm)
     key = _kept_key(issuer.key.der) if is_ordinary(issuer.key.der) else _key_of(issuer.key.der)
     digest = _DIGESTS[how.digest]() if how.digest in _DIGESTS else None
     match key:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certmond.errors import MalformedError
 from certmond.pki.asn1.key_limits import check_public_key
-from certmond.pki.go.public_key import is_plain_public_key, key_name, public_key_of_info
+from certmond.pki.go.public_key import key_name, public_key_of_info
 from certmond.pki.x509.library_guard import guarded
 
 # The curves of Go's crypto/elliptic. For a key on any other curve, which Kubernetes cannot use, `algorithm` is the name
@@ -64,13 +64,11 @@ def describe_key(key: PublicKeyTypes) -> PublicKey:
     return PublicKey(algorithm, bits, hashlib.sha256(spki).hexdigest(), spki)
 
 
-def plain_key(info: bytes) -> PublicKey | None:
-    """Return the RSA-2048 or P-256 key in a SubjectPublicKeyInfo, or None for any other key.
+def plain_key(info: bytes) -> PublicKey:
+    """Return the RSA-2048 or P-256 key in a SubjectPublicKeyInfo that `is_plain_public_key` accepts.
 
     This function is faster than cryptography.
     """
-    if not is_plain_public_key(info):
-        return None
     algorithm, bits = ("RSA", 2048) if len(info) == 294 else ("ECDSA", 256)
     return PublicKey(algorithm, bits, hashlib.sha256(info).hexdigest(), info)
 

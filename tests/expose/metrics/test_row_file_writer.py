@@ -61,6 +61,14 @@ def test_a_separator_stands_between_two(tmp_path: Path) -> None:
         assert json.loads(path.read_text()) == rows
 
 
+def test_many_new_rows_are_complete(tmp_path: Path) -> None:
+    """The file has all rows if many new rows are before, between and after rows that stay."""
+    sheet, path, many = Sheet(Row.texts), tmp_path / "rows", [Row(str(number)) for number in range(500)]
+    for rows in (many[200:330], many, [*many[100:140], *map(Row, "ab" * 100), *many[140:]]):
+        sheet.write(path, rows, HEADS, "end")
+        assert path.read_text() == expected(rows, "end")
+
+
 def test_a_row_that_stays_is_not_made_again(tmp_path: Path) -> None:
     """The texts of a row are requested once, while it is the same object and no other process changes the file."""
     sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b"), Row("c")]

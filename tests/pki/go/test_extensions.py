@@ -38,7 +38,7 @@ FULL = tlv(0xA0, tlv(0xA0, tlv(0x86, b"http://a") + tlv(0x82, b"b")))
         (
             "2.5.29.17",
             tlv(0x30, tlv(0x82, b"a") + tlv(0x87, b"\x0a\x00\x00\x01") + tlv(0xA4, b"")),
-            {"names": frozenset({"DNS:a", "IP:10.0.0.1"})},
+            {"alternative_names": ("DNS:a", "IP:10.0.0.1")},
         ),
         ("2.5.29.19", tlv(0x30, b"\x01\x01\xff\x02\x01\x03"), {"is_ca": True, "path_length": 3}),
         ("2.5.29.19", tlv(0x30, b"\x02\x01\xff"), {"is_ca": False, "path_length": None}),
