@@ -115,7 +115,8 @@ class Sheet(Generic[R]):
 
     def _fill(self, descriptor: int, rows: Sequence[R], heads: Sequence[str], tail: str) -> list[_Column]:
         """Write the heads, the rows and the tail to `descriptor`. Return the positions of the rows in each column."""
-        runs, fresh = list(self._runs(rows)), dict[int, list[tuple[bytes, array[int]]]]()
+        runs = list(self._runs(rows))
+        fresh: dict[int, list[tuple[bytes, array[int]]]] = {}
         # Allocate these arrays before the texts, so that malloc can return the memory of the texts to the kernel.
         found = [_Column(0, array("I", [0]) * len(rows)) for _ in heads]
         with open(descriptor, "wb", _BUFFER, closefd=False) as file:
