@@ -101,7 +101,7 @@ def renew(
     if dry_run:
         display(plan_document(made, assessment.taken_at), output, plan_table, options.root)
         return
-    outcomes = _execute(enforcer, handover, progress, made)
+    begun, outcomes = datetime.now(UTC), _execute(enforcer, handover, progress, made)
     outcomes = _poll_signers(enforcer, handover, progress, outcomes, timeout)
     _print_outcomes(outcomes, quiet=quiet)
     wanted = {service for each in outcomes if each.result == "done" for service in getattr(each.step, "restarts", ())}
@@ -109,7 +109,7 @@ def renew(
         results: dict[str, str] = {}
         held: tuple[Held, ...] = ()
     else:
-        results, held = restart_services(enforcer, handover, progress, frozenset(wanted), by_hand=False)
+        results, held = restart_services(enforcer, handover, progress, frozenset(wanted), by_hand=False, begun=begun)
     renewed = [each.step.target for each in outcomes if each.result == "done"]
     silent, stale = wait_for_reloads(enforcer, progress, assessment, frozenset(renewed), only_silent=no_restart)
     if quiet:

@@ -28,19 +28,21 @@ _RELOADED_WITHIN = timedelta(seconds=15)
 
 
 def restart_services(
-    enforcer: Enforcer, handover: Handover, progress: Progress, wanted: frozenset[str], *, by_hand: bool
-) -> tuple[dict[str, str], tuple[Held, ...]]:
+    enforcer: Enforcer, handover: Handover, progress: Progress, wanted: frozenset[str], *, by_hand: bool,
+    begun: datetime | None = None,
+) -> tuple[dict[str, str], tuple[Held, ...]]:  # fmt: skip
     """Restart the `wanted` services that use an old file. With `by_hand`, restart all `wanted` services.
 
-    Return the result of each restart, by the name of the service, and the held restarts. Raises the errors of
-    `Handover.retry_while_busy`.
+    A restart by another process counts if it has ended since `begun`, when the command began to replace files, or since
+    the call of this function. Return the result of each restart, by the name of the service, and the held restarts.
+    Raises the errors of `Handover.retry_while_busy`.
     """
     results, since = dict[str, str](), datetime.now(UTC)
     first_running: dict[str, str] | None = None
     while True:
         handover.discard_events()
         assessment, around = enforcer.see()
-        for past in _ended_elsewhere(enforcer, wanted - results.keys(), since):
+        for past in _ended_elsewhere(enforcer, wanted - results.keys(), begun or since):
             results[past.service] = str(past.result)
             progress.tell(f"{past.service}: {past.message}")
         running = {name: each.instance for name, each in around.live.services.items()} if around.live else {}

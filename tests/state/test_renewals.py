@@ -118,7 +118,7 @@ def test_a_failure_does_not_forget_when_the_certificate_was_put_in_place(tmp_pat
 @pytest.mark.long
 def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path) -> None:
     """Of removed files only the latest attempts stay, however many there were; of existing files, all."""
-    there = {("leaf", f"/there/{number}.pem"): Attempt(NOW - timedelta(days=400)) for number in range(20)}
+    there = {("leaf", f"/there/{number}.pem"): Attempt(NOW - timedelta(days=400)) for number in range(150)}
     gone = {("leaf", f"/gone/{number}.pem"): Attempt(NOW + timedelta(minutes=number)) for number in range(250)}
     ledger = Ledger(tmp_path, lambda path: path.startswith("/there/"))
     for identity, attempt in {**there, **gone}.items():
