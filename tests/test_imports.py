@@ -45,6 +45,19 @@ def test_the_status_command_reads_no_certificate() -> None:
     assert not found & {"certmond.pki.assessment", "cryptography", "pydantic", "yaml"}
 
 
+def test_documents_of_the_state_are_read_without_pydantic() -> None:
+    """certmond checks the documents that it writes itself, and the record of a rotation, with its own decoder."""
+    found = loaded(
+        "certmond.cluster.record_rules",
+        "certmond.restart.history",
+        "certmond.state.archive",
+        "certmond.state.json_file",
+        "certmond.state.rotation_record",
+    )
+    assert {"certmond.cluster.record", "certmond.state.json_decoder"} <= found
+    assert not found & {"pydantic", "pydantic_core"}
+
+
 ACTING = {
     "certmond.controllers.executor",
     "certmond.controllers.host_holds",

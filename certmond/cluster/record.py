@@ -5,17 +5,20 @@ This module defines the schema of the record, which never contains a secret. `re
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from certmond.errors import MalformedError
-from certmond.pki.catalog.field_types import Instant
 from certmond.pki.findings import printable
+from certmond.pki.instant import Instant
 from certmond.pki.x509.certificate import Anchor
 from certmond.pki.x509.certificate_file_parser import Document, decode
+from certmond.state.json_decoder import between, decoded, encoded, matching
 
-SCHEMA = 1
+SCHEMA: Final = 1
 DELETE_RECORD = "kubectl -n kube-system delete configmap certmond-rotation"
 """Command that deletes a wrong record from the cluster."""
 _NEVER, _REFUSED = "PRIVATE KEY", "contains a private key, which must never be in a record"
@@ -30,14 +33,19 @@ def _public(pem: str) -> str:
     return pem
 
 
-_Pem = Annotated[str, AfterValidator(_public)]
-_Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-_Signature = Annotated[str, Field(pattern=r"^(x509:[A-Za-z0-9+/]{1,8000}|[A-Za-z0-9+/]{0,2000})={0,2}$")]
-_Share = Annotated[float, Field(ge=0, le=1)]
-_NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
+_Pem = Annotated[str, _public]
+_Identifier = Annotated[
+    str, matching("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "must be a name of at most 63 letters, digits, '.', '_' and '-'")
+]
+_Signature = Annotated[
+    str, matching("(x509:[A-Za-z0-9+/]{1,8000}|[A-Za-z0-9+/]{0,2000})={0,2}", "must be a signature in base64")
+]
+_Share = Annotated[float, between(0, 1)]
+_NodeName = Annotated[str, matching("[a-z0-9][a-z0-9.-]{0,252}", "must be the name of a node")]
 
 
-class ClusterRecord(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterRecord:
     """The record of a rotation. certmond ignores fields of a later version of certmond.
 
     `old` and `new` contain the CAs as PEM. In a rotation of `sa`, these fields contain the public keys for
@@ -46,16 +54,7 @@ class ClusterRecord(BaseModel):
     external CA. A worker may act if its place (`worker_batches`) is below `released`.
     """
 
-    model_config = ConfigDict(
-        strict=True,
-        frozen=True,
-        extra="ignore",
-        hide_input_in_errors=True,
-        validate_by_name=True,
-        validate_by_alias=True,
-    )
-
-    version: Literal[1] = Field(default=1, alias="schema")
+    schema: Literal[1] = SCHEMA
     id: _Identifier
     family: _Identifier
     mode: _Identifier
@@ -70,11 +69,9 @@ class ClusterRecord(BaseModel):
     signature: _Signature = ""
     released: _Share = 0.0
 
-    @model_validator(mode="after")
-    def _refuse_secrets(self) -> Self:
+    def __post_init__(self) -> None:
         if _NEVER in repr(self):
             raise ValueError(_REFUSED)
-        return self
 
     @property
     def old_anchors(self) -> tuple[Anchor, ...]:
@@ -88,7 +85,11 @@ class ClusterRecord(BaseModel):
 
     def text(self) -> str:
         """Return the record as JSON."""
-        return self.model_dump_json(by_alias=True, indent=1)
+        return json.dumps(encoded(self), indent=1, ensure_ascii=False, default=_text)
+
+    def invalid_fields(self) -> tuple[str, ...]:
+        """Return the names of the fields whose value is invalid in a record."""
+        return tuple(name for name, kind in _types().items() if not _is_valid(getattr(self, name), kind))
 
 
 def parse(text: str, where: str) -> ClusterRecord:
@@ -100,24 +101,42 @@ def parse(text: str, where: str) -> ClusterRecord:
     if _NEVER in text:  # also in an ignored field, because its author must correct it
         raise _invalid(where, _REFUSED)
     try:
-        return ClusterRecord.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        at, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        if at == "schema":
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _invalid(where, "it is not JSON") from None
+    try:
+        return decoded(document, ClusterRecord)
+    except ValueError as error:
+        if str(error).startswith("schema "):
             fact = (
                 f"contains a record with a schema that this version of certmond does not support (supported: {SCHEMA})"
             )
             raise MalformedError(
                 f"{where} {fact}; upgrade certmond on this node to the version that wrote the record"
             ) from None
-        detail = printable(f"{at} {message}" if at else message)[:200]
-        raise _invalid(where, detail) from None
+        raise _invalid(where, printable(str(error))[:200]) from None
 
 
 def _invalid(where: str, detail: str) -> MalformedError:
     remedy = f"find the client that wrote the record; if no rotation is in progress, run: {DELETE_RECORD}"
     return MalformedError(f"{where} contains an invalid record ({detail}); {remedy}")
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(ClusterRecord, include_extras=True)
+
+
+def _is_valid(value: Any, kind: Any) -> bool:
+    try:
+        decoded(json.loads(json.dumps(value, default=encoded)), kind)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _read(pem: str) -> Document:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pydantic import ValidationError
-
 from certmond.cluster.record import DELETE_RECORD, ClusterRecord
 from certmond.errors import OvertakenError, RotationError
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, flaw, forth, may_be_aborted, sequence
@@ -45,19 +43,23 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
             "rotation here, remove `cluster:` from the configuration and restart certmond"
         )
     try:
-        return ClusterRecord(
+        record = ClusterRecord(
             id=rotation.id, family=rotation.family, mode=rotation.mode.value, phase=rotation.phase.value,
             since=rotation.since, old=tuple(to_pem(each).decode("ascii") for each in rotation.old),
             new=to_pem(rotation.new).decode("ascii"), excluded=rotation.excluded, aborted=rotation.aborted,
             coordinator=coordinator, published=rotation.published, signature=rotation.signature,
             released=rotation.released,
         )  # fmt: skip
-    except ValidationError as error:
-        wrong = ", ".join(sorted({str(each["loc"][0]) for each in error.errors(include_input=False) if each["loc"]}))
-        raise RotationError(
-            f"certmond cannot record {rotation.name}, because a value is invalid ({wrong}); use the node names in "
-            "the output of `kubectl get nodes`"
-        ) from None
+    except ValueError as error:
+        wrong = str(error)
+    else:
+        if not (invalid := record.invalid_fields()):
+            return record
+        wrong = ", ".join(sorted(invalid))
+    raise RotationError(
+        f"certmond cannot record {rotation.name}, because a value is invalid ({wrong}); use the node names in "
+        "the output of `kubectl get nodes`"
+    )
 
 
 def is_behind(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:

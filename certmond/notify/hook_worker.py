@@ -42,7 +42,7 @@ LOG_EACH, LOG_OVERALL = Budget(burst=2, every=60), Budget(burst=50, every=2)
 INTERVAL = 60.0
 """Seconds between two summaries of omitted journal entries."""
 _SAVE_INTERVAL = 1.0  # seconds between two writes of the record; after a kill, certmond repeats the unstored runs
-_RECORD = list[Notice]
+_RECORD = tuple[Notice, ...]
 
 Count = Callable[[str, str], None]
 """Function that counts a result of a hook: `told`, `failed` or `passed_over`.
@@ -309,7 +309,7 @@ class Hook:
         self._saved_at = time.monotonic()
         try:
             make_directory(self._directory.parent)
-            self._record.write(list(self._received.values()))
+            self._record.write(tuple(self._received.values()))
         except (WriteError, OSError) as error:
             why = f"certmond cannot store the findings that hook {self.spec.name} has received ({error})"
             message = f"{why}; after a restart of certmond, the hook receives these findings again"

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from certmond.errors import WriteError
-from certmond.pki.catalog.field_types import Instant
+from certmond.pki.instant import Instant
 from certmond.pki.services.service_observation import Content
 from certmond.state.json_file import Memory
 
@@ -25,9 +24,8 @@ _ABSENT = 100
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Known(BaseModel):
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
+@dataclass(frozen=True, slots=True)
+class _Known:
     sha256: str
     since: Instant
 
@@ -50,7 +48,7 @@ class Changes:
         for path, sha256, ctime in files:  # a ctime is after `now` if the clock was set back
             changed, before = min(EPOCH + timedelta(microseconds=ctime // 1000), now), known.get(path)
             same = before is not None and before.sha256 == sha256
-            found[path] = _Known(sha256=sha256, since=min(before.since, changed) if before and same else changed)
+            found[path] = _Known(sha256, min(before.since, changed) if before and same else changed)
         # The latest observation comes first. The JSON object preserves this order for later processes.
         gone = ((path, each) for path, each in known.items() if path not in found)
         kept = {**found, **dict(islice(gone, _ABSENT))}

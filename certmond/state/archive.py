@@ -19,12 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
-
 from certmond.errors import MalformedError, StateError, WriteError
 from certmond.files.consistent_read import content_of
 from certmond.files.path_resolution import open_without_symlinks
 from certmond.pki.findings import printable
+from certmond.state.json_decoder import between, decoded
 from certmond.transaction.dirfd import Place, blaming, can_be_a_path, digest, opened
 from certmond.transaction.state_directory import VERSION, opened_state, read_state, understood
 from certmond.transaction.temp_file import make_directory, new_file
@@ -64,26 +63,25 @@ def _absolute(path: str) -> str:
     return path
 
 
-_Id = Annotated[int, Field(ge=0, lt=(1 << 32) - 1)]  # the last ID means "do not change" (chown(2))
+_Mode = Annotated[int, between(0, 0o7777)]
+_Id = Annotated[int, between(0, (1 << 32) - 2)]  # the last ID means "do not change" (chown(2))
 
 
-class _File(BaseModel):
+@dataclass(frozen=True, slots=True)
+class _File:
     """A file in a description: its path on the node and its metadata."""
 
-    model_config = ConfigDict(defer_build=True)
-
-    path: Annotated[str, AfterValidator(_absolute)]
+    path: Annotated[str, _absolute]
     stored: str
-    mode: Annotated[int, Field(ge=0, le=0o7777)]
+    mode: _Mode
     uid: _Id
     gid: _Id
     sha256: str
 
 
-class _Description(BaseModel):
-    model_config = ConfigDict(defer_build=True)
-
-    when: AwareDatetime
+@dataclass(frozen=True, slots=True)
+class _Description:
+    when: datetime
     description: dict[str, str]
     files: tuple[_File, ...]
 
@@ -230,7 +228,7 @@ class Archive:
         try:
             with opened_state(where) as directory:
                 document = json.loads(read_state(directory, where / _DESCRIPTION))
-                described = _Description.model_validate(understood(document, str(where / _DESCRIPTION)))
+                described = decoded(understood(document, str(where / _DESCRIPTION)), _Description)
             when = described.when.astimezone(UTC)
         except (OSError, ValueError, OverflowError, RecursionError) as error:
             raise _damaged(where / _DESCRIPTION) from error

@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from datetime import datetime
-from functools import cache
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Generic, TypeVar
 
 from certmond.errors import MalformedError, StateError
 from certmond.pki.findings import printable
+from certmond.state.json_decoder import decoded, encoded
 from certmond.transaction.dirfd import Place, blaming, opened
 from certmond.transaction.state_directory import opened_state, read_state, refuse_record, understood, versioned
 from certmond.transaction.temp_file import make_directory, new_file, remove
@@ -24,23 +22,12 @@ from certmond.transaction.temp_file import make_directory, new_file, remove
 T = TypeVar("T")
 
 
-@cache
-def _adapter_of(schema: Any) -> TypeAdapter[Any]:
-    """Return the validator of a type. Its construction takes milliseconds, so certmond constructs one for each type."""
-    return TypeAdapter(schema)
-
-
 class Memory(Generic[T]):
-    """The document `name` below `state_dir`, with a content of the type `schema`."""
+    """The document `name` below `state_dir`, with a content of a type that `json_decoder` supports."""
 
-    def __init__(self, state_dir: Path, name: str, schema: type[T]) -> None:
-        self._state_dir, self._name = state_dir, name
-        self._schema: Any = schema
+    def __init__(self, state_dir: Path, name: str, kind: type[T]) -> None:
+        self._state_dir, self._name, self._kind = state_dir, name, kind
         self._draft = f".{name}.new"
-
-    @property
-    def _adapter(self) -> TypeAdapter[Any]:
-        return _adapter_of(self._schema)
 
     def read(self) -> T | None:
         """Return the content, or None if the file is missing or unusable."""
@@ -54,18 +41,18 @@ class Memory(Generic[T]):
         Raises StateError if an untrusted user can change the file, or if a later version of certmond has written it.
         """
         try:
-            content = self._content()  # most nodes have no such file, and need no validator
-            value: T = self._adapter.validate_python(content)
-            return value
+            content = self._content()
         except FileNotFoundError:
             return None
         except OSError as error:
             detail = error.strerror or "unknown system error"
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            detail = " ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         except (ValueError, OverflowError, RecursionError):
             detail = "it is not JSON"
+        else:
+            try:
+                return decoded(content, self._kind)
+            except ValueError as error:
+                detail = str(error)
         # The caller adds the remedy.
         raise MalformedError(f"certmond cannot read {self._state_dir / self._name} ({printable(detail)[:200]})")
 
@@ -74,8 +61,8 @@ class Memory(Generic[T]):
 
         Raises WriteError if the write fails, and StateError in the cases of `load`.
         """
-        # Use json, because pydantic's serializer refuses a path that is not UTF-8.
-        content = json.dumps(versioned(self._adapter.dump_python(value)), indent=1, default=datetime.isoformat).encode()
+        document = versioned(encoded(value) if is_dataclass(value) else value)
+        content = json.dumps(document, indent=1, default=encoded).encode()
         with suppress(OSError, ValueError, RecursionError), opened_state(self._state_dir) as directory:
             refuse_record(directory, self._state_dir / self._name)  # replace a damaged document
         with blaming(str(self._state_dir / self._name)):

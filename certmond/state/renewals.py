@@ -11,19 +11,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-
 from certmond.errors import StateError, WriteError
 from certmond.pki.assessment.renewal_attempt import Attempt
-from certmond.pki.catalog.field_types import Instant
+from certmond.pki.instant import Instant
 from certmond.pki.planning.renewal_quota import RENEWALS, WINDOW
 from certmond.pki.planning.steps import Identity
 from certmond.state.append_only_file import append
+from certmond.state.json_decoder import between, decoded, encoded
 from certmond.state.json_file import Memory
 from certmond.transaction.dirfd import Place, can_be_a_path
 from certmond.transaction.state_directory import VERSION, opened_state, understood
@@ -32,6 +31,7 @@ from certmond.transaction.temp_file import remove
 _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
 """Maximum number of bytes to read from the log."""
+_FIELDS = tuple(each.name for each in fields(Attempt))
 _ABSENT = 100
 """Number of the most recent attempts of deleted files to keep, because the files might return."""
 
@@ -42,18 +42,18 @@ def _nameable(text: str) -> str:
     return text
 
 
-_Text = Annotated[str, AfterValidator(_nameable)]
+_Text = Annotated[str, _nameable]
+_Count = Annotated[int, between(0, 1 << 31)]
 
 
-class _Entry(BaseModel):
-    """An attempt in the document. This class ignores fields of a later version."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An attempt in the document. The document may contain fields of a later version."""
 
     name: _Text
     path: _Text
     at: Instant
-    failures: Annotated[int, Field(ge=0, le=1 << 31)] = 0
+    failures: _Count = 0
     message: str = ""
     sha256: str | None = None
     issued_at: Instant | None = None
@@ -63,17 +63,16 @@ class _Entry(BaseModel):
     common_name: str | None = None
     restored: bool = False
     repaired_at: Instant | None = None
-    repairs: Annotated[int, Field(ge=0, le=1 << 31)] = 0
+    repairs: _Count = 0
     subject: str | None = None
 
 
-class _Line(BaseModel):
-    """A line of the log: a new attempt, or a removed attempt."""
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True, defer_build=True)
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the log: a new attempt, or a removed attempt, which is `forgotten`."""
 
     entry: _Entry
-    removed: bool = Field(default=False, alias="forgotten")
+    forgotten: bool = False
 
 
 class Ledger:
@@ -146,13 +145,9 @@ class Ledger:
                     self._write(self._pruned(known))
 
     def _note(self, identity: Identity, attempt: Attempt, *, removed: bool = False) -> None:
-        line = _Line(entry=_entry(identity, attempt), removed=removed)
+        line = encoded(_Line(_entry(identity, attempt), forgotten=removed))
         self._noted = True
-        append(
-            self._state_dir,
-            _LOG,
-            [json.dumps({"version": VERSION, **line.model_dump(by_alias=True)}, default=datetime.isoformat).encode()],
-        )
+        append(self._state_dir, _LOG, [json.dumps({"version": VERSION, **line}, default=encoded).encode()])
 
     def _load(self) -> dict[Identity, Attempt]:
         known: dict[Identity, Attempt] = {}
@@ -161,7 +156,7 @@ class Ledger:
             for line in _lines(log, str(self._state_dir / _LOG)):
                 identity = line.entry.name, line.entry.path
                 known.pop(identity, None)
-                if not line.removed:
+                if not line.forgotten:
                     known[identity] = _attempt(line.entry)
         return known
 
@@ -203,7 +198,7 @@ def _entry(identity: Identity, attempt: Attempt) -> _Entry:
 
 
 def _attempt(entry: _Entry) -> Attempt:
-    return Attempt(**entry.model_dump(exclude={"name", "path"}))
+    return Attempt(**{name: getattr(entry, name) for name in _FIELDS})
 
 
 @contextmanager
@@ -225,5 +220,5 @@ def _lines(log: int | None, path: str) -> Iterator[_Line]:
         return
     with suppress(OSError), open(log, "rb", closefd=False) as file:
         for line in file.read(_LONGEST_LOG).splitlines():
-            with suppress(ValueError, OverflowError, RecursionError, ValidationError):
-                yield _Line.model_validate(understood(json.loads(line), path))
+            with suppress(ValueError, OverflowError, RecursionError):
+                yield decoded(understood(json.loads(line), path), _Line)

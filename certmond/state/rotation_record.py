@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-
 from certmond.errors import MalformedError
-from certmond.pki.catalog.field_types import Instant
+from certmond.pki.instant import Instant
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, flaw, forth
 from certmond.pki.x509.certificate import Anchor, to_pem
 from certmond.pki.x509.certificate_file_parser import decode
+from certmond.state.json_decoder import between, matching
 from certmond.state.json_file import Memory
 from certmond.transaction.dirfd import Place, blaming, opened
 from certmond.transaction.state_directory import VERSION, refuse_unfit
@@ -43,19 +43,29 @@ def _anchor(text: str) -> str:
     return text
 
 
-_Pem = Annotated[str, AfterValidator(_anchor)]
+def _not_empty(anchors: tuple[str, ...]) -> tuple[str, ...]:
+    if not anchors:
+        raise ValueError("must contain at least one CA or public key")
+    return anchors
 
 
-class _Entry(BaseModel):
-    """The content of the record. This class ignores fields of a later version."""
+_Pem = Annotated[str, _anchor]
+_Version = Annotated[int, between(1, VERSION)]
+_Id = Annotated[
+    str, matching("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "must be a name of at most 63 letters, digits, '.', '_' and '-'")
+]
+_Share = Annotated[float, between(0, 1)]
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
 
-    version: Annotated[int, Field(ge=1, le=VERSION, strict=True)] = VERSION
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """The content of the record. The record may contain fields of a later version."""
+
+    version: _Version = VERSION
+    id: _Id
     family: str
     mode: Mode
-    old: Annotated[tuple[_Pem, ...], Field(min_length=1)]
+    old: Annotated[tuple[_Pem, ...], _not_empty]
     new: _Pem
     phase: Phase
     since: Instant
@@ -64,7 +74,7 @@ class _Entry(BaseModel):
     excluded: tuple[str, ...] = ()
     published: Instant | None = None
     signature: str = ""
-    released: Annotated[float, Field(ge=0, le=1)] = 0.0
+    released: _Share = 0.0
 
 
 class RotationRecord:

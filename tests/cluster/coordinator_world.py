@@ -113,7 +113,7 @@ class World:
 
     def record(self, rotation: Rotation, /, **changes: Any) -> None:
         """Write a record like another node, node-9."""
-        made = record_of(rotation, "node-9").model_copy(update=changes)
+        made = replace(record_of(rotation, "node-9"), **changes)
         self.put("configmaps", "certmond-rotation", "kube-system", data={"record": made.text()})
 
     def put(self, resource: str, name: str, namespace: str = "", **content: Any) -> None:

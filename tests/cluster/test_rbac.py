@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -85,7 +86,7 @@ def lead(access: Access) -> list[Any]:
         for name in (RESTART, ROTATION, LEASE.name)
     ]
     said: list[Any] = [each.take() for each in (*turns, *turns)]
-    replace_record(access, create_record(access, record), record.model_copy(update={"phase": "issue"}))
+    replace_record(access, create_record(access, record), replace(record, phase="issue"))
     read_record(access)
     list_nodes(access)
     now = datetime.now(UTC)

@@ -11,7 +11,6 @@ import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from certmond.cluster.api_access import Access
 from certmond.cluster.record import ClusterRecord, parse
@@ -29,11 +28,11 @@ PATH = "/api/v1/namespaces/kube-system/configmaps"
 
 
 def record(**changes: Any) -> ClusterRecord:
-    given = {
+    given: dict[str, Any] = {
         "id": "20261124-ca", "family": "ca", "mode": "overlap", "phase": "trust", "since": NOW,
         "old": (OLD.pem.decode(),), "new": NEW.pem.decode(), "excluded": ("node-9",), "coordinator": "node-1",
     } | changes  # fmt: skip
-    return ClusterRecord.model_validate(given)
+    return ClusterRecord(**given)
 
 
 # --- the value --------------------------------------------------------------------------------------------------------
@@ -80,7 +79,7 @@ def test_a_schema_of_a_later_certmond_is_refused() -> None:
 )
 def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> None:
     """A record with a private key in any of its fields is not made, and the refusal does not quote it."""
-    with pytest.raises(ValidationError) as raised:
+    with pytest.raises(ValueError, match="contains a private key") as raised:
         record(**changes)
     assert "PRIVATE KEY" not in str(raised.value).replace("contains a private key", "")
 
@@ -89,12 +88,12 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
     ("changes", "said"),
     [
         ({"new": "x"}, "new does not consist only of certificates or public keys in PEM"),
-        ({"since": "yesterday"}, "since Input should be a valid datetime"),
-        ({"since": "2026-11-24T12:00:00"}, "since Input should have timezone info"),
+        ({"since": "yesterday"}, "since must be a time with an offset"),
+        ({"since": "2026-11-24T12:00:00"}, "since must be a time with an offset"),
         ({"since": "9999-12-31T23:59:59Z"}, "since must be a time between the years 2 and 9998"),
         ({"published": "0001-01-01T00:00:00+14:00"}, "published must be a time between the years 2 and 9998"),
-        ({"excluded": "node-1"}, "excluded Input should be a valid array"),
-        ({"phase": "a b"}, "phase String should match pattern"),
+        ({"excluded": "node-1"}, "excluded must be a list"),
+        ({"phase": "a b"}, "phase must be a name of at most 63 letters"),
         ({"later": NEW.key_pem.decode()}, "contains a private key, which must never be in a record"),
     ],
 )

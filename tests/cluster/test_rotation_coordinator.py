@@ -89,7 +89,7 @@ def test_a_rotation_is_parsed_from_its_record(rotation: Rotation) -> None:
 )  # fmt: skip
 def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, Any]) -> None:
     """A mode or phase that this certmond does not know, or not of that mode; no certificates, or too many."""
-    made = record_of(ROTATION, "node-9").model_copy(update=changes)
+    made = replace(record_of(ROTATION, "node-9"), **changes)
     with pytest.raises(
         RotationError, match=r"the rotation r-1; install on this node the version .* on node-9, the node that wrote"
     ):

@@ -7,22 +7,23 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
 from certmond.errors import WriteError
-from certmond.pki.catalog.field_types import Instant
+from certmond.pki.instant import Instant
 from certmond.state.json_file import Memory
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
-class Entry(BaseModel):
+@dataclass(frozen=True)
+class Entry:
     at: Instant
     names: tuple[str, ...] = ()
 

@@ -97,8 +97,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (cut, "read (it is not JSON)"),
     "rubbish": (lambda path: path.write_bytes(b"\xff\x00"), "read (it is not JSON)"),
     "endless": (lambda path: path.write_bytes(b"[" * 100_000), "read (it is not JSON)"),
-    "a list": (lambda path: path.write_bytes(b"[]"), "read (Input should be a valid dictionary"),
-    "an unknown phase": (damaged(phase="later"), "read (phase Input should be"),
+    "a list": (lambda path: path.write_bytes(b"[]"), "read (it must be an object)"),
+    "an unknown phase": (damaged(phase="later"), "read (phase must be one of prepare, detach, trust"),
     "a phase of another mode": (
         damaged(mode="reissue"), "use (a rotation of ca in the mode reissue has no phase trust)"
     ),
@@ -106,8 +106,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         damaged(family="etcd-ca", phase="detach"),
         "use (a rotation of etcd-ca in the mode overlap has no phase detach)",
     ),
-    "an unknown mode": (damaged(mode="slowly"), "read (mode Input should be"),
-    "no old": (damaged(old=[]), "read (old Tuple should have at least 1 item"),
+    "an unknown mode": (damaged(mode="slowly"), "read (mode must be one of overlap, reissue, replace)"),
+    "no old": (damaged(old=[]), "read (old must contain at least one CA or public key)"),
     "two old": (
         damaged(old=[OLD.pem.decode(), OTHER.pem.decode()]), "use (it has several old anchors)"
     ),
@@ -115,10 +115,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         damaged(new=NEW.public_pem.decode()),
         "use (it mixes certificates and public keys as anchors, but all anchors must be of one kind)",
     ),
-    "no PEM": (damaged(new="rubbish"), "read (new Value error, is not exactly one certificate or public key in PEM)"),
-    "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new Value error, is not exactly one"),
-    "no date": (damaged(since="yesterday"), "read (since Input should be a valid datetime"),
-    "a name of two lines": (damaged(id="a\nb"), "read (id String should match pattern"),
+    "no PEM": (damaged(new="rubbish"), "read (new is not exactly one certificate or public key in PEM)"),
+    "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new is not exactly one"),
+    "no date": (damaged(since="yesterday"), "read (since must be a time with an offset)"),
+    "a name of two lines": (damaged(id="a\nb"), "read (id must be a name of at most 63 letters"),
+    "a name with a line feed": (damaged(id="a\n"), "read (id must be a name of at most 63 letters"),
+    "a part of the workers": (damaged(released=1.5), "read (released must be from 0 to 1)"),
+    "a number as text": (damaged(released="1"), "read (released must be a number)"),
+    "a version before the first": (damaged(version=0), "read (version must be from 1 to "),
+    "no anchor in text": (damaged(old=[OLD.pem.decode(), 5]), "read (old.1 must be text)"),
     "a directory": (directory, "read (it is not a regular file)"),
     "a symlink without a target": (leads_nowhere, "read (Too many levels of symbolic links)"),
 }  # fmt: skip

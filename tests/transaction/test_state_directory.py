@@ -225,7 +225,7 @@ def closed_rotations(node: RotatingNode) -> Path:
 
 
 def hook(node: RotatingNode) -> Path:
-    Memory(node.state / "hooks", "pager.json", list[str]).write(["told"])
+    Memory(node.state / "hooks", "pager.json", tuple[str, ...]).write(("told",))
     return node.state / "hooks/pager.json"
 
 
@@ -290,10 +290,12 @@ def test_a_record_of_a_later_version_is_never_written_over(
     """The rule also covers a record that is written without the lock: the write fails, and the error names the file."""
     path = record(node)
     path.write_text(later := json.dumps({**json.loads(path.read_text()), "version": 99}))
-    memory = Memory(path.parent, path.name, object)
+    memory = Memory(path.parent, path.name, tuple[str, ...])
     assert memory.read() is None
     with pytest.raises(StateError, match=re.escape(str(path))):
-        memory.write([])
+        memory.load()
+    with pytest.raises(StateError, match=re.escape(str(path))):
+        memory.write(())
     assert path.read_text() == later
 
 
@@ -404,8 +406,8 @@ def test_the_daemon_that_observes_reports_it_at_its_start(node: RotatingNode) ->
 def test_a_valid_record_is_read_again_after_a_change(tmp_path: Path, padding: int) -> None:
     """A large record is not parsed in each pass, but a later version and a chmod are detected."""
     path = tmp_path / "renewals.json"
-    memory = Memory(tmp_path, path.name, list[str])
-    memory.write(["x" * padding])
+    memory = Memory(tmp_path, path.name, tuple[str, ...])
+    memory.write(("x" * padding,))
     for _ in range(2):
         refuse_unfit(tmp_path)
     path.chmod(0o666)
@@ -417,7 +419,7 @@ def test_a_valid_record_is_read_again_after_a_change(tmp_path: Path, padding: in
     with pytest.raises(StateError, match="version 99"):
         refuse_unfit(tmp_path)
     with pytest.raises(StateError, match="version 99"):
-        memory.write([])
+        memory.write(())
 
 
 NUMBERS = st.integers() | st.booleans() | st.none() | st.text(max_size=3) | st.floats(allow_nan=False)

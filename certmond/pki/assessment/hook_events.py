@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.catalog.field_types import Instant
 from certmond.pki.findings import Severity
+from certmond.pki.instant import Instant
 
 Key = tuple[str, str, str, str]
 """Identity of a finding: certificate, path, reason, severity. If the severity changes, the finding is a new one."""

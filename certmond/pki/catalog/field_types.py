@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
+from datetime import timedelta
 from ipaddress import ip_address
 from string import Template
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -123,13 +122,6 @@ def _health_address(text: str) -> str:
     return text
 
 
-def _usable(at: datetime) -> datetime:
-    """Return the time in UTC. Raises ValueError for a year before 2 or after 9998, to avoid overflows in additions."""
-    if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
-        return utc
-    raise ValueError("must be a time between the years 2 and 9998")
-
-
 def _octal(mode: int) -> str:
     return f"{mode:04o}"
 
@@ -175,7 +167,6 @@ class _OneOrMany:
 USAGES = frozenset({"digital signature", "key encipherment", "cert sign", "crl sign", "server auth", "client auth"})
 
 T = TypeVar("T")
-Instant = Annotated[AwareDatetime, AfterValidator(_usable)]
 Many = Annotated[tuple[T, ...], BeforeValidator(_many), _OneOrMany()]
 Duration = Annotated[
     timedelta,

@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from certmond.errors import RotationError
-from certmond.pki.catalog.field_types import Instant
+from certmond.pki.instant import Instant
 from certmond.pki.x509.certificate import Anchor, Certificate
 
 SIGNER_FAMILY = "ca"

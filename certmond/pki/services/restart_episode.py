@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
-from certmond.pki.catalog.field_types import Instant
+from certmond.pki.instant import Instant
 
 
 class Stage(StrEnum):

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from certmond.cli.root_ca.inspection import FAMILIES, TOKEN_KEYS
 from certmond.pki.catalog.entries import DEFAULT_EXCLUDE, ROOT_CAS, CertificateSpec, Kind, anchors_first
-from certmond.pki.catalog.field_types import FACTS, Instant, expand, subject_attributes
+from certmond.pki.catalog.field_types import FACTS, expand, subject_attributes
 
 BASE = {"name": "x", "path": "/x.crt"}
 STAGE = "certmond root-ca stage --generate"
@@ -25,28 +25,6 @@ def refused(**fields: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         row(**fields)
     return str(caught.value)
-
-
-# --- instants ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "9998-12-31T23:30:00-01:00", "0002-01-01T00:30:00+01:00", "9999-01-01T00:00:00+00:00",
-        "9999-12-31T23:30:00-01:00", "0001-01-01T00:30:00+01:00",
-    ],
-)  # fmt: skip
-def test_an_instant_has_a_year_to_either_end_of_the_calendar(text: str) -> None:
-    """The rule holds in UTC, too, whatever zone the text has: calculations stay within the calendar."""
-    with pytest.raises(ValidationError, match="must be a time"):
-        TypeAdapter(Instant).validate_python(text)
-
-
-def test_an_instant_is_in_utc() -> None:
-    """The rule holds for any zone in the text."""
-    found = TypeAdapter(Instant).validate_python("2026-11-24T13:00:00+01:00")
-    assert found.isoformat() == "2026-11-24T12:00:00+00:00"
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
 from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Target, Terms
 from certmond.pki.services.restart_state_machine import (
@@ -32,6 +32,7 @@ from certmond.pki.services.restart_state_machine import (
     state_of,
 )
 from certmond.pki.services.service_observation import ServiceSeen
+from certmond.state.json_decoder import decoded, encoded
 from tests.builders import NOW, SECOND
 
 TERMS = Terms(ready_within=20 * SECOND, stable=5 * SECOND)
@@ -390,7 +391,7 @@ def test_an_unproven_renewal_stops_other_nodes(episode: Episode, result: Result,
 
 def test_the_record_of_an_earlier_version_has_no_renewal() -> None:
     """A record without the ends of certificates stays readable."""
-    assert TypeAdapter(Target).validate_python({"name": "a", "path": "/a", "contents": {}}) == Target("a", "/a", {})
+    assert decoded({"name": "a", "path": "/a", "contents": {}}, Target) == Target("a", "/a", {})
     assert not ACTED.renews
     assert RENEWS.renews
 
@@ -416,8 +417,7 @@ def test_after_the_rollback_any_running_instance_is_ended() -> None:
 def test_an_episode_is_parsed_as_it_was_written() -> None:
     """So any process can continue it."""
     whole = Past("s", replace(THIRD, instances=("4",), good=1, good_since=NOW, good_at=NOW, trouble="x"))
-    adapter = TypeAdapter(Past)
-    assert adapter.validate_json(adapter.dump_json(whole)) == whole
+    assert decoded(json.loads(json.dumps(whole, default=encoded)), Past) == whole
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
