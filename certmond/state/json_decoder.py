@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
-from math import isfinite
+from math import isfinite, nan
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -120,17 +119,23 @@ def _scalar(kind: type, fact: str) -> _Decode:
 
 
 def _number(value: Any) -> float:
-    with suppress(OverflowError):
-        if type(value) in {int, float} and isfinite(number := float(value)):
-            return number
-    raise _InvalidError("must be a number")
+    try:
+        number = float(value) if type(value) in {int, float} else nan
+    except OverflowError:
+        number = nan
+    if not isfinite(number):
+        raise _InvalidError("must be a number")
+    return number
 
 
 def _time(value: Any) -> datetime:
-    with suppress(ValueError):
-        if type(value) is str and (at := datetime.fromisoformat(value)).tzinfo:
-            return at
-    raise _InvalidError("must be a time with an offset")
+    try:
+        at = datetime.fromisoformat(value) if type(value) is str else None
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise _InvalidError("must be a time with an offset")
+    return at
 
 
 def _choice(known: Mapping[Any, Any]) -> _Decode:
