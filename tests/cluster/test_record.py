@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -43,6 +44,19 @@ def test_a_record_is_parsed_as_it_was_written() -> None:
     again = parse(record().text(), "it")
     assert again == record()
     assert (again.old_anchors, again.new_anchors) == ((OLD.facts,), (NEW.facts,))
+
+
+def test_each_version_writes_the_same_text() -> None:
+    """The nodes of a cluster can have different versions of certmond, so the text does not change."""
+    old, new = (json.dumps(each.pem.decode()) for each in (OLD, NEW))
+    changes = {"published": NOW + timedelta(microseconds=5), "signature": "YWJj", "released": 0.25}
+    assert record(**changes).text() == (
+        '{\n "schema": 1,\n "id": "20261124-ca",\n "family": "ca",\n "mode": "overlap",\n "phase": "trust",\n '
+        f'"since": "2026-11-24T12:00:00Z",\n "old": [\n  {old}\n ],\n "new": {new},\n '
+        '"excluded": [\n  "node-9"\n ],\n "aborted": false,\n "coordinator": "node-1",\n '
+        '"published": "2026-11-24T12:00:00.000005Z",\n "signature": "YWJj",\n "released": 0.25\n}'
+    )
+    assert '"old": [],\n' in record(old=()).text()
 
 
 def test_public_keys_are_recorded_where_there_are_no_certificates() -> None:
@@ -84,6 +98,19 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
     assert "PRIVATE KEY" not in str(raised.value).replace("contains a private key", "")
 
 
+@pytest.mark.parametrize("field", ["new", "coordinator", "later"])
+def test_a_private_key_is_found_in_any_spelling(field: str) -> None:
+    """JSON can have each character as an escape. A record with such a key in one of its fields is refused."""
+    value = f"# PRIVATE KEY\n{NEW.pem.decode()}"
+    text = json.dumps(json.loads(record().text()) | {field: value}).replace("PRIVATE KEY", "PRIVATE\\u0020KEY")
+    if field == "later":
+        assert "PRIVATE" not in parse(text, "it").text()
+        return
+    with pytest.raises(MalformedError) as raised:
+        parse(text, "it")
+    assert NEW.pem.decode() not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -93,6 +120,14 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
         ({"since": "9999-12-31T23:59:59Z"}, "since must be a time between the years 2 and 9998"),
         ({"published": "0001-01-01T00:00:00+14:00"}, "published must be a time between the years 2 and 9998"),
         ({"excluded": "node-1"}, "excluded must be a list"),
+        ({"excluded": ["node-1", "Node"]}, "excluded.1 must be the name of a node"),
+        ({"new": "\ud800"}, "new contains characters that are invalid in UTF-8"),
+        ({"coordinator": "node-1\n"}, "coordinator must be the name of a node"),
+        ({"aborted": 1}, "aborted must be true or false"),
+        ({"released": 1.5}, "released must be from 0 to 1"),
+        ({"released": "1"}, "released must be a number"),
+        ({"signature": "a b"}, "signature must be a signature in base64"),
+        ({"family": None}, "family must be text"),
         ({"phase": "a b"}, "phase must be a name of at most 63 letters"),
         ({"later": NEW.key_pem.decode()}, "contains a private key, which must never be in a record"),
     ],

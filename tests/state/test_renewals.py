@@ -218,6 +218,30 @@ def test_what_a_killed_process_has_noted_is_read(tmp_path: Path) -> None:
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no"), OTHER: Attempt(NOW)}
 
 
+def test_each_version_writes_the_same_lines(tmp_path: Path) -> None:
+    """A stored attempt, and a removed one. Other versions of certmond read the lines, so the text does not change."""
+    ledger, odd = Ledger(tmp_path), ("web", "/srv/\udcff")
+    attempt = Attempt(
+        NOW, 1, "é", "ab", NOW, NOW, "c", NOW, "web", restored=True, repaired_at=NOW, repairs=2, subject="CN=é"
+    )
+    with ledger.batch():
+        ledger.store(odd, attempt)
+        ledger.store(LEAF, Attempt(NOW))
+        ledger.remove(LEAF)
+        *lines, last = (tmp_path / "renewals.log").read_text().splitlines()
+    at = '"2026-11-24T12:00:00+00:00"'
+    assert lines[0] == (
+        f'{{"version": 1, "entry": {{"name": "web", "path": "/srv/\\udcff", "at": {at}, "failures": 1, '
+        f'"message": "\\u00e9", "sha256": "ab", "issued_at": {at}, "wait_until": {at}, "cookie": "c", "ends_at": {at}, '
+        f'"common_name": "web", "restored": true, "repaired_at": {at}, "repairs": 2, "subject": "CN=\\u00e9"}}, '
+        '"forgotten": false}'
+    )
+    assert (json.loads(last)["entry"]["name"], json.loads(last)["forgotten"]) == (LEAF[0], True)
+    (tmp_path / "renewals.json").unlink()
+    (tmp_path / "renewals.log").write_text("\n".join([*lines, last]))
+    assert Ledger(tmp_path).attempts() == {odd: attempt}
+
+
 @pytest.mark.long
 @given(st.binary())
 def test_arbitrary_bytes_in_the_log_are_no_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
