@@ -85,7 +85,7 @@ class ClusterRecord:
 
     def text(self) -> str:
         """Return the record as JSON."""
-        return json.dumps(encoded(self), indent=1, ensure_ascii=False, default=_text)
+        return json.dumps(encoded(self), indent=1, default=_text)
 
     def invalid_fields(self) -> tuple[str, ...]:
         """Return the names of the fields whose value is invalid in a record."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from certmond.cluster.api_access import Access
@@ -161,6 +161,8 @@ def test_any_record_is_parsed_or_refused(document: Any) -> None:
 
 
 @given(st.text(max_size=40))
+@example("[" * 100_000)
+@example('{"id": ' + "9" * 5000 + "}")
 @settings(max_examples=100, deadline=None)
 def test_a_text_that_is_no_record_is_an_error(text: str) -> None:
     """The rule covers any text."""

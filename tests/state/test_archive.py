@@ -227,7 +227,7 @@ def test_a_description_of_other_types(host: Host, facts: dict[str, object]) -> N
     [
         {"path": 5}, {"path": "etc/x"}, {"path": "/etc/\0"}, {"path": "/\ud800"}, {"stored": 5},
         {"stored": None}, {"mode": "rw"}, {"mode": 1e400}, {"mode": 0o10000}, {"mode": -1}, {"uid": -1},
-        {"uid": 1 << 32}, {"gid": []}, {"sha256": 5},
+        {"uid": 1 << 32}, {"uid": (1 << 32) - 1}, {"gid": True}, {"gid": []}, {"sha256": 5},
     ],
 )  # fmt: skip
 def test_a_file_described_with_other_types(host: Host, fact: dict[str, object]) -> None:

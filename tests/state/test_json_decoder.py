@@ -119,6 +119,7 @@ def why(value: Any, kind: Any) -> str:
         (Share, 1, 1.0),
         (Letters, "ab", "ab"),
         (Leaf, SINCE, Leaf(NOW)),
+        (Leaf, {"since": "2026-11-24T17:00:00+05:00"}, Leaf(NOW)),
         (Tree, {"leaf": {**SINCE, "name": "a"}}, Tree(leaf=Leaf(NOW, "a"))),
         (
             Tree,
@@ -177,6 +178,7 @@ def test_an_instant_is_decoded_in_utc() -> None:
         (Leaf, [[], "a", 1, None], "it must be an object"),
         (Leaf, [{}, {"name": "a"}, {"Since": "x"}], "since is missing"),
         (Leaf, [{"since": 1}, {"since": None, "name": 1}], "since must be a time with an offset"),
+        (Leaf, [{"since": "9999-12-31T23:59:59Z"}], "since must be a time between the years 2 and 9998"),
         (Tree, [{"leaf": {}}], "leaf.since is missing"),
         (Tree, [{"colour": "green"}], "colour must be one of red, light_blue"),
         (Tree, [{"leaf": SINCE, "leaves": [SINCE, {"since": "x"}]}], "leaves.1.since must be a time with an offset"),
