@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.handshakes import ADDRESS, PATIENCE, Credentials, Tally, client_context, clients, handshake
 from benchmarks.processes import free_port
 from certmond.cli.options import assess_node
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.daemon.enforcer import Enforcer
 from certmond.notify.audit import Audit

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from certmond.cli.options import Globals
 from certmond.cli.plan import assess_profile, enforcer_for
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.config.renewal_policy import policy_of
 from certmond.config.source_merger import Source
 from certmond.expose.documents.plan import plan_document

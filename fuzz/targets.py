@@ -17,8 +17,9 @@ from pathlib import Path
 from certmond.cluster.node_api import Acknowledgement
 from certmond.cluster.record import parse as parse_cluster_record
 from certmond.cluster.record_rules import record_of, rotation_of
-from certmond.config.model import dump
-from certmond.config.model import parse as parse_config
+from certmond.config.parser import dump
+from certmond.config.parser import parse as parse_config
+from certmond.config.parser import parse_tree as parse_config_tree
 from certmond.config.source_merger import Source
 from certmond.errors import CertmondError, ConfigError, MalformedError, RotationError, RuntimeDirError, WriteError
 from certmond.expose.documents.status_reader import STATUS, read_status
@@ -212,11 +213,11 @@ def manifest(data: bytes) -> None:
 def configuration(data: bytes) -> None:
     """Check that the result is a configuration that `dump` writes as equivalent text, or ConfigError with the file."""
     try:
-        found = parse_config([Source(PATH, data)])
+        found = parse_config_tree([Source(PATH, data)])
     except ConfigError as error:
         assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - an error is permitted
     else:
-        assert parse_config([Source(PATH, dump(found))]) == found
+        assert parse_config([Source(PATH, dump(found))]) == found.config
 
 
 def web_configuration(data: bytes) -> None:

@@ -28,7 +28,8 @@ import yaml
 from certmond.cli import wait_progress as wait
 from certmond.cli.main import main
 from certmond.cli.root_ca import rotate as root_rotation
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.daemon.enforcer import Enforcer
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig

@@ -33,7 +33,7 @@ GIGABYTE = 1 << 30
 READING = """
 import json, sys
 from pathlib import Path
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.errors import CertmondError
 from certmond.expose.http.web_config import parse as web

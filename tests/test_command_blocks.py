@@ -22,7 +22,7 @@ import yaml
 from click.testing import CliRunner
 
 from certmond.cli.main import cli
-from certmond.config.model import parse, schema
+from certmond.config.parser import parse, schema
 from certmond.config.source_merger import Source
 from certmond.errors import CertmondError, ConfigError
 from certmond.expose.http.web_config import WebConfig

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from certmond.cli.main import cli
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.findings import Severity

@@ -22,7 +22,8 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 
 from certmond.cli.main import cli
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.config.source_merger import DEFAULT_PROFILE, profiles
 from certmond.discovery.distribution import distributions
 from certmond.files.catalog_observer import Store

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from certmond.cli.deferred_commands import DeferredCommands
 from certmond.cli.main import cli
-from certmond.config.model import parse as parse_config
+from certmond.config.parser import parse as parse_config
 from certmond.config.source_merger import Source
 from certmond.expose.documents.activity import activity_document
 from certmond.expose.http.web_config import (

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.daemon.loop import Daemon
 from certmond.errors import WriteError

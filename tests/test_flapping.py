@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.daemon import reconciler as acting
 from certmond.daemon.loop import Daemon

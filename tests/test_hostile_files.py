@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from fuzz.looks import CONFIGURATION, look_at, node, run_looks, whole_look
 from fuzz.worst import FILES

@@ -76,7 +76,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         ["controllers/cluster_objects/serving_request_check"],
     ),
     "tests/cluster/test_stale_workloads.py": ("restarts workloads through the API", ["cluster/workload_rollout"]),
-    "tests/config/test_model.py": (
+    "tests/config/test_parser.py": (
         "parses whole configurations: each message has a file and a line",
         ["config/loader", "config/validation_messages", "config/rules", "config/source_files", "config/yaml_source"],
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from certmond.config.loader import load
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.daemon.enforcer import Enforcer
 from certmond.files.catalog_observer import Store
@@ -525,8 +527,7 @@ def test_a_copy_with_further_contexts_is_merged_and_not_overwritten(node: Node) 
 def test_an_entry_can_limit_the_severity_of_its_findings(node: Node) -> None:
     """`at_most` lowers a higher severity, and leaves the others."""
     specs = tuple(
-        spec.model_copy(update={"at_most": Severity.WARNING}) if spec.name == "apiserver" else spec
-        for spec in load().certificates
+        replace(spec, at_most=Severity.WARNING) if spec.name == "apiserver" else spec for spec in load().certificates
     )
     node.path(f"{API}.key").write_bytes(b"junk")
     node.path(f"{PKI}/ca.key").write_bytes(b"junk")
@@ -539,8 +540,7 @@ def test_an_entry_can_limit_the_severity_of_its_findings(node: Node) -> None:
 def test_a_leaf_without_its_ca_is_a_finding(node: Node) -> None:
     """If the CA's entry has no finding because the CA is not expected, the leaf is reported as unproven."""
     specs = tuple(
-        spec.model_copy(update={"optional": True}) if spec.name == "front-proxy-ca" else spec
-        for spec in load().certificates
+        replace(spec, optional=True) if spec.name == "front-proxy-ca" else spec for spec in load().certificates
     )
     node.path(f"{PKI}/front-proxy-ca.crt").unlink()
     assessment = assess(Store(specs, str(node.root)).observe(), NOW)

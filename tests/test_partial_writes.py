@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from certmond.cli.options import assess_node
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.pki.assessment.key_mismatch_delay import WAIT
 from certmond.pki.findings import Reason
 from tests.daemon_harness import Running, running

@@ -11,7 +11,7 @@ from weakref import ReferenceType, ref
 
 import pytest
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.expose.metrics.exposition import Renderer
 from certmond.files.catalog_observer import Store
 from certmond.notify.change_log import ChangeLog

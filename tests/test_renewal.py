@@ -23,7 +23,8 @@ import pytest
 import yaml
 
 from certmond.cli.options import assess_node
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.controllers.executor import Outcome
 from certmond.daemon.enforcer import Enforcer

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from certmond.config.loader import load
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.expose.documents.status import status_document
 from certmond.expose.metrics.x509_exporter_names import Compatible

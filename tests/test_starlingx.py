@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from click.testing import CliRunner
 from cryptography import x509
 
 from certmond.cli.main import cli
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.files.catalog_observer import Store
 from certmond.notify.hook_input import document
 from certmond.pki.assessment.assess import assess
@@ -342,6 +343,6 @@ def test_the_kubelet_restarts_through_its_process_monitor(tmp_path: Path) -> Non
     program = tmp_path / "pmon-restart"
     program.write_text(f"#!/bin/sh\necho $1 >{tmp_path}/called\n")
     program.chmod(0o755)
-    stand_in = kubelet.model_copy(update={"command": (str(program), "kubelet")})
+    stand_in = replace(kubelet, command=(str(program), "kubelet"))
     assert Restarter().act(stand_in, "", None, revive=False) == f"{program} has run"
     assert (tmp_path / "called").read_text() == "kubelet\n"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from certmond.cluster.lease_lock import ClusterLease
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.controllers.restart_lock import AgentDelay, RestartLock, RestartLockSession, SingleNodeLock, WorkerDelay
 from certmond.controllers.restart_lock_choice import restart_lock_of

@@ -46,15 +46,15 @@ def validate(context: click.Context) -> None:
 @click.pass_context
 def show(context: click.Context) -> None:
     """Print the effective configuration, merged from profile, files and options."""
-    from certmond.config.model import dump
+    from certmond.config.parser import dump
 
-    click.echo(dump(globals_of(context).load()), nl=False)
+    click.echo(dump(globals_of(context).load_tree()), nl=False)
 
 
 @config.command()
 @global_options
 def schema() -> None:
     """Print the JSON Schema of the configuration file, for editors."""
-    from certmond.config.model import schema as describe
+    from certmond.config.parser import schema as describe
 
     click.echo(json.dumps(describe(), indent=2))

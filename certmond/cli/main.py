@@ -241,8 +241,8 @@ def discover(context: click.Context) -> None:
     from certmond.discovery.distribution import distributions
 
     options = globals_of(context)
-    config, found = options.load(), distributions(options.root)
-    named = "profile" in config.model_fields_set
+    (config, tree), found = options.load_tree(), distributions(options.root)
+    named = "profile" in tree.fields
     if len(found) == 1 and not named:  # no profile is configured, and one distribution fits
         config = replace(options, profile=found[0].profile).load()
     for each in found:

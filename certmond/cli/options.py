@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from certmond.config.model import Config
+    from certmond.config.parser import Parsed
     from certmond.pki.assessment.assess import Assessment
 
 UNKNOWN = 3
@@ -65,6 +66,12 @@ class Globals:
         from certmond.config.loader import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
+
+    def load_tree(self) -> Parsed:
+        """Return the effective configuration with its tree. Raises ConfigError if the configuration is invalid."""
+        from certmond.config.loader import load_tree
+
+        return load_tree(self.config, profile=self.profile, explicit=self.config is not None)
 
     def serving(self) -> Serving:
         """Return the settings of `serve`, even if other settings are invalid.

@@ -119,10 +119,8 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
         raise CertmondError(f"{kubeadm_config} {fact}; run: chmod go-w {quote(str(kubeadm_config))}")
     given = {"node_name": kubeadm.node_name, "validity": kubeadm.validity, "key_algorithm": kubeadm.key_algorithm}
     update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    update["init"] = config.init.model_copy(
-        update={name: getattr(kubeadm.init, name) for name in kubeadm.init.model_fields_set}
-    )
-    return config.model_copy(update=update), kubeadm.joins
+    update["init"] = replace(config.init, **{name: getattr(kubeadm.init, name) for name in kubeadm.given})
+    return replace(config, **update), kubeadm.joins
 
 
 def _facts(options: Globals, config: Config) -> dict[str, str]:

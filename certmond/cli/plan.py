@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,7 @@ def _at(config: Config, at: datetime | None) -> Config:
     """Return `config`. If `at` is set, omit the hold for an unsynchronized clock."""
     if at is None:
         return config
-    return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
+    return replace(config, hold=replace(config.hold, unsynchronised_clock=False))
 
 
 def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
+from typing import Any
 
 from certmond.config.validation_messages import suggestion
 from certmond.config.yaml_source import Node, Problem, shown
 from certmond.pki.catalog.ca_replacement_spec import CAReplacementSpec
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
-from certmond.pki.catalog.field_types import Model
 from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.settings import (
@@ -32,7 +32,7 @@ from certmond.pki.catalog.settings import (
     SignerSpec,
 )
 
-SECTIONS: Mapping[str, type[Model]] = {
+SECTIONS: Mapping[str, type[Any]] = {
     "certificates": CertificateSpec,
     "services": ServiceSpec,
     "signers": SignerSpec,
@@ -40,7 +40,7 @@ SECTIONS: Mapping[str, type[Model]] = {
     "hooks": HookSpec,
 }
 _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
-PARTS: Mapping[str, type[Model]] = {
+PARTS: Mapping[str, type[Any]] = {
     **SECTIONS,
     "archive": ArchiveSpec,
     "hold": HoldSpec,

@@ -5,36 +5,34 @@ This module also suggests corrections for misspelled keys. The module `rules` ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from pydantic import BaseModel
-from pydantic_core import ErrorDetails
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from certmond.config.yaml_source import Node, Problem, shown
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _SENTENCES = {
     "int_type": "must be an integer",
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping, with lines such as `KEY: value`",
     "model_type": "must be a mapping, with lines such as `name: apiserver`",
-    "string_pattern_mismatch": "must be a name of at most 63 letters, digits, '.', '_' and '-'",
+    "dataclass_type": "must be a mapping, with lines such as `name: apiserver`",
     "string_type": "must be text; put a value that YAML parses as another type in quotes",
     "tuple_type": "must be text or a list",
 }
 
 
-def problem_of(
-    error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping[str, type[BaseModel]]
-) -> Problem:
-    """Return the problem for an error that pydantic found in the model `whole`, with the place of the error in `tree`.
+def problem_of(error: ErrorDetails, tree: Node, keys: Mapping[str, Sequence[str]]) -> Problem:
+    """Return the problem for an error that pydantic found in a configuration, with the place of the error in `tree`.
 
-    `parts` contains the model of each section.
+    `keys` contains the known keys of each section, and the keys of the whole configuration as the section "".
     """
     location, given = error["loc"], error["input"]
     match error["type"]:
-        case "extra_forbidden":
-            model = whole if len(location) == 1 else parts[str(location[0])]
-            known = model.model_fields
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            known = keys["" if len(location) == 1 else str(location[0])]
             text = "unknown key" + (suggestion(location[-1], known) or f"; the keys are {', '.join(known)}")
         case "missing":
             names = [entry.name for entry in tree.fields[str(location[0])].items if entry.name != given.get("name")]

@@ -10,12 +10,14 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
 
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.errors import MalformedError
 from certmond.files.cache import Files
 from certmond.files.catalog_file_reader import DocumentReader
@@ -29,6 +31,7 @@ from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
 from certmond.formats.manifest import Container, Manifest, parse_manifest
 from certmond.pki.catalog.component_certificate_flags import FLAGS, KUBELET
 from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.validator import validated
 from certmond.pki.x509.certificate_file_parser import Document, decode
 from certmond.pki.x509.path_building import signed_by
 
@@ -131,7 +134,7 @@ class _Discovery:
         text = "".join(map(_comment, self._notes)) + _yaml({"profile": self._config.profile})
         name = self._config.node_name or Store((), self._root).observe().facts.get("node_name", "")
         with suppress(ValueError):  # the files might contain an invalid name
-            text += _yaml({"node_name": Config(node_name=name).node_name})
+            text += _yaml({"node_name": validated(Config, {"node_name": name}).node_name})
         text += "".join(map(_comment, self._references()))
         text += "certificates:\n" if self._entries else ""
         for comments, fields in self._entries.values():
@@ -240,7 +243,7 @@ class _Discovery:
     def _change(self, name: str, comment: str, **fields: Any) -> None:
         new = {field: value for field, value in fields.items() if value != getattr(self._specs[name], field)}
         if new:
-            self._specs[name] = self._specs[name].model_copy(update=new)
+            self._specs[name] = replace(self._specs[name], **new)
             comments, written = self._entries.setdefault(name, ([], {"name": name}))
             comments.append(comment)
             written.update(new)
@@ -289,7 +292,7 @@ class _Discovery:
             new["kind"] = Kind.KUBECONFIG.value
         elif signers := self._signers(given["path"]):
             new["ca"] = signers[0]
-        self._specs[name] = CertificateSpec.model_validate(new)
+        self._specs[name] = validated(CertificateSpec, new)
         self._entries[name] = [f"{source.named(flag)}: the profile has no entry for this file"], new
 
     def _signers(self, path: str) -> list[str]:

@@ -92,7 +92,7 @@ class KubeconfigObserver:
     def further_observations(self, spec: CertificateSpec, kubeconfig: str) -> Iterator[Observation]:
         """Yield an observation for each certificate of other users and other clusters in the kubelet's kubeconfig."""
         config = (credentials := self._reader.credentials(kubeconfig)).config
-        plain = spec.model_copy(update={"path": kubeconfig, "kind": Kind.KUBECONFIG, "key": None, "kubeconfig": None})
+        plain = replace(spec, path=kubeconfig, kind=Kind.KUBECONFIG, key=None, kubeconfig=None)
         users = [
             user for user in config.users
             if config.current_user not in {None, user.name} and user.certificate and user.certificate.path != spec.path
@@ -111,10 +111,8 @@ class KubeconfigObserver:
         """
         cluster, config = _own_cluster(credentials.config), credentials.config
         anchors = self._ca(path, credentials, cluster).certificates if cluster else ()
-        plain = spec.model_copy(
-            update=_of_operator(spec, path) | {"subject": (), "names": (), "usages": ("client auth",)}
-        )
-        foreign = plain.model_copy(update=_FOREIGN)
+        plain = replace(spec, subject=(), names=(), usages=("client auth",), **_of_operator(spec, path))
+        foreign = replace(plain, **_FOREIGN)
         for user in users:
             seen = self._with_user(Observation(f"{spec.name}#{user.name}", plain, path), credentials, user)
             related = cluster is None or (user.name, cluster.name) in config.contexts
@@ -155,10 +153,10 @@ class KubeconfigObserver:
         `embedded_ca`, and `is_compared` is false, the CA certificates of the current cluster need a path to it.
         """
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
-        bare = spec.model_copy(update=_of_operator(spec, path) | update)
-        foreign = bare.model_copy(update=_FOREIGN)
+        bare = replace(spec, **_of_operator(spec, path) | update)
+        foreign = replace(bare, **_FOREIGN)
         if spec.embedded_ca and not is_compared:
-            bare = bare.model_copy(update={"ca": (spec.embedded_ca,), "at_most": Severity.WARNING})
+            bare = replace(bare, ca=(spec.embedded_ca,), at_most=Severity.WARNING)
         own, skips = _own_cluster(credentials.config), bool(spec.embedded_ca) and is_compared
         known = self._ca(path, credentials, own).certificates if own and skips else ()
         for cluster in credentials.config.clusters:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -21,6 +21,7 @@ from certmond.formats.yaml_documents import load_documents
 from certmond.pki.catalog.duration import parse_duration
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.catalog.init_cluster_spec import InitSpec
+from certmond.pki.catalog.validator import validated
 
 _GROUP, _VERSIONS = "kubeadm.k8s.io", ("v1beta3", "v1beta4")
 _KINDS = ("InitConfiguration", "ClusterConfiguration", "JoinConfiguration")
@@ -52,9 +53,13 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class KubeadmConfig:
-    """The values that a kubeadm configuration file sets. `joins` is True if the file is for `kubeadm join`."""
+    """The values that a kubeadm configuration file sets. `joins` is True if the file is for `kubeadm join`.
+
+    `given` contains the keys of `init` that the file sets.
+    """
 
     init: InitSpec
+    given: frozenset[str] = field(default=frozenset(), compare=False)
     joins: bool = False
     node_name: str | None = None
     validity: timedelta | None = None
@@ -98,9 +103,11 @@ class _Reader:
         joins = self._node_kind() == "JoinConfiguration"
         if joins:
             self._check_join()
+        given = {field: value for field, value in values.items() if value is not None}
         found = KubeadmConfig(
             joins=joins,
-            init=self._spec({field: value for field, value in values.items() if value is not None}),
+            init=self._spec(given),
+            given=frozenset(given),
             node_name=self._node_name(),
             validity=self._duration("certificateValidityPeriod"),
             key_algorithm=self._algorithm(),
@@ -183,7 +190,7 @@ class _Reader:
     def _spec(self, values: dict[str, Any]) -> InitSpec:
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         try:
-            return InitSpec.model_validate({**values, **lists})
+            return validated(InitSpec, {**values, **lists})
         except ValidationError as error:
             for each in error.errors(include_url=False, include_input=False):
                 field, *rest = each["loc"]

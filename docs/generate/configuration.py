@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
-from certmond.config.model import Config, schema
+from certmond.config.model import Config
+from certmond.config.parser import schema
 from certmond.config.rules import PARTS
 from certmond.pki.catalog.entries import DEFAULT_EXCLUDE
 from certmond.pki.catalog.field_types import AbsolutePath, Batch, Duration, Mode, Name
@@ -85,12 +86,13 @@ def schema_text() -> str:
     return json.dumps(schema(), indent=2) + "\n"
 
 
-def _keys(part: Schema, whole: Schema, model: type[BaseModel]) -> Iterator[Key]:
+def _keys(part: Schema, whole: Schema, model: type[Any]) -> Iterator[Key]:
+    missing = {each.name for each in fields(model) if each.default is each.default_factory is MISSING}
     for name, key in part["properties"].items():
         linked = _reference(key.get("items", key), whole)
         link = f"[{name}](#{name})"
         kind = (f"list of {link}" if "items" in key else link) if linked else _type(key, whole)
-        required = model.model_fields[name].is_required()
+        required = name in missing
         default = "required" if required else _default(name, key.get("default"), nested=linked is not None)
         yield Key(name, kind, default, key["description"])
 

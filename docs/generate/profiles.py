@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.service_spec import ServiceSpec
 

@@ -18,7 +18,7 @@ from certmond.cluster.node_api import ANNOTATION
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.cluster.record_rules import record_of, rotation_of
 from certmond.cluster.rotation_coordinator import ClusterConductor
-from certmond.config.model import parse as configuration
+from certmond.config.parser import parse as configuration
 from certmond.config.source_merger import Source
 from certmond.pki.catalog.duration import format_duration
 from certmond.pki.rotation.gates import Gate, Report

@@ -15,7 +15,7 @@ from certmond.cluster.api_access import Access
 from certmond.cluster.record import parse as parse_record
 from certmond.cluster.record_rules import record_of, rotation_of
 from certmond.cluster.rotation_coordinator import ClusterConductor
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.pki.rotation.gates import Gate, Report
 from certmond.pki.rotation.phases import Mode, Phase, Rotation

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.controllers.pod_trust_check import PublicationCheck
 from certmond.pki.rotation.gates import Gate

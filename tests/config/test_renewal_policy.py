@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.renewal_policy import policy_of
 from certmond.config.source_merger import Source
 from certmond.pki.catalog.entries import KeyAlgorithm

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.rules import SECTIONS
 from certmond.config.source_merger import LISTS, NO_PROFILE, Source, entry_names, profiles
 

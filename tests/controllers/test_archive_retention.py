@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.controllers.archive_retention import Retention, belongs_together
 from certmond.errors import BusyError

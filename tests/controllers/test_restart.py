@@ -15,7 +15,8 @@ import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.cli.options import assess_node
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.controllers.restart import Progress, RestartController
 from certmond.controllers.restart_lock import RestartLock, SingleNodeLock
@@ -351,7 +352,7 @@ def test_a_failed_act_without_a_visible_effect_is_reported(bench: Bench) -> None
 def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, program: str, said: str) -> None:
     """The message also fits a program that restarts something."""
     command = f"/usr/bin/{program}"
-    service = bench.service.model_copy(update={"command": (command, "60"), "time_limit": SECOND / 2})
+    service = replace(bench.service, command=(command, "60"), time_limit=SECOND / 2)
     with pytest.raises(TriedError) as tried:
         Restarter().act(service, "", None, revive=False)
     assert str(tried.value) == f"{command} did not complete ({command} {said})"
@@ -624,7 +625,7 @@ def test_one_at_a_time(bench: Bench) -> None:
         bench.step()
     assert bench.runs == []
     bench.step()
-    other = bench.service.model_copy(update={"name": "other"})
+    other = replace(bench.service, name="other")
     planned = Plan((Restart(other, (), Cause.ASKED, "is requested"),))
     assert reported(bench.step(2, plan=planned)).service == "hook"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.daemon.enforcer import Enforcer
 from certmond.notify.audit import Audit

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.daemon.loop import Daemon
 from certmond.errors import BusyError

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.controllers.cluster_objects.node_condition import NodeConditionReport
 from certmond.controllers.cluster_objects.serving_request_check import ServingRequestCheck
 from certmond.daemon.loop import Daemon

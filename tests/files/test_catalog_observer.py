@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Reason, Severity
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
@@ -45,7 +47,7 @@ PKCS8 = PrivateFormat.PKCS8
 
 
 def row(name: str = "x", path: str = "/x.crt", **fields: Any) -> CertificateSpec:
-    return CertificateSpec.model_validate({"name": name, "path": path} | fields)
+    return validated(CertificateSpec, {"name": name, "path": path} | fields)
 
 
 class Tree:
@@ -640,7 +642,7 @@ def test_a_file_may_be_expected_because_another_is_there(tree: Tree) -> None:
     assert tree.look(spec) == ()
     tree.at("/a.yaml").mkdir()
     assert reported(tree.one(spec)) == ["missing: /x.crt does not exist"]
-    assert tree.look(spec.model_copy(update={"optional": True})) == ()
+    assert tree.look(replace(spec, optional=True)) == ()
 
 
 def test_the_files_that_decide_are_watched(tree: Tree) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.rotation.phases import Mode, Phase
 from tests.builders import DAY, NOW, Issued, make_ca, make_leaf
@@ -33,9 +35,10 @@ OLD = make_leaf(CA, ADMIN, not_after=NOW + 10 * DAY)
 NEW = make_leaf(CA, ADMIN, not_after=NOW + 300 * DAY)
 SPECS = (
     CertificateSpec(name="ca", path="/etc/kubernetes/pki/ca.crt", authority=True, optional=True),
-    CertificateSpec.model_validate({"name": "admin.conf", "path": CONF, "kind": "kubeconfig", "embedded_ca": "ca"}),
-    CertificateSpec.model_validate(
-        {"name": "super-admin.conf", "path": SUPER, "kind": "kubeconfig", "embedded_ca": "ca", "optional": True}
+    validated(CertificateSpec, {"name": "admin.conf", "path": CONF, "kind": "kubeconfig", "embedded_ca": "ca"}),
+    validated(
+        CertificateSpec,
+        {"name": "super-admin.conf", "path": SUPER, "kind": "kubeconfig", "embedded_ca": "ca", "optional": True},
     ),
 )
 DERIVED = (DerivedSpec(name="root-kubeconfig", kind="kubeconfig", source="admin.conf", path=COPY),)
@@ -162,7 +165,7 @@ def test_a_copy_of_super_admin_conf_is_compared_with_it(tree: Tree) -> None:
 def test_a_file_with_its_own_entry_is_no_copy(tree: Tree) -> None:
     """An entry of the operator in `certificates` can give the file its own certificate, which ends earlier."""
     tree.put(COPY, kubeconfig(OLD))
-    own = CertificateSpec.model_validate({"name": "own", "path": COPY, "kind": "kubeconfig", "embedded_ca": "ca"})
+    own = validated(CertificateSpec, {"name": "own", "path": COPY, "kind": "kubeconfig", "embedded_ca": "ca"})
     assessment = assess(Store((*SPECS, own), str(tree.root), derived=DERIVED).observe(), NOW)
     assert not [*assessment.loose_findings]
 
@@ -170,8 +173,8 @@ def test_a_file_with_its_own_entry_is_no_copy(tree: Tree) -> None:
 def test_a_derived_file_of_the_operator_has_one_finding(tree: Tree) -> None:
     """An entry in `derived` that certmond writes replaces the entry of the profile with the same path."""
     tree.put(COPY, kubeconfig(OLD))
-    profile = DERIVED[0].model_copy(update={"write": "existing"})
-    own = DERIVED[0].model_copy(update={"name": "own"})
+    profile = replace(DERIVED[0], write="existing")
+    own = replace(DERIVED[0], name="own")
     for derived in ((profile, own), (own, profile)):
         found = Store(SPECS, str(tree.root), derived=derived).observe().observations[-2:]
         assert [each.name for each in found if each.path == COPY] == ["own"]

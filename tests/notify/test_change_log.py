@@ -14,6 +14,7 @@ from certmond.notify.event_log import MESSAGE_IDS, Event, Journal
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Reason, Severity
 from tests.builders import NOW, make_ca, make_leaf
 
@@ -52,7 +53,7 @@ class Log(Journal):
 
 def seen(name: str, state: str) -> Observation:
     """A certificate that is well, has something behind it (information), is missing (critical), or is another one."""
-    spec = CertificateSpec.model_validate({"name": name, "path": f"/{name}"})
+    spec = validated(CertificateSpec, {"name": name, "path": f"/{name}"})
     certificates = () if state == "broken" else (LEAVES[state == "other"].facts,)
     faults = (Fault(FAULTS[state], f"/{name} is {state}"),) if state in FAULTS else ()
     return Observation(name, spec, f"/{name}", certificates, faults=faults)
@@ -179,7 +180,7 @@ def test_a_certificate_that_is_no_longer_watched_is_named() -> None:
     """The entry names the certificate and its file, and does not report the file as removed: a reference, or one of two
     CAs in the file, can vanish while the file stays. Without a certificate, only the findings are cleared.
     """
-    spec = CertificateSpec.model_validate({"name": "ca", "path": "/ca.crt"})
+    spec = validated(CertificateSpec, {"name": "ca", "path": "/ca.crt"})
     first, second = (
         Observation(f"ca{n}", spec, "/ca.crt", (leaf.facts,)) for n, leaf in zip(("", "#2"), LEAVES, strict=True)
     )

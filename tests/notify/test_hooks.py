@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from certmond.notify.hook_worker import Hook, PassResult
 from certmond.notify.hooks import Hooks
 from certmond.pki.assessment.hook_events import Key, Notice
 from certmond.pki.catalog.settings import HookSpec
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Severity
 from tests.builders import DAY, NOW
 from tests.conftest import no_thread_left
@@ -54,7 +56,7 @@ class HookRecorder:
 
     def spec(self, **fields: Any) -> HookSpec:
         given = {"name": "hook", "command": [str(self.program)], "environment": {"LOG": str(self.log)}}
-        return HookSpec.model_validate(given | fields)
+        return validated(HookSpec, given | fields)
 
     @contextmanager
     def running(self, **fields: Any) -> Iterator[Hook]:
@@ -254,7 +256,7 @@ def test_a_program_that_others_can_write_is_not_run(recorder: HookRecorder, capf
 def test_an_open_finding_is_repeated_on_request(recorder: HookRecorder) -> None:
     """With `repeat` the same finding is raised again and again while it is open."""
     with recorder.running() as hook:
-        hook.spec = hook.spec.model_copy(update={"repeat": timedelta(milliseconds=50)})
+        hook.spec = replace(hook.spec, repeat=timedelta(milliseconds=50))
         hook.deliver(known(notice()), SETTLED)
         recorder.until("told", "told", "told")
     assert set(recorder.heard()) == {RAISED}

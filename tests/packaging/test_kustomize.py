@@ -12,7 +12,7 @@ from lightkube.models.core_v1 import ConfigMap, Namespace
 from lightkube.resources.apps_v1 import DaemonSet
 
 from certmond.config.loader import load
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from certmond.cli.main import cli
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from tests.conftest import real_part
 from tests.node import Node

@@ -9,6 +9,7 @@ from typing import Any
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
+from certmond.pki.catalog.validator import validated
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.trust_anchor_state import Ground, Signer
 from certmond.pki.services.staleness import Surroundings
@@ -32,7 +33,7 @@ def at(phase: Phase, **fields: Any) -> Rotation:
 
 def row(name: str = "leaf", **fields: Any) -> CertificateSpec:
     pair = {"name": name, "path": f"/pki/{name}.crt", "key": f"/pki/{name}.key", "ca": "ca", "usages": "client auth"}
-    return CertificateSpec.model_validate(pair | fields)
+    return validated(CertificateSpec, pair | fields)
 
 
 CA = row("ca", path=ANCHOR, key=ANCHOR_KEY, ca=[], authority=True, usages="cert sign")

@@ -227,7 +227,7 @@ def authority(root: Path, trust: Sequence[Issued], signing: Issued, copied: Sequ
     for path, anchors in contents.items():
         (root / path).write_bytes(b"".join(each.pem for each in anchors))
     (root / "etc/etcd/ca.key").write_bytes(signing.key_pem)
-    spec = SPEC.model_copy(update={"source": "ca"})
+    spec = replace(SPEC, source="ca")
     return CopiedPair(spec, AUTHORITY, NodeFiles(str(root)))
 
 

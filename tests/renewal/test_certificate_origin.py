@@ -13,7 +13,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess

@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -384,7 +385,7 @@ def test_a_derived_file_depends_on_its_source_and_itself() -> None:
     """And on the key, where it holds it."""
     source = CertificateSpec(name="apiserver", path="/pki/apiserver.crt", key="/pki/apiserver.key")
     assert watched(BUNDLE, source) == (BUNDLE.path, "/pki/apiserver.crt", "/pki/apiserver.key")
-    assert watched(BUNDLE, source.model_copy(update={"key": None})) == (BUNDLE.path, "/pki/apiserver.crt")
+    assert watched(BUNDLE, replace(source, key=None)) == (BUNDLE.path, "/pki/apiserver.crt")
     assert watched(COPY, source) == (COPY.path, "/pki/apiserver.crt")
 
 

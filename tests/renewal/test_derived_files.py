@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ import pytest
 from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.validator import validated
 from certmond.renewal.derived_file_state import Absent, Current, Stale, State, Unmanaged, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.commit import Writer
@@ -53,10 +55,10 @@ def state(tree: OwnedTree, owner: int | None = None, *, write: str = "always") -
 
 
 def derivations(tree: OwnedTree, owner: int | None = None, *, write: str, own: bool = False) -> Derivations:
-    entry = CertificateSpec.model_validate({"name": "user", "kind": "kubeconfig", "path": SOURCE, "owner": str(THEIRS)})
+    entry = validated(CertificateSpec, {"name": "user", "kind": "kubeconfig", "path": SOURCE, "owner": str(THEIRS)})
     copy = {"name": "copy", "kind": "kubeconfig", "source": "user", "path": COPY, "write": write}
-    spec = DerivedSpec.model_validate(copy | {"owner": str(owner) if owner is not None else None})
-    specs = [spec, spec.model_copy(update={"name": "own", "write": "always"})] if own else [spec]
+    spec = validated(DerivedSpec, copy | {"owner": str(owner) if owner is not None else None})
+    specs = [spec, replace(spec, name="own", write="always")] if own else [spec]
     return Derivations(specs, [entry], NodeFiles(str(tree.root)))
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import KeyUnusableError
 from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.validator import validated
 from certmond.renewal.key_pair import (
     KeyPair,
     KeyPairs,
@@ -173,7 +174,7 @@ def test_the_key_of_a_user_is_found_by_the_certificate() -> None:
 
 def spec(**fields: Any) -> CertificateSpec:
     pair = {"name": "leaf", "path": "/leaf.crt", "key": "/leaf.key"}
-    return CertificateSpec.model_validate(pair | fields)
+    return validated(CertificateSpec, pair | fields)
 
 
 def test_the_pair_of_an_entry_is_found_by_its_kind() -> None:

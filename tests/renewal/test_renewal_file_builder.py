@@ -15,6 +15,7 @@ from certmond.errors import RefusedError
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.validator import validated
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.steps import Issue
@@ -29,7 +30,7 @@ KEY: Any = new_key()
 
 def row(name: str, **fields: Any) -> CertificateSpec:
     pair = {"name": name, "path": f"/pki/{name}.crt", "key": f"/pki/{name}.key"}
-    return CertificateSpec.model_validate(pair | fields)
+    return validated(CertificateSpec, pair | fields)
 
 
 def see(spec: CertificateSpec, issued: Issued, name: str = "") -> Observation:

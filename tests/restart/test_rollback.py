@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.settings import ArchiveSpec
+from certmond.pki.catalog.validator import validated
 from certmond.pki.services.restart_episode import Past, Result, Target
 from certmond.pki.services.service_observation import Content, Live, ServiceSeen
 from certmond.pki.services.staleness import Surroundings, files_of
@@ -47,7 +49,7 @@ class Keeper:
 
     def __init__(self, node: Node, state: Path, **config: Any) -> None:
         self.node, self.state, self.now = node, state, NOW
-        self.config: Config = load(None).model_copy(update=config)
+        self.config: Config = replace(load(None), **config)
         self.archive = Archive(state)
         self.former = self.again()
 
@@ -144,7 +146,7 @@ def test_a_ca_key_of_another_entry_is_not_archived(node: Node, tmp_path_factory:
     for suffix in ("crt", "key"):
         node.write(f"{PKI}/signing-ca.{suffix}", node.read(f"{PKI}/ca.{suffix}"))
     own = {"path": f"/{PKI}/signing-ca.crt", "key": f"/{PKI}/signing-ca.key", "consumers": "kube-controller-manager"}
-    entries = (*load(None).certificates, CertificateSpec.model_validate({"name": "signing"} | own))
+    entries = (*load(None).certificates, validated(CertificateSpec, {"name": "signing"} | own))
     keeper = Keeper(node, tmp_path_factory.mktemp("state"), certificates=entries)
     assert keeper.statuses()["signing"].key_matches
     assert PAIR in keeper.unkept()
@@ -229,9 +231,9 @@ def test_an_older_certificate_with_more_rights_is_not_archived(keeper: Keeper) -
     """As a good generation it would be restored when a file breaks, and have a successor. It is checked once. It is
     archived if certmond itself installed it last.
     """
-    free = {"subject": (), "owner": "64998"}
-    specs = [each.model_copy(update=free) if each.name == PAIR else each for each in keeper.config.certificates]
-    keeper.config = keeper.config.model_copy(update={"certificates": tuple(specs)})
+    free: dict[str, Any] = {"subject": (), "owner": "64998"}
+    specs = [replace(each, **free) if each.name == PAIR else each for each in keeper.config.certificates]
+    keeper.config = replace(keeper.config, certificates=tuple(specs))
     keeper.again()
     keeper.keep()
     narrow, path = keeper.generations(PAIR), f"{PKI}/{PAIR}"
@@ -548,8 +550,8 @@ def test_files_that_would_tear_another_pair_are_not_restored(keeper: Keeper) -> 
     other = f"{PKI}/beside.crt"
     keeper.node.path(other).write_bytes(keeper.node.read(f"{PKI}/{PAIR}.crt"))
     fields = {"name": "beside", "path": f"/{other}", "key": f"/{PKI}/{PAIR}.key", "keep_key": True}
-    beside = CertificateSpec.model_validate(fields)
-    keeper.config = keeper.config.model_copy(update={"certificates": (*keeper.config.certificates, beside)})
+    beside = validated(CertificateSpec, fields)
+    keeper.config = replace(keeper.config, certificates=(*keeper.config.certificates, beside))
     keeper.again()
     before = keeper.read(PAIR)
     said = refused(keeper, keeper.target(PAIR))
@@ -561,9 +563,12 @@ def test_files_that_would_tear_another_pair_are_not_restored(keeper: Keeper) -> 
 
 def test_a_pair_of_two_patterns_is_archived_and_restored(keeper: Keeper) -> None:
     """If path and key of an entry are patterns, the archive has the certificate with its own key, and both return."""
-    fields = {"path": f"/{PKI}/front-*-client.crt", "key": f"/{PKI}/front-*-client.key", "renewed_by": "an operator"}
-    specs = [spec.model_copy(update=fields if spec.name == PAIR else {}) for spec in keeper.config.certificates]
-    keeper.config = keeper.config.model_copy(update={"certificates": tuple(specs)})
+    path, key = (f"/{PKI}/front-*-client.{suffix}" for suffix in ("crt", "key"))
+    specs = [
+        replace(spec, path=path, key=key, renewed_by="an operator") if spec.name == PAIR else spec
+        for spec in keeper.config.certificates
+    ]
+    keeper.config = replace(keeper.config, certificates=tuple(specs))
     keeper.again()
     keeper.keep()
     (name,) = (name for name in keeper.archive.names() if name.startswith(PAIR))

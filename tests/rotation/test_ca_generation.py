@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_a_name_that_is_no_dns_name(name: str) -> None:
 
 def test_the_entry_takes_precedence() -> None:
     """The kind of key and the validity come from the entry if it has them."""
-    spec = SPEC.model_copy(update={"key_algorithm": KeyAlgorithm.ECDSA_P384, "validity": 3 * YEAR})
+    spec = replace(SPEC, key_algorithm=KeyAlgorithm.ECDSA_P384, validity=3 * YEAR)
     new = generate(make_ca().facts, spec, TERMS).certificate
     assert (str(new.key), new.not_after) == ("ECDSA-384", NOW + 3 * YEAR)
 
@@ -136,7 +137,7 @@ def test_the_present_key(node: Node) -> None:
     with pytest.raises(WriteError, match=r"^/etc/kubernetes/pki/ca.key could not be read"):
         present_key(SPEC, transactions)
     with pytest.raises(KeyUnusableError, match="the entry ca has no `key`"):
-        present_key(SPEC.model_copy(update={"key": None}), transactions)
+        present_key(replace(SPEC, key=None), transactions)
 
 
 @pytest.mark.real("openssl")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config.model import Config, parse
+from certmond.config.model import Config
+from certmond.config.parser import parse
 from certmond.errors import RefusedError, WriteError
 from certmond.rotation.distribution_ca_files import DistributionCAFiles, require_server
 from certmond.rotation.distribution_ca_generation import contents, generate_distribution_ca

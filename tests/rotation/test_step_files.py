@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
 from certmond.formats.private_key import load_key

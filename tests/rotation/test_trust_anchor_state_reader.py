@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.files.catalog_observer import Store
 from certmond.pki.rotation.trust_anchor_state import SIGNING_FLAGS, Ground, Signer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -149,7 +150,7 @@ def test_a_component_without_a_service_serves() -> None:
     """It is probed, but not restarted."""
     api = pod("kube-apiserver", f"--tls-cert-file={PKI}/a.crt")
     assert surveyed(api).serving == {Endpoint("127.0.0.1", 6443): ("", f"{PKI}/a.crt")}
-    mine = surveyed(api, services=[static("kube-apiserver").model_copy(update={"name": "api"})])
+    mine = surveyed(api, services=[replace(static("kube-apiserver"), name="api")])
     assert mine.serving == {Endpoint("127.0.0.1", 6443): ("api", f"{PKI}/a.crt")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -91,8 +92,8 @@ def test_a_reload_keeps_the_observation_of_unchanged_services(node: Node, acting
     before, after = load(None), load(None)
     names = [each.name for each in after.services]
     changed = [*after.services]
-    changed[names.index("kubelet")] = changed[names.index("kubelet")].model_copy(update={"unit": "other.service"})
-    after = after.model_copy(update={"services": tuple(changed)})
+    changed[names.index("kubelet")] = replace(changed[names.index("kubelet")], unit="other.service")
+    after = replace(after, services=tuple(changed))
     changes, now = Changes(node.root / "state", keeps=False), datetime.now(UTC)
     former = SurroundingsObserver(before, str(node.root), changes, acting=False)
     observer = SurroundingsObserver(after, str(node.root), changes, acting=acting)

@@ -6,6 +6,7 @@ This module defines the options, output and exit codes. The command changes no f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -242,7 +243,7 @@ def _generated_ca(
         fact = f"this node has no {family.spec.key or 'key of its CA'}, and only a node that signs can create a CA key"
         refuse([f"{fact}; create the CA on a node that signs, and stage its certificate here"])
     given: dict[str, Any] = {"key_algorithm": KeyAlgorithm(algorithm) if algorithm else None, "validity": validity}
-    spec = family.spec.model_copy(update={name: value for name, value in given.items() if value is not None})
+    spec = replace(family.spec, **{name: value for name, value in given.items() if value is not None})
     terms = Terms(now, None, {}, config.validity, config.key_algorithm)
     present = family.present[0]
     if reuse_key:

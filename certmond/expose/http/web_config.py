@@ -143,10 +143,11 @@ class WebConfig(_Model):
         return bool(self.tls_server_config.model_fields_set)
 
 
-_PARTS: dict[str, type[BaseModel]] = {
-    "tls_server_config": TlsServerConfig,
-    "http_server_config": HttpServerConfig,
-    "rate_limit": RateLimit,
+_KEYS: dict[str, tuple[str, ...]] = {
+    "": tuple(WebConfig.model_fields),
+    "tls_server_config": tuple(TlsServerConfig.model_fields),
+    "http_server_config": tuple(HttpServerConfig.model_fields),
+    "rate_limit": tuple(RateLimit.model_fields),
 }
 
 
@@ -204,7 +205,7 @@ def parse(name: str, text: str | bytes, directory: Path) -> Source:
     try:
         config = WebConfig.model_validate(tree.plain())
     except ValidationError as error:
-        problems += [problem_of(each, tree, WebConfig, _PARTS) for each in error.errors(include_url=False)]
+        problems += [problem_of(each, tree, _KEYS) for each in error.errors(include_url=False)]
     problems += [*_tls(tree), *_headers(tree), *_users(tree)]
     if problems:
         problems.sort(key=lambda problem: problem.place.line)

@@ -15,6 +15,7 @@ from certmond.files.references.component_references import ComponentReferences, 
 from certmond.files.references.flag_source import is_path
 from certmond.pki.catalog.component_certificate_flags import USAGES, ReferenceSpec, Role
 from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.field_types import absolute_path
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Fault, Reason, printable
 from certmond.pki.x509.certificate import Certificate
@@ -171,7 +172,7 @@ def _unique(name: str, names: dict[str, int]) -> str:
 
 
 def _spec(name: str, each: Reference, usages: tuple[str, ...], authority: str | None) -> ReferenceSpec:
-    fields: dict[str, Any] = {"usages": usages, "key": each.key, "at_most": each.at_most}
+    fields: dict[str, Any] = {"usages": usages, "key": each.key and absolute_path(each.key), "at_most": each.at_most}
     if each.shared:
         fields |= {"mode": 0o664, "key_mode": 0o660}
     if each.role is not Role.TRUST and authority:
@@ -181,9 +182,8 @@ def _spec(name: str, each: Reference, usages: tuple[str, ...], authority: str | 
 
 def _entry(name: str, each: Reference, path: str, **fields: Any) -> ReferenceSpec:
     named_by = printable(each.named_by)
-    return ReferenceSpec(
-        name=name, path=path, named_by=named_by, renewed_by=f"its operator ({named_by} names it)", **fields
-    )
+    renewed_by = f"its operator ({named_by} names it)"
+    return ReferenceSpec(name=name, path=absolute_path(path), named_by=named_by, renewed_by=renewed_by, **fields)
 
 
 def _unwatched(name: str, each: Reference, group: Sequence[Reference]) -> Observation:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.field_types import Sentence
+from certmond.pki.catalog.model_class import model
 
 
 class Role(StrEnum):
@@ -252,6 +253,7 @@ class NamedFile:
     kind: FileKind | None = None
 
 
+@model
 class ReferenceSpec(CertificateSpec):
     """An entry for a file that only a flag or field on the node names."""
 

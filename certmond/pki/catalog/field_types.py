@@ -12,41 +12,39 @@ from ipaddress import ip_address
 from string import Template
 from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    PlainSerializer,
-    WithJsonSchema,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
-
 from certmond.errors import MalformedError
+from certmond.pki.catalog.annotations import (
+    After,
+    AlsoInSchema,
+    Before,
+    Bounds,
+    Exact,
+    OneOrMany,
+    Schema,
+    Written,
+)
 from certmond.pki.catalog.duration import DURATION, format_duration, parse_duration
 from certmond.pki.catalog.endpoint import Endpoint
 
 _HEALTH = re.compile(r"(?:tcp:|https?:)//(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})(?:/[!-~]*)?")
 _BATCH = re.compile(r"[1-9][0-9]{0,5}|(?:100|[1-9][0-9]?)%")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 _WILDCARDS = frozenset("*?[")
 
 FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
 """Names of the facts in `${…}`. `control_plane_name` starts with DNS: or IP:."""
 
 
-def within(least: str, most: str) -> AfterValidator:
-    """Return a validator that accepts the durations from `least` to `most`."""
+def within(least: str, most: str) -> After:
+    """Return a rule that accepts the durations from `least` to `most`."""
 
     def check(value: timedelta) -> timedelta:
         if not parse_duration(least) <= value <= parse_duration(most):
             raise ValueError(f"must be from {least} to {most}")
         return value
 
-    return AfterValidator(check)
+    return After(check)
 
 
 def _parse_mode(value: Any) -> Any:
@@ -96,6 +94,12 @@ def _owner(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError("must be a name of at most 63 letters, digits, '.', '_' and '-'")
+    return text
+
+
 def _namespace(name: str) -> str:
     if not re.fullmatch("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
         raise ValueError("must be a namespace: at most 63 lowercase letters and digits, with '-' only between them")
@@ -126,7 +130,8 @@ def _octal(mode: int) -> str:
     return f"{mode:04o}"
 
 
-def _absolute(path: str) -> str:
+def absolute_path(path: str) -> str:
+    """Return the path without empty components and `.`. Raises ValueError if the path is not absolute."""
     if not path.startswith("/") or "\x00" in path:
         raise ValueError("must be an absolute path")
     return "/" + "/".join(part for part in path.split("/") if part not in {"", "."})
@@ -150,63 +155,50 @@ def _count(value: Any) -> Any:
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,6}", value) else value
 
 
-def words(value: Any) -> Any:
+def _words(value: Any) -> Any:
     if isinstance(value, str):  # certmond uses no shell, which could split the text
         raise ValueError("must be a list of the program and its arguments")  # noqa: TRY004  # as pydantic requires
     return _many(value)
 
 
-class _OneOrMany:
-    """JSON schema of a field whose value is one item or a list of items."""
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        array = handler(core)
-        return {"anyOf": [array["items"], array]}
-
-
 USAGES = frozenset({"digital signature", "key encipherment", "cert sign", "crl sign", "server auth", "client auth"})
 
 T = TypeVar("T")
-Many = Annotated[tuple[T, ...], BeforeValidator(_many), _OneOrMany()]
+Flag = Annotated[bool, Exact()]
+Many = Annotated[tuple[T, ...], Before(_many), OneOrMany()]
+Words = Annotated[tuple[str, ...], Before(_words)]
+"""A program and its arguments."""
 Duration = Annotated[
     timedelta,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": f"^(?=.){DURATION.pattern}$"}),
+    Before(parse_duration),
+    Written(format_duration),
+    Schema({"type": "string", "pattern": f"^(?=.){DURATION.pattern}$"}),
 ]
 Mode = Annotated[
     int,
-    BeforeValidator(_parse_mode),
-    Field(ge=0, le=0o777),
-    PlainSerializer(_octal),
-    WithJsonSchema({"type": ["integer", "string"], "pattern": "^(0o?)?[0-7]{3}$"}),
+    Exact(),
+    Bounds(0, 0o777),
+    Before(_parse_mode),
+    Written(_octal),
+    Schema({"type": ["integer", "string"], "pattern": "^(0o?)?[0-7]{3}$"}),
 ]
-Count = Annotated[int, BeforeValidator(_count)]
+Count = Annotated[int, Exact(), Before(_count)]
 Batch = Annotated[
     str,
-    BeforeValidator(_batch),
-    WithJsonSchema(
-        {"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}
-    ),
+    Before(_batch),
+    Schema({"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}),
 ]
 """Number or percentage of workers that change their files at the same time in a rotation."""
-AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
-Subject = Annotated[str, AfterValidator(_subject)]
-Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]
-AlternativeName = Annotated[str, AfterValidator(_alternative_name)]
-Owner = Annotated[str, AfterValidator(_owner)]
-EndpointText = Annotated[str, AfterValidator(_endpoint)]
-Sentence = Annotated[str, AfterValidator(_sentence)]
-HealthAddress = Annotated[str, AfterValidator(_health_address)]
-Namespace = Annotated[str, AfterValidator(_namespace)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-
-
-class Model(BaseModel):
-    """Base class of the models: strict types, no unknown fields, immutable."""
-
-    # `Config` contains the validators of its sections. With `defer_build`, pydantic does not build them a second time.
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, defer_build=True)
+AbsolutePath = Annotated[str, After(absolute_path), AlsoInSchema({"pattern": "^/"})]
+Subject = Annotated[str, After(_subject)]
+Usage = Annotated[str, After(_usage), AlsoInSchema({"enum": sorted(USAGES)})]
+AlternativeName = Annotated[str, After(_alternative_name)]
+Owner = Annotated[str, After(_owner)]
+EndpointText = Annotated[str, After(_endpoint)]
+Sentence = Annotated[str, After(_sentence)]
+HealthAddress = Annotated[str, After(_health_address)]
+Namespace = Annotated[str, After(_namespace)]
+Name = Annotated[str, After(_name), AlsoInSchema({"pattern": _NAME.pattern})]
 
 
 def expand(text: str, facts: Mapping[str, str]) -> str | None:

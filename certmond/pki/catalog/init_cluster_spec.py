@@ -6,9 +6,9 @@ import re
 from ipaddress import ip_address, ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
-
-from certmond.pki.catalog.field_types import AbsolutePath, Count, Duration, Many, Model
+from certmond.pki.catalog.annotations import After, Bounds
+from certmond.pki.catalog.field_types import AbsolutePath, Count, Duration, Flag, Many
+from certmond.pki.catalog.model_class import model, setting
 
 _DNS_NAME = re.compile(r"(\*\.)?(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
@@ -79,49 +79,62 @@ def _version(text: str) -> str:
     return text
 
 
-class InitSpec(Model):
+@model
+class InitSpec:
     """The cluster for which `certmond init` creates the PKI of a node, with the fields of kubeadm's configuration."""
 
-    advertise_address: Annotated[str, AfterValidator(_address)] | None = Field(
+    advertise_address: Annotated[str, After(_address)] | None = setting(
+        "the IP address of this node's API server; by default the address of the interface with the default route",
         default=None,
-        description="the IP address of this node's API server; by default the address of the interface with the "
-        "default route",
     )
-    bind_port: Annotated[Count, Field(ge=1, le=65535)] = Field(default=6443, description="the port of the API server")
-    control_plane_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+    bind_port: Annotated[Count, Bounds(1, 65535)] = setting(
+        "the port of the API server",
+        default=6443,
+    )
+    control_plane_endpoint: Annotated[str, After(_endpoint)] | None = setting(
+        "`HOST` or `HOST:PORT` at which clients reach the API servers; by default this node's API server",
         default=None,
-        description="`HOST` or `HOST:PORT` at which clients reach the API servers; by default this node's API server",
     )
-    service_subnet: Annotated[str, AfterValidator(_networks)] = Field(
-        default="10.96.0.0/12", description="the IP address range of the Services, or two ranges separated by a comma"
+    service_subnet: Annotated[str, After(_networks)] = setting(
+        "the IP address range of the Services, or two ranges separated by a comma",
+        default="10.96.0.0/12",
     )
-    dns_domain: Annotated[str, AfterValidator(_dns_name)] = Field(
-        default="cluster.local", description="the DNS domain of the Services"
+    dns_domain: Annotated[str, After(_dns_name)] = setting(
+        "the DNS domain of the Services",
+        default="cluster.local",
     )
-    cluster_name: str = Field(default="kubernetes", description="the name of the cluster in kubeconfigs")
-    kubernetes_version: Annotated[str, AfterValidator(_version)] | None = Field(
-        default=None,
-        description="the version of Kubernetes, such as `v1.34.0`; by default a current version. For a version before "
+    cluster_name: str = setting(
+        "the name of the cluster in kubeconfigs",
+        default="kubernetes",
+    )
+    kubernetes_version: Annotated[str, After(_version)] | None = setting(
+        "the version of Kubernetes, such as `v1.34.0`; by default a current version. For a version before "
         "v1.29, `certmond init` adds administrators to the group `system:masters`, as kubeadm does.",
-    )
-    cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="additional DNS names and IP addresses of the API server"
-    )
-    etcd_server_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="additional DNS names and IP addresses at which clients reach etcd"
-    )
-    etcd_peer_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(),
-        description="additional DNS names and IP addresses at which other etcd members reach etcd",
-    )
-    external_etcd: bool = Field(default=False, description="etcd and its certificates are on other hosts")
-    certificates_dir: AbsolutePath = Field(
-        default="/etc/kubernetes/pki",
-        description="the directory that replaces `/etc/kubernetes/pki` in the paths of the catalogue",
-    )
-    ca_validity: Duration | None = Field(
         default=None,
-        description="the validity period of a new CA; by default `validity` in the entry of the CA, 10 years",
+    )
+    cert_sans: Many[Annotated[str, After(_host)]] = setting(
+        "additional DNS names and IP addresses of the API server",
+        default=(),
+    )
+    etcd_server_cert_sans: Many[Annotated[str, After(_host)]] = setting(
+        "additional DNS names and IP addresses at which clients reach etcd",
+        default=(),
+    )
+    etcd_peer_cert_sans: Many[Annotated[str, After(_host)]] = setting(
+        "additional DNS names and IP addresses at which other etcd members reach etcd",
+        default=(),
+    )
+    external_etcd: Flag = setting(
+        "etcd and its certificates are on other hosts",
+        default=False,
+    )
+    certificates_dir: AbsolutePath = setting(
+        "the directory that replaces `/etc/kubernetes/pki` in the paths of the catalogue",
+        default="/etc/kubernetes/pki",
+    )
+    ca_validity: Duration | None = setting(
+        "the validity period of a new CA; by default `validity` in the entry of the CA, 10 years",
+        default=None,
     )
 
 

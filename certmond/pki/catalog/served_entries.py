@@ -11,6 +11,7 @@ from certmond.pki.catalog.component_certificate_flags import USAGES, Role
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.field_types import EndpointText
+from certmond.pki.catalog.model_class import model
 from certmond.pki.findings import Severity
 
 _MAX_NAME = 63
@@ -28,6 +29,7 @@ class Listener:
     renewed_by: str
 
 
+@model
 class ServedSpec(CertificateSpec):
     """An entry for a certificate that only a listener on the node serves. `path` is the endpoint of the listener."""
 

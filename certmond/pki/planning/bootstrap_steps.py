@@ -108,13 +108,13 @@ def relocated(specs: Sequence[CertificateSpec], init: InitSpec) -> tuple[Certifi
     Paths below /etc/kubernetes/pki become paths below `certificates_dir`.
     """
 
-    def moved(path: str | None) -> str | None:
-        if path and path.startswith(f"{_DEFAULT_DIR}/"):
+    def moved(path: str) -> str:
+        if path.startswith(f"{_DEFAULT_DIR}/"):
             return posixpath.join(init.certificates_dir, path[len(_DEFAULT_DIR) + 1 :])
         return path
 
     return tuple(
-        spec.model_copy(update={"path": moved(spec.path), "key": moved(spec.key)})
+        replace(spec, path=moved(spec.path), key=spec.key and moved(spec.key))
         for spec in specs
         if _belongs(spec) and not (init.external_etcd and (spec.name == "etcd-ca" or "etcd-ca" in spec.ca))
     )
@@ -146,7 +146,7 @@ class Drafts:
             detail = f"the Root CA {given.subject} of --root-ca-cert, until {_day(given.not_after)}"
             return MakeAuthority(spec, None, given, given.not_after, detail)
         name = _AUTHORITIES[spec.name]
-        lasting = spec.model_copy(update={"validity": self._init.ca_validity or spec.validity})
+        lasting = replace(spec, validity=self._init.ca_validity or spec.validity)
         terms = Terms(self._now, None, self._facts, self._policy.validity, self._policy.key)
         template = first(lasting, f"CN={name}", (f"DNS:{name}",), terms, is_ca=True)
         detail = f"a new Root CA CN={name}, {template.key.value}, until {_day(template.not_after)}"

@@ -28,7 +28,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from certmond.cli.main import cli
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.errors import NotRunningError, RuntimeDirError
 from certmond.expose.documents.status import certificate_entry, status_document

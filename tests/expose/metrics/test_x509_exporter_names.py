@@ -24,6 +24,7 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.validator import validated
 from tests import builders
 from tests.conftest import real_part
 from tests.node import NOW, PKI, Node
@@ -111,7 +112,7 @@ def test_the_rest_of_a_file_ends_by_time_alone() -> None:
     """One behind the first of its file has ended when it has, although the verdict on the first is the same."""
     ca = builders.make_ca()
     leaf, other = builders.make_leaf(ca), builders.make_leaf(ca, not_after=builders.NOW + DAY)
-    spec = CertificateSpec.model_validate({"name": "a", "path": "/a.pem"})
+    spec = validated(CertificateSpec, {"name": "a", "path": "/a.pem"})
     first = assess(Inventory((Observation("a", spec, "/a.pem", (leaf.facts, other.facts)),)), builders.NOW)
     compatible, serial = Compatible(), str(other.facts.serial)
     assert about(compatible.text(first), "x509_cert_expired", serial_number=serial) == [0]
@@ -134,7 +135,7 @@ def test_each_certificate_of_a_file_has_one_series() -> None:
     """A chain has a series for each of its certificates. Two entries for one path do not give two series."""
     ca = builders.make_ca()
     leaf = builders.make_leaf(ca)
-    specs = [CertificateSpec.model_validate({"name": name, "path": "/x.pem"}) for name in ("a", "b")]
+    specs = [validated(CertificateSpec, {"name": name, "path": "/x.pem"}) for name in ("a", "b")]
     seen = tuple(Observation(spec.name, spec, "/x.pem", (leaf.facts, ca.facts)) for spec in specs)
     text = Compatible().text(assess(Inventory(seen), builders.NOW))
     assert len(about(text, "x509_cert_not_after", filepath="/x.pem")) == 2
@@ -155,7 +156,7 @@ def test_names_are_the_first_of_each_and_anybody_s() -> None:
          x509.NameAttribute(NameOID.ORGANIZATION_NAME, "second"),
          x509.NameAttribute(NameOID.COMMON_NAME, 'a "b" \\ c,d')]
     ))  # fmt: skip
-    spec = CertificateSpec.model_validate({"name": "odd", "path": "/odd.pem"})
+    spec = validated(CertificateSpec, {"name": "odd", "path": "/odd.pem"})
     text = Compatible().text(assess(Inventory((Observation("odd", spec, "/odd.pem", (odd.facts,)),)), builders.NOW))
     assert about(text, "x509_cert_not_after", subject_O="first", subject_CN='a "b" \\ c,d')
 
@@ -163,7 +164,7 @@ def test_names_are_the_first_of_each_and_anybody_s() -> None:
 @pytest.mark.long
 def test_of_a_large_name_that_is_gone_nothing_is_kept() -> None:
     """Nor of three, one after the other in one file."""
-    compatible, spec = Compatible(), CertificateSpec.model_validate({"name": "a", "path": "/a.pem"})
+    compatible, spec = Compatible(), validated(CertificateSpec, {"name": "a", "path": "/a.pem"})
 
     def shown(number: int) -> None:
         name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"{number}{'x' * 100_000}")])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from certmond.files.references.kubelet_view import KubeletView, ServedFiles
 from certmond.formats.kubelet.serving import KubeletServing
 from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.validator import validated
 
 SERVING = KubeletServing("/pki/served.crt", True, frozenset({"/pki/a.crt", "/pki/b.crt"}))
 
 
 def entry(path: str, **fields: str) -> CertificateSpec:
-    return CertificateSpec.model_validate({"name": "x", "path": path} | fields)
+    return validated(CertificateSpec, {"name": "x", "path": path} | fields)
 
 
 def test_a_file_that_another_kubelet_serves_is_used() -> None:

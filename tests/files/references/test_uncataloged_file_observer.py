@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.files.catalog_observer import Store
 from certmond.files.references.component_sources import RANCHER_MANIFESTS
 from certmond.pki.assessment.assess import Assessment, assess

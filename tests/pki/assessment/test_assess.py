@@ -17,6 +17,7 @@ from certmond.pki.catalog.endpoint import Endpoint, Served
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
 from certmond.pki.catalog.service_spec import ServiceSpec
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Reason, Severity, highest_severity
 from certmond.pki.services.service_observation import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.staleness import Surroundings
@@ -31,7 +32,7 @@ MONTH = 30 * DAY
 
 
 def row(name: str, **fields: Any) -> CertificateSpec:
-    return CertificateSpec.model_validate({"name": name, "path": f"/pki/{name}", "ca": "ca"} | fields)
+    return validated(CertificateSpec, {"name": name, "path": f"/pki/{name}", "ca": "ca"} | fields)
 
 
 def see(spec: CertificateSpec, *issued: Issued, **fields: Any) -> Observation:
@@ -293,7 +294,7 @@ def test_new_bytes_are_searched_and_old_ones_are_not(searches: list[Certificate]
     assert searches == [ROOT.facts, MINE.facts]
     assess(inventory(replace(CA_GOOD), see(LEAF, OLD)), NOW, first)
     assert searches == [ROOT.facts, MINE.facts, OLD.facts]
-    wider = replace(LEAF_GOOD, spec=LEAF.model_copy(update={"usages": ("client auth", "server auth")}))
+    wider = replace(LEAF_GOOD, spec=replace(LEAF, usages=("client auth", "server auth")))
     assess(inventory(CA_GOOD, wider), NOW, first)
     assert searches[3:] == [MINE.facts]
 

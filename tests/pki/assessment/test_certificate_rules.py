@@ -16,6 +16,7 @@ from certmond.pki.assessment.validity_rules import critical_point, renewal_point
 from certmond.pki.catalog.component_certificate_flags import ReferenceSpec
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Finding, Reason, Severity
 from certmond.pki.x509.certificate import parse_certificate
 from fuzz.mutated_chains import rsa_info, with_key
@@ -40,7 +41,7 @@ CRITICAL_UNKNOWN = (UNKNOWN_OID, True, b"\x05\x00")
 
 
 def row(name: str = "leaf", **fields: Any) -> CertificateSpec:
-    return CertificateSpec.model_validate({"name": name, "path": f"/pki/{name}.crt", "ca": "ca"} | fields)
+    return validated(CertificateSpec, {"name": name, "path": f"/pki/{name}.crt", "ca": "ca"} | fields)
 
 
 def see(spec: CertificateSpec, *issued: Issued, **fields: Any) -> Observation:
@@ -664,7 +665,7 @@ def test_service_account_keys_belong_together() -> None:
     assert found(public_key=pair) == {"key_missing"}
     assert not found(public_key=pair, key_unknown=True)
     assert not found(key=pair), "that there is no public key is a fault of the file"
-    optional = spec.model_copy(update={"key_optional": True})
+    optional = replace(spec, key_optional=True)
     assert not findings(see(optional, public_key=pair), about="sa")
 
 

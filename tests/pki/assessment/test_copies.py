@@ -11,6 +11,7 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.copies import Difference, differing_copies
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Severity
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf
 
@@ -19,7 +20,7 @@ OLD, NEW = make_leaf(CA, not_after=NOW + 3 * DAY), make_leaf(CA, not_after=NOW +
 
 
 def see(name: str, *issued: Issued, **fields: Any) -> Observation:
-    spec = CertificateSpec.model_validate({"name": name, "path": f"/pki/{name}.crt", "renewed_by": "others"} | fields)
+    spec = validated(CertificateSpec, {"name": name, "path": f"/pki/{name}.crt", "renewed_by": "others"} | fields)
     return Observation(name, spec, spec.path, tuple(each.facts for each in issued))
 
 
@@ -85,4 +86,4 @@ def test_a_changed_original_changes_the_verdict_on_the_copy() -> None:
 def test_an_entry_that_certmond_renews_is_no_copy() -> None:
     """An entry with `copy_of` names who renews it, because a renewal by certmond would make it differ."""
     with pytest.raises(ValueError, match="must be absent without `renewed_by`"):
-        CertificateSpec.model_validate({"name": "copy", "path": "/pki/copy.crt", "copy_of": "original"})
+        validated(CertificateSpec, {"name": "copy", "path": "/pki/copy.crt", "copy_of": "original"})

@@ -13,6 +13,7 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.hook_events import Due, Key, Notice, due, next_repeat, open_findings, selected_findings
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Permissions
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Reason, Severity
 from tests.builders import DAY, HOUR, NOW, SECOND, make_ca, make_leaf
 
@@ -132,9 +133,9 @@ def test_an_open_finding_has_its_certificate() -> None:
     """The findings of the requested severity have the worst of each reason, with the end of the certificate."""
     ca = make_ca()
     leaf = make_leaf(ca, not_after=NOW - SECOND)
-    spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
+    spec = validated(CertificateSpec, {"name": "leaf", "path": "/leaf"})
     faults = (Fault(Reason.TRAILING_DATA, "/leaf has more"), Fault(Reason.TRAILING_DATA, "/leaf has more still"))
-    gone = CertificateSpec.model_validate({"name": "gone", "path": "/gone"})
+    gone = validated(CertificateSpec, {"name": "gone", "path": "/gone"})
     seen = (
         Observation("leaf", spec, "/leaf", (leaf.facts,), faults=faults),
         Observation("gone", gone, "/gone", faults=(Fault(Reason.MISSING, "/gone is not there"),)),
@@ -150,7 +151,7 @@ def test_an_open_finding_has_its_certificate() -> None:
 
 def test_of_several_of_one_reason_the_gravest_stands() -> None:
     """A certificate and its key that are both too open are one finding of one subject, as grave as the graver one."""
-    spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf", "key": "/key"})
+    spec = validated(CertificateSpec, {"name": "leaf", "path": "/leaf", "key": "/key"})
     leaf = make_leaf(make_ca(), not_after=NOW + DAY)
     permissions = tuple(
         Permissions(path, mode, "root:root", (0, 0), secret) for path, mode, secret in
@@ -165,7 +166,7 @@ def test_of_several_of_one_reason_the_gravest_stands() -> None:
 
 def test_of_several_equal_findings_the_first_stays() -> None:
     """So it stays the same one, however many follow."""
-    spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
+    spec = validated(CertificateSpec, {"name": "leaf", "path": "/leaf"})
     open_to_all = tuple(Permissions(path, 0o666, "root:root", (0, 0), False) for path in ("/leaf", "/other"))
     seen = Observation("leaf", spec, "/leaf", (make_leaf(make_ca()).facts,), permissions=open_to_all)
     notices = open_findings(assess(Inventory((seen,)), NOW), INFO).values()

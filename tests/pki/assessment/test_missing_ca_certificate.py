@@ -35,7 +35,7 @@ def test_the_finding_names_the_command_that_restores_the_ca(seen: Observation) -
     ("seen", "remedy"),
     [
         (
-            replace(GONE, spec=SPEC.model_copy(update={"authority": False})),
+            replace(GONE, spec=replace(SPEC, authority=False)),
             "restore the file, or issue the certificate",
         ),
         (replace(GONE, faults=(replace(GONE.faults[0], remedy="mount the disk"),)), "mount the disk"),

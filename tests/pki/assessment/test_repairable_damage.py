@@ -217,8 +217,8 @@ def test_the_embedded_ca_of_unknown_trust_is_not_written_either() -> None:
     """A kubeconfig gets the present CA of `embedded_ca` also if another CA signs its certificate. A restored kubeconfig
     gets it too. If the same CA signs the certificate, the path of a good generation is proof enough.
     """
-    for ca, held in ((["client-ca"], True), (["ca"], False)):
-        seen = replace(LEADS_NOWHERE, spec=CONF.model_copy(update={"ca": ca}))
+    for ca, held in ((("client-ca",), True), (("ca",), False)):
+        seen = replace(LEADS_NOWHERE, spec=replace(CONF, ca=ca))
         good = ("000001-x", seen.certificates[0])
         for broken, salvage in ((seen, Salvage()), (replace(GONE, spec=seen.spec, path=CONF.path), Salvage((good,)))):
             node = Node(replace(seen, broken_cluster=""), salvage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,8 @@ CA = make_ca()
 LEAF = make_leaf(CA, "kube-apiserver").facts
 
 
-def seen(**fields: object) -> Observation:
-    spec = SPEC.model_copy(update=fields)
+def seen(**fields: Any) -> Observation:
+    spec = replace(SPEC, **fields)
     return Observation(spec.name, spec, spec.path, certificates=(LEAF,))
 
 

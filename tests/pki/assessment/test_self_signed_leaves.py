@@ -10,6 +10,7 @@ from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.assessment.self_signed_leaves import replacement
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
+from certmond.pki.catalog.validator import validated
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.steps import Held, Plan
@@ -26,7 +27,7 @@ COMMAND = f"{FACT}; run: rm /pki/leaf.crt /pki/leaf.key && certmond restart kube
 
 def row(**fields: Any) -> CertificateSpec:
     own = {"name": "leaf", "path": "/pki/leaf.crt", "key": "/pki/leaf.key", "ca": ["self", "ca"]}
-    return CertificateSpec.model_validate(own | {"consumers": "kubelet"} | fields)
+    return validated(CertificateSpec, own | {"consumers": "kubelet"} | fields)
 
 
 def look(*issued: Issued, after: Any = -DAY, **fields: Any) -> Assessment:

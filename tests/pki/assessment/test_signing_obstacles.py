@@ -11,6 +11,7 @@ from certmond.files.catalog_file_reader import bundle_observations
 from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.validator import validated
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf
 
 CA = make_ca()
@@ -24,7 +25,7 @@ def authority(ca: Issued = CA, **fields: Any) -> Observation:
 
 
 def leaf(ca: Issued = CA, **fields: Any) -> Observation:
-    spec = CertificateSpec.model_validate({"name": "leaf", "path": "/pki/leaf.crt", "ca": "ca", **fields})
+    spec = validated(CertificateSpec, {"name": "leaf", "path": "/pki/leaf.crt", "ca": "ca", **fields})
     return Observation("leaf", spec, spec.path, (make_leaf(ca, not_after=NOW - DAY).facts,))
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
+from certmond.config.source_merger import Source
+from certmond.errors import ConfigError
 from certmond.pki.catalog.ca_replacement_spec import CAReplacementSpec
 
 COMMAND = ("/usr/local/bin/k3s", "certificate", "rotate-ca")
 
 
-@pytest.mark.parametrize("given", [{}, {"present": "/tls"}, {"staged": "/new"}])
-def test_a_command_needs_both_directories(given: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match="must contain `present` and `staged` for `command`"):
-        CAReplacementSpec(command=COMMAND, **given)  # type: ignore[arg-type]
+@pytest.mark.parametrize("given", ["", ", present: /tls", ", staged: /new"])
+def test_a_command_needs_both_directories(given: str) -> None:
+    """An error at the section names both keys if the section has a command, and lacks one of the two directories."""
+    text = f"profile: none\nca_replacement: {{command: [/k3s]{given}}}"
+    with pytest.raises(ConfigError, match=r"a:2: ca_replacement: must contain `present` and `staged` for `command`"):
+        parse([Source("a", text)])
 
 
 def test_the_paths_of_the_new_files() -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from certmond.config.model import parse
+from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.errors import ConfigError
 

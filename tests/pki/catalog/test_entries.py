@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,13 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 from certmond.cli.root_ca.inspection import FAMILIES, TOKEN_KEYS
 from certmond.pki.catalog.entries import DEFAULT_EXCLUDE, ROOT_CAS, CertificateSpec, Kind, anchors_first
 from certmond.pki.catalog.field_types import FACTS, expand, subject_attributes
+from certmond.pki.catalog.validator import validated, validator
 
 BASE = {"name": "x", "path": "/x.crt"}
 STAGE = "certmond root-ca stage --generate"
 
 
 def row(**fields: Any) -> CertificateSpec:
-    return CertificateSpec.model_validate(BASE | fields)
+    return validated(CertificateSpec, BASE | fields)
 
 
 def refused(**fields: Any) -> str:
@@ -34,7 +36,7 @@ def refused(**fields: Any) -> str:
 def test_a_mode_is_octal_however_it_is_written(mode: object) -> None:
     """Operators write modes in octal. YAML itself reads 0600 as a number."""
     assert row(mode=mode).mode == 0o600
-    assert row(mode=mode).model_dump(mode="json")["mode"] == "0600"
+    assert validator(CertificateSpec).dump_python(row(mode=mode), mode="json")["mode"] == "0600"
 
 
 def test_a_mode_may_forbid_everything() -> None:
@@ -116,8 +118,8 @@ def test_one_value_may_stand_for_a_list_of_one() -> None:
 
 def test_nothing_unknown_is_let_through_and_nothing_changes_afterwards() -> None:
     """A misspelt field is an error, not a certificate without that demand."""
-    assert "extra" in refused(subjects="CN=a").lower()
-    with pytest.raises(ValidationError, match="frozen"):
+    assert "unexpected keyword" in refused(subjects="CN=a").lower()
+    with pytest.raises(FrozenInstanceError):
         row().path = "/y"  # type: ignore[misc]
 
 
@@ -211,14 +213,14 @@ def test_a_glob_takes_up_certificates(name: str) -> None:
 def test_a_start_that_renews_needs_a_service(missing: str) -> None:
     """`renewed_at_start` alone does not say which service to restart."""
     fields = {"name": "a", "path": "/a", "renewed_by": "k3s", "consumers": "k3s", "renewed_at_start": "90d"}
-    assert CertificateSpec.model_validate(fields).renewed_at_start == timedelta(days=90)
+    assert validated(CertificateSpec, fields).renewed_at_start == timedelta(days=90)
     with pytest.raises(ValidationError, match="must be absent unless `renewed_by` and `consumers` name"):
-        CertificateSpec.model_validate({key: value for key, value in fields.items() if key != missing})
+        validated(CertificateSpec, {key: value for key, value in fields.items() if key != missing})
 
 
 def test_intermediates_need_an_authority() -> None:
     """`intermediates` describes the file of a CA."""
     fields = {"name": "a", "path": "/a", "authority": True, "intermediates": True}
-    assert CertificateSpec.model_validate(fields).intermediates
+    assert validated(CertificateSpec, fields).intermediates
     with pytest.raises(ValidationError, match="must be absent without `authority: true`"):
-        CertificateSpec.model_validate(fields | {"authority": False})
+        validated(CertificateSpec, fields | {"authority": False})

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from certmond.pki.catalog.service_spec import ServiceSpec
+from certmond.pki.catalog.validator import validated
 
 
 @pytest.mark.parametrize(
@@ -16,20 +17,20 @@ from certmond.pki.catalog.service_spec import ServiceSpec
 )
 def test_a_service_has_the_field_that_restarts_it(kind: str, field: str, value: object) -> None:
     """Each kind has one required field."""
-    service = ServiceSpec.model_validate({"name": "s", "kind": kind, field: value})
+    service = validated(ServiceSpec, {"name": "s", "kind": kind, field: value})
     assert getattr(service, field) == (tuple(value) if isinstance(value, list) else value)
     with pytest.raises(ValidationError, match=f"must be given for kind {kind}"):
-        ServiceSpec.model_validate({"name": "s", "kind": kind, field: [] if field == "command" else ""})
+        validated(ServiceSpec, {"name": "s", "kind": kind, field: [] if field == "command" else ""})
 
 
 def test_a_command_is_a_list() -> None:
     """certmond uses no shell to split it."""
     with pytest.raises(ValidationError, match="a list of the program"):
-        ServiceSpec.model_validate({"name": "s", "kind": "command", "command": "systemctl restart x"})
+        validated(ServiceSpec, {"name": "s", "kind": "command", "command": "systemctl restart x"})
 
 
 def service(**fields: Any) -> ServiceSpec:
-    return ServiceSpec.model_validate({"name": "s", "kind": "systemd", "unit": "s.service"} | fields)
+    return validated(ServiceSpec, {"name": "s", "kind": "systemd", "unit": "s.service"} | fields)
 
 
 def test_only_a_unit_can_reload() -> None:

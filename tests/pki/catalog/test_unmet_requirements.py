@@ -18,6 +18,7 @@ from certmond.pki.catalog.unmet_requirements import (
     missing_names,
     node_name_of,
 )
+from certmond.pki.catalog.validator import validated
 from tests.builders import UNKNOWN_OID, make_ca, make_leaf
 
 ROOT = make_ca()
@@ -25,7 +26,7 @@ FACTS = {"node_name": "worker-1", "advertise_address": "10.0.0.1", "control_plan
 
 
 def row(**fields: Any) -> CertificateSpec:
-    return CertificateSpec.model_validate({"name": "leaf", "path": "/pki/leaf.crt"} | fields)
+    return validated(CertificateSpec, {"name": "leaf", "path": "/pki/leaf.crt"} | fields)
 
 
 @pytest.mark.parametrize(

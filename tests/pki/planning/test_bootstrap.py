@@ -21,6 +21,7 @@ from certmond.pki.catalog.field_types import expand
 from certmond.pki.catalog.init_cluster_spec import InitSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
 from certmond.pki.catalog.unmet_requirements import missing_names
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.bootstrap import Bootstrap, Ground, bootstrap
 from certmond.pki.planning.bootstrap_steps import (
@@ -383,7 +384,7 @@ def test_a_node_that_joins() -> None:
 )  # fmt: skip
 def test_admins(version: str | None, admins: str, super_admin: bool) -> None:
     """Groups are those of the cluster's version, or of a current one."""
-    made = decide((), INIT.model_copy(update={"kubernetes_version": version}))
+    made = decide((), replace(INIT, kubernetes_version=version))
     subjects = {
         step.spec.name: step.template.subject.rfc4514_string() for step in made.steps if isinstance(step, IssueFirst)
     }
@@ -398,7 +399,7 @@ def test_super_admin_is_not_created_again() -> None:
 
 def test_names_are_in_kubeadms_order() -> None:
     """DNS names come first, in alphabetical order, and each name comes once."""
-    init = INIT.model_copy(update={"cert_sans": ("k8s.example.com", "192.0.2.10", "a.example.com")})
+    init = replace(INIT, cert_sans=("k8s.example.com", "192.0.2.10", "a.example.com"))
     step = next(step for step in decide((), init).steps if step.spec.name == "apiserver")
     assert isinstance(step, IssueFirst)
     assert [str(name.value) for name in step.template.names] == [
@@ -452,11 +453,11 @@ def test_validities() -> None:
         made = bootstrap(specs, Ground(observed(()), frozenset()), init, POLICY)
         return {step.not_after - NOW for step in made.steps if isinstance(step, MakeAuthority)}
 
-    plain = [spec.model_copy(update={"validity": None}) for spec in SPECS]
+    plain = [replace(spec, validity=None) for spec in SPECS]
     assert ends(INIT) == {10 * YEAR}
-    assert ends(INIT.model_copy(update={"ca_validity": 5 * YEAR})) == {5 * YEAR}
+    assert ends(replace(INIT, ca_validity=5 * YEAR)) == {5 * YEAR}
     assert ends(INIT, plain) == {YEAR}
-    (longest,) = ends(INIT.model_copy(update={"ca_validity": 99999 * YEAR}))
+    (longest,) = ends(replace(INIT, ca_validity=99999 * YEAR))
     assert (NOW + longest).year == 9999
 
 
@@ -473,8 +474,9 @@ def test_an_impossible_subject() -> None:
 
 
 def entry(**fields: object) -> CertificateSpec:
-    return CertificateSpec.model_validate(
-        {"name": "mine", "path": "/a.crt", "key": "/a.key", "ca": ("ca",), "subject": ("CN=mine",), **fields}
+    return validated(
+        CertificateSpec,
+        {"name": "mine", "path": "/a.crt", "key": "/a.key", "ca": ("ca",), "subject": ("CN=mine",), **fields},
     )
 
 
@@ -515,9 +517,7 @@ def test_of_another_ca() -> None:
 
 def test_a_kubelet_of_another_ca() -> None:
     """A kubelet's PEM of another CA is kept, and no kubeconfig is written for it."""
-    specs = tuple(
-        spec.model_copy(update={"ca": ("company",)}) if spec.name == "kubelet-client" else spec for spec in SPECS
-    )
+    specs = tuple(replace(spec, ca=("company",)) if spec.name == "kubelet-client" else spec for spec in SPECS)
     there = without(KUBELET_CONF)
     foreign = make_leaf(make_ca("company"), subject=named("system:node:node-1", "system:nodes"))
     made = bootstrap(specs, Ground(observed(there, {"kubelet-client": foreign}, specs), there), INIT, POLICY)
@@ -543,19 +543,19 @@ def test_a_kubelet_of_another_ca() -> None:
 def test_what_no_cluster_is(fields: Mapping[str, object], reported: str) -> None:
     """A cluster that cannot be is refused with a sentence."""
     with pytest.raises(ValidationError, match=reported):
-        InitSpec.model_validate(fields)
+        validated(InitSpec, fields)
 
 
 def test_external_etcd() -> None:
     """With an external etcd, nothing of its CA is made."""
-    names = {spec.name for spec in relocated(PROFILE, INIT.model_copy(update={"external_etcd": True}))}
+    names = {spec.name for spec in relocated(PROFILE, replace(INIT, external_etcd=True))}
     assert names == {spec.name for spec in SPECS if "etcd" not in spec.name}
     assert len(SPECS) - len(names) == 5
 
 
 def test_certificates_elsewhere() -> None:
     """Only the files in pki/ follow `certificates_dir`."""
-    moved = relocated(PROFILE, INIT.model_copy(update={"certificates_dir": "/srv/pki"}))
+    moved = relocated(PROFILE, replace(INIT, certificates_dir="/srv/pki"))
     for before, after in zip(SPECS, moved, strict=True):
         for old, new in ((before.path, after.path), (before.key, after.key)):
             assert new == (old and old.replace("/etc/kubernetes/pki/", "/srv/pki/"))

@@ -57,7 +57,7 @@ def sentences(found: Forecast, what: What) -> list[str]:
 
 def ending(end: datetime, name: str = "ca") -> Observation:
     """A CA that ends then."""
-    spec = AUTHORITY if name == "ca" else AUTHORITY.model_copy(update={"name": name, "path": f"/pki/{name}.crt"})
+    spec = AUTHORITY if name == "ca" else replace(AUTHORITY, name=name, path=f"/pki/{name}.crt")
     return see(spec, make_ca(key=CA_KEY, not_before=NOW - YEAR, not_after=end))
 
 
@@ -195,7 +195,7 @@ def test_a_ca_that_ends_takes_its_leaves_with_it() -> None:
 
 LAST = ("expire", YEAR + TICK, True)
 UNSIGNED = {"signer": "none", "renew_before": "30d"}
-ROTATED = KUBELET.model_copy(update={"signer": "none", "renew_before": 30 * DAY})
+ROTATED = replace(KUBELET, signer="none", renew_before=30 * DAY)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from cryptography.x509.oid import NameOID
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.validator import validated
 from certmond.pki.planning.installed_successors import Pattern, Renewals, holder_of, is_older, later_beside
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf
 
 CA = make_ca()
-MANY = CertificateSpec.model_validate({"name": "many", "path": "/srv/*.pem", "key": "/srv/*.pem", "ca": "ca"})
-ONE = CertificateSpec.model_validate({"name": "one", "path": "/srv/one.pem", "key": "/srv/one.pem", "ca": "ca"})
+MANY = validated(CertificateSpec, {"name": "many", "path": "/srv/*.pem", "key": "/srv/*.pem", "ca": "ca"})
+ONE = validated(CertificateSpec, {"name": "one", "path": "/srv/one.pem", "key": "/srv/one.pem", "ca": "ca"})
 PRESENT = make_leaf(CA, "app", not_before=NOW - YEAR, not_after=NOW + 9 * YEAR)
 RENEWED = make_leaf(CA, "app", not_before=NOW - DAY, not_after=NOW + YEAR)
 ATTEMPT = Attempt(NOW - DAY, sha256=RENEWED.facts.sha256, ends_at=RENEWED.facts.not_after, common_name="app")

@@ -23,7 +23,7 @@ from tests.builders import DAY, NOW, YEAR, make_ca
 from tests.pki.assessment.test_repairable_damage import GONE
 from tests.pki.planning.test_renewals import AUTHORITY, CA, FACTS, KUBELET, POLICY, ROOT, TICK, World, leaf, row, see
 
-NO_KEY = see(AUTHORITY.model_copy(update={"key_optional": True}), ROOT, key=None)
+NO_KEY = see(replace(AUTHORITY, key_optional=True), ROOT, key=None)
 FACT = "the CA's key /pki/ca.key is not on this node, or does not match the CA"
 OPEN = Permissions("/pki/leaf.key", 0o644, "root:root", (0, 0), True)
 

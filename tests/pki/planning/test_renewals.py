@@ -19,6 +19,7 @@ from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
 from certmond.pki.catalog.service_spec import ServiceSpec
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
@@ -44,7 +45,7 @@ POLICY = Policy(spread=TICK)  # every node at the same instant
 
 def row(name: str = "leaf", **fields: Any) -> CertificateSpec:
     pair = {"name": name, "path": f"/pki/{name}.crt", "key": f"/pki/{name}.key", "ca": "ca", "usages": "client auth"}
-    return CertificateSpec.model_validate(pair | fields)
+    return validated(CertificateSpec, pair | fields)
 
 
 AUTHORITY = row("ca", ca=[], authority=True, usages="cert sign")
@@ -654,7 +655,7 @@ def test_a_step_has_its_signer_its_content_and_its_restarts() -> None:
         ServiceSpec(name="proxy", kind="systemd", unit="proxy.service"),
     ]
     consumers: dict[str, Any] = {"consumers": ["kubelet", "scheduler", "apiserver"]}
-    pem = KUBELET.model_copy(update={"consumers": ("kubelet",)})
+    pem = replace(KUBELET, consumers=("kubelet",))
     seen = (CA, see(row(**consumers, names="DNS:${node_name}"), leaf(NOW + DAY)), see(pem, leaf(NOW + DAY, 2 * DAY)))
     made = World(seen, replace(POLICY, services=services)).plan(NOW + DAY)
     one, two = (step for step in made.steps if isinstance(step, Issue))

@@ -14,6 +14,7 @@ from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.service_spec import ServiceSpec
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.forecast import ForecastEvent, NextEvent, What, forecast, next_event
 from certmond.pki.planning.planner_inputs import Policy
@@ -44,7 +45,7 @@ def row(name: str = "leaf", **fields: Any) -> CertificateSpec:
         "name": name, "path": f"/{name}.crt", "key": f"/{name}.key", "ca": "ca", "usages": "client auth",
         "renewed_by": "k3s, at a start", "consumers": ["k3s", "k3s-agent"], "renewed_at_start": "90d",
     }  # fmt: skip
-    return CertificateSpec.model_validate(known | fields)
+    return validated(CertificateSpec, known | fields)
 
 
 def leaf(end: datetime, ca: Issued = ROOT, **fields: Any) -> Issued:
@@ -59,7 +60,7 @@ def see(spec: CertificateSpec, *issued: Issued, **fields: Any) -> Observation:
 
 def authority(issued: Issued = ROOT) -> Observation:
     fields = {"name": "ca", "path": "/ca.crt", "authority": True, "usages": "cert sign", "key_optional": True}
-    spec = CertificateSpec.model_validate(fields)
+    spec = validated(CertificateSpec, fields)
     return Observation("ca", spec, "/ca.crt", (issued.facts,))
 
 
@@ -326,7 +327,7 @@ def test_a_command_restarts_a_service_that_cannot_be_observed() -> None:
     """A service of kind command without a PID file has no known state."""
     spec = service(kind="command", unit=None, command=("/bin/k3s-restart",))
     assert restart(made(DUE, known=around(DUE, services=(spec,), live=Live(NOW)))).target == "k3s"
-    observed = spec.model_copy(update={"pid_file": "/run/k3s.pid"})
+    observed = replace(spec, pid_file="/run/k3s.pid")
     why = held(made(DUE, known=around(DUE, services=(observed,), live=Live(NOW)))).because
     assert why == "certmond cannot observe k3s: its state is unknown"
 
@@ -342,9 +343,8 @@ def test_a_file_that_the_start_replaces_is_no_obstacle() -> None:
 
 def test_a_changed_trust_anchor_holds_the_restart() -> None:
     """The service would read an anchor that other nodes do not trust yet."""
-    spec = CertificateSpec.model_validate(
-        {"name": "ca", "path": "/ca.crt", "authority": True, "usages": "cert sign", "key_optional": True,
-         "consumers": "k3s"})  # fmt: skip
+    fields = {"name": "ca", "path": "/ca.crt", "authority": True, "usages": "cert sign", "key_optional": True}
+    spec = validated(CertificateSpec, fields | {"consumers": "k3s"})
     changed = Observation("ca", spec, "/ca.crt", (ROOT.facts,))
     known = around(DUE, contents={"/ca.crt": Content("new", NOW - HOUR), "/leaf.crt": Content("l", NOW - 300 * DAY)})
     assessment = look(known, DUE, ca=changed)

@@ -83,7 +83,7 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
     certificate is issued without it.
     """
     seen = fixing(names=["DNS:leaf", "IP:${service_ip}"], usages=["server auth"])
-    other = replace(GONE, name="other", spec=SPEC.model_copy(update={"name": "other", "path": "/pki/other.crt"}),
+    other = replace(GONE, name="other", spec=replace(SPEC, name="other", path="/pki/other.crt"),
                     path="/pki/other.crt", key_path="/pki/other.key")  # fmt: skip
     waits = cured(seen, other)
     assert isinstance(waits, Held)

@@ -17,6 +17,7 @@ from certmond.pki.catalog.endpoint import Endpoint, Served
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.service_spec import ServiceSpec
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
@@ -39,7 +40,7 @@ AT = Endpoint.parse("127.0.0.1:1")
 
 def row(name: str = "leaf", **fields: Any) -> CertificateSpec:
     pair = {"name": name, "path": f"/{name}.crt", "key": f"/{name}.key", "ca": "ca", "usages": "client auth"}
-    return CertificateSpec.model_validate(pair | fields)
+    return validated(CertificateSpec, pair | fields)
 
 
 def see(spec: CertificateSpec, *issued: Issued, **fields: Any) -> Observation:
@@ -121,8 +122,8 @@ def test_a_current_service_is_not_restarted() -> None:
 
 def test_a_file_that_only_a_flag_names_causes_no_restart() -> None:
     """The finding leaves the restart to the operator, also beside the restart for an entry of the catalogue."""
-    fields = row("kube-apiserver.oidc-ca-file").model_dump() | {"ca": (), "named_by": "--oidc-ca-file in /m.yaml"}
-    named = see(ReferenceSpec.model_validate(fields), GOOD)
+    fields = vars(row("kube-apiserver.oidc-ca-file")) | {"ca": (), "named_by": "--oidc-ca-file in /m.yaml"}
+    named = see(ReferenceSpec(**fields), GOOD)
     assert [status.presence.stale != () for status in judge(around(named), named).statuses] == [False, True]
     assert made(named) == Plan()
     assert [target.name for target in restart(made(LEAF, named)).targets] == ["leaf"]

@@ -20,9 +20,9 @@ def service(name: str, **fields: Any) -> ServiceSpec:
     return ServiceSpec(name=name, kind="static-pod", pod=name, **fields)
 
 
-API = service("api", drain="2s", restart_takes="4s")
-STORE = service("store", restart_takes="2s")
-OTHER = service("other", drain="2s")
+API = service("api", drain=2 * SECOND, restart_takes=4 * SECOND)
+STORE = service("store", restart_takes=2 * SECOND)
+OTHER = service("other", drain=2 * SECOND)
 FOUND = (
     Preview(Phase.PREPARE, (), ()),
     Preview(Phase.TRUST, (), ("store", "api", "other"), dict.fromkeys(("store", "api", "other"), ANCHOR)),

@@ -457,7 +457,7 @@ def test_below_another_root_only_unused_files_are_reached() -> None:
     assert unreachable_reason(at(P.TRUST), around()) is None
     assert kept(replace(elsewhere, services=())) == []
     assert unreachable_reason(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
-    many = replace(elsewhere, services=tuple(WEB.model_copy(update={"name": str(number)}) for number in range(4)))
+    many = replace(elsewhere, services=tuple(replace(WEB, name=str(number)) for number in range(4)))
     assert (unreachable_reason(at(P.TRUST), many) or "").endswith("which files 0, 1, 2 … use")
 
 

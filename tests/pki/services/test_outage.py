@@ -167,7 +167,7 @@ def test_an_outage_is_no_certificate() -> None:
 def test_two_services_of_one_unit_have_one_finding() -> None:
     """If two services of the catalogue share a unit, certmond reports the first one."""
     seen = stopped(NOW - LIMIT, demanded_by=UNIT_FILE)
-    second = UNIT.model_copy(update={"name": "apiserver"})
+    second = replace(UNIT, name="apiserver")
     known = Surroundings((UNIT, second), live=Live(NOW, {"kubelet": seen, "apiserver": seen}))
     assert [item.message.split()[0] for item in found(known)] == ["kubelet"]
 

@@ -16,6 +16,7 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.service_spec import ServiceSpec
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Reason
 from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.service_observation import Content, Live, ServiceSeen, Survey, Use
@@ -34,7 +35,7 @@ HOOK = ServiceSpec(name="hook", kind="command", command=("/bin/hook",))
 
 
 def row(**fields: Any) -> CertificateSpec:
-    return CertificateSpec.model_validate({"name": "leaf", "path": "/leaf.crt", "key": "/leaf.key"} | fields)
+    return validated(CertificateSpec, {"name": "leaf", "path": "/leaf.crt", "key": "/leaf.key"} | fields)
 
 
 def see(spec: CertificateSpec | None = None, issued: Issued | None = NEW, **fields: Any) -> Observation:
@@ -88,7 +89,7 @@ def test_an_unmentioned_certificate_has_no_consumer() -> None:
 def test_flags_precede_the_catalogue() -> None:
     """A service with known flags uses the files in them, and no others. For other services the catalogue decides."""
     spec = row(consumers=["web", "other"])
-    other = OTHER.model_copy(update={"reloads": ("leaf",)})
+    other = replace(OTHER, reloads=("leaf",))
     known = around(uses(False, "/leaf.key"), live(web=runs(CHANGED)), services=(UNIT, other, HOOK))
     assert known.presence(see(spec)).consumers == (
         Consumer("web", reloads=False, running=True, started_at=CHANGED, files=("/leaf.key",)),
@@ -109,7 +110,7 @@ def test_a_pair_is_reloaded_if_both_of_its_files_are() -> None:
 
 def test_a_configured_endpoint_makes_a_service_a_consumer() -> None:
     """No flag names the file. The catalogue then decides whether the service reloads it."""
-    web = UNIT.model_copy(update={"serves": {"leaf": ("127.0.0.1:6443",)}})
+    web = replace(UNIT, serves={"leaf": ("127.0.0.1:6443",)})
     survey = replace(uses(True, "/elsewhere.crt"), serving={AT: ("web", "/leaf.crt")})
     assert around(survey, services=(web,)).presence(see()).consumers == ()
     assert around(survey, services=(web,)).presence(see(row(consumers="web"))).consumers == (
@@ -119,7 +120,7 @@ def test_a_configured_endpoint_makes_a_service_a_consumer() -> None:
 
 def test_the_kubelet_uses_only_what_it_fetched_itself() -> None:
     """A client certificate that certmond installed is unknown to it, whatever it reloads."""
-    kubelet = UNIT.model_copy(update={"name": "kubelet", "reloads": ("leaf",)})
+    kubelet = replace(UNIT, name="kubelet", reloads=("leaf",))
     spec = row(kind="kubelet", key=None, path="/current.pem", kubeconfig="/kubelet.conf", consumers="kubelet")
     known = around(uses(True, "/current.pem", service="kubelet"), services=(kubelet,))
     for renewed_at, reloads in ((None, True), (CHANGED, False)):
@@ -264,7 +265,7 @@ def test_only_the_file_that_is_read_once_counts() -> None:
 
 def test_no_client_reloads_its_kubeconfig() -> None:
     """The kubelet reloads a rotated PEM, but no other kubelet.conf."""
-    kubelet = UNIT.model_copy(update={"name": "kubelet", "reloads": ("leaf",)})
+    kubelet = replace(UNIT, name="kubelet", reloads=("leaf",))
     spec = row(kind="kubelet", key=None, path="/current.pem", kubeconfig="/kubelet.conf", consumers="kubelet")
     both = content(CHANGED, "new", "/current.pem", "/kubelet.conf")
     known = around(None, live(kubelet=runs()), services=(kubelet,), contents=both)
@@ -322,7 +323,7 @@ def test_a_failed_command_has_not_run() -> None:
 
 def piloted(seen: ServiceSeen, past: Past | None = None, renewed_at: datetime | None = None) -> list[str]:
     """Return the details of a service of kind command with a PID file, in the state `seen`."""
-    spec = HOOK.model_copy(update={"pid_file": "/run/hook.pid"})
+    spec = replace(HOOK, pid_file="/run/hook.pid")
     known = around(None, live(hook=seen), services=(spec,), past={"hook": past} if past else {})
     return [each.detail for each in known.presence(see(row(consumers="hook")), renewed_at).stale]
 

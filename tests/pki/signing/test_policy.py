@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
+from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Reason, Severity
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
@@ -51,7 +52,7 @@ OLD: Any = {"not_before": NOW - YEAR, "not_after": NOW - HOUR}
 
 
 def entry(**fields: Any) -> CertificateSpec:
-    return CertificateSpec.model_validate({"name": "app", "path": "/app.crt", "key": "/app.key", "ca": "ca"} | fields)
+    return validated(CertificateSpec, {"name": "app", "path": "/app.crt", "key": "/app.key", "ca": "ca"} | fields)
 
 
 def basis_of(old: Issued, *chain: Issued, has_key: bool = True, **provenance: Any) -> Basis:
@@ -422,8 +423,8 @@ def test_whatever_is_granted_is_fixed_by_the_entry_or_no_wider_than_what_the_ca_
 
 # --- in the plan and the findings -------------------------------------------------------------------------------------
 
-CA_ROW = CertificateSpec.model_validate(
-    {"name": "ca", "path": "/ca.crt", "key": "/ca.key", "authority": True, "usages": "cert sign"}
+CA_ROW = validated(
+    CertificateSpec, {"name": "ca", "path": "/ca.crt", "key": "/ca.key", "authority": True, "usages": "cert sign"}
 )
 
 

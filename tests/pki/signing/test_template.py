@@ -19,6 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
+from certmond.pki.catalog.validator import validated
 from certmond.pki.signing.template import (
     BACKDATE,
     Template,
@@ -70,7 +71,7 @@ PLACES = tlv(0x30, tlv(0x30, encoded_oid("1.3.6.1.5.5.7.48.2"), encoded_name("UR
 
 
 def row(**fields: Any) -> CertificateSpec:
-    return CertificateSpec.model_validate({"name": "leaf", "path": "/pki/leaf.crt", "ca": "ca"} | fields)
+    return validated(CertificateSpec, {"name": "leaf", "path": "/pki/leaf.crt", "ca": "ca"} | fields)
 
 
 def following(old: Issued, terms: Terms = TERMS, **fields: Any) -> Template:

@@ -1,0 +1,31 @@
+"""Decorator of the models of the configuration, and the definition of their settings.
+
+A model is a frozen dataclass. `config.parser` creates the models of a configuration, and reports each unknown key, each
+missing key and each wrong value. Code that creates a model itself is responsible for valid values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, dataclass_transform, overload
+
+T = TypeVar("T")
+
+
+@overload
+def setting(description: str) -> Any: ...
+@overload
+def setting(description: str, *, default: T) -> T: ...
+@overload
+def setting(description: str, *, default_factory: Callable[[], T]) -> T: ...
+def setting(description: str, **default: Any) -> Any:
+    """Return the definition of a setting. A setting without a default is required."""
+    return field(metadata={"description": description}, **default)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
+def model(cls: type[T]) -> type[T]:
+    """Return `cls` as a model: a frozen dataclass without positional arguments. pydantic refuses unknown keys."""
+    cls.__pydantic_config__ = {"extra": "forbid", "validate_default": True}  # type: ignore[attr-defined]
+    return dataclass(frozen=True, kw_only=True)(cls)
