@@ -89,13 +89,14 @@ def test_a_command_that_reads_loads_nothing_that_acts(node: Node, command: str) 
 
 @pytest.mark.long
 def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path: Path) -> None:
-    """In observe mode, a pass of the daemon loads no controller that changes the node, no signer and no e-mail
-    messages.
+    """In observe mode, a pass of the daemon loads no controller that changes the node, no signer, no e-mail messages
+    and not pydantic. A child process parses the configuration, as `certmond run` does.
     """
     places = f"root='{node.root}', runtime_dir=Path('{tmp_path}'), state_dir=Path('{tmp_path}/state')"
     found = loaded_by(
         "from pathlib import Path",
-        "from certmond.config.loader import load",
+        "from certmond.cli.options import Globals",
+        "load = Globals().start_loading()",
         "from certmond.daemon.loop import Daemon",
         "from certmond.notify.event_log import Journal",
         f"daemon = Daemon(load, {places}, journal=Journal('none'))",
@@ -103,7 +104,7 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
         "daemon.run()",
     )
     assert (tmp_path / "metrics.prom").exists()
-    assert not found & (ACTING | {"email.message"})
+    assert not found & (ACTING | {"certmond.config.parser", "email.message", "pydantic", "pydantic_core"})
 
 
 @pytest.mark.long
@@ -114,16 +115,17 @@ def test_a_process_that_acts_loads_its_controllers_at_its_start(node: Node, tmp_
     found = loaded_by(
         "from datetime import UTC, datetime",
         "from pathlib import Path",
-        "from certmond.config.loader import load",
+        "from certmond.cli.options import Globals",
         "from certmond.daemon.enforcer import Enforcer",
         "from certmond.notify.audit import Audit",
         "from certmond.notify.event_log import Journal",
         f"state = Path('{tmp_path}/state')",
         "audit = Audit(Journal('none'), state, 'test')",
-        f"Enforcer(load(None, profile='kubeadm'), root='{node.root}', state_dir=state, audit=audit,"
+        f"Enforcer(Globals(profile='kubeadm').start_loading()(), root='{node.root}', state_dir=state, audit=audit,"
         " clock=lambda: datetime.now(UTC), acting=True)",
     )
     assert {"certmond.controllers.executor", "certmond.controllers.rotation", "certmond.controllers.restart"} <= found
+    assert "pydantic" not in found
 
 
 @pytest.mark.long

@@ -81,16 +81,15 @@ def cli(context: click.Context) -> None:
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     """Run the daemon: watch and assess the node, and in enforce mode renew certificates that are due."""
     gc.disable()  # loaded modules are never garbage; the daemon enables the collection after its first pass
+    options = globals_of(context)
+    load = options.start_loading()
     from certmond.daemon.loop import Daemon
     from certmond.notify.event_log import Journal
     from certmond.notify.library_log import log_to
 
-    options = globals_of(context)
     journal = Journal(log, verbose=options.verbose)
     log_to(journal)
-    daemon = Daemon(
-        options.load, root=options.root, runtime_dir=runtime_dir, state_dir=options.state_dir, journal=journal
-    )
+    daemon = Daemon(load, root=options.root, runtime_dir=runtime_dir, state_dir=options.state_dir, journal=journal)
     sys.exit(daemon.run())
 
 
@@ -145,14 +144,16 @@ def check(context: click.Context, names: tuple[str, ...], at: datetime | None, o
     If a certificate and its key do not match, another process might still be writing these files. In this case, unless
     --at is given, certmond waits up to two seconds and reads both files again.
     """
+    options = globals_of(context)
+    load = options.start_loading()
     from certmond.cli.fitted_tables import status_table
     from certmond.config.renewal_policy import policy_of
+    from certmond.daemon import enforcer  # noqa: F401 - import it meanwhile
     from certmond.discovery.distribution import advice, hint
     from certmond.expose.documents.status import anchor_entry, status_document
     from certmond.pki.planning.forecast import next_event
 
-    options = globals_of(context)
-    config = options.load()
+    config = load()
     assessment = assess_node(config, options.root, at, state_dir=options.state_dir, check_api=True)
     following, whole = next_event(assessment, policy_of(config)), assessment
     if names:

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from certmond.config.model import Config
     from certmond.config.parser import Parsed
+    from certmond.config.parser_process import LoadedOnce
     from certmond.pki.assessment.assess import Assessment
 
 UNKNOWN = 3
@@ -67,6 +67,15 @@ class Globals:
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
+    def start_loading(self) -> LoadedOnce:
+        """Start to load the configuration in a child process. Return the function that returns the configuration.
+
+        Meanwhile, this process can import the modules that it needs.
+        """
+        from certmond.config.parser_process import LoadedOnce
+
+        return LoadedOnce(self.load)
+
     def load_tree(self) -> Parsed:
         """Return the effective configuration with its tree. Raises ConfigError if the configuration is invalid."""
         from certmond.config.loader import load_tree
@@ -79,26 +88,10 @@ class Globals:
         A child process parses the configuration, so that the listening process does not load a parser. Raises
         CertmondError if a setting of `serve` is invalid or unreadable.
         """
-        receiving, sending = os.pipe()
-        if child := os.fork():
-            os.close(sending)
-            with os.fdopen(receiving, encoding="utf-8") as pipe:
-                answer = json.loads(
-                    pipe.read() or '{"error": "certmond cannot read the configuration; run: certmond config validate"}'
-                )
-            os.waitpid(child, 0)
-            if "error" in answer:
-                raise CertmondError(answer["error"])
-            return Serving(**answer)
-        with (
-            suppress(BaseException),
-            os.fdopen(sending, "w", encoding="utf-8") as pipe,
-        ):  # the child exits in any case
-            try:
-                json.dump(self._serving()._asdict(), pipe)
-            except CertmondError as error:
-                json.dump({"error": str(error)}, pipe)
-        os._exit(0)
+        from certmond.config.parser_process import ParserProcess
+
+        process = ParserProcess(lambda: json.dumps(self._serving()._asdict()).encode())
+        return Serving(**json.loads(process.result()))
 
     def _serving(self) -> Serving:
         from certmond.config.loader import load

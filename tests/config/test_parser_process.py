@@ -1,0 +1,195 @@
+"""The process that parses the configuration: its result, its errors, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BEGIN = """
+import json, os, select, signal, sys, threading
+from certmond.config.parser_process import LoadedOnce, ParserProcess
+from certmond.errors import CertmondError, ConfigError
+"""
+
+
+def told(code: str, *, data: Path | None = None) -> object:
+    """Return the JSON value that a process with one thread prints. Each test needs it: pytest has several threads."""
+    run = subprocess.run(
+        [sys.executable, "-c", BEGIN + textwrap.dedent(code), *([str(data)] if data else [])],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stderr == ""
+    return json.loads(run.stdout)
+
+
+def test_another_process_parses_and_is_gone() -> None:
+    """`parse` runs in a child process. After the result, the child process and its pipe are gone."""
+    code = """
+        before = os.listdir("/proc/self/fd")
+        process = ParserProcess(lambda: f"{os.getpid()} {os.getppid()}".encode())
+        child, parent = map(int, process.result().split())
+        try:
+            os.waitpid(-1, 0)
+            left = "a child"
+        except ChildProcessError:
+            left = ""
+        print(json.dumps([child != os.getpid(), parent == os.getpid(), left, os.listdir("/proc/self/fd") == before]))
+    """
+    assert told(code) == [True, True, "", True]
+
+
+def test_a_long_result_arrives_whole() -> None:
+    """A result that is longer than the buffer of a pipe arrives."""
+    assert told("print(json.dumps(len(ParserProcess(lambda: bytes(10_000_000)).result())))") == 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("raised", "problems"),
+    [('ConfigError(("a: 1", "b: é"))', ["a: 1", "b: é"]), ('CertmondError("no file")', ["no file"])],
+)
+def test_the_errors_are_those_of_parse(raised: str, problems: list[str]) -> None:
+    """An error of `parse` is a ConfigError with the same problems."""
+    code = f"""
+        def parse():
+            raise {raised}
+
+        try:
+            ParserProcess(parse).result()
+        except ConfigError as error:
+            print(json.dumps([error.problems, str(error)]))
+    """
+    assert told(code) == [problems, "\n".join(problems)]
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(5)", "exec('raise MemoryError')"])
+def test_a_process_that_ends_early_is_replaced(end: str) -> None:
+    """If a signal kills the child process, or an exception ends it, this process parses by itself."""
+    code = f"""
+        def parse():
+            if os.getpid() != parent:
+                {end}
+            return b"done"
+
+        parent = os.getpid()
+        print(json.dumps(ParserProcess(parse).result().decode()))
+    """
+    assert told(code) == "done"
+
+
+def test_another_exception_is_not_hidden() -> None:
+    """An exception that is no CertmondError has its own traceback in this process."""
+    code = """
+        try:
+            ParserProcess(lambda: 1 // 0).result()
+        except ZeroDivisionError as error:
+            print(json.dumps(str(error)))
+    """
+    assert "zero" in str(told(code))
+
+
+def test_a_half_of_a_result_is_discarded() -> None:
+    """If the child process dies within its answer, this process parses by itself."""
+    code = """
+        process = ParserProcess(lambda: bytes(10_000_000) + str(os.getpid()).encode())
+        select.select([process._pipe], [], [])  # the answer does not fit into the pipe
+        os.kill(process._pid, signal.SIGKILL)
+        print(json.dumps(int(process.result().strip(b"\\0")) == os.getpid()))
+    """
+    assert told(code) is True
+
+
+@pytest.mark.parametrize(
+    "prevented",
+    ["threading.Thread(target=threading.Event().wait, daemon=True).start()", "os.fork = os.pipe2"],
+    ids=["threads", "no process"],
+)
+def test_without_a_child_process_this_process_parses(prevented: str) -> None:
+    """If this process has several threads, or cannot start another process, it parses by itself, and leaks no file."""
+    code = f"""
+        def refuse(*_):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        os.pipe2 = refuse
+        {prevented}
+        before = os.listdir("/proc/self/fd")
+        found = ParserProcess(lambda: str(os.getpid()).encode()).result()
+        print(json.dumps([int(found) == os.getpid(), os.listdir("/proc/self/fd") == before]), flush=True)
+        os._exit(0)
+    """
+    assert told(code) == [True, True]
+
+
+def test_a_caller_can_ignore_ended_children() -> None:
+    """The result arrives also if the parent of this process ignores SIGCHLD, with which the kernel removes children."""
+    code = """
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        print(json.dumps(ParserProcess(lambda: b"x").result().decode()))
+    """
+    assert told(code) == "x"
+
+
+def test_only_the_first_configuration_is_of_the_child_process(tmp_path: Path) -> None:
+    """The configuration is the same from the child process, and without it at a later call, which reads the files
+    again. After the first call, the process has not imported pydantic.
+    """
+    (tmp_path / "config.yaml").write_text("profile: none\npoll: 7s\nhooks: [{name: x, command: [/x]}]\n")
+    code = """
+        from pathlib import Path
+        path = Path(sys.argv[1])
+
+        def load():
+            from certmond.config.loader import load
+            return load(path)
+
+        loaded = LoadedOnce(load)
+        first, pydantic = loaded(), "pydantic" in sys.modules
+        same = loaded() == first
+        path.write_text(path.read_text().replace("7s", "9s"))
+        print(json.dumps([first.poll.seconds, pydantic, same, loaded().poll.seconds]))
+    """
+    assert told(code, data=tmp_path / "config.yaml") == [7, False, True, 9]
+
+
+def test_a_parser_that_cannot_be_imported_later_is_a_problem(tmp_path: Path) -> None:
+    """At a reload without a free descriptor, or after an upgrade that removed a module, the problem has a command."""
+    code = """
+        import resource
+
+        def load():
+            from certmond.config.loader import load
+            return load()
+
+        loaded = LoadedOnce(load)
+        loaded()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        try:
+            loaded()
+        except ConfigError as error:
+            print(json.dumps(error.problems))
+    """
+    found = told(code)
+    assert isinstance(found, list)
+    (said,) = found
+    assert said.startswith("certmond cannot import its parser of the configuration (")
+    assert said.endswith("); restart certmond: systemctl restart certmond")
+
+
+def test_a_configuration_that_is_invalid_at_the_start(tmp_path: Path) -> None:
+    """`certmond run` and `certmond check` report every problem of the configuration, as without a child process."""
+    (tmp_path / "config.yaml").write_text("profile: none\npoll: 7\nmodes: enforce\n")
+    for command in ("run", "check"):
+        argv = [sys.executable, "-m", "certmond", command, "--config", str(tmp_path / "config.yaml")]
+        run = subprocess.run(
+            [*argv, "--root", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
+        )
+        assert run.returncode == 3
+        assert f"{tmp_path}/config.yaml:2: poll: must be a duration" in run.stderr
+        assert f"{tmp_path}/config.yaml:3: modes: unknown key; did you mean mode?" in run.stderr
+        assert "Traceback" not in run.stderr
