@@ -49,9 +49,13 @@ def test_documents_of_the_state_are_read_without_pydantic() -> None:
     """certmond checks the documents that it writes itself, and the record of a rotation, with its own decoder."""
     found = loaded(
         "certmond.cluster.record_rules",
+        "certmond.notify.hook_worker",
         "certmond.restart.history",
+        "certmond.rotation.distribution_ca_files",
+        "certmond.services.content_times",
         "certmond.state.archive",
-        "certmond.state.json_file",
+        "certmond.state.last_subjects",
+        "certmond.state.renewals",
         "certmond.state.rotation_record",
     )
     assert {"certmond.cluster.record", "certmond.state.json_decoder"} <= found

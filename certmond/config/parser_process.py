@@ -84,6 +84,8 @@ class LoadedOnce:
     """
 
     def __init__(self, load: Callable[[], Config]) -> None:
+        import certmond.config.model  # noqa: F401, PLC0415 - both processes need it: import it before the fork
+
         self._load = load
         self._first: ParserProcess | None = ParserProcess(self._packed)
 
