@@ -19,7 +19,7 @@ from certmond.errors import CertmondError, ConfigError
 """
 
 
-def told(code: str, *, data: Path | None = None) -> object:
+def printed(code: str, *, data: Path | None = None) -> object:
     """Return the JSON value that a process with one thread prints. Each test needs it: pytest has several threads."""
     run = subprocess.run(
         [sys.executable, "-c", BEGIN + textwrap.dedent(code), *([str(data)] if data else [])],
@@ -29,8 +29,8 @@ def told(code: str, *, data: Path | None = None) -> object:
     return json.loads(run.stdout)
 
 
-def test_another_process_parses_and_is_gone() -> None:
-    """`parse` runs in a child process. After the result, the child process and its pipe are gone."""
+def test_another_process_parses_and_ends() -> None:
+    """`parse` runs in a child process. After the result, the child process and its pipe no longer exist."""
     code = """
         before = os.listdir("/proc/self/fd")
         process = ParserProcess(lambda: f"{os.getpid()} {os.getppid()}".encode())
@@ -42,12 +42,12 @@ def test_another_process_parses_and_is_gone() -> None:
             left = ""
         print(json.dumps([child != os.getpid(), parent == os.getpid(), left, os.listdir("/proc/self/fd") == before]))
     """
-    assert told(code) == [True, True, "", True]
+    assert printed(code) == [True, True, "", True]
 
 
 def test_a_long_result_arrives_whole() -> None:
     """A result that is longer than the buffer of a pipe arrives."""
-    assert told("print(json.dumps(len(ParserProcess(lambda: bytes(10_000_000)).result())))") == 10_000_000
+    assert printed("print(json.dumps(len(ParserProcess(lambda: bytes(10_000_000)).result())))") == 10_000_000
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_errors_are_those_of_parse(raised: str, problems: list[str]) -> None
         except ConfigError as error:
             print(json.dumps([error.problems, str(error)]))
     """
-    assert told(code) == [problems, "\n".join(problems)]
+    assert printed(code) == [problems, "\n".join(problems)]
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(5)", "exec('raise MemoryError')"])
@@ -80,7 +80,7 @@ def test_a_process_that_ends_early_is_replaced(end: str) -> None:
         parent = os.getpid()
         print(json.dumps(ParserProcess(parse).result().decode()))
     """
-    assert told(code) == "done"
+    assert printed(code) == "done"
 
 
 def test_another_exception_is_not_hidden() -> None:
@@ -91,7 +91,7 @@ def test_another_exception_is_not_hidden() -> None:
         except ZeroDivisionError as error:
             print(json.dumps(str(error)))
     """
-    assert "zero" in str(told(code))
+    assert "zero" in str(printed(code))
 
 
 def test_a_half_of_a_result_is_discarded() -> None:
@@ -102,7 +102,7 @@ def test_a_half_of_a_result_is_discarded() -> None:
         os.kill(process._pid, signal.SIGKILL)
         print(json.dumps(int(process.result().strip(b"\\0")) == os.getpid()))
     """
-    assert told(code) is True
+    assert printed(code) is True
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_without_a_child_process_this_process_parses(prevented: str) -> None:
         print(json.dumps([int(found) == os.getpid(), os.listdir("/proc/self/fd") == before]), flush=True)
         os._exit(0)
     """
-    assert told(code) == [True, True]
+    assert printed(code) == [True, True]
 
 
 def test_a_caller_can_ignore_ended_children() -> None:
@@ -132,7 +132,7 @@ def test_a_caller_can_ignore_ended_children() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         print(json.dumps(ParserProcess(lambda: b"x").result().decode()))
     """
-    assert told(code) == "x"
+    assert printed(code) == "x"
 
 
 def test_only_the_first_configuration_is_of_the_child_process(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_only_the_first_configuration_is_of_the_child_process(tmp_path: Path) ->
         path.write_text(path.read_text().replace("7s", "9s"))
         print(json.dumps([first.poll.seconds, pydantic, same, loaded().poll.seconds]))
     """
-    assert told(code, data=tmp_path / "config.yaml") == [7, False, True, 9]
+    assert printed(code, data=tmp_path / "config.yaml") == [7, False, True, 9]
 
 
 def test_a_parser_that_cannot_be_imported_later_is_a_problem(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_parser_that_cannot_be_imported_later_is_a_problem(tmp_path: Path) -> 
         except ConfigError as error:
             print(json.dumps(error.problems))
     """
-    found = told(code)
+    found = printed(code)
     assert isinstance(found, list)
     (said,) = found
     assert said.startswith("certmond cannot import its parser of the configuration (")

@@ -46,7 +46,7 @@ class Pair:
     second: Annotated[Number, Beside(not_more_than_first)] = setting("the second number", default=2)
 
 
-def told(given: object) -> list[tuple[object, str]]:
+def problems(given: object) -> list[tuple[object, str]]:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Pair).validate_python(given)
     return [(each["loc"][-1], each["msg"].removeprefix("Value error, ")) for each in caught.value.errors()]
@@ -55,8 +55,8 @@ def told(given: object) -> list[tuple[object, str]]:
 def test_a_conversion_is_before_the_type_and_a_rule_after_it() -> None:
     """The text "4" becomes a number. Another text is refused by its type, and an odd number by the rule."""
     assert TypeAdapter(Pair).validate_python({"first": "4"}) == Pair(first=4, second=2)
-    assert told({"first": "6"}) == [("first", "Input should be a valid integer")]
-    assert told({"first": 3}) == [("first", "must be even")]
+    assert problems({"first": "6"}) == [("first", "Input should be a valid integer")]
+    assert problems({"first": 3}) == [("first", "must be even")]
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_a_conversion_is_before_the_type_and_a_rule_after_it() -> None:
 )
 def test_a_number_is_within_its_bounds(given: object, text: str) -> None:
     """The error of a number outside of the bounds names the bound. A boolean is no number."""
-    ((key, message),) = told({"first": given})
+    ((key, message),) = problems({"first": given})
     assert (key, text in message) == ("first", True)
 
 
 def test_a_rule_beside_others_sees_the_valid_earlier_keys() -> None:
     """The rule compares with an earlier key. If that key is invalid, only its own problem is reported."""
-    assert told({"first": 2, "second": 4}) == [("second", "must not be more than `first`")]
-    assert told({"first": 3, "second": 4}) == [("first", "must be even")]
+    assert problems({"first": 2, "second": 4}) == [("second", "must not be more than `first`")]
+    assert problems({"first": 3, "second": 4}) == [("first", "must be even")]
 
 
 def test_a_default_obeys_the_rules() -> None:

@@ -42,5 +42,5 @@ def test_an_unknown_key_is_refused() -> None:
 
 
 def test_two_models_do_not_share_a_mutable_default() -> None:
-    """Each model has a mapping of its own."""
+    """Each model has a separate mapping."""
     assert Lamp(color="red").labels is not Lamp(color="red").labels
