@@ -13,12 +13,19 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
 from certmond.cli.main import cli
+from certmond.cli.service_restarts import restart_services
+from certmond.pki.planning.steps import Plan
+from certmond.pki.services.restart_episode import Past
+from certmond.pki.services.restart_episode import Result as RestartResult
+from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, YEAR, make_ca, make_leaf
 from tests.test_renewal import now
 
@@ -145,3 +152,26 @@ def test_a_check_finds_a_server_that_ends_each_handshake(served: Served) -> None
         found = served.certmond("check", "-o", "json")
     assert found.exit_code == 2
     assert f"web at 127.0.0.1:{served.port} serves no certificate (the handshake failed" in found.stdout
+
+
+@pytest.mark.parametrize(("ended", "result"), [(timedelta(seconds=-1), {}), (timedelta(0), {"web": "failed"})])
+def test_a_restart_that_failed_while_certmond_replaced_the_files_is_a_result(
+    ended: timedelta, result: dict[str, str]
+) -> None:
+    """A restart by the daemon counts if it ended after the command began to replace files, also if it ended before the
+    command waits for restarts. An earlier restart does not count.
+    """
+    begun = now() - timedelta(minutes=1)
+    past = Past("web", ended_at=begun + ended, result=RestartResult.FAILED, message="web is not healthy")
+    restarting = SimpleNamespace(past=lambda: {"web": past}, restarted_now=frozenset)
+    enforcer: Any = SimpleNamespace(
+        restarting=restarting, see=lambda: (None, Surroundings()), plan=lambda *_: Plan(), restart=print
+    )
+    handover: Any = SimpleNamespace(
+        discard_events=lambda: None, acting_lock=lambda: contextlib.nullcontext(True), retry_while_busy=lambda _: None
+    )
+    texts: list[str] = []
+    progress: Any = SimpleNamespace(tell=texts.append)
+    found = restart_services(enforcer, handover, progress, frozenset({"web"}), by_hand=False, begun=begun)
+    assert found == (result, ())
+    assert texts == ["web: web is not healthy"] * len(result)
