@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from certmond.errors import CertmondError, ConfigError
 
@@ -39,18 +40,25 @@ class ParserProcess:
     def _start(self) -> None:
         """Start the child process. Raises OSError if no process or descriptor is available."""
         self._pipe, result = os.pipe()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # fork() would print an interrupt
         try:
             self._pid = os.fork()
+            if not self._pid:
+                self._run(result)
         except OSError:
             os.close(self._pipe)
             os.close(result)
             raise
-        if not self._pid:
-            with suppress(BaseException), os.fdopen(result, "wb") as pipe:  # the child process exits in any case
-                kind, content = self._answer()
-                pipe.write(kind + len(content).to_bytes(_LENGTH_BYTES) + content)
-            os._exit(0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(result)
+
+    def _run(self, result: int) -> NoReturn:
+        """Write the answer to the pipe, and exit. An interrupt ends only the process that reads the answer."""
+        with suppress(BaseException), os.fdopen(result, "wb") as pipe:
+            kind, content = self._answer()
+            pipe.write(kind + len(content).to_bytes(_LENGTH_BYTES) + content)
+        os._exit(0)
 
     def _answer(self) -> tuple[bytes, bytes]:
         try:
@@ -80,12 +88,14 @@ class LoadedOnce:
     """The function `load`, whose first call returns the result of a child process.
 
     Later calls load the configuration in this process, which then has several threads. Raises ConfigError if the
-    configuration is invalid, or if this process cannot import the parser.
+    configuration is invalid, or if an upgrade has replaced modules of the parser.
     """
 
     def __init__(self, load: Callable[[], Config]) -> None:
-        import certmond.config.model  # noqa: F401, PLC0415 - both processes need it: import it before the fork
+        from certmond.config import model  # noqa: F401, PLC0415 - both processes need it
+        from certmond.config.source_merger import profiles  # noqa: PLC0415 - not for a command without a catalogue
 
+        profiles()  # an upgrade can replace the files of the profiles before a reload
         self._load = load
         self._first: ParserProcess | None = ParserProcess(self._packed)
 
@@ -95,9 +105,14 @@ class LoadedOnce:
         if self._first is None:
             try:
                 return self._load()
-            except (ImportError, OSError) as error:  # no descriptor is available, or an upgrade has replaced the parser
-                fact = f"certmond cannot import its parser of the configuration ({error})"
-                raise ConfigError((f"{fact}; restart certmond: systemctl restart certmond",)) from error
+            except CertmondError:
+                raise
+            except Exception as error:  # an upgrade has replaced a module of the parser, or no descriptor is available
+                from certmond.pki.assessment.refused_configuration import RESTART  # noqa: PLC0415 - rarely needed
+                from certmond.pki.findings import printable  # noqa: PLC0415 - as above
+
+                fact = f"certmond cannot run its parser of the configuration ({type(error).__name__}: {error})"
+                raise ConfigError((f"{printable(fact)}; {RESTART}",)) from error
         first, self._first = self._first, None
         found: Config = pickle.loads(first.result())  # noqa: S301 - the bytes are from the child process
         return found

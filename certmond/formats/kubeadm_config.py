@@ -66,6 +66,13 @@ class KubeadmConfig:
     key_algorithm: KeyAlgorithm | None = None
 
 
+def _has_binary(value: object) -> bool:
+    """Return whether a YAML tag makes a value a byte string or a set, for which no field has a use."""
+    if isinstance(value, Mapping | list):
+        return any(map(_has_binary, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, bytes | set)
+
+
 def is_node_name(text: str) -> bool:
     """Return whether `text` is valid as the name of a Node."""
     return bool(_NODE_NAME.fullmatch(text))
@@ -185,6 +192,11 @@ class _Reader:
                 return None
             parents.append(part)
             value = value.get(part)
+        if _has_binary(value):
+            self._add_problem(
+                f"{kind}: {field_path}", "must be text or a list of texts, without the tag of another type"
+            )
+            return None
         return value if value not in ("", [], {}) else None
 
     def _spec(self, values: dict[str, Any]) -> InitSpec:

@@ -157,10 +157,25 @@ def test_only_the_first_configuration_is_of_the_child_process(tmp_path: Path) ->
     assert printed(code, data=tmp_path / "config.yaml") == [7, False, True, 9]
 
 
-def test_a_parser_that_cannot_be_imported_later_is_a_problem(tmp_path: Path) -> None:
-    """At a reload without a free descriptor, or after an upgrade that removed a module, the problem has a command."""
-    code = """
+@pytest.mark.parametrize(
+    "change",
+    [
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))",
+        "sys.modules['pydantic'] = None",
+        "sys.modules['certmond.config.parser'] = object()",
+        "sys.meta_path.insert(0, Broken())",
+    ],
+)
+def test_a_parser_that_a_reload_cannot_run_is_a_problem(change: str) -> None:
+    """At a reload without a free descriptor, or with modules of another version, the problem has a command."""
+    code = f"""
         import resource
+        from certmond.pki.assessment import refused_configuration  # as the daemon has
+
+        class Broken:
+            def find_spec(self, name, *_):
+                if name.startswith("pydantic"):
+                    raise SystemError("pydantic-core is another version")
 
         def load():
             from certmond.config.loader import load
@@ -168,7 +183,7 @@ def test_a_parser_that_cannot_be_imported_later_is_a_problem(tmp_path: Path) -> 
 
         loaded = LoadedOnce(load)
         loaded()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        {change}
         try:
             loaded()
         except ConfigError as error:
@@ -177,8 +192,49 @@ def test_a_parser_that_cannot_be_imported_later_is_a_problem(tmp_path: Path) -> 
     found = printed(code)
     assert isinstance(found, list)
     (said,) = found
-    assert said.startswith("certmond cannot import its parser of the configuration (")
+    assert said.startswith("certmond cannot run its parser of the configuration (")
     assert said.endswith("); restart certmond: systemctl restart certmond")
+
+
+def test_a_reload_uses_the_profiles_of_the_start(tmp_path: Path) -> None:
+    """An upgrade on the disk does not change the profiles of a running process."""
+    (tmp_path / "kubeadm.yaml").write_text("certificates: [")
+    code = """
+        from pathlib import Path
+        from certmond.config import source_merger
+
+        def load():
+            from certmond.config.loader import load
+            return load(Path("/nonexistent"))
+
+        loaded = LoadedOnce(load)
+        first = loaded()
+        source_merger.__file__ = sys.argv[1] + "/config/source_merger.py"
+        source_merger.Path = lambda _: Path(sys.argv[1]) / "a" / "b"
+        print(json.dumps([loaded() == first, len(first.certificates) > 10]))
+    """
+    assert printed(code, data=tmp_path) == [True, True]
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_an_interrupt_during_the_start_prints_no_traceback(moment: int) -> None:
+    """Ctrl-C while the child process starts, or while it parses, is an interrupt of this process alone."""
+    code = f"""
+        import time
+        signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+        seen = []
+        parent = os.getpid()
+
+        def parse():
+            os.killpg(os.getpgrp(), signal.SIGINT)
+            time.sleep(0.001 * {moment})
+            return b"x"
+
+        os.setpgrp()
+        process = ParserProcess(parse)
+        print(json.dumps([process.result().decode(), seen, signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()]))
+    """
+    assert printed(code) == ["x", [1], True]
 
 
 def test_a_configuration_that_is_invalid_at_the_start(tmp_path: Path) -> None:

@@ -156,6 +156,15 @@ def test_the_configuration_of_the_real_tree() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("value", ["!!binary aGk=", "[a.example, !!binary aGk=]", "!!set {a.example: , b.example: }"])
+def test_a_tag_does_not_make_a_name(value: str) -> None:
+    """A byte string or a set is a problem of its field, and not a name in a certificate."""
+    with pytest.raises(ConfigError) as refused:
+        parse(f"{CLUSTER}apiServer: {{certSANs: {value}}}")
+    (problem,) = refused.value.problems
+    assert "ClusterConfiguration: apiServer.certSANs: must be text or a list of texts, without the tag" in problem
+
+
 def test_an_absent_field_is_unset() -> None:
     """An absent field is unset, so that certmond's own configuration applies."""
     found = parse(CLUSTER)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 DURATION = re.compile("".join(f"(?:([0-9]{{1,6}}){unit})?" for unit in "ydhms"))
+_MOST = 999_999
 _UNITS = (timedelta(days=365), timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))
 
 
@@ -32,6 +33,9 @@ def parse_duration(value: Any) -> Any:
 def format_duration(value: timedelta) -> str:
     """Return the duration as a text for `parse_duration`, such as 5m, 30d or 1h30m."""
     rest, parts = value, []
+    if value.days > _MOST:  # `parse_duration` accepts at most six digits
+        years = min(value.days // 365, _MOST)
+        rest, parts = value - years * _UNITS[0], [f"{years}y"]
     for unit, letter in zip(_UNITS[1:], "dhms", strict=True):
         count, rest = divmod(rest, unit)
         parts += [f"{count}{letter}"] if count else []
