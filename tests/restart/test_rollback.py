@@ -477,6 +477,7 @@ def test_a_repeated_rollback_changes_nothing(keeper: Keeper, kept: int) -> None:
 
 KILLED = """
 import os, sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from certmond.config.loader import load
@@ -488,7 +489,7 @@ from certmond.pki.services.restart_episode import Past, Result, Target
 from certmond.pki.catalog.settings import ArchiveSpec
 root, state, name, path, number, now = sys.argv[1:7]
 contents = dict(zip(sys.argv[7::2], sys.argv[8::2]))
-config = load(None).model_copy(update={"archive": ArchiveSpec(keep=1)})
+config = replace(load(None), archive=ArchiveSpec(keep=1))
 former = PreviousFiles(config, root, Path(state), lambda: datetime.fromisoformat(now))
 with Transactions(root, Path(state)).lock() as writer:
     writer.recover()
