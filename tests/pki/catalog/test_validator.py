@@ -39,6 +39,16 @@ def test_a_duration_is_not_a_number(given: object) -> None:
     assert locations(ClusterSpec, {"spread": given}) == [("spread",)]
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, [("reader",)]), ({"kubeconfig": None}, [("reader",)]), ({"kubeconfig": "x"}, [("kubeconfig",)])],
+)
+def test_a_rule_for_two_keys_has_one_problem(given: dict[str, object], found: list[tuple[object, ...]]) -> None:
+    """The reader needs `kubeconfig`. If `kubeconfig` itself is invalid, only this is a problem."""
+    assert locations(ClusterSpec, {**given, "reader": True}) == found
+    assert validated(ClusterSpec, {"kubeconfig": "/x", "reader": True}).reader
+
+
 @pytest.mark.parametrize("model", [Config, *PARTS.values()])
 def test_a_default_is_valid(model: type[Any]) -> None:
     """Each default is a value that the validator accepts and leaves unchanged."""
