@@ -49,6 +49,15 @@ def test_a_rule_for_two_keys_has_one_problem(given: dict[str, object], found: li
     assert validated(ClusterSpec, {"kubeconfig": "/x", "reader": True}).reader
 
 
+@pytest.mark.parametrize(("given", "valid"), [("59s", False), ("1m", True), ("24h", True), ("24h1s", False)])
+def test_a_duration_is_within_its_limits(given: str, valid: bool) -> None:
+    """Both limits are valid, and a duration outside of the limits is a problem."""
+    if valid:
+        assert validated(ClusterSpec, {"reader_interval": given}).reader_interval
+    else:
+        assert locations(ClusterSpec, {"reader_interval": given}) == [("reader_interval",)]
+
+
 @pytest.mark.parametrize("model", [Config, *PARTS.values()])
 def test_a_default_is_valid(model: type[Any]) -> None:
     """Each default is a value that the validator accepts and leaves unchanged."""
