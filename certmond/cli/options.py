@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from certmond.config.model import Config
     from certmond.config.parser import Parsed
-    from certmond.config.parser_process import LoadedOnce
+    from certmond.config.parser_process import ForkedLoad
     from certmond.pki.assessment.assess import Assessment
 
 UNKNOWN = 3
@@ -67,14 +67,14 @@ class Globals:
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
-    def start_loading(self) -> LoadedOnce:
+    def start_loading(self) -> ForkedLoad:
         """Start to load the configuration in a child process. Return the function that returns the configuration.
 
         Meanwhile, this process can import the modules that it needs.
         """
-        from certmond.config.parser_process import LoadedOnce
+        from certmond.config.parser_process import ForkedLoad
 
-        return LoadedOnce(self.load)
+        return ForkedLoad(self.load)
 
     def load_tree(self) -> Parsed:
         """Return the effective configuration with its tree. Raises ConfigError if the configuration is invalid."""

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from certmond.errors import MalformedError
+from certmond.pki.catalog.field_types import valid_name
 from certmond.pki.findings import printable
 from certmond.pki.instant import Instant
 from certmond.pki.x509.certificate import Anchor
@@ -34,9 +35,7 @@ def _public(pem: str) -> str:
 
 
 _Pem = Annotated[str, _public]
-_Identifier = Annotated[
-    str, matching("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "must be a name of at most 63 letters, digits, '.', '_' and '-'")
-]
+_Identifier = Annotated[str, valid_name]
 _Signature = Annotated[
     str, matching("(x509:[A-Za-z0-9+/]{1,8000}|[A-Za-z0-9+/]{0,2000})={0,2}", "must be a signature in base64")
 ]

@@ -7,7 +7,7 @@ module `rules` checks entries against each other. The module `source_files` read
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import yaml
@@ -19,6 +19,7 @@ from certmond.config.source_merger import NO_PROFILE, Source, merge, profile_doc
 from certmond.config.validation_messages import problem_of
 from certmond.config.yaml_source import Node, Problem, read
 from certmond.errors import ConfigError
+from certmond.pki.catalog.model_class import required
 from certmond.pki.catalog.validator import validated, validator
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -101,9 +102,9 @@ def schema() -> dict[str, Any]:
 
 def _defaults(model: type[Any]) -> dict[str, Any]:
     """Return the default of each key in the format of the configuration, such as 30d or 0600."""
-    required = {each.name: None for each in fields(model) if each.default is each.default_factory is MISSING}
-    written = validator(model).dump_python(model(**required), mode="json", warnings=False)
-    return {name: value for name, value in written.items() if name not in required}
+    names = required(model)
+    written = validator(model).dump_python(model(**dict.fromkeys(names)), mode="json", warnings=False)
+    return {name: value for name, value in written.items() if name not in names}
 
 
 def dump(parsed: Parsed) -> str:

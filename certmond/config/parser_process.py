@@ -84,7 +84,7 @@ class ParserProcess:
         return content
 
 
-class LoadedOnce:
+class ForkedLoad:
     """The function `load`, whose first call returns the result of a child process.
 
     Later calls load the configuration in this process, which then has several threads. Raises ConfigError if the

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated
 
 from certmond.errors import MalformedError
+from certmond.pki.catalog.field_types import valid_name
 from certmond.pki.instant import Instant
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, flaw, forth
 from certmond.pki.x509.certificate import Anchor, to_pem
 from certmond.pki.x509.certificate_file_parser import decode
-from certmond.state.json_decoder import between, matching
+from certmond.state.json_decoder import between
 from certmond.state.json_file import Memory
 from certmond.transaction.dirfd import Place, blaming, opened
 from certmond.transaction.state_directory import VERSION, refuse_unfit
@@ -51,9 +52,7 @@ def _not_empty(anchors: tuple[str, ...]) -> tuple[str, ...]:
 
 _Pem = Annotated[str, _anchor]
 _Version = Annotated[int, between(1, VERSION)]
-_Id = Annotated[
-    str, matching("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "must be a name of at most 63 letters, digits, '.', '_' and '-'")
-]
+_Id = Annotated[str, valid_name]
 _Share = Annotated[float, between(0, 1)]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from certmond.config.parser import schema
 from certmond.config.rules import PARTS
 from certmond.pki.catalog.entries import DEFAULT_EXCLUDE
 from certmond.pki.catalog.field_types import AbsolutePath, Batch, Duration, Mode, Name
+from certmond.pki.catalog.model_class import required
 
 Schema = Mapping[str, Any]
 
@@ -87,13 +88,13 @@ def schema_text() -> str:
 
 
 def _keys(part: Schema, whole: Schema, model: type[Any]) -> Iterator[Key]:
-    missing = {each.name for each in fields(model) if each.default is each.default_factory is MISSING}
     for name, key in part["properties"].items():
         linked = _reference(key.get("items", key), whole)
         link = f"[{name}](#{name})"
         kind = (f"list of {link}" if "items" in key else link) if linked else _type(key, whole)
-        required = name in missing
-        default = "required" if required else _default(name, key.get("default"), nested=linked is not None)
+        default = (
+            "required" if name in required(model) else _default(name, key.get("default"), nested=linked is not None)
+        )
         yield Key(name, kind, default, key["description"])
 
 

@@ -94,7 +94,8 @@ def _owner(text: str) -> str:
     return text
 
 
-def _name(text: str) -> str:
+def valid_name(text: str) -> str:
+    """Return `text`. Raises ValueError if `text` is not valid as the name of an entry or of a rotation."""
     if not _NAME.fullmatch(text):
         raise ValueError("must be a name of at most 63 letters, digits, '.', '_' and '-'")
     return text
@@ -198,7 +199,7 @@ EndpointText = Annotated[str, After(_endpoint)]
 Sentence = Annotated[str, After(_sentence)]
 HealthAddress = Annotated[str, After(_health_address)]
 Namespace = Annotated[str, After(_namespace)]
-Name = Annotated[str, After(_name), AlsoInSchema({"pattern": _NAME.pattern})]
+Name = Annotated[str, After(valid_name), AlsoInSchema({"pattern": _NAME.pattern})]
 
 
 def expand(text: str, facts: Mapping[str, str]) -> str | None:

@@ -7,7 +7,7 @@ missing key and each wrong value. Code that creates a model itself is responsibl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar, dataclass_transform, overload
 
 T = TypeVar("T")
@@ -29,3 +29,8 @@ def model(cls: type[T]) -> type[T]:
     """Return `cls` as a model: a frozen dataclass without positional arguments. pydantic refuses unknown keys."""
     cls.__pydantic_config__ = {"extra": "forbid", "validate_default": True}  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def required(model: type[Any]) -> frozenset[str]:
+    """Return the names of the settings without a default."""
+    return frozenset(each.name for each in fields(model) if each.default is each.default_factory is MISSING)

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from certmond.pki.catalog.model_class import model, setting
+from certmond.pki.catalog.model_class import model, required, setting
 
 
 @model
@@ -23,6 +23,7 @@ def test_a_setting_without_a_default_is_required() -> None:
     """A lamp needs a color, and nothing else."""
     with pytest.raises(TypeError, match="color"):
         Lamp()  # type: ignore[call-arg]
+    assert required(Lamp) == {"color"}
     assert (Lamp(color="red").labels, Lamp(color="red").watts) == ({}, 5)
 
 
