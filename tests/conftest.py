@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from tests.node import Node
-from tests.sampling import EVERY_STOP, LONG, SEED, cases_of, left_out
+from tests.sampling import EVERY_STOP, LONG, SEED, left_out, module_of
 from tests.xdist_scheduler import Scheduling, turn
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers of one that a unit starts
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     markers = [item.get_closest_marker("sampled") for item in items]
     out = left_out(
         [
-            marker.args[0] if marker else cases_of(item.nodeid, item.get_closest_marker("long") is not None)
+            marker.args[0] if marker else module_of(item.nodeid, item.get_closest_marker("long") is not None)
             for item, marker in zip(items, markers, strict=True)
         ]
     )

@@ -25,15 +25,15 @@ GROUPS = {
     "write": 6,  # failed writes to the API
     "phase": 8,  # obstacles in each phase of a rotation
     "kill": 1,  # kills in each share of a rotation
-    "package": 2,  # packages and playbooks, from the installation to the removal
+    "package": 1,  # packages and playbooks, from the installation to the removal
 }
 """The number of tests that a run tries of each group. A test has its group in the marker `sampled`."""
 
-SHARE = 3
-"""With CERTMOND_LONG=sample, a run tries one of so many cases of a long test that has no group here."""
+SHARE = 4
+"""With CERTMOND_LONG=sample, a run tries one of so many long tests of a module that have no group here."""
 
 LONG = os.environ.get("CERTMOND_LONG")
-"""`1` for all long tests, `sample` for some cases of each, and nothing for the short tests alone."""
+"""`1` for all long tests, `sample` for some of each module, and nothing for the short tests alone."""
 
 EVERY_STOP = os.environ.get("CERTMOND_EVERY_STOP") == "1"
 
@@ -73,11 +73,11 @@ def sample(items: Sequence[T], count: int, name: str, kind: Callable[[T], Hashab
     return [items[place] for place in sorted(taken)]
 
 
-def cases_of(test: str, long: bool) -> str | None:
-    """Return the long test of which `test` is a case if a run tries a sample of these cases, or None. The coverage of
-    pki needs each case of its tests.
+def module_of(test: str, long: bool) -> str | None:
+    """Return the module of `test` if a run tries a sample of the long tests of this module, or None. The coverage of
+    pki needs each of its tests.
     """
-    return test.partition("[")[0] if LONG == "sample" and long and not test.startswith("tests/pki/") else None
+    return test.partition("::")[0] if LONG == "sample" and long and not test.startswith("tests/pki/") else None
 
 
 def left_out(groups: Sequence[str | None]) -> set[int]:

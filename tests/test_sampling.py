@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests import sampling
-from tests.sampling import cases_of, examples, left_out, sample
+from tests.sampling import examples, left_out, module_of, sample
 
 STOPS = [f"{'write' if n % 50 else 'rename'} {n}" for n in range(200)]
 
@@ -68,14 +68,16 @@ def test_a_run_tries_some_tests_of_a_group(monkeypatch: pytest.MonkeyPatch) -> N
     assert left_out(groups) == set()
 
 
-def test_a_run_tries_a_third_of_the_cases_of_a_long_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With CERTMOND_LONG=sample, a long test keeps a third of its cases, and at least one. Short tests and the tests of
-    pki keep all cases, as do all tests with CERTMOND_LONG=1.
+def test_a_run_tries_a_quarter_of_the_long_tests_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CERTMOND_LONG=sample, a run tries a quarter of the long tests of each module, and at least one. A case is a
+    test. Short tests and the tests of pki all run, as do all tests with CERTMOND_LONG=1.
     """
-    tests = ["tests/a.py::test_b"] + [f"tests/a.py::test_c[{n}]" for n in range(8)]
+    tests = ["tests/a.py::test_b"] + [f"tests/c.py::test_d[{n}]" for n in range(7)] + ["tests/c.py::test_e"]
     monkeypatch.setattr(sampling, "LONG", "sample")
-    assert len(left_out([cases_of(test, long=True) for test in tests])) == 5
-    assert [cases_of(test, long=False) for test in tests] == [None] * 9
-    assert cases_of("tests/pki/test_a.py::test_b[1]", long=True) is None
+    left = {*range(9)} - left_out([module_of(test, long=True) for test in tests])
+    assert 0 in left
+    assert len(left) == 3
+    assert [module_of(test, long=False) for test in tests] == [None] * 9
+    assert module_of("tests/pki/test_a.py::test_b[1]", long=True) is None
     monkeypatch.setattr(sampling, "LONG", "1")
-    assert [cases_of(test, long=True) for test in tests] == [None] * 9
+    assert [module_of(test, long=True) for test in tests] == [None] * 9
