@@ -174,7 +174,6 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/pki/planning/test_renewals.py": (
         "plans renewals, with the reasons why one waits or cannot be done",
         [
-            "pki/assessment/renewal_attempt",
             "pki/planning/renewal_obstacles",
             "pki/planning/planner_inputs",
             "pki/planning/renewal_holds",
@@ -198,7 +197,6 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "compares all that concerns keys with Go",
         ["pki/go/private_key", "pki/go/public_key", "pki/go/signature_algorithm"],
     ),
-    "tests/pki/x509/test_certificate.py": ("reads the keys of certificates", ["pki/x509/public_key"]),
     "tests/pki/x509/test_certificate_file_parser.py": ("parses files of PEM blocks", ["pki/x509/pem"]),
     "tests/renewal/test_restoration.py": (
         "restores generations of the archive",

@@ -187,7 +187,7 @@ def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: l
     p, q = primes
     if not (2 < p < modulus and 2 < q < modulus):
         raise _RefusedError("crypto/rsa: invalid prime")
-    if p * q != modulus and p * q % modulus:
+    if p * q % modulus:
         raise _RefusedError("crypto/rsa: p * q != n")
     given = len(crt) == 3
     dp, dq = crt[:2] if given else (private % (p - 1), private % (q - 1))

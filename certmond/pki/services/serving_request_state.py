@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
@@ -28,8 +28,8 @@ class ServingRequest:
 
     name: str
     created_at: datetime
-    conditions: Mapping[str, str] = field(default_factory=dict)
-    issued: bool = False
+    conditions: Mapping[str, str]
+    issued: bool
 
 
 @dataclass(frozen=True, slots=True)

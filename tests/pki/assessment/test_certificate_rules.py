@@ -530,6 +530,19 @@ def test_the_subject_is_the_identity() -> None:
     )
 
 
+def test_the_api_server_requires_the_name_of_the_node_from_a_kubelet() -> None:
+    """With --enable-kubelet-cert-cn-validation, the serving certificate of the kubelet has this common name. The rule
+    concerns only the file that the kubelet serves.
+    """
+    leaf, facts = make_leaf(ROOT, "worker-1"), {"kubelet_common_name": "system:node:worker-1"}
+    seen = see(AUTHORITY, ROOT), see(row(), leaf)
+    said = findings(*seen, facts=facts | {"kubelet_serving_file": "/pki/leaf.crt"})["wrong_subject"].message
+    assert "the API server requires CN=system:node:worker-1 (--enable-kubelet-cert-cn-validation)" in said
+    assert not findings(*seen, facts=facts | {"kubelet_serving_file": "/pki/other.crt"})
+    good = see(AUTHORITY, ROOT), see(row(), make_leaf(ROOT, "system:node:worker-1"))
+    assert not findings(*good, facts=facts | {"kubelet_serving_file": "/pki/leaf.crt"})
+
+
 def test_an_unknown_fact_requires_nothing() -> None:
     """If one accepted subject is unknown, it may be the one of the certificate."""
     spec = row(subject=["CN=system:node:${node_name}", "CN=fixed"], names=["DNS:${node_name}", "IP:${service_ip}"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from certmond.errors import MalformedError
 from certmond.pki.asn1.der import read_value
 from certmond.pki.go.der import (
+    Bits,
     bits,
     boolean,
     dotted,
@@ -178,3 +179,10 @@ def test_no_octets_raise_anything_else(tag: int, content: bytes) -> None:
             call()
         except MalformedError:
             continue
+
+
+def test_bits_after_the_end_of_a_bit_string_are_not_set() -> None:
+    """The first bit is the leftmost. The unused bits of the last octet, and the bits after it, are not set."""
+    assert [Bits(b"\x81", 0).is_set(place) for place in range(10)] == [True, *[False] * 6, True, False, False]
+    assert not Bits(b"\xff", 3).is_set(5)
+    assert Bits(b"\xff", 3).is_set(4)

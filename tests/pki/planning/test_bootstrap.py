@@ -408,6 +408,16 @@ def test_names_are_in_kubeadms_order() -> None:
     ]  # fmt: skip
 
 
+def test_a_step_has_the_names_of_its_certificate() -> None:
+    """The operator reads the subject, the signer, the end and the names before a certificate is issued."""
+    said = {step.spec.name: step.detail for step in decide(()).steps}
+    assert said["etcd-server"] == (
+        "CN=node-1, ECDSA-P256, signed by etcd-ca, until 2027-11-24, for DNS:localhost, DNS:node-1, IP:192.0.2.10, "
+        "IP:127.0.0.1, IP:::1"
+    )
+    assert said["front-proxy-client"].endswith("signed by front-proxy-ca, until 2027-11-24")
+
+
 @pytest.mark.parametrize(
     ("endpoint", "address", "common", "own"),
     [

@@ -62,6 +62,12 @@ def test_it_is_the_first_step_of_a_rotation_to_the_found_ca() -> None:
     assert made(OLD, known=(OLD, UNRELATED)) == AID
 
 
+def test_the_first_and_the_last_second_of_an_old_ca_count() -> None:
+    """The validity period includes notBefore and notAfter (RFC 5280, 4.1.2.5)."""
+    for old in (make_ca(not_before=NOW, not_after=NOW + YEAR), make_ca(not_before=NOW - YEAR, not_after=NOW)):
+        assert sure(made(old)).old == (old.facts,)
+
+
 @pytest.mark.parametrize("old", [EXPIRED, LATER])
 def test_an_invalid_old_ca_gets_no_aid(old: Issued) -> None:
     """No component accepts the certificates of such a CA."""
