@@ -159,6 +159,7 @@ def daemon_acts(daemon: Running) -> str:
     return f"the daemon (process {daemon.process.pid}) executes steps on this node; this command shows the progress"
 
 
+@pytest.mark.long
 def test_the_daemon_makes_the_restart_of_a_command(home: Home) -> None:
     """The command records the operator's decision, and the daemon restarts and proves. The command shows both, and ends
     with the result.

@@ -139,6 +139,7 @@ def helped(tmp_path: Path) -> Iterator[Helped]:
         yield Helped(tmp_path / "node", api)
 
 
+@pytest.mark.long
 def test_a_helper_is_asked_again_at_the_time_that_it_named(helped: Helped) -> None:
     """If a helper names an hour, certmond asks it once, however long `--timeout` is. A file that the command itself
     writes in its directory is no reason to ask again.

@@ -33,6 +33,7 @@ from certmond.pki.x509.serial_number import hexadecimal
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.fuse import Killed, fuse
 from tests.node_model import REPORTED, Leaf, ca_of, read
+from tests.sampling import LONG
 from tests.test_renewal import CA, ENTRIES, Host, kubeconfig
 
 LEAVES = ("apiserver", "etcd-server", "admin.conf")
@@ -356,6 +357,7 @@ THOROUGH = settings.get_current_profile_name() == "thorough"
 
 TestNode = Node.TestCase
 TestNode.settings = settings(
-    max_examples=settings().max_examples if THOROUGH else 12, stateful_step_count=40 if THOROUGH else 15,
+    max_examples=settings().max_examples if THOROUGH else 12 if LONG else 3,
+    stateful_step_count=40 if THOROUGH else 15,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip

@@ -277,6 +277,7 @@ def test_a_missing_name_is_a_finding(profile: str, tree: Tree) -> None:
     assert reported(document)[trap.entry] == {"missing_name"}
 
 
+@pytest.mark.long
 def test_a_missing_usage_is_a_finding(profile: str, tree: Tree) -> None:
     """A server's certificate that is for clients only is critical."""
     trap = TRAPS[profile]

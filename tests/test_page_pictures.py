@@ -35,6 +35,7 @@ def test_pictures(tmp_path: Path) -> None:
                 assert size(path) == size(IMAGES / path.name) == (view.width, view.height)
 
 
+@pytest.mark.long
 @pytest.mark.real("chromium")
 def test_picture_of_a_new_node(tmp_path: Path) -> None:
     """The picture in the tutorial shows the page of a node without a finding, in less than 100 kB."""

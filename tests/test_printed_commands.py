@@ -166,6 +166,7 @@ def test_a_command_without_the_ca_names_the_output_with_the_remedy(
 PATH = re.compile(r"(?<![\w.:-])/\S*/[^\s,;]+")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", ["root-ca rotate --dry-run", "root-ca rotate --dry-run -o json", "archive list"])
 def test_each_path_below_root_is_the_real_path(node: Node, words: str) -> None:
     """The preview of a rotation and the list of the archive contain the real paths of the files below --root."""

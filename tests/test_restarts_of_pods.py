@@ -212,6 +212,7 @@ def test_renewed_by_a_command_beside_the_daemon(node: ControlPlane) -> None:
     whole_node_is_proven(node)
 
 
+@pytest.mark.long
 def test_restarted_by_rote(node: ControlPlane) -> None:
     """The control: a program that restarts the three one after another causes the kubelet's backoff."""
     for name, attempt in (("kube-apiserver", 1), ("kube-controller-manager", 2), ("kube-scheduler", 2)):

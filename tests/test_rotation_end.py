@@ -339,6 +339,7 @@ def test_a_record_that_comes_back_is_ended_again(plain: Ending) -> None:
         ended(plain, follow.__name__)
 
 
+@pytest.mark.long
 def test_another_rotation_does_not_replace_one_that_has_not_ended(plain: Ending) -> None:
     """No other rotation replaces a record in `done`: its stored keys would be assigned to the wrong rotation."""
     node, following = plain.again(), root_ca()

@@ -279,6 +279,7 @@ def test_a_broken_chain_of_the_admin_endpoint_is_a_finding(tree: Tree) -> None:
     assert ("admin-endpoint", "no_path") in reasons(check(tree))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("copy", [path for path in SHARED_FILES if not path.endswith(("key", "key.pem"))])
 def test_a_copy_in_the_configuration_partition_that_differs_is_a_finding(tree: Tree, copy: str) -> None:
     """A copy with another certificate than its original is the warning `copy_differs` of the copy's entry."""

@@ -235,6 +235,7 @@ def test_certificates_that_expired_while_the_node_was_off_are_renewed(tmp_path: 
     assert server.renewed == set(LEAVES)
 
 
+@pytest.mark.long
 def test_a_certificate_that_the_start_does_not_renew_is_named_once(tmp_path: Path, stack: ExitStack) -> None:
     """The daemon does not restart the service again for it, and reports `restart_failed`."""
     server = Server("server-1", tmp_path, None, stack)

@@ -109,6 +109,7 @@ def test_an_end_that_is_cut_off_is_ended(world: World, node: RotatingNode) -> No
     assert seen >= {("attach", "attach"), ("done", "attach"), ("done", "done"), ("done", "None")}
 
 
+@pytest.mark.long
 def test_a_record_that_was_deleted_keeps_no_node_in_done(world: World, node: RotatingNode) -> None:
     """If the record of the cluster is deleted when a node is in `done`, the node still ends the rotation."""
     enforcer = node.enforcer()

@@ -157,6 +157,7 @@ def test_only_the_first_configuration_is_of_the_child_process(tmp_path: Path) ->
     assert printed(code, data=tmp_path / "config.yaml") == [7, False, True, 9]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [

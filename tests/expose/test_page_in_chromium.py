@@ -126,6 +126,7 @@ def axe(page: Page) -> list[str]:
     return [f"{each['id']}: {each['help']}: {[at['html'] for at in each['nodes']]}" for each in json.loads(result)]
 
 
+@pytest.mark.long
 def test_the_tree(browser: Browser, shown: Shown) -> None:
     """Below each trust anchor stand the certificates that chain to it, the Root CA's first."""
     with browser.page() as page:
@@ -282,6 +283,7 @@ def test_without_javascript(browser: Browser, shown: Shown) -> None:
         assert without.complaints() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_accessibility(browser: Browser, shown: Shown, dark: bool, width: int) -> None:

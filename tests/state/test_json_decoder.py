@@ -301,6 +301,7 @@ def _documents(draw: st.DrawFn, kind: Any) -> Any:
     return _damaged(draw, json.loads(json.dumps(draw(STORED[kind]), default=encoded)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [*STORED, _RotationEntry])
 @given(st.data())
 @settings(max_examples=80, deadline=None)

@@ -149,6 +149,7 @@ def test_a_stop_takes_less_than_two_seconds(machine: Machine, unit: str) -> None
 # --- The journal ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_finding_is_written_once(machine: Machine) -> None:
     """Each open finding is one entry with its fields, and further passes do not repeat it."""
     since = time.time()
@@ -814,6 +815,7 @@ def test_in_enforce_mode_a_copy_of_root_that_does_not_exist_is_no_finding(machin
         machine.path(CONFIG).unlink()
 
 
+@pytest.mark.long
 def test_in_enforce_mode_the_copy_of_root_is_replaced(machine: Machine, node: Node) -> None:
     """With the shipped drop-in the daemon replaces an old copy, which keeps its owner and mode."""
     machine.path(CONFIG).parent.mkdir(exist_ok=True)
