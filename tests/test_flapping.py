@@ -133,8 +133,13 @@ def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -
         assert journal.summaries == []
         clock.seconds += 61
         host.put("/leaves/leaf-0.crt", b"broken again")
-        journal.until(lambda: journal.summaries, "the summary")
+        journal.until(omitted, "the summary")
         published.until(lambda: all(last(name) == "raised" for name in NAMES), "the hook has the current state")
+
+    def omitted() -> bool:
+        """Return whether the log has counted its omissions. The summary of the hook can come earlier."""
+        said = r"certmond did not log \d+ further changes of 3 certificates in the last minute"
+        return any(re.match(said, each) for each in journal.summaries)
 
     def last(name: str) -> str | None:
         events = [json.loads(line) for line in log.read_text().splitlines()]
@@ -142,9 +147,6 @@ def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -
 
     with in_process(daemon, script):
         pass
-    assert re.match(
-        r"certmond did not log \d+ further changes of 3 certificates in the last minute", journal.summaries[0]
-    )
     standing = {name: journal.counts[Event.FINDING_RAISED, name] > journal.counts[Event.FINDING_CLEARED, name]
                 for name in NAMES}  # fmt: skip
     assert standing == dict.fromkeys(NAMES, True)

@@ -16,6 +16,7 @@ BEGIN = """
 import json, os, select, signal, sys, threading
 from certmond.config.parser_process import ForkedLoad, ParserProcess
 from certmond.errors import CertmondError, ConfigError
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for a command in the background
 """
 
 
