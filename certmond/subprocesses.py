@@ -14,12 +14,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timedelta
 from io import RawIOBase
 from typing import Self
 
 from certmond.errors import RefusedError, UnreachableError, UntrustedError
+from certmond.immutable_class import immutable
 from certmond.path_trust import distrust
 from certmond.pki.findings import printable
 from certmond.redaction import redacted
@@ -32,7 +33,7 @@ _TURN = 0.5  # seconds; `run` must call `alive` every second
 _CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the default maximum capacity of a pipe (pipe(7))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ended:
     """Result of a program: its exit status, its standard output (`output`), and its standard error (`said`).
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from certmond.immutable_class import immutable
 from certmond.pki.rotation.phases import Rotation
 from certmond.transaction.node_lock import Holder
 
@@ -15,7 +16,7 @@ _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
 """Events about the execution of a step."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ActivityReport:
     """Report of the process `holder`. The report is empty if this process writes no report, or if `holder` is None
     because no other process executes steps.

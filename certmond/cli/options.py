@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 
 from certmond.cli.messages import print_message, record_root
 from certmond.errors import CertmondError
+from certmond.immutable_class import immutable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,7 +42,7 @@ class Serving(NamedTuple):
     problems: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
+@immutable(slots=False)
 class Globals:
     """Global options, which certmond accepts before a command and after most commands."""
 

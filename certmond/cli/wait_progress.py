@@ -6,7 +6,6 @@ The caller decides which files and which instant end the wait.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
 
@@ -14,6 +13,7 @@ from certmond.cli.messages import print_message
 from certmond.cli.stdio import discard_output
 from certmond.daemon.wakeup import Wake
 from certmond.files.directory_watch import Interest, Watcher
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
@@ -27,7 +27,7 @@ STATUS = "certmond status"
 """The command that shows the current state."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Wait:
     """Reason, start and latest end of a wait, and the command `remedy` that ends the wait.
 

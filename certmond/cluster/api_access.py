@@ -7,11 +7,11 @@ the import of this module succeeds.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from certmond.errors import RefusedError, UnreachableError
+from certmond.immutable_class import immutable
 
 if TYPE_CHECKING:
     from certmond.cluster.client import Connection
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Access:
     """Credentials and time limit for calls to the API server.
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from lightkube.generic_resource import GenericGlobalResource, create_global_resource
+
+from certmond.immutable_class import immutable
 
 _WEBHOOKS, _CONVERSION = ("webhooks", "*", "clientConfig"), ("spec", "conversion", "webhook", "clientConfig")
 BUNDLE = "caBundle"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Kind:
     """A kind of objects with CA bundles.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from lightkube.resources.core_v1 import Node
 
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.errors import UnreachableError
+from certmond.immutable_class import immutable
 
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 _RULES = {
@@ -47,7 +48,7 @@ _RULES = {
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Filed:
     """A CertificateSigningRequest object.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from certmond.errors import MalformedError, RefusedError, UnreachableError, WaitingError
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.pki.signing.template import BACKDATE, Template
 from certmond.pki.x509.certificate import load_request, to_pem
@@ -120,7 +120,7 @@ class CsrSigner:
         return WaitingError(f"{request} {detail}{remedy}", min(2.0 ** min(polls, 16), _LONGEST_POLL), cookie)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Cookie:
     """Name and uid of a filed request, and the number of times that certmond has checked the request."""
 
@@ -141,7 +141,7 @@ class _Cookie:
         return f"{self.name} {self.uid} {self.polls}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Wanted:
     """The CertificateSigningRequest to create.
 

@@ -10,13 +10,14 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from certmond.cluster.api_access import Access
 from certmond.errors import LostError, SigningError, UnreachableError
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _BEGUN = "it has restarted, or is restarting"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Record:
     """Content of a Lease. `seconds` is the duration of the Lease, and `mark` is the value of the annotation `MARK`.
 
@@ -58,7 +59,7 @@ class Record:
     metadata: Any = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Waits:
     """The holder of the Lease, and the time at which the holder took the Lease, by the clock of the holder."""
 

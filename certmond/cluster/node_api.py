@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from lightkube import AsyncClient
@@ -19,6 +18,7 @@ from lightkube.types import PatchType
 from certmond.cluster.api_access import Access
 from certmond.cluster.client import PAGE, ConflictError, Connection, NotFoundError
 from certmond.errors import RefusedError, UnreachableError
+from certmond.immutable_class import immutable
 
 ANNOTATION = "certmond.io/rotation"
 
@@ -35,7 +35,7 @@ _WRITE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Acknowledgement:
     """A node's report on a rotation: the phase that the node has reached, or "" if it has reached no phase.
 
@@ -67,7 +67,7 @@ class Acknowledgement:
         return cls(found[1], phase, trust, issuer, found[5] == "key", found[6] or "")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ClusterNode:
     """One Node of the cluster. `report` is None if the Node has no valid report.
 

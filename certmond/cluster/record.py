@@ -6,12 +6,12 @@ This module defines the schema of the record, which never contains a secret. `re
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from certmond.errors import MalformedError
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.field_types import valid_name
 from certmond.pki.findings import printable
 from certmond.pki.instant import Instant
@@ -43,7 +43,7 @@ _Share = Annotated[float, between(0, 1)]
 _NodeName = Annotated[str, matching("[a-z0-9][a-z0-9.-]{0,252}", "must be the name of a node")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable(kw_only=True)
 class ClusterRecord:
     """The record of a rotation. certmond ignores fields of a later version of certmond.
 

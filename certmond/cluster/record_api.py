@@ -6,7 +6,7 @@ A replacement never overwrites the change of another client. `record` defines th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
 from lightkube.models.meta_v1 import ObjectMeta
@@ -16,6 +16,7 @@ from certmond.cluster.api_access import Access
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.errors import MalformedError, OvertakenError, RefusedError
+from certmond.immutable_class import immutable
 
 NAMESPACE, NAME = "kube-system", "certmond-rotation"
 _KEY = "record"
@@ -28,7 +29,7 @@ _RULE = (
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Recorded:
     """A record in the ConfigMap.
 

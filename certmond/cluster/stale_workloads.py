@@ -7,7 +7,6 @@ A process usually reads its CAs only at its start. This module does not find a P
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from certmond.cluster.api_access import Access
 from certmond.cluster.client import PAGE, Connection
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, first_names, run_check
 from certmond.cluster.rotation_checks.cluster_trust_bundles import API_SERVER_SERVING
+from certmond.immutable_class import immutable
 
 NAME = "workloads"
 KINDS: dict[str, Any] = {"Deployment": Deployment, "DaemonSet": DaemonSet, "StatefulSet": StatefulSet}
@@ -37,7 +37,7 @@ class Workload(NamedTuple):
         return f"{self.kind} {self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StaleWorkloads:
     """Workloads with a Pod that might not trust a new CA.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import islice
@@ -20,6 +19,7 @@ from certmond.cluster.api_access import Access
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.cluster.stale_workloads import KINDS, Workload, why_not_restarted
 from certmond.errors import UnreachableError
+from certmond.immutable_class import immutable
 
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 
@@ -35,7 +35,7 @@ class Outcome(StrEnum):
     NOT_RESTARTED = "not restarted"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rollout:
     """Result of the restart of one workload. `fact` is a phrase that follows the workload's name."""
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 from yaml import events
+
+from certmond.immutable_class import immutable
 
 MAX_BYTES = 1024 * 1024
 MAX_VALUES = 100_000
@@ -57,7 +59,7 @@ class Problem(NamedTuple):
 Value: TypeAlias = "str | bool | list[Node] | dict[str, Node] | None"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Node:
     """A YAML value, with its place in the file. In a mapping, the place of a value is the place of its key."""
 

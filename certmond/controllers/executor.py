@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import assert_never
@@ -17,6 +17,7 @@ from certmond.config.model import Config
 from certmond.controllers.archive_retention import Retention
 from certmond.errors import CertmondError, RefusedError, UnreachableError, WaitingError, WriteError, defect
 from certmond.formats.private_key import PrivateKey, make_key
+from certmond.immutable_class import immutable
 from certmond.notify.audit import Audit
 from certmond.notify.event_log import Event, bound
 from certmond.pki.assessment.renewal_attempt import Attempt
@@ -52,7 +53,7 @@ _NO_CERTIFICATE = ""
 """Placeholder for a SHA-256 if a pending request replaces no certificate."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Outcome:
     """The result of a step: "done", "failed" or "waiting". `issued` is the certificate that the step has installed."""
 

@@ -7,7 +7,7 @@ decides the steps, and the plan decides which services restart.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from certmond.config.model import Config
@@ -16,6 +16,7 @@ from certmond.controllers.executor import Executor
 from certmond.controllers.restart_lock import RestartLock, RestartLockSession
 from certmond.controllers.restart_observation import RestartObservation
 from certmond.errors import CertmondError, IdleError, RestartError, TriedError
+from certmond.immutable_class import immutable
 from certmond.notify.audit import Audit
 from certmond.notify.event_log import Event, bound
 from certmond.pki.assessment.assess import Assessment
@@ -47,7 +48,7 @@ _FRESH = timedelta(seconds=5)
 """Maximum age of the observation of the node when a restart begins."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Progress:
     """Result of a step for a service. The next step is at `until`, which is None after the end of the restart.
 
@@ -152,7 +153,7 @@ class RestartController:
             self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} {reason}", fields=fields)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _RestartStep:
     """One step of a restart, with its inputs."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.services.restart_episode import Episode, Stage, Target
@@ -21,7 +21,7 @@ A process that writes several files pauses for a shorter time between two files.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RestartObservation:
     """One assessment of the node, with the state of its running services."""
 

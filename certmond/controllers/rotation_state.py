@@ -6,7 +6,7 @@ This module combines a scan of the node with the rotation records of this node a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from certmond.config.model import Config
@@ -16,6 +16,7 @@ from certmond.controllers.replaced_ca_trust_planner import InterimTrust
 from certmond.controllers.rotation_findings import EXPLANATION, findings_of
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
@@ -41,7 +42,7 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_file_reader import NodeFiles
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PhaseProgress:
     """Progress of this node in the present phase of a rotation."""
 

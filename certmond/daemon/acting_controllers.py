@@ -7,7 +7,6 @@ imports the modules of a controller only when it needs this controller. A proces
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from certmond.config.model import Config
 from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.rotation_state import RotationState
+from certmond.immutable_class import immutable
 from certmond.notify.audit import Audit
 from certmond.pki.planning.steps import Held
 from certmond.restart.history import History
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from certmond.rotation.distribution_ca_files import DistributionCAFiles
 
 
-@dataclass(frozen=True)
+@immutable(slots=False)
 class ActingControllers:
     """Controllers of one configuration. `alive` is called often, for the watchdog of systemd.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.service_rules import changes_without_event
 from certmond.pki.services.outage import CHECK_INTERVAL, has_outage
@@ -15,7 +15,7 @@ from certmond.pki.services.staleness import Surroundings
 _CHECKS_SERVICES = frozenset({"start", "reload", "resync", "step", "retry", "clock"})
 
 
-@dataclass(frozen=True)
+@immutable(slots=False)
 class Cause:
     """The cause of a pass, and the files that the pass reads."""
 
@@ -31,7 +31,7 @@ class Cause:
         return self.name in _CHECKS_SERVICES
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Deadlines:
     """Intervals and times that determine the next pass."""
 

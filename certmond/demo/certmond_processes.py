@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
 from certmond.errors import CertmondError
+from certmond.immutable_class import immutable
 
 PATIENCE = 30.0
 """Maximum number of seconds from a change until the server shows the change."""
@@ -34,7 +34,7 @@ class StageError(CertmondError):
     """Unexpected result of a stage of the demo."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Expected:
     """Expected state of one certificate: the serial number, and each finding with its severity."""
 

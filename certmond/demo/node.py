@@ -10,7 +10,6 @@ import os
 import secrets
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from certmond.immutable_class import immutable
 
 NODE, ADDRESS, SERVICE_IP = "node-1", "192.0.2.10", "10.96.0.1"
 KUBERNETES, KUBELET = "/etc/kubernetes", "/var/lib/kubelet"
@@ -55,7 +56,7 @@ class Renewal(NamedTuple):
     serial: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Row:
     """One row of kubeadm's table of certificates."""
 
@@ -120,7 +121,7 @@ _PODS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Issued:
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey

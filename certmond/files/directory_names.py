@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
+
+from certmond.immutable_class import immutable
 
 ANY = "*"
 """The wildcard that matches all names."""
@@ -138,7 +140,7 @@ class Listings:
         return names, before is None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MatchingNames:
     """Names to watch in a directory: single names, and each name that a wildcard matches."""
 

@@ -15,6 +15,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEv
 
 from certmond.files.directory_names import WatchedNames, added_names
 from certmond.files.mount_table import JOIN_TIMEOUT, MountTable, filesystem_type, is_eventless
+from certmond.immutable_class import immutable
 
 Interest = Mapping[str, WatchedNames]
 """The names to watch in each directory. The path of a directory contains no symlinks."""
@@ -37,7 +38,7 @@ _NO_NAMES = frozenset[str]()
 _MAX_PATHS = 16_384  # for more changed paths, a read of all files is not more work, and takes less memory
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Changes:
     everything: bool
     """True if the caller must read all files again: after lost events, a mount, or too many changed paths."""

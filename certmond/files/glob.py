@@ -11,6 +11,7 @@ from fnmatch import translate
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.directory_names import ANY, Names
+from certmond.immutable_class import immutable
 
 MAX_FILES = 100_000
 """Maximum number of files for one pattern, because a user with write access can create any number of files."""
@@ -41,7 +42,7 @@ class Listing:
         return files.names(self.directory, self.wildcard) is self.names
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Expansion:
     """Result of the expansion of a pattern."""
 

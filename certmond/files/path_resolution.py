@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
+from certmond.immutable_class import immutable
 from certmond.pki.findings import Fault, Reason
 
 _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
@@ -31,7 +32,7 @@ class Restriction(NamedTuple):
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Referrer:
     """A file that names another file. `writers` are the other users who can change the first file."""
 
@@ -39,7 +40,7 @@ class Referrer:
     writers: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ResolvedPath:
     """Result of a path resolution."""
 

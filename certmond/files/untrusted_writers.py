@@ -11,14 +11,14 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 
 _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Writers:
     """The users, other than root, the user of certmond and the declared owner, who can replace or change files."""
 
@@ -29,7 +29,7 @@ class Writers:
     owner: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Trusted:
     users: frozenset[int]
     groups: frozenset[int | None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timedelta
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from certmond.errors import ConfigError, LimitError
 from certmond.formats.yaml_documents import load_documents
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.duration import parse_duration
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.catalog.init_cluster_spec import InitSpec
@@ -51,7 +52,7 @@ _FIELDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KubeadmConfig:
     """The values that a kubeadm configuration file sets. `joins` is True if the file is for `kubeadm join`.
 

@@ -10,7 +10,6 @@ import base64
 import posixpath
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ import yaml
 
 from certmond.errors import LimitError, MalformedError
 from certmond.formats.yaml_documents import load_documents
+from certmond.immutable_class import immutable
 
 _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 MAX_STRUCTURE = 50_000
@@ -27,7 +27,7 @@ _OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
 """Fields of a user that authenticates without a certificate (tools/clientcmd/api/v1/types.go, AuthInfo)."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Material:
     """A certificate or key of a kubeconfig: the embedded bytes, or the path of a file.
 
@@ -41,7 +41,7 @@ class Material:
         return f"Material({'embedded' if self.data is not None else self.path})"  # the bytes can be a private key
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class User:
     """A user of a kubeconfig. `other` names a credential other than a certificate, such as "token"."""
 
@@ -51,7 +51,7 @@ class User:
     other: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Cluster:
     """A cluster of a kubeconfig.
 
@@ -65,7 +65,7 @@ class Cluster:
     skips_verification: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Kubeconfig:
     """The content of a kubeconfig. `problems` are the errors in single users, clusters and contexts.
 

@@ -6,10 +6,11 @@ The result contains no part of a private key.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import Cluster, Kubeconfig, Material, User, parse_kubeconfig
+from certmond.immutable_class import immutable
 from certmond.pki.findings import Fault, Reason, printable
 from certmond.pki.x509.certificate_file_parser import Document, decode, is_pkcs12
 from certmond.pki.x509.certificate_file_properties import not_pem
@@ -19,7 +20,7 @@ MAX_KEYS = 256
 _NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Credentials:
     """A kubeconfig without its embedded PEM bytes, and the result of parsing these bytes.
 

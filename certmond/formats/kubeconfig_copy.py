@@ -6,16 +6,15 @@ copy are out of date.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from certmond.formats.kubeconfig import Cluster, as_text, load_mapping
 from certmond.formats.kubeconfig_certificates import Credentials, own_user
 from certmond.formats.kubeconfig_edit import entries
+from certmond.immutable_class import immutable
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import Document
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Copy:
     """A copy: a kubeconfig with the cluster and the user of a source.
 

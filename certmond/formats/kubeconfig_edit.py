@@ -6,7 +6,7 @@ An edit leaves all other bytes unchanged. No message quotes a kubeconfig, which 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple, assert_never
 
 import yaml
@@ -15,6 +15,7 @@ from certmond.errors import MalformedError, WriteError
 from certmond.formats.kubeconfig import as_text, load_mapping, parse_kubeconfig
 from certmond.formats.kubeconfig_certificates import broken_cluster, parse_credentials
 from certmond.formats.yaml_edit import Position, decoded, encoded, with_values
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.certificate_file_parser import decode
@@ -23,7 +24,7 @@ _CERTIFICATE, _KEY, _TRUST = "client-certificate-data", "client-key-data", "cert
 _SERVER = "server"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Embedded:
     """A client certificate and its key, in PEM."""
 
@@ -31,7 +32,7 @@ class Embedded:
     key_pem: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Files:
     """The absolute paths of a client certificate and its key, as in kubelet.conf."""
 

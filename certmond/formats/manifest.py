@@ -9,7 +9,6 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address, ip_network
 from itertools import pairwise, starmap
@@ -20,6 +19,7 @@ from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import Kubeconfig, as_text, load_mapping
 from certmond.formats.rancher_config import endpoint_flags
 from certmond.formats.started_program import mentioned_component, program_of
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.component_certificate_flags import K3S, RKE2
 
 _NODE_USER = "system:node:"
@@ -31,7 +31,7 @@ FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 """The false values of a flag (strconv.ParseBool). With a value that is neither true nor false, no component starts."""
 
 
-@dataclass(frozen=True)
+@immutable(slots=False)
 class Manifest:
     """A static Pod manifest or another text file, with the flags of each container."""
 
@@ -47,7 +47,7 @@ class Manifest:
         return tuple(containers(self.fields))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Components:
     """The manifests of the node's static Pods, and the kubelet's two configuration files."""
 
@@ -67,7 +67,7 @@ class Variable(NamedTuple):
     file: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Container:
     """A container of a static Pod. `flags` contains each repetition of a flag.
 

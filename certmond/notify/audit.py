@@ -11,12 +11,13 @@ import os
 import pwd
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 
 from certmond.errors import WriteError
+from certmond.immutable_class import immutable
 from certmond.notify.event_log import Event, Journal
 from certmond.pki.findings import printable
 from certmond.redaction import redacted
@@ -29,7 +30,7 @@ _NONE: Mapping[str, str | None] = MappingProxyType({})
 _NO_LOGIN = 0xFFFFFFFF  # the login UID of a process without a login session (proc_pid_loginuid(5))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Note:
     """An entry of the audit trail."""
 

@@ -6,8 +6,8 @@ Budgets limit the number of entries. certmond counts a change beyond a budget, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from certmond.immutable_class import immutable
 from certmond.notify.event_log import Event, Journal
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
@@ -35,7 +35,7 @@ _NO_LONGER = {
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Change:
     """One entry of the change log. `raises` is the severity of a raised finding, or None for any other event."""
 
@@ -46,7 +46,7 @@ class Change:
     raises: Severity | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Owed:
     """The last logged state and the present state of a certificate with deferred changes."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from certmond.errors import CertmondError, MalformedError, StateError, UnreachableError, WriteError, defect
+from certmond.immutable_class import immutable
 from certmond.notify.event_log import Event, Journal
 from certmond.notify.hook_input import document
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
@@ -51,7 +52,7 @@ An event that the hook does not receive is `passed_over`.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PassResult:
     """The node and the time of a pass. `settled` is True if certmond has observed the services.
 

@@ -7,9 +7,11 @@ The value of a `Reason` is a public interface: new versions of certmond do not c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, Flag, StrEnum, auto
 from typing import Self
+
+from certmond.immutable_class import immutable
 
 
 class Severity(StrEnum):
@@ -143,7 +145,7 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Finding:
     """A problem on the node. `message` is one sentence that contains the file, the fact and the remedy."""
 
@@ -156,7 +158,7 @@ class Finding:
         return replace(self, severity=most) if most and self.severity.rank > most.rank else self
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Fault:
     """A fault that certmond detects in an observation, for example in a file. `detail` names the file and the fact."""
 

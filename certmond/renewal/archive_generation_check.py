@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from certmond.config.model import Config
 from certmond.errors import WriteError
 from certmond.formats.kubeconfig_certificates import broken_cluster, parse_credentials
 from certmond.formats.kubeconfig_edit import embeds_ca, with_trust
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.signing.policy import fixed_by, is_issued, surplus
 from certmond.pki.x509.certificate import Certificate
@@ -29,7 +30,7 @@ from certmond.transaction.node_file_reader import NodeFiles
 _EXTENDED = frozenset({"server auth", "client auth"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PairLocation:
     """Paths to which certmond would restore the certificate and the key of a generation."""
 

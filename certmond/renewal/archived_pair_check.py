@@ -6,10 +6,10 @@ The daemon and `certmond archive` use the same rules.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from certmond.immutable_class import immutable
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import find_paths
 from certmond.renewal.key_pair import Files, KeyPair, Read, Unpaired, as_written
@@ -34,7 +34,7 @@ class Worth(StrEnum):
     BROKEN = "broken"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Verdict:
     """Verdict on a generation. `why` is the reason, or "" if the verdict is `good`."""
 

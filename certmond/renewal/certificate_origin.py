@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from certmond.config.model import Config
 from certmond.errors import CertmondError, WriteError
 from certmond.files.untrusted_writers import WriterLookup, Writers
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
@@ -37,7 +38,7 @@ _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the ke
 _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Evidence:
     """Cached evidence about a certificate, with its inputs and the time `at` of its collection."""
 

@@ -10,7 +10,7 @@ import grp
 import pwd
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from certmond.errors import KeyUnusableError, WriteError
 from certmond.formats.kubeconfig import User
@@ -18,6 +18,7 @@ from certmond.formats.kubeconfig_certificates import Credentials, parse_credenti
 from certmond.formats.kubeconfig_copy import content_names, copy_of
 from certmond.formats.kubelet import pem as kubelet_pem
 from certmond.formats.private_key import key_pem, load_key
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.derived_file_spec import DerivedSpec
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import Reason, printable
@@ -29,7 +30,7 @@ _BUNDLED = re.compile(rb"(X509 |TRUSTED )?CERTIFICATE|((RSA|EC) )?PRIVATE KEY|EC
 _REMEDY = "move the file away, so that certmond creates it again"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Refused:
     """A directory of copies to which certmond must not write, with the reason and the remedy."""
 
@@ -37,14 +38,14 @@ class Refused:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Current:
     """State of a file that is equal to its source, or of the copies in all directories that are not in `refused`."""
 
     refused: tuple[Refused, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Stale:
     """State of a file that differs from its source. `content` is the content to write.
 
@@ -55,14 +56,14 @@ class Stale:
     refused: tuple[Refused, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Absent:
     """State of a file that does not exist. `content` is the content to write."""
 
     content: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Foreign:
     """State of a file that certmond must not replace, with the reason and the remedy.
 
@@ -73,14 +74,14 @@ class Foreign:
     refused: tuple[Refused, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Unready:
     """State of a file whose source is missing or unusable. `message` is a sentence with the remedy."""
 
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Unmanaged:
     """State of files that certmond neither writes nor holds, such as a copy that an operator has made."""
 

@@ -6,13 +6,14 @@ As in Go's crypto/tls (tls.go, X509KeyPair), the first certificate must match th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from certmond.errors import KeyUnusableError, MalformedError
 from certmond.formats.kubeconfig import Material, User, parse_kubeconfig
 from certmond.formats.kubeconfig_certificates import own_user, parse_credentials
 from certmond.formats.private_key import can_sign, load_key
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.findings import Reason, printable
 from certmond.pki.x509.certificate import Anchor, Certificate
@@ -36,7 +37,7 @@ class Files(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KeyPair:
     """A certificate that matches its key. `chain` contains all certificates of the file, this certificate first."""
 
@@ -48,7 +49,7 @@ class KeyPair:
         return self.chain[0]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Unpaired:
     """Reason why there is no certificate with a matching key. `message` is a clause that names the file.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from shlex import quote
 
 from certmond.errors import ConfigError, KeyUnusableError
 from certmond.formats.private_key import PrivateKey, can_sign, load_key
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.pki.rotation.ca_validation import unfit
 from certmond.pki.x509.certificate import Certificate
@@ -19,7 +20,7 @@ from certmond.pki.x509.public_key import describe_key
 from certmond.signers.local_ca import read_file
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RootCAKeyPair:
     """A Root CA with its private key."""
 
@@ -27,7 +28,7 @@ class RootCAKeyPair:
     key: PrivateKey = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CAFiles:
     """Certificate and key of a CA, and the problems with their files.
 

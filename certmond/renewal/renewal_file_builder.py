@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
@@ -16,6 +16,7 @@ from certmond.formats.kubeconfig_certificates import parse_credentials
 from certmond.formats.kubeconfig_edit import Embedded, has_several_entries, new_kubeconfig, with_credentials
 from certmond.formats.kubelet import pem as kubelet_pem
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.planning.steps import Cause, Issue
@@ -32,7 +33,7 @@ from certmond.transaction.dirfd import digest
 _EXTENDED = frozenset({"server auth", "client auth"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Renewal:
     """A renewal in progress. `key` is the key of the new certificate, and `pem` is the response of the signer."""
 

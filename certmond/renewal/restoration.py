@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
@@ -16,6 +15,7 @@ from shlex import quote
 from certmond.config.model import Config
 from certmond.errors import CertmondError, MalformedError, RefusedError, WriteError
 from certmond.formats.kubeconfig_edit import has_several_entries, with_cluster, with_credentials_of
+from certmond.immutable_class import immutable
 from certmond.notify.audit import Audit
 from certmond.notify.event_log import Event
 from certmond.pki.catalog.entries import CertificateSpec, Kind
@@ -34,7 +34,7 @@ from certmond.transaction.node_file_reader import NodeFiles
 from certmond.transaction.operations import Change
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Candidate:
     """A readable generation with its verdict. `in_place` is True if the node already has the same files."""
 

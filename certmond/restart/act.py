@@ -6,10 +6,10 @@ This module never edits a manifest, and never signals a process by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import timedelta
 
 from certmond.errors import IdleError, RestartError, SigningError, TriedError, UntrustedError
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.restart import static_pod_stop
@@ -20,7 +20,7 @@ from certmond.services.listener_shutdown_probe import Draining
 from certmond.subprocesses import run
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Restarter:
     """Executor of restarts on this host. A restart calls `alive` at least every second.
 

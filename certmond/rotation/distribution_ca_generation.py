@@ -10,7 +10,7 @@ the key of the new Root CA.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.errors import KeyUnusableError
 from certmond.formats.private_key import PrivateKey, can_sign, key_pem, load_key, make_key
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.signing.template import BACKDATE, Template, algorithm_of, builder, name_of
 from certmond.pki.x509.certificate import Certificate, load, to_pem
@@ -29,7 +30,7 @@ from certmond.signers.local_ca import signed
 _USAGES = frozenset({"digital signature", "cert sign"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PresentCA:
     """The present files of a CA. `label` is its name in the subject of the new CA, such as "k3s-etcd-server"."""
 
@@ -40,7 +41,7 @@ class PresentCA:
     key_content: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class GeneratedCA:
     """The contents of the new certificate file and of the new key file."""
 

@@ -11,13 +11,13 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
 from certmond.errors import ConfigError, StateError
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Anchor, to_pem
 from certmond.pki.x509.certificate_file_parser import decode
@@ -37,7 +37,7 @@ class Part(StrEnum):
     OLD = "old"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StagedCA:
     """A staged CA. If the files are unusable, `fault` is a sentence, and the other fields can be incomplete.
 
@@ -52,7 +52,7 @@ class StagedCA:
     key_unknown: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Recorded:
     """The rotation in the record of this node. The fields are empty if certmond cannot parse the record."""
 
@@ -166,7 +166,7 @@ class Staging:
         return StagedCA(part, printable(family), anchor, key, fault and printable(fault), unknown)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Names:
     """The final name of a file of a staged CA, and the name of its draft."""
 

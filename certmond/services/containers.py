@@ -11,11 +11,11 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from certmond.errors import RestartError
+from certmond.immutable_class import immutable
 from certmond.pki.services.service_observation import ServiceSeen
 
 _TICKS = os.sysconf("SC_CLK_TCK")  # clock ticks per second; times in /proc are in clock ticks
@@ -32,7 +32,7 @@ _CONTAINER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable(kw_only=True)
 class Pod:
     """A container of a static Pod. `container` is the name of the container in the manifest.
 
@@ -46,7 +46,7 @@ class Pod:
     executable: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RunningContainer:
     """A running container and its main process. `started_at` (UTC) is accurate to about 10 ms.
 

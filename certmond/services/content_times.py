@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
 from certmond.errors import WriteError
+from certmond.immutable_class import immutable
 from certmond.pki.instant import Instant
 from certmond.pki.services.service_observation import Content
 from certmond.state.json_file import Memory
@@ -24,7 +24,7 @@ _ABSENT = 100
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Known:
     sha256: str
     since: Instant

@@ -8,11 +8,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from certmond.errors import RestartError, defect
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Unserved
 from certmond.pki.services.outage import outage_after
 from certmond.pki.services.service_observation import Live, ServiceSeen
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _NO_THREAD = "certmond cannot start a thread; raise TasksMax= of the unit, or end other processes of this host"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Question:
     """Subjects of an observation: endpoints, health addresses, and the other subjects by the name of their service."""
 

@@ -10,13 +10,13 @@ import os
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jeepney import DBusAddress, DBusErrorResponse, HeaderFields
 
 from certmond.errors import RestartError
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.pki.services.service_observation import ServiceSeen
 from certmond.services.dbus import BUS_ITSELF, Bus, error_message
@@ -47,7 +47,7 @@ _REMEDIES = {
 _Properties = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UnitResult:
     """The result of a restart or reload, as the word `result` and the sentence `message`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol
 
 from cryptography import x509
@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.formats.private_key import PrivateKey
+from certmond.immutable_class import immutable
 from certmond.pki.signing.policy import Grant
 from certmond.pki.signing.template import Template, extensions
 from certmond.pki.x509.certificate import Certificate, load_request
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Request:
     """The request for one certificate: the granted content, the key to certify, and the certificate to replace (`old`).
 
@@ -59,7 +60,7 @@ class Request:
         return builder.sign(self.key, digest).public_bytes(Encoding.PEM)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Issued:
     """Response of a signer. `pem` contains the certificate, followed by its chain.
 

@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,7 @@ from typing import Annotated
 from certmond.errors import MalformedError, StateError, WriteError
 from certmond.files.consistent_read import content_of
 from certmond.files.path_resolution import open_without_symlinks
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.state.json_decoder import between, decoded
 from certmond.transaction.dirfd import Place, blaming, can_be_a_path, digest, opened
@@ -37,7 +38,7 @@ _SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _STORED = 200  # maximum bytes of the original name in the stored name; with the number it fits NAME_MAX
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Generation:
     """Description of the archived files of one replacement. `description` contains facts from the caller."""
 
@@ -48,7 +49,7 @@ class Generation:
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ArchivedFile:
     path: str
     content: bytes = field(repr=False)
@@ -67,7 +68,7 @@ _Mode = Annotated[int, between(0, 0o7777)]
 _Id = Annotated[int, between(0, (1 << 32) - 2)]  # the last ID means "do not change" (chown(2))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _File:
     """A file in a description: its path on the node and its metadata."""
 
@@ -79,7 +80,7 @@ class _File:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Description:
     when: datetime
     description: dict[str, str]

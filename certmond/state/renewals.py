@@ -11,12 +11,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 from certmond.errors import StateError, WriteError
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.instant import Instant
 from certmond.pki.planning.renewal_quota import RENEWALS, WINDOW
@@ -46,7 +47,7 @@ _Text = Annotated[str, _nameable]
 _Count = Annotated[int, between(0, 1 << 31)]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Entry:
     """An attempt in the document. The document may contain fields of a later version."""
 
@@ -67,7 +68,7 @@ class _Entry:
     subject: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Line:
     """A line of the log: a new attempt, or a removed attempt, which is `forgotten`."""
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from certmond.errors import MalformedError
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.field_types import valid_name
 from certmond.pki.instant import Instant
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, flaw, forth
@@ -56,7 +56,7 @@ _Id = Annotated[str, valid_name]
 _Share = Annotated[float, between(0, 1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable(kw_only=True)
 class _Entry:
     """The content of the record. The record may contain fields of a later version."""
 

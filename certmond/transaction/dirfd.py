@@ -11,13 +11,14 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from certmond.errors import WriteError
 from certmond.files.consistent_read import MAX_SIZE, content_of
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 
 _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
@@ -49,7 +50,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Place:
     """One name in a directory, with the open descriptor of the directory."""
 

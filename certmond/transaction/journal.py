@@ -12,10 +12,11 @@ import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
 
+from certmond.immutable_class import immutable
 from certmond.transaction.dirfd import Place, can_be_a_path
 from certmond.transaction.state_directory import VERSION, understood
 from certmond.transaction.temp_file import new_file, remove
@@ -30,7 +31,7 @@ class State(StrEnum):
     COMMIT = "commit"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Entry:
     """One file of a transaction. `path` is the path in the change, and `real` is this path without symlinks.
 
@@ -54,7 +55,7 @@ class Entry:
         return posixpath.join(posixpath.dirname(directory) if self.manifest else directory, self.staged)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Record:
     """A transaction. `root` is its root directory, relative to the directory of the records.
 

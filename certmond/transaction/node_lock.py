@@ -11,9 +11,9 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from certmond.immutable_class import immutable
 from certmond.transaction.dirfd import blaming
 from certmond.transaction.state_directory import refuse_exposed
 from certmond.transaction.temp_file import make_directory
@@ -25,7 +25,7 @@ _MAX_ATTEMPTS = 1000
 """Maximum number of attempts, one each millisecond, while only shared locks of `is_held` prevent the lock."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Holder:
     """The process that holds a lock. `runtime_dir` is the runtime directory of a daemon, or None for a command."""
 

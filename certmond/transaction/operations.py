@@ -10,8 +10,9 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from certmond.immutable_class import immutable
 from certmond.transaction.dirfd import NO_FILE, Place, digest, is_link_fingerprint, link_fingerprint
 from certmond.transaction.journal import Entry
 
@@ -20,7 +21,7 @@ _MARGIN_INODES = 8
 _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # the kubelet starts a Pod for every file in it
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NewFile:
     """The new content of a file.
 
@@ -38,7 +39,7 @@ class NewFile:
     new_metadata: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NewLink:
     """A new symlink to `target`.
 
@@ -50,7 +51,7 @@ class NewLink:
     expected: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Removed:
     """A regular file to remove, if its content has the SHA-256 `expected`. certmond keeps no copy."""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
 
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.transaction.dirfd import Directories, Place, reason
 from certmond.transaction.journal import Entry, Record, Records
@@ -29,7 +29,7 @@ class Outcome(StrEnum):
     DAMAGED = "damaged"  # certmond cannot parse the record, and has renamed the record
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Recovery:
     """The result of a recovery. `paths` contains all paths of the transaction. `message` is one printable sentence."""
 
@@ -121,7 +121,7 @@ def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Step:
     """One file of the transaction, with the places of its staged file and of its final path."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from certmond.cli.step_handover import Handover
 from certmond.cli.wait_progress import Progress
 from certmond.discovery.join_settings import JoinSettings, join_settings, known_servers
 from certmond.errors import CertmondError
+from certmond.immutable_class import immutable
 from certmond.notify.event_log import Event
 from certmond.pki.rotation.distribution_ca.join_token import hash_of_bundle
 from certmond.pki.rotation.distribution_ca.new_ca_installation import is_older, old_parts
@@ -50,7 +50,7 @@ _AGAIN = "certmond root-ca rotate"
 Authorities = Mapping[str, tuple[Certificate, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Node:
     """The CA files of this node, and the objects that restart and observe its service."""
 
@@ -60,7 +60,7 @@ class _Node:
     progress: Progress
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Change:
     """The necessary steps on this node.
 

@@ -6,7 +6,6 @@ of the scans and the output about each step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from certmond.cli.step_handover import Handover
 from certmond.cli.wait_progress import Progress
 from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, RotationError
+from certmond.immutable_class import immutable
 from certmond.notify.event_log import bound
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.steps import Plan, Write
@@ -34,7 +34,7 @@ The pause doubles up to `_LONGEST_POLL`.
 _LONGEST_POLL, _LONGEST = 30.0, 300.0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _StepResult:
     """Result of one step of a rotation.
 

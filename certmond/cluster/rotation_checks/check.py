@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from certmond.cluster.api_access import Access
 from certmond.errors import RefusedError, UnreachableError
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.pki.rotation.pod_trust_gates import Answer
 from certmond.pki.x509.certificate import Certificate
@@ -25,7 +25,7 @@ LIMIT = timedelta(seconds=60)
 _MOST_NAMES = 10  # maximum number of names in a message, which also contains the number of the remaining names
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CheckResult:
     """Result of a check. A failed check (`ok` is False) blocks the next phase.
 

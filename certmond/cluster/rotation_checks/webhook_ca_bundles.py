@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from certmond.cluster.api_access import Access
 from certmond.cluster.ca_bundle_kinds import BUNDLE, KINDS, Kind, places
 from certmond.cluster.client import PAGE, ConflictError, Connection, NotFoundError
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, first_names, run_check
+from certmond.immutable_class import immutable
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.certificate_file_parser import decode
 
@@ -25,7 +25,7 @@ NAME = "ca_bundles"
 ANNOTATION = "certmond.io/ca-bundle"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _OutdatedBundle:
     """An object with outdated CA bundles at the JSON pointers `pointers` (RFC 6901).
 

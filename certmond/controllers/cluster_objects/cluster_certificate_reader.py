@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from certmond.cluster.api_access import Access
 from certmond.errors import CertmondError, LostError, RefusedError, defect
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.cluster_rules import cluster_state, unread_observation
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place, Unread
 
@@ -32,7 +33,7 @@ _AGAIN = "check that the API server answers; certmond repeats the request"
 _JOURNAL = "see the journal: journalctl -u certmond"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReaderTerms:
     """Configuration of the reader. `kubeconfig` returns the path of a kubeconfig, or raises RefusedError."""
 
@@ -44,7 +45,7 @@ class ReaderTerms:
     renew_before: timedelta
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Published:
     """A reading, and the time until which this node certainly holds the Lease, by the monotonic clock."""
 

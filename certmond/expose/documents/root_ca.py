@@ -6,7 +6,6 @@ The schemas of both documents are stable. The documents contain no private key.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 from certmond.pki.rotation.ca_family import Family
 from certmond.pki.rotation.ca_validation import Verdict
@@ -27,7 +27,7 @@ _YES_NO = {True: "yes", False: "no", None: "unreadable"}
 _STYLES = {"refused": "bold red", "warning": "yellow", "fit": "green"}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StagedFacts:
     """Public facts about a staged CA or public key.
 

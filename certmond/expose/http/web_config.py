@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from certmond.config.validation_messages import problem_of, suggestion
 from certmond.config.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
+from certmond.immutable_class import immutable
 
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
 CURVES = ("CurveP256", "CurveP384", "CurveP521", "X25519")
@@ -151,7 +151,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Source:
     """A web configuration, with the directory of the file and the line of each value."""
 

@@ -6,13 +6,13 @@ This module defines the metrics about certificates, and the names of the files i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from certmond.expose.documents.cluster_certificates_document import cluster_entry
 from certmond.expose.documents.status import all_findings, anchor_entry, certificate_entry, header
 from certmond.expose.metrics.label_escapes import escaped
 from certmond.expose.metrics.row_file_writer import Sheet, encoded, replacing
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.planning.forecast import NextEvent
@@ -21,7 +21,7 @@ from certmond.pki.services.cluster_objects import ClusterReading
 METRICS, ACTIVITY, HEARTBEAT = "metrics.prom", "activity.json", "heartbeat.json"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@immutable(eq=False)
 class Family:
     """A gauge with its help text (`meaning`) and the names of its labels, in the order of the exposition."""
 

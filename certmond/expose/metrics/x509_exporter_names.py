@@ -6,7 +6,6 @@ assessment of certmond.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from posixpath import basename
 
@@ -15,6 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from certmond.expose.metrics.installed_version import installed_version
 from certmond.expose.metrics.label_escapes import escaped
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.x509.certificate import Certificate, is_ordinary
 
@@ -35,7 +35,7 @@ _FAMILIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Series:
     """The labels that identify one certificate, and the line of each metric for this certificate."""
 
@@ -45,7 +45,7 @@ class _Series:
     expired: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Rendered:
     """The lines for one certificate status.
 

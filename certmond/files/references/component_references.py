@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from certmond.files.references.flag_source import Source
 from certmond.formats.component_config import named_files
 from certmond.formats.rancher_config import ENDPOINT, ENDPOINT_VARIABLES
 from certmond.formats.unit_file import UNKNOWN_SPECIFIER
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.component_certificate_flags import FLAGS, KUBELET, PROGRAMS, FileKind, Flag, NamedFile, Role
 from certmond.pki.findings import Severity, printable
 from certmond.pki.x509.certificate_file_parser import Document, decode
@@ -41,7 +42,7 @@ The last one is the target of the symlink /etc/ssl/ca-bundle.pem on SUSE.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reference:
     """A file that a flag or field on the node names, or the certificates that the field embeds."""
 

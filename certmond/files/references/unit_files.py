@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NamedTuple, TypeVar
 
 from certmond.files.cache import Files, Parser
@@ -31,6 +31,7 @@ from certmond.formats.unit_file import (
     with_specifiers,
 )
 from certmond.formats.unit_mounts import unit_mounts
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.component_certificate_flags import ETCD, PROGRAMS
 
 DIRECTORIES = (
@@ -66,7 +67,7 @@ class Unit(NamedTuple):
     mounts: Mapping[str, str | None]  # as in `Container`
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Service:
     """An enabled service that runs a component."""
 

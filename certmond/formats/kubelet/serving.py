@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from certmond.formats.kubeconfig import as_text
 from certmond.formats.manifest import FALSE, normal_path
+from certmond.immutable_class import immutable
 
 _KUBELET, PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 REQUESTED, SELF_SIGNED = "kubelet-server-current.pem", "kubelet.crt"
@@ -19,7 +19,7 @@ DEFAULT_FILES = frozenset(f"{PKI}/{name}" for name in (REQUESTED, SELF_SIGNED))
 """Paths of the serving certificates in the default --cert-dir."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KubeletServing:
     """File of the certificate that the kubelet serves, and files that the kubelet would serve with other settings.
 

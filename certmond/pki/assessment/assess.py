@@ -6,12 +6,13 @@ The assessment combines observations, certification paths and rules, and reuses 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.certificate_rules import POLICY
 from certmond.pki.assessment.copies import Difference, differing_copies
 from certmond.pki.assessment.file_rules import about_damage, about_files, about_key_pair
@@ -38,10 +39,11 @@ RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
 _INPUTS = attrgetter("anchors_reported", "renewed_at", "presence", "difference", "issuers")
+_OF_ALL = attrgetter("facts", "renew_before", "missing_ca_keys")  # terms of the verdicts of all entries
 _CHANGES_AT = attrgetter("changes_at")  # with `map`, measurably faster than a loop over ten thousand statuses
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CertificateStatus:
     """The verdict on one certificate."""
 
@@ -74,7 +76,7 @@ class CertificateStatus:
         return highest_severity(self.findings)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Terms:
     """Inputs of a verdict in addition to the observation and the time."""
 
@@ -88,7 +90,7 @@ class Terms:
     waits: bool = True
 
 
-@dataclass(frozen=True)
+@immutable(slots=False)
 class Assessment:
     """The verdicts of one pass, in the order of the catalogue."""
 
@@ -166,13 +168,10 @@ def assess(
     """
     files = inventory.observations
     anchors, differences = catalog_anchors(files), differing_copies(files)
-    missing_keys = missing_ca_keys(files)
-    terms = Terms(inventory.facts, renew_before, anchors, missing_keys, renewed or {}, around, differences, waits)
-    same_terms = (
-        previous is not None
-        and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
-        and (previous.terms is not None and previous.terms.missing_ca_keys == missing_keys)
-    )
+    keys = missing_ca_keys(files)
+    terms = Terms(inventory.facts, renew_before, anchors, keys, renewed or {}, around, differences, waits)
+    last_terms = previous.terms if previous else None
+    same_terms = last_terms is not None and _OF_ALL(last_terms) == _OF_ALL(terms)
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
     further = (*around.served, *unmet_demands(around), *around.cluster.observations) if around else ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.x509.certificate import Certificate
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Difference:
     """Difference between a copy and its original. `original` is the path of the original.
 

@@ -6,10 +6,11 @@ Times are in seconds of a monotonic clock. A `Budget` implements the generic cel
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+
+from certmond.immutable_class import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Budget:
     """A limit on the rate of events: `burst` events at the same time, and then one event every `every` seconds.
 

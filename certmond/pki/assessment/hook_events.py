@@ -6,10 +6,11 @@ This module decides which events a hook receives. `notify.hook_worker` runs the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.findings import Severity
 from certmond.pki.instant import Instant
@@ -19,7 +20,7 @@ Key = tuple[str, str, str, str]
 Notices = Mapping[Key, "Notice"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Notice:
     """A finding in the form that a hook receives."""
 
@@ -42,7 +43,7 @@ class Notice:
         return self.certificate, self.path, self.reason
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Due:
     """A due run of a hook, which reports that a finding is `raised` or `cleared`."""
 

@@ -6,9 +6,10 @@ certmond reports a mismatch after `WAIT`, and repairs files without a complete p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.rule_input import Case, finding
 from certmond.pki.findings import Finding, Reason
 
@@ -21,7 +22,7 @@ REPAIR_REST = timedelta(minutes=2)
 """Maximum time by which changes to the files extend the wait before a repair."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Mismatch:
     """A mismatch of a certificate and its key, with a wait before certmond reports the mismatch."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.findings import Severity, printable
 
@@ -12,7 +12,7 @@ _MOST = 5  # maximum number of findings in the message, which also contains the 
 _NEXT = "run on this node: certmond check"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NodeCondition:
     """Status, reason and message of a condition of a Node (staging/src/k8s.io/api/core/v1/types.go, NodeCondition)."""
 

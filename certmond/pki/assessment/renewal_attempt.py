@@ -5,8 +5,10 @@ This module defines the pauses between attempts. `state.renewals` stores the att
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
+
+from certmond.immutable_class import immutable
 
 MIN_INTERVAL = timedelta(hours=1)
 """Minimum time between two automatic renewals of a certificate."""
@@ -16,7 +18,7 @@ FIRST_RETRY, LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
 LAST_FILE_RETRY = timedelta(minutes=10)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Attempt:
     """The last attempt to renew a certificate, and the certificate that the last successful attempt installed."""
 

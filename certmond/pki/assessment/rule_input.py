@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.copies import Difference
 from certmond.pki.catalog.entries import SELF, CertificateSpec
 from certmond.pki.catalog.observation import Observation
@@ -25,7 +25,7 @@ _REMEDIES = {
 """Usual remedies, for faults that have no specific remedy."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Case:
     """Input of a check: a certificate with its files, paths and trust anchors, the facts of the node, and the time."""
 

@@ -7,8 +7,9 @@ does not import pydantic, which uses more memory than the configuration of a nod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+
+from certmond.immutable_class import immutable
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 
-@dataclass(frozen=True)
+@immutable
 class Before:
     """A conversion of the given value, before the check of its type. The function raises ValueError for a problem."""
 
@@ -28,7 +29,7 @@ class Before:
         return BeforeValidator(self.function).__get_pydantic_core_schema__(source, handler)
 
 
-@dataclass(frozen=True)
+@immutable
 class After:
     """A rule for a value of the right type. The function returns the value, or raises ValueError for a problem."""
 
@@ -40,7 +41,7 @@ class After:
         return AfterValidator(self.function).__get_pydantic_core_schema__(source, handler)
 
 
-@dataclass(frozen=True)
+@immutable
 class Beside:
     """A rule for a value beside the values of the earlier keys of the model, as far as these are valid.
 
@@ -59,7 +60,7 @@ class Beside:
         return core_schema.with_info_after_validator_function(check, handler(source))
 
 
-@dataclass(frozen=True)
+@immutable
 class Exact:
     """A value of exactly this type: pydantic does not convert a number to a boolean, or a text to a number."""
 
@@ -68,7 +69,7 @@ class Exact:
         return cast("CoreSchema", schema)
 
 
-@dataclass(frozen=True)
+@immutable
 class Bounds:
     """The least and the greatest value of an integer."""
 
@@ -91,7 +92,7 @@ class Bounds:
         return {**handler(core), "minimum": self.least, "maximum": self.most}
 
 
-@dataclass(frozen=True)
+@immutable
 class Written:
     """The form of a value in a configuration file."""
 
@@ -103,7 +104,7 @@ class Written:
         return PlainSerializer(self.function, when_used="json").__get_pydantic_core_schema__(source, handler)
 
 
-@dataclass(frozen=True)
+@immutable
 class Schema:
     """The JSON schema of a value."""
 
@@ -113,7 +114,7 @@ class Schema:
         return dict(self.schema)
 
 
-@dataclass(frozen=True)
+@immutable
 class AlsoInSchema:
     """Keywords that the JSON schema of a value also contains."""
 
@@ -123,7 +124,7 @@ class AlsoInSchema:
         return {**handler(core), **self.keywords}
 
 
-@dataclass(frozen=True)
+@immutable
 class OneOrMany:
     """The JSON schema of a value that is one item or a list of items."""
 

@@ -6,9 +6,9 @@ Each row names the source file that reads the flag. A path without a repository 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.field_types import Sentence
 from certmond.pki.catalog.model_class import model
@@ -70,7 +70,7 @@ REQUESTED = "cert-dir.kubelet-server-current"
 """Name for the certificate in --cert-dir that the kubelet requests. Its value is the path of this certificate."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Flag:
     """A flag, or a field of the kubelet's configuration, that names a file or a directory."""
 
@@ -241,7 +241,7 @@ FLAGS: tuple[Flag, ...] = (
 """The flags of each component. If several flags name one file, the first flag gives the entry its name."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NamedFile:
     """A file that a field of a configuration file names, or the certificates in the field itself."""
 

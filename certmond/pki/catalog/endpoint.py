@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from ipaddress import ip_address
 
 from certmond.errors import MalformedError
+from certmond.immutable_class import immutable
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _TEXT = re.compile(r"(?:([^@]+)@)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Endpoint:
     """Address and port of a server, with an optional server name (SNI).
 
@@ -54,7 +55,7 @@ class Endpoint:
         return f"{self.server_name}@{host}:{self.port}" if self.server_name else f"{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Served:
     """Certificate that a server presented, in DER form. certmond has not validated the certificate."""
 
@@ -68,7 +69,7 @@ class Served:
         return hashlib.sha256(self.der).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Unserved:
     """Result of a probe of a server that presented no certificate. `reason` is the cause.
 

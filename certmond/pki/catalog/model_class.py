@@ -1,14 +1,16 @@
 """Decorator of the models of the configuration, and the definition of their settings.
 
-A model is a frozen dataclass. `config.parser` creates the models of a configuration, and reports each unknown key, each
+A model is an immutable class. `config.parser` creates the models of a configuration, and reports each unknown key, each
 missing key and each wrong value. Code that creates a model itself is responsible for valid values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar, dataclass_transform, overload
+
+from certmond.immutable_class import immutable
 
 T = TypeVar("T")
 
@@ -26,9 +28,9 @@ def setting(description: str, **default: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
 def model(cls: type[T]) -> type[T]:
-    """Return `cls` as a model: a frozen dataclass without positional arguments. pydantic refuses unknown keys."""
+    """Return `cls` as a model: an immutable class without positional arguments. pydantic refuses unknown keys."""
     cls.__pydantic_config__ = {"extra": "forbid", "validate_default": True}  # type: ignore[attr-defined]
-    return dataclass(frozen=True, kw_only=True)(cls)
+    return immutable(kw_only=True, slots=False)(cls)
 
 
 def required(model: type[Any]) -> frozenset[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.component_certificate_flags import ReferenceSpec
 from certmond.pki.catalog.derived_file_spec import CopySpec
 from certmond.pki.catalog.endpoint import Endpoint
@@ -21,7 +22,7 @@ _OTHER = CopySpec | OutageSpec | RenewerSpec | ClusterObjectSpec | Configuration
 """Entries whose observations describe no certificate of the node."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Permissions:
     """Permissions of a file. `secret` is True if the file contains a private key.
 
@@ -40,7 +41,7 @@ class Permissions:
         return all(int(part) == number if part.isdecimal() else part == name for part, name, number in parts)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Embedded:
     """CA certificates that a kubeconfig contains or names for the cluster of one context."""
 
@@ -52,7 +53,7 @@ class Embedded:
     absent: bool = False  # the kubeconfig names no CA for the cluster, so client-go trusts the CAs of the system
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Observation:
     """Observed state of one certificate of the catalogue. The certificate can be missing.
 
@@ -160,7 +161,7 @@ class Observation:
         return self.certificate_file or self.path, key
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Provenance:
     """Evidence on this node for the origin of one certificate."""
 
@@ -175,7 +176,7 @@ class Provenance:
     lost: bool = False  # the last of the later certificates is unknown
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Salvage:
     """Sources for a repair of an entry's damaged files."""
 
@@ -194,7 +195,7 @@ class Salvage:
     cluster_obstacle: str = ""  # why certmond cannot repair only the cluster of a kubeconfig
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Inventory:
     """All observations of one pass, the facts of the node, and the other programs that renew certificates.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.shell_commands import SHELLS, program, shell_commands
 
@@ -39,7 +39,7 @@ class RenewerSpec(CertificateSpec):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Renewer:
     """Another program that renews the certificates of kubeadm.
 

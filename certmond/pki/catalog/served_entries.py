@@ -5,8 +5,7 @@ Such a certificate is in the memory of its service, in a database, or in a file 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.component_certificate_flags import USAGES, Role
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec
@@ -17,7 +16,7 @@ from certmond.pki.findings import Severity
 _MAX_NAME = 63
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Listener:
     """A listener of a service, or of a component without a service, whose certificate is in no file of this host.
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.missing_ca_certificate import ca_copy_remedy
 from certmond.pki.catalog.entries import CertificateSpec, Kind
@@ -26,7 +26,7 @@ _LAST = "admin.conf"
 _NODE_NAME = re.compile(r"(?!(?:on|off|yes|no|true|false|null|y|n)$)[a-z]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Bootstrap:
     """The steps of `certmond init`, or the problems that prevent the steps."""
 
@@ -35,7 +35,7 @@ class Bootstrap:
     kept: tuple[str, ...] = ()  # the entries with existing files
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ground:
     """State of the node: the assessed certificates, and the known paths at which a file exists.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from ipaddress import ip_address, ip_network
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.catalog.field_types import expand, subject_attributes
 from certmond.pki.catalog.init_cluster_spec import InitSpec, split_endpoint, subject_alternative_name
@@ -35,7 +36,7 @@ _KUBELET_LOCAL = (1, 33)  # from v1.33 on, also the kubelet uses this node's API
 _OLD_ADMINS = "O=system:masters"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MakeAuthority:
     """Step that installs a Root CA and its key. `given` is the operator's CA, or None if certmond creates the CA."""
 
@@ -46,7 +47,7 @@ class MakeAuthority:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MakeKeyPair:
     """Step that creates the key pair for service-account tokens."""
 
@@ -55,7 +56,7 @@ class MakeKeyPair:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NewKubeconfig:
     """Contents of a new kubeconfig, except the credentials and the CA certificates."""
 
@@ -65,7 +66,7 @@ class NewKubeconfig:
     user: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IssueFirst:
     """Step that issues the first certificate of an entry. The CA of the entry `authority` signs the certificate."""
 
@@ -77,7 +78,7 @@ class IssueFirst:
     kubeconfig: NewKubeconfig | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WriteKubeconfig:
     """Step that writes the kubelet's kubeconfig, which refers to the PEM file that the kubelet rotates."""
 

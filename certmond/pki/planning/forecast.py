@@ -6,11 +6,12 @@ For each instant, `renewals.plan` returns the steps. The simulation does not exe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.repairable_damage import damage
@@ -54,7 +55,7 @@ class NextEvent(NamedTuple):
     what: What
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ForecastEvent:
     """One line of the forecast. `bad` is True for a problem that an operator can prevent."""
 
@@ -65,7 +66,7 @@ class ForecastEvent:
     bad: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Forecast:
     """The events from `since` to `until`. `complete` is False if the simulation stopped at `MAX_EVENTS`."""
 

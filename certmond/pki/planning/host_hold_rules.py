@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.planning.steps import Cause
@@ -16,7 +16,7 @@ from certmond.pki.x509.certificate import Certificate
 _OUTSIDE_VALIDITY = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReplacedCA:
     """A CA that was replaced on disk without a rotation, and the state of the rotation that repairs this fault."""
 
@@ -44,7 +44,7 @@ class ReplacedCA:
 NO_REPLACED_CA = ReplacedCA("", datetime.max.replace(tzinfo=UTC), at_once=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HostHold:
     """Reasons on the host to hold a renewal: an upgrade (`hold`), or a clock that might be wrong (`clock`)."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Policy:
     """Configuration of renewals. `signers` maps the name of each signer to its kind.
 
@@ -26,7 +27,7 @@ class Policy:
     restarts_for_renewal: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Circumstances:
     """State of the host, such as an upgrade in progress or a clock that is not synchronized."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.self_signed_leaves import is_renewed_elsewhere, is_self_signed
 from certmond.pki.findings import Finding, Reason, Severity
@@ -18,7 +19,7 @@ _OF_SERVICES = frozenset({Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.
 """Reasons of findings that a restart clears."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Waiting:
     """A due certificate that no step renews.
 
@@ -33,7 +34,7 @@ class Waiting:
     renewed_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RemainingWork:
     """Due certificates without a step, and critical findings that no step clears, each with its certificate."""
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.assessment.renewal_attempt import FIRST_RETRY, Attempt
 from certmond.pki.catalog.settings import is_external
@@ -36,7 +36,7 @@ CAUSE_TEXT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Delay:
     """The held renewal, if any, and the times at which this result can change."""
 

@@ -6,9 +6,10 @@ k3s and RKE2 are such services. `restarts` decides when each restart begins.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.planning.renewal_holds import day
@@ -23,7 +24,7 @@ A service issues its certificates one after the other, so their ends differ by s
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StartRenewal:
     """Certificates that a service must issue again at a start.
 
@@ -37,7 +38,7 @@ class StartRenewal:
     copies: tuple[CertificateStatus, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StartRenewals:
     """Services that must restart now, by their names.
 

@@ -7,9 +7,10 @@ because one restart can also restart other services.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import ROOT_CAS, Kind
 from certmond.pki.catalog.service_spec import ServiceSpec
@@ -28,7 +29,7 @@ _WITHOUT_EFFECT = frozenset({None, Result.SEEN, Result.SUPERSEDED, Result.REFUSE
 _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: Cause.RESTART_PENDING}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RestartHolds:
     """Reasons to hold a restart.
 

@@ -6,10 +6,11 @@ To add a kind of step, add its class to the union `Step`. mypy then reports ever
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.services.restart_episode import Target
@@ -38,7 +39,7 @@ class Cause(StrEnum):
     RENEWED_AT_START = "renewed_at_start"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Issue:
     """Step that issues a new certificate.
 
@@ -74,7 +75,7 @@ class Issue:
         return self.status.seen.identity
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Restore:
     """Step that restores the damaged files of an entry from the archive.
 
@@ -100,7 +101,7 @@ class Restore:
         return self.status.seen.identity
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Derive:
     """Step that writes a derived file again from the files of the entry `source`.
 
@@ -115,7 +116,7 @@ class Derive:
     restarts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Restart:
     """Step that restarts a service because of the certificates in `targets`.
 
@@ -137,7 +138,7 @@ class Restart:
         return self.targets[0].path if self.targets else ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Bundle:
     """Change that writes exactly the anchors in `anchors` to a file, in this order."""
 
@@ -145,7 +146,7 @@ class Bundle:
     anchors: tuple[Anchor, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KeyOf:
     """Change that writes the private key of `anchor` to a file."""
 
@@ -153,7 +154,7 @@ class KeyOf:
     anchor: Anchor
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Trusting:
     """Change that embeds `certificates` as the CAs of a kubeconfig's current cluster.
 
@@ -165,7 +166,7 @@ class Trusting:
     anchors: frozenset[Certificate] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Flags:
     """Change that sets flags of a container in a static Pod manifest. The container must already have the flags."""
 
@@ -174,7 +175,7 @@ class Flags:
     flags: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AbsentFile:
     """Change that removes a file."""
 
@@ -184,7 +185,7 @@ class AbsentFile:
 FileChange = Bundle | KeyOf | Trusting | Flags | AbsentFile
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rotate:
     """Step that makes the file changes of a rotation phase in one transaction.
 
@@ -204,7 +205,7 @@ Write = Issue | Restore | Derive | Rotate
 Step = Write | Restart
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Held:
     """Step that must wait. `until` is the end of the hold, or None if an event ends the hold."""
 
@@ -214,7 +215,7 @@ class Held:
     until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Plan:
     """Steps in their order, and the held steps.
 

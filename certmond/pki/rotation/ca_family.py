@@ -5,9 +5,9 @@ The signature decides which CA a leaf belongs to. The issuer and subject names a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.catalog.entries import CertificateSpec
@@ -17,7 +17,7 @@ from certmond.pki.x509.path_building import find_paths
 from certmond.pki.x509.public_key import PublicKey
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Leaf:
     """Certificate of this node that is not a CA.
 
@@ -33,7 +33,7 @@ class Leaf:
     signer: str = LOCAL
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Family:
     """CA entry with its certificates and leaves.
 

@@ -6,10 +6,10 @@ A problem prevents the rotation. A warning does not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
@@ -34,7 +34,7 @@ _SAME_LIFE = timedelta(days=1)
 """Largest decrease in lifetime for which certmond gives no warning."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Verdict:
     """Result of the validation.
 

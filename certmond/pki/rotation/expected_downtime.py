@@ -7,15 +7,15 @@ The downtime is the time in which the old process drains (`drain`), plus the tim
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.rotation.preview import Preview
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Absence:
     """Expected downtime of a service that must restart in a phase to read the file `because`."""
 

@@ -6,9 +6,10 @@ A node without a report keeps the phase open until an operator excludes the node
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired, forth, may_turn_back, sequence
 from certmond.pki.services.trust_set_digest import digest_of
@@ -27,7 +28,7 @@ POD_CERTIFICATE = timedelta(hours=24)
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Report:
     """Report of a node that has reached a phase.
 
@@ -45,7 +46,7 @@ class Report:
     ready: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Member:
     """Node of the cluster, and its last report.
 
@@ -60,7 +61,7 @@ class Member:
     took_part: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Gate:
     """Reasons why a phase cannot end yet (`waits`), and the time of the next check (`until`).
 

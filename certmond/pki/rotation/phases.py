@@ -19,12 +19,13 @@ A service-account key is also an anchor. certmond removes the old key after all 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
 
 from certmond.errors import RotationError
+from certmond.immutable_class import immutable
 from certmond.pki.instant import Instant
 from certmond.pki.x509.certificate import Anchor, Certificate
 
@@ -76,7 +77,7 @@ _MIRRORED = {
 """Phase in which a rotation continues after an abort, which exchanges the old and the new anchor."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rotation:
     """One rotation from the anchors `old` to the anchor `new`, in a phase that began at `since` (UTC).
 
@@ -131,7 +132,7 @@ class Rotation:
         return "CA" if isinstance(self.new, Certificate) else "public key"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Desired:
     """Files that a phase requires on every node.
 

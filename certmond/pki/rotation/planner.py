@@ -6,9 +6,10 @@ This module compares the node with `phases.desired`. `phase_conditions` defines 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import assert_never
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Embedded
@@ -19,7 +20,7 @@ from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MissingSteps:
     """Steps that a node still needs in a phase: changes to files, then certificates to issue again.
 

@@ -5,11 +5,12 @@ This module defines how long Pods need to read the new CA. `cluster.rotation_che
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import assert_never
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.settings import ClusterSpec, RootCaSpec
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation
@@ -41,7 +42,7 @@ class Answer(Enum):
     REFUSED = auto()  # the API server refuses the request, or this node cannot send it
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Asked:
     """Answer to a request, and a sentence that describes the answer."""
 

@@ -7,8 +7,9 @@ estimates the downtime of services.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.rotation.awaited_leaves import denial
 from certmond.pki.rotation.phases import Desired, Phase, Rotation, desired, sequence
@@ -17,7 +18,7 @@ from certmond.pki.rotation.trust_anchor_state import Ground
 from certmond.pki.services.staleness import files_of
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Preview:
     """Preview of one phase: the changes to files, and the services that certmond then restarts.
 

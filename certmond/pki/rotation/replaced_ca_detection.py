@@ -7,9 +7,10 @@ evidence, because the old and the new CA can have the same name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin, desired
 from certmond.pki.rotation.trust_anchor_state import Ground
@@ -23,7 +24,7 @@ OF_SEVERAL = (
 """Message for a cluster, in which certmond begins no rotation without a command of the operator."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Change:
     """Replacement of the anchors `old` by the anchor `new` on disk, without a rotation.
 

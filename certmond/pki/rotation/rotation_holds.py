@@ -7,10 +7,11 @@ define the holds of renewals and restarts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.validity_rules import critical_point
@@ -31,7 +32,7 @@ class HoldReason(StrEnum):
     RENEWAL_FAILED = "renewal_failed"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Hold:
     """One hold of a rotation.
 

@@ -6,8 +6,8 @@ This module uses only public keys. `ca_validation` validates a Root CA.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.x509.public_key import PublicKey
@@ -19,7 +19,7 @@ signerFromECDSAPrivateKey).
 _LEAST_RSA = 2048
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TokenKeys:
     """Service-account keys of one entry.
 

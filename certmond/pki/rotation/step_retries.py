@@ -7,15 +7,16 @@ certificates.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.steps import Held, Identity, Issue, Plan, Rotate
 from certmond.pki.rotation.planner import MissingSteps
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Pace:
     """Steps of a phase that certmond tries now (`steps`), and failed steps (`held`).
 

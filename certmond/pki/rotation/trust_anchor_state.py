@@ -7,8 +7,8 @@ desired state, or make a service fail at its start.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from certmond.immutable_class import immutable
 from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.x509.certificate import Anchor, Certificate
 from certmond.pki.x509.public_key import PublicKey
@@ -19,7 +19,7 @@ SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Signer:
     """The kube-controller-manager of this node, and the files with which it signs.
 
@@ -41,7 +41,7 @@ class Signer:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ground:
     """State of a trust anchor's files on a node.
 

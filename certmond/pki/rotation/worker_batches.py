@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from certmond.immutable_class import immutable
 from certmond.pki.rotation.gates import Gate, Member, closed
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, forth, sequence
 
@@ -19,7 +20,7 @@ _NAMED = 5
 """Maximum number of workers whose names a message lists."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Workers:
     """Numbers of workers in a phase.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Fault, Reason, printable
 from certmond.pki.x509.certificate import Certificate
@@ -39,7 +40,7 @@ _RESOURCES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Place:
     """An object, one key of an object, or all objects of a kind if `name` is empty.
 
@@ -81,7 +82,7 @@ class CertificateFacts(NamedTuple):
     not_after: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CertificateData:
     """The watched certificates in one key of an object, and the faults of the data.
 
@@ -115,7 +116,7 @@ class ClusterRequest(NamedTuple):
     phase: RequestPhase
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Unread:
     """Objects that certmond does not watch: a clause about the cause, and the remedy.
 
@@ -129,7 +130,7 @@ class Unread:
     lasting: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Listing:
     """All objects of one kind, in one namespace or in all, as of the last successful listing at `read_at`.
 
@@ -145,7 +146,7 @@ class Listing:
     unread: Unread | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ClusterReading:
     """Result of the reader on this node.
 
@@ -184,7 +185,7 @@ class ClusterReading:
         return (each for each in (self.lease, *(listing.unread for listing in self.listings)) if each)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ClusterState:
     """The objects of the cluster, and the observations about these objects at one time.
 

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timedelta
 from enum import StrEnum
 
+from certmond.immutable_class import immutable
 from certmond.pki.instant import Instant
 
 
@@ -33,7 +34,7 @@ class Result(StrEnum):
     REFUSED = "refused"  # certmond cannot reach or identify the service, or another process or user has stopped it
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Target:
     """Certificate that causes a restart. `contents` maps the path of each file to the SHA-256 of the file.
 
@@ -47,7 +48,7 @@ class Target:
     ends_at: Instant | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Bystander:
     """Another service with outdated files, which can stop when certmond restarts the first service.
 
@@ -62,7 +63,7 @@ class Bystander:
     well_before: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Episode:
     """One restart of one service, in up to four attempts.
 
@@ -99,7 +100,7 @@ class Episode:
         return any(target.ends_at for target in self.targets)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Past:
     """Restart state of a service: the present episode, and the result of the last episode.
 
@@ -133,7 +134,7 @@ class Past:
         return self.message if all(contents.get(path) == sha for path, sha in self.contents.items()) else None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Terms:
     """Time limits of a restart.
 

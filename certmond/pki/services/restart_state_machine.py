@@ -15,9 +15,10 @@ These invariants hold at every step:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.services.restart_episode import Bystander, Episode, Result, Stage, Terms
 from certmond.pki.services.service_observation import ServiceSeen
 
@@ -33,7 +34,7 @@ INTERVAL = timedelta(seconds=1)
 """Minimum time between two observations of a service that count as separate observations."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HealthObservation:
     """One observation of a restarted service. The observation began at `at`.
 
@@ -49,21 +50,21 @@ class HealthObservation:
     unrenewed: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Act:
     """Move in which certmond restarts or reloads the service. A restart ends the instance `episode.before`."""
 
     episode: Episode
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PutBack:
     """Move in which certmond restores the files that the certificates in `episode.targets` replaced."""
 
     episode: Episode
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Wait:
     """Move in which certmond waits, and observes the service again at `until`."""
 
@@ -71,7 +72,7 @@ class Wait:
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ended:
     """Move that ends the episode with `result`."""
 

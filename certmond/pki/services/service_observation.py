@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.endpoint import Endpoint, Seen
 from certmond.pki.catalog.served_entries import Listener
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Outage:
     """Period without a steadily running service. `until` is the time of the last observation without an instance."""
 
@@ -18,7 +19,7 @@ class Outage:
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ServiceSeen:
     """State of one service.
 
@@ -43,7 +44,7 @@ class ServiceSeen:
     outage: Outage | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Demand:
     """The static Pod manifest that starts a service, and the time of its last change (UTC)."""
 
@@ -51,7 +52,7 @@ class Demand:
     since: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Content:
     """SHA-256 of a file, and the time of its last change (UTC).
 
@@ -62,7 +63,7 @@ class Content:
     since: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Use:
     """Use of a file by a service. `how` is the command-line flag that names the file."""
 
@@ -70,7 +71,7 @@ class Use:
     how: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Survey:
     """Files and endpoints of the services, as certmond finds them in files and processes of the node.
 
@@ -90,7 +91,7 @@ class Survey:
         return tuple(endpoint for endpoint, (name, _) in self.serving.items() if name == service)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Live:
     """One observation of the running services. The observation began at `at`.
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.duration import format_duration
 from certmond.pki.findings import Fault
 
@@ -22,7 +23,7 @@ _MINUTE = timedelta(minutes=1)
 _SEE_KUBELET = "see the log of the kubelet: journalctl -u kubelet"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ServingRequest:
     """A CertificateSigningRequest of the kubelet. `conditions` maps the type of each condition to its message."""
 
@@ -32,7 +33,7 @@ class ServingRequest:
     issued: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RequestState:
     """State of the request for which the kubelet waits: a clause, and the remedy or "" if no remedy is known."""
 

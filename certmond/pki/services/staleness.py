@@ -8,11 +8,12 @@ the start time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from certmond.errors import MalformedError
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation, Provenance, Salvage
@@ -32,7 +33,7 @@ _SETTLED = timedelta(seconds=2)  # after a change to a certificate, a program ca
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Consumer:
     """Service that uses a certificate.
 
@@ -47,7 +48,7 @@ class Consumer:
     files: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ServedAt:
     """Observation of an endpoint.
 
@@ -64,7 +65,7 @@ class ServedAt:
     der: bytes = field(default=b"", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Stale:
     """Service whose certificate in memory is older than the file `path`. The file changed at `since`.
 
@@ -82,7 +83,7 @@ class Stale:
     ends_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Refusing:
     """Server that serves no certificate in a TLS handshake after the file `path` changed.
 
@@ -94,7 +95,7 @@ class Refusing:
     due: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Presence:
     """State of a certificate outside its files.
 
@@ -120,7 +121,7 @@ class Presence:
 NOWHERE = Presence()
 
 
-@dataclass(frozen=True)
+@immutable(slots=False)
 class Surroundings:
     """State of the node, except its certificates.
 

@@ -7,12 +7,13 @@ certificate must come from the entry, or from a predecessor that a CA of this no
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.field_types import USAGES, expand
 from certmond.pki.catalog.observation import Provenance
@@ -36,7 +37,7 @@ _RESERVED = ("system:", "kubeadm:")
 _SIGNS = "digital signature"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Basis:
     """Sources of the contents of a renewed certificate, in addition to the entry.
 
@@ -51,7 +52,7 @@ class Basis:
     barrier: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Fixed:
     """Contents that an entry specifies: the accepted subjects, the usages and the subject alternative names."""
 
@@ -60,14 +61,14 @@ class Fixed:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Grant:
     """Permission to sign a certificate with exactly the contents of `template`. Only `grant` creates permissions."""
 
     template: Template
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Denial:
     """Refusal to sign a certificate, with the reasons."""
 

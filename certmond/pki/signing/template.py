@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TypeVar
@@ -16,6 +15,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, CertificatePublicKeyTypes
 
+from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.unmet_requirements import accepted_subjects, has_accepted_subject, missing_names
 from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, attributes_of, load, names_in
@@ -48,7 +48,7 @@ _CREATED_EXTENSIONS = frozenset(
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Template:
     """Contents of a new certificate (RFC 4211, CertTemplate). Times are UTC.
 
@@ -67,7 +67,7 @@ class Template:
     changes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Terms:
     """Inputs for a new certificate, in addition to the entry.
 

@@ -9,7 +9,7 @@ import hashlib
 import warnings
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TypeVar
@@ -20,6 +20,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
 from certmond.errors import LimitError, MalformedError
+from certmond.immutable_class import immutable
 from certmond.pki.asn1.key_limits import check_public_key, check_request
 from certmond.pki.go.certificate import Fields, parse_fields
 from certmond.pki.go.distinguished_names import attribute_texts
@@ -59,7 +60,7 @@ _INSTANT = timedelta(microseconds=1)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@immutable(eq=False, weakref_slot=True)
 class Certificate:
     """Contents of one certificate (RFC 5280, section 4). Times are UTC.
 
@@ -291,7 +292,7 @@ def _shared(value: T) -> T:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Issuer:
     der: bytes
     certificate: x509.Certificate = field(compare=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certmond.errors import LimitError, MalformedError
+from certmond.immutable_class import immutable
 from certmond.pki.asn1.der import leading_value, read_value
 from certmond.pki.asn1.key_limits import check_private_key, check_public_key
 from certmond.pki.findings import Fault, Reason
@@ -43,7 +44,7 @@ _SEQUENCE = 0x30
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Document:
     """Certificates and keys of one file, in the order of the file.
 

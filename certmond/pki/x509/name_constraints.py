@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any
 
 from certmond.errors import MalformedError
+from certmond.immutable_class import immutable
 from certmond.pki.asn1.der import read_value
 from certmond.pki.go.certificate import alternative_names_of, extension_of
 from certmond.pki.go.extensions import NAME_CONSTRAINTS
@@ -90,7 +91,7 @@ class _Subtrees:
         return _AT_OR_BELOW in node
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NameConstraints:
     """Name constraints of one CA. A name must not be in an excluded subtree.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from certmond.errors import MalformedError
+from certmond.immutable_class import immutable
 from certmond.pki.asn1.key_limits import check_public_key
 from certmond.pki.go.certificate import alternative_names_of, signed_part_of
 from certmond.pki.go.signature_algorithm import signature_algorithm_of
@@ -64,7 +65,7 @@ class Refusal(StrEnum):
     POLICIES = "requires certificate policies, which Go evaluates, but certmond does not"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rejection:
     """Refusal of one certificate in the search for paths. `refusal` is a fact about `certificate`."""
 
@@ -75,7 +76,7 @@ class Rejection:
 _NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Path:
     """Certification path from the leaf to the trust anchor, valid from `since` to `until` (inclusive)."""
 
@@ -98,7 +99,7 @@ class Path:
 _UNTIL = attrgetter("until")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PathSearch:
     """Result of a search: all paths, including paths that are not valid now, and the refusals."""
 

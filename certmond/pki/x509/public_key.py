@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, Pub
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certmond.errors import MalformedError
+from certmond.immutable_class import immutable
 from certmond.pki.asn1.key_limits import check_public_key
 from certmond.pki.go.public_key import key_name, public_key_of_info
 from certmond.pki.x509.library_guard import guarded
@@ -20,7 +21,7 @@ from certmond.pki.x509.library_guard import guarded
 _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PublicKey:
     """Public key. `sha256` is the digest of the SubjectPublicKeyInfo `der`. `bits` is 0 if the size is unknown."""
 

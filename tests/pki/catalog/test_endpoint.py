@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.errors import MalformedError
-from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
+from certmond.pki.catalog.endpoint import Endpoint, Served
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 LABELS = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", fullmatch=True)
@@ -93,11 +93,3 @@ def test_a_served_certificate_is_compared_by_the_digest_of_its_der() -> None:
     assert served == Served(b"certificate", "TLSv1.3", NOW)
     assert served != dataclasses.replace(served, der=b"another")
     assert "certificate" not in repr(served).replace("Served", "")
-
-
-def test_an_endpoint_and_its_result_are_immutable() -> None:
-    """Threads share them."""
-    for value in (Endpoint("192.0.2.10", 6443), Served(b"", "TLSv1.3", NOW), Unserved("refused", NOW)):
-        for field in dataclasses.fields(value):
-            with pytest.raises(dataclasses.FrozenInstanceError):
-                setattr(value, field.name, None)

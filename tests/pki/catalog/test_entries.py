@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any
@@ -116,11 +115,9 @@ def test_one_value_may_stand_for_a_list_of_one() -> None:
     assert schema["mode"]["anyOf"][0]["type"] == ["integer", "string"]
 
 
-def test_nothing_unknown_is_let_through_and_nothing_changes_afterwards() -> None:
+def test_nothing_unknown_is_let_through() -> None:
     """A misspelt field is an error, not a certificate without that demand."""
     assert "unexpected keyword" in refused(subjects="CN=a").lower()
-    with pytest.raises(FrozenInstanceError):
-        row().path = "/y"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a/b", "a b", "x" * 64])

@@ -8,9 +8,9 @@ path at the same time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from certmond.immutable_class import immutable
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import find_paths, signed_by
 from certmond.pki.x509.public_key import PublicKey
@@ -21,7 +21,7 @@ _USAGE = ("server auth",)
 """The usage that Go requires by default (crypto/x509, VerifyOptions.KeyUsages)."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NewCA:
     """The new certificates and the key of one CA of a distribution, and the present certificates.
 
