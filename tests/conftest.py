@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """After a failure, print the seed that repeats the sample."""
     if terminalreporter.stats.get("failed") and not EVERY_STOP:
-        terminalreporter.write_line(f"Stops and cases were a sample: CERTMOND_SEED={SEED} repeats it.")
+        terminalreporter.write_line(f"Long tests and stops were a sample: CERTMOND_SEED={SEED} repeats it.")
 
 
 def real_part(command: str) -> str:

@@ -1,4 +1,4 @@
-"""The sample of the stops, faults and cases that one run of the tests tries where all of them would take minutes.
+"""The sample of the long tests, stops and faults that one run of the tests tries where all of them would take hours.
 
 The sample depends on the commit: each commit tries others, and a second run of one commit tries the same.
 `CERTMOND_SEED=…` repeats the sample of another commit, `CERTMOND_EVERY_STOP=1` tries all.

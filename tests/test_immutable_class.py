@@ -29,6 +29,10 @@ class Place:
     x: int
 
 
+class Named(Point):
+    """A subclass without further fields."""
+
+
 @immutable
 class Absent:
     """A value without fields that defines its representation."""
@@ -42,6 +46,7 @@ def test_equal_fields_are_equal_values() -> None:
     assert Point(1, 2, "a") == Point(1, 2, "b") != Point(1, 3)
     assert len({Point(1, 2, "a"), Point(1, 2, "b"), Point(1, 3)}) == 2
     assert Absent() == Absent()
+    assert Named(1, 2) == Named(1, 2) != Point(1, 2)
     assert hash(Absent()) == hash(Absent())
     assert Place(x=1) != Place(x=1)
     assert len({Place(x=1), Place(x=1)}) == 2
@@ -52,6 +57,7 @@ def test_a_value_has_no_other_fields_and_shows_no_secret() -> None:
     with pytest.raises(AttributeError):
         object.__setattr__(Point(1), "z", 1)
     assert repr(Point(1, 2, "a", b"key")) == "Point(x=1, y=2, name='a')"
+    assert repr(Named(1)) == "Named(x=1, y=0, name='')"
     assert repr(Absent()) == "nothing"
 
 

@@ -31,7 +31,7 @@ _FACTS = (Certificate, PublicKey, Document, Fault, PathSearch, Path, Rejection)
 def _maker(made: type[Any]) -> Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]:
     """Return a function that reduces an object of the class `made` for pickle.
 
-    For frozen classes with slots, the default function of pickle takes five times as long.
+    For classes with slots, the default function of pickle takes three times as long.
     """
     names = [each.name for each in fields(made) if each.init]
     make = _certificate if made is Certificate else made
