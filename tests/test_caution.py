@@ -266,8 +266,9 @@ def helped(tmp_path: Path, days: int) -> tuple[Host, Helper]:
     """Return a node whose only certificate, valid for ten more days, is signed by a helper that issues for so many
     days.
     """
-    signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}
-    soon = now() + timedelta(minutes=1)  # this node's clock does not run, and openssl's does
+    command = [str(tmp_path / "helper" / "helper")]
+    signer = {"name": "site", "kind": "command", "command": command, "time_limit": "10m"}
+    soon = now() + timedelta(minutes=10)  # this node's clock does not run, and openssl's does
     host = Host(tmp_path / "host", "apiserver", now=soon, signers=[signer])
     host.entries["apiserver"] |= {"signer": "site"}
     helper = Helper(tmp_path / "helper", host.ca)

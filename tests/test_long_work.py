@@ -249,7 +249,7 @@ def test_a_step_that_fails_keeps_no_other_waiting(tmp_path: Path, monkeypatch: p
     again after the round.
     """
     helper = Helper(tmp_path / "helper", make_ca())
-    signer = {"name": "site", "kind": "command", "command": [str(helper.script)]}
+    signer = {"name": "site", "kind": "command", "command": [str(helper.script)], "time_limit": "10m"}
     host = Host(tmp_path / "host", "apiserver", "etcd-server", "admin.conf", signers=[signer])
     host.entries["apiserver"] |= {"signer": "site"}
     helper.answers(2, "no")

@@ -162,7 +162,9 @@ def hook(manager: FaultManager) -> dict[str, Any]:
     """Return the entry of the hook, whose program only root can change."""
     program = shutil.copy(HOOK, manager.work / "starlingx-fm")
     environment = {"FM_CLIENT": str(manager.client)}
-    return {"name": "fm", "command": [str(program)], "at_least": "info", "environment": environment}
+    return {
+        "name": "fm", "command": [str(program)], "at_least": "info", "environment": environment, "time_limit": "10m"
+    }  # fmt: skip
 
 
 def enforcing(manager: FaultManager) -> list[str]:

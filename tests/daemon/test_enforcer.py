@@ -313,7 +313,7 @@ class Gate:
             f"{head}\necho $$ >> {self.asked}\nread word < {self.pipe}\n[ $word = go ] || exit 3\n{rest}"
         )
         host.settings["signers"] = [
-            {"name": "gate", "kind": "command", "command": [str(self.helper.script)], "time_limit": "60s"}
+            {"name": "gate", "kind": "command", "command": [str(self.helper.script)], "time_limit": "10m"}
         ]
         self._held = os.open(self.pipe, os.O_RDWR)
 

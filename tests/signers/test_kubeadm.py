@@ -25,6 +25,7 @@ from certmond.renewal.key_pair import KeyPair, key_pair
 from certmond.signers.kubeadm import KubeadmSigner
 from certmond.signers.protocol import Request
 from tests.builders import Issued, make_ca, make_leaf
+from tests.deadline import DEADLINE
 
 STAND_IN = Path(__file__).with_name("kubeadm_stand_in.py")
 NAMES = ("DNS:node-1", "DNS:kubernetes", "IP:10.96.0.1", "IP:fd00::1")
@@ -83,7 +84,7 @@ class Kubeadm:
         self.program.write_text(f'#!/bin/sh\n{before}\nexec {run} "$@"\n')
         self.program.chmod(0o700)
 
-    def signer(self, seconds: float = 20) -> KubeadmSigner:
+    def signer(self, seconds: float = DEADLINE) -> KubeadmSigner:
         return KubeadmSigner(
             (str(self.program),),
             str(self.directory / "real-ca.crt"),
