@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
+import re
+import selectors
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,12 +15,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
+from certmond import subprocesses
 from certmond.errors import RefusedError, SigningError, UnreachableError, WaitingError
 from certmond.formats.private_key import key_pem, make_key
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
@@ -29,10 +33,13 @@ from certmond.signers.protocol import Request
 from certmond.subprocesses import MAX_OUTPUT
 from tests.builders import NOW, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf
 from tests.conftest import real_part
+from tests.deadline import DEADLINE
 
 SPEC = CertificateSpec(name="front", path="/front.crt", key="/front.key", usages=("server auth",))
 NAMES = ("DNS:front", "DNS:front.example", "IP:10.0.0.1", "IP:fd00::1")
 Ask = Callable[..., Any]
+FOREVER = 10 * DEADLINE
+"""Seconds that a process sleeps which never ends by itself during a test."""
 
 
 def template() -> Template:
@@ -59,7 +66,7 @@ def helper(tmp_path: Path) -> Callable[..., tuple[str, ...]]:
     return make
 
 
-def signer(command: tuple[str, ...], seconds: float = 20, profile: str | None = None) -> CommandSigner:
+def signer(command: tuple[str, ...], seconds: float = DEADLINE, profile: str | None = None) -> CommandSigner:
     return CommandSigner("shop-ca", command, time_limit=timedelta(seconds=seconds), ca_profile=profile)
 
 
@@ -324,7 +331,7 @@ def test_no_error_quotes_arguments_or_the_key(helper: Ask) -> None:
     asked = request()
     secret = key_pem(asked.key).decode().splitlines()[1]
     assert secret not in str(reported(helper, asked))
-    for script in (answer(b"", 9), answer(b"", 2), "time.sleep(60)", answer(b"x" * (MAX_OUTPUT + 1))):
+    for script in (answer(b"", 9), answer(b"", 2), f"time.sleep({FOREVER})", answer(b"x" * (MAX_OUTPUT + 1))):
         with pytest.raises(SigningError) as raised:
             signer(helper(script, "--token=hunter2"), seconds=0.3).sign(asked)
         assert "hunter2" not in str(raised.value)
@@ -336,7 +343,7 @@ def alive_processes(marker: str) -> list[str]:
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         if condition():
             return True
@@ -346,24 +353,45 @@ def wait_for(condition: Callable[[], bool]) -> bool:
 
 @pytest.mark.long
 @pytest.mark.parametrize("deaf", [False, True])
-def test_a_helper_that_hangs_is_ended_with_all_it_started(helper: Ask, tmp_path: Path, deaf: bool) -> None:
-    """After the time limit the whole group gets SIGTERM, then SIGKILL; none of it is left."""
+def test_a_helper_that_hangs_is_ended_with_all_it_started(
+    helper: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: bool
+) -> None:
+    """After the time limit the whole group gets SIGTERM, then SIGKILL; none of it is left. A helper has time to end by
+    itself after SIGTERM.
+    """
     marker = f"sleep-{os.getpid()}-{deaf}"
     script = f"""
         import signal, subprocess
-        if {deaf}:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "{marker}"])
+        def end(*_):
+            open({str(tmp_path / "ended")!r}, "w").close()
+            sys.exit()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if {deaf} else end)
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep({FOREVER})", "{marker}"])
         open({str(tmp_path / "started")!r}, "w").close()
-        time.sleep(60)
+        time.sleep({FOREVER})
     """
-    started = time.monotonic()
-    with pytest.raises(UnreachableError, match=r"did not end within 1\.5 s; find what the program waits for"):
-        signer(helper(script), seconds=1.5).sign(request())
-    took = time.monotonic() - started
+    if not deaf:
+        monkeypatch.setattr(subprocesses, "_GRACE", DEADLINE)
+    sent, kill, took = list[int](), os.killpg, 0.0
+
+    def send(group: int, number: int) -> None:
+        sent.append(number)
+        kill(group, number)
+
+    monkeypatch.setattr(os, "killpg", send)
+    for seconds in (1.5, 20, DEADLINE):  # a slow host needs longer until the helper has started
+        sent.clear()
+        began = time.monotonic()
+        said = re.escape(f"did not end within {seconds:g} s; find what the program waits for")
+        with pytest.raises(UnreachableError, match=said):
+            signer(helper(script), seconds).sign(request())
+        took = time.monotonic() - began
+        if (tmp_path / "started").exists():
+            break
     assert (tmp_path / "started").exists()
-    assert 1.5 <= took < (6 if deaf else 3)
-    assert took > (3.4 if deaf else 0)
+    assert sent == [signal.SIGTERM, signal.SIGKILL]
+    assert took >= seconds + (subprocesses._GRACE if deaf else 0)
+    assert (tmp_path / "ended").exists() != deaf
     assert wait_for(lambda: not alive_processes(marker))
 
 
@@ -372,26 +400,33 @@ def test_what_a_helper_leaves_behind_is_not_waited_for(helper: Ask) -> None:
     marker = f"left-{os.getpid()}"
     script = f"""
         import subprocess
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "{marker}"])
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep({FOREVER})", "{marker}"])
         print("request-17")
         sys.exit(1)
     """
-    started = time.monotonic()
     with pytest.raises(WaitingError):
         signer(helper(script)).sign(request())
-    assert time.monotonic() - started < 10
     assert wait_for(lambda: not alive_processes(marker))
 
 
-def test_alive_is_called_every_second(helper: Ask) -> None:
-    """While a helper works, `alive` is called every second at least."""
-    calls = [time.monotonic()]
-    asked = request(alive=lambda: calls.append(time.monotonic()))
+def test_alive_is_called_every_second(helper: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a helper works, certmond waits a second at most, and calls `alive` after each wait."""
+    calls = list[float | None]()  # the limit of each wait in seconds, and None for `alive`
+
+    class Noting(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            calls.append(timeout)
+            return super().select(timeout)
+
+    noting = SimpleNamespace(DefaultSelector=Noting, EVENT_READ=selectors.EVENT_READ)
+    monkeypatch.setattr(subprocesses, "selectors", noting)
     with pytest.raises(WaitingError):
-        signer(helper("time.sleep(2.5); print('x'); sys.exit(1)")).sign(asked)
-    calls.append(time.monotonic())
-    assert max(after - before for before, after in itertools.pairwise(calls)) <= 1
-    assert len(calls) < 50  # and nothing spins meanwhile
+        signer(helper("time.sleep(2.5); print('x'); sys.exit(1)")).sign(request(alive=lambda: calls.append(None)))
+    waits = calls[::2]
+    assert waits
+    assert all(wait is not None and 0 < wait <= 1 for wait in waits)
+    assert calls[1::2] == [None] * len(waits)
+    assert len(waits) < 50  # and nothing spins meanwhile
 
 
 def test_a_stopping_daemon_ends_the_helper(helper: Ask) -> None:
@@ -402,17 +437,15 @@ def test_a_stopping_daemon_ends_the_helper(helper: Ask) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        signer(helper(f"time.sleep(60) # {marker}")).sign(request(alive=stop))
+        signer(helper(f"time.sleep({FOREVER}) # {marker}")).sign(request(alive=stop))
     assert wait_for(lambda: not alive_processes(marker))
 
 
 @pytest.mark.long
 def test_too_much_output_ends_it(helper: Ask) -> None:
     """More than 1 MiB of output is no certificate: the helper is ended at once. Of stderr the rest is dropped."""
-    started = time.monotonic()
     with pytest.raises(RefusedError, match="wrote more than 1048576 bytes to standard output; reduce this output"):
-        signer(helper("while True: sys.stdout.write('x' * 65536)"), seconds=30).sign(request())
-    assert time.monotonic() - started < 10
+        signer(helper("while True: sys.stdout.write('x' * 65536)")).sign(request())
     with pytest.raises(RefusedError, match="refused front: x"):
         signer(helper("for _ in range(99): sys.stderr.write('x' * 65536)\nsys.exit(2)")).sign(request())
     with pytest.raises(UnreachableError, match="did not end within 1 s"):
