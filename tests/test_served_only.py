@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,12 +26,22 @@ from certmond.pki.services.service_observation import Live
 from certmond.pki.services.unwatched_served_certificates import served_observations
 from certmond.services.content_times import Changes
 from certmond.services.service_state_collector import SurroundingsObserver
+from tests import preloaded_certmond
 from tests.builders import DAY, YEAR, Issued, make_ca, make_server
+from tests.deadline import DEADLINE
+from tests.hurried_certmond import PROGRAM
 from tests.node import NOW, Node
 from tests.services.test_service_observer import Serve, files, serve  # noqa: F401 - fixtures
 from tests.services.test_tls_probe import Files, Server, tls
 
 MEMORY = make_ca("localhost-ca@1795878984", not_before=datetime.now(UTC) - YEAR, not_after=datetime.now(UTC) + YEAR)
+PROBE_LIMIT = "certmond.services.tls_probe:LIMIT"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each handshake the time that it needs on a slow host."""
+    monkeypatch.setattr(PROBE_LIMIT.replace(":", "."), DEADLINE)
 
 
 def in_memory(left: timedelta = YEAR - DAY, by: Issued = MEMORY, at: datetime | None = None) -> Issued:
@@ -61,8 +71,8 @@ class Listening:
 
     def certmond(self, *words: str) -> subprocess.CompletedProcess[str]:
         state = ("--config", str(self._place / "config.yaml"), "--state-dir", str(self._place / "state"))
-        command = [sys.executable, "-m", "certmond", *words, *state]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        environment = {**os.environ, "HURRY": json.dumps({PROBE_LIMIT: DEADLINE})}
+        return preloaded_certmond.run([*words, *state], 2 * DEADLINE, environment, PROGRAM)
 
 
 def entry(assessment: Assessment, name: str) -> dict[str, Any] | None:
