@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadline import DEADLINE
+
 USER = "www-data"
 
 
@@ -61,5 +63,5 @@ def as_user(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
     lines = f'umask 0002; certmond() {{ {shlex.quote(python())} -m certmond "$@"; }}; {script}'
     return subprocess.run(
         command_of(USER, ["sh", "-c", lines]), capture_output=True, text=True, env=environment(), cwd=directory,
-        timeout=120, check=False, umask=0o002,
+        timeout=DEADLINE, check=False, umask=0o002,
     )  # fmt: skip

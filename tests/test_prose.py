@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import unavailable
+from tests.deadline import DEADLINE
 
 ROOT = Path(__file__).parents[1]
 TEXTLINT = ROOT / ".venv/lib/prose/node_modules/textlint/bin/textlint.js"
@@ -21,7 +22,7 @@ def findings(configuration: str, file: Path, text: str) -> list[tuple[int, str]]
     file.write_text(text)
     rules = ["--rules-base-directory", str(TEXTLINT.parents[2]), "--config", f"docs/prose/{configuration}.json"]
     command = [str(ROOT / ".venv/bin/node"), str(TEXTLINT), *rules, "--format", "unix", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == bool(done.stdout.strip()), done.stderr
     found = re.findall(rf"(?ms)^{re.escape(str(file))}:(\d+):\d+: (.*?) (?:=>|exceeds).*?\[Error/", done.stdout)
     return [(int(line), " ".join(words.split())) for line, words in found]

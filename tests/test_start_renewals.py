@@ -29,8 +29,8 @@ from tests.conftest import real_part
 from tests.daemon_harness import Running
 from tests.deadline import DEADLINE
 
-LONG = 120.0
-"""Seconds for a step of several daemons, which share the processors of this host."""
+LONG = 2 * DEADLINE
+"""Seconds after which a step of several daemons counts as stuck: they share the processors of this host."""
 LEAVES = ("client-admin", "client-kubelet")
 NOW = datetime.now(UTC)
 CA = make_ca("k3s-ca", not_before=NOW - timedelta(days=400), not_after=NOW + timedelta(days=3250))
