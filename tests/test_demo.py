@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,19 @@ from certmond.demo.node import AUTHORITIES, LEAVES, Node
 from certmond.errors import CertmondError
 from tests import ordinary_user
 from tests.conftest import real_part
+from tests.deadline import DEADLINE
 
-DEMO = [sys.executable, "-m", "certmond", "demo"]
+PROGRAM = f"""
+from certmond.cli.main import main
+from certmond.demo import certmond_processes
+
+certmond_processes.PATIENCE = {DEADLINE}
+"""
+DEMO = ["-c", f"{PROGRAM}main()", "demo"]
+"""The arguments of the interpreter that run `certmond demo`, with the time that it needs on a slow host."""
+ENDLESS = ["-c", f"{PROGRAM}certmond_processes.Expected.in_metrics = lambda *_: False\nmain()", "demo"]
+"""The same for a demo that waits for its first change."""
 USERS = ("the user of the tests", "nobody") if ordinary_user.IS_POSSIBLE else ("the user of the tests",)
-NEAR = 30.0  # seconds until an awaited result must exist
 BROKEN = "/etc/kubernetes/pki/apiserver-kubelet-client.crt"
 
 
@@ -45,12 +55,12 @@ def environment(scratch: Path) -> dict[str, str]:
 
 
 def demo_as(user: str, scratch: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command, env = [*DEMO, *options], environment(scratch)
+    command, env = [sys.executable, *DEMO, *options], environment(scratch)
     if user == "nobody":
         ordinary_user.give(scratch, user)
         env = {**ordinary_user.environment(), "TMPDIR": str(scratch)}  # coverage's file is closed
-        command = ordinary_user.command_of(user, [ordinary_user.python(), "-m", "certmond", "demo", *options])
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", timeout=2 * NEAR, check=False)
+        command = ordinary_user.command_of(user, [ordinary_user.python(), *DEMO, *options])
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", timeout=2 * DEADLINE, check=False)
 
 
 def processes(mentioning: Path) -> list[str]:
@@ -134,7 +144,7 @@ def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> 
     assert f"{kept} remains. No cluster trusts" in " ".join(ended.stdout.split())
     commands = dict(re.findall(r"^  (\S[^:]+): +(.+)$", ended.stdout, re.MULTILINE))
     command = shlex.split(commands["check the node again"])
-    looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NEAR)
+    looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE)
     assert re.search(r"^apiserver .* ok *$", looked.stdout, re.MULTILINE)
     subprocess.run(shlex.split(commands["remove the directory"]), check=True)
     assert list(scratch.iterdir()) == []
@@ -145,7 +155,8 @@ def test_interrupted_demo_cleans_up(number: signal.Signals, scratch: Path) -> No
     """Ctrl-C, SIGTERM or a closed terminal ends both processes and removes the directory; the exit code is 130."""
     own = signal.signal(number, signal.SIG_DFL)  # under nohup, or in the background, the signal would be ignored
     try:
-        demo = subprocess.Popen(DEMO, env=environment(scratch), stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, *ENDLESS]
+        demo = subprocess.Popen(command, env=environment(scratch), stdout=subprocess.PIPE, text=True)
     finally:
         signal.signal(number, own)
     with demo:
@@ -164,18 +175,19 @@ def test_interrupted_demo_cleans_up(number: signal.Signals, scratch: Path) -> No
 @pytest.mark.long
 def test_demo_under_nohup_outlives_its_terminal(scratch: Path) -> None:
     """A signal that the demo was started to ignore, as SIGHUP under nohup, does not end it."""
-    line = f'trap "" HUP; {shlex.join(DEMO)} & sleep 0.5; kill -HUP $!; wait $!'
+    line = f'trap "" HUP; {shlex.join([sys.executable, *DEMO])} & sleep 0.5; kill -HUP $!; wait $!'
     shell = subprocess.run(
-        ["/bin/sh", "-c", line], env=environment(scratch), capture_output=True, check=True, text=True, timeout=NEAR
-    )
+        ["/bin/sh", "-c", line], env=environment(scratch), capture_output=True, check=True, text=True,
+        timeout=2 * DEADLINE,
+    )  # fmt: skip
     assert "5 changes" in shell.stdout
 
 
 def test_a_closed_pipe_leaves_nothing(scratch: Path) -> None:
     """`certmond demo | head -1` cleans up as well."""
-    line = f"{shlex.join(DEMO)} | head -1"
-    subprocess.run(["/bin/sh", "-c", line], env=environment(scratch), capture_output=True, check=True, timeout=NEAR)
-    deadline = time.monotonic() + NEAR
+    line = f"{shlex.join([sys.executable, *DEMO])} | head -1"
+    subprocess.run(["/bin/sh", "-c", line], env=environment(scratch), capture_output=True, check=True, timeout=DEADLINE)
+    deadline = time.monotonic() + DEADLINE
     while (list(scratch.iterdir()) or processes(scratch)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert list(scratch.iterdir()) == []
@@ -183,26 +195,36 @@ def test_a_closed_pipe_leaves_nothing(scratch: Path) -> None:
 
 
 @pytest.fixture
-def impatient(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run the demo in this process with a limit of less than a second after the start."""
+def here(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run the demo in this process. Return the directory for its temporary files."""
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    well = Running.wait_all_well
-
-    def wait_all_well(self: Running) -> running.Document:
-        document = well(self)
-        monkeypatch.setattr(running, "PATIENCE", 0.3)
-        return document
-
-    monkeypatch.setattr(Running, "wait_all_well", wait_all_well)
+    monkeypatch.setattr(running, "PATIENCE", DEADLINE)
+    monkeypatch.setattr(running, "HTTPConnection", lambda address, timeout: HTTPConnection(address, timeout=DEADLINE))
     return scratch
+
+
+def truncate_otherwise(monkeypatch: pytest.MonkeyPatch, change: Callable[[Running, Path], None]) -> None:
+    """Let the stage that truncates a file call `change` instead, and then wait for less than a second."""
+    demos, start = list[Running](), Running.start
+
+    def note(self: Running, name: str, arguments: list[str]) -> None:
+        demos.append(self)
+        start(self, name, arguments)
+
+    def truncate(self: Node, path: str) -> None:
+        change(demos[0], self.place(path))
+        monkeypatch.setattr(running, "PATIENCE", 0.3)
+
+    monkeypatch.setattr(Running, "start", note)
+    monkeypatch.setattr(Node, "truncate", truncate)
 
 
 @pytest.mark.long
 def test_a_stage_without_its_result_fails_the_demo(
-    impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If a change does not appear in time, the demo exits 1 with the expected result and the logs of its processes."""
-    monkeypatch.setattr(Node, "truncate", lambda self, path: None)
+    truncate_otherwise(monkeypatch, lambda *_: None)
     assert scenario.run(keep=False) == 1
     output = capsys.readouterr().out
     assert "The demo failed: the server did not show within 0.3 s: /metrics that has apiserver-kubelet-client" in output
@@ -210,33 +232,37 @@ def test_a_stage_without_its_result_fails_the_demo(
     assert "--- output of the daemon:" in output
     assert "certmond watches this node: 16 certificates, all well" in output
     assert "--- output of the server:\n(nothing)" in output
-    assert list(impatient.iterdir()) == []
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("here")
 def test_open_findings_are_printed_when_a_stage_fails(
-    impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A demo that fails prints the findings in /metrics."""
-    monkeypatch.setattr(Node, "truncate", lambda self, path: self.place(path).unlink())
+    finding = f'certmond_finding{{certificate="apiserver-kubelet-client",path="{BROKEN}",reason="missing"'
+
+    def remove(demo: Running, path: Path) -> None:
+        path.unlink()
+        demo.wait("the finding", lambda: finding in demo.metrics())
+
+    truncate_otherwise(monkeypatch, remove)
     assert scenario.run(keep=False) == 1
-    assert f'certmond_finding{{certificate="apiserver-kubelet-client",path="{BROKEN}",reason="missing"' in (
-        capsys.readouterr().out
-    )
+    assert finding in capsys.readouterr().out.partition("The demo failed: the server did not show within 0.3 s: ")[2]
 
 
 def test_process_that_ends_fails_the_demo_at_once(
-    impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The demo does not wait for a daemon that has ended: it names it, prints its output, and cleans up."""
-    monkeypatch.setattr(running, "PATIENCE", NEAR)
     monkeypatch.setattr(Node, "make", lambda self: self.put({}))
     monkeypatch.setattr(scenario, "_options", lambda place, **_: ["--root", f"{place}/nowhere"])
     assert scenario.run(keep=False) == 1
     output = capsys.readouterr().out
     assert "The demo failed: the daemon ended unexpectedly, with exit code 3" in output
     assert "nowhere" in output.partition("--- output of the daemon:")[2]
-    assert list(impatient.iterdir()) == []
+    assert list(here.iterdir()) == []
 
 
 def test_a_missing_temporary_directory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +280,7 @@ def test_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest
     stubborn.write_text("#!/bin/sh\ntrap '' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
     stubborn.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stubborn))
+    monkeypatch.setattr(running, "PATIENCE", DEADLINE)
     monkeypatch.setattr(running, "STOP_SECONDS", 0.2)
     started = Running(tmp_path)
     started.start("daemon", [str(tmp_path)])
