@@ -26,6 +26,19 @@ from tests.deadline import DEADLINE
 from tests.idle_process import asleep, needs_poll
 
 DAY = timedelta(days=1)
+STOP = """
+import os, pathlib, signal
+from certmond.cli.step_handover import Handover
+
+def pause(*arguments, pause=Handover.pause, **options):
+    if pathlib.Path({runs!r}).exists():
+        Handover.pause = pause
+        os.kill(os.getpid(), signal.SIGSTOP)
+    pause(*arguments, **options)
+
+Handover.pause = pause
+"""
+"""A program in which a command stops itself between two steps, at its first pause after a run of the restart."""
 
 
 class Command:
@@ -118,9 +131,12 @@ class Home:
         return running(Path("/"), self.place, *self.options)
 
     @contextmanager
-    def command(self, *arguments: str, patient: bool = True) -> Iterator[Command]:
-        """A command. One that is not `patient` does not wait for another command that is writing."""
-        program = f"from certmond.cli import step_handover, main; step_handover.PATIENCE *= {int(patient)}; main.main()"
+    def command(self, *arguments: str, patient: bool = True, before: str = "") -> Iterator[Command]:
+        """A command. One that is not `patient` does not wait for another command that is writing. The interpreter runs
+        the program `before` first.
+        """
+        start = f"from certmond.cli import step_handover, main; step_handover.PATIENCE *= {int(patient)}; main.main()"
+        program = f"{before}\n{start}"
         words = [sys.executable, "-u", "-c", program, *self.options, *arguments]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:
@@ -131,15 +147,12 @@ class Home:
     @contextmanager
     def stopped_after_its_act(self, *arguments: str) -> Iterator[Command]:
         """A command that has run the program and is stopped between two steps, until a test continues it."""
-        with self.command(*arguments) as command:
+        with self.command(*arguments, before=STOP.format(runs=str(self.runs))) as command:
             command.until(f"web: {self.place}/act has run")
-            while True:
-                command.process.send_signal(signal.SIGSTOP)
-                os.waitpid(command.process.pid, os.WUNTRACED)
-                if not (is_held(self.state, ACTING) or is_held(self.state, WRITING)):
-                    break
-                command.process.send_signal(signal.SIGCONT)
-                select.select([], [], [], 0.02)
+            _, status = os.waitpid(command.process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            assert not is_held(self.state, ACTING)
+            assert not is_held(self.state, WRITING)
             yield command
 
     def ended(self, result: str) -> bool:
