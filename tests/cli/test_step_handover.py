@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from certmond.cli.step_handover import Handover
-from certmond.cli.wait_progress import Progress
+from certmond.cli.wait_progress import Events, Progress
 from certmond.errors import BusyError
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
@@ -146,10 +148,17 @@ def test_a_daemon_that_hangs_is_waited_for_until_an_instant(
     tmp_path: Path, daemon: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped daemon has no heartbeat. The command reports it with the command that ends the stop, and gives up at
-    the instant that it named.
+    the instant that it named. The test moves the clock: each wait lasts as long as the command permits.
     """
-    monkeypatch.setattr("certmond.cli.step_handover._SILENT", 0.05)
-    monkeypatch.setattr("certmond.cli.step_handover._HUNG", 0.2)
+    clock = [1000.0]
+
+    def wait(_: Events, until: datetime | None = None, *, at_most: float) -> bool:
+        assert until is None
+        clock[0] += at_most
+        return False
+
+    monkeypatch.setattr("certmond.cli.step_handover.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(Events, "wait", wait)
     daemon.with_name(HEARTBEAT).write_text(
         json.dumps({"alive_at": 1.0, "pass_at": 1.0, "resync": 600.0, "ready": True})
     )
@@ -163,7 +172,7 @@ def test_a_daemon_that_hangs_is_waited_for_until_an_instant(
                 made.watch_rotation(rotation, rotation)
 
     for restarts in (False, True):
-        with Handover(tmp_path, Progress(), Terms()) as made, pytest.raises(BusyError, match="no heartbeat for "):
+        with Handover(tmp_path, Progress(), Terms()) as made, pytest.raises(BusyError, match="no heartbeat for 120 s"):
             follow(made, restarts)
         said = [line for line in capsys.readouterr().out.splitlines() if "writes no heartbeat (since " in line]
         assert len(said) == 1
