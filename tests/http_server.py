@@ -50,10 +50,11 @@ def render(directory: Path) -> Path:
 
 @contextmanager
 def running(
-    runtime_dir: Path, listen: str = "127.0.0.1:0", patience: float | None = None, gate: Gate | None = None
+    runtime_dir: Path, listen: str = "127.0.0.1:0", patience: float = 1000, gate: Gate | None = None
 ) -> Iterator[Server]:
+    """A server whose patience no client exhausts, unless the test sets another."""
     with make_server(runtime_dir, listen, gate) as server:
-        server.patience = patience or server.patience
+        server.patience = patience
         loop = threading.Thread(target=server.serve_forever)
         loop.start()
         try:

@@ -11,6 +11,7 @@ import pytest
 from certmond.expose.http import basic_auth as passwords
 from certmond.expose.http.basic_auth import CheckQueue, Passwords
 from certmond.expose.http.routes import Request
+from tests.deadline import DEADLINE
 
 CHEAP = "$2b$04$OvYMHI/91PxcZqq3VVbrn.f6w9WnXAZUR0jPghYDkmFpSLFu6ynkq"  # of "secret"
 
@@ -20,6 +21,12 @@ def ask(checker: Passwords, user: str, password: str, origin: str = "192.0.2.1")
     request = Request("GET", "/metrics", {"authorization": f"basic {token}"}, keep_alive=True)
     refusal = checker.refusal(request, origin)
     return 200 if refusal is None else int(refusal.status)
+
+
+@pytest.fixture(autouse=True)
+def queue_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check of a password gets its turn, however slow this host is."""
+    monkeypatch.setattr(passwords, "WAIT_SECONDS", 1000)
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def test_a_frequent_client_waits_behind_others() -> None:
             threads.append(threading.Thread(target=wait, args=(origin,)))
             threads[-1].start()
             with turns._changed:
-                assert turns._changed.wait_for(lambda number=number: len(turns._waiting) > number, 60)  # type: ignore[misc]
+                assert turns._changed.wait_for(lambda number=number: len(turns._waiting) > number, DEADLINE)  # type: ignore[misc]
     for thread in threads:
         thread.join()
     assert order == ["one", "many", "many", "many"]
@@ -109,7 +116,7 @@ def test_a_client_beyond_the_queue_gets_503(monkeypatch: pytest.MonkeyPatch) -> 
             threads.append(threading.Thread(target=wait, args=(origin,)))
             threads[-1].start()
             with turns._changed:
-                assert turns._changed.wait_for(lambda number=number: len(turns._waiting) > number, 60)  # type: ignore[misc]
+                assert turns._changed.wait_for(lambda number=number: len(turns._waiting) > number, DEADLINE)  # type: ignore[misc]
     for thread in threads:
         thread.join()
     assert answers == [200, 200, 200]

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import queue
 import re
 import signal
 import socket
@@ -20,12 +21,14 @@ from hypothesis import strategies as st
 
 from certmond.errors import ListenError
 from certmond.expose.http import connection_limits as limits
+from certmond.expose.http import heartbeat_check
 from certmond.expose.http import routes as site
 from certmond.expose.http import server as serve
 from certmond.expose.http.heartbeat_check import Heartbeat, not_alive, not_ready
 from certmond.expose.http.routes import prefers_gzip
 from certmond.expose.http.server import Server, make_server
 from tests.conftest import no_thread_left
+from tests.deadline import DEADLINE
 from tests.http_server import (
     ACTIVITY,
     METRICS,
@@ -45,7 +48,9 @@ WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
-def runtime_dir(tmp_path: Path) -> Path:
+def runtime_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime directory whose heartbeat nothing writes again. It counts for the whole test."""
+    monkeypatch.setattr(heartbeat_check, "ALIVE_SECONDS", 900)
     return render(tmp_path)
 
 
@@ -341,7 +346,7 @@ class TestHealth:
     @pytest.mark.parametrize(
         ("path", "content", "reason"),
         [
-            ("/healthz", lambda: beat(alive=1000), r"last heartbeat is 10\d\d s old"),
+            ("/healthz", lambda: beat(alive=1000), r"last heartbeat is 1\d\d\d s old"),
             ("/healthz", lambda: beat(alive=float("nan")), "last heartbeat"),
             ("/readyz", lambda: beat(passed=None), "first pass"),
             ("/readyz", lambda: beat(ready=False), "first pass"),
@@ -512,9 +517,10 @@ class TestManyClients:
             clients[0].sendall(WHOLE)
             assert hear(clients[0]).startswith(b"HTTP/1.1 200 ")
 
-    def test_a_silent_connection_takes_no_slot(self, server: Server) -> None:
+    def test_a_silent_connection_takes_no_slot(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A connection on which no byte arrives takes no slot at first: the kernel queues it."""
-        with ExitStack() as stack:
+        monkeypatch.setattr(serve, "DEFER_SECONDS", 600)
+        with running(runtime_dir) as server, ExitStack() as stack:
             silent = [stack.enter_context(socket.create_connection(server.address)) for _ in range(limits.SHARE)]
             assert ask(server, "/healthz")[0].status == 200
             assert len(server.slots.taken) <= 1
@@ -575,9 +581,17 @@ class TestBadClients:
 
     def test_idle_connection(self, runtime_dir: Path) -> None:
         """An idle connection is closed when its time has passed."""
-        with running(runtime_dir, patience=0.3) as server, socket.create_connection(server.address) as client:
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert hear(client).endswith(METRICS)
+        request, answer = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", b""
+        with running(runtime_dir) as server, socket.create_connection(server.address, DEADLINE) as client:
+            client.sendall(request)
+            while not answer.endswith(METRICS):
+                piece = client.recv(65536)
+                assert piece
+                answer += piece
+            server.patience = 0.3
+            client.sendall(request)  # the server can also cut this answer
+            hear(client)
+            await_connections(server, 0)
 
     def test_client_that_does_not_read(self, runtime_dir: Path) -> None:
         """A client that takes no more of its answer is cut when its time is up, and holds no thread."""
@@ -586,6 +600,7 @@ class TestBadClients:
             client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             client.recv(1)
             await_connections(server, 0)
+            server.patience = 1000
             assert ask(server, "/healthz")[0].status == 200
 
     def test_client_that_goes_away(
@@ -731,6 +746,7 @@ class TestHost:
             listener.bind(path)
             listener.listen()
             server = Server(runtime_dir, [listener])
+            server.patience = 1000
             loop = threading.Thread(target=server.serve_forever)
             loop.start()
             with server, socket.socket(socket.AF_UNIX) as client:
@@ -798,7 +814,8 @@ class TestProcess:
     CODE = """
 import os, sys
 from pathlib import Path
-from certmond.expose.http.server import serve
+from certmond.expose.http.server import Server, serve
+Server.patience = 1000
 os.dup2(int(sys.argv[2]), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
@@ -807,13 +824,23 @@ sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_life_under_systemd(self, runtime_dir: Path, number: signal.Signals) -> None:
         """It serves on the socket passed to it, says READY, pings the watchdog, says STOPPING and exits with 0."""
+        said: queue.Queue[bytes] = queue.Queue()
+
+        def listen(manager: socket.socket) -> None:
+            """Read as systemd does: the child waits while the socket is full."""
+            while datagram := manager.recv(100):
+                said.put(datagram)
+
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
             ExitStack() as stack,
         ):
             manager.bind(str(runtime_dir / "notify"))
-            manager.settimeout(60)
+            reader = threading.Thread(target=listen, args=(manager,))
+            reader.start()
+            stack.callback(reader.join)
+            stack.callback(manager.shutdown, socket.SHUT_RD)  # the reader receives an empty datagram
             child = stack.enter_context(
                 subprocess.Popen(
                     [sys.executable, "-c", self.CODE, str(runtime_dir), str(listener.fileno())],
@@ -824,14 +851,14 @@ sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
                 )
             )
             stack.callback(child.kill)  # should anything below fail
-            assert [manager.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
-            with closing(HTTPConnection(*listener.getsockname())) as client:
+            assert [said.get(timeout=DEADLINE) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+            with closing(HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=DEADLINE)) as client:
                 client.request("GET", "/metrics")
                 assert client.getresponse().read() == METRICS
                 child.send_signal(number)
-                assert b"STOPPING=1" in iter(lambda: manager.recv(100), b"")
+                assert b"STOPPING=1" in iter(lambda: said.get(timeout=DEADLINE), b"")
             assert child.stderr
-            assert (child.wait(), child.stderr.read()) == (0, b"")
+            assert (child.wait(DEADLINE), child.stderr.read()) == (0, b"")
 
     def test_socket_that_does_not_listen(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A socket unit with Accept=yes passes a connection: that is refused, with the setting to change."""
