@@ -19,12 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.deadline import DEADLINE
+
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
     "--remote-debugging-pipe", "--host-resolver-rules=MAP rebound.example 127.0.0.1",
 )  # fmt: skip
-PATIENCE = 60.0
+PATIENCE = 2 * DEADLINE
 """Seconds until an awaited event must arrive. No test asserts how soon it does."""
 
 Message = dict[str, Any]

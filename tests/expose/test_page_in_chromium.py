@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from certmond.expose.http import heartbeat_check
 from certmond.expose.http.server import Server, make_server
 from certmond.expose.page.html import identity
 from tests.chromium import Browser, Page, chromium
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running
+from tests.free_ports import free_port
 from tests.node import PKI, Node
 
 AXE = Path(__file__).parents[1] / "data" / "axe" / "axe.min.js"
@@ -78,7 +80,13 @@ class Shown:
 
 @contextmanager
 def listening(runtime: Path, port: int = 0) -> Iterator[Server]:
-    with make_server(runtime, f"127.0.0.1:{port}") as server:
+    """A server whose patience no client exhausts, and for which a heartbeat of this test is recent."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        make_server(runtime, f"127.0.0.1:{port}") as server,
+    ):
+        patch.setattr(heartbeat_check, "ALIVE_SECONDS", 900)
+        server.patience = 1000
         loop = threading.Thread(target=server.serve_forever)
         loop.start()
         try:
@@ -361,8 +369,8 @@ def test_a_dead_daemon(browser: Browser, node: Node, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_server_that_goes_away(browser: Browser, shown: Shown) -> None:
     """While the server does not answer, the page shows the time of its state. It continues when an answer arrives."""
-    with browser.page() as page, listening(shown.daemon.runtime) as server:
-        port = server.address[1]
+    port = free_port()
+    with browser.page() as page, listening(shown.daemon.runtime, port) as server:
         page.open(url_of(server))
         server.stop()
         page.until("!document.querySelector('#connection').hidden")
