@@ -27,6 +27,7 @@ from certmond.pki.services.restart_episode import Past
 from certmond.pki.services.restart_episode import Result as RestartResult
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, YEAR, make_ca, make_leaf
+from tests.deadline import DEADLINE
 from tests.test_renewal import now
 
 _INTERNAL_ERROR = b"\x15\x03\x03\x00\x02\x02\x50"  # a TLS record: alert, fatal, internal_error (RFC 8446, 6)
@@ -100,6 +101,7 @@ class Served:
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setattr("certmond.cli.service_restarts._RELOADED_WITHIN", timedelta(seconds=1))
+    monkeypatch.setattr("certmond.services.tls_probe.LIMIT", DEADLINE)
     tmp_path.chmod(0o755)
     server = Served(tmp_path)
     try:
