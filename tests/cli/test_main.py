@@ -555,7 +555,7 @@ def test_status_of_a_dead_daemon_exits_3(node: Node, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     with running(node.root, work) as daemon:
-        assert certmond("status", "--runtime-dir", daemon.runtime).returncode == 0
+        daemon.until(lambda: certmond("status", "--runtime-dir", daemon.runtime).returncode == 0, "status exits 0")
         daemon.stop()
         done = certmond("status", "--runtime-dir", daemon.runtime)
     assert done.returncode == 3

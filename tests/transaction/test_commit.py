@@ -35,6 +35,7 @@ from certmond.transaction.dirfd import Directories, reason
 from certmond.transaction.journal import Records
 from certmond.transaction.node_file_reader import NodeFiles
 from tests.conftest import real_part, unavailable
+from tests.deadline import DEADLINE
 from tests.sampling import sample
 from tests.tracing import distinct, kill_at, record
 
@@ -843,7 +844,7 @@ def test_a_process_that_waits_gets_the_lock(host: Host) -> None:
     with ExitStack() as first:
         first.enter_context(host.transactions.lock())
         threading.Timer(0.15, first.pop_all().close).start()
-        with host.transactions.lock(30) as writer:
+        with host.transactions.lock(DEADLINE) as writer:
             writer.commit(host.pair(), verify=lambda _: None)
     assert host.at(KEY).read_bytes() == NEW[KEY]
 
