@@ -237,7 +237,7 @@ class Consumers:
         def result() -> list[dict[str, Any]]:
             return [line for line in self.trail(target, since) if "result" in line]
 
-        last: dict[str, Any] = self.machine.until(result, f"the restart of {target} has ended", 60.0)[-1]
+        last: dict[str, Any] = self.machine.until(result, f"the restart of {target} has ended")[-1]
         return last
 
     def is_served(self, name: str) -> bool:

@@ -39,10 +39,19 @@ HIDDEN = (str(REPOSITORY), "/etc/systemd/system", "/etc/certmond", "/etc/kuberne
 
 GET = """
 import http.client, json, sys
-connection = http.client.HTTPConnection("127.0.0.1", 9964, timeout=5)
-connection.request("GET", sys.argv[1])
-answer = connection.getresponse()
-print(json.dumps([answer.status, answer.headers["Content-Type"], answer.read().decode()]))
+for left in reversed(range(5)):
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", 9964, timeout=30)
+        connection.request("GET", sys.argv[1])
+        answer = connection.getresponse()
+        found = [answer.status, answer.headers["Content-Type"], answer.read().decode()]
+        break
+    except ConnectionRefusedError:
+        raise
+    except (OSError, http.client.HTTPException):  # a slow host: the server ends a connection after 10 s
+        if not left:
+            raise
+print(json.dumps(found))
 """
 
 

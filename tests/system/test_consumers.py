@@ -13,10 +13,7 @@ from tests.conftest import real_part
 from tests.system.consumers import DAEMON, FAILED, RELOADED, STARTED, UNITS, Change, Consumers, ending_in, outage
 from tests.system.machine import booted, install
 
-pytestmark = [
-    *(pytest.mark.real(name) for name in ("systemd", "nginx", "haproxy", "etcd")),
-    pytest.mark.timeout(300),  # the machine may have to wait for another's end
-]
+pytestmark = [pytest.mark.real(name) for name in ("systemd", "nginx", "haproxy", "etcd")]
 
 SERVICES = {"web": "nginx", "lb": "haproxy", "app": "reader"}
 """Those that read once, by their certificate."""

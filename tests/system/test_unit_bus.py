@@ -15,7 +15,7 @@ from certmond.pki.services.service_observation import ServiceSeen
 from tests.deadline import DEADLINE
 from tests.system.machine import PREFIX, Machine, booted, install
 
-pytestmark = [pytest.mark.real("systemd"), pytest.mark.timeout(300)]  # the machine may have to wait for another's end
+pytestmark = pytest.mark.real("systemd")
 
 ASK = "/usr/lib/certmond-ask.py"
 ASKING = """
