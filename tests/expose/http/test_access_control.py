@@ -55,7 +55,7 @@ def web_files(tmp_path: Path) -> WebFiles:
 
 @pytest.fixture(autouse=True)
 def queue_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each check of a password gets its turn, however slow this host is."""
+    """Each check of a password begins, however long the others take."""
     monkeypatch.setattr(basic_auth, "WAIT_SECONDS", 1000)
 
 

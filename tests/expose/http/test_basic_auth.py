@@ -25,7 +25,7 @@ def ask(checker: Passwords, user: str, password: str, origin: str = "192.0.2.1")
 
 @pytest.fixture(autouse=True)
 def queue_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each check of a password gets its turn, however slow this host is."""
+    """Each check of a password begins, however long the others take."""
     monkeypatch.setattr(passwords, "WAIT_SECONDS", 1000)
 
 
