@@ -38,6 +38,7 @@ from tests.cluster.conftest import MANIFEST
 from tests.cluster.leaks import leaks
 from tests.cluster.rbac import Asked, Rbac
 from tests.cluster.test_stale_workloads import PLURALS, add, finish, pod, replica_set
+from tests.deadline import DEADLINE
 
 OLD, NEW = make_ca(), make_ca()
 BOTH = (OLD.facts, NEW.facts)
@@ -188,7 +189,7 @@ def test_a_node_may_read_the_record_and_the_lease_and_annotate_itself(
     assert cluster.rbac
     cluster.rbac.used.clear()
     for canary in (
-        SignerCheck(kubelet).check(OLD.facts, datetime.now(UTC), timedelta(seconds=1)),
+        SignerCheck(kubelet).check(OLD.facts, datetime.now(UTC), timedelta(seconds=DEADLINE)),
         tokens(kubelet),
         published_trust(kubelet, BOTH),
         cluster_info(kubelet, BOTH, BOTH),
