@@ -158,16 +158,22 @@ def test_closing_ends_the_thread(serve: Serve) -> None:
     """
     Asker().lookout.close()
     assert not looking()
-    gate, asker, other = Gate(), Asker(limit=SHORT), serve(until_closed)
+    gate, asker, other = Gate(), Asker(), serve(until_closed)
     asker.ask(serve(gate).endpoint)
     assert gate.reached.wait(GENEROUS)
     asker.ask(other.endpoint)
     assert looking()
-    asker.lookout.close()
+    lookout = asker.lookout
+    closing = threading.Thread(target=lookout.close)
+    closing.start()
+    with lookout._changed:
+        assert lookout._changed.wait_for(lambda: lookout._closed, GENEROUS)
+    gate.opened.set()  # the probe ends after the request to close
+    closing.join(GENEROUS)
+    assert not closing.is_alive()
     assert not looking()
-    asker.lookout.close()
+    lookout.close()
     asker.ask(other.endpoint)
-    gate.opened.set()
     assert other.asked == 0
 
 
