@@ -18,7 +18,7 @@ from certmond.cli.options import assess_node
 from certmond.config.model import Config
 from certmond.config.parser import parse
 from certmond.config.source_merger import Source
-from certmond.controllers.restart import Progress, RestartController
+from certmond.controllers.restart import Progress, RestartController, _RestartStep
 from certmond.controllers.restart_lock import RestartLock, SingleNodeLock
 from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, TriedError, UnreachableError, WriteError
@@ -41,6 +41,7 @@ from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import digest
 from tests.cluster.api_server import ApiServer
 from tests.conftest import unavailable
+from tests.deadline import DEADLINE
 from tests.node import PKI, Node
 
 CRT, KEY = f"/{PKI}/front-proxy-client.crt", f"/{PKI}/front-proxy-client.key"
@@ -92,7 +93,9 @@ class Turns(SingleNodeLock):
 
 
 class Bench:
-    """A node whose front-proxy-client is put into use by a program; the test sets the results of probes."""
+    """A node whose front-proxy-client is put into use by a program; the test sets the results of probes. Only the steps
+    move the clock of certmond.
+    """
 
     def __init__(self, node: Node, place: Path, **cluster: str) -> None:
         self.node, self.place, self.state = node, place, place / "state"
@@ -100,10 +103,12 @@ class Bench:
         program = place / "act"
         program.write_text(PROGRAM.format(runs=place / "runs", state=self.state, root=node.root, crt=CRT))
         program.chmod(0o755)
-        service = {"name": "hook", "kind": "command", "command": [str(program)], "health": HEALTH, "time_limit": "20s"}
+        limit = f"{DEADLINE:g}s"
+        service = {"name": "hook", "kind": "command", "command": [str(program)], "health": HEALTH, "time_limit": limit}
         self.configure(service, **cluster)
         self.turn = Turns()
         self.age = 10 * SECOND
+        self.now = datetime.now(UTC)
         self.pods: dict[str, ServiceSeen] = {}
         self.again()
 
@@ -117,7 +122,7 @@ class Bench:
         audit = Audit(Journal("none"), self.state, "daemon")
 
         def clock() -> datetime:
-            return datetime.now(UTC)
+            return self.now
 
         self.enforcer = Enforcer(
             self.config, root=str(self.node.root), state_dir=self.state, audit=audit, clock=clock, acting=True
@@ -134,7 +139,7 @@ class Bench:
         return next(each for each in self.config.services if each.name == "hook")
 
     def contents(self) -> dict[str, Content]:
-        since = datetime.now(UTC) - self.age
+        since = self.now - self.age
         return {path: Content(digest(self.node.read(path[1:])), since) for path in (CRT, KEY)}
 
     def target(self) -> Target:
@@ -153,17 +158,20 @@ class Bench:
         seen: bool = True,
     ) -> Progress | None:
         """Make one step, with a scan that began `after` seconds from now."""
-        at = datetime.now(UTC) + after * SECOND
+        self.now += SECOND / 1000
+        at = self.now + after * SECOND
         there = {AT: served} if served else {}
         survey = Survey(serving={AT: ("hook", CRT)} if served else {}, health={"hook": (HEALTH,)} if seen else {})
         live = Live(at, self.pods, there, {HEALTH: ill})
         around = Surroundings(self.config.services, survey, live, self.contents(), self.restarting.past())
-        return self.restarting.step(
-            self.planned() if plan is None else plan,
-            self.assessment(around),
-            around,
-            self.enforcer.surroundings_observer,
-        )
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(_RestartStep, "_now", lambda _: self.now)
+            return self.restarting.step(
+                self.planned() if plan is None else plan,
+                self.assessment(around),
+                around,
+                self.enforcer.surroundings_observer,
+            )
 
     def assessment(self, around: Surroundings) -> Assessment:
         inventory = Store(self.config.certificates, str(self.node.root)).observe()
@@ -265,7 +273,7 @@ def test_a_failed_restart_is_repeated_and_then_tried_with_the_old_files(bench: B
     reported.
     """
     with Transactions(str(bench.node.root), bench.state).lock():
-        known = Surroundings(bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents())
+        known = Surroundings(bench.config.services, Survey(), Live(bench.now), bench.contents())
         bench.former.archive(bench.former.unarchived(bench.assessment(known).statuses), {})
     former = bench.node.read(CRT[1:])
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
@@ -294,7 +302,7 @@ def test_files_are_archived_for_a_rollback_only_after_their_proof(bench: Bench) 
 
     def kept() -> tuple[str, ...]:
         known = Surroundings(
-            bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents(), bench.restarting.past()
+            bench.config.services, Survey(), Live(bench.now), bench.contents(), bench.restarting.past()
         )
         bench.enforcer.record_good_files(bench.assessment(known), known)
         return Archive(bench.state).names()
@@ -343,16 +351,18 @@ def test_a_failed_act_without_a_visible_effect_is_reported(bench: Bench) -> None
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "limit", "said"),
     [
-        ("sleep", "did not end within 0.5 s; find what the program waits for, or set a longer time_limit"),
-        ("yes", "wrote more than 1048576 bytes to standard output; reduce this output"),
+        ("sleep", SECOND / 2, "did not end within 0.5 s; find what the program waits for, or set a longer time_limit"),
+        ("yes", DEADLINE * SECOND, "wrote more than 1048576 bytes to standard output; reduce this output"),
     ],
 )
-def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, program: str, said: str) -> None:
+def test_the_message_of_a_terminated_program_has_the_remedy(
+    bench: Bench, program: str, limit: timedelta, said: str
+) -> None:
     """The message also fits a program that restarts something."""
     command = f"/usr/bin/{program}"
-    service = replace(bench.service, command=(command, "60"), time_limit=SECOND / 2)
+    service = replace(bench.service, command=(command, "infinity"), time_limit=limit)
     with pytest.raises(TriedError) as tried:
         Restarter().act(service, "", None, revive=False)
     assert str(tried.value) == f"{command} did not complete ({command} {said})"
@@ -473,7 +483,7 @@ def test_files_that_change_again_end_the_restart_of_the_old_ones(bench: Bench) -
 
 def test_an_act_that_cannot_be_recorded_is_repeated_a_few_times_only(bench: Bench) -> None:
     """A process that finds the record of an unfinished act repeats the act, up to a limit."""
-    begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
+    begun = Episode("hook", (bench.target(),), "it is older", bench.now, well_before=(HEALTH,))
     results = []
     for acts in range(6):
         History(bench.state).store(Past("hook", replace(begun, acts=acts)))
@@ -493,14 +503,14 @@ def test_without_a_record_nothing_is_done(bench: Bench) -> None:
 @pytest.mark.long
 def test_a_scan_from_before_the_last_restart_shows_nothing(bench: Bench) -> None:
     """It may show the state before that."""
-    History(bench.state).store(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
+    History(bench.state).store(Past("hook", None, bench.now, Result.SUPERSEDED))
     first = reported(bench.step(-1))
     assert (first.message, bench.runs) == ("is checked again", [])
 
 
 def test_the_successor_of_a_killed_process_does_not_assume_an_act(bench: Bench) -> None:
     """A failed act is then no failure of the restart: the next probe decides."""
-    begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
+    begun = Episode("hook", (bench.target(),), "it is older", bench.now, well_before=(HEALTH,))
     History(bench.state).store(Past("hook", begun))
     (bench.place / "broken").touch()
     progress = reported(bench.step(1, plan=Plan()))
@@ -523,7 +533,7 @@ def test_nothing_begins_without_the_restart_lock(bench: Bench) -> None:
     waits = reported(bench.step())
     assert (waits.message, waits.result) == ("waits for the restart lock: controller-1 holds it", None)
     assert waits.until
-    begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
+    begun = Episode("hook", (bench.target(),), "it is older", bench.now, well_before=(HEALTH,))
     History(bench.state).store(Past("hook", begun))
     assert reported(bench.step()).message == "waits for the restart lock: controller-1 holds it"
     assert bench.runs == []
@@ -599,7 +609,7 @@ def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
     bench.step()
     own = bench.node.certificate(CRT[1:]).public_bytes(Encoding.DER)
     other = bench.node.certificate(f"{PKI}/apiserver.crt").public_bytes(Encoding.DER)
-    now = datetime.now(UTC)
+    now = bench.now
     said: Mapping[str, Seen] = {
         f"is not verified yet: {AT} serves a certificate other than the certificate in {CRT}": Served(
             other, "TLSv1.3", now
@@ -613,7 +623,7 @@ def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
 
 def test_a_service_that_left_the_configuration_is_left_alone(bench: Bench) -> None:
     """Its restart ends."""
-    History(bench.state).store(Past("gone", Episode("gone", (), "x", datetime.now(UTC))))
+    History(bench.state).store(Past("gone", Episode("gone", (), "x", bench.now)))
     done = reported(bench.step(plan=Plan()))
     assert (done.service, done.result) == ("gone", Result.REFUSED)
     assert bench.restarting.under_way() is None
@@ -632,7 +642,7 @@ def test_one_at_a_time(bench: Bench) -> None:
 
 def test_without_a_look_nothing_is_done(bench: Bench) -> None:
     """Below another root than / nothing runs that could be restarted."""
-    seen = assess_node(bench.config, str(bench.node.root), datetime.now(UTC))
+    seen = assess_node(bench.config, str(bench.node.root), bench.now)
     around = Surroundings(bench.config.services)
     assert bench.restarting.step(bench.planned(), seen, around, bench.enforcer.surroundings_observer) is None
 
