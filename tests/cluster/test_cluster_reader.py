@@ -34,6 +34,7 @@ from tests.cluster.leaks import leaks
 from tests.cluster.rbac import Rbac
 from tests.cluster.test_certificate_listing import CA, LEAF, add_secret
 from tests.daemon_harness import running as running_daemon
+from tests.deadline import DEADLINE
 
 MINUTE = timedelta(minutes=1)
 
@@ -312,7 +313,7 @@ class Running:
     def state(self) -> ClusterState:
         """The state after the next change that the thread reports."""
         self.reader.state(NOW)
-        assert self.woken.wait(60)
+        assert self.woken.wait(DEADLINE)
         self.woken.clear()
         return self.reader.state(NOW)
 
@@ -331,14 +332,14 @@ def test_a_pass_does_not_wait_for_the_api_server(cluster: ApiServer, running: Ru
     answer = threading.Event()
 
     def wait(method: str, path: str) -> None:
-        answer.wait(30)
+        answer.wait(2 * DEADLINE)
 
     cluster.before = wait
     assert running.reader.state(NOW) == ClusterState(ClusterReading())
     assert running.reader.until is None
     running.reader.close()
     for thread in [each for each in threading.enumerate() if each.name == "cluster-reader"]:
-        thread.join(20)
+        thread.join(DEADLINE)
         assert not thread.is_alive()
     answer.set()
 

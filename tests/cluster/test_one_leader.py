@@ -111,7 +111,6 @@ def led(world: World, node: Shared, until: Callable[[], bool], what: str) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
 def test_the_daemon_alone_leads_beside_a_command(world: World, node: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first phase to the last, the daemon files and deletes every request of the check, and holds the Lease.
     The command shows the phases with their reasons, and exits 0.
@@ -138,7 +137,6 @@ def test_the_daemon_alone_leads_beside_a_command(world: World, node: Shared, mon
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
 def test_a_command_leads_after_the_daemon_was_killed(
     world: World, node: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

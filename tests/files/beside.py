@@ -10,13 +10,14 @@ from contextlib import contextmanager
 import pytest
 
 from certmond.files import forked_worker as second
+from tests.deadline import DEADLINE
 
 
 def worthwhile(monkeypatch: pytest.MonkeyPatch, least: int = 1, piece: int = 1) -> None:
     """As on a node with two processors, where there are `least` things, in pieces of `piece`; for a machine that is
     busy, with more patience.
     """
-    monkeypatch.setattr(second, "_PIECE_TIMEOUT", 60.0)
+    monkeypatch.setattr(second, "_PIECE_TIMEOUT", DEADLINE)
     monkeypatch.setattr(second, "MIN_ITEMS", least)
     monkeypatch.setattr(second, "_MIN_PIECE", piece)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})

@@ -30,9 +30,10 @@ from certmond.files.directory_names import MatchingNames
 from certmond.files.directory_watch import Changes, Interest, Watcher, affects
 from certmond.files.mount_table import Mount, filesystem_type, is_eventless, parse_mounts
 from tests.conftest import no_thread_left
+from tests.deadline import DEADLINE
 
 ROOT = Path(__file__).parents[2]
-GENEROUS = 30.0
+GENEROUS = DEADLINE
 
 
 class Eyes:
@@ -670,7 +671,7 @@ def apart(scene: Callable[[Path], None], home: Path, *wrapper: str) -> None:
         env={key: value for key, value in os.environ.items() if not key.startswith("COV")} | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=2 * DEADLINE,
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, ""), result.stderr

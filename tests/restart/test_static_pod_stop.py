@@ -226,7 +226,7 @@ def test_who_still_listens_has_its_whole_grace(tmp_path: Path, program: Path, cr
 # --- by the client ----------------------------------------------------------------------------------------------------
 
 
-def fake(directory: Path, line: str, seconds: float = 20) -> Crictl:
+def fake(directory: Path, line: str, seconds: float = DEADLINE) -> Crictl:
     path = directory / "fake-crictl"
     path.write_text(f"#!/bin/sh\n{line}\n")
     path.chmod(0o755)
@@ -244,12 +244,13 @@ def listed(*identifiers: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("line", "seconds"), [("echo unreachable >&2; exit 1", 20), ("sleep 60", 0.2), ("echo garbage", 20)]
+    ("line", "seconds"), [("echo unreachable >&2; exit 1", DEADLINE), ("sleep 60", 0.2), ("echo garbage", DEADLINE)]
 )
 def test_a_client_that_fails_is_not_needed(tmp_path: Path, program: Path, line: str, seconds: float) -> None:
     """If it fails, hangs or answers garbage, the container is stopped without it, and the message reports that."""
     with apiserver(tmp_path, program) as (pods, reported):
-        done = stop(APISERVER, reported["id"], crictl=fake(tmp_path, line, seconds), alive=quiet, logs=pods.logs)
+        client = fake(tmp_path, line, seconds)
+        done = stop(APISERVER, reported["id"], crictl=client, alive=quiet, grace=DEADLINE, logs=pods.logs)
         assert f"PID {reported['pid']}, was ended by SIGTERM (certmond could not use the container runtime: " in done
         assert "crictl" in done
         assert pods.event("ended")["why"] == "exit status 0"
@@ -269,7 +270,8 @@ def test_a_client_that_stops_nothing_is_not_believed(tmp_path: Path, program: Pa
     """Where it knows the container and cannot stop it, its process is ended."""
     with apiserver(tmp_path, program) as (pods, reported):
         line = f'case "$*" in *ps*) {listed(reported["id"])} ;; *) exit 1 ;; esac'
-        done = stop(APISERVER, reported["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
+        client = fake(tmp_path, line)
+        done = stop(APISERVER, reported["id"], crictl=client, alive=quiet, grace=DEADLINE, logs=pods.logs)
         assert "was ended by SIGTERM (certmond could not use the container runtime: " in done
         assert pods.event("ended")["why"] == "exit status 0"
 
