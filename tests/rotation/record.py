@@ -96,8 +96,8 @@ class Record:
             tally.first, tally.last = min(tally.first or at, at), max(tally.last, at)
             if "good" in line:
                 tally.good += line["good"]
-            elif line["kind"] == "network" and self._down.covers(direction.to, at):
-                tally.down += 1
+            elif line["kind"] == "network" and any(self._down.covers(direction.to, it) for it in (line["began"], at)):
+                tally.down += 1  # a client that stalls after the attempt writes its line late
             else:
                 tally.failures.append(Failure(at, direction, line["kind"], line["reason"]))
         return dict(found)

@@ -69,13 +69,14 @@ def test_what_is_down(tmp_path: Path) -> None:
     ]
     for at in (5, 15, 25, 30 + LATE / 2, 35):
         ends = ("network", "trust")
-        lines += [{"by": "n/it", "to": "n/server", "at": at, "kind": kind, "reason": ""} for kind in ends]
+        lines += [{"by": "n/it", "to": "n/server", "at": at, "began": at, "kind": kind, "reason": ""} for kind in ends]
+    lines.append({"by": "n/it", "to": "n/server", "at": 34, "began": 29, "kind": "network", "reason": "written late"})
     lines.append({"by": "n/it", "to": "n/server", "at": 36, "good": 7})
     record.path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"half": a line')
     (tally,) = record.tallies().values()
     assert [each.at for each in record.failures() if each.kind == "network"] == [15, 35]
     assert [each.at for each in record.failures() if each.kind == "trust"] == [5, 15, 25, 30 + LATE / 2, 35]
-    assert (tally.good, tally.down) == (7, 3)
+    assert (tally.good, tally.down) == (7, 4)
     assert [each.at for each in record.failures(since=35)] == [35, 35]
 
 

@@ -124,6 +124,7 @@ func (r *record) again(to, path string, load func() (*credentials, string, error
 	}
 	go func() {
 		for range time.Tick(time.Duration(milliseconds * float64(time.Millisecond))) {
+			began := float64(time.Now().UnixMicro()) / 1e6
 			credentials, host, err := load()
 			kind, reason := "file", ""
 			if err != nil {
@@ -132,7 +133,7 @@ func (r *record) again(to, path string, load func() (*credentials, string, error
 				kind, reason = call(credentials, host, path)
 			}
 			if kind != "" {
-				r.add(map[string]any{"to": to, "kind": kind, "reason": reason})
+				r.add(map[string]any{"to": to, "kind": kind, "reason": reason, "began": began})
 				continue
 			}
 			r.lock.Lock()
