@@ -254,7 +254,7 @@ def test_without_descriptors_nothing_is_well_and_nothing_raised() -> None:
 
 
 def silent_after(context: ssl.SSLContext, words: bytes, end: threading.Event, closed: threading.Event) -> Answer:
-    """Whatever the other side does, this one says no more, and does not close before `end`."""
+    """After the request of the client, the server sends `words`, and closes the connection only after `end`."""
 
     def answer(connection: socket.socket) -> None:
         shaken = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=True)

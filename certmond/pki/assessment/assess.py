@@ -168,8 +168,8 @@ def assess(
     """
     files = inventory.observations
     anchors, differences = catalog_anchors(files), differing_copies(files)
-    keys = missing_ca_keys(files)
-    terms = Terms(inventory.facts, renew_before, anchors, keys, renewed or {}, around, differences, waits)
+    missing_keys = missing_ca_keys(files)
+    terms = Terms(inventory.facts, renew_before, anchors, missing_keys, renewed or {}, around, differences, waits)
     last_terms = previous.terms if previous else None
     same_terms = last_terms is not None and _OF_ALL(last_terms) == _OF_ALL(terms)
     known = previous.by_identity if previous else {}
