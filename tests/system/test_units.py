@@ -138,7 +138,7 @@ def test_the_work_tree_is_not_needed(machine: Machine) -> None:
 
 @pytest.mark.parametrize("unit", BOTH)
 def test_a_stop_takes_less_than_two_seconds(machine: Machine, unit: str) -> None:
-    """SIGTERM ends the process within 2 s, and that is a success. A stop that a slow host delayed is repeated."""
+    """SIGTERM ends the process within 2 s, and that is a success. A stop that a slow host delayed is repeated twice."""
 
     def quick() -> bool:
         machine.systemctl("start", unit)
@@ -149,7 +149,7 @@ def test_a_stop_takes_less_than_two_seconds(machine: Machine, unit: str) -> None
         assert int(ended) > asked
         return int(ended) - asked < 2_000_000
 
-    machine.until(quick, "the process ends within 2 s")
+    assert any(quick() for _ in range(3))
 
 
 # --- The journal ------------------------------------------------------------------------------------------------------
