@@ -114,7 +114,7 @@ packages-run packages-test packages-build packages-release: packages-%:
 	@.ci/packages copy $(PYTHON)
 	touch $@
 
-.venv/run: requirements-build.txt requirements.txt pyproject.toml | .venv/made
+.venv/run: requirements-build.txt requirements.txt pyproject.toml certmond/__init__.py | .venv/made
 	$(PIP) --require-hashes -r requirements-build.txt
 	$(PIP) --require-hashes -r requirements.txt
 	$(PIP) --no-deps --editable .

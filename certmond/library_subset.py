@@ -28,3 +28,6 @@ def register(name: str) -> None:
 
     package.__dict__["__getattr__"] = complete
     sys.modules[name] = package
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, package)

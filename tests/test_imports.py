@@ -35,6 +35,7 @@ def test_the_command_line_that_serves_is_small() -> None:
     found = loaded("certmond.cli.main", "certmond.expose.http.server", "certmond.notify.library_log")
     assert "certmond.expose.http.server" in found
     assert not found & {"asyncio", "cryptography", "hashlib", "jeepney", "pydantic", "rich", "ssl", "watchdog", "yaml"}
+    assert "click.shell_completion" not in found
 
 
 def test_the_status_command_reads_no_certificate() -> None:
@@ -93,8 +94,9 @@ def test_a_command_that_reads_loads_nothing_that_acts(node: Node, command: str) 
 
 @pytest.mark.long
 def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path: Path) -> None:
-    """In observe mode, a pass of the daemon loads no controller that changes the node, no signer, no e-mail messages
-    and not pydantic. A child process parses the configuration, as `certmond run` does.
+    """In observe mode, a pass of the daemon loads no controller that changes the node, no signer, no e-mail messages,
+    no metadata of packages, no observer of directory trees, and not pydantic. A child process parses the configuration,
+    as `certmond run` does.
     """
     places = f"root='{node.root}', runtime_dir=Path('{tmp_path}'), state_dir=Path('{tmp_path}/state')"
     found = loaded_by(
@@ -108,7 +110,9 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
         "daemon.run()",
     )
     assert (tmp_path / "metrics.prom").exists()
-    assert not found & (ACTING | {"certmond.config.parser", "email.message", "pydantic", "pydantic_core"})
+    assert not found & {"certmond.config.parser", "email.message", "pydantic", "pydantic_core"}
+    assert not found & {"importlib.metadata", "watchdog.events", "watchdog.observers.inotify", "zipfile"}
+    assert not found & ACTING
 
 
 @pytest.mark.long

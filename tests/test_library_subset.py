@@ -54,6 +54,19 @@ def test_an_unknown_name(library: Path) -> None:
     assert run(library, BEFORE + code) == "False False"
 
 
+def test_a_package_inside_a_package(library: Path) -> None:
+    """The registration of a package inside another one runs only the `__init__` of the outer package."""
+    (inner := library / "outer/heavy").mkdir(parents=True)
+    (library / "outer/__init__.py").write_text("")
+    for module in (library / "heavy").glob("*.py"):
+        (inner / module.name).write_text(module.read_text().replace("from heavy", "from outer.heavy"))
+    code = (
+        "register('outer.heavy')\nimport outer.heavy\nfrom outer.heavy.light import name\n"
+        "print(name, 'whole' in vars(outer.heavy), outer.heavy.whole, outer.heavy is sys.modules['outer.heavy'])"
+    )
+    assert run(library, BEFORE + code) == "light False True True"
+
+
 def test_an_imported_library_stays(library: Path) -> None:
     """The registration does not replace a library that the process has already imported."""
     code = "import heavy\nregister('heavy')\nprint(sys.modules['heavy'] is heavy, heavy.whole)"

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
 
 from certmond.cli.options import globals_of
 
-SHELLS = ("bash", "zsh", "fish")
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+    Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command()
@@ -25,6 +27,8 @@ Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print the completion script for bash, zsh or fish."""
+    from click.shell_completion import get_completion_class
+
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(
@@ -60,5 +64,7 @@ def _fitting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
 
     A shell inserts a name without quotes, and an invalid configuration can contain a name such as `$(reboot)`.
     """
+    from click.shell_completion import CompletionItem
+
     fitting = (name for name in names if name.casefold().startswith(incomplete.casefold()))
     return [CompletionItem(name) for name in fitting if shlex.quote(name) == name]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from certmond.cli.messages import print_message, record_root
 from certmond.errors import CertmondError
 from certmond.immutable_class import immutable
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
     from rich.console import RenderableType
 
     from certmond.config.model import Config
@@ -122,6 +122,8 @@ def _store_option(context: click.Context, parameter: click.Parameter, value: Any
 
 def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the names of profiles that start with `incomplete`, including `none`."""
+    from click.shell_completion import CompletionItem
+
     from certmond.config.source_merger import NO_PROFILE, profiles
 
     return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]

@@ -6,6 +6,8 @@ import re
 
 import click
 
+from certmond import __version__
+
 
 def version_text() -> str:
     """Return the name and the version, with the commit if certmond was built from the output of `git archive`.
@@ -13,10 +15,9 @@ def version_text() -> str:
     `git archive` writes the commit into commit.txt (.gitattributes), and packaging/build builds from this output.
     """
     from importlib import resources
-    from importlib.metadata import version
 
     known = re.match(r"[0-9a-f]{12}", resources.files("certmond").joinpath("commit.txt").read_text())
-    return f"certmond {version('certmond')}" + (f" (commit {known[0]})" if known else "")
+    return f"certmond {__version__}" + (f" (commit {known[0]})" if known else "")
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

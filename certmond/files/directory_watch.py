@@ -11,11 +11,21 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
-
 from certmond.files.directory_names import WatchedNames, added_names
 from certmond.files.mount_table import JOIN_TIMEOUT, MountTable, filesystem_type, is_eventless
 from certmond.immutable_class import immutable
+from certmond.library_subset import register
+
+register("watchdog.observers")  # its `__init__` imports observers of directory trees, which take 0.5 MB in the daemon
+
+from watchdog.observers.inotify_c import (  # noqa: E402 - `register` must run first
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchDescriptor,
+)
 
 Interest = Mapping[str, WatchedNames]
 """The names to watch in each directory. The path of a directory contains no symlinks."""

@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from certmond import __version__
 from certmond.cli.main import cli
 from certmond.config.parser import parse
 from certmond.config.source_merger import Source
@@ -46,11 +46,6 @@ def package(built: Built) -> Path:
 def contents(package: Path) -> str:
     """What `dpkg-deb --contents` prints of a package."""
     return subprocess.run(["dpkg-deb", "--contents", package], check=True, capture_output=True, text=True).stdout
-
-
-def version() -> str:
-    found: str = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
-    return found
 
 
 # --- Content ----------------------------------------------------------------------------------------------------------
@@ -111,7 +106,7 @@ def test_the_list_of_contents_is_that_of_the_lock_file(built: Built) -> None:
     """
     document = json.loads(built[".deb"].with_suffix(".cdx.json").read_text())
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
-    assert document["metadata"]["component"]["version"] == version()
+    assert document["metadata"]["component"]["version"] == __version__
     lock, locked = (REPOSITORY / "requirements-kubernetes.txt").read_text(), pins("requirements-kubernetes.txt")
     for component in document["components"]:
         assert locked[normal(component["name"])] == component["version"]
@@ -251,7 +246,7 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
     assert machine.path(CONFIG).read_bytes() == SHIPPED.read_bytes()
     for named in re.findall(r"/usr/share/\S+", SHIPPED.read_text()):
         assert machine.path(named).exists(), named
-    assert re.fullmatch(rf"certmond {version()} \(commit [0-9a-f]{{12}}\)\n", machine.run("certmond", "version"))
+    assert re.fullmatch(rf"certmond {__version__} \(commit [0-9a-f]{{12}}\)\n", machine.run("certmond", "version"))
     assert machine.get("/readyz")[0] == 200
     assert "certmond" in machine.run(
         "bash", "-c", ". /usr/share/bash-completion/completions/certmond; complete -p certmond"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from certmond.expose.metrics.installed_version import installed_version
+from certmond import __version__
 from certmond.expose.metrics.prometheus_client_subset import (
     CollectorRegistry,
     Counter,
@@ -95,7 +95,7 @@ class Telemetry:
         )
         self._mode = Gauge("certmond_mode", "1 for the mode in force", ["mode"], registry=registry)
         info = Gauge("certmond_build_info", "1, with the version as label", ["version"], registry=registry)
-        info.labels(installed_version()).set(1)
+        info.labels(__version__).set(1)
         ProcessMetrics(namespace="certmond", registry=registry)
         for cause in _CAUSES:
             self.passes.labels(cause)

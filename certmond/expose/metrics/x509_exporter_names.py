@@ -12,7 +12,7 @@ from posixpath import basename
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from certmond.expose.metrics.installed_version import installed_version
+from certmond import __version__
 from certmond.expose.metrics.label_escapes import escaped
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
@@ -66,7 +66,7 @@ class Compatible:
     """
 
     def __init__(self) -> None:
-        self._version = installed_version()
+        self._version = __version__
         self._kept: dict[tuple[str, str], _Rendered] = {}
 
     def text(self, assessment: Assessment) -> str:
