@@ -287,6 +287,7 @@ def test_a_missing_usage_is_a_finding(profile: str, tree: Tree) -> None:
     assert "wrong_usage" in reported(document)[trap.entry]
 
 
+@pytest.mark.long
 def test_a_truncated_file_is_a_finding(profile: str, tree: Tree) -> None:
     """A truncated file is malformed, whether the leaf or the CA behind it is cut."""
     trap = TRAPS[profile]
@@ -604,6 +605,7 @@ def test_what_no_other_component_renews_is_planned(profile: str, tree: Tree, ent
     assert all(steps[name]["step"] == "issue" for name in entries)
 
 
+@pytest.mark.long
 def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -> None:
     """HAProxy's bundle is made again with admin.conf, and those that read them are restarted by SM."""
     tree = MAKERS["starlingx"](tmp_path)
@@ -648,6 +650,7 @@ def test_a_node_of_starlingx_without_the_bundle_has_no_haproxy(tmp_path: Path) -
     assert not [phase for phase, names in planned.items() if "haproxy" in names]
 
 
+@pytest.mark.long
 def test_starlingx_is_probed_at_the_port_of_its_manifest(tmp_path: Path) -> None:
     """certmond probes the API server on 16443, as its flags define, and etcd where the profile defines."""
     tree, config = MAKERS["starlingx"](tmp_path), parse((), profile="starlingx")
@@ -922,6 +925,7 @@ def test_discover_resolves_patterns(tmp_path: Path) -> None:
     assert "etcd-member" in run(tree, "discover", "--profile", "kubespray", at=None).stdout.split("not on this node")[1]
 
 
+@pytest.mark.long
 def test_discover_finds_the_bundle_of_starlingx(tmp_path: Path) -> None:
     """The bundle of HAProxy matches a pattern, so `discover` does not report it as absent."""
     tree = MAKERS["starlingx"](tmp_path)

@@ -44,10 +44,9 @@ def defects(state: Path) -> list[str]:
     return [line for line in lines if "please report it" in line]
 
 
+@pytest.mark.long
 @pytest.mark.sampled("call")
-@pytest.mark.parametrize(
-    "form", ["pair", *(pytest.param(form, marks=pytest.mark.long) for form in FORMS if form != "pair")]
-)
+@pytest.mark.parametrize("form", FORMS)
 def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> None:
     """With EIO, ENOSPC, EROFS, ESTALE or EDQUOT, or with half of a write: the renewal is complete or absent, no pair is
     torn, and no key is readable by others. An hour later it is complete, without leftovers.

@@ -21,6 +21,7 @@ from certmond.pki.x509.certificate import Certificate
 from tests.node import NOW, PKI, Node
 
 
+@pytest.mark.long
 def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp_path: Path) -> None:
     """The objects of a scan, a judgment and a rendering are freed without the garbage collector: none is in a cycle, on
     a valid node and on one that breaks. The daemon relies on it, because its collector ignores the objects of the

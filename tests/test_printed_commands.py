@@ -113,6 +113,7 @@ def test_the_command_of_a_finding_removes_the_finding(node: Node, mistake: Calla
     assert certmond(node, "check").exit_code == 0
 
 
+@pytest.mark.long
 def test_the_command_for_a_path_with_a_space_is_complete(node: Node) -> None:
     """The command in the finding about a key that other users can read quotes the path of the key."""
     (own := node.path("etc/own pki")).mkdir()

@@ -64,6 +64,7 @@ def test_every_page_can_be_reached(site: Path) -> None:
     assert set(site.rglob("*.html")) - reached == {site / "404.html"}
 
 
+@pytest.mark.long
 def test_a_file_that_a_page_leads_to_comes_along(site: Path) -> None:
     """Files next to docs/ in the repository, such as alerts and the security policy, are below source/."""
     assert (site / "source/config/alerts.yaml").read_bytes() == (ROOT / "config/alerts.yaml").read_bytes()

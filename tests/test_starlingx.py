@@ -118,7 +118,9 @@ PLATFORM = {
 }
 
 
-@pytest.mark.parametrize("entry", PLATFORM)
+@pytest.mark.parametrize(
+    "entry", ["registry", *(pytest.param(entry, marks=pytest.mark.long) for entry in PLATFORM if entry != "registry")]
+)
 def test_a_platform_certificate_that_ends_soon_is_a_finding(tree: Tree, entry: str) -> None:
     """Three days before its end, each platform certificate is critical, and the finding names who renews it."""
     spoil(tree, entry)

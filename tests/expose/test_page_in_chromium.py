@@ -337,7 +337,7 @@ def test_each_stop_of_the_keyboard(browser: Browser, shown: Shown) -> None:
             assert page.run("document.activeElement.parentElement.open") is is_open
 
 
-@pytest.mark.parametrize("width", [320, 360, 640])
+@pytest.mark.parametrize("width", [320, *(pytest.param(width, marks=pytest.mark.long) for width in (360, 640))])
 def test_on_a_phone(browser: Browser, shown: Shown, width: int) -> None:
     """On a phone, also one of 320 px, and at 200 % in a window of 1,280 px, the page is one column, and no wider than
     the screen (WCAG 1.4.10), with everything opened.

@@ -530,7 +530,9 @@ def test_credentials_do_not_show_the_key() -> None:
 
 
 @pytest.mark.real("kubectl")
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "style", ["plain", *(pytest.param(style, marks=pytest.mark.long) for style in STYLES if style != "plain")]
+)
 def test_kubectl_reads_the_same(tmp_path: Path, style: str) -> None:
     """To client-go the result is the old file with the new credentials."""
     kubectl = real_part("kubectl")

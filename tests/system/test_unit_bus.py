@@ -371,6 +371,7 @@ def test_a_reload_that_fails_is_reported(machine: Machine) -> None:
     assert "the reload ended as failed (ActiveState active, Result exit-code)" in message
 
 
+@pytest.mark.long
 def test_a_unit_that_cannot_reload_is_refused(machine: Machine) -> None:
     """A unit without ExecReload= is not reloaded, and is not restarted instead: that is for its operator to say."""
     machine.systemctl("start", "fragile.service")
