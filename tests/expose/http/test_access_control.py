@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import ConfigError
 from certmond.expose.http import access_control as gate_module
-from certmond.expose.http import basic_auth, tls
 from certmond.expose.http import connection_limits as limits
 from certmond.expose.http import server as serve
+from certmond.expose.http import tls
 from certmond.expose.http.access_control import Bucket
 from certmond.expose.http.server import Server, make_server
 from certmond.expose.http.web_config import SUITES, VERSIONS, RateLimit
@@ -51,12 +51,6 @@ HEAD = b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @pytest.fixture
 def web_files(tmp_path: Path) -> WebFiles:
     return WebFiles(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def queue_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each check of a password begins, however long the others take."""
-    monkeypatch.setattr(basic_auth, "WAIT_SECONDS", 1000)
 
 
 def connect(server: Server, context: ssl.SSLContext) -> ssl.SSLSocket:

@@ -23,12 +23,6 @@ def ask(checker: Passwords, user: str, password: str, origin: str = "192.0.2.1")
     return 200 if refusal is None else int(refusal.status)
 
 
-@pytest.fixture(autouse=True)
-def queue_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each check of a password begins, however long the others take."""
-    monkeypatch.setattr(passwords, "WAIT_SECONDS", 1000)
-
-
 @pytest.fixture
 def costs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The cost of each check that is made."""
