@@ -48,8 +48,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     that are not in the sample.
     """
     items.sort(key=lambda item: turn(item.nodeid))
-    for item in items:  # the short tests reach almost every line, and a long test is twice as fast without the tracer
-        if item.get_closest_marker("long") and not item.nodeid.startswith("tests/pki/"):
+    for item in items:  # the other tests reach almost every line, and coverage doubles the time of these tests
+        is_long = item.get_closest_marker("long") and not item.nodeid.startswith("tests/pki/")
+        if is_long or getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("no_cover")
     if EVERY_STOP:
         for item in items:
