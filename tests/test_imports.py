@@ -89,7 +89,7 @@ def test_a_command_that_reads_loads_nothing_that_acts(node: Node, command: str) 
     found = loaded_by(f"sys.argv = {argv}", "from certmond.cli.main import main", "main()")
     assert "certmond.files.catalog_observer" in found
     assert not found & (ACTING - ({"certmond.renewal.derived_files"} if command == "plan" else set()))
-    assert not found & {"ssl", "watchdog"}
+    assert not found & {"bcrypt", "cryptography.hazmat.primitives.serialization.ssh", "ssl", "watchdog"}
 
 
 @pytest.mark.long
@@ -112,7 +112,36 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
     assert (tmp_path / "metrics.prom").exists()
     assert not found & {"certmond.config.parser", "email.message", "pydantic", "pydantic_core"}
     assert not found & {"importlib.metadata", "watchdog.events", "watchdog.observers.inotify", "zipfile"}
+    assert not found & {"bcrypt", "cryptography.hazmat.primitives.serialization.ssh"}
     assert not found & ACTING
+
+
+def test_keys_are_serialized_without_the_formats_of_ssh() -> None:
+    """In a process of certmond, cryptography reads and writes keys and PKCS #12 files without its module for SSH keys.
+    A caller that asks for this module gets it.
+    """
+    code = """
+import sys
+import certmond.pki.x509.certificate
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat, PublicFormat, pkcs12
+
+key = ec.generate_private_key(ec.SECP256R1())
+protection = serialization.BestAvailableEncryption(b"secret")
+pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+assert serialization.load_pem_private_key(pem, b"secret").private_numbers() == key.private_numbers()
+der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+assert serialization.load_der_public_key(der) == key.public_key()
+store = pkcs12.serialize_key_and_certificates(b"name", key, None, None, protection)
+assert pkcs12.load_pkcs12(store, b"secret").key.private_numbers() == key.private_numbers()
+assert "cryptography.hazmat.primitives.serialization.ssh" not in sys.modules
+line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+assert serialization.load_ssh_public_key(line) == key.public_key()
+assert serialization.Encoding is Encoding
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.long

@@ -48,6 +48,42 @@ def test_a_missing_name_completes_the_package(library: Path) -> None:
     assert run(library, BEFORE + code) == "True True"
 
 
+def test_names_of_modules(library: Path) -> None:
+    """A registered library has the names of the given modules, and does not run `__init__` for them."""
+    code = (
+        "register('heavy', 'heavy.light')\nfrom heavy import name\nimport heavy\n"
+        "print(name, 'whole' in vars(heavy), heavy.whole, heavy.name)"
+    )
+    assert run(library, BEFORE + code) == "light False True light"
+
+
+def test_a_package_that_replaces_its_module(library: Path) -> None:
+    """If `__init__` replaces the module in `sys.modules`, all later imports get the replacement."""
+    (outer := library / "outer/changing").mkdir(parents=True)
+    (library / "outer/__init__.py").write_text("")
+    (outer / "__init__.py").write_text(
+        "import sys, types\nreplacement = types.ModuleType(__name__)\nreplacement.whole = True\n"
+        "sys.modules[__name__] = replacement\n"
+    )
+    code = (
+        "register('outer.changing')\nimport outer.changing\nassert outer.changing.whole\n"
+        "from outer import changing\nprint(changing is sys.modules['outer.changing'] is outer.changing)"
+    )
+    assert run(library, BEFORE + code) == "True"
+
+
+def test_a_failed_import_can_be_repeated(library: Path) -> None:
+    """If `__init__` raises an exception, the next access to a missing name runs `__init__` again."""
+    (library / "heavy/__init__.py").write_text(
+        "import os\nif 'FAIL' in os.environ:\n    raise MemoryError\nwhole = True\n"
+    )
+    code = (
+        "import os\nregister('heavy')\nimport heavy\nos.environ['FAIL'] = '1'\n"
+        "try:\n    heavy.whole\nexcept MemoryError:\n    del os.environ['FAIL']\nprint(heavy.whole)"
+    )
+    assert run(library, BEFORE + code) == "True"
+
+
 def test_an_unknown_name(library: Path) -> None:
     """An unknown name of a registered library raises AttributeError, as without the registration."""
     code = "register('heavy')\nimport heavy\nprint(hasattr(heavy, 'absent'), hasattr(heavy, 'absent'))"
