@@ -90,6 +90,17 @@ def test_keys_with_a_full_budget_are_dropped() -> None:
     assert len(quota._used) < 2000  # the table of used budgets
 
 
+def test_no_omission_needs_no_report() -> None:
+    """An event of which nothing was omitted does not begin the interval of a report."""
+    omissions = Omissions(10)
+    omissions.add("a", 0, 1)
+    assert omissions.reported(1000) is None
+    omissions.add("a", 2, 5)
+    omissions.add("b", 1, 9)
+    assert omissions.due_at == 15
+    assert omissions.reported(15) == (3, 2)
+
+
 @given(st.lists(st.tuples(PAUSES, st.sampled_from("abc"), st.integers(0, 3)), max_size=60))
 def test_each_omission_is_counted_once(events: list[tuple[int, str, int]]) -> None:
     """The reports have every omission, each once, and appear at most once an interval."""

@@ -37,6 +37,13 @@ def test_anything_else_is_no_duration(text: object) -> None:
         parse_duration(text)
 
 
+def test_a_number_of_days_with_more_than_six_digits_is_written_with_years() -> None:
+    """The parser accepts at most six digits before a unit, so more than 999,999 days need years."""
+    assert format_duration(timedelta(days=999_999)) == "999999d"
+    assert format_duration(timedelta(days=1_000_000)) == "2739y265d"
+    assert parse_duration("2739y265d") == timedelta(days=1_000_000)
+
+
 @given(st.integers(min_value=1, max_value=999_999 * 365 * 86400))
 @example(10**6 * 86400)
 def test_a_duration_is_parsed_as_it_was_written(seconds: int) -> None:
