@@ -18,18 +18,18 @@ import hypothesis
 T = TypeVar("T")
 
 GROUPS = {
-    "cluster": 2,  # rotations of a bed with several nodes
-    "node": 2,  # rotations of a bed with one node
-    "end": 6,  # the end of a rotation that is cut off
-    "call": 4,  # failed system calls
-    "write": 6,  # failed writes to the API
-    "phase": 8,  # obstacles in each phase of a rotation
+    "cluster": 1,  # rotations of a bed with several nodes
+    "node": 1,  # rotations of a bed with one node
+    "end": 4,  # the end of a rotation that is cut off
+    "call": 3,  # failed system calls
+    "write": 4,  # failed writes to the API
+    "phase": 5,  # obstacles in each phase of a rotation
     "kill": 1,  # kills in each share of a rotation
     "package": 1,  # packages and playbooks, from the installation to the removal
 }
 """The number of tests that a run tries of each group. A test has its group in the marker `sampled`."""
 
-SHARE = 4
+SHARE = 6
 """With CERTMOND_LONG=sample, a run tries one of so many long tests of a module that have no group here."""
 
 LONG = os.environ.get("CERTMOND_LONG")

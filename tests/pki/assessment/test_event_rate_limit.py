@@ -98,6 +98,7 @@ def test_no_omission_needs_no_report() -> None:
     omissions.add("a", 2, 5)
     omissions.add("b", 1, 9)
     assert omissions.due_at == 15
+    assert omissions.reported(14) is None
     assert omissions.reported(15) == (3, 2)
 
 
