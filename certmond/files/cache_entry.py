@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
-from certmond.files.consistent_read import MAX_SIZE, TICK, state_of
+from certmond.files.consistent_read import MAX_SIZE, NANOSECONDS, STATE, TICK, state_of
 from certmond.files.path_resolution import Referrer, Restriction
 from certmond.pki.findings import Fault, Reason
 
@@ -37,7 +37,8 @@ class Entry:
     mode: int = 0
     uid: int = 0
     gid: int = 0
-    state: tuple[int, ...] | None = None
+    # The result of `state_of`, or None if stat failed.
+    state: bytes | None = None
     # True if every later change to the file changes `state`.
     settled: bool = True
     digest: bytes | None = None
@@ -71,17 +72,34 @@ class Entry:
 
     @property
     def is_directory(self) -> bool:
-        return self.state is not None and stat.S_ISDIR(self.state[-1])
+        return self.state is not None and stat.S_ISDIR(STATE.unpack(self.state)[3])
 
     @property
-    def inode(self) -> tuple[int, ...] | None:
+    def is_character_device(self) -> bool:
+        return self.state is not None and stat.S_ISCHR(STATE.unpack(self.state)[3])
+
+    @property
+    def inode(self) -> tuple[int, int] | None:
         """Device and inode number that the opened file must have, or None if every file is permitted."""
-        return self.state[:2] if self.state and self.restriction else None
+        return STATE.unpack(self.state)[:2] if self.state and self.restriction else None
+
+    @property
+    def size(self) -> int | None:
+        """Number of bytes in the file, or None if stat failed."""
+        return STATE.unpack(self.state)[2] if self.state else None
+
+    @property
+    def changed_ns(self) -> int | None:
+        """Time of the last change to the content or the inode (ctime) in nanoseconds, or None if stat failed."""
+        if self.state is None:
+            return None
+        seconds, nanoseconds = STATE.unpack(self.state)[4:6]
+        return int(seconds * NANOSECONDS + nanoseconds)
 
     @property
     def changed_at(self) -> datetime | None:
         """Time of the last change to the content or the inode (ctime), or None if stat failed."""
-        return instant_of(self.state[4]) if self.state else None
+        return latest_change(self)
 
     def store_status(self, status: os.stat_result) -> None:
         """Store the metadata `status`. Set the fault unless the file is a regular file of at most MAX_SIZE bytes."""
@@ -112,7 +130,7 @@ def instant_of(nanoseconds: int) -> datetime:
 
 def latest_change(*entries: Entry) -> datetime | None:
     """Return the time of the latest change (ctime) to these files, or None if stat failed for all files."""
-    latest = max((entry.state[4] for entry in entries if entry.state), default=None)
+    latest = max((each for entry in entries if (each := entry.changed_ns) is not None), default=None)
     return None if latest is None else instant_of(latest)
 
 

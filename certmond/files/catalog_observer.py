@@ -168,8 +168,8 @@ class Store:
         """Yield the path, the SHA-256 and the ctime in nanoseconds of each file in `paths` that certmond has read."""
         for path in paths:
             entry = self._files.entry(path)
-            if entry.fault is None and entry.digest and entry.state:
-                yield path, entry.digest.hex(), entry.state[4]
+            if entry.fault is None and entry.digest and entry.changed_ns is not None:
+                yield path, entry.digest.hex(), entry.changed_ns
 
     @property
     def unfinished(self) -> frozenset[str]:

@@ -155,7 +155,7 @@ class OtherRenewers:
         """Return the script `path`, which `file` names. Return None for a file that is not a script."""
         referrer = self._reader.referrer(file)
         entry = self._reader.entry(path, referrer)
-        if entry.state is None or entry.state[2] > _MAX_SCRIPT:
+        if entry.size is None or entry.size > _MAX_SCRIPT:
             return None
         script = self._files.value(path, _parse_script, referrer)
         return script if script and (script.is_marked or entry.mode & stat.S_IXUSR) else None

@@ -101,7 +101,23 @@ def tree(tmp_path: Path) -> Tree:
 def without_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a file shows no change of what it holds."""
     for module in (content, entry):
-        monkeypatch.setattr(module, "state_of", lambda status: (status.st_ino, status.st_mode))
+        monkeypatch.setattr(
+            module, "state_of", lambda status: content.STATE.pack(0, status.st_ino, 0, status.st_mode, 0, 0, 0, 0)
+        )
+
+
+@pytest.mark.parametrize("seconds", [-(10**12), -1, 10**10, 10**12])
+def test_a_file_may_have_any_modification_time(tree: Tree, seconds: int) -> None:
+    """certmond reads a file whose owner has set a modification time before 1970 or after 2262."""
+    file = tree.root / "file"
+    file.write_bytes(b"content")
+    os.utime(file, (seconds, seconds))
+    files = Files(str(tree.root))
+    assert files.value("/file", lambda content, _: content) == b"content"
+    found, status = files.entry("/file"), file.stat()
+    assert (found.size, found.changed_ns, found.is_directory) == (7, status.st_ctime_ns, False)
+    assert found.state == content.state_of(status)
+    assert found.state != content.state_of(tree.root.stat())
 
 
 class Calls:

@@ -6,7 +6,6 @@ request to systemd.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from typing import NamedTuple, TypeVar
@@ -170,8 +169,7 @@ class UnitFiles:
         yield from self._manager.faults()
         for path in dict.fromkeys(path for unit in self.enabled("service") for path in self._paths(unit)):
             entry = self._reader.entry(path)
-            is_masked = entry.missing or (entry.state and stat.S_ISCHR(entry.state[-1]))
-            if entry.fault and not is_masked:
+            if entry.fault and not (entry.missing or entry.is_character_device):
                 yield path, entry.fault.detail
 
     def enabled(self, kind: str) -> dict[str, tuple[str, ...]]:
