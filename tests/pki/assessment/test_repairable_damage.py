@@ -142,6 +142,21 @@ def test_a_damaged_file_that_no_manifest_names_can_be_restored() -> None:
         assert [item.message for item in status.findings] == [f"/pki/leaf.crt is cut off; {said}"]
 
 
+@pytest.mark.parametrize(
+    ("repairs", "ago", "reported"),
+    [(1, SECOND, "once"), (3, 2 * HOUR - SECOND, "3 times"), (3, 2 * HOUR, None), (1, timedelta(days=2), None)],
+)
+def test_damage_soon_after_a_repair_is_a_further_finding(repairs: int, ago: timedelta, reported: str | None) -> None:
+    """If a file is damaged again within two hours of a repair, a finding has the number and the time of the repairs."""
+    salvage = Salvage((("000001-x", GOOD.certificates[0]),), repairs=repairs, repaired_at=NOW - ago)
+    around = Surroundings(salvage={CUT.identity: salvage})
+    status = assess(Inventory((CA, CUT), FACTS), NOW, around=around).statuses[1]
+    again = [item.message for item in status.findings if item.reason is Reason.BREAKS_AGAIN]
+    said = f"certmond has repaired the file {reported}, last on {NOW - ago:%Y-%m-%d %H:%M:%S} UTC"
+    remedy = "find the program or disk that damages the file; to see the next repair, run: certmond plan"
+    assert again == ([f"/pki/leaf.crt is cut off, although {said}; {remedy}"] if reported else [])
+
+
 OTHER = archived("DNS:other.example").facts  # with a name that the entry does not specify
 
 
