@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
-from certmond.files.consistent_read import MAX_SIZE, NANOSECONDS, STATE, TICK, state_of
+from certmond.files.consistent_read import MAX_SIZE, TICK, FileState, state_of
 from certmond.files.path_resolution import Referrer, Restriction
 from certmond.pki.findings import Fault, Reason
 
@@ -71,30 +71,31 @@ class Entry:
         return self.path if self.real and self.foreign else self.real
 
     @property
+    def _unpacked(self) -> FileState | None:
+        return FileState.unpack(self.state) if self.state else None
+
+    @property
     def is_directory(self) -> bool:
-        return self.state is not None and stat.S_ISDIR(STATE.unpack(self.state)[3])
+        return (state := self._unpacked) is not None and stat.S_ISDIR(state.mode)
 
     @property
     def is_character_device(self) -> bool:
-        return self.state is not None and stat.S_ISCHR(STATE.unpack(self.state)[3])
+        return (state := self._unpacked) is not None and stat.S_ISCHR(state.mode)
 
     @property
     def inode(self) -> tuple[int, int] | None:
         """Device and inode number that the opened file must have, or None if every file is permitted."""
-        return STATE.unpack(self.state)[:2] if self.state and self.restriction else None
+        return (state.device, state.inode) if self.restriction and (state := self._unpacked) else None
 
     @property
     def size(self) -> int | None:
         """Number of bytes in the file, or None if stat failed."""
-        return STATE.unpack(self.state)[2] if self.state else None
+        return state.size if (state := self._unpacked) else None
 
     @property
     def changed_ns(self) -> int | None:
         """Time of the last change to the content or the inode (ctime) in nanoseconds, or None if stat failed."""
-        if self.state is None:
-            return None
-        seconds, nanoseconds = STATE.unpack(self.state)[4:6]
-        return int(seconds * NANOSECONDS + nanoseconds)
+        return state.changed_ns if (state := self._unpacked) else None
 
     @property
     def changed_at(self) -> datetime | None:

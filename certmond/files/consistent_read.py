@@ -8,6 +8,7 @@ import stat
 import time
 from io import BufferedReader
 from struct import Struct
+from typing import NamedTuple
 
 from certmond.files.path_resolution import open_without_symlinks
 
@@ -16,14 +17,8 @@ MAX_SIZE = 1 << 20
 TICK = 20_000_000
 """Interval in nanoseconds within which two changes to a file can have the same timestamp."""
 
-STATE = Struct("=QQqIqIqI")
-"""Device, inode and size of a file, its mode, and the seconds and nanoseconds of its ctime and mtime.
-
-A user can set an mtime after 2262, and its number of nanoseconds has more than 64 bits.
-"""
-NANOSECONDS = 1_000_000_000
-"""Number of nanoseconds in a second."""
-
+_STATE = Struct("=QQqIqIqI")
+_NANOSECONDS = 1_000_000_000  # of a second
 _WRITER_PAUSE = 0.005  # seconds; during this time, the scheduler resumes a preempted writer
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -90,10 +85,27 @@ def content_at(real: str, inode: tuple[int, int] | None = None, pauses: PauseBud
         os.close(descriptor)
 
 
+class FileState(NamedTuple):
+    """The values that `state_of` packs, without the mtime. `changed_ns` is the ctime in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    mode: int
+    changed_ns: int
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> FileState:
+        """Return the values in the result of `state_of`."""
+        device, inode, size, mode, seconds, nanoseconds, *_ = _STATE.unpack(packed)
+        return cls(device, inode, size, mode, seconds * _NANOSECONDS + nanoseconds)
+
+
 def state_of(status: os.stat_result) -> bytes:
-    """Return the values of stat that identify the state of a file, packed as `STATE`.
+    """Return the values of stat that identify the state of a file, packed for `FileState.unpack`.
 
     The ctime is necessary, because a writer can restore the mtime. A tuple would take three times the memory.
     """
-    changed, modified = divmod(status.st_ctime_ns, NANOSECONDS), divmod(status.st_mtime_ns, NANOSECONDS)
-    return STATE.pack(status.st_dev, status.st_ino, status.st_size, status.st_mode, *changed, *modified)
+    # Any owner can set an mtime after 2262. Its number of nanoseconds has more than 64 bits.
+    changed, modified = divmod(status.st_ctime_ns, _NANOSECONDS), divmod(status.st_mtime_ns, _NANOSECONDS)
+    return _STATE.pack(status.st_dev, status.st_ino, status.st_size, status.st_mode, *changed, *modified)

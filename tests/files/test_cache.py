@@ -102,7 +102,7 @@ def without_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a file shows no change of what it holds."""
     for module in (content, entry):
         monkeypatch.setattr(
-            module, "state_of", lambda status: content.STATE.pack(0, status.st_ino, 0, status.st_mode, 0, 0, 0, 0)
+            module, "state_of", lambda status: content._STATE.pack(0, status.st_ino, 0, status.st_mode, 0, 0, 0, 0)
         )
 
 
