@@ -8,6 +8,7 @@ import subprocess
 import tracemalloc
 from dataclasses import replace
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -193,7 +194,8 @@ def test_it_is_off_unless_it_is_asked_for(node: Node, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("compatibility: x509-certificate-exporter\n")
     text = CliRunner().invoke(cli, ["--config", str(path), *options]).output
-    assert about(text, "x509_exporter_build_info") == [1]
+    assert about(text, "x509_exporter_build_info", version=version("certmond")) == [1]
+    assert about(text, "certmond_build_info", version=version("certmond")) == [1]
     assert about(text, "certmond_findings", severity="critical")
 
 
