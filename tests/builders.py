@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -38,6 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, parse_certificate
+from tests.rsa_keys import COUNT, rsa_keys
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SECOND, HOUR, DAY, YEAR = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1), timedelta(days=365)
@@ -180,18 +181,17 @@ _CURVES: dict[str, type[ec.EllipticCurve]] = {
     "ec-p521": ec.SECP521R1,
     "ec-secp256k1": ec.SECP256K1,
 }
-_POOL = 16
 
 
 def new_key(kind: str = "ec") -> Key:
     """A key: "ec" (P-256), "ec-p384", "ec-secp256k1", …, "rsa" (2048), "rsa-<bits>", "ed25519", "ed448", "dsa".
 
-    RSA keys are slow to make, so they come from a pool of sixteen and go round: the seventeenth is the first again.
-    There is one DSA key.
+    RSA keys are slow to make, so there are sixteen of 2048 bits, eight of 4096, and four of 3072. After the last key of
+    a size, the first one follows again. There is one DSA key.
     """
     match kind.split("-"):
         case ["rsa", *bits]:
-            return _pooled_rsa(int(bits[0]) if bits else 2048, next(_turn) % _POOL)
+            return next(_rsa_turns(int(bits[0]) if bits else 2048))
         case ["ed25519"]:
             return ed25519.Ed25519PrivateKey.generate()
         case ["ed448"]:
@@ -202,12 +202,12 @@ def new_key(kind: str = "ec") -> Key:
             return ec.generate_private_key(_CURVES[kind]())
 
 
-_turn = itertools.count()
-
-
 @cache
-def _pooled_rsa(bits: int, _number: int) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+def _rsa_turns(size: int) -> Iterator[rsa.RSAPrivateKey]:
+    """Return an iterator over the shared keys of this size, or over sixteen new ones, again and again."""
+    if size in COUNT:
+        return itertools.cycle(rsa_keys(size))
+    return itertools.cycle(rsa.generate_private_key(65537, size) for _ in range(16))
 
 
 @cache
