@@ -133,7 +133,7 @@ class Tree:
             "contexts": [{"name": "Default", "context": {"cluster": "local", "user": name}}],
             "users": [{"name": name, "user": {"client-certificate-data": coded["u"], "client-key-data": coded["k"]}}],
         }  # fmt: skip
-        self.write(path, yaml.safe_dump(document), mode)
+        self.write(path, yaml.dump(document, Dumper=yaml.CSafeDumper), mode)
 
 
 def name_of(text: str) -> x509.Name:

@@ -53,9 +53,9 @@ class ReferenceNode:
             container["volumeMounts"].append({"name": "extra", "mountPath": EXTRA})
             fields["spec"]["volumes"].append({"name": "extra", "hostPath": {"path": EXTRA}})
         if self.node.path(path).exists():
-            self.node.replace(path, yaml.safe_dump(fields))
+            self.node.replace(path, yaml.dump(fields, Dumper=yaml.CSafeDumper))
         else:
-            self.write(f"/{path}", yaml.safe_dump(fields))
+            self.write(f"/{path}", yaml.dump(fields, Dumper=yaml.CSafeDumper))
 
     def write(self, path: str, content: bytes | str) -> None:
         self.node.path(path[1:]).parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ class ReferenceNode:
                                                    _encoded(self._ca.pem)}}],
             "contexts": [{"name": "x", "context": {"user": named[0]["name"], "cluster": "c"}}],
         }  # fmt: skip
-        self.write(f"{stem}.conf", yaml.safe_dump(document))
+        self.write(f"{stem}.conf", yaml.dump(document, Dumper=yaml.CSafeDumper))
         return f"{stem}.conf"
 
     def _leaf(self) -> Issued:

@@ -161,7 +161,7 @@ class Host:
 
     @property
     def config(self) -> Config:
-        return parse([Source("test", yaml.safe_dump(self.document()))])
+        return parse([Source("test", yaml.dump(self.document(), Dumper=yaml.CSafeDumper))])
 
     def enforcer(self) -> Enforcer:
         audit = Audit(Journal("none"), self.state, "daemon")

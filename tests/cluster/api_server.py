@@ -120,12 +120,13 @@ class ApiServer:
             "server": f"https://127.0.0.1:{port or self._http.server_port}",
             "certificate-authority-data": base64.b64encode(self.ca.pem).decode(),
         }
-        return yaml.safe_dump({
+        document = {
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": cluster}],
             "users": [{"name": "it", "user": user}],
             "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-        }).encode()  # fmt: skip
+        }  # fmt: skip
+        return yaml.dump(document, Dumper=yaml.CSafeDumper, encoding="utf-8")
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()

@@ -195,9 +195,9 @@ def kubeconfig(leaf: Issued = NEW, trust: bytes = CA.pem, **names: str) -> bytes
 
 
 def edited(change: Any, data: bytes | None = None) -> bytes:
-    document = yaml.safe_load(data or kubeconfig(OLD))
+    document = yaml.load(data or kubeconfig(OLD), yaml.CSafeLoader)
     change(document)
-    return yaml.safe_dump(document).encode()
+    return yaml.dump(document, Dumper=yaml.CSafeDumper, encoding="utf-8")
 
 
 def swapped(field: str, by: str) -> bytes:
