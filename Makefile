@@ -42,7 +42,7 @@ coverage: ## fail unless `CERTMOND_LONG=sample make test COVERAGE=1` reached 100
 check: packages-run .venv/dev prose ## check lint, format, types, the layers of the imports, and the prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks fuzz packaging)
+	$(BIN)/mypy --num-workers 2 certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks fuzz packaging)
 	$(BIN)/lint-imports
 
 TEXTLINT = $(BIN)/node .venv/lib/prose/node_modules/textlint/bin/textlint.js --ignore-path docs/prose/exceptions \

@@ -35,6 +35,7 @@ FIRST = (
     "tests/controllers/test_rotation.py",
     "tests/test_rotation_end.py",
     "tests/test_failing_calls.py",
+    "tests/test_start_renewals.py",
     "tests/cluster/test_failing_writes.py",
 )
 """Modules that wait or take long: other modules run meanwhile."""
