@@ -165,6 +165,7 @@ def digest() -> str:
         Path(__file__).with_name("mutants.py"),
         *sorted((ROOT / CODE).rglob("*.py")),
         *sorted((ROOT / TESTS).rglob("*.py")),
+        *sorted((ROOT / "tests").glob("*.py")),
     ]:
         found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]

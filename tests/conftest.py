@@ -48,9 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     that are not in the sample.
     """
     items.sort(key=lambda item: turn(item.nodeid))
-    for item in items:  # the other tests reach almost every line, and coverage doubles the time of these tests
-        is_long = item.get_closest_marker("long") and not item.nodeid.startswith("tests/pki/")
-        if is_long or getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+    if config.getoption("cov_context", None) is None:  # with contexts, the coverage names each test that reaches a line
+        for item in filter(_without_coverage, items):
             item.add_marker("no_cover")
     if EVERY_STOP:
         for item in items:
@@ -66,6 +65,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         out |= {place for place, item in enumerate(items) if item.get_closest_marker("long")}
     config.hook.pytest_deselected(items=[items[place] for place in sorted(out)])
     items[:] = [item for place, item in enumerate(items) if place not in out]
+
+
+def _without_coverage(item: pytest.Item) -> bool:
+    """Return whether `item` is a test of a property, or a long test outside of tests/pki. Coverage would double the
+    time of these tests, and other tests reach almost every line.
+    """
+    is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    return is_property or bool(item.get_closest_marker("long") and not item.nodeid.startswith("tests/pki/"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
