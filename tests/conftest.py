@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hypothesis
 import pytest
+from _pytest.tmpdir import tmppath_result_key
 
 from tests.node import Node
 from tests.sampling import EVERY_STOP, LONG, SEED, left_out, module_of
@@ -40,6 +42,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """
     config.option.loadscopereorder = False  # otherwise the tests of one long module would be the last
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without garbage collection, which would take a quarter of the time. Later garbage collections
+    skip all objects of the collection.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)  # after -k, which can select fewer tests than the sample has
@@ -73,6 +88,15 @@ def _without_coverage(item: pytest.Item) -> bool:
     """
     is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
     return is_property or bool(item.get_closest_marker("long") and not item.nodeid.startswith("tests/pki/"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the files of a test whose fixtures failed, too. pytest alone keeps them only after a failed call."""
+    report = yield
+    if report.when == "setup" and report.failed:
+        item.stash.setdefault(tmppath_result_key, {})["call"] = False
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
