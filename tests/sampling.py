@@ -25,7 +25,7 @@ GROUPS = {
     "write": 4,  # failed writes to the API
     "phase": 5,  # obstacles in each phase of a rotation
     "kill": 1,  # kills in each share of a rotation
-    "package": 1,  # packages and playbooks, from the installation to the removal
+    "package": 1,  # packages, images and playbooks, from the installation to the removal
 }
 """The number of tests that a run tries of each group. A test has its group in the marker `sampled`."""
 

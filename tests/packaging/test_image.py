@@ -25,7 +25,12 @@ BASE, IMAGE = "localhost/certmond-test-base", "localhost/certmond-test"
 PYTHON = "/usr/lib/certmond/bin/python3"
 GET = "import sys, urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9964' + sys.argv[1]).read().decode())"
 
-pytestmark = [pytest.mark.long, pytest.mark.real("podman"), pytest.mark.timeout(2 * BUILD_DEADLINE)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.sampled("package"),
+    pytest.mark.real("podman"),
+    pytest.mark.timeout(2 * BUILD_DEADLINE),
+]
 
 
 class Podman:
