@@ -59,6 +59,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a serial number with a zero before it": (put("serial", b"\x02\x02\x00\x01"), "malformed serial number"),
     "a negative serial number": (put("serial", b"\x02\x01\xff"), "negative serial number"),
     "a UniversalString": (put("subject", name(0x1C, b"\x00\x00\x00a")), "unsupported string type"),
+    "a string with the tag of a RELATIVE-OID": (put("subject", name(0x0D, b"a")), "unsupported string type"),
     "an underscore in a PrintableString": (put("subject", name(0x13, b"a_b")), "invalid PrintableString"),
     "an attribute without a value": (
         put("subject", tlv(0x30, tlv(0x31, tlv(0x30, oid("2.5.4.3"))))), "invalid attribute value",

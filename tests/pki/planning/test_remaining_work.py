@@ -134,9 +134,14 @@ def test_a_due_certificate_without_obstacle_is_not_listed() -> None:
 
 
 def test_a_finding_that_no_renewal_clears_needs_an_operator() -> None:
-    """A key that other users can read stays readable after a renewal. A finding without a certificate counts too."""
+    """A key that other users can read stays readable after a renewal, so its message has no reason why the certificate
+    is not renewed. A finding without a certificate counts too.
+    """
     found = left(CA, replace(see(row(), leaf(NOW + DAY)), permissions=(OPEN,)))
     assert reasons(found) == [("leaf", Reason.TOO_OPEN)]
+    waiting = left(NO_KEY, replace(see(row(), leaf(NOW + DAY)), permissions=(OPEN,)))
+    assert waiting.waiting
+    assert waiting.unresolved[0][0].message == found.unresolved[0][0].message
     missing = Observation("ca", AUTHORITY, "/pki/ca.crt", (), faults=(Fault(Reason.MISSING, "/pki/ca.crt is missing"),))
     assert ("ca", Reason.MISSING) in reasons(left(missing))
 
