@@ -12,7 +12,7 @@ from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.validator import validated
-from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf
+from tests.builders import DAY, NOW, SECOND, YEAR, Issued, make_ca, make_leaf
 
 CA = make_ca()
 RENEW = "renew the certificate: certmond renew leaf"
@@ -69,10 +69,12 @@ def test_the_other_cas_of_a_bundle_need_no_key() -> None:
 
 
 def test_an_expired_ca_is_replaced_first() -> None:
-    """An expired CA signs no valid certificate, so the remedy is a new CA."""
-    old = make_ca(not_before=NOW - YEAR, not_after=NOW - DAY / 2)
+    """An expired CA signs no valid certificate, so the remedy is a new CA. A CA is valid at its last instant."""
+    old = make_ca(not_before=NOW - YEAR, not_after=NOW - SECOND)
     first = "its CA ca has expired, too; first replace the CA as the finding of ca describes"
     assert remedy(authority(old), leaf(old)) == first
+    last = make_ca(not_before=NOW - YEAR, not_after=NOW)
+    assert remedy(authority(last), leaf(last)) == RENEW
 
 
 def test_a_restored_key_changes_the_remedy() -> None:
