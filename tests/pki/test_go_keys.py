@@ -367,6 +367,15 @@ def test_any_octets_are_a_private_key_or_refused(data: bytes) -> None:
     assert (found.parsed is None) == (found.objection is not None)
 
 
+@pytest.mark.parametrize("kind", ["rsa", "ec", "ec-p384", "ed25519"])
+def test_the_key_of_an_info_is_the_same_key(kind: str) -> None:
+    """Its SubjectPublicKeyInfo has the same bytes."""
+    known = public(new_key(kind))
+    found = public_key_of_info(known)
+    assert found is not None
+    assert found.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == known
+
+
 def test_a_key_that_only_go_parses_is_none() -> None:
     """The example is an even exponent: Go's parser accepts it (x509, parsePublicKey), and cryptography refuses the
     numbers.

@@ -763,6 +763,7 @@ def test_a_chain_is_allowed_if_its_readers_accept_one() -> None:
         (0o600, {}, True, None),
         (0o640, {}, True, Severity.WARNING),
         (0o640, {"key_mode": 0o640}, True, None),
+        (0o601, {}, True, Severity.WARNING),
         (0o604, {}, True, Severity.CRITICAL),
         (0o4600, {}, True, None),
     ],

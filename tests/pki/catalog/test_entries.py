@@ -115,6 +115,12 @@ def test_one_value_may_stand_for_a_list_of_one() -> None:
     assert schema["mode"]["anyOf"][0]["type"] == ["integer", "string"]
 
 
+@pytest.mark.parametrize("text", ["two\nlines", " ", "\x1b[31m"])
+def test_the_renewer_of_an_entry_is_text_on_one_line(text: str) -> None:
+    """Messages and metrics contain this text."""
+    assert "must be a short text on one line" in refused(renewed_by=text)
+
+
 def test_nothing_unknown_is_let_through() -> None:
     """A misspelt field is an error, not a certificate without that demand."""
     assert "unexpected keyword" in refused(subjects="CN=a").lower()

@@ -30,6 +30,8 @@ from tests.pki.rotation_node import (
     signer,
 )
 
+MIDDLE = make_intermediate(NEW)
+
 
 def seen(
     *observations: Observation, trust: tuple[Issued, ...] = (NEW,), known: tuple[Issued, ...] = ()
@@ -216,6 +218,7 @@ def test_an_incomplete_pair_replaces_none(found: bool, of: Ground) -> None:
     [
         ((leaf(NEW), conf(OLD)), True), ((leaf(OLD), conf(OLD)), False), ((leaf(NEW), leaf(OLD)), False),
         ((), False), ((see(row(), make_leaf(make_intermediate(NEW)), make_intermediate(NEW)),), False),
+        ((see(row(), make_leaf(MIDDLE), MIDDLE),), True),
     ],
 )  # fmt: skip
 def test_an_anchor_that_signed_all_leaves_is_in_use(leaves: tuple[Observation, ...], all_of_new: bool) -> None:

@@ -347,6 +347,12 @@ def test_what_is_neither_pem_nor_der_nor_pkcs12_is_malformed(data: bytes) -> Non
     assert f"{PATH} is neither PEM nor DER nor PKCS#12" in details(document)
 
 
+def test_the_message_about_a_file_that_is_not_der_quotes_no_byte() -> None:
+    """The file might contain a key."""
+    assert details(read(b"\x30")) == f"{PATH} is neither PEM nor DER nor PKCS#12"
+    assert details(read(b"\x30\x03\x02\x01\x01")).startswith(f"{PATH} is neither PEM nor DER nor PKCS#12: ")
+
+
 @pytest.mark.parametrize("data", [b"", b"\n", b" \t\r\n", bytes(4096)])
 def test_an_empty_file_is_malformed_and_called_empty(data: bytes) -> None:
     """White space and zero bytes, as a crash leaves them after a file grew, are empty too."""
