@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from certmond.pki.assessment.file_rules import about_files
 from certmond.pki.assessment.service_rules import (
     about_services,
     changes_without_event,
@@ -77,6 +78,17 @@ def test_what_a_service_can_change_without_an_event_is_observed_again() -> None:
     assert changes_without_event(missing, Presence(served=(silent, at)))
     for seen, known in ((missing, NOWHERE), (missing, Presence(served=(silent,))), (present, Presence(served=(at,)))):
         assert not changes_without_event(seen, known)
+
+
+def test_a_missing_certificate_that_the_kubelet_requests_after_a_restart_is_a_warning() -> None:
+    """The kubelet still serves another certificate. The finding names the endpoint and the commands."""
+    spec = CertificateSpec(name="kubelet-server", path="/a")
+    at = ServedAt(Endpoint.parse("127.0.0.1:10250"), "kubelet", "ab", None)
+    missing = Observation("kubelet-server", spec, "/a", requested=True)
+    (found,) = about_files(missing, Presence(served=(at,)))
+    assert (found.reason, found.severity) == (Reason.MISSING, Severity.WARNING)
+    assert "serves another certificate at 127.0.0.1:10250" in found.message
+    assert "systemctl restart kubelet" in found.message
 
 
 def test_a_server_that_ends_every_handshake_is_critical() -> None:
