@@ -93,6 +93,13 @@ def test_an_iteration_counts_by_its_cost(prf: str | None, weight: int) -> None:
         check_iterations(bag(pbkdf2(integer(most + 1), prf=prf)))
 
 
+def test_a_key_that_is_longer_than_a_digest_counts_twice() -> None:
+    """PBKDF2 runs all iterations again for each 32 bytes of the key (RFC 8018, 5.2)."""
+    check_iterations(bag(pbkdf2(integer(MAX_ITERATIONS), integer(32), prf=SHA256)))
+    with pytest.raises(LimitError):
+        check_iterations(bag(pbkdf2(integer(MAX_ITERATIONS), integer(33), prf=SHA256)))
+
+
 def test_the_iterations_of_a_whole_file_count_together() -> None:
     """Two keys that each ask for half of the limit, and one iteration more."""
     half = bag(pbkdf2(integer(MAX_ITERATIONS // 2), prf=SHA256))
