@@ -117,7 +117,7 @@ def test_one_value_may_stand_for_a_list_of_one() -> None:
 
 @pytest.mark.parametrize("text", ["two\nlines", " ", "\x1b[31m"])
 def test_the_renewer_of_an_entry_is_text_on_one_line(text: str) -> None:
-    """Messages and metrics contain this text."""
+    """The reason of a hold contains this text."""
     assert "must be a short text on one line" in refused(renewed_by=text)
 
 

@@ -1,4 +1,4 @@
-"""Defaults of the settings in the configuration."""
+"""Defaults and limits of the settings in the configuration."""
 
 from __future__ import annotations
 
