@@ -23,6 +23,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ WORK = ROOT / "build" / "mutation"
 COPIED = ("certmond", "config", "docs", "fuzz", "tests", "pyproject.toml")
 MEMORY = 4 << 30
 KILLED, SURVIVED = "killed", "survived"
+LIMITS = (10, 40)
+"""Time limits of a test, as multiples of its duration without a mutant plus one second.
+
+If a test exceeds the first limit, the run of the mutant is repeated with the second limit. A busy processor, or the
+creation of a fixture that another test has created in the first run, can also exceed the first limit.
+"""
 
 Tests = dict[str, float]
 """The duration of each test in seconds, by the ID of the test."""
@@ -49,22 +56,22 @@ Tests = dict[str, float]
 class Order:
     """Plugin of pytest that selects the tests, the order of the tests, and the time limit of each test."""
 
-    def __init__(self, tests: Tests | None = None) -> None:
-        self.tests = tests
+    def __init__(self, tests: Tests | None = None, limit: int = 0) -> None:
+        self.tests, self.limit = tests, limit
         self.taken: Tests = defaultdict(float)
-        self.failed = ""
+        self.failed, self.exceeded_limit = "", False
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         if (tests := self.tests) is not None:
             items[:] = sorted((item for item in items if item.nodeid in tests), key=lambda item: tests[item.nodeid])
             for item in items:
-                item.add_marker(pytest.mark.timeout(10 + 10 * tests[item.nodeid]))
+                item.add_marker(pytest.mark.timeout(self.limit * (1 + tests[item.nodeid])))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.taken[report.nodeid] += report.duration
         if report.failed and not self.failed:
-            self.failed = report.nodeid
+            self.failed, self.exceeded_limit = report.nodeid, "Timeout (>" in report.longreprtext
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed and not self.failed:
@@ -130,6 +137,21 @@ def baseline(tree: Path) -> dict[str, Any]:
     return found
 
 
+def first_failure(tree: Path, tests: Tests, files: list[str]) -> str | None:
+    """Return the first test that fails, "" if all tests pass, or None if the child process did not finish."""
+
+    def work(limit: int) -> tuple[str, bool]:
+        order = run(Order(tests, limit), files, "-x")
+        return order.failed, order.exceeded_limit
+
+    found: tuple[str, bool] | None = None
+    for limit in LIMITS:
+        found = in_child(tree, partial(work, limit))
+        if found is None or not found[1]:
+            break
+    return None if found is None else found[0]
+
+
 def judged(tree: Path, module: str, mutant: Mutant, known: dict[str, Any]) -> dict[str, Any]:
     """Return the verdict on a mutant, and the test that detected it."""
     reached = known["reached"].get(module, {})
@@ -140,7 +162,7 @@ def judged(tree: Path, module: str, mutant: Mutant, known: dict[str, Any]) -> di
     original = path.read_text()
     path.write_text(mutant.text)
     try:
-        failed = in_child(tree, lambda: run(Order(tests), files, "-x").failed)
+        failed = first_failure(tree, tests, files)
     finally:
         path.write_text(original)
     verdict = SURVIVED if failed == "" else KILLED

@@ -70,6 +70,38 @@ def test_a_mutant_that_prevents_all_tests_is_detected(tmp_path: Path) -> None:
     assert said.stdout.splitlines()[-1].startswith("pytest itself, with the status ")
 
 
+JUDGED = """
+import hypothesis
+from pathlib import Path
+from benchmarks import mutation
+from benchmarks.mutants import mutants
+hypothesis.settings.register_profile("mutation", deadline=None)
+mutation.LIMITS, mutation.WORK = (1, 2), Path.cwd()
+(mutant,) = mutants("x = 3")
+known = {"reached": {}, "tests": {"tests/test_it.py::test_it": 0.0}}
+print(mutation.judged(Path.cwd(), "certmond/it.py", mutant, known)["verdict"])
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("condition", "verdict"), [("attempts.read_text() == 'x'", "survived"), ("len(attempts.read_text()) < 3", "killed")]
+)
+def test_a_test_that_exceeds_its_limit_has_a_second_attempt(tmp_path: Path, condition: str, verdict: str) -> None:
+    """A mutant is detected if a test exceeds its time limit also with the second, longer limit."""
+    for name in ("certmond/__init__.py", "certmond/it.py", "tests/test_it.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "tests/test_it.py").write_text(
+        "import pathlib\n\ndef test_it():\n    attempts = pathlib.Path('attempts')\n"
+        "    with attempts.open('a') as file:\n        file.write('x')\n"
+        f"    while {condition}:\n        pass\n"
+    )
+    command = [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r}){JUDGED}"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == verdict
+
+
 @pytest.mark.long
 def test_the_copy_of_the_tree_has_all_that_the_tests_import(tmp_path: Path) -> None:
     """All tests of pki can be collected in the copy of the tree to which the mutants are written."""
