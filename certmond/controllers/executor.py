@@ -16,6 +16,7 @@ from typing import assert_never
 from certmond.config.model import Config
 from certmond.controllers.archive_retention import Retention
 from certmond.errors import CertmondError, RefusedError, UnreachableError, WaitingError, WriteError, defect
+from certmond.formats.kubeconfig_certificates import certificates_in
 from certmond.formats.private_key import PrivateKey, make_key
 from certmond.immutable_class import immutable
 from certmond.notify.audit import Audit
@@ -30,9 +31,7 @@ from certmond.renewal.derived_files import Derivations
 from certmond.renewal.key_pair import KeyPairs, as_written
 from certmond.renewal.renewal_file_builder import (
     Renewal,
-    archive_name,
     archived,
-    certificates_in,
     certified_key,
     present_key,
     stale_reason,
@@ -43,7 +42,7 @@ from certmond.renewal.symlink_target_check import SymlinkTargets
 from certmond.rotation.staged_ca import Staging
 from certmond.rotation.step_files import StepFiles
 from certmond.signers.protocol import Request, Signer
-from certmond.state.archive import Archive, Generation
+from certmond.state.archive import Archive, Generation, archive_name
 from certmond.state.pending_requests import Pending
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Recovery, Transactions, Writer

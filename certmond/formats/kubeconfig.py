@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
@@ -131,6 +131,26 @@ def load_mapping(data: bytes) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise MalformedError("is not a YAML mapping")
     return document
+
+
+class Entry(NamedTuple):
+    """A named user, cluster or context, with its fields and the position of the fields in the document."""
+
+    name: str
+    position: tuple[str | int, ...]
+    fields: Mapping[str, Any]
+
+
+def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[Entry]:
+    """Yield the valid entries of the list `plural`, such as "users".
+
+    `singular` is the key of the fields in an entry, such as "user".
+    """
+    entries = document.get(plural)
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        fields = entry.get(singular) if isinstance(entry, Mapping) else None
+        if isinstance(fields, Mapping):
+            yield Entry(as_text(entry.get("name")), (plural, number, singular), fields)
 
 
 def _entries(

@@ -11,7 +11,9 @@ from dataclasses import field, replace
 from certmond.errors import MalformedError
 from certmond.formats.kubeconfig import Cluster, Kubeconfig, Material, User, parse_kubeconfig
 from certmond.immutable_class import immutable
+from certmond.pki.catalog.entries import Kind
 from certmond.pki.findings import Fault, Reason, printable
+from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import Document, decode, is_pkcs12
 from certmond.pki.x509.certificate_file_properties import not_pem
 
@@ -153,3 +155,11 @@ def _document(data: bytes, where: str) -> Document:
 def _without_bytes(material: Material | None) -> Material | None:
     """Return embedded material with its bytes removed. Return other material unchanged."""
     return Material(data=b"") if material and material.data is not None else material
+
+
+def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate, ...]:
+    """Return every certificate in a file, including the certificates that a kubeconfig embeds."""
+    if kind is not Kind.KUBECONFIG:
+        return decode(content, path).certificates
+    documents = parse_credentials(content, path).documents.values()
+    return tuple(certificate for document in documents for certificate in document.certificates)

@@ -6,9 +6,8 @@ copy are out of date.
 
 from __future__ import annotations
 
-from certmond.formats.kubeconfig import Cluster, as_text, load_mapping
+from certmond.formats.kubeconfig import Cluster, as_text, entries, load_mapping
 from certmond.formats.kubeconfig_certificates import Credentials, own_user
-from certmond.formats.kubeconfig_edit import entries
 from certmond.immutable_class import immutable
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import Document

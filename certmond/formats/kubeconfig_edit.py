@@ -5,14 +5,14 @@ An edit leaves all other bytes unchanged. No message quotes a kubeconfig, which 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 import yaml
 
 from certmond.errors import MalformedError, WriteError
-from certmond.formats.kubeconfig import as_text, load_mapping, parse_kubeconfig
+from certmond.formats.kubeconfig import Entry, as_text, entries, load_mapping, parse_kubeconfig
 from certmond.formats.kubeconfig_certificates import broken_cluster, parse_credentials
 from certmond.formats.yaml_edit import Position, decoded, encoded, with_values
 from certmond.immutable_class import immutable
@@ -38,14 +38,6 @@ class Files:
 
     certificate_path: str
     key_path: str
-
-
-class Entry(NamedTuple):
-    """A named user, cluster or context, with its fields and the position of the fields in the document."""
-
-    name: str
-    position: Position
-    fields: Mapping[str, Any]
 
 
 def with_credentials(
@@ -236,18 +228,6 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
     }
     text: str = yaml.safe_dump(document)
     return text.encode("utf-8")
-
-
-def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[Entry]:
-    """Yield the valid entries of the list `plural`, such as "users".
-
-    `singular` is the key of the fields in an entry, such as "user".
-    """
-    entries = document.get(plural)
-    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
-        fields = entry.get(singular) if isinstance(entry, Mapping) else None
-        if isinstance(fields, Mapping):
-            yield Entry(as_text(entry.get("name")), (plural, number, singular), fields)
 
 
 def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Certificate | None) -> Entry:

@@ -23,8 +23,7 @@ from certmond.pki.x509.certificate_file_parser import Document, decode
 from certmond.pki.x509.path_building import find_paths
 from certmond.renewal.archived_pair_check import Verdict, Worth, as_put_back, verdict
 from certmond.renewal.key_pair import KeyPair, Read, Unpaired, entry_pair
-from certmond.renewal.renewal_file_builder import archive_name
-from certmond.state.archive import Archive, ArchivedFile
+from certmond.state.archive import Archive, ArchivedFile, archive_name
 from certmond.transaction.node_file_reader import NodeFiles
 
 _EXTENDED = frozenset({"server auth", "client auth"})

@@ -16,6 +16,7 @@ from pathlib import Path
 from certmond.config.model import Config
 from certmond.errors import CertmondError, WriteError
 from certmond.files.untrusted_writers import WriterLookup, Writers
+from certmond.formats.kubeconfig_certificates import certificates_in
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.validity_rules import renewal_point
@@ -27,8 +28,7 @@ from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.policy import is_issued
 from certmond.pki.x509.certificate import Certificate, certificates_of
 from certmond.renewal.key_pair import KeyPair, entry_pair
-from certmond.renewal.renewal_file_builder import archive_name, certificates_in
-from certmond.state.archive import Archive, ArchivedFile
+from certmond.state.archive import Archive, ArchivedFile, archive_name
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.dirfd import blaming

@@ -5,14 +5,13 @@ This module defines the format of each kind of certificate on a node, and checks
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import field
 from datetime import datetime
 
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
-from certmond.formats.kubeconfig_certificates import parse_credentials
+from certmond.formats.kubeconfig_certificates import certificates_in
 from certmond.formats.kubeconfig_edit import Embedded, has_several_entries, new_kubeconfig, with_credentials
 from certmond.formats.kubelet import pem as kubelet_pem
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
@@ -272,24 +271,11 @@ def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
     return decode(content, path).key
 
 
-def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate, ...]:
-    """Return every certificate in a file, including the certificates that a kubeconfig embeds."""
-    if kind is not Kind.KUBECONFIG:
-        return decode(content, path).certificates
-    documents = parse_credentials(content, path).documents.values()
-    return tuple(certificate for document in documents for certificate in document.certificates)
-
-
 def archived(seen: Observation) -> tuple[str, ...]:
     """Return the paths of the files that certmond archives before it replaces the certificate."""
     if seen.key_path is None or seen.spec.kind is Kind.KUBECONFIG or is_one_file(seen):
         return (seen.path,)
     return seen.key_path, seen.path
-
-
-def archive_name(spec: CertificateSpec, path: str) -> str:
-    """Return the archive name of a certificate. If the entry is a pattern, the name contains a digest of the path."""
-    return f"{spec.name[:40]}-{digest(os.fsencode(path))[:12]}" if spec.is_glob else spec.name
 
 
 def _expected(present: bytes | None) -> str | None:

@@ -21,9 +21,9 @@ from certmond.renewal.archive_generation_check import Generations
 from certmond.renewal.archived_pair_check import Worth, as_put_back, verdict
 from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.renewal.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
-from certmond.renewal.renewal_file_builder import archive_name, archived
+from certmond.renewal.renewal_file_builder import archived
 from certmond.renewal.symlink_target_check import SymlinkTargets
-from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
+from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile, archive_name
 from certmond.transaction.commit import NewFile, Transactions, Writer
 from certmond.transaction.dirfd import digest
 from certmond.transaction.node_file_reader import NodeFiles

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from certmond.pki.services.outage import STEADY
-from certmond.pki.services.restart_state_machine import BACK_OFF
+from certmond.pki.services.outage import BACK_OFF, STEADY
 from certmond.services.containers import Pod, log_directories, process_start, runs_anywhere
 
 _INIT = 1

@@ -23,6 +23,7 @@ from certmond.errors import MalformedError, StateError, WriteError
 from certmond.files.consistent_read import content_of
 from certmond.files.path_resolution import open_without_symlinks
 from certmond.immutable_class import immutable
+from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import printable
 from certmond.state.json_decoder import between, decoded
 from certmond.transaction.dirfd import Place, blaming, can_be_a_path, digest, opened
@@ -280,6 +281,11 @@ def _load(where: Path, file: _File) -> ArchivedFile:
 def _damaged(where: Path) -> MalformedError:
     remedy = "choose another generation: certmond archive list"
     return MalformedError(printable(f"{where} is damaged, and certmond cannot restore it completely; {remedy}"))
+
+
+def archive_name(spec: CertificateSpec, path: str) -> str:
+    """Return the archive name of a certificate. If the entry is a pattern, the name contains a digest of the path."""
+    return f"{spec.name[:40]}-{digest(os.fsencode(path))[:12]}" if spec.is_glob else spec.name
 
 
 def stored_at(generation: str) -> datetime | None:

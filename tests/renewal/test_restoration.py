@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 from certmond.errors import RefusedError, WriteError
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.renewal.archived_pair_check import Worth
-from certmond.renewal.renewal_file_builder import archive_name
-from certmond.state.archive import Archive
+from certmond.state.archive import Archive, archive_name
 from tests.builders import DAY, YEAR, make_ca, make_leaf
 from tests.test_pairs import FORMS, OTHER, PAIR, One, own_key
 from tests.test_renewal import CA, certmond

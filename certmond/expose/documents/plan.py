@@ -6,12 +6,14 @@ The schema of the plan document is stable. Times have the format of RFC 3339.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from certmond.expose.documents.status import event_entry, finding_entry
 from certmond.pki.planning.forecast import Forecast, NextEvent
-from certmond.pki.planning.remaining_work import RemainingWork
 from certmond.pki.planning.steps import Derive, Issue, Plan, Restart, Restore, Rotate, Step
+
+if TYPE_CHECKING:
+    from certmond.pki.planning.remaining_work import RemainingWork
 
 SCHEMA = 1
 

@@ -27,6 +27,8 @@ STEADY = timedelta(minutes=5)
 """Time for which an instance must run to end an outage. A service that crashes runs for a shorter time: the kubelet
 gives a component up to four minutes to start (cmd/kubeadm/app/util/staticpod/utils.go, StartupProbe).
 """
+BACK_OFF = timedelta(minutes=5)
+"""Longest time for which the kubelet delays the restart of a failing container (MaxContainerBackOff)."""
 CHECK_INTERVAL = timedelta(seconds=30)
 """Time between two observations of the services during an outage."""
 

@@ -19,6 +19,7 @@ from dataclasses import field, replace
 from datetime import datetime, timedelta
 
 from certmond.immutable_class import immutable
+from certmond.pki.services.outage import BACK_OFF
 from certmond.pki.services.restart_episode import Bystander, Episode, Result, Stage, Terms
 from certmond.pki.services.service_observation import ServiceSeen
 
@@ -28,8 +29,6 @@ _RESTORED = 3
 """The attempt that uses the previous files. A further attempt ends an instance that started before the restore."""
 _BLIND_ACTS = 3
 """Maximum number of additional acts while certmond cannot record the end of an act."""
-BACK_OFF = timedelta(minutes=5)
-"""Longest time for which the kubelet delays the restart of a failing container (MaxContainerBackOff)."""
 INTERVAL = timedelta(seconds=1)
 """Minimum time between two observations of a service that count as separate observations."""
 

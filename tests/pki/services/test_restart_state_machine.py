@@ -13,9 +13,9 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+from certmond.pki.services.outage import BACK_OFF
 from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Target, Terms
 from certmond.pki.services.restart_state_machine import (
-    BACK_OFF,
     HEALTHY_OBSERVATIONS,
     INTERVAL,
     Act,
