@@ -77,6 +77,12 @@ ACTING = {
     "certmond.signers.local_ca",
 }
 """Modules that change the node, or sign."""
+NEEDED_LATER = {
+    "certmond.pki.rotation.authorization",
+    "certmond.renewal.certificate_origin",
+    "certmond.renewal.repair_sources",
+}
+"""Modules for damaged files, for due certificates, and for a rotation."""
 
 
 @pytest.mark.long
@@ -116,6 +122,26 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
     assert not found & ACTING
 
 
+@pytest.mark.long
+def test_the_daemon_of_an_intact_node_loads_nothing_for_repairs_and_renewals(node: Node, tmp_path: Path) -> None:
+    """While no file is damaged and no certificate is due, a pass in observe mode loads no lookup of repairs or of
+    evidence about certificates, no editor of kubeconfigs and no rules of restarts.
+    """
+    places = f"root='{node.root}', runtime_dir=Path('{tmp_path}'), state_dir=Path('{tmp_path}/state')"
+    found = loaded_by(
+        "from pathlib import Path",
+        "from certmond.cli.options import Globals",
+        "from certmond.daemon.loop import Daemon",
+        "from certmond.notify.event_log import Journal",
+        f"daemon = Daemon(Globals().load, {places}, journal=Journal('none'))",
+        "daemon.stop()",
+        "daemon.run()",
+    )
+    assert (tmp_path / "metrics.prom").exists()
+    editing = {"certmond.formats.kubeconfig_edit", "certmond.pki.services.restart_state_machine"}
+    assert not found & (NEEDED_LATER | editing)
+
+
 def test_keys_are_serialized_without_the_formats_of_ssh() -> None:
     """In a process of certmond, cryptography reads and writes keys and PKCS #12 files without its module for SSH keys.
     A caller that asks for this module gets it.
@@ -146,8 +172,8 @@ assert serialization.Encoding is Encoding
 
 @pytest.mark.long
 def test_a_process_that_acts_loads_its_controllers_at_its_start(node: Node, tmp_path: Path) -> None:
-    """In enforce mode, the daemon imports all controllers before its first pass. Later, a lack of descriptors could
-    prevent the import in the middle of the work.
+    """In enforce mode, the daemon imports all controllers before its first pass. Later, a lack of descriptors or an
+    upgrade could prevent the import in the middle of the work.
     """
     found = loaded_by(
         "from datetime import UTC, datetime",
@@ -162,6 +188,7 @@ def test_a_process_that_acts_loads_its_controllers_at_its_start(node: Node, tmp_
         " clock=lambda: datetime.now(UTC), acting=True)",
     )
     assert {"certmond.controllers.executor", "certmond.controllers.rotation", "certmond.controllers.restart"} <= found
+    assert found >= NEEDED_LATER
     assert "pydantic" not in found
 
 

@@ -374,7 +374,7 @@ def test_system_masters_is_restored_only_if_it_was_the_last_subject(
     assert group_of(host) == other
     host.now += DAY if archived else 30 * DAY
     admin_of(host, last, host.now + YEAR)
-    host.enforcer().salvage.record_subjects(host.look())
+    host.enforcer().last_subjects.record(host.look())
     if not recorded:
         (host.state / "subjects.json").unlink()
     host.at(ADMIN["path"]).write_bytes(b"x")

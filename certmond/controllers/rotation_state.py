@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from certmond.config.model import Config
 from certmond.controllers.coordinator_interface import Coordinator
@@ -23,13 +24,11 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Plan
-from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited
 from certmond.pki.rotation.gates import Report
 from certmond.pki.rotation.phase_conditions import open_conditions, reload_deadline
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired
 from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
-from certmond.pki.rotation.preview import Preview, preview
 from certmond.pki.rotation.replaced_ca_detection import has_signed_all, put_back
 from certmond.pki.rotation.trust_anchor_state import Ground
 from certmond.pki.rotation.worker_batches import Workers, held_back, in_batches
@@ -40,6 +39,9 @@ from certmond.rotation.staged_ca import Part, Staging
 from certmond.rotation.trust_anchor_state_reader import ground_of
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_file_reader import NodeFiles
+
+if TYPE_CHECKING:
+    from certmond.pki.rotation.preview import Preview
 
 
 @immutable
@@ -215,6 +217,8 @@ class RotationState:
         if rotation == self.own:
             return None
         staged = self._is_staged(rotation)
+        from certmond.pki.rotation.authorization import refusal
+
         return refusal(self.own, rotation, ground, staged=staged, now=now, leads=self._leads_external)
 
     def _is_staged(self, rotation: Rotation) -> bool:
@@ -291,6 +295,8 @@ class RotationState:
         ground = self._grounds.get(rotation.family)
         if ground is None:
             raise RotationError(f"the catalogue has no trust anchor {rotation.family}; add it to `certificates`")
+        from certmond.pki.rotation.preview import preview
+
         return preview(rotation, ground, assessment, order)
 
     def missing_steps(self, assessment: Assessment) -> MissingSteps:

@@ -1,7 +1,7 @@
-"""Controllers that change the node, and the time of their construction.
+"""Controllers that change the node, lookups for damaged files and due certificates, and the time of their construction.
 
-`certmond check` and the daemon in observe mode use none of these controllers. Therefore, a process that does not act
-imports the modules of a controller only when it needs this controller. A process that acts imports all at its start.
+On an intact node, `certmond check` and the daemon in observe mode use none of them. Therefore, a process that does not
+act imports their modules only when it needs them. A process that acts imports all at its start.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from certmond.controllers.host_holds import HostHolds
     from certmond.controllers.restart import RestartController
     from certmond.controllers.rotation import RotationController
+    from certmond.renewal.certificate_origin import ProvenanceLookup
     from certmond.renewal.derived_files import Derivations
+    from certmond.renewal.repair_sources import SalvageLookup
     from certmond.restart.rollback import PreviousFiles
     from certmond.rotation.distribution_ca_files import DistributionCAFiles
 
@@ -62,9 +64,10 @@ class ActingControllers:
     scattered: bool
 
     def __post_init__(self) -> None:
-        """Construct the controllers of a process that acts. Later, a lack of descriptors could prevent the import."""
+        """Construct all members in a process that acts. Later, a lack of descriptors could prevent the import."""
         if self.acting:
             _ = self.executor, self.rotating, self.restarting, self.derivations, self.host_holds
+            _ = self.provenance, self.salvage
 
     @cached_property
     def executor(self) -> Executor:
@@ -134,6 +137,21 @@ class ActingControllers:
         from certmond.renewal.derived_files import Derivations
 
         return Derivations(self.config.derived, self.config.certificates, self.files)
+
+    @cached_property
+    def provenance(self) -> ProvenanceLookup:
+        """The evidence about the origin of due certificates."""
+        from certmond.renewal.certificate_origin import ProvenanceLookup
+
+        return ProvenanceLookup(self.config, self.root, self.state_dir)
+
+    @cached_property
+    def salvage(self) -> SalvageLookup:
+        """The sources for the repair of damaged entries."""
+        from certmond.config.renewal_policy import policy_of
+        from certmond.renewal.repair_sources import SalvageLookup
+
+        return SalvageLookup(self.config, self.root, self.state_dir, policy_of(self.config))
 
     @cached_property
     def host_holds(self) -> HostHolds:

@@ -24,6 +24,7 @@ from certmond.files.catalog_observer import Store
 from certmond.files.parallel_path_search import find_in_two_processes
 from certmond.notify.audit import Audit
 from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.assessment.repairable_damage import has_damage
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.renewals import plan
@@ -36,7 +37,6 @@ from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
 from certmond.pki.rotation.step_retries import pace
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import certificates_of
-from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.renewal.derived_file_holds import (
     circumstances_of,
     hold_reasons_of,
@@ -44,11 +44,12 @@ from certmond.renewal.derived_file_holds import (
     unwritten_files,
     without_recent_failures,
 )
-from certmond.renewal.repair_sources import SalvageLookup
+from certmond.renewal.due_certificates import DueCertificates
 from certmond.restart.history import History
 from certmond.rotation.staged_ca import Staging
 from certmond.services.content_times import Changes
 from certmond.services.service_state_collector import SurroundingsObserver
+from certmond.state.last_subjects import LastSubjects
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
@@ -107,8 +108,8 @@ class Enforcer:
             config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive,
             wake=wake if scattered else None,
         )  # fmt: skip
-        self.provenance = ProvenanceLookup(config, root, state_dir)
-        self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
+        self._due_certificates = DueCertificates(config)
+        self.last_subjects = LastSubjects(state_dir, config.certificates)
 
     @property
     def executor(self) -> Executor:
@@ -194,10 +195,10 @@ class Enforcer:
         Collect evidence about the origin of certificates for at most `within` seconds.
         """
         findings = self.rotation_state.update(inventory, store.components(), now, self.rotation_waits)
-        provenance = self.provenance.of_due(
-            inventory, now, family=self.rotation_state.family, everything=everything, within=within
-        )  # fmt: skip
-        salvage = self.salvage.of_damaged(inventory, now)
+        family = self.rotation_state.family
+        due = self._due_certificates.of(inventory, now, family=family, everything=everything)
+        provenance = self._acting.provenance.of_due(due, inventory, now, within=within) if due else {}
+        salvage = self._acting.salvage.of_damaged(inventory, now) if has_damage(inventory) else {}
         request, cluster = self.serving_request.state, self.cluster_reader.state(now)
         return replace(
             seen, findings=findings, provenance=provenance, salvage=salvage, request=request, cluster=cluster

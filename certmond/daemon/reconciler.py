@@ -98,7 +98,7 @@ class Reconciler:
         """Plan the steps for `assessment`, and store the result in `plan`."""
         self._observed = assessment, around
         # A later repair of a damaged certificate needs the subject of the certificate.
-        self._enforcer.salvage.record_subjects(assessment)
+        self._enforcer.last_subjects.record(assessment)
         planned = self._enforcer.plan if self._enforcing else self._enforcer.plan_observed
         self.plan = planned(assessment, around=around)
 

@@ -19,10 +19,8 @@ from certmond.files.untrusted_writers import WriterLookup, Writers
 from certmond.formats.kubeconfig_certificates import certificates_in
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
-from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
-from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.installed_successors import Pattern, Renewals, later_beside
 from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.policy import is_issued
@@ -33,9 +31,6 @@ from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.dirfd import blaming
 from certmond.transaction.node_file_reader import NodeFiles
-
-_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
-_RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 
 
 @immutable
@@ -55,43 +50,18 @@ class ProvenanceLookup:
     def __init__(self, config: Config, root: str, state_dir: Path) -> None:
         self._config, self._root = config, root
         self._archive, self._ledger, self._record = Archive(state_dir), Ledger(state_dir), RotationRecord(state_dir)
-        self._signers = {spec.name: spec.kind for spec in config.signers}
         self._authorities = {spec.name: spec for spec in config.certificates if spec.authority}
         self._files = NodeFiles(root)
-        self._due: dict[Identity, tuple[Observation, datetime | None]] = {}
         self._evidence: dict[Identity, _Evidence] = {}
 
     def of_due(
-        self,
-        inventory: Inventory,
-        now: datetime,
-        *,
-        family: str | None = None,
-        everything: bool = False,
-        within: float | None = None,
+        self, due: Iterable[Observation], inventory: Inventory, now: datetime, *, within: float | None = None
     ) -> dict[Identity, Provenance]:
-        """Return the evidence for each certificate that certmond may renew at `now` (aware, UTC).
+        """Return the evidence for each certificate in `due`, a part of `inventory`, at `now` (aware, UTC).
 
-        `family` adds the certificates of this CA, and `everything` adds all certificates that certmond renews. Omit
-        certificates whose signer needs a CA key that is not on this node. With `within`, collect no new evidence after
-        this number of seconds, and omit certificates without cached evidence. If the state directory is unreadable,
-        return only the evidence collected before the error.
+        With `within`, collect no new evidence after this number of seconds, and omit certificates without cached
+        evidence. If the state directory is unreadable, return only the evidence collected before the error.
         """
-        keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
-        due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
-        for seen in inventory.observations:
-            known = self._due.get(seen.identity)
-            since = known[1] if known and seen is known[0] else self._due_at(seen)
-            due[seen.identity] = seen, since
-            if since is None or not (everything or family in seen.spec.ca or self._is_due(seen, since, now)):
-                continue
-            if self._signers.get(seen.spec.signer or LOCAL, LOCAL) not in _WITH_A_KEY or not keys.isdisjoint(
-                seen.spec.ca
-            ):
-                chosen.append(seen)
-        self._due = due
-        if not chosen:
-            return {}
         access, found = WriterLookup(self._root), dict[Identity, Provenance]()
         former, evidence = dict[str, tuple[Certificate, ...]](), dict[Identity, _Evidence]()
         present = {each.spec.name: each.certificates for each in inventory.observations if each.spec.authority}
@@ -99,7 +69,7 @@ class ProvenanceLookup:
         pattern = Pattern(inventory)
         with suppress(WriteError):  # the executor raises the same error and refuses the renewal
             renewals = Renewals(self._ledger.attempts())
-            for seen in chosen:
+            for seen in due:
                 ca = next((name for name in seen.spec.ca if present.get(name)), None)
                 if ca and ca not in former:
                     former[ca] = self._former(ca, inventory)
@@ -150,22 +120,6 @@ class ProvenanceLookup:
             former=former, beside=known.later if known else (), signed=True,
         )  # fmt: skip
         return replace(made, later=(*made.later, *known.later)) if known else made
-
-    def _due_at(self, seen: Observation) -> datetime | None:
-        """Return the time from which certmond may renew the certificate, or None if certmond never renews it."""
-        spec = seen.spec
-        if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
-            return None
-        if spec.signer == NO_SIGNER or spec.renewed_by:
-            return None
-        point = renewal_point(seen.certificates[0], spec, self._config.renew_before)
-        try:
-            return point - self._config.spread
-        except OverflowError:
-            return point
-
-    def _is_due(self, seen: Observation, since: datetime, now: datetime) -> bool:
-        return now >= since or now < seen.certificates[0].not_before or seen.symlink is False
 
     def _provenance(
         self, seen: Observation, ca: str | None, access: WriterLookup, renewals: Renewals, *,

@@ -22,7 +22,6 @@ from certmond.formats.kubeconfig_edit import (
     with_cluster,
 )
 from certmond.formats.manifest import parse_manifest
-from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.missing_ca_certificate import lacks_ca_certificate, missing_ca
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.assessment.repairable_damage import (
@@ -64,10 +63,6 @@ class SalvageLookup:
         self._files, self._archive, self._ledger = NodeFiles(root), Archive(state_dir), Ledger(state_dir)
         self._symlink_targets = SymlinkTargets(config.certificates, self._files)
         self._subjects = LastSubjects(state_dir, config.certificates)
-
-    def record_subjects(self, assessment: Assessment) -> None:
-        """Record the subjects of the present certificates, which a later repair needs."""
-        self._subjects.record(assessment)
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
         """Return the repair sources of each entry that is damaged at `now` (aware, UTC).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certmond.config.model import Config
 from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.observation import Inventory, Provenance
+from certmond.pki.planning.steps import Identity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.renewal.certificate_origin import ProvenanceLookup
+from certmond.renewal.due_certificates import DueCertificates
 from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
@@ -41,32 +44,15 @@ def inventory(host: Host) -> Inventory:
     return Store(host.config.certificates, str(host.root)).observe()
 
 
-def found(host: Host, now: Any = NOW, **options: Any) -> dict[str, Provenance]:
-    lookup = ProvenanceLookup(host.config, str(host.root), host.state)
-    return {name: each for (name, _), each in lookup.of_due(inventory(host), now, **options).items()}
+def evidence(
+    config: Config, host: Host, seen: Inventory, now: datetime = NOW, **options: Any
+) -> dict[Identity, Provenance]:
+    due = DueCertificates(config).of(seen, now, **options)
+    return ProvenanceLookup(config, str(host.root), host.state).of_due(due, seen, now)
 
 
-def test_only_due_certificates_are_looked_up(host: Host) -> None:
-    """They are due from the renewal point on, less the spread. So are those of a rotated CA, and all on request."""
-    assert found(host).keys() == {"apiserver", "admin.conf", "kubelet-client"}
-    early = NOW - 60 * DAY
-    assert found(host, early) == {}
-    assert found(host, early, family="ca").keys() == {"apiserver", "admin.conf", "kubelet-client"}
-    assert found(host, early, family="other") == {}
-    assert found(host, early, everything=True).keys() == {"apiserver", "admin.conf", "kubelet-client"}
-    assert found(host, NOW - 2 * YEAR).keys() == {"apiserver", "admin.conf", "kubelet-client"}  # not valid yet
-
-
-def test_a_certificate_that_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
-    """No signer signs it, another program renews it, or the CA's key is not on this node."""
-    host.entries["apiserver"] |= {"signer": "none"}
-    host.entries["admin.conf"] |= {"renewed_by": "the operator"}
-    assert found(host).keys() == {"kubelet-client"}
-    host.at("/etc/kubernetes/pki/ca.key").unlink()
-    assert found(host) == {}
-    host.settings["signers"] = [{"name": "site", "kind": "command", "command": ["/bin/true"]}]
-    host.entries["kubelet-client"] |= {"signer": "site"}
-    assert found(host).keys() == {"kubelet-client"}
+def found(host: Host, now: datetime = NOW, **options: Any) -> dict[str, Provenance]:
+    return {name: each for (name, _), each in evidence(host.config, host, inventory(host), now, **options).items()}
 
 
 def test_an_old_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(host: Host) -> None:
@@ -128,7 +114,7 @@ def test_the_old_cas_are_those_of_the_ca_that_signs(host: Host) -> None:
             entry["ca"] = ["site", "ca"]
     config = parse([Source("test", yaml.safe_dump(document))])
     seen = Store(config.certificates, str(host.root)).observe()
-    lookup = ProvenanceLookup(config, str(host.root), host.state).of_due(seen, NOW)
+    lookup = evidence(config, host, seen)
     assert lookup["apiserver", host.entries["apiserver"]["path"]].former == (FORMER.facts,)
     (status,) = (each for each in assess(seen, NOW).statuses if each.seen.name == "apiserver")
     assert status.issuers == (site.facts,)
@@ -149,7 +135,7 @@ def test_in_a_pattern_a_later_certificate_may_have_another_name(host: Host) -> N
     ):
         host.put(f"/srv/{name}.pem", each.pem + each.key_pem, 0o600)
         os.chown(host.at(f"/srv/{name}.pem"), ALICE, ALICE)
-    lookup = ProvenanceLookup(host.config, str(host.root), host.state).of_due(inventory(host), NOW)
+    lookup = evidence(host.config, host, inventory(host))
     assert lookup["many", "/srv/old.pem"].later == (later.facts,)
     assert lookup["many", "/srv/old.pem"].possessed
     assert lookup["many", "/srv/later.pem"].later == ()
@@ -161,12 +147,14 @@ def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) ->
     """
     lookup, seen = ProvenanceLookup(host.config, str(host.root), host.state), inventory(host)
     everything = {each.identity for each in seen.observations if not each.spec.authority}
-    assert lookup.of_due(seen, NOW, within=0.0) == {}
-    assert lookup.of_due(seen, NOW, within=3600.0).keys() == everything
-    assert lookup.of_due(seen, NOW + timedelta(seconds=1), within=0.0).keys() == everything
-    assert lookup.of_due(seen, NOW + host.config.resync, within=0.0) == {}
-    lookup.of_due(seen, NOW, within=3600.0)
-    assert lookup.of_due(inventory(host), NOW, within=0.0) == {}
+    due = DueCertificates(host.config).of(seen, NOW)
+    assert lookup.of_due(due, seen, NOW, within=0.0) == {}
+    assert lookup.of_due(due, seen, NOW, within=3600.0).keys() == everything
+    assert lookup.of_due(due, seen, NOW + timedelta(seconds=1), within=0.0).keys() == everything
+    assert lookup.of_due(due, seen, NOW + host.config.resync, within=0.0) == {}
+    lookup.of_due(due, seen, NOW, within=3600.0)
+    again = inventory(host)
+    assert lookup.of_due(DueCertificates(host.config).of(again, NOW), again, NOW, within=0.0) == {}
 
 
 def test_possession_of_a_self_signed_certificate_does_not_count(host: Host) -> None:
@@ -209,9 +197,8 @@ def test_a_key_that_appears_after_the_scan_is_not_possessed(host: Host) -> None:
     put(make_leaf(host.ca).key_pem)
     seen = inventory(host)
     put(leaf.key_pem)
-    lookup = ProvenanceLookup(host.config, str(host.root), host.state)
-    assert not lookup.of_due(seen, NOW)["admin.conf", path].possessed
-    assert lookup.of_due(inventory(host), NOW)["admin.conf", path].possessed
+    assert not evidence(host.config, host, seen)["admin.conf", path].possessed
+    assert evidence(host.config, host, inventory(host))["admin.conf", path].possessed
 
 
 def archived(host: Host, issued: Issued, at: timedelta = -DAY) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from certmond.pki.assessment.missing_ca_certificate import missing_ca
+from certmond.pki.assessment.missing_ca_certificate import lacks_ca_certificate, missing_ca
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.field_types import expand, subject_attributes
-from certmond.pki.catalog.observation import Observation, Salvage
+from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.catalog.unmet_requirements import accepted_subjects, has_accepted_subject
 from certmond.pki.findings import Reason, Remedy
@@ -70,6 +70,12 @@ def _pair_damage(seen: Observation) -> str | None:
 def is_cluster_damage(seen: Observation) -> bool:
     """Return whether the cluster of a kubeconfig is damaged, but its certificate and key are undamaged."""
     return bool(damage(seen) and seen.certificates) and _pair_damage(seen) is None
+
+
+def has_damage(inventory: Inventory) -> bool:
+    """Return whether an entry is damaged, or lacks a CA certificate or the key of a CA."""
+    kinds = (damage, unneeded_damage, lacks_key, lacks_ca_certificate)
+    return any(is_damaged(seen) for seen in inventory.observations for is_damaged in kinds)
 
 
 def lacks_key(seen: Observation) -> bool:

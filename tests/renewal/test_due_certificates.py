@@ -1,0 +1,64 @@
+"""The certificates that certmond may renew now."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.files.catalog_observer import Store
+from certmond.renewal.due_certificates import DueCertificates
+from tests.builders import DAY, NOW, YEAR, make_leaf
+from tests.test_renewal import Host
+
+ALL = {"apiserver", "admin.conf", "kubelet-client"}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A node with a pair, a kubeconfig and a kubelet's PEM, all of them due."""
+    return Host(tmp_path / "host", "apiserver", "admin.conf", "kubelet-client")
+
+
+def due(host: Host, now: datetime = NOW, **options: Any) -> set[str]:
+    seen = Store(host.config.certificates, str(host.root)).observe()
+    return {each.name for each in DueCertificates(host.config).of(seen, now, **options)}
+
+
+def test_a_certificate_is_due_from_its_renewal_point(host: Host) -> None:
+    """A certificate is due from the renewal point on, less the spread, and before it is valid."""
+    assert due(host) == ALL
+    assert due(host, NOW - 60 * DAY) == set()
+    assert due(host, NOW - 2 * YEAR) == ALL
+
+
+def test_a_rotation_and_a_command_add_certificates_that_are_not_due(host: Host) -> None:
+    """`family` adds the certificates of a CA, and `everything` adds all certificates."""
+    early = NOW - 60 * DAY
+    assert due(host, early, family="ca") == ALL
+    assert due(host, early, family="other") == set()
+    assert due(host, early, everything=True) == ALL
+
+
+def test_a_certificate_that_certmond_does_not_renew_is_never_due(host: Host) -> None:
+    """No signer signs the certificate, another program renews it, or the key of its CA is not on this node."""
+    host.entries["apiserver"] |= {"signer": "none"}
+    host.entries["admin.conf"] |= {"renewed_by": "the operator"}
+    assert due(host) == {"kubelet-client"}
+    host.at("/etc/kubernetes/pki/ca.key").unlink()
+    assert due(host) == set()
+    host.settings["signers"] = [{"name": "site", "kind": "command", "command": ["/bin/true"]}]
+    host.entries["kubelet-client"] |= {"signer": "site"}
+    assert due(host) == {"kubelet-client"}
+
+
+def test_a_replaced_file_has_another_renewal_point(host: Host) -> None:
+    """The renewal point of the previous scan counts only for the same observation."""
+    lookup, path = DueCertificates(host.config), host.at(host.entries["apiserver"]["path"])
+    store = Store(host.config.certificates, str(host.root))
+    assert "apiserver" in {each.name for each in lookup.of(store.observe(), NOW)}
+    new = make_leaf(host.ca, "kube-apiserver", not_before=NOW - DAY, not_after=NOW + YEAR)
+    path.write_bytes(new.pem)
+    assert "apiserver" not in {each.name for each in lookup.of(store.observe(), NOW)}
