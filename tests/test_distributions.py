@@ -24,7 +24,7 @@ from cryptography import x509
 from certmond.cli.main import cli
 from certmond.config.model import Config
 from certmond.config.parser import parse
-from certmond.config.source_merger import DEFAULT_PROFILE, profiles
+from certmond.config.shipped_profiles import DEFAULT_PROFILE, profiles
 from certmond.discovery.distribution import distributions
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess

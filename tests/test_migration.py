@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from certmond.cli.main import cli
-from certmond.config.source_merger import profiles
+from certmond.config.shipped_profiles import profiles
 from certmond.expose.metrics.exposition import COUNT, FAMILIES
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.pki.findings import Reason

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certmond.config.parser import parse
-from certmond.config.source_merger import Source, profiles
+from certmond.config.shipped_profiles import profiles
+from certmond.config.source_merger import Source
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import expand, subject_attributes
 from certmond.pki.x509.certificate import Certificate, parse_certificate

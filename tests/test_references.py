@@ -19,7 +19,8 @@ from certmond.config.loader import load
 from certmond.config.model import Config
 from certmond.config.parser import parse, schema
 from certmond.config.rules import PARTS
-from certmond.config.source_merger import Source, profiles
+from certmond.config.shipped_profiles import profiles
+from certmond.config.source_merger import Source
 from certmond.errors import ConfigError
 from certmond.expose.metrics.exposition import COUNT, FAMILIES, Renderer
 from certmond.files.catalog_observer import Store

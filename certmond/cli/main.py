@@ -237,7 +237,7 @@ def discover(context: click.Context) -> None:
     """Print a configuration for this node: the profile of its distribution, or the configured profile, and the
     differences from this profile.
     """
-    from certmond.config.source_merger import DEFAULT_PROFILE
+    from certmond.config.shipped_profiles import DEFAULT_PROFILE
     from certmond.discovery.configuration import discover as discover_configuration
     from certmond.discovery.distribution import distributions
 

@@ -124,7 +124,7 @@ def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> li
     """Return the names of profiles that start with `incomplete`, including `none`."""
     from click.shell_completion import CompletionItem
 
-    from certmond.config.source_merger import NO_PROFILE, profiles
+    from certmond.config.shipped_profiles import NO_PROFILE, profiles
 
     return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]
 

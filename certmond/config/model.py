@@ -11,7 +11,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
-from certmond.config.source_merger import DEFAULT_PROFILE, NO_PROFILE, profiles
+from certmond.config.shipped_profiles import DEFAULT_PROFILE, NO_PROFILE, profiles
 from certmond.pki.catalog.annotations import After, Before
 from certmond.pki.catalog.ca_replacement_spec import CAReplacementSpec, complete
 from certmond.pki.catalog.derived_file_spec import DerivedSpec

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from certmond.config.model import EVERY_KEY, Config
 from certmond.config.rules import PARTS, SECTIONS, between_entries, dependency_cycles, references
-from certmond.config.source_merger import NO_PROFILE, Source, merge, profile_documents, profiles, with_profile
+from certmond.config.shipped_profiles import NO_PROFILE, profiles
+from certmond.config.source_merger import Source, merge, profile_documents, with_profile
 from certmond.config.validation_messages import problem_of
 from certmond.config.yaml_source import Node, Problem, read
 from certmond.errors import ConfigError

@@ -93,7 +93,7 @@ class ForkedLoad:
 
     def __init__(self, load: Callable[[], Config]) -> None:
         from certmond.config import model  # noqa: F401, PLC0415 - both processes need it
-        from certmond.config.source_merger import profiles  # noqa: PLC0415 - not for a command without a catalogue
+        from certmond.config.shipped_profiles import profiles  # noqa: PLC0415 - not for a command without a catalogue
 
         profiles()  # an upgrade can replace the files of the profiles before a reload
         self._load = load

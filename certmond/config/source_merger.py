@@ -5,16 +5,13 @@ This module knows no type of a field. Therefore, shell completion can read names
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
+from certmond.config.shipped_profiles import DEFAULT_PROFILE, NO_PROFILE, profiles
 from certmond.config.yaml_source import Node, Place, Problem, read, shown
 
-DEFAULT_PROFILE = "kubeadm"
-NO_PROFILE = "none"
 LISTS = ("certificates", "services", "signers", "derived", "hooks")
 """Sections that are lists of entries with a name."""
 
@@ -24,13 +21,6 @@ class Source(NamedTuple):
 
     name: str
     text: str | bytes
-
-
-@cache
-def profiles() -> Mapping[str, str]:
-    """Return the YAML text of each shipped profile, by the name of the profile."""
-    shipped = sorted((Path(__file__).parents[1] / "profiles").iterdir())
-    return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
 
 
 def with_profile(documents: Sequence[Node], name: str | None) -> list[Node]:

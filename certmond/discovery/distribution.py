@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from certmond.config.source_merger import NO_PROFILE
+from certmond.config.shipped_profiles import NO_PROFILE
 from certmond.files.cache import Files
 
 # Profile -> files, of which one is enough. `_PRECEDENCE` contains the profiles over which a profile takes precedence: a

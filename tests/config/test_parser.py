@@ -21,7 +21,8 @@ from certmond.config import source_files, yaml_source
 from certmond.config.loader import load
 from certmond.config.model import Config
 from certmond.config.parser import dump, parse, parse_tree, schema
-from certmond.config.source_merger import Source, profiles
+from certmond.config.shipped_profiles import profiles
+from certmond.config.source_merger import Source
 from certmond.errors import ConfigError
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.field_types import FACTS, USAGES

@@ -203,7 +203,7 @@ def test_a_reload_uses_the_profiles_of_the_start(tmp_path: Path) -> None:
     (tmp_path / "kubeadm.yaml").write_text("certificates: [")
     code = """
         from pathlib import Path
-        from certmond.config import source_merger
+        from certmond.config import shipped_profiles
 
         def load():
             from certmond.config.loader import load
@@ -211,8 +211,8 @@ def test_a_reload_uses_the_profiles_of_the_start(tmp_path: Path) -> None:
 
         loaded = ForkedLoad(load)
         first = loaded()
-        source_merger.__file__ = sys.argv[1] + "/config/source_merger.py"
-        source_merger.Path = lambda _: Path(sys.argv[1]) / "a" / "b"
+        shipped_profiles.__file__ = sys.argv[1] + "/config/shipped_profiles.py"
+        shipped_profiles.Path = lambda _: Path(sys.argv[1]) / "a" / "b"
         print(json.dumps([loaded() == first, len(first.certificates) > 10]))
     """
     assert printed(code, data=tmp_path) == [True, True]

@@ -9,7 +9,8 @@ import pytest
 
 from certmond.config.parser import parse
 from certmond.config.rules import SECTIONS
-from certmond.config.source_merger import LISTS, NO_PROFILE, Source, entry_names, profiles
+from certmond.config.shipped_profiles import NO_PROFILE, profiles
+from certmond.config.source_merger import LISTS, Source, entry_names
 
 
 def test_the_lists_are_those_of_the_models() -> None:
