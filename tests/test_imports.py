@@ -79,6 +79,7 @@ ACTING = {
 """Modules that change the node, or sign."""
 NEEDED_LATER = {
     "certmond.pki.rotation.authorization",
+    "certmond.pki.rotation.ca_validation",
     "certmond.renewal.certificate_origin",
     "certmond.renewal.repair_sources",
 }
@@ -125,7 +126,7 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
 @pytest.mark.long
 def test_the_daemon_of_an_intact_node_loads_nothing_for_repairs_and_renewals(node: Node, tmp_path: Path) -> None:
     """While no file is damaged and no certificate is due, a pass in observe mode loads no lookup of repairs or of
-    evidence about certificates, no editor of kubeconfigs and no rules of restarts.
+    evidence about certificates, no editor of kubeconfigs, and no rules of restarts or of the cluster.
     """
     places = f"root='{node.root}', runtime_dir=Path('{tmp_path}'), state_dir=Path('{tmp_path}/state')"
     found = loaded_by(
@@ -138,8 +139,12 @@ def test_the_daemon_of_an_intact_node_loads_nothing_for_repairs_and_renewals(nod
         "daemon.run()",
     )
     assert (tmp_path / "metrics.prom").exists()
-    editing = {"certmond.formats.kubeconfig_edit", "certmond.pki.services.restart_state_machine"}
-    assert not found & (NEEDED_LATER | editing)
+    others = {
+        "certmond.formats.kubeconfig_edit",
+        "certmond.pki.assessment.cluster_rules",
+        "certmond.pki.services.restart_state_machine",
+    }
+    assert not found & (NEEDED_LATER | others)
 
 
 def test_keys_are_serialized_without_the_formats_of_ssh() -> None:
