@@ -11,6 +11,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -93,6 +94,12 @@ def run(
         detail = f"{program} did not end within {time_limit.total_seconds():g} s"
         raise UnreachableError(f"{detail}; find what the program waits for, or set a longer time_limit")
     return Ended(child.returncode, bytes(ear.output), bytes(ear.said))
+
+
+def run_python(program: str, time_limit: timedelta, given: bytes) -> Ended:
+    """Run a Python program in a new process that can import the modules of this process. Raises the errors of `run`."""
+    command = (sys.executable, "-P", "-s", "-c", program)
+    return run(command, {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, time_limit, lambda: None, given)
 
 
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Process that parses the configuration, and ends.
 
 pydantic and the schema of the configuration need more memory than the configuration. Therefore, a process that runs for
-long leaves them to a child process. Meanwhile, this process can import its own modules.
+long leaves them to a child process: to a fork at its start, and to a new Python process at a reload. During the start,
+this process can import its own modules.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from certmond.errors import CertmondError, ConfigError
@@ -21,6 +24,46 @@ if TYPE_CHECKING:
 
 _RESULT, _PROBLEMS = b"+", b"!"
 _LENGTH_BYTES = 8  # bytes that encode the length of the content
+_TIMEOUT = timedelta(seconds=20)  # of a new Python process; the parser needs a second for 10,000 entries
+_PROGRAM = """
+import os, pickle, sys
+from certmond.config.parser_process import packed_answer
+directory, load = pickle.load(sys.stdin.buffer)
+os.chdir(directory)
+sys.stdout.buffer.write(packed_answer(load))
+"""
+
+
+def packed_answer(load: Callable[[], Config]) -> bytes:
+    """Return the answer of a process that calls `load`: the configuration, or its problems."""
+    return _answer(partial(_packed, load))
+
+
+def _packed(load: Callable[[], Config]) -> bytes:
+    import pickle  # noqa: PLC0415 - a command that does not fork needs no pickle
+
+    return pickle.dumps(load(), pickle.HIGHEST_PROTOCOL)
+
+
+def _answer(parse: Callable[[], bytes]) -> bytes:
+    """Return the result of `parse`, or its problems, with a kind and a length."""
+    try:
+        kind, content = _RESULT, parse()
+    except ConfigError as error:
+        kind, content = _PROBLEMS, json.dumps(error.problems).encode()
+    except CertmondError as error:
+        kind, content = _PROBLEMS, json.dumps([str(error)]).encode()
+    return kind + len(content).to_bytes(_LENGTH_BYTES) + content
+
+
+def _result_in(answer: bytes) -> bytes | None:
+    """Return the result in `answer`, or None for an incomplete answer. Raises ConfigError if it contains problems."""
+    kind, length, content = answer[:1], answer[1 : 1 + _LENGTH_BYTES], answer[1 + _LENGTH_BYTES :]
+    if kind not in {_RESULT, _PROBLEMS} or len(length) < _LENGTH_BYTES or int.from_bytes(length) != len(content):
+        return None
+    if kind == _PROBLEMS:
+        raise ConfigError(tuple(json.loads(content)))
+    return content
 
 
 class ParserProcess:
@@ -56,17 +99,8 @@ class ParserProcess:
     def _run(self, result: int) -> NoReturn:
         """Write the answer to the pipe, and exit. An interrupt ends only the process that reads the answer."""
         with suppress(BaseException), os.fdopen(result, "wb") as pipe:
-            kind, content = self._answer()
-            pipe.write(kind + len(content).to_bytes(_LENGTH_BYTES) + content)
+            pipe.write(_answer(self._parse))
         os._exit(0)
-
-    def _answer(self) -> tuple[bytes, bytes]:
-        try:
-            return _RESULT, self._parse()
-        except ConfigError as error:
-            return _PROBLEMS, json.dumps(error.problems).encode()
-        except CertmondError as error:
-            return _PROBLEMS, json.dumps([str(error)]).encode()
 
     def result(self) -> bytes:
         """Return the result of `parse`, once. Raises ConfigError with the problems that `parse` raised."""
@@ -76,19 +110,18 @@ class ParserProcess:
             answer = pipe.read()
         with suppress(ChildProcessError):  # the caller of certmond ignores SIGCHLD
             os.waitpid(self._pid, 0)
-        kind, length, content = answer[:1], answer[1 : 1 + _LENGTH_BYTES], answer[1 + _LENGTH_BYTES :]
-        if not kind or int.from_bytes(length) != len(content):
-            return self._parse()  # the child process was killed, or `parse` raised another exception
-        if kind == _PROBLEMS:
-            raise ConfigError(tuple(json.loads(content)))
-        return content
+        found = _result_in(answer)
+        # Without a result, the child process was killed, or `parse` raised another exception.
+        return self._parse() if found is None else found
 
 
 class ForkedLoad:
-    """The function `load`, whose first call returns the result of a child process.
+    """The function `load`, whose calls return the result of a child process.
 
-    Later calls load the configuration in this process, which then has several threads. Raises ConfigError if the
-    configuration is invalid, or if an upgrade has replaced modules of the parser.
+    The first call returns the result of a fork. At later calls, this process has several threads, and starts a new
+    Python process. If that process gives no answer, or if an upgrade has replaced the files of certmond, this process
+    loads the configuration itself. Raises ConfigError if the configuration is invalid, or if this process cannot run
+    the parser of an upgrade.
     """
 
     def __init__(self, load: Callable[[], Config]) -> None:
@@ -96,13 +129,16 @@ class ForkedLoad:
         from certmond.config.shipped_profiles import profiles  # noqa: PLC0415 - not for a command without a catalogue
 
         profiles()  # an upgrade can replace the files of the profiles before a reload
-        self._load = load
-        self._first: ParserProcess | None = ParserProcess(self._packed)
+        self._load, self._installation = load, _installation()
+        self._first: ParserProcess | None = ParserProcess(partial(_packed, load))
 
     def __call__(self) -> Config:
         import pickle  # noqa: PLC0415 - a command that does not fork needs no pickle
 
         if self._first is None:
+            if (content := self._in_new_process()) is not None:
+                reloaded: Config = pickle.loads(content)  # noqa: S301 - the bytes are from a child process
+                return reloaded
             try:
                 return self._load()
             except CertmondError:
@@ -117,7 +153,27 @@ class ForkedLoad:
         found: Config = pickle.loads(first.result())  # noqa: S301 - the bytes are from the child process
         return found
 
-    def _packed(self) -> bytes:
+    def _in_new_process(self) -> bytes | None:
+        """Return the packed configuration from a new Python process, or None if this process must parse by itself.
+
+        Raises ConfigError if the configuration is invalid.
+        """
         import pickle  # noqa: PLC0415 - see above
 
-        return pickle.dumps(self._load(), pickle.HIGHEST_PROTOCOL)
+        try:
+            from certmond.subprocesses import run_python  # noqa: PLC0415 - only for a reload
+
+            ended = run_python(_PROGRAM, _TIMEOUT, pickle.dumps((os.getcwd(), self._load)))
+        except (CertmondError, OSError, pickle.PicklingError, AttributeError, TypeError):
+            return None
+        if ended.status or self._installation is None or self._installation != _installation():
+            return None  # the process failed, or its classes can be those of another version
+        return _result_in(ended.output)
+
+
+def _installation() -> tuple[int, int, int] | None:
+    """Return values that differ after an upgrade has replaced the files of certmond, or None if they are unknown."""
+    with suppress(OSError):
+        status = os.stat(__file__)
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+    return None

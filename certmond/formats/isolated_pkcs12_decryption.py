@@ -5,14 +5,12 @@ The author of a PKCS#12 file chooses the cost of the decryption. In its own proc
 
 from __future__ import annotations
 
-import os
-import sys
 from base64 import b64decode
 from datetime import timedelta
 
 from certmond.errors import LimitError, MalformedError, SigningError
 from certmond.pki.x509.certificate_file_parser import Document, Opened, decode
-from certmond.subprocesses import run
+from certmond.subprocesses import run_python
 
 CPU_SECONDS = 1
 """Maximum CPU time of the separate process, in seconds. The start of Python takes one tenth of this time."""
@@ -49,10 +47,8 @@ def open_isolated(data: bytes, password: bytes | None) -> Opened:
     decryption takes too long.
     """
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
-    command = (sys.executable, "-P", "-s", "-c", _PROGRAM)
-    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        ended = run(command, environment, _TIMEOUT, lambda: None, size + (password or b"") + data)
+        ended = run_python(_PROGRAM, _TIMEOUT, size + (password or b"") + data)
     except SigningError:
         raise LimitError(f"is a PKCS#12 file that certmond cannot open within {_TIMEOUT.seconds} seconds") from None
     if ended.status < 0:

@@ -158,6 +158,67 @@ def test_only_the_first_configuration_is_of_the_child_process(tmp_path: Path) ->
     assert printed(code, data=tmp_path / "config.yaml") == [7, False, True, 9]
 
 
+def test_a_reload_parses_in_a_new_process(tmp_path: Path) -> None:
+    """A later call returns the present configuration, and its problems, without pydantic in this process. A relative
+    path counts from the directory of this process.
+    """
+    (tmp_path / "config.yaml").write_text("profile: none\npoll: 7s\nhooks: [{name: x, command: [/x]}]\n")
+    code = """
+        from pathlib import Path
+        from certmond.cli.options import Globals
+
+        os.chdir(sys.argv[1])
+        loaded = Globals(config=Path("config.yaml")).start_loading()
+        first = loaded()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        same = loaded() == first
+        Path("config.yaml").write_text("profile: none\\npoll: 9s\\n")
+        second = loaded().poll.seconds
+        Path("config.yaml").write_text("profile: none\\npoll: 9\\nmodes: enforce\\n")
+        try:
+            loaded()
+        except ConfigError as error:
+            problems = error.problems
+        print(json.dumps([first.poll.seconds, same, second, problems, "pydantic" in sys.modules]), flush=True)
+        os._exit(0)
+    """
+    found = printed(code, data=tmp_path)
+    assert isinstance(found, list)
+    first, same, second, problems, pydantic = found
+    assert (first, same, second, pydantic) == (7, True, 9, False)
+    assert [each.partition(";")[0] for each in problems] == [
+        "config.yaml:2: poll: must be a duration such as 30d, 12h or 90s, not '9'",
+        "config.yaml:3: modes: unknown key",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "parser_process._PROGRAM = 'raise SystemExit(1)'",
+        "parser_process._PROGRAM = 'print()'",
+        "parser_process._PROGRAM = f'print(bytes({1 << 21}))'",
+        "sys.executable = '/nonexistent'",
+        "loaded._installation = (0, 0, 0)",
+    ],
+    ids=["it fails", "its answer is incomplete", "its answer is too long", "no program", "after an upgrade"],
+)
+def test_without_an_answer_of_the_new_process_this_process_parses(tmp_path: Path, change: str) -> None:
+    """If the new process gives no answer, or can have the code of another version, this process parses by itself."""
+    (tmp_path / "config.yaml").write_text("profile: none\npoll: 7s\n")
+    code = f"""
+        from pathlib import Path
+        from certmond.cli.options import Globals
+        from certmond.config import parser_process
+
+        loaded = Globals(config=Path(sys.argv[1])).start_loading()
+        first = loaded()
+        {change}
+        print(json.dumps([loaded() == first, "pydantic" in sys.modules]))
+    """
+    assert printed(code, data=tmp_path / "config.yaml") == [True, True]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "change",

@@ -8,7 +8,7 @@ from certmond.config.shipped_profiles import DEFAULT_PROFILE, NO_PROFILE, profil
 
 
 def test_each_profile_is_a_yaml_mapping() -> None:
-    """A profile has a name of its own, other than the name of no profile, and its text is a YAML mapping."""
+    """The name of a profile differs from the name for no profile, and its text is a YAML mapping."""
     assert DEFAULT_PROFILE in profiles()
     assert NO_PROFILE not in profiles()
     assert all(isinstance(yaml.safe_load(text), dict) for text in profiles().values())
