@@ -12,12 +12,12 @@ from dataclasses import field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from certmond.errors import RestartError, defect
+from certmond.errors import RestartError, SigningError, defect
 from certmond.immutable_class import immutable
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Unserved
 from certmond.pki.services.outage import outage_after
 from certmond.pki.services.service_observation import Live, ServiceSeen
-from certmond.services import containers, pid_file
+from certmond.services import containers, pid_file, probe_process
 from certmond.services import systemd_client as units
 from certmond.services.containers import Pod
 from certmond.services.last_run_time import pod_idle_since
@@ -40,17 +40,20 @@ class Question:
     health: Mapping[str, Anchors] = field(default_factory=dict)
 
 
-def observe(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
+def observe(
+    question: Question, before: Live | None = None, limit: float | None = None, *, isolated: bool = False
+) -> Live:
     """Observe the subjects of `question`. `before` is the previous observation.
 
-    `limit` is the time limit in seconds for the TLS probes, or None for the default limit.
+    `limit` is the time limit in seconds for the TLS probes, or None for the default limit. If `isolated` is true and
+    `question` has no health address, a new process makes the TLS probes.
     """
     at = datetime.now(UTC)
     by_unit = units.unit_states(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
     services |= {name: pid_file.service_state(path) for name, path in question.pid_files.items()}
     services |= _pods(question.pods) if question.pods else {}
-    served, health_problems = _probe_results(question, at, limit)
+    served, health_problems = _probe_results(question, at, limit, isolated=isolated)
     return Live(
         at, {name: _with_history(seen, name, before, at) for name, seen in services.items()}, served, health_problems
     )
@@ -68,13 +71,15 @@ def _pods(pods: Mapping[str, Pod]) -> dict[str, ServiceSeen]:
 
 
 def _probe_results(
-    question: Question, at: datetime, limit: float | None
+    question: Question, at: datetime, limit: float | None, *, isolated: bool
 ) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
     if not (question.endpoints or question.health):
         return {}, {}
     try:
+        if isolated and not question.health:
+            return probe_process.served_certificates(question.endpoints, at, limit), {}
         return _run_probes(question, at, limit)
-    except (OSError, ImportError) as error:  # the event loop failed, for example because of too many open files
+    except (OSError, ImportError, SigningError) as error:  # for example because of too many open files
         why = f"the connection failed ({getattr(error, 'strerror', None) or error})"
         return {each: Unserved(why, at) for each in question.endpoints}, dict.fromkeys(question.health, why)
 
@@ -122,12 +127,12 @@ def _with_history(seen: ServiceSeen, name: str, before: Live | None, at: datetim
 class ObserverThread:
     """Thread that observes on request and calls `wake` after each observation.
 
-    `wake` must return quickly, and must not raise an exception.
+    `wake` must return quickly, and must not raise an exception. `observe` describes `limit` and `isolated`.
     """
 
-    def __init__(self, wake: Callable[[], None], limit: float | None = None) -> None:
+    def __init__(self, wake: Callable[[], None], limit: float | None = None, *, isolated: bool = False) -> None:
         self._wake = wake
-        self._limit = limit
+        self._limit, self._isolated = limit, isolated
         self._changed = threading.Condition()
         self._requested: Question | None = None
         self._closed = False
@@ -140,7 +145,8 @@ class ObserverThread:
 
         If the thread cannot start, `seen` contains the reason.
         """
-        _prepare(question)
+        if not self._isolated or question.health:
+            _prepare(question)
         with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="observer", daemon=True)
@@ -173,7 +179,7 @@ class ObserverThread:
 
     def _observe(self, question: Question) -> Live:
         try:
-            return observe(question, self.seen, self._limit)
+            return observe(question, self.seen, self._limit, isolated=self._isolated)
         except Exception as error:  # noqa: BLE001 - a defect in one observation must not end the thread
             return _unobserved(question, defect(error))
 

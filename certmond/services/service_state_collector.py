@@ -45,7 +45,7 @@ class SurroundingsObserver:
         self, config: Config, root: str, changes: Changes, *, acting: bool, wake: Callable[[], None] = lambda: None
     ) -> None:
         self._config, self._changes, self._acting = config, changes, acting
-        self._observer = ObserverThread(wake)
+        self._observer = ObserverThread(wake, isolated=not acting)
         self._visible = root == "/"
         self._question = Question()
         self._services: Sequence[ServiceSpec] = config.services

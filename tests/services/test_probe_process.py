@@ -1,0 +1,97 @@
+"""TLS probes in a new Python process: their results, and the memory of the process that asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.errors import SigningError, UnreachableError
+from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
+from certmond.services import probe_process, tls_probe
+from certmond.subprocesses import Ended
+from tests.builders import Issued
+from tests.services.test_service_observer import Serve, ca, files, serve  # noqa: F401 - fixtures
+from tests.services.test_tls_probe import GENEROUS, NOW, Files, saying, server_certificate, tls
+
+CLOSED = Endpoint("127.0.0.1", 1)
+
+
+def answered(monkeypatch: pytest.MonkeyPatch, output: bytes, status: int = 0) -> dict[Endpoint, Seen]:
+    """Return the results for one endpoint if the process writes `output`."""
+    monkeypatch.setattr(probe_process, "run_python", lambda *_: Ended(status, output, b""))
+    return probe_process.served_certificates([CLOSED], NOW, None)
+
+
+def test_the_results_are_those_of_this_process(serve: Serve, files: Files, ca: Issued) -> None:  # noqa: F811
+    """The new process reports each certificate, and each reason, as this process does: for TLS 1.3 and 1.2, a server
+    name, a closed port, and a server without TLS.
+    """
+    leaf = server_certificate(ca)
+    old = serve(tls(files.context(leaf, ssl.TLSVersion.TLSv1_2))).endpoint
+    new = serve(tls(files.context(leaf))).endpoint
+    named = Endpoint(new.address, new.port, "api.example.com")
+    endpoints = [old, new, named, CLOSED, serve(saying(b"220 mail\r\n")).endpoint]
+    found = probe_process.served_certificates(endpoints, NOW, GENEROUS)
+    assert found == asyncio.run(tls_probe.served_certificates(endpoints, NOW, limit=GENEROUS))
+    assert [isinstance(each, Served) for each in found.values()] == [True, True, True, False, False]
+    assert found[CLOSED] == Unserved("the connection was refused", NOW, refused=True)
+
+
+@pytest.mark.parametrize("output", [b"", b"[]", b"{}", b"[1]", b"[[1]]", b'[["x", "y"]]', b'[["x", 1, 2]]', b"[[]"])
+def test_a_process_without_a_usable_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, output: bytes) -> None:
+    """The error has the exit status, or the signal that ended the process."""
+    with pytest.raises(UnreachableError, match=r"sent no answer \(exit status 1\)"):
+        answered(monkeypatch, output, 1)
+    with pytest.raises(UnreachableError, match=r"sent no answer \(signal 9\)"):
+        answered(monkeypatch, output, -9)
+
+
+@given(st.binary(max_size=40) | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists).map(
+    lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_any_output_is_a_result_or_an_error(output: bytes) -> None:
+    """No output raises another exception."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            found = answered(patch, output)
+        except SigningError:
+            return
+        assert list(found) == [CLOSED]
+
+
+SCRIPT = """
+import sys, threading
+from certmond.pki.catalog.endpoint import Endpoint
+from certmond.services.service_observer import ObserverThread, Question
+seen = threading.Event()
+thread = ObserverThread(seen.set, isolated=True)
+sys.executable = sys.argv[1] if sys.argv[1:] else sys.executable
+thread.ask(Question(endpoints=(Endpoint("127.0.0.1", 1),)))
+seen.wait()
+thread.close()
+print(*(each.reason for each in thread.seen.served.values()), *sorted({"asyncio", "ssl"} & set(sys.modules)), sep="|")
+"""
+
+
+def observed(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_process_that_asks_loads_no_tls() -> None:
+    """A thread for a daemon in observe mode gets the results, and loads neither OpenSSL's TLS nor an event loop."""
+    assert observed() == "the connection was refused"
+
+
+def test_a_process_that_cannot_start_is_the_reason(tmp_path: Path) -> None:
+    """Each endpoint then has a reason with the program, and the thread continues."""
+    missing = str(tmp_path / "python")
+    expected = f"the connection failed (certmond cannot run {missing} (No such file or directory)"
+    assert observed(missing).startswith(expected)
