@@ -1,4 +1,4 @@
-"""Registration of a library as a package whose modules a process imports one by one."""
+"""Import of a part of a library: a package whose modules a process imports one by one, and a module without another."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
+
+
+def exclude(name: str, *replacements: str) -> None:
+    """Prevent the import of the module `name`, so that its importer uses the modules `replacements`.
+
+    The function does nothing if a replacement is missing, or if the process has already imported `name`.
+    """
+    modules: dict[str, Any] = sys.modules
+    if all(map(find_spec, replacements)):
+        modules.setdefault(name, None)  # None prevents the import (Python language reference, 5.3.1)
 
 
 def register(name: str, *sources: str) -> None:

@@ -1,4 +1,4 @@
-"""A library whose modules a process imports one by one, without the `__init__` of the library."""
+"""A library whose modules a process imports one by one, without the `__init__` of the library, or without a module."""
 
 from __future__ import annotations
 
@@ -112,3 +112,37 @@ def test_an_imported_library_stays(library: Path) -> None:
 def test_a_library_that_is_not_installed(library: Path) -> None:
     """The registration of a missing library does nothing. Its import then raises ImportError as usual."""
     assert run(library, BEFORE + "register('absent')\nprint('absent' in sys.modules)") == "False"
+
+
+IMPORTER = "try:\n    import heavy.other as used\nexcept ImportError:\n    import json as used\nprint(used.__name__)"
+
+
+@pytest.mark.parametrize(
+    ("before", "used"),
+    [
+        ("exclude('heavy.other', 'json', 'heavy.light')", "json"),
+        ("exclude('heavy.other', 'json', 'absent')", "heavy.other"),
+        ("import heavy.other\nexclude('heavy.other', 'json')", "heavy.other"),
+    ],
+    ids=["excluded", "a replacement is missing", "already imported"],
+)
+def test_a_module_is_excluded_if_its_replacements_exist(library: Path, before: str, used: str) -> None:
+    """The importer of an excluded module uses its replacement. Without a replacement, the module is not excluded."""
+    (library / "heavy" / "__init__.py").write_text("")
+    assert run(library, f"from certmond.library_subset import exclude\n{before}\n{IMPORTER}") == used
+
+
+def test_hash_functions_without_openssl(library: Path) -> None:
+    """After an import of certmond.pki, hashlib has every algorithm that it has with OpenSSL, with equal results, and
+    OpenSSL's libcrypto is not loaded.
+    """
+    code = (
+        "import hashlib, hmac, sys\n"
+        "print({each: hashlib.new(each, b'abc').digest() for each in sorted(hashlib.algorithms_guaranteed)"
+        " if 'shake' not in each}, hmac.digest(b'k', b'abc', 'sha256'), hmac.compare_digest(b'a', b'a'),"
+        " hashlib.sha256(b'abc', usedforsecurity=False).hexdigest())\n"
+        "print('libcrypto' in open('/proc/self/maps').read(), file=sys.stdout)"
+    )
+    with_openssl, without = run(library, code), run(library, f"import certmond.pki\n{code}")
+    assert with_openssl.splitlines()[0] == without.splitlines()[0]
+    assert (with_openssl.splitlines()[1], without.splitlines()[1]) == ("True", "False")
