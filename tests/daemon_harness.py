@@ -22,13 +22,19 @@ from tests.preloaded_certmond import CERTMOND, PROGRAMS
 _SERIES = re.compile(r'^(\w+)\{certificate="([^"]*)",path="([^"]*)"(?:,(.*))?\} (\S+)$')
 
 
-class Running:
-    """A daemon that runs, and the directory that it renders into."""
+class Output:
+    """The directory that a daemon renders into. The daemon can run in this process."""
 
-    def __init__(self, process: subprocess.Popen[str] | preloaded_certmond.Process, runtime: Path, log: Path) -> None:
-        self.process = process
+    def __init__(self, runtime: Path) -> None:
         self.runtime = runtime
-        self.log = log
+
+    def ended(self) -> bool:
+        """Return whether the daemon has ended, as far as this object knows."""
+        return False
+
+    def said(self) -> str:
+        """Return the log of the daemon, if the daemon has one."""
+        return ""
 
     def metrics(self) -> str:
         return (self.runtime / "metrics.prom").read_text()
@@ -67,13 +73,13 @@ class Running:
         while True:
             try:
                 if found := holds():
-                    while self._writes() and self.process.poll() is None and time.monotonic() < end:
+                    while self._writes() and not self.ended() and time.monotonic() < end:
                         select.select([], [], [], 0.005)
                     return found
             except (OSError, ValueError, StopIteration):
                 pass
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"{what}: never so\n{self.log.read_text()}")
+            if self.ended() or time.monotonic() > end:
+                raise AssertionError(f"{what}: never so\n{self.said()}")
             select.select([], [], [], 0.02)
 
     def _writes(self) -> bool:
@@ -90,6 +96,21 @@ class Running:
             for line in self.metrics().splitlines()
             if line.startswith("certmond_passes_t")
         )
+
+
+class Running(Output):
+    """A daemon in another process, and the directory that it renders into."""
+
+    def __init__(self, process: subprocess.Popen[str] | preloaded_certmond.Process, runtime: Path, log: Path) -> None:
+        super().__init__(runtime)
+        self.process = process
+        self.log = log
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def said(self) -> str:
+        return self.log.read_text()
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         self.process.send_signal(how)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -13,11 +12,15 @@ import pytest
 
 from certmond.cli.options import assess_node
 from certmond.config.parser import parse
+from certmond.daemon.loop import Daemon
+from certmond.notify.event_log import Event
 from certmond.pki.assessment.key_mismatch_delay import WAIT
 from certmond.pki.findings import Reason
-from tests.daemon_harness import Running, running
+from tests.daemon.test_enforcer import Shifted, in_process
+from tests.daemon_harness import Output
 from tests.deadline import DEADLINE
 from tests.node import PKI, Node
+from tests.test_flapping import Recorder
 
 API = f"{PKI}/apiserver"
 SECOND = timedelta(seconds=1)
@@ -103,37 +106,47 @@ def test_the_command_exits_with_2_right_after_a_wrong_key(node: Node, tmp_path: 
     assert "is not the private key of" in done.stdout
 
 
-def more(daemon: Running, passes: float) -> bool:
-    return daemon.passes() > passes
-
-
 @pytest.mark.long
 def test_the_daemon_reports_keys_that_alternate(node: Node, tmp_path: Path) -> None:
     """A good key and a wrong one that replace each other every 0.7 seconds are a finding in each of fourteen samples.
     When the good key stays, the finding ends.
     """
-    work = tmp_path / "work"
-    work.mkdir()
     good, wrong = node.read(f"{API}.key"), node.read(f"{PKI}/etcd/peer.key")
-    done = threading.Event()
+    clock, journal, seen = Shifted(datetime.now(UTC)), Recorder(), Output(tmp_path / "run")
+    daemon = Daemon(
+        lambda: parse(()), root=str(node.root), runtime_dir=seen.runtime, state_dir=tmp_path / "state", journal=journal,
+        clock=clock,
+    )  # fmt: skip
 
-    def alternate() -> None:
-        number = 0
-        while not done.wait(0.7):
-            number += 1
+    def script() -> None:
+        seen.until(lambda: seen.entry("apiserver"), "the first pass")
+        node.replace(f"{API}.key", wrong)
+        seen.until(reported, "reported")
+        for number in range(14):
+            clock.instant += 0.7 * SECOND
             node.replace(f"{API}.key", wrong if number % 2 else good)
+            read = "apiserver.key is not" if number % 2 else "apiserver.key was not"
+            seen.until(partial(says, seen, f"{read} the private key"), f"sample {number}")
+            assert seen.reasons("apiserver") == {"key_mismatch"}
+        assert cleared() == 0
         node.replace(f"{API}.key", good)
+        seen.until(lambda: says(seen, "apiserver.key was not the private key"), "the good key is read")
+        clock.instant += WAIT
+        seen.until(lambda: not seen.reasons("apiserver"), "cleared")
+        assert cleared() == 1
 
-    with running(node.root, work) as daemon:
-        writer = threading.Thread(target=alternate)
-        writer.start()
-        try:
-            daemon.until(lambda: "key_mismatch" in daemon.reasons("apiserver"), "reported")
-            for number in range(14):
-                passes = daemon.passes()
-                daemon.until(partial(more, daemon, passes), f"pass {number}")
-                assert "key_mismatch" in daemon.reasons("apiserver")
-        finally:
-            done.set()
-            writer.join()
-        daemon.until(lambda: not daemon.reasons("apiserver"), "cleared")
+    def reported() -> bool:
+        clock.instant += SECOND  # until the daemon has read the wrong key, and for the wait after that
+        return says(seen, "apiserver.key is not the private key")
+
+    def cleared() -> int:
+        return journal.counts[Event.FINDING_CLEARED, "apiserver"]
+
+    with in_process(daemon, script):
+        pass
+
+
+def says(seen: Output, words: str) -> bool:
+    """Return whether a finding of the API server's certificate contains `words`."""
+    entry = seen.entry("apiserver")
+    return entry is not None and any(words in item["message"] for item in entry["findings"])
