@@ -22,7 +22,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
+from certmond.config.parser import parse
+from certmond.config.source_merger import Source
+from certmond.daemon.loop import Daemon
 from certmond.expose.documents.plan import step_name
+from certmond.notify.event_log import Journal
 from certmond.pki.assessment.key_mismatch_delay import REPAIR_WAIT
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.findings import Reason
@@ -31,7 +35,8 @@ from certmond.state.archive import Archive
 from certmond.state.last_subjects import LastSubjects
 from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server, new_key
-from tests.daemon_harness import Running, running
+from tests.daemon.test_enforcer import Shifted, in_process
+from tests.daemon_harness import Output, Running, running
 from tests.sampling import sample
 from tests.test_renewal import (
     CA,
@@ -740,8 +745,34 @@ def watching(host: Host, mode: str = "enforce") -> Iterator[Running]:
         daemon.stop()
 
 
-def clean(daemon: Running, *names: str) -> bool:
+def play(host: Host, script: Callable[[Output, Shifted], None]) -> None:
+    """Run a daemon in enforce mode with a clock that only the script moves. The daemon has completed its first pass
+    before the script begins, and ends after the script.
+    """
+    text = yaml.safe_dump(host.document() | {"mode": "enforce"})
+    # Each change of a file is older than the time of this clock, and extends no wait.
+    clock, seen = Shifted(now() + DAY), Output(host.place / "run")
+    daemon = Daemon(
+        lambda: parse([Source("test", text)]), root=str(host.root), runtime_dir=seen.runtime, state_dir=host.state,
+        journal=Journal("none"), clock=clock,
+    )  # fmt: skip
+
+    def first() -> None:
+        seen.until(lambda: clean(seen, *host.entries), "the first pass")
+        script(seen, clock)
+
+    with in_process(daemon, first):
+        pass
+
+
+def clean(daemon: Output, *names: str) -> bool:
     return all(daemon.reasons(name) == set() for name in names) and not daemon.activity()["plan"]["steps"]
+
+
+def held(daemon: Output, *names: str) -> list[Any]:
+    """Return the held steps if they are those of `names`, otherwise nothing."""
+    found: list[Any] = daemon.activity()["plan"]["held"]
+    return found if {each["target"] for each in found} == {*names} else []
 
 
 @pytest.mark.long
@@ -750,14 +781,19 @@ def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> N
     The daemon wakes at that instant and repairs all three.
     """
     host = whole(tmp_path / "host", now=now(), archived=True)
-    with watching(host) as daemon:
+    names = ("apiserver", "admin.conf", "kubelet-client")
+
+    def script(daemon: Output, clock: Shifted) -> None:
         for how in ("cut PEM", "deleted pair", "malformed kubeconfig"):
             BROKEN[how][1](host)
-        held = daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
-        assert all("another program might be writing the file now" in each["because"] for each in held)
-        assert all(each["until"] for each in held)
-        daemon.until(lambda: clean(daemon, "apiserver", "admin.conf", "kubelet-client"), "repaired")
-    host.now = now()
+        steps = daemon.until(lambda: held(daemon, *names), "held")
+        assert all("another program might be writing the file now" in each["because"] for each in steps)
+        assert {datetime.fromisoformat(each["until"]) for each in steps} == {clock.instant + REPAIR_WAIT}
+        clock.instant += REPAIR_WAIT
+        daemon.until(lambda: clean(daemon, *names), "repaired")
+
+    play(host, script)
+    host.now = now() + DAY + REPAIR_WAIT
     assert host.unwell() == []
     assert host.at(CURRENT).is_symlink()
 
@@ -767,15 +803,17 @@ def test_the_daemon_leaves_a_writer_that_pauses_alone(tmp_path: Path) -> None:
     """If a writer replaces the pair within the pause, its files stay. The daemon restores nothing over them."""
     host = whole(tmp_path / "host", "apiserver", now=now(), archived=True)
     mine = make_server(host.ca, names=API["names"], not_after=now() + YEAR, key=new_key())
-    with watching(host) as daemon:
+
+    def script(daemon: Output, clock: Shifted) -> None:
         host.at(API["path"]).unlink()
-        daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
+        daemon.until(lambda: held(daemon, "apiserver"), "held")
         host.put(API["key"], mine.key_pem, 0o600)
         host.put(API["path"], mine.pem)
         daemon.until(lambda: clean(daemon, "apiserver"), "whole")
-        passed = daemon.passes()
+        clock.instant += REPAIR_WAIT
         daemon.until(lambda: not daemon.activity()["plan"]["held"], "nothing is held")
-        assert daemon.passes() >= passed
+
+    play(host, script)
     assert host.at(API["path"]).read_bytes() == mine.pem
     assert "restore" not in (host.state / "audit.log").read_text()
 
