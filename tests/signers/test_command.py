@@ -351,6 +351,32 @@ def wait_for(condition: Callable[[], bool]) -> bool:
     return False
 
 
+class Waited:
+    """A clock that counts the seconds for which certmond has waited without an event, after `begun`."""
+
+    def __init__(self, begun: Callable[[], bool]) -> None:
+        self.seconds, self._begun = 0.0, begun
+
+    def selector(self) -> selectors.BaseSelector:
+        """Return a selector whose waits this clock counts."""
+        return CountingSelector(self)
+
+    def count(self, seconds: float) -> None:
+        self.seconds += seconds if self._begun() else 0.0
+
+
+class CountingSelector(selectors.DefaultSelector):
+    def __init__(self, clock: Waited) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(timeout)
+        if timeout and not ready:
+            self._clock.count(timeout)
+        return ready
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_helper_that_hangs_is_ended_with_all_it_started(
@@ -370,27 +396,26 @@ def test_a_helper_that_hangs_is_ended_with_all_it_started(
         open({str(tmp_path / "started")!r}, "w").close()
         time.sleep({FOREVER})
     """
+    clock, sent, kill = Waited((tmp_path / "started").exists), list[tuple[int, float]](), os.killpg
+    monkeypatch.setattr(subprocesses, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    monkeypatch.setattr(
+        subprocesses, "selectors", SimpleNamespace(DefaultSelector=clock.selector, EVENT_READ=selectors.EVENT_READ)
+    )
     if not deaf:
         monkeypatch.setattr(subprocesses, "_GRACE", DEADLINE)
-    sent, kill, took = list[int](), os.killpg, 0.0
 
     def send(group: int, number: int) -> None:
-        sent.append(number)
+        sent.append((number, clock.seconds))
         kill(group, number)
 
     monkeypatch.setattr(os, "killpg", send)
-    for seconds in (1.5, 20, DEADLINE):  # a slow host needs longer until the helper has started
-        sent.clear()
-        began = time.monotonic()
-        said = re.escape(f"did not end within {seconds:g} s; find what the program waits for")
-        with pytest.raises(UnreachableError, match=said):
-            signer(helper(script), seconds).sign(request())
-        took = time.monotonic() - began
-        if (tmp_path / "started").exists():
-            break
-    assert (tmp_path / "started").exists()
-    assert sent == [signal.SIGTERM, signal.SIGKILL]
-    assert took >= seconds + (subprocesses._GRACE if deaf else 0)
+    with pytest.raises(UnreachableError, match=re.escape("did not end within 1.5 s; find what the program waits for")):
+        signer(helper(script), 1.5).sign(request())
+    assert [number for number, _ in sent] == [signal.SIGTERM, signal.SIGKILL]
+    (_, first_at), (_, second_at) = sent
+    end = 1.5 + subprocesses._GRACE
+    assert first_at == 1.5
+    assert second_at == end if deaf else second_at < end
     assert (tmp_path / "ended").exists() != deaf
     assert wait_for(lambda: not alive_processes(marker))
 
@@ -409,24 +434,33 @@ def test_what_a_helper_leaves_behind_is_not_waited_for(helper: Ask) -> None:
     assert wait_for(lambda: not alive_processes(marker))
 
 
-def test_alive_is_called_every_second(helper: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alive_is_called_every_second(helper: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a helper works, certmond waits a second at most, and calls `alive` after each wait."""
     calls = list[float | None]()  # the limit of each wait in seconds, and None for `alive`
+    events = list[int]()  # the number of events after each wait
 
     class Noting(selectors.DefaultSelector):
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             calls.append(timeout)
-            return super().select(timeout)
+            ready = super().select(timeout)
+            events.append(len(ready))
+            return ready
+
+    def alive() -> None:
+        calls.append(None)
+        if calls.count(None) == 3:
+            (tmp_path / "over").touch()
 
     noting = SimpleNamespace(DefaultSelector=Noting, EVENT_READ=selectors.EVENT_READ)
     monkeypatch.setattr(subprocesses, "selectors", noting)
+    script = f"while not os.path.exists({str(tmp_path / 'over')!r}): time.sleep(0.01)\nprint('x'); sys.exit(1)"
     with pytest.raises(WaitingError):
-        signer(helper("time.sleep(2.5); print('x'); sys.exit(1)")).sign(request(alive=lambda: calls.append(None)))
+        signer(helper(script)).sign(request(alive=alive))
     waits = calls[::2]
-    assert waits
-    assert all(wait is not None and 0 < wait <= 1 for wait in waits)
+    assert len(waits) >= 3
+    assert all(wait is not None and 0.1 < wait <= 1 for wait in waits)
     assert calls[1::2] == [None] * len(waits)
-    assert len(waits) < 50  # and nothing spins meanwhile
+    assert len(list(filter(None, events))) <= 4  # the output, the ends of two pipes, and the end of the helper
 
 
 def test_a_stopping_daemon_ends_the_helper(helper: Ask) -> None:
