@@ -124,6 +124,7 @@ class TestTls:
                     socket.create_connection(address).close()
             assert (head + hear(client)).endswith(content + DISCLOSED[len(METRICS) :])
 
+    @pytest.mark.usefixtures("without_deadlines")
     def test_large_body(self, web_files: WebFiles) -> None:
         """A client that sends a larger body than expected still gets the answer."""
         head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"

@@ -178,6 +178,7 @@ class TestEndpoints:
         assert answer.startswith(b"HTTP/1.1 405 ")
         assert answer.count(b"HTTP/1.1 ") == 1
 
+    @pytest.mark.usefixtures("without_deadlines")
     def test_large_body(self, server: Server) -> None:
         """A client that sends a larger body than expected still gets the answer."""
         head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n"
