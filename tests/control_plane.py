@@ -55,7 +55,7 @@ SETTINGS: dict[str, Any] = {
     "init": {"advertise_address": ADDRESS},
     "hold": {"unsynchronised_clock": False},
     "poll": "1s",
-    "restart": {"reload_within": "3s", "ready_within": "8s", "stable": "1s"},
+    "restart": {"reload_within": "3s", "ready_within": f"{DEADLINE:.0f}s", "stable": "1s"},
 }
 
 _INSIDE = """
@@ -213,11 +213,11 @@ class ControlPlane:
         document: dict[str, Any] = json.loads(self.certmond(*arguments, "-o", "json").stdout)
         return document
 
-    def daemon(self, *before: str) -> AbstractContextManager[Running]:
-        """Run `certmond run`; `before` is the prefix of the command."""
+    def daemon(self, *before: str, **environment: str) -> AbstractContextManager[Running]:
+        """Run `certmond run`; `before` is the prefix of the command. It has these variables in its environment."""
         options = ("--state-dir", str(self.state))
-        terms: Any = {"before": (*self.inside, *before), "program": self.program}
-        return running(Path("/"), self.work, *options, **terms, PATH=self.path)
+        terms: Any = {"before": (*self.inside, *before), "program": self.program, "PATH": self.path, **environment}
+        return running(Path("/"), self.work, *options, **terms)
 
     @property
     def environment(self) -> dict[str, str]:

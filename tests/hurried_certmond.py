@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
+from inspect import isfunction
 
 from certmond.cli.main import main
 
@@ -34,10 +35,17 @@ def hurry() -> None:
 
 
 def hurry_one(place: str, seconds: float, assign: Callable[[object, str, object], None]) -> None:
-    """Replace the constant `place`, such as "certmond.a.b:NAME", by `assign`, also in modules that have imported it."""
+    """Replace the constant `place`, such as "certmond.a.b:NAME", by `assign`. Also replace it in modules that have
+    imported it, and as the default of a keyword-only parameter in its own module.
+    """
     module, _, name = place.partition(":")
     present = getattr(import_module(module), name)
     made = timedelta(seconds=seconds) if isinstance(present, timedelta) else float(seconds)
+    for function in filter(isfunction, vars(import_module(module)).values()):
+        defaults = function.__kwdefaults__ or {}
+        if any(each is present for each in defaults.values()):
+            replaced = {key: made if each is present else each for key, each in defaults.items()}
+            assign(function, "__kwdefaults__", replaced)
     for loaded in [each for key, each in sys.modules.items() if key.partition(".")[0] == "certmond"]:
         if getattr(loaded, name, None) is present:
             assign(loaded, name, made)

@@ -3,7 +3,7 @@
 It runs the static Pods of a directory of manifests as real processes in real control groups, and restarts each
 container that ends. Its behavior and delays were measured with kubelet v1.24 and containerd 1.7. The first restart
 comes at once, and the next ones are backed off, whatever ended the container. When an API server ends, the holder of a
-leader's lease ends a moment later. Another text in a manifest is another Pod. `factor` scales all of these times. It
+leader's lease ends a moment later. Another text in a manifest is another Pod. `factor` scales these times. It
 has no images, no namespaces and no probes: a container uses the files of this machine. With `mounts`, a container sees
 of /etc/kubernetes only what its manifest mounts, and the inode that a separately mounted file had at the start.
 """
@@ -30,7 +30,7 @@ import yaml
 BACK_OFF = (0.7, 20.0, 20.0, 45.0, 80.0, 160.0, 300.0)
 """Seconds from the end of a container to its next start, by how often it was started again before."""
 
-FORGIVEN = 600.0  # seconds without an end, after which the first delay counts again
+FORGIVEN = 600.0  # seconds without an end, after which the first delay counts again; not scaled
 DRAIN = 60.0
 """Seconds that an API server runs at most after SIGTERM while a watch is open: the timeout of its requests
 (staging/src/k8s.io/apiserver/pkg/server/config.go, ShutdownTimeout); measured 12 in v1.24 and v1.33, more than 30 in
@@ -229,7 +229,7 @@ class Kubelet:
         self.tell("ended", pod, place, container, f"{container.why}: {how}" if container.why else how)
         if place.name in self.settings.apiservers:
             self.loop.call_later(self.scaled(LEASE_LOST), self.leases_are_lost)
-        if self.loop.time() - place.last_end > self.scaled(FORGIVEN):
+        if self.loop.time() - place.last_end > FORGIVEN:
             place.restarts = 0
         place.last_end = self.loop.time()
         delay = BACK_OFF[min(place.restarts, len(BACK_OFF) - 1)]

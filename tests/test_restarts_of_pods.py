@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import ssl
@@ -37,6 +38,12 @@ from tests.daemon_harness import Running
 from tests.deadline import DEADLINE
 from tests.node import ca_like, pem
 from tests.static_pods import interpreter
+
+PATIENT = {
+    "certmond.pki.assessment.key_mismatch_delay:WAIT": 10 * DEADLINE,
+    "certmond.pki.services.staleness:_SETTLED": 10 * DEADLINE,
+}
+"""The daemon gives a writer of a certificate and its key so many seconds, however slow the host is."""
 
 pytestmark = [pytest.mark.real("cgroup"), pytest.mark.real("unshare")]
 
@@ -245,7 +252,7 @@ def test_what_is_reloaded(node: ControlPlane, by: str) -> None:
     match is no finding.
     """
     certificate, key = node.pair("apiserver")
-    with node.daemon() as daemon:
+    with node.daemon(HURRY=json.dumps(PATIENT)) as daemon:
         passes = daemon.passes()
         getattr(node, by)(f"{PKI}/apiserver.key", key)
         daemon.until(lambda: daemon.passes() > passes, "a pass ran after the change of the key")
@@ -296,8 +303,7 @@ def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path
     critical, without another attempt until the file changes.
     """
     terms = {**SETTINGS["restart"], "spacing": "1s"}
-    # With a shorter back-off than this, the kubelet would often start it while certmond restores the file.
-    with control_plane(template, tmp_path, settings={"restart": terms}) as node:
+    with control_plane(template, tmp_path, factor=0.01, settings={"restart": terms}) as node:
         former = node.sha256(MANAGER_CONF)
         with node.daemon() as daemon:
             daemon.until(lambda: node.keeps("controller-manager.conf"), "the old file is kept")
@@ -307,16 +313,20 @@ def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path
             daemon.until(lambda: "restart_failed" in daemon.reasons("controller-manager.conf"), "it is reported")
             findings = node.findings(daemon, "controller-manager.conf")
             assert findings["restart_failed"][0] == "critical"
-            # The kubelet waits longer after each failed start, and on a slow host there were more of them.
-            node.configure(restart={**terms, "ready_within": "60s"})
             settled(daemon)
             attempts = node.attempts()
             node.replace(MANAGER_CONF, node.kubeconfig(MANAGER_CONF))
             daemon.until(lambda: restarts(daemon, "kube-controller-manager", "proven") == 1, "a good one is taken up")
             daemon.until(lambda: not daemon.reasons("controller-manager.conf"), "nothing is left of it")
             assert node.attempts() == {**attempts, "kube-controller-manager": attempts["kube-controller-manager"] + 1}
-        ends = node.pods.events(event="ended", container="kube-controller-manager")
-        assert [each["why"] for each in ends if each["why"] == "exit status 0"] == ["exit status 0"] * 2
+        assert stops(node, "kube-controller-manager") in {2, 3}
+
+
+def stops(node: ControlPlane, name: str) -> int:
+    """Return how often certmond has stopped a component that ran. Before certmond has restored a file, the kubelet can
+    start the component with this file, so certmond stops the component once more.
+    """
+    return sum(each["why"] == "exit status 0" for each in node.pods.events(event="ended", container=name))
 
 
 @pytest.mark.long
@@ -440,8 +450,7 @@ def test_killed_in_a_rollback(template: Path, tmp_path: Path) -> None:
     and ends the episode in the same way: the kubelet may back off longer than a component may take to become healthy.
     """
     name, conf = "kube-controller-manager", os.path.basename(MANAGER_CONF)
-    terms = {**SETTINGS["restart"], "ready_within": "10s"}
-    with control_plane(template, tmp_path, settings={"restart": terms}) as node:
+    with control_plane(template, tmp_path, factor=0.01) as node:
         former = node.sha256(MANAGER_CONF)
         with node.daemon() as daemon:
             daemon.until(lambda: node.keeps(conf), "the old file is kept")
@@ -454,8 +463,7 @@ def test_killed_in_a_rollback(template: Path, tmp_path: Path) -> None:
             daemon.until(lambda: restarts(daemon, name, "taken_back") == 1, "it is taken back", within=2 * DEADLINE)
             assert node.sha256(MANAGER_CONF) == node.held(name)[MANAGER_CONF] == former
             settled(daemon)
-        ends = node.pods.events(event="ended", container=name)
-        assert [each["why"] for each in ends].count("exit status 0") == 1
+        assert stops(node, name) in {1, 2}
 
 
 @contextmanager
