@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
@@ -26,6 +29,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def pages_of(nav: Any) -> Iterator[str]:
+    """Yield the files and directories in the navigation of the site."""
+    if isinstance(nav, str):
+        yield nav
+        return
+    for each in nav.values() if isinstance(nav, dict) else nav:
+        yield from pages_of(each)
+
+
 class Addresses(HTMLParser):
     """The addresses that a browser loads when it opens a page."""
 
@@ -38,6 +50,15 @@ class Addresses(HTMLParser):
         given = dict(attrs)
         if given.get("rel") != "canonical" and (address := given.get(FETCHED.get(tag, ""))):
             self.found.append(address)
+
+
+def test_the_navigation_has_each_page_once() -> None:
+    """Each page and directory that the navigation names exists, and the navigation names it once. The build drops a
+    missing page without a message.
+    """
+    named = list(pages_of(yaml.safe_load((ROOT / "docs/site/mkdocs.yml").read_bytes())["nav"]))
+    assert len(named) == len(set(named)) > 30
+    assert [name for name in named if not (ROOT / "docs" / name).exists()] == []
 
 
 @pytest.mark.long
