@@ -24,12 +24,14 @@ from certmond.controllers.cluster_objects.serving_request_check import ServingRe
 from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
 from certmond.daemon.reconciler import Reconciler
+from certmond.daemon.wakeup import Wake
 from certmond.files.catalog_observer import Store
 from certmond.notify.event_log import Journal
 from certmond.pki.services.service_observation import Live, ServiceSeen
 from certmond.services.service_state_collector import SurroundingsObserver
 from tests import preloaded_certmond
 from tests.conftest import real_part
+from tests.daemon.test_enforcer import in_process
 from tests.daemon_harness import Running, running
 from tests.deadline import DEADLINE
 from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem
@@ -385,6 +387,29 @@ def test_it_stops_when_asked(node: Node, work: Path) -> None:
         assert daemon.stop() == 0
         assert not (daemon.runtime / "heartbeat.json").exists()
         assert daemon.status()["certificates"]
+
+
+def test_a_stop_ends_the_wait_of_the_loop(node: Node, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request to stop wakes the loop, so the daemon does not wait for the next heartbeat."""
+    woken, stopped = list[bool](), threading.Event()
+
+    class Stopping(Wake):
+        """A flag whose wait begins after a request to stop."""
+
+        def wait(self, seconds: float) -> bool:
+            super().wait(0)  # clear the flag
+            daemon.stop()
+            woken.append(super().wait(0))
+            stopped.set()
+            return woken[-1]
+
+    monkeypatch.setattr("certmond.daemon.loop.Wake", Stopping)
+    daemon = Daemon(
+        lambda: parse(()), root=str(node.root), runtime_dir=work / "run", state_dir=work / "state",
+        journal=Journal("none"),
+    )  # fmt: skip
+    with in_process(daemon, lambda: stopped.wait(DEADLINE)):
+        assert woken == [True]
 
 
 @pytest.mark.long

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 
@@ -37,22 +37,45 @@ TARGET = "certmond-test.target"
 HIDDEN = (str(REPOSITORY), "/etc/systemd/system", "/etc/certmond", "/etc/kubernetes", "/var/lib/kubelet", PREFIX)
 """Empty in the machine, whatever they are on this one: it needs no work tree, and gets the tree of a node."""
 
-GET = """
-import http.client, json, sys
-for left in reversed(range(5)):
+ASK = """
+import base64, hashlib, http.client, json, ssl, sys, time
+
+def connection():
+    if asked["ca"] is None:
+        return http.client.HTTPConnection("127.0.0.1", 9964, timeout=asked["seconds"])
+    context = ssl.create_default_context(cafile=asked["ca"])
+    return http.client.HTTPSConnection("127.0.0.1", 9964, context=context, timeout=asked["seconds"])
+
+def answer():
+    client = connection()
+    client.connect()
+    leaf = hashlib.sha256(client.sock.getpeercert(binary_form=True)).hexdigest() if asked["ca"] else None
+    token = base64.b64encode(asked["credentials"].encode()).decode()
+    client.request("GET", asked["path"], headers={"Authorization": f"Basic {token}"} if token else {})
+    found = client.getresponse()
+    return [found.status, found.headers["Content-Type"], found.read().decode(), leaf]
+
+asked = json.loads(sys.argv[1])
+end = time.monotonic() + asked["seconds"]
+while True:
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", 9964, timeout=30)
-        connection.request("GET", sys.argv[1])
-        answer = connection.getresponse()
-        found = [answer.status, answer.headers["Content-Type"], answer.read().decode()]
+        print(json.dumps(answer()))
         break
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ssl.SSLCertVerificationError):
         raise
     except (OSError, http.client.HTTPException):  # a slow host: the server ends a connection after 10 s
-        if not left:
+        if time.monotonic() > end:
             raise
-print(json.dumps(found))
 """
+
+
+class Answer(NamedTuple):
+    """The answer of certmond-web. `leaf` is the SHA-256 of its certificate, or None without TLS."""
+
+    status: int
+    content_type: str
+    body: str
+    leaf: str | None
 
 
 class Machine:
@@ -80,6 +103,16 @@ class Machine:
             timeout=DEADLINE,
             check=False,
         )
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command in there until the block ends."""
+        guarded = self.command("setpriv", "--pdeathsig", "KILL", *command)
+        with subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def run(self, *command: str) -> str:
         """The output of a command, which has to succeed."""
@@ -110,10 +143,12 @@ class Machine:
             if wanted.items() <= entry.items() and int(entry["__REALTIME_TIMESTAMP"]) > since * 1e6
         ]
 
-    def get(self, path: str) -> tuple[int, str, str]:
-        """Return status, content type and body of the answer of certmond-web to a client on the machine."""
-        status, content_type, body = json.loads(self.run(PYTHON, "-I", "-c", GET, path))
-        return status, content_type, body
+    def get(self, path: str, *, ca: str | None = None, credentials: str = "") -> Answer:
+        """Return the answer of certmond-web to a client on the machine. With the path of a CA, the client uses TLS. It
+        sends the user and the password in `credentials`, and asks again if the server ends the connection.
+        """
+        asked = {"path": path, "ca": ca, "credentials": credentials, "seconds": DEADLINE}
+        return Answer(*json.loads(self.run(PYTHON, "-I", "-c", ASK, json.dumps(asked))))
 
     def until(self, holds: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
         """Wait until `holds`; fail after the deadline."""
