@@ -14,6 +14,7 @@ from certmond.cluster.api_access import Access
 from tests.cluster.api_server import ApiServer
 from tests.cluster.leaks import leaks
 from tests.cluster.rbac import Rbac
+from tests.deadline import DEADLINE
 
 MANIFEST = Path(__file__).parents[2] / "config/rbac.yaml"
 
@@ -32,7 +33,7 @@ def cluster(tmp_path: Path) -> Iterator[ApiServer]:
 def access_of(cluster: ApiServer) -> Callable[..., Access]:
     """The access of a user, by name and groups."""
 
-    def make(name: str, *groups: str, seconds: float = 5) -> Access:
+    def make(name: str, *groups: str, seconds: float = DEADLINE) -> Access:
         path = cluster.user(name, *groups)
         return Access(lambda: path, timedelta(seconds=seconds), lambda: None)
 

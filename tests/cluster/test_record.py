@@ -22,6 +22,7 @@ from certmond.pki.rotation.phases import abort, following, sequence
 from tests.builders import NOW, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conftest import Silence
+from tests.deadline import DEADLINE
 from tests.json_documents import edited
 
 OLD, NEW = make_ca(), make_ca()
@@ -295,7 +296,7 @@ def test_refusals_and_failures_are_distinguished(
 def test_an_api_that_is_silent_is_unreachable(access: Access, silence: Silence) -> None:
     """A call ends with its time limit."""
     silence("call")
-    with pytest.raises(UnreachableError, match=r"cannot reach .* \(no answer within 5 s\)"):
+    with pytest.raises(UnreachableError, match=rf"cannot reach .* \(no answer within {DEADLINE:g} s\)"):
         read_record(access)
 
 

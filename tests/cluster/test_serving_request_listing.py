@@ -28,6 +28,7 @@ from certmond.pki.services.staleness import ServedAt, Surroundings
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.serving_request_objects import add_request
 from tests.daemon_harness import running
+from tests.deadline import DEADLINE
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -105,7 +106,7 @@ def test_the_time_limit_of_an_answer_is_that_of_the_whole_list(
 
     monkeypatch.setattr("asyncio.timeout", timeout)
     serving_requests(own, "node-1")
-    assert limits == [5]
+    assert limits == [DEADLINE]
 
 
 def test_a_list_without_an_end_is_refused(cluster: ApiServer, own: Access, monkeypatch: pytest.MonkeyPatch) -> None:
