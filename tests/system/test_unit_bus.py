@@ -230,7 +230,6 @@ def test_fifty_units_are_probed_at_once(machine: Machine) -> None:
 # --- Restarts ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
 def test_a_restart_makes_another_instance(machine: Machine) -> None:
     """A running unit is restarted: "done" comes when the new process is there, another instance with a later start."""
     machine.systemctl("start", "plain.service")
