@@ -87,18 +87,23 @@ class Home:
         self.gate = place / "gate"
         program.write_text(f"#!/bin/sh\necho run >>{self.runs}\n[ ! -p {self.gate} ] || head -c 1 {self.gate}\n")
         program.chmod(0o755)
+        self.config = place / "config.yaml"
+        self.configure(ready_within=DEADLINE)
+
+    def configure(self, *, ready_within: float) -> None:
+        """Write the configuration. The service has `ready_within` seconds to become healthy."""
         entries: list[dict[str, Any]] = [
             {"name": "ca", "authority": True},
             {"name": "web", "ca": "ca", "usages": ["server auth"], "consumers": ["web"]},
         ]
         for entry in entries:
-            entry |= {"path": f"{place}/{entry['name']}.crt", "key": f"{place}/{entry['name']}.key"}
+            entry |= {"path": f"{self.place}/{entry['name']}.crt", "key": f"{self.place}/{entry['name']}.key"}
         health = "tcp://{}:{}".format(*self.health.getsockname())
-        self.config = place / "config.yaml"
         self.config.write_text(yaml.safe_dump({
             "mode": "enforce", "profile": "none", "node_name": "node-1", "hold": {"unsynchronised_clock": False},
-            "restart": {"stable": "1s", "spacing": "1s", "ready_within": "2s"}, "certificates": entries,
-            "services": [{"name": "web", "kind": "command", "command": [str(program)], "health": health}],
+            "restart": {"stable": "1s", "spacing": "1s", "ready_within": f"{ready_within:.0f}s"},
+            "certificates": entries,
+            "services": [{"name": "web", "kind": "command", "command": [str(self.place / "act")], "health": health}],
         }))  # fmt: skip
 
     @contextmanager
@@ -298,6 +303,7 @@ def test_of_two_commands_one_acts(home: Home) -> None:
 @pytest.mark.long
 def test_a_renewal_that_the_daemon_rolled_back_is_no_success(home: Home) -> None:
     """The command that renewed and began the restart reports a failure, although no old certificate is in use."""
+    home.configure(ready_within=2)
     before = (home.place / "web.crt").read_bytes()
     with home.stopped_after_its_act("renew", "web") as command:
         assert (home.place / "web.crt").read_bytes() != before
