@@ -324,7 +324,7 @@ def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path
 
 def stops(node: ControlPlane, name: str) -> int:
     """Return how often certmond has stopped a component that ran. Before certmond has restored a file, the kubelet can
-    start the component with this file, so certmond stops the component once more.
+    start the component with this file, so certmond stops the component again.
     """
     return sum(each["why"] == "exit status 0" for each in node.pods.events(event="ended", container=name))
 

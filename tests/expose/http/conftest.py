@@ -18,5 +18,5 @@ def queue_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def without_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no deadline of a connection pass: the clock with which the server compares the deadlines stands still."""
+    """Let no deadline of a connection pass: the clock with which the server compares the deadlines does not advance."""
     monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep))
