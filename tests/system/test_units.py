@@ -232,7 +232,7 @@ def test_a_mount_of_the_host_is_visible_inside(machine: Machine) -> None:
 @pytest.mark.long
 def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: Machine) -> None:
     """SIGHUP reads the configuration again; a broken one is refused with an entry, and the old one stays in force. The
-    reload of the unit fails, and the status line of the unit names the reason.
+    reload of the unit fails, and the status line of the unit names the reason. The daemon itself loads no parser.
     """
     process = main_pid(machine, DAEMON)
     since, config = time.time(), machine.path(CONFIG)
@@ -255,6 +255,7 @@ def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: M
         assert {entry["PRIORITY"] for entry in refusals} == {"3"}
         assert any(CONFIG in entry["MESSAGE"] and "resynch" in entry["MESSAGE"] for entry in refusals)
         assert len(machine.entries(DAEMON, RELOADED, since=since)) == 1
+        assert "pydantic" not in machine.path(f"/proc/{process}/maps").read_text()
     finally:
         config.unlink()
         machine.systemctl("reload", DAEMON)
