@@ -47,8 +47,7 @@ def loaded(pair: tuple[str, str]) -> ssl.SSLContext:
 
 
 def answer(connection: socket.socket, load: Callable[[], ssl.SSLContext] | None) -> None:
-    """Answer one request, over TLS with `load` for the handshake."""
-    connection.settimeout(5)
+    """Answer one request, over TLS with `load` for the handshake. A client may take as long as it likes."""
     with suppress(OSError, ssl.SSLError), connection:
         if load:
             connection = load().wrap_socket(connection, server_side=True)

@@ -25,6 +25,7 @@ from certmond.config import model
 from tests.builders import Issued, make_ca, make_server
 from tests.conftest import real_part
 from tests.control_plane import PKI
+from tests.deadline import DEADLINE
 from tests.rotation import service_manager_stand_in
 from tests.rotation.bed import Bed
 from tests.rotation.node import BedNode, issued
@@ -36,9 +37,9 @@ global
   maxconn 1000
 defaults
   mode http
-  timeout connect 5s
-  timeout client 30s
-  timeout server 30s
+  timeout connect {limit:.0f}s
+  timeout client {limit:.0f}s
+  timeout server {limit:.0f}s
 frontend k8s-frontend
   bind {frontend} ssl crt {serving} verify optional ca-file {ca}
   use_backend k8s-backend-client-crt if {{ ssl_fc_has_crt }}
@@ -65,7 +66,7 @@ class Controller:
         self._config.write_text(
             CONFIGURATION.format(
                 frontend=FRONTEND, serving=node.work / "server-cert.pem", ca=CA, bundle=BUNDLE,
-                api=f"{node.address}:6443",
+                api=f"{node.address}:6443", limit=DEADLINE,
             )
         )  # fmt: skip
         administrator = self.administrator()

@@ -19,6 +19,10 @@ import (
 // quick is a key exchange that costs little: it has nothing to do with certificates, and there are many handshakes.
 var quick = []tls.CurveID{tls.CurveP256}
 
+// stuck is the time after which a connection counts as stuck, as DEADLINE in tests/deadline.py: nothing that goes on
+// takes as long, also on a host that stalls.
+const stuck = 180 * time.Second
+
 // call makes a new connection with these credentials and asks for `path`. How it went: "" for an answer of 200, else
 // "network" where there was no connection or it broke, "trust" where a side refused the other, "answer" for the status.
 func call(to *credentials, host, path string) (kind, reason string) {
@@ -43,11 +47,11 @@ type answer struct {
 }
 
 func exchange(to *credentials, host, request string) (*answer, error) {
-	raw, err := net.DialTimeout("tcp", host, 2*time.Second)
+	raw, err := net.DialTimeout("tcp", host, stuck)
 	if err != nil {
 		return nil, err
 	}
-	_ = raw.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(stuck))
 	name, _, _ := net.SplitHostPort(host)
 	connection := tls.Client(raw, &tls.Config{
 		RootCAs: to.roots, ServerName: name, GetClientCertificate: to.show, InsecureSkipVerify: to.roots == nil,

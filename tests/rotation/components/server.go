@@ -70,7 +70,7 @@ func shut() {
 
 func (s *server) serve(raw net.Conn) {
 	defer raw.Close()
-	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(stuck))
 	connection := raw
 	var found []*x509.Certificate
 	if s.handshake != nil {
@@ -173,7 +173,7 @@ func (s *server) forward(connection net.Conn, request *http.Request, found []*x5
 
 // linger lets the other side read what it was told last: closing with something unread would reset the connection.
 func linger(raw net.Conn) {
-	_ = raw.SetDeadline(time.Now().Add(200 * time.Millisecond))
+	_ = raw.SetDeadline(time.Now().Add(stuck))
 	if tcp, ok := raw.(*net.TCPConn); ok {
 		_ = tcp.CloseWrite()
 	}
