@@ -1,22 +1,21 @@
 """The record of the clients of a bed: the number of connections by direction, the failures, and their reasons.
 
-A connection that was refused or broke while the server's process ended or was not up yet is `down`: it proves nothing
-about certificates. Any other result than status 200 is a failure. This module has the parser of the record, and that
-rule.
+A connection that was refused or broke is `down` if the server's process ended, or was not up yet, at any time from the
+start of the attempt to its line: it proves nothing about certificates. Any other result than status 200 is a failure.
+This module has the parser of the record, and that rule.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_UNORDERED = 1.0
-"""Seconds by which a line may precede another one that another process wrote later."""
 LATE = 0.3
 """Seconds after a server is ready again in which a connection may still tell of the time before."""
 
@@ -62,6 +61,7 @@ class Record:
         self.path = path
         self._offset = 0
         self._lines: list[dict[str, Any]] = []
+        """By their time: a process that stalls writes a line late."""
         self._down = _Down()
 
     def note(self, by: str, event: str) -> None:
@@ -81,23 +81,21 @@ class Record:
             if "event" in line:
                 self._down.add(line["by"], line["at"], line["event"] == "ready")
             else:
-                self._lines.append(line)
+                insort(self._lines, line, key=itemgetter("at"))
 
     def tallies(self, since: float = 0.0) -> dict[Direction, Tally]:
         """Return the counts of the record since then."""
         self._read()
         found = defaultdict[Direction, Tally](Tally)
         for line in reversed(self._lines):
-            if (at := line["at"]) < since - _UNORDERED:
+            if (at := line["at"]) < since:
                 break
-            if at < since:
-                continue
             tally = found[direction := Direction(line["by"], line["to"])]
             tally.first, tally.last = min(tally.first or at, at), max(tally.last, at)
             if "good" in line:
                 tally.good += line["good"]
-            elif line["kind"] == "network" and any(self._down.covers(direction.to, it) for it in (line["began"], at)):
-                tally.down += 1  # a client that stalls after the attempt writes its line late
+            elif line["kind"] == "network" and self._down.meets(direction.to, line["began"], at):
+                tally.down += 1
             else:
                 tally.failures.append(Failure(at, direction, line["kind"], line["reason"]))
         return dict(found)
@@ -116,10 +114,13 @@ class _Down:
     def add(self, server: str, at: float, ready: bool) -> None:
         self._turns[server].append((at + LATE if ready else at, ready))
 
-    def covers(self, server: str, at: float) -> bool:
+    def meets(self, server: str, began: float, at: float) -> bool:
+        """Return whether the server was not up at any time from `began` to `at`."""
         turns = sorted(self._turns[server])
-        position = bisect_right(turns, (at, True))
-        return position == 0 or not turns[position - 1][1]
+        position = bisect_right(turns, (began, True))
+        if position == 0 or not turns[position - 1][1]:
+            return True
+        return any(not ready for _, ready in turns[position : bisect_right(turns, (at, True))])
 
 
 def summary(failures: list[Failure]) -> str:
