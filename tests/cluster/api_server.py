@@ -12,11 +12,13 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import socket
 import ssl
 import sys
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +39,7 @@ from tests.cluster.lease_store import LEASES, Json, LeaseStore, status
 from tests.cluster.object_store import ObjectStore
 from tests.cluster.rbac import Asked, Rbac
 from tests.cluster.token_store import TokenStore
+from tests.deadline import DEADLINE
 
 CSRS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 _KUBELET = {
@@ -64,6 +67,29 @@ class _Server(ThreadingHTTPServer):
     """A server that waits for the running calls when it closes. A disconnected client is no error."""
 
     daemon_threads = False
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open = set[socket.socket]()
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Wait for the running calls, but not for a caller that keeps its connection."""
+        with self._lock:
+            for each in self._open:
+                with suppress(OSError):  # the caller has closed it
+                    socket.socket.shutdown(each, socket.SHUT_RD)  # an SSLSocket would send its answer in the clear
+        super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError | ssl.SSLError):
@@ -329,7 +355,7 @@ def _now(days: int) -> datetime:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 10  # seconds: closing does not wait for a caller that keeps its connection
+    timeout = DEADLINE
     disable_nagle_algorithm = True  # head and body are two writes: the second would wait for the caller's delayed ACK
     api: ApiServer
 

@@ -13,10 +13,16 @@ import pytest
 from certmond.cluster.api_access import Access
 from tests.cluster.api_server import ApiServer
 from tests.cluster.leaks import leaks
+from tests.cluster.patience import be_patient
 from tests.cluster.rbac import Rbac
 from tests.deadline import DEADLINE
 
 MANIFEST = Path(__file__).parents[2] / "config/rbac.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_patient(monkeypatch)
 
 
 @pytest.fixture
