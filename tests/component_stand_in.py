@@ -30,7 +30,9 @@ READ_ONCE = {
 }  # fmt: skip
 PORTS = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
 UNUSABLE = b"# of another version"
-"""A kubeconfig with this in it ends its reader at its start, and is valid for every other program."""
+"""A kubeconfig with this in it ends its reader soon after its start, and is valid for every other program."""
+FAILING = 1.0
+"""Seconds until then, in which certmond can observe the process: it counts those that it has observed."""
 
 draining = threading.Event()
 
@@ -83,6 +85,7 @@ def main() -> None:
             content = file.read()
         sys.stdout.write(f"holds {flags[flag]} {hashlib.sha256(content).hexdigest()}\n")
         if UNUSABLE in content:
+            time.sleep(FAILING)
             sys.exit("this file is of another version")
     closing: socket.socket | None = None
     match name:

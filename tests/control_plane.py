@@ -27,7 +27,7 @@ from tests import component_stand_in, hurried_certmond, preloaded_certmond
 from tests.builders import DAY, make_ca, make_server
 from tests.conftest import real_part, unavailable
 from tests.daemon_harness import Running, running
-from tests.deadline import DEADLINE
+from tests.deadline import AMPLE, DEADLINE
 from tests.node import DATA, Node, key_pem, pem
 from tests.static_pods import Pods, installed_crictl, interpreter, kubelet
 
@@ -55,7 +55,7 @@ SETTINGS: dict[str, Any] = {
     "init": {"advertise_address": ADDRESS},
     "hold": {"unsynchronised_clock": False},
     "poll": "1s",
-    "restart": {"reload_within": "3s", "ready_within": f"{DEADLINE:.0f}s", "stable": "1s"},
+    "restart": {"reload_within": "3s", "ready_within": AMPLE, "stable": "1s"},
 }
 
 _INSIDE = """

@@ -6,3 +6,7 @@ which many other processes run.
 
 DEADLINE = 180.0
 """Seconds."""
+AMPLE = "1h"
+"""A duration for the configuration of certmond, as the limit of something that a test expects to succeed: it is longer
+than DEADLINE, so a host that stalls does not reach it.
+"""

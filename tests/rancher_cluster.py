@@ -28,6 +28,7 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import decode
 from tests import hurried_certmond
 from tests.builders import make_ca
+from tests.deadline import AMPLE
 from tests.rancher_stand_in import AGENT_LEAVES, CAS, LEAVES, start
 
 STAND_IN = Path(__file__).parent / "rancher_stand_in.py"
@@ -100,9 +101,13 @@ class RancherNode:
     def first_start(self) -> None:
         assert start(self.home, self.node) == 0
         self.config = self.home / "config.yaml"
-        self.config.write_text(yaml.safe_dump(self.document()))
+        self.configure()
 
-    def document(self) -> dict[str, Any]:
+    def configure(self, ready_within: str = AMPLE) -> None:
+        """Write the configuration. A service that is not ready after `ready_within` has failed."""
+        self.config.write_text(yaml.safe_dump(self.document(ready_within)))
+
+    def document(self, ready_within: str) -> dict[str, Any]:
         is_server = self.node["kind"] == "server"
         common: dict[str, Any] = {"authority": True, "intermediates": True, "consumers": ["k3s"], "renewed_by": "k3s"}
         authorities = [
@@ -132,7 +137,7 @@ class RancherNode:
         rotated = self.home / "server/rotate-ca"
         return {
             "profile": "none", "node_name": self.name, "hold": {"unsynchronised_clock": False},
-            "restart": {"stable": "1s", "spacing": "1s", "ready_within": "15s"},
+            "restart": {"stable": "1s", "spacing": "1s", "ready_within": ready_within},
             "certificates": [*authorities, *entries], "services": [service],
             "ca_replacement": {
                 "command": [str(self.home / "k3s"), "certificate", "rotate-ca", f"--path={rotated}"],

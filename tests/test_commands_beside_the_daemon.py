@@ -22,7 +22,7 @@ from certmond.transaction.commit import Transactions
 from certmond.transaction.node_lock import ACTING, WRITING, is_held
 from tests.builders import make_ca, make_server
 from tests.daemon_harness import Running, running
-from tests.deadline import DEADLINE
+from tests.deadline import AMPLE, DEADLINE
 from tests.idle_process import asleep, needs_poll
 
 DAY = timedelta(days=1)
@@ -87,11 +87,13 @@ class Home:
         self.gate = place / "gate"
         program.write_text(f"#!/bin/sh\necho run >>{self.runs}\n[ ! -p {self.gate} ] || head -c 1 {self.gate}\n")
         program.chmod(0o755)
+        self.program = program
         self.config = place / "config.yaml"
-        self.configure(ready_within=DEADLINE)
+        self.configure()
 
-    def configure(self, *, ready_within: float) -> None:
-        """Write the configuration. The service has `ready_within` seconds to become healthy."""
+    def configure(self, ready_within: str = AMPLE) -> None:
+        """Write the configuration. A service that is not healthy after `ready_within` has failed."""
+        place = self.place
         entries: list[dict[str, Any]] = [
             {"name": "ca", "authority": True},
             {"name": "web", "ca": "ca", "usages": ["server auth"], "consumers": ["web"]},
@@ -101,9 +103,8 @@ class Home:
         health = "tcp://{}:{}".format(*self.health.getsockname())
         self.config.write_text(yaml.safe_dump({
             "mode": "enforce", "profile": "none", "node_name": "node-1", "hold": {"unsynchronised_clock": False},
-            "restart": {"stable": "1s", "spacing": "1s", "ready_within": f"{ready_within:.0f}s"},
-            "certificates": entries,
-            "services": [{"name": "web", "kind": "command", "command": [str(self.place / "act")], "health": health}],
+            "restart": {"stable": "1s", "spacing": "1s", "ready_within": ready_within}, "certificates": entries,
+            "services": [{"name": "web", "kind": "command", "command": [str(self.program)], "health": health}],
         }))  # fmt: skip
 
     @contextmanager
@@ -303,7 +304,7 @@ def test_of_two_commands_one_acts(home: Home) -> None:
 @pytest.mark.long
 def test_a_renewal_that_the_daemon_rolled_back_is_no_success(home: Home) -> None:
     """The command that renewed and began the restart reports a failure, although no old certificate is in use."""
-    home.configure(ready_within=2)
+    home.configure(ready_within="2s")
     before = (home.place / "web.crt").read_bytes()
     with home.stopped_after_its_act("renew", "web") as command:
         assert (home.place / "web.crt").read_bytes() != before

@@ -21,7 +21,7 @@ from tests.builders import DAY, make_ca, make_leaf
 from tests.conftest import real_part
 from tests.control_plane import namespaces
 from tests.daemon_harness import Running, running
-from tests.deadline import DEADLINE
+from tests.deadline import AMPLE, DEADLINE
 from tests.distributions import NODE, Tree, key_of, kubespray, member_entry
 from tests.rotation import unit_stand_in
 
@@ -29,7 +29,7 @@ SSL = "/etc/ssl/etcd/ssl"
 CA, MEMBER, ADMIN, CLIENT = (f"{SSL}/{name}.pem" for name in ("ca", f"member-{NODE}", f"admin-{NODE}", f"node-{NODE}"))
 CONFIG = {
     "profile": "kubespray", "mode": "enforce", "hold": {"unsynchronised_clock": False}, "poll": "1s",
-    "restart": {"reload_within": "3s", "ready_within": "3m", "stable": "1s"},
+    "restart": {"reload_within": "3s", "ready_within": AMPLE, "stable": "1s"},
 }  # fmt: skip
 ENVIRONMENT = """
 ETCD_DATA_DIR=/var/lib/etcd

@@ -7,6 +7,7 @@ The service is a stand-in for k3s: its start issues a leaf again in the last 90 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from tests.builders import Issued, make_ca, make_leaf
 from tests.cluster.api_server import ApiServer
 from tests.conftest import real_part
 from tests.daemon_harness import Running
-from tests.deadline import DEADLINE
+from tests.deadline import AMPLE, DEADLINE
 
 LONG = 2 * DEADLINE
 """Seconds after which a step of several daemons counts as stuck: they share the processors of this host."""
@@ -100,13 +101,24 @@ class Server:
         stack.callback(ready.kill)
         assert ready.stdout
         self.health = f"http://127.0.0.1:{int(ready.stdout.readline())}/"
-        self.config = self.home / "config.yaml"
-        self.config.write_text(yaml.safe_dump(self.document(kubeconfig)))
+        self.kubeconfig, self.config = kubeconfig, self.home / "config.yaml"
+        self.configure()
+
+    def configure(self, ready_within: str = AMPLE) -> None:
+        """Write the configuration. A service that is not ready after `ready_within` has failed."""
+        self.config.write_text(yaml.safe_dump(self.document(ready_within)))
+
+    def repair(self, daemon: Running) -> None:
+        """Let the service start again, however long it takes."""
+        (self.home / "fails").unlink()
+        self.configure()
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: '"reloaded"' in daemon.log.read_text(), "has read its configuration again", LONG)
 
     namespace: tuple[str, ...] = ()
     """The command that runs certmond in a separate mount namespace."""
 
-    def document(self, kubeconfig: str | None) -> dict[str, Any]:
+    def document(self, ready_within: str) -> dict[str, Any]:
         leaves = [
             {"name": leaf, "path": str(self.home / f"{leaf}.crt"), "key": str(self.home / f"{leaf}.key"), "ca": "ca",
              "usages": ["client auth"], "consumers": ["k3s"], "renewed_by": "k3s, at a start",
@@ -115,8 +127,8 @@ class Server:
         return {
             "mode": "enforce", "profile": "none", "node_name": self.name, "poll": "1s", "spread": "1s",
             "hold": {"unsynchronised_clock": False},
-            "restart": {"stable": "1s", "spacing": "1s", "ready_within": "4s", "for_renewal": True},
-            "cluster": {"kubeconfig": kubeconfig, "lease_duration": "30s"},
+            "restart": {"stable": "1s", "spacing": "1s", "ready_within": ready_within, "for_renewal": True},
+            "cluster": {"kubeconfig": self.kubeconfig, "lease_duration": "30s"},
             "certificates": [
                 {"name": "ca", "path": str(self.home / "ca.crt"), "authority": True, "key_optional": True}, *leaves
             ],
@@ -240,6 +252,8 @@ def test_a_certificate_that_the_start_does_not_renew_is_named_once(tmp_path: Pat
     """The daemon does not restart the service again for it, and reports `restart_failed`."""
     server = Server("server-1", tmp_path, None, stack)
     (server.home / "keep-client-kubelet").touch()
+    server.health = server.health.replace("http://", "tcp://").rstrip("/")  # which needs no answer in time
+    server.configure(ready_within="4s")
     with server.daemon() as daemon:
         daemon.until(server.ended, "has ended")
         assert server.ended() == [("failed", "k3s was restarted, but it has not issued client-kubelet again")]
@@ -261,6 +275,7 @@ def test_servers_restart_one_after_the_other_and_stop_at_a_failure(tmp_path: Pat
     servers = [Server(f"server-{number}", tmp_path, api.kubeconfig, stack) for number in (1, 2, 3)]
     first, *others = servers
     (first.home / "fails").touch()
+    first.configure(ready_within="4s")
     with first.daemon() as daemon:
         daemon.until(first.ended, "has failed", LONG)
         ((result, message),) = first.ended()
@@ -271,7 +286,7 @@ def test_servers_restart_one_after_the_other_and_stop_at_a_failure(tmp_path: Pat
         for other, process in running:
             process.until(partial(_waits_for, other, "server-1 has no proof that a restart"), "waits", LONG)
         assert {name for _, name, _ in starts(first.log)} == {"server-1"}
-        (first.home / "fails").unlink()
+        first.repair(daemon)
         repaired = first.command("restart", "k3s")
         assert repaired.returncode == 0, repaired.stderr
         for other, process in running:
@@ -293,6 +308,7 @@ def test_agents_restart_after_the_servers(tmp_path: Path, stack: ExitStack) -> N
     server = Server("server-1", tmp_path, api.kubeconfig, stack)
     agents = [Agent(f"agent-{number}", tmp_path, api.kubeconfig, stack) for number in (1, 2)]
     (server.home / "fails").touch()
+    server.configure(ready_within="4s")
     with server.daemon() as daemon:
         daemon.until(server.ended, "has failed", LONG)
         daemon.until(lambda: _mark(api), "has marked the Lease", LONG)
@@ -300,7 +316,7 @@ def test_agents_restart_after_the_servers(tmp_path: Path, stack: ExitStack) -> N
         for agent, process in running:
             process.until(partial(_waits_for, agent, "server-1 has no proof that a restart"), "waits", LONG)
         assert {name for _, name, _ in starts(server.log)} == {"server-1"}
-        (server.home / "fails").unlink()
+        server.repair(daemon)
         repaired = server.command("restart", "k3s")
         assert repaired.returncode == 0, repaired.stderr
         holders = set()

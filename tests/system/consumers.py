@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.builders import DAY, Issued, Modifiers, make_ca, make_server
 from tests.conftest import real_part
+from tests.deadline import AMPLE, DEADLINE
 from tests.system.machine import PYTHON, REPOSITORY, Machine
 
 DAEMON = "certmond.service"
@@ -42,7 +43,7 @@ profile: none
 node_name: n1
 poll: 1s
 hold: {{unsynchronised_clock: false}}
-restart: {{stable: 1s, ready_within: 8s, reload_within: 2s, spacing: 1s}}
+restart: {{stable: 1s, ready_within: {AMPLE}, reload_within: 2s, spacing: 1s}}
 certificates:
   - {{name: ca, path: {TLS}/ca.crt, key: {TLS}/ca.key, authority: true}}
   - {{name: etcd-ca, path: {TLS}/etcd-ca.crt, authority: true}}
@@ -79,14 +80,14 @@ http {{
   }}
 }}
 """
-HAPROXY = """
+HAPROXY = f"""
 global
   maxconn 100
 defaults
   mode http
-  timeout connect 2s
-  timeout client 2s
-  timeout server 2s
+  timeout connect {DEADLINE:.0f}s
+  timeout client {DEADLINE:.0f}s
+  timeout server {DEADLINE:.0f}s
 frontend lb
   bind 127.0.0.1:9444 ssl crt /etc/haproxy/lb.pem
   http-request return status 200
@@ -211,7 +212,7 @@ class Consumers:
         """Return the digest of the served certificate, or the error of the probe."""
         code = (
             "import hashlib, ssl, sys\n"
-            "try: text = ssl.get_server_certificate(('127.0.0.1', int(sys.argv[1])), timeout=5)\n"
+            f"try: text = ssl.get_server_certificate(('127.0.0.1', int(sys.argv[1])), timeout={DEADLINE})\n"
             "except OSError as error: print(error)\n"
             "else: print(hashlib.sha256(ssl.PEM_cert_to_DER_cert(text)).hexdigest())"
         )

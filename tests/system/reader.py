@@ -18,7 +18,6 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 def serve(connection: socket.socket, context: ssl.SSLContext) -> None:
-    connection.settimeout(2)
     with suppress(OSError), connection, context.wrap_socket(connection, server_side=True) as wrapped:
         if wrapped.recv(1024):
             wrapped.sendall(ANSWER)

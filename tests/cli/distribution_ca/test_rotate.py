@@ -113,6 +113,7 @@ def test_a_server_that_does_not_come_back_stops_the_change(cluster: RancherClust
     server = cluster.first
     server.run("root-ca", "stage")
     (server.home / "fails").touch()
+    server.configure(ready_within="4s")
     failed = server.run("root-ca", "rotate")
     assert failed.exit_code == 2
     assert "failed: k3s has no proof of its restart; read its log, then run: certmond root-ca rotate" in failed.stderr
@@ -120,6 +121,7 @@ def test_a_server_that_does_not_come_back_stops_the_change(cluster: RancherClust
     steps = json.loads(server.run("root-ca", "rotate", "--plan", "-o", "json").stdout)["steps"]
     assert [each["step"] for each in steps] == ["restart", "verify", "unstage"]
     (server.home / "fails").unlink()
+    server.configure()
     done = server.run("root-ca", "rotate")
     assert done.exit_code == 0, done.output
     assert len(server.bundle()) == 4
@@ -133,6 +135,7 @@ def test_leaves_that_the_start_does_not_issue_stop_the_change(cluster: RancherCl
     server.run("root-ca", "stage")
     server.node["keeps"] = "server/tls/client-admin"
     server.write_node()
+    server.configure(ready_within="15s")  # the service itself is ready as soon as its start has ended
     failed = server.run("root-ca", "rotate")
     assert failed.exit_code == 2
     path = server.home / "server/tls/client-admin.crt"
