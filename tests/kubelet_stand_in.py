@@ -3,8 +3,8 @@
 It runs the static Pods of a directory of manifests as real processes in real control groups, and restarts each
 container that ends. Its behavior and delays were measured with kubelet v1.24 and containerd 1.7. The first restart
 comes at once, and the next ones are backed off, whatever ended the container. When an API server ends, the holder of a
-leader's lease ends a moment later. Another text in a manifest is another Pod. `factor` scales these times. It
-has no images, no namespaces and no probes: a container uses the files of this machine. With `mounts`, a container sees
+leader's lease ends a moment later. Another text in a manifest is another Pod. `factor` scales the delays. It has no
+images, no namespaces and no probes: a container uses the files of this machine. With `mounts`, a container sees
 of /etc/kubernetes only what its manifest mounts, and the inode that a separately mounted file had at the start.
 """
 
@@ -30,14 +30,14 @@ import yaml
 BACK_OFF = (0.7, 20.0, 20.0, 45.0, 80.0, 160.0, 300.0)
 """Seconds from the end of a container to its next start, by how often it was started again before."""
 
-FORGIVEN = 600.0  # seconds without an end, after which the first delay counts again; not scaled
+FORGIVEN = 600.0  # seconds without an end, after which the first delay counts again; not scaled, as no test awaits it
 DRAIN = 60.0
 """Seconds that an API server runs at most after SIGTERM while a watch is open: the timeout of its requests
 (staging/src/k8s.io/apiserver/pkg/server/config.go, ShutdownTimeout); measured 12 in v1.24 and v1.33, more than 30 in
-v1.27. The stand-in gets them as STAND_IN_DRAIN.
+v1.27. The stand-in gets them as STAND_IN_DRAIN, unless the manifest sets it.
 """
 LEASE_LOST = 1.0  # seconds from the end of an API server to that of the holder of a lease
-GRACE = 30.0  # seconds for the containers of a pod that is removed
+GRACE = 600.0  # seconds for the containers of a pod that is removed; not scaled, as no test awaits it
 LOOK = 0.05  # seconds between two scans of the manifests, which are not scaled
 
 MOUNTED = "/etc/kubernetes"
@@ -189,7 +189,7 @@ class Kubelet:
     async def remove(self, pod: Pod) -> None:
         running = [container for place in pod.places if (container := place.current)]
         for container in running:
-            await self.end(container, self.scaled(GRACE), "the pod was removed")
+            await self.end(container, GRACE, "the pod was removed")
         pod.pause.kill()
         pod.pause.wait()
         shutil.rmtree(Path(self.settings.tasks, pod.sandbox))
@@ -208,7 +208,7 @@ class Kubelet:
         words = [*place.spec["command"], *place.spec.get("args", ())]
         environment = {item["name"]: item["value"] for item in place.spec.get("env", ())}
         if place.name in self.settings.apiservers:
-            environment["STAND_IN_DRAIN"] = str(self.scaled(DRAIN))
+            environment.setdefault("STAND_IN_DRAIN", str(self.scaled(DRAIN)))
         mounting = [*MOUNTING, *place.mounts, "--"] if self.settings.mounts and place.mounts else []
         process = self.spawn(pod.group / identifier, [*mounting, *words], log, environment=environment)
         container = Container(identifier, attempt, time.time_ns(), process)

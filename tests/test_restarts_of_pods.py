@@ -35,7 +35,7 @@ from tests.control_plane import (
     made,
 )
 from tests.daemon_harness import Running
-from tests.deadline import DEADLINE
+from tests.deadline import AMPLE, DEADLINE
 from tests.node import ca_like, pem
 from tests.static_pods import interpreter
 
@@ -419,8 +419,21 @@ MOMENTS = [
 @pytest.mark.parametrize(("means", "moment"), MOMENTS)
 def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment: str) -> None:
     """A daemon that is killed during a restart continues it after its next start, and stops no process twice."""
-    with control_plane(template, tmp_path, crictl=means == "crictl", edit=mounted_alone) as node:
-        name = "kube-apiserver"
+    name = "kube-apiserver"
+
+    def edit(manifest: dict[str, Any]) -> None:
+        mounted_alone(manifest)
+        if moment == "while it drains" and manifest["metadata"]["name"] == name:
+            (container,) = manifest["spec"]["containers"]
+            container["env"].append({"name": "STAND_IN_DRAIN", "value": "3600"})
+
+    endless: dict[str, dict[str, Any]] = {  # so that the moment lasts until the daemon is killed
+        "while it drains": {"services": [{"name": name, "drain": AMPLE, "grace": AMPLE}]},
+        "in the proof": {"restart": {**SETTINGS["restart"], "stable": AMPLE}},
+    }
+    with control_plane(
+        template, tmp_path, crictl=means == "crictl", edit=edit, settings=endless.get(moment, {})
+    ) as node:
         certificate, key = node.pair("apiserver-etcd-client")
         with ExitStack() as traced, node.daemon() as daemon:
             daemon.until(lambda: node.keeps("apiserver-etcd-client"), "the old files are kept")
@@ -438,6 +451,7 @@ def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment:
             assert daemon.process.wait(DEADLINE) == -signal.SIGKILL
         assert stage(node, name) == ("prove" if moment == "in the proof" else "act")
         assert ("draining" in node.log(node.starts(name)[0])) == (moment != "before the stop")
+        node.configure(services=[{"name": name, "grace": "2s"}], restart=SETTINGS["restart"])
         with node.daemon() as daemon:
             daemon.until(lambda: restarts(daemon, name) == 1, "the restart is brought to its end")
             daemon.until(node.is_up_to_date, "all hold what is on disk")

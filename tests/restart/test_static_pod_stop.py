@@ -178,7 +178,7 @@ def test_a_container_that_drains_is_waited_for(tmp_path: Path, program: Path, cr
         pods.apply("kube-controller-manager", {"kube-controller-manager": [str(manager)]})
         pods.ready("kube-controller-manager")
         reported = pods.ready("kube-apiserver")
-        stop(APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        stop(APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs, grace=DEADLINE)
         assert pods.event("ended", container="kube-apiserver")["why"].endswith("exit status 0")
         assert pods.event("ended", container="kube-controller-manager")["why"] == "leaderelection lost: SIGKILL"
         assert pods.event("started", container="kube-controller-manager", attempt=1)["why"] == "restart after 0.7 s"
