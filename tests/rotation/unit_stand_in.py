@@ -35,7 +35,8 @@ class Unit:
         self.name, self._command = name, command
         self._log = Path(log)
         self.process: asyncio.subprocess.Process | None = None
-        self.ready = asyncio.Event()
+        self.ready = False
+        self._changed = asyncio.Condition()
         self.since = 0
         self.invocation = b""
 
@@ -49,9 +50,9 @@ class Unit:
                 async for line in self.process.stdout:
                     log.write(line)
                     if line == b"ready\n":
-                        self.ready.set()
+                        await self._become(ready=True)
             status = await self.process.wait()
-            self.ready.clear()
+            await self._become(ready=False)
             self.process = None
             if status:
                 await asyncio.sleep(AGAIN)
@@ -60,8 +61,13 @@ class Unit:
         before = self.invocation
         if self.process:
             self.process.terminate()
-        while self.invocation == before or not self.ready.is_set():
-            await asyncio.sleep(0.01)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.ready and self.invocation != before)
+
+    async def _become(self, *, ready: bool) -> None:
+        async with self._changed:
+            self.ready = ready
+            self._changed.notify_all()
 
     def properties(self, name: str) -> dict[str, tuple[str, Any]]:
         known = name == self.name
