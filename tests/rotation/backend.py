@@ -9,15 +9,16 @@ import json
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certmond.cluster.node_api import ANNOTATION, Acknowledgement
 from tests.cluster.api_server import ApiServer, _Handler
-from tests.cluster.lease_store import Json
+from tests.cluster.lease_store import Json, status
 
 
 class SigningError(Exception):
@@ -44,6 +45,10 @@ class Backend(ApiServer):
         super().__init__(directory)
         self.socket = directory / "api.sock"
         self._signers = signers
+        self.unreported: dict[str, Collection[str]] = {}
+        """Phases by node: the API refuses the report of the node that it has reached one of them, so that the cluster
+        stays in this phase.
+        """
         self.nodes = {node: {"addresses": []} for node in nodes}
         handler = type("Handler", (_Behind,), {"api": self, "disable_nagle_algorithm": False})
         self._unix = _Server(str(self.socket), handler)
@@ -57,6 +62,14 @@ class Backend(ApiServer):
         self._unix.shutdown()
         self._unix.server_close()
         super().__exit__(*exception)
+
+    def answer(self, method: str, path: str, body: bytes, **more: Any) -> tuple[int, Json]:
+        node = path.removeprefix("/api/v1/nodes/")
+        if method == "PATCH" and node in self.unreported:
+            said = json.loads(body)["metadata"].get("annotations", {}).get(ANNOTATION, "")
+            if (report := Acknowledgement.parse(said)) and report.phase in self.unreported[node]:
+                return status(503, f"the test holds the phase {report.phase}")
+        return super().answer(method, path, body, **more)
 
     def sign(self, csr: x509.CertificateSigningRequest, spec: Json) -> bytes:
         return signed(self._signers(), csr.public_bytes(Encoding.PEM), spec["usages"])

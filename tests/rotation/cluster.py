@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,22 +21,23 @@ from tests.builders import HOUR, YEAR, Issued, make_ca
 from tests.cluster.leaks import leaks
 from tests.control_plane import PKI
 from tests.daemon_harness import Running, running
+from tests.deadline import AMPLE
 from tests.rotation.bed import DENSE, Bed
 from tests.rotation.node import BedNode
 from tests.rotation.record import summary
 from tests.rotation.refusals import VERIFYING, old_clients, old_servers
 
 QUICK: dict[str, Any] = {
-    "restart": {"reload_within": "3s", "ready_within": "20s", "stable": "1s", "spacing": "1s"},
+    "restart": {"reload_within": "3s", "ready_within": AMPLE, "stable": "1s", "spacing": "1s"},
     "root_ca": {"overlap": "1s"},
 }
+HELD = QUICK | {"root_ca": {"overlap": AMPLE}}
+"""Both anchors are trusted until a test reconfigures the daemon."""
 ASKED = os.environ.get("CERTMOND_DENSE", "")
 INTERVAL = DENSE if ASKED == "1" else 200.0
 """Milliseconds between two connections in each direction."""
 WITHIN = 420
 """Seconds for a rotation: its phases last as long as services take to restart, one after the other."""
-BEGINNING = 90
-"""Seconds for a daemon to begin, while all that connect have both cores."""
 FILES = {"ca": "ca", "etcd-ca": "etcd/ca", "front-proxy-ca": "front-proxy-ca", "sa": "sa"}
 """The path of each family below pki/."""
 
@@ -57,10 +59,16 @@ class Daemon:
 
     def start(self) -> None:
         options = ("--state-dir", str(self.node.state))
-        terms: Any = {"before": self.node.inside, "within": BEGINNING, "program": self.node.program}
+        terms: Any = {"before": self.node.inside, "program": self.node.program}
         bus = f"unix:path={self.node.bus}"
         found = running(Path("/"), self.node.work, *options, **terms, DBUS_SYSTEM_BUS_ADDRESS=bus)
         self.running = self._stack.enter_context(found)
+
+    def reconfigure(self, **settings: Any) -> None:
+        """Change its configuration once while it runs."""
+        self.node.configure(**settings)
+        self.running.process.send_signal(signal.SIGHUP)
+        self.running.until(lambda: '"reloaded"' in self.running.log.read_text(), "has read its configuration again")
 
     def kill(self) -> None:
         """With SIGKILL, wherever it is."""

@@ -21,14 +21,17 @@ AWAY = 3
 
 
 def lost(made: Cluster, name: str, phase: str) -> Daemon:
-    """Lose the node in this phase, which stops and names it. Exclude it, and wait until the others complete the
-    rotation.
+    """Begin a rotation, and lose the node in this phase, which stops and names it. Exclude it, and wait until the
+    others complete the rotation.
     """
     bed = made.bed
     daemon, first = next(each for each in made.daemons if each.node.name == name), made.daemons[0]
+    bed.backend.unreported[name] = {phase}  # the phase lasts until the node is lost
+    made.begin()
     daemon.running.until(lambda: daemon.phase == phase, f"is in {phase}", within=WITHIN)
     daemon.kill()
     bed.lose(daemon.node)
+    bed.backend.unreported.clear()
     first.running.until(
         lambda: f"{name} has reached" in first.says() and made.phase == phase, "names who is lost", within=WITHIN
     )
@@ -52,7 +55,6 @@ def test_a_worker(programs: Path, tmp_path: Path) -> None:
     """
     with cluster(programs, tmp_path) as made:
         mark = made.bed.settled()
-        made.begin()
         daemon = lost(made, "node-3", "detach")
         made.check(mark)
         before = files(daemon)
@@ -70,7 +72,6 @@ def test_a_control_plane(programs: Path, tmp_path: Path) -> None:
     """
     with cluster(programs, tmp_path) as made:
         bed, mark = made.bed, made.bed.settled()
-        made.begin()
         daemon = lost(made, "node-2", "trust")
         assert not bed.failures(mark)
         bed.find(daemon.node)

@@ -15,7 +15,7 @@ from certmond.errors import SigningError
 from tests.builders import DAY, SECOND, Issued, make_ca
 from tests.control_plane import PKI
 from tests.rotation.bed import Bed, Make
-from tests.rotation.cluster import QUICK, WITHIN, Daemon, cluster, publish, successor
+from tests.rotation.cluster import HELD, QUICK, WITHIN, Daemon, cluster, publish, successor
 from tests.rotation.node import BedNode
 
 pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
@@ -41,7 +41,7 @@ def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[st
     accepts admin.conf and every component again long before the next full scan of the daemon. The rotation completes,
     and no connection is refused afterwards.
     """
-    bed = make(settings={**QUICK, "resync": "1h"})
+    bed = make(settings={**HELD, "resync": "1h"})
     (node,) = bed.control_planes
     later, key = terms.get("later", 0), terms["key"]
     with Daemon(node) as daemon:
@@ -53,6 +53,7 @@ def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[st
         daemon.running.until(lambda: len(trusted(bed)) == 2, "both are trusted")
         assert trusted(bed)[0] == new.cert
         bed.until(lambda: recovers(bed), "all clients are answered")
+        daemon.reconfigure(**QUICK)
         daemon.running.until(lambda: daemon.over, "the rotation is over", WITHIN)
         assert trusted(bed) == [new.cert]
         mark = bed.settled()
