@@ -36,6 +36,7 @@ from certmond.signers import protocol
 from certmond.signers.protocol import Request
 from tests.builders import DAY, YEAR, Issued, make_ca, make_leaf
 from tests.cluster.api_server import ApiServer
+from tests.cluster.patience import be_patient
 from tests.renewal.test_key_pair import lying
 from tests.sampling import sample
 from tests.test_renewal import CA, CURRENT, DATED, Helper, Host, copies, kubeconfig, now
@@ -426,7 +427,8 @@ def test_a_helper_that_signs_another_request_changes_nothing(tmp_path: Path, kee
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[ApiServer]:
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    be_patient(monkeypatch)
     (tmp_path / "api").mkdir()
     with ApiServer(tmp_path / "api") as server:
         yield server

@@ -40,6 +40,7 @@ from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import digest
 from tests.cluster.api_server import ApiServer
+from tests.cluster.patience import be_patient
 from tests.conftest import unavailable
 from tests.deadline import DEADLINE
 from tests.node import PKI, Node
@@ -558,7 +559,7 @@ def test_a_lost_lock_stops_the_first_act_and_no_later_one(bench: Bench) -> None:
 
 
 def test_the_lock_finds_its_kubeconfig_when_it_is_requested(
-    node: Node, tmp_path_factory: pytest.TempPathFactory
+    node: Node, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lookup is repeated each time. If the file cannot be found, nothing begins, the message has the reason, and a
     held lock is released silently. After the lookup succeeds, the API is called.
@@ -571,6 +572,7 @@ def test_the_lock_finds_its_kubeconfig_when_it_is_requested(
     turn = bench.enforcer.restarting.lock
     assert str(turn.wait_for_others()).startswith("/closed/certmond.conf could not be read (")
     closed.unlink()
+    be_patient(monkeypatch)
     with ApiServer(bench.place) as api:
         closed.mkdir()
         (closed / "certmond.conf").write_bytes(Path(api.kubeconfig).read_bytes())
