@@ -261,10 +261,11 @@ def test_a_service_that_is_stopped_during_its_proof_stays_stopped(consumers: Con
     operator.
     """
     machine = consumers.machine
-    change = consumers.rename("app", consumers.mint("app"))
-    machine.until(lambda: consumers.episode("reader").get("instances"), "it runs again")
-    machine.systemctl("stop", UNITS["app"])
-    ended = consumers.ended("reader", change.at)
+    with consumers.endless_proof():
+        change = consumers.rename("app", consumers.mint("app"))
+        machine.until(lambda: consumers.episode("reader").get("instances"), "it runs again")
+        machine.systemctl("stop", UNITS["app"])
+        ended = consumers.ended("reader", change.at)
     assert (ended["result"], "was stopped by another program or user" in ended["message"]) == ("refused", True)
     consumers.passes(2)
     assert machine.property(UNITS["app"], "ActiveState") == "inactive"
