@@ -93,7 +93,6 @@ class Home:
 
     def configure(self, ready_within: str = AMPLE) -> None:
         """Write the configuration. A service that is not healthy after `ready_within` has failed."""
-        place = self.place
         entries: list[dict[str, Any]] = [
             {"name": "ca", "authority": True},
             {"name": "web", "ca": "ca", "usages": ["server auth"], "consumers": ["web"]},

@@ -478,8 +478,7 @@ def test_killed_in_a_rollback(template: Path, tmp_path: Path) -> None:
             daemon.until(lambda: restarts(daemon, name, "taken_back") == 1, "it is taken back", within=2 * DEADLINE)
             assert node.sha256(MANAGER_CONF) == node.held(name)[MANAGER_CONF] == former
             settled(daemon)
-        ends = node.pods.events(event="ended", container=name)
-        assert [each["why"] for each in ends].count("exit status 0") == 1
+        assert stops(node, name) in {1, 2}
 
 
 @contextmanager
