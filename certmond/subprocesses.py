@@ -31,6 +31,12 @@ MAX_OUTPUT = 1 << 20
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _TURN = 0.5  # seconds; `run` must call `alive` every second
+_FIRST_VICTIM = """
+from contextlib import suppress
+with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+    file.write("1000")
+"""
+"""Start of a Python program that the kernel kills before this process if the memory is not sufficient (proc(5))."""
 _CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the default maximum capacity of a pipe (pipe(7))
 
 
@@ -96,10 +102,17 @@ def run(
     return Ended(child.returncode, bytes(ear.output), bytes(ear.said))
 
 
-def run_python(program: str, time_limit: timedelta, given: bytes) -> Ended:
-    """Run a Python program in a new process that can import the modules of this process. Raises the errors of `run`."""
-    command = (sys.executable, "-P", "-s", "-c", program)
-    return run(command, {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, time_limit, lambda: None, given)
+def run_python(program: str, time_limit: timedelta, given: bytes, alive: Callable[[], None] = lambda: None) -> Ended:
+    """Run a Python program in a new process that can import the modules of this process.
+
+    Raises the errors of `run`. Raises OSError if this process has no free descriptor, or ignores SIGCHLD.
+    """
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYDANTIC_DISABLE_PLUGINS": os.environ.get("PYDANTIC_DISABLE_PLUGINS", ""),
+    }
+    command = (sys.executable, "-P", "-s", "-c", f"{_FIRST_VICTIM}{program}")
+    return run(command, environment, time_limit, alive, given)
 
 
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _RESULT, _PROBLEMS = b"+", b"!"
 _LENGTH_BYTES = 8  # bytes that encode the length of the content
-_TIMEOUT = timedelta(seconds=20)  # of a new Python process; the parser needs a second for 10,000 entries
+_TIMEOUT = timedelta(seconds=10)  # of a new Python process; systemd's watchdog permits 30 seconds
 _PROGRAM = """
 import os, pickle, sys
 from certmond.config.parser_process import packed_answer
@@ -129,15 +130,18 @@ class ForkedLoad:
         from certmond.config.shipped_profiles import profiles  # noqa: PLC0415 - not for a command without a catalogue
 
         profiles()  # an upgrade can replace the files of the profiles before a reload
-        self._load, self._installation = load, _installation()
+        self._load = load
+        models = ("certmond.config.", "certmond.pki.catalog.")
+        self._installation = _installation(
+            each.__file__ or "" for name, each in sys.modules.items() if name.startswith(models)
+        )
         self._first: ParserProcess | None = ParserProcess(partial(_packed, load))
 
     def __call__(self) -> Config:
         import pickle  # noqa: PLC0415 - a command that does not fork needs no pickle
 
         if self._first is None:
-            if (content := self._in_new_process()) is not None:
-                reloaded: Config = pickle.loads(content)  # noqa: S301 - the bytes are from a child process
+            if (reloaded := self._in_new_process()) is not None:
                 return reloaded
             try:
                 return self._load()
@@ -153,8 +157,8 @@ class ForkedLoad:
         found: Config = pickle.loads(first.result())  # noqa: S301 - the bytes are from the child process
         return found
 
-    def _in_new_process(self) -> bytes | None:
-        """Return the packed configuration from a new Python process, or None if this process must parse by itself.
+    def _in_new_process(self) -> Config | None:
+        """Return the configuration from a new Python process, or None if this process must parse by itself.
 
         Raises ConfigError if the configuration is invalid.
         """
@@ -166,14 +170,24 @@ class ForkedLoad:
             ended = run_python(_PROGRAM, _TIMEOUT, pickle.dumps((os.getcwd(), self._load)))
         except (CertmondError, OSError, pickle.PicklingError, AttributeError, TypeError):
             return None
-        if ended.status or self._installation is None or self._installation != _installation():
+        if ended.status or not self._installation or self._installation != _installation(self._installation):
             return None  # the process failed, or its classes can be those of another version
-        return _result_in(ended.output)
+        if (content := _result_in(ended.output)) is None:
+            return None
+        try:
+            found: Config = pickle.loads(content)  # noqa: S301 - the bytes are from a child process
+        except Exception:  # noqa: BLE001 - pickle raises many exceptions for classes of another version
+            return None
+        return found
 
 
-def _installation() -> tuple[int, int, int] | None:
-    """Return values that differ after an upgrade has replaced the files of certmond, or None if they are unknown."""
-    with suppress(OSError):
-        status = os.stat(__file__)
-        return status.st_dev, status.st_ino, status.st_mtime_ns
-    return None
+def _installation(files: Iterable[str]) -> dict[str, tuple[int, int, int]]:
+    """Return values of each file that differ after an upgrade has replaced the file, or {} if a file is missing."""
+    found = dict[str, tuple[int, int, int]]()
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError:
+            return {}
+        found[file] = status.st_dev, status.st_ino, status.st_mtime_ns
+    return found

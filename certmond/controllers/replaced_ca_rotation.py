@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from certmond.config.model import Config
 from certmond.pki.assessment.assess import assess
@@ -19,13 +18,11 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.catalog.settings import is_external
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.rotation.ca_family import Leaf, family_of
+from certmond.pki.rotation.ca_validation import Verdict, judge
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, begin
 from certmond.pki.rotation.replaced_ca_detection import Change, changed, overtaken
 from certmond.pki.rotation.trust_anchor_state import Ground, obstacle
 from certmond.pki.x509.certificate import Anchor, certificates_of
-
-if TYPE_CHECKING:
-    from certmond.pki.rotation.ca_validation import Verdict
 
 
 class CAChanges:
@@ -117,8 +114,6 @@ class CAChanges:
         return {family: self._grounds[family].trust for family in self._unchanged if self._grounds[family].trust}
 
     def _verdict(self, change: Change, ground: Ground, now: datetime) -> Verdict:
-        from certmond.pki.rotation.ca_validation import judge
-
         unusable = tuple(_unusable(ground))
         key_where = None if unusable else ground.key_path
         leaves, end = self._leaves(change.family, now)

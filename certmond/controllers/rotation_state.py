@@ -24,6 +24,7 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Plan
+from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited
 from certmond.pki.rotation.gates import Report
 from certmond.pki.rotation.phase_conditions import open_conditions, reload_deadline
@@ -217,8 +218,6 @@ class RotationState:
         if rotation == self.own:
             return None
         staged = self._is_staged(rotation)
-        from certmond.pki.rotation.authorization import refusal
-
         return refusal(self.own, rotation, ground, staged=staged, now=now, leads=self._leads_external)
 
     def _is_staged(self, rotation: Rotation) -> bool:

@@ -7,10 +7,11 @@ act imports their modules only when it needs them. A process that acts imports a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from certmond.config.model import Config
 from certmond.controllers.coordinator_interface import Coordinator
@@ -34,6 +35,18 @@ if TYPE_CHECKING:
     from certmond.renewal.repair_sources import SalvageLookup
     from certmond.restart.rollback import PreviousFiles
     from certmond.rotation.distribution_ca_files import DistributionCAFiles
+
+T = TypeVar("T")
+
+
+def available(lookup: Callable[[], T]) -> T | None:
+    """Return the result of `lookup`, or None if this process cannot import the modules of the result.
+
+    An upgrade has replaced a module, or no descriptor is available. The next pass calls `lookup` again.
+    """
+    with suppress(ImportError, OSError):
+        return lookup()
+    return None
 
 
 @immutable(slots=False)

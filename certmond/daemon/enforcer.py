@@ -18,19 +18,19 @@ from certmond.config.renewal_policy import policy_of, restart_terms_of
 from certmond.controllers.coordinator_factory import awake, coordinator_of, own_object_checks_of
 from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.rotation_state import RotationState
-from certmond.daemon.acting_controllers import ActingControllers
+from certmond.daemon.acting_controllers import ActingControllers, available
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
 from certmond.files.parallel_path_search import find_in_two_processes
 from certmond.notify.audit import Audit
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.assessment.repairable_damage import has_damage
-from certmond.pki.catalog.observation import Inventory
+from certmond.pki.catalog.observation import Inventory, Provenance, Salvage
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.renewals_at_start import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
 from certmond.pki.planning.restarts import RestartHolds, restarts
-from certmond.pki.planning.steps import Issue, Plan, Step
+from certmond.pki.planning.steps import Identity, Issue, Plan, Step
 from certmond.pki.rotation.phases import Rotation
 from certmond.pki.rotation.planner import MissingSteps
 from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
@@ -197,8 +197,11 @@ class Enforcer:
         findings = self.rotation_state.update(inventory, store.components(), now, self.rotation_waits)
         family = self.rotation_state.family
         due = self._due_certificates.of(inventory, now, family=family, everything=everything)
-        provenance = self._acting.provenance.of_due(due, inventory, now, within=within) if due else {}
-        salvage = self._acting.salvage.of_damaged(inventory, now) if has_damage(inventory) else {}
+        provenance, salvage = dict[Identity, Provenance](), dict[Identity, Salvage]()
+        if due and (origins := available(lambda: self._acting.provenance)):
+            provenance = origins.of_due(due, inventory, now, within=within)
+        if has_damage(inventory) and (sources := available(lambda: self._acting.salvage)):
+            salvage = sources.of_damaged(inventory, now)
         request, cluster = self.serving_request.state, self.cluster_reader.state(now)
         return replace(
             seen, findings=findings, provenance=provenance, salvage=salvage, request=request, cluster=cluster

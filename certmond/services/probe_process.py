@@ -1,21 +1,20 @@
 """TLS probes in a new Python process.
 
-OpenSSL and the event loop need 5 MB of memory, which a daemon in observe mode leaves to the new process. That process
-also parses the bytes that the servers send, and reads no file of the node.
+OpenSSL and the event loop need 5 MB of memory, which a daemon in observe mode leaves to the new process.
 """
 
 from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from certmond.errors import UnreachableError
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.subprocesses import run_python
 
-_START = 20.0
+_START = 5.0
 """Maximum number of seconds for the start of the process, in addition to the time limit of the handshakes."""
 _PROGRAM = """
 import sys
@@ -24,15 +23,18 @@ print(answer(sys.stdin.read()))
 """
 
 
-def served_certificates(endpoints: Sequence[Endpoint], at: datetime, limit: float | None) -> dict[Endpoint, Seen]:
+def served_certificates(
+    endpoints: Sequence[Endpoint], at: datetime, limit: float | None, alive: Callable[[], None] = lambda: None
+) -> dict[Endpoint, Seen]:
     """Return what `tls_probe.served_certificates` returns in a new process, as of `at`.
 
-    `limit` is the time limit in seconds for the handshakes, or None for the default limit. Raises SigningError if the
-    process cannot run, or gives no answer in time.
+    `limit` is the time limit in seconds for the handshakes, or None for the default limit. An exception of `alive`,
+    which the function calls every second, ends the process. Raises the errors of `subprocesses.run_python`, and
+    UnreachableError for an unusable answer.
     """
     places = [(each.address, each.port, each.server_name) for each in endpoints]
     request = json.dumps({"endpoints": places, "limit": limit}).encode()
-    ended = run_python(_PROGRAM, timedelta(seconds=_START + (limit or 0.0)), request)
+    ended = run_python(_PROGRAM, timedelta(seconds=_START + (limit or 0.0)), request, alive)
     try:
         found = [_seen(each, at) for each in json.loads(ended.output)]
         return dict(zip(endpoints, found, strict=True))

@@ -41,19 +41,23 @@ class Question:
 
 
 def observe(
-    question: Question, before: Live | None = None, limit: float | None = None, *, isolated: bool = False
+    question: Question,
+    before: Live | None = None,
+    limit: float | None = None,
+    isolated: Callable[[], None] | None = None,
 ) -> Live:
     """Observe the subjects of `question`. `before` is the previous observation.
 
-    `limit` is the time limit in seconds for the TLS probes, or None for the default limit. If `isolated` is true and
-    `question` has no health address, a new process makes the TLS probes.
+    `limit` is the time limit in seconds for the TLS probes, or None for the default limit. If `isolated` is not None
+    and `question` has no health address, a new process makes the TLS probes. An exception of `isolated`, which is
+    called every second, ends this process.
     """
     at = datetime.now(UTC)
     by_unit = units.unit_states(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
     services |= {name: pid_file.service_state(path) for name, path in question.pid_files.items()}
     services |= _pods(question.pods) if question.pods else {}
-    served, health_problems = _probe_results(question, at, limit, isolated=isolated)
+    served, health_problems = _probe_results(question, at, limit, isolated)
     return Live(
         at, {name: _with_history(seen, name, before, at) for name, seen in services.items()}, served, health_problems
     )
@@ -71,15 +75,16 @@ def _pods(pods: Mapping[str, Pod]) -> dict[str, ServiceSeen]:
 
 
 def _probe_results(
-    question: Question, at: datetime, limit: float | None, *, isolated: bool
+    question: Question, at: datetime, limit: float | None, isolated: Callable[[], None] | None
 ) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
     if not (question.endpoints or question.health):
         return {}, {}
+    if isolated and not question.health:
+        with suppress(OSError, SigningError):  # otherwise, this process makes the probes
+            return probe_process.served_certificates(question.endpoints, at, limit, isolated), {}
     try:
-        if isolated and not question.health:
-            return probe_process.served_certificates(question.endpoints, at, limit), {}
         return _run_probes(question, at, limit)
-    except (OSError, ImportError, SigningError) as error:  # for example because of too many open files
+    except (OSError, ImportError) as error:  # the event loop failed, for example because of too many open files
         why = f"the connection failed ({getattr(error, 'strerror', None) or error})"
         return {each: Unserved(why, at) for each in question.endpoints}, dict.fromkeys(question.health, why)
 
@@ -124,10 +129,15 @@ def _with_history(seen: ServiceSeen, name: str, before: Live | None, at: datetim
     return replace(seen, outage=outage_after(before, name, seen, at))
 
 
+class _ClosedError(Exception):
+    """The end of an observation whose thread was closed."""
+
+
 class ObserverThread:
     """Thread that observes on request and calls `wake` after each observation.
 
-    `wake` must return quickly, and must not raise an exception. `observe` describes `limit` and `isolated`.
+    `wake` must return quickly, and must not raise an exception. `observe` describes `limit`. With `isolated`, a new
+    process makes the TLS probes. In this case, no other thread may import asyncio.subprocess.
     """
 
     def __init__(self, wake: Callable[[], None], limit: float | None = None, *, isolated: bool = False) -> None:
@@ -177,9 +187,13 @@ class ObserverThread:
             self.seen = self._observe(question)
             self._wake()
 
+    def _end_if_closed(self) -> None:
+        if self._closed:
+            raise _ClosedError
+
     def _observe(self, question: Question) -> Live:
         try:
-            return observe(question, self.seen, self._limit, isolated=self._isolated)
+            return observe(question, self.seen, self._limit, self._end_if_closed if self._isolated else None)
         except Exception as error:  # noqa: BLE001 - a defect in one observation must not end the thread
             return _unobserved(question, defect(error))
 

@@ -45,7 +45,8 @@ class SurroundingsObserver:
         self, config: Config, root: str, changes: Changes, *, acting: bool, wake: Callable[[], None] = lambda: None
     ) -> None:
         self._config, self._changes, self._acting = config, changes, acting
-        self._observer = ObserverThread(wake, isolated=not acting)
+        # A process that acts probes each second, and the client of the Kubernetes API needs asyncio and OpenSSL anyway.
+        self._observer = ObserverThread(wake, isolated=not acting and not config.cluster.kubeconfig)
         self._visible = root == "/"
         self._question = Question()
         self._services: Sequence[ServiceSpec] = config.services

@@ -11,12 +11,14 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -269,6 +271,33 @@ def test_a_reload_begins_to_enforce(host: Host) -> None:
         daemon.process.send_signal(signal.SIGHUP)
         daemon.until(lambda: at_rest(daemon, host), "at rest")
     well(host)
+
+
+@pytest.mark.parametrize("error", [ImportError("an upgrade"), OSError(24, "Too many open files")])
+def test_a_scan_goes_on_without_modules_that_it_cannot_import(
+    host: Host, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """If a scan cannot import the modules for due certificates or for repairs, it has its other findings. The next scan
+    imports the modules.
+    """
+    host.at(host.entries["apiserver"]["path"]).write_bytes(b"damaged")
+    enforcer = host.enforcer()
+
+    def fail(name: str, *_: object) -> None:
+        if name in {"certmond.renewal.certificate_origin", "certmond.renewal.repair_sources"}:
+            raise error
+
+    with monkeypatch.context() as patch:
+        for name in ("certmond.renewal.certificate_origin", "certmond.renewal.repair_sources"):
+            patch.delitem(sys.modules, name, raising=False)
+        patch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=fail), *sys.meta_path])
+        assessment, around = enforcer.see()
+    reasons = {item.reason.value for status in assessment.statuses for item in status.findings}
+    assert {"malformed", "nearing_expiry"} <= reasons
+    assert (around.provenance, around.salvage) == ({}, {})
+    _, around = enforcer.see()
+    assert around.provenance
+    assert around.salvage
 
 
 @pytest.mark.long

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import ssl
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,8 +20,10 @@ from hypothesis import strategies as st
 from certmond.errors import SigningError, UnreachableError
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.services import probe_process, tls_probe
+from certmond.services.service_observer import ObserverThread, Question
 from certmond.subprocesses import Ended
 from tests.builders import Issued
+from tests.deadline import DEADLINE
 from tests.services.test_service_observer import Serve, ca, files, serve  # noqa: F401 - fixtures
 from tests.services.test_tls_probe import GENEROUS, NOW, Files, saying, server_certificate, tls
 
@@ -67,12 +73,13 @@ def test_any_output_is_a_result_or_an_error(output: bytes) -> None:
 
 
 SCRIPT = """
-import sys, threading
+import signal, sys, threading
 from certmond.pki.catalog.endpoint import Endpoint
+from certmond.services import probe_process
 from certmond.services.service_observer import ObserverThread, Question
 seen = threading.Event()
 thread = ObserverThread(seen.set, isolated=True)
-sys.executable = sys.argv[1] if sys.argv[1:] else sys.executable
+exec("".join(sys.argv[1:]))
 thread.ask(Question(endpoints=(Endpoint("127.0.0.1", 1),)))
 seen.wait()
 thread.close()
@@ -90,8 +97,50 @@ def test_the_process_that_asks_loads_no_tls() -> None:
     assert observed() == "the connection was refused"
 
 
-def test_a_process_that_cannot_start_is_the_reason(tmp_path: Path) -> None:
-    """Each endpoint then has a reason with the program, and the thread continues."""
-    missing = str(tmp_path / "python")
-    expected = f"the connection failed (certmond cannot run {missing} (No such file or directory)"
-    assert observed(missing).startswith(expected)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "sys.executable = '/nonexistent'",
+        "sys.executable = ''",
+        "probe_process._PROGRAM = 'raise SystemExit(1)'",
+        "probe_process._PROGRAM = 'print(7)'",
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+    ],
+    ids=["no program", "an unknown program", "it fails", "another answer", "SIGCHLD is ignored"],
+)
+def test_without_the_new_process_this_process_makes_the_probes(change: str) -> None:
+    """If the new process cannot run, or gives no answer, the thread has the same results."""
+    assert observed(change) == "the connection was refused|asyncio|ssl"
+
+
+def test_a_probe_ends_when_its_thread_is_closed(serve: Serve) -> None:  # noqa: F811
+    """`close` does not wait for a new process that runs for longer. The process ends."""
+    reached, release = threading.Event(), threading.Event()
+
+    def hang(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        reached.set()
+        release.wait(DEADLINE)
+
+    thread = ObserverThread(lambda: None, DEADLINE, isolated=True)
+    thread.ask(Question(endpoints=(serve(hang).endpoint,)))
+    assert reached.wait(DEADLINE)
+    thread.close()
+    assert not children()
+    release.set()
+
+
+def children() -> set[int]:
+    """Return the processes that this process has started, and that make probes."""
+    return {
+        int(status.parent.name)
+        for status in Path("/proc").glob("[0-9]*/stat")
+        if (words := _read(status).rpartition(")")[2].split()) and int(words[1]) == os.getpid()
+        if "probe_process" in _read(status.with_name("cmdline"))
+    }
+
+
+def _read(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(errors="replace")
+    return ""

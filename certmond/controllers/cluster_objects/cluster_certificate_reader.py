@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from certmond.cluster.api_access import Access
 from certmond.errors import CertmondError, LostError, RefusedError, defect
 from certmond.immutable_class import immutable
+from certmond.pki.assessment.cluster_rules import cluster_state, unread_observation
 from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place, Unread
 
 _ANSWER = timedelta(seconds=5)  # maximum time of a request, and of one page of a list
@@ -254,8 +255,6 @@ class ClusterReader:
 
     def _judged(self, reading: ClusterReading, now: datetime, renew_before: timedelta) -> ClusterState:
         """Return the state of a reading. A defect of the rules is a finding, and keeps the known findings."""
-        from certmond.pki.assessment.cluster_rules import cluster_state, unread_observation
-
         try:
             return cluster_state(reading, now, renew_before)
         except Exception as error:  # noqa: BLE001 - a certificate of the cluster must not end the daemon

@@ -55,7 +55,7 @@ VERSION = f"{zlib.crc32(f'{STYLE}{SCRIPT}'.encode()):08x}"
 @cache
 def policy() -> str:
     """Return the Content-Security-Policy, which permits only the script, the style and the origin of the page."""
-    # Import late: the library behind hashlib takes five megabytes, which only the page requires.
+    # Import late: where hashlib needs OpenSSL, its library takes five megabytes, which only the page requires.
     from hashlib import sha256  # noqa: PLC0415
 
     script, style = (b64encode(sha256(each.encode()).digest()).decode() for each in (SCRIPT, STYLE))
