@@ -38,7 +38,7 @@ def served_certificates(
     try:
         found = [_seen(each, at) for each in json.loads(ended.output)]
         return dict(zip(endpoints, found, strict=True))
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         status = f"exit status {ended.status}" if ended.status >= 0 else f"signal {-ended.status}"
         raise UnreachableError(f"the process for the TLS probes sent no answer ({status})") from None
 

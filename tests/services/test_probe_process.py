@@ -51,7 +51,9 @@ def test_the_results_are_those_of_this_process(serve: Serve, files: Files, ca: I
     assert found[CLOSED] == Unserved("the connection was refused", NOW, refused=True)
 
 
-@pytest.mark.parametrize("output", [b"", b"[]", b"{}", b"[1]", b"[[1]]", b'[["x", "y"]]', b'[["x", 1, 2]]', b"[[]"])
+@pytest.mark.parametrize(
+    "output", [b"", b"[" * 100_000, b"[]", b"{}", b"[1]", b"[[1]]", b'[["x", "y"]]', b'[["x", 1, 2]]', b"[[]"]
+)
 def test_a_process_without_a_usable_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, output: bytes) -> None:
     """The error has the exit status, or the signal that ended the process."""
     with pytest.raises(UnreachableError, match=r"sent no answer \(exit status 1\)"):
