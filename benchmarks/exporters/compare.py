@@ -86,12 +86,11 @@ def section(peers: Sequence[Peer], turns: Sequence[Turn], extent: Extent, machin
     names = {peer.name for peer in peers}
     missing = [name for name in USAGES if name not in names]
     begin = (
-        f"{machine} This command ran the programs one after the other: `{command}`. The input was {extent.count:,} "
-        "files with one leaf certificate each. One CA had signed all leaf certificates. Each figure is the median of "
-        f"{extent.turns} runs. The minimum and the maximum are in parentheses."
+        f"The input was {extent.count:,} files with one leaf certificate each. One CA had signed all of them. "
+        f"Each figure is the median of {extent.turns} runs. The minimum and the maximum are in parentheses."
     )
     lines = [
-        *(begin, ""),
+        *(f"{machine} This command ran the programs one after the other:", "", f"    {command}", "", begin, ""),
         *([f"Measured: {', '.join(versions)}.", ""] if versions else []),
         *([f"Not measured: {', '.join(missing)}.", ""] if missing else []),
         *table([OWN, *(peer.name for peer in peers)], turns),
