@@ -50,7 +50,7 @@ def observe(
 
     `limit` is the time limit in seconds for the TLS probes, or None for the default limit. If `isolated` is not None
     and `question` has no health address, a new process makes the TLS probes. An exception of `isolated`, which is
-    called every second, ends this process.
+    called every second, ends the new process.
     """
     at = datetime.now(UTC)
     by_unit = units.unit_states(set(question.units.values())) if question.units else {}
