@@ -82,6 +82,11 @@ class Output:
                 raise AssertionError(f"{what}: never so\n{self.said()}")
             select.select([], [], [], 0.02)
 
+    def unmount(self, path: Path) -> None:
+        """Unmount a file system. The mount is busy while the daemon has a file of it open."""
+        command = ["umount", str(path)]
+        self.until(lambda: not subprocess.run(command, capture_output=True, check=False).returncode, f"{path}: unmount")
+
     def _writes(self) -> bool:
         """Return whether the daemon has written the metrics of a pass, and not yet its status document."""
         try:

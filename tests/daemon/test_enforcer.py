@@ -581,7 +581,7 @@ def test_an_unwritable_state_does_not_stop_observation(host: Host, mount: Any, o
         if obstacle == "full":
             (host.state / "filler").unlink()
         else:
-            subprocess.run(["umount", host.state], check=True)
+            daemon.unmount(host.state)
         host.at(ENTRIES["apiserver"]["key"]).chmod(0o600)
         daemon.until(lambda: at_rest(daemon, host), "at rest")
         daemon.until(lambda: host.temporary() == [], "the next write has removed the rest of the failed one")

@@ -356,7 +356,7 @@ def test_a_mount_over_the_directory_is_detected(node: Node, work: Path) -> None:
         try:
             daemon.until(lambda: "missing" in daemon.reasons("apiserver"), "an empty directory")
         finally:
-            subprocess.run(["umount", str(pki)], check=True)
+            daemon.unmount(pki)
         daemon.until(lambda: healthy(daemon, "apiserver"), "the old directory")
 
 
