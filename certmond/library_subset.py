@@ -1,9 +1,13 @@
-"""Import of a part of a library: a package whose modules a process imports one by one, and a module without another."""
+"""Import of a part of a library: modules one by one, a module without another, and without its regular expressions."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Container, Sequence
+from functools import cached_property
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
@@ -53,3 +57,55 @@ def register(name: str, *sources: str) -> None:
 
     package.__dict__["__getattr__"] = complete
     publish(package)
+
+
+def defer_patterns(*names: str) -> None:
+    """Compile the regular expressions of the modules `names` at their first use, not at the import of the module.
+
+    The modules may call only methods of these expressions. The function does nothing for a module that the process has
+    already imported, or whose source is not a file.
+    """
+    sys.meta_path.insert(0, _PatternFinder(names))
+
+
+class _PatternFinder:
+    """Finder of the modules whose expressions are deferred."""
+
+    def __init__(self, names: Container[str]) -> None:
+        self._names = names
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, _: object = None) -> ModuleSpec | None:
+        if name not in self._names or (spec := PathFinder.find_spec(name, path)) is None:
+            return None
+        if type(spec.loader) is SourceFileLoader:
+            spec.loader = _PatternLoader(name, spec.loader.path)
+        return spec
+
+
+class _PatternLoader(SourceFileLoader):
+    """Loader of such a module: `re.compile` returns a deferred expression to this module, and to no other module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        def compile_or_defer(pattern: Any, flags: Any = 0) -> Any:
+            used = _DeferredPattern if sys._getframe(1).f_globals is module.__dict__ else compiled
+            return used(pattern, flags)
+
+        compiled, re.compile = re.compile, compile_or_defer
+        try:
+            super().exec_module(module)
+        finally:
+            re.compile = compiled
+
+
+class _DeferredPattern:
+    """A regular expression that the first access to an attribute compiles."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[Any]:
+        return re.compile(*self._arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._compiled, name)

@@ -150,3 +150,74 @@ def test_hash_functions_without_openssl(library: Path) -> None:
     if not all(map(find_spec, ("_md5", "_sha1", *SHA2, "_sha3", "_blake2"))):
         pytest.skip("this Python has no hash functions without OpenSSL")
     assert (with_openssl.splitlines()[1], without.splitlines()[1]) == ("True", "False")
+
+
+PATTERNS = """
+import re, sys
+from certmond.library_subset import defer_patterns
+defer_patterns("heavy.light")
+import heavy.light as light
+"""
+
+
+def patterns(library: Path, light: str, code: str) -> str:
+    """Return the output of `code` after the import of a module `light` whose expressions are deferred."""
+    (library / "heavy/__init__.py").write_text("")
+    (library / "heavy/light.py").write_text(light)
+    return run(library, PATTERNS + code)
+
+
+def test_a_deferred_expression(library: Path) -> None:
+    """A deferred expression is compiled at its first use, once, with its flags. After the import, `re.compile` is
+    Python's own function.
+    """
+    light = "import re\nclass Parser:\n    word = re.compile('A+', re.IGNORECASE)\n"
+    code = (
+        "compiled = []\noriginal = re.compile\nassert original.__module__ == 're'\n"
+        "re.compile = lambda *arguments: compiled.append(arguments[0]) or original(*arguments)\n"
+        "word = light.Parser.word\n"
+        "print(len(compiled), word.match('aab').group(), word.fullmatch('b'), word.pattern, compiled)"
+    )
+    assert patterns(library, light, code) == "0 aa None A+ ['A+']"
+
+
+def test_expressions_of_other_modules_are_compiled(library: Path) -> None:
+    """During the import of a module with deferred expressions, other modules compile theirs at once."""
+    (library / "heavy/other.py").write_text("import re\nword = re.compile('a')\n")
+    light = "import re\nfrom heavy.other import word\nown = re.compile('b')\n"
+    assert patterns(library, light, "print(type(light.word).__name__, type(light.own) is re.Pattern)") == (
+        "Pattern False"
+    )
+
+
+def test_a_failed_import_restores_re_compile(library: Path) -> None:
+    """If the import of such a module raises an exception, `re.compile` is Python's own function again."""
+    before = PATTERNS.replace("import heavy.light as light", "compiled = re.compile")
+    code = "\ntry:\n    import heavy.light\nexcept ZeroDivisionError:\n    print(re.compile is compiled)"
+    (library / "heavy/__init__.py").write_text("")
+    (library / "heavy/light.py").write_text("1 / 0\n")
+    assert run(library, before + code) == "True"
+
+
+def test_an_imported_module_keeps_its_expressions(library: Path) -> None:
+    """A module that the process has already imported keeps its compiled expressions."""
+    (library / "heavy/__init__.py").write_text("")
+    (library / "heavy/light.py").write_text("import re\nword = re.compile('a')\n")
+    code = f"import heavy.light\n{PATTERNS}\nprint(type(light.word) is re.Pattern)"
+    assert run(library, code) == "True"
+
+
+def test_the_daemon_defers_expressions_of_its_libraries(library: Path) -> None:
+    """The modules of the daemon do not compile the expressions for RFC 4514 names and for YAML without libyaml. Both
+    parsers work nevertheless.
+    """
+    code = (
+        "import re, certmond.daemon.loop, certmond.config.parser, yaml\nfrom cryptography import x509\n"
+        "from cryptography.x509 import name\n"
+        "deferred = [name._RFC4514NameParser._STRING_RE, yaml.reader.Reader.NON_PRINTABLE]\n"
+        "print(sum(isinstance(each, re.Pattern) for each in deferred))\n"
+        "print(x509.Name.from_rfc4514_string('CN=a b'))\n"
+        "try:\n    yaml.load('a: \\x01', Loader=yaml.SafeLoader)\nexcept yaml.reader.ReaderError as error:\n"
+        "    print(error.reason)"
+    )
+    assert run(library, code).splitlines() == ["0", "<Name(CN=a b)>", "special characters are not allowed"]
