@@ -16,7 +16,6 @@ from certmond.files.directory_names import WatchedNames
 from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_copies import KubeconfigCopies, own_mounts
 from certmond.files.kubeconfig_observer import KubeconfigObserver
-from certmond.files.other_renewers import OtherRenewers
 from certmond.files.references.component_references import ComponentReferences
 from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.kubelet_view import KubeletView
@@ -81,7 +80,11 @@ class Store:
         self._kubeconfigs = KubeconfigObserver(self._reader)
         self._copies = KubeconfigCopies(self._reader, derived, specs, own_mounts() if root == "/" else ())
         units = UnitFiles(self._reader, self._files)
-        self._renewers = OtherRenewers(self._reader, self._files, units) if renewers else None
+        self._renewers = None
+        if renewers:
+            from certmond.files.other_renewers import OtherRenewers  # noqa: PLC0415 - not in observe mode
+
+            self._renewers = OtherRenewers(self._reader, self._files, units)
         self._kubelet = KubeletConfiguration(self._reader, self._files, units)
         manifests = f"{_KUBERNETES}/manifests"
         proc = ("/proc" if root == "/" else "") if proc is None else proc

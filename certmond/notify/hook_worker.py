@@ -17,8 +17,9 @@ from certmond.errors import CertmondError, MalformedError, StateError, Unreachab
 from certmond.immutable_class import immutable
 from certmond.notify.event_log import Event, Journal
 from certmond.notify.hook_input import document
+from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
-from certmond.pki.assessment.hook_events import Due, Key, Notice, due, next_repeat, selected_findings
+from certmond.pki.assessment.hook_events import Due, Key, Notice, due, next_repeat, open_findings, selected_findings
 from certmond.pki.catalog.settings import HookSpec
 from certmond.pki.findings import Severity
 from certmond.state.json_file import Memory
@@ -106,6 +107,11 @@ class Hook:
         self._previous = after
         self._thread: threading.Thread | None = None
         self._thread_failure_logged = False
+
+    def deliver_findings_of(self, assessment: Assessment, *, settled: bool) -> None:
+        """Give the findings of at least the minimum severity of the hook to the thread. This method never blocks."""
+        result = PassResult(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
+        self.deliver(open_findings(assessment, self.spec.at_least), result)
 
     def deliver(self, found: dict[Key, Notice], pass_result: PassResult) -> None:
         """Give the findings of a pass to the thread of the hook. This method never blocks."""

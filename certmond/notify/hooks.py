@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from certmond.notify.event_log import Journal
-from certmond.notify.hook_worker import Count, Hook, PassResult
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.hook_events import open_findings
 from certmond.pki.catalog.settings import HookSpec
+
+if TYPE_CHECKING:
+    from certmond.notify.hook_worker import Count, Hook
 
 GRACE = 5.0
 """Seconds that a running program has to end when certmond stops. After this time, certmond kills the program."""
@@ -39,16 +41,17 @@ class Hooks:
         for name, spec in by_name.items():
             if name not in self._hooks:
                 # A record has one writer. Therefore, the new thread starts after the old thread has ended.
-                self._hooks[name] = Hook(
-                    spec, self._state_dir, self._journal, self._count, after=self._leaving.pop(name, None),
-                    monotonic=self._monotonic,
-                )  # fmt: skip
+                self._hooks[name] = self._new(spec, after=self._leaving.pop(name, None))
+
+    def _new(self, spec: HookSpec, after: Hook | None) -> Hook:
+        from certmond.notify.hook_worker import Hook  # noqa: PLC0415 - most configurations have no hook
+
+        return Hook(spec, self._state_dir, self._journal, self._count, after=after, monotonic=self._monotonic)
 
     def deliver(self, assessment: Assessment, *, settled: bool) -> None:
         """Give each hook the open findings of at least the minimum severity of the hook."""
-        result = PassResult(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
         for hook in self._hooks.values():
-            hook.deliver(open_findings(assessment, hook.spec.at_least), result)
+            hook.deliver_findings_of(assessment, settled=settled)
 
     @property
     def waiting(self) -> Mapping[str, int]:
