@@ -89,13 +89,14 @@ NEEDED_LATER = {
 @pytest.mark.parametrize("command", ["check", "plan", "metrics", "discover"])
 def test_a_command_that_reads_loads_nothing_that_acts(node: Node, command: str) -> None:
     """`certmond check`, `plan`, `metrics` and `discover` load no controller that changes the node, no signer, no
-    watch of a directory and no TLS.
+    watch of a directory, no TLS and no names of emojis.
     """
-    argv = ["certmond", "-q", command, "--root", str(node.root)]
+    argv = ["certmond", command, "--root", str(node.root)]
     found = loaded_by(f"sys.argv = {argv}", "from certmond.cli.main import main", "main()")
     assert "certmond.files.catalog_observer" in found
     assert not found & (ACTING - ({"certmond.renewal.derived_files"} if command == "plan" else set()))
     assert not found & {"bcrypt", "cryptography.hazmat.primitives.serialization.ssh", "ssl", "watchdog"}
+    assert "rich._emoji_codes" not in found
 
 
 @pytest.mark.long

@@ -332,7 +332,7 @@ def display(
 
         # Wide enough for every row: a narrow terminal wraps lines. With the width of the terminal, rich would truncate
         # columns.
-        console = Console(soft_wrap=True, width=400, highlight=False)
+        console = Console(soft_wrap=True, width=400, highlight=False, emoji=False)
         with console.capture() as text:  # rich would exit with 1, a warning, on a closed pipe
             console.print(table(document, output == "wide"))
         click.echo(text.get(), nl=False, color=True)  # keep the colors that rich has added, as with FORCE_COLOR
