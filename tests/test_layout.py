@@ -164,6 +164,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "tests the rules together",
         ["pki/assessment/file_rules", "pki/assessment/rule_input", "pki/assessment/validity_rules"],
     ),
+    "tests/pki/assessment/test_second_renewers.py": (
+        "assesses other programs that renew",
+        ["pki/catalog/other_renewer_spec"],
+    ),
     "tests/pki/catalog/test_entries.py": ("parses entries with fields of each type", ["pki/catalog/field_types"]),
     "tests/pki/go/test_certificate.py": (
         "parses certificates as Go does",

@@ -16,7 +16,8 @@ from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.unit_files import UnitFiles
-from certmond.pki.catalog.other_renewer_spec import Renewer, runs_renewal, started_programs
+from certmond.pki.catalog.other_renewer_spec import Renewer
+from certmond.pki.catalog.renewal_commands import runs_renewal, started_programs
 
 _CRON_DIRECTORY = "/etc/cron.d"
 _USER_CRONTABS = ("/var/spool/cron/crontabs/root", "/var/spool/cron/tabs/root", "/var/spool/cron/root")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from certmond.pki.catalog.other_renewer_spec import runs_renewal, started_programs
+from certmond.pki.catalog.renewal_commands import runs_renewal, started_programs
 
 RENEWALS = {
     "a command": "kubeadm certs renew all",
