@@ -47,6 +47,13 @@ def test_an_external_signer_selects_the_end() -> None:
         assert f"; signer site, {promise} until {found.template.not_after:%Y-%m-%d %H:%M} UTC" in found.detail
 
 
+def test_a_damaged_pair_gets_a_new_key() -> None:
+    """The certificate that repairs damaged files gets a new key."""
+    found = cured(GONE)
+    assert isinstance(found, Issue)
+    assert not found.keep_key
+
+
 def test_an_expired_ca_issues_nothing() -> None:
     """No component would accept it: the CA must be rotated. A valid CA issues certificates that end with it at the
     latest.

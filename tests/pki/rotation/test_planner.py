@@ -412,24 +412,27 @@ def test_a_kubeconfig_that_others_can_change_does_not_block_the_phase(file: str 
 
 
 @pytest.mark.parametrize(
-    ("origin", "later", "waits"),
+    ("origin", "after", "waits"),
     [
-        (Provenance(owner_writes=True, possessed=False), False, False),
-        (Provenance(owner_writes=True, possessed=True), False, True),
-        (Provenance(owner_writes=True, possessed=True), True, False),
-        (Provenance(file_writers="it belongs to user 65534"), False, False),
-        (Provenance(path_writers="it can be written by every user"), False, False),
-        (Provenance(lost=True), False, True),
-        (Provenance(lost=True), True, True),
+        (Provenance(owner_writes=True, possessed=False), -HOUR, False),
+        (Provenance(owner_writes=True, possessed=True), -HOUR, True),
+        (Provenance(owner_writes=True, possessed=True), timedelta(), True),
+        (Provenance(owner_writes=True, possessed=True), HOUR, False),
+        (Provenance(file_writers="it belongs to user 65534"), -HOUR, False),
+        (Provenance(path_writers="it can be written by every user"), -HOUR, False),
+        (Provenance(lost=True), -HOUR, True),
+        (Provenance(lost=True), HOUR, True),
     ],
 )
-def test_a_leaf_that_another_user_blocks_does_not_block_the_phase(origin: Provenance, later: bool, waits: bool) -> None:
+def test_a_leaf_that_another_user_blocks_does_not_block_the_phase(
+    origin: Provenance, after: timedelta, waits: bool
+) -> None:
     """A leaf of the old CA that the CA's key does not sign, or that is newer than the phase, blocks the phase only if
     root alone can write its file. It is issued again in any case, if possible.
     """
-    seen = replace(leaf(OLD), changed_at=NOW + HOUR if later else NOW - HOUR)
-    known = around(provenance={seen.identity: origin})
     of, rotation = ground(NEW, OLD, key=NEW, signer=signer(NEW)), at(P.ISSUE)
+    seen = replace(leaf(OLD), changed_at=rotation.since + after)
+    known = around(provenance={seen.identity: origin})
     found = judged(seen, trust=(NEW, OLD), around=known)
     assert missing_steps(rotation, of, found).reissue == {seen.identity}
     said = ["/pki/leaf.crt is still signed by the old CA"] if waits else []

@@ -100,6 +100,13 @@ def test_a_key_that_is_longer_than_a_digest_counts_twice() -> None:
         check_iterations(bag(pbkdf2(integer(MAX_ITERATIONS), integer(33), prf=SHA256)))
 
 
+def test_a_number_of_any_length_has_a_largest_cost() -> None:
+    """A number above 2**63 counts as 2**63, so that the message stays short."""
+    for number in (1 << 63, (1 << 63) + 1, 1 << 4000):
+        with pytest.raises(LimitError, match=f"requires {1 << 63:,} iterations"):
+            check_iterations(bag(pbkdf2(integer(number), prf=SHA256)))
+
+
 def test_the_iterations_of_a_whole_file_count_together() -> None:
     """Two keys that each ask for half of the limit, and one iteration more."""
     half = bag(pbkdf2(integer(MAX_ITERATIONS // 2), prf=SHA256))
