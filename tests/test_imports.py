@@ -126,7 +126,8 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
 @pytest.mark.long
 def test_the_daemon_of_an_intact_node_loads_nothing_for_repairs_and_renewals(node: Node, tmp_path: Path) -> None:
     """While no file is damaged and no certificate is due, a pass in observe mode loads no lookup of repairs or of
-    evidence about certificates, no editor of kubeconfigs, no rules of restarts, and not OpenSSL's libcrypto.
+    evidence about certificates, no editor of kubeconfigs, no rules of restarts, no client of D-Bus, which only the
+    observation of the services after the first pass needs, and not OpenSSL's libcrypto.
     """
     places = f"root='{node.root}', runtime_dir=Path('{tmp_path}'), state_dir=Path('{tmp_path}/state')"
     found = loaded_by(
@@ -144,6 +145,8 @@ def test_the_daemon_of_an_intact_node_loads_nothing_for_repairs_and_renewals(nod
     others = {
         "certmond.formats.kubeconfig_edit",
         "certmond.pki.services.restart_state_machine",
+        "certmond.services.service_observer",
+        "jeepney",
     }
     assert not found & (NEEDED_LATER | others)
 

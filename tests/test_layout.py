@@ -210,6 +210,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "waits until the listeners of a pod are closed",
         ["services/listener_shutdown_probe"],
     ),
+    "tests/services/test_service_observer.py": (
+        "observes the subjects, also in the thread",
+        ["services/observed_subjects", "services/observer_thread"],
+    ),
     "tests/services/test_systemd_client.py": ("asks systemd over D-Bus", ["services/dbus"]),
     "tests/test_caution.py": ("reads the trail of renewals that fail", ["notify/audit", "state/append_only_file"]),
     "tests/test_commands_beside_the_daemon.py": ("runs commands beside a daemon", ["controllers/watched_state_files"]),

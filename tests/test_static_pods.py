@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from certmond.restart.static_pod_stop import stop
-from certmond.services.containers import Pod, running_containers
+from certmond.services.containers import running_containers
+from certmond.services.observed_subjects import Pod
 from tests.builders import make_ca, make_server
 from tests.static_pods import Pods, compiled, installed_crictl, interpreter, kubelet
 

@@ -17,8 +17,8 @@ from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.signing.policy import Grant
 from certmond.pki.signing.template import Terms, first
 from certmond.restart.act import Restarter
-from certmond.services.containers import Pod
 from certmond.services.crictl import Crictl
+from certmond.services.observed_subjects import Pod
 from certmond.signers.command import CommandSigner
 from certmond.signers.kubeadm import KubeadmSigner
 from certmond.signers.protocol import Request

@@ -40,7 +40,7 @@ from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.restart.act import Restarter
 from certmond.restart.history import History
 from certmond.restart.rollback import PreviousFiles
-from certmond.services.containers import Pod
+from certmond.services.observed_subjects import Pod
 from certmond.services.service_state_collector import SurroundingsObserver
 from certmond.transaction.commit import Writer
 

@@ -15,8 +15,8 @@ from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.restart import static_pod_stop
 from certmond.services import crictl, pid_file
 from certmond.services import systemd_client as units
-from certmond.services.containers import Pod
 from certmond.services.listener_shutdown_probe import Draining
+from certmond.services.observed_subjects import Pod
 from certmond.subprocesses import run
 
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from certmond.errors import RestartError
-from certmond.services.containers import Pod, RunningContainer, running_containers, still_runs
+from certmond.services.containers import RunningContainer, running_containers, still_runs
 from certmond.services.crictl import Crictl
 from certmond.services.listener_shutdown_probe import Draining
+from certmond.services.observed_subjects import Pod
 
 _AFTER_KILL = 10.0  # seconds in which a killed process ends, unless the kernel blocks it
 _TURN = 0.5  # seconds between two checks; `stop` must call `alive` every second, and a wait after the drain is downtime

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from certmond.errors import RestartError
 from certmond.immutable_class import immutable
 from certmond.pki.services.service_observation import ServiceSeen
+from certmond.services.observed_subjects import Pod
 
 _TICKS = os.sysconf("SC_CLK_TCK")  # clock ticks per second; times in /proc are in clock ticks
 
@@ -30,20 +31,6 @@ _CONTAINER = re.compile(
     rb"(?:(?:cri-containerd|crio|cri-o|docker)[-:])?(?P<container>[0-9a-f]{64})(?:\.scope)?"
     rb"(?:/container)?\Z"  # a nested cgroup of crun
 )
-
-
-@immutable(kw_only=True)
-class Pod:
-    """A container of a static Pod. `container` is the name of the container in the manifest.
-
-    `name` is the name of the mirror Pod, which ends with the name of the node. `executable` is the base name of the
-    first word of the container's command.
-    """
-
-    container: str
-    name: str
-    namespace: str = "kube-system"
-    executable: str
 
 
 @immutable

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from certmond.errors import RestartError, SigningError, UntrustedError
-from certmond.services.containers import Pod
+from certmond.services.observed_subjects import Pod
 from certmond.subprocesses import Ended, first_line, run
 
 _PROGRAMS = ("/usr/local/bin/crictl", "/usr/bin/crictl", "/var/lib/rancher/rke2/bin/crictl")

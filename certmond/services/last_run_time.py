@@ -12,7 +12,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from certmond.pki.services.outage import BACK_OFF, STEADY
-from certmond.services.containers import Pod, log_directories, process_start, runs_anywhere
+from certmond.services.containers import log_directories, process_start, runs_anywhere
+from certmond.services.observed_subjects import Pod
 
 _INIT = 1
 """PID of the first process. This process starts with the node, even if the node is a container."""

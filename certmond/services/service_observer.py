@@ -1,43 +1,20 @@
-"""Observation of the services of this node: units, containers, served certificates and health.
-
-The daemon observes in a separate thread, so that no pass waits for a server.
-"""
+"""Observation of the services of this node: units, containers, served certificates and health."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
-from certmond.errors import RestartError, SigningError, defect
-from certmond.immutable_class import immutable
+from certmond.errors import RestartError, SigningError
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Unserved
 from certmond.pki.services.outage import outage_after
 from certmond.pki.services.service_observation import Live, ServiceSeen
 from certmond.services import containers, pid_file, probe_process
 from certmond.services import systemd_client as units
-from certmond.services.containers import Pod
 from certmond.services.last_run_time import pod_idle_since
-
-if TYPE_CHECKING:
-    from certmond.services.health_probe import Anchors
-
-
-_NO_THREAD = "certmond cannot start a thread; raise TasksMax= of the unit, or end other processes of this host"
-
-
-@immutable
-class Question:
-    """Subjects of an observation: endpoints, health addresses, and the other subjects by the name of their service."""
-
-    units: Mapping[str, str] = field(default_factory=dict)
-    pid_files: Mapping[str, str] = field(default_factory=dict)
-    pods: Mapping[str, Pod] = field(default_factory=dict)
-    endpoints: tuple[Endpoint, ...] = ()
-    health: Mapping[str, Anchors] = field(default_factory=dict)
+from certmond.services.observed_subjects import Pod, Question
 
 
 def observe(
@@ -105,18 +82,6 @@ def _run_probes(
         return runner.run(ask())
 
 
-def _prepare(question: Question) -> None:
-    """Import the probes in the calling thread.
-
-    Concurrent imports of asyncio and asyncio.subprocess would break asyncio.
-    """
-    # The client of the Kubernetes API imports asyncio.subprocess.
-    if question.endpoints or question.health:
-        with suppress(OSError, ImportError):  # the observation repeats the import and reports the error
-            from certmond.services import health_probe as health  # noqa: F401 - as in `_run_probes`
-            from certmond.services import tls_probe as probe  # noqa: F401 - as in `_run_probes`
-
-
 def _with_history(seen: ServiceSeen, name: str, before: Live | None, at: datetime) -> ServiceSeen:
     """Return the state with the outage of the service, and with the start time that certmond observed first.
 
@@ -127,77 +92,3 @@ def _with_history(seen: ServiceSeen, name: str, before: Live | None, at: datetim
     if known and known.instance and known.instance == seen.instance:
         seen = known if known.running and seen.running is None else replace(seen, started_at=known.started_at)
     return replace(seen, outage=outage_after(before, name, seen, at))
-
-
-class _ClosedError(Exception):
-    """The end of an observation whose thread was closed."""
-
-
-class ObserverThread:
-    """Thread that observes on request and calls `wake` after each observation.
-
-    `wake` must return quickly, and must not raise an exception. `observe` describes `limit`. With `isolated`, a new
-    process makes the TLS probes. In this case, no other thread may import asyncio.subprocess.
-    """
-
-    def __init__(self, wake: Callable[[], None], limit: float | None = None, *, isolated: bool = False) -> None:
-        self._wake = wake
-        self._limit, self._isolated = limit, isolated
-        self._changed = threading.Condition()
-        self._requested: Question | None = None
-        self._closed = False
-        self.seen: Live | None = None
-        """The latest complete observation, or None before the end of the first observation."""
-        self._thread: threading.Thread | None = None
-
-    def ask(self, question: Question) -> None:
-        """Request an observation. This request replaces an earlier request for which the observation has not started.
-
-        If the thread cannot start, `seen` contains the reason.
-        """
-        if not self._isolated or question.health:
-            _prepare(question)
-        with self._changed:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="observer", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    self.seen = _unobserved(question, f"the observation did not start: {_NO_THREAD}")
-                    return
-                self._thread = thread
-            self._requested = question
-            self._changed.notify()
-
-    def close(self) -> None:
-        """Stop the thread. Wait for the end of a running observation, which has a time limit."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        if self._thread:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._requested)
-                question, self._requested = self._requested, None
-                if self._closed or question is None:
-                    return
-            self.seen = self._observe(question)
-            self._wake()
-
-    def _end_if_closed(self) -> None:
-        if self._closed:
-            raise _ClosedError
-
-    def _observe(self, question: Question) -> Live:
-        try:
-            return observe(question, self.seen, self._limit, self._end_if_closed if self._isolated else None)
-        except Exception as error:  # noqa: BLE001 - a defect in one observation must not end the thread
-            return _unobserved(question, defect(error))
-
-
-def _unobserved(question: Question, why: str) -> Live:
-    services = dict.fromkeys((*question.units, *question.pid_files, *question.pods), ServiceSeen(None, problem=why))
-    return Live(datetime.now(UTC), services)

@@ -26,10 +26,10 @@ from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.pki.services.trust_set_digest import trust_sets
 from certmond.pki.services.unwatched_served_certificates import served_observations
 from certmond.pki.x509.certificate import to_pem
-from certmond.services.containers import Pod
 from certmond.services.content_times import EPOCH, Changes
 from certmond.services.file_usage import manifest_path, pod_name, runtime_endpoint, survey
-from certmond.services.service_observer import ObserverThread, Question, observe
+from certmond.services.observed_subjects import Pod, Question
+from certmond.services.observer_thread import ObserverThread
 
 if TYPE_CHECKING:
     from certmond.services.health_probe import Anchors
@@ -123,6 +123,8 @@ class SurroundingsObserver:
 
     def view(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
         """Return the facts about services after an observation. Repeat the observation while new subjects appear."""
+        from certmond.services.service_observer import observe
+
         around = self.around(store, inventory, past)
         self._requested = None
         while self.has_news:

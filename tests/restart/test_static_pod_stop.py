@@ -22,9 +22,10 @@ import pytest
 from certmond.errors import RestartError
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.restart.static_pod_stop import stop
-from certmond.services.containers import Pod, running_containers, service_state
+from certmond.services.containers import running_containers, service_state
 from certmond.services.crictl import Crictl, client
 from certmond.services.listener_shutdown_probe import Draining
+from certmond.services.observed_subjects import Pod
 from tests.conftest import real_part, unavailable
 from tests.deadline import DEADLINE
 from tests.free_ports import free_port
@@ -406,7 +407,7 @@ def test_a_program_that_was_replaced_is_recognized(tmp_path: Path, program: Path
 SCRIPT = """
 import sys
 from certmond.errors import RestartError
-from certmond.services.containers import Pod
+from certmond.services.observed_subjects import Pod
 from certmond.restart.static_pod_stop import stop
 
 container, name, executable, instance, logs = sys.argv[1:]

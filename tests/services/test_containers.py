@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from certmond.errors import RestartError
 from certmond.pki.services.service_observation import ServiceSeen
-from certmond.services.containers import Pod, RunningContainer, running_containers, service_state, still_runs
+from certmond.services.containers import RunningContainer, running_containers, service_state, still_runs
+from certmond.services.observed_subjects import Pod
 from tests.static_pods import compiled, kubelet
 
 STATIC = "0d1f9d1e2b3c4d5e6f708192a3b4c5d6"  # the uid of a static pod is a hash

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from certmond.errors import RestartError
 from certmond.services import crictl
-from certmond.services.containers import Pod
 from certmond.services.crictl import Crictl, client
+from certmond.services.observed_subjects import Pod
 from tests.static_pods import compiled, installed_crictl, kubelet
 
 SCHEDULER = Pod(container="kube-scheduler", name="kube-scheduler-node-1", executable="kube-scheduler")

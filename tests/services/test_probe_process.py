@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from certmond.errors import SigningError, UnreachableError
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.services import probe_process, tls_probe
-from certmond.services.service_observer import ObserverThread, Question
+from certmond.services.observed_subjects import Question
+from certmond.services.observer_thread import ObserverThread
 from certmond.subprocesses import Ended
 from tests.builders import Issued
 from tests.deadline import DEADLINE
@@ -78,7 +79,8 @@ SCRIPT = """
 import signal, sys, threading
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.services import probe_process
-from certmond.services.service_observer import ObserverThread, Question
+from certmond.services.observed_subjects import Question
+from certmond.services.observer_thread import ObserverThread
 seen = threading.Event()
 thread = ObserverThread(seen.set, isolated=True)
 exec("".join(sys.argv[1:]))

@@ -14,8 +14,9 @@ import pytest
 
 from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
 from certmond.pki.services.service_observation import Live
-from certmond.services.containers import Pod
-from certmond.services.service_observer import ObserverThread, Question, observe
+from certmond.services.observed_subjects import Pod, Question
+from certmond.services.observer_thread import ObserverThread
+from certmond.services.service_observer import observe
 from tests.builders import Issued, make_ca
 from tests.conftest import no_thread_left
 from tests.services.test_tls_probe import (
@@ -193,7 +194,8 @@ def test_without_a_thread_the_state_is_unknown(asker: Asker) -> None:
 def test_a_process_ends_though_its_lookout_was_not_closed() -> None:
     """As when the daemon dies of something else."""
     script = (
-        "from certmond.services.service_observer import ObserverThread, Question; ObserverThread(print).ask(Question())"
+        "from certmond.services.observed_subjects import Question\n"
+        "from certmond.services.observer_thread import ObserverThread; ObserverThread(print).ask(Question())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=GENEROUS, check=True)
     assert done.stderr == b""
@@ -208,8 +210,10 @@ class Finder(MetaPathFinder):
         print(threading.current_thread().name, name)
 
 sys.meta_path.insert(0, Finder())
-from certmond.services.containers import Pod
-from certmond.services.service_observer import ObserverThread, Question, observe
+from certmond.services.observed_subjects import Pod
+from certmond.services.observed_subjects import Question
+from certmond.services.observer_thread import ObserverThread
+from certmond.services.service_observer import observe
 from certmond.pki.catalog.endpoint import Endpoint
 seen = threading.Event()
 lookout = ObserverThread(seen.set, 1)

@@ -726,7 +726,8 @@ def test_a_failed_probe_does_not_affect_the_others(serve: Serve, files: Files, c
 
 DESTITUTE = """
 import gc, os, resource
-from certmond.services.service_observer import Question, observe
+from certmond.services.observed_subjects import Question
+from certmond.services.service_observer import observe
 from certmond.pki.catalog.endpoint import Endpoint
 
 free = os.dup(0)
