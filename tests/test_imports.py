@@ -126,8 +126,8 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
 @pytest.mark.long
 def test_the_daemon_of_an_intact_node_loads_nothing_for_repairs_and_renewals(node: Node, tmp_path: Path) -> None:
     """While no file is damaged and no certificate is due, a pass in observe mode loads no lookup of repairs or of
-    evidence about certificates, no editor of kubeconfigs, no rules of restarts, no client of D-Bus, which only the
-    observation of the services after the first pass needs, and not OpenSSL's libcrypto.
+    evidence about certificates, no editor of kubeconfigs, no objects of the cluster, no rules of restarts, no client of
+    D-Bus, which only the observation of the services after the first pass needs, and not OpenSSL's libcrypto.
     """
     places = f"root='{node.root}', runtime_dir=Path('{tmp_path}'), state_dir=Path('{tmp_path}/state')"
     found = loaded_by(
@@ -143,7 +143,9 @@ def test_the_daemon_of_an_intact_node_loads_nothing_for_repairs_and_renewals(nod
     assert (tmp_path / "metrics.prom").exists()
     assert "libcrypto" not in (tmp_path / "maps").read_text() or not find_spec("_sha3")
     others = {
+        "certmond.cluster.api_access",
         "certmond.formats.kubeconfig_edit",
+        "certmond.pki.services.cluster_objects",
         "certmond.pki.services.restart_state_machine",
         "certmond.services.service_observer",
         "jeepney",

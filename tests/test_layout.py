@@ -47,7 +47,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/cluster/test_conducted_node.py": (
         "runs a whole node beside the API, as its configuration says",
-        ["cluster/mutual_authentication_check", "controllers/coordinator_factory", "controllers/restart_lock_choice"],
+        ["cluster/mutual_authentication_check", "controllers/restart_lock_choice"],
     ),
     "tests/cluster/test_rotation_coordinator.py": (
         "leads rotations of several nodes through the API",

@@ -8,15 +8,16 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from certmond.config.model import Config
-from certmond.controllers.cluster_objects.cluster_certificate_reader import ClusterReader, ReaderTerms
-from certmond.controllers.cluster_objects.node_condition import NodeConditionReport
-from certmond.controllers.cluster_objects.serving_request_check import ServingRequestCheck
 from certmond.controllers.coordinator_interface import Coordinator, SingleNode
-from certmond.controllers.pod_trust_check import PublicationCheck
 from certmond.errors import RefusedError
-from certmond.state.boot import boot_id
+
+if TYPE_CHECKING:
+    from certmond.controllers.cluster_objects.cluster_certificate_reader import ClusterReader
+    from certmond.controllers.cluster_objects.node_condition import NodeConditionReport
+    from certmond.controllers.cluster_objects.serving_request_check import ServingRequestCheck
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 """Kubeconfig of the kubelet, with which a node writes to its Node object and reads its certificate requests."""
@@ -49,7 +50,11 @@ def coordinator_of(
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
-        asks = PublicationCheck(config, real, alive, monotonic) if acting and root == "/" else None
+        asks = None
+        if acting and root == "/":
+            from certmond.controllers.pod_trust_check import PublicationCheck
+
+            asks = PublicationCheck(config, real, alive, monotonic)
         return SingleNode(config, clock=clock, monotonic=monotonic, publication=asks)
     from certmond.cluster.api_access import Access
 
@@ -61,13 +66,24 @@ def coordinator_of(
         return SingleNode(config, clock=clock, monotonic=monotonic, strange=ask)
     from certmond.cluster.lease_lock import ROTATION, ClusterLease
     from certmond.cluster.rotation_coordinator import ClusterConductor
+    from certmond.state.boot import boot_id
 
     lead = ClusterLease(find, identity=node, name=ROTATION, alive=alive, monotonic=awake)
     access, own = (Access(rights, _ANSWER, alive) for rights in (find, partial(_as_itself, real, kubeconfig)))
     return ClusterConductor(access, lead, config, node=node, own=own, boot=boot_id(), clock=clock, monotonic=monotonic)
 
 
-def own_object_checks_of(
+class ClusterObjects(NamedTuple):
+    """The check of the kubelet's request for its serving certificate, the report to the Node of this node, and the
+    reader of the cluster. Each is None if the configuration does not enable it.
+    """
+
+    serving_request: ServingRequestCheck | None = None
+    node_condition: NodeConditionReport | None = None
+    reader: ClusterReader | None = None
+
+
+def cluster_objects_of(
     config: Config,
     *,
     node: str,
@@ -76,28 +92,31 @@ def own_object_checks_of(
     monotonic: Callable[[], float],
     alive: Callable[[], None],
     wake: Callable[[], None] | None,
-) -> tuple[ServingRequestCheck, NodeConditionReport, ClusterReader]:
-    """Return the check of the kubelet's request for its serving certificate, the report to the Node `node`, and the
-    reader of the cluster.
+) -> ClusterObjects:
+    """Return what reads and writes objects of the cluster for the node `node`.
 
     `real` resolves the path of a file of the node, and can raise RefusedError. The reader calls `wake` after each
-    change. Without `wake`, `cluster.reader` or `cluster.kubeconfig`, the reader is disabled.
+    change. Without `wake`, the reader is None.
     """
-    kubeconfig = config.cluster.kubeconfig
-    find = partial(_as_itself, real, kubeconfig) if kubeconfig else None
-    cluster, terms = config.cluster, None
-    if kubeconfig and cluster.reader and wake:
+    cluster, kubeconfig = config.cluster, config.cluster.kubeconfig
+    if kubeconfig is None:
+        return ClusterObjects()
+    from certmond.controllers.cluster_objects.cluster_certificate_reader import ClusterReader, ReaderTerms
+    from certmond.controllers.cluster_objects.node_condition import NodeConditionReport
+    from certmond.controllers.cluster_objects.serving_request_check import ServingRequestCheck
+
+    find = partial(_as_itself, real, kubeconfig)
+    report = reader = None
+    if cluster.node_condition:
+        report = NodeConditionReport(find, node=node, alive=alive, clock=clock, monotonic=monotonic)
+    if cluster.reader and wake:
         terms = ReaderTerms(
             partial(real, kubeconfig), node, cluster.reader_namespaces, cluster.reader_interval,
             cluster.lease_duration, config.renew_before,
         )  # fmt: skip
-    return (
-        ServingRequestCheck(find, node=node, poll=config.poll, alive=alive, clock=clock, monotonic=monotonic),
-        NodeConditionReport(
-            find if config.cluster.node_condition else None, node=node, alive=alive, clock=clock, monotonic=monotonic
-        ),
-        ClusterReader(terms, wake=wake or (lambda: None), clock=clock, monotonic=monotonic),
-    )
+        reader = ClusterReader(terms, wake=wake, clock=clock, monotonic=monotonic)
+    check = ServingRequestCheck(find, node=node, poll=config.poll, alive=alive, clock=clock, monotonic=monotonic)
+    return ClusterObjects(check, report, reader)
 
 
 def _as_itself(real: Callable[[str], str], otherwise: str) -> str:

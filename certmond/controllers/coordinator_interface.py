@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from certmond.config.model import Config
-from certmond.controllers.pod_trust_check import PublicationCheck
 from certmond.errors import RotationError
 from certmond.formats.manifest import Components
 from certmond.pki.rotation.gates import Gate, Report
@@ -19,6 +18,9 @@ from certmond.pki.rotation.replaced_ca_detection import OF_SEVERAL
 from certmond.pki.rotation.worker_batches import Workers
 from certmond.pki.x509.certificate import Anchor
 from certmond.rotation.phase_timer import PhaseTimer
+
+if TYPE_CHECKING:
+    from certmond.controllers.pod_trust_check import PublicationCheck
 
 
 class Coordinator(Protocol):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from certmond.config.model import Config
 from certmond.config.renewal_policy import policy_of, restart_terms_of
-from certmond.controllers.coordinator_factory import awake, coordinator_of, own_object_checks_of
+from certmond.controllers.coordinator_factory import awake, cluster_objects_of, coordinator_of
 from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.rotation_state import RotationState
 from certmond.daemon.acting_controllers import ActingControllers, available
@@ -104,7 +104,7 @@ class Enforcer:
             config, root, state_dir, self._identity, audit, clock, monotonic, alive, self._real_kubeconfig, self._files,
             self._transactions, self._history, record, staging, coordinator, self.rotation_state, acting, scattered,
         )  # fmt: skip
-        self.serving_request, self.node_condition, self.cluster_reader = own_object_checks_of(
+        self.cluster_objects = cluster_objects_of(
             config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive,
             wake=wake if scattered else None,
         )  # fmt: skip
@@ -202,20 +202,23 @@ class Enforcer:
             provenance = origins.of_due(due, inventory, now, within=within)
         if has_damage(inventory) and (sources := available(lambda: self._acting.salvage)):
             salvage = sources.of_damaged(inventory, now)
-        request, cluster = self.serving_request.state, self.cluster_reader.state(now)
+        check, _, reader = self.cluster_objects
         return replace(
-            seen, findings=findings, provenance=provenance, salvage=salvage, request=request, cluster=cluster
-        )
+            seen, findings=findings, provenance=provenance, salvage=salvage,
+            request=check.state if check else None, cluster=reader.state(now) if reader else None,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Stop the threads of this enforcer."""
         self.surroundings_observer.close()
-        self.cluster_reader.close()
+        if self.cluster_objects.reader:
+            self.cluster_objects.reader.close()
 
     def continue_from(self, former: Enforcer) -> None:
         """Take over the observations of the enforcer with the former configuration."""
         self.surroundings_observer.continue_from(former.surroundings_observer)
-        self.cluster_reader.continue_from(former.cluster_reader)
+        if self.cluster_objects.reader and former.cluster_objects.reader:
+            self.cluster_objects.reader.continue_from(former.cluster_objects.reader)
 
     def assess(
         self, inventory: Inventory, now: datetime, around: Surroundings, before: Assessment | None = None, *,

@@ -167,12 +167,12 @@ class Daemon:
 
     def _deadlines(self) -> Deadlines:
         of = self._enforcer
-        others = (of.serving_request, of.node_condition, of.cluster_reader)
+        of_cluster = (each.until for each in of.cluster_objects if each)
         ends = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at, of.rotation_until)
         return Deadlines(
             resync=self._config.resync, poll=self._config.poll if self._watcher.polled else None,
             assessed_at=self._assessment.taken_at if self._assessment else None, retry_at=self._reconciler.retry_at,
-            instants=tuple(instant for instant in (*ends, *(each.until for each in others)) if instant),
+            instants=tuple(instant for instant in (*ends, *of_cluster) if instant),
         )  # fmt: skip
 
     def _change_cause(self, since: float) -> Cause | None:
@@ -266,8 +266,10 @@ class Daemon:
         """Execute the plan in enforce mode. If no new scan is due, read and write the API objects of this node."""
         again, assessment = self._reconciler.execute(), self._assessment
         if assessment and not again:  # after all files, because a slow answer delays the loop
-            self._enforcer.serving_request.ask(assessment)
-            if self._surroundings.live and (failure := self._enforcer.node_condition.report(assessment)):
+            check, report, _ = self._enforcer.cluster_objects
+            if check:
+                check.ask(assessment)
+            if report and self._surroundings.live and (failure := report.report(assessment)):
                 self._journal.tell(Event.CONDITION_FAILED, failure, "warning")
         self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
         if self._reconciler.service_check_at:

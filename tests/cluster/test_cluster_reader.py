@@ -27,7 +27,7 @@ from certmond.controllers.cluster_objects.cluster_certificate_reader import (
     ReadingRounds,
 )
 from certmond.pki.assessment.cluster_rules import cluster_state
-from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place
+from certmond.pki.services.cluster_objects import ClusterReading, ClusterState, Listing, Place
 from tests.builders import DAY, NOW, make_leaf
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.leaks import leaks
@@ -307,7 +307,7 @@ class Running:
         self.terms = replace(ReaderTerms(access.kubeconfig, "node-1", (), 5 * MINUTE, 4 * MINUTE, 30 * DAY), **terms)
         self.reader = self.made(self.terms)
 
-    def made(self, terms: ReaderTerms | None) -> ClusterReader:
+    def made(self, terms: ReaderTerms) -> ClusterReader:
         return ClusterReader(terms, wake=self.woken.set, clock=lambda: NOW, monotonic=time.monotonic)
 
     def state(self) -> ClusterState:
@@ -380,20 +380,13 @@ def test_the_reading_of_a_thread_that_hangs_ends_with_the_lease(
 
 
 def test_a_reload_keeps_the_reading(running: Running, reader: Access) -> None:
-    """A reader with another configuration continues with the known objects, so that no finding ends and begins again.
-
-    A disabled reader has none.
-    """
+    """A reader with another configuration continues with the known objects, so that no finding ends and begins."""
     known = running.state()
     running.reader.close()
     following = running.made(running.terms)
     following.continue_from(running.reader)
     assert following.state(NOW) is known
     following.close()
-    disabled = running.made(None)
-    disabled.continue_from(following)
-    assert (disabled.state(NOW), disabled.until) == (NO_CLUSTER, None)
-    disabled.close()
 
 
 @pytest.mark.parametrize(

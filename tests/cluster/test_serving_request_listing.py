@@ -18,6 +18,7 @@ import yaml
 from certmond.cluster.api_access import Access
 from certmond.cluster.serving_request_listing import serving_requests
 from certmond.config.loader import load
+from certmond.controllers.cluster_objects.serving_request_check import ServingRequestCheck
 from certmond.daemon.enforcer import Enforcer
 from certmond.errors import RefusedError, UnreachableError
 from certmond.files.catalog_observer import Store
@@ -171,12 +172,19 @@ class Passes:
             self.config, root=self.root, state_dir=work, audit=Audit(journal, work, DAEMON),
             clock=lambda: self.now, monotonic=lambda: self.elapsed,
         )  # fmt: skip
+        self.checks = [*filter(None, [self.enforcer.cluster_objects.serving_request])]
+
+    @property
+    def check(self) -> ServingRequestCheck:
+        (check,) = self.checks
+        return check
 
     def message(self) -> str:
         """Make one pass as the daemon does, and return the message of its only finding."""
         inventory = self.store.observe()
         assessment = self.enforcer.assess(inventory, self.now, self.enforcer.surroundings(self.store, inventory))
-        self.enforcer.serving_request.ask(assessment)
+        for check in self.checks:
+            check.ask(assessment)
         return "".join(item.message for status in assessment.statuses for item in status.findings)
 
     def wait(self, span: timedelta) -> None:
@@ -196,7 +204,7 @@ def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp
     """
     add_request(tree.cluster, "csr-a", NOW - timedelta(hours=3, minutes=12))
     passes = Passes(tree, tmp_path / "work")
-    check = passes.enforcer.serving_request
+    check = passes.check
     assert passes.message() == f"{MISSING}; {FIND}"
     assert check.until == passes.now  # the next pass is due at once
     waits = "and the CertificateSigningRequest csr-a has waited for approval for"
@@ -212,8 +220,8 @@ def test_the_finding_names_the_request_that_an_operator_approves(tree: Tree, tmp
     assert tree.cluster.calls == ["GET /"] * 2
     tree.write(PEM, "no certificate")
     assert "csr-a" not in passes.message()
-    assert passes.enforcer.serving_request.state is None
-    assert passes.enforcer.serving_request.until is None
+    assert passes.check.state is None
+    assert passes.check.until is None
     (tree.root / PEM).unlink()
     assert "csr-a" not in passes.message()  # not the state of another time
 
@@ -231,7 +239,7 @@ def test_a_kubelet_that_serves_until_its_restart_has_no_request_yet(
     with monkeypatch.context() as patch:
         patch.setattr(Surroundings, "presence", lambda around, *seen: replace(real(around, *seen), served=(at,)))
         assert "only after a restart" in passes.message()
-    assert (tree.cluster.calls, passes.enforcer.serving_request.until) == ([], None)
+    assert (tree.cluster.calls, passes.check.until) == ([], None)
     tree.cluster.objects.clear()
     add_request(tree.cluster, "csr-new", NOW)
     passes.message()
@@ -243,12 +251,12 @@ def test_a_request_that_does_not_exist_yet_is_read_again_soon(tree: Tree, tmp_pa
     passes = Passes(tree, tmp_path / "work")
     passes.message()
     assert "the cluster has no CertificateSigningRequest of this node" in passes.message()
-    assert passes.enforcer.serving_request.until == passes.now + timedelta(seconds=10)
+    assert passes.check.until == passes.now + timedelta(seconds=10)
     add_request(tree.cluster, "csr-a", NOW)
     passes.wait(timedelta(seconds=10))
     passes.message()
     assert passes.message().endswith("run: kubectl certificate approve csr-a")
-    assert passes.enforcer.serving_request.until == passes.now + timedelta(minutes=1)
+    assert passes.check.until == passes.now + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(

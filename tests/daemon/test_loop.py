@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from cryptography import x509
 from certmond.config.parser import parse
 from certmond.controllers.cluster_objects.node_condition import NodeConditionReport
 from certmond.controllers.cluster_objects.serving_request_check import ServingRequestCheck
+from certmond.controllers.coordinator_factory import ClusterObjects
 from certmond.daemon.loop import Daemon
 from certmond.daemon.pass_schedule import Cause
 from certmond.daemon.reconciler import Reconciler
@@ -545,6 +547,13 @@ def observing(node: Node, tmp_path: Path) -> Iterator[Daemon]:
     daemon._wake.close()
 
 
+def use_cluster_objects(daemon: Daemon) -> None:
+    """Give the daemon the check and the report of a configuration with `cluster.kubeconfig`."""
+    terms: Any = {"node": "", "alive": lambda: None, "clock": lambda: datetime.now(UTC), "monotonic": lambda: 0.0}
+    check = ServingRequestCheck(str, poll=timedelta(), **terms)
+    daemon._enforcer.cluster_objects = ClusterObjects(check, NodeConditionReport(str, **terms))
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_the_plan_is_executed_before_the_request_of_the_kubelet_is_read(
     observing: Daemon, monkeypatch: pytest.MonkeyPatch, *, again: bool
@@ -558,6 +567,7 @@ def test_the_plan_is_executed_before_the_request_of_the_kubelet_is_read(
 
     monkeypatch.setattr(Reconciler, "execute", execute)
     monkeypatch.setattr(ServingRequestCheck, "ask", lambda *_: done.append("ask"))
+    use_cluster_objects(observing)
     observing._pass(Cause("look", frozenset()))
     observing._execute()
     assert done == (["execute"] if again else ["execute", "ask"])
@@ -584,6 +594,7 @@ def test_the_condition_of_the_node_follows_the_first_observation_of_the_services
         return "no answer"
 
     monkeypatch.setattr(NodeConditionReport, "report", report)
+    use_cluster_objects(observing)
     observing._pass(Cause("look", frozenset()))
     observing._execute()
     assert written == []

@@ -15,7 +15,7 @@ from certmond.cluster.api_access import Access
 from certmond.errors import CertmondError, LostError, RefusedError, defect
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.cluster_rules import cluster_state, unread_observation
-from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterReading, ClusterState, Listing, Place, Unread
+from certmond.pki.services.cluster_objects import ClusterReading, ClusterState, Listing, Place, Unread
 
 _ANSWER = timedelta(seconds=5)  # maximum time of a request, and of one page of a list
 _ANSWER_SHARE = 18
@@ -198,35 +198,30 @@ class ReadingRounds:
 class ClusterReader:
     """Reader of this node. The first call of `state` starts the thread.
 
-    If `terms` is None, the reader is disabled. After each change of the reading, the thread calls `wake`.
-    `monotonic` returns the seconds of a monotonic clock.
+    After each change of the reading, the thread calls `wake`. `monotonic` returns the seconds of a monotonic clock.
     """
 
     def __init__(
         self,
-        terms: ReaderTerms | None,
+        terms: ReaderTerms,
         *,
         wake: Callable[[], None],
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
         self._terms, self._wake, self._clock, self._monotonic = terms, wake, clock, monotonic
-        self._rounds: ReadingRounds | None = None
-        if terms:
-            self._rounds = ReadingRounds(terms, alive=self._end_if_closed, clock=clock, monotonic=monotonic)
+        self._rounds = ReadingRounds(terms, alive=self._end_if_closed, clock=clock, monotonic=monotonic)
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._started = False
-        self._state = NO_CLUSTER
+        self._state = ClusterState()
         self._overdue_reading = (_NOT_LEADING, _NOT_LEADING)
 
     def state(self, now: datetime) -> ClusterState:
         """Return the objects of the cluster with their observations at `now`. Do not wait for the API server."""
-        if self._terms is None or self._rounds is None:
-            return NO_CLUSTER
         if not self._started:
             self._started = True
-            self._start(self._rounds)
+            self._start()
         published, known = self._rounds.published, self._state
         reading = published.reading
         if reading.leads and self._monotonic() >= published.until:
@@ -266,15 +261,14 @@ class ClusterReader:
     def until(self) -> datetime | None:
         """Time at which the next pass can report a change, or None if only the thread can cause a change."""
         instants = [self._state.changes_at]
-        if self._rounds and self._state.reading and self._state.reading.leads:
+        if self._state.reading and self._state.reading.leads:
             left = max(0.0, self._rounds.published.until - self._monotonic())
             instants.append(self._clock() + timedelta(seconds=left))
         return min(filter(None, instants), default=None)
 
     def continue_from(self, former: ClusterReader) -> None:
-        """Take over the last reading of `former`, the reader with the previous configuration, if both are enabled."""
-        if self._rounds and former._rounds:
-            self._rounds.published, self._state = former._rounds.published, former._state
+        """Take over the last reading of `former`, the reader with the previous configuration."""
+        self._rounds.published, self._state = former._rounds.published, former._state
 
     def close(self) -> None:
         """Stop the thread. Do not release the Lease, so that this node continues after a restart of the daemon."""
@@ -282,34 +276,34 @@ class ClusterReader:
         if self._thread:
             self._thread.join(_JOIN)
 
-    def _start(self, rounds: ReadingRounds) -> None:
+    def _start(self) -> None:
         """Start the thread. Import the client first: concurrent imports of asyncio.subprocess would break asyncio."""
-        thread = threading.Thread(target=self._run, args=(rounds,), name="cluster-reader", daemon=True)
+        thread = threading.Thread(target=self._run, name="cluster-reader", daemon=True)
         try:
             import certmond.cluster.certificate_listing  # noqa: F401 - as in `ReadingRounds`
 
             thread.start()
             self._thread = thread
         except ImportError:
-            rounds.fail("the package lightkube is missing", "run: pip install lightkube lightkube-models")
+            self._rounds.fail("the package lightkube is missing", "run: pip install lightkube lightkube-models")
         except RuntimeError:
-            rounds.fail(
+            self._rounds.fail(
                 "certmond cannot start a thread", "raise TasksMax= of the unit, then run: systemctl restart certmond"
             )
 
-    def _run(self, rounds: ReadingRounds) -> None:
+    def _run(self) -> None:
         """Make rounds until `close`. Only the thread calls this method."""
         pause = 0.0
         while not self._closed.wait(pause):
-            before = rounds.published.reading
+            before = self._rounds.published.reading
             try:
-                pause = rounds.round()
+                pause = self._rounds.round()
             except _ClosedError:
                 return
             except Exception as error:  # noqa: BLE001 - a defect in one round must not end the thread
-                rounds.fail(defect(error), _JOURNAL)
+                self._rounds.fail(defect(error), _JOURNAL)
                 pause = _DEFECT_PAUSE
-            if rounds.published.reading is not before:
+            if self._rounds.published.reading is not before:
                 self._wake()
 
     def _end_if_closed(self) -> None:

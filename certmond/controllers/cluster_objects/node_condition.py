@@ -23,55 +23,52 @@ _PAUSE, _RETRIED_AFTER, _REPEATED_AFTER = 10.0, 60.0, 300.0
 class NodeConditionReport:
     """Writer of the condition of this node's Node.
 
-    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. If `kubeconfig` is None, certmond writes no
-    condition. `node` is the name to use if no file of the node contains the name of the node. `monotonic` returns the
-    seconds of a monotonic clock.
+    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. `node` is the name to use if no file of the
+    node contains the name of the node. `monotonic` returns the seconds of a monotonic clock.
     """
 
     def __init__(
         self,
-        kubeconfig: Callable[[], str] | None,
+        kubeconfig: Callable[[], str],
         *,
         node: str,
         alive: Callable[[], None],
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
-        self._access = Access(kubeconfig, _ANSWER, alive) if kubeconfig else None
+        self._access = Access(kubeconfig, _ANSWER, alive)
         self._node, self._clock, self._monotonic = node, clock, monotonic
         self._written: NodeCondition | None = None
         self._written_at: float | None = None
         self._failure = ""
         self._event_due = False  # whether the last change of the condition still needs an event
         self.until: datetime | None = None
-        """Time at which the next pass must write the condition, or None if certmond writes no condition."""
+        """Time at which the next pass must write the condition, or None before the first report."""
 
     def report(self, assessment: Assessment) -> str | None:
         """Write the condition if a change, a repetition or a retry is due.
 
         Return a sentence about a failure that differs from the last failure, or None. Never raises CertmondError.
         """
-        if self._access is None:
-            return None
         condition, before = node_condition(assessment), self._failure
         pause = _RETRIED_AFTER if before else _REPEATED_AFTER if condition == self._written else _PAUSE
         now = self._monotonic()
         if self._written_at is None or now >= self._written_at + pause:
-            self._failure = self._write(self._access, assessment.facts.get("node_name") or self._node, condition)
+            self._failure = self._write(assessment.facts.get("node_name") or self._node, condition)
             self._written, self._written_at = condition, self._monotonic()
             pause = _RETRIED_AFTER if self._failure else _REPEATED_AFTER
         left = self._written_at + pause - self._monotonic()
         self.until = self._clock() + timedelta(seconds=max(0.0, left))
         return self._failure if self._failure != before and self._failure else None
 
-    def _write(self, access: Access, node: str, condition: NodeCondition) -> str:
+    def _write(self, node: str, condition: NodeCondition) -> str:
         """Write the condition and, if an event is due, the event. Return why a write failed, or "" for success."""
         try:
             from certmond.cluster.node_condition_writer import create_event, write_condition
 
-            self._event_due |= write_condition(access, node, condition, self._clock())
+            self._event_due |= write_condition(self._access, node, condition, self._clock())
             if self._event_due:  # after the condition, which is more important
-                create_event(access, node, condition, self._clock())
+                create_event(self._access, node, condition, self._clock())
                 self._event_due = False
         except ImportError:
             return "the package lightkube is missing; run: pip install lightkube lightkube-models"

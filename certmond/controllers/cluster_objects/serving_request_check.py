@@ -23,14 +23,13 @@ _PAUSE = 6
 class ServingRequestCheck:
     """Check of the requests of the node's kubelet.
 
-    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. If `kubeconfig` is None, certmond sends no
-    request. `node` is the name to use if no file of the node contains the name of the node. `monotonic` returns the
-    seconds of a monotonic clock.
+    `kubeconfig` returns the path of a kubeconfig, or raises RefusedError. `node` is the name to use if no file of the
+    node contains the name of the node. `monotonic` returns the seconds of a monotonic clock.
     """
 
     def __init__(
         self,
-        kubeconfig: Callable[[], str] | None,
+        kubeconfig: Callable[[], str],
         *,
         node: str,
         poll: timedelta,
@@ -38,7 +37,7 @@ class ServingRequestCheck:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
-        self._access = Access(kubeconfig, _ANSWER, alive) if kubeconfig else None
+        self._access = Access(kubeconfig, _ANSWER, alive)
         self._node, self._poll, self._pause = node, poll, poll * _PAUSE
         self._clock, self._monotonic = clock, monotonic
         self._next_read = 0.0
@@ -53,22 +52,22 @@ class ServingRequestCheck:
         A kubelet that still serves another certificate sends its request after its restart. Never raises CertmondError.
         """
         missing = (each for each in assessment.statuses if each.seen.requested)
-        if self._access is None or all(served_before_restart(each.seen, each.presence) for each in missing):
+        if all(served_before_restart(each.seen, each.presence) for each in missing):
             self.state, self.until, self._next_read = None, None, 0.0
             return
         before, now = self.state, self._monotonic()
         if now >= self._next_read:
-            self.state = self._read(self._access, assessment.facts.get("node_name") or self._node)
+            self.state = self._read(assessment.facts.get("node_name") or self._node)
             pause = self._poll if self.state == NO_REQUEST else self._pause  # a kubelet creates its request soon
             self._next_read = self._monotonic() + pause.total_seconds()
         left = timedelta(seconds=max(0.0, self._next_read - self._monotonic()))
         self.until = self._clock() + (left if self.state == before else timedelta())
 
-    def _read(self, access: Access, node: str) -> RequestState:
+    def _read(self, node: str) -> RequestState:
         try:
             from certmond.cluster.serving_request_listing import serving_requests
 
-            return request_state(serving_requests(access, node), self._clock())
+            return request_state(serving_requests(self._access, node), self._clock())
         except ImportError:
             return unknown_state("the package lightkube is missing; run: pip install lightkube lightkube-models")
         except CertmondError as error:

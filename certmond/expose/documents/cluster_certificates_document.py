@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from certmond.pki.services.cluster_objects import ClusterReading
 from certmond.pki.x509.serial_number import hexadecimal
+
+if TYPE_CHECKING:
+    from certmond.pki.services.cluster_objects import ClusterReading
 
 
 def cluster_entry(reading: ClusterReading) -> dict[str, Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from certmond.expose.metrics.exposition import Family
 from certmond.expose.metrics.label_escapes import escaped
-from certmond.pki.services.cluster_objects import ClusterReading
+
+if TYPE_CHECKING:
+    from certmond.pki.services.cluster_objects import ClusterReading
 
 READER = Family(
     "certmond_cluster_reader", "1 on the node that reads the objects of the cluster, 0 on the other nodes", ()

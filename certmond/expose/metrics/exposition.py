@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from certmond.expose.documents.cluster_certificates_document import cluster_entry
 from certmond.expose.documents.status import all_findings, anchor_entry, certificate_entry, header
@@ -16,7 +17,9 @@ from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.planning.forecast import NextEvent
-from certmond.pki.services.cluster_objects import ClusterReading
+
+if TYPE_CHECKING:
+    from certmond.pki.services.cluster_objects import ClusterReading
 
 METRICS, ACTIVITY, HEARTBEAT = "metrics.prom", "activity.json", "heartbeat.json"
 

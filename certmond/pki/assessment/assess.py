@@ -10,7 +10,7 @@ from dataclasses import field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.certificate_rules import POLICY
@@ -28,12 +28,14 @@ from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issu
 from certmond.pki.assessment.validity_rules import next_change, renewal_point
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Finding, Reason, Severity, highest_severity
-from certmond.pki.services.cluster_objects import ClusterReading
 from certmond.pki.services.outage import unmet_demands
 from certmond.pki.services.staleness import NOWHERE, Presence, Surroundings
 from certmond.pki.signing.policy import Basis, basis
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import PathSearch, Question, Searching, find_all
+
+if TYPE_CHECKING:
+    from certmond.pki.services.cluster_objects import ClusterReading
 
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
@@ -99,6 +101,7 @@ class Assessment:
     facts: Mapping[str, str]
     renew_before: timedelta = RENEW_BEFORE
     terms: Terms | None = field(default=None, repr=False)
+    cluster: ClusterReading | None = field(default=None, repr=False)  # None without the reader of the cluster
 
     @cached_property
     def by_identity(self) -> dict[tuple[str, str], CertificateStatus]:
@@ -108,11 +111,6 @@ class Assessment:
     def changes_at(self) -> datetime | None:
         """The next time at which a verdict changes even if no file changes, or None."""
         return min(filter(None, map(_CHANGES_AT, self.statuses)), default=None)
-
-    @property
-    def cluster(self) -> ClusterReading | None:
-        """The objects of the cluster, or None without the reader of the cluster."""
-        return self.terms.around.cluster.reading if self.terms and self.terms.around else None
 
     @property
     def waits_until(self) -> datetime | None:
@@ -174,10 +172,12 @@ def assess(
     same_terms = last_terms is not None and _OF_ALL(last_terms) == _OF_ALL(terms)
     known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
-    further = (*around.served, *unmet_demands(around), *around.cluster.observations) if around else ()
+    further = (*around.served, *unmet_demands(around)) if around else ()
+    cluster = around.cluster if around else None
+    of_cluster = cluster.observations if cluster else ()
     checked = [
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
-        for seen in (*files, *further, *second_renewers(inventory), *refused_configuration(inventory))
+        for seen in (*files, *further, *of_cluster, *second_renewers(inventory), *refused_configuration(inventory))
     ]
     # Search all paths before the first verdict. Otherwise, signatures and rules evict each other from the CPU caches.
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
@@ -186,7 +186,7 @@ def assess(
         each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
         for each in checked
     )
-    return Assessment(now, statuses, inventory.facts, renew_before, terms)
+    return Assessment(now, statuses, inventory.facts, renew_before, terms, cluster.reading if cluster else None)
 
 
 def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:

@@ -198,9 +198,6 @@ class ClusterState:
     changes_at: datetime | None = None
 
 
-NO_CLUSTER = ClusterState()
-
-
 def requests_with_issued(
     requests: tuple[ClusterRequest, ...], before: tuple[ClusterRequest, ...]
 ) -> tuple[ClusterRequest, ...]:

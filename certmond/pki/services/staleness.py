@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from certmond.errors import MalformedError
 from certmond.immutable_class import immutable
@@ -20,11 +21,13 @@ from certmond.pki.catalog.observation import Observation, Provenance, Salvage
 from certmond.pki.catalog.served_entries import ServedSpec
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Finding, Reason
-from certmond.pki.services.cluster_objects import NO_CLUSTER, ClusterState
 from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.service_observation import Content, Demand, Live, ServiceSeen, Survey
 from certmond.pki.services.serving_request_state import RequestState
 from certmond.pki.x509.certificate import parse_certificate
+
+if TYPE_CHECKING:
+    from certmond.pki.services.cluster_objects import ClusterState
 
 RELOAD_WITHIN = timedelta(seconds=90)
 """Time that a service has to reload a changed file."""
@@ -129,7 +132,7 @@ class Surroundings:
     where no service runs. `served` contains the served certificates that are in no file. `demands` contains the
     services that static Pod manifests start. `request` is the state of the kubelet's request for its serving
     certificate, or None if certmond has not read the request. `cluster` contains the objects that the reader of the
-    cluster has read.
+    cluster has read, or is None without the reader.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -145,7 +148,7 @@ class Surroundings:
     served: tuple[Observation, ...] = ()
     demands: Mapping[str, Demand] = field(default_factory=dict)
     request: RequestState | None = None
-    cluster: ClusterState = NO_CLUSTER
+    cluster: ClusterState | None = None
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Return the state of the certificate in `seen` outside its files.

@@ -117,12 +117,6 @@ def test_the_name_of_the_node_is_that_of_its_files(scene: Scene) -> None:
     assert [name for name, _ in scene.written] == ["node-1", "host"]
 
 
-def test_without_the_switch_nothing_is_written() -> None:
-    """The daemon then needs no pass for the condition."""
-    made = NodeConditionReport(None, node="host", alive=lambda: None, clock=lambda: NOW, monotonic=lambda: 0.0)
-    assert (made.report(assessed()), made.until) == (None, None)
-
-
 def test_without_the_extra_the_remedy_is_reported(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """lightkube is optional."""
     monkeypatch.setitem(sys.modules, "certmond.cluster.node_condition_writer", None)

@@ -14,7 +14,6 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Fault, Finding, Reason, Severity
 from certmond.pki.services.cluster_objects import (
-    NO_CLUSTER,
     CertificateData,
     CertificateFacts,
     ClusterReading,
@@ -270,4 +269,4 @@ def test_a_finding_of_the_cluster_says_nothing_about_the_node() -> None:
 def test_without_a_reader_there_is_no_reading() -> None:
     """A command, and a daemon without `cluster.reader`, have neither findings nor a reading."""
     assert assess(Inventory(()), NOW).cluster is None
-    assert assess(Inventory(()), NOW, around=Surroundings(cluster=NO_CLUSTER)).cluster is None
+    assert assess(Inventory(()), NOW, around=Surroundings()).cluster is None
