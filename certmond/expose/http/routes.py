@@ -172,7 +172,7 @@ class Document:
             tag = named(file, tail)
             if tag != self._compressed[0]:
                 compressor = zlib.compressobj(1, zlib.DEFLATED, GZIP)
-                parts = [compressor.compress(part) for part in iter(partial(file.read, CHUNK_BYTES), b"")]
+                parts = [compressor.compress(part) for part in iter(partial(file.read, PART_BYTES), b"")]
                 self._compressed = (tag, b"".join((*parts, compressor.compress(tail), compressor.flush())))
             return self._compressed
 
