@@ -94,7 +94,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/daemon/test_enforcer.py": (
         "plans derived files on whole nodes",
-        ["daemon/acting_controllers", "renewal/derived_file_holds"],
+        ["daemon/enforce_planner", "daemon/acting_controllers", "renewal/derived_file_holds"],
     ),
     "tests/daemon/test_loop.py": (
         "runs the daemon as a process",

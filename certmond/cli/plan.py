@@ -103,7 +103,7 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
     assessment, _ = assess_profile(options, config, enforcer, at)
     with _within_the_calendar():
         policy = policy_of(config)
-        found = foresee(assessment, policy, assessment.taken_at + length, enforcer.circumstances())
+        found = foresee(assessment, policy, assessment.taken_at + length, enforcer.planner.circumstances())
         following = next_event(assessment, policy)
     display(forecast_document(found, config.mode, following), output, forecast_table, options.root)
 

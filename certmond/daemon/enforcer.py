@@ -28,22 +28,10 @@ from certmond.pki.assessment.repairable_damage import has_damage
 from certmond.pki.catalog.observation import Inventory, Provenance, Salvage
 from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.renewals import plan
-from certmond.pki.planning.renewals_at_start import NO_START_RENEWALS, StartRenewals, start_renewals, with_restart_times
-from certmond.pki.planning.restarts import RestartHolds, restarts
+from certmond.pki.planning.renewals_at_start import start_renewals
+from certmond.pki.planning.restarts import RestartHolds, restarts, with_restarts
 from certmond.pki.planning.steps import Identity, Issue, Plan, Step
-from certmond.pki.rotation.phases import Rotation
-from certmond.pki.rotation.planner import MissingSteps
-from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
-from certmond.pki.rotation.step_retries import pace
 from certmond.pki.services.staleness import Surroundings
-from certmond.pki.x509.certificate import certificates_of
-from certmond.renewal.derived_file_holds import (
-    circumstances_of,
-    hold_reasons_of,
-    replaced_by,
-    unwritten_files,
-    without_recent_failures,
-)
 from certmond.renewal.due_certificates import DueCertificates
 from certmond.restart.history import History
 from certmond.rotation.staged_ca import Staging
@@ -59,15 +47,11 @@ if TYPE_CHECKING:
     from certmond.controllers.executor import Executor
     from certmond.controllers.restart import Progress, RestartController
     from certmond.controllers.rotation import RotationController
+    from certmond.daemon.enforce_planner import EnforcePlanner
     from certmond.files.directory_watch import Interest
 
 _EVIDENCE = 0.5
 """Maximum number of seconds for which one pass collects evidence about the origin of due certificates."""
-
-
-def _has_stale_consumers(assessment: Assessment) -> bool:
-    """Return whether a running service uses an old version of any certificate."""
-    return any(status.presence.stale for status in assessment.statuses)
 
 
 class Enforcer:
@@ -108,8 +92,17 @@ class Enforcer:
             config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive,
             wake=wake if scattered else None,
         )  # fmt: skip
+        if acting:
+            _ = self.planner, self.store  # import their modules, as `ActingControllers` does
         self._due_certificates = DueCertificates(config)
         self.last_subjects = LastSubjects(state_dir, config.certificates)
+
+    @cached_property
+    def planner(self) -> EnforcePlanner:
+        """The planner of enforce mode."""
+        from certmond.daemon.enforce_planner import EnforcePlanner  # noqa: PLC0415 - not in observe mode
+
+        return EnforcePlanner(self._config, self._ledger, self._acting)
 
     @property
     def executor(self) -> Executor:
@@ -153,10 +146,6 @@ class Enforcer:
     def renewed(self) -> dict[str, datetime]:
         """Return the time at which certmond installed each certificate, by the SHA-256 of the certificate."""
         return self._ledger.renewed()
-
-    def circumstances(self) -> Circumstances:
-        """Return the derived files that certmond may replace, with a reason for each file that is not current."""
-        return circumstances_of(self._config.derived, self._acting.derivations.states())
 
     def see(
         self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
@@ -259,37 +248,8 @@ class Enforcer:
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
-        """Return the plan of enforce mode. With `asked`, return the plan that renews the entries named in `asked`."""
-        states, policy, past = self._acting.derivations.states(), policy_of(self._config), self._ledger.attempts()
-        now, state = circumstances_of(self._config.derived, states), self.rotation_state
-        now = replace(now, unsure=state.unsure, in_use=state.in_use, replaced_ca=state.replaced_ca)
-        left = state.missing_steps(assessment) if asked is None else MissingSteps()
-        order = pace(left, past, assessment.taken_at)
-        if order.first:  # trust anchors change first; the next pass plans the other steps
-            return order.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
-        under = certificates_of((state.rotation.new,)) if state.rotation else ()
-        reissue = {identity: each for each in under for identity in left.reissue}
-        made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=state.signing)
-        hold = clock = None
-        renewals = start_renewals(assessment, policy) if asked is None else NO_START_RENEWALS
-        # Check for an upgrade and a wrong clock only if a step depends on the result: this check can run a program.
-        if asked is None and (replaced_by(made) or _has_stale_consumers(assessment) or renewals.by_service):
-            hold, clock = (each.fact if each else None for each in self._acting.host_holds.now())
-            now = replace(now, hold=hold, clock=clock)
-            made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=state.signing)
-        others = self._acting.distribution_holds(assessment.taken_at) if asked is None else ()
-        made = replace(made, held=(*made.held, *unwritten_files(self._config.derived, states), *others))
-        made = without_recent_failures(made, past, assessment.taken_at)
-        if asked is None and (ground := self.rotation_state.ground) and self.rotation_state.rotation:
-            obstacles = self.rotation_holds(self.rotation_state.rotation, assessment, around or Surroundings())
-            instants = filter(None, (made.changes_at, *(each.until for each in obstacles)))
-            held = *made.held, *(each.held(ground) for each in obstacles)
-            made = replace(made, held=held, changes_at=min(instants, default=None))
-        made = order.beside(made)
-        held_sources = hold_reasons_of(self._config.derived, states, made)
-        changing = frozenset([state.family]) if state.family and not left.frozen else frozenset[str]()
-        restart_holds = RestartHolds(hold, held_sources, changing, now.replaced_ca, clock)
-        return self._with_restarts(made, assessment, around, restart_holds, renewals)
+        """Return the plan of enforce mode, as `EnforcePlanner.plan` describes."""
+        return self.planner.plan(assessment, asked, around)
 
     def next_request_at(self, step: Step) -> datetime | None:
         """Return the time of the next request to a signer that has not decided yet.
@@ -305,7 +265,9 @@ class Enforcer:
         policy = policy_of(self._config)
         made = plan(assessment, policy, self._ledger.attempts(), Circumstances())
         made = replace(made, held=(*made.held, *self._acting.distribution_holds(assessment.taken_at)))
-        return self._with_restarts(made, assessment, around, RestartHolds(), start_renewals(assessment, policy))
+        around, renewals = around or Surroundings(self._config.services), start_renewals(assessment, policy)
+        terms = restart_terms_of(self._config)
+        return with_restarts(made, assessment, around, terms, holds=RestartHolds(), renewals=renewals)
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
         """Return a plan that restarts the services named in `asked`."""
@@ -313,24 +275,6 @@ class Enforcer:
         return restarts(
             assessment, around, (), restart_terms_of(self._config), holds=RestartHolds(), asked=asked, renewals=renewals
         )
-
-    def _with_restarts(
-        self, made: Plan, assessment: Assessment, around: Surroundings | None, holds: RestartHolds,
-        renewals: StartRenewals,
-    ) -> Plan:  # fmt: skip
-        """Return the plan `made`, followed by the necessary restarts."""
-        around = around or Surroundings(self._config.services)
-        after = restarts(assessment, around, made.steps, restart_terms_of(self._config), holds=holds, renewals=renewals)
-        held = with_restart_times(made.held, renewals, (*after.steps, *after.held))
-        instants = [at for at in (made.changes_at, after.changes_at) if at]
-        return Plan((*made.steps, *after.steps), (*held, *after.held), min(instants, default=None))
-
-    def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """Return the holds that would stop a later phase. The present phase waits until these holds end."""
-        if not waits_here(rotation):
-            return ()
-        upgrade, clock = self._acting.host_holds.recent()
-        return tuple(holds(rotation, assessment, around, self._ledger.attempts(), upgrade=upgrade, clock=clock))
 
     def _coordinator(self, *, acting: bool) -> Coordinator:
         return coordinator_of(

@@ -336,5 +336,5 @@ def _plan(
 
     services = restart_order(around.services)
     found = enforcer.rotation_state.preview(rotation, assessment, [service.name for service in services])
-    stops = enforcer.rotation_holds(rotation, assessment, around)
+    stops = enforcer.planner.rotation_holds(rotation, assessment, around)
     return preview_document(rotation, found, absences(found, services), batch, stops)

@@ -17,7 +17,7 @@ from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
 from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, HostHold, ReplacedCA
 from certmond.pki.planning.renewal_holds import day
-from certmond.pki.planning.renewals_at_start import NO_START_RENEWALS, StartRenewal, StartRenewals
+from certmond.pki.planning.renewals_at_start import NO_START_RENEWALS, StartRenewal, StartRenewals, with_restart_times
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart, Step
 from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.service_observation import ServiceSeen
@@ -66,6 +66,22 @@ def restarts(
     restart.
     """
     return _Planner(assessment, around, before, terms, holds=holds, asked=asked, renewals=renewals).plan()
+
+
+def with_restarts(
+    made: Plan,
+    assessment: Assessment,
+    around: Surroundings,
+    terms: Terms,
+    *,
+    holds: RestartHolds,
+    renewals: StartRenewals,
+) -> Plan:
+    """Return the plan `made`, followed by the necessary restarts."""
+    after = restarts(assessment, around, made.steps, terms, holds=holds, renewals=renewals)
+    held = with_restart_times(made.held, renewals, (*after.steps, *after.held))
+    instants = [at for at in (made.changes_at, after.changes_at) if at]
+    return Plan((*made.steps, *after.steps), (*held, *after.held), min(instants, default=None))
 
 
 def restart_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
