@@ -1,4 +1,4 @@
-"""Import of a part of a library: modules one by one, a module without another, and without its regular expressions."""
+"""Import of a part of a library: modules one by one, without another module, and with deferred regular expressions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
+
+_COMPILE = re.compile
 
 
 def exclude(name: str, *replacements: str) -> None:
@@ -63,7 +65,7 @@ def defer_patterns(*names: str) -> None:
     """Compile the regular expressions of the modules `names` at their first use, not at the import of the module.
 
     The modules may call only methods of these expressions. The function does nothing for a module that the process has
-    already imported, or whose source is not a file.
+    already imported, or whose source is not a file. Only one thread may import these modules.
     """
     sys.meta_path.insert(0, _PatternFinder(names))
 
@@ -74,8 +76,10 @@ class _PatternFinder:
     def __init__(self, names: Container[str]) -> None:
         self._names = names
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, _: object = None) -> ModuleSpec | None:
-        if name not in self._names or (spec := PathFinder.find_spec(name, path)) is None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in self._names or (spec := PathFinder.find_spec(name, path, target)) is None:
             return None
         if type(spec.loader) is SourceFileLoader:
             spec.loader = _PatternLoader(name, spec.loader.path)
@@ -87,14 +91,14 @@ class _PatternLoader(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         def compile_or_defer(pattern: Any, flags: Any = 0) -> Any:
-            used = _DeferredPattern if sys._getframe(1).f_globals is module.__dict__ else compiled
+            used = _DeferredPattern if sys._getframe(1).f_globals is module.__dict__ else _COMPILE
             return used(pattern, flags)
 
-        compiled, re.compile = re.compile, compile_or_defer
+        re.compile = compile_or_defer
         try:
             super().exec_module(module)
         finally:
-            re.compile = compiled
+            re.compile = _COMPILE  # not the former value, which another thread can have replaced
 
 
 class _DeferredPattern:
@@ -109,3 +113,6 @@ class _DeferredPattern:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._compiled, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _COMPILE, self._arguments

@@ -1,4 +1,4 @@
-"""Choice of the coordinator of rotations, and of the credentials for the Kubernetes API."""
+"""Choice of the coordinator of rotations, of the users of API objects, and of their credentials."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def coordinator_of(
 
 class ClusterObjects(NamedTuple):
     """The check of the kubelet's request for its serving certificate, the report to the Node of this node, and the
-    reader of the cluster. Each is None if the configuration does not enable it.
+    reader of the cluster. Each is None if the configuration does not enable it. A command has no reader.
     """
 
     serving_request: ServingRequestCheck | None = None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from certmond.config.model import Config
 from certmond.daemon.enforce_rights import missing_rights
-from certmond.errors import ConfigError
+from certmond.errors import CertmondError, ConfigError
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.event_log import Event, Journal
+from certmond.pki.assessment.refused_configuration import RESTART
+from certmond.pki.findings import printable
+
+T = TypeVar("T")
 
 
 class LoadedConfiguration:
@@ -23,25 +28,39 @@ class LoadedConfiguration:
         self.problems: tuple[str, ...] = ()
         """The problems of the configuration at the last reload, or an empty tuple if the daemon uses it."""
 
-    def reload(self, journal: Journal, telemetry: Telemetry) -> bool:
-        """Read the configuration again, and return whether it is valid.
+    def reload(self, journal: Journal, telemetry: Telemetry, construct: Callable[[Config], T]) -> T | None:
+        """Read the configuration again, and return what `construct` makes of it.
 
-        If the new configuration is invalid, log its problems and keep the old configuration.
+        If the new configuration is invalid, or if `construct` cannot import a module, log the problems, keep the old
+        configuration, and return None.
         """
         try:
-            self.current, self.problems = self._permitted(), ()
+            config = self._permitted()
+            made = _constructed(construct, config)
         except ConfigError as error:
             self.problems = error.problems
             telemetry.config_ok.set(0)
             for problem in error.problems:
                 journal.tell(Event.RELOAD_REFUSED, f"{problem}; the old configuration stays in force", "error")
-            return False
+            return None
+        self.current, self.problems = config, ()
         telemetry.config_ok.set(1)
-        telemetry.set_mode(self.current.mode)
-        return True
+        telemetry.set_mode(config.mode)
+        return made
 
     def _permitted(self) -> Config:
         config = self._load()
         if problem := missing_rights(config, self._root):
             raise ConfigError((problem,))
         return config
+
+
+def _constructed(construct: Callable[[Config], T], config: Config) -> T:
+    """Return the result of `construct`. Raises ConfigError if an upgrade has replaced a module that it imports."""
+    try:
+        return construct(config)
+    except CertmondError:
+        raise
+    except Exception as error:  # also for a lack of descriptors; modules of two versions can raise any exception
+        fact = f"certmond cannot import its modules for this configuration ({type(error).__name__}: {error})"
+        raise ConfigError((f"{printable(fact)}; {RESTART}",)) from error

@@ -82,7 +82,7 @@ class Daemon:
         self._in_pass = self._scanned_during_step = False
         # Components for the present configuration
         self._acting_lock = NodeLock(state_dir, ACTING)
-        self._enforcer, self._reconciler = self._new_controllers()
+        self._enforcer, self._reconciler = self._new_controllers(self._config)
 
     @property
     def _config(self) -> Config:
@@ -187,25 +187,26 @@ class Daemon:
         """Read the configuration again, and return the cause of the next pass. Keep the old one if it is invalid."""
         self._reloading = False
         self._notifier.reloading()
-        if self._configuration.reload(self._journal, self._telemetry):
+        if made := self._configuration.reload(self._journal, self._telemetry, self._new_controllers):
             former = self._enforcer
             former.close()
-            self._enforcer, self._reconciler = self._new_controllers()
+            self._enforcer, self._reconciler = made
+            if self._config.mode != "enforce":
+                self._acting_lock.release()
             self._enforcer.continue_from(former)
             self._reconciler.recover()
             self._hooks.configure(self._config.hooks)
             self._journal.tell(Event.RELOADED, "certmond has read the configuration again")
         return Cause("reload", None)
 
-    def _new_controllers(self) -> tuple[Enforcer, Reconciler]:
-        enforcing = self._config.mode == "enforce"
+    def _new_controllers(self, config: Config) -> tuple[Enforcer, Reconciler]:
+        enforcing = config.mode == "enforce"
+        self._hooks.prepare(config.hooks)  # a reload must not change anything before all modules are imported
         enforcer = Enforcer(
-            self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._keep_alive,
+            config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._keep_alive,
             audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, keeps=True, scattered=True,
             wake=self._service_check_ended,
         )  # fmt: skip
-        if not enforcing:
-            self._acting_lock.release()
         return enforcer, Reconciler(
             enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping,
             take_lock=self._take_acting_lock,

@@ -6,7 +6,7 @@ This module starts and stops the hooks of a configuration. `hook_worker` runs on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,12 @@ class Hooks:
         self._hooks: dict[str, Hook] = {}
         self._leaving: dict[str, Hook] = {}
 
+    @staticmethod
+    def prepare(specs: Collection[HookSpec]) -> None:
+        """Import the modules that `configure` needs for these hooks. Raises ImportError or OSError."""
+        if specs:
+            import certmond.notify.hook_worker  # noqa: F401, PLC0415 - most configurations have no hook
+
     def configure(self, specs: Iterable[HookSpec]) -> None:
         """Replace the hooks with the hooks in `specs`. Hooks with an unchanged configuration continue."""
         by_name = {spec.name: spec for spec in specs}
@@ -44,7 +50,7 @@ class Hooks:
                 self._hooks[name] = self._new(spec, after=self._leaving.pop(name, None))
 
     def _new(self, spec: HookSpec, after: Hook | None) -> Hook:
-        from certmond.notify.hook_worker import Hook  # noqa: PLC0415 - most configurations have no hook
+        from certmond.notify.hook_worker import Hook  # noqa: PLC0415 - see `prepare`
 
         return Hook(spec, self._state_dir, self._journal, self._count, after=after, monotonic=self._monotonic)
 

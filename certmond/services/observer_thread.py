@@ -21,8 +21,8 @@ class _ClosedError(Exception):
 class ObserverThread:
     """Thread that observes on request and calls `wake` after each observation.
 
-    `wake` must return quickly, and must not raise an exception. `observe` describes `limit`. With `isolated`, a new
-    process makes the TLS probes. In this case, no other thread may import asyncio.subprocess.
+    `wake` must return quickly, and must not raise an exception. `service_observer.observe` describes `limit`. With
+    `isolated`, a new process makes the TLS probes. In this case, no other thread may import asyncio.subprocess.
     """
 
     def __init__(self, wake: Callable[[], None], limit: float | None = None, *, isolated: bool = False) -> None:
@@ -92,11 +92,11 @@ def _unobserved(question: Question, why: str) -> Live:
 def _prepare(*, probes: bool) -> None:
     """Import the observation in the calling thread, and the probes if `probes` is true.
 
-    The first pass of the daemon needs none of these modules. Concurrent imports of asyncio and asyncio.subprocess would
+    The metrics of the first pass need none of these modules. Concurrent imports of asyncio and asyncio.subprocess would
     break asyncio, and the client of the Kubernetes API imports asyncio.subprocess.
     """
-    with suppress(OSError, ImportError):  # the observation repeats the import and reports the error
-        from certmond.services import service_observer  # noqa: F401 - for `_observe`
+    import certmond.services.service_observer  # noqa: F401 - for `_observe`
 
-        if probes:
+    if probes:
+        with suppress(OSError, ImportError):  # the observation repeats the import and reports the error
             from certmond.services import health_probe, tls_probe  # noqa: F401 - for `_observe`

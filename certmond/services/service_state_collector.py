@@ -123,11 +123,11 @@ class SurroundingsObserver:
 
     def view(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
         """Return the facts about services after an observation. Repeat the observation while new subjects appear."""
-        from certmond.services.service_observer import observe
-
         around = self.around(store, inventory, past)
         self._requested = None
         while self.has_news:
+            from certmond.services.service_observer import observe
+
             self._requested = self._question, self._contents
             self._live = observe(self._question, self._live)
             around = self.around(store, inventory, past)

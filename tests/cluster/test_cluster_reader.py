@@ -380,7 +380,7 @@ def test_the_reading_of_a_thread_that_hangs_ends_with_the_lease(
 
 
 def test_a_reload_keeps_the_reading(running: Running, reader: Access) -> None:
-    """A reader with another configuration continues with the known objects, so that no finding ends and begins."""
+    """A reader with another configuration continues with the known objects: no finding ends and begins again."""
     known = running.state()
     running.reader.close()
     following = running.made(running.terms)

@@ -33,12 +33,33 @@ def test_a_refused_configuration_leaves_the_old_one_in_force() -> None:
     """
     found = LoadedConfiguration(loader(OLD, ConfigError(("one", "two")), NEW), "/srv")
     journal, telemetry = Journal("none"), Telemetry("observe")
-    assert not found.reload(journal, telemetry)
+    assert found.reload(journal, telemetry, profile_of) is None
     assert (found.current, found.problems) == (OLD, ("one", "two"))
     assert "certmond_config_last_reload_successful 0" in telemetry.text()
-    assert found.reload(journal, telemetry)
+    assert found.reload(journal, telemetry, profile_of) == "k3s"
     assert (found.current, found.problems) == (NEW, ())
     assert "certmond_config_last_reload_successful 1" in telemetry.text()
+
+
+def profile_of(config: Config) -> str:
+    """Return something that the daemon makes of a configuration."""
+    return config.profile
+
+
+@pytest.mark.parametrize("error", [ImportError("no name"), OSError(24, "too many"), TypeError("an argument")])
+def test_a_configuration_whose_modules_do_not_load_is_refused(error: Exception) -> None:
+    """If the daemon cannot import a module that the new configuration needs, the old configuration stays, and the
+    problem contains the command that restarts certmond.
+    """
+    found, journal = LoadedConfiguration(loader(OLD, NEW), "/srv"), Journal("none")
+
+    def construct(_: Config) -> str:
+        raise error
+
+    assert found.reload(journal, Telemetry("observe"), construct) is None
+    assert found.current == OLD
+    fact = f"certmond cannot import its modules for this configuration ({type(error).__name__}: {error})"
+    assert found.problems == (f"{fact}; restart certmond: systemctl restart certmond",)
 
 
 def test_the_first_configuration_must_be_valid() -> None:

@@ -8,18 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from cryptography import x509
 
+from certmond.config.model import Config
 from certmond.config.parser import parse
+from certmond.config.source_merger import Source
 from certmond.controllers.cluster_objects.node_condition import NodeConditionReport
 from certmond.controllers.cluster_objects.serving_request_check import ServingRequestCheck
 from certmond.controllers.coordinator_factory import ClusterObjects
@@ -536,10 +538,16 @@ def test_a_configuration_with_a_hook_must_be_closed_to_others(work: Path) -> Non
 @pytest.fixture
 def observing(node: Node, tmp_path: Path) -> Iterator[Daemon]:
     """A daemon in observe mode that runs no loop."""
+    with idle_daemon(node, tmp_path, lambda: parse([])) as daemon:
+        yield daemon
+
+
+@contextmanager
+def idle_daemon(node: Node, work: Path, load: Callable[[], Config]) -> Iterator[Daemon]:
+    """Make a daemon that runs no loop, until the block ends."""
     daemon = Daemon(
-        lambda: parse([]), root=str(node.root), runtime_dir=tmp_path / "run", state_dir=tmp_path / "state",
-        journal=Journal("none"),
-    )  # fmt: skip
+        load, root=str(node.root), runtime_dir=work / "run", state_dir=work / "state", journal=Journal("none")
+    )
     yield daemon
     daemon._watcher.close()
     daemon._hooks.close()
@@ -602,6 +610,82 @@ def test_the_condition_of_the_node_follows_the_first_observation_of_the_services
     observing._execute()
     assert written == [observing._assessment]
     assert ("condition_failed", "no answer") in [(e["event"], e["message"]) for e in observing._journal.recent]
+
+
+@pytest.mark.parametrize(
+    ("setting", "module"),
+    [
+        ("hooks: [{name: mine, command: [/bin/true]}]", "certmond.notify.hook_worker"),
+        ("cluster: {kubeconfig: /etc/a.conf}", "certmond.controllers.cluster_objects.node_condition"),
+        ("mode: enforce", "certmond.files.other_renewers"),
+        ("mode: enforce", "certmond.daemon.enforce_planner"),
+        ("mode: enforce", "certmond.controllers.executor"),
+    ],
+)
+def test_a_reload_after_an_upgrade_keeps_the_old_configuration(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, module: str
+) -> None:
+    """If an upgrade has replaced a module that only the new configuration needs, a reload changes nothing: the daemon
+    continues with its controllers, and reports the command that restarts certmond.
+    """
+    monkeypatch.setattr("certmond.daemon.loaded_configuration.missing_rights", lambda *_: None)
+    sources = list[Source]()
+    with idle_daemon(node, tmp_path, lambda: parse(sources)) as daemon:
+        daemon._pass(Cause("look", frozenset()))
+        before = daemon._enforcer, daemon._reconciler
+        sources.append(Source("new.yaml", setting))
+        for name in [name for name in sys.modules if name.startswith("certmond.") and name == module]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, module, None)
+        daemon._pass(daemon._read_configuration())
+        assert (daemon._enforcer, daemon._reconciler) == before
+        assert daemon._config == parse([])
+        [problem] = daemon._configuration.problems
+        assert problem.startswith("certmond cannot import its modules for this configuration (ModuleNotFoundError")
+        assert problem.endswith("restart certmond: systemctl restart certmond")
+
+
+class _Reader:
+    """A reader of the cluster that records its calls."""
+
+    until: datetime | None = None
+
+    def __init__(self) -> None:
+        self.calls = list[object]()
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def continue_from(self, former: object) -> None:
+        self.calls.append(former)
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (True, True), (False, False)])
+def test_a_reload_with_and_without_the_reader_of_the_cluster(
+    observing: Daemon, monkeypatch: pytest.MonkeyPatch, *, before: bool, after: bool
+) -> None:
+    """A reload closes the former reader. The new reader, if any, continues from the former reader, if any."""
+    old, new = _Reader(), _Reader()
+    observing._enforcer.cluster_objects = ClusterObjects(reader=cast("Any", old if before else None))
+    made = ClusterObjects(reader=cast("Any", new if after else None))
+    monkeypatch.setattr("certmond.daemon.enforcer.cluster_objects_of", lambda *_, **__: made)
+    observing._read_configuration()
+    assert observing._enforcer.cluster_objects is made
+    assert (old.calls, new.calls) == (["close"] if before else [], [old] if before and after else [])
+    observing._enforcer.close()
+    assert new.calls[-1:] == (["close"] if after else [])
+    observing._enforcer.cluster_objects = ClusterObjects()
+
+
+def test_the_next_pass_comes_when_an_object_of_the_cluster_is_due(observing: Daemon) -> None:
+    """The daemon wakes at the time at which the check, the report or the reader can have another result."""
+    reader = _Reader()
+    reader.until = datetime.now(UTC) + timedelta(seconds=1)
+    observing._pass(Cause("look", frozenset()))
+    observing._enforcer.cluster_objects = ClusterObjects(reader=cast("Any", reader))
+    assert min(observing._deadlines().instants) == reader.until
+    observing._enforcer.cluster_objects = ClusterObjects()
+    assert reader.until not in observing._deadlines().instants
 
 
 def test_a_reload_keeps_the_observation_of_the_services(observing: Daemon) -> None:

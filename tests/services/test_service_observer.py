@@ -210,10 +210,8 @@ class Finder(MetaPathFinder):
         print(threading.current_thread().name, name)
 
 sys.meta_path.insert(0, Finder())
-from certmond.services.observed_subjects import Pod
 from certmond.services.observed_subjects import Question
 from certmond.services.observer_thread import ObserverThread
-from certmond.services.service_observer import observe
 from certmond.pki.catalog.endpoint import Endpoint
 seen = threading.Event()
 lookout = ObserverThread(seen.set, 1)
