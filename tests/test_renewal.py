@@ -21,12 +21,14 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from certmond.cli.main import cli
 from certmond.cli.options import assess_node
 from certmond.config.model import Config
 from certmond.config.parser import parse
 from certmond.config.source_merger import Source
-from certmond.controllers.executor import Outcome
+from certmond.controllers.executor import Executor, Outcome
 from certmond.daemon.enforcer import Enforcer
 from certmond.daemon.reconciler import Reconciler
 from certmond.errors import WriteError
@@ -986,6 +988,35 @@ def certmond(
 def host(tmp_path: Path) -> Host:
     """All of its certificates are due now, by the real clock."""
     return Host(tmp_path / "host", now=now())
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, 0), (3, 0), (4, 2)])
+def test_renew_plans_again_if_another_process_was_faster(
+    host: Host, monkeypatch: pytest.MonkeyPatch, times: int, status: int
+) -> None:
+    """If another process replaces a certificate between the plan and the execution, `renew` plans again, at most three
+    times. A certificate that is replaced more often stays, and is a failure.
+    """
+    execute, theirs = Executor.execute, list[int]()
+
+    def overtaken(executor: Executor, plan: Plan, *arguments: Any, **terms: Any) -> tuple[Outcome, ...]:
+        if len(theirs) < times:
+            leaf = make_server(host.ca, "kube-apiserver", not_before=now() - DAY, not_after=now() + YEAR)
+            host.put(ENTRIES["apiserver"]["path"], leaf.pem)
+            host.put(ENTRIES["apiserver"]["key"], leaf.key_pem, 0o600)
+            theirs.append(leaf.facts.serial)
+        return execute(executor, plan, *arguments, **terms)
+
+    monkeypatch.setattr(Executor, "execute", overtaken)
+    path = host.place / "config.yaml"
+    path.write_text(yaml.safe_dump(host.document()))
+    options = ["--config", path, "--root", host.root, "--state-dir", host.state]
+    done = CliRunner().invoke(cli, [*map(str, options), "renew", "apiserver"])
+    assert done.exit_code == status, done.output
+    assert f"{1 - bool(status)} of 1 done" in done.output
+    assert ("since the plan; plan again: " in done.output) == bool(status)
+    assert len(theirs) == times
+    assert (host.serials()["apiserver"] in theirs) == bool(status)
 
 
 @pytest.mark.long

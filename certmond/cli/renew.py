@@ -6,7 +6,7 @@ This module defines the options, output and exit codes. `daemon.enforcer` plans 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from certmond.controllers.executor import Outcome
     from certmond.daemon.enforcer import Enforcer
     from certmond.pki.assessment.assess import Assessment
-    from certmond.pki.planning.steps import Held, Plan, Write
+    from certmond.pki.planning.steps import Held, Identity, Plan, Write
     from certmond.pki.services.staleness import Surroundings
 
+_PLANS_AGAIN = 3
+"""Maximum number of further plans for a step whose files another process has changed."""
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(seconds=8)
 """First and longest pause between two requests to a signer, unless the signer sets the pause."""
 
@@ -74,7 +76,7 @@ def renew(
     this case, this command shows the progress of the daemon.
     """
     from certmond.cli.fitted_tables import plan_table
-    from certmond.cli.service_restarts import restart_services, wait_for_reloads
+    from certmond.cli.service_restarts import print_old_users, restart_services, wait_for_reloads
     from certmond.cli.step_handover import Handover
     from certmond.cli.wait_progress import Progress
     from certmond.expose.documents.plan import plan_document
@@ -120,7 +122,7 @@ def renew(
             print_message(f"not renewed: {left.target}: {left.because}")
         for left in held:
             print_message(f"not restarted: {left.target}: {left.because}")
-        _print_old_users(outcomes, {*results, *_up_to_date(enforcer)})
+        print_old_users(enforcer, [each.step for each in outcomes if each.result == "done"], results.keys())
     failed = "failed" in {each.result for each in outcomes} or any(each != "proven" for each in results.values())
     ill = {status.seen.name for status in assessment.statuses if status.severity and status.severity.rank}
     waits = {each.result for each in outcomes} & {"waiting"} or held or stale or ill & {each.target for each in unable}
@@ -234,7 +236,21 @@ def _existing(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
 
 
 def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
-    """Execute the steps that change files, print each step, and return the outcomes."""
+    """Execute the steps that change files, print each step, and return the outcomes.
+
+    If another process has changed a file since the plan, for example the daemon with a renewal, plan this step again.
+    """
+    outcomes = _execute_once(enforcer, handover, progress, made)
+    for _ in range(_PLANS_AGAIN):
+        if not (outdated := {_identity(each) for each in outcomes if each.outdated}):
+            break
+        left = _plan_again(enforcer, outdated, *enforcer.see())
+        later = {_identity(each): each for each in _execute_once(enforcer, handover, progress, left)}
+        outcomes = tuple(later.get(_identity(each), each) for each in outcomes)
+    return outcomes
+
+
+def _execute_once(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:
@@ -243,6 +259,12 @@ def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: P
         progress.tell(f"[{number}/{total}] {step.target}: {step.detail}")
 
     return handover.retry_while_busy(lambda: enforcer.executor.execute(made, tell=tell))
+
+
+def _plan_again(enforcer: Enforcer, places: Collection[Identity], assessment: Assessment, around: Surroundings) -> Plan:
+    """Return the plan of only the steps for these entries and paths."""
+    made = enforcer.plan(assessment, frozenset(name for name, _ in places), around)
+    return replace(made, steps=tuple(step for step in made.writes if (step.target, step.path) in places))
 
 
 def _poll_signers(
@@ -271,8 +293,7 @@ def _poll_signers(
         }
         now = datetime.now(UTC)
         if due := {place for place in waiting.keys() - later.keys() if again[place] <= now}:
-            made = enforcer.plan(assessment, frozenset(target for target, _ in due), around)
-            left = replace(made, steps=tuple(step for step in made.writes if (step.target, step.path) in due))
+            left = _plan_again(enforcer, due, assessment, around)
             requested = handover.retry_while_busy(partial(enforcer.executor.execute, left))
             later |= {_identity(each): each for each in requested}
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -281,13 +302,11 @@ def _poll_signers(
     return outcomes
 
 
-def _identity(outcome: Outcome) -> tuple[str, str]:
+def _identity(outcome: Outcome) -> Identity:
     return outcome.step.target, outcome.step.path
 
 
-def _next_requests(
-    enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta
-) -> dict[tuple[str, str], datetime]:
+def _next_requests(enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta) -> dict[Identity, datetime]:
     """Return the time of the next request for each certificate that waits for the decision of a signer."""
     soon = datetime.now(UTC) + pause
     return {
@@ -318,28 +337,6 @@ def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
             print_message(f"{outcome.result}: {outcome.step.target}: {outcome.message}", err=True)
     done = sum(outcome.result == "done" for outcome in outcomes)
     click.echo(f"{done} of {len(outcomes)} done" if outcomes else "nothing to do")
-
-
-def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
-    """Return the services with a known state that use no replaced certificate."""
-    assessment, around = enforcer.see()
-    services_now = around.live.services if around.live else {}
-    behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}
-    return frozenset(name for name, each in services_now.items() if each.running is not None) - behind
-
-
-def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
-    """Print the services that still use a replaced certificate, except the services in `restarted`."""
-    from certmond.pki.planning.steps import Derive, Issue
-
-    users: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.result == "done" and isinstance(outcome.step, Issue | Derive):
-            for service in outcome.step.restarts:
-                if service not in restarted:
-                    users.setdefault(service, []).append(outcome.step.target)
-    for service, targets in users.items():
-        print_message(f"{service} uses the old {', '.join(targets)} until a restart; run: certmond restart {service}")
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:

@@ -6,7 +6,7 @@ This module selects the services and collects the results. `controllers.restart`
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Collection, Container, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from certmond.controllers.restart import Progress as Step
 from certmond.daemon.enforcer import Enforcer
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.service_rules import no_longer_served
-from certmond.pki.planning.steps import Held, Plan, Restart
+from certmond.pki.planning.steps import Derive, Held, Issue, Plan, Restart, Write
 from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.restart_state_machine import state_of
 from certmond.pki.services.staleness import Surroundings
@@ -144,3 +144,22 @@ def wait_for_reloads(
     for line in silent:
         print_message(f"failed: {line}", err=True)
     return silent, behind
+
+
+def print_old_users(enforcer: Enforcer, done: Iterable[Write], restarted: Collection[str]) -> None:
+    """Print the services that still use a certificate that the steps `done` have replaced, except `restarted`."""
+    users, up_to_date = dict[str, list[str]](), _up_to_date(enforcer)
+    for step in done:
+        for service in step.restarts if isinstance(step, Issue | Derive) else ():
+            if service not in restarted and service not in up_to_date:
+                users.setdefault(service, []).append(step.target)
+    for service, targets in users.items():
+        print_message(f"{service} uses the old {', '.join(targets)} until a restart; run: certmond restart {service}")
+
+
+def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
+    """Return the services with a known state that use no replaced certificate."""
+    assessment, around = enforcer.see()
+    services_now = around.live.services if around.live else {}
+    behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}
+    return frozenset(name for name, each in services_now.items() if each.running is not None) - behind

@@ -54,12 +54,16 @@ _NO_CERTIFICATE = ""
 
 @immutable
 class Outcome:
-    """The result of a step: "done", "failed" or "waiting". `issued` is the certificate that the step has installed."""
+    """The result of a step: "done", "failed" or "waiting". `issued` is the certificate that the step has installed.
+
+    `outdated` is True if another process has changed the files since the plan, so that a new plan can succeed.
+    """
 
     step: Write
     result: str
     message: str
     issued: Certificate | None = None
+    outdated: bool = False
 
 
 class Executor:
@@ -212,7 +216,7 @@ class Executor:
 
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
         if why := stale_reason(step, self._files):  # no failure to record: the file has changed since the plan
-            return Outcome(step, "failed", why)
+            return Outcome(step, "failed", why, outdated=True)
         written = (step.path,) if step.keep_key else archived(step.status.seen)
         if why := self._symlink_targets.objection(written, step.status.seen.spec):
             raise WriteError(why)
