@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certmond.errors import MalformedError, RotationError
+from certmond.errors import MalformedError, RotationError, StateError
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, following, sequence
 from certmond.pki.x509.certificate import to_pem
 from certmond.state.rotation_record import RotationRecord
@@ -146,6 +146,19 @@ def test_an_unreadable_record_is_not_absent(tmp_path: Path, damage: str) -> None
     )
 
 
+def test_a_record_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    """The error has the file, the version, and the remedy, which is not to remove the file."""
+    RotationRecord(tmp_path).save(BEGUN)
+    path = tmp_path / "rotation/record.json"
+    damaged(version=2)(path)
+    with pytest.raises(StateError) as caught:
+        RotationRecord(tmp_path).load()
+    assert str(caught.value) == (
+        f"{path} has the format version 2 of a later version of certmond, but this version reads only 1; "
+        "install the later version again, or move the file away"
+    )
+
+
 @pytest.mark.long
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -157,14 +170,20 @@ def test_any_content_is_parsed_or_refused(tmp_path: Path, data: st.DataObject) -
     noted = RotationRecord(place)
     noted.save(BEGUN)
     path = place / "rotation/record.json"
-    path.write_text(json.dumps(data.draw(edited(json.loads(path.read_text())))))
+    document = data.draw(edited(json.loads(path.read_text())))
+    path.write_text(json.dumps(document))
     found, said = None, ""
     try:
         found = noted.load()
-    except MalformedError as error:
+    except (MalformedError, StateError) as error:
         said = str(error)
     if found is None:
-        assert re.match(rf"certmond cannot (read|use) {re.escape(str(path))} \(", said)
+        place_of_fact = re.escape(str(path))
+        later = isinstance(document, dict) and type(document.get("version")) is int and document["version"] > 1
+        fact = (
+            rf"{place_of_fact} has the format version" if later else rf"certmond cannot (read|use) {place_of_fact} \("
+        )
+        assert re.match(fact, said)
         assert said.isprintable()
         return
     assert following(found, NOW).phase in sequence(found)
