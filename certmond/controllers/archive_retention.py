@@ -95,8 +95,8 @@ class Retention:
 def belongs_together(files: Sequence[ArchivedFile]) -> bool:
     """Return whether the files contain no private key, or contain a private key with its certificate or public key."""
     documents = [document for file in files for document in _documents(file)]
-    keys = {document.key.sha256 for document in documents if document.key}
-    return not keys or any(anchor.key.sha256 in keys for document in documents for anchor in document.anchors)
+    keys = {document.key.der for document in documents if document.key}
+    return not keys or any(anchor.key.der in keys for document in documents for anchor in document.anchors)
 
 
 def _documents(file: ArchivedFile) -> Iterator[Document]:

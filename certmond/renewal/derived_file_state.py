@@ -128,7 +128,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
     where = f"source {spec.source} of {spec.path}"
     document = decode(source, where)
     keys = document if key is None else decode(key, where)
-    leaf = next((each for each in document.certificates if keys.key and each.key.sha256 == keys.key.sha256), None)
+    leaf = next((each for each in document.certificates if keys.key and each.key.der == keys.key.der), None)
     if leaf is None or _is_broken(document) or _is_broken(keys):
         return Unready(
             f"certmond does not write {spec.path}: {spec.source} contains no certificate with its key; restore the pair"

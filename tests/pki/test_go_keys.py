@@ -124,7 +124,7 @@ def test_the_rsa_keys_that_go_can_use(modulus: int, exponent: int, words: str | 
     """crypto/tls takes 8,192 bits at most, and crypto/rsa exponents below 2³¹."""
     described = describe_key(rsa.RSAPublicNumbers(65537, N).public_key())
     made = info(RSA_NAME + NULL, tlv(0x30, number(modulus) + number(exponent)))
-    key = type(described)("RSA", modulus.bit_length(), "", made)
+    key = type(described)("RSA", modulus.bit_length(), made)
     found = unusable(key)
     assert (found is None) if words is None else (found is not None and words in found)
     assert unusable(describe_key(CURVE_KEY.public_key())) is None

@@ -154,7 +154,7 @@ def key_missing(case: Case) -> Iterator[Finding]:
 def key_mismatch(case: Case) -> Iterator[Finding]:
     """Report a private key that does not match the certificate."""
     key = case.seen.key
-    if key is not None and key.sha256 != case.certificate.key.sha256:
+    if key is not None and key.der != case.certificate.key.der:
         yield finding(
             Reason.KEY_MISMATCH,
             f"{case.seen.key_path or case.where} is not the private key of {case.where}; "

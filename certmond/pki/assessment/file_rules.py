@@ -132,7 +132,7 @@ def about_key_pair(seen: Observation) -> Iterator[Finding]:
             f"{seen.key_path}, the private key of {seen.path}, is missing; copy the pair from another control-plane "
             "node",
         )
-    elif seen.key is not None and seen.key.sha256 != seen.public_key.sha256:
+    elif seen.key is not None and seen.key.der != seen.public_key.der:
         yield finding(
             Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
             f"{seen.path} is not the public key of {seen.key_path}, so API servers reject tokens signed on this node; "

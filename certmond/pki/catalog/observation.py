@@ -140,7 +140,7 @@ class Observation:
         """Whether the private key matches the certificate, or None if this is unknown."""
         if self.key is None or not self.certificates:
             return None
-        return self.key.sha256 == self.certificates[0].key.sha256
+        return self.key.der == self.certificates[0].key.der
 
     @property
     def may_have_key(self) -> bool:

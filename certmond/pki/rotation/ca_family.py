@@ -79,7 +79,7 @@ def family_of(assessment: Assessment, name: str) -> Family | None:
     if not trusted or not statuses[0].seen.spec.authority:
         return None
     seen = statuses[0].seen
-    own = seen.key.sha256 if seen.key else ""
+    own = seen.key.der if seen.key else b""
     leaves = tuple(
         Leaf(
             each.seen.name, each.seen.path, each.seen.certificates[0], each.seen.certificates[1:], each.usages,
@@ -92,7 +92,7 @@ def family_of(assessment: Assessment, name: str) -> Family | None:
     return Family(
         spec=seen.spec,
         trusted=trusted,
-        present=tuple(sorted(trusted, key=lambda certificate: certificate.key.sha256 != own)),
+        present=tuple(sorted(trusted, key=lambda certificate: certificate.key.der != own)),
         key=seen.key,
         holds_key=seen.key is not None or seen.key_unknown,
         leaves=leaves,

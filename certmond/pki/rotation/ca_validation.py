@@ -174,7 +174,7 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
         yield f"{where} is the present CA (serial {candidate.serial_hex}); give a new CA"
         return
     for other in present:
-        same_key = candidate.key.sha256 == other.key.sha256
+        same_key = candidate.key.der == other.key.der
         same_id = candidate.subject_key_id == other.subject_key_id
         called = f"the present CA {other.called}"
         if same_key and candidate.subject_der != other.subject_der:
@@ -194,7 +194,7 @@ def _same_identifier(candidate: Certificate, present: Sequence[Certificate], whe
         if (
             candidate.subject_key_id
             and candidate.subject_key_id == other.subject_key_id
-            and candidate.key.sha256 != other.key.sha256
+            and candidate.key.der != other.key.der
         ):
             called = f"the present CA {other.called}"
             fact = (
@@ -240,7 +240,7 @@ def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:
 
 def _is_reissue(candidate: Certificate, signer: Certificate) -> bool:
     same = candidate.subject_key_id == signer.subject_key_id and candidate.subject_der == signer.subject_der
-    return candidate.subject_key_id is not None and same and candidate.key.sha256 == signer.key.sha256
+    return candidate.subject_key_id is not None and same and candidate.key.der == signer.key.der
 
 
 def _life(certificate: Certificate) -> timedelta:

@@ -71,7 +71,6 @@ class Certificate:
     """
 
     der: bytes = field(repr=False)
-    sha256: str
     version: int
     serial: int
     subject: str
@@ -97,10 +96,15 @@ class Certificate:
     unread: str | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Certificate) and self.sha256 == other.sha256
+        return isinstance(other, Certificate) and self.der == other.der
 
     def __hash__(self) -> int:
-        return hash(self.sha256)
+        return hash(self.der)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the certificate in hexadecimal digits."""
+        return hashlib.sha256(self.der).hexdigest()
 
     @property
     def serial_hex(self) -> str:
@@ -188,7 +192,6 @@ def parse_certificate(der: bytes) -> Certificate:
     common = {name: _common(found[name], ordinary) for name in ("usages", "extended_usages", "authority_key_id")}
     return Certificate(
         der=der,
-        sha256=hashlib.sha256(der).hexdigest(),
         version=fields.version,
         serial=fields.serial,
         subject=",".join(["+".join(together) for together in reversed(attributes)]),

@@ -24,7 +24,7 @@ def leaf_of(document: Document) -> dict[str, Any]:
     certificates = document.certificates
     if len(certificates) < 2:
         return {"certificates": certificates}
-    own = [item for item in certificates if document.key and item.key.sha256 == document.key.sha256]
+    own = [item for item in certificates if document.key and item.key.der == document.key.der]
     leaf = (own or [item for item in certificates if not item.is_ca] or list(certificates))[0]
     rest = tuple(item for item in certificates if item != leaf)
     return {"certificates": (leaf, *rest), "leaf_first": certificates[0] == leaf}
@@ -36,7 +36,7 @@ def public_key_in(document: Document, key: PublicKey | None) -> PublicKey | None
     If the file contains several keys, return `key` if the file contains `key`, or else the first key.
     """
     found = (*document.public_keys, *filter(None, (document.key,)), *(item.key for item in document.certificates))
-    return next((one for one in found if key and one.sha256 == key.sha256), next(iter(found), None))
+    return next((one for one in found if key and one.der == key.der), next(iter(found), None))
 
 
 def has_key(document: Document) -> bool:

@@ -186,10 +186,10 @@ class _Search:
         child = chain[-1]
         known = dict.fromkeys((*self._anchors, *self._intermediates))
         candidates = [each for each in known if each.subject_der == child.issuer_der]
-        keys = {link.key.sha256 for link in chain}
-        if any(each.key.sha256 in keys for each in candidates):  # rare, and the comparison parses the names
+        keys = {link.key.der for link in chain}
+        if any(each.key.der in keys for each in candidates):  # rare, and the comparison parses the names
             seen = {self._entity(link) for link in chain}
-            candidates = [each for each in candidates if not (each.key.sha256 in keys and self._entity(each) in seen)]
+            candidates = [each for each in candidates if not (each.key.der in keys and self._entity(each) in seen)]
         if not candidates:
             self._reject(Refusal.NO_ISSUER, child)
         candidates.sort(key=lambda candidate: (candidate not in self._anchor_set, _distance(child, candidate)))
@@ -220,14 +220,14 @@ class _Search:
         refusal = _forbidden(issuer, chain, self._budget, is_anchor=issuer in self._anchor_set)
         return Rejection(refusal, issuer) if refusal else None
 
-    def _entity(self, certificate: Certificate) -> tuple[str, tuple[bytes, bytes | None]]:
+    def _entity(self, certificate: Certificate) -> tuple[bytes, tuple[bytes, bytes | None]]:
         """Return the key, the subject and the subjectAltName of a certificate.
 
         No two certificates of a path have all three values in common (Go's alreadyInChain).
         """
         if certificate not in self._names:
             self._names[certificate] = certificate.subject_der, alternative_names_of(certificate.der)
-        return certificate.key.sha256, self._names[certificate]
+        return certificate.key.der, self._names[certificate]
 
     def _accept(self, chain: tuple[Certificate, ...]) -> None:
         unfit = next((link for link in reversed(chain) if not all(map(link.has_usage, self._usages))), None)

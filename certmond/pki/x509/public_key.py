@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import field
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -23,12 +22,16 @@ _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 @immutable
 class PublicKey:
-    """Public key. `sha256` is the digest of the SubjectPublicKeyInfo `der`. `bits` is 0 if the size is unknown."""
+    """Public key. `der` is the SubjectPublicKeyInfo (RFC 5280, 4.1.2.7). `bits` is 0 if the size is unknown."""
 
     algorithm: str
     bits: int
-    sha256: str
-    der: bytes = field(repr=False, compare=False)
+    der: bytes
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of `der` in hexadecimal digits."""
+        return hashlib.sha256(self.der).hexdigest()
 
     @property
     def key(self) -> PublicKey:
@@ -39,6 +42,9 @@ class PublicKey:
     def called(self) -> str:
         """The algorithm and the start of the SHA-256, for messages."""
         return f"the {self} key with the SHA-256 {self.sha256[:16]}…"
+
+    def __repr__(self) -> str:
+        return f"PublicKey({self}, sha256={self.sha256})"
 
     def __str__(self) -> str:
         return f"{self.algorithm}-{self.bits}" if self.algorithm in {"RSA", "ECDSA", "DSA"} else self.algorithm
@@ -62,7 +68,7 @@ def describe_key(key: PublicKeyTypes) -> PublicKey:
             algorithm, bits = "Ed25519", 256
         case _:
             algorithm, bits = type(key).__name__.strip("_").removesuffix("PublicKey"), getattr(key, "key_size", 0)
-    return PublicKey(algorithm, bits, hashlib.sha256(spki).hexdigest(), spki)
+    return PublicKey(algorithm, bits, spki)
 
 
 def plain_key(info: bytes) -> PublicKey:
@@ -71,7 +77,7 @@ def plain_key(info: bytes) -> PublicKey:
     This function is faster than cryptography.
     """
     algorithm, bits = ("RSA", 2048) if len(info) == 294 else ("ECDSA", 256)
-    return PublicKey(algorithm, bits, hashlib.sha256(info).hexdigest(), info)
+    return PublicKey(algorithm, bits, info)
 
 
 def bare_key(info: bytes) -> PublicKey:
@@ -86,4 +92,4 @@ def bare_key(info: bytes) -> PublicKey:
             return describe_key(key)
     except MalformedError:
         pass
-    return PublicKey(key_name(info), 0, hashlib.sha256(info).hexdigest(), info)
+    return PublicKey(key_name(info), 0, info)

@@ -12,11 +12,11 @@ from certmond.pki.x509.public_key import PublicKey
 from tests.builders import NOW
 
 
-def key(algorithm: str, bits: int, sha256: str = "new") -> PublicKey:
-    return PublicKey(algorithm, bits, sha256, b"")
+def key(algorithm: str, bits: int, der: bytes = b"new") -> PublicKey:
+    return PublicKey(algorithm, bits, der)
 
 
-PRESENT = (key("RSA", 2048, "old"),)
+PRESENT = (key("RSA", 2048, b"old"),)
 
 
 @pytest.mark.parametrize("new", [("RSA", 2048), ("RSA", 4096), ("ECDSA", 256), ("ECDSA", 384), ("ECDSA", 521)])
@@ -46,7 +46,7 @@ def test_the_keys_are_those_of_one_entry() -> None:
     pairs = ("sa", "other")
     specs = [CertificateSpec(name=name, path=f"/{name}.pub", key=f"/{name}.key", kind=Kind.KEY_PAIR) for name in pairs]
     specs.append(CertificateSpec(name="leaf", path="/leaf.crt"))
-    keys = {spec.name: key("RSA", 2048, spec.name) for spec in specs}
+    keys = {spec.name: key("RSA", 2048, spec.name.encode()) for spec in specs}
     seen = tuple(
         Observation(spec.name, spec, spec.path, public_keys=(keys[spec.name],), key=keys[spec.name]) for spec in specs
     )
