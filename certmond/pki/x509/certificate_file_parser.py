@@ -200,7 +200,7 @@ def certificate_document(der: bytes, where: str) -> Document:
 
 
 _held = WeakValueDictionary[bytes, Certificate]()
-"""Parsed certificates by their DER. The references are weak, so that unused certificates free their memory."""
+"""Parsed CA certificates by their DER. The references are weak, so that unused certificates free their memory."""
 
 
 def _certificate(der: bytes) -> Certificate:
@@ -208,13 +208,15 @@ def _certificate(der: bytes) -> Certificate:
 
 
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
-    """Return the parsed certificate for `der`. All files that contain this certificate share the returned object.
+    """Return the parsed certificate for `der`. All files that contain a certificate of a CA share one object for it.
 
-    `make` creates the certificate if no parsed certificate for `der` exists.
+    `make` creates the certificate if there is no such object.
     """
     certificate = _held.get(der)
     if certificate is None:
-        certificate = _held[der] = make()
+        certificate = make()
+        if certificate.is_ca or certificate.self_issued:
+            _held[der] = certificate
     return certificate
 
 

@@ -65,6 +65,14 @@ def test_one_certificate() -> None:
     assert read(CA.pem) == Document(certificates=(CA.facts,))
 
 
+def test_all_files_share_the_object_of_a_ca() -> None:
+    """Most files of a node contain the same few CAs. A leaf is usually in one file, so no index refers to it."""
+    here, there = read(bundle(LEAF, CA)), read(bundle(CA, LEAF))
+    assert here.certificates[1] is there.certificates[0]
+    assert here.certificates[0] == there.certificates[1]
+    assert here.certificates[0] is not there.certificates[1]
+
+
 def test_many_certificates_keep_their_order() -> None:
     """The caller judges which one is first."""
     assert holds(read(bundle(LEAF, CA, OTHER)), LEAF, CA, OTHER)
