@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any, TypeVar
 
-from certmond.files.cache_entry import Entry, EntryKey, entry_key, instant_of, packed_entry
+from certmond.files.cache_entry import Entry, EntryKey, Parser, entry_key, instant_of, packed_entry
 from certmond.files.consistent_read import PauseBudget, content_at
 from certmond.files.directory_names import ANY, NO_NAMES, Listings, Names, WatchedNames, watched_names
 from certmond.files.forked_worker import in_two_processes
@@ -29,11 +29,6 @@ Without this limit, a user who repeatedly changes many files could stop the pass
 """
 
 T = TypeVar("T")
-Parser = Callable[[bytes, str], T]
-"""Function that parses the content of a file. The second argument is the path for messages.
-
-A parser raises no exception. The result contains the errors in the content.
-"""
 
 
 class Files:
@@ -125,10 +120,9 @@ class Files:
     def value(self, path: str, parse: Parser[T], referrer: Referrer | None = None) -> T | None:
         """Return the result of `parse` for the content of `path`, or None if the file is missing or unusable."""
         entry = self.entry(path, referrer)
-        if entry.fault is None and parse not in entry.values:
+        if entry.fault is None and parse not in entry.parsers:
             self._parse_entries((entry,), parse)
-        found: T | None = entry.values.get(parse)
-        return found
+        return entry.value(parse) if parse in entry.parsers else None
 
     def parsed(self, paths: Sequence[str], parse: Parser[Any]) -> Iterator[Iterable[str]]:
         """Parse the files at `paths`, so that `value` can return the results. Yield the parsed paths in several parts.
@@ -157,7 +151,7 @@ class Files:
         """
         read, size = list[tuple[Entry, bytes]](), 0
         for entry in entries:
-            if entry.fault is None and parse not in entry.values and (content := self._read(entry)) is not None:
+            if entry.fault is None and parse not in entry.parsers and (content := self._read(entry)) is not None:
                 read.append((entry, content))
                 size += len(content)
             if size >= _BATCH_BYTES:
@@ -174,7 +168,8 @@ class Files:
             self._directories.directory(path.rpartition("/")[0])
             entry = self._store(Entry(path, *rest))
             entry.real = path if entry.real == path else entry.real  # one string object for both
-            entry.values.update((parse, value) for value in values)
+            for value in values:
+                entry.store_value(parse, value)
         return paths
 
     def listing(self, directory: str) -> tuple[str, ...]:
@@ -209,17 +204,9 @@ class Files:
         """The names to watch, by directory."""
         # The result excludes entries that no caller has requested again after a change.
         if self._interest is None or self._directories.has_new or self._previous or self._listings.has_unread:
-            names: dict[str, set[str]] = {}
-            lookups = [entry.lookups for entry in self._entries.values()]
-            lookups += self._directories.lookups()
             self._directories.has_new = False
-            for lookup in dict.fromkeys(lookup for some in lookups for lookup in some):
-                directory, _, name = lookup.rpartition("/")
-                names.setdefault(directory or "/", set()).add(name)
-            interest: dict[str, WatchedNames] = {each: frozenset(found) for each, found in names.items()}
-            for directory, wildcards in self._listings.wildcards():
-                interest[directory] = watched_names(frozenset(names.get(directory, ())), wildcards)
-            self._interest = interest
+            lookups = chain((entry.lookups for entry in self._entries.values()), self._directories.lookups())
+            self._interest = watched_names(chain.from_iterable(lookups), self._listings.wildcards())
         return self._interest
 
     def _directory_lookups(self) -> set[str]:
@@ -237,8 +224,9 @@ class Files:
             real = resolved.real.removeprefix(self._root) or "/"
             entry.real = path if real == path else real
             try:
-                entry.store_status(resolved.status or os.lstat(resolved.real or "/"))
-                entry.foreign = not resolved.other_users <= {entry.uid}
+                status = resolved.status or os.lstat(resolved.real or "/")
+                entry.store_status(status)
+                entry.foreign = not resolved.other_users <= {status.st_uid}
             except OSError as error:
                 entry.fault = fault_of(error, path, resolved.restriction)
         if resolved.restriction and referrer and referrer.writers and entry.fault:
@@ -258,7 +246,7 @@ class Files:
         """Remove all facts, except the refusal, from an entry whose file `resolved.other_users` cannot read."""
         entry.fault = resolved.restriction and refusal(entry.path, resolved.restriction)
         entry.target = ""
-        entry.real, entry.is_link, entry.state, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
+        entry.real, entry.is_link, entry.state = None, False, None
         # Continue to watch the directories that these users can read.
         is_readable = self._directories.is_directory_readable
         entry.lookups = tuple(takewhile(lambda each: is_readable(resolved.other_users, each), resolved.lookups))
@@ -280,9 +268,10 @@ class Files:
                 self.unfinished |= set(entry.lookups)
         entry.digest = hashlib.sha256(content).digest()
         if entry.digest == known.digest:
-            entry.values = known.values
+            entry.parsers, entry.values = known.parsers, known.values
         else:
-            entry.values = {parse: parse(content, entry.path) for parse in known.values}
+            entry.parsers = known.parsers
+            entry.values = tuple(parse(content, entry.path) for parse in known.parsers)
 
     def _read(self, entry: Entry) -> bytes | None:
         """Return the content of the file. If the read fails, set the fault of the entry and return None."""
@@ -310,9 +299,9 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
     for entry, content in read:
         digest = hashlib.sha256(content).digest()
         if digest != entry.digest:  # the content has changed since the other parsers ran
-            entry.values = {other: other(content, entry.path) for other in entry.values}
+            entry.values = tuple(other(content, entry.path) for other in entry.parsers)
         entry.digest = digest
-        entry.values[parse] = parse(content, entry.path)
+        entry.store_value(parse, parse(content, entry.path))
 
 
 def _comparable(entry: Entry) -> tuple[object, ...]:

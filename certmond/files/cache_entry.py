@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from certmond.files.consistent_read import MAX_SIZE, TICK, FileState, state_of
 from certmond.files.path_resolution import Referrer, Restriction
@@ -18,6 +20,13 @@ _FILE_TYPES = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOC
                stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+T = TypeVar("T")
+Parser = Callable[[bytes, str], T]
+"""Function that parses the content of a file. The second argument is the path for messages.
+
+A parser raises no exception. The result contains the errors in the content.
+"""
 
 EntryKey = str | tuple[str, Referrer]
 """The key of an entry: a path, or a path with its referrer if other users can change the referrer."""
@@ -34,9 +43,6 @@ class Entry:
     is_link: bool = False
     # The target of a symlink at the path itself, as in `ResolvedPath`.
     target: str = ""
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
     # The result of `state_of`, or None if stat failed.
     state: bytes | None = None
     # True if every later change to the file changes `state`.
@@ -51,7 +57,10 @@ class Entry:
     foreign: bool = False
     # The file that names the path.
     referrer: Referrer | None = None
-    values: dict[Any, Any] = field(default_factory=dict)
+    # The functions that have parsed the content, and their results in the same order. Usually, only one function has
+    # parsed a file, and the two tuples take a quarter of the memory of a dictionary.
+    parsers: tuple[Parser[Any], ...] = ()
+    values: tuple[Any, ...] = ()
 
     @property
     def entry_key(self) -> EntryKey:
@@ -73,6 +82,16 @@ class Entry:
     @property
     def _unpacked(self) -> FileState | None:
         return FileState.unpack(self.state) if self.state else None
+
+    @property
+    def mode(self) -> int:
+        """Permission bits of the file, or 0 if stat failed."""
+        return stat.S_IMODE(state.mode) if (state := self._unpacked) else 0
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """UID and GID of the file, or 0 and 0 if stat failed."""
+        return (state.uid, state.gid) if (state := self._unpacked) else (0, 0)
 
     @property
     def is_directory(self) -> bool:
@@ -102,9 +121,17 @@ class Entry:
         """Time of the last change to the content or the inode (ctime), or None if stat failed."""
         return latest_change(self)
 
+    def value(self, parse: Parser[T]) -> T:
+        """Return the stored result of `parse`. Raises ValueError without a result."""
+        found: T = self.values[self.parsers.index(parse)]
+        return found
+
+    def store_value(self, parse: Parser[T], value: T) -> None:
+        """Store the result of `parse`, which has no result yet."""
+        self.parsers, self.values = _appended(self.parsers, parse), (*self.values, value)
+
     def store_status(self, status: os.stat_result) -> None:
         """Store the metadata `status`. Set the fault unless the file is a regular file of at most MAX_SIZE bytes."""
-        self.mode, self.uid, self.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
         self.state = state_of(status)
         self.settled = status.st_ctime_ns < time.time_ns() - TICK
         if not stat.S_ISREG(status.st_mode):
@@ -115,12 +142,18 @@ class Entry:
             self.fault = Fault(Reason.UNREADABLE, f"{self.path} {size}")
 
 
+@lru_cache(maxsize=64)
+def _appended(parsers: tuple[Parser[Any], ...], parse: Parser[Any]) -> tuple[Parser[Any], ...]:
+    """Return `parsers` and `parse`, as one object for all entries with these parsers."""
+    return (*parsers, parse)
+
+
 def entry_key(path: str, referrer: Referrer | None) -> EntryKey:
     """Return the cache key of `path`, which includes the referrer if other users can change the referrer."""
     return (path, referrer) if referrer and referrer.writers else path
 
 
-_SENT_FIELDS = attrgetter("real", "fault", "is_link", "target", "mode", "uid", "gid", "state", "settled", "digest",
+_SENT_FIELDS = attrgetter("real", "fault", "is_link", "target", "state", "settled", "digest",
                           "lookups", "writers", "restriction", "foreign")  # fmt: skip
 
 
@@ -135,6 +168,6 @@ def latest_change(*entries: Entry) -> datetime | None:
     return None if latest is None else instant_of(latest)
 
 
-def packed_entry(entry: Entry) -> tuple[object, list[object]]:
+def packed_entry(entry: Entry) -> tuple[object, tuple[object, ...]]:
     """Return the fields and the parsed values of an entry. The receiver already has the path and the parser."""
-    return _SENT_FIELDS(entry), [*entry.values.values()]
+    return _SENT_FIELDS(entry), entry.values

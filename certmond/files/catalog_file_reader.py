@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
-from certmond.files.cache import Files, Parser
-from certmond.files.cache_entry import Entry, EntryKey, latest_change
+from certmond.files.cache import Files
+from certmond.files.cache_entry import Entry, EntryKey, Parser, latest_change
 from certmond.files.owner_names import owner_name
 from certmond.files.path_resolution import Referrer, named_users
 from certmond.formats.isolated_pkcs12_decryption import decode_isolated
@@ -101,9 +101,9 @@ class DocumentReader:
         return all(
             entry.state is not None
             and entry.restriction is None
-            and entry.uid in {0, os.geteuid()}
+            and entry.owner[0] in {0, os.geteuid()}
             and not entry.mode & stat.S_IWOTH
-            and (entry.gid == group or not entry.mode & stat.S_IWGRP)
+            and (entry.owner[1] == group or not entry.mode & stat.S_IWGRP)
             for entry in (file, *map(self.entry, sorted(places)))
         )
 
@@ -148,7 +148,9 @@ class DocumentReader:
             entry = self.entry(path, referrer)
             if entry.fault is None:
                 uid, gid = self._owner(entry)
-                yield Permissions(path, entry.mode, owner_name(uid, gid, self._own_root), (uid, gid), is_secret)
+                yield Permissions(
+                    path, *_shared(entry.mode, owner_name(uid, gid, self._own_root), (uid, gid)), is_secret
+                )
 
     def _owner(self, entry: Entry) -> tuple[int, int]:
         """Return the UID and the GID of a file.
@@ -156,9 +158,11 @@ class DocumentReader:
         In a directory that represents the root of a node, the owner and the group of this directory count as root.
         """
         if self._own_root:
-            return entry.uid, entry.gid
-        top = self._files.entry("/")
-        return 0 if entry.uid == top.uid else entry.uid, 0 if entry.gid == top.gid else entry.gid
+            return entry.owner
+        uid, gid = (
+            0 if own == root else own for own, root in zip(entry.owner, self._files.entry("/").owner, strict=True)
+        )
+        return uid, gid
 
 
 def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
@@ -179,6 +183,12 @@ def bundle_observations(whole: Observation, certificates: Sequence[Certificate])
 
 def first_line(data: bytes, _path: str) -> bytes:
     return data.split(b"\n", 1)[0].rstrip(b"\r")
+
+
+@lru_cache(maxsize=256)
+def _shared(mode: int, owner: str, ids: tuple[int, int]) -> tuple[int, str, tuple[int, int]]:
+    """Return the values as the same objects for all files that have them."""
+    return mode, owner, ids
 
 
 @lru_cache(maxsize=64)

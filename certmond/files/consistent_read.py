@@ -17,7 +17,7 @@ MAX_SIZE = 1 << 20
 TICK = 20_000_000
 """Interval in nanoseconds within which two changes to a file can have the same timestamp."""
 
-_STATE = Struct("=QQqIqIqI")
+_STATE = Struct("=QQqIIIqIqI")
 _NANOSECONDS = 1_000_000_000  # of a second
 _WRITER_PAUSE = 0.005  # seconds; during this time, the scheduler resumes a preempted writer
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -92,13 +92,15 @@ class FileState(NamedTuple):
     inode: int
     size: int
     mode: int
+    uid: int
+    gid: int
     changed_ns: int
 
     @classmethod
     def unpack(cls, packed: bytes) -> FileState:
         """Return the values in the result of `state_of`."""
-        device, inode, size, mode, seconds, nanoseconds, *_ = _STATE.unpack(packed)
-        return cls(device, inode, size, mode, seconds * _NANOSECONDS + nanoseconds)
+        device, inode, size, mode, uid, gid, seconds, nanoseconds, *_ = _STATE.unpack(packed)
+        return cls(device, inode, size, mode, uid, gid, seconds * _NANOSECONDS + nanoseconds)
 
 
 def state_of(status: os.stat_result) -> bytes:
@@ -108,4 +110,5 @@ def state_of(status: os.stat_result) -> bytes:
     """
     # Any owner can set an mtime after 2262. Its number of nanoseconds has more than 64 bits.
     changed, modified = divmod(status.st_ctime_ns, _NANOSECONDS), divmod(status.st_mtime_ns, _NANOSECONDS)
-    return _STATE.pack(status.st_dev, status.st_ino, status.st_size, status.st_mode, *changed, *modified)
+    values = status.st_dev, status.st_ino, status.st_size, status.st_mode, status.st_uid, status.st_gid
+    return _STATE.pack(*values, *changed, *modified)

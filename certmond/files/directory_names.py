@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -155,12 +156,24 @@ WatchedNames = frozenset[str] | MatchingNames | None
 """Names to watch in a directory. None means all names."""
 
 
-def watched_names(names: frozenset[str], wildcards: Iterable[str]) -> WatchedNames:
-    """Return the single `names` and the names that one of the `wildcards` matches, each name once."""
-    matching = MatchingNames(frozenset(), frozenset(wildcards))
-    if ANY in matching.wildcards:
-        return None
-    return replace(matching, names=frozenset(name for name in names if name not in matching))
+def watched_names(lookups: Iterable[str], wildcards: Iterable[tuple[str, Iterable[str]]]) -> dict[str, WatchedNames]:
+    """Return the names to watch by directory: the `lookups` ("directory/name"), and all names that wildcards match.
+
+    `wildcards` contains pairs of a directory and the wildcards for its names.
+    """
+    matching = {directory: MatchingNames(frozenset(), frozenset(some)) for directory, some in wildcards}
+    single = defaultdict[str, set[str]](set)
+    for lookup in lookups:
+        directory, _, name = lookup.rpartition("/")
+        covered = matching.get(directory or "/")
+        # Never collect the names that wildcards match: a directory can have many thousands of them.
+        if covered is None or name not in covered:
+            single[directory or "/"].add(name)
+    watched: dict[str, WatchedNames] = {directory: frozenset(names) for directory, names in single.items()}
+    for directory, covered in matching.items():
+        names = frozenset(single[directory])
+        watched[directory] = None if ANY in covered.wildcards else replace(covered, names=names)
+    return watched
 
 
 def added_names(names: WatchedNames, before: WatchedNames) -> frozenset[str] | None:

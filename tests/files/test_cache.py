@@ -102,7 +102,7 @@ def without_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a file shows no change of what it holds."""
     for module in (content, entry):
         monkeypatch.setattr(
-            module, "state_of", lambda status: content._STATE.pack(0, status.st_ino, 0, status.st_mode, 0, 0, 0, 0)
+            module, "state_of", lambda status: content._STATE.pack(0, status.st_ino, 0, status.st_mode, *[0] * 6)
         )
 
 
@@ -521,7 +521,7 @@ def test_a_change_of_mode_or_owner_is_detected_without_a_parse(tree: Tree) -> No
     after = tree.files.entry("/a.crt")
     assert after is not entry
     assert after.mode == 0o640
-    assert (after.uid, after.gid) == (os.getuid(), path.stat().st_gid)
+    assert after.owner == (os.getuid(), path.stat().st_gid)
     assert tree.value("/a.crt") is value
     assert tree.parse.seen == [b"x"]
 
@@ -845,10 +845,10 @@ def known(tree: Tree, paths: list[str]) -> object:
     """Everything that is known of the paths; a time after which a file is trusted may have passed in between."""
     tree.parse_all(*paths)
     entries = [tree.files.entry(path) for path in paths]
-    names = [name for name in Entry.__slots__ if name not in {"values", "settled"}]
+    names = [name for name in Entry.__slots__ if name not in {"values", "parsers", "settled"}]
     return [
         [[getattr(entry, name) for name in names] for entry in entries],
-        [[*entry.values.values()] for entry in entries],
+        [entry.values for entry in entries],
         tree.files.interest,
     ]
 

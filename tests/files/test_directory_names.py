@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.files.directory_names import MatchingNames, Names, added_names
+from certmond.files.directory_names import ANY, MatchingNames, Names, added_names, watched_names
 
 NAMES = st.text("ab", min_size=1, max_size=2)
 
@@ -64,3 +64,16 @@ def test_the_added_names_are_those_that_were_not_watched() -> None:
     assert added_names(crt, MatchingNames(frozenset(), frozenset({"*.crt", "*"}))) == frozenset()
     assert added_names(crt, MatchingNames(frozenset({"c"}), frozenset({"*.crt"}))) == frozenset({"b.key"})
     assert added_names(crt, some) is added_names(None, some) is added_names(None, crt) is None
+
+
+def test_a_directory_has_the_single_names_that_no_wildcard_matches() -> None:
+    """A directory without wildcards has only its names, and a directory with the wildcard for all names has no list."""
+    lookups = ["/pki/a.crt", "/pki/ca.key", "/etc", "/all/x", "/pki/ca.key", "/conf/b"]
+    wildcards = {"/pki": ["*.crt"], "/all": ["*.crt", ANY], "/empty": ["*.pem"], "/": ["?"]}
+    assert watched_names(lookups, wildcards.items()) == {
+        "/pki": MatchingNames(frozenset({"ca.key"}), frozenset({"*.crt"})),
+        "/": MatchingNames(frozenset({"etc"}), frozenset({"?"})),
+        "/all": None,
+        "/conf": frozenset({"b"}),
+        "/empty": MatchingNames(frozenset(), frozenset({"*.pem"})),
+    }

@@ -13,8 +13,8 @@ from functools import cache
 from typing import NamedTuple
 
 from certmond.errors import MalformedError
-from certmond.files.cache import Files, Parser
-from certmond.files.cache_entry import Entry
+from certmond.files.cache import Files
+from certmond.files.cache_entry import Entry, Parser
 from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.component_sources import ComponentSources
 from certmond.files.references.flag_source import Source

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from typing import NamedTuple, TypeVar
 
-from certmond.files.cache import Files, Parser
-from certmond.files.cache_entry import Entry, EntryKey
+from certmond.files.cache import Files
+from certmond.files.cache_entry import Entry, EntryKey, Parser
 from certmond.files.catalog_file_reader import DocumentReader
 from certmond.files.references.systemd_default_environment import ManagerConfiguration
 from certmond.formats.manifest import Container, Variable, flags_of, variables_of
