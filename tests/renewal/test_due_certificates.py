@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,15 @@ def test_a_replaced_file_has_another_renewal_point(host: Host) -> None:
     new = make_leaf(host.ca, "kube-apiserver", not_before=NOW - DAY, not_after=NOW + YEAR)
     path.write_bytes(new.pem)
     assert "apiserver" not in {each.name for each in lookup.of(store.observe(), NOW)}
+
+
+def test_an_entry_has_its_renewal_point_beside_other_entries(host: Host) -> None:
+    """Entries that appear or disappear before an entry do not change its renewal point."""
+    new = make_leaf(host.ca, "kube-apiserver", not_before=NOW - DAY, not_after=NOW + YEAR)
+    host.at(host.entries["apiserver"]["path"]).write_bytes(new.pem)
+    lookup, seen = DueCertificates(host.config), Store(host.config.certificates, str(host.root)).observe()
+    cas = tuple(each for each in seen.observations if each.name not in ALL)
+    entries = tuple(each for each in seen.observations if each.name in ALL)
+    for some in (entries, entries[::-1], entries[1:], entries, entries[:1], entries[::-1]):
+        due = {each.name for each in lookup.of(replace(seen, observations=(*cas, *some)), NOW)}
+        assert due == {each.name for each in some} - {"apiserver"}
