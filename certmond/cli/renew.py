@@ -318,7 +318,7 @@ def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | N
     """Return the outcome "done" if another process has replaced the certificate, otherwise None."""
     from certmond.pki.planning.steps import Issue
 
-    step, status = waiting.step, assessment.by_identity.get(_identity(waiting))
+    step, status = waiting.step, assessment.status(*_identity(waiting))
     if not (isinstance(step, Issue) and step.old and status and status.certificate and status.key_matches):
         return None
     if status.stale or status.certificate.sha256 == step.old.sha256:

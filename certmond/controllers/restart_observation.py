@@ -61,7 +61,7 @@ class RestartObservation:
         return tuple(each.name for each in episode.targets if each.ends_at and not self._ends_later(each, each.ends_at))
 
     def _ends_later(self, target: Target, end: datetime) -> bool:
-        status = self.assessment.by_identity.get((target.name, target.path))
+        status = self.assessment.status(target.name, target.path)
         known = status.certificate if status and not status.stale else None
         return known is not None and known.not_after > end
 

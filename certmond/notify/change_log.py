@@ -68,14 +68,13 @@ class ChangeLog:
 
     def compare(self, before: Assessment | None, after: Assessment, now: float) -> None:
         """Write the changes between the assessments `before` and `after`, as far as the budgets permit."""
-        known = before.by_identity if before else {}
         for status in after.statuses:
-            previous = known.get(status.seen.identity)
+            previous = before.status(*status.seen.identity) if before else None
             if previous is not status:
                 self._write(status.seen.identity, previous, status, now)
-        for identity, previous in known.items():
-            if identity not in after.by_identity:
-                self._write(identity, previous, None, now)
+        for former in before.distinct if before else ():
+            if after.status(*former.seen.identity) is None:
+                self._write(former.seen.identity, former, None, now)
         self.settle(now)
 
     def settle(self, now: float) -> None:

@@ -31,7 +31,7 @@ class LastSubjects:
         """Record the subject of each present certificate that its CA signed. The next pass repeats a failed write."""
         found = dict[str, str]()
         for identity in self._identities:
-            status = assessment.by_identity.get(identity)
+            status = assessment.status(*identity)
             if status is None or status.stale or status is self._recorded.get(identity[0]):
                 continue
             self._recorded[identity[0]] = status

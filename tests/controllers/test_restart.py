@@ -39,6 +39,7 @@ from certmond.services.pid_file import service_state
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import digest
+from tests.assessments import status_in
 from tests.cluster.api_server import ApiServer
 from tests.cluster.patience import be_patient
 from tests.conftest import unavailable
@@ -679,7 +680,7 @@ def test_a_renewal_at_a_start_is_proven(bench: Bench) -> None:
     plan = renewing(bench)
     (step,) = plan.steps
     assert isinstance(step, Restart)
-    end = bench.assessment(Surroundings()).by_identity["front-proxy-client", CRT].certificate
+    end = status_in(bench.assessment(Surroundings()), "front-proxy-client", CRT).certificate
     assert end
     only = replace(step, targets=(replace(bench.target(), ends_at=end.not_after),))
     bench.step(plan=Plan((only,)))

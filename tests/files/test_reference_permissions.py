@@ -19,6 +19,7 @@ from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.steps import Issue
 from certmond.pki.services.staleness import files_of
+from tests.assessments import status_in
 from tests.builders import DAY, NOW, make_ca, make_leaf
 from tests.conftest import unavailable
 from tests.files.test_catalog_observer import cluster, kubeconfig, reported, row, user
@@ -299,7 +300,7 @@ def test_another_user_blocks_no_renewal(node: Node, certificate: str, key: str) 
     assessment = assess(Store(specs, str(node.root)).observe(), at)
     made = plan(assessment, Policy(), {}, Circumstances(), None)
     assert [step.target for step in made.steps if isinstance(step, Issue)] == ["leaf"]
-    assert files_of(assessment.by_identity["conf", "/home/x.conf"].seen) == ("/home/x.conf",)
+    assert files_of(status_in(assessment, "conf", "/home/x.conf").seen) == ("/home/x.conf",)
 
 
 @pytest.mark.parametrize("first", ["root's", "theirs"])
@@ -326,7 +327,7 @@ def test_a_link_of_another_user_blocks_no_renewal(node: Node, way: str, first: s
         *specs[:: 1 if first == "root's" else -1],
     ]
     assessment = assess(Store(specs, str(node.root)).observe(), LEAF.facts.not_after - DAY)
-    seen = assessment.by_identity["link", path].seen
+    seen = status_in(assessment, "link", path).seen
     assert (seen.certificates, seen.pair) == ((LEAF.facts,), (path, key))
     made = plan(assessment, Policy(), {}, Circumstances(), None)
     assert "leaf" in [step.target for step in made.steps if isinstance(step, Issue)]

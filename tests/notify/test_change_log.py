@@ -71,9 +71,11 @@ class Walk:
     def look(self, states: States) -> None:
         before = self.assessment
         self.assessment = assess(Inventory(tuple(seen(name, state) for name, state in states.items())), NOW, before)
-        known = before.by_identity if before else {}
-        for identity in known.keys() | self.assessment.by_identity.keys():
-            self.made += len(list(changes(known.get(identity), self.assessment.by_identity.get(identity))))
+        for identity in {
+            each.seen.identity for each in (*(before.statuses if before else ()), *self.assessment.statuses)
+        }:
+            former = before.status(*identity) if before else None
+            self.made += len(list(changes(former, self.assessment.status(*identity))))
         self._changes.compare(before, self.assessment, self.now)
 
     def rest(self, seconds: float) -> None:

@@ -60,7 +60,7 @@ def _ca_only(assessment: Assessment) -> list[str]:
     """
     found = [status.seen for status in assessment.certificates]
     compared = {embedded.path for seen in found for embedded in seen.embedded if embedded.certificates}
-    return sorted(compared - {seen.path for seen in found})
+    return sorted(compared.difference(seen.path for seen in found))
 
 
 def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:

@@ -103,13 +103,13 @@ class Renderer:
         The text contains the gauges about certificates, the numbers of findings and of unwatched references, and the
         metrics text `own`.
         """
-        lines = [_lines(status) for status in _series(assessment)]
+        lines = [_lines(status) for status in assessment.distinct]  # Prometheus rejects repeated series
         columns = [head + "".join(each[number] for each in lines) for number, head in enumerate(_HEADS)]
         return "".join(columns) + _tail(assessment, own)
 
     def write_metrics(self, path: Path, assessment: Assessment, own: str = "") -> None:
         """Write the metrics text to the file `path`. Raises RuntimeDirError if certmond cannot write the file."""
-        self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
+        self._metrics.write(path, assessment.distinct, _HEADS, _tail(assessment, own))
 
     def write_status(self, path: Path, assessment: Assessment, mode: str, following: NextEvent | None) -> None:
         """Write the status document to the file `path`. Raises RuntimeDirError if certmond cannot write the file."""
@@ -132,11 +132,6 @@ class Renderer:
 
 
 _HEADS = tuple(family.head for family in FAMILIES)
-
-
-def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
-    """Return one status for each combination of name and path, because Prometheus rejects repeated series."""
-    return tuple(assessment.by_identity.values())
 
 
 def _tail(assessment: Assessment, own: str) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count, groupby
-from operator import sub
+from itertools import count, groupby, takewhile
+from operator import is_, sub
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -154,17 +154,23 @@ class Sheet(Generic[R]):
         run contains at most `_BATCH` new rows.
         """
         # If another process has changed the previous file, all rows count as new.
-        known: dict[int, int] = {}
-        if self._file is not None and _state(self._file) == self._state:
-            known = dict(zip(map(id, self._rows), count()))
+        before = self._rows if self._file is not None and _state(self._file) == self._state else ()
+        # Usually, only a few rows differ. The dictionary does not contain the equal rows at the start and at the end.
+        head = _equal_rows(rows, before)
+        tail = min(_equal_rows(reversed(rows), reversed(before)), len(rows) - head, len(before) - head)
+        if head:
+            yield 0, 0, head
+        known = {id(row): number for number, row in enumerate(before[head : len(before) - tail], head)}
         # New rows have a negative number in the previous file.
-        former = list(map(known.get, map(id, rows), count(-len(rows))))
-        first = 0
+        former = list(map(known.get, map(id, rows[head : len(rows) - tail]), count(-len(rows))))
+        first = head
         for _, run in groupby(map(sub, former, count())):  # within a run, both numbers have a constant difference
             end = first + len(list(run))
-            step = end - first if former[first] >= 0 else _BATCH
-            yield from ((start, former[start], min(step, end - start)) for start in range(first, end, step))
+            step = end - first if former[first - head] >= 0 else _BATCH
+            yield from ((start, former[start - head], min(step, end - start)) for start in range(first, end, step))
             first = end
+        if tail:
+            yield len(rows) - tail, len(before) - tail, tail
 
     def _copy(self, descriptor: int, start: int, end: int) -> None:
         while start < end and self._file is not None:
@@ -172,6 +178,11 @@ class Sheet(Generic[R]):
             if not copied:
                 raise OSError(errno.EIO, "another process shortened the file")
             start += copied
+
+
+def _equal_rows(rows: Iterable[object], others: Iterable[object]) -> int:
+    """Return the number of rows at the start that are the same objects."""
+    return sum(1 for _ in takewhile(bool, map(is_, rows, others)))
 
 
 def _state(descriptor: int) -> tuple[int, ...]:

@@ -5,12 +5,13 @@ The assessment combines observations, certification paths and rules, and reuses 
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.certificate_rules import POLICY
@@ -36,6 +37,8 @@ from certmond.pki.x509.path_building import PathSearch, Question, Searching, fin
 
 if TYPE_CHECKING:
     from certmond.pki.services.cluster_objects import ClusterReading
+
+T = TypeVar("T")
 
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
@@ -103,9 +106,22 @@ class Assessment:
     terms: Terms | None = field(default=None, repr=False)
     cluster: ClusterReading | None = field(default=None, repr=False)  # None without the reader of the cluster
 
+    def status(self, name: str, path: str) -> CertificateStatus | None:
+        """Return the last verdict on the entry `name` at `path`, or None without this entry."""
+        return self._by_path.get(name, {}).get(path)
+
+    @property
+    def distinct(self) -> tuple[CertificateStatus, ...]:
+        """The last verdict for each combination of name and path."""
+        found = tuple(status for some in self._by_path.values() for status in some.values())
+        return found if len(found) < len(self.statuses) else self.statuses
+
     @cached_property
-    def by_identity(self) -> dict[tuple[str, str], CertificateStatus]:
-        return {(status.seen.name, status.seen.path): status for status in self.statuses}
+    def _by_path(self) -> Mapping[str, Mapping[str, CertificateStatus]]:
+        found = defaultdict[str, dict[str, CertificateStatus]](dict)  # with tuples as keys, four times the memory
+        for status in self.statuses:
+            found[status.seen.name][status.seen.path] = status
+        return found
 
     @cached_property
     def changes_at(self) -> datetime | None:
@@ -170,23 +186,29 @@ def assess(
     terms = Terms(inventory.facts, renew_before, anchors, missing_keys, renewed or {}, around, differences, waits)
     last_terms = previous.terms if previous else None
     same_terms = last_terms is not None and _OF_ALL(last_terms) == _OF_ALL(terms)
-    known = previous.by_identity if previous else {}
     valid = _valid_verdicts(previous, terms, now)
     further = (*around.served, *unmet_demands(around)) if around else ()
     cluster = around.cluster if around else None
     of_cluster = cluster.observations if cluster else ()
-    checked = [
-        valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
+    checked = deque(
+        valid.get(id(seen))
+        or _check(seen, terms, now, before=previous.status(*seen.identity) if previous else None, same_terms=same_terms)
         for seen in (*files, *further, *of_cluster, *second_renewers(inventory), *refused_configuration(inventory))
-    ]
+    )
     # Search all paths before the first verdict. Otherwise, signatures and rules evict each other from the CPU caches.
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
     found = iter(searching(questions))
     statuses = tuple(
         each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
-        for each in checked
+        for each in _drained(checked)
     )
     return Assessment(now, statuses, inventory.facts, renew_before, terms, cluster.reading if cluster else None)
+
+
+def _drained(items: deque[T]) -> Iterator[T]:
+    """Yield and remove each item, so that the memory of its inputs is free for the next verdicts."""
+    while items:
+        yield items.popleft()
 
 
 def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
@@ -276,33 +298,23 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         findings, seen, presence.salvage, now, facts=terms.facts, known=certificate, issuers=(*issuers, *anchors)
     )
     return CertificateStatus(
-        seen=seen,
-        certificate=certificate,
-        stale=False,
-        renew_at=case.renew_at,
+        seen, certificate, stale=False, renew_at=case.renew_at,
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=seen.key_matches,
         findings=tuple(item.capped(seen.spec.at_most) for item in findings),
         search=search,
         usages=_extended(seen.spec.usages),
-        anchors=case.anchors,
-        anchors_reported=case.anchors_reported,
-        embeddable=case.embeddable,
+        anchors=case.anchors, anchors_reported=case.anchors_reported, embeddable=case.embeddable,
         judged_at=now,
         changes_at=next_change(
             case,
             [*turning_points(presence), *(each.changes_at for each in (one.mismatch, one.damage) if each)]
             + [issuer.expires_at for issuer in issuers],
         ),
-        renewed_at=case.renewed_at,
-        presence=presence,
-        difference=one.difference,
-        issuers=issuers,
-        basis=derived,
-        mismatch=one.mismatch,
-        damage=one.damage,
-    )
+        renewed_at=case.renewed_at, presence=presence, difference=one.difference, issuers=issuers, basis=derived,
+        mismatch=one.mismatch, damage=one.damage,
+    )  # fmt: skip
 
 
 def _is_valid(
@@ -329,21 +341,9 @@ def _absent(
         findings, seen, presence.salvage, now, facts=facts, known=last, issuers=(*issuers, *anchors)
     )
     return CertificateStatus(
-        seen=seen,
-        certificate=last,
-        stale=last is not None,
-        renew_at=before.renew_at if before else None,
-        trust_anchor=None,
-        chain_valid=False,
-        key_matches=None,
+        seen, last, stale=last is not None, renew_at=before.renew_at if before else None,
+        trust_anchor=None, chain_valid=False, key_matches=None, search=PathSearch((), ()),
         findings=tuple(item.capped(seen.spec.at_most) for item in findings),
-        search=PathSearch((), ()),
-        usages=frozenset(),
-        anchors=anchors,
-        anchors_reported=anchors_reported,
-        embeddable=embeddable,
-        judged_at=now,
-        changes_at=None,
-        presence=presence,
-        issuers=issuers,
-    )
+        usages=frozenset(), anchors=anchors, anchors_reported=anchors_reported, embeddable=embeddable,
+        judged_at=now, changes_at=None, presence=presence, issuers=issuers,
+    )  # fmt: skip

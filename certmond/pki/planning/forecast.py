@@ -259,7 +259,7 @@ class _Simulation:
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
     def _tell_held(self, now: datetime, held: Held, barred: Mapping[Identity, str]) -> None:
-        status = self._assessment.by_identity.get((held.target, held.path))  # None for a derived file
+        status = self._assessment.status(held.target, held.path)  # None for a derived file
         if reason := barred.get((held.target, held.path)):
             held = replace(held, because=reason)
         elif status and (status.seen.spec.renewed_by or _is_kept(status)):

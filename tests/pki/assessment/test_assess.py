@@ -24,6 +24,7 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509 import path_building as path
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import find_paths
+from tests.assessments import status_in
 from tests.builders import DAY, NOW, YEAR, Issued, cross_sign, make_ca, make_intermediate, make_leaf, new_key, reissue
 from tests.sampling import examples
 
@@ -461,6 +462,20 @@ def test_an_assessment_has_the_worst_severity_and_the_next_instant() -> None:
     assert highest_severity(()) is None
 
 
+def test_one_verdict_counts_for_each_name_and_path() -> None:
+    """The last verdict with a name and a path counts. A verdict that no entry has is None."""
+    again = replace(LEAF_GOOD, leaf_first=False)
+    whole = assess(inventory(LEAF_GOOD, CA_GOOD, again), NOW)
+    assert {status.seen.identity: status for status in whole.distinct} == {
+        again.identity: whole.statuses[2], CA_GOOD.identity: whole.statuses[1]
+    }  # fmt: skip
+    assert len(whole.distinct) == 2
+    assert whole.status(*again.identity) is whole.statuses[2]
+    assert whole.status("leaf", "/other") is whole.status("other", LEAF_GOOD.path) is None
+    single = assess(inventory(LEAF_GOOD, CA_GOOD), NOW)
+    assert single.distinct == single.statuses
+
+
 def test_certificates_anchors_and_loose_findings_are_separate() -> None:
     """The service-account keys are no certificate. Their findings belong to none."""
     pair = see(PAIR, public_key=MINE.facts.key)
@@ -470,4 +485,4 @@ def test_certificates_anchors_and_loose_findings_are_separate() -> None:
     assert [item.reason for item in whole.loose_findings] == [Reason.KEY_MISSING]
     assert whole.certificates is whole.certificates, "certmond selects the statuses once in each pass"
     assert whole.loose_findings is whole.loose_findings
-    assert whole.by_identity["leaf", "/pki/leaf"].seen is LEAF_GOOD
+    assert status_in(whole, "leaf", "/pki/leaf").seen is LEAF_GOOD

@@ -14,6 +14,7 @@ from certmond.pki.assessment.key_mismatch_delay import WAIT, Mismatch, mismatch_
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.services.staleness import Surroundings
+from tests.assessments import status_in
 from tests.builders import NOW, make_ca, make_leaf
 from tests.files.test_catalog_observer import row
 
@@ -38,7 +39,7 @@ class Looks:
 
     @property
     def status(self) -> CertificateStatus:
-        return self.assessment.by_identity["leaf", "/leaf.crt"]
+        return status_in(self.assessment, "leaf", "/leaf.crt")
 
     @property
     def reasons(self) -> set[Reason]:

@@ -15,6 +15,7 @@ from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.steps import Plan
+from tests.assessments import status_in
 from tests.builders import NOW, make_ca, make_leaf
 
 TIMER = "/etc/systemd/system/k8s-certs-renew.timer"
@@ -91,6 +92,6 @@ def test_without_another_program_there_is_no_finding() -> None:
 def test_a_second_renewer_is_no_certificate() -> None:
     """The entry of the program is no certificate of the catalogue, and the plan contains neither a step nor a hold."""
     assessment = judged(seen(renewed_by="its operator"), seen())
-    entry = assessment.by_identity[RENEWER.name, RENEWER.path]
+    entry = status_in(assessment, RENEWER.name, RENEWER.path)
     assert (entry.seen.has_certificates, entry.seen.is_catalogued) == (False, False)
     assert plan(assessment, Policy(), {}, Circumstances(), frozenset({RENEWER.name})) == Plan()

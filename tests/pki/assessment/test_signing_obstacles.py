@@ -12,6 +12,7 @@ from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.validator import validated
+from tests.assessments import status_in
 from tests.builders import DAY, NOW, SECOND, YEAR, Issued, make_ca, make_leaf
 
 CA = make_ca()
@@ -31,7 +32,7 @@ def leaf(ca: Issued = CA, **fields: Any) -> Observation:
 
 def verdict(ca: Observation, seen: Observation, previous: Any = None) -> CertificateStatus:
     made = assess(Inventory((ca, seen), {}), NOW, previous)
-    return made.by_identity["leaf", "/pki/leaf.crt"]
+    return status_in(made, "leaf", "/pki/leaf.crt")
 
 
 def remedy(ca: Observation, seen: Observation) -> str:
@@ -64,7 +65,7 @@ def test_the_other_cas_of_a_bundle_need_no_key() -> None:
     old = make_ca()
     first, second = bundle_observations(authority(), (CA.facts, old.facts))
     made = assess(Inventory((first, second, leaf(old)), {}), NOW)
-    (found,) = (each for each in made.by_identity["leaf", "/pki/leaf.crt"].findings if each.reason == "expired")
+    (found,) = (each for each in status_in(made, "leaf", "/pki/leaf.crt").findings if each.reason == "expired")
     assert found.message.partition("; ")[2] == RENEW
 
 
@@ -81,6 +82,6 @@ def test_a_restored_key_changes_the_remedy() -> None:
     """A verdict of the previous pass does not remain after the key of the CA has returned."""
     seen, without = leaf(), authority(key=None)
     before = assess(Inventory((without, seen), {}), NOW)
-    assert NO_KEY in before.by_identity["leaf", "/pki/leaf.crt"].findings[0].message
-    assert verdict(without, seen, before) is before.by_identity["leaf", "/pki/leaf.crt"]
+    assert NO_KEY in status_in(before, "leaf", "/pki/leaf.crt").findings[0].message
+    assert verdict(without, seen, before) is status_in(before, "leaf", "/pki/leaf.crt")
     assert RENEW in verdict(replace(without, key=CA.facts.key), seen, before).findings[0].message

@@ -32,6 +32,7 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.pki.signing.policy import Basis
 from certmond.pki.signing.template import builder
 from certmond.pki.x509.certificate import Certificate, parse_certificate
+from tests.assessments import status_in
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, make_server, new_key
 from tests.sampling import examples
 
@@ -738,7 +739,7 @@ def test_a_refused_entry_does_not_block_another(asked: frozenset[str] | None) ->
     due = leaf(NOW + DAY)
     seen = (CA, see(row(), due), see(row("twin", path="/pki/leaf.crt", key="/pki/leaf.key"), due))
     assessment = World(seen).look(NOW)
-    refused = replace(assessment.by_identity["leaf", "/pki/leaf.crt"], basis=Basis(barrier="it is forged"))
+    refused = replace(status_in(assessment, "leaf", "/pki/leaf.crt"), basis=Basis(barrier="it is forged"))
     statuses = tuple(refused if each.seen is refused.seen else each for each in assessment.statuses)
     made = plan(replace(assessment, statuses=statuses), POLICY, {}, Circumstances(), asked)
     assert [step.target for step in made.steps] == ["twin"]

@@ -19,6 +19,7 @@ from certmond.pki.rotation.trust_anchor_state import SIGNING_FLAGS, Ground, has_
 from certmond.pki.services.restart_episode import Episode, Past, Result
 from certmond.pki.services.service_observation import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.staleness import Surroundings
+from tests.assessments import status_in
 from tests.builders import DAY, HOUR, NOW, cross_sign, make_intermediate, make_leaf
 from tests.pki.rotation_node import (
     ANCHOR,
@@ -334,7 +335,7 @@ def test_a_damaged_file_is_not_issued_again() -> None:
     """Its last certificate is recorded, but not in place."""
     before = judged(leaf(OLD), trust=(NEW, OLD))
     gone = assess(Inventory((*anchors(NEW, OLD), see(row()))), NOW, before)
-    assert gone.by_identity["leaf", "/pki/leaf.crt"].stale
+    assert status_in(gone, "leaf", "/pki/leaf.crt").stale
     assert missing_steps(at(P.ISSUE), ground(NEW, OLD, key=NEW), gone).reissue == frozenset()
 
 
