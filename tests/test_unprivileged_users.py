@@ -68,7 +68,7 @@ def test_a_link_of_another_user_reveals_nothing_of_its_target(shared: Shared, ta
     shared.link("/shared/tls.key", target)
     assert shared.seen("/shared/tls.key") == REFUSED
     entry = shared.files.entry("/shared/tls.key")
-    assert (entry.mode, entry.owner, entry.state, entry.real) == (0, (0, 0), None, None)
+    assert (entry.mode, entry.status, entry.state, entry.real) == (0, None, None, None)
 
 
 @pytest.mark.parametrize("name", ["tls.key", "none"])

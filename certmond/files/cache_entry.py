@@ -80,41 +80,37 @@ class Entry:
         return self.path if self.real and self.foreign else self.real
 
     @property
-    def _unpacked(self) -> FileState | None:
+    def status(self) -> FileState | None:
+        """Metadata of the file, or None if stat failed."""
         return FileState.unpack(self.state) if self.state else None
 
     @property
     def mode(self) -> int:
         """Permission bits of the file, or 0 if stat failed."""
-        return stat.S_IMODE(state.mode) if (state := self._unpacked) else 0
-
-    @property
-    def owner(self) -> tuple[int, int]:
-        """UID and GID of the file, or 0 and 0 if stat failed."""
-        return (state.uid, state.gid) if (state := self._unpacked) else (0, 0)
+        return stat.S_IMODE(status.mode) if (status := self.status) else 0
 
     @property
     def is_directory(self) -> bool:
-        return (state := self._unpacked) is not None and stat.S_ISDIR(state.mode)
+        return (status := self.status) is not None and stat.S_ISDIR(status.mode)
 
     @property
     def is_character_device(self) -> bool:
-        return (state := self._unpacked) is not None and stat.S_ISCHR(state.mode)
+        return (status := self.status) is not None and stat.S_ISCHR(status.mode)
 
     @property
     def inode(self) -> tuple[int, int] | None:
         """Device and inode number that the opened file must have, or None if every file is permitted."""
-        return (state.device, state.inode) if self.restriction and (state := self._unpacked) else None
+        return (status.device, status.inode) if self.restriction and (status := self.status) else None
 
     @property
     def size(self) -> int | None:
         """Number of bytes in the file, or None if stat failed."""
-        return state.size if (state := self._unpacked) else None
+        return status.size if (status := self.status) else None
 
     @property
     def changed_ns(self) -> int | None:
         """Time of the last change to the content or the inode (ctime) in nanoseconds, or None if stat failed."""
-        return state.changed_ns if (state := self._unpacked) else None
+        return status.changed_ns if (status := self.status) else None
 
     @property
     def changed_at(self) -> datetime | None:

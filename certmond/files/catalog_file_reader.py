@@ -17,6 +17,7 @@ from typing import Any
 
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry, EntryKey, Parser, latest_change
+from certmond.files.consistent_read import FileState
 from certmond.files.owner_names import owner_name
 from certmond.files.path_resolution import Referrer, named_users
 from certmond.formats.isolated_pkcs12_decryption import decode_isolated
@@ -99,11 +100,11 @@ class DocumentReader:
         file = self.entry(path)
         places = {str(each) for place in (path, file.real or path) for each in PurePosixPath(place).parents}
         return all(
-            entry.state is not None
+            (status := entry.status) is not None
             and entry.restriction is None
-            and entry.owner[0] in {0, os.geteuid()}
-            and not entry.mode & stat.S_IWOTH
-            and (entry.owner[1] == group or not entry.mode & stat.S_IWGRP)
+            and status.uid in {0, os.geteuid()}
+            and not status.mode & stat.S_IWOTH
+            and (status.gid == group or not status.mode & stat.S_IWGRP)
             for entry in (file, *map(self.entry, sorted(places)))
         )
 
@@ -146,23 +147,20 @@ class DocumentReader:
         """
         for path, is_secret in secret.items():
             entry = self.entry(path, referrer)
-            if entry.fault is None:
-                uid, gid = self._owner(entry)
-                yield Permissions(
-                    path, *_shared(entry.mode, owner_name(uid, gid, self._own_root), (uid, gid)), is_secret
-                )
+            if entry.fault is None and (status := entry.status):
+                uid, gid = self._owner(status)
+                owner = owner_name(uid, gid, self._own_root)
+                yield Permissions(path, *_shared(stat.S_IMODE(status.mode), owner, (uid, gid)), is_secret)
 
-    def _owner(self, entry: Entry) -> tuple[int, int]:
+    def _owner(self, status: FileState) -> tuple[int, int]:
         """Return the UID and the GID of a file.
 
         In a directory that represents the root of a node, the owner and the group of this directory count as root.
         """
-        if self._own_root:
-            return entry.owner
-        uid, gid = (
-            0 if own == root else own for own, root in zip(entry.owner, self._files.entry("/").owner, strict=True)
-        )
-        return uid, gid
+        top = None if self._own_root else self._files.entry("/").status
+        if top is None:
+            return status.uid, status.gid
+        return 0 if status.uid == top.uid else status.uid, 0 if status.gid == top.gid else status.gid
 
 
 def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:

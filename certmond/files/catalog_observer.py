@@ -253,12 +253,13 @@ class Store:
         own_key = spec.key_of(path)
         key_path = own_key or (path if has_key(document) else None)
         key_document = self._reader.document(key_path, spec) if key_path and key_path != path else document
-        public_key = public_key_in(document, key_document.key)
+        key_entry = self._reader.entry(key_path) if key_path else None
+        public_key = public_key_in(document, key_document.key) if is_pair else None
         is_secret = has_key(document) and bool(is_pair or document.certificates)  # otherwise the key is misplaced
         faults = [*self._reader.password_faults(spec), *document.faults]
         if spec.authority or (own_key and own_key != path):
             faults += not_pem(document, path)
-        if not (is_broken(document) or (public_key if is_pair else document.certificates)):
+        if not (is_broken(document) or public_key or (document.certificates and not is_pair)):
             faults.append(Fault(Reason.MALFORMED, f"{path} contains no {'public key' if is_pair else 'certificate'}"))
         if key_document is not document:
             faults += without_missing(key_document.faults)
@@ -273,16 +274,16 @@ class Store:
             key=key_document.key,
             key_unknown=may_hide_key(key_document),
             key_path=key_path,
-            public_key=public_key if is_pair else None,
+            public_key=public_key,
             public_keys=document.public_keys if is_pair else (),
             symlink=entry.is_link if kubelet_conf else None,
             permissions=tuple(self._reader.permissions({path: is_secret} | ({key_path: True} if key_path else {}))),
             faults=tuple(faults),
             renewable=document.pem and key_document.pem,
             certificate_file=entry.own_file,
-            key_file=self._reader.entry(key_path).own_file if key_path else None,
+            key_file=key_entry.own_file if key_entry else None,
             wanted=self._reader.is_wanted(spec),
-            changed_at=self._reader.changed_at(entry, self._reader.entry(key_path or path)),
+            changed_at=self._reader.changed_at(entry, *((key_entry,) if key_entry else ())),
         )
         if is_pair:
             yield whole

@@ -521,7 +521,8 @@ def test_a_change_of_mode_or_owner_is_detected_without_a_parse(tree: Tree) -> No
     after = tree.files.entry("/a.crt")
     assert after is not entry
     assert after.mode == 0o640
-    assert after.owner == (os.getuid(), path.stat().st_gid)
+    assert after.status is not None
+    assert (after.status.uid, after.status.gid) == (os.getuid(), path.stat().st_gid)
     assert tree.value("/a.crt") is value
     assert tree.parse.seen == [b"x"]
 

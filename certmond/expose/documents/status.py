@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from certmond.expose.documents.status_reader import SCHEMA
@@ -12,6 +13,7 @@ from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Finding
 from certmond.pki.planning.forecast import NextEvent
+from certmond.pki.x509.certificate import Certificate
 
 
 def status_document(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
         "not_after": _time(certificate.not_after if certificate else None),
         "renew_at": _time(status.renew_at),
         "authority": status.trust_anchor.subject if status.trust_anchor else None,
-        "trust_anchor": status.trust_anchor and status.trust_anchor.sha256,
+        "trust_anchor": status.trust_anchor and _anchor_digest(status.trust_anchor),
         "chain_valid": status.chain_valid,
         "key_matches": status.key_matches,
         "stale": status.stale,
@@ -118,6 +120,12 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
         ],
         "findings": _findings(status.findings),
     }
+
+
+@lru_cache(maxsize=8)
+def _anchor_digest(anchor: Certificate) -> str:
+    """Return the SHA-256 of a trust anchor. Thousands of certificates can have the same trust anchor."""
+    return anchor.sha256
 
 
 def _kind(seen: Observation) -> str:

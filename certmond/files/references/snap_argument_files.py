@@ -85,4 +85,4 @@ class ArgumentFiles:
         the flags.
         """
         entry = self._reader.entry(directory)
-        return entry.owner[1] if entry.state else None
+        return entry.status.gid if entry.status else None
