@@ -31,8 +31,8 @@ class LoadedConfiguration:
     def reload(self, journal: Journal, telemetry: Telemetry, construct: Callable[[Config], T]) -> T | None:
         """Read the configuration again, and return what `construct` makes of it.
 
-        If the new configuration is invalid, or if `construct` cannot import a module, log the problems, keep the old
-        configuration, and return None.
+        If the new configuration is invalid, or if `construct` fails, log the problems, keep the old configuration, and
+        return None.
         """
         try:
             config = self._permitted()
@@ -56,11 +56,11 @@ class LoadedConfiguration:
 
 
 def _constructed(construct: Callable[[Config], T], config: Config) -> T:
-    """Return the result of `construct`. Raises ConfigError if an upgrade has replaced a module that it imports."""
+    """Return the result of `construct`. Raises ConfigError if `construct` fails, such as at an import after an upgrade."""
     try:
         return construct(config)
     except CertmondError:
         raise
     except Exception as error:  # also for a lack of descriptors; modules of two versions can raise any exception
-        fact = f"certmond cannot import its modules for this configuration ({type(error).__name__}: {error})"
+        fact = f"certmond cannot apply this configuration without a restart ({type(error).__name__}: {error})"
         raise ConfigError((f"{printable(fact)}; {RESTART}",)) from error

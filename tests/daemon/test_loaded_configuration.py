@@ -47,9 +47,9 @@ def profile_of(config: Config) -> str:
 
 
 @pytest.mark.parametrize("error", [ImportError("no name"), OSError(24, "too many"), TypeError("an argument")])
-def test_a_configuration_whose_modules_do_not_load_is_refused(error: Exception) -> None:
-    """If the daemon cannot import a module that the new configuration needs, the old configuration stays, and the
-    problem contains the command that restarts certmond.
+def test_a_configuration_that_the_daemon_cannot_apply_is_refused(error: Exception) -> None:
+    """If the daemon cannot import a module that the new configuration needs, or fails in another way, the old
+    configuration stays, and the problem contains the command that restarts certmond.
     """
     found, journal = LoadedConfiguration(loader(OLD, NEW), "/srv"), Journal("none")
 
@@ -58,7 +58,7 @@ def test_a_configuration_whose_modules_do_not_load_is_refused(error: Exception) 
 
     assert found.reload(journal, Telemetry("observe"), construct) is None
     assert found.current == OLD
-    fact = f"certmond cannot import its modules for this configuration ({type(error).__name__}: {error})"
+    fact = f"certmond cannot apply this configuration without a restart ({type(error).__name__}: {error})"
     assert found.problems == (f"{fact}; restart certmond: systemctl restart certmond",)
 
 

@@ -178,10 +178,10 @@ def test_any_content_is_parsed_or_refused(tmp_path: Path, data: st.DataObject) -
     except (MalformedError, StateError) as error:
         said = str(error)
     if found is None:
-        place_of_fact = re.escape(str(path))
+        file = re.escape(str(path))
         later = isinstance(document, dict) and type(document.get("version")) is int and document["version"] > 1
         fact = (
-            rf"{place_of_fact} has the format version" if later else rf"certmond cannot (read|use) {place_of_fact} \("
+            rf"{file} has the format version" if later else rf"certmond cannot (read|use) {file} \("
         )
         assert re.match(fact, said)
         assert said.isprintable()
