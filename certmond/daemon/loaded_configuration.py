@@ -56,7 +56,7 @@ class LoadedConfiguration:
 
 
 def _constructed(construct: Callable[[Config], T], config: Config) -> T:
-    """Return the result of `construct`. Raises ConfigError if `construct` fails, such as at an import after an upgrade."""
+    """Return the result of `construct`. Raises ConfigError if `construct` fails, such as after an upgrade."""
     try:
         return construct(config)
     except CertmondError:

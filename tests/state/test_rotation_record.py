@@ -180,9 +180,7 @@ def test_any_content_is_parsed_or_refused(tmp_path: Path, data: st.DataObject) -
     if found is None:
         file = re.escape(str(path))
         later = isinstance(document, dict) and type(document.get("version")) is int and document["version"] > 1
-        fact = (
-            rf"{file} has the format version" if later else rf"certmond cannot (read|use) {file} \("
-        )
+        fact = rf"{file} has the format version" if later else rf"certmond cannot (read|use) {file} \("
         assert re.match(fact, said)
         assert said.isprintable()
         return
