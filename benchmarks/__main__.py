@@ -72,7 +72,7 @@ def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
             burst = min(1000, count)
             yield Figure(f"time from the replacement of {burst} files at once until /metrics shows all", "s",
                          [leaves.replace_many(pair, burst)], "≤ 1.5 s")  # fmt: skip
-            yield Figure(f"resident memory of both processes with {count} files", "MB", [pair.resident()], "≤ 125 MB")
+            yield Figure(f"resident memory of both processes with {count} files", "MB", [pair.resident()], "≤ 110 MB")
             yield from _idle(pair, seconds)
 
 
@@ -84,7 +84,7 @@ def measure_node(seconds: float) -> Iterator[Figure]:
             cold = pair.until(lambda: pair.expiries() == 14)
             yield Figure("kubeadm node: time from the start until /metrics is complete", "s", [cold], "")
             pair.get("/metrics", gzip=True)
-            yield Figure("  resident memory of both processes", "MB", [pair.resident()], "≤ 70 MB")
+            yield Figure("  resident memory of both processes", "MB", [pair.resident()], "≤ 65 MB")
             yield from _idle(pair, seconds)
 
 
