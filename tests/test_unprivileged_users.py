@@ -57,7 +57,8 @@ def shared(tmp_path: Path) -> Shared:
 
 
 @pytest.mark.parametrize(
-    "target", ["/vault/tls.key", "/vault/none", "/vault", "/vault/tls.key/x", "/none", "loop", "/dev/null", "/large"]
+    "target",
+    ["/vault/tls.key", "/vault/none", "/vault", "/vault/tls.key/x", "/none", "loop", "/dev/null", "/large"],
 )
 def test_a_link_of_another_user_reveals_nothing_of_its_target(shared: Shared, target: str) -> None:
     """certmond refuses a symlink of another user to a file of a third user. The sentence is the same whether or not the

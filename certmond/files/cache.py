@@ -129,8 +129,9 @@ class Files:
 
         A forked worker can send results through a pipe, so the result of `parse` must not contain a private key.
         """
+        paths = tuple(dict.fromkeys(paths))
         known = [path for path in paths if path in self._entries or path in self._previous]
-        new = [*dict.fromkeys(path for path in paths if path not in self._entries and path not in self._previous)]
+        new = [path for path in paths if path not in self._entries and path not in self._previous]
         yield self._parse(known, parse)
         yield from in_two_processes(
             new,
@@ -267,10 +268,10 @@ class Files:
             if self._pauses.omitted > omitted:
                 self.unfinished |= set(entry.lookups)
         entry.digest = hashlib.sha256(content).digest()
+        entry.parsers = known.parsers
         if entry.digest == known.digest:
-            entry.parsers, entry.values = known.parsers, known.values
+            entry.values = known.values
         else:
-            entry.parsers = known.parsers
             entry.values = tuple(parse(content, entry.path) for parse in known.parsers)
 
     def _read(self, entry: Entry) -> bytes | None:

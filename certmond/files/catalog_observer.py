@@ -259,7 +259,7 @@ class Store:
         faults = [*self._reader.password_faults(spec), *document.faults]
         if spec.authority or (own_key and own_key != path):
             faults += not_pem(document, path)
-        if not (is_broken(document) or public_key or (document.certificates and not is_pair)):
+        if not (is_broken(document) or public_key or document.certificates):
             faults.append(Fault(Reason.MALFORMED, f"{path} contains no {'public key' if is_pair else 'certificate'}"))
         if key_document is not document:
             faults += without_missing(key_document.faults)

@@ -165,14 +165,14 @@ def watched_names(lookups: Iterable[str], wildcards: Iterable[tuple[str, Iterabl
     single = defaultdict[str, set[str]](set)
     for lookup in lookups:
         directory, _, name = lookup.rpartition("/")
-        covered = matching.get(directory or "/")
+        names, covered = single[directory or "/"], matching.get(directory or "/")
         # Never collect the names that wildcards match: a directory can have many thousands of them.
         if covered is None or name not in covered:
-            single[directory or "/"].add(name)
+            names.add(name)
     watched: dict[str, WatchedNames] = {directory: frozenset(names) for directory, names in single.items()}
     for directory, covered in matching.items():
-        names = frozenset(single[directory])
-        watched[directory] = None if ANY in covered.wildcards else replace(covered, names=names)
+        others = frozenset(single.get(directory, ()))
+        watched[directory] = None if ANY in covered.wildcards else replace(covered, names=others)
     return watched
 
 

@@ -21,7 +21,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 
 def _certificate(*values: Any) -> Certificate:
-    """Return the certificate with these values that is already in memory, or else a new certificate."""
+    """Return the certificate of a CA with these values that is already in memory, or else a new certificate."""
     return held(values[0], lambda: Certificate(*values))
 
 

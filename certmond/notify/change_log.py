@@ -13,6 +13,7 @@ from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
 from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.steps import Identity
+from certmond.unchanged_ends import unchanged_ends
 
 EACH = Budget(burst=10, every=60)
 """Budget of one certificate: enough for a renewal, a restart and an error, and then one change per minute."""
@@ -68,13 +69,15 @@ class ChangeLog:
 
     def compare(self, before: Assessment | None, after: Assessment, now: float) -> None:
         """Write the changes between the assessments `before` and `after`, as far as the budgets permit."""
-        for status in after.statuses:
+        present, former = after.distinct, before.distinct if before else ()
+        head, tail = unchanged_ends(present, former)
+        for status in present[head : len(present) - tail]:
             previous = before.status(*status.seen.identity) if before else None
             if previous is not status:
                 self._write(status.seen.identity, previous, status, now)
-        for former in before.distinct if before else ():
-            if after.status(*former.seen.identity) is None:
-                self._write(former.seen.identity, former, None, now)
+        for previous in former[head : len(former) - tail]:
+            if after.status(*previous.seen.identity) is None:
+                self._write(previous.seen.identity, previous, None, now)
         self.settle(now)
 
     def settle(self, now: float) -> None:

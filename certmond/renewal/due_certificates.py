@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from array import array
 from datetime import datetime
-from itertools import chain, repeat
 
 from certmond.config.model import Config
 from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
+from certmond.unchanged_ends import unchanged_ends
 
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
@@ -20,7 +20,7 @@ _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 class DueCertificates:
     """The due certificates of a configuration.
 
-    A call reuses the renewal points of the last call for unchanged entries at the same position.
+    A call reuses the renewal points of the last call for the unchanged entries at the start and at the end.
     """
 
     def __init__(self, config: Config) -> None:
@@ -38,18 +38,22 @@ class DueCertificates:
         certificates whose signer needs a CA key that is not on this node.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
-        starts, due, at = array("d"), list[Observation](), now.timestamp()
-        known = zip(chain(self._observations, repeat(None)), chain(self._starts, repeat(math.inf)), strict=False)
-        for seen, (former, known_start) in zip(inventory.observations, known, strict=False):
-            starts.append(start := known_start if seen is former else self._start(seen))
+        due, at = list[Observation](), now.timestamp()
+        self._update_starts(inventory.observations)
+        for seen, start in zip(inventory.observations, self._starts, strict=True):
             if start == math.inf or not (everything or family in seen.spec.ca or at >= start or _is_early(seen, now)):
                 continue
             if self._signers.get(seen.spec.signer or LOCAL, LOCAL) not in _WITH_A_KEY or not keys.isdisjoint(
                 seen.spec.ca
             ):
                 due.append(seen)
-        self._observations, self._starts = inventory.observations, starts
         return due
+
+    def _update_starts(self, observations: tuple[Observation, ...]) -> None:
+        head, tail = unchanged_ends(observations, self._observations)
+        changed = array("d", map(self._start, observations[head : len(observations) - tail]))
+        self._starts[head : len(self._starts) - tail] = changed
+        self._observations = observations
 
     def _start(self, seen: Observation) -> float:
         """Return the Unix time from which certmond may renew the certificate, or infinity if it never renews it."""

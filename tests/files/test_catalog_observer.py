@@ -981,6 +981,14 @@ def test_the_renewal_of_the_kubelet_is_detected(node: Node) -> None:
     assert after["kubelet-client"].symlink
 
 
+def test_a_path_that_is_no_file_has_no_permissions(tree: Tree) -> None:
+    """The mode of a directory is not the mode of a certificate."""
+    (tree.root / "x.crt").mkdir()
+    seen = tree.one(row())
+    assert seen.permissions == ()
+    assert [fault.reason for fault in seen.faults] == [Reason.UNREADABLE]
+
+
 def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> None:
     """The users of a mounted disk are not this node's. 0 is root everywhere. A user without a name is a number."""
     path = tree.write("/x.crt", LEAF.pem)
@@ -992,6 +1000,8 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
         (0, 0, "root:root", "root:root"),
         (other_user.pw_uid, other_user.pw_gid, name, f"{other_user.pw_uid}:{other_user.pw_gid}"),
         (61234, 61235, "61234:61235", "61234:61235"),
+        (0, 61235, "root:61235", "root:61235"),
+        (61234, 0, "61234:root", "61234:root"),
     ):
         os.chown(path, uid, gid)
         assert tree.one(row()).permissions[0].owner == there

@@ -245,6 +245,16 @@ def test_no_closed_directory_is_watched_for_another_user(node: Node) -> None:
     assert all(name in (inside[""] or ()) for name in ("vault", "none"))
 
 
+def test_the_metadata_of_a_refused_target_are_not_kept(node: Node) -> None:
+    """A directory and a large file that the writer can read are refused without their mode, owner and size."""
+    node.put("/public/large", bytes(2 << 20), 0o644)
+    files, referrer = Files(str(node.root)), Referrer("/home/x.conf", frozenset({THEIRS}))
+    for path in ("/public", "/public/large"):
+        entry = files.entry(path, referrer)
+        assert entry.fault is not None
+        assert (entry.status, entry.mode, entry.size) == (None, 0, None)
+
+
 @pytest.mark.parametrize("owner", [0, THEIRS])
 def test_a_token_and_a_program_are_not_read(node: Node, owner: int) -> None:
     """certmond does not use the files of `tokenFile` and `exec`, whatever the owner of the kubeconfig. The CA has the

@@ -114,6 +114,14 @@ def test_the_journal_ends_with_the_current_state_and_counts_omissions_once(
     assert walk.counted == 0 or walk.made > EACH.burst
 
 
+def test_a_certificate_that_two_entries_have_is_gone_once() -> None:
+    """If two observations have the same name and path, the journal names the removed certificate once."""
+    log, twice = Log(), (seen("a", "well"), seen("b", "well"), seen("b", "well"))
+    before = assess(Inventory(twice), NOW)
+    ChangeLog(log).compare(before, assess(Inventory(twice[:1]), NOW, before), 0.0)
+    assert log.changes() == [Event.CERTIFICATE_GONE]
+
+
 def test_a_certificate_that_flaps_has_its_budget_and_a_summary() -> None:
     """Of a certificate that changes hundreds of times in a minute ten changes are written, then one a minute, for the
     state by then. One summary a minute has the number of omitted changes, under a separate MESSAGE_ID.

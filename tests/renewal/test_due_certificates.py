@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.validity_rules import renewal_point
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.x509.certificate import Certificate
+from certmond.renewal import due_certificates
 from certmond.renewal.due_certificates import DueCertificates
 from tests.builders import DAY, NOW, YEAR, make_leaf
 from tests.test_renewal import Host
@@ -75,3 +79,23 @@ def test_an_entry_has_its_renewal_point_beside_other_entries(host: Host) -> None
     for some in (entries, entries[::-1], entries[1:], entries, entries[:1], entries[::-1]):
         due = {each.name for each in lookup.of(replace(seen, observations=(*cas, *some)), NOW)}
         assert due == {each.name for each in some} - {"apiserver"}
+
+
+def test_the_renewal_points_of_unchanged_files_are_computed_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call computes only the renewal point of a changed file, also with many certificates."""
+    points = list[str]()
+
+    def counted(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
+        points.append(spec.name)
+        return renewal_point(certificate, spec, default)
+
+    monkeypatch.setattr(due_certificates, "renewal_point", counted)
+    lookup, store = DueCertificates(host.config), Store(host.config.certificates, str(host.root))
+    lookup.of(store.observe(), NOW)
+    assert set(points) == ALL
+    points.clear()
+    lookup.of(store.observe(), NOW)
+    assert points == []
+    host.at(host.entries["admin.conf"]["path"]).write_bytes(b"")
+    lookup.of(store.observe(), NOW)
+    assert set(points) <= {"admin.conf"}

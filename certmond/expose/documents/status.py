@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from certmond.expose.documents.status_reader import SCHEMA
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
@@ -122,10 +122,15 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=8)
+_anchor_digests = WeakKeyDictionary[Certificate, str]()
+"""The SHA-256 of each trust anchor. Thousands of certificates can have the same trust anchor."""
+
+
 def _anchor_digest(anchor: Certificate) -> str:
-    """Return the SHA-256 of a trust anchor. Thousands of certificates can have the same trust anchor."""
-    return anchor.sha256
+    digest = _anchor_digests.get(anchor)
+    if digest is None:
+        digest = _anchor_digests[anchor] = anchor.sha256
+    return digest
 
 
 def _kind(seen: Observation) -> str:

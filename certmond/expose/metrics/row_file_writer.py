@@ -8,14 +8,15 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count, groupby, takewhile
-from operator import is_, sub
+from itertools import count, groupby
+from operator import sub
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from certmond.errors import RuntimeDirError
+from certmond.unchanged_ends import unchanged_ends
 
 _BUFFER = 1 << 16
 """Size of the buffer for new text, in bytes.
@@ -156,8 +157,7 @@ class Sheet(Generic[R]):
         # If another process has changed the previous file, all rows count as new.
         before = self._rows if self._file is not None and _state(self._file) == self._state else ()
         # Usually, only a few rows differ. The dictionary does not contain the equal rows at the start and at the end.
-        head = _equal_rows(rows, before)
-        tail = min(_equal_rows(reversed(rows), reversed(before)), len(rows) - head, len(before) - head)
+        head, tail = unchanged_ends(rows, before)
         if head:
             yield 0, 0, head
         known = {id(row): number for number, row in enumerate(before[head : len(before) - tail], head)}
@@ -178,11 +178,6 @@ class Sheet(Generic[R]):
             if not copied:
                 raise OSError(errno.EIO, "another process shortened the file")
             start += copied
-
-
-def _equal_rows(rows: Iterable[object], others: Iterable[object]) -> int:
-    """Return the number of rows at the start that are the same objects."""
-    return sum(1 for _ in takewhile(bool, map(is_, rows, others)))
 
 
 def _state(descriptor: int) -> tuple[int, ...]:

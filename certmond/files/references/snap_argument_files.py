@@ -85,4 +85,4 @@ class ArgumentFiles:
         the flags.
         """
         entry = self._reader.entry(directory)
-        return entry.status.gid if entry.status else None
+        return status.gid if (status := entry.status) else None

@@ -112,13 +112,14 @@ class Assessment:
 
     @property
     def distinct(self) -> tuple[CertificateStatus, ...]:
-        """The last verdict for each combination of name and path."""
-        found = tuple(status for some in self._by_path.values() for status in some.values())
-        return found if len(found) < len(self.statuses) else self.statuses
+        """The last verdict for each combination of name and path, in the order of the catalogue."""
+        if sum(map(len, self._by_path.values())) == len(self.statuses):
+            return self.statuses
+        return tuple({each.seen.identity: each for each in self.statuses}.values())
 
     @cached_property
     def _by_path(self) -> Mapping[str, Mapping[str, CertificateStatus]]:
-        found = defaultdict[str, dict[str, CertificateStatus]](dict)  # with tuples as keys, four times the memory
+        found = defaultdict[str, dict[str, CertificateStatus]](dict)  # less memory than tuples as keys
         for status in self.statuses:
             found[status.seen.name][status.seen.path] = status
         return found
@@ -206,7 +207,7 @@ def assess(
 
 
 def _drained(items: deque[T]) -> Iterator[T]:
-    """Yield and remove each item, so that the memory of its inputs is free for the next verdicts."""
+    """Yield and remove each item, so that ten thousand items do not stay in memory beside their verdicts."""
     while items:
         yield items.popleft()
 
@@ -249,7 +250,7 @@ def _check(
     own = own_anchors(seen, anchors)
     reported = not own and any(name in anchors for name in seen.spec.ca)  # an entry in `ca` reports this
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
-    renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
+    renewed_at = terms.renewed.get(seen.certificates[0].sha256) if terms.renewed and seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
     difference = terms.differences.get(seen.identity)
     issuers = issuers_of(seen, anchors)

@@ -29,13 +29,13 @@ def served_observations(
     if not listeners or live is None:
         return ()
     known = {seen.path: seen for seen in before}
-    in_files = {each.sha256 for seen in files for each in seen.certificates}
+    in_files = {each for seen in files for each in seen.certificates}
     authorities = [seen.certificates[0] for seen in files if seen.spec.authority and seen.certificates]
     found = list[Observation]()
     for endpoint, listener in listeners.items():
         last = known.get(str(endpoint))
         contents = _contents(endpoint, listener, live.served.get(endpoint), last)
-        if contents is None or any(each.sha256 in in_files for each in contents.certificates):
+        if contents is None or not in_files.isdisjoint(contents.certificates):
             continue
         issued = any(signed_by(leaf, ca) for leaf in contents.certificates for ca in authorities)
         spec = served_spec(endpoint, listener, None if issued else Severity.WARNING)

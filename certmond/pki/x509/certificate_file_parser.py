@@ -200,7 +200,9 @@ def certificate_document(der: bytes, where: str) -> Document:
 
 
 _held = WeakValueDictionary[bytes, Certificate]()
-"""Parsed CA certificates by their DER. The references are weak, so that unused certificates free their memory."""
+"""Parsed certificates of possible CAs by their DER. The references are weak, so that unused certificates free their
+memory.
+"""
 
 
 def _certificate(der: bytes) -> Certificate:
@@ -210,7 +212,8 @@ def _certificate(der: bytes) -> Certificate:
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
     """Return the parsed certificate for `der`. All files that contain a certificate of a CA share one object for it.
 
-    `make` creates the certificate if there is no such object.
+    A self-issued certificate without basicConstraints can also be a CA (a root of version 1). `make` creates the
+    certificate if there is no such object.
     """
     certificate = _held.get(der)
     if certificate is None:

@@ -363,6 +363,22 @@ certificates:
     assert names == {"apiserver", "again", "pattern"}
 
 
+def test_a_name_and_path_that_occur_twice_have_one_series(node: Node, tmp_path: Path) -> None:
+    """Prometheus rejects a text in which a series occurs twice."""
+    assessment = looked_at(node)
+    twice = replace(assessment, statuses=(*assessment.statuses, assessment.statuses[0]))
+    for text in (Renderer().metrics(twice), written(Renderer(), twice, tmp_path)[0]):
+        found = samples(text)["certmond_certificate_chain_valid"]
+        assert found == samples(Renderer().metrics(assessment))["certmond_certificate_chain_valid"]
+
+
+def test_a_kubeconfig_with_a_client_certificate_is_not_only_a_ca(node: Node) -> None:
+    """`ca_only` omits the kubeconfigs whose certificates are in the document."""
+    document = status_document(looked_at(node), "observe", None)
+    assert any(entry["path"] == "/etc/kubernetes/admin.conf" for entry in document["certificates"])
+    assert "/etc/kubernetes/admin.conf" not in document["ca_only"]
+
+
 def test_a_bundle_with_one_certificate_twice_has_it_once(node: Node) -> None:
     """A CA file in which the same certificate stands twice, and another of the same name, has no series twice."""
     twice = node.read(f"{PKI}/ca.crt") * 2

@@ -77,6 +77,19 @@ def test_a_row_that_stays_is_not_made_again(tmp_path: Path) -> None:
     assert [row.asked for row in rows] == [1, 1, 1]
 
 
+def test_a_row_that_moves_is_not_made_again(tmp_path: Path) -> None:
+    """The texts of a row are also copied if the row is at another position. A row can occur several times."""
+    sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row(name) for name in "abcdef"]
+    a, b, c, d, e, f = rows
+    for order in (rows, [a, c, b, d, f, e], [f, a, e, c]):
+        sheet.write(path, order, HEADS, "end")
+        assert path.read_text() == expected(order, "end")
+    assert [row.asked for row in rows] == [1] * 6
+    for order in ([a, a, e, c, c], [c, c], [c], [c, d, c, d, c], [c, c]):
+        sheet.write(path, order, HEADS, "end")
+        assert path.read_text() == expected(order, "end")
+
+
 def test_a_writing_takes_no_more_at_a_time_than_the_heap_gives_and_takes_back(tmp_path: Path) -> None:
     """128 KiB, for a few rows: the heap of who takes and gives back more than that in each pass is soon in pieces."""
     sheet, path = Sheet(Row.texts), tmp_path / "rows"

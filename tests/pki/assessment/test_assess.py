@@ -463,7 +463,7 @@ def test_an_assessment_has_the_worst_severity_and_the_next_instant() -> None:
 
 
 def test_one_verdict_counts_for_each_name_and_path() -> None:
-    """The last verdict with a name and a path counts. A verdict that no entry has is None."""
+    """The last verdict with a name and a path counts. `status` returns None for a name and path without a verdict."""
     again = replace(LEAF_GOOD, leaf_first=False)
     whole = assess(inventory(LEAF_GOOD, CA_GOOD, again), NOW)
     assert {status.seen.identity: status for status in whole.distinct} == {

@@ -67,10 +67,12 @@ def test_one_certificate() -> None:
 
 def test_all_files_share_the_object_of_a_ca() -> None:
     """Most files of a node contain the same few CAs. A leaf is usually in one file, so no index refers to it."""
-    here, there = read(bundle(LEAF, CA)), read(bundle(CA, LEAF))
-    assert here.certificates[1] is there.certificates[0]
-    assert here.certificates[0] == there.certificates[1]
-    assert here.certificates[0] is not there.certificates[1]
+    first, middle = make_ca(version=1), make_ca("middle")
+    below = make_leaf(CA, "middle", is_ca=True)
+    here, there = read(bundle(LEAF, CA, first, middle, below)), read(bundle(LEAF, CA, first, middle, below))
+    assert here.certificates == there.certificates
+    same = [one is other for one, other in zip(here.certificates, there.certificates, strict=True)]
+    assert same == [False, True, True, True, True]
 
 
 def test_many_certificates_keep_their_order() -> None:
