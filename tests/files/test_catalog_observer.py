@@ -1009,6 +1009,17 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
         assert seen.permissions[0].owner == here
 
 
+def test_the_owner_of_the_root_of_a_tree_counts_as_root(tree: Tree) -> None:
+    """In a directory that represents the root of a node, this applies to the user and to the group separately."""
+    path = tree.write("/x.crt", LEAF.pem)
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    os.chown(tree.root, 61234, 61235)
+    for uid, gid, owner in ((61234, 61235, "root:root"), (61235, 61234, "61235:61234"), (0, 61235, "root:root")):
+        os.chown(path, uid, gid)
+        assert tree.one(row()).permissions[0].owner == owner
+
+
 # --- failures while reading -------------------------------------------------------------------------------------------
 
 
