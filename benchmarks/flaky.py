@@ -20,10 +20,13 @@ from xml.etree import ElementTree as ET
 ROOT = Path(__file__).parents[1]
 
 
+_BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
+
+
 @contextmanager
 def busy_cpus(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keep `count` CPUs busy with these processes until the block ends."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """Keep `count` CPUs busy with these processes until the block ends, or until this process is killed."""
+    processes = [subprocess.Popen([sys.executable, "-c", _BUSY, str(os.getpid())]) for _ in range(count)]
     try:
         yield processes
     finally:

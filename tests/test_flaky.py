@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +61,16 @@ def test_the_load_ends_with_the_block() -> None:
     with busy_cpus(2) as processes:
         assert [each.poll() for each in processes] == [None, None]
     assert [each.poll() for each in processes] == [-signal.SIGKILL, -signal.SIGKILL]
+
+
+def test_the_load_ends_with_a_killed_process() -> None:
+    """A busy process also ends if the process that started it is killed."""
+    code = "from benchmarks.flaky import busy_cpus\nwith busy_cpus(1) as some: print(some[0].pid, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout
+        busy = os.pidfd_open(int(starter.stdout.readline()))
+        starter.kill()
+        starter.wait()
+        ended, _, _ = select.select([busy], [], [], 60)
+        os.close(busy)
+    assert ended
