@@ -56,7 +56,7 @@ class DueCertificates:
         self._observations = observations
 
     def _start(self, seen: Observation) -> float:
-        """Return the Unix time from which certmond may renew the certificate, or infinity if it never renews it."""
+        """Return the Unix time from which certmond may renew the certificate, or infinity for never."""
         spec = seen.spec
         if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
             return math.inf
