@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from certmond.files.consistent_read import MAX_SIZE, TICK, FileState, state_of
 from certmond.files.path_resolution import Referrer, Restriction
+from certmond.immutable_class import immutable
 from certmond.pki.findings import Fault, Reason
 
 _FILE_TYPES = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
@@ -30,6 +31,19 @@ A parser raises no exception. The result contains the errors in the content.
 
 EntryKey = str | tuple[str, Referrer]
 """The key of an entry: a path, or a path with its referrer if other users can change the referrer."""
+
+
+@immutable
+class PasswordParser:
+    """Parser with a password. An entry has the result of at most one such parser, because a user can replace the
+    password many times.
+    """
+
+    function: Callable[[bytes, str, bytes], Any]
+    password: bytes = field(repr=False)
+
+    def __call__(self, content: bytes, path: str) -> Any:
+        return self.function(content, path, self.password)
 
 
 @dataclass(eq=False, slots=True)
@@ -123,8 +137,15 @@ class Entry:
         return found
 
     def store_value(self, parse: Parser[T], value: T) -> None:
-        """Store the result of `parse`, which has no result yet."""
-        self.parsers, self.values = _appended(self.parsers, parse), (*self.values, value)
+        """Store the result of `parse`, which has no result yet. Drop the result for another password."""
+        results = [*zip(self.parsers, self.values, strict=True)]
+        if isinstance(parse, PasswordParser):
+            results = [each for each in results if not isinstance(each[0], PasswordParser)]
+        parsers = (*(each for each, _ in results), parse)
+        # The cache of `_shared` must not keep a password longer than the entry.
+        has_password = any(isinstance(each, PasswordParser) for each in parsers)
+        self.parsers = parsers if has_password else _shared(parsers)
+        self.values = (*(found for _, found in results), value)
 
     def store_status(self, status: os.stat_result) -> None:
         """Store the metadata `status`. Set the fault unless the file is a regular file of at most MAX_SIZE bytes."""
@@ -139,9 +160,9 @@ class Entry:
 
 
 @lru_cache(maxsize=64)
-def _appended(parsers: tuple[Parser[Any], ...], parse: Parser[Any]) -> tuple[Parser[Any], ...]:
-    """Return `parsers` and `parse`, as one object for all entries with these parsers."""
-    return (*parsers, parse)
+def _shared(parsers: tuple[Parser[Any], ...]) -> tuple[Parser[Any], ...]:
+    """Return `parsers` as one object for all entries with these parsers."""
+    return parsers
 
 
 def entry_key(path: str, referrer: Referrer | None) -> EntryKey:

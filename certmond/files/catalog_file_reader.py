@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from certmond.files.cache import Files
-from certmond.files.cache_entry import Entry, EntryKey, Parser, latest_change
+from certmond.files.cache_entry import Entry, EntryKey, Parser, PasswordParser, latest_change
 from certmond.files.consistent_read import FileState
 from certmond.files.owner_names import owner_name
 from certmond.files.path_resolution import Referrer, named_users
@@ -55,7 +55,7 @@ class DocumentReader:
         if spec.kind is Kind.KUBECONFIG:
             return parse_credentials
         password = self._password(spec.password_file) if spec.password_file else None
-        return decode_isolated if password is None else _decode_with(password)
+        return decode_isolated if password is None else PasswordParser(decode_isolated, password)
 
     def _password(self, path: str) -> bytes | None:
         self.entry(path)
@@ -187,8 +187,3 @@ def first_line(data: bytes, _path: str) -> bytes:
 def _shared(mode: int, owner: str, ids: tuple[int, int]) -> tuple[int, str, tuple[int, int]]:
     """Return the values as the same objects for all files that have them."""
     return mode, owner, ids
-
-
-@lru_cache(maxsize=64)
-def _decode_with(password: bytes) -> Parser[Document]:
-    return lambda data, path: decode_isolated(data, path, password)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from certmond.files import cache_entry as entry
 from certmond.files import consistent_read as content
 from certmond.files.cache import Files
-from certmond.files.cache_entry import Entry
+from certmond.files.cache_entry import Entry, PasswordParser
 from certmond.files.consistent_read import MAX_SIZE, content_of
 from certmond.files.directory_names import MatchingNames
 from tests.files.beside import FORKS, elsewhere, worthwhile
@@ -527,6 +527,15 @@ def test_a_change_of_mode_or_owner_is_detected_without_a_parse(tree: Tree) -> No
     assert tree.parse.seen == [b"x"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a file")
+def test_the_user_and_the_group_of_a_file_are_separate(tree: Tree) -> None:
+    """The status of an entry has the UID and the GID that the kernel reports, up to the largest ID."""
+    os.chown(tree.write("/a.crt"), 1234, 4294967294)
+    status = tree.files.entry("/a.crt").status
+    assert status is not None
+    assert (status.uid, status.gid) == (1234, 4294967294)
+
+
 @pytest.mark.parametrize("how", ["in place", "by rename", "touched", "by a link"])
 def test_equal_bytes_are_no_news(tree: Tree, how: str) -> None:
     """A file that was rewritten as it was keeps its value, and is not parsed again."""
@@ -571,6 +580,49 @@ def test_two_ways_of_reading_the_same_content_leave_each_other_alone(tree: Tree)
     assert tree.files.value("/a.crt", second) == value
     assert tree.files.value("/a.crt", first) is value
     assert (first.seen, second.seen) == ([b"one"], [b"one"])
+
+
+def test_files_with_the_same_parsers_share_them(tree: Tree) -> None:
+    """The list of parsers takes memory only once, unless it contains a password."""
+    paths = "/a.crt", "/b.crt"
+    for path in paths:
+        tree.write(path)
+    assert [tree.value(path) for path in paths] == [b"<x>", b"<x>"]
+    first, second = (tree.files.entry(path).parsers for path in paths)
+    assert first is second
+    secret = PasswordParser(lambda data, path, password: data, b"secret")
+    assert [tree.files.value(path, secret) for path in paths] == [b"x", b"x"]
+    first, second = (tree.files.entry(path).parsers for path in paths)
+    assert first == second == (tree.parse, secret)
+    assert first is not second
+
+
+def test_a_former_password_is_forgotten(tree: Tree) -> None:
+    """An entry keeps the result for the last password, and results of parsers without a password. With an equal
+    password, certmond does not parse the file again. After a change of the file, no former password is tried.
+    """
+    tried = list[tuple[bytes, bytes]]()
+
+    def decrypt(data: bytes, path: str, password: bytes) -> bytes:
+        tried.append((data, password))
+        return data + password
+
+    tree.write("/x", b"1")
+    for number in range(20):
+        assert tree.files.value("/x", PasswordParser(decrypt, b"%d" % (number // 2))) == b"1%d" % (number // 2)
+        assert tree.value("/x") == b"<1>"
+    assert tried == [(b"1", b"%d" % number) for number in range(10)]
+    tree.write("/x", b"2")
+    tree.files.refresh(tree.touched("/x"))
+    assert tree.files.value("/x", PasswordParser(decrypt, b"9")) == b"29"
+    assert tree.value("/x") == b"<2>"
+    assert tried[10:] == [(b"2", b"9")]
+    assert tree.files.entry("/x").values == (b"<2>", b"29")
+
+
+def test_a_password_is_not_in_the_representation_of_its_parser() -> None:
+    """A message or a traceback can contain the representation of a parser."""
+    assert "secret" not in repr(PasswordParser(lambda data, path, password: data, b"secret"))
 
 
 def test_a_file_that_goes_while_it_is_looked_at_is_missing(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
