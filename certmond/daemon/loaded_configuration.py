@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from certmond.config.model import Config
 from certmond.daemon.enforce_rights import missing_rights
-from certmond.errors import CertmondError, ConfigError
+from certmond.errors import CertmondError, ConfigError, WriteError
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.event_log import Event, Journal
 from certmond.pki.assessment.refused_configuration import RESTART
@@ -31,16 +31,16 @@ class LoadedConfiguration:
     def reload(self, journal: Journal, telemetry: Telemetry, construct: Callable[[Config], T]) -> T | None:
         """Read the configuration again, and return what `construct` makes of it.
 
-        If the new configuration is invalid, or if `construct` fails, log the problems, keep the old configuration, and
-        return None.
+        If certmond cannot read or use the new configuration, or if `construct` fails, log the problems, keep the old
+        configuration, and return None.
         """
         try:
             config = self._permitted()
             made = _constructed(construct, config)
-        except ConfigError as error:
-            self.problems = error.problems
+        except CertmondError as error:
+            self.problems = error.problems if isinstance(error, ConfigError | WriteError) else (str(error),)
             telemetry.config_ok.set(0)
-            for problem in error.problems:
+            for problem in self.problems:
                 journal.tell(Event.RELOAD_REFUSED, f"{problem}; the old configuration stays in force", "error")
             return None
         self.current, self.problems = config, ()
@@ -56,11 +56,11 @@ class LoadedConfiguration:
 
 
 def _constructed(construct: Callable[[Config], T], config: Config) -> T:
-    """Return the result of `construct`. Raises ConfigError if `construct` fails, such as after an upgrade."""
+    """Return the result of `construct`. Raises CertmondError if `construct` fails, such as after an upgrade."""
     try:
         return construct(config)
     except CertmondError:
         raise
     except Exception as error:  # also for a lack of descriptors; modules of two versions can raise any exception
-        fact = f"certmond cannot apply this configuration without a restart ({type(error).__name__}: {error})"
+        fact = f"the running daemon cannot apply this configuration ({type(error).__name__}: {error})"
         raise ConfigError((f"{printable(fact)}; {RESTART}",)) from error

@@ -8,7 +8,7 @@ import pytest
 
 from certmond.config.model import Config
 from certmond.daemon.loaded_configuration import LoadedConfiguration
-from certmond.errors import ConfigError
+from certmond.errors import ConfigError, StateError
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.event_log import Journal
 
@@ -58,8 +58,19 @@ def test_a_configuration_that_the_daemon_cannot_apply_is_refused(error: Exceptio
 
     assert found.reload(journal, Telemetry("observe"), construct) is None
     assert found.current == OLD
-    fact = f"certmond cannot apply this configuration without a restart ({type(error).__name__}: {error})"
+    fact = f"the running daemon cannot apply this configuration ({type(error).__name__}: {error})"
     assert found.problems == (f"{fact}; restart certmond: systemctl restart certmond",)
+
+
+def test_an_error_of_certmond_is_the_problem() -> None:
+    """If certmond itself reports why the configuration cannot be applied, this message is the problem."""
+    found = LoadedConfiguration(loader(OLD, NEW), "/srv")
+
+    def construct(_: Config) -> str:
+        raise StateError("the state directory is unusable; repair it")
+
+    assert found.reload(Journal("none"), Telemetry("observe"), construct) is None
+    assert (found.current, found.problems) == (OLD, ("the state directory is unusable; repair it",))
 
 
 def test_the_first_configuration_must_be_valid() -> None:

@@ -641,7 +641,7 @@ def test_a_reload_after_an_upgrade_keeps_the_old_configuration(
         assert (daemon._enforcer, daemon._reconciler) == before
         assert daemon._config == parse([])
         [problem] = daemon._configuration.problems
-        assert problem.startswith("certmond cannot apply this configuration without a restart (ModuleNotFoundError")
+        assert problem.startswith("the running daemon cannot apply this configuration (ModuleNotFoundError")
         assert problem.endswith("restart certmond: systemctl restart certmond")
 
 
