@@ -112,7 +112,7 @@ class Assessment:
 
     @property
     def distinct(self) -> tuple[CertificateStatus, ...]:
-        """The last verdict for each combination of name and path, in the order of the catalogue."""
+        """The last verdict for each combination of name and path, in the order of the first verdicts."""
         if sum(map(len, self._by_path.values())) == len(self.statuses):
             return self.statuses
         return tuple({each.seen.identity: each for each in self.statuses}.values())

@@ -22,7 +22,8 @@ _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 @immutable
 class PublicKey:
-    """Public key. `der` is its SubjectPublicKeyInfo (RFC 5280, 4.1.2.7), as cryptography encodes it.
+    """Public key. `der` is its SubjectPublicKeyInfo (RFC 5280, 4.1.2.7), as cryptography encodes it, or as in the
+    certificate if cryptography cannot parse the key.
 
     `bits` is 0 if the size is unknown.
     """
