@@ -18,6 +18,7 @@ from certmond.notify.change_log import ChangeLog
 from certmond.notify.event_log import Journal
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.x509.certificate import Certificate
+from tests.builders import make_ca
 from tests.node import NOW, PKI, Node
 
 
@@ -96,3 +97,23 @@ def test_an_unused_certificate_is_freed(node: Node, tmp_path: Path) -> None:
     node.write(f"{path}.crt", content)
     one_pass()
     assert second() is None
+
+
+def test_an_unused_ca_is_freed(node: Node, tmp_path: Path) -> None:
+    """A replaced CA certificate takes no memory after its report."""
+    store, renderer, path = Store(parse([]).certificates, str(node.root)), Renderer(), f"{PKI}/front-proxy-ca.crt"
+    before: Assessment | None = None
+
+    def one_pass() -> ReferenceType[Certificate]:
+        nonlocal before
+        node.write(path, make_ca("front-proxy").pem)
+        before = assess(store.observe(), NOW, before)
+        renderer.write_status(tmp_path / "status.json", before, "observe", None)
+        (anchor,) = (each for each in before.trust_anchors if each.seen.path == f"/{path}")
+        assert anchor.certificate
+        return ref(anchor.certificate)
+
+    first = one_pass()
+    assert first() is not None
+    one_pass()
+    assert first() is None

@@ -59,6 +59,15 @@ def seen(name: str, state: str) -> Observation:
     return Observation(name, spec, f"/{name}", certificates, faults=faults)
 
 
+def test_of_two_verdicts_with_one_identity_the_last_counts() -> None:
+    """A further verdict with a known name and path, before the known one, is no change of the certificate."""
+    log, former = Log(), seen("b", "other")
+    before = assess(Inventory((seen("a", "well"), former)), NOW)
+    after = assess(Inventory((seen("a", "well"), seen("b", "well"), former)), NOW, before)
+    ChangeLog(log).compare(before, after, 0.0)
+    assert log.changes() == []
+
+
 class Walk:
     """Passes over a node, each at an instant."""
 

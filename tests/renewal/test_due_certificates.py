@@ -39,6 +39,31 @@ def test_a_certificate_is_due_from_its_renewal_point(host: Host) -> None:
     assert due(host, NOW - 2 * YEAR) == ALL
 
 
+@pytest.mark.parametrize("spread", [timedelta(0), timedelta(hours=3)])
+def test_the_renewal_point_less_the_spread_is_the_first_due_moment(host: Host, spread: timedelta) -> None:
+    """A microsecond before this moment, the certificate is not due."""
+    config = replace(host.config, spread=spread)
+    seen = Store(config.certificates, str(host.root)).observe()
+    (entry,) = (each for each in seen.observations if each.name == "apiserver")
+    start = renewal_point(entry.certificates[0], entry.spec, config.renew_before) - spread
+    assert entry in DueCertificates(config).of(seen, start)
+    assert entry not in DueCertificates(config).of(seen, start - timedelta(microseconds=1))
+
+
+def test_a_spread_beyond_the_first_year_is_ignored(host: Host) -> None:
+    """If the renewal point less the spread is before the year 1, the certificate is due from the renewal point on."""
+    config = replace(host.config, spread=timedelta(days=1_000_000))
+    seen = Store(config.certificates, str(host.root)).observe()
+    assert {each.name for each in DueCertificates(config).of(seen, NOW)} == ALL
+    assert DueCertificates(config).of(seen, NOW - 60 * DAY) == []
+
+
+def test_an_entry_without_a_certificate_is_never_due(host: Host) -> None:
+    """A file without a certificate is not due, also during a rotation of its CA."""
+    host.at(host.entries["apiserver"]["path"]).write_bytes(b"")
+    assert due(host) == due(host, family="ca") == due(host, everything=True) == ALL - {"apiserver"}
+
+
 def test_a_rotation_and_a_command_add_certificates_that_are_not_due(host: Host) -> None:
     """`family` adds the certificates of a CA, and `everything` adds all certificates."""
     early = NOW - 60 * DAY
@@ -82,7 +107,7 @@ def test_an_entry_has_its_renewal_point_beside_other_entries(host: Host) -> None
 
 
 def test_the_renewal_points_of_unchanged_files_are_computed_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call computes only the renewal point of a changed file, also with many certificates."""
+    """A call computes only the renewal points of the changed entry, and of entries between two changed entries."""
     points = list[str]()
 
     def counted(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
@@ -96,6 +121,7 @@ def test_the_renewal_points_of_unchanged_files_are_computed_once(host: Host, mon
     points.clear()
     lookup.of(store.observe(), NOW)
     assert points == []
-    host.at(host.entries["admin.conf"]["path"]).write_bytes(b"")
+    new = make_leaf(host.ca, "kube-apiserver", not_before=NOW - DAY, not_after=NOW + YEAR)
+    host.at(host.entries["apiserver"]["path"]).write_bytes(new.pem)
     lookup.of(store.observe(), NOW)
-    assert set(points) <= {"admin.conf"}
+    assert points == ["apiserver"]

@@ -15,9 +15,10 @@ def test_a_message_has_the_start_of_the_digest() -> None:
 
 
 def test_the_encoding_identifies_the_key() -> None:
-    """Keys with the same algorithm and SubjectPublicKeyInfo are equal. The representation contains only the SHA-256."""
+    """Keys with equal algorithm, size and SubjectPublicKeyInfo are equal. The representation has only the SHA-256."""
     key = PublicKey("RSA", 2048, b"encoding")
     assert repr(key) == f"PublicKey(RSA-2048, sha256={hashlib.sha256(b'encoding').hexdigest()})"
     assert key == PublicKey("RSA", 2048, b"encoding")
     assert key != PublicKey("RSA", 2048, b"another")
     assert key != PublicKey("RSASSA-PSS", 2048, b"encoding")
+    assert key != PublicKey("RSA", 0, b"encoding")
