@@ -1,8 +1,7 @@
 """Search for the services that use a certificate, and for the services that have an older certificate in memory.
 
 One kind of evidence is a TLS handshake in which the service presents another certificate. The other kind is a process
-that started before the file changed and does not reload the file. A handshake with the correct certificate overrides
-the start time.
+that started before the file changed and does not reload the file. A correct handshake overrides the start time.
 """
 
 from __future__ import annotations
@@ -158,14 +157,12 @@ class Surroundings:
         if isinstance(seen.spec, ServedSpec):
             return Presence(served=tuple(self._served_at(Endpoint.parse(seen.path), seen.spec.service, seen)))
         findings, provenance = self.findings.get(seen.name, ()), self.provenance.get(seen.identity)
-        salvage = self.salvage.get(seen.identity)
-        request = self.request if seen.requested else None
+        salvage, request = self.salvage.get(seen.identity), self.request if seen.requested else None
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
             known = findings or provenance or salvage or request
             only = Presence(findings=findings, provenance=provenance, salvage=salvage, request=request)
             return only if known else NOWHERE
-        consumers = tuple(self._consumers(seen, renewed_at))
-        served = tuple(self._served(seen))
+        consumers, served = tuple(self._consumers(seen, renewed_at)), tuple(self._served(seen))
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
         changed = self._changed(seen)
         judged = self.live is not None and changed is not None and self.live.at >= changed
@@ -182,8 +179,13 @@ class Surroundings:
 
     def failed(self, seen: Observation) -> tuple[Past, ...]:
         """Return the failed or unproven restarts for the present files of this certificate."""
+        return tuple(past for names, past in self._failed if seen.name in names)
+
+    @cached_property
+    def _failed(self) -> tuple[tuple[frozenset[str], Past], ...]:
+        """The failed or unproven restarts for the present files, each with the names of its entries."""
         contents = {path: content.sha256 for path, content in self.contents.items()}
-        return tuple(past for past in self.past.values() if seen.name in past.targets and past.failure(contents))
+        return tuple((frozenset(past.targets), past) for past in self.past.values() if past.failure(contents))
 
     @cached_property
     def _paths(self) -> frozenset[str]:
@@ -203,8 +205,7 @@ class Surroundings:
 
     def _reloads(self, service: ServiceSpec, seen: Observation, renewed_at: datetime | None) -> bool | None:
         """Return whether the service reloads this certificate, or None if the service does not use this certificate."""
-        known = self.survey.uses.get(service.name)
-        spec = seen.spec
+        known, spec = self.survey.uses.get(service.name), seen.spec
         if known is not None and spec.kind is not Kind.KUBELET:
             found = [known[path].reloads for path in files_of(seen) if path in known]
             if found or spec.name not in service.serves:
@@ -289,13 +290,12 @@ class Surroundings:
                 continue
             if past and past.has_read(path, content.sha256, now.instance):
                 continue
-            since = content.since
-            changed = f"changed at {_second(since)}"
+            changed = f"changed at {_second(content.since)}"
             detail = (
                 f"{name} has not been restarted since {path} {changed}" if by_runs
                 else f"{name} has run since {_second(began)}, and has not read {path}, which {changed}"
             )  # fmt: skip
-            yield Stale(name, Reason.RESTART_PENDING, path, since, since, True, detail)
+            yield Stale(name, Reason.RESTART_PENDING, path, content.since, content.since, True, detail)
             return
 
     @cached_property

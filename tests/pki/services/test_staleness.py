@@ -349,6 +349,27 @@ def test_a_command_with_an_unusable_pid_file_is_judged_by_its_runs() -> None:
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
+class CountedContents(dict[str, Content]):
+    """The contents of files, with the number of their enumerations."""
+
+    enumerated = 0
+
+    def items(self) -> Any:
+        self.enumerated += 1
+        return super().items()
+
+
+def test_many_certificates_of_a_service_are_compared_with_a_failed_restart_once() -> None:
+    """The time of a pass grows linearly with the certificates that services use: certmond enumerates all contents at
+    most once, also if a restart has failed.
+    """
+    contents = CountedContents(content())
+    failed = Past("web", result=Result.FAILED, message="it broke", targets=("leaf",), contents={"/leaf.crt": "new"})
+    known = around(uses(reloads=False), live(), contents=contents, past={"web": failed})
+    assert [known.presence(see()).failures for _ in range(100)] == [("it broke",)] * 100
+    assert contents.enumerated <= 1
+
+
 def test_a_failed_restart_is_reported_while_its_files_are_unchanged() -> None:
     """It is reported at no other certificate."""
     past = Past("web", None, NOW, Result.TAKEN_BACK, "it broke", ("leaf",), "2", {"/leaf.crt": "new"})
