@@ -26,12 +26,16 @@ _INTERVAL = timedelta(hours=1)
 
 
 class Retention:
-    """The retention rule of one configuration. certmond applies the rule at most once an hour."""
+    """The retention rule of one configuration. certmond applies the rule at most once an hour.
+
+    The retention calls `alive` for each name in the archive, for the watchdog of systemd.
+    """
 
     def __init__(
-        self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime], files: View
-    ) -> None:
-        self._only_copies = OnlyCopies(archive, config.certificates, files)
+        self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime], files: View, *,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._only_copies, self._alive = OnlyCopies(archive, config.certificates, files), alive
         self._archive, self._audit, self._clock = archive, audit, clock
         self._keep_for, self._hold = config.archive.keep_for, config.hold
         self._applied_at: datetime | None = None
@@ -55,6 +59,7 @@ class Retention:
         self._archive.tidy()
         self._applied_at = now = self._clock()
         for name in self._archive.names():
+            self._alive()
             with suppress(StateError):
                 if expired := self.expired(name, now):
                     self._archive.remove(name, expired)

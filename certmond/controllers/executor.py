@@ -89,7 +89,7 @@ class Executor:
         self._transactions = Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
         self._damaged = DamagedFiles(state_dir, config.archive.keep, config.certificates, self._files)
-        self._retention = Retention(self._archive, config, audit, clock, self._files)
+        self._retention = Retention(self._archive, config, audit, clock, self._files, alive=alive)
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pairs = KeyPairs(config.certificates, self._files)
         self._symlink_targets = SymlinkTargets(config.certificates, self._files)

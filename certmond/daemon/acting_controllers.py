@@ -115,7 +115,7 @@ class ActingControllers:
         """The archive of the files with which services ran."""
         from certmond.restart.rollback import PreviousFiles
 
-        return PreviousFiles(self.config, self.root, self.state_dir, self.clock)
+        return PreviousFiles(self.config, self.root, self.state_dir, self.clock, alive=self.alive)
 
     @cached_property
     def restarting(self) -> RestartController:

@@ -185,7 +185,7 @@ class Daemon:
 
     def _read_configuration(self) -> Cause:
         """Read the configuration again, and return the cause of the next pass. Keep the old one if it is invalid."""
-        self._reloading = False
+        self._reloading, self._in_pass = False, True  # the first scan of the new configuration must be complete
         self._notifier.reloading()
         if made := self._configuration.reload(self._journal, self._telemetry, self._new_controllers):
             former = self._enforcer

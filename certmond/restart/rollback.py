@@ -30,9 +30,15 @@ from certmond.transaction.node_file_reader import NodeFiles
 
 
 class PreviousFiles:
-    """Archiving and restoration of the previous files of one node."""
+    """Archiving and restoration of the previous files of one node.
 
-    def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
+    While certmond archives many files, it calls `alive` for each certificate, for the watchdog of systemd.
+    """
+
+    def __init__(
+        self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime], *,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._specs = {spec.name: spec for spec in config.certificates}
         self._archive = Archive(state_dir, config.archive.keep)
         # One more generation, so that the failed files do not displace the generation that certmond restores.
@@ -42,7 +48,7 @@ class PreviousFiles:
         self._pairs = KeyPairs(config.certificates, self._files)
         self._symlink_targets = SymlinkTargets(config.certificates, self._files)
         self._provenance = ProvenanceLookup(config, root, state_dir)
-        self._clock = clock
+        self._clock, self._alive = clock, alive
         self._archived: dict[tuple[str, str], Observation] = {}
 
     def unarchived(
@@ -70,6 +76,7 @@ class PreviousFiles:
         """
         renewals = self._provenance.renewals()
         for status in statuses:
+            self._alive()
             seen = status.seen
             if self._is_outdone(status, facts, renewals):
                 self._archived[seen.identity] = seen

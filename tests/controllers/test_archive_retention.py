@@ -5,6 +5,7 @@ needed.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -48,10 +49,10 @@ class Kept:
     def mismatched(self, days: int) -> str:
         return self.store(days, make_leaf(CA).pem, make_leaf(CA).key_pem)
 
-    def rule(self, keep_for: timedelta) -> Retention:
+    def rule(self, keep_for: timedelta, alive: Callable[[], None] = lambda: None) -> Retention:
         given = f"archive: {{keep_for: {keep_for.days}d}}\nhold: {{unsynchronised_clock: false}}\n"
         audit, files = Audit(Journal("none"), self.state, "test"), NodeFiles(str(self.place))
-        return Retention(self.archive, parse([Source("test", given)]), audit, lambda: self.now, files)
+        return Retention(self.archive, parse([Source("test", given)]), audit, lambda: self.now, files, alive=alive)
 
     def left(self, keep_for: timedelta = 400 * DAY) -> list[str]:
         """The generations that are there after the rule was applied."""
@@ -124,6 +125,17 @@ def test_it_is_applied_once_an_hour(kept: Kept) -> None:
         kept.now = NOW + later
         found.append(rule.due())
     assert found == [False, True, True]
+
+
+def test_the_watchdog_is_notified_for_each_certificate(kept: Kept) -> None:
+    """An archive with many names can take longer than WatchdogSec= of the unit."""
+    for name in ("a", "b", "c"):
+        for days in (30, 20):
+            kept.certificate.write_bytes(make_leaf(CA).pem)
+            kept.archive.store(name, {"/a.crt": kept.certificate}, NOW - days * DAY, {})
+    left = list[int]()
+    kept.rule(DAY, lambda: left.append(sum(len(kept.archive.ids(name)) for name in ("a", "b", "c")))).apply()
+    assert left == [6, 5, 4]
 
 
 def test_leftovers_of_a_killed_process_are_removed(kept: Kept) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -30,7 +31,9 @@ from certmond.daemon.pass_schedule import Cause
 from certmond.daemon.reconciler import Reconciler
 from certmond.daemon.wakeup import Wake
 from certmond.files.catalog_observer import Store
+from certmond.files.directory_watch import Changes
 from certmond.notify.event_log import Journal
+from certmond.pki.catalog.observation import Inventory
 from certmond.pki.services.service_observation import Live, ServiceSeen
 from certmond.services.service_state_collector import SurroundingsObserver
 from tests import preloaded_certmond
@@ -643,6 +646,33 @@ def test_a_reload_after_an_upgrade_keeps_the_old_configuration(
         [problem] = daemon._configuration.problems
         assert problem.startswith("the running daemon cannot apply this configuration (ModuleNotFoundError")
         assert problem.endswith("restart certmond: systemctl restart certmond")
+
+
+def test_the_first_scan_after_a_reload_is_complete(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long recovery during a reload notifies the watchdog, but scans nothing: the new observer of files has not read
+    the node yet, so its result would lack certificates.
+    """
+    monkeypatch.setattr("certmond.daemon.loaded_configuration.missing_rights", lambda *_: None)
+    scans = list[object]()
+    with idle_daemon(node, tmp_path, lambda: parse([])) as daemon:
+        daemon._pass(Cause("start", None))
+        monkeypatch.setattr(daemon, "_published_at", -math.inf)
+        monkeypatch.setattr(daemon._watcher, "take_changes", lambda: Changes(True, frozenset(), "overflow"))
+        monkeypatch.setattr(Reconciler, "recover", lambda _: daemon._keep_alive())
+        scan = daemon._scan
+
+        def counted(touched: frozenset[str] | None) -> Inventory:
+            scans.append(touched)
+            return scan(touched)
+
+        monkeypatch.setattr(daemon, "_scan", counted)
+        daemon._keep_alive()
+        assert len(scans) == 1, "outside of a reload, a long step scans the node"
+        monkeypatch.setattr(daemon, "_published_at", -math.inf)
+        cause = daemon._read_configuration()
+        assert len(scans) == 1
+        daemon._pass(cause)
+        assert scans[1:] == [None]
 
 
 class _Reader:

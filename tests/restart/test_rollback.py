@@ -201,6 +201,21 @@ def test_removed_files_use_no_memory(keeper: Keeper) -> None:
     assert found <= {status.seen.name for status in gone}
 
 
+def test_the_watchdog_is_notified_for_each_certificate(keeper: Keeper) -> None:
+    """At the first start in enforce mode, the archiving of many certificates can take longer than WatchdogSec=."""
+    stored = list[int]()
+
+    def alive() -> None:
+        stored.append(len(list(keeper.archive.names())))
+
+    former = PreviousFiles(keeper.config, str(keeper.node.root), keeper.state, lambda: NOW, alive=alive)
+    certificates = former.unarchived(list(keeper.statuses().values()))
+    with Transactions(str(keeper.node.root), keeper.state).lock():
+        former.archive(certificates, {})
+    assert len(stored) == len(certificates) > 2
+    assert (min(stored), max(stored)) == (0, len(certificates) - 1)
+
+
 def test_the_same_file_is_archived_once(keeper: Keeper) -> None:
     """This holds within a process and for the next one. A file that was checked once is not read again."""
     statuses = list(keeper.statuses().values())
