@@ -104,7 +104,6 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
             "daemon/reconciler",
             "daemon/runtime_files",
             "daemon/runtime_lock",
-            "daemon/wakeup",
         ],
     ),
     "tests/expose/http/test_access_control.py": ("speaks TLS with the server", ["expose/http/tls"]),

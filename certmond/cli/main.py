@@ -10,6 +10,7 @@ import atexit
 import gc
 import os
 import resource
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -296,6 +297,7 @@ def main() -> None:
     traceback of a bug omits the text of the exception, because this text might quote a key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain the private keys in memory
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if the caller ignores it, a child process has no exit status
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # otherwise pydantic searches all packages for plugins
     atexit.register(gc.freeze)  # otherwise the interpreter searches all loaded modules for garbage at its exit
     prepare()
@@ -327,7 +329,7 @@ def main() -> None:
         )
         sys.exit(UNKNOWN)
     except Exception as error:  # noqa: BLE001 - as the docstring explains
-        with suppress(OSError):
+        with suppress(OSError, MemoryError):
             click.echo(f"Traceback:\n{''.join(traceback.format_tb(error.__traceback__))}", err=True, nl=False)
         _print_error(defect(error))
         sys.exit(UNKNOWN)

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import os
 import select
+import signal
+from contextlib import suppress
 from typing import Self
+
+_MANY = 4096  # number of signals that one wait reads
 
 
 class Wake:
-    """Flag that threads and signal handlers set, and for which one thread waits."""
+    """Flag that threads and signal handlers set, and for which one thread waits.
+
+    In a `with` block, which only the main thread may enter, each signal with a handler ends a wait.
+    """
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
+        self._signals: tuple[int, int] | None = None  # pipe with a byte for each signal
+        self._former = -1
 
     def set(self) -> None:
         """Wake the waiting thread, or end its next wait immediately. A signal handler can call this method."""
@@ -26,14 +35,29 @@ class Wake:
         """Wait at most `seconds` for the flag. Clear the flag, and return whether the flag was set."""
         if not self._poll.poll(max(0, seconds) * 1000):
             return False
-        os.eventfd_read(self._descriptor)
-        return True
+        with suppress(BlockingIOError):
+            if self._signals:
+                os.read(self._signals[0], _MANY)
+        with suppress(BlockingIOError):  # the handler of a signal did not set the flag
+            os.eventfd_read(self._descriptor)
+            return True
+        return False
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def __enter__(self) -> Self:
+        # Python runs a handler in the main thread. If the kernel delivers the signal to another thread, the signal does
+        # not interrupt poll() in the main thread.
+        self._signals = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll.register(self._signals[0], select.POLLIN)
+        self._former = signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._signals:
+            signal.set_wakeup_fd(self._former)
+            for each in self._signals:
+                os.close(each)
+            self._signals = None
         self.close()

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 from cryptography.x509.oid import NameOID
 
 from certmond.cli.options import UNKNOWN
@@ -827,3 +828,20 @@ def test_an_empty_machine_is_one_sentence(tmp_path: Path, command: str) -> None:
     fact = f"no certificate of the profile 'kubeadm' exists below {tmp_path}"
     remedy = "run certmond on a node of a cluster, or list the certificates in the configuration (`profile: none`)"
     assert done.stderr == f"certmond: {fact}; {remedy}\n"
+
+
+def test_a_caller_that_ignores_sigchld_changes_nothing(tmp_path: Path) -> None:
+    """certmond gets the exit status of its child processes, for example of the one that opens a PKCS#12 file."""
+    leaf = make_leaf(make_ca())
+    content = pkcs12.serialize_key_and_certificates(b"x", leaf.key, leaf.cert, None, BestAvailableEncryption(b"secret"))
+    (tmp_path / "x.p12").write_bytes(content)
+    (tmp_path / "password").write_bytes(b"secret")
+    config = tmp_path / "config.yaml"
+    entry = {"name": "x", "path": "/x.p12", "password_file": "/password", "ca": []}
+    config.write_text(json.dumps({"profile": "none", "certificates": [entry]}))
+    found = certmond(
+        "--root", tmp_path, "check", "--config", config, "-o", "json", before=("env", "--ignore-signal=CHLD")
+    )
+    assert (found.returncode, found.stderr) == (2, "")
+    [shown] = json.loads(found.stdout)["certificates"]
+    assert shown["subject"] == leaf.facts.subject

@@ -9,7 +9,7 @@ import errno
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count, groupby
 from operator import sub
 from pathlib import Path
@@ -43,6 +43,10 @@ def replacing(path: Path) -> Iterator[int]:
             os.fchmod(descriptor, 0o644)  # override the umask of the unit: every user may read this file
             yield descriptor
             staged.replace(path)
+        except BaseException:
+            with suppress(OSError):  # incomplete content must not take the last free space
+                staged.unlink()
+            raise
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -120,7 +120,7 @@ def test_a_file_that_was_changed_is_written_completely(tmp_path: Path, touch: st
 
 def test_a_full_disk_costs_one_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a file cannot be written, the old one stays complete and the next write is a complete one. No descriptor
-    leaks.
+    leaks, and the incomplete file takes no space.
     """
     sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b")]
     sheet.write(path, rows, HEADS, "old")
@@ -130,6 +130,7 @@ def test_a_full_disk_costs_one_writing(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(RuntimeDirError, match=r"certmond cannot write \S*rows"):
             sheet.write(path, rows, HEADS, "new")
     assert path.read_text() == expected(rows, "old")
+    assert os.listdir(tmp_path) == ["rows"]
     sheet.write(path, rows, HEADS, "new")
     assert path.read_text() == expected(rows, "new")
     assert len(os.listdir("/proc/self/fd")) == opened
