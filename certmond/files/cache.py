@@ -28,6 +28,12 @@ _MAX_PAUSES = 20
 Without this limit, a user who repeatedly changes many files could stop the pass.
 """
 
+_MAX_UNUSED = 10_000
+"""The cache checks all entries if it has more than twice the entries after the last such check, and this number more.
+
+A file that names other files can name others after each change. Only a check of all entries drops the unused ones.
+"""
+
 T = TypeVar("T")
 
 
@@ -46,6 +52,7 @@ class Files:
         """The number of calls of `refresh`. Between two calls, no listing and no entry changes."""
         self.dropped: frozenset[Entry] | None = None
         """The entries that the last call of `refresh` dropped, or None if the call dropped all entries."""
+        self._checked: int | None = None  # number of entries after the last check of all entries
         self._pauses = PauseBudget(_MAX_PAUSES)
         self.unfinished = set[str]()
         """The lookups of files that the next pass must read again, because a write might be in progress."""
@@ -56,8 +63,12 @@ class Files:
         self.dropped, self._pauses, self.unfinished = None, PauseBudget(_MAX_PAUSES), set()
         if self._previous or self._listings.has_unread:
             self._interest = None
+        if self._checked is None:
+            self._checked = len(self._entries)
+        has_unused = len(self._entries) > 2 * self._checked + _MAX_UNUSED
         # A created, removed or moved directory can change every path below it, so check all entries again.
-        if touched is None or not touched.isdisjoint(self._directory_lookups()):
+        if touched is None or has_unused or not touched.isdisjoint(self._directory_lookups()):
+            self._checked = None
             self._directories.clear()
             self._by_lookup.clear()
             self._previous, self._entries = self._entries, {}

@@ -683,6 +683,43 @@ def test_an_unused_path_is_dropped(tree: Tree) -> None:
     assert tree.interest() == {"/": {"pods"}, "/pods": {"7"}, "/pods/7": {"tls.crt"}}
 
 
+def test_paths_that_a_file_no_longer_names_are_dropped(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file names other paths after each change, such as a kubeconfig. The number of entries and of watched names
+    stays below a limit, although each pass reports only this file.
+    """
+    monkeypatch.setattr("certmond.files.cache._MAX_UNUSED", 20)
+    tree.write("/names")
+    watched, looks = list[int](), list[int]()
+    for number in range(20):
+        tree.write("/names", b"%d" % number)
+        tree.files.refresh(tree.touched("/names"))
+        looks.append(tree.files.dropped is None)
+        for path in ("/names", "/stays", *(f"/{number}-{each}" for each in range(10))):
+            tree.files.entry(path)
+        watched.append(sum(f"/{old}-0"[1:] in tree.interest()["/"] for old in range(number + 1)))  # type: ignore[operator]
+    assert max(watched) <= 6
+    assert 3 <= sum(looks) <= 10
+
+
+@pytest.mark.parametrize("news", [(0, 0, 0, 0), (100, 0, 0, 0)])
+def test_many_used_paths_lead_to_at_most_one_check(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, news: tuple[int, ...]
+) -> None:
+    """If many paths stay in use, passes do not check all entries again and again."""
+    monkeypatch.setattr("certmond.files.cache._MAX_UNUSED", 20)
+    tree.write("/names")
+    paths, checks = ["/names", *(f"/old-{each}" for each in range(50))], list[bool]()
+    tree.files.refresh(None)
+    for number, new in enumerate((0, *news, 0)):
+        for path in paths:
+            tree.files.entry(path)
+        paths += [f"/new-{number}-{each}" for each in range(new)]
+        tree.files.refresh(tree.touched("/names"))
+        checks.append(tree.files.dropped is None)
+    assert sum(checks) <= 1
+    assert not checks[-1]
+
+
 def test_old_targets_of_a_link_are_dropped(tree: Tree) -> None:
     """A user who moves a link again and again, or creates links to the same file, does not fill the memory."""
     tree.write("/target")
