@@ -141,7 +141,17 @@ class Hook:
         self._woken.set()
 
     def join(self, patience: float) -> None:
-        """Wait until the thread has ended. After `patience` seconds, kill the program of the hook."""
+        """Wait until this hook and its predecessors have ended. After `patience` seconds, kill their programs."""
+        deadline = time.monotonic() + patience
+        for each in self._with_predecessors():
+            each._join_thread(max(0.0, deadline - time.monotonic()))
+
+    def _with_predecessors(self) -> list[Hook]:
+        """Return the former hooks whose threads might still run, oldest first, and this hook."""
+        before = self._previous
+        return [*(before._with_predecessors() if before else ()), self]
+
+    def _join_thread(self, patience: float) -> None:
         if self._thread is None:
             return
         self._thread.join(patience)
@@ -149,8 +159,9 @@ class Hook:
         self._thread.join()
 
     def _run(self, after: Hook | None) -> None:
-        if after is not None:
-            after.join(after.spec.time_limit.total_seconds())
+        for each in after._with_predecessors() if after else ():
+            each._join_thread(each.spec.time_limit.total_seconds())
+        self._previous = None
         while not self._loads_record() and not self._stopping.is_set():
             self._stopping.wait(max(0.0, self._retry_at - time.monotonic()))
         while not self._stopping.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import stat
 import time
@@ -291,6 +292,50 @@ def test_hooks_follow_a_new_configuration(recorder: HookRecorder) -> None:
     hooks.configure([])
     hooks.close()
     assert json.loads(Path(f"{recorder.log}2").read_text())["certificate"] == "b"
+
+
+def test_a_stop_also_ends_the_program_of_a_former_configuration(
+    recorder: HookRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If an operator changes a hook because its program hangs, certmond stops as fast as with the first configuration,
+    not after the time limit of the program.
+    """
+    monkeypatch.setattr("certmond.notify.hooks.GRACE", 0.0)
+    Path(f"{recorder.log}.hangs").touch()
+    started = Path(f"{recorder.log}.hung")
+    os.mkfifo(started)
+    hooks = Hooks(recorder.work, Journal("none"), recorder.count)
+    for number in range(3):
+        hooks.configure([recorder.spec(repeat=f"{number + 1}h")])
+        hooks._hooks["hook"].deliver(known(notice()), SETTLED)
+        if not number:
+            started.read_bytes()  # until the program opens this file
+    hooks.close()
+    assert recorder.heard() == []  # the program was killed
+
+
+def test_a_reload_kills_no_program_before_its_time_limit(recorder: HookRecorder) -> None:
+    """A run in progress continues after a reload, also if a later configuration has a shorter time limit."""
+    Path(f"{recorder.log}.hangs").touch()
+    recorder.program.write_text(SCRIPT.replace("sleep 60", 'read -r _ <"$LOG.go"'))
+    started, go = Path(f"{recorder.log}.hung"), Path(f"{recorder.log}.go")
+    for each in (started, go):
+        os.mkfifo(each)
+    hooks = Hooks(recorder.work, Journal("none"), recorder.count)
+    for number, limit in enumerate(("10m", "1s", "10m")):
+        hooks.configure([recorder.spec(repeat=f"{number + 1}h", time_limit=limit)])
+        hooks._hooks["hook"].deliver(known(notice()), SETTLED)
+        if not number:
+            started.read_bytes()  # until the program opens this file
+    first = hooks._hooks["hook"]._with_predecessors()[0]
+    assert first._thread
+    first._thread.join(2)  # longer than the limit of the second configuration
+    assert first._thread.is_alive()
+    Path(f"{recorder.log}.hangs").unlink()
+    go.write_bytes(b"\n")
+    recorder.until("told")
+    hooks.close()
+    assert recorder.heard() == [RAISED]
 
 
 # The rate of runs
