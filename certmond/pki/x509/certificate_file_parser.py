@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from certmond.errors import LimitError, MalformedError
+from certmond.errors import LimitError, MalformedError, UnreachableError
 from certmond.immutable_class import immutable
 from certmond.pki.asn1.der import leading_value, read_value
 from certmond.pki.asn1.key_limits import check_private_key, check_public_key
@@ -41,6 +41,7 @@ _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS",
 _KEY_LABELS = frozenset({"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"})
 """Labels of the private keys that Go reads. A block with another label can refer to a key in a TPM."""
 _SEQUENCE = 0x30
+_OPEN_AGAIN = "free memory, processes or descriptors of the host, then run: systemctl reload certmond"
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
 
@@ -332,6 +333,8 @@ def _decode_pkcs12(data: bytes, path: str, password: bytes | None, opening: Open
     except MalformedError as error:
         reason = Reason.MALFORMED if isinstance(error, LimitError) else Reason.UNREADABLE
         return Document(faults=(Fault(reason, f"{path} {error}"),))
+    except UnreachableError as error:  # a fact about this host, not about the file
+        return Document(faults=(Fault(Reason.UNREADABLE, f"{path} {error}", _OPEN_AGAIN),))
     documents = [
         certificate_document(der, f"{path}, certificate {number}")
         for number, der in enumerate(found.certificates, start=1)
