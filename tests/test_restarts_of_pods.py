@@ -457,10 +457,20 @@ def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment:
         assert node.attempts() == {"etcd": 0, name: 1, "kube-controller-manager": 1, "kube-scheduler": 1}
 
 
+RECOVERY = """
+import sys
+from pathlib import Path
+from certmond.transaction.commit import Transactions
+with Transactions("/", Path(sys.argv[1])).lock() as writer:
+    writer.recover()
+"""
+
+
 @pytest.mark.long
-def test_killed_in_a_rollback(template: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("started", [False, True], ids=["then", "before"])
+def test_killed_in_a_rollback(template: Path, tmp_path: Path, started: bool) -> None:
     """A daemon that is killed between the decision to restore a file and its presence restores it after its restart,
-    and ends the episode in the same way.
+    and ends the episode in the same way. It does not stop a component that the kubelet has started with this file.
     """
     name, conf = "kube-controller-manager", os.path.basename(MANAGER_CONF)
     with control_plane(template, tmp_path) as node:
@@ -472,6 +482,10 @@ def test_killed_in_a_rollback(template: Path, tmp_path: Path) -> None:
                 assert daemon.process.wait(DEADLINE) == -signal.SIGKILL
         assert stage(node, name) == "put_back"
         assert node.sha256(MANAGER_CONF) != former
+        if started:
+            subprocess.run([*node.inside, sys.executable, "-c", RECOVERY, node.state], check=True)
+            assert node.sha256(MANAGER_CONF) == former
+            node.pods.until(lambda: node.held(name).get(MANAGER_CONF) == former, "the kubelet starts it")
         with node.daemon() as daemon:
             daemon.until(lambda: restarts(daemon, name, "taken_back") == 1, "it is taken back", within=2 * DEADLINE)
             assert node.sha256(MANAGER_CONF) == node.held(name)[MANAGER_CONF] == former

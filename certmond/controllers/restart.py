@@ -286,13 +286,13 @@ class _RestartStep:
         self._record(episode)
         fact = f"{episode.service} did not become healthy ({episode.trouble})"
         try:
-            message = self.owner._previous.restore(self.writer, episode.targets, self.observed.assessment.statuses)
+            rollback = self.owner._previous.restore(self.writer, episode.targets, self.observed.assessment.statuses)
         except CertmondError as error:
             reason = f"{fact}, and certmond did not restore the previous files: {error}"
             return self._end(Ended(episode, Result.FAILED, reason))
-        self._audit(Event.STEP_FAILED, episode.service, f"{fact}: {message}", level="error")
-        self._record(after_restore(episode, self._now()))
-        return Progress(episode.service, message, self._now())  # check immediately: the running process must end
+        self._audit(Event.STEP_FAILED, episode.service, f"{fact}: {rollback.message}", level="error")
+        self._record(after_restore(episode, rollback.restored_at))
+        return Progress(episode.service, rollback.message, self._now())  # check immediately: an old process must end
 
     def _end(self, ended: Ended) -> Progress:
         episode, name = ended.episode, ended.episode.service

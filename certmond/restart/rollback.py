@@ -11,6 +11,7 @@ from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.errors import CertmondError, WriteError
+from certmond.immutable_class import immutable
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
@@ -27,6 +28,18 @@ from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile, archive_
 from certmond.transaction.commit import NewFile, Transactions, Writer
 from certmond.transaction.dirfd import digest
 from certmond.transaction.node_file_reader import NodeFiles
+
+
+@immutable
+class Rollback:
+    """Completed rollback. `message` contains a sentence for each target.
+
+    `restored_at` (UTC) is the latest change (ctime) of the restored files. It precedes the rollback if a process that
+    was killed, or the recovery of its transaction, had restored the files.
+    """
+
+    message: str
+    restored_at: datetime
 
 
 class PreviousFiles:
@@ -102,14 +115,15 @@ class PreviousFiles:
         fixed = fixed_by(seen.spec, facts)
         return bool(outdone(seen.certificates[0], seen.certificates[1:], status.issuers, provenance, fixed))
 
-    def restore(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
-        """Restore the newest valid previous files of each target. Return a sentence for each target.
+    def restore(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> Rollback:
+        """Restore the newest valid previous files of each target. Do not write a file that is already restored.
 
         Raises WriteError if the archive contains no such files, if another process has changed the present files, or if
         certmond must not write the files. In these cases, certmond changes no file.
         """
         known = {status.seen.identity: status for status in statuses}
         changes, replaced, messages = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
+        restored = list[str]()
         for target in targets:
             spec = self._specs.get(target.name)
             if spec is None:
@@ -117,6 +131,7 @@ class PreviousFiles:
             name = archive_name(spec, target.path)
             files, when = self._previous(spec, name, target, known.get((target.name, target.path)))
             present = self._present(file.path for file in files)
+            restored += present
             for path, content in present.items():
                 if path in target.contents and content is not None and digest(content) != target.contents[path]:
                     if all(present[file.path] == file.content for file in files):
@@ -148,7 +163,8 @@ class PreviousFiles:
 
         if changes:
             writer.commit(changes, verify=verify, before_rename=archive_failed)
-        return "; ".join(messages)
+        changed_at = filter(None, map(self._files.changed_at, restored))
+        return Rollback("; ".join(messages), max(changed_at, default=self._clock()))
 
     def _previous(
         self, spec: CertificateSpec, name: str, target: Target, status: CertificateStatus | None

@@ -80,6 +80,15 @@ class NodeFiles:
                 return None
             return datetime.fromtimestamp(int(status.st_mtime), UTC) if status else None
 
+    def changed_at(self, path: str) -> datetime | None:
+        """Return the ctime of `path` (UTC), or None if the path is missing or unreadable."""
+        with Directories(self._root) as directories:
+            try:
+                status = directories.place(directories.resolve(path, follow_any_link=True)).status()
+                return datetime.fromtimestamp(status.st_ctime, UTC) if status else None
+            except (OSError, ValueError, OverflowError):  # a ctime can be out of the range of a datetime
+                return None
+
     def real_owner(self, owner: tuple[int, int]) -> tuple[int, int]:
         """Return the uid and the gid that a file of `owner` has below the root (`Directories.real_owner`)."""
         with Directories(self._root) as directories:

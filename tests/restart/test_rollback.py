@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from certmond.pki.catalog.validator import validated
 from certmond.pki.services.restart_episode import Past, Result, Target
 from certmond.pki.services.service_observation import Content, Live, ServiceSeen
 from certmond.pki.services.staleness import Surroundings, files_of
-from certmond.restart.rollback import PreviousFiles
+from certmond.restart.rollback import PreviousFiles, Rollback
 from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
@@ -96,6 +96,9 @@ class Keeper:
         return Target(name, f"/{FILES[name][-1]}", contents)
 
     def put_back(self, *targets: Target) -> str:
+        return self.rollback(*targets).message
+
+    def rollback(self, *targets: Target) -> Rollback:
         with Transactions(str(self.node.root), self.state).lock() as writer:
             return self.former.restore(writer, targets, self.statuses().values())
 
@@ -488,6 +491,18 @@ def test_a_repeated_rollback_changes_nothing(keeper: Keeper, kept: int) -> None:
     assert keeper.put_back(target) == said
     assert [keeper.node.path(path).stat().st_ino for path in FILES[PAIR]] == inodes
     assert keeper.read(PAIR) == before
+
+
+def test_a_rollback_names_the_time_of_the_restored_files(keeper: Keeper) -> None:
+    """Certmond uses the latest change of a restored file, also if a killed process restored this file earlier."""
+    keeper.keep()
+    keeper.renew(PAIR)
+    target = keeper.target(PAIR)
+    first = keeper.rollback(target)
+    changes = [keeper.node.path(path).stat().st_ctime for path in FILES[PAIR]]
+    assert first.restored_at == datetime.fromtimestamp(max(changes), UTC)
+    keeper.again()
+    assert keeper.rollback(target) == first
 
 
 KILLED = """

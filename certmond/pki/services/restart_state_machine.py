@@ -7,7 +7,7 @@ so a new process of certmond continues where a killed process stopped.
 These invariants hold at every step:
   - certmond writes the record of an act before the act.
   - An episode has at most four acts, and one more for each kill of certmond. The third and the fourth act use the
-    previous files. The fourth act only ends an instance that started before certmond restored these files.
+    previous files, and end no instance that started after certmond restored these files.
   - An episode in which the service issues certificates again has no third act.
   - After an episode with an act has ended, certmond begins no new episode for the same contents.
 """
@@ -158,13 +158,19 @@ def after_act(episode: Episode, at: datetime) -> Episode:
 
 
 def _resumed_act(episode: Episode, observed: HealthObservation, *, changes_instance: bool) -> Move:
-    """Return the act, or a wait if a certmond process that was killed has already executed the act."""
-    instance, failed = observed.service.instance, observed.service.failed
-    if episode.put_back_at:  # the instance might have started before the files were restored, so it must end
-        return Act(replace(episode, before=instance))
-    if changes_instance and episode.before and (failed or (instance and instance != episode.before)):
+    """Return the act, or a wait if a certmond process that was killed has already executed the act.
+
+    Also return a wait if the kubelet has started the service after certmond restored the previous files.
+    """
+    seen, restored_at = observed.service, episode.put_back_at
+    is_new = bool(seen.instance) and seen.instance != episode.before
+    if restored_at:
+        done = is_new and seen.started_at is not None and seen.started_at > restored_at
+    else:
+        done = bool(episode.before) and (is_new or seen.failed)
+    if done and changes_instance:
         return Wait(after_act(episode, observed.at), observed.at + INTERVAL)
-    return Act(episode)
+    return Act(replace(episode, before=seen.instance) if restored_at else episode)
 
 
 def _with_instance(episode: Episode, seen: ServiceSeen) -> Episode:

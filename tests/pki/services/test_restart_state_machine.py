@@ -408,10 +408,22 @@ def test_a_recorded_act_is_made_unless_it_took_effect() -> None:
     assert after(BEGUN, look(1, seen("2")), changes_instance=False) == Act(BEGUN)
 
 
-def test_after_the_rollback_any_running_instance_is_ended() -> None:
-    """It may have started before."""
+@pytest.mark.parametrize("started_at", [None, PUT_BACK_AT - SECOND, PUT_BACK_AT])
+def test_after_the_rollback_an_instance_that_might_have_the_failed_files_is_ended(started_at: datetime | None) -> None:
+    """This is an instance that did not verifiably start after the rollback."""
     third = after_restore(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
-    assert after(third, look(61, seen("4"))) == Act(replace(third, before="4"))
+    assert after(third, look(61, seen("4", started_at=started_at))) == Act(replace(third, before="4"))
+
+
+def test_an_instance_that_started_after_the_rollback_is_not_ended() -> None:
+    """The kubelet can start it before certmond acts. A reload does not need a new instance."""
+    third = after_restore(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
+    new = look(62, seen("4", started_at=PUT_BACK_AT + SECOND))
+    assert after(third, new) == Wait(after_act(third, new.at), look(63).at)
+    assert after(third, new, changes_instance=False) == Act(replace(third, before="4"))
+    same = look(62, seen("3", started_at=PUT_BACK_AT + SECOND))
+    assert after(third, same) == Act(third)
+    assert after(third, look(62, ServiceSeen(False))) == Act(replace(third, before=""))
 
 
 def test_an_episode_is_parsed_as_it_was_written() -> None:
@@ -499,6 +511,7 @@ class World:
     fate: Fate
     now: datetime = NOW
     disk: str = "new"
+    restored_at: datetime | None = None
     instance: int = 1
     holds: str = "former"
     begun_at: datetime = NOW - 3600 * SECOND
@@ -545,6 +558,10 @@ class World:
         self.instance += 1
         self.running, self.next_start = True, None
         self._read()
+
+    def restore(self) -> datetime:
+        self.disk, self.restored_at = "former", self.restored_at or self.now
+        return self.restored_at
 
     def act(self, instance: str) -> None:
         self.acts += 1
@@ -608,6 +625,10 @@ class Controller:
         assert episode.stage is Stage.ACT
         # The third and the fourth act follow only after the old files were restored.
         assert (episode.attempt >= 3) == (self.world.disk == "former") == (episode.put_back_at is not None)
+        # No act ends an instance that started with the restored files.
+        restored_at = self.world.restored_at
+        if restored_at and episode.before == str(self.world.instance) and not self.world.fate.reload:
+            assert self.world.begun_at <= restored_at
         self.log.append(("act", episode.attempt))
         assert len(self.log) <= 4 + self.kills
         self.world.act(episode.before)
@@ -644,9 +665,9 @@ class Controller:
                 self.store(move.episode)
                 if self.world.fate.no_former:
                     return Ended(move.episode, Result.FAILED, "")
-                self.world.disk = "former"
+                restored_at = self.world.restore()
                 self.point()
-                self.store(after_restore(move.episode, self.world.now))
+                self.store(after_restore(move.episode, restored_at))
                 return self.world.now
             case Ended():
                 return move
