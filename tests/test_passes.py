@@ -68,6 +68,26 @@ def test_the_collector_is_off_while_the_daemon_is_loaded(tmp_path: Path) -> None
     assert run.stdout == "True False\n"
 
 
+@pytest.mark.long
+def test_a_command_that_ends_soon_collects_no_garbage(node: Node) -> None:
+    """A collection would traverse all modules and values, also at the end of the command."""
+    code = """if True:
+        import gc, sys
+        from certmond.cli.main import cli
+        collections = []
+        gc.callbacks.append(lambda phase, _: collections.append("certmond.daemon.enforcer" in sys.modules))
+        try:
+            cli.main(["check", *sys.argv[1:]], standalone_mode=False)
+        except SystemExit:
+            values = [[] for _ in range(1000)]
+            print("certmond.daemon.enforcer" in sys.modules, any(collections), gc.isenabled(), file=sys.stderr)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", code, "--root", str(node.root)], capture_output=True, text=True, check=True
+    )
+    assert run.stderr == "True False True\n"
+
+
 def test_an_unused_certificate_is_freed(node: Node, tmp_path: Path) -> None:
     """A replaced certificate takes no memory after its report. The last valid one of a broken file takes none after a
     new one exists. So the memory of the daemon does not depend on the number of past certificates.

@@ -39,6 +39,7 @@ from certmond.cli.options import (
 )
 from certmond.cli.stdio import output_fails, prepare
 from certmond.cli.version_option import version_option, version_text
+from certmond.daemon.python_gc import uncollected
 from certmond.errors import CertmondError, NotRunningError, defect
 from certmond.pki.findings import printable
 from certmond.redaction import redacted
@@ -68,8 +69,7 @@ _SHORT = frozenset({"check", "config", "discover", "explain", "forecast", "metri
 def cli(context: click.Context) -> None:
     """Watch, verify and renew the certificates of this Kubernetes node."""
     if context.invoked_subcommand in _SHORT:
-        gc.disable()  # loaded modules are never garbage, and the process ends soon
-        context.call_on_close(gc.enable)
+        context.with_resource(uncollected())  # loaded modules are never garbage, and the process ends soon
 
 
 @cli.command()
