@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform, overload
 
@@ -25,9 +25,11 @@ def immutable(cls: type[Any] | None = None, /, *, eq: bool = True, slots: bool =
     """
 
     # `dataclass(frozen=True)` would compile six methods for each class. This compilation took a third of the time of
-    # all imports. A class took six times the memory, and an instance four times the time of this decorator.
+    # all imports. A class took six times the memory, and an instance four times the time of this decorator. The
+    # compilation of `__init__` alone took a tenth.
     def decorated(each: type[Any]) -> Any:
-        made: Any = dataclass(slots=slots, repr=False, eq=False, **options)(each)
+        made: Any = dataclass(slots=slots, init=False, repr=False, eq=False, **options)(each)
+        made.__init__ = _first_constructor(made)
         if eq:
             made.__eq__, made.__hash__ = _comparison(made)
         if "__repr__" not in vars(each):
@@ -35,6 +37,48 @@ def immutable(cls: type[Any] | None = None, /, *, eq: bool = True, slots: bool =
         return made
 
     return decorated if cls is None else decorated(cls)
+
+
+def _first_constructor(cls: type[Any]) -> Callable[..., None]:
+    """Return the method `__init__` of `cls`, which replaces itself with a compiled method at its first call.
+
+    A command creates no instance of half of its classes.
+    """
+
+    def construct(self: Any, *values: Any, **named: Any) -> None:
+        made: Any = cls
+        made.__init__ = _constructor(cls)
+        made.__init__(self, *values, **named)
+
+    return construct
+
+
+def _constructor(cls: type[Any]) -> Callable[..., None]:
+    """Return the method `__init__` of `cls`, as `dataclass` would compile it.
+
+    `__post_init__` must assign the fields with `init=False`.
+    """
+    names: dict[str, Any] = {"_absent": MISSING}
+    positional, keyword_only, statements = ["self"], list[str](), list[str]()
+    for each in fields(cls):
+        if not each.init:
+            continue
+        parameter, value = each.name, each.name
+        if each.default is not MISSING:
+            names[f"_default_{each.name}"], parameter = each.default, f"{each.name}=_default_{each.name}"
+        elif each.default_factory is not MISSING:
+            names[f"_make_{each.name}"], parameter = each.default_factory, f"{each.name}=_absent"
+            value = f"_make_{each.name}() if {each.name} is _absent else {each.name}"
+        (keyword_only if each.kw_only else positional).append(parameter)
+        statements.append(f"self.{each.name} = {value}")
+    if hasattr(cls, "__post_init__"):
+        statements.append("self.__post_init__()")
+    parameters = ", ".join((*positional, *(("*", *keyword_only) if keyword_only else ())))
+    text = "\n ".join((f"def __init__({parameters}):", *(statements or ("pass",))))
+    exec(text, names)  # noqa: S102 - a text of the names of fields
+    made: Callable[..., None] = names["__init__"]
+    made.__qualname__ = f"{cls.__qualname__}.__init__"
+    return made
 
 
 def _comparison(cls: type[Any]) -> tuple[Callable[[Any, object], bool], Callable[[Any], int]]:

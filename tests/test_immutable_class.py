@@ -41,6 +41,47 @@ class Absent:
         return "nothing"
 
 
+@immutable
+class Range:
+    """A value with all kinds of fields."""
+
+    begin: int
+    missing: bool = False
+    names: list[str] = field(default_factory=list)
+    size: int = field(init=False)
+    end: int = field(kw_only=True)
+    step: int = field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.size = (self.end - self.begin) // self.step  # type: ignore[misc]
+
+
+def test_a_constructor_accepts_the_arguments_of_a_dataclass() -> None:
+    """The fields have their order, defaults and factories, and `__post_init__` assigns a field with `init=False`."""
+    first, second = Range(1, end=5), Range(1, True, ["a"], end=5, step=2)
+    assert (first.begin, first.missing, first.names, first.size, first.end, first.step) == (1, False, [], 4, 5, 1)
+    assert (second.missing, second.names, second.size, second.step) == (True, ["a"], 2, 2)
+    assert first.names is not Range(1, end=5).names
+    assert Absent() == Absent()
+    assert Named(1).y == 0
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_wrong_argument_raises_an_error_with_the_name_of_the_class(again: bool) -> None:
+    """This is true for the first instance of a class and for each further one."""
+
+    @immutable
+    class Single:
+        value: int
+
+    if again:
+        Single(1)
+    with pytest.raises(TypeError, match=r"Single\.__init__\(\) missing 1 required positional argument: 'value'"):
+        Single()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"Single\.__init__\(\) got an unexpected keyword argument 'other'"):
+        Single(1, other=2)  # type: ignore[call-arg]
+
+
 def test_equal_fields_are_equal_values() -> None:
     """Two instances with equal fields are equal and have one hash. A field with `compare=False` does not count."""
     assert Point(1, 2, "a") == Point(1, 2, "b") != Point(1, 3)
