@@ -19,6 +19,7 @@ from certmond.controllers.coordinator_factory import awake, cluster_objects_of, 
 from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.rotation_state import RotationState
 from certmond.daemon.acting_controllers import ActingControllers, available
+from certmond.daemon.paced_call import PacedCall
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
 from certmond.files.parallel_path_search import find_in_two_processes
@@ -69,7 +70,7 @@ class Enforcer:
     ) -> None:  # fmt: skip
         self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
         self._monotonic = monotonic
-        self._alive = alive
+        self._alive, self._pass_alive = alive, PacedCall(alive)
         self.audit = audit
         self.interest: Interest = {}
         """The directories and names that the last call of `see` read, for a process that watches these files."""
@@ -132,7 +133,7 @@ class Enforcer:
         config, also = self._config, tuple(filter(None, (self._config.hold.file,)))
         return Store(
             config.certificates, self._root, config.given_facts, also, references=config.follows_references,
-            derived=config.derived, renewers=config.mode == "enforce",
+            derived=config.derived, renewers=config.mode == "enforce", alive=self._pass_alive,
         )  # fmt: skip
 
     def interrupted(self) -> frozenset[str]:
@@ -220,7 +221,7 @@ class Enforcer:
         """
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
-            waits=waits, searching=find_in_two_processes,
+            waits=waits, searching=lambda questions: find_in_two_processes(questions, self._pass_alive),
         )  # fmt: skip
 
     def restart(

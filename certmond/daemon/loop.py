@@ -278,7 +278,7 @@ class Daemon:
             self._schedule.check_services_within(min(max(0.0, wait), HEARTBEAT_INTERVAL))
 
     def _keep_alive(self) -> None:
-        """Send a heartbeat and publish changes of the node during a long step."""
+        """Send a heartbeat during a long pass or step, and publish changes of the node during a step."""
         if time.monotonic() - self._heartbeat_at < HEARTBEAT_INTERVAL:
             self._notifier.alive()
         else:
@@ -292,15 +292,15 @@ class Daemon:
         before, since = self._assessment, time.monotonic() - self._published_at
         if self._in_pass or before is None or since < (CEILING if quiet else 2 * CEILING):
             return
-        started, changes = time.monotonic(), self._watcher.take_changes()
+        changes = self._watcher.take_changes()
         if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
             return
+        self._in_pass, started = True, time.monotonic()  # the scan itself calls `_keep_alive`
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
-        inventory = self._scan(touched)
-        assessment = self._enforcer.assess(inventory, self._clock(), self._surroundings, before)
+        assessment = self._enforcer.assess(self._scan(touched), self._clock(), self._surroundings, before)
         self._file_changes.watch(self._store)
         self._report(Cause(changes.cause if changes else "deadline", touched), assessment, self._surroundings, started)
-        self._scanned_during_step = True
+        self._in_pass, self._scanned_during_step = False, True
 
     # Reports
 

@@ -9,13 +9,14 @@ from contextlib import suppress
 from certmond.pki.findings import printable
 
 _MOST = 500  # characters of a status: `systemctl status` shows one line, and messages have a size limit
+_EXTENSION = 60_000_000  # microseconds until the next notification of a long start or reload
 
 
 class Notifier:
     """Sender of notifications to systemd. If systemd did not start this process, the sender does nothing."""
 
     def __init__(self) -> None:
-        self._wanted = "NOTIFY_SOCKET" in os.environ
+        self._wanted, self._is_ready = "NOTIFY_SOCKET" in os.environ, False
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
         """Maximum number of seconds between two calls of `alive`, or 0 if the watchdog of systemd is off."""
@@ -23,16 +24,22 @@ class Notifier:
     def ready(self, status: str) -> None:
         # `printable` removes line breaks, which a certificate name can contain and which would start another
         # assignment.
+        self._is_ready = True
         self._tell(f"READY=1\nSTATUS={printable(status)[:_MOST]}")
 
     def status(self, status: str) -> None:
         self._tell(f"STATUS={printable(status)[:_MOST]}")
 
     def alive(self) -> None:
-        if self.watchdog:
-            self._tell("WATCHDOG=1")
+        """Tell systemd that this process works. A start and a reload may then exceed TimeoutStartSec=."""
+        assignments = ["WATCHDOG=1"] if self.watchdog else []
+        if not self._is_ready:
+            assignments.append(f"EXTEND_TIMEOUT_USEC={_EXTENSION}")
+        if assignments:
+            self._tell("\n".join(assignments))
 
     def reloading(self) -> None:
+        self._is_ready = False
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:

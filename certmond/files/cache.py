@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain, takewhile
@@ -38,10 +38,13 @@ T = TypeVar("T")
 
 
 class Files:
-    """Cache of the files below the directory `root` ("/" for this node). Only one thread may use the cache."""
+    """Cache of the files below the directory `root` ("/" for this node). Only one thread may use the cache.
 
-    def __init__(self, root: str = "/") -> None:
-        self._root = "" if root == "/" else os.path.realpath(root)
+    The cache calls `alive` after it has parsed a file, also in a forked process.
+    """
+
+    def __init__(self, root: str = "/", alive: Callable[[], None] = lambda: None) -> None:
+        self._root, self._alive = "" if root == "/" else os.path.realpath(root), alive
         self._directories = DirectoryCache(self._root)
         self._entries: dict[EntryKey, Entry] = {}
         self._previous: dict[EntryKey, Entry] = {}
@@ -167,9 +170,19 @@ class Files:
                 read.append((entry, content))
                 size += len(content)
             if size >= _BATCH_BYTES:
-                _parse(read, parse)
+                self._store_parsed(read, parse)
                 read, size = [], 0
-        _parse(read, parse)
+        self._store_parsed(read, parse)
+
+    def _store_parsed(self, read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
+        """Parse the content of each entry, and store the result in the entry."""
+        for entry, content in read:
+            digest = hashlib.sha256(content).digest()
+            if digest != entry.digest:  # the content has changed since the other parsers ran
+                entry.values = tuple(other(content, entry.path) for other in entry.parsers)
+            entry.digest = digest
+            entry.store_value(parse, parse(content, entry.path))
+            self._alive()
 
     def _store_results(self, paths: Iterable[str], results: Iterable[Any], parse: Parser[Any]) -> Iterable[str]:
         """Store the entries and parsed values that the forked worker returned for `paths`. Return `paths`."""
@@ -284,6 +297,7 @@ class Files:
             entry.values = known.values
         else:
             entry.values = tuple(parse(content, entry.path) for parse in known.parsers)
+        self._alive()
 
     def _read(self, entry: Entry) -> bytes | None:
         """Return the content of the file. If the read fails, set the fault of the entry and return None."""
@@ -305,15 +319,6 @@ class Files:
             with suppress(OSError):
                 return content_at(f"{self._root}{entry.path}", entry.inode)
         return None
-
-
-def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
-    for entry, content in read:
-        digest = hashlib.sha256(content).digest()
-        if digest != entry.digest:  # the content has changed since the other parsers ran
-            entry.values = tuple(other(content, entry.path) for other in entry.parsers)
-        entry.digest = digest
-        entry.store_value(parse, parse(content, entry.path))
 
 
 def _comparable(entry: Entry) -> tuple[object, ...]:

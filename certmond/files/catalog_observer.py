@@ -5,7 +5,7 @@ The observation of an unusable file contains a `Fault`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -55,7 +55,7 @@ class Store:
     store also observes files that have a reference on the node but no entry. The store then also reads the command
     lines of processes in `proc`, by default only if `root` is "/". `derived` are the derived files: the store watches
     all of these files, and observes the copies of kubeconfigs. If `renewers` is true, the store also observes other
-    programs that renew certificates.
+    programs that renew certificates. The store calls `alive` after it has parsed a file, also in a forked process.
     """
 
     def __init__(
@@ -69,9 +69,10 @@ class Store:
         derived: Sequence[DerivedSpec] = (),
         proc: str | None = None,
         renewers: bool = False,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._specs = specs
-        self._files = Files(root)
+        self._files = Files(root, alive)
         self._given = dict(facts or {})
         self._also = (*also, *(spec.path for spec in derived))
         self._built: list[dict[str, _Built]] = [{} for _ in specs]

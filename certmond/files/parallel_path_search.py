@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from certmond.files.forked_worker import in_two_processes
@@ -10,9 +10,22 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import PathSearch, Question, find_all
 
 
-def find_in_two_processes(questions: Sequence[Question]) -> Iterator[PathSearch]:
-    """Return the results of `find_all` for `questions`, in the order of the questions."""
-    return chain.from_iterable(in_two_processes(questions, find_all, shared=_certificates))
+def find_in_two_processes(
+    questions: Sequence[Question], alive: Callable[[], None] = lambda: None
+) -> Iterator[PathSearch]:
+    """Return the results of `find_all` for `questions`, in the order of the questions.
+
+    Call `alive` after each search, also in the forked process.
+    """
+
+    def find(some: Sequence[Question]) -> list[PathSearch]:
+        found = list[PathSearch]()
+        for each in find_all(some):
+            found.append(each)
+            alive()
+        return found
+
+    return chain.from_iterable(in_two_processes(questions, find, shared=_certificates))
 
 
 def _certificates(questions: Sequence[Question]) -> list[Certificate]:

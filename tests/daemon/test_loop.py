@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -673,6 +674,37 @@ def test_the_first_scan_after_a_reload_is_complete(node: Node, tmp_path: Path, m
         assert len(scans) == 1
         daemon._pass(cause)
         assert scans[1:] == [None]
+
+
+def test_a_pass_and_a_scan_during_a_step_notify_the_watchdog(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon notifies systemd after each parsed file and each path search, because hostile files can take seconds
+    each. It begins no second scan meanwhile.
+    """
+    monkeypatch.setattr("certmond.daemon.paced_call.INTERVAL", 0)
+    calls = Counter[str]()
+    with idle_daemon(node, tmp_path, lambda: parse([])) as daemon:
+        scan, taken = daemon._scan, Changes(True, frozenset(), "overflow")
+        monkeypatch.setattr(daemon._watcher, "take_changes", lambda: taken)
+        monkeypatch.setattr(daemon._notifier, "alive", lambda: calls.update(["alive"]))
+
+        def counted(touched: frozenset[str] | None) -> Inventory:
+            calls["scan"] += 1
+            return scan(touched)
+
+        monkeypatch.setattr(daemon, "_scan", counted)
+        daemon._pass(Cause("start", None))
+        assert daemon._assessment
+        found = [each for each in daemon._assessment.statuses if each.certificate]
+        assert calls["scan"] == 1
+        assert calls["alive"] >= 2 * len(found) > 20
+        monkeypatch.setattr(daemon, "_published_at", -math.inf)
+        node.write(f"{API}.crt", node.read(f"{PKI}/apiserver-kubelet-client.crt"))
+        calls.clear()
+        daemon._keep_alive()
+        assert calls["scan"] == 1
+        assert calls["alive"] >= 3, "one for the step, one for the file, and one for its paths"
 
 
 class _Reader:

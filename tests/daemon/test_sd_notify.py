@@ -47,3 +47,33 @@ def test_a_missing_service_manager_stops_nothing(manager: socket.socket, tmp_pat
     manager.settimeout(0)
     with pytest.raises(BlockingIOError):
         manager.recv(1)
+
+
+def test_a_start_and_a_reload_can_take_long(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sign of life also extends the time limit of a start and of a reload, and afterwards only the watchdog."""
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    notifier = Notifier()
+    extension = b"WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000"
+    for begin in (None, notifier.reloading):
+        if begin:
+            begin()
+            manager.recv(4096)
+        notifier.alive()
+        assert manager.recv(4096) == extension
+        notifier.ready("well")
+        manager.recv(4096)
+        notifier.alive()
+        assert manager.recv(4096) == b"WATCHDOG=1"
+
+
+def test_without_a_watchdog_a_start_can_take_long(manager: socket.socket) -> None:
+    """After the start, there is nothing to tell."""
+    notifier = Notifier()
+    notifier.alive()
+    assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=60000000"
+    notifier.ready("well")
+    manager.recv(4096)
+    notifier.alive()
+    manager.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        manager.recv(1)

@@ -739,13 +739,14 @@ def test_old_targets_of_a_link_are_dropped(tree: Tree) -> None:
 
 
 def reachable(start: object) -> Iterator[object]:
-    """Every object that can be reached from one through containers and attributes, types left out."""
+    """Every object that can be reached from one through containers and attributes, without types and modules."""
     seen, pending = {id(start)}, [start]
     while pending:
         current = pending.pop()
         yield current
         for other in gc.get_referents(current):
-            if id(other) not in seen and not isinstance(other, type):
+            of_module = isinstance(other, dict) and "__builtins__" in other
+            if id(other) not in seen and not of_module and not isinstance(other, type):
                 seen.add(id(other))
                 pending.append(other)
 

@@ -16,7 +16,7 @@ does not use `cryptography.x509.verification`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
@@ -134,10 +134,11 @@ Searching = Callable[[Sequence[Question]], Iterable[PathSearch]]
 """Type of a function that returns one result for each question, such as `find_all`."""
 
 
-def find_all(questions: Sequence[Question]) -> Iterable[PathSearch]:
-    """Return the result of `find_paths` for each question, in the order of the questions."""
+def find_all(questions: Sequence[Question]) -> Iterator[PathSearch]:
+    """Yield the result of `find_paths` for each question, in the order of the questions."""
     budgets = defaultdict[str, Budget](Budget)
-    return [find_paths(*question[:4], budgets[question.file] if question.file else None) for question in questions]
+    for question in questions:
+        yield find_paths(*question[:4], budgets[question.file] if question.file else None)
 
 
 def find_paths(
