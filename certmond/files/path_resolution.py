@@ -21,6 +21,15 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 ALL_USERS = -1
 """Element of a set of user IDs that represents all users: the group or others can write."""
 
+HOST_REMEDIES = {
+    errno.EMFILE: "raise LimitNOFILE= of the unit of certmond",
+    errno.ENFILE: "find the processes with many open files (lsof), or raise fs.file-max",
+    errno.ENOMEM: "raise MemoryMax= of the unit of certmond, or find the processes that use much memory",
+    errno.ESTALE: "the server no longer exports its file system: mount it again",
+    errno.EIO: "the disk fails: read the kernel's messages (dmesg) before you try again",
+}
+"""Remedies for errors of an operation on a file whose cause is the host, not the file."""
+
 
 class Restriction(NamedTuple):
     """The reason for which certmond follows a path only to files that other users can read, and the remedy.
@@ -178,7 +187,8 @@ def fault_of(error: OSError, path: str, restriction: Restriction | None = None) 
     if error.errno in {errno.EACCES, errno.EPERM} and os.geteuid() != 0:
         fact = f"certmond cannot check {path}, because user {os.geteuid()} is not permitted to read this file"
         return Fault(Reason.NOT_PERMITTED, fact)
-    return Fault(Reason.UNREADABLE, f"certmond cannot read {path} ({error.strerror or error})")
+    remedy = HOST_REMEDIES.get(error.errno or 0)
+    return Fault(Reason.UNREADABLE, f"certmond cannot read {path} ({error.strerror or error})", remedy)
 
 
 def refusal(path: str, restriction: Restriction) -> Fault:

@@ -18,6 +18,7 @@ from typing import Self
 
 from certmond.errors import WriteError
 from certmond.files.consistent_read import MAX_SIZE, content_of
+from certmond.files.path_resolution import HOST_REMEDIES
 from certmond.immutable_class import immutable
 from certmond.pki.findings import printable
 
@@ -30,6 +31,7 @@ NO_FILE = "neither a file nor a symlink"
 """The result of `Place.fingerprint` for a directory or a device."""
 
 _REMEDIES = {
+    **HOST_REMEDIES,
     errno.ENOSPC: "free space on its file system",
     errno.EDQUOT: "raise the disk quota, or free space",
     errno.EROFS: "mount its file system writable",
@@ -42,10 +44,6 @@ _REMEDIES = {
     errno.ENOLINK: "configure the path of its target, or chown the symlink to root",  # as CHASE_SAFE in systemd
     errno.EINVAL: "correct its path",
     errno.EBUSY: "it is a mount point: unmount it, or mount its directory instead",
-    errno.EMFILE: "raise LimitNOFILE= of the unit of certmond",
-    errno.ENFILE: "find the processes with many open files (lsof), or raise fs.file-max",
-    errno.ESTALE: "the server no longer exports its file system: mount it again",
-    errno.EIO: "the disk fails: read the kernel's messages (dmesg) before you try again",
     errno.EFBIG: "no Kubernetes component has such a large file: replace the file",
 }
 

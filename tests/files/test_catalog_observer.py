@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gc
 import grp
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -29,7 +31,7 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.validator import validated
-from certmond.pki.findings import Reason, Severity
+from certmond.pki.findings import Fault, Reason, Severity
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from tests import node as real
@@ -280,6 +282,27 @@ def test_a_fault_of_a_bundle_is_reported_once(tree: Tree) -> None:
     assert (first.key, second.key, second.faults, second.permissions) == (ROOT.facts.key, None, (), ())
     tree.write("/ca.crt", b"junk")
     assert names(tree.look(row("ca", "/ca.crt", authority=True))) == ["ca"]
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EMFILE, "raise LimitNOFILE= of the unit of certmond"),
+        (errno.ENFILE, "find the processes with many open files (lsof), or raise fs.file-max"),
+        (errno.ENOMEM, "raise MemoryMax= of the unit of certmond, or find the processes that use much memory"),
+        (errno.EIO, "the disk fails: read the kernel's messages (dmesg) before you try again"),
+        (errno.EACCES, None),
+    ],
+)
+def test_a_fault_of_the_host_has_its_own_remedy(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str | None
+) -> None:
+    """The permissions of a file are not the cause if certmond has no descriptor or no memory left, or a disk fails."""
+    tree.write("/ca.crt", ROOT.pem)
+    monkeypatch.setattr("certmond.files.cache.content_at", mock.Mock(side_effect=OSError(code, os.strerror(code))))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (fault,) = tree.one(row("ca", "/ca.crt")).faults
+    assert fault == Fault(Reason.UNREADABLE, f"certmond cannot read /ca.crt ({os.strerror(code)})", remedy)
 
 
 @pytest.mark.long
