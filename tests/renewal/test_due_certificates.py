@@ -125,3 +125,11 @@ def test_the_renewal_points_of_unchanged_files_are_computed_once(host: Host, mon
     host.at(host.entries["apiserver"]["path"]).write_bytes(new.pem)
     lookup.of(store.observe(), NOW)
     assert points == ["apiserver"]
+    points.clear()
+    order = [spec.name for spec in host.config.certificates if spec.name in ALL]
+    assert order == ["apiserver", "admin.conf", "kubelet-client"]
+    newer = make_leaf(host.ca, "system:node:n", not_before=NOW - DAY, not_after=NOW + YEAR)
+    host.at(host.entries["apiserver"]["path"]).write_bytes(newer.pem)
+    host.at(str(host.at(host.entries["kubelet-client"]["path"]).readlink())).write_bytes(newer.pem + newer.key_pem)
+    lookup.of(store.observe(), NOW)
+    assert points == order
