@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from cryptography import x509
 from certmond.notify.event_log import MESSAGE_IDS, Event
 from certmond.pki.catalog.service_spec import ServiceSpec
 from tests.builders import make_ca
+from tests.formats.test_isolated_pkcs12_decryption import concealing
 from tests.node import PKI, Node, key_pem, pem
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install
 from tests.web_config_files import PAIR, USERS, WebFiles, server_pair
@@ -460,6 +462,39 @@ def test_a_healthy_process_is_left_alone_by_the_watchdog(machine: Machine) -> No
 
     with watched(machine):
         machine.until(undisturbed, "three timeouts without an end of a process")
+
+
+COSTLY, LIMIT = 14, 12
+"""Number of files that each take at least one second, and limits of the unit in seconds. A file takes at most ten."""
+
+
+@pytest.mark.long
+def test_a_long_pass_exceeds_the_limits_of_the_unit(machine: Machine) -> None:
+    """A start and a reload with many costly files take longer than TimeoutStartSec= and WatchdogSec=, and the unit
+    stays active.
+    """
+    directory, config = machine.path("/etc/kubernetes/costly"), machine.path(CONFIG)
+    limits = f"TimeoutStartSec={LIMIT}", f"WatchdogSec={LIMIT}"
+    directory.mkdir()
+    for number in range(COSTLY):
+        (directory / f"{number}.p12").write_bytes(concealing((1 << 31) - 1, b""))
+    try:
+        config.write_text("certificates: [{name: costly, path: /etc/kubernetes/costly/*.p12}]\n")
+        with machine.drop_in(DAEMON, *limits):
+            machine.systemctl("restart", DAEMON)
+            process, before = main_pid(machine, DAEMON), passes(machine)
+            machine.systemctl("reload", DAEMON)
+            machine.until(lambda: passes(machine) > before, "the pass after the reload", 30 * COSTLY)
+            assert machine.show(DAEMON, "ActiveState", "NRestarts") == ["active", "0"]
+            assert main_pid(machine, DAEMON) == process
+        found = [each["findings"] for each in status(machine)["certificates"] if each["name"].startswith("costly")]
+        texts = " ".join(item["message"] for findings in found for item in findings)
+        slow = texts.count("more than 1 second of processor time") + texts.count("no result after 10 seconds")
+        assert len(found) == slow == COSTLY
+    finally:
+        config.unlink()
+        shutil.rmtree(directory)
+        machine.systemctl("restart", DAEMON)
 
 
 @pytest.mark.long
