@@ -6,6 +6,7 @@ certmond reports a fault for only one entry: if a CA has a fault, the leaves of 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from certmond.pki.assessment.rule_input import Case, Check, finding, has_entry
@@ -21,7 +22,7 @@ from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.go.public_key import LARGEST_RSA, SMALLEST_RSA, unusable
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import WEAK_HASHES, Refusal, Rejection, find_paths, signed_by
-from certmond.pki.x509.search_budget import MAX_WORK, Budget
+from certmond.pki.x509.search_budget import MAX_WORK, Budget, work_of
 
 ROOT_CA_ONLY = "Kubernetes supports only Root CAs, not intermediate CAs"
 _ADD_ROOT_CA = "its Root CA is not in the file; install the file with the whole chain"
@@ -72,11 +73,28 @@ def _is_self_signed(certificate: Certificate) -> bool:
 
 def _root_in_file(case: Case) -> Certificate | None:
     """Return the Root CA of an intermediate CA, or None if the file does not contain a path to a Root CA."""
-    bundle = case.seen.bundle
-    roots = [each for each in bundle if each.is_ca and _is_self_signed(each)]
+    bundle, names = case.seen.bundle, _issuer_names(case)
     budget = Budget(work=MAX_WORK // max(len(bundle), 1))  # the rule runs once for each certificate of the file
+    roots = [
+        each
+        for each in bundle
+        if each.is_ca and each.subject_der in names and budget.spend_work(work_of(each, each)) and _is_self_signed(each)
+    ]
     best = find_paths(case.certificate, roots, bundle, budget=budget).best if roots else None
     return best.anchor if best else None
+
+
+def _issuer_names(case: Case) -> set[bytes]:
+    """Return the names of the issuer, of its issuer, and so on, as far as the file contains their certificates."""
+    issuers = defaultdict[bytes, set[bytes]](set)
+    for each in case.seen.bundle:
+        issuers[each.subject_der].add(each.issuer_der)
+    found, pending = set[bytes](), [case.certificate.issuer_der]
+    while pending:
+        if (name := pending.pop()) not in found:
+            found.add(name)
+            pending += issuers.get(name, ())
+    return found
 
 
 def ca_not_ca(case: Case) -> Iterator[Finding]:

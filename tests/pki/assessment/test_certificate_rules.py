@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from certmond.files.catalog_file_reader import bundle_observations
+from certmond.pki.assessment import certificate_rules
 from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.assessment.certificate_rules import POLICY
 from certmond.pki.assessment.validity_rules import critical_point, renewal_point
@@ -18,7 +19,8 @@ from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
 from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Finding, Reason, Severity
-from certmond.pki.x509.certificate import parse_certificate
+from certmond.pki.x509.certificate import Certificate, parse_certificate
+from certmond.pki.x509.path_building import signed_by
 from fuzz.mutated_chains import rsa_info, with_key
 from tests.builders import (
     DAY,
@@ -483,6 +485,30 @@ def test_a_chain_of_cas_with_its_root_is_accepted_by_an_entry_with_intermediates
     assert severity(intermediate, make_ca("root")) == "critical"
     assert severity(intermediate, make_leaf(root)) == "critical"
     assert severity(intermediate, root, of=AUTHORITY) == "critical"
+
+
+def test_the_search_for_a_root_in_the_file_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search verifies only CAs with the name of an issuer, and all certificates of a file share a limit. Otherwise,
+    a file with hundreds of CAs could take a minute.
+    """
+    verified = list[object]()
+
+    def counted(certificate: Certificate, issuer: Certificate) -> bool:
+        verified.append(certificate)
+        return signed_by(certificate, issuer)
+
+    monkeypatch.setattr(certificate_rules, "signed_by", counted)
+    monkeypatch.setattr(certificate_rules, "MAX_WORK", 440)
+    spec = row("ca", authority=True, ca=[], usages=["cert sign"], intermediates=True)
+    root = make_ca("root")
+    child, others = make_intermediate(root), [make_ca(f"other-{number}") for number in range(10)]
+    namesakes = [make_ca("root") for _ in range(40)]
+    for beside, most, severity in ((others, 1, "info"), (namesakes, 440 // 42 // 2, "critical")):
+        verified.clear()
+        bundle = tuple(each.facts for each in (child, *beside, root))
+        found = findings(see(spec, child, bundle=bundle), about="ca")
+        assert str(found["ca_not_self_signed"].severity.value) == severity
+        assert len(verified) == most
 
 
 def test_a_ca_has_the_ca_flag() -> None:
