@@ -222,6 +222,7 @@ class Enforcer:
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
             waits=waits, searching=lambda questions: find_in_two_processes(questions, self._pass_alive),
+            alive=self._pass_alive,
         )  # fmt: skip
 
     def restart(

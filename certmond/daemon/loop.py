@@ -94,7 +94,7 @@ class Daemon:
 
     def stop(self, *_: object) -> None:
         """Request the end of the loop. A signal handler can call this method."""
-        self._stopping = True
+        self._stopping, self._notifier.extends = True, False  # TimeoutStopSec= still applies
         self._wake.set()
 
     def reload(self, *_: object) -> None:
@@ -213,10 +213,7 @@ class Daemon:
         )  # fmt: skip
 
     def _take_acting_lock(self) -> bool:
-        """Take the lock for the execution of steps. Return False if a command holds the lock.
-
-        Return True if the lock file is unusable.
-        """
+        """Take the lock for the execution of steps. Return False only if a command holds the lock."""
         try:
             return self._acting_lock.take(self._runtime_dir)
         except WriteError:
@@ -297,10 +294,13 @@ class Daemon:
             return
         self._in_pass, started = True, time.monotonic()  # the scan itself calls `_keep_alive`
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
-        assessment = self._enforcer.assess(self._scan(touched), self._clock(), self._surroundings, before)
-        self._file_changes.watch(self._store)
-        self._report(Cause(changes.cause if changes else "deadline", touched), assessment, self._surroundings, started)
-        self._in_pass, self._scanned_during_step = False, True
+        try:
+            assessment = self._enforcer.assess(self._scan(touched), self._clock(), self._surroundings, before)
+            self._file_changes.watch(self._store)
+            cause = Cause(changes.cause if changes else "deadline", touched)
+            self._report(cause, assessment, self._surroundings, started)
+        finally:
+            self._in_pass, self._scanned_during_step = False, True
 
     # Reports
 

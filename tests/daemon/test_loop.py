@@ -698,13 +698,50 @@ def test_a_pass_and_a_scan_during_a_step_notify_the_watchdog(
         assert daemon._assessment
         found = [each for each in daemon._assessment.statuses if each.certificate]
         assert calls["scan"] == 1
-        assert calls["alive"] >= 2 * len(found) > 20
+        assert calls["alive"] >= 3 * len(found) > 30, "for each parsed file, path search and verdict"
         monkeypatch.setattr(daemon, "_published_at", -math.inf)
         node.write(f"{API}.crt", node.read(f"{PKI}/apiserver-kubelet-client.crt"))
         calls.clear()
         daemon._keep_alive()
         assert calls["scan"] == 1
         assert calls["alive"] >= 3, "one for the step, one for the file, and one for its paths"
+
+
+def test_a_pass_notifies_the_watchdog_at_most_twice_a_second(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notification for each of ten thousand files would take longer than their verdicts."""
+    monkeypatch.setattr("certmond.daemon.paced_call.INTERVAL", math.inf)
+    calls = list[None]()
+    with idle_daemon(node, tmp_path, lambda: parse([])) as daemon:
+        monkeypatch.setattr(daemon._notifier, "alive", lambda: calls.append(None))
+        daemon._pass(Cause("start", None))
+        assert calls == []
+
+
+def test_a_failed_scan_during_a_step_permits_the_next_one(observing: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The executor reports the failure of one step and continues with the others, so damage must still be published."""
+    scans = list[object]()
+
+    def failing(touched: object) -> Inventory:
+        scans.append(touched)
+        raise ZeroDivisionError
+
+    observing._pass(Cause("look", None))
+    monkeypatch.setattr(observing, "_scan", failing)
+    monkeypatch.setattr(observing._watcher, "take_changes", lambda: Changes(True, frozenset(), "overflow"))
+    for _ in range(2):
+        monkeypatch.setattr(observing, "_published_at", -math.inf)
+        with pytest.raises(ZeroDivisionError):
+            observing._keep_alive()
+    assert len(scans) == 2
+
+
+def test_a_stop_ends_the_extension_of_time_limits(observing: Daemon) -> None:
+    """Otherwise a long first pass would extend TimeoutStopSec=, too."""
+    assert observing._notifier.extends
+    observing.stop()
+    assert not observing._notifier.extends
 
 
 class _Reader:

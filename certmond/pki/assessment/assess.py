@@ -6,12 +6,12 @@ The assessment combines observations, certification paths and rules, and reuses 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.certificate_rules import POLICY
@@ -38,7 +38,6 @@ from certmond.pki.x509.path_building import PathSearch, Question, Searching, fin
 if TYPE_CHECKING:
     from certmond.pki.services.cluster_objects import ClusterReading
 
-T = TypeVar("T")
 
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
@@ -175,11 +174,13 @@ def assess(
     around: Surroundings | None = None,
     searching: Searching = find_all,
     waits: bool = True,
+    alive: Callable[[], None] = lambda: None,
 ) -> Assessment:
     """Return the assessment of all observations of `inventory` and `around` at `now` (aware, UTC).
 
     `renewed` maps the SHA-256 digest of a certificate to the time at which certmond installed the certificate. If
-    `waits` is True, certmond reports a mismatch of a certificate and its key only after `key_mismatch.WAIT`.
+    `waits` is True, certmond reports a mismatch of a certificate and its key only after `key_mismatch.WAIT`. A
+    verdict on a hostile certificate can take milliseconds, so the function calls `alive` after each verdict.
     """
     files = inventory.observations
     anchors, differences = catalog_anchors(files), differing_copies(files)
@@ -198,18 +199,15 @@ def assess(
     )
     # Search all paths before the first verdict. Otherwise, signatures and rules evict each other from the CPU caches.
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
-    found = iter(searching(questions))
-    statuses = tuple(
-        each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
-        for each in _drained(checked)
-    )
-    return Assessment(now, statuses, inventory.facts, renew_before, terms, cluster.reading if cluster else None)
-
-
-def _drained(items: deque[T]) -> Iterator[T]:
-    """Yield and remove each item, so that ten thousand items do not stay in memory beside their verdicts."""
-    while items:
-        yield items.popleft()
+    found = iter([*searching(questions)])
+    statuses = list[CertificateStatus]()
+    while checked:  # remove each item, so that ten thousand items do not stay in memory beside their verdicts
+        one = checked.popleft()
+        if isinstance(one, _Unjudged):
+            one = _verdict(one, one.search or next(found), terms, now)
+        statuses.append(one)
+        alive()
+    return Assessment(now, tuple(statuses), inventory.facts, renew_before, terms, cluster.reading if cluster else None)
 
 
 def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:

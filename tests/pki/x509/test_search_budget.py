@@ -62,7 +62,7 @@ def test_the_signatures_of_a_whole_file_have_a_bound() -> None:
     assert refusals(last) == [Refusal.WORK_EXCEEDED]
     assert f"{MAX_WORK:,}" in Refusal.WORK_EXCEEDED
     others = [questions[0]._replace(file=file) for file in ("/b", "", "")]
-    assert all(search.paths for search in find_all([*questions, *others])[-3:])  # type: ignore[index]
+    assert all(search.paths for search in [*find_all([*questions, *others])][-3:])
 
 
 @pytest.mark.long
