@@ -240,7 +240,6 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         [
             "transaction/dirfd",
             "transaction/journal",
-            "transaction/node_file_reader",
             "transaction/operations",
             "transaction/recovery",
             "transaction/temp_file",

@@ -291,7 +291,7 @@ class _RestartStep:
             reason = f"{fact}, and certmond did not restore the previous files: {error}"
             return self._end(Ended(episode, Result.FAILED, reason))
         self._audit(Event.STEP_FAILED, episode.service, f"{fact}: {rollback.message}", level="error")
-        self._record(after_restore(episode, rollback.restored_at))
+        self._record(after_restore(episode, rollback.restored_at, self._now()))
         return Progress(episode.service, rollback.message, self._now())  # check immediately: an old process must end
 
     def _end(self, ended: Ended) -> Progress:

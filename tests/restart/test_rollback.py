@@ -33,6 +33,7 @@ from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import digest
+from certmond.transaction.node_file_reader import NodeFiles
 from tests.builders import make_ca
 from tests.conftest import unavailable
 from tests.node import NOW, PKI, Node, key_pem
@@ -503,6 +504,21 @@ def test_a_rollback_names_the_time_of_the_restored_files(keeper: Keeper) -> None
     assert first.restored_at == datetime.fromtimestamp(max(changes), UTC)
     keeper.again()
     assert keeper.rollback(target) == first
+
+
+def test_the_latest_change_of_all_targets_is_the_time_of_a_rollback(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that started between two of the restored files might have read a failed one."""
+    keeper.keep()
+    for name in (CONF, PAIR):
+        keeper.renew(name)
+    targets = keeper.target(CONF), keeper.target(PAIR)
+    paths = [f"/{path}" for name in (CONF, PAIR) for path in FILES[name]]
+    for latest in paths:
+        times = {path: NOW + DAY * (path == latest) for path in paths}
+        monkeypatch.setattr(NodeFiles, "changed_at", lambda _, path, times=times: times[path])
+        assert keeper.rollback(*targets).restored_at == NOW + DAY
 
 
 KILLED = """

@@ -7,7 +7,7 @@ so a new process of certmond continues where a killed process stopped.
 These invariants hold at every step:
   - certmond writes the record of an act before the act.
   - An episode has at most four acts, and one more for each kill of certmond. The third and the fourth act use the
-    previous files, and end no instance that started after certmond restored these files.
+    previous files. They end no instance for which certmond has observed a later start.
   - An episode in which the service issues certificates again has no third act.
   - After an episode with an act has ended, certmond begins no new episode for the same contents.
 """
@@ -293,9 +293,14 @@ def state_of(episode: Episode) -> str:
     return f"is healthy in {episode.good} of {HEALTHY_OBSERVATIONS} checks" if episode.good else "is not verified yet"
 
 
-def after_restore(episode: Episode, at: datetime) -> Episode:
-    """Return the record that the caller must write after certmond has restored the previous files at `at`."""
-    return replace(episode, stage=Stage.ACT, put_back_at=at)
+def after_restore(episode: Episode, restored_at: datetime, now: datetime) -> Episode:
+    """Return the record that the caller must write after certmond has restored the previous files.
+
+    `restored_at` is the time of these files. If it precedes the last act, another program has restored the files, for
+    example with a symlink to older files. The time of this change is unknown, so the record contains `now`.
+    """
+    is_known = restored_at > (episode.acted_at or episode.begun_at)
+    return replace(episode, stage=Stage.ACT, put_back_at=restored_at if is_known else now)
 
 
 def _stopped_by_others(episode: Episode) -> Ended:

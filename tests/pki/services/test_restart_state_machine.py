@@ -42,7 +42,7 @@ BEGUN = Episode("s", (TARGET,), "it is older", NOW, before="1", well_before=(WEL
 ACTED = after_act(BEGUN, NOW)
 BYSTANDER = Bystander("s", "1", (TARGET,), "it is older, too", (WELL,))
 PUT_BACK_AT = NOW + 60 * SECOND
-THIRD = after_act(after_restore(replace(BEGUN, attempt=3, before="3"), PUT_BACK_AT), PUT_BACK_AT)
+THIRD = after_act(after_restore(replace(BEGUN, attempt=3, before="3"), PUT_BACK_AT, PUT_BACK_AT), PUT_BACK_AT)
 
 
 def seen(instance: str = "2", **fields: Any) -> ServiceSeen:
@@ -411,19 +411,27 @@ def test_a_recorded_act_is_made_unless_it_took_effect() -> None:
 @pytest.mark.parametrize("started_at", [None, PUT_BACK_AT - SECOND, PUT_BACK_AT])
 def test_after_the_rollback_an_instance_that_might_have_the_failed_files_is_ended(started_at: datetime | None) -> None:
     """This is an instance that did not verifiably start after the rollback."""
-    third = after_restore(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
+    third = after_restore(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT, PUT_BACK_AT)
     assert after(third, look(61, seen("4", started_at=started_at))) == Act(replace(third, before="4"))
 
 
 def test_an_instance_that_started_after_the_rollback_is_not_ended() -> None:
     """The kubelet can start it before certmond acts. A reload does not need a new instance."""
-    third = after_restore(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
+    third = after_restore(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT, PUT_BACK_AT)
     new = look(62, seen("4", started_at=PUT_BACK_AT + SECOND))
     assert after(third, new) == Wait(after_act(third, new.at), look(63).at)
     assert after(third, new, changes_instance=False) == Act(replace(third, before="4"))
     same = look(62, seen("3", started_at=PUT_BACK_AT + SECOND))
     assert after(third, same) == Act(third)
     assert after(third, look(62, ServiceSeen(False))) == Act(replace(third, before=""))
+
+
+@pytest.mark.parametrize(("age", "expected"), [(1, PUT_BACK_AT - SECOND), (30, PUT_BACK_AT), (31, PUT_BACK_AT)])
+def test_older_files_that_another_program_restored_have_no_known_time(age: int, expected: datetime) -> None:
+    """A symlink can lead to files from before the last act. An instance from before the rollback then has to end."""
+    second = after_act(replace(BEGUN, attempt=2), PUT_BACK_AT - 30 * SECOND)
+    restored = after_restore(replace(second, stage=Stage.PUT_BACK), PUT_BACK_AT - age * SECOND, PUT_BACK_AT)
+    assert (restored.stage, restored.put_back_at) == (Stage.ACT, expected)
 
 
 def test_an_episode_is_parsed_as_it_was_written() -> None:
@@ -667,7 +675,7 @@ class Controller:
                     return Ended(move.episode, Result.FAILED, "")
                 restored_at = self.world.restore()
                 self.point()
-                self.store(after_restore(move.episode, restored_at))
+                self.store(after_restore(move.episode, restored_at, self.world.now))
                 return self.world.now
             case Ended():
                 return move
