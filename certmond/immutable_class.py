@@ -54,21 +54,21 @@ def _first_constructor(cls: type[Any]) -> Callable[..., None]:
 
 
 def _constructor(cls: type[Any]) -> Callable[..., None]:
-    """Return the method `__init__` of `cls`, as `dataclass` would compile it.
+    """Return the method `__init__` of `cls`, with the parameters that `dataclass` would give it.
 
-    `__post_init__` must assign the fields with `init=False`.
+    `__post_init__` must assign the fields with `init=False`. A class must not define `__init__` itself.
     """
-    names: dict[str, Any] = {"_absent": MISSING}
+    names: dict[str, Any] = {"__absent": MISSING}
     positional, keyword_only, statements = ["self"], list[str](), list[str]()
     for each in fields(cls):
         if not each.init:
             continue
         parameter, value = each.name, each.name
         if each.default is not MISSING:
-            names[f"_default_{each.name}"], parameter = each.default, f"{each.name}=_default_{each.name}"
+            names[f"__default_{each.name}"], parameter = each.default, f"{each.name}=__default_{each.name}"
         elif each.default_factory is not MISSING:
-            names[f"_make_{each.name}"], parameter = each.default_factory, f"{each.name}=_absent"
-            value = f"_make_{each.name}() if {each.name} is _absent else {each.name}"
+            names[f"__make_{each.name}"], parameter = each.default_factory, f"{each.name}=__absent"
+            value = f"__make_{each.name}() if {each.name} is __absent else {each.name}"
         (keyword_only if each.kw_only else positional).append(parameter)
         statements.append(f"self.{each.name} = {value}")
     if hasattr(cls, "__post_init__"):

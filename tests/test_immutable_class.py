@@ -62,8 +62,24 @@ def test_a_constructor_accepts_the_arguments_of_a_dataclass() -> None:
     assert (first.begin, first.missing, first.names, first.size, first.end, first.step) == (1, False, [], 4, 5, 1)
     assert (second.missing, second.names, second.size, second.step) == (True, ["a"], 2, 2)
     assert first.names is not Range(1, end=5).names
+    given = list[str]()
+    assert Range(1, names=given, end=5).names is given
     assert Absent() == Absent()
     assert Named(1).y == 0
+
+
+def test_the_first_instance_compiles_the_constructor() -> None:
+    """Further instances use the same method."""
+
+    @immutable
+    class Single:
+        value: int
+
+    methods = [Single.__init__]
+    for value in (1, 2):
+        assert Single(value).value == value
+        methods.append(Single.__init__)
+    assert methods[0] is not methods[1] is methods[2]
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -22,7 +22,7 @@ ALL_USERS = -1
 """Element of a set of user IDs that represents all users: the group or others can write."""
 
 HOST_REMEDIES = {
-    errno.EMFILE: "raise LimitNOFILE= of the unit of certmond",
+    errno.EMFILE: "raise LimitNOFILE= of the unit of certmond, or `ulimit -n` in a shell",
     errno.ENFILE: "find the processes with many open files (lsof), or raise fs.file-max",
     errno.ENOMEM: "raise MemoryMax= of the unit of certmond, or find the processes that use much memory",
     errno.ESTALE: "the server no longer exports its file system: mount it again",

@@ -287,9 +287,10 @@ def test_a_fault_of_a_bundle_is_reported_once(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [
-        (errno.EMFILE, "raise LimitNOFILE= of the unit of certmond"),
+        (errno.EMFILE, "raise LimitNOFILE= of the unit of certmond, or `ulimit -n` in a shell"),
         (errno.ENFILE, "find the processes with many open files (lsof), or raise fs.file-max"),
         (errno.ENOMEM, "raise MemoryMax= of the unit of certmond, or find the processes that use much memory"),
+        (errno.ESTALE, "the server no longer exports its file system: mount it again"),
         (errno.EIO, "the disk fails: read the kernel's messages (dmesg) before you try again"),
         (errno.EACCES, None),
     ],
