@@ -6,8 +6,8 @@ certmond reports a fault for only one entry: if a CA has a fault, the leaves of 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 from certmond.pki.assessment.rule_input import Case, Check, finding, has_entry
 from certmond.pki.assessment.validity_rules import expired, nearing_expiry, not_yet_valid, outlives_ca, still_due
@@ -22,7 +22,7 @@ from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.go.public_key import LARGEST_RSA, SMALLEST_RSA, unusable
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import WEAK_HASHES, Refusal, Rejection, find_paths, signed_by
-from certmond.pki.x509.search_budget import MAX_WORK, Budget, work_of
+from certmond.pki.x509.search_budget import MAX_WORK, Budget
 
 ROOT_CA_ONLY = "Kubernetes supports only Root CAs, not intermediate CAs"
 _ADD_ROOT_CA = "its Root CA is not in the file; install the file with the whole chain"
@@ -67,34 +67,26 @@ def ca_not_self_signed(case: Case) -> Iterator[Finding]:
     )
 
 
+_self_signed = WeakKeyDictionary[Certificate, bool]()
+"""Results of `_is_self_signed`. The rule for each CA of a file needs the results for all other CAs of the file."""
+
+
 def _is_self_signed(certificate: Certificate) -> bool:
-    return certificate.self_issued and signed_by(certificate, certificate)
+    if not certificate.self_issued:
+        return False
+    known = _self_signed.get(certificate)
+    if known is None:
+        known = _self_signed[certificate] = signed_by(certificate, certificate)
+    return known
 
 
 def _root_in_file(case: Case) -> Certificate | None:
-    """Return the Root CA of an intermediate CA, or None if the file does not contain a path to a Root CA."""
-    bundle, names = case.seen.bundle, _issuer_names(case)
-    budget = Budget(work=MAX_WORK // max(len(bundle), 1))  # the rule runs once for each certificate of the file
-    roots = [
-        each
-        for each in bundle
-        if each.is_ca and each.subject_der in names and budget.spend_work(work_of(each, each)) and _is_self_signed(each)
-    ]
+    """Return the Root CA of an intermediate CA, or None if the search finds no path to a Root CA in the file."""
+    bundle = case.seen.bundle
+    roots = [each for each in bundle if each.is_ca and _is_self_signed(each)]
+    budget = Budget(work=MAX_WORK // max(len(bundle), 1))  # the rule runs for each certificate of the file
     best = find_paths(case.certificate, roots, bundle, budget=budget).best if roots else None
     return best.anchor if best else None
-
-
-def _issuer_names(case: Case) -> set[bytes]:
-    """Return the names of the issuer, of its issuer, and so on, as far as the file contains their certificates."""
-    issuers = defaultdict[bytes, set[bytes]](set)
-    for each in case.seen.bundle:
-        issuers[each.subject_der].add(each.issuer_der)
-    found, pending = set[bytes](), [case.certificate.issuer_der]
-    while pending:
-        if (name := pending.pop()) not in found:
-            found.add(name)
-            pending += issuers.get(name, ())
-    return found
 
 
 def ca_not_ca(case: Case) -> Iterator[Finding]:
