@@ -94,7 +94,7 @@ class Daemon:
 
     def stop(self, *_: object) -> None:
         """Request the end of the loop. A signal handler can call this method."""
-        self._stopping, self._notifier.extends = True, False  # TimeoutStopSec= still applies
+        self._stopping = self._notifier.stops = True
         self._wake.set()
 
     def reload(self, *_: object) -> None:
@@ -292,15 +292,13 @@ class Daemon:
         changes = self._watcher.take_changes()
         if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
             return
-        self._in_pass, started = True, time.monotonic()  # the scan itself calls `_keep_alive`
+        # The scan itself calls `_keep_alive`. If the scan fails, the steps continue without further scans.
+        self._in_pass, self._scanned_during_step, started = True, True, time.monotonic()
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
-        try:
-            assessment = self._enforcer.assess(self._scan(touched), self._clock(), self._surroundings, before)
-            self._file_changes.watch(self._store)
-            cause = Cause(changes.cause if changes else "deadline", touched)
-            self._report(cause, assessment, self._surroundings, started)
-        finally:
-            self._in_pass, self._scanned_during_step = False, True
+        assessment = self._enforcer.assess(self._scan(touched), self._clock(), self._surroundings, before)
+        self._file_changes.watch(self._store)
+        self._report(Cause(changes.cause if changes else "deadline", touched), assessment, self._surroundings, started)
+        self._in_pass = False
 
     # Reports
 

@@ -16,30 +16,32 @@ class Notifier:
     """Sender of notifications to systemd. If systemd did not start this process, the sender does nothing."""
 
     def __init__(self) -> None:
-        self._wanted, self.extends = "NOTIFY_SOCKET" in os.environ, True
+        self._wanted, self._is_ready = "NOTIFY_SOCKET" in os.environ, False
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
         """Maximum number of seconds between two calls of `alive`, or 0 if the watchdog of systemd is off."""
+        self.stops = False
+        """Whether this process stops, so that TimeoutStopSec= applies."""
 
     def ready(self, status: str) -> None:
         # `printable` removes line breaks, which a certificate name can contain and which would start another
         # assignment.
-        self.extends = False
+        self._is_ready = True
         self._tell(f"READY=1\nSTATUS={printable(status)[:_MOST]}")
 
     def status(self, status: str) -> None:
         self._tell(f"STATUS={printable(status)[:_MOST]}")
 
     def alive(self) -> None:
-        """Tell systemd that this process works. If `extends` is true, a start or reload may exceed TimeoutStartSec=."""
+        """Tell systemd that this process works. A start or reload may then exceed TimeoutStartSec=."""
         assignments = ["WATCHDOG=1"] if self.watchdog else []
-        if self.extends:
+        if not (self._is_ready or self.stops):
             assignments.append(f"EXTEND_TIMEOUT_USEC={_EXTENSION}")
         if assignments:
             self._tell("\n".join(assignments))
 
     def reloading(self) -> None:
-        self.extends = True
+        self._is_ready = False
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:

@@ -64,6 +64,11 @@ def test_a_start_and_a_reload_can_take_long(manager: socket.socket, monkeypatch:
         manager.recv(4096)
         notifier.alive()
         assert manager.recv(4096) == b"WATCHDOG=1"
+    notifier.stops = True
+    notifier.reloading()
+    manager.recv(4096)
+    notifier.alive()
+    assert manager.recv(4096) == b"WATCHDOG=1", "a stop has its own time limit"
 
 
 def test_without_a_watchdog_a_start_can_take_long(manager: socket.socket) -> None:
