@@ -34,8 +34,8 @@ from certmond.transaction.node_file_reader import NodeFiles
 class Rollback:
     """Completed rollback. `message` contains a sentence for each target.
 
-    `restored_at` (UTC) is the latest change (ctime) of the restored files. It precedes the rollback if a process that
-    was killed, or the recovery of its transaction, had restored the files.
+    `restored_at` (UTC) is the latest change (ctime) of the restored files and of the symlinks on their paths. This time
+    precedes the rollback if a process that was killed, or the recovery of its transaction, had restored the files.
     """
 
     message: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -151,6 +152,8 @@ class Directories:
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
         self._open: dict[str, int] = {}
+        self.link_changed_at = -math.inf
+        """Latest ctime (Unix time) of the symlinks that `resolve` has followed."""
 
     def __enter__(self) -> Self:
         return self
@@ -232,6 +235,7 @@ class Directories:
                 return None
             if not follow_any_link and status.st_uid not in {0, os.geteuid()}:
                 raise OSError(errno.ENOLINK, f"{directory}/{name} is a symlink of user {status.st_uid}")
+            self.link_changed_at = max(self.link_changed_at, status.st_ctime)
             return os.readlink("", dir_fd=link)
         finally:
             os.close(link)

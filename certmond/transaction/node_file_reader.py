@@ -81,11 +81,16 @@ class NodeFiles:
             return datetime.fromtimestamp(int(status.st_mtime), UTC) if status else None
 
     def changed_at(self, path: str) -> datetime | None:
-        """Return the ctime of `path` (UTC), or None if the path is missing or unreadable."""
+        """Return the latest ctime of the file and of the symlinks on its path (UTC).
+
+        Return None if the file is missing or unreadable.
+        """
         with Directories(self._root) as directories:
             try:
                 status = directories.place(directories.resolve(path, follow_any_link=True)).status()
-                return datetime.fromtimestamp(status.st_ctime, UTC) if status else None
+                if status is None:
+                    return None
+                return datetime.fromtimestamp(max(directories.link_changed_at, status.st_ctime), UTC)
             except (OSError, ValueError, OverflowError):  # a ctime can be out of the range of a datetime
                 return None
 

@@ -297,7 +297,7 @@ def after_restore(episode: Episode, restored_at: datetime, now: datetime) -> Epi
     """Return the record that the caller must write after certmond has restored the previous files.
 
     `restored_at` is the time of these files. If it precedes the last act, another program has restored the files, for
-    example with a symlink to older files. The time of this change is unknown, so the record contains `now`.
+    example by a rename of their directory. The time of this change is unknown, so the record contains `now`.
     """
     is_known = restored_at > (episode.acted_at or episode.begun_at)
     return replace(episode, stage=Stage.ACT, put_back_at=restored_at if is_known else now)
