@@ -68,6 +68,21 @@ def test_a_constructor_accepts_the_arguments_of_a_dataclass() -> None:
     assert Named(1).y == 0
 
 
+@immutable
+class Reserved:
+    """A value whose fields have names of the generated method."""
+
+    _absent: int
+    missing: int = 0
+    names: list[int] = field(default_factory=list)
+
+
+def test_a_field_can_have_any_name() -> None:
+    """The names of defaults and factories are other names."""
+    value = Reserved(1)
+    assert (value._absent, value.missing, value.names) == (1, 0, [])
+
+
 def test_the_first_instance_compiles_the_constructor() -> None:
     """Further instances use the same method."""
 
