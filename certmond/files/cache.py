@@ -20,6 +20,7 @@ from certmond.files.directory_names import ANY, NO_NAMES, Listings, Names, Watch
 from certmond.files.forked_worker import in_two_processes
 from certmond.files.path_resolution import Referrer, ResolvedPath, fault_of, refusal
 from certmond.files.resolved_directory_cache import DirectoryCache
+from certmond.pki.findings import Fault, Reason
 
 _BATCH_BYTES = 1 << 18  # number of bytes of files that the cache reads before the parser runs
 _MAX_PAUSES = 20
@@ -216,6 +217,14 @@ class Files:
         if is_new:
             self._interest = None
         return names
+
+    def listing_fault(self, directory: str) -> Fault | None:
+        """Return why `names` returned no names of a directory, or None if the directory does not exist."""
+        resolved = self._directories.readable_directory(directory)
+        fault, error = resolved.fault, self._listings.error(resolved.real)
+        if fault is None and error:
+            fault = fault_of(error, directory, resolved.restriction)
+        return None if fault and fault.reason is Reason.MISSING else fault
 
     def changed_in(self, directory: str) -> datetime | None:
         """Return the time of the last change (ctime) to a directory or its names, or None if this time is unknown."""

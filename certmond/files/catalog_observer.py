@@ -111,10 +111,10 @@ class Store:
         observations: list[Observation] = []
         for number, spec in enumerate(self._specs):
             before = self._built[number]
-            paths, excess = self._paths(number, spec)
+            paths, faults = self._paths(number, spec)
             built = self._built[number] = self._built_of(spec, paths, before)
-            if excess:
-                rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, excess),))
+            if faults:
+                rest = Observation(spec.name, spec, spec.path, faults=faults)
                 built[spec.path] = _reused((), (rest,), before.get(spec.path))
             found = [seen for _, some in built.values() for seen in some]
             if spec.is_glob and not found and self._reader.is_expected(spec):
@@ -185,17 +185,14 @@ class Store:
         """The names to watch, by directory."""
         return self._files.interest
 
-    def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
-        """Return the paths of an entry, and a phrase about the limit that the pattern of the entry exceeds.
-
-        If the entry exceeds no limit, the phrase is "".
-        """
+    def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], tuple[Fault, ...]]:
+        """Return the paths of an entry, and the faults of its pattern, such as an exceeded limit."""
         if not spec.is_glob:
-            return (spec.path,), ""
+            return (spec.path,), ()
         known = self._expansions.get(number)
         known = (known and known.updated(self._files)) or expand(self._files, spec.path, spec.exclude)
         self._expansions[number] = known
-        return known.paths, known.excess
+        return known.paths, (*_too_many(spec, known.excess), *known.unread)
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
         """Return the observations of each path of an entry. Reuse the observations in `before` for unchanged files."""
@@ -328,9 +325,10 @@ def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Bui
     return used, before[1] if before and same else seen
 
 
-def _too_many(spec: CertificateSpec, excess: str) -> Fault:
-    fact = f"{spec.path} {excess}, and certmond ignores the others"
-    return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or add file names to `exclude`")
+def _too_many(spec: CertificateSpec, excess: str) -> Iterator[Fault]:
+    if excess:
+        fact = f"{spec.path} {excess}, and certmond ignores the others"
+        yield Fault(Reason.UNREADABLE, fact, "narrow the pattern, or add file names to `exclude`")
 
 
 def _no_serving_certificate(path: str) -> Fault:

@@ -86,6 +86,7 @@ class Listings:
     def __init__(self) -> None:
         self._listings: dict[str, dict[str, Names]] = {}
         self._previous: dict[str, dict[str, Names]] = {}
+        self._errors: dict[str, OSError] = {}
 
     @property
     def has_unread(self) -> bool:
@@ -101,7 +102,11 @@ class Listings:
 
     def clear(self) -> None:
         """Make `names` read each directory again."""
-        self._previous, self._listings = self._listings, {}
+        self._previous, self._listings, self._errors = self._listings, {}, {}
+
+    def error(self, directory: str) -> OSError | None:
+        """Return the error of the last attempt to read a directory without names, or None."""
+        return self._errors.get(directory)
 
     def update(self, touched: Iterable[str]) -> None:
         """Update the names after changes of the `touched` lookups ("directory/name"), with one look at each name."""
@@ -118,6 +123,7 @@ class Listings:
             if any(names is NO_NAMES for names in listings.values()):
                 # certmond could not read the directory, so read all names again.
                 self._listings[directory] = {each: some for each, some in listings.items() if some is not NO_NAMES}
+                self._errors.pop(directory, None)
 
     def names(self, directory: str, wildcard: str) -> tuple[Names, bool]:
         """Return the names in a directory that `wildcard` matches, and whether the caller must watch other names.
@@ -129,8 +135,8 @@ class Listings:
             return names, False
         try:
             names = Names(os.listdir(directory or "/"), wildcard)
-        except OSError:
-            names = NO_NAMES
+        except OSError as error:
+            names, self._errors[directory] = NO_NAMES, error
         previous = self._previous.get(directory, {})
         before = previous.pop(wildcard, None)
         if not previous:

@@ -10,8 +10,9 @@ from fnmatch import translate
 
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
-from certmond.files.directory_names import ANY, Names
+from certmond.files.directory_names import ANY, NO_NAMES, Names
 from certmond.immutable_class import immutable
+from certmond.pki.findings import Fault
 
 MAX_FILES = 100_000
 """Maximum number of files for one pattern, because a user with write access can create any number of files."""
@@ -50,6 +51,8 @@ class Expansion:
     paths: tuple[str, ...]
     # A phrase about the limit that the pattern exceeds, or "".
     excess: str
+    # A fault for all directories whose names certmond cannot read, or () without such a directory.
+    unread: tuple[Fault, ...]
     # The directories and files that the expansion has read.
     listings: tuple[Listing, ...]
     entries: tuple[Entry, ...]
@@ -98,7 +101,16 @@ def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
             walk.excess = f"matches more than {MAX_FILES} files"
             break
         found[path] = None
-    return Expansion(tuple(found), walk.excess, tuple(walk.listings.values()), tuple(walk.entries))
+    unread = tuple(_of_all(walk.unread))
+    return Expansion(tuple(found), walk.excess, unread, tuple(walk.listings.values()), tuple(walk.entries))
+
+
+def _of_all(faults: Sequence[Fault]) -> Iterator[Fault]:
+    """Yield the first fault, with the number of the others. A pattern can have thousands of directories."""
+    for first in faults[:1]:
+        count = len(faults) - 1
+        others = f", nor {count} other director{'ies' if count > 1 else 'y'} of the pattern" if count else ""
+        yield replace(first, detail=f"{first.detail}{others}")
 
 
 class _Walk:
@@ -111,6 +123,7 @@ class _Walk:
         self.listings: dict[tuple[str, str], Listing] = {}
         self.entries: list[Entry] = []
         self.excess = ""
+        self.unread: list[Fault] = []
 
     def paths(self, base: str, parts: list[str], depth: int) -> Iterator[str]:
         part, rest = parts[0], parts[1:]
@@ -139,6 +152,8 @@ class _Walk:
         listing = self.listings.get((directory, wildcard))
         if listing is None:
             names = self._files.names(directory, wildcard)
+            if names is NO_NAMES and (fault := self._files.listing_fault(directory)):
+                self.unread.append(fault)
             listing = Listing(directory, wildcard, names, self._excluded, compared=len(names.changes))
             self.listings[directory, wildcard] = listing
         return listing

@@ -772,6 +772,55 @@ def test_a_pattern_passes_over_what_is_in_no_use(tree: Tree) -> None:
     ]  # fmt: skip
 
 
+def test_a_directory_that_certmond_cannot_read_is_a_fault_of_the_pattern(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certmond does not know whether the directory contains certificates, so it neither omits the directory silently
+    nor reports a missing certificate. The fault is removed when certmond can read the directory again.
+    """
+    for path in ("/c/a.crt", "/c/sub/a.crt", "/c/third/a.crt"):
+        tree.write(path, LEAF.pem)
+    listdir = os.listdir
+
+    def failing(code: int, *names: str) -> Callable[[Any], list[str]]:
+        def some(directory: Any) -> list[str]:
+            if str(directory).rpartition("/")[2] in names:
+                raise OSError(code, os.strerror(code))
+            return listdir(directory)
+
+        return some
+
+    fact, remedy = "certmond cannot read /c/sub (Input/output error)", "the disk fails: read the kernel's messages"
+    for names, others in ((("sub",), ""), (("sub", "third"), ", nor 1 other directory of the pattern")):
+        monkeypatch.setattr(os, "listdir", failing(errno.EIO, *names))
+        *found, rest = tree.look(row(path="/c/**"))
+        assert len(found) == 3 - len(names)
+        assert [(fault.reason, fault.detail) for fault in rest.faults] == [(Reason.UNREADABLE, f"{fact}{others}")]
+        assert str(rest.faults[0].remedy).startswith(remedy)
+    monkeypatch.setattr(os, "listdir", failing(errno.EMFILE, "c"))
+    (rest,) = tree.look(row(path="/c/*.crt"))
+    assert [(fault.reason, fault.detail) for fault in rest.faults] == [
+        (Reason.UNREADABLE, "certmond cannot read /c (Too many open files)")
+    ]
+    monkeypatch.undo()
+    assert paths(tree.look(row(path="/c/**"))) == ["/c/a.crt", "/c/sub/a.crt", "/c/third/a.crt"]
+    assert not [fault for each in tree.look(row(path="/c/**")) for fault in each.faults]
+
+
+def test_a_directory_that_could_not_be_read_has_no_fault_after_a_change(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of a name in the directory makes certmond read the directory again."""
+    tree.write("/c/a.crt", LEAF.pem)
+    store = Store((row(path="/c/*.crt"),), str(tree.root))
+    monkeypatch.setattr(os, "listdir", mock.Mock(side_effect=OSError(errno.EMFILE, "")))
+    assert [each.path for each in store.observe().observations] == ["/c/*.crt"]
+    monkeypatch.undo()
+    tree.write("/c/b.crt", LEAF.pem)
+    seen = store.observe(tree.touched("/c/b.crt")).observations
+    assert [(each.path, each.faults) for each in seen] == [("/c/a.crt", ()), ("/c/b.crt", ())]
+
+
 def test_a_broken_file_of_a_pattern_is_a_fault(tree: Tree) -> None:
     """The cases are an unreadable file and a dangling link. Directories are skipped."""
     tree.write("/c/a.crt", LEAF.pem)
