@@ -99,14 +99,16 @@ def test_a_narrow_table_of_certificates_is_complete(node: Node) -> None:
 def test_the_width_of_the_terminal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """COLUMNS overrides the terminal, and the default applies without both."""
     code = "from certmond.cli.fitted_tables import columns; print(columns(7))"
-    monkeypatch.delenv("COLUMNS", raising=False)
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}  # readline can set it
     own, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 93, 0, 0))
     with os.fdopen(other, "wb") as terminal:
-        subprocess.run([sys.executable, "-c", code], stdout=terminal, check=True, timeout=DEADLINE)
+        subprocess.run([sys.executable, "-c", code], stdout=terminal, env=environment, check=True, timeout=DEADLINE)
         assert os.read(own, 100).decode().strip() == "93"
     os.close(own)
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, timeout=DEADLINE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, check=True, timeout=DEADLINE
+    )
     assert done.stdout.strip() == b"7"
     monkeypatch.setenv("COLUMNS", "42")
     assert columns(7) == 42
