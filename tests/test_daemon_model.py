@@ -120,7 +120,6 @@ class Process:
         self._daemon._watcher.close()
         self._daemon._hooks.close()
         self._daemon._enforcer.surroundings_observer.close()
-        self._daemon._wake.close()
         self._daemon._acting_lock.release()  # like the kernel
 
 

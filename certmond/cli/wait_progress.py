@@ -124,7 +124,6 @@ class Events:
     def close(self) -> None:
         """Stop watching."""
         self._watcher.close()
-        self._wake.close()
 
 
 def _clock(instant: datetime) -> str:

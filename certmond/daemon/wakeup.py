@@ -20,6 +20,8 @@ class Wake:
     In a `with` block, which only the main thread may enter, each signal with a handler ends a wait.
     """
 
+    _descriptor = -1
+
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
@@ -43,8 +45,11 @@ class Wake:
             return True
         return False
 
-    def close(self) -> None:
-        os.close(self._descriptor)
+    def __del__(self) -> None:
+        # Not at the end of the `with` block: threads and signal handlers can set the flag later, and another file can
+        # get the number of a closed descriptor.
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
     def __enter__(self) -> Self:
         # Python runs a handler in the main thread. If the kernel delivers the signal to another thread, the signal does
@@ -57,7 +62,7 @@ class Wake:
     def __exit__(self, *_: object) -> None:
         if self._signals:
             signal.set_wakeup_fd(self._former)
+            self._poll.unregister(self._signals[0])
             for each in self._signals:
                 os.close(each)
             self._signals = None
-        self.close()

@@ -51,7 +51,6 @@ def daemon(node: RotatingNode, clock: Clock) -> Iterator[Daemon]:
         made._watcher.close()
         made._hooks.close()
         made._enforcer.surroundings_observer.close()
-        made._wake.close()
 
 
 def rest(made: Daemon, cause: Cause, until: Callable[[], bool] = lambda: False) -> None:

@@ -556,7 +556,6 @@ def idle_daemon(node: Node, work: Path, load: Callable[[], Config]) -> Iterator[
     daemon._watcher.close()
     daemon._hooks.close()
     daemon._enforcer.surroundings_observer.close()
-    daemon._wake.close()
 
 
 def use_cluster_objects(daemon: Daemon) -> None:
