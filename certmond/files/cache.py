@@ -219,7 +219,7 @@ class Files:
         return names
 
     def listing_fault(self, directory: str) -> Fault | None:
-        """Return why `names` returned no names of a directory, or None if the directory does not exist."""
+        """Return why `names` returned no names of a directory, or None if it is missing or readable."""
         resolved = self._directories.readable_directory(directory)
         fault, error = resolved.fault, self._listings.error(resolved.real)
         if fault is None and error:

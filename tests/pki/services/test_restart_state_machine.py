@@ -428,7 +428,7 @@ def test_an_instance_that_started_after_the_rollback_is_not_ended() -> None:
 
 @pytest.mark.parametrize(("age", "expected"), [(1, PUT_BACK_AT - SECOND), (30, PUT_BACK_AT), (31, PUT_BACK_AT)])
 def test_older_files_that_another_program_restored_have_no_known_time(age: int, expected: datetime) -> None:
-    """A symlink can lead to files from before the last act. An instance from before the rollback then has to end."""
+    """A rename can restore files from before the last act. An instance from before the rollback then has to end."""
     second = after_act(replace(BEGUN, attempt=2), PUT_BACK_AT - 30 * SECOND)
     restored = after_restore(replace(second, stage=Stage.PUT_BACK), PUT_BACK_AT - age * SECOND, PUT_BACK_AT)
     assert (restored.stage, restored.put_back_at) == (Stage.ACT, expected)
